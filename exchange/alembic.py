@@ -1,0 +1,132 @@
+"""Alembic operations for an application's own migrations: ``import exchange.alembic`` adds them to ``op``.
+
+    op.install_capture("request", source="request")
+    op.drop_capture("request")
+
+Both networks run the same migrations and get the same columns; triggers stand only where the rows are owned.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+from alembic.operations import MigrateOperation, Operations
+from alembic.util import CommandError
+from sqlalchemy import Connection
+from sqlalchemy.sql.schema import SchemaItem
+
+from exchange import capture
+from exchange.models import VERSION_COLUMN
+
+NETWORK_ATTRIBUTE = "exchange_network"
+"""The attribute of the Alembic configuration that names this network; without it, EXCHANGE_NETWORK does."""
+
+
+@Operations.register_operation("install_capture")
+class InstallCapture(MigrateOperation):
+    """Prepare a table for the exchange, and capture its changes if this network is their source."""
+
+    def __init__(self, table: str, source: str | None, stream: str | None, key: Sequence[str] | None) -> None:
+        self.table, self.source, self.stream, self.key = table, source, stream, key
+
+    @classmethod
+    def install_capture(
+        cls,
+        operations: Operations,
+        table: str,
+        *,
+        source: str | None = None,
+        stream: str | None = None,
+        key: Sequence[str] | None = None,
+    ) -> None:
+        """Add the column ``exchange_version``, and triggers if this network is ``source`` (None: always).
+
+        May be repeated, and must be after a batch operation on SQLite, which makes the table anew without its
+        triggers. ``stream`` and ``key`` as ``capture.install`` takes them. Raises CommandError where that
+        raises CaptureFault, or if ``source`` is given and this network has no name.
+        """
+        operations.invoke(cls(table, source, stream, key))
+
+    def reverse(self) -> DropCapture:
+        """Give the operation that undoes this one."""
+        return DropCapture(self.table)
+
+
+@Operations.register_operation("drop_capture")
+class DropCapture(MigrateOperation):
+    """Take a table out of the exchange."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+    @classmethod
+    def drop_capture(cls, operations: Operations, table: str) -> None:
+        """Remove the triggers and the column ``exchange_version``, if they are there."""
+        operations.invoke(cls(table))
+
+
+@Operations.implementation_for(InstallCapture)
+def _install(operations: Operations, operation: InstallCapture) -> None:
+    connection = _connection(operations)
+    owned = operation.source is None or operation.source == _network(operations, operation)
+    try:
+        capture.add_version_column(connection, operation.table)
+        if owned:
+            capture.install(connection, operation.table, operation.key, operation.stream)
+    except capture.CaptureFault as fault:
+        raise CommandError(str(fault)) from fault
+
+
+@Operations.implementation_for(DropCapture)
+def _drop(operations: Operations, operation: DropCapture) -> None:
+    connection = _connection(operations)
+    try:
+        capture.drop(connection, operation.table)
+        capture.drop_version_column(connection, operation.table)
+    except capture.CaptureFault as fault:
+        raise CommandError(str(fault)) from fault
+
+
+def include_name(
+    name: str | None,
+    type_: str,
+    parent_names: MutableMapping[Any, Any],  # noqa: ARG001 - alembic's signature
+) -> bool:
+    """Keep autogenerate from dropping what the exchange put beside the application's own (for ``env.py``)."""
+    if type_ == "table":
+        return not (name or "").startswith("exchange_")
+    return not (type_ == "column" and name == VERSION_COLUMN)
+
+
+def include_object(
+    object_: SchemaItem,  # noqa: ARG001 - alembic's signature
+    name: str | None,
+    type_: str,
+    reflected: bool,
+    compare_to: SchemaItem | None,
+) -> bool:
+    """Do the same where ``env.py`` has an ``include_object`` already to which this can be added."""
+    return not reflected or compare_to is not None or include_name(name, type_, {})
+
+
+def _connection(operations: Operations) -> Connection:
+    connection = operations.get_context().connection
+    if connection is None:
+        raise CommandError("capture looks at the table it captures, so it can't be written offline (--sql)")
+    return connection
+
+
+def _network(operations: Operations, operation: InstallCapture) -> str:
+    environment = operations.get_context().environment_context
+    config = environment.config if environment else None
+    network = (config.attributes.get(NETWORK_ATTRIBUTE) if config else None) or os.environ.get(
+        "EXCHANGE_NETWORK"
+    )
+    if not network:
+        raise CommandError(
+            f"install_capture({operation.table!r}, source={operation.source!r}) needs this network's name:"
+            " set EXCHANGE_NETWORK and run the migration again"
+        )
+    return str(network)

@@ -1,0 +1,167 @@
+"""The records of one verified batch, each to its place: staged for the loader, or parked with a reason.
+
+Runs inside the importer's transaction and leaves it to the importer to commit or undo all of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+from sqlalchemy import Connection
+
+from exchange import dead_letters
+from exchange.arrivals import Arrival
+from exchange.channels import Channel
+from exchange.dead_letters import Letter
+from exchange.format import record as records
+from exchange.format.batch import BatchReader
+from exchange.format.errors import BatchError, Reason, RecordError, printable
+from exchange.format.manifest import Counts as ManifestCounts
+from exchange.format.record import Op, Record
+from exchange.ledger import Counts
+from exchange.loader import Loader, Refusal, TooManyRefusals
+from exchange.loader.staging import canonical_key
+from exchange.models import Direction
+from exchange.site import Limits, Site
+
+SHARE_COUNTS_FROM = 10
+"""The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
+
+
+class Rejected(BatchError):
+    """More of the batch is bad than its channel or a setting allows."""
+
+    reason = Reason.REJECTED
+
+
+def apply_records(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
+    """Load a batch's records and park those that are bad; give what became of them.
+
+    ``data`` is at its start and stays open. Raises Corrupt or Rejected: then nothing of it may be committed.
+    """
+    bad = _BadRecords(connection, arrival, site.limits)
+    loader = Loader(connection, arrival.channel, bad.allowed)
+    reader = BatchReader(data, arrival.manifest, site.limits.read)
+    found: Counter[tuple[str, Op]] = Counter()
+    for lines in reader:
+        for number, line in enumerate(lines, reader.first_line):
+            try:
+                record = records.decode(line)
+                found[record.stream, record.op] += 1
+                loader.add(number, checked(site, arrival.channel, arrival.manifest.schemas, record))
+            except RecordError as error:
+                bad.park(number, line, error)
+    reader.check_counts({stream: ManifestCounts(found[stream, Op.UPSERT], found[stream, Op.DELETE]) for stream, _ in found})
+    try:
+        loaded = loader.load()
+    except TooManyRefusals as error:
+        raise bad.too_many() from error
+    _park_refused(bad, arrival, data, {refusal.line: refusal for refusal in loaded.refusals}, site.limits)
+    counts = loaded.counts
+    return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
+
+
+def checked(site: Site, channel: Channel, schemas: Mapping[str, int], record: Record) -> Record:
+    """Check a record against its stream's schema and lift it to the current one. Raises RecordError."""
+    version = schemas.get(record.stream)
+    if version is None:
+        msg = f"stream {printable(record.stream)} is not listed in the manifest's schemas"
+        raise RecordError("record", "/stream", msg)
+    checker = site.checkers[record.stream]
+    if record.op is Op.DELETE:
+        checker.check_key(record.body)
+        return record
+    checker.check_data(record.body, version)
+    stream = channel.stream(record.stream)
+    if version == stream.schema_version:
+        return record
+    lifted = record._replace(body=stream.upgrade(record.body, version))
+    checker.check_data(lifted.body, stream.schema_version)
+    return lifted
+
+
+class _BadRecords:
+    """The dead letters of one batch, written as they come: memory holds none of them."""
+
+    def __init__(self, connection: Connection, arrival: Arrival, limits: Limits) -> None:
+        self._connection = connection
+        self._arrival = arrival
+        self._limits = limits
+        self.allowed = limits.invalid_records if arrival.channel.on_invalid == "park" else 0
+        self.count = 0
+
+    def park(self, number: int, line: bytes, error: RecordError, cause: str = "") -> None:
+        """Park one line, or refuse the batch if that is one too many."""
+        self.count += 1
+        if not self.allowed:
+            msg = f"line {number}: {error.sentence}; channel {self._arrival.channel.name} takes no batch with a bad record"
+            raise Rejected(msg)
+        if self._beyond_limits():
+            raise self.too_many()
+        manifest = self._arrival.manifest
+        letter = letter_of(self._arrival.channel, manifest.schemas, line, error, cause)
+        dead_letters.park(
+            self._connection,
+            [Letter(**{**vars(letter), "batch": self._arrival.sighting.stem, "line": number})],
+            f"refused on import: {error.error}",
+        )
+
+    def too_many(self) -> Rejected:
+        """Say that the batch is refused as a whole, and by which setting."""
+        return Rejected(
+            f"more of its {self._arrival.manifest.total} records are bad than the settings allow"
+            f" ({self.allowed}, and {self._limits.invalid_share:.0%} of them); no record of it was applied"
+        )
+
+    def _beyond_limits(self) -> bool:
+        share = self._limits.invalid_share * self._arrival.manifest.total
+        return self.count > self.allowed or self.count > max(share, SHARE_COUNTS_FROM)
+
+
+def letter_of(
+    channel: Channel, schemas: Mapping[str, int], line: bytes, error: RecordError, cause: str = ""
+) -> Letter:
+    """Describe a bad line as far as it can be read."""
+    letter = Letter(
+        Direction.IN, channel.name, line, error.error, error.sentence, pointer=error.pointer, cause=cause
+    )
+    try:
+        record = records.decode(line)
+        stream = channel.stream(record.stream)
+    except (RecordError, KeyError):
+        return letter
+    try:
+        key = canonical_key(stream, record.body)
+    except (KeyError, TypeError):
+        key = None
+    return Letter(
+        **{
+            **vars(letter),
+            "stream": stream.name,
+            "op": record.op.value,
+            "key": key,
+            "version": record.version,
+            "schema_version": schemas.get(stream.name),
+        }
+    )
+
+
+def _park_refused(
+    bad: _BadRecords, arrival: Arrival, data: BinaryIO, refused: Mapping[int, Refusal], limits: Limits
+) -> None:
+    """Park what the database refused: the lines are read once more, so that nobody has to keep them all."""
+    if not refused:
+        return
+    data.seek(0)
+    for number, line in _lines(BatchReader(data, arrival.manifest, limits.read)):
+        refusal = refused.get(number)
+        if refusal is not None:
+            error = RecordError(refusal.error, refusal.pointer, refusal.sentence)
+            bad.park(number, line, error, refusal.cause)
+
+
+def _lines(reader: BatchReader) -> Iterator[tuple[int, bytes]]:
+    for lines in reader:
+        yield from enumerate(lines, reader.first_line)

@@ -1,0 +1,133 @@
+"""From settings to a ``Site``: names of modules, folders and keys become the real things, only here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic.util import CommandError
+
+from exchange import keys, migrate
+from exchange.channels import Channel, ChannelFaults, load_channels
+from exchange.database import make_engine, world_errors
+from exchange.folders import make_private
+from exchange.format.batch import ReadLimits
+from exchange.format.errors import WorldError, printable
+from exchange.ledger import open_network
+from exchange.schemas import Checker
+from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
+from exchange.site import Limits, Site
+from exchange.spool import Folders, Spool
+
+
+def assemble(settings: Settings) -> Site:
+    """Build the site. Raises SettingsFaults with every fault of the channels and keys that are named."""
+    faults: list[str] = []
+    channels = _channels(settings, faults)
+    try:
+        signing_key = keys.load_signing_key(settings.keys_folder, settings.signing_key)
+        trusted = keys.load_trusted(settings.keys_folder)
+    except keys.KeyFault as fault:
+        raise SettingsFaults([*faults, str(fault)]) from fault
+    if faults:
+        raise SettingsFaults(faults)
+    schemas = schemas_folder(settings)
+    return Site(
+        network=settings.network,
+        peer=settings.peer,
+        engine=make_engine(settings.database_url),
+        channels=channels,
+        spool=Spool(folders(settings)),
+        checkers={
+            stream.name: Checker(stream, schemas) for channel in channels for stream in channel.streams
+        },
+        signing_key=signing_key,
+        trusted=trusted,
+        require_signature=settings.require_signature,
+        limits=limits(settings),
+        schemas=schemas,
+    )
+
+
+def prepare(settings: Settings) -> Site:
+    """Make folders and tables as this version needs them, and give the site; may be repeated.
+
+    Raises SettingsFaults, and WorldError if a folder or the database can't be made ready.
+    """
+    site = assemble(settings)
+    with world_errors():
+        make_private(settings.home)
+        site.spool.prepare()
+        try:
+            migrate.upgrade(site.engine, branches(settings), network=settings.network)
+        except CommandError as error:
+            raise WorldError(f"the database can't be migrated: {printable(str(error))}") from error
+        with site.engine.begin() as connection:
+            open_network(connection, settings.network)
+    return site
+
+
+def branches(settings: Settings) -> tuple[str, ...]:
+    """Say whose tables this side has: the exchange's own, and the shipped application's if it is the one."""
+    return (migrate.CORE, migrate.REFERENCE) if settings.app == REFERENCE_APP else (migrate.CORE,)
+
+
+def folders(settings: Settings) -> Folders:
+    """Say where everything of this side lies."""
+    return Folders(
+        home=settings.home,
+        outgoing=settings.outgoing,
+        incoming=settings.incoming,
+        folder_mode=settings.folder_mode,
+        file_mode=settings.file_mode,
+    )
+
+
+def limits(settings: Settings) -> Limits:
+    """Say what this side writes, accepts and waits for at most."""
+    return Limits(
+        batch_records=settings.batch_records,
+        batch_bytes=settings.batch_bytes,
+        read=ReadLimits(
+            max_record_bytes=settings.max_record_bytes,
+            max_records=settings.max_records,
+            max_content_bytes=settings.max_content_bytes,
+        ),
+        invalid_records=settings.invalid_records,
+        invalid_share=settings.invalid_share,
+        deleted_rows=settings.deleted_rows,
+        deleted_share=settings.deleted_share,
+        look_ahead=settings.look_ahead,
+        grace_seconds=settings.grace_seconds,
+        settle_seconds=settings.settle_seconds,
+        retention_days=settings.retention_days,
+    )
+
+
+def schemas_folder(settings: Settings) -> Path | None:
+    """Find the streams' schemas: the named folder, or the shipped one for the shipped application."""
+    if settings.schemas is not None:
+        return settings.schemas
+    return shipped("schemas") if settings.app == REFERENCE_APP else None
+
+
+def shipped(name: str) -> Path:
+    """Find a folder that travels with the package: inside it when installed, beside it in a source tree."""
+    package = Path(__file__).parent
+    inside = package / "_data" / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def _channels(settings: Settings, faults: list[str]) -> tuple[Channel, ...]:
+    try:
+        channels = load_channels(settings.app)
+    except ChannelFaults as error:
+        faults += [f"{variable_name('app')}: {fault}" for fault in error.faults]
+        return ()
+    ours = {settings.network, settings.peer}
+    if not any({channel.source, channel.target} == ours for channel in channels):
+        known = ", ".join(f"{channel.source} to {channel.target}" for channel in channels)
+        faults.append(
+            f"{variable_name('app')}: expected a channel between {settings.network} and {settings.peer},"
+            f" found {known or 'none'}; check {variable_name('network')} and {variable_name('peer')}"
+        )
+    return tuple(channel for channel in channels if {channel.source, channel.target} == ours)

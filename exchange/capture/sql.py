@@ -1,0 +1,88 @@
+"""Words of SQL that both databases share: quoting, and running a statement exactly as it is written.
+
+Values are written into the statements, quoted: trigger bodies can't have parameters, and table and column
+names of the application may hold any character that a parameter marker begins with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, CursorResult
+
+
+@dataclass(frozen=True)
+class TableName:
+    """A table of the application's; without a schema it is found as the database finds it."""
+
+    name: str
+    schema: str | None = None
+
+    def __str__(self) -> str:
+        """Write it quoted, as SQL wants it."""
+        return f"{identifier(self.schema)}.{identifier(self.name)}" if self.schema else identifier(self.name)
+
+
+@dataclass(frozen=True)
+class KeyColumn:
+    """A column of a table's key and its type, as the database itself names it."""
+
+    name: str
+    type: str
+
+
+def identifier(name: str) -> str:
+    """Quote a name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Quote a text that has no backslash, or one for SQLite."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def literals(texts: Iterable[str]) -> str:
+    """Quote texts for an IN list."""
+    return ", ".join(literal(text) for text in texts)
+
+
+def run(connection: Connection, statement: str) -> CursorResult[Any]:
+    """Run a statement as it is: no parameters, so a ``%`` or ``:`` in a name means nothing."""
+    return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+class Dialect(Protocol):
+    """What ``postgresql`` and ``sqlite`` both have; a key's text is a JSON object of its columns."""
+
+    def find(self, connection: Connection, table: TableName) -> TableName | None:
+        """Give the table as the database has it, or None."""
+
+    def key_columns(self, connection: Connection, table: TableName, names: Sequence[str]) -> list[KeyColumn]:
+        """Give the named columns with their types; those that don't exist are left out."""
+
+    def key_text(self, row: str, key: Sequence[KeyColumn]) -> str:
+        """Write the SQL that gives a row's key as text; equal keys give equal texts."""
+
+    def key_values(self, text: str, key: Sequence[KeyColumn]) -> list[str]:
+        """Write the SQL that gives the key's values back."""
+
+    def matches(self, row: str, text: str, key: Sequence[KeyColumn]) -> str:
+        """Write the SQL condition that a row has the key in ``text``."""
+
+    def install(
+        self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str
+    ) -> None:
+        """Put triggers on the table, in place of older ones."""
+
+    def drop(self, connection: Connection, table: TableName) -> None:
+        """Remove the triggers, if they are there."""
+
+    def faults(
+        self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str
+    ) -> list[str]:
+        """Say how the table's triggers differ from what ``install`` would write."""
+
+    def captured(self, connection: Connection) -> list[str]:
+        """Name the tables with triggers of ours."""

@@ -1,0 +1,405 @@
+"""Take pending changes out of the log, and read what the rows they name are now.
+
+``take`` leaves one row per key in the temporary table ``exchange_taken``; everything is done by the database
+on sets, so that memory doesn't grow with their number. It needs a transaction that sees one moment of the
+database: REPEATABLE READ on PostgreSQL, any on SQLite.
+"""
+# ruff: noqa: S608 - names can't be parameters; sql.py quotes whatever is not ours
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.capture import sqlite
+from exchange.capture.sql import Dialect, KeyColumn, TableName, identifier, literal, literals, run
+from exchange.capture.triggers import CaptureFault, dialect_of
+from exchange.channels import Stream
+from exchange.format.record import Op
+from exchange.values import Json, codec_for
+
+FETCH_ROWS = 2_000
+"""How many rows cross from the database at once."""
+
+MAX_LEVELS = 64
+"""How deep rows are ordered in a table that refers to itself in more than one way, where loops can hide."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What ``take`` took: keys by stream (only streams that have any), and whether changes are left."""
+
+    keys: Mapping[str, int]
+    more_pending: bool
+
+    @property
+    def count(self) -> int:
+        """How many keys were taken."""
+        return sum(self.keys.values())
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The last record that found room in a batch: which stream's, which version, upsert or delete."""
+
+    stream: str
+    version: int
+    op: Op
+
+
+def pending(connection: Connection, streams: Sequence[Stream], limit: int | None = None) -> int:
+    """Count the changes of these streams that no batch carries yet; stop counting at ``limit``."""
+    bound = "" if limit is None else f" LIMIT {limit}"
+    counted = run(
+        connection, f"SELECT count(*) FROM (SELECT 1 FROM exchange_change WHERE {_of(streams)}{bound}) c"
+    )
+    return int(counted.scalar_one())
+
+
+def take(connection: Connection, streams: Sequence[Stream], max_records: int) -> Taken:
+    """Take about ``max_records`` pending changes, oldest first, into ``exchange_taken``, one row per key.
+
+    Rows that taken rows refer to by foreign keys among ``streams`` come along if they have changes pending,
+    so that a batch can be applied by itself. A key's version is that of its last change. A key that is gone
+    is left for the batch in which it goes. What is taken is gone from the log once the transaction commits.
+    Raises CaptureFault if a stream's table or a column of its key is missing.
+    """
+    tables = [_Table.of(connection, stream) for stream in streams]
+    _empty_taken(connection)
+    while True:
+        boundary = _boundary(connection, streams, max_records)
+        if boundary is None:
+            _move(connection, _of(streams), 0)
+        else:
+            _take_below(connection, tables, boundary)
+        counts = run(connection, "SELECT stream, count(*) AS keys FROM exchange_taken GROUP BY stream")
+        keys = {row.stream: row.keys for row in counts}
+        more = boundary is not None and pending(connection, streams, 1) > 0
+        if keys or not more:
+            break
+    for table in tables:
+        if table.stream.name in keys:
+            _order_self_references(connection, table)
+    _analyse(connection)
+    return Taken(keys, more)
+
+
+def rows(connection: Connection, stream: Stream) -> Iterator[sa.Row[Any]]:
+    """Read the taken rows that exist now: key text, version, then the selected value of each stream column.
+
+    Parents come before children, else by version. Streamed: read it to its end or close it.
+    """
+    table = _Table.of(connection, stream)
+    select = (
+        sa.select(
+            _taken.c.key,
+            _taken.c.version,
+            *(stream.codecs[column.name].selected(connection.dialect) for column in stream.columns),
+        )
+        .select_from(_taken.join(stream.table, sa.literal_column(table.row_has_key(), sa.Boolean)))
+        .where(_taken.c.stream == stream.name)
+        .order_by(_taken.c.level, _taken.c.version)
+    )
+    yield from _stream(connection, select)
+
+
+def deletes(connection: Connection, stream: Stream) -> Iterator[tuple[str, int, dict[str, Json]]]:
+    """Read the taken keys that no row has now: key text, version, and the key as a record carries it.
+
+    Children come before parents, else by version. Raises RecordError for a key that must not cross.
+    """
+    for text, version, values in deleted_keys(connection, stream):
+        yield text, version, stream.key_encoder(connection.dialect)(values)
+
+
+def deleted_keys(connection: Connection, stream: Stream) -> Iterator[tuple[str, int, Sequence[Any]]]:
+    """Read the same as ``deletes``, with the key as ``stream.key_encoder`` takes it: it may refuse one."""
+    table = _Table.of(connection, stream)
+    dialect = connection.dialect
+    members = (
+        f"{value} AS {identifier(column.name)}"
+        for column, value in zip(table.key, table.speaks.key_values("k.key", table.key), strict=True)
+    )
+    gone = sa.Table(
+        "exchange_gone",
+        sa.MetaData(),
+        sa.Column("exchange_text", sa.Text),
+        sa.Column("exchange_id", sa.BigInteger),
+        *(sa.Column(column.name, column.type) for column in stream.key),
+    )
+    statement = (
+        f"SELECT k.key AS exchange_text, k.version AS exchange_id, {', '.join(members)} FROM exchange_taken k"
+        f" WHERE k.stream = {literal(stream.name)} AND NOT {table.exists('k.key')}"
+    )
+    cte = sa.text(statement.replace(":", "\\:")).columns().cte("exchange_gone")
+    select = (
+        sa.select(
+            gone.c.exchange_text,
+            gone.c.exchange_id,
+            *(codec_for(gone.c[column.name]).selected(dialect) for column in stream.key),
+        )
+        .add_cte(cte)
+        .order_by(gone.c.exchange_id)
+    )
+    for row in _stream(connection, select):
+        values = tuple(row)
+        yield values[0], values[1], values[2:]
+
+
+def give_back(connection: Connection, streams: Sequence[Stream], reached: Reached | None) -> int:
+    """Put what found no room in the batch back into the log, and say how many keys that were.
+
+    ``streams`` as they were taken, parents first; all upserts come before all deletes, and ``reached`` is the
+    last record in that order that was written or parked (None: none). What is given back keeps its version.
+    """
+    dialect_of(connection)
+    left = "1 = 1" if reached is None else _after(connection, streams, reached)
+    run(
+        connection,
+        "INSERT INTO exchange_change (id, stream, op, key)"
+        f" SELECT k.version, k.stream, k.op, k.key FROM exchange_taken k WHERE {left}",
+    )
+    given = run(
+        connection,
+        "DELETE FROM exchange_taken WHERE EXISTS"
+        " (SELECT 1 FROM exchange_change c WHERE c.id = exchange_taken.version)",
+    )
+    return given.rowcount
+
+
+_taken = sa.table(
+    "exchange_taken",
+    *(sa.column(name) for name in ("stream", "key", "version", "op", "late", "round", "level")),
+)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A stream's table as the database has it now."""
+
+    stream: Stream
+    place: TableName
+    key: tuple[KeyColumn, ...]
+    speaks: Dialect
+
+    @classmethod
+    def of(cls, connection: Connection, stream: Stream) -> _Table:
+        speaks = dialect_of(connection)
+        place = speaks.find(connection, TableName(stream.table.name, stream.table.schema))
+        if place is None:
+            raise CaptureFault(f"table {stream.table.name} of stream {stream.name} does not exist")
+        key = tuple(speaks.key_columns(connection, place, [column.name for column in stream.key]))
+        if len(key) != len(stream.key):
+            raise CaptureFault(f"table {place.name} lacks a key column of stream {stream.name}; migrate it")
+        return cls(stream, place, key, speaks)
+
+    def row_has_key(self) -> str:
+        """Say that a row of the table, as SQLAlchemy names it, has the key of a row of ``exchange_taken``."""
+        name = TableName(self.stream.table.name, self.stream.table.schema)
+        return self.speaks.matches(str(name), "exchange_taken.key", self.key)
+
+    def exists(self, text: str) -> str:
+        """Say that a row with this key exists."""
+        return f"EXISTS (SELECT 1 FROM {self.place} t WHERE {self.speaks.matches('t', text, self.key)})"
+
+
+def _of(streams: Sequence[Stream]) -> str:
+    return f"stream IN ({literals(stream.name for stream in streams)})"
+
+
+def _is_postgresql(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql"
+
+
+def _empty_taken(connection: Connection) -> None:
+    """Make the table. On SQLite the version is the row's place, so reading by version needs no sort."""
+    run(connection, "DROP TABLE IF EXISTS exchange_taken")
+    if _is_postgresql(connection):
+        kind, version, end = "TEMPORARY", "bigint", " ON COMMIT DROP"
+        # Key texts are compared with those that triggers wrote under these very settings.
+        for name, value in (("TimeZone", "UTC"), ("DateStyle", "ISO, YMD"), ("IntervalStyle", "postgres")):
+            run(connection, f"SET LOCAL {name} = {literal(value)}")
+        run(connection, "SET LOCAL bytea_output = 'hex'")
+    else:
+        kind, version, end = "TEMPORARY", "INTEGER PRIMARY KEY", ""
+        sqlite.prepare(connection)
+    run(
+        connection,
+        f"CREATE {kind} TABLE exchange_taken (version {version}, stream text NOT NULL, key text NOT NULL,"
+        " op text NOT NULL, late bigint, round integer NOT NULL DEFAULT 0,"
+        f" level integer NOT NULL DEFAULT 0){end}",
+    )
+
+
+def _analyse(connection: Connection) -> None:
+    if _is_postgresql(connection):
+        run(connection, "ANALYZE exchange_taken")
+
+
+def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int) -> int | None:
+    """Find the first change that isn't taken; None if all are."""
+    # A stream at a time, so that the index gives them in order and another channel's backlog costs nothing.
+    each = " UNION ALL ".join(
+        "SELECT id FROM (SELECT id FROM exchange_change"
+        f" WHERE stream = {literal(stream.name)} ORDER BY id LIMIT {max_records + 1}) s"
+        for stream in streams
+    )
+    found = run(connection, f"SELECT id FROM ({each}) a ORDER BY id LIMIT 1 OFFSET {max_records}").scalar()
+    return None if found is None else int(found)
+
+
+def _move(connection: Connection, where: str, turn: int) -> int:
+    """Move the changes for which ``where`` holds from the log into ``exchange_taken``, coalesced per key."""
+    into = "INSERT INTO exchange_taken (version, stream, key, op, round)"
+    # D, if the key was ever deleted: the least of the three letters.
+    chosen = f"SELECT max(id), stream, key, min(op), {turn}"
+    if _is_postgresql(connection):
+        moved = run(
+            connection,
+            f"WITH gone AS (DELETE FROM exchange_change WHERE {where} RETURNING id, stream, op, key)"
+            f" {into} {chosen} FROM gone GROUP BY stream, key",
+        )
+        return moved.rowcount
+    moved = run(connection, f"{into} {chosen} FROM exchange_change WHERE {where} GROUP BY stream, key")
+    run(connection, f"DELETE FROM exchange_change WHERE {where}")
+    return moved.rowcount
+
+
+def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int) -> None:
+    """Take the changes below ``boundary``, and what belongs to them of the rest."""
+    streams = [table.stream for table in tables]
+    _move(connection, f"{_of(streams)} AND id < {boundary}", 0)
+    run(connection, "CREATE INDEX exchange_taken_key ON exchange_taken (stream, key)")
+    _analyse(connection)
+    _take_later_changes(connection, tables)
+    _take_parents(connection, tables)
+
+
+def _take_later_changes(connection: Connection, tables: Sequence[_Table]) -> None:
+    """Take the later changes of keys that were taken: what is read is their state after them."""
+    streams = [table.stream for table in tables]
+    run(
+        connection,
+        "UPDATE exchange_taken SET late = x.id FROM"
+        " (SELECT c.stream, c.key, max(c.id) AS id FROM exchange_change c JOIN exchange_taken k"
+        f" ON k.stream = c.stream AND k.key = c.key WHERE c.{_of(streams)} GROUP BY c.stream, c.key) x"
+        " WHERE exchange_taken.stream = x.stream AND exchange_taken.key = x.key",
+    )
+    for table in tables:
+        # Deleted only later: other rows that still referred to it may not be in this batch, and the delete
+        # would fail over there. The later change, still pending, says it all.
+        run(
+            connection,
+            f"DELETE FROM exchange_taken WHERE stream = {literal(table.stream.name)} AND late IS NOT NULL"
+            f" AND op <> 'D' AND NOT {table.exists('exchange_taken.key')}",
+        )
+    run(
+        connection,
+        f"DELETE FROM exchange_change WHERE {_of(streams)} AND EXISTS (SELECT 1 FROM exchange_taken k"
+        " WHERE k.stream = exchange_change.stream AND k.key = exchange_change.key"
+        " AND exchange_change.id <= k.late)",
+    )
+    run(connection, "UPDATE exchange_taken SET version = late WHERE late IS NOT NULL")
+
+
+def _take_parents(connection: Connection, tables: Sequence[_Table]) -> None:
+    """Take pending changes of the rows that taken rows refer to, and of those these refer to, and so on."""
+    by_table = {table.stream.table.key: table for table in tables}
+    references = [
+        (child, by_table[constraint.referred_table.key], constraint)
+        for child in tables
+        for constraint in child.stream.table.foreign_key_constraints
+        if constraint.referred_table.key in by_table
+    ]
+    turn, found = 0, bool(references)
+    while found:
+        found = False
+        for child, parent, constraint in references:
+            if not pending(connection, [parent.stream], 1):
+                continue
+            parents = (
+                f"SELECT {parent.speaks.key_text('p', parent.key)} FROM exchange_taken k"
+                f" JOIN {child.place} c ON {child.speaks.matches('c', 'k.key', child.key)}"
+                f" JOIN {parent.place} p ON {_refers(constraint)}"
+                f" WHERE k.stream = {literal(child.stream.name)} AND k.round = {turn}"
+            )
+            where = f"stream = {literal(parent.stream.name)} AND key IN ({parents})"
+            found |= _move(connection, where, turn + 1) > 0
+        turn += 1
+
+
+def _refers(constraint: sa.ForeignKeyConstraint) -> str:
+    """Say that row ``c`` refers to row ``p``."""
+    return " AND ".join(
+        f"p.{identifier(element.column.name)} = c.{identifier(element.parent.name)}"
+        for element in constraint.elements
+    )
+
+
+def _order_self_references(connection: Connection, table: _Table) -> None:
+    """Give taken rows whose table refers to itself their level below the topmost taken one."""
+    constraints = [
+        constraint
+        for constraint in table.stream.table.foreign_key_constraints
+        if constraint.referred_table is table.stream.table
+    ]
+    if not constraints:
+        return
+    # Along one reference a loop can't be entered from outside. Along two it can: there the depth is bounded.
+    bound = f" WHERE l.level < {MAX_LEVELS}" if len(constraints) > 1 else ""
+    speaks, key, name = table.speaks, table.key, literal(table.stream.name)
+    differs = " OR ".join(f"p.{identifier(c.name)} <> c.{identifier(c.name)}" for c in key)
+    edges = " UNION ".join(
+        f"SELECT k.version AS child, u.version AS parent FROM exchange_taken k"
+        f" JOIN {table.place} c ON {speaks.matches('c', 'k.key', key)}"
+        f" JOIN {table.place} p ON {_refers(constraint)} AND ({differs})"
+        f" JOIN exchange_taken u ON u.key = {speaks.key_text('p', key)} AND u.stream = {name}"
+        f" WHERE k.stream = {name}"
+        for constraint in constraints
+    )
+    run(connection, "DROP TABLE IF EXISTS exchange_edge")
+    drop = " ON COMMIT DROP" if _is_postgresql(connection) else ""
+    run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
+    _analyse(connection)
+    run(connection, f"CREATE TEMPORARY TABLE exchange_edge{drop} AS {edges}")
+    run(connection, "CREATE INDEX exchange_edge_parent ON exchange_edge (parent)")
+    run(
+        connection,
+        "WITH RECURSIVE lies (version, level) AS ("
+        " SELECT DISTINCT parent, 0 FROM exchange_edge"
+        "  WHERE parent NOT IN (SELECT child FROM exchange_edge)"
+        f" UNION SELECT e.child, l.level + 1 FROM lies l JOIN exchange_edge e ON e.parent = l.version{bound})"
+        " UPDATE exchange_taken SET level = x.level FROM"
+        " (SELECT version, max(level) AS level FROM lies GROUP BY version) x"
+        " WHERE exchange_taken.version = x.version",
+    )
+    run(connection, "DROP TABLE exchange_edge")
+
+
+def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) -> str:
+    """Say that a taken key ``k`` comes after ``reached``: upserts parents first, deletes children first."""
+    parts = []
+    place = [stream.name for stream in streams].index(reached.stream)
+    last = f"(SELECT r.level FROM exchange_taken r WHERE r.version = {reached.version})"
+    for number, stream in enumerate(streams):
+        gone = f"NOT {_Table.of(connection, stream).exists('k.key')}"
+        if reached.op is Op.UPSERT:
+            here = f"({gone} OR (k.level, k.version) > ({last}, {reached.version}))"
+            before, behind = gone, "1 = 1"
+        else:
+            here = f"({gone} AND k.version > {reached.version})"
+            before, behind = gone, "1 = 0"
+        left = here if number == place else before if number < place else behind
+        parts.append(f"(k.stream = {literal(stream.name)} AND {left})")
+    return f"({' OR '.join(parts)})"
+
+
+def _stream(connection: Connection, select: sa.Select[Any]) -> Iterator[sa.Row[Any]]:
+    with connection.execute(
+        select, execution_options={"stream_results": True, "yield_per": FETCH_ROWS}
+    ) as result:
+        yield from result

@@ -1,0 +1,188 @@
+"""The Celery application: ``celery -A exchange worker|beat|call|inspect``, from any folder.
+
+Celery is the alarm clock and nothing more: every task derives its work anew from the database and the
+folders, so that a lost, repeated or late message does no harm. Settings are read when Celery first needs
+them, and nothing connects to the database before a fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import sys
+from typing import Any, NoReturn
+
+import click
+import structlog
+from celery import Celery, signals
+
+from exchange import broker, logs, migrate
+from exchange.assembly import branches
+from exchange.database import world_errors
+from exchange.folders import make_private
+from exchange.format.errors import WorldError
+from exchange.settings import Settings, SettingsFaults, load_settings
+
+VISIBILITY_MARGIN_SECONDS = 600
+RESULT_SECONDS = 24 * 3600
+RESULT_WAIT_SECONDS = 10
+DAY_SECONDS = 24 * 3600
+EXPIRY_SHARE = 0.9
+"""Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
+SOFT_SHARE = 0.9
+"""Of its hard limit a task has until it is asked to end: rolled back in order rather than killed."""
+
+# Shared with the forked pool: made before the fork, one byte, set once.
+_stop = mmap.mmap(-1, 1)
+
+
+def stopping() -> bool:
+    """Tell a running task that its worker is shutting down: end after the batch at hand."""
+    return _stop[0] != 0
+
+
+def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
+    """Give Celery's settings. Each protects from something that was seen to happen."""
+    # Above every hard limit, in all three places, or a task that still runs is delivered again.
+    visibility = {"visibility_timeout": int(settings.task_seconds) + VISIBILITY_MARGIN_SECONDS}
+    ours = f"exchange-{settings.network}"
+    return {
+        "broker_url": broker_url,
+        "result_backend": broker_url,
+        "broker_transport_options": visibility,
+        "result_backend_transport_options": visibility,
+        **visibility,
+        "broker_connection_retry_on_startup": True,
+        # A shared Redis: the other side's worker must neither take our tasks nor answer for us.
+        "task_default_queue": ours,
+        "control_exchange": ours,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_expires": RESULT_SECONDS,
+        "enable_utc": True,
+        "timezone": "UTC",
+        # Late: a killed worker's task comes back. Never on a lost child: that loops as fast as it crashes.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_concurrency": settings.worker_concurrency,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "task_time_limit": settings.task_seconds,
+        "task_soft_time_limit": settings.task_seconds * SOFT_SHARE,
+        "worker_log_format": logs.LINE,
+        "worker_task_log_format": logs.LINE,
+        "beat_log_format": logs.LINE,
+        "beat_schedule": schedule(settings),
+        **_scheduler(settings, ours),
+    }
+
+
+def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Give beat's entries, every one gone before its next tick."""
+    entries = {
+        "export": _every(settings.export_every, "exchange.export"),
+        "import": _every(settings.import_every, "exchange.import"),
+        "prune": _every(DAY_SECONDS, "exchange.prune"),
+    }
+    if settings.answers_requests:
+        entries["answer_requests"] = _every(settings.answer_every, "exchange.answer_requests")
+    return entries
+
+
+def _every(seconds: float, task: str) -> dict[str, Any]:
+    return {"task": task, "schedule": seconds, "options": {"expires": seconds * EXPIRY_SHARE}}
+
+
+def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:
+    if settings.redbeat:
+        return {
+            "beat_scheduler": "redbeat.RedBeatScheduler",
+            "redbeat_key_prefix": f"{ours}:",
+            # The lock of a killed beat is held for five of these.
+            "beat_max_loop_interval": 5,
+        }
+    return {"beat_schedule_filename": str(settings.run_folder / "beat-schedule")}
+
+
+def settings_or_exit() -> Settings:
+    """Read the settings; on a command line, faults are printed and end the program with code 2.
+
+    Raises SettingsFaults where no command line is being run.
+    """
+    try:
+        return load_settings()
+    except SettingsFaults as faults:
+        _end(faults.faults, 2, faults)
+
+
+def _configure() -> dict[str, Any]:
+    settings = settings_or_exit()
+    url = settings.broker_url
+    if url is None:
+        found = broker.running(settings.broker_folder)
+        if found is None:
+            fault = (
+                f"no broker runs in {settings.broker_folder}; start `exchange up`, or set EXCHANGE_BROKER_URL"
+            )
+            _end([fault], 1, broker.BrokerFault(fault))
+        url = found.url
+    try:
+        make_private(settings.run_folder)
+    except OSError as error:
+        fault = f"{error.filename}: {error.strerror}; EXCHANGE_HOME must be a folder that we can write"
+        _end([fault], 2, SettingsFaults([fault]))
+    return configuration(settings, url)
+
+
+def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
+    if click.get_current_context(silent=True) is None:
+        raise error
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
+    raise SystemExit(code)
+
+
+app = Celery("exchange", include=["exchange.tasks"], set_as_current=False)
+app.add_defaults(_configure)
+logs.configure()
+
+
+@signals.after_setup_logger.connect
+def _quieten(loglevel: int, **_: Any) -> None:
+    """Leave our own events: every tick of an idle alarm clock would bury them."""
+    if loglevel > logging.DEBUG:
+        for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@signals.worker_init.connect
+def _check_site(**_: Any) -> None:
+    """Refuse to start with faulty channels or keys or without tables: every task could only fail."""
+    settings = settings_or_exit()
+    try:
+        engine = settings.site().engine
+    except SettingsFaults as faults:
+        _end(faults.faults, 2, faults)
+    try:
+        with world_errors():
+            behind = migrate.pending(engine, branches(settings))
+    except WorldError:
+        return  # a database that is away comes back; until then each task says so
+    finally:
+        engine.dispose()  # no connection goes through the fork
+    if behind:
+        fault = "the database has not the tables of this version; run `exchange migrate` first"
+        _end([fault], 1, WorldError(fault))
+
+
+@signals.worker_ready.connect
+def _say_worries(**_: Any) -> None:
+    for worry in broker.worries(app.conf.broker_url):
+        structlog.get_logger("exchange").warning(worry)
+
+
+@signals.worker_shutting_down.connect
+@signals.worker_shutdown.connect
+def _ask_to_stop(**_: Any) -> None:
+    _stop[0] = 1

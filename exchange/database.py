@@ -1,0 +1,217 @@
+"""Engines and locks: the only place that knows how each database begins, waits and excludes.
+
+A lock lives in the transaction that it protects, so it cannot outlive its holder: an advisory transaction
+lock on PostgreSQL, the database's one writer on SQLite.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+
+from exchange.format.errors import WorldError, printable
+from exchange.models import holder
+
+SQLITE_WAIT_SECONDS = 5.0
+"""How long a SQLite writer waits for another one: the application's transactions are short, ours may not be."""
+
+
+@dataclass(frozen=True)
+class Busy(Exception):  # noqa: N818 - an answer, not an error
+    """Somebody else holds the lock."""
+
+    lock: str
+    who: str
+    since: datetime | None
+
+    def __str__(self) -> str:
+        """Say who, and since when."""
+        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else ""
+        return f"{self.lock} is busy: {self.who}{since}; it goes on at the next run"
+
+
+def whoami() -> str:
+    """Name this process in locks, events and attempts: user, host and process id."""
+    try:
+        user = os.environ.get("USER") or os.environ.get("LOGNAME") or str(os.getuid())
+    except AttributeError:  # pragma: no cover - no getuid on Windows
+        user = "unknown"
+    return f"{user}@{socket.gethostname()} pid {os.getpid()}"
+
+
+def make_engine(url: str) -> Engine:
+    """Make an engine whose transactions are whole.
+
+    SQLite: the driver in autocommit and an explicit ``BEGIN IMMEDIATE``, because the stock set-up commits
+    half; write-ahead log, foreign keys, triggers of replaced rows, and a bounded wait for other writers.
+    PostgreSQL: session settings that fix how values are written as text.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    options = "-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c bytea_output=hex"
+    return create_engine(
+        parsed,
+        pool_pre_ping=True,
+        connect_args={"options": options, "application_name": f"exchange {whoami()}"[:63]},
+    )
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = create_engine(
+        url, connect_args={"isolation_level": None, "timeout": SQLITE_WAIT_SECONDS, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "recursive_triggers = ON",
+            "temp_store = FILE",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        mode = "DEFERRED" if connection.get_execution_options().get("exchange_read_only") else "IMMEDIATE"
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+@contextmanager
+def world_errors() -> Iterator[None]:
+    """Turn a database or a disk that fails into WorldError: nothing is wrong with the work, try later."""
+    try:
+        yield
+    except OperationalError as error:
+        if "no such table" in str(error.orig):
+            raise _unmigrated(error) from error
+        msg = f"the database can't go on: {_first_line(error)}; nothing was changed, the next run tries again"
+        raise WorldError(msg) from error
+    except ProgrammingError as error:
+        raise _unmigrated(error) from error
+    except OSError as error:
+        msg = f"{error.filename or 'the disk'}: {error.strerror or error}; nothing was changed, the next run tries again"
+        raise WorldError(msg) from error
+
+
+def _unmigrated(error: DBAPIError) -> WorldError:
+    return WorldError(
+        f"the database is not as this version needs it: {_first_line(error)}; nothing was changed;"
+        " `exchange migrate` brings it up to date"
+    )
+
+
+def _first_line(error: DBAPIError) -> str:
+    return printable(str(error.orig).strip().splitlines()[0])
+
+
+def now() -> datetime:
+    """The time, aware and UTC."""
+    return datetime.now(UTC)
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that only reads: on SQLite it neither waits for a writer nor stops one."""
+    with engine.connect() as connection:
+        quiet = connection.execution_options(exchange_read_only=True)
+        with quiet.begin():
+            yield quiet
+
+
+@contextmanager
+def locked(engine: Engine, lock: str, **execution_options: Any) -> Iterator[Connection]:
+    """Open a transaction that holds ``lock`` until it ends; commit at the end, roll back on any exception.
+
+    Raises Busy at once if another transaction holds it (SQLite: after a bounded wait, and whoever writes
+    to the database holds every lock).
+    """
+    if engine.dialect.name == "sqlite":
+        with _sqlite_lock(engine, lock) as connection:
+            yield connection
+        return
+    with engine.connect() as connection:
+        connection = connection.execution_options(**execution_options)
+        with connection.begin():
+            _advisory_lock(connection, lock)
+            yield connection
+
+
+@contextmanager
+def writing(engine: Engine, lock: str = "the database") -> Iterator[Connection]:
+    """Open a transaction that writes; commit at the end, roll back on any exception.
+
+    Raises Busy if another one has been writing to SQLite's only file for too long.
+    """
+    with engine.connect() as connection:
+        try:
+            transaction = connection.begin()
+        except OperationalError as error:
+            raise _sqlite_busy(engine, lock, error) from error
+        with transaction:
+            yield connection
+
+
+@contextmanager
+def _sqlite_lock(engine: Engine, lock: str) -> Iterator[Connection]:
+    with writing(engine, lock) as connection:
+        _announce(connection, lock)
+    with writing(engine, lock) as connection:
+        yield connection
+
+
+def _announce(connection: Connection, lock: str) -> None:
+    """Leave word who works, committed before the work: a second caller can read it while the first one holds."""
+    connection.execute(sa.delete(holder).where(holder.c.lock == lock))
+    connection.execute(sa.insert(holder).values(lock=lock, who=whoami(), since=now()))
+
+
+def _sqlite_busy(engine: Engine, lock: str, error: OperationalError) -> Exception:
+    if engine.dialect.name != "sqlite" or "locked" not in str(error.orig):
+        return error
+    with reading(engine) as connection:
+        latest = connection.execute(
+            sa.select(holder.c.who, holder.c.since).order_by(holder.c.since.desc()).limit(1)
+        ).one_or_none()
+    if latest is None:
+        return Busy(lock, "another writer holds the database", None)
+    return Busy(lock, latest.who, latest.since)
+
+
+def _advisory_lock(connection: Connection, lock: str) -> None:
+    """Take the lock or say who has it: PostgreSQL knows its holders itself."""
+    # Two 32-bit halves: pg_locks shows them as classid and objid.
+    key = connection.scalar(sa.select(sa.func.hashtext(lock)))
+    if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_NAMESPACE, key))):
+        return
+    row = connection.execute(
+        sa.text(
+            "SELECT a.application_name AS who, a.xact_start AS since FROM pg_locks l"
+            " JOIN pg_stat_activity a USING (pid)"
+            " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = CAST(:space AS oid)"
+            " AND l.objid = CAST(CAST(CAST(:key AS bigint) & 4294967295 AS text) AS oid)"
+        ),
+        {"space": _NAMESPACE, "key": key},
+    ).one_or_none()
+    raise Busy(lock, row.who if row else "another process, just now", row.since if row else None)
+
+
+_NAMESPACE = 0x65786368
+"""First half of our advisory locks' keys ("exch"), so that they don't meet the application's own."""

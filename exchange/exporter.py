@@ -1,0 +1,261 @@
+"""Export: from committed rows to published files, each batch sealed in one transaction.
+
+The order of steps is what loses nothing: under the channel's lock take the changes, write and sync the
+files, enter the batch in the ledger, commit; only then publish. A crash before the commit leaves the changes
+where they were, one after it a sealed batch that the next run publishes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from exchange import __version__, capture, dead_letters, ledger
+from exchange.channels import Channel, Stream
+from exchange.database import Busy, locked, now, reading, world_errors
+from exchange.dead_letters import Letter
+from exchange.format import record as records
+from exchange.format.batch import BatchWriter, SealedData
+from exchange.format.errors import RecordError, WorldError, printable
+from exchange.format.manifest import Kind, Manifest, digest, join_manifest
+from exchange.format.record import Op, Record
+from exchange.models import BatchState, Direction
+from exchange.outcomes import Exported, ExportRun
+from exchange.site import Site
+
+ENCODING = ("zstd",)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What one sealing transaction did: a batch, unless nothing could be written; dead letters; is there more?"""
+
+    batch: Exported | None
+    parked: int
+    more: bool
+
+
+def run(site: Site, *, channel: str | None = None, stopping: Callable[[], bool]) -> ExportRun:
+    """Export what is pending, of one channel or all, and publish what a crash left sealed.
+
+    May be repeated at any time. ``stopping`` is asked between batches.
+    """
+    site.spool.prepare()
+    batches: list[Exported] = []
+    busy: list[str] = []
+    parked = 0
+    trouble = None
+    try:
+        for one in site.outgoing():
+            if channel not in (None, one.name):
+                continue
+            try:
+                for sealed in _export_channel(site, one, stopping):
+                    parked += sealed.parked
+                    batches += [sealed.batch] if sealed.batch else []
+            except Busy as held:
+                busy.append(str(held))
+    except WorldError as error:
+        trouble = error.sentence
+    return ExportRun(tuple(batches), parked, tuple(busy), trouble)
+
+
+def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
+    with world_errors():
+        publish_sealed(site, channel)
+        more = _anything_pending(site, channel)
+        while more and not stopping():
+            sealed = seal(site, channel)
+            publish_sealed(site, channel)
+            more = sealed.more
+            yield sealed
+
+
+def _anything_pending(site: Site, channel: Channel) -> bool:
+    with reading(site.engine) as connection:
+        return capture.pending(connection, channel.streams, 1) > 0
+
+
+# Seal: one transaction
+
+
+def seal(site: Site, channel: Channel) -> Sealed:
+    """Take pending changes and make them a batch that lies on the disk and in the ledger, or change nothing.
+
+    Raises Busy, and WorldError if the disk, the database or the signing key fails.
+    """
+    _check_room(site)
+    with (
+        locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection,
+        site.spool.drafting() as (file, draft),
+    ):
+        taken = capture.take(connection, channel.streams, site.limits.batch_records)
+        batch = _Batch(site, connection, channel, BatchWriter(file, ENCODING))
+        streams = [stream for stream in channel.streams if stream.name in taken.keys]
+        left = batch.write(streams)
+        file.flush()
+        written = batch.writer.close()
+        file.flush()
+        sealed = _enter(site, connection, channel, written) if batch.writer.records else None
+        if sealed is not None:
+            manifest, content = sealed
+            site.spool.seal(manifest.name, ENCODING, draft, written.bytes, content)
+    return Sealed(_exported(sealed[0]) if sealed else None, batch.parked, taken.more_pending or left)
+
+
+class _Batch:
+    """The records of one batch on their way into its data file: upserts parents first, deletes children first."""
+
+    def __init__(self, site: Site, connection: Connection, channel: Channel, writer: BatchWriter) -> None:
+        self.writer = writer
+        self.parked = 0
+        self._site = site
+        self._connection = connection
+        self._channel = channel
+        dialect = connection.dialect
+        self._encoders = {
+            stream.name: (stream.encoder(dialect), stream.key_encoder(dialect)) for stream in channel.streams
+        }
+        self._reached: capture.Reached | None = None
+
+    def write(self, streams: list[Stream]) -> bool:
+        """Write what was taken until the batch is full; what found no room goes back. Say whether some did."""
+        for stream, op, key, version, values in self._taken(streams):
+            try:
+                line = self._encode(stream, op, version, values)
+            except RecordError as error:
+                self._park(stream, op, key, version, error)
+            else:
+                full = self.writer.content_bytes + len(line) > self._site.limits.batch_bytes
+                if full and self.writer.records:
+                    capture.give_back(self._connection, self._channel.streams, self._reached)
+                    return True
+                self.writer.write(line, stream.name, op)
+            self._reached = capture.Reached(stream.name, version, op)
+        return False
+
+    def _taken(self, streams: list[Stream]) -> Iterator[tuple[Stream, Op, str, int, Any]]:
+        for stream in streams:
+            for key, version, *values in capture.rows(self._connection, stream):
+                yield stream, Op.UPSERT, key, version, values
+        for stream in reversed(streams):
+            for key, version, values in capture.deleted_keys(self._connection, stream):
+                yield stream, Op.DELETE, key, version, values
+
+    def _encode(self, stream: Stream, op: Op, version: int, values: Any) -> bytes:
+        """Write a record as its line. Raises RecordError if it breaks its schema or a limit of ours."""
+        checker = self._site.checkers[stream.name]
+        encode, encode_key = self._encoders[stream.name]
+        if op is Op.UPSERT:
+            body = encode(values)
+            checker.check_data(body, stream.schema_version)
+        else:
+            body = encode_key(values)
+            checker.check_key(body)
+        line = records.encode(Record(stream.name, op, version, body))
+        allowed = self._site.limits.read.max_record_bytes
+        if len(line) - 1 > allowed:
+            msg = f"the record is {len(line) - 1} bytes long, at most {allowed} are sent"
+            raise RecordError("size", "", msg)
+        return line
+
+    def _park(self, stream: Stream, op: Op, key: str, version: int, error: RecordError) -> None:
+        self.parked += 1
+        letter = Letter(
+            Direction.OUT,
+            self._channel.name,
+            key.encode(),
+            error.error,
+            f"{error.sentence}; it is not sent: mend the row, which sends it again",
+            pointer=error.pointer,
+            stream=stream.name,
+            op=op.value,
+            key=key,
+            version=version,
+            schema_version=stream.schema_version,
+        )
+        dead_letters.park(self._connection, [letter], f"refused on export: {error.error}")
+
+
+def _check_room(site: Site) -> None:
+    if site.signing_key is None and site.require_signature:
+        msg = "there is no signing key; nothing is exported; `exchange keys new` makes one"
+        raise WorldError(msg)
+    free, needed = site.spool.free_bytes(), 2 * site.limits.batch_bytes
+    if free < needed:
+        msg = f"{site.spool.folders.home}: {free} bytes are free, a batch may need {needed}; nothing is exported"
+        raise WorldError(msg)
+
+
+def _enter(
+    site: Site, connection: Connection, channel: Channel, data: SealedData
+) -> tuple[Manifest, bytes]:
+    """Give the batch the next place of its channel, sign it, and enter it in the ledger."""
+    epoch = ledger.open_network(connection, site.network)
+    before = ledger.current_position(connection, Direction.OUT, channel.name)
+    if before is not None and before.epoch != epoch:
+        before = None
+    manifest = Manifest(
+        channel=channel.name,
+        source=site.network,
+        target=site.peer,
+        epoch=epoch,
+        sequence=before.sequence + 1 if before else 1,
+        kind=Kind.CHANGES,
+        created_at=now(),
+        producer=f"exchange {__version__}",
+        schemas={name: channel.stream(name).schema_version for name in data.records},
+        records=data.records,
+        encoding=ENCODING,
+        sha256=data.sha256,
+        bytes=data.bytes,
+        content_sha256=data.content_sha256,
+        content_bytes=data.content_bytes,
+        previous=before.digest if before else None,
+        trace=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
+    )
+    line = manifest.encode()
+    place = (manifest.channel, manifest.epoch, manifest.sequence)
+    ledger.record(
+        connection,
+        Direction.OUT,
+        BatchState.SEALED,
+        stem=str(manifest.name),
+        place=place,
+        cause="sealed",
+        manifest=manifest,
+        line=line,
+        digest=digest(line),
+    )
+    ledger.advance(connection, Direction.OUT, *place, digest(line))
+    return manifest, join_manifest(line, site.signing_key.sign(line) if site.signing_key else None)
+
+
+def _exported(manifest: Manifest) -> Exported:
+    return Exported(
+        str(manifest.name),
+        manifest.channel,
+        manifest.epoch,
+        manifest.sequence,
+        manifest.total,
+        manifest.bytes,
+    )
+
+
+# Publish: files move only after the commit, and each move may be repeated
+
+
+def publish_sealed(site: Site, channel: Channel) -> None:
+    """Publish every sealed batch of a channel, in order. Raises Busy and WorldError; what is left stays sealed."""
+    with reading(site.engine) as connection:
+        if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel.name):
+            return
+    with locked(site.engine, f"export {channel.name}") as connection:
+        for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel.name):
+            manifest = Manifest.parse((entry.manifest or "").encode())
+            site.spool.publish(manifest.name, manifest.encoding)
+            ledger.move(connection, entry, BatchState.PUBLISHED, f"published as {printable(entry.stem)}")

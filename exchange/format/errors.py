@@ -1,0 +1,156 @@
+"""What can be wrong with a batch, a record or the world, each said in one sentence.
+
+Three families: the batch is bad, one record is bad, the world is bad (try later). Anything else that is
+raised is a fault of ours.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Verdict(StrEnum):
+    """What became of a batch that was looked at."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    WAITING = "waiting"
+    INCOMPLETE = "incomplete"
+    HELD = "held"
+    QUARANTINED = "quarantined"
+    BUSY = "busy"
+
+
+class Reason(StrEnum):
+    """Why a batch did not take effect."""
+
+    UNTRUSTED = "untrusted"
+    CORRUPT = "corrupt"
+    UNSUPPORTED = "unsupported"
+    CONFLICT = "conflict"
+    FORK = "fork"
+    STALE_EPOCH = "stale_epoch"
+    INCOMPLETE = "incomplete"
+    MISDIRECTED = "misdirected"
+    GAP = "gap"
+    REJECTED = "rejected"
+    CRASHED = "crashed"
+    DELETES = "deletes"
+    LOOK_AHEAD = "look_ahead"
+
+
+class Fault(StrEnum):
+    """Which rule a corrupt batch breaks; a ``DIGEST`` of a young file may be a copy still under way."""
+
+    MANIFEST = "manifest"
+    LENGTH = "length"
+    DIGEST = "digest"
+    CONTENT = "content"
+    COUNTS = "counts"
+
+
+class BatchError(Exception):
+    """The batch is bad: none of it takes effect. ``reason`` is for programs, ``sentence`` for people."""
+
+    reason: ClassVar[Reason]
+
+    def __init__(self, sentence: str) -> None:
+        """Keep the sentence; quote outside input in it through ``printable``."""
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
+class Untrusted(BatchError):  # noqa: N818 - the name is the verdict
+    """Nobody we trust signed these bytes."""
+
+    reason = Reason.UNTRUSTED
+
+
+class Corrupt(BatchError):  # noqa: N818 - the name is the verdict
+    """The files break the format. ``fault`` says which of its rules."""
+
+    reason = Reason.CORRUPT
+
+    def __init__(self, sentence: str, fault: Fault = Fault.CONTENT) -> None:
+        """Keep the sentence and the rule that was broken."""
+        super().__init__(sentence)
+        self.fault = fault
+
+
+class Unsupported(BatchError):  # noqa: N818 - the name is the verdict
+    """A newer writer made this: hold it untouched until this side is upgraded."""
+
+    reason = Reason.UNSUPPORTED
+
+
+class Incomplete(BatchError):  # noqa: N818 - the name is the verdict
+    """Not all of it has arrived yet."""
+
+    reason = Reason.INCOMPLETE
+
+
+class Misdirected(BatchError):  # noqa: N818 - the name is the verdict
+    """Made for another network or channel."""
+
+    reason = Reason.MISDIRECTED
+
+
+class RecordError(Exception):
+    """One record is bad; its batch may still be good.
+
+    ``error`` is the class of the fault (``json``, ``record``, ``schema``, ``value`` ...), ``pointer`` a JSON
+    pointer into the record's line ("" is the whole line), ``sentence`` what a person reads.
+    """
+
+    def __init__(self, error: str, pointer: str, sentence: str) -> None:
+        """Keep all three; quote outside input in the sentence through ``printable``."""
+        super().__init__(error, pointer, sentence)
+        self.error = error
+        self.pointer = pointer
+        self.sentence = sentence
+
+    def __str__(self) -> str:
+        """Give the sentence."""
+        return self.sentence
+
+
+class WorldError(Exception):
+    """The world is bad (disk full, database away): nothing is wrong with the batch, try again later."""
+
+    def __init__(self, sentence: str) -> None:
+        """Keep the sentence."""
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
+def printable(text: str, limit: int = 200) -> str:
+    r"""Make outside text fit to be shown: one line, at most ``limit`` characters, nothing a terminal acts on.
+
+    Whatever is not printable (control characters, bidirectional and zero-width marks, line and paragraph
+    separators, lone surrogates) is escaped as ``\x1b``, ``\u202e`` or ``\U000e0001``.
+    """
+    shown = text[: limit + 1]
+    if not shown.isprintable():
+        shown = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+            for character in shown
+        )
+    return shown if len(shown) <= limit else shown[: max(limit - 1, 0)] + "…"
+
+
+def found(value: object) -> str:
+    """Word a JSON value that was found where another was expected: short, and safe to print."""
+    match value:
+        case None:
+            return "null"
+        case bool() | float() | int():
+            return printable(str(value).lower(), 80)
+        case str():
+            return f'"{printable(value, 80)}"'
+        case dict():
+            return "an object"
+        case list():
+            return "an array"
+        case _:
+            return f"a {printable(type(value).__name__, 80)}"

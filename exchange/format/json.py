@@ -1,0 +1,181 @@
+"""Strict JSON, the only reader and writer of it in the format.
+
+One text has one meaning here: strict UTF-8, no byte order mark, no white space around the value, no duplicate
+members, no NaN or infinity, integers within signed 64 bits, numbers that a double keeps, no lone surrogates,
+no U+0000, bounded depth and members.
+
+Most lines were written by this same module. Such a line comes out of ``orjson`` byte for byte when what was
+read is written again, and that alone rules out duplicate members, white space and numbers that changed on
+the way. Only other lines pay for the slow reader.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any, Final
+
+import orjson
+
+from exchange.format.errors import RecordError, printable
+
+MAX_DEPTH: Final = 64
+"""Objects and arrays within each other, the outermost counted as 1."""
+
+MAX_MEMBERS: Final = 16_384
+"""Members of one object."""
+
+MAX_INTEGER: Final = 2**63 - 1
+MIN_INTEGER: Final = -(2**63)
+
+_SHORTEST_MEMBER: Final = len('"":0,')
+_ALWAYS_FEW: Final = MAX_MEMBERS * _SHORTEST_MEMBER
+_LONGEST_INTEGER: Final = len(str(MIN_INTEGER))
+_LONGEST_NUMBER: Final = 1_200  # the longest exact double has 767 digits, after at most 308 zeros
+_MAYBE_TOO_WIDE: Final = re.compile(rb"[0-9]{19}")
+_EXPONENT: Final = re.compile(r"[eE].*")
+_WHITE: Final = b" \t\r\n"
+
+# Numbers of 53 bits and less need no second look; what is no JSON type is refused rather than converted.
+_NARROW: Final = (
+    orjson.OPT_STRICT_INTEGER
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+_WIDE: Final = _NARROW & ~orjson.OPT_STRICT_INTEGER
+
+
+def loads(line: bytes) -> Any:
+    """Read one JSON value; ``RecordError`` of class ``json`` if the bytes are not strict JSON."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _refusal(printable(str(error))) from error
+    if _is_canonical(line, value) and not _is_unusual(line):
+        return value
+    return _read_slowly(line)
+
+
+def dumps(value: object, nulls: int = 0) -> bytes:
+    """Write one JSON value as ``loads`` accepts it; ``RecordError`` of class ``json`` if it cannot be.
+
+    ``nulls`` says how many times the caller knows ``None`` to be in it, which saves time and decides nothing.
+    """
+    try:
+        line, narrow = orjson.dumps(value, option=_NARROW), True
+    except orjson.JSONEncodeError:
+        try:
+            line, narrow = orjson.dumps(value, option=_WIDE), False
+        except orjson.JSONEncodeError as error:
+            raise _refusal(printable(str(error))) from error
+    # orjson writes NaN and infinities as null: more nulls than were known of need a look.
+    if not narrow or _is_unusual(line) or line.count(b"null") != nulls:
+        _check(value)
+    return line
+
+
+def _is_unusual(line: bytes) -> bool:
+    """Tell cheaply whether a line may break a bound; most that look so do not."""
+    return (
+        line.count(b"{") + line.count(b"[") > MAX_DEPTH
+        or (b"\\" in line and b"\\u0000" in line)
+        or len(line) > _ALWAYS_FEW
+    )
+
+
+def _is_canonical(line: bytes, value: object) -> bool:
+    try:
+        return orjson.dumps(value, option=_NARROW) == line
+    except orjson.JSONEncodeError:
+        pass
+    try:
+        return orjson.dumps(value, option=_WIDE) == line and not _MAYBE_TOO_WIDE.search(line)
+    except orjson.JSONEncodeError:
+        return False
+
+
+def _read_slowly(line: bytes) -> Any:
+    """Read again, looking at each member and each number as it was written."""
+    if line[0] in _WHITE or line[-1] in _WHITE:
+        raise _refusal("white space around the value")
+    try:
+        value = _SLOW.decode(line.decode("utf-8", "strict"))
+    except RecursionError as error:
+        raise _refusal(_TOO_DEEP) from error
+    _check(value)
+    return value
+
+
+def _check(value: object) -> None:
+    """Look for what JSON can say and the format cannot: level by level, so that depth costs no stack."""
+    level = [value]
+    depth = 0
+    while level:
+        below: list[object] = []
+        containers = 0
+        for item in level:
+            if isinstance(item, dict):
+                if len(item) > MAX_MEMBERS:
+                    raise _refusal(f"an object of more than {MAX_MEMBERS} members")
+                containers += 1
+                below.extend(item)
+                below.extend(item.values())
+            elif isinstance(item, (list, tuple)):
+                containers += 1
+                below.extend(item)
+            else:
+                _check_scalar(item)
+        depth += containers > 0
+        if depth > MAX_DEPTH:
+            raise _refusal(_TOO_DEEP)
+        level = below
+
+
+def _check_scalar(value: object) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise _refusal("the character U+0000")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise _refusal(f"the number {value}")
+    elif isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
+        raise _refusal(_TOO_WIDE)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise _refusal(f'the member "{printable(twice, 80)}" twice in one object')
+    return members
+
+
+def _integer(text: str) -> int:
+    if len(text) <= _LONGEST_INTEGER and MIN_INTEGER <= (value := int(text)) <= MAX_INTEGER:
+        return value
+    raise _refusal(f"{_TOO_WIDE} ({printable(text, 40)})")
+
+
+def _number(text: str) -> float:
+    """Keep a number if the double nearest to it, written with as many digits, is that number again."""
+    if len(text) <= _LONGEST_NUMBER:
+        digits = len(_EXPONENT.sub("", text).replace(".", "").strip("-0").lstrip("0")) or 1
+        value = float(text)
+        with suppress(ArithmeticError):  # an exponent beyond what Decimal takes
+            if Decimal(format(value, f".{digits}g")) == Decimal(text):
+                return value
+    raise _refusal(f"a number that a double does not keep ({printable(text, 40)})")
+
+
+def _refusal(what: str) -> RecordError:
+    return RecordError("json", "", f"the line is not strict JSON: {what}")
+
+
+_TOO_DEEP: Final = f"objects and arrays nested deeper than {MAX_DEPTH}"
+_TOO_WIDE: Final = "an integer outside 64 bits"
+_SLOW: Final = json.JSONDecoder(object_pairs_hook=_members, parse_int=_integer, parse_float=_number)

@@ -1,0 +1,93 @@
+"""Where a batch stands in its channel: FORMAT.md section 5, decided from values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from exchange.format.errors import Reason, Verdict
+from exchange.format.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a receiver has come in a channel: the last batch it applied. Sequence 0 is before the first."""
+
+    epoch: str
+    sequence: int
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """What to do with a batch: apply it (no verdict), or the verdict, its reason and a sentence."""
+
+    verdict: Verdict | None
+    reason: Reason | None = None
+    sentence: str = ""
+
+
+NEXT = Place(None)
+
+
+def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
+    manifest: Manifest,
+    digest: str,
+    *,
+    position: Position | None,
+    left_epochs: Collection[str],
+    known_digest: str | None,
+    ordered: bool,
+    look_ahead: int,
+) -> Place:
+    """Say where a verified manifest stands.
+
+    ``position`` is of the epoch adopted last (None: nothing applied yet); ``left_epochs`` those adopted before
+    it; ``known_digest`` that of the batch already applied at this very place, if any.
+    """
+    if known_digest == digest:
+        return Place(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
+    if known_digest is not None:
+        return Place(
+            Verdict.QUARANTINED,
+            Reason.CONFLICT,
+            f"another batch is already applied at this place (manifest {known_digest[:12]}, this one"
+            f" {digest[:12]}); two batches claim one place: ask the sender why",
+        )
+    if manifest.epoch in left_epochs:
+        return Place(
+            Verdict.QUARANTINED,
+            Reason.STALE_EPOCH,
+            f"epoch {manifest.epoch} was left for a newer one; an old batch changes nothing",
+        )
+    if position is None or position.epoch != manifest.epoch:
+        position = Position(manifest.epoch, 0, None)
+    expected = position.sequence + 1
+    if manifest.sequence > position.sequence + look_ahead:
+        return Place(
+            Verdict.WAITING,
+            Reason.LOOK_AHEAD,
+            f"sequence {manifest.sequence} is more than {look_ahead} beyond {expected}, the next expected;"
+            " it is left where it lies and nothing is recorded",
+        )
+    if ordered and manifest.sequence > expected:
+        return Place(
+            Verdict.WAITING,
+            Reason.GAP,
+            f"sequence {manifest.sequence} came before {expected}, the next expected; it waits for what is missing",
+        )
+    if ordered and manifest.sequence < expected:
+        return Place(
+            Verdict.QUARANTINED,
+            Reason.CONFLICT,
+            f"sequence {manifest.sequence} is behind {expected}, the next expected, and the ledger has no batch"
+            " at its place; it changes nothing",
+        )
+    if manifest.sequence == expected and manifest.previous != position.digest:
+        return Place(
+            Verdict.QUARANTINED,
+            Reason.FORK,
+            f"it follows manifest {(manifest.previous or 'none')[:12]}, but the batch applied before it was"
+            f" {(position.digest or 'none')[:12]}; the sender's history has forked: ask the sender why",
+        )
+    return NEXT

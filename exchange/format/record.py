@@ -1,0 +1,74 @@
+"""One record: a line of a data file, as FORMAT.md section 3 says."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from exchange.format import json
+from exchange.format.errors import RecordError, found
+
+MAX_STREAM_LENGTH: Final = 63
+"""Characters of a stream's name."""
+
+
+class Op(StrEnum):
+    """What a record does to its row."""
+
+    UPSERT = "upsert"
+    DELETE = "delete"
+
+
+class Record(NamedTuple):
+    """The state of one row at one version: ``body`` is the row on an upsert, its key on a delete."""
+
+    stream: str
+    op: Op
+    version: int
+    body: dict[str, Any]
+
+
+def encode(record: Record) -> bytes:
+    """Write a record as its line, ended by a newline.
+
+    Raises ``RecordError`` if a value has no place in the format. The names of stream and op and the version
+    are taken on trust: they are ours.
+    """
+    stream, op, version, body = record
+    member = "data" if op is Op.UPSERT else "key"
+    nulls = [*body.values()].count(None)
+    return json.dumps({"stream": stream, "op": op.value, "version": version, member: body}, nulls) + b"\n"
+
+
+def decode(line: bytes) -> Record:
+    """Read a record from its line, without the newline.
+
+    Raises ``RecordError`` of class ``json`` or ``record``. Members that the format does not know are ignored.
+    """
+    value = json.loads(line)
+    if type(value) is not dict:
+        raise RecordError("record", "", f"a record is an object, found {found(value)}")
+    get = value.get
+    stream, version, op = get("stream"), get("version"), get("op")
+    if type(stream) is not str or not 0 < len(stream) <= MAX_STREAM_LENGTH:
+        raise _wrong(value, "stream", f"a string of 1 to {MAX_STREAM_LENGTH} characters")
+    if type(version) is not int or version < 1:
+        raise _wrong(value, "version", f"an integer from 1 to {json.MAX_INTEGER}")
+    if op == "upsert":
+        body = get("data")
+        if type(body) is not dict or "key" in value:
+            raise _wrong(value, "data", "an object, and no key beside it, on an upsert")
+        return Record(stream, Op.UPSERT, version, body)
+    if op == "delete":
+        body = get("key")
+        if type(body) is not dict or "data" in value:
+            raise _wrong(value, "key", "an object, and no data beside it, on a delete")
+        return Record(stream, Op.DELETE, version, body)
+    raise _wrong(value, "op", '"upsert" or "delete"')
+
+
+def _wrong(value: dict[str, Any], member: str, expected: str) -> RecordError:
+    here = found(value[member]) if member in value else "nothing"
+    return RecordError(
+        "record", f"/{member}" if member in value else "", f"{member}: expected {expected}, found {here}"
+    )

@@ -1,0 +1,166 @@
+"""Everything that can be said of a batch from its two files alone, check by check."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final
+
+from exchange.format.batch import BatchReader, ReadLimits, check_data
+from exchange.format.errors import BatchError, Incomplete, Misdirected, Reason, RecordError, printable
+from exchange.format.manifest import Counts, Manifest, digest, split_manifest
+from exchange.format.names import BatchName
+from exchange.format.record import Op, decode
+from exchange.format.signing import TrustedKeys
+
+_Outcome = tuple[bool | None, str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; ``ok`` is ``None`` when there was nothing to compare it with."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass
+class Report:
+    """What was found. ``reason`` is ``None`` for a good batch.
+
+    ``invalid`` counts lines that are no records: the batch is intact, its channel's policy decides on them.
+    """
+
+    reason: Reason | None = None
+    manifest: Manifest | None = None
+    checks: list[Check] = field(default_factory=list)
+    records: int = 0
+    invalid: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the files are a batch that may be applied."""
+        return self.reason is None
+
+
+def judge(
+    manifest_content: bytes,
+    data: BinaryIO | None,
+    trusted: TrustedKeys | None,
+    limits: ReadLimits | None = None,
+    name: BatchName | None = None,
+) -> Report:
+    """Verify a batch in the order of FORMAT.md section 5, reading all of it, in constant memory.
+
+    ``data`` is ``None`` when the data file is absent; otherwise it is seekable and at its beginning, as it is
+    read twice. Without ``trusted`` signatures are not checked, without ``name`` the files' name is not. A bad
+    batch is a report, never an exception.
+    """
+    trial = _Trial(manifest_content, data, trusted, limits or ReadLimits(), name)
+    for what, step in _STEPS:
+        try:
+            ok, detail = step(trial)
+        except BatchError as error:
+            trial.report.reason = error.reason
+            trial.report.checks.append(Check(what, ok=False, detail=error.sentence))
+            break
+        trial.report.checks.append(Check(what, ok, detail))
+    return trial.report
+
+
+class _Trial:
+    """A batch under verification. A step gives how it went and what it saw, or raises what is wrong."""
+
+    def __init__(
+        self,
+        manifest_content: bytes,
+        data: BinaryIO | None,
+        trusted: TrustedKeys | None,
+        limits: ReadLimits,
+        name: BatchName | None,
+    ) -> None:
+        self.report = Report()
+        self._manifest_content = manifest_content
+        self._data = data
+        self._trusted = trusted
+        self._limits = limits
+        self._name = name
+
+    def manifest_file(self) -> _Outcome:
+        self._line, self._signature = split_manifest(self._manifest_content)
+        return True, f"SHA-256 of line 1 is {digest(self._line)}"
+
+    def signature(self) -> _Outcome:
+        if self._trusted is None:
+            signer = printable(self._signature.key) if self._signature else "nobody"
+            return None, f"not checked, no trusted key was given; signed by {signer}"
+        self._trusted.check(self._line, self._signature)
+        return True, f"signed by {printable(self._signature.key) if self._signature else 'nobody'}"
+
+    def claim(self) -> _Outcome:
+        self._manifest = self.report.manifest = Manifest.parse(self._line)
+        claim = self._manifest
+        return True, f"{claim.name}: {claim.kind} from {claim.source} to {claim.target}"
+
+    def file_name(self) -> _Outcome:
+        if self._name is None:
+            return None, "not checked, no file name was given"
+        if self._name.place != self._manifest.name.place:
+            raise Misdirected(
+                f"the files are named {self._name.place}, the manifest says {self._manifest.name}"
+            )
+        return True, "the files are named as the manifest says"
+
+    def data_file(self) -> _Outcome:
+        if self._data is None:
+            raise Incomplete("the data file has not arrived")
+        check_data(self._data, self._manifest)
+        self._data.seek(0)
+        return True, f"{self._manifest.bytes} bytes with the SHA-256 that the manifest says"
+
+    def content(self) -> _Outcome:
+        assert self._data is not None
+        reader = BatchReader(self._data, self._manifest, self._limits)
+        counts: Counter[tuple[str, Op]] = Counter()
+        self._fault = ""
+        for lines in reader:
+            for number, line in enumerate(lines, reader.first_line):
+                try:
+                    record = decode(line)
+                    if record.stream not in self._manifest.schemas:
+                        raise _unlisted(record.stream)
+                except RecordError as error:
+                    self.report.invalid += 1
+                    self._fault = self._fault or f"line {number}: {error}"
+                else:
+                    counts[record.stream, record.op] += 1
+        self.report.records = reader.lines
+        reader.check_counts({stream: Counts(*(counts[stream, op] for op in Op)) for stream, _ in counts})
+        return True, f"{reader.lines} lines in {self._manifest.content_bytes} bytes, as the manifest says"
+
+    def records(self) -> _Outcome:
+        if self.report.invalid:
+            return (
+                False,
+                f"{self.report.invalid} lines are no records of this batch; the first is {self._fault}",
+            )
+        return True, "every line is a record of a stream that the manifest lists"
+
+
+def _unlisted(stream: str) -> RecordError:
+    return RecordError(
+        "record", "/stream", f'the stream "{printable(stream, 80)}" is not in the manifest\'s schemas'
+    )
+
+
+_STEPS: Final[tuple[tuple[str, Callable[[_Trial], _Outcome]], ...]] = (
+    ("manifest file", _Trial.manifest_file),
+    ("signature", _Trial.signature),
+    ("claim", _Trial.claim),
+    ("file name", _Trial.file_name),
+    ("data file", _Trial.data_file),
+    ("content", _Trial.content),
+    ("records", _Trial.records),
+)

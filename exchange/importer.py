@@ -1,0 +1,334 @@
+"""Import: from files that arrived to rows, each batch in one transaction, exactly once.
+
+The order of steps is what makes a crash harmless anywhere: count the attempt, lock the channel, claim the
+files, verify them, then ledger, rows, dead letters and position in one transaction; the files move to the
+archive only after its commit. Whatever a crash leaves, the next run finds and carries on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from exchange import applying, ledger
+from exchange.arrivals import Arrival, Stranger, believe, look
+from exchange.database import Busy, locked, now, reading, world_errors, writing
+from exchange.format.batch import check_data
+from exchange.format.errors import (
+    BatchError,
+    Corrupt,
+    Fault,
+    Incomplete,
+    Reason,
+    Unsupported,
+    Verdict,
+    WorldError,
+    printable,
+)
+from exchange.format.order import NEXT, Place, place
+from exchange.ledger import Attempt, Counts
+from exchange.models import BatchState, Direction
+from exchange.outcomes import Imported, ImportRun
+from exchange.site import Site
+
+
+def never() -> bool:
+    """Go on: nobody asked to stop."""
+    return False
+
+
+def run(
+    site: Site,
+    *,
+    channel: str | None = None,
+    stem: str | None = None,
+    release: bool = False,
+    stopping: Callable[[], bool] = never,
+) -> ImportRun:
+    """Take in what arrived: all of it, one channel's, or one batch. May be repeated at any time.
+
+    ``release`` is a person's word that a batch may delete as many rows as it names. ``stopping`` is asked
+    between batches. Bad batches are outcomes; raises WorldError only if the folders can't be listed.
+    """
+    site.spool.prepare()
+    sightings = site.spool.sight()
+    outcomes: list[Imported] = []
+    trouble = None
+    try:
+        for seen in look(site, tuple(s for s in sightings.found if stem in (None, s.stem))):
+            if stopping():
+                trouble = "stopped between two batches, as asked; the next run goes on"
+                break
+            if channel in (None, seen.place[0]):
+                outcomes.append(take_in(site, seen, release=release))
+    except WorldError as error:
+        trouble = error.sentence
+    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble)
+
+
+def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:
+    """Bring one arrival to its verdict. Raises WorldError if the database or the disk fails."""
+    with world_errors():
+        try:
+            if isinstance(seen, Stranger):
+                return settle(site, seen, _verdict_on(seen.fault))
+            standing = judge(site, seen, release=release)
+            if standing is not NEXT:
+                return settle(site, seen, standing)
+            return attempt(site, seen)
+        except Busy as busy:
+            return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy))
+
+
+# Judge: from the manifest, the ledger and the data file's size; nothing is claimed or changed
+
+
+def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
+    """Say whether a batch is to be applied now."""
+    with reading(site.engine) as connection:
+        standing = stand(site, connection, arrival)
+        if standing is not NEXT:
+            return standing
+        if not release and (sentence := _deletes_too_much(site, connection, arrival)):
+            return Place(Verdict.HELD, Reason.DELETES, sentence)
+    size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
+    if size is not None and size >= arrival.manifest.bytes:
+        return NEXT
+    found = "not there yet" if size is None else f"{size} bytes long so far"
+    return _verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
+
+
+def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
+    """Compare a batch with what its channel has applied and what already claims its place."""
+    channel, epoch, sequence = arrival.place
+    known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
+    if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
+        return Place(
+            Verdict.QUARANTINED,
+            Reason.CONFLICT,
+            f"another batch, {known.stem}, is {known.state} at this place; two batches claim one place:"
+            " ask the sender why",
+        )
+    return place(
+        arrival.manifest,
+        arrival.digest,
+        position=ledger.current_position(connection, Direction.IN, channel),
+        left_epochs=ledger.left_epochs(connection, channel),
+        known_digest=known.digest if known and known.state is BatchState.APPLIED else None,
+        ordered=arrival.channel.ordered,
+        look_ahead=site.limits.look_ahead,
+    )
+
+
+def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
+    for name, counts in arrival.manifest.records.items():
+        if counts.delete <= site.limits.deleted_rows:
+            continue
+        table = arrival.channel.stream(name).table
+        rows = connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+        if counts.delete > rows * site.limits.deleted_share:
+            return (
+                f"it deletes {counts.delete} of {rows} rows of {table.name}, more than the set share of"
+                f" {site.limits.deleted_share:.0%}; it is held for a person:"
+                f" `exchange import --release {arrival.sighting.stem}` applies it"
+            )
+    return None
+
+
+# Apply: under the channel's lock
+
+
+def attempt(site: Site, arrival: Arrival) -> Imported:
+    """Try to apply a batch, counted before the work; one that crashed us too often is quarantined unopened."""
+    with ledger.attempted(site.engine, str(arrival.manifest.name)) as this:
+        outcome = _attempt(site, arrival, this)
+        this.settled = outcome.verdict in {Verdict.APPLIED, Verdict.QUARANTINED}
+    return outcome
+
+
+def _attempt(site: Site, arrival: Arrival, this: Attempt) -> Imported:
+    if this.crashes >= site.limits.crashes:
+        sentence = f"taking it in crashed {this.crashes} times; see the log of those times"
+        return settle(site, arrival, Place(Verdict.QUARANTINED, Reason.CRASHED, sentence))
+    unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
+    try:
+        done = apply(site, arrival)
+    except BatchError as fault:
+        if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):
+            site.spool.give_back(arrival.sighting, arrival.manifest.encoding)
+            fault = Incomplete(f"{fault}, and it was written to just now")
+        return settle(site, arrival, _verdict_on(fault))
+    if isinstance(done, Place):
+        return settle(site, arrival, done)
+    site.spool.shelve(arrival.sighting)
+    return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done)
+
+
+def apply(site: Site, arrival: Arrival) -> Counts | Place:
+    """Claim, verify and apply a batch in one transaction under its channel's lock.
+
+    Gives a Place if somebody settled it since it was judged. Raises BatchError for what is wrong with it, Busy.
+    """
+    with _refused_at_the_end(), locked(site.engine, f"import {arrival.channel.name}") as connection:
+        standing = stand(site, connection, arrival)
+        if standing is not NEXT:
+            return standing
+        arrival = claim(site, arrival)
+        with site.spool.open_data(arrival.sighting, arrival.manifest.encoding) as data:
+            check_data(data, arrival.manifest)
+            data.seek(0)
+            batch_id = _enter(connection, arrival)
+            counts = applying.apply_records(site, connection, arrival, data)
+        ledger.count(connection, batch_id, counts)
+        ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
+        ledger.forget_attempts(connection, str(arrival.manifest.name))
+    return counts
+
+
+def claim(site: Site, arrival: Arrival) -> Arrival:
+    """Take the files out of the other side's reach and believe the manifest only as it is there."""
+    sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
+    again = believe(site, sighting, site.spool.read_manifest(sighting))
+    if isinstance(again, Stranger):
+        raise again.fault
+    if again.digest != arrival.digest:
+        msg = "its manifest changed while it was being claimed; files are never changed once published"
+        raise Corrupt(msg)
+    return replace(arrival, sighting=sighting)
+
+
+def _enter(connection: Connection, arrival: Arrival) -> int:
+    """Write the ledger first: two importers can't both pass its unique constraint."""
+    known = ledger.at_place(connection, Direction.IN, *arrival.place)
+    stem = arrival.sighting.stem
+    if known is not None:
+        ledger.move(connection, known, BatchState.APPLIED, "applied", stem=stem)
+        return known.id
+    return ledger.record(
+        connection,
+        Direction.IN,
+        BatchState.APPLIED,
+        stem=stem,
+        place=arrival.place,
+        cause="applied",
+        manifest=arrival.manifest,
+        line=arrival.line,
+        digest=arrival.digest,
+    )
+
+
+@contextmanager
+def _refused_at_the_end() -> Iterator[None]:
+    """Constraints that are checked late refuse a batch as a whole, when it is committed."""
+    try:
+        yield
+    except IntegrityError as error:
+        words = printable(str(error.orig).strip().splitlines()[0])
+        msg = f"the database refused the batch as a whole at its end: {words}"
+        raise applying.Rejected(msg) from error
+
+
+# Settle: what is not applied is written down first, then its files move
+
+
+def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
+    """Record a verdict other than applied, and put the files where it says. May be repeated."""
+    if verdict.verdict is Verdict.INCOMPLETE:
+        verdict = _out_of_patience(site, seen, verdict)
+    match verdict:
+        case Place(verdict=Verdict.DUPLICATE):
+            site.spool.shelve(seen.sighting)
+        case Place(verdict=Verdict.QUARANTINED):
+            with writing(site.engine) as connection:
+                _write_down(connection, seen, BatchState.QUARANTINED, verdict)
+                if isinstance(seen, Arrival):
+                    ledger.forget_attempts(connection, str(seen.manifest.name))
+            site.spool.quarantine(seen.sighting, verdict.sentence)
+        case Place(verdict=Verdict.HELD):
+            _remember(site, seen, BatchState.HELD, verdict)
+        case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
+            if reason is not Reason.LOOK_AHEAD and seen.manifest is not None:
+                _remember(site, seen, BatchState.WAITING, verdict)
+    assert verdict.verdict is not None  # noqa: S101 - NEXT is applied, never settled
+    return Imported(seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence)
+
+
+def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
+    """Write down that a batch waits or is held, once, not at every run."""
+    with reading(site.engine) as connection:
+        known = _known(connection, seen)
+    if known is None or (known.state, known.reason) != (state, verdict.reason):
+        with writing(site.engine) as connection:
+            _write_down(connection, seen, state, verdict)
+
+
+def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
+    latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
+    if (
+        latest is not None
+        and latest.state is state is BatchState.QUARANTINED
+        and (latest.reason, latest.digest) == (verdict.reason, seen.digest)
+    ):
+        return  # written down before a crash, or the same bad file once more
+    known = _known(connection, seen)
+    if (
+        known is not None
+        and known.digest == seen.digest
+        and known.state in {BatchState.WAITING, BatchState.HELD}
+    ):
+        ledger.move(connection, known, state, verdict.sentence, reason=verdict.reason)
+        return
+    ledger.record(
+        connection,
+        Direction.IN,
+        state,
+        stem=seen.sighting.stem,
+        place=seen.place,
+        cause=verdict.sentence,
+        reason=verdict.reason,
+        manifest=seen.manifest,
+        line=seen.line,
+        digest=seen.digest,
+    )
+
+
+def _known(connection: Connection, seen: Arrival | Stranger) -> ledger.Entry | None:
+    at_place = ledger.at_place(connection, Direction.IN, *seen.place) if seen.manifest else None
+    return at_place or ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
+
+
+def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
+    """Quarantine what stayed incomplete beyond the grace period."""
+    with reading(site.engine) as connection:
+        known = _known(connection, seen)
+    if seen.manifest is None:
+        # Nobody vouches for it, so nothing is written down before it is quarantined: its file's age must do.
+        waited = site.spool.seconds_since_written(seen.sighting, None)
+    elif known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
+        waited = (now() - known.created_at) / timedelta(seconds=1)
+    else:
+        waited = 0.0
+    if waited < site.limits.grace_seconds:
+        return verdict
+    sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
+    return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
+
+
+def _may_be_unfinished(fault: BatchError) -> bool:
+    return isinstance(fault, Incomplete) or (isinstance(fault, Corrupt) and fault.fault is Fault.DIGEST)
+
+
+def _verdict_on(fault: BatchError) -> Place:
+    match fault:
+        case Incomplete():
+            return Place(Verdict.INCOMPLETE, Reason.INCOMPLETE, fault.sentence)
+        case Unsupported():
+            return Place(Verdict.HELD, Reason.UNSUPPORTED, fault.sentence)
+        case _:
+            return Place(Verdict.QUARANTINED, fault.reason, fault.sentence)

@@ -1,0 +1,376 @@
+"""The ledger: what became of every batch, and how far each channel has come.
+
+Every change of state is one ``UPDATE ... WHERE state = :from`` with an event beside it, inside the caller's
+transaction; which may follow which stands in ``TRANSITIONS`` alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+from exchange.database import Busy, now, whoami, writing
+from exchange.format.errors import Reason, WorldError
+from exchange.format.manifest import Manifest
+from exchange.format.order import Position
+from exchange.models import BatchState, DeadLetterState, Direction, attempt, batch, event, network, position
+
+TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]]] = {
+    Direction.OUT: {
+        None: frozenset({BatchState.SEALED}),
+        BatchState.SEALED: frozenset({BatchState.PUBLISHED}),
+        BatchState.PUBLISHED: frozenset({BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED}),
+        BatchState.REJECTED: frozenset({BatchState.PUBLISHED}),
+    },
+    Direction.IN: {
+        None: frozenset({BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}),
+        BatchState.WAITING: frozenset(
+            {BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}
+        ),
+        BatchState.HELD: frozenset(
+            {BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}
+        ),
+    },
+}
+"""From which state a batch may come to which. A waiting or held one may come to be so for another reason; a
+quarantined one stays what it is: brought back, it is judged anew and gets a row of its own."""
+
+DEAD_LETTER_TRANSITIONS: Mapping[DeadLetterState, frozenset[DeadLetterState]] = {
+    DeadLetterState.PARKED: frozenset(
+        {
+            DeadLetterState.PARKED,
+            DeadLetterState.APPLIED,
+            DeadLetterState.DISCARDED,
+            DeadLetterState.SUPERSEDED,
+        }
+    ),
+}
+"""The same for dead letters: only a parked one moves, and staying parked is a retry that failed."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of a batch's records."""
+
+    applied: int = 0
+    duplicate: int = 0
+    stale: int = 0
+    parked: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Give the fields that scripts rely on."""
+        return {
+            "applied": self.applied,
+            "duplicate": self.duplicate,
+            "stale": self.stale,
+            "parked": self.parked,
+        }
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One batch as the ledger has it."""
+
+    id: int
+    direction: Direction
+    channel: str
+    epoch: str
+    sequence: int
+    stem: str
+    state: BatchState
+    reason: str | None
+    digest: str | None
+    manifest: str | None
+    attempt: int
+    created_at: Any = field(compare=False)
+
+
+_ENTRY = [batch.c[name] for name in Entry.__dataclass_fields__]
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(**{**row._mapping, "direction": Direction(row.direction), "state": BatchState(row.state)})
+
+
+# This network
+
+
+def open_network(connection: Connection, name: str) -> str:
+    """Give this database's epoch, minting it at first. Raises WorldError if it belongs to another network."""
+    epoch = known_epoch(connection, name)
+    if epoch is None:
+        epoch = secrets.token_hex(6)
+        connection.execute(sa.insert(network).values(id=1, name=name, epoch=epoch, created_at=now()))
+    return epoch
+
+
+def known_epoch(connection: Connection, name: str) -> str | None:
+    """Give this database's epoch, None before its first use. Raises WorldError if it belongs to another network."""
+    row = connection.execute(sa.select(network.c.name, network.c.epoch)).one_or_none()
+    if row is None:
+        return None
+    if row.name != name:
+        msg = (
+            f"this database belongs to network {row.name}, but EXCHANGE_NETWORK says {name}; nothing was done;"
+            " give each network a database of its own"
+        )
+        raise WorldError(msg)
+    return str(row.epoch)
+
+
+# Batches
+
+
+def record(
+    connection: Connection,
+    direction: Direction,
+    state: BatchState,
+    *,
+    stem: str,
+    place: tuple[str, str, int],
+    cause: str,
+    reason: Reason | None = None,
+    manifest: Manifest | None = None,
+    line: bytes | None = None,
+    digest: str | None = None,
+) -> int:
+    """Write a batch's first row in ``state`` and its event; give its id.
+
+    ``place`` is channel, epoch and sequence. Raises IntegrityError if another batch holds the place.
+    """
+    if state not in TRANSITIONS[direction][None]:
+        msg = f"no {direction} batch begins as {state}"
+        raise ValueError(msg)
+    channel, epoch, sequence = place
+    moment = now()
+    created = connection.execute(
+        sa.insert(batch).values(
+            direction=direction,
+            channel=channel,
+            epoch=epoch,
+            sequence=sequence,
+            stem=stem,
+            state=state,
+            reason=reason,
+            message=cause if reason else None,
+            manifest=line.decode() if line and manifest else None,
+            digest=digest,
+            records=manifest.total if manifest else 0,
+            bytes=manifest.bytes if manifest else 0,
+            trace=manifest.trace[:64] if manifest and manifest.trace else None,
+            created_at=moment,
+            updated_at=moment,
+        )
+    )
+    batch_id = int(created.inserted_primary_key[0])  # type: ignore[index]
+    _note(connection, "batch", batch_id, None, state, cause)
+    return batch_id
+
+
+def move(
+    connection: Connection,
+    entry: Entry,
+    state: BatchState,
+    cause: str,
+    *,
+    reason: Reason | None = None,
+    **values: Any,
+) -> None:
+    """Bring a batch from the state in ``entry`` to ``state``.
+
+    Raises ValueError if the table does not allow it, WorldError if somebody else moved it meanwhile.
+    """
+    if state not in TRANSITIONS[entry.direction].get(entry.state, frozenset()):
+        msg = f"batch {entry.stem} is {entry.state} and can't become {state}"
+        raise ValueError(msg)
+    changed = connection.execute(
+        sa.update(batch)
+        .where(batch.c.id == entry.id, batch.c.state == entry.state)
+        .values(state=state, reason=reason, message=cause if reason else None, updated_at=now(), **values)
+    )
+    if changed.rowcount != 1:
+        msg = f"batch {entry.stem} is no longer {entry.state}: somebody else moved it; run again"
+        raise WorldError(msg)
+    _note(connection, "batch", entry.id, entry.state, state, cause)
+
+
+def count(connection: Connection, batch_id: int, counts: Counts) -> None:
+    """Write what became of a batch's records beside its state."""
+    connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(**counts.as_dict()))
+
+
+def note_dead_letter(
+    connection: Connection, letter_id: int, before: DeadLetterState | None, after: DeadLetterState, cause: str
+) -> None:
+    """Write the event of a dead letter's change of state."""
+    _note(connection, "dead_letter", letter_id, before, after, cause)
+
+
+def _note(
+    connection: Connection, subject: str, subject_id: int, before: str | None, after: str, cause: str
+) -> None:
+    connection.execute(
+        sa.insert(event).values(
+            subject=subject,
+            subject_id=subject_id,
+            at=now(),
+            from_state=before,
+            to_state=after,
+            cause=cause,
+            who=whoami(),
+        )
+    )
+
+
+def at_place(
+    connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int
+) -> Entry | None:
+    """Give the batch that holds a place, if any: a quarantined or unbelieved one holds none."""
+    row = connection.execute(
+        sa.select(*_ENTRY).where(
+            batch.c.direction == direction,
+            batch.c.channel == channel,
+            batch.c.epoch == epoch,
+            batch.c.sequence == sequence,
+            batch.c.state != BatchState.QUARANTINED,
+            batch.c.manifest.is_not(None),
+        )
+    ).one_or_none()
+    return _entry(row) if row else None
+
+
+def by_stem(connection: Connection, direction: Direction, stem: str) -> Entry | None:
+    """Give the newest row of a stem, in any state."""
+    row = connection.execute(
+        sa.select(*_ENTRY)
+        .where(batch.c.stem == stem, batch.c.direction == direction)
+        .order_by(batch.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return _entry(row) if row else None
+
+
+def in_state(
+    connection: Connection, direction: Direction, states: Sequence[BatchState], channel: str | None = None
+) -> list[Entry]:
+    """Give the batches in some states that are not an end, oldest first."""
+    query = sa.select(*_ENTRY).where(batch.c.direction == direction, batch.c.state.in_(states))
+    if channel is not None:
+        query = query.where(batch.c.channel == channel)
+    rows = connection.execute(query.order_by(batch.c.channel, batch.c.id))
+    return [_entry(row) for row in rows]
+
+
+# Positions
+
+
+def current_position(connection: Connection, direction: Direction, channel: str) -> Position | None:
+    """Give the position in the channel's current epoch; None before the first batch."""
+    row = connection.execute(
+        sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
+            position.c.direction == direction, position.c.channel == channel, position.c.current == 1
+        )
+    ).one_or_none()
+    return Position(row.epoch, row.sequence, row.digest) if row else None
+
+
+def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
+    """Give the epochs that were adopted on an incoming channel before the current one."""
+    rows = connection.scalars(
+        sa.select(position.c.epoch).where(
+            position.c.direction == Direction.IN, position.c.channel == channel, position.c.current == 0
+        )
+    )
+    return frozenset(rows)
+
+
+def advance(
+    connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str
+) -> None:
+    """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one."""
+    here = (position.c.direction == direction) & (position.c.channel == channel)
+    moment = now()
+    moved = connection.execute(
+        sa.update(position)
+        .where(here, position.c.epoch == epoch, position.c.sequence < sequence)
+        .values(sequence=sequence, digest=digest, last_success_at=moment)
+    )
+    if moved.rowcount:
+        return
+    known = connection.execute(
+        sa.update(position).where(here, position.c.epoch == epoch).values(last_success_at=moment)
+    )
+    if known.rowcount:  # an unordered channel filled a hole behind its position
+        return
+    connection.execute(sa.update(position).where(here).values(current=0))
+    connection.execute(
+        sa.insert(position).values(
+            direction=direction,
+            channel=channel,
+            epoch=epoch,
+            sequence=sequence,
+            digest=digest,
+            current=1,
+            adopted_at=moment,
+            last_success_at=moment,
+        )
+    )
+
+
+# Attempts
+
+
+@dataclass
+class Attempt:
+    """One try at a batch: how many before it never ended, and whether this one settled the batch."""
+
+    crashes: int
+    settled: bool = False
+
+
+@contextmanager
+def attempted(engine: Engine, key: str) -> Iterator[Attempt]:
+    """Count an attempt at a batch before the work, in a transaction of its own.
+
+    The count is taken back when the work ends in order: with an outcome, because the lock was taken, or
+    because the world was bad. What stays is a crash. Whoever settles the batch clears the count in the
+    settling transaction (``forget_attempts``) and says so with ``settled``.
+    """
+    who = whoami()[:255]
+    with writing(engine) as connection:
+        crashes = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
+        if crashes:
+            connection.execute(
+                sa.update(attempt)
+                .where(attempt.c.batch == key)
+                .values(attempts=attempt.c.attempts + 1, started_at=now(), who=who)
+            )
+        else:
+            connection.execute(sa.insert(attempt).values(batch=key, attempts=1, started_at=now(), who=who))
+    this = Attempt(crashes)
+    try:
+        yield this
+    except (Busy, WorldError):
+        _take_back(engine, key)
+        raise
+    if not this.settled:
+        _take_back(engine, key)
+
+
+def _take_back(engine: Engine, key: str) -> None:
+    with writing(engine) as connection:
+        connection.execute(
+            sa.update(attempt).where(attempt.c.batch == key).values(attempts=attempt.c.attempts - 1)
+        )
+        connection.execute(sa.delete(attempt).where(attempt.c.batch == key, attempt.c.attempts <= 0))
+
+
+def forget_attempts(connection: Connection, key: str) -> None:
+    """Clear the count, in the transaction that settles the batch."""
+    connection.execute(sa.delete(attempt).where(attempt.c.batch == key))

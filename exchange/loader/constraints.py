@@ -1,0 +1,84 @@
+"""What a receiving table demands of its rows, as the database itself has it: models may lie, it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """``table.columns`` refer to ``referred.referred_columns``; ``acts`` if a delete there cascades or sets."""
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    referred: str
+    referred_columns: tuple[str, ...]
+    acts: bool
+
+
+@dataclass(frozen=True)
+class Unique:
+    """Values that no two rows of a table may share, the primary key apart."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Constraints of the tables of a channel, and every foreign key in the schema that refers to them."""
+
+    foreign_keys: tuple[ForeignKey, ...]
+    uniques: dict[str, tuple[Unique, ...]]
+
+    def of(self, table: str) -> list[ForeignKey]:
+        """Foreign keys that rows of ``table`` must satisfy."""
+        return [key for key in self.foreign_keys if key.table == table]
+
+    def referring_to(self, table: str) -> list[ForeignKey]:
+        """Foreign keys of any table that hold rows of ``table`` in place."""
+        return [key for key in self.foreign_keys if key.referred == table and not key.acts]
+
+
+def reflect(connection: Connection, tables: Iterable[str]) -> Constraints:
+    """Read the constraints from the database's own catalogue: two queries on PostgreSQL, a few pragmas on SQLite."""
+    inspector = sa.inspect(connection)
+    names = list(tables)
+    foreign_keys = tuple(
+        ForeignKey(
+            name=key.get("name") or f"{table}({', '.join(key['constrained_columns'])})",
+            table=table,
+            columns=tuple(key["constrained_columns"]),
+            referred=key["referred_table"],
+            referred_columns=tuple(key["referred_columns"]),
+            acts=(key.get("options") or {}).get("ondelete", "NO ACTION").upper()
+            in {"CASCADE", "SET NULL", "SET DEFAULT"},
+        )
+        for (_, table), keys in inspector.get_multi_foreign_keys().items()
+        for key in keys
+    )
+    return Constraints(foreign_keys, {name: tuple(_uniques(inspector, name)) for name in names})
+
+
+def _uniques(inspector: sa.Inspector, table: str) -> list[Unique]:
+    found: dict[tuple[str, ...], str] = {}
+    for constraint in inspector.get_unique_constraints(table):
+        columns = tuple(constraint["column_names"])
+        found[columns] = constraint["name"] or f"{table}({', '.join(columns)})"
+    for index in inspector.get_indexes(table):
+        if index["unique"] and not _partial_or_expression(index):
+            columns = tuple(column for column in index["column_names"] if column is not None)
+            found.setdefault(columns, index["name"] or table)
+    return [Unique(name, columns) for columns, name in found.items()]
+
+
+def _partial_or_expression(index: Any) -> bool:
+    """Such an index is left to the database: what breaks it is found by bisection."""
+    where = any(option.endswith("_where") for option in index.get("dialect_options", {}))
+    return where or None in index["column_names"] or bool(index.get("expressions"))

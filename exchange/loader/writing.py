@@ -1,0 +1,201 @@
+"""Staged records into the application's tables: one upsert and one delete per stream; what the database
+refuses although every check passed is found by halving.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from exchange.format.errors import printable
+from exchange.format.record import Op
+from exchange.loader.checks import PARKED, Refusal, giving_up
+from exchange.loader.constraints import Unique
+from exchange.loader.staging import KEY, LINE, Stage, applying
+from exchange.models import VERSION_COLUMN, tombstone
+
+Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
+
+
+def upsert(stage: Stage) -> list[Refusal]:
+    """Insert or update every applying upsert of a stream; give those that the database refused."""
+    return _write(stage, Op.UPSERT, lambda lines: _upsert_statement(stage, lines))
+
+
+def delete(stage: Stage) -> list[Refusal]:
+    """Delete every applying key of a stream; give those that the database refused."""
+    return _write(stage, Op.DELETE, lambda lines: _delete_statement(stage, lines))
+
+
+def keep_tombstones(stage: Stage) -> None:
+    """Remember what was deleted, and forget the tombstones of what came back."""
+    staged = stage.table
+    name = stage.stream.name
+    if stage.deletes:
+        insert = _insert(stage)(tombstone).from_select(
+            ["stream", "key", "version"],
+            sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(
+                applying(staged, Op.DELETE)
+            ),
+        )
+        stage.connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["stream", "key"], set_={"version": insert.excluded.version}
+            )
+        )
+    returned = sa.select(staged.c[KEY]).where(applying(staged, Op.UPSERT))
+    if stage.deletes < stage.rows:
+        stage.connection.execute(
+            sa.delete(tombstone).where(tombstone.c.stream == name, tombstone.c.key.in_(returned))
+        )
+
+
+def vacate(stage: Stage, unique: Unique) -> list[Refusal]:
+    """Free unique values that pass from one row to another within this batch, so that the upsert may set them.
+
+    Databases check uniqueness row by row, so a swap fails in any order: each row that gives up its value gets
+    a passing one first. Where the column can't take such a value, both records are parked.
+    """
+    rows = stage.connection.execute(giving_up(stage, unique)).all()
+    if not rows:
+        return []
+    target = stage.target
+    column = _replaceable(stage, unique)
+    keys = {tuple(row[2:]) for row in rows}
+    try:
+        with stage.connection.begin_nested():
+            for key in keys:
+                mine = (c == value for c, value in zip(stage.key(target), key, strict=True))
+                stage.connection.execute(
+                    sa.update(target).where(*mine).values({column.name: _passing_value(column)})
+                )
+    except DBAPIError as error:
+        if not _refuses_the_row(error):
+            raise
+        refusals = {
+            line: Refusal(
+                line,
+                "unique",
+                f"/data/{unique.columns[0]}",
+                f"lines {row[0]} and {row[1]} pass a value of {unique.name} between two rows, and the database"
+                f" did not let the row {', '.join(printable(str(part)) for part in row[2:])} give it up first"
+                f" ({_words(error)}); both are parked",
+                unique.name,
+            )
+            for row in rows
+            for line in row[:2]
+        }
+        stage.settle(list(refusals), PARKED)
+        return list(refusals.values())
+    return []
+
+
+def _replaceable(stage: Stage, unique: Unique) -> sa.Column[Any]:
+    """The column of a unique constraint that takes a passing value most easily: a nullable one if there is one."""
+    columns = [column for column in stage.stream.columns if column.name in unique.columns]
+    return min(columns, key=lambda column: (not column.nullable, column.primary_key, bool(column.foreign_keys)))
+
+
+def _passing_value(column: sa.Column[Any]) -> Any:
+    if column.nullable:
+        return None
+    kind: type = column.type.python_type
+    if kind is int:
+        return -secrets.randbelow(2**31)
+    if kind is uuid.UUID:
+        return uuid.uuid4()
+    if kind is bytes:
+        return secrets.token_bytes(16)
+    text = secrets.token_hex(16)
+    return text[: getattr(column.type, "length", None) or len(text)]
+
+
+def _insert(stage: Stage) -> Any:
+    return postgresql.insert if stage.connection.dialect.name == "postgresql" else sqlite.insert
+
+
+def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executable:
+    staged, target = stage.table, stage.target
+    names = [*(column.name for column in stage.stream.columns), VERSION_COLUMN]
+    insert = _insert(stage)(target).from_select(
+        names, sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
+    )
+    keys = {column.name for column in stage.stream.key}
+    statement: sa.Executable = insert.on_conflict_do_update(
+        index_elements=[column.name for column in stage.stream.key],
+        set_={name: insert.excluded[name] for name in names if name not in keys},
+    )
+    return statement
+
+
+def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executable:
+    staged, target = stage.table, stage.target
+    return sa.delete(target).where(
+        sa.exists().where(stage.same_key(staged, target), applying(staged, Op.DELETE), lines)
+    )
+
+
+def _write(stage: Stage, op: Op, statement: Statement) -> list[Refusal]:
+    first, last = stage.connection.execute(
+        sa.select(sa.func.min(stage.table.c[LINE]), sa.func.max(stage.table.c[LINE])).where(
+            applying(stage.table, op)
+        )
+    ).one()
+    if first is None:
+        return []
+    refusals: list[Refusal] = []
+    _write_range(stage, op, statement, first, last, refusals)
+    return refusals
+
+
+def _write_range(
+    stage: Stage, op: Op, statement: Statement, first: int, last: int, refusals: list[Refusal]
+) -> None:
+    """Write the lines from ``first`` to ``last``, all of them or each half by itself."""
+    lines = stage.table.c[LINE].between(first, last)
+    try:
+        with stage.connection.begin_nested():
+            stage.connection.execute(statement(lines))
+            return
+    except DBAPIError as error:
+        if not _refuses_the_row(error):
+            raise
+        if first == last:
+            refusals.append(_refusal(stage, first, error, op))
+            stage.settle([first], PARKED)
+            return
+    middle = (first + last) // 2
+    _write_range(stage, op, statement, first, middle, refusals)
+    _write_range(stage, op, statement, middle + 1, last, refusals)
+
+
+def _refuses_the_row(error: DBAPIError) -> bool:
+    """Say whether a row is at fault: a constraint, a value out of range, or a trigger of the application's."""
+    raised = getattr(error.orig, "sqlstate", None) == "P0001"
+    return raised or isinstance(error, IntegrityError | DataError)
+
+
+def _refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
+    constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None) or ""
+    words = _words(error)
+    return Refusal(
+        line,
+        "constraint" if isinstance(error, IntegrityError) else "database",
+        "/data" if op is Op.UPSERT else "/key",
+        f"the database refused this {op} of {stage.target.name}: {words}; it is parked",
+        constraint or words,
+    )
+
+
+def _words(error: BaseException) -> str:
+    """Give the database's own words, the first line of them, without the statement and its values."""
+    original = getattr(error, "orig", None)
+    diag = getattr(original, "diag", None)
+    text = getattr(diag, "message_primary", None) or str(original or error)
+    return printable(text.splitlines()[0] if text else type(original).__name__, 300)

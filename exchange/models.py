@@ -1,0 +1,269 @@
+"""The tables that the exchange keeps beside the application's own.
+
+They hold what must survive a crash: captured changes, the ledger of batches, each channel's position, dead
+letters and their history. Nothing here is a cache: losing Redis loses none of it.
+The migrations under ``migrations/`` create them; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+VERSION_COLUMN = "exchange_version"
+"""The column that a received table has beside its own: the version of the record that last wrote the row."""
+
+MAX_STORED_RECORD_BYTES = 1024 * 1024
+"""How much of a refused record a dead letter keeps, in bytes: as much as a record may have by default."""
+
+
+class Direction(enum.StrEnum):
+    """Which way a batch or a dead letter went, seen from this network."""
+
+    OUT = "out"
+    IN = "in"
+
+
+class BatchState(enum.StrEnum):
+    """Where a batch is in its life. ``ledger.TRANSITIONS`` says which may follow which."""
+
+    SEALED = "sealed"
+    PUBLISHED = "published"
+    ACKNOWLEDGED = "acknowledged"
+    REJECTED = "rejected"
+    WAITING = "waiting"
+    HELD = "held"
+    APPLIED = "applied"
+    QUARANTINED = "quarantined"
+
+
+class DeadLetterState(enum.StrEnum):
+    """Where a refused record is in its life."""
+
+    PARKED = "parked"
+    APPLIED = "applied"
+    DISCARDED = "discarded"
+    SUPERSEDED = "superseded"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware date-time, always UTC, on databases with and without time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive value rather than guess its zone."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            msg = "a date-time without a zone reached the exchange's own tables"
+            raise ValueError(msg)
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back UTC, whatever the database kept."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _id() -> Column[Any]:
+    """A 64-bit key that grows by itself; SQLite needs INTEGER for that."""
+    return Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+
+
+network = Table(
+    "exchange_network",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(31), nullable=False),
+    Column("epoch", String(12), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+"""One row: who this database belongs to, and its epoch."""
+
+change = Table(
+    "exchange_change",
+    metadata,
+    _id(),
+    Column("stream", String(63), nullable=False),
+    Column("op", String(1), nullable=False),
+    Column("key", Text, nullable=False),
+    Index("ix_exchange_change_stream_id", "stream", "id"),
+    sqlite_autoincrement=True,
+)
+"""What triggers captured and no batch carries yet. ``id`` is the record's version; ``op`` is I, U or D;
+``key`` is a JSON object of the key columns as this database writes them (see ``capture``)."""
+
+importing = Table(
+    "exchange_importing",
+    metadata,
+    Column("stream", String(63), primary_key=True),
+)
+"""The streams that the running import writes, so that triggers skip them. Only SQLite uses it, and only
+inside the importer's transaction: it is empty in every committed state."""
+
+tombstone = Table(
+    "exchange_tombstone",
+    metadata,
+    Column("stream", String(63), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
+"""Received deletes: an older upsert must not bring the row back. ``key`` is the record's key, canonical JSON."""
+
+batch = Table(
+    "exchange_batch",
+    metadata,
+    _id(),
+    Column("direction", String(3), nullable=False),
+    Column("channel", String(31), nullable=False),
+    Column("epoch", String(12), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("stem", String(80), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("reason", String(31)),
+    Column("message", Text),
+    Column("manifest", Text),
+    Column("digest", String(64)),
+    Column("records", BigInteger, nullable=False, server_default="0"),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
+    Column("applied", BigInteger, nullable=False, server_default="0"),
+    Column("duplicate", BigInteger, nullable=False, server_default="0"),
+    Column("stale", BigInteger, nullable=False, server_default="0"),
+    Column("parked", BigInteger, nullable=False, server_default="0"),
+    Column("trace", String(64)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("pruned_at", UtcDateTime),
+    Index(
+        "uq_exchange_batch_place",
+        "direction",
+        "channel",
+        "epoch",
+        "sequence",
+        unique=True,
+        sqlite_where=text("state <> 'quarantined' AND manifest IS NOT NULL"),
+        postgresql_where=text("state <> 'quarantined' AND manifest IS NOT NULL"),
+    ),
+    Index("ix_exchange_batch_stem", "stem"),
+    Index(
+        "ix_exchange_batch_open",
+        "direction",
+        "state",
+        "channel",
+        sqlite_where=text("state NOT IN ('applied', 'acknowledged')"),
+        postgresql_where=text("state NOT IN ('applied', 'acknowledged')"),
+    ),
+)
+"""The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe;
+what was quarantined takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256, ``bytes`` the data file's size on disk."""
+
+position = Table(
+    "exchange_position",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("epoch", String(12), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("digest", String(64)),
+    Column("current", Integer, nullable=False, server_default="1"),
+    Column("adopted_at", UtcDateTime, nullable=False),
+    Column("last_success_at", UtcDateTime),
+)
+"""How far a channel has come, stored with the data it speaks of. ``digest`` is that of the last manifest.
+One row of a channel is ``current``; the others are epochs that were left."""
+
+attempt = Table(
+    "exchange_attempt",
+    metadata,
+    Column("batch", String(80), primary_key=True),
+    Column("attempts", Integer, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+)
+"""Imports begun and not ended: a row that stays is a crash. Keyed by the batch's place, written before the work."""
+
+holder = Table(
+    "exchange_holder",
+    metadata,
+    Column("lock", String(80), primary_key=True),
+    Column("who", String(255), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+)
+"""Who last took a lock, for the sentence a second caller gets. The lock itself is the database's."""
+
+dead_letter = Table(
+    "exchange_dead_letter",
+    metadata,
+    _id(),
+    Column("direction", String(3), nullable=False),
+    Column("channel", String(31), nullable=False),
+    Column("batch", String(80)),
+    Column("line", BigInteger),
+    Column("stream", String(63)),
+    Column("op", String(6)),
+    Column("key", Text),
+    Column("version", BigInteger),
+    Column("schema_version", Integer),
+    Column("record", LargeBinary, nullable=False),
+    Column("record_bytes", BigInteger, nullable=False),
+    Column("pointer", Text),
+    Column("error", String(31), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("fingerprint", String(16), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="1"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("ix_exchange_dead_letter_state", "state", "id"),
+    Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "id"),
+    Index("ix_exchange_dead_letter_stream_key", "stream", "key"),
+)
+"""Records that did not take effect. ``record`` holds the exact bytes as they came, at most
+``MAX_STORED_RECORD_BYTES`` of ``record_bytes``."""
+
+event = Table(
+    "exchange_event",
+    metadata,
+    _id(),
+    Column("subject", String(12), nullable=False),
+    Column("subject_id", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("from_state", String(12)),
+    Column("to_state", String(12), nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("who", String(255), nullable=False),
+    Index("ix_exchange_event_subject_subject_id", "subject", "subject_id"),
+)
+"""Every change of state of a batch or a dead letter; rows are only ever added."""

@@ -1,0 +1,337 @@
+"""The answering side's work: each new request goes to a handler, and what comes of it becomes a response.
+
+A request is claimed before its handler runs and answered only by the holder of the claim, in the transaction
+that removes it. So two answerers never answer twice, and whatever a handler does (hang, raise, return what
+JSON can't hold, kill the process) the request gets a response in the end.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import FrameType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
+
+from exchange.database import Busy, locked, now, reading, whoami
+from exchange.format.errors import printable
+from exchange.reference.handlers import Handler, Question
+from exchange.reference.models import AnswerAttempt, Request, RequestStatus, Response, ResponseStatus, User
+from exchange.reference.plain import check_plain
+
+STARTS = 3
+"""How often a request is begun before its crashes are its answer."""
+
+GRACE_SECONDS = 60.0
+"""How long after a handler's time limit its claim still holds: time to end the work and to record it."""
+
+LONGEST_ERROR = 2000
+
+_RECORD_AGAIN_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a run did: requests answered, failed (an error is the response), lost to another answerer."""
+
+    answered: int = 0
+    failed: int = 0
+    overtaken: int = 0
+
+
+def never() -> bool:
+    """Go on: what ``stopping`` says where nothing can stop a run."""
+    return False
+
+
+def answer_requests(
+    engine: Engine,
+    handler: Handler,
+    network: str,
+    *,
+    seconds: float = 30.0,
+    limit: int = 100,
+    stopping: Callable[[], bool] = never,
+    interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+) -> Answers:
+    """Answer up to ``limit`` requests, the most urgent and then the oldest first.
+
+    ``seconds`` is what a handler may take; ``stopping`` is asked between requests. An exception of
+    ``interrupts`` is the caller's own: the claim is given back and it goes on. May be repeated and run in
+    several processes at once. Raises Busy when SQLite's one writer has no end in sight, RuntimeError outside
+    the main thread, where time can't be limited.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "answering limits a handler's time by a signal: run it in the process's main thread"
+        )
+    run = _Run(engine, handler, network, seconds, stopping, interrupts)
+    counts = dict.fromkeys(("answered", "failed", "overtaken"), 0)
+    for request_id in _waiting(engine, run.claims_since(), limit):
+        if stopping():
+            break
+        counts[_answer(run, request_id)] += 1
+    return Answers(**counts)
+
+
+@dataclass(frozen=True)
+class _Run:
+    engine: Engine
+    handler: Handler
+    network: str
+    seconds: float
+    stopping: Callable[[], bool]
+    interrupts: tuple[type[BaseException], ...]
+
+    def claims_since(self) -> datetime:
+        """Since when a claim counts: an older one has lapsed, its holder has crashed."""
+        return now() - timedelta(seconds=self.seconds + GRACE_SECONDS)
+
+    def processed_by(self) -> str:
+        name = f"{getattr(self.handler, '__module__', '')}:{getattr(self.handler, '__qualname__', '')}"
+        return f"{self.network} {name}"[:255]
+
+
+@dataclass(frozen=True)
+class _Claim:
+    question: Question
+    attempts: int
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class _Ending:
+    status: ResponseStatus
+    result: Any = None
+    error: str | None = None
+
+
+def _answer(run: _Run, request_id: uuid.UUID) -> str:
+    claim = _claim(run, request_id)
+    if claim is None:
+        return "overtaken"
+    try:
+        ending = _crashed() if claim.attempts > STARTS else _handle(run, claim.question)
+    except run.interrupts:
+        _give_back(run.engine, claim)
+        raise
+    return ending.status.value if _record(run, claim, ending) else "overtaken"
+
+
+def _waiting(engine: Engine, claims_since: datetime, limit: int) -> list[uuid.UUID]:
+    """List the unanswered requests that nobody works on. It only reads: an idle run writes nothing."""
+    query = (
+        sa.select(Request.id)
+        .where(
+            Request.status == RequestStatus.PENDING,
+            ~sa.exists().where(Response.request_id == Request.id),
+            ~sa.exists().where(
+                AnswerAttempt.request_id == Request.id, AnswerAttempt.started_at >= claims_since
+            ),
+        )
+        .order_by(Request.priority.desc(), Request.created_at, Request.id)
+        .limit(limit)
+    )
+    with reading(engine) as connection:
+        return list(connection.scalars(query))
+
+
+def _claim(run: _Run, request_id: uuid.UUID) -> _Claim | None:
+    """Take the request, count the start and commit that; None if somebody else was faster."""
+    started_at = now()
+    with _writing(run.engine) as connection:
+        attempts = connection.scalar(_claiming(connection, request_id, started_at, run.claims_since()))
+        if attempts is None:
+            return None
+        # A second statement sees what the last holder committed while the first one waited for it.
+        question = _question(connection, request_id)
+        if question is None:
+            connection.execute(sa.delete(AnswerAttempt).where(AnswerAttempt.request_id == request_id))
+            return None
+        return _Claim(question, attempts, started_at)
+
+
+def _writing(engine: Engine) -> AbstractContextManager[Connection]:
+    """Open a transaction. SQLite's one writer may be a long import: then Busy says who it is."""
+    return locked(engine, "answering") if engine.dialect.name == "sqlite" else engine.begin()
+
+
+def _claiming(
+    connection: Connection, request_id: uuid.UUID, started_at: datetime, claims_since: datetime
+) -> sa.Executable:
+    """One statement, so that of two answerers one gets the row: a new claim, or one that has lapsed."""
+    still_there = sa.select(
+        Request.id,
+        sa.literal(1),
+        sa.literal(started_at, AnswerAttempt.started_at.type),
+        sa.literal(whoami()[:255]),
+    ).where(Request.id == request_id)
+    statement = _insert(connection)(AnswerAttempt).from_select(
+        ["request_id", "attempts", "started_at", "who"], still_there
+    )
+    claiming: sa.Executable = statement.on_conflict_do_update(
+        index_elements=[AnswerAttempt.request_id],
+        set_={
+            "attempts": AnswerAttempt.attempts + 1,
+            "started_at": statement.excluded.started_at,
+            "who": statement.excluded.who,
+        },
+        where=AnswerAttempt.started_at < claims_since,
+    ).returning(AnswerAttempt.attempts)
+    return claiming
+
+
+def _question(connection: Connection, request_id: uuid.UUID) -> Question | None:
+    """Read the request if it still wants an answer."""
+    row = connection.execute(
+        sa.select(
+            Request.id,
+            User.name,
+            Request.kind,
+            Request.query,
+            Request.parameters,
+            Request.priority,
+            Request.created_at,
+        )
+        .join(User, User.id == Request.user_id)
+        .where(
+            Request.id == request_id,
+            Request.status == RequestStatus.PENDING,
+            ~sa.exists().where(Response.request_id == Request.id),
+        )
+    ).one_or_none()
+    return None if row is None else Question(*row)
+
+
+def _handle(run: _Run, question: Question) -> _Ending:
+    """Let the handler work for as long as it may; whatever comes of that is an ending."""
+    try:
+        result = _within(run.seconds, lambda: run.handler(question))
+    except run.interrupts:
+        raise
+    except _TimeIsUp:
+        return _failed(f"the handler took longer than {run.seconds:g} seconds and was stopped")
+    except SystemExit as error:
+        return _failed(f"the handler tried to end the process with status {error.code}")
+    except Exception as error:  # noqa: BLE001 - somebody else's code fails as it likes
+        return _failed(_describe(error))
+    try:
+        check_plain(result)
+    except ValueError as error:
+        return _failed(f"the handler's result {error}")
+    return _Ending(ResponseStatus.ANSWERED, result=result)
+
+
+def _crashed() -> _Ending:
+    return _failed(f"the handler ended its process {STARTS} times or was ended with it; it isn't tried again")
+
+
+def _failed(sentence: str) -> _Ending:
+    return _Ending(ResponseStatus.FAILED, error=printable(sentence, LONGEST_ERROR))
+
+
+def _describe(error: Exception) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - not every exception is able to say what it is
+        text = "it could not say more"
+    return f"{type(error).__name__}: {text}"
+
+
+def _give_back(engine: Engine, claim: _Claim) -> None:
+    """Undo the claim: this start was no fault of the handler's."""
+    with _writing(engine) as connection:
+        mine = _held(claim)
+        if claim.attempts > 1:
+            lapsed = claim.started_at - timedelta(days=1)
+            connection.execute(
+                sa.update(AnswerAttempt).where(mine).values(attempts=claim.attempts - 1, started_at=lapsed)
+            )
+        else:
+            connection.execute(sa.delete(AnswerAttempt).where(mine))
+
+
+def _held(claim: _Claim) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        AnswerAttempt.request_id == claim.question.id,
+        AnswerAttempt.attempts == claim.attempts,
+        AnswerAttempt.started_at == claim.started_at,
+    )
+
+
+def _record(run: _Run, claim: _Claim, ending: _Ending) -> bool:
+    """Write the response and remove the claim together; False if the claim was no longer ours.
+
+    A database that can't be written now (an import holds SQLite's one writer, a server restarts) is tried
+    again for as long as the claim holds: the answer may have been dear.
+    """
+    last_moment = time.monotonic() + GRACE_SECONDS / 2
+    while True:
+        try:
+            with _writing(run.engine) as connection:
+                return _write(connection, run, claim, ending)
+        except (OperationalError, Busy):
+            if run.stopping() or time.monotonic() > last_moment:
+                raise
+            time.sleep(_RECORD_AGAIN_SECONDS)
+
+
+def _write(connection: Connection, run: _Run, claim: _Claim, ending: _Ending) -> bool:
+    removed = connection.execute(sa.delete(AnswerAttempt).where(_held(claim)))
+    if removed.rowcount != 1:
+        return False
+    written = connection.scalar(
+        _insert(connection)(Response)
+        .values(
+            id=uuid.uuid4(),
+            request_id=claim.question.id,
+            status=ending.status,
+            result=ending.result,
+            error=ending.error,
+            processed_by=run.processed_by(),
+            started_at=claim.started_at,
+            finished_at=now(),
+        )
+        # Somebody may have answered by hand.
+        .on_conflict_do_nothing(index_elements=[Response.request_id])
+        .returning(Response.id)
+    )
+    return written is not None
+
+
+def _insert(connection: Connection) -> Callable[[Any], Any]:
+    """Give the dialect's own insert: only those know what to do on a conflict."""
+    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+
+
+class _TimeIsUp(BaseException):
+    """No Exception: a handler that catches those all the same ends."""
+
+
+def _within(seconds: float, work: Callable[[], Any]) -> Any:
+    """Call ``work`` and raise _TimeIsUp in it when its time is up, again each second should it go on."""
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise _TimeIsUp
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+            return work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+    finally:
+        # The alarm may have rung in the line above, before it was off.
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)

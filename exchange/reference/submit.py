@@ -1,0 +1,123 @@
+"""A request comes into being: checked against its user and the day's limit, in the caller's transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from exchange.database import now
+from exchange.format.errors import printable
+from exchange.reference.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, ProfileType, Request, User
+from exchange.reference.plain import check_plain
+
+LONGEST_KIND = 64
+
+
+class SubmitRefused(Exception):  # noqa: N818 - an answer to the user
+    """The request was not taken; the text says why and what to do."""
+
+
+def submit(
+    session: Session,
+    user: str,
+    kind: str,
+    query: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    priority: int | None = None,
+) -> uuid.UUID:
+    """Add a request for the user with this name or e-mail and give its id; the caller commits.
+
+    Without a priority it gets that of the user's profile. Raises SubmitRefused when the user is unknown,
+    inactive or has had today's requests (days are UTC), or when the request itself could not cross.
+    """
+    asked = {} if parameters is None else dict(parameters)
+    _check_request(kind, query, asked)
+    asker = _find_user(session, user)
+    if not asker.active:
+        raise SubmitRefused(
+            f"the user {printable(asker.name)!r} is inactive; an administrator of the response"
+            " network can change that"
+        )
+    chosen = _choose_priority(asker.profile_type, priority)
+    _check_daily_limit(session, asker)
+    request = Request(
+        id=uuid.uuid4(), user_id=asker.id, kind=kind, query=query, parameters=asked, priority=chosen
+    )
+    session.add(request)
+    session.flush()
+    return request.id
+
+
+def _check_request(kind: str, query: str, parameters: dict[str, Any]) -> None:
+    if not 1 <= len(kind) <= LONGEST_KIND:
+        raise SubmitRefused(f"the kind has {len(kind)} characters, 1 to {LONGEST_KIND} are expected")
+    for name, value in (("kind", kind), ("query", query), ("parameters", parameters)):
+        try:
+            check_plain(value)
+        except ValueError as error:
+            raise SubmitRefused(f"the request's {name} {error}; nothing was submitted") from error
+    try:
+        check_plain([kind, query, parameters])
+    except ValueError as error:
+        raise SubmitRefused(f"the request as a whole {error}; nothing was submitted") from error
+
+
+def _find_user(session: Session, name_or_email: str) -> User:
+    """Find the user and hold the row: two requests of one user are counted one after the other."""
+    if "\0" in name_or_email:
+        raise SubmitRefused("a user's name or e-mail holds no U+0000")
+    found = session.scalars(
+        sa.select(User)
+        .where(sa.or_(User.name == name_or_email, User.email == name_or_email))
+        .order_by(User.id)
+        .with_for_update(key_share=True)
+    ).all()
+    shown = printable(name_or_email)
+    if not found:
+        raise SubmitRefused(
+            f"no user has the name or e-mail {shown!r}; new users arrive with the"
+            " directory channel's next batch"
+        )
+    if len(found) > 1:
+        raise SubmitRefused(f"{shown!r} is one user's name and another's e-mail; give the other of the two")
+    return found[0]
+
+
+def _choose_priority(profile: ProfileType, priority: int | None) -> int:
+    if priority is None:
+        return profile.priority
+    if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        raise SubmitRefused(
+            f"the priority is {priority}, {LOWEST_PRIORITY} to {HIGHEST_PRIORITY} (most urgent) are expected"
+        )
+    if priority > profile.priority:
+        raise SubmitRefused(
+            f"the priority is {priority}, the profile {printable(profile.name)!r} allows"
+            f" at most {profile.priority}"
+        )
+    return priority
+
+
+def _check_daily_limit(session: Session, user: User) -> None:
+    """Count what the user asked since midnight UTC, cancelled requests included."""
+    made = session.scalar(
+        sa.select(sa.func.count())
+        .select_from(Request)
+        .where(Request.user_id == user.id, Request.created_at >= _start_of_day(now()))
+    )
+    limit = user.profile_type.daily_limit
+    if (made or 0) >= limit:
+        raise SubmitRefused(
+            f"the user {printable(user.name)!r} has made {made} of {limit} requests today;"
+            " the day begins anew at 00:00 UTC"
+        )
+
+
+def _start_of_day(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,0 +1,428 @@
+"""Settings: ``EXCHANGE_*`` variables or a ``.env``, read once into one validated object.
+
+Every fault is found at once and said in one sentence: the variable, what was expected, what was found. Values
+that may hold a password are never printed. The file is ``.env`` in the working folder, or the one that
+``EXCHANGE_ENV_FILE`` names; a variable of the process goes before it. Relative paths start at that named
+file's folder, else at the working folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from exchange.format.errors import printable
+
+if TYPE_CHECKING:
+    from exchange.site import Site
+
+PREFIX = "EXCHANGE_"
+ENV_FILE = "EXCHANGE_ENV_FILE"
+REFERENCE_APP = "exchange.reference:channels"
+
+_ANSWERING_NETWORK = "response"
+_TYPO_LIKENESS = 0.75
+_DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
+_BROKERS = ("redis", "rediss", "sentinel", "redis+socket")
+_SECRET = "a text that is no such URL (not shown: it may hold a password)"  # noqa: S105 - words, not a secret
+
+
+class SettingsFaults(Exception):  # noqa: N818 - it carries the faults
+    """What is wrong with the settings: ``faults``, one sentence each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a variable takes, in the words that follow "expected" in a fault."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One setting as people see it, for ``env.example``. ``default`` is None for a required one."""
+
+    name: str
+    description: str
+    expected: str
+    default: str | None
+
+
+def _octal(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"0?o?[0-7]{3}", value):
+        raise ValueError(
+            f"expected permissions as octal digits, such as 0755, found {printable(repr(value))}"
+        )
+    return int(value.replace("o", ""), 8)
+
+
+def _absolute(path: Path) -> Path:
+    """Make a path absolute, from the named settings file's folder or else the working folder."""
+    named = os.environ.get(ENV_FILE)
+    base = Path(named).absolute().parent if named else Path.cwd()
+    return Path(os.path.normpath(base / path.expanduser()))
+
+
+NetworkName = Annotated[
+    str,
+    Field(pattern=r"^[a-z][a-z0-9_]{0,30}$"),
+    Expected("a name of at most 31 lower-case letters, digits and _ that begins with a letter"),
+]
+KeyName = Annotated[
+    str | None,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    Expected("the name of a key, as `exchange keys list` shows it"),
+]
+Attribute = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Expected("package.module:attribute")
+]
+Folder = Annotated[Path, AfterValidator(_absolute), Expected("a folder")]
+OptionalFolder = Annotated[
+    Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a folder")
+]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of seconds above 0")]
+Patience = Annotated[float, Field(ge=0, allow_inf_nan=False), Expected("a number of seconds, 0 or more")]
+Days = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of days above 0")]
+Share = Annotated[float, Field(ge=0, le=1), Expected("a share from 0 to 1")]
+Positive = Annotated[int, Field(ge=1, le=2**62), Expected("a whole number, 1 or more")]
+Number = Annotated[int, Field(ge=0, le=2**62), Expected("a whole number, 0 or more")]
+Mode = Annotated[int, BeforeValidator(_octal), Expected("permissions as octal digits, such as 0755")]
+Switch = Annotated[bool, Expected("true or false")]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
+    Expected("DEBUG, INFO, WARNING or ERROR"),
+]
+DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
+BrokerUrl = Annotated[str | None, Expected("a redis:// or rediss:// URL")]
+
+
+class Settings(BaseSettings):
+    """One side of the exchange as its operator set it. Make it with ``load_settings``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
+    )
+
+    network: NetworkName = Field(description="This side's name.")
+    peer: NetworkName = Field(description="The other side's name.")
+    home: Folder = Field(
+        default=Path(), description="Everything local lives below this folder (default: ./var/<network>)."
+    )
+    database_url: DatabaseUrl = Field(
+        default="",
+        repr=False,
+        description="The application's database (default: sqlite:///<home>/exchange.db).",
+    )
+    broker_url: BrokerUrl = Field(
+        default=None, repr=False, description="Celery's broker (default: an embedded one below <home>)."
+    )
+    outgoing: Folder = Field(
+        default=Path(), description="The folder the carrier takes from (default: <home>/outgoing)."
+    )
+    incoming: Folder = Field(
+        default=Path(), description="The folder the carrier brings to (default: <home>/incoming)."
+    )
+    folder_mode: Mode = Field(default=0o755, description="Permissions of the outgoing folder.")
+    file_mode: Mode = Field(default=0o644, description="Permissions of the files in it.")
+    app: Attribute = Field(default=REFERENCE_APP, description="Where the channels are declared.")
+    schemas: OptionalFolder = Field(
+        default=None,
+        description="Folder of the streams' schemas (default: the shipped one, for the reference app).",
+    )
+    handler: Attribute = Field(
+        default="exchange.reference.handlers:echo",
+        description="What answers a request of the reference application.",
+    )
+    handler_seconds: Seconds = Field(
+        default=30.0, description="How long the handler may take for one request."
+    )
+    export_every: Seconds = Field(default=300.0, description="Seconds between two exports.")
+    import_every: Seconds = Field(default=60.0, description="Seconds between two imports.")
+    answer_every: Seconds = Field(
+        default=5.0, description="Seconds between two looks for requests to answer (reference application)."
+    )
+    require_signature: Switch = Field(default=True, description="Refuse unsigned batches.")
+    signing_key: KeyName = Field(
+        default=None, description="Which of <home>/keys signs (default: the newest)."
+    )
+    batch_records: Positive = Field(default=100_000, description="Records in a batch, at most.")
+    batch_bytes: Positive = Field(
+        default=64 * 1024**2, description="Bytes in a batch before compression, about at most."
+    )
+    max_record_bytes: Positive = Field(default=1024**2, description="Longest record that is read, in bytes.")
+    max_records: Positive = Field(default=10_000_000, description="Most records of a batch that is read.")
+    max_content_bytes: Positive = Field(
+        default=4 * 1024**3, description="Most bytes of a batch that is read, after decompression."
+    )
+    invalid_records: Number = Field(
+        default=1000, description="More invalid records than this in one batch, and it is refused whole."
+    )
+    invalid_share: Share = Field(
+        default=0.1, description="A larger share of invalid records, and the batch is refused whole."
+    )
+    deleted_rows: Number = Field(
+        default=1000, description="So many deletes in one batch are never held for a person."
+    )
+    deleted_share: Share = Field(
+        default=0.5, description="Deletes of a larger share of a table hold the batch for a person."
+    )
+    look_ahead: Positive = Field(
+        default=10_000, description="How far ahead of the expected sequence a batch may be."
+    )
+    grace_seconds: Patience = Field(
+        default=3600.0, description="How long an incomplete batch is waited for before it is quarantined."
+    )
+    settle_seconds: Patience = Field(default=10.0, description="How long a file may still be arriving.")
+    retention_days: Days = Field(
+        default=30.0, description="How long archived and quarantined batches are kept."
+    )
+    worker_concurrency: Positive = Field(default=2, description="Tasks a worker runs at once.")
+    task_seconds: Annotated[
+        float, Field(ge=10, allow_inf_nan=False), Expected("a number of seconds, 10 or more")
+    ] = Field(
+        default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back."
+    )
+    redbeat: Switch = Field(
+        default=False, description="Keep the schedule in Redis with RedBeat (needs EXCHANGE_BROKER_URL)."
+    )
+    log_level: LogLevel = Field(default="INFO", description="How much is logged.")
+
+    @field_validator("peer")
+    @classmethod
+    def _two_networks(cls, peer: str, info: ValidationInfo) -> str:
+        if peer == info.data.get("network"):
+            raise ValueError(f"expected another name than {PREFIX}NETWORK, found {peer!r} in both")
+        return peer
+
+    @field_validator("home", "outgoing", "incoming", mode="before")
+    @classmethod
+    def _default_folder(cls, folder: object, info: ValidationInfo) -> object:
+        if folder != Path():
+            return folder
+        if info.field_name == "home":
+            return Path("var") / info.data.get("network", "network")
+        return info.data.get("home", Path()) / str(info.field_name)
+
+    @field_validator("incoming")
+    @classmethod
+    def _two_folders(cls, incoming: Path, info: ValidationInfo) -> Path:
+        if incoming == info.data.get("outgoing"):
+            raise ValueError(
+                f"expected another folder than {PREFIX}OUTGOING, found {printable(str(incoming))} in both"
+            )
+        return incoming
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            return f"sqlite:///{info.data.get('home', Path())}/exchange.db"
+        try:
+            url = make_url(value)
+        except (ArgumentError, ValueError):
+            raise ValueError(
+                f"expected a URL such as postgresql://user:password@host/name, found {_SECRET}"
+            ) from None
+        return _checked_sqlite(url) if url.get_backend_name() == "sqlite" else _checked_postgresql(url)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            url = urlsplit(value)
+            scheme, complete = url.scheme, bool(url.hostname or url.path) and url.port != 0
+        except ValueError:
+            scheme, complete = "", False
+        if scheme not in _BROKERS or not complete:
+            raise ValueError(f"expected a URL such as redis://:password@host:6379/0, found {_SECRET}")
+        return value
+
+    @field_validator("folder_mode", "file_mode")
+    @classmethod
+    def _own(cls, mode: int, info: ValidationInfo) -> int:
+        own = 0o700 if info.field_name == "folder_mode" else 0o600
+        if mode & own != own or mode & 0o002:
+            raise ValueError(f"expected permissions that let us write and not everybody, found {mode:04o}")
+        return mode
+
+    @field_validator("redbeat")
+    @classmethod
+    def _schedule(cls, redbeat: bool, info: ValidationInfo) -> bool:
+        if redbeat and info.data.get("broker_url", "invalid") is None:
+            raise ValueError(
+                f"expected false with the embedded broker, found true; set {PREFIX}BROKER_URL first"
+            )
+        if redbeat and importlib.util.find_spec("redbeat") is None:
+            raise ValueError(
+                "expected false, as RedBeat is not installed; pip install 'exchange[redbeat]' first"
+            )
+        return redbeat
+
+    @property
+    def broker_folder(self) -> Path:
+        """Where the embedded broker keeps its data and its address."""
+        return self.home / "broker"
+
+    @property
+    def run_folder(self) -> Path:
+        """Where running processes keep what nobody misses: beat's schedule."""
+        return self.home / "run"
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where this side's own keys are, and below it the trusted ones."""
+        return self.home / "keys"
+
+    @property
+    def answers_requests(self) -> bool:
+        """Whether this side is the one of the reference application that answers."""
+        return self.app == REFERENCE_APP and self.network == _ANSWERING_NETWORK
+
+    @property
+    def shown_database_url(self) -> str:
+        """The database's URL for people: without its password."""
+        return make_url(self.database_url).render_as_string(hide_password=True)
+
+    def site(self) -> Site:
+        """Build the workflows' view of this side, with an engine of its own: after a fork, once a process.
+
+        Raises SettingsFaults when the channels, schemas or keys that the settings name are faulty.
+        """
+        from exchange.assembly import assemble  # noqa: PLC0415 - settings alone load neither channels nor models
+
+        return assemble(self)
+
+
+def load_settings() -> Settings:
+    """Read and check all settings. Raises SettingsFaults with every fault."""
+    faults: list[str] = []
+    file, content = _read_env_file(faults)
+    faults += misspelt(set(os.environ) | set(content))
+    try:
+        settings = Settings(_env_file=file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        faults += [_sentence(fault) for fault in error.errors(include_url=False)]
+        raise SettingsFaults(faults) from None
+    if faults:
+        raise SettingsFaults(faults)
+    return settings
+
+
+def variables() -> Iterator[Variable]:
+    """List every variable in the order of the class."""
+    for name, field in Settings.model_fields.items():
+        required = field.is_required()
+        yield Variable(
+            variable_name(name),
+            field.description or "",
+            _expected(name),
+            None if required else _written(field.default, name),
+        )
+
+
+def variable_name(field: str) -> str:
+    """Name the variable of a field."""
+    return PREFIX + field.upper()
+
+
+def misspelt(names: set[str]) -> list[str]:
+    """Say which variables look like a misspelt setting; one that resembles none is not ours to judge."""
+    known = {variable_name(name).removeprefix(PREFIX) for name in Settings.model_fields}
+    faults = []
+    for name in sorted(names):
+        ours, _, rest = name.upper().partition(PREFIX)
+        if ours or rest in known or name.upper() in OTHER_VARIABLES:
+            continue
+        # Without the prefix, or everything would look alike.
+        if likely := difflib.get_close_matches(rest, known, n=1, cutoff=_TYPO_LIKENESS):
+            faults.append(
+                f"{printable(name)}: expected a setting, found none of this name; {PREFIX}{likely[0]}?"
+            )
+    return faults
+
+
+OTHER_VARIABLES = {ENV_FILE}
+"""Variables of ours that are no settings."""
+
+
+def _read_env_file(faults: list[str]) -> tuple[Path | None, dict[str, str | None]]:
+    named = os.environ.get(ENV_FILE)
+    file = Path(named) if named else Path(".env")
+    if not file.is_file():
+        if named:
+            faults.append(
+                f"{ENV_FILE}: expected a file of NAME=value lines, found none at {printable(named)}"
+            )
+        return None, {}
+    try:
+        return file, dotenv_values(file)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        faults.append(f"{printable(str(file))}: expected a file of NAME=value lines, but {reason}")
+        return None, {}
+
+
+def _sentence(fault: Any) -> str:
+    field = str(fault["loc"][0])
+    name = variable_name(field)
+    if fault["type"] == "missing":
+        return f"{name} is not set: expected {_expected(field)}; set it, or let `exchange init` write a .env"
+    if fault["type"] == "value_error":
+        return f"{name}: {fault['ctx']['error']}"
+    return f"{name}: expected {_expected(field)}, found {printable(repr(fault['input']))}"
+
+
+def _expected(field: str) -> str:
+    metadata = Settings.model_fields[field].metadata
+    return next(item.words for item in metadata if isinstance(item, Expected))
+
+
+def _written(default: object, field: str) -> str:
+    if default is None or default == Path():
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:04o}" if field.endswith("_mode") else str(default)
+
+
+def _checked_sqlite(url: URL) -> str:
+    if url.drivername not in _DATABASES:
+        raise ValueError(f"expected the driver sqlite, found {printable(url.drivername)}")
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise ValueError(
+            "expected a SQLite file, found a database in memory, which no second process can see"
+        )
+    path = str(_absolute(Path(url.database)))
+    return url.set(database=path).render_as_string(hide_password=False)
+
+
+def _checked_postgresql(url: URL) -> str:
+    if url.drivername not in _DATABASES:
+        raise ValueError(f"expected sqlite or postgresql (with psycopg 3), found {printable(url.drivername)}")
+    if not url.database:
+        raise ValueError("expected the name of a database after the host, found none")
+    if importlib.util.find_spec("psycopg") is None:
+        raise ValueError("expected a driver for PostgreSQL, found none; pip install 'exchange[postgres]'")
+    return url.render_as_string(hide_password=False)

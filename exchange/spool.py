@@ -1,0 +1,410 @@
+"""The folders: how files come in, go out, and never half exist.
+
+Only this module renames, opens or syncs a batch's files. Whatever lies in ``incoming/`` belongs to the other
+side until it is claimed; nothing there is followed, trusted or changed. Moves may be repeated: each step
+finds what a crashed one left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from exchange.format.errors import WorldError, printable
+from exchange.format.manifest import MAX_MANIFEST_BYTES
+from exchange.format.names import BatchName, FileKind, data_name, manifest_name, parse_file_name
+
+MARKER = ".exchange-folder"
+"""In the folders a carrier serves: an unmounted folder looks empty, but it has no marker."""
+
+_COPY_BYTES = 1024 * 1024
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where everything lies. ``outgoing`` and ``incoming`` may be anywhere, the rest is below ``home``."""
+
+    home: Path
+    outgoing: Path
+    incoming: Path
+    folder_mode: int = 0o755
+    file_mode: int = 0o644
+
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """The folders that are ours alone."""
+        return (
+            self.home,
+            self.tmp,
+            self.sealed,
+            self.work,
+            self.archive,
+            self.quarantine,
+            self.home / "keys",
+            self.home / "markers",
+        )
+
+    @property
+    def tmp(self) -> Path:
+        """Data files being written."""
+        return self.home / "tmp"
+
+    @property
+    def sealed(self) -> Path:
+        """Our copy of every batch we sealed, until retention ends: what a resend publishes again."""
+        return self.home / "sealed"
+
+    @property
+    def work(self) -> Path:
+        """Batches claimed and not settled."""
+        return self.home / "work"
+
+    @property
+    def archive(self) -> Path:
+        """Batches applied, or seen again."""
+        return self.home / "archive"
+
+    @property
+    def quarantine(self) -> Path:
+        """Batches refused, each with a sentence beside it."""
+        return self.home / "quarantine"
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A manifest seen in ``incoming/`` or ``work/``; its data file may or may not be there yet."""
+
+    name: BatchName
+    folder: Path
+
+    @property
+    def stem(self) -> str:
+        """The file names' common part."""
+        return str(self.name)
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone."""
+
+    found: tuple[Sighting, ...]
+    ignored: int
+    unpaired: int
+
+
+class Spool:
+    """The folders of one network and every move of a file between them."""
+
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
+
+    def prepare(self) -> None:
+        """Create what is missing. Raises WorldError if a folder can't be made or has lost its marker."""
+        try:
+            for folder in self.folders.private:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for role, folder in (("outgoing", self.folders.outgoing), ("incoming", self.folders.incoming)):
+                self._prepare_shared(role, folder)
+        except OSError as error:
+            msg = f"{error.filename}: {error.strerror}; nothing was read or written; mend the folder and run again"
+            raise WorldError(msg) from error
+
+    def _prepare_shared(self, role: str, folder: Path) -> None:
+        remembered = self.folders.home / "markers" / role
+        marker = folder / MARKER
+        if remembered.exists() and remembered.read_text() == str(folder):
+            if not marker.exists():
+                msg = (
+                    f"{folder} has lost its marker {MARKER}: it is probably not mounted; nothing advances until"
+                    f" it is back, or until `exchange init` marks this folder anew"
+                )
+                raise WorldError(msg)
+            return
+        self.mark(role)
+
+    def mark(self, role: str) -> None:
+        """Make the shared folder ``outgoing`` or ``incoming`` if need be, mark it, and remember that we did."""
+        folder: Path = getattr(self.folders, role)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            folder.chmod(self.folders.folder_mode)
+        (folder / MARKER).touch()
+        (self.folders.home / "markers").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folders.home / "markers" / role).write_text(str(folder))
+
+    # Out
+
+    @contextlib.contextmanager
+    def drafting(self) -> Iterator[tuple[BinaryIO, Path]]:
+        """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed."""
+        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}.data"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "w+b") as file:
+                yield file, path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def seal(self, name: BatchName, encoding: tuple[str, ...], draft: Path, data_bytes: int, manifest: bytes) -> None:
+        """Make a batch durable in ``sealed/``: data, then manifest, each synced before its rename.
+
+        ``draft`` is complete and flushed. Raises WorldError if the disk did not take all of it.
+        """
+        try:
+            found = draft.stat().st_size
+            if found != data_bytes:
+                msg = f"{draft.name}: the disk holds {found} bytes of {data_bytes}; the batch is not sealed; run again"
+                raise WorldError(msg)
+            _sync_file(draft)
+            draft.rename(self.folders.sealed / data_name(name, encoding))
+            _write_new(self.folders.sealed / manifest_name(name), manifest, self.folders.tmp)
+            _sync_folder(self.folders.sealed)
+        except OSError as error:
+            raise _world(error, "the batch is not sealed and its changes stay pending") from error
+
+    def publish(self, name: BatchName, encoding: tuple[str, ...], attempt: int = 1) -> None:
+        """Put a sealed batch into ``outgoing/``: data first, the manifest last as the commit mark.
+
+        May be repeated. ``attempt`` > 1 publishes the same bytes under the next name.
+        Raises WorldError if our sealed copy is gone or the folder can't take it.
+        """
+        public = BatchName(name.channel, name.epoch, name.sequence, attempt)
+        try:
+            for source, target in (
+                (data_name(name, encoding), data_name(public, encoding)),
+                (manifest_name(name), manifest_name(public)),
+            ):
+                self._copy_out(self.folders.sealed / source, self.folders.outgoing / target)
+            _sync_folder(self.folders.outgoing)
+        except OSError as error:
+            raise _world(error, "the batch stays sealed and is published at the next run") from error
+
+    def _copy_out(self, source: Path, target: Path) -> None:
+        # A copy, not a link: what the carrier can reach must not be the bytes that we would send again.
+        draft = target.with_name(f".{target.name}.tmp")
+        with source.open("rb") as read, draft.open("wb") as write:
+            shutil.copyfileobj(read, write, _COPY_BYTES)
+            write.flush()
+            os.fchmod(write.fileno(), self.folders.file_mode)
+            if write.tell() != os.fstat(read.fileno()).st_size:
+                raise OSError(errno.EIO, "short copy", str(target))
+            os.fsync(write.fileno())
+        draft.rename(target)
+
+    def forget_sealed(self, name: BatchName, encoding: tuple[str, ...]) -> None:
+        """Remove our copy of a sealed batch whose retention has ended, and what the carrier left of it."""
+        for folder in (self.folders.sealed, self.folders.outgoing):
+            (folder / manifest_name(name)).unlink(missing_ok=True)
+            (folder / data_name(name, encoding)).unlink(missing_ok=True)
+
+    # In
+
+    def sight(self) -> Sightings:
+        """List ``incoming/`` and ``work/`` once each. Nothing is opened, and no link is followed."""
+        found: dict[str, Sighting] = {}
+        data: set[str] = set()
+        ignored = 0
+        for folder in (self.folders.work, self.folders.incoming):
+            with _scanned(folder) as entries:
+                for entry in entries:
+                    parsed = parse_file_name(entry.name)
+                    if parsed is None or not entry.is_file(follow_symlinks=False):
+                        ignored += entry.name != MARKER
+                    elif parsed[1] is FileKind.MANIFEST:
+                        found.setdefault(str(parsed[0]), Sighting(parsed[0], folder))
+                    else:
+                        data.add(str(parsed[0]))
+        return Sightings(tuple(sorted(found.values(), key=lambda s: s.name)), ignored, len(data - found.keys()))
+
+    def read_manifest(self, sighting: Sighting) -> bytes:
+        """Read a manifest, at most one byte more than a manifest may have. Raises FileNotFoundError if it went."""
+        with _open_plain(sighting.folder / manifest_name(sighting.name)) as file:
+            return file.read(MAX_MANIFEST_BYTES + 1)
+
+    def data_size(self, sighting: Sighting, encoding: tuple[str, ...]) -> int | None:
+        """Size in bytes of the data file, wherever of the two folders it is; None if it is not there or no plain file."""
+        for folder in (self.folders.work, self.folders.incoming):
+            with contextlib.suppress(OSError):
+                found = (folder / data_name(sighting.name, encoding)).lstat()
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                    return found.st_size
+        return None
+
+    def seconds_since_written(self, sighting: Sighting, encoding: tuple[str, ...] | None) -> float:
+        """How long nobody has written to the data file, or with None to the manifest. Only ever a guess whether a
+        carrier still writes: copies keep old times, and clocks differ."""
+        file = manifest_name(sighting.name) if encoding is None else data_name(sighting.name, encoding)
+        for folder in (self.folders.work, self.folders.incoming):
+            with contextlib.suppress(OSError):
+                found = (folder / file).lstat()
+                # The change time is this machine's own, so a time in the future can't keep a file young for ever.
+                return time.time() - min(found.st_mtime, found.st_ctime)
+        return 0.0
+
+    def claim(self, sighting: Sighting, encoding: tuple[str, ...]) -> Sighting:
+        """Take both files out of the other side's reach, into ``work/``. May be repeated after a crash."""
+        # The manifest last: it alone makes a sighting, so a crash in between is found by its name in incoming/.
+        for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
+            source, target = self.folders.incoming / name, self.folders.work / name
+            if not target.exists():
+                _move(source, target)
+        return Sighting(sighting.name, self.folders.work)
+
+    def give_back(self, sighting: Sighting, encoding: tuple[str, ...]) -> None:
+        """Undo a claim: the carrier is still writing this batch."""
+        for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
+            source, target = self.folders.work / name, self.folders.incoming / name
+            if source.exists() and not target.exists():
+                _move(source, target)
+
+    def open_data(self, sighting: Sighting, encoding: tuple[str, ...]) -> BinaryIO:
+        """Open a claimed batch's data file for reading, as a plain file with one link."""
+        return _open_plain(sighting.folder / data_name(sighting.name, encoding))
+
+    def shelve(self, sighting: Sighting) -> None:
+        """Move a settled batch to ``archive/``, beside an earlier copy if there is one."""
+        self._settle(sighting, self.folders.archive)
+
+    def quarantine(self, sighting: Sighting, sentence: str) -> None:
+        """Move a refused batch to ``quarantine/`` and write the sentence beside it."""
+        stem = self._settle(sighting, self.folders.quarantine)
+        _write_new(self.folders.quarantine / f"{stem}.reason.txt", f"{printable(sentence, 2000)}\n".encode(), self.folders.tmp)
+
+    def _settle(self, sighting: Sighting, folder: Path) -> str:
+        stem = _free_stem(folder, sighting.stem)
+        for here in (self.folders.work, self.folders.incoming):
+            for kind in (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", ".manifest.jsonl"):
+                source = here / f"{sighting.stem}{kind}"
+                if source.is_symlink() or not source.is_file():
+                    continue
+                _move(source, folder / f"{stem}{kind}")
+            if (folder / f"{stem}.manifest.jsonl").exists():
+                break
+        _sync_folder(folder)
+        return stem
+
+    def kept(self, stem: str) -> Sighting | None:
+        """Find an incoming batch by its stem in work, incoming, quarantine or archive, in this order."""
+        with contextlib.suppress(ValueError):
+            name = BatchName.parse(stem)
+            for folder in (
+                self.folders.work,
+                self.folders.incoming,
+                self.folders.quarantine,
+                self.folders.archive,
+            ):
+                if (folder / manifest_name(name)).is_file():
+                    return Sighting(name, folder)
+        return None
+
+    def bring_back(self, sighting: Sighting) -> Sighting:
+        """Move a kept batch back to ``work/`` so that the next import judges it anew."""
+        if sighting.folder in (self.folders.work, self.folders.incoming):
+            return sighting
+        for path in sorted(sighting.folder.glob(f"{sighting.stem}.*"), reverse=True):
+            if path.name.endswith(".reason.txt"):
+                path.unlink()
+            else:
+                _move(path, self.folders.work / path.name)
+        return Sighting(sighting.name, self.folders.work)
+
+    def prune(self, folder: Path, older_than: float) -> int:
+        """Remove files of ``folder`` last changed before ``older_than`` (Unix time); say how many."""
+        removed = 0
+        with _scanned(folder) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_ctime < older_than:
+                    Path(entry.path).unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+    def free_bytes(self) -> int:
+        """Free space, in bytes, where batches are sealed."""
+        return shutil.disk_usage(self.folders.home).free
+
+
+def _world(error: OSError, consequence: str) -> WorldError:
+    return WorldError(f"{error.filename or 'the disk'}: {error.strerror or error}; {consequence}")
+
+
+@contextlib.contextmanager
+def _scanned(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield entries
+    except OSError as error:
+        raise _world(error, "nothing was read; mend the folder and run again") from error
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    """Open without following a link or waiting at a FIFO. Raises OSError unless it is a plain file with one name."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path.name, _OPEN_FLAGS, dir_fd=folder)
+    finally:
+        os.close(folder)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file with one name", str(path))
+    return open(descriptor, "rb")
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # Another filesystem: copy whole, then show it under its name, then let go of the original.
+        draft = target.with_name(f".{target.name}.tmp")
+        with _open_plain(source) as read, draft.open("wb") as write:
+            shutil.copyfileobj(read, write, _COPY_BYTES)
+            write.flush()
+            os.fsync(write.fileno())
+        draft.rename(target)
+        source.unlink()
+
+
+def _free_stem(folder: Path, stem: str) -> str:
+    """Give ``stem``, or the first of ``stem~2``, ``stem~3`` ... that no file of ``folder`` has."""
+    candidate, number = stem, 1
+    while (folder / f"{candidate}.manifest.jsonl").exists():
+        number += 1
+        candidate = f"{stem}~{number}"
+    return candidate
+
+
+def _write_new(target: Path, content: bytes, tmp: Path) -> None:
+    draft = tmp / f"{os.getpid()}-{os.urandom(6).hex()}.tmp"
+    try:
+        with draft.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o600)
+            os.fsync(file.fileno())
+        draft.rename(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

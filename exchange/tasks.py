@@ -1,0 +1,183 @@
+"""The tasks: each checks its arguments, calls one workflow and returns what came of it, as JSON.
+
+They may be called by hand (``celery -A exchange call exchange.import --kwargs '{"channel": "requests"}'``),
+as often as one likes, while others run: with nothing to do they say so, and where another one works they
+answer ``busy`` with who and since when. What only a person can mend fails with one sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from exchange import exporter, importer, replay, retry
+from exchange import prune as pruning
+from exchange.celery import app, settings_or_exit, stopping
+from exchange.database import Busy, whoami, world_errors
+from exchange.format.errors import Verdict, WorldError, printable
+from exchange.reference.answering import answer_requests as answer
+from exchange.reference.handlers import load_handler
+from exchange.settings import SettingsFaults
+from exchange.site import Site
+
+Result = dict[str, Any]
+Work = TypeVar("Work", bound=Callable[..., Result])
+
+log = structlog.get_logger("exchange")
+
+
+class Refused(Exception):  # noqa: N818 - reads as what happened
+    """The arguments of a task make no sense; the text is one sentence."""
+
+
+# Nothing is wrong with the program: a traceback would only hide the sentence.
+_SAID = (Refused, WorldError, SettingsFaults)
+
+
+class Outcome(Protocol):
+    """What a workflow says of one batch or record."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+
+
+def _task(name: str) -> Callable[[Work], Work]:
+    """Make a task that answers ``busy`` rather than fail, and logs a sentence where one says it all."""
+
+    def decorate(work: Work) -> Work:
+        @functools.wraps(work)
+        def run(*args: Any, **kwargs: Any) -> Result:
+            try:
+                with world_errors():
+                    return work(*args, **kwargs)
+            except Busy as busy:
+                since = busy.since.isoformat() if busy.since else None
+                log.info("busy", task=name, message=str(busy))
+                return {"verdict": Verdict.BUSY.value, "who": busy.who, "since": since, "message": str(busy)}
+            except _SAID as fault:
+                log.error("failed", task=name, message=str(fault))  # noqa: TRY400 - the sentence says it all
+                raise
+
+        task: Work = app.task(name=name, throws=_SAID)(run)
+        return task
+
+    return decorate
+
+
+@_task("exchange.export")
+def export(channel: str | None = None) -> Result:
+    """Export what changed, of one channel or of all: ``batches``, one for each that was published."""
+    site = _site()
+    _check_channel(channel, {one.name for one in site.outgoing()}, "sent")
+    run = exporter.run(site, channel=channel, stopping=stopping)
+    for sentence in run.busy:
+        log.info("busy", message=sentence)
+    notes = {"parked": run.parked, "busy": list(run.busy), "trouble": run.trouble}
+    return _told(run.batches, notes, "nothing to export")
+
+
+@_task("exchange.import")
+def import_(channel: str | None = None, batch: str | None = None) -> Result:
+    """Import what arrived, of one channel, one batch or all: ``batches``, one for each that was looked at."""
+    site = _site()
+    _check_channel(channel, {one.name for one in site.incoming()}, "received")
+    _check_text("batch", batch)
+    run = importer.run(site, channel=channel, stem=batch, stopping=stopping)
+    notes = {"ignored": run.ignored, "unpaired": run.unpaired, "trouble": run.trouble}
+    return _told(run.batches, notes, "nothing to import")
+
+
+@_task("exchange.retry_dead_letter")
+def retry_dead_letter(ids: int | list[int]) -> Result:
+    """Try parked records again: ``dead_letters``, one for each id."""
+    wanted: list[Any] = ids if isinstance(ids, list) else [ids]
+    if not wanted or any(type(one) is not int for one in wanted):
+        raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
+    return _told(retry.run(_site(), wanted, whoami()), {}, "nothing to retry", what="dead_letters")
+
+
+@_task("exchange.replay_batch")
+def replay_batch(batch: str) -> Result:
+    """Apply an archived, held or quarantined batch again; one that was applied stays as it is."""
+    _check_text("batch", batch or 0)
+    return _told([replay.replay(_site(), batch)], {}, "nothing to replay")
+
+
+@_task("exchange.prune")
+def prune() -> Result:
+    """Remove what retention no longer keeps: counts by what it was."""
+    return _counted(pruning.run(_site()).as_dict(), "nothing to prune")
+
+
+@_task("exchange.answer_requests")
+def answer_requests() -> Result:
+    """Hand new requests of the reference application to the handler: counts by what came of them."""
+    settings = settings_or_exit()
+    if not settings.answers_requests:
+        raise Refused(f"network {settings.network} of {settings.app} has no requests to answer")
+    try:
+        handler = load_handler(settings.handler)
+    except ValueError as error:
+        raise SettingsFaults([f"EXCHANGE_HANDLER: {error}"]) from error
+    answers = answer(
+        _site().engine,
+        handler,
+        settings.network,
+        seconds=settings.handler_seconds,
+        stopping=stopping,
+        interrupts=(KeyboardInterrupt, SoftTimeLimitExceeded),
+    )
+    return _counted(dataclasses.asdict(answers), "nothing to answer")
+
+
+def _site() -> Site:
+    """Give this process's own site: an engine that went through a fork would share its connections."""
+    return _site_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _site_of(_process: int) -> Site:
+    site = settings_or_exit().site()
+    site.spool.prepare()
+    return site
+
+
+def _check_channel(channel: str | None, known: set[str], way: str) -> None:
+    _check_text("channel", channel)
+    if channel is not None and channel not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise Refused(f"channel: expected one that is {way} here ({names}), found {_shown(channel)}")
+
+
+def _check_text(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise Refused(f"{name}: expected a name or null, found {_shown(value)}")
+
+
+def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what: str = "batches") -> Result:
+    """Log each outcome as one event, and give them all."""
+    told = [outcome.as_dict() for outcome in outcomes]
+    for fields in told:
+        said = {name: value for name, value in fields.items() if value not in (None, "")}
+        log.info(said.pop("verdict", None) or said.pop("state", None) or "published", **said)
+    trouble = notes.get("trouble")
+    if trouble:
+        log.warning("trouble", message=trouble)
+    return {what: told, **notes, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
+
+
+def _counted(counts: dict[str, Any], nothing: str) -> Result:
+    done = {name: count for name, count in counts.items() if count}
+    if done:
+        log.info("done", **done)
+    return counts | {"message": ", ".join(f"{count} {name}" for name, count in done.items()) or nothing}
+
+
+def _shown(value: object) -> str:
+    return printable(repr(value), 80)

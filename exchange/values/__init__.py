@@ -1,0 +1,11 @@
+"""How a column's values look on the wire (FORMAT.md section 3), and back: exact, or refused with a sentence.
+
+``codec_for`` finds the codec of a column by its type without any decorator or variant: what crosses is what
+the database keeps, not what an application's own type makes of it. A value that one of the two databases
+would keep differently from the other is refused on both, before any database sees it.
+"""
+
+from exchange.values.codec import Codec, UnsupportedColumn, codec_for
+from exchange.values.kind import Json, as_is
+
+__all__ = ["Codec", "Json", "UnsupportedColumn", "as_is", "codec_for"]

@@ -1,0 +1,90 @@
+"""What all kinds of values have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.types import NullType
+
+from exchange.format.errors import RecordError
+
+Json = Any
+"""A value as JSON has it: None, bool, int, float, str, list or dict."""
+
+Encode = Callable[[Any], Json]
+Decode = Callable[[Json], Any]
+
+
+def as_is(value: Any) -> Any:
+    """Give the value back: the encoder or decoder where there is nothing to do, which a caller may skip."""
+    return value
+
+
+class Refuse(Protocol):
+    """Makes the error for one value of one column: what was expected, what was found, and perhaps why."""
+
+    def __call__(self, value: object, why: str = "") -> RecordError:
+        """Word it; the caller raises."""
+        ...
+
+
+class Kind(ABC):
+    """One kind of values: its schema and its two directions, on SQLite and on PostgreSQL.
+
+    An encoder takes what ``selected`` gives, a decoder gives what the driver binds without any conversion of
+    SQLAlchemy's. Both are made once per column and called once per value, so each is one plain function.
+    """
+
+    keyable = True
+    """Whether the value can be part of a key: equal values have one spelling."""
+
+    @property
+    @abstractmethod
+    def expected(self) -> str:
+        """What the values are, in words that follow "expected"."""
+
+    @abstractmethod
+    def schema(self) -> dict[str, Any]:
+        """Give the JSON Schema of a value that is not null."""
+
+    @abstractmethod
+    def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
+        """From a selected value that is not null to the wire's."""
+
+    @abstractmethod
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
+        """From a wire value that is not null to the driver's."""
+
+    def selected(self, column: sa.Column[Any], *, sqlite: bool) -> sa.ColumnElement[Any]:
+        """Say what to select: on SQLite see ``stored``, on PostgreSQL the server's own text."""
+        return stored(column) if sqlite else sa.cast(column, sa.Text)
+
+    def family(self) -> Hashable:
+        """Say what must be the same for a type and its variants on the two databases."""
+        return type(self)
+
+
+def raw(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """Select a column without SQLAlchemy's conversions."""
+    return sa.type_coerce(column, NullType())
+
+
+def stored(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """Select from SQLite what is really there, in any column: text as its bytes, a blob as the text "a blob".
+
+    SQLite keeps what it is given, and its driver fails the whole query at text that is not UTF-8; as bytes,
+    one bad value is one refused record.
+    """
+    kind = sa.func.typeof(column)
+    is_text, is_blob = kind == sa.literal_column("'text'"), kind == sa.literal_column("'blob'")
+    return sa.type_coerce(
+        sa.case(
+            (is_text, sa.cast(column, sa.BLOB)),
+            (is_blob, sa.literal_column("'a blob'")),
+            else_=raw(column),
+        ),
+        NullType(),
+    )

@@ -1,0 +1,278 @@
+"""Strings, enums, UUIDs, bytes and JSON documents."""
+
+# ruff: noqa: D102 - the base class says what each method is for
+
+from __future__ import annotations
+
+import binascii
+import json as stdlib_json
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from exchange.format import json
+from exchange.format.errors import RecordError
+from exchange.values.kind import Decode, Encode, Json, Kind, Refuse, as_is, raw
+
+
+@dataclass(frozen=True)
+class Words(Kind):
+    """Strings, of at most ``length`` code points.
+
+    A column of fixed length (CHAR) has no blanks at its end: PostgreSQL pads with them and says they mean
+    nothing, SQLite does neither.
+    """
+
+    length: int | None
+    fixed: bool
+    keyable: bool = True
+
+    @property
+    def expected(self) -> str:
+        bound = "" if self.length is None else f" of at most {self.length} characters"
+        blanks = ", none of them a blank at the end" if self.fixed else ""
+        return f"a string{bound} without U+0000{blanks}"
+
+    def schema(self) -> dict[str, Any]:
+        bound = {} if self.length is None else {"maxLength": self.length}
+        pattern = "^([^\\u0000]*[^\\u0000 ])?$" if self.fixed else "^[^\\u0000]*$"
+        return {"type": "string", **bound, "pattern": pattern}
+
+    def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
+        if not sqlite:
+            return as_is
+        check = self.decoder(refuse, sqlite=True)
+
+        def words(value: Any) -> str:
+            if type(value) is not bytes:
+                raise refuse(value)
+            try:
+                text = value.decode()
+            except UnicodeDecodeError as error:
+                raise refuse(value, "its bytes are not UTF-8") from error
+            return str(check(text))
+
+        return words
+
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+        most = self.length
+        fixed = self.fixed
+
+        def words(value: Json) -> str:
+            if type(value) is not str or "\0" in value or (most is not None and len(value) > most):
+                raise refuse(value)
+            if fixed and value[-1:] == " ":
+                raise refuse(value)
+            if not value.isascii():
+                try:
+                    value.encode()
+                except UnicodeEncodeError as error:
+                    raise refuse(value, "a lone surrogate is no character") from error
+            return value
+
+        return words
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    """Enums, by value. ``wires`` maps what the database keeps to the value; its order is the declared one."""
+
+    wires: tuple[tuple[str, str | int], ...]
+
+    @property
+    def expected(self) -> str:
+        return "one of " + ", ".join(repr(wire) for wire in self._values())
+
+    def _values(self) -> list[str | int]:
+        return list(dict.fromkeys(wire for _, wire in self.wires))
+
+    def schema(self) -> dict[str, Any]:
+        types = sorted({"string" if type(wire) is str else "integer" for wire in self._values()})
+        return {"type": types[0] if len(types) == 1 else types, "enum": self._values()}
+
+    def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
+        wires: Mapping[Hashable, str | int] = {
+            name.encode() if sqlite else name: wire for name, wire in self.wires
+        }
+
+        def choice(value: Any) -> str | int:
+            wire = wires.get(value)
+            if wire is None:
+                raise refuse(value)
+            return wire
+
+        return choice
+
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+        names: dict[str | int, str] = {}
+        for name, wire in self.wires:
+            names.setdefault(wire, name)
+        types = frozenset(type(wire) for wire in names)
+
+        def choice(value: Json) -> str:
+            # Python would find 1 for true and for 1.0.
+            name = names.get(value) if type(value) in types else None
+            if name is None:
+                raise refuse(value)
+            return name
+
+        return choice
+
+    def family(self) -> Hashable:
+        """Let a variant keep only the same names for the same values."""
+        return (Choice, frozenset(self.wires))
+
+
+_UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_HEX = re.compile(rb"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Identifier(Kind):
+    """UUIDs. Where the database has no such type, or if not ``native``, SQLAlchemy keeps 32 hex digits."""
+
+    native: bool
+    expected = "a UUID in lower case with dashes"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{_UUID.pattern}$"}
+
+    def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
+        if self.native and not sqlite:
+            return as_is
+
+        def dashed(value: Any) -> str:
+            if type(value) is str:
+                value = value.encode()
+            if type(value) is not bytes or not _HEX.fullmatch(value):
+                raise refuse(value, "where 32 hex digits in lower case are kept")
+            digits = value.decode()
+            return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+        return dashed
+
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
+        fits = _UUID.fullmatch
+
+        def dashed(value: Json) -> str:
+            if type(value) is str and fits(value):
+                return value
+            raise refuse(value)
+
+        def digits(value: Json) -> str:
+            if type(value) is str and fits(value):
+                return value.replace("-", "")
+            raise refuse(value)
+
+        return dashed if self.native and not sqlite else digits
+
+
+@dataclass(frozen=True)
+class Octets(Kind):
+    """Bytes, as base64 of the standard alphabet with its padding."""
+
+    expected = "bytes as base64"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "contentEncoding": "base64", "pattern": "^[A-Za-z0-9+/]*={0,2}$"}
+
+    def selected(self, column: sa.Column[Any], *, sqlite: bool) -> sa.ColumnElement[Any]:
+        """Select the bytes; a text in their place is given as text, and no UTF-8 is asked of it."""
+        if not sqlite:
+            return raw(column)
+        is_blob = sa.func.typeof(column).in_([sa.literal_column("'blob'"), sa.literal_column("'null'")])
+        return sa.type_coerce(
+            sa.case((is_blob, raw(column)), else_=sa.literal_column("'no blob'")), sa.types.NullType()
+        )
+
+    def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:  # noqa: ARG002
+        to_base64 = binascii.b2a_base64
+
+        def octets(value: Any) -> str:
+            if type(value) is bytes:
+                return to_base64(value, newline=False).decode("ascii")
+            raise refuse(value)
+
+        return octets
+
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+        from_base64, to_base64 = binascii.a2b_base64, binascii.b2a_base64
+
+        def octets(value: Json) -> bytes:
+            if type(value) is not str:
+                raise refuse(value)
+            try:
+                found = from_base64(value, strict_mode=True) if value else b""
+            except ValueError as error:
+                raise refuse(value) from error
+            # Several texts may mean the same bytes: only the one that we would write is taken.
+            if to_base64(found, newline=False).decode("ascii") != value:
+                raise refuse(value, "its last character has bits that mean nothing")
+            return found
+
+        return octets
+
+
+# What jsonb and SQLAlchemy's JSON on SQLite write: read back and written again it is the same text, which
+# rules out members named twice and numbers that changed on the way.
+_LIKE_POSTGRESQL = stdlib_json.JSONEncoder(ensure_ascii=False).encode
+_LIKE_SQLALCHEMY = stdlib_json.JSONEncoder().encode
+
+
+@dataclass(frozen=True)
+class Document(Kind):
+    """JSON columns, as they are.
+
+    JSON's null and SQL's NULL are one on the wire. A column that may be NULL receives it as NULL, one that
+    may not as JSON's null; SQLAlchemy reads both as None. Numbers keep their value, not their spelling.
+    """
+
+    keyable = False
+    expected = "strict JSON"
+
+    def schema(self) -> dict[str, Any]:
+        return {}
+
+    def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
+        again = _LIKE_SQLALCHEMY if sqlite else _LIKE_POSTGRESQL
+        parse = orjson.loads
+
+        def document(value: Any) -> Json:
+            if sqlite:
+                if type(value) is int or type(value) is float:
+                    return value  # SQLite makes numbers of texts that are one
+                if type(value) is not bytes:
+                    raise refuse(value)
+                text = value.decode("utf-8", "surrogateescape")
+            else:
+                text = value
+            try:
+                found = parse(text)
+                if again(found) == text:
+                    return found
+                return json.loads(text.strip(" \t\r\n").encode("utf-8", "surrogateescape"))
+            except ValueError as error:
+                raise refuse(text) from error
+            except RecordError as error:
+                raise refuse(text, error.sentence) from error
+
+        return document
+
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
+        write = json.dumps
+
+        def document(value: Json) -> str:
+            try:
+                return write(value).decode()
+            except RecordError as error:
+                raise refuse(value, error.sentence) from error
+
+        def document_or_number(value: Json) -> str | float:
+            # As text it would be read by SQLite itself, less exactly than by us.
+            return value if type(value) is int or type(value) is float else document(value)
+
+        return document_or_number if sqlite else document

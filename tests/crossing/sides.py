@@ -1,0 +1,120 @@
+"""Two networks in one test process: real databases, real folders, and a carrier between them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from exchange import capture, exporter, importer, ledger, migrate
+from exchange.channels import Channel
+from exchange.database import make_engine, reading
+from exchange.format.signing import SigningKey, TrustedKeys
+from exchange.outcomes import ExportRun, ImportRun
+from exchange.schemas import Checker
+from exchange.site import Limits, Site
+from exchange.spool import Folders, Spool
+from exchange.testing.carrier import HONEST, Carrier, Faults
+
+QUICK = Limits(settle_seconds=0, grace_seconds=3600)
+
+
+class Side:
+    """One network: its site, and the few things that tests do to it."""
+
+    def __init__(
+        self,
+        network: str,
+        peer: str,
+        url: str,
+        home: Path,
+        channels: tuple[Channel, ...],
+        *,
+        metadata: sa.MetaData,
+        limits: Limits = QUICK,
+    ) -> None:
+        self.key = SigningKey.generate(f"{network}-test")
+        self.site = Site(
+            network=network,
+            peer=peer,
+            engine=make_engine(url),
+            channels=channels,
+            spool=Spool(Folders(home, home / "outgoing", home / "incoming")),
+            checkers={stream.name: Checker(stream) for channel in channels for stream in channel.streams},
+            signing_key=self.key,
+            trusted=TrustedKeys.from_pems({}),
+            limits=limits,
+        )
+        self.site.spool.prepare()
+        migrate.upgrade(self.engine, network=network)
+        metadata.create_all(self.engine)
+        with self.engine.begin() as connection:
+            ledger.open_network(connection, network)
+            for channel in channels:
+                for stream in channel.streams:
+                    capture.add_version_column(connection, stream.table.name)
+                    if channel.source == network:
+                        capture.install(connection, stream.table.name, stream=stream.name)
+
+    @property
+    def engine(self) -> Engine:
+        """The database."""
+        return self.site.engine
+
+    @property
+    def home(self) -> Path:
+        """The folders."""
+        return self.site.spool.folders.home
+
+    def trust(self, other: Side) -> None:
+        """Accept the other side's signatures."""
+        self.site = replace(self.site, trusted=TrustedKeys.from_pems({other.key.name: other.key.public_pem()}))
+
+    def limit(self, **limits: Any) -> None:
+        """Change some limits."""
+        self.site = replace(self.site, limits=replace(self.site.limits, **limits))
+
+    def execute(self, statement: sa.Executable | str, values: Any = None) -> None:
+        """Change data as an application would."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.text(statement) if isinstance(statement, str) else statement, values)
+
+    def rows(self, table: sa.Table) -> list[dict[str, Any]]:
+        """Give a table's rows in the order of its key."""
+        with reading(self.engine) as connection:
+            return [dict(row._mapping) for row in connection.execute(sa.select(table).order_by(*table.primary_key))]
+
+    def all(self, statement: sa.Select[Any]) -> list[Any]:
+        """Give what a query finds."""
+        with reading(self.engine) as connection:
+            return list(connection.execute(statement))
+
+    def export(self) -> ExportRun:
+        """Run an export."""
+        return exporter.run(self.site, stopping=importer.never)
+
+    def take_in(self) -> ImportRun:
+        """Run an import."""
+        return importer.run(self.site)
+
+
+class Link:
+    """Two sides that trust each other, and a carrier each way."""
+
+    def __init__(self, one: Side, other: Side, faults: Faults = HONEST, seed: int = 0) -> None:
+        self.one, self.other = one, other
+        one.trust(other)
+        other.trust(one)
+        self.there = Carrier(one.site.spool.folders.outgoing, other.site.spool.folders.incoming, faults, seed=seed)
+        self.back = Carrier(other.site.spool.folders.outgoing, one.site.spool.folders.incoming, faults, seed=seed + 1)
+
+    def round(self) -> tuple[ImportRun, ImportRun]:
+        """Export, carry and import both ways; give the imports of one and of the other."""
+        assert self.one.export().trouble is None
+        assert self.other.export().trouble is None
+        self.there.carry()
+        self.back.carry()
+        return self.one.take_in(), self.other.take_in()

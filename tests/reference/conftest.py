@@ -1,0 +1,40 @@
+"""A database with the core's and the reference application's tables, on each kind in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from exchange import models
+from exchange.reference.models import Base, ProfileType, User
+
+
+@pytest.fixture
+def database(engine: Engine) -> Engine:
+    models.metadata.create_all(engine)
+    Base.metadata.create_all(engine)
+    return engine
+
+
+@pytest.fixture
+def ada(database: Engine) -> str:
+    """Make a user with three requests a day, of priority 5."""
+    with Session(database) as session, session.begin():
+        profile = ProfileType(name="three", daily_limit=3, priority=5)
+        session.add(User(name="ada", email="ada@example.org", profile_type=profile))
+    return "ada"
+
+
+@pytest.fixture
+def count(database: Engine) -> Callable[[type[Base]], int]:
+    """Give a function that counts a table's rows."""
+
+    def counted(table: type[Base]) -> int:
+        with database.connect() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+    return counted
