@@ -35,7 +35,7 @@ clean:
 
 # The stamp comes last: an interrupted set-up is begun again, a finished one costs nothing.
 $(READY): requirements.lock pyproject.toml
-	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	@found=; for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
 	done; \
 	if test -z "$$found"; then \

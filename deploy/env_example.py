@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script beside the files it writes, no part of a package
 """Writes env.example from the settings class: ``python -m deploy.env_example > deploy/env.example``."""
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ SHARE_COUNTS_FROM = 10
 """The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
 
 
-class Rejected(BatchError):
+class Rejected(BatchError):  # noqa: N818 - named as the verdict is
     """More of the batch is bad than its channel or a setting allows."""
 
     reason = Reason.REJECTED
@@ -53,7 +53,9 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
                 loader.add(number, checked(site, arrival.channel, arrival.manifest.schemas, record))
             except RecordError as error:
                 bad.park(number, line, error)
-    reader.check_counts({stream: ManifestCounts(found[stream, Op.UPSERT], found[stream, Op.DELETE]) for stream, _ in found})
+    reader.check_counts(
+        {stream: ManifestCounts(found[stream, Op.UPSERT], found[stream, Op.DELETE]) for stream, _ in found}
+    )
     try:
         loaded = loader.load()
     except TooManyRefusals as error:
@@ -96,7 +98,8 @@ class _BadRecords:
         """Park one line, or refuse the batch if that is one too many."""
         self.count += 1
         if not self.allowed:
-            msg = f"line {number}: {error.sentence}; channel {self._arrival.channel.name} takes no batch with a bad record"
+            name = self._arrival.channel.name
+            msg = f"line {number}: {error.sentence}; channel {name} takes no batch with a bad record"
             raise Rejected(msg)
         if self._beyond_limits():
             raise self.too_many()
@@ -120,13 +123,9 @@ class _BadRecords:
         return self.count > self.allowed or self.count > max(share, SHARE_COUNTS_FROM)
 
 
-def letter_of(
-    channel: Channel, schemas: Mapping[str, int], line: bytes, error: RecordError, cause: str = ""
-) -> Letter:
+def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: RecordError, cause: str = "") -> Letter:
     """Describe a bad line as far as it can be read."""
-    letter = Letter(
-        Direction.IN, channel.name, line, error.error, error.sentence, pointer=error.pointer, cause=cause
-    )
+    letter = Letter(Direction.IN, channel.name, line, error.error, error.sentence, pointer=error.pointer, cause=cause)
     try:
         record = records.decode(line)
         stream = channel.stream(record.stream)

@@ -40,7 +40,7 @@ class Stranger:
 
     @property
     def place(self) -> tuple[str, str, int]:
-        """Channel, epoch and sequence; of a manifest that isn't believed, what the file's name says, to be shown only."""
+        """Channel, epoch and sequence; if it isn't believed, what the file's name says: to be shown only."""
         if self.manifest is not None:
             return (self.manifest.channel, self.manifest.epoch, self.manifest.sequence)
         name = self.sighting.name

@@ -37,9 +37,7 @@ def assemble(settings: Settings) -> Site:
         engine=make_engine(settings.database_url),
         channels=channels,
         spool=Spool(folders(settings)),
-        checkers={
-            stream.name: Checker(stream, schemas) for channel in channels for stream in channel.streams
-        },
+        checkers={stream.name: Checker(stream, schemas) for channel in channels for stream in channel.streams},
         signing_key=signing_key,
         trusted=trusted,
         require_signature=settings.require_signature,
@@ -64,6 +62,21 @@ def prepare(settings: Settings) -> Site:
         with site.engine.begin() as connection:
             open_network(connection, settings.network)
     return site
+
+
+def behind(settings: Settings) -> bool:
+    """Tell whether the database lacks tables; no connection stays open, so that a fork may follow.
+
+    False if the database is away: it comes back, and until then each task says so. Raises SettingsFaults.
+    """
+    engine = assemble(settings).engine
+    try:
+        with world_errors():
+            return migrate.pending(engine, branches(settings))
+    except WorldError:
+        return False
+    finally:
+        engine.dispose()
 
 
 def branches(settings: Settings) -> tuple[str, ...]:

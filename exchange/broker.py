@@ -54,9 +54,7 @@ class Address:
     def answers(self, seconds: float = 1.0) -> bool:
         """Tell whether our broker is there: somebody else's on the same port doesn't know the password."""
         try:
-            with redis.Redis(
-                host=HOST, port=self.port, password=self.password, socket_timeout=seconds
-            ) as client:
+            with redis.Redis(host=HOST, port=self.port, password=self.password, socket_timeout=seconds) as client:
                 return bool(client.ping())
         except (redis.RedisError, OSError):
             return False
@@ -132,9 +130,7 @@ class EmbeddedBroker:
             make_private(self.folder)
             lock = (self.folder / _LOCK).open("a+")
         except OSError as error:
-            raise BrokerFault(
-                f"{error.filename}: {error.strerror}; the embedded broker needs this folder"
-            ) from error
+            raise BrokerFault(f"{error.filename}: {error.strerror}; the embedded broker needs this folder") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -169,9 +165,7 @@ class EmbeddedBroker:
         )
 
     def _launch_at(self, address: Address) -> bool:
-        log = os.open(
-            self.folder / "valkey.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        log = os.open(self.folder / "valkey.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = subprocess.Popen(
                 [str(_binary()), "-"],
@@ -212,9 +206,7 @@ def worries(url: str) -> list[str]:
     if policy not in {None, "noeviction"}:
         found.append(f"the broker's maxmemory-policy is {policy}, which drops tasks silently; set noeviction")
     if append_only == "no":
-        found.append(
-            "the broker keeps no append-only file, so that a crash drops queued tasks; set appendonly yes"
-        )
+        found.append("the broker keeps no append-only file, so that a crash drops queued tasks; set appendonly yes")
     return found
 
 
@@ -257,9 +249,7 @@ def _binary() -> Path:
 def _shut_down(address: Address) -> None:
     with (
         contextlib.suppress(redis.RedisError, OSError),
-        redis.Redis(
-            host=HOST, port=address.port, password=address.password, socket_timeout=STOP_SECONDS
-        ) as client,
+        redis.Redis(host=HOST, port=address.port, password=address.password, socket_timeout=STOP_SECONDS) as client,
     ):
         client.shutdown(nosave=True)
 

@@ -16,11 +16,8 @@ import click
 import structlog
 from celery import Celery, signals
 
-from exchange import broker, logs, migrate
-from exchange.assembly import branches
-from exchange.database import world_errors
+from exchange import broker, logs
 from exchange.folders import make_private
-from exchange.format.errors import WorldError
 from exchange.settings import Settings, SettingsFaults, load_settings
 
 VISIBILITY_MARGIN_SECONDS = 600
@@ -122,9 +119,7 @@ def _configure() -> dict[str, Any]:
     if url is None:
         found = broker.running(settings.broker_folder)
         if found is None:
-            fault = (
-                f"no broker runs in {settings.broker_folder}; start `exchange up`, or set EXCHANGE_BROKER_URL"
-            )
+            fault = f"no broker runs in {settings.broker_folder}; start `exchange up`, or set EXCHANGE_BROKER_URL"
             _end([fault], 1, broker.BrokerFault(fault))
         url = found.url
     try:
@@ -159,21 +154,16 @@ def _quieten(loglevel: int, **_: Any) -> None:
 @signals.worker_init.connect
 def _check_site(**_: Any) -> None:
     """Refuse to start with faulty channels or keys or without tables: every task could only fail."""
+    from exchange.assembly import behind  # noqa: PLC0415 - `celery call` starts a second sooner without it
+
     settings = settings_or_exit()
     try:
-        engine = settings.site().engine
+        needed = behind(settings)
     except SettingsFaults as faults:
         _end(faults.faults, 2, faults)
-    try:
-        with world_errors():
-            behind = migrate.pending(engine, branches(settings))
-    except WorldError:
-        return  # a database that is away comes back; until then each task says so
-    finally:
-        engine.dispose()  # no connection goes through the fork
-    if behind:
+    if needed:
         fault = "the database has not the tables of this version; run `exchange migrate` first"
-        _end([fault], 1, WorldError(fault))
+        _end([fault], 1, SettingsFaults([fault]))
 
 
 @signals.worker_ready.connect

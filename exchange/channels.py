@@ -100,16 +100,12 @@ class Stream:
             step = self.upgrades.get(version)
             what = f"{self.name}: data of schema version {version}"
             if step is None:
-                raise RecordError(
-                    "upgrade", "/data", f"{what} can't be lifted: no upgrade step is declared for it"
-                )
+                raise RecordError("upgrade", "/data", f"{what} can't be lifted: no upgrade step is declared for it")
             try:
                 lifted = step(dict(data))
             except Exception as error:
                 reason = printable(f"{type(error).__name__}: {error}", 120)
-                raise RecordError(
-                    "upgrade", "/data", f"{what} can't be lifted: its step failed: {reason}"
-                ) from error
+                raise RecordError("upgrade", "/data", f"{what} can't be lifted: its step failed: {reason}") from error
             if not isinstance(lifted, dict):
                 raise RecordError("upgrade", "/data", f"{what} can't be lifted: its step gave no dict")
             data = lifted
@@ -170,9 +166,7 @@ class Stream:
     def _faults(self, columns: Collection[str] | None, exclude: Collection[str] | None) -> list[str]:
         faults = []
         if not _STREAM.fullmatch(self.name):
-            faults.append(
-                "its name must be a lower-case letter, then at most 62 letters, digits or _; give name="
-            )
+            faults.append("its name must be a lower-case letter, then at most 62 letters, digits or _; give name=")
         if self.table.name.startswith("exchange_"):
             faults.append(f"{self.table.name} is the exchange's own table and can't cross")
         if columns is not None and exclude is not None:
@@ -198,9 +192,7 @@ class Stream:
         faults = []
         for name in names:
             if name not in known:
-                faults.append(
-                    f"{said}= names {printable(str(name))}, which is no column of table {self.table.name}"
-                )
+                faults.append(f"{said}= names {printable(str(name))}, which is no column of table {self.table.name}")
             elif said == "columns" and known[name].computed is not None:
                 faults.append(f"columns= names {name}, which each side's database computes itself")
             elif said == "columns" and name == VERSION_COLUMN:
@@ -274,8 +266,7 @@ class Channel:
         if cycle:
             names = ", ".join(stream.name for stream in cycle)
             yield say + (
-                f"the foreign keys of {names} form a cycle, so no order puts parents first;"
-                " make one of them deferrable"
+                f"the foreign keys of {names} form a cycle, so no order puts parents first; make one of them deferrable"
             )
 
 
@@ -294,9 +285,7 @@ def check(channels: Iterable[Channel]) -> None:
             by_name[stream.name].append(where)
             by_table[stream.table.key].append(f"stream {stream.name} of {where}")
     faults += [
-        f'channel "{printable(name)}": {count} channels have this name'
-        for name, count in named.items()
-        if count > 1
+        f'channel "{printable(name)}": {count} channels have this name' for name, count in named.items() if count > 1
     ]
     faults += [
         f'stream "{printable(name)}": more than one has this name ({printable(", ".join(where))})'
@@ -330,9 +319,7 @@ def load_channels(spec: str) -> tuple[Channel, ...]:
         module = importlib.import_module(module_name)
     except Exception as error:
         reason = printable(f"{type(error).__name__}: {error}")
-        raise ChannelFaults(
-            [f'channels "{shown}": importing {printable(module_name)} failed: {reason}']
-        ) from error
+        raise ChannelFaults([f'channels "{shown}": importing {printable(module_name)} failed: {reason}']) from error
     if not hasattr(module, attribute):
         raise ChannelFaults([f'channels "{shown}": module {module_name} has no {attribute}'])
     declared = getattr(module, attribute)
@@ -368,9 +355,7 @@ def _parents_first(streams: tuple[Stream, ...]) -> tuple[tuple[Stream, ...], tup
     while waiting:
         missing = {stream.table.key for stream in waiting} & here
         ready = [s for s in waiting if missing.isdisjoint(s.parents())] or [
-            s
-            for s in waiting
-            if missing.isdisjoint(parent for parent, late in s.parents().items() if not late)
+            s for s in waiting if missing.isdisjoint(parent for parent, late in s.parents().items() if not late)
         ]
         if not ready:
             return streams, tuple(waiting)
@@ -382,8 +367,9 @@ def _parents_first(streams: tuple[Stream, ...]) -> tuple[tuple[Stream, ...], tup
 def _encoder(
     members: Sequence[tuple[str, Callable[[Any], Json]]],
 ) -> Callable[[Sequence[Any]], dict[str, Json]]:
-    names = tuple(name for name, _ in members)
-    work = tuple((at, name, encode) for at, (name, encode) in enumerate(members) if encode is not as_is)
+    # SQLAlchemy's names may be of its own kind of str, which orjson does not take.
+    names = tuple(str(name) for name, _ in members)
+    work = tuple((at, names[at], encode) for at, (_, encode) in enumerate(members) if encode is not as_is)
 
     def encode_row(row: Sequence[Any]) -> dict[str, Json]:
         data: dict[str, Json] = dict(zip(names, row, strict=True))
@@ -399,11 +385,9 @@ def _encoder(
 def _decoder(
     members: Sequence[tuple[Codec, Callable[[Json], Any]]], dialect: Dialect
 ) -> Callable[[Mapping[str, Json]], tuple[Any, ...]]:
-    work = tuple((codec.column.name, decode, codec.null(dialect)) for codec, decode in members)
+    work = tuple((str(codec.column.name), decode, codec.null(dialect)) for codec, decode in members)
 
     def decode_row(data: Mapping[str, Json]) -> tuple[Any, ...]:
-        return tuple(
-            [null if (value := data[name]) is None else decode(value) for name, decode, null in work]
-        )
+        return tuple([null if (value := data[name]) is None else decode(value) for name, decode, null in work])
 
     return decode_row

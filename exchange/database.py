@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, ProgrammingError
 
 from exchange.format.errors import WorldError, printable
 from exchange.models import holder
@@ -106,9 +107,25 @@ def world_errors() -> Iterator[None]:
         raise WorldError(msg) from error
     except ProgrammingError as error:
         raise _unmigrated(error) from error
-    except OSError as error:
-        msg = f"{error.filename or 'the disk'}: {error.strerror or error}; nothing was changed, the next run tries again"
+    except DatabaseError as error:
+        if type(error) is not DatabaseError:  # a row's fault, or one of ours
+            raise
+        # What SQLite says of a file that is damaged, or no database at all.
+        msg = f"the database can't be read: {_first_line(error)}; nothing was changed; see that it is the right file"
         raise WorldError(msg) from error
+    except OSError as error:
+        msg = (
+            f"{error.filename or 'the disk'}: {error.strerror or error}; nothing was changed, the next run tries again"
+        )
+        raise WorldError(msg) from error
+
+
+def missing_file(engine: Engine) -> Path | None:
+    """Give the path of a SQLite database that does not exist: connecting would make an empty one."""
+    name = engine.url.database
+    if engine.dialect.name != "sqlite" or not name or Path(name).exists():
+        return None
+    return Path(name)
 
 
 def _unmigrated(error: DBAPIError) -> WorldError:
@@ -147,11 +164,9 @@ def locked(engine: Engine, lock: str, **execution_options: Any) -> Iterator[Conn
         with _sqlite_lock(engine, lock) as connection:
             yield connection
         return
-    with engine.connect() as connection:
-        connection = connection.execution_options(**execution_options)
-        with connection.begin():
-            _advisory_lock(connection, lock)
-            yield connection
+    with engine.connect().execution_options(**execution_options) as connection, connection.begin():
+        _advisory_lock(connection, lock)
+        yield connection
 
 
 @contextmanager

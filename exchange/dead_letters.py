@@ -147,9 +147,7 @@ def find(connection: Connection, letter_id: int) -> Parked | None:
     return _parked(row) if row else None
 
 
-def listed(
-    connection: Connection, *, state: DeadLetterState | None, channel: str | None, limit: int
-) -> list[Parked]:
+def listed(connection: Connection, *, state: DeadLetterState | None, channel: str | None, limit: int) -> list[Parked]:
     """Give letters, newest first."""
     query = sa.select(*_COLUMNS).order_by(dead_letter.c.id.desc()).limit(limit)
     if state is not None:
@@ -163,9 +161,7 @@ def count_parked(connection: Connection) -> int:
     """Count the letters that wait for somebody."""
     return (
         connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(dead_letter)
-            .where(dead_letter.c.state == DeadLetterState.PARKED)
+            sa.select(sa.func.count()).select_from(dead_letter).where(dead_letter.c.state == DeadLetterState.PARKED)
         )
         or 0
     )

@@ -32,7 +32,7 @@ ENCODING = ("zstd",)
 
 @dataclass(frozen=True)
 class Sealed:
-    """What one sealing transaction did: a batch, unless nothing could be written; dead letters; is there more?"""
+    """What one sealing transaction did: a batch unless nothing could be written, dead letters, and is there more."""
 
     batch: Exported | None
     parked: int
@@ -140,8 +140,8 @@ class _Batch:
 
     def _taken(self, streams: list[Stream]) -> Iterator[tuple[Stream, Op, str, int, Any]]:
         for stream in streams:
-            for key, version, *values in capture.rows(self._connection, stream):
-                yield stream, Op.UPSERT, key, version, values
+            for row in capture.rows(self._connection, stream):
+                yield stream, Op.UPSERT, row[0], row[1], row[2:]
         for stream in reversed(streams):
             for key, version, values in capture.deleted_keys(self._connection, stream):
                 yield stream, Op.DELETE, key, version, values
@@ -191,9 +191,7 @@ def _check_room(site: Site) -> None:
         raise WorldError(msg)
 
 
-def _enter(
-    site: Site, connection: Connection, channel: Channel, data: SealedData
-) -> tuple[Manifest, bytes]:
+def _enter(site: Site, connection: Connection, channel: Channel, data: SealedData) -> tuple[Manifest, bytes]:
     """Give the batch the next place of its channel, sign it, and enter it in the ledger."""
     epoch = ledger.open_network(connection, site.network)
     before = ledger.current_position(connection, Direction.OUT, channel.name)

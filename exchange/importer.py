@@ -255,7 +255,7 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
         case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
             if reason is not Reason.LOOK_AHEAD and seen.manifest is not None:
                 _remember(site, seen, BatchState.WAITING, verdict)
-    assert verdict.verdict is not None  # noqa: S101 - NEXT is applied, never settled
+    assert verdict.verdict is not None  # NEXT is applied, never settled
     return Imported(seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence)
 
 
@@ -277,11 +277,7 @@ def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchSt
     ):
         return  # written down before a crash, or the same bad file once more
     known = _known(connection, seen)
-    if (
-        known is not None
-        and known.digest == seen.digest
-        and known.state in {BatchState.WAITING, BatchState.HELD}
-    ):
+    if known is not None and known.digest == seen.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
         ledger.move(connection, known, state, verdict.sentence, reason=verdict.reason)
         return
     ledger.record(

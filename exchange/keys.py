@@ -56,15 +56,11 @@ def trust(folder: Path, file: Path, name: str | None = None) -> Path:
     _check_name(name)
     pem = _read(file)
     if _PRIVATE in pem:
-        raise KeyFault(
-            f"{printable(str(file))}: expected a public key, found a private one; ask for its .pem file"
-        )
+        raise KeyFault(f"{printable(str(file))}: expected a public key, found a private one; ask for its .pem file")
     _trusted({name: pem}, file)
     copy = folder / "trusted" / f"{name}.pem"
     if copy.exists() and copy.read_bytes() != pem:
-        raise KeyFault(
-            f"{copy}: another key of this name is trusted already; remove it first, or give a --name"
-        )
+        raise KeyFault(f"{copy}: another key of this name is trusted already; remove it first, or give a --name")
     if not copy.exists():
         _write(copy, pem, 0o600)
     return copy
@@ -75,8 +71,7 @@ def listed(folder: Path, signing: str | None = None) -> list[KeyFile]:
     own = _own(folder)
     signs = signing or (own[-1].stem if own else None)
     return [KeyFile(path.stem, path, trusted=False, signs=path.stem == signs) for path in own] + [
-        KeyFile(path.stem, path, trusted=True, signs=False)
-        for path in sorted((folder / "trusted").glob("*.pem"))
+        KeyFile(path.stem, path, trusted=True, signs=False) for path in sorted((folder / "trusted").glob("*.pem"))
     ]
 
 
@@ -99,9 +94,7 @@ def load_signing_key(folder: Path, name: str | None = None) -> SigningKey | None
 
 def load_trusted(folder: Path) -> TrustedKeys:
     """Read every trusted key. Raises KeyFault naming the file that holds none."""
-    return _trusted(
-        {path.stem: _read(path) for path in (folder / "trusted").glob("*.pem")}, folder / "trusted"
-    )
+    return _trusted({path.stem: _read(path) for path in (folder / "trusted").glob("*.pem")}, folder / "trusted")
 
 
 def trusted_from(files: list[Path]) -> TrustedKeys:

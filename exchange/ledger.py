@@ -33,9 +33,7 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
         BatchState.WAITING: frozenset(
             {BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}
         ),
-        BatchState.HELD: frozenset(
-            {BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}
-        ),
+        BatchState.HELD: frozenset({BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}),
     },
 }
 """From which state a batch may come to which. A waiting or held one may come to be so for another reason; a
@@ -212,9 +210,7 @@ def note_dead_letter(
     _note(connection, "dead_letter", letter_id, before, after, cause)
 
 
-def _note(
-    connection: Connection, subject: str, subject_id: int, before: str | None, after: str, cause: str
-) -> None:
+def _note(connection: Connection, subject: str, subject_id: int, before: str | None, after: str, cause: str) -> None:
     connection.execute(
         sa.insert(event).values(
             subject=subject,
@@ -228,9 +224,7 @@ def _note(
     )
 
 
-def at_place(
-    connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int
-) -> Entry | None:
+def at_place(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int) -> Entry | None:
     """Give the batch that holds a place, if any: a quarantined or unbelieved one holds none."""
     row = connection.execute(
         sa.select(*_ENTRY).where(
@@ -290,9 +284,7 @@ def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
     return frozenset(rows)
 
 
-def advance(
-    connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str
-) -> None:
+def advance(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str) -> None:
     """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one."""
     here = (position.c.direction == direction) & (position.c.channel == channel)
     moment = now()
@@ -365,9 +357,7 @@ def attempted(engine: Engine, key: str) -> Iterator[Attempt]:
 
 def _take_back(engine: Engine, key: str) -> None:
     with writing(engine) as connection:
-        connection.execute(
-            sa.update(attempt).where(attempt.c.batch == key).values(attempts=attempt.c.attempts - 1)
-        )
+        connection.execute(sa.update(attempt).where(attempt.c.batch == key).values(attempts=attempt.c.attempts - 1))
         connection.execute(sa.delete(attempt).where(attempt.c.batch == key, attempt.c.attempts <= 0))
 
 

@@ -41,7 +41,7 @@ VERSION_COLUMN = "exchange_version"
 """The column that a received table has beside its own: the version of the record that last wrote the row."""
 
 MAX_STORED_RECORD_BYTES = 1024 * 1024
-"""How much of a refused record a dead letter keeps, in bytes: as much as a record may have by default."""
+"""How much of a refused record a dead letter keeps, in bytes: all that a record may have by default."""
 
 
 class Direction(enum.StrEnum):
@@ -185,9 +185,18 @@ batch = Table(
         sqlite_where=text("state NOT IN ('applied', 'acknowledged')"),
         postgresql_where=text("state NOT IN ('applied', 'acknowledged')"),
     ),
+    Index(
+        "ix_exchange_batch_done",
+        "direction",
+        "state",
+        "channel",
+        sqlite_where=text("state IN ('applied', 'acknowledged')"),
+        postgresql_where=text("state IN ('applied', 'acknowledged')"),
+    ),
 )
 """The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe;
-what was quarantined takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256, ``bytes`` the data file's size on disk."""
+what was quarantined takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256, ``bytes`` the
+data file's size on disk."""
 
 position = Table(
     "exchange_position",

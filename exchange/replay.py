@@ -29,5 +29,3 @@ def run(site: Site, stem: str) -> Imported:
         if outcome.batch == back.stem:
             return outcome
     raise WorldError(done.trouble or f"batch {stem} went away while it was brought back; run again")
-
-

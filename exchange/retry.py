@@ -63,16 +63,14 @@ def retry(site: Site, letter_id: int, who: str) -> Retried:
     lock = "import" if letter.direction is Direction.IN else "export"
     with locked(site.engine, f"{lock} {channel.name}") as connection:
         state, cause = work(site, connection, channel, letter)
-        message = cause if state is DeadLetterState.PARKED else None
-        if not dead_letters.settle(connection, letter, state, f"retried by {who}: {cause}", message=message):
+        still = cause if state is DeadLetterState.PARKED else None
+        if not dead_letters.settle(connection, letter, state, f"retried by {who}: {cause}", message=still):
             connection.rollback()
             return Retried(letter_id, letter.state, "somebody else settled it at this moment", changed=False)
     return Retried(letter_id, state, cause, changed=True)
 
 
-def _receive(
-    site: Site, connection: Connection, channel: Channel, letter: Parked
-) -> tuple[DeadLetterState, str]:
+def _receive(site: Site, connection: Connection, channel: Channel, letter: Parked) -> tuple[DeadLetterState, str]:
     if letter.record_bytes > len(letter.record):
         return (
             DeadLetterState.PARKED,
@@ -80,10 +78,9 @@ def _receive(
         )
     try:
         record = records.decode(letter.record)
-        if letter.schema_version is None:
-            raise RecordError("record", "/stream", f"channel {channel.name} has no stream {record.stream} here")
+        schemas = {} if letter.schema_version is None else {record.stream: letter.schema_version}
         loader = Loader(connection, channel, limit=1)
-        loader.add(letter.line or 1, checked(site, channel, {record.stream: letter.schema_version}, record))
+        loader.add(letter.line or 1, checked(site, channel, schemas, record))
     except RecordError as error:
         return DeadLetterState.PARKED, error.sentence
     loaded = loader.load()
@@ -98,9 +95,7 @@ def _receive(
             return DeadLetterState.PARKED, loaded.refusals[0].sentence
 
 
-def _send(
-    _site: Site, connection: Connection, _channel: Channel, letter: Parked
-) -> tuple[DeadLetterState, str]:
+def _send(_site: Site, connection: Connection, _channel: Channel, letter: Parked) -> tuple[DeadLetterState, str]:
     """Note the row as changed: the next export reads it as it is then."""
     newer = connection.scalar(
         sa.select(change.c.id).where(change.c.stream == letter.stream, change.c.key == letter.key).limit(1)

@@ -135,10 +135,10 @@ class _Judge:
 
     def _refusal(self, value: dict[str, Any]) -> RecordError:
         path, message, rule = self._fault(value)
-        pointer = self._under + "".join(
-            "/" + str(step).replace("~", "~0").replace("/", "~1") for step in path
-        )
-        if not self._sensitive.isdisjoint(value if not path else path[:1]):
+        pointer = self._under + "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+        # A fault of the whole object quotes all of it, but for the rules that name members only.
+        quoted = path[:1] or (() if rule in {"required", "additionalProperties"} else value)
+        if not self._sensitive.isdisjoint(quoted):
             message = f"the schema's rule {rule} is broken (the value is not shown)"
         where = f"{printable('.'.join(map(str, path)), 80)}: " if path else ""
         return RecordError("schema", printable(pointer), where + printable(message, _SENTENCE_LENGTH))

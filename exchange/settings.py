@@ -69,9 +69,7 @@ def _octal(value: object) -> object:
     if not isinstance(value, str):
         return value
     if not re.fullmatch(r"0?o?[0-7]{3}", value):
-        raise ValueError(
-            f"expected permissions as octal digits, such as 0755, found {printable(repr(value))}"
-        )
+        raise ValueError(f"expected permissions as octal digits, such as 0755, found {printable(repr(value))}")
     return int(value.replace("o", ""), 8)
 
 
@@ -92,13 +90,9 @@ KeyName = Annotated[
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
     Expected("the name of a key, as `exchange keys list` shows it"),
 ]
-Attribute = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Expected("package.module:attribute")
-]
+Attribute = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Expected("package.module:attribute")]
 Folder = Annotated[Path, AfterValidator(_absolute), Expected("a folder")]
-OptionalFolder = Annotated[
-    Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a folder")
-]
+OptionalFolder = Annotated[Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a folder")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of seconds above 0")]
 Patience = Annotated[float, Field(ge=0, allow_inf_nan=False), Expected("a number of seconds, 0 or more")]
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of days above 0")]
@@ -139,9 +133,7 @@ class Settings(BaseSettings):
     outgoing: Folder = Field(
         default=Path(), description="The folder the carrier takes from (default: <home>/outgoing)."
     )
-    incoming: Folder = Field(
-        default=Path(), description="The folder the carrier brings to (default: <home>/incoming)."
-    )
+    incoming: Folder = Field(default=Path(), description="The folder the carrier brings to (default: <home>/incoming).")
     folder_mode: Mode = Field(default=0o755, description="Permissions of the outgoing folder.")
     file_mode: Mode = Field(default=0o644, description="Permissions of the files in it.")
     app: Attribute = Field(default=REFERENCE_APP, description="Where the channels are declared.")
@@ -153,18 +145,14 @@ class Settings(BaseSettings):
         default="exchange.reference.handlers:echo",
         description="What answers a request of the reference application.",
     )
-    handler_seconds: Seconds = Field(
-        default=30.0, description="How long the handler may take for one request."
-    )
+    handler_seconds: Seconds = Field(default=30.0, description="How long the handler may take for one request.")
     export_every: Seconds = Field(default=300.0, description="Seconds between two exports.")
     import_every: Seconds = Field(default=60.0, description="Seconds between two imports.")
     answer_every: Seconds = Field(
         default=5.0, description="Seconds between two looks for requests to answer (reference application)."
     )
     require_signature: Switch = Field(default=True, description="Refuse unsigned batches.")
-    signing_key: KeyName = Field(
-        default=None, description="Which of <home>/keys signs (default: the newest)."
-    )
+    signing_key: KeyName = Field(default=None, description="Which of <home>/keys signs (default: the newest).")
     batch_records: Positive = Field(default=100_000, description="Records in a batch, at most.")
     batch_bytes: Positive = Field(
         default=64 * 1024**2, description="Bytes in a batch before compression, about at most."
@@ -180,27 +168,19 @@ class Settings(BaseSettings):
     invalid_share: Share = Field(
         default=0.1, description="A larger share of invalid records, and the batch is refused whole."
     )
-    deleted_rows: Number = Field(
-        default=1000, description="So many deletes in one batch are never held for a person."
-    )
+    deleted_rows: Number = Field(default=1000, description="So many deletes in one batch are never held for a person.")
     deleted_share: Share = Field(
         default=0.5, description="Deletes of a larger share of a table hold the batch for a person."
     )
-    look_ahead: Positive = Field(
-        default=10_000, description="How far ahead of the expected sequence a batch may be."
-    )
+    look_ahead: Positive = Field(default=10_000, description="How far ahead of the expected sequence a batch may be.")
     grace_seconds: Patience = Field(
         default=3600.0, description="How long an incomplete batch is waited for before it is quarantined."
     )
     settle_seconds: Patience = Field(default=10.0, description="How long a file may still be arriving.")
-    retention_days: Days = Field(
-        default=30.0, description="How long archived and quarantined batches are kept."
-    )
+    retention_days: Days = Field(default=30.0, description="How long archived and quarantined batches are kept.")
     worker_concurrency: Positive = Field(default=2, description="Tasks a worker runs at once.")
-    task_seconds: Annotated[
-        float, Field(ge=10, allow_inf_nan=False), Expected("a number of seconds, 10 or more")
-    ] = Field(
-        default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back."
+    task_seconds: Annotated[float, Field(ge=10, allow_inf_nan=False), Expected("a number of seconds, 10 or more")] = (
+        Field(default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back.")
     )
     redbeat: Switch = Field(
         default=False, description="Keep the schedule in Redis with RedBeat (needs EXCHANGE_BROKER_URL)."
@@ -227,9 +207,7 @@ class Settings(BaseSettings):
     @classmethod
     def _two_folders(cls, incoming: Path, info: ValidationInfo) -> Path:
         if incoming == info.data.get("outgoing"):
-            raise ValueError(
-                f"expected another folder than {PREFIX}OUTGOING, found {printable(str(incoming))} in both"
-            )
+            raise ValueError(f"expected another folder than {PREFIX}OUTGOING, found {printable(str(incoming))} in both")
         return incoming
 
     @field_validator("database_url")
@@ -240,9 +218,7 @@ class Settings(BaseSettings):
         try:
             url = make_url(value)
         except (ArgumentError, ValueError):
-            raise ValueError(
-                f"expected a URL such as postgresql://user:password@host/name, found {_SECRET}"
-            ) from None
+            raise ValueError(f"expected a URL such as postgresql://user:password@host/name, found {_SECRET}") from None
         return _checked_sqlite(url) if url.get_backend_name() == "sqlite" else _checked_postgresql(url)
 
     @field_validator("broker_url")
@@ -271,13 +247,9 @@ class Settings(BaseSettings):
     @classmethod
     def _schedule(cls, redbeat: bool, info: ValidationInfo) -> bool:
         if redbeat and info.data.get("broker_url", "invalid") is None:
-            raise ValueError(
-                f"expected false with the embedded broker, found true; set {PREFIX}BROKER_URL first"
-            )
+            raise ValueError(f"expected false with the embedded broker, found true; set {PREFIX}BROKER_URL first")
         if redbeat and importlib.util.find_spec("redbeat") is None:
-            raise ValueError(
-                "expected false, as RedBeat is not installed; pip install 'exchange[redbeat]' first"
-            )
+            raise ValueError("expected false, as RedBeat is not installed; pip install 'exchange[redbeat]' first")
         return redbeat
 
     @property
@@ -357,9 +329,7 @@ def misspelt(names: set[str]) -> list[str]:
             continue
         # Without the prefix, or everything would look alike.
         if likely := difflib.get_close_matches(rest, known, n=1, cutoff=_TYPO_LIKENESS):
-            faults.append(
-                f"{printable(name)}: expected a setting, found none of this name; {PREFIX}{likely[0]}?"
-            )
+            faults.append(f"{printable(name)}: expected a setting, found none of this name; {PREFIX}{likely[0]}?")
     return faults
 
 
@@ -372,9 +342,7 @@ def _read_env_file(faults: list[str]) -> tuple[Path | None, dict[str, str | None
     file = Path(named) if named else Path(".env")
     if not file.is_file():
         if named:
-            faults.append(
-                f"{ENV_FILE}: expected a file of NAME=value lines, found none at {printable(named)}"
-            )
+            faults.append(f"{ENV_FILE}: expected a file of NAME=value lines, found none at {printable(named)}")
         return None, {}
     try:
         return file, dotenv_values(file)
@@ -411,9 +379,7 @@ def _checked_sqlite(url: URL) -> str:
     if url.drivername not in _DATABASES:
         raise ValueError(f"expected the driver sqlite, found {printable(url.drivername)}")
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        raise ValueError(
-            "expected a SQLite file, found a database in memory, which no second process can see"
-        )
+        raise ValueError("expected a SQLite file, found a database in memory, which no second process can see")
     path = str(_absolute(Path(url.database)))
     return url.set(database=path).render_as_string(hide_password=False)
 

@@ -149,7 +149,7 @@ class Spool:
         path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}.data"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with open(descriptor, "w+b") as file:
+            with os.fdopen(descriptor, "w+b") as file:
                 yield file, path
         finally:
             path.unlink(missing_ok=True)
@@ -231,7 +231,7 @@ class Spool:
             return file.read(MAX_MANIFEST_BYTES + 1)
 
     def data_size(self, sighting: Sighting, encoding: tuple[str, ...]) -> int | None:
-        """Size in bytes of the data file, wherever of the two folders it is; None if it is not there or no plain file."""
+        """Size in bytes of the data file, in whichever of the two folders; None if it is no plain file there."""
         for folder in (self.folders.work, self.folders.incoming):
             with contextlib.suppress(OSError):
                 found = (folder / data_name(sighting.name, encoding)).lstat()
@@ -240,8 +240,10 @@ class Spool:
         return None
 
     def seconds_since_written(self, sighting: Sighting, encoding: tuple[str, ...] | None) -> float:
-        """How long nobody has written to the data file, or with None to the manifest. Only ever a guess whether a
-        carrier still writes: copies keep old times, and clocks differ."""
+        """Say how long nobody has written to the data file, or with None to the manifest.
+
+        Only ever a guess whether a carrier still writes: copies keep old times, and clocks differ.
+        """
         file = manifest_name(sighting.name) if encoding is None else data_name(sighting.name, encoding)
         for folder in (self.folders.work, self.folders.incoming):
             with contextlib.suppress(OSError):
@@ -277,7 +279,9 @@ class Spool:
     def quarantine(self, sighting: Sighting, sentence: str) -> None:
         """Move a refused batch to ``quarantine/`` and write the sentence beside it."""
         stem = self._settle(sighting, self.folders.quarantine)
-        _write_new(self.folders.quarantine / f"{stem}.reason.txt", f"{printable(sentence, 2000)}\n".encode(), self.folders.tmp)
+        _write_new(
+            self.folders.quarantine / f"{stem}.reason.txt", f"{printable(sentence, 2000)}\n".encode(), self.folders.tmp
+        )
 
     def _settle(self, sighting: Sighting, folder: Path) -> str:
         stem = _free_stem(folder, sighting.stem)
@@ -356,7 +360,7 @@ def _open_plain(path: Path) -> BinaryIO:
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a plain file with one name", str(path))
-    return open(descriptor, "rb")
+    return os.fdopen(descriptor, "rb")
 
 
 def _move(source: Path, target: Path) -> None:

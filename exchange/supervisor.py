@@ -77,9 +77,7 @@ class Supervisor:
         embedded = settings.broker_url is None
         parent = os.getpid()
         self._broker = (
-            EmbeddedBroker(settings.broker_folder, lambda: _die_with(parent, signal.SIGTERM))
-            if embedded
-            else None
+            EmbeddedBroker(settings.broker_folder, lambda: _die_with(parent, signal.SIGTERM)) if embedded else None
         )
 
     def run(self) -> None:
@@ -117,9 +115,7 @@ class Supervisor:
         if now - child.started_at >= STEADY_SECONDS:
             child.backoff_seconds = FIRST_BACKOFF_SECONDS
         child.starts_at = now + child.backoff_seconds
-        self._say(
-            "exchange", f"{child.name} {_ended(code)}; starting it again in {child.backoff_seconds:g} s"
-        )
+        self._say("exchange", f"{child.name} {_ended(code)}; starting it again in {child.backoff_seconds:g} s")
         child.backoff_seconds = min(child.backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
 
     def _start(self, child: _Child) -> None:
@@ -208,9 +204,7 @@ class Supervisor:
         def count(_number: int, _frame: FrameType | None) -> None:
             self._stops += 1
 
-        before = {
-            number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield
         finally:

@@ -16,8 +16,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from exchange import exporter, importer, replay, retry
-from exchange import prune as pruning
+from exchange import exporter, importer, pruning, replay, retry
 from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, whoami, world_errors
 from exchange.format.errors import Verdict, WorldError, printable
@@ -106,7 +105,7 @@ def retry_dead_letter(ids: int | list[int]) -> Result:
 def replay_batch(batch: str) -> Result:
     """Apply an archived, held or quarantined batch again; one that was applied stays as it is."""
     _check_text("batch", batch or 0)
-    return _told([replay.replay(_site(), batch)], {}, "nothing to replay")
+    return _told([replay.run(_site(), batch)], {}, "nothing to replay")
 
 
 @_task("exchange.prune")
@@ -143,9 +142,7 @@ def _site() -> Site:
 
 @functools.lru_cache(maxsize=1)
 def _site_of(_process: int) -> Site:
-    site = settings_or_exit().site()
-    site.spool.prepare()
-    return site
+    return settings_or_exit().site()
 
 
 def _check_channel(channel: str | None, known: set[str], way: str) -> None:

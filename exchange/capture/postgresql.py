@@ -102,8 +102,7 @@ def install(connection: Connection, table: TableName, key: Sequence[KeyColumn], 
     for name, (when, sees, _) in _TRIGGERS.items():
         run(
             connection,
-            f"CREATE TRIGGER {name} {when} ON {table} {sees}"
-            f" FOR EACH STATEMENT EXECUTE FUNCTION {_function(table)}()",
+            f"CREATE TRIGGER {name} {when} ON {table} {sees} FOR EACH STATEMENT EXECUTE FUNCTION {_function(table)}()",
         )
 
 

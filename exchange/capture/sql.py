@@ -71,17 +71,13 @@ class Dialect(Protocol):
     def matches(self, row: str, text: str, key: Sequence[KeyColumn]) -> str:
         """Write the SQL condition that a row has the key in ``text``."""
 
-    def install(
-        self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str
-    ) -> None:
+    def install(self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> None:
         """Put triggers on the table, in place of older ones."""
 
     def drop(self, connection: Connection, table: TableName) -> None:
         """Remove the triggers, if they are there."""
 
-    def faults(
-        self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str
-    ) -> list[str]:
+    def faults(self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> list[str]:
         """Say how the table's triggers differ from what ``install`` would write."""
 
     def captured(self, connection: Connection) -> list[str]:

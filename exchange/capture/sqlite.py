@@ -127,9 +127,7 @@ def _installed(connection: Connection, table: TableName) -> dict[str, str]:
     return {row.name: row.sql for row in found}
 
 
-def _definitions(
-    connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str
-) -> dict[str, str]:
+def _definitions(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> dict[str, str]:
     """Write every trigger of the table, by name."""
     old, new = key_text("OLD", key), key_text("NEW", key)
     bodies = {
@@ -173,8 +171,7 @@ def _rivals(connection: Connection, table: TableName) -> Iterator[str]:
     """
     indexes = run(
         connection,
-        f"SELECT name FROM pragma_index_list({literal(table.name)}) WHERE \"unique\" AND origin <> 'pk'"
-        " ORDER BY name",
+        f"SELECT name FROM pragma_index_list({literal(table.name)}) WHERE \"unique\" AND origin <> 'pk' ORDER BY name",
     ).all()
     for index in indexes:
         columns = run(
@@ -182,8 +179,5 @@ def _rivals(connection: Connection, table: TableName) -> Iterator[str]:
             f"SELECT name, coll FROM pragma_index_xinfo({literal(index.name)}) WHERE key ORDER BY seqno",
         ).all()
         if all(column.name is not None for column in columns):
-            same = (
-                f"r.{identifier(c.name)} = NEW.{identifier(c.name)} COLLATE {identifier(c.coll)}"
-                for c in columns
-            )
+            same = (f"r.{identifier(c.name)} = NEW.{identifier(c.name)} COLLATE {identifier(c.coll)}" for c in columns)
             yield f"({' AND '.join(same)})"

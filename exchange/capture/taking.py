@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.capture import sqlite
+from exchange.capture import postgresql, sqlite
 from exchange.capture.sql import Dialect, KeyColumn, TableName, identifier, literal, literals, run
 from exchange.capture.triggers import CaptureFault, dialect_of
 from exchange.channels import Stream
@@ -24,6 +24,9 @@ from exchange.values import Json, codec_for
 
 FETCH_ROWS = 2_000
 """How many rows cross from the database at once."""
+
+MANY_KEYS = 1_000
+"""From how many keys on a wrong plan hurts more than a scan of the whole table."""
 
 MAX_LEVELS = 64
 """How deep rows are ordered in a table that refers to itself in more than one way, where loops can hide."""
@@ -54,9 +57,7 @@ class Reached:
 def pending(connection: Connection, streams: Sequence[Stream], limit: int | None = None) -> int:
     """Count the changes of these streams that no batch carries yet; stop counting at ``limit``."""
     bound = "" if limit is None else f" LIMIT {limit}"
-    counted = run(
-        connection, f"SELECT count(*) FROM (SELECT 1 FROM exchange_change WHERE {_of(streams)}{bound}) c"
-    )
+    counted = run(connection, f"SELECT count(*) FROM (SELECT 1 FROM exchange_change WHERE {_of(streams)}{bound}) c")
     return int(counted.scalar_one())
 
 
@@ -84,7 +85,7 @@ def take(connection: Connection, streams: Sequence[Stream], max_records: int) ->
     for table in tables:
         if table.stream.name in keys:
             _order_self_references(connection, table)
-    _analyse(connection)
+    _help_planner(connection, tables)
     return Taken(keys, more)
 
 
@@ -100,7 +101,7 @@ def rows(connection: Connection, stream: Stream) -> Iterator[sa.Row[Any]]:
             _taken.c.version,
             *(stream.codecs[column.name].selected(connection.dialect) for column in stream.columns),
         )
-        .select_from(_taken.join(stream.table, sa.literal_column(table.row_has_key(), sa.Boolean)))
+        .select_from(_taken.join(stream.table, sa.literal_column(table.row_has_key())))
         .where(_taken.c.stream == stream.name)
         .order_by(_taken.c.level, _taken.c.version)
     )
@@ -165,8 +166,7 @@ def give_back(connection: Connection, streams: Sequence[Stream], reached: Reache
     )
     given = run(
         connection,
-        "DELETE FROM exchange_taken WHERE EXISTS"
-        " (SELECT 1 FROM exchange_change c WHERE c.id = exchange_taken.version)",
+        "DELETE FROM exchange_taken WHERE EXISTS (SELECT 1 FROM exchange_change c WHERE c.id = exchange_taken.version)",
     )
     return given.rowcount
 
@@ -235,9 +235,26 @@ def _empty_taken(connection: Connection) -> None:
     )
 
 
-def _analyse(connection: Connection) -> None:
-    if _is_postgresql(connection):
-        run(connection, "ANALYZE exchange_taken")
+def _help_planner(connection: Connection, tables: Sequence[_Table]) -> None:
+    """Keep PostgreSQL from comparing every row with every key.
+
+    A table that was vacuumed while nearly empty, as the log often is, is believed to be so until the next
+    time, however much has come since; a nested loop over "one row" may then be one over a million.
+    """
+    if not _is_postgresql(connection):
+        return
+    run(connection, "ANALYZE exchange_taken")
+    names = ", ".join(
+        f"to_regclass({postgresql.literal(str(place))})"
+        for place in (TableName("exchange_change"), *(table.place for table in tables))
+    )
+    mistaken = run(
+        connection,
+        f"SELECT count(*) FROM pg_class WHERE oid IN ({names}) AND reltuples >= 0"
+        f" AND reltuples < relpages AND (SELECT count(*) FROM exchange_taken) > {MANY_KEYS}",
+    ).scalar_one()
+    if mistaken:
+        run(connection, "SET LOCAL enable_nestloop = off")
 
 
 def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int) -> int | None:
@@ -273,8 +290,8 @@ def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int)
     """Take the changes below ``boundary``, and what belongs to them of the rest."""
     streams = [table.stream for table in tables]
     _move(connection, f"{_of(streams)} AND id < {boundary}", 0)
-    run(connection, "CREATE INDEX exchange_taken_key ON exchange_taken (stream, key)")
-    _analyse(connection)
+    run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
+    _help_planner(connection, tables)
     _take_later_changes(connection, tables)
     _take_parents(connection, tables)
 
@@ -335,8 +352,7 @@ def _take_parents(connection: Connection, tables: Sequence[_Table]) -> None:
 def _refers(constraint: sa.ForeignKeyConstraint) -> str:
     """Say that row ``c`` refers to row ``p``."""
     return " AND ".join(
-        f"p.{identifier(element.column.name)} = c.{identifier(element.parent.name)}"
-        for element in constraint.elements
+        f"p.{identifier(element.column.name)} = c.{identifier(element.parent.name)}" for element in constraint.elements
     )
 
 
@@ -364,7 +380,7 @@ def _order_self_references(connection: Connection, table: _Table) -> None:
     run(connection, "DROP TABLE IF EXISTS exchange_edge")
     drop = " ON COMMIT DROP" if _is_postgresql(connection) else ""
     run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
-    _analyse(connection)
+    _help_planner(connection, [table])
     run(connection, f"CREATE TEMPORARY TABLE exchange_edge{drop} AS {edges}")
     run(connection, "CREATE INDEX exchange_edge_parent ON exchange_edge (parent)")
     run(
@@ -399,7 +415,5 @@ def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) 
 
 
 def _stream(connection: Connection, select: sa.Select[Any]) -> Iterator[sa.Row[Any]]:
-    with connection.execute(
-        select, execution_options={"stream_results": True, "yield_per": FETCH_ROWS}
-    ) as result:
+    with connection.execute(select, execution_options={"stream_results": True, "yield_per": FETCH_ROWS}) as result:
         yield from result

@@ -64,9 +64,7 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
     faults = []
     columns = {column["name"] for column in sa.inspect(connection).get_columns(name, place.schema)}
     if VERSION_COLUMN not in columns:
-        faults.append(
-            f"table {name} has no column {VERSION_COLUMN}; add it with op.install_capture({name!r})"
-        )
+        faults.append(f"table {name} has no column {VERSION_COLUMN}; add it with op.install_capture({name!r})")
     if captured:
         key = dialect.key_columns(connection, place, [column.name for column in stream.key])
         found = (

@@ -53,9 +53,7 @@ class BatchWriter:
         """Begin a data file; ``Unsupported`` for an encoding that this version does not write."""
         _supported(encoding)
         self._out = out
-        self._frame = (
-            zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj() if encoding else None
-        )
+        self._frame = zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj() if encoding else None
         self._pending = bytearray()
         self._content_digest = hashlib.sha256()
         self._digest = hashlib.sha256()
@@ -180,9 +178,7 @@ class BatchReader:
         for piece in pieces:
             self._content_bytes += len(piece)
             if self._content_bytes > self._manifest.content_bytes:
-                raise Corrupt(
-                    f"there is more content than the {self._manifest.content_bytes} bytes of the manifest"
-                )
+                raise Corrupt(f"there is more content than the {self._manifest.content_bytes} bytes of the manifest")
             self._content_digest.update(piece)
             yield piece
 
@@ -195,9 +191,7 @@ class BatchReader:
             raise Corrupt(f"line {blank} is blank")
         longest = max(map(len, lines))
         if longest > self._limits.max_record_bytes:
-            raise self._line_too_long(
-                next(n for n, line in enumerate(lines, self.first_line) if len(line) == longest)
-            )
+            raise self._line_too_long(next(n for n, line in enumerate(lines, self.first_line) if len(line) == longest))
         self.lines += len(lines)
         if self.lines > self._manifest.total:
             raise Corrupt(
@@ -212,8 +206,7 @@ class BatchReader:
         self._data.check_end()
         if self._content_bytes != self._manifest.content_bytes:
             raise Corrupt(
-                f"the content is {self._content_bytes} bytes long,"
-                f" the manifest says {self._manifest.content_bytes}"
+                f"the content is {self._content_bytes} bytes long, the manifest says {self._manifest.content_bytes}"
             )
         if self._content_digest.hexdigest() != self._manifest.content_sha256:
             raise Corrupt("the content's SHA-256 is not the manifest's content_sha256")

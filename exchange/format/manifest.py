@@ -106,9 +106,7 @@ class Manifest:
         """
         members = _Members(_object(line))
         if members.text("format") != FORMAT:
-            raise Unsupported(
-                f'the manifest\'s format: expected "{FORMAT}", found {found(members.value("format"))}'
-            )
+            raise Unsupported(f'the manifest\'s format: expected "{FORMAT}", found {found(members.value("format"))}')
         manifest = cls(
             channel=members.matching("channel", NAME),
             source=members.matching("source", NAME),
@@ -217,9 +215,7 @@ def split_manifest(content: bytes) -> tuple[bytes, Signature | None]:
     if len(content) > MAX_MANIFEST_BYTES:
         raise Corrupt(f"the manifest file is longer than {MAX_MANIFEST_BYTES} bytes", Fault.MANIFEST)
     if not content.endswith(b"\n"):
-        raise Incomplete(
-            "the manifest file is empty" if not content else "the manifest file ends within a line"
-        )
+        raise Incomplete("the manifest file is empty" if not content else "the manifest file ends within a line")
     match content[:-1].split(b"\n"):
         case [line]:
             return line, None
@@ -269,9 +265,7 @@ class _Members:
         self._taken: set[str] = set()
 
     def rest(self) -> Mapping[str, Any]:
-        return MappingProxyType(
-            {name: value for name, value in self._members.items() if name not in self._taken}
-        )
+        return MappingProxyType({name: value for name, value in self._members.items() if name not in self._taken})
 
     def value(self, member: str) -> Any:
         self._taken.add(member)
@@ -328,10 +322,7 @@ class _Members:
         }
 
     def counts(self, member: str) -> Mapping[str, Counts]:
-        return {
-            stream: _counts(f"{member}/{printable(stream, 80)}", value)
-            for stream, value in self._streams(member)
-        }
+        return {stream: _counts(f"{member}/{printable(stream, 80)}", value) for stream, value in self._streams(member)}
 
     def _streams(self, member: str) -> Iterable[tuple[str, Any]]:
         value = self.value(member)

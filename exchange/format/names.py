@@ -59,9 +59,7 @@ class BatchName:
         match = _STEM.fullmatch(stem)
         # Attempt 1 is written without a suffix, so ".r1" would be a second spelling of one name.
         if match is None or match[4] == "1":
-            raise ValueError(
-                f'"{printable(stem)}" names no batch; expected <channel>-<epoch>-<sequence>[.r<attempt>]'
-            )
+            raise ValueError(f'"{printable(stem)}" names no batch; expected <channel>-<epoch>-<sequence>[.r<attempt>]')
         return cls(match[1], match[2], int(match[3]), int(match[4] or 1))
 
     def __str__(self) -> str:

@@ -84,9 +84,7 @@ class TrustedKeys:
         if signature is None:
             raise Untrusted("the manifest is not signed")
         if signature.algorithm != ALGORITHM:
-            raise Untrusted(
-                f'the signature: expected "{ALGORITHM}", found "{printable(signature.algorithm, 40)}"'
-            )
+            raise Untrusted(f'the signature: expected "{ALGORITHM}", found "{printable(signature.algorithm, 40)}"')
         key = self.keys.get(signature.key)
         if key is None:
             raise Untrusted(

@@ -108,9 +108,7 @@ class _Trial:
         if self._name is None:
             return None, "not checked, no file name was given"
         if self._name.place != self._manifest.name.place:
-            raise Misdirected(
-                f"the files are named {self._name.place}, the manifest says {self._manifest.name}"
-            )
+            raise Misdirected(f"the files are named {self._name.place}, the manifest says {self._manifest.name}")
         return True, "the files are named as the manifest says"
 
     def data_file(self) -> _Outcome:
@@ -150,9 +148,7 @@ class _Trial:
 
 
 def _unlisted(stream: str) -> RecordError:
-    return RecordError(
-        "record", "/stream", f'the stream "{printable(stream, 80)}" is not in the manifest\'s schemas'
-    )
+    return RecordError("record", "/stream", f'the stream "{printable(stream, 80)}" is not in the manifest\'s schemas')
 
 
 _STEPS: Final[tuple[tuple[str, Callable[[_Trial], _Outcome]], ...]] = (

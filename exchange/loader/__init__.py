@@ -66,37 +66,53 @@ class Loader:
             stage.complete()
             self._refuse(checks.park_repeated_keys(stage))
             checks.settle_old_versions(stage)
-        self._park_until_stable(stages, constraints)
-        for stage in stages:
-            self._upsert(stage, stages, constraints)
-        for stage in reversed(stages):
-            self._delete(stage, constraints)
+        while not self._write(stages, constraints):
+            for stage in stages:
+                stage.settle([refusal.line for refusal in self._refusals], checks.PARKED)
         for stage in stages:
             writing.keep_tombstones(stage)
         self._show_to_capture()
         return Loaded(self._count(stages), tuple(self._refusals))
 
-    def _upsert(self, stage: Stage, stages: Sequence[Stage], constraints: Constraints) -> None:
+    def _write(self, stages: Sequence[Stage], constraints: Constraints) -> bool:
+        """Write what is staged. False, and nothing written, if a row that gave up a unique value stays after all."""
+        with self._connection.begin_nested() as savepoint:
+            gave_up: set[int] = set()
+            self._park_until_stable(stages, constraints)
+            for stage in stages:
+                self._upsert(stage, stages, constraints, gave_up)
+            self._park_held(stages, constraints)
+            for stage in reversed(stages):
+                if stage.deletes:
+                    self._refuse(writing.delete(stage))
+            if gave_up.isdisjoint(refusal.line for refusal in self._refusals):
+                return True
+            savepoint.rollback()
+            return False
+
+    def _upsert(
+        self, stage: Stage, stages: Sequence[Stage], constraints: Constraints, gave_up: set[int]
+    ) -> None:
         if stage.deletes == stage.rows:
             return
         for unique in constraints.uniques[stage.target.name]:
-            if self._refuse(writing.vacate(stage, unique)):
+            lines, refusals = writing.vacate(stage, unique)
+            gave_up |= lines
+            if self._refuse(refusals):
                 self._park_until_stable(stages, constraints)
         if self._refuse(writing.upsert(stage)):
             # What the database refused may be a parent of what is still staged.
             self._park_until_stable(stages, constraints)
 
-    def _delete(self, stage: Stage, constraints: Constraints) -> None:
-        if not stage.deletes:
-            return
-        while any(
-            [
-                self._refuse(checks.park_still_referred(stage, key, self._limit + 1))
-                for key in constraints.referring_to(stage.target.name)
-            ]
-        ):
-            pass  # a delete that stays may hold another one of its own table
-        self._refuse(writing.delete(stage))
+    def _park_held(self, stages: Sequence[Stage], constraints: Constraints) -> None:
+        """Park deletes of rows that others will still refer to: one that stays may hold another one."""
+        by_table = {stage.target.name: stage for stage in stages}
+        more = True
+        while more:
+            more = False
+            for stage in stages:
+                for key in constraints.referring_to(stage.target.name) if stage.deletes else ():
+                    more |= self._refuse(checks.park_still_referred(stage, key, by_table, self._limit + 1))
 
     def _park_until_stable(self, stages: Sequence[Stage], constraints: Constraints) -> None:
         """Repeat the checks until they park nothing more: a parked record may be what another one relied on."""
@@ -120,9 +136,7 @@ class Loader:
         """Tell our triggers which streams this transaction writes, and let deferrable constraints wait for its end."""
         names = [stage.stream.name for stage in stages]
         if self._connection.dialect.name == "postgresql":
-            self._connection.execute(
-                sa.select(sa.func.set_config("exchange.importing", ",".join(names), True))
-            )
+            self._connection.execute(sa.select(sa.func.set_config("exchange.importing", ",".join(names), sa.true())))
             self._connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
         else:
             self._connection.execute(sa.insert(importing), [{"stream": name} for name in names])
@@ -139,9 +153,7 @@ class Loader:
         totals: dict[str | None, int] = {}
         for stage in stages:
             outcome = stage.table.c[OUTCOME]
-            for name, number in self._connection.execute(
-                sa.select(outcome, sa.func.count()).group_by(outcome)
-            ):
+            for name, number in self._connection.execute(sa.select(outcome, sa.func.count()).group_by(outcome)):
                 totals[name] = totals.get(name, 0) + number
         return Counts(
             applied=totals.get(None, 0),

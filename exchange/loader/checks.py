@@ -1,10 +1,11 @@
-"""Questions to the database about staged records, one query each for all of them: what is stale, what refers
-to nothing, what takes a value that another row has.
+"""Questions to the database about staged records, one query each for all of them.
+
+What is stale, what refers to nothing, what takes a value that another row has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,7 @@ class Refusal:
 def park_repeated_keys(stage: Stage) -> list[Refusal]:
     """A key may appear once in a batch: keep its highest version, park the others."""
     table = stage.table
-    repeated = (
-        sa.select(table.c[KEY]).group_by(table.c[KEY]).having(sa.func.count() > 1).subquery("repeated")
-    )
+    repeated = sa.select(table.c[KEY]).group_by(table.c[KEY]).having(sa.func.count() > 1).subquery("repeated")
     rows = stage.connection.execute(
         sa.select(table.c[LINE], table.c[KEY], table.c[VERSION_COLUMN])
         .join(repeated, repeated.c[KEY] == table.c[KEY])
@@ -83,16 +82,12 @@ def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], lim
     staged = stage.table
     mine = [staged.c[name] for name in key.columns]
     parent_stage = stages.get(key.referred)
-    parent = (
-        parent_stage.target if parent_stage else sa.table(key.referred, *map(sa.column, key.referred_columns))
-    )
+    parent = parent_stage.target if parent_stage else sa.table(key.referred, *map(sa.column, key.referred_columns))
     missing = ~sa.exists().where(*_equal(parent, key.referred_columns, mine))
     if parent_stage is not None:
         # An alias: the stage may be its own parent.
         coming = parent_stage.table.alias("coming")
-        missing &= ~sa.exists().where(
-            applying(coming, Op.UPSERT), *_equal(coming, key.referred_columns, mine)
-        )
+        missing &= ~sa.exists().where(applying(coming, Op.UPSERT), *_equal(coming, key.referred_columns, mine))
     rows = stage.connection.execute(
         sa.select(staged.c[LINE], *mine)
         .where(applying(staged, Op.UPSERT), *(column.is_not(None) for column in mine), missing)
@@ -159,9 +154,7 @@ def park_taken(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
 def _both_staged(stage: Stage, unique: Unique) -> sa.Select[Any]:
     """Two records of one batch with one unique value: the later line gives way."""
     staged, first = stage.table, stage.table.alias("first")
-    return sa.select(
-        staged.c[LINE], *_named(stage.key(first)), *(staged.c[name] for name in unique.columns)
-    ).where(
+    return sa.select(staged.c[LINE], *_named(stage.key(first)), *(staged.c[name] for name in unique.columns)).where(
         applying(staged, Op.UPSERT),
         applying(first, Op.UPSERT),
         *_equal(first, unique.columns, [staged.c[name] for name in unique.columns]),
@@ -183,21 +176,20 @@ def giving_up(stage: Stage, unique: Unique) -> sa.Select[Any]:
     )
 
 
-def park_still_referred(stage: Stage, key: ForeignKey, limit: int) -> list[Refusal]:
-    """Park deletes of rows that other rows still refer to once all upserts are in."""
+def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
+    """Park deletes of rows that other rows refer to, once all upserts are in; rows that leave too hold nothing."""
     staged = stage.table
-    child = sa.table(key.table, *map(sa.column, key.columns)).alias("child")
-    if key.table == stage.target.name:
-        child = stage.target.alias("child")  # type: ignore[assignment]
+    child_stage = stages.get(key.table)
     referred = [staged.c[name] for name in key.referred_columns if name in staged.c]
     if len(referred) != len(key.referred_columns) or not _is_key(stage.stream, key.referred_columns):
         return []  # the reference is to columns that a delete does not name: the database decides
+    names = {*key.columns, *(column.name for column in child_stage.stream.key)} if child_stage else key.columns
+    child = sa.table(key.table, *map(sa.column, sorted(names))).alias("child")
     holding = sa.exists().where(*_equal(child, key.columns, referred))
-    if key.table == stage.target.name:
-        leaving = stage.table.alias("leaving")
-        holding = holding.where(
-            ~sa.exists().where(applying(leaving, Op.DELETE), stage.same_key(leaving, child))
-        )
+    if child_stage is not None:
+        leaving = child_stage.table.alias("leaving")
+        gone = sa.exists().where(applying(leaving, Op.DELETE), child_stage.same_key(leaving, child))
+        holding = holding.where(~gone)
     rows = stage.connection.execute(
         sa.select(staged.c[LINE], *referred).where(applying(staged, Op.DELETE), holding).limit(limit)
     ).all()
@@ -221,7 +213,7 @@ def _is_key(stream: Stream, columns: tuple[str, ...]) -> bool:
 
 
 def _equal(
-    table: sa.FromClause, columns: tuple[str, ...], values: list[sa.ColumnElement[Any]]
+    table: sa.FromClause, columns: tuple[str, ...], values: Sequence[sa.ColumnElement[Any]]
 ) -> list[sa.ColumnElement[bool]]:
     return [table.c[name] == value for name, value in zip(columns, values, strict=True)]
 

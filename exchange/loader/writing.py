@@ -1,5 +1,6 @@
-"""Staged records into the application's tables: one upsert and one delete per stream; what the database
-refuses although every check passed is found by halving.
+"""Staged records into the application's tables: one upsert and one delete per stream.
+
+What the database refuses although every check passed is found by halving.
 """
 
 from __future__ import annotations
@@ -7,11 +8,12 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from exchange.format.errors import printable
 from exchange.format.record import Op
@@ -40,31 +42,26 @@ def keep_tombstones(stage: Stage) -> None:
     if stage.deletes:
         insert = _insert(stage)(tombstone).from_select(
             ["stream", "key", "version"],
-            sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(
-                applying(staged, Op.DELETE)
-            ),
+            sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(applying(staged, Op.DELETE)),
         )
         stage.connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["stream", "key"], set_={"version": insert.excluded.version}
-            )
+            insert.on_conflict_do_update(index_elements=["stream", "key"], set_={"version": insert.excluded.version})
         )
     returned = sa.select(staged.c[KEY]).where(applying(staged, Op.UPSERT))
     if stage.deletes < stage.rows:
-        stage.connection.execute(
-            sa.delete(tombstone).where(tombstone.c.stream == name, tombstone.c.key.in_(returned))
-        )
+        stage.connection.execute(sa.delete(tombstone).where(tombstone.c.stream == name, tombstone.c.key.in_(returned)))
 
 
-def vacate(stage: Stage, unique: Unique) -> list[Refusal]:
+def vacate(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
     """Free unique values that pass from one row to another within this batch, so that the upsert may set them.
 
     Databases check uniqueness row by row, so a swap fails in any order: each row that gives up its value gets
     a passing one first. Where the column can't take such a value, both records are parked.
+    Gives the lines of the rows that gave theirs up, and the refusals.
     """
     rows = stage.connection.execute(giving_up(stage, unique)).all()
     if not rows:
-        return []
+        return set(), []
     target = stage.target
     column = _replaceable(stage, unique)
     keys = {tuple(row[2:]) for row in rows}
@@ -72,11 +69,9 @@ def vacate(stage: Stage, unique: Unique) -> list[Refusal]:
         with stage.connection.begin_nested():
             for key in keys:
                 mine = (c == value for c, value in zip(stage.key(target), key, strict=True))
-                stage.connection.execute(
-                    sa.update(target).where(*mine).values({column.name: _passing_value(column)})
-                )
-    except DBAPIError as error:
-        if not _refuses_the_row(error):
+                stage.connection.execute(sa.update(target).where(*mine).values({column.name: _passing_value(column)}))
+    except StatementError as error:  # also from SQLAlchemy itself, of a type that takes no text
+        if isinstance(error, DBAPIError) and not _refuses_the_row(error):
             raise
         refusals = {
             line: Refusal(
@@ -92,8 +87,8 @@ def vacate(stage: Stage, unique: Unique) -> list[Refusal]:
             for line in row[:2]
         }
         stage.settle(list(refusals), PARKED)
-        return list(refusals.values())
-    return []
+        return set(), list(refusals.values())
+    return {row[1] for row in rows}, []
 
 
 def _replaceable(stage: Stage, unique: Unique) -> sa.Column[Any]:
@@ -112,6 +107,8 @@ def _passing_value(column: sa.Column[Any]) -> Any:
         return uuid.uuid4()
     if kind is bytes:
         return secrets.token_bytes(16)
+    if issubclass(kind, date):  # a date-time, too
+        return kind(1 + secrets.randbelow(9998), 1 + secrets.randbelow(12), 1 + secrets.randbelow(28))
     text = secrets.token_hex(16)
     return text[: getattr(column.type, "length", None) or len(text)]
 
@@ -143,9 +140,7 @@ def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executa
 
 def _write(stage: Stage, op: Op, statement: Statement) -> list[Refusal]:
     first, last = stage.connection.execute(
-        sa.select(sa.func.min(stage.table.c[LINE]), sa.func.max(stage.table.c[LINE])).where(
-            applying(stage.table, op)
-        )
+        sa.select(sa.func.min(stage.table.c[LINE]), sa.func.max(stage.table.c[LINE])).where(applying(stage.table, op))
     ).one()
     if first is None:
         return []
@@ -154,9 +149,7 @@ def _write(stage: Stage, op: Op, statement: Statement) -> list[Refusal]:
     return refusals
 
 
-def _write_range(
-    stage: Stage, op: Op, statement: Statement, first: int, last: int, refusals: list[Refusal]
-) -> None:
+def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: int, refusals: list[Refusal]) -> None:
     """Write the lines from ``first`` to ``last``, all of them or each half by itself."""
     lines = stage.table.c[LINE].between(first, last)
     try:

@@ -72,9 +72,7 @@ def answer_requests(
     the main thread, where time can't be limited.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError(
-            "answering limits a handler's time by a signal: run it in the process's main thread"
-        )
+        raise RuntimeError("answering limits a handler's time by a signal: run it in the process's main thread")
     run = _Run(engine, handler, network, seconds, stopping, interrupts)
     counts = dict.fromkeys(("answered", "failed", "overtaken"), 0)
     for request_id in _waiting(engine, run.claims_since(), limit):
@@ -135,9 +133,7 @@ def _waiting(engine: Engine, claims_since: datetime, limit: int) -> list[uuid.UU
         .where(
             Request.status == RequestStatus.PENDING,
             ~sa.exists().where(Response.request_id == Request.id),
-            ~sa.exists().where(
-                AnswerAttempt.request_id == Request.id, AnswerAttempt.started_at >= claims_since
-            ),
+            ~sa.exists().where(AnswerAttempt.request_id == Request.id, AnswerAttempt.started_at >= claims_since),
         )
         .order_by(Request.priority.desc(), Request.created_at, Request.id)
         .limit(limit)

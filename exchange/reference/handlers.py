@@ -39,9 +39,7 @@ def load_handler(spec: str) -> Handler:
         found = getattr(importlib.import_module(module_name), name)
     except Exception as error:
         # A module of somebody else's may fail in any way when it is imported.
-        raise ValueError(
-            f"the handler {spec!r} can't be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise ValueError(f"the handler {spec!r} can't be imported: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ValueError(f"the handler {spec!r} is a {type(found).__name__}, a function is expected")  # noqa: TRY004 - the fault is a setting's
     handler: Handler = found

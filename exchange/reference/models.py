@@ -134,9 +134,7 @@ class Request(Base):
         default=RequestStatus.PENDING,
         server_default=RequestStatus.PENDING.value,
     )
-    created_at: Mapped[datetime] = mapped_column(
-        UtcDateTime, default=now, server_default=func.current_timestamp()
-    )
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, server_default=func.current_timestamp())
     updated_at: Mapped[datetime] = mapped_column(
         UtcDateTime, default=now, onupdate=now, server_default=func.current_timestamp()
     )
@@ -175,9 +173,7 @@ class AnswerAttempt(Base):
 
     __tablename__ = "answer_attempt"
 
-    request_id: Mapped[uuid.UUID] = mapped_column(
-        ForeignKey("request.id", ondelete="CASCADE"), primary_key=True
-    )
+    request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("request.id", ondelete="CASCADE"), primary_key=True)
     attempts: Mapped[int]
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     who: Mapped[str] = mapped_column(String(255))

@@ -25,9 +25,7 @@ def check_password(password: str, kept: str | None) -> bool:
     if kept is None:
         return False
     _, cost, block, parallel, salt, expected = kept.split("$")
-    derived = hashlib.scrypt(
-        password.encode(), salt=base64.b64decode(salt), n=int(cost), r=int(block), p=int(parallel)
-    )
+    derived = hashlib.scrypt(password.encode(), salt=base64.b64decode(salt), n=int(cost), r=int(block), p=int(parallel))
     return hmac.compare_digest(derived, base64.b64decode(expected))
 
 

@@ -31,6 +31,4 @@ def check_plain(value: Any) -> None:
     except RecordError as error:
         raise ValueError(f"can't cross: {error.sentence}") from error
     if read != value:
-        raise ValueError(
-            "is no plain JSON: it holds a value that JSON would change, such as NaN, a date or a tuple"
-        )
+        raise ValueError("is no plain JSON: it holds a value that JSON would change, such as NaN, a date or a tuple")

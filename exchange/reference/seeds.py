@@ -62,9 +62,7 @@ def seed(engine: Engine, network: str, *, password: str | None = None) -> Seeded
 def _add_profile_types(session: Session) -> tuple[str, ...]:
     present = set(session.scalars(sa.select(ProfileType.name)))
     missing = [row for row in PROFILE_TYPES if row[0] not in present]
-    session.add_all(
-        ProfileType(name=name, daily_limit=limit, priority=priority) for name, limit, priority in missing
-    )
+    session.add_all(ProfileType(name=name, daily_limit=limit, priority=priority) for name, limit, priority in missing)
     session.flush()
     return tuple(name for name, _, _ in missing)
 

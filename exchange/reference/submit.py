@@ -41,14 +41,11 @@ def submit(
     asker = _find_user(session, user)
     if not asker.active:
         raise SubmitRefused(
-            f"the user {printable(asker.name)!r} is inactive; an administrator of the response"
-            " network can change that"
+            f"the user {printable(asker.name)!r} is inactive; an administrator of the response network can change that"
         )
     chosen = _choose_priority(asker.profile_type, priority)
     _check_daily_limit(session, asker)
-    request = Request(
-        id=uuid.uuid4(), user_id=asker.id, kind=kind, query=query, parameters=asked, priority=chosen
-    )
+    request = Request(id=uuid.uuid4(), user_id=asker.id, kind=kind, query=query, parameters=asked, priority=chosen)
     session.add(request)
     session.flush()
     return request.id
@@ -81,8 +78,7 @@ def _find_user(session: Session, name_or_email: str) -> User:
     shown = printable(name_or_email)
     if not found:
         raise SubmitRefused(
-            f"no user has the name or e-mail {shown!r}; new users arrive with the"
-            " directory channel's next batch"
+            f"no user has the name or e-mail {shown!r}; new users arrive with the directory channel's next batch"
         )
     if len(found) > 1:
         raise SubmitRefused(f"{shown!r} is one user's name and another's e-mail; give the other of the two")
@@ -98,8 +94,7 @@ def _choose_priority(profile: ProfileType, priority: int | None) -> int:
         )
     if priority > profile.priority:
         raise SubmitRefused(
-            f"the priority is {priority}, the profile {printable(profile.name)!r} allows"
-            f" at most {profile.priority}"
+            f"the priority is {priority}, the profile {printable(profile.name)!r} allows at most {profile.priority}"
         )
     return priority
 

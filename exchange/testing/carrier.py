@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,24 +35,31 @@ class Carrier:
 
     ``carry`` makes one round and gives the names that arrived whole or not; ``log`` has everything it did.
     Each file stays in ``outgoing`` unless ``moves`` is set, and is not carried again, as rsync would.
+    ``spoils`` names files to damage, whatever is drawn.
     """
 
     def __init__(
-        self, outgoing: Path, incoming: Path, faults: Faults = HONEST, *, seed: int = 0, moves: bool = False
+        self,
+        outgoing: Path,
+        incoming: Path,
+        faults: Faults = HONEST,
+        *,
+        seed: int = 0,
+        moves: bool = False,
+        spoils: Callable[[str], bool] | None = None,
     ) -> None:
         self.outgoing = outgoing
         self.incoming = incoming
         self.faults = faults
         self.moves = moves
+        self.spoils = spoils
         self.log: list[tuple[str, str]] = []
         self._draw = random.Random(seed)
         self._carried: set[str] = set()
 
     def carry(self) -> list[str]:
         """Make one round."""
-        waiting = sorted(
-            path for path in self.outgoing.iterdir() if path.is_file() and not path.name.startswith(".")
-        )
+        waiting = sorted(path for path in self.outgoing.iterdir() if path.is_file() and not path.name.startswith("."))
         if self.faults.reorder:
             self._draw.shuffle(waiting)
         return [path.name for path in waiting if path.name not in self._carried and self._deliver(path)]
@@ -82,7 +89,7 @@ class Carrier:
         done = "carried"
         if content and self._happens(self.faults.truncate):
             content, done = content[: self._draw.randrange(len(content))], "truncated"
-        elif content and self._happens(self.faults.damage):
+        elif content and (self._happens(self.faults.damage) or (self.spoils and self.spoils(path.name))):
             place = self._draw.randrange(len(content))
             content = content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :]
             done = "damaged"

@@ -68,9 +68,7 @@ class Codec:
         what = "a value that is not shown" if self.sensitive else found(value)
         because = f" ({why})" if why and not self.sensitive else ""
         member = self.column.name.replace("~", "~0").replace("/", "~1")
-        sentence = (
-            f"{shown(self.column.name)}: expected {shown(self.kind.expected, 400)}, found {what}{because}"
-        )
+        sentence = f"{shown(self.column.name)}: expected {shown(self.kind.expected, 400)}, found {what}{because}"
         return RecordError("value", f"{under}/{member}", sentence)
 
 
@@ -86,9 +84,7 @@ def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> Codec:
         if _kind(column, resolved).family() != kind.family():
             raise _unsupported(column, f"{dialect.name} keeps another kind of values for it")
     if column.primary_key and not kind.keyable:
-        raise _unsupported(
-            column, "equal values of it may be written differently, so it can't be part of a key"
-        )
+        raise _unsupported(column, "equal values of it may be written differently, so it can't be part of a key")
     schema = kind.schema()
     if column.nullable:
         schema = _or_null(schema)
@@ -106,9 +102,7 @@ def _is_sqlite(dialect: Dialect) -> bool:
 
 
 def _unsupported(column: sa.Column[Any], why: str) -> UnsupportedColumn:
-    return UnsupportedColumn(
-        f"column {column.name} of type {shown(repr(column.type), 80)} can't cross: {why}"
-    )
+    return UnsupportedColumn(f"column {column.name} of type {shown(repr(column.type), 80)} can't cross: {why}")
 
 
 def _undecorated(column: sa.Column[Any], kind: TypeEngine[Any]) -> TypeEngine[Any]:
@@ -134,6 +128,8 @@ def _kind(column: sa.Column[Any], kind: TypeEngine[Any]) -> Kind:
     for known, make in _KINDS:
         if isinstance(kind, known):
             return make(column, kind)
+    if isinstance(kind, types.NullType):
+        raise _unsupported(column, "its type isn't known; define the table that it refers to before the stream")
     raise _unsupported(column, "its values have no exact form that both databases share")
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from exchange.values.kind import Decode, Encode, Json, Kind, Refuse
@@ -21,7 +22,6 @@ _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 _MICROSECOND_DIGITS = 6
 _ISO_DATE_LENGTH = len("2026-11-22")
 
-_SQLITE_DATE = re.compile(_DATE.encode())
 _SQLITE_TIME = re.compile(f"({_TIME})(?:\\.([0-9]{{1,6}})0*)?".encode())
 _SQLITE_DATE_TIME = re.compile(
     f"({_DATE})[ T]({_TIME})(?:\\.([0-9]{{1,6}})0*)?(Z|[+-][0-9]{{2}}:?[0-9]{{2}})?".encode()
@@ -34,12 +34,13 @@ def _fraction(digits: int) -> str:
     return rf"\.{kept}{lost}"
 
 
+@lru_cache(maxsize=4096)  # most rows of a batch share their days; callers bound the text
 def _is_day(text: str) -> bool:
+    """Say whether a text is a day of the calendar in the one form that we write."""
     try:
-        date.fromisoformat(text)
+        return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Day(Kind):
             raise refuse(text)
 
         def from_sqlite(value: Any) -> str:
-            if type(value) is bytes and _SQLITE_DATE.fullmatch(value):
+            if type(value) is bytes and len(value) == _ISO_DATE_LENGTH and value.isascii():
                 text = value.decode()
                 if _is_day(text):
                     return text
@@ -68,10 +69,8 @@ class Day(Kind):
         return from_sqlite if sqlite else from_postgresql
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
-        fits = re.compile(_DATE).fullmatch
-
         def day(value: Json) -> str:
-            if type(value) is str and fits(value) and _is_day(value):
+            if type(value) is str and len(value) == _ISO_DATE_LENGTH and _is_day(value):
                 return value
             raise refuse(value)
 
@@ -163,12 +162,7 @@ class Moment(Kind):
         def moment(text: str) -> str:
             size = len(text)
             # Infinity has no blank there, later years have it further on, years before 1 end in BC.
-            if (
-                text[10:11] != " "
-                or not whole <= size <= longest
-                or not text.endswith(zone)
-                or text[-1] == "C"
-            ):
+            if text[10:11] != " " or not whole <= size <= longest or not text.endswith(zone) or text[-1] == "C":
                 raise refuse(text)
             if size == longest:
                 return f"{text[:10]}T{text[11:cut]}{mark}"
@@ -180,9 +174,17 @@ class Moment(Kind):
 
     def _from_sqlite(self, refuse: Refuse) -> Encode:
         aware, digits, mark = self.aware, self.digits, "Z" if self.aware else ""
+        usual = re.compile(f"{_DATE} {_TIME}{_fraction(digits)}".encode()).fullmatch
 
         def moment(value: Any) -> str:
-            match = _SQLITE_DATE_TIME.fullmatch(value) if type(value) is bytes else None
+            if type(value) is not bytes:
+                raise refuse(value)
+            if usual(value) and _is_day((text := value.decode())[:10]):
+                return f"{text[:10]}T{text[11:]}{mark}"
+            return seldom(value)
+
+        def seldom(value: bytes) -> str:
+            match = _SQLITE_DATE_TIME.fullmatch(value)
             if match is None:
                 raise refuse(value)
             day, time, fraction, zone = (part.decode() for part in match.groups(b""))
@@ -247,9 +249,7 @@ class Duration(Kind):
 
     @property
     def expected(self) -> str:
-        return "an interval of days, hours, minutes and seconds such as P1DT2H3M4.000005S" + _coarser(
-            self.digits
-        )
+        return "an interval of days, hours, minutes and seconds such as P1DT2H3M4.000005S" + _coarser(self.digits)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": _DURATION_SCHEMA}
@@ -262,7 +262,7 @@ class Duration(Kind):
             microseconds = read(value)
             if microseconds is None or abs(microseconds) > _MOST_MICROSECONDS or microseconds % step:
                 raise refuse(value)
-            return _duration(microseconds)
+            return duration_text(microseconds)
 
         return duration
 
@@ -285,9 +285,7 @@ class Duration(Kind):
             try:
                 moment = _EPOCH + timedelta(microseconds=microseconds_of(value))
             except OverflowError as error:
-                raise refuse(
-                    value, "SQLAlchemy keeps it as a date after 1970, and this one has no date"
-                ) from error
+                raise refuse(value, "SQLAlchemy keeps it as a date after 1970, and this one has no date") from error
             return moment.isoformat(" ", timespec="microseconds")
 
         return interval if self.native and not sqlite else since_epoch
@@ -332,7 +330,7 @@ def _read_duration(text: str) -> int | None:
     return -total if minus == "-" else total
 
 
-def _duration(microseconds: int) -> str:
+def duration_text(microseconds: int) -> str:
     """Write the one canonical form: each field below the next larger one, zeros left out."""
     if not microseconds:
         return "PT0S"
@@ -350,8 +348,4 @@ def _duration(microseconds: int) -> str:
 
 
 def _coarser(digits: int) -> str:
-    return (
-        ""
-        if digits == _MICROSECOND_DIGITS
-        else f", in which only {digits} digits after the point may not be 0"
-    )
+    return "" if digits == _MICROSECOND_DIGITS else f", in which only {digits} digits after the point may not be 0"

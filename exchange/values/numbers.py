@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from decimal import Decimal
-from math import isfinite
+from decimal import Context, Decimal
+from math import copysign, isfinite
 from typing import Any
 
 import sqlalchemy as sa
@@ -114,9 +114,11 @@ class Real(Kind):
 
         return finite
 
-    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         def real(value: Any) -> float:
             if type(value) is float and isfinite(value):
+                if sqlite and value == 0 and copysign(1, value) < 0:
+                    raise refuse(value, "SQLite drops the sign of zero")
                 return value
             if type(value) is int and -_EXACT_WHOLE <= value <= _EXACT_WHOLE:
                 return float(value)
@@ -134,21 +136,39 @@ class Real(Kind):
 _EXACT_WHOLE = 2**53
 
 
+_SINGLE_DIGITS, _SINGLE_MOST_DIGITS = 6, 9
+_SINGLE_LEAST, _SINGLE_MOST = 2.0**-126, 2.0**127
+
+
 def _single_keeps(number: float) -> bool:
-    """Say whether a 32-bit float, written as shortly as tells it from its neighbours, is this number."""
+    """Say whether this number is what PostgreSQL writes for the 32-bit float nearest to it.
+
+    That is the shortest text that lies nearer to it than to its neighbours. Up to six digits always do.
+    """
+    size = abs(number)
+    if size == 0 or (_SINGLE_LEAST <= size <= _SINGLE_MOST and float(f"{size:.{_SINGLE_DIGITS}g}") == size):
+        return True
     try:
-        kept = struct.pack("<f", number)
+        bits = struct.unpack("<I", struct.pack("<f", size))[0]
     except OverflowError:
         return False
-    exact = struct.unpack("<f", kept)[0]
-    for digits in range(1, 10):
-        near = float(f"{exact:.{digits}g}")
-        try:
-            if struct.pack("<f", near) == kept:
-                return near == number
-        except OverflowError:
-            continue
+    if bits == 0:
+        return False
+    kept, below, above = _single(bits), _single(bits - 1), _single(bits + 1)
+    least = (kept + below) / 2
+    most = (kept + above) / 2 if isfinite(above) else kept + (kept - least)
+    for digits in range(1, _SINGLE_MOST_DIGITS + 1):
+        context = Context(prec=digits)
+        near = context.create_decimal_from_float(kept)
+        # Below a power of two the neighbour is closer than above it, so the nearest text may miss, the next not.
+        for text in (near, context.next_plus(near)):
+            if least < float(text) < most:
+                return float(text) == size
     return False
+
+
+def _single(bits: int) -> float:
+    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
 
 
 @dataclass(frozen=True)
@@ -232,10 +252,9 @@ class Exact(Kind):
 
         def approximate(value: Json) -> float:
             number = float(exact(value))
-            if isfinite(number):
-                back = _plain(number) if precision is None else f"{number:.{scale}f}"
-                if Decimal(back) == Decimal(value):
-                    return number
+            back = _plain(number) if precision is None else f"{number:.{scale}f}"
+            if back == value or Decimal(back) == Decimal(value):
+                return number
             raise refuse(value, "SQLite keeps a float, and this one would come back changed")
 
         return approximate if sqlite else exact

@@ -57,6 +57,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_exchange_batch"),
     )
     op.create_index(
+        "ix_exchange_batch_done",
+        "exchange_batch",
+        ["direction", "state", "channel"],
+        unique=False,
+        sqlite_where=sa.text("state IN ('applied', 'acknowledged')"),
+        postgresql_where=sa.text("state IN ('applied', 'acknowledged')"),
+    )
+    op.create_index(
         "ix_exchange_batch_open",
         "exchange_batch",
         ["direction", "state", "channel"],

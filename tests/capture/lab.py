@@ -70,5 +70,9 @@ def deletes(connection: Connection, stream: Stream) -> list[dict[str, Any]]:
 def items(*more: sa.Column[Any] | sa.schema.SchemaItem) -> sa.Table:
     """Declare a table of items with an integer key."""
     return sa.Table(
-        "item", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text), *more
+        "item",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", sa.Text),
+        *more,
     )

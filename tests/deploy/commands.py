@@ -1,4 +1,4 @@
-"""What the files of deploy/ run: their commands and variables, as a shell or a service manager would see them."""
+"""What the files of deploy/ run: their commands and variables, as a service manager would see them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 _OURS = re.compile(r"(?<![\w/.-])(?<!-A )(?:exchange|celery -A exchange) [a-z][a-z-]*(?: [a-z][a-z-]*)?")
 
 
+class _Unit(configparser.ConfigParser):
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
 def compose(path: Path) -> dict[str, Any]:
     """Read a compose file, its merges done."""
     read: dict[str, Any] = YAML(typ="safe").load(path)
@@ -29,8 +34,7 @@ def compose(path: Path) -> dict[str, Any]:
 
 def unit(path: Path) -> configparser.ConfigParser:
     """Read a unit; of a key that stands more than once the last line counts."""
-    parser = configparser.ConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment, method-assign] - the documented way to keep capitals
+    parser = _Unit(strict=False, interpolation=None)
     parser.read(path)
     return parser
 

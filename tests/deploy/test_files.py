@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from deploy.env_example import render
-from exchange.settings import Settings, variables
+from exchange.settings import load_settings, variables
 from tests.deploy.commands import COMPOSE_FILES, DEPLOY, ROOT, UNITS, compose, unit
 
 SERVICES = [
-    pytest.param(path, name, id=f"{path.stem}-{name}")
-    for path in COMPOSE_FILES
-    for name in compose(path)["services"]
+    pytest.param(path, name, id=f"{path.stem}-{name}") for path in COMPOSE_FILES for name in compose(path)["services"]
 ]
+SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
 OUR_VARIABLES = {variable.name for variable in variables()} | {"EXCHANGE_ENV_FILE", "EXCHANGE_ADMIN_PASSWORD"}
 
 
@@ -27,19 +26,21 @@ def _service(path: Path, name: str) -> dict[str, Any]:
 
 
 def test_env_example_is_what_the_settings_class_says() -> None:
-    assert (DEPLOY / "env.example").read_text() == render(), (
-        "python -m deploy.env_example > deploy/env.example"
-    )
+    assert (DEPLOY / "env.example").read_text() == render(), "python -m deploy.env_example > deploy/env.example"
 
 
-def test_env_example_filled_in_is_a_valid_settings_file(tmp_path: Path) -> None:
-    lines = render().replace("EXCHANGE_NETWORK=", "EXCHANGE_NETWORK=request")
-    lines = lines.replace("EXCHANGE_PEER=", "EXCHANGE_PEER=response")
-    filled = tmp_path / ".env"
+def test_env_example_filled_in_is_a_valid_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    required = "EXCHANGE_NETWORK=request\nEXCHANGE_PEER=response\n"
     # The defaults it shows are values that it takes.
-    filled.write_text(re.sub(r"^#(EXCHANGE_\w+=)", r"\1", lines, flags=re.MULTILINE))
-    shown = Settings(_env_file=filled)  # type: ignore[call-arg] - pydantic-settings' own argument
-    assert shown == Settings(network="request", peer="response")
+    every_line = re.sub(r"^#(EXCHANGE_\w+=)", r"\1", render(), flags=re.MULTILINE) + required
+    for name in OUR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    found = []
+    for text in (required, every_line):
+        (tmp_path / "settings.env").write_text(text)
+        monkeypatch.setenv("EXCHANGE_ENV_FILE", str(tmp_path / "settings.env"))
+        found.append(load_settings())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("path", COMPOSE_FILES, ids=lambda path: path.stem)
@@ -111,9 +112,7 @@ def test_redis_keeps_what_it_is_told() -> None:
 def test_the_image_is_not_root_and_copies_what_is_there() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     assert re.findall(r"^USER (.+)$", dockerfile, re.MULTILINE) == ["exchange"]
-    allowed = {
-        line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().split() if line[0] == "!"
-    }
+    allowed = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().split() if line[0] == "!"}
     copied = set()
     for words in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE):
         copied |= set(words.split()[:-1])
@@ -139,14 +138,14 @@ def test_a_unit_runs_unprivileged_and_reads_the_settings_file(path: Path) -> Non
     assert names <= OUR_VARIABLES
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd isn't installed here")
+@pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="systemd isn't installed here")
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
 def test_systemd_understands_a_unit(path: Path, tmp_path: Path) -> None:
     # The program it names is not installed here; everything else is checked as it stands.
     copy = tmp_path / path.name
     copy.write_text(path.read_text().replace("/opt/exchange/bin/celery", "/bin/true"))
     checked = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", copy],
+        [str(SYSTEMD_ANALYZE), "verify", "--man=no", "--recursive-errors=no", copy],
         capture_output=True,
         text=True,
         check=False,

@@ -69,9 +69,7 @@ def test_no_key_at_all_is_no_fault_and_a_missing_named_one_is(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"no key\n", b"x" * 20_000, None])
-def test_a_file_that_holds_no_public_key_is_refused_in_one_sentence(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_a_file_that_holds_no_public_key_is_refused_in_one_sentence(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "other.pem"
     if content is not None:
         file.write_bytes(content)

@@ -89,12 +89,8 @@ def test_an_unusable_database_is_refused_without_showing_its_password(
     assert "secret" not in fault
 
 
-@pytest.mark.parametrize(
-    "url", ["redis", "http://me:secret@host", "redis://:secret@host:port/0", "memory://"]
-)
-def test_an_unusable_broker_is_refused_without_showing_its_password(
-    monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
+@pytest.mark.parametrize("url", ["redis", "http://me:secret@host", "redis://:secret@host:port/0", "memory://"])
+def test_an_unusable_broker_is_refused_without_showing_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     (fault,) = faults(monkeypatch, BROKER_URL=url)
     assert fault.startswith("EXCHANGE_BROKER_URL: expected")
     assert "secret" not in fault
@@ -110,9 +106,7 @@ def test_settings_are_shown_without_passwords(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_misspelt_variable_is_a_fault_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     (fault,) = faults(monkeypatch, IMPORT_EVRY="5")
-    assert (
-        fault == "EXCHANGE_IMPORT_EVRY: expected a setting, found none of this name; EXCHANGE_IMPORT_EVERY?"
-    )
+    assert fault == "EXCHANGE_IMPORT_EVRY: expected a setting, found none of this name; EXCHANGE_IMPORT_EVERY?"
 
 
 def test_a_variable_of_somebody_else_is_left_alone() -> None:

@@ -302,9 +302,7 @@ def test_several_answerers_at_once_answer_each_request_once(
     noted.mkdir()
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)
-    processes = [
-        context.Process(target=_note_and_answer, args=(database_url, str(noted), start)) for _ in range(2)
-    ]
+    processes = [context.Process(target=_note_and_answer, args=(database_url, str(noted), start)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -329,9 +327,7 @@ def test_outside_the_main_thread_it_refuses_to_begin(database: Engine, asked: uu
     assert "main thread" in str(raised[0])
 
 
-def test_an_answer_waits_for_a_long_import_on_sqlite(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_waits_for_a_long_import_on_sqlite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exchange.database.SQLITE_WAIT_SECONDS", 0.1)
     database = make_engine(sqlite_url)
     _prepare(database)
@@ -349,9 +345,7 @@ def test_an_answer_waits_for_a_long_import_on_sqlite(
     database.dispose()
 
 
-def test_a_claim_that_meets_a_long_import_on_sqlite_says_busy(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_claim_that_meets_a_long_import_on_sqlite_says_busy(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exchange.database.SQLITE_WAIT_SECONDS", 0.1)
     database = make_engine(sqlite_url)
     _prepare(database)

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from exchange.schemas import agreement
 
 from exchange.channels import Stream, check, load_channels
 from exchange.reference import channels
+from exchange.schemas import agreement
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 STREAMS = [stream for channel in channels for stream in channel.streams]

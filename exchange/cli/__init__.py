@@ -1,0 +1,66 @@
+"""The ``exchange`` command: each command reads its arguments, calls one workflow and prints what came of it.
+
+Commands import what they use when they run: ``exchange --help`` and ``exchange verify`` need no database's driver.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from exchange import __version__
+from exchange.cli import batches, crossing, dead_letters, files, keys, reference, schema, setup, state
+from exchange.cli.running import Commands
+
+app = typer.Typer(
+    name="exchange",
+    cls=Commands,
+    help="Keep chosen tables of two separated networks alike, through signed files alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # In a pipe a fault is one plain sentence, not a box.
+    rich_markup_mode="rich" if sys.stderr.isatty() else None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"exchange {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(setup.init)
+app.command()(setup.migrate)
+app.command()(setup.up)
+app.command()(setup.demo)
+app.command()(setup.doctor)
+app.command()(state.status)
+app.command()(crossing.export)
+app.command(name="import")(crossing.import_)
+app.command()(crossing.replay)
+app.command()(crossing.prune)
+app.command(name="batches")(batches.batches)
+app.command()(files.verify)
+app.command()(files.inspect)
+app.add_typer(keys.app, name="keys")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.command(name="schema")(schema.schema)
+app.command()(reference.submit)
+app.command()(reference.seed)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="exchange")

@@ -1,0 +1,129 @@
+"""Batches on their way: export, import, replay, and letting go of old files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exchange.cli import output
+from exchange.cli.output import Json
+from exchange.cli.running import Refused, fail, known_channel, open_site, stem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exchange.outcomes import Imported
+
+Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)]
+
+
+def export(channel: Channel = None, as_json: Json = False) -> None:
+    """Export what changed as signed batches."""
+    from exchange import exporter
+
+    with open_site() as site:
+        known_channel(channel, site.outgoing(), "sent")
+        with output.between_batches("exporting") as stopping:
+            run = exporter.run(site, channel=channel, stopping=stopping)
+    if as_json:
+        for batch in run.batches:
+            output.emit(batch.as_dict())
+    elif run.batches:
+        output.table(
+            ["batch", "channel", "sequence", "records", "bytes"],
+            [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
+        )
+    for sentence in run.busy:
+        output.warn(sentence)
+    if run.parked:
+        output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
+    if run.trouble:
+        output.complain(run.trouble)
+        fail()
+    if not (run.batches or run.busy or run.parked):
+        output.say("nothing to export")
+
+
+def import_(
+    channel: Channel = None,
+    batch: Annotated[str | None, typer.Option(metavar="STEM", help="Only this batch.", show_default=False)] = None,
+    release: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEM", help="Only this batch, though it deletes more than the settings allow.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Import what arrived.
+
+    Each batch is verified, then applied in one transaction or not at all.
+    """
+    from exchange import importer
+
+    if batch and release and batch != release:
+        raise Refused("--batch and --release: expected one batch, found two")
+    wanted = stem(release or batch or "") if release or batch else None
+    with open_site() as site:
+        known_channel(channel, site.incoming(), "received")
+        site.spool.prepare()
+        with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
+            run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
+    _show(run.batches, as_json)
+    if run.ignored or run.unpaired:
+        output.say(
+            f"left alone in incoming: {run.ignored} files that are no batch,"
+            f" {run.unpaired} data files whose manifest has not arrived"
+        )
+    if run.trouble:
+        output.complain(run.trouble)
+        fail()
+    if wanted and not run.batches:
+        output.complain(f"batch {wanted} does not lie in incoming; `exchange batches` says what became of it")
+        fail()
+    if not run.batches:
+        output.say("nothing to import")
+
+
+def replay(
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The stem of a batch that was kept.")],
+    as_json: Json = False,
+) -> None:
+    """Apply a kept batch again.
+
+    It may be archived, held or quarantined; one that is applied already stays as it is.
+    """
+    from exchange import replay as replaying
+
+    wanted = stem(batch)
+    with open_site() as site:
+        done = replaying.run(site, wanted)
+    _show([done], as_json)
+
+
+def prune(as_json: Json = False) -> None:
+    """Remove files beyond their retention. The ledger stays."""
+    from exchange import pruning
+
+    with open_site() as site:
+        counts = pruning.run(site).as_dict()
+    if as_json:
+        output.emit(counts)
+    else:
+        output.table(["removed", "files"], counts.items())
+
+
+def _show(outcomes: Sequence[Imported], as_json: bool) -> None:
+    if as_json:
+        for outcome in outcomes:
+            output.emit(outcome.as_dict())
+        return
+    if outcomes:
+        output.table(
+            ["batch", "verdict", "reason", "applied", "duplicate", "stale", "parked"],
+            [(one.batch, one.verdict, one.reason, *one.records.as_dict().values()) for one in outcomes],
+        )
+    for one in outcomes:
+        if one.message:
+            output.warn(f"{one.batch}: {one.message}")

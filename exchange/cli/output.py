@@ -1,0 +1,140 @@
+"""What commands print: tables and colour for people at a terminal, plain lines in a pipe, JSON for scripts.
+
+Data goes to stdout, sentences go to stderr. Whatever came from outside is escaped here, once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from exchange.format.errors import printable
+
+LONGEST_CELL = 500
+LONGEST_SENTENCE = 2000
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+_COLOURS = {
+    "green": {"applied", "ok", "acknowledged", "published"},
+    "yellow": {"waiting", "incomplete", "held", "busy", "parked", "warning", "unsupported", "sealed"},
+    "red": {"quarantined", "fault", "rejected", "corrupt", "untrusted", "misdirected"},
+    "bright_black": {"duplicate", "discarded", "superseded"},
+}
+_STYLES = {word: colour for colour, words in _COLOURS.items() for word in words}
+
+
+def emit(fields: Mapping[str, Any]) -> None:
+    """Print one JSON object on a line of its own; characters a terminal might act on come escaped."""
+    typer.echo(json.dumps(fields))
+
+
+def say(sentence: str) -> None:
+    """Print a sentence to stderr."""
+    typer.echo(_shown(sentence), err=True)
+
+
+def warn(sentence: str) -> None:
+    """Print a sentence to stderr that should not be overlooked."""
+    typer.secho(_shown(sentence), err=True, fg="yellow")
+
+
+def complain(sentence: str) -> None:
+    """Print a sentence to stderr that says what failed."""
+    typer.secho(_shown(sentence), err=True, fg="red")
+
+
+def tell(sentence: str) -> None:
+    """Print a line to stdout."""
+    typer.echo(_shown(sentence))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows: a table at a terminal, else a line a row with tabs between, headings first."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not sys.stdout.isatty():
+        for line in ([*headings], *cells):
+            typer.echo("\t".join(line))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, column in zip(headings, zip(*cells, strict=True) if cells else [()] * len(headings), strict=True):
+        numbers = bool(column) and all(value.isdecimal() for value in column)
+        drawn.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(value, style=_STYLES.get(value, "")) for value in row))
+    Console().print(drawn)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else printable(str(value), LONGEST_CELL)
+
+
+def _shown(sentence: str) -> str:
+    return printable(sentence, LONGEST_SENTENCE)
+
+
+@contextmanager
+def between_batches(doing: str, total: Callable[[], int] | None = None) -> Iterator[Callable[[], bool]]:
+    """Give what a workflow asks between batches: it moves the bar, and tells whether Ctrl-C was pressed.
+
+    The first Ctrl-C lets the batch at hand end, the second one stops at once, which rolls it back.
+    """
+    with _interruptible() as interrupted, _bar(doing, total) as advance:
+
+        def stopping() -> bool:
+            advance()
+            return interrupted()
+
+        yield stopping
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    asked = False
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        say("stopping after the batch at hand; once more stops at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _bar(doing: str, total: Callable[[], int] | None) -> Iterator[Callable[[], None]]:
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(doing, total=total() if total else None)
+        begun = 0
+
+        def advance() -> None:
+            # Asked before each batch, so one less is done.
+            nonlocal begun
+            progress.update(task, completed=begun)
+            begun += 1
+
+        yield advance

@@ -1,0 +1,139 @@
+"""How a command begins and how it ends: settings and site opened, what went wrong said in one sentence.
+
+Exit codes: 0 done, 1 failed, 2 a wrong argument or setting. Only a fault of our own shows a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from exchange.cli.output import complain
+from exchange.format.errors import WorldError, printable
+from exchange.format.names import BatchName
+from exchange.keys import KeyFault
+
+if TYPE_CHECKING:
+    from exchange.channels import Channel
+    from exchange.settings import Settings
+    from exchange.site import Site
+
+FAILED = 1
+USAGE = 2
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Refused(Exception):  # noqa: N818 - an answer to a person
+    """An argument makes no sense here; the text is one sentence."""
+
+
+class Commands(TyperGroup):
+    """The commands. Whatever a person can mend is said in a sentence a line, with the exit code for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            raise
+        except Exception as error:
+            sentences, code = _explained(error)
+            if not sentences:
+                raise
+            for sentence in sentences:
+                complain(sentence)
+            raise typer.Exit(code) from error
+
+
+def _explained(error: Exception) -> tuple[list[str], int]:
+    """Word what went wrong; no words for a fault of our own."""
+    match error:
+        case Refused():
+            return [str(error)], USAGE
+        case WorldError() | KeyFault():
+            return [str(error)], FAILED
+        case OSError():
+            return [f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED
+    # Whoever raises one of these has loaded its module already.
+    from exchange.broker import BrokerFault
+    from exchange.channels import ChannelFaults
+    from exchange.database import Busy
+    from exchange.settings import SettingsFaults
+
+    match error:
+        case SettingsFaults() | ChannelFaults():
+            return list(error.faults), USAGE
+        case Busy() | BrokerFault():
+            return [str(error)], FAILED
+    return [], FAILED
+
+
+def fail() -> NoReturn:
+    """End the command with exit code 1; what failed has been said."""
+    raise typer.Exit(FAILED)
+
+
+def settings() -> Settings:
+    """Read the settings. Raises SettingsFaults."""
+    from exchange.settings import load_settings
+
+    return load_settings()
+
+
+@contextmanager
+def open_site() -> Iterator[Site]:
+    """Open this side: settings, channels, keys, and a database that is this network's.
+
+    Raises SettingsFaults, and WorldError if the database is away, not made yet or somebody else's.
+    """
+    from exchange import ledger
+    from exchange.database import missing_file, reading, world_errors
+
+    site = settings().site()
+    try:
+        missing = missing_file(site.engine)
+        if missing is not None:
+            raise WorldError(f"{missing}: there is no database yet; `exchange migrate` makes it")
+        with world_errors(), reading(site.engine) as connection:
+            ledger.known_epoch(connection, site.network)
+        yield site
+    finally:
+        site.engine.dispose()
+
+
+def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> str | None:
+    """Check the name of a channel; None means all. Raises Refused naming those there are."""
+    known = sorted(channel.name for channel in channels)
+    if name is not None and name not in known:
+        shown = ", ".join(known) or "none"
+        raise Refused(f"channel: expected one that is {way} here ({shown}), found {_quoted(name)}")
+    return name
+
+
+def stem(text: str) -> str:
+    """Check a batch's stem. Raises Refused."""
+    try:
+        return str(BatchName.parse(text))
+    except ValueError as error:
+        raise Refused(f"batch: {error}") from error
+
+
+def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
+    """Check a word; None means any. Raises Refused naming the words there are."""
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        words = ", ".join(kind)
+        raise Refused(f"{what}: expected one of {words}, found {_quoted(text)}") from None
+
+
+def _quoted(text: str) -> str:
+    return printable(repr(text), 80)

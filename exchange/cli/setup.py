@@ -1,0 +1,164 @@
+"""A side's own life: initialise, migrate, run, demonstrate and examine it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exchange.cli import output
+from exchange.cli.keys import fingerprint
+from exchange.cli.output import Json
+from exchange.cli.running import Refused, fail, settings
+
+if TYPE_CHECKING:
+    from exchange.settings import Settings
+    from exchange.site import Site
+
+
+def init(
+    network: Annotated[str | None, typer.Option(metavar="NAME", help="This side's name.", show_default=False)] = None,
+    peer: Annotated[str | None, typer.Option(metavar="NAME", help="The other side's name.", show_default=False)] = None,
+    home: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where everything local lives.", show_default=False)
+    ] = None,
+    outgoing: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="What the carrier takes from.", show_default=False)
+    ] = None,
+    incoming: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="What the carrier brings to.", show_default=False)
+    ] = None,
+    app: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="Where the channels are declared.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a .env, folders and a signing key.
+
+    What is there stays as it is; a shared folder that lost its marker is marked anew.
+    """
+    from exchange.initialise import initialise
+
+    texts = {"network": network, "peer": peer, "app": app}
+    places = {"home": home, "outgoing": outgoing, "incoming": incoming}
+    wanted: dict[str, str | Path] = {field: value for field, value in texts.items() if value is not None}
+    wanted |= {field: value.expanduser().resolve() for field, value in places.items() if value is not None}
+    done = initialise(wanted)
+    current = done.settings
+    if as_json:
+        output.emit(
+            {
+                "network": current.network,
+                "peer": current.peer,
+                "env_file": str(done.env_file) if done.env_file else None,
+                "home": str(current.home),
+                "outgoing": str(current.outgoing),
+                "incoming": str(current.incoming),
+                "key": done.key,
+                "public_key": str(done.public_key),
+                "fingerprint": fingerprint(done.public_key),
+            }
+        )
+        return
+    if done.env_file:
+        output.tell(f"settings: {done.env_file} ({'written' if done.env_file_written else 'as it was'})")
+    output.tell(f"folders: {current.home}, {current.outgoing} and {current.incoming}, each with its marker")
+    output.tell(f"signing key: {done.key} ({'made' if done.key_made else 'as it was'})")
+    output.tell("")
+    output.tell("next:")
+    output.tell("  exchange migrate                make the tables")
+    output.tell(f"  carry {done.public_key} to {current.peer}; there:")
+    output.tell(f"    exchange keys trust {done.public_key.name}")
+    output.tell(f"  bring {current.peer}'s public key here, and run: exchange keys trust FILE")
+    output.tell("  exchange doctor                 see that all is well")
+    output.tell("  exchange up                     run broker, worker and beat")
+
+
+def migrate(as_json: Json = False) -> None:
+    """Bring the database up to this version.
+
+    Folders that are missing are made too.
+    """
+    from exchange import ledger
+    from exchange import migrate as migrating
+    from exchange.assembly import prepare
+    from exchange.database import reading, world_errors
+
+    current = settings()
+    site = prepare(current)
+    try:
+        with world_errors():
+            revisions = migrating.current(site.engine)
+            with reading(site.engine) as connection:
+                epoch = ledger.known_epoch(connection, current.network)
+            missing = _uncaptured(current, site)
+    finally:
+        site.engine.dispose()
+    if as_json:
+        output.emit({"revisions": list(revisions), "epoch": epoch, "missing": missing})
+    else:
+        output.tell(f"the database is at {', '.join(revisions)}; epoch {epoch}")
+    for sentence in missing:
+        output.warn(sentence)
+
+
+def _uncaptured(current: Settings, site: Site) -> list[str]:
+    """Say what an application's own tables still lack: only its own migrations may change them."""
+    from exchange import capture
+    from exchange.database import reading
+    from exchange.settings import REFERENCE_APP
+
+    if current.app == REFERENCE_APP:
+        return []
+    with reading(site.engine) as connection:
+        return [
+            sentence
+            for channel in site.channels
+            for stream in channel.streams
+            for sentence in capture.check(connection, stream, captured=channel.source == site.network)
+        ]
+
+
+def up() -> None:
+    """Migrate, then run broker, worker and beat.
+
+    Ctrl-C stops all of it in order.
+    """
+    from exchange import supervisor
+
+    supervisor.up(settings())
+
+
+def demo(
+    home: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to show it; it is made anew.")] = Path("var/demo"),
+) -> None:
+    """Show two networks at work on this machine, in under a minute."""
+    from exchange import demo as showing
+
+    try:
+        agreed = showing.run(home.absolute())
+    except showing.DemoFailed as failure:
+        raise Refused(str(failure)) from failure
+    if not agreed:
+        fail()
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look at everything, and say what to do.
+
+    Exit code 1 if there is a fault.
+    """
+    from exchange import doctor as examining
+
+    findings = list(examining.examine())
+    if as_json:
+        for finding in findings:
+            output.emit(finding.as_dict())
+    else:
+        output.table(
+            ["check", "level", "found", "what to do"],
+            [(one.check, one.level, one.message, one.remedy) for one in findings],
+        )
+    if any(one.level is examining.Level.FAULT for one in findings):
+        fail()

@@ -1,0 +1,345 @@
+"""Doctor: everything one side needs in order to work, looked at once; each fault with what to do about it.
+
+It changes nothing: what it finds missing it does not make.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from exchange import broker, capture, database, keys, ledger, migrate
+from exchange.assembly import branches, folders, limits
+from exchange.format.errors import WorldError, printable
+from exchange.models import event
+from exchange.settings import Settings, SettingsFaults, load_settings
+from exchange.site import Site
+from exchange.spool import MARKER, Folders
+
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+"""A clock before this program was written was never set."""
+
+MAX_DRIFT = timedelta(seconds=60)
+"""How far this machine's clock and the database's may be apart, and how far the ledger may be ahead of ours."""
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_WRITABLE_BY_ALL = stat.S_IWOTH
+
+
+class Level(StrEnum):
+    """How a check ended. A warning is worth knowing and keeps nothing from working."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, how it is, and for what is not well what to do."""
+
+    check: str
+    level: Level
+    message: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str | None]:
+        """Give the fields that scripts rely on."""
+        return {
+            "check": self.check,
+            "level": self.level.value,
+            "message": self.message,
+            "remedy": self.remedy or None,
+        }
+
+
+Findings = Iterator[Finding]
+
+
+def examine() -> Findings:
+    """Look at everything, in an order in which one fault explains the next ones."""
+    try:
+        settings = load_settings()
+    except SettingsFaults as faults:
+        yield from _settings_faults(faults, "correct the variable or the .env; the rest is looked at after that")
+        return
+    yield _ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
+    yield from _clock()
+    yield from _folders(folders(settings), limits(settings).batch_bytes)
+    yield from _keys(settings)
+    yield from _broker(settings)
+    try:
+        site = settings.site()
+    except SettingsFaults as faults:
+        yield from _settings_faults(faults, "correct it; the database is looked at after that")
+        return
+    yield _ok("channels", ", ".join(f"{one.name} ({one.source} to {one.target})" for one in site.channels))
+    try:
+        yield from _database(settings, site)
+    finally:
+        site.engine.dispose()
+
+
+def _ok(check: str, message: str) -> Finding:
+    return Finding(check, Level.OK, message)
+
+
+def _fault(check: str, message: str, remedy: str) -> Finding:
+    return Finding(check, Level.FAULT, message, remedy)
+
+
+def _settings_faults(faults: SettingsFaults, remedy: str) -> Findings:
+    for sentence in faults.faults:
+        yield _fault("settings", sentence, remedy)
+
+
+# Clock
+
+
+def _clock() -> Findings:
+    moment = database.now()
+    if moment < EARLIEST:
+        yield _fault("clock", f"it says {moment:%Y-%m-%d %H:%M} UTC, which is past", "set it, and have NTP keep it")
+    else:
+        yield _ok("clock", f"{moment:%Y-%m-%d %H:%M:%S} UTC")
+
+
+# Folders
+
+
+def _folders(places: Folders, batch_bytes: int) -> Findings:
+    if not places.home.is_dir():
+        yield _fault("folders", f"{places.home} does not exist", "run `exchange init` or `exchange migrate`")
+        return
+    yield from _private_folders(places)
+    for role, folder in (("outgoing", places.outgoing), ("incoming", places.incoming)):
+        yield from _shared_folder(places, role, folder)
+    yield from _space(places, batch_bytes)
+
+
+def _private_folders(places: Folders) -> Findings:
+    open_ones, missing = [], []
+    for folder in places.private:
+        try:
+            mode = folder.stat().st_mode
+        except OSError:
+            missing.append(folder.name)
+            continue
+        if stat.S_IMODE(mode) & _OTHERS:
+            open_ones.append(folder)
+            yield _fault(
+                "folders",
+                f"{folder} is {stat.S_IMODE(mode):04o}, but it is ours alone",
+                f"chmod 700 {folder}",
+            )
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            open_ones.append(folder)
+            yield _fault("folders", f"{folder} can't be written by this user", "give it to the user that runs this")
+    if missing:
+        yield _fault(
+            "folders", f"{places.home} lacks {', '.join(missing)}", "run `exchange init` or `exchange migrate`"
+        )
+    if not open_ones and not missing:
+        yield _ok("folders", f"{places.home} is ours alone")
+
+
+def _shared_folder(places: Folders, role: str, folder: Path) -> Findings:
+    try:
+        found = folder.stat()
+    except OSError as error:
+        yield _fault(role, f"{folder}: {error.strerror}", "mount it, or run `exchange init` to make it")
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        yield _fault(role, f"{folder} is no folder", f"name a folder in EXCHANGE_{role.upper()}")
+        return
+    faults = list(_shared_folder_faults(places, role, folder, found))
+    yield from faults
+    if not any(fault.level is Level.FAULT for fault in faults):
+        yield _ok(role, f"{folder} is there, {stat.S_IMODE(found.st_mode):04o}, with its marker")
+
+
+def _shared_folder_faults(places: Folders, role: str, folder: Path, found: os.stat_result) -> Findings:
+    if not (folder / MARKER).exists():
+        yield _fault(
+            role,
+            f"{folder} has no marker {MARKER}: it may not be mounted, and nothing advances",
+            "mount it; if it is the right folder, `exchange init` marks it",
+        )
+    # Importing moves files out of incoming/, which takes the right to write there.
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        yield _fault(role, f"{folder} can't be written by this user", "give this user the right to write there")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & _WRITABLE_BY_ALL and not mode & stat.S_ISVTX:
+        yield _fault(role, f"{folder} is {mode:04o}: everybody can write there", f"chmod o-w {folder}")
+    if role == "outgoing" and mode & places.folder_mode != places.folder_mode:
+        yield Finding(
+            role,
+            Level.WARNING,
+            f"{folder} is {mode:04o}, less than EXCHANGE_FOLDER_MODE says ({places.folder_mode:04o})",
+            f"chmod {places.folder_mode:o} {folder}, if the carrier can't read it",
+        )
+    if role == "incoming" and found.st_dev != places.home.stat().st_dev:
+        yield Finding(
+            role,
+            Level.WARNING,
+            f"{folder} and {places.home} are on different file systems: claiming a batch copies it",
+            "put both on one, if imports are to be quick",
+        )
+
+
+def _space(places: Folders, batch_bytes: int) -> Findings:
+    for folder in dict.fromkeys((places.home, places.outgoing)):
+        try:
+            found = os.statvfs(folder)
+        except OSError:
+            continue  # said above
+        free, needed = found.f_bavail * found.f_frsize, 2 * batch_bytes
+        if free < needed:
+            yield _fault(
+                "space",
+                f"{folder} has {free} bytes free, and a batch may need {needed}",
+                "make room, or lower EXCHANGE_BATCH_BYTES",
+            )
+        else:
+            yield _ok("space", f"{folder} has {free // 1024**2} MiB free")
+
+
+# Keys
+
+
+def _keys(settings: Settings) -> Findings:
+    try:
+        signing = keys.load_signing_key(settings.keys_folder, settings.signing_key)
+        trusted = keys.load_trusted(settings.keys_folder)
+        listed = keys.listed(settings.keys_folder, settings.signing_key)
+    except (keys.KeyFault, OSError) as error:
+        yield _fault("keys", printable(str(error), 400), "put a good key there, or make one with `exchange keys new`")
+        return
+    need = Level.FAULT if settings.require_signature else Level.WARNING
+    if signing is None:
+        yield Finding("keys", need, "there is no signing key, so nothing is exported", "run `exchange keys new`")
+    else:
+        yield _ok("keys", f"{signing.name} signs")
+    if trusted.keys:
+        yield _ok("keys", f"trusted: {', '.join(sorted(trusted.keys))}")
+    else:
+        yield Finding(
+            "keys",
+            need,
+            f"no key of {settings.peer} is trusted, so nothing is imported",
+            "carry its public key over and run `exchange keys trust FILE`",
+        )
+    for file in listed:
+        mode = stat.S_IMODE(file.path.stat().st_mode)
+        if mode & _OTHERS and not file.trusted:
+            yield _fault("keys", f"{file.path} is {mode:04o}: others can read who we are", f"chmod 600 {file.path}")
+        elif mode & (stat.S_IWGRP | stat.S_IWOTH):
+            yield _fault(
+                "keys", f"{file.path} is {mode:04o}: others can change whom we trust", f"chmod 600 {file.path}"
+            )
+
+
+# Broker
+
+
+def _broker(settings: Settings) -> Findings:
+    url = settings.broker_url
+    if url is None:
+        address = broker.running(settings.broker_folder)
+        if address is None:
+            # A side that is not up yet is in order; what runs by hand needs no broker.
+            yield Finding(
+                "broker", Level.WARNING, "the embedded broker does not run", "run `exchange up`, which starts it"
+            )
+            return
+        url = address.url
+    try:
+        worries = broker.worries(url)
+    except broker.BrokerFault as fault:
+        yield _fault("broker", str(fault), "start it, or correct EXCHANGE_BROKER_URL")
+        return
+    for worry in worries:
+        message, _, remedy = worry.rpartition("; ")
+        yield _fault("broker", message, remedy)
+    if not worries:
+        yield _ok("broker", "it answers, evicts nothing and keeps an append-only file")
+
+
+# Database
+
+
+def _database(settings: Settings, site: Site) -> Findings:
+    shown = settings.shown_database_url
+    missing = database.missing_file(site.engine)
+    if missing is not None:
+        yield _fault("database", f"{missing} does not exist", "run `exchange migrate`, which makes it")
+        return
+    steps: tuple[tuple[str, Callable[[Settings, Site], Findings], str], ...] = (
+        ("database", _migrations, f"see that {shown} is right and runs"),
+        ("tables", _tables, "see the database's own log"),
+        ("clock", _database_clock, "see the database's own log"),
+    )
+    for check, step, remedy in steps:
+        try:
+            with database.world_errors():
+                findings = list(step(settings, site))
+        except WorldError as error:
+            yield _fault(check, error.sentence, remedy)
+            return
+        yield from findings
+        if any(finding.level is Level.FAULT for finding in findings):
+            return
+
+
+def _migrations(settings: Settings, site: Site) -> Findings:
+    with site.engine.connect() as connection:
+        connection.execute(sa.select(1))
+    yield _ok("database", f"{settings.shown_database_url} answers")
+    if migrate.pending(site.engine, branches(settings)):
+        yield _fault("migrations", "the database is not as this version needs it", "run `exchange migrate`")
+        return
+    with database.reading(site.engine) as connection:
+        epoch = ledger.known_epoch(connection, settings.network)
+    if epoch is None:
+        yield _fault("migrations", "the database has no epoch yet", "run `exchange migrate`")
+    else:
+        yield _ok("migrations", f"up to date; epoch {epoch}")
+
+
+def _tables(_settings: Settings, site: Site) -> Findings:
+    well = True
+    with database.reading(site.engine) as connection:
+        for channel in site.channels:
+            for stream in channel.streams:
+                for fault in capture.check(connection, stream, captured=channel.source == site.network):
+                    well = False
+                    message, _, remedy = fault.rpartition("; ")
+                    yield _fault("tables", message, remedy)
+    if well:
+        yield _ok("tables", "every stream has its table, its column exchange_version and, if it is sent, its triggers")
+
+
+def _database_clock(_settings: Settings, site: Site) -> Findings:
+    with database.reading(site.engine) as connection:
+        ours = database.now()
+        newest = connection.scalar(sa.select(event.c.at).order_by(event.c.id.desc()).limit(1))
+        theirs = connection.scalar(sa.select(sa.func.now())) if connection.dialect.name == "postgresql" else None
+    if newest is not None and newest - ours > MAX_DRIFT:
+        yield _fault(
+            "clock",
+            f"it says {ours:%Y-%m-%d %H:%M:%S} UTC, but the ledger has an entry of {newest:%Y-%m-%d %H:%M:%S}",
+            "set the clock, and have NTP keep it",
+        )
+    if theirs is not None and abs(theirs - ours) > MAX_DRIFT:
+        yield _fault(
+            "clock",
+            f"this machine and the database's are {abs(theirs - ours).total_seconds():.0f} seconds apart",
+            "set both clocks, and have NTP keep them",
+        )

@@ -1,0 +1,217 @@
+"""Status: how far each channel has come, and what waits for somebody.
+
+Everything is counted from indexes alone: years of history in the ledger cost a glance.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import capture, dead_letters, ledger
+from exchange.channels import Channel
+from exchange.database import reading, world_errors
+from exchange.format.errors import WorldError
+from exchange.models import BatchState, Direction, batch, position
+from exchange.site import Site
+
+_INDEXED = ("state NOT IN ('applied', 'acknowledged')", "state IN ('applied', 'acknowledged')")
+"""The conditions of the two partial indexes, to the letter: so each count reads its index and no row."""
+
+_SHOWN = {
+    Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED),
+    Direction.IN: (BatchState.APPLIED, BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED),
+}
+
+
+@dataclass(frozen=True)
+class ChannelStatus:
+    """One channel: ``pending`` counts changes that no batch carries yet, the others count batches by state."""
+
+    channel: str
+    direction: Direction
+    pending: int = 0
+    sealed: int = 0
+    published: int = 0
+    acknowledged: int = 0
+    rejected: int = 0
+    applied: int = 0
+    waiting: int = 0
+    held: int = 0
+    quarantined: int = 0
+    sequence: int = 0
+    last_success_at: datetime | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        moment = self.last_success_at
+        return {
+            **self.__dict__,
+            "direction": self.direction.value,
+            "last_success_at": moment.isoformat() if moment else None,
+        }
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What lies in ``incoming/``: ``batches`` that have a manifest, data files without one, and what is no batch."""
+
+    batches: int
+    unpaired: int
+    ignored: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Give the fields as numbers."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Status:
+    """This side at a glance. ``arrivals`` is None if the folder can't be read, and ``trouble`` says why."""
+
+    network: str
+    peer: str
+    epoch: str | None
+    channels: tuple[ChannelStatus, ...]
+    parked: int
+    arrivals: Arrivals | None
+    trouble: str | None = field(default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "network": self.network,
+            "peer": self.peer,
+            "epoch": self.epoch,
+            "channels": [channel.as_dict() for channel in self.channels],
+            "dead_letters": {"parked": self.parked},
+            "arrivals": self.arrivals.as_dict() if self.arrivals else None,
+        }
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """A batch of the ledger as people list it."""
+
+    batch: str
+    direction: Direction
+    channel: str
+    epoch: str
+    sequence: int
+    state: BatchState
+    reason: str | None
+    message: str | None
+    records: ledger.Counts
+    total: int
+    bytes: int
+    created_at: datetime
+    updated_at: datetime
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            **self.__dict__,
+            "direction": self.direction.value,
+            "state": self.state.value,
+            "records": self.records.as_dict(),
+            "created_at": self.created_at.isoformat(),
+            "updated_at": self.updated_at.isoformat(),
+        }
+
+
+def look(site: Site) -> Status:
+    """Count where everything stands; changes nothing. Raises WorldError if the database fails."""
+    with world_errors(), reading(site.engine) as connection:
+        epoch = ledger.known_epoch(connection, site.network)
+        channels = _channels(site, connection)
+        parked = dead_letters.count_parked(connection)
+    try:
+        sightings = site.spool.sight()
+    except WorldError as error:
+        return Status(site.network, site.peer, epoch, channels, parked, None, error.sentence)
+    arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
+    return Status(site.network, site.peer, epoch, channels, parked, arrivals)
+
+
+def batches(
+    connection: Connection,
+    *,
+    channel: str | None = None,
+    state: BatchState | None = None,
+    direction: Direction | None = None,
+    limit: int = 50,
+) -> list[BatchRow]:
+    """Give the ledger's batches, newest first."""
+    query = sa.select(batch).order_by(batch.c.id.desc()).limit(limit)
+    for column, wanted in ((batch.c.channel, channel), (batch.c.state, state), (batch.c.direction, direction)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    return [
+        BatchRow(
+            batch=row.stem,
+            direction=Direction(row.direction),
+            channel=row.channel,
+            epoch=row.epoch,
+            sequence=row.sequence,
+            state=BatchState(row.state),
+            reason=row.reason,
+            message=row.message,
+            records=ledger.Counts(row.applied, row.duplicate, row.stale, row.parked),
+            total=row.records,
+            bytes=row.bytes,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _channels(site: Site, connection: Connection) -> tuple[ChannelStatus, ...]:
+    counts = _count_states(connection)
+    positions = {
+        (row.direction, row.channel): row
+        for row in connection.execute(
+            sa.select(position.c.direction, position.c.channel, position.c.sequence, position.c.last_success_at).where(
+                position.c.current == 1
+            )
+        )
+    }
+    declared = [(Direction.OUT, one) for one in site.outgoing()] + [(Direction.IN, one) for one in site.incoming()]
+    found = []
+    for direction, name, channel in [(way, one.name, one) for way, one in declared] + _undeclared(counts, declared):
+        at = positions.get((direction, name))
+        found.append(
+            ChannelStatus(
+                name,
+                direction,
+                pending=capture.pending(connection, channel.streams) if channel and direction is Direction.OUT else 0,
+                **{state.value: counts[direction, name, state] for state in _SHOWN[direction]},
+                sequence=at.sequence if at else 0,
+                last_success_at=at.last_success_at if at else None,
+            )
+        )
+    return tuple(found)
+
+
+def _count_states(connection: Connection) -> Counter[tuple[Direction, str, BatchState]]:
+    counts: Counter[tuple[Direction, str, BatchState]] = Counter()
+    columns = (batch.c.direction, batch.c.state, batch.c.channel)
+    for condition in _INDEXED:
+        query = sa.select(*columns, sa.func.count()).where(sa.text(condition)).group_by(*columns)
+        for direction, state, channel, number in connection.execute(query):
+            counts[Direction(direction), channel, BatchState(state)] = number
+    return counts
+
+
+def _undeclared(
+    counts: Iterable[tuple[Direction, str, BatchState]], declared: list[tuple[Direction, Channel]]
+) -> list[tuple[Direction, str, None]]:
+    """Name channels that the ledger knows and no declaration: batches from strangers, or of a channel now gone."""
+    known = {(direction, channel.name) for direction, channel in declared}
+    return [(*place, None) for place in sorted({(way, name) for way, name, _ in counts} - known)]

@@ -1,0 +1,192 @@
+"""The commands of deploy/, run as they stand there: no Docker and no systemd is needed for that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import typer
+from celery.bin.celery import celery
+from exchange.cli import app
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from exchange.database import make_engine, reading
+from exchange.reference.models import Response, User
+from exchange.reference.seeds import ADMINISTRATOR, seed
+from exchange.reference.submit import submit
+from tests.deploy.commands import (
+    DEPLOY,
+    UNITS,
+    all_commands,
+    compose,
+    environment,
+    service_commands,
+    unit,
+    write_programs,
+)
+
+START_SECONDS = 90.0
+STOP_SECONDS = 30.0
+HURRY = {"EXCHANGE_EXPORT_EVERY": "1", "EXCHANGE_IMPORT_EVERY": "1", "EXCHANGE_ANSWER_EVERY": "1"}
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    return write_programs(tmp_path / "bin")
+
+
+def _side(folder: Path, service: dict[str, Any], programs: Path, **variables: str) -> dict[str, str]:
+    """Give the environment of a service, its folders in ``folder``."""
+    folders = {"EXCHANGE_HOME": "home", "EXCHANGE_OUTGOING": "outgoing", "EXCHANGE_INCOMING": "incoming"}
+    for name in folders.values():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    places = {variable: str(folder / name) for variable, name in folders.items()}
+    return environment(programs, **{**service["environment"], **places, **variables})
+
+
+@contextlib.contextmanager
+def _running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a service until the block ends; it must then end in order on SIGTERM, as its manager would ask."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env=env, cwd=env["EXCHANGE_HOME"], stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield process
+        assert process.poll() is None, log.read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_SECONDS) in {0, -signal.SIGTERM}, log.read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _run(command: list[str], env: dict[str, str]) -> str:
+    done = subprocess.run(
+        command, env=env, cwd=env["EXCHANGE_HOME"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def _wait_until_healthy(command: list[str], env: dict[str, str], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        done = subprocess.run(command, env=env, cwd=env["EXCHANGE_HOME"], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        assert time.monotonic() < deadline, f"{done.stdout}{done.stderr}\n{log.read_text()}"
+        time.sleep(1)
+
+
+def _exists(tree: Any, words: list[str]) -> bool:
+    """Follow the words down the tree of commands; what follows a command is its argument."""
+    for word in words:
+        commands = getattr(tree, "commands", None)
+        if commands is None:
+            return True
+        if word not in commands:
+            return False
+        tree = commands[word]
+    return not hasattr(tree, "commands")
+
+
+@pytest.mark.parametrize("command", sorted(all_commands()))
+def test_a_command_that_deploy_names_exists(command: str) -> None:
+    words = command.split()
+    if words[0] == "celery":
+        assert words[3] in celery.commands
+    else:
+        assert _exists(typer.main.get_command(app), words[1:])
+
+
+def test_the_units_run_what_the_containers_run() -> None:
+    services = compose(DEPLOY / "compose.yaml")["services"]
+    for path in UNITS:
+        words = shlex.split(unit(path)["Service"]["ExecStart"])
+        name = path.stem.removeprefix("exchange-")
+        assert services[name]["command"][:4] == ["celery", *words[1:4]]
+
+
+@pytest.mark.processes
+@pytest.mark.postgres
+@pytest.mark.valkey
+def test_one_side_migrates_works_and_stops(tmp_path: Path, programs: Path, postgres_url: str, valkey_url: str) -> None:
+    services = compose(DEPLOY / "compose.yaml")["services"]
+    env = _side(
+        tmp_path / "request",
+        services["worker"],
+        programs,
+        EXCHANGE_NETWORK="request",
+        EXCHANGE_PEER="response",
+        EXCHANGE_DATABASE_URL=postgres_url,
+        EXCHANGE_BROKER_URL=valkey_url,
+    )
+    log = tmp_path / "worker.log"
+    _run(["exchange", "keys", "new", "request-2026"], env)
+    _run(services["migrate"]["command"], env)
+    work, check = service_commands(services["worker"])
+    beat, _ = service_commands(services["beat"])
+    # The shell's host name is Celery's where a container names it; here it may be a longer one.
+    check = [word.replace("$(hostname)", socket.gethostname()) for word in check]
+    with _running(work, env, log), _running(beat, env, tmp_path / "beat.log"):
+        _wait_until_healthy(check, env, log)
+        _run(["celery", "-A", "exchange", "call", "exchange.export"], env)
+
+
+@pytest.mark.processes
+@pytest.mark.valkey
+def test_both_sides_of_the_demo_come_up_and_a_request_is_answered(tmp_path: Path, programs: Path) -> None:
+    services = compose(DEPLOY / "compose.demo.yaml")["services"]
+    there, back = str(tmp_path / "there"), str(tmp_path / "back")
+    Path(there).mkdir()
+    Path(back).mkdir()
+    sides = {
+        "request": {"EXCHANGE_OUTGOING": there, "EXCHANGE_INCOMING": back},
+        "response": {"EXCHANGE_OUTGOING": back, "EXCHANGE_INCOMING": there},
+    }
+    envs = {
+        side: _side(tmp_path / side, services[f"{side}-side"], programs, **folders, **HURRY)
+        for side, folders in sides.items()
+    }
+    for side, env in envs.items():
+        (command,) = service_commands(services[f"{side}-key"])
+        _run(command, env)
+    with contextlib.ExitStack() as both:
+        for side, env in envs.items():
+            command, _ = service_commands(services[f"{side}-side"])
+            both.enter_context(_running(command, env, tmp_path / f"{side}.log"))
+        for side, env in envs.items():
+            _, check = service_commands(services[f"{side}-side"])
+            _wait_until_healthy(check, env, tmp_path / f"{side}.log")
+        asking, answering = (make_engine(f"sqlite:///{tmp_path}/{side}/home/exchange.db") for side in envs)
+        seed(answering, "response")
+        _until(asking, sa.select(User), tmp_path / "response.log")
+        with Session(asking) as session, session.begin():
+            submit(session, ADMINISTRATOR, "look", "up")
+        _until(asking, sa.select(Response), tmp_path / "request.log")
+        asking.dispose()
+        answering.dispose()
+
+
+def _until(database: Engine, rows: sa.Select[Any], log: Path) -> None:
+    """Wait until there is a row."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with reading(database) as connection:
+            if connection.execute(rows).first():
+                return
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.5)

@@ -1,0 +1,111 @@
+"""Real ``celery`` and ``exchange up`` processes, each in a group of its own that dies with its test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2]
+START_SECONDS = 90.0
+
+
+_UP = """
+import sys
+from exchange.broker import BrokerFault
+from exchange.settings import load_settings
+from exchange.supervisor import up
+try:
+    up(load_settings())
+except BrokerFault as fault:
+    print(fault)
+    sys.exit(3)
+"""
+
+
+@dataclass
+class Side:
+    """One network's environment, and the processes that a test started in it."""
+
+    home: Path
+    folder: Path
+    environment: dict[str, str]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def celery(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a celery command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "celery", "-A", "exchange", *words],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+
+    def start(self, name: str, *command: str) -> tuple[subprocess.Popen[bytes], Path]:
+        """Start a Python command that logs to a file."""
+        log = self.folder / f"{name}.log"
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env=self.environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process, log
+
+    def up(self, name: str = "up") -> tuple[subprocess.Popen[bytes], Path]:
+        """Start this side as ``exchange up`` does."""
+        return self.start(name, "-c", _UP)
+
+    def stop(self) -> None:
+        """End whatever the test left."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def until(true: Callable[[], object], seconds: float = START_SECONDS) -> None:
+    """Wait for something to become true; fails the test if it doesn't."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Iterator[Side]:
+    """Give the response network, and a folder to run commands in: neither its home nor the source tree."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    home = tmp_path / "home"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("EXCHANGE_", "CELERY_"))}
+    environment |= {
+        "EXCHANGE_NETWORK": "response",
+        "EXCHANGE_PEER": "request",
+        "EXCHANGE_HOME": str(home),
+        "EXCHANGE_WORKER_CONCURRENCY": "1",
+        "PYTHONPATH": str(SOURCE),
+    }
+    made = Side(home, folder, environment)
+    yield made
+    made.stop()

@@ -1,0 +1,173 @@
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from exchange import assembly, celery
+from exchange.database import make_engine
+from exchange.reference.models import ProfileType, Request, Response, User
+from exchange.settings import Settings
+
+from .conftest import Side, until
+
+BROKER = "redis://:password@127.0.0.1:6379/0"
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(network="response", peer="request", home=Path("/nowhere"), **values)
+
+
+def configured(**values: Any) -> Mapping[str, Any]:
+    return celery.configuration(settings(**values), BROKER)
+
+
+def test_the_visibility_timeout_is_above_the_hard_time_limit_in_all_three_places() -> None:
+    given = configured(task_seconds=7200)
+    places = [given, given["broker_transport_options"], given["result_backend_transport_options"]]
+    assert all(place["visibility_timeout"] > given["task_time_limit"] == 7200 for place in places)
+    assert given["task_soft_time_limit"] < given["task_time_limit"]
+
+
+def test_a_killed_worker_gives_its_task_back_and_a_killed_child_does_not_loop() -> None:
+    given = configured()
+    assert given["task_acks_late"]
+    assert not given["task_reject_on_worker_lost"]
+    assert given["worker_prefetch_multiplier"] == 1
+
+
+def test_nothing_but_json_is_read() -> None:
+    assert configured()["accept_content"] == ["json"]
+
+
+@pytest.mark.parametrize("seconds", [1.0, 60.0, 300.0])
+def test_every_scheduled_task_is_gone_before_its_next_tick_and_has_no_eta(seconds: float) -> None:
+    entries = configured(export_every=seconds, import_every=seconds, answer_every=seconds)["beat_schedule"]
+    assert {entry["task"] for entry in entries.values()} == {
+        *("exchange.export", "exchange.import", "exchange.prune", "exchange.answer_requests")
+    }
+    for entry in entries.values():
+        assert 0 < entry["options"]["expires"] < entry["schedule"]
+        assert entry["options"].keys() == {"expires"}
+
+
+def test_only_the_response_network_of_the_reference_application_answers() -> None:
+    asking = Settings(network="request", peer="response", home=Path("/nowhere"))
+    assert "answer_requests" not in celery.schedule(asking)
+    assert "answer_requests" not in celery.schedule(settings(app="own.app:channels"))
+
+
+def test_two_sides_on_one_redis_keep_apart() -> None:
+    other = celery.configuration(Settings(network="request", peer="response", home=Path("/nowhere")), BROKER)
+    for name in ("task_default_queue", "control_exchange"):
+        assert configured()[name] != other[name]
+
+
+def test_redbeat_is_used_where_it_is_asked_for_and_a_killed_one_is_replaced_within_a_minute() -> None:
+    given = configured(redbeat=True, broker_url=BROKER)
+    assert given["beat_scheduler"] == "redbeat.RedBeatScheduler"
+    assert given["beat_max_loop_interval"] * 5 <= 60
+
+
+def test_a_stop_is_seen_in_a_process_forked_before_it() -> None:
+    from_child, to_parent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        deadline = time.monotonic() + 10
+        while not celery.stopping() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.write(to_parent, b"stopped" if celery.stopping() else b"deaf")
+        os._exit(0)
+    try:
+        assert not celery.stopping()
+        celery._ask_to_stop()
+        os.waitpid(child, 0)
+        assert os.read(from_child, 10) == b"stopped"
+    finally:
+        celery._stop[0] = 0
+        os.close(from_child)
+        os.close(to_parent)
+
+
+@pytest.mark.processes
+def test_bad_settings_are_sentences_and_code_2_for_every_celery_command(side: Side) -> None:
+    side.environment |= {"EXCHANGE_PEER": "response", "EXCHANGE_IMPORT_EVERY": "never"}
+    for words in (["worker"], ["call", "exchange.export"]):
+        done = side.celery(*words)
+        assert done.returncode == 2
+        assert "EXCHANGE_PEER: expected another name" in done.stderr
+        assert "EXCHANGE_IMPORT_EVERY: expected a number of seconds above 0, found 'never'" in done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.processes
+def test_without_a_broker_a_sentence_says_how_to_get_one(side: Side) -> None:
+    done = side.celery("beat")
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        f"no broker runs in {side.home}/broker; start `exchange up`, or set EXCHANGE_BROKER_URL"
+    )
+
+
+@pytest.mark.processes
+@pytest.mark.valkey
+def test_a_worker_refuses_channels_that_do_not_exist_and_a_database_without_tables(side: Side, valkey_url: str) -> None:
+    side.environment |= {"EXCHANGE_BROKER_URL": valkey_url, "EXCHANGE_APP": "nowhere:channels"}
+    done = side.celery("worker")
+    assert done.returncode == 2
+    assert "EXCHANGE_APP: " in done.stderr
+    del side.environment["EXCHANGE_APP"]
+    done = side.celery("worker")
+    assert done.returncode == 1
+    assert "run `exchange migrate` first" in done.stderr
+
+
+@pytest.mark.processes
+@pytest.mark.valkey
+def test_a_worker_stops_between_two_pieces_of_work_and_leaves_the_rest_for_later(side: Side, valkey_url: str) -> None:
+    (side.folder / "slowly.py").write_text("import time\n\ndef answer(question):\n    time.sleep(0.5)\n    return 1\n")
+    side.environment |= {"EXCHANGE_BROKER_URL": valkey_url, "EXCHANGE_HANDLER": "slowly:answer"}
+    url = f"sqlite:///{side.home}/exchange.db"
+    made = settings(broker_url=valkey_url).model_copy(
+        update={
+            "home": side.home,
+            "database_url": url,
+            "outgoing": side.home / "outgoing",
+            "incoming": side.home / "incoming",
+        }
+    )
+    assembly.prepare(made).engine.dispose()
+    engine = make_engine(url)
+    with Session(engine) as session:
+        user = User(name="u", email="u@example.org", profile_type=ProfileType(name="p", daily_limit=9))
+        session.add(user)
+        session.flush()
+        session.add_all(Request(user_id=user.id, kind="k", query=f"q{n}", parameters={}) for n in range(40))
+        session.commit()
+
+    def answered() -> int:
+        with Session(engine) as session:
+            return session.scalar(sa.select(sa.func.count()).select_from(Response)) or 0
+
+    worker, log = side.start("worker", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO")
+    called = side.celery("call", "exchange.answer_requests")
+    assert called.returncode == 0, called.stderr
+    until(lambda: answered() >= 1)
+    asked = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0, log.read_text()
+    assert time.monotonic() - asked < 5
+    assert 1 <= answered() < 40
+    with redis.Redis.from_url(valkey_url) as client:
+        result = json.loads(client.get(f"celery-task-meta-{called.stdout.strip()}") or b"{}")
+        assert client.llen("exchange-response") == 0
+    engine.dispose()
+    assert result["status"] == "SUCCESS"
+    assert result["result"]["answered"] == answered()

@@ -1,0 +1,76 @@
+import re
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from celery import Celery
+
+from exchange import broker
+
+from .conftest import START_SECONDS, Side, until
+
+pytestmark = [pytest.mark.processes, pytest.mark.valkey]
+
+
+def ready(log: Path, times: int = 1) -> bool:
+    return log.read_text().count(" ready.") >= times
+
+
+def client(side: Side) -> Celery:
+    """Connect to a side's broker as an application would: quicker than a command for each task."""
+    address = broker.running(side.home / "broker")
+    assert address is not None
+    return Celery(broker=address.url, backend=address.url, set_as_current=False)
+
+
+def result(app: Celery, task: str, **arguments: Any) -> Any:
+    return app.send_task(task, kwargs=arguments, queue="exchange-response").get(timeout=START_SECONDS)
+
+
+def test_up_runs_a_side_that_answers_from_any_folder_and_ctrl_c_leaves_nothing(side: Side) -> None:
+    up, log = side.up()
+    until(lambda: ready(log))
+    app = client(side)
+    called = side.celery("call", "exchange.export", "--kwargs", '{"channel": "directory"}')
+    assert app.AsyncResult(called.stdout.strip()).get(timeout=START_SECONDS)["message"] == "nothing to export"
+    assert result(app, "exchange.import")["batches"] == []
+    with pytest.raises(Exception, match=r"channel: expected one that is sent here \(directory, responses\)"):
+        result(app, "exchange.export", channel="requests")
+    assert "pong" in side.celery("inspect", "ping", "--timeout", "5").stdout
+
+    second, second_log = side.up("second")
+    assert second.wait(30) == 3
+    assert re.search(r"in use by .* pid \d+ since .*; stop that one first", second_log.read_text())
+
+    family = psutil.Process(up.pid).children(recursive=True)
+    assert len(family) >= 4  # broker, worker and its child, beat
+    up.send_signal(signal.SIGINT)
+    assert up.wait(20) == 0, log.read_text()
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    said = log.read_text()
+    assert said.index("stopping worker") < said.index("stopping beat") < said.index("nothing is left running")
+    assert all(re.match(r"(worker|beat|broker|exchange) +\| ", line) for line in said.splitlines())
+    assert "Traceback" not in said
+    assert stat.S_IMODE(side.home.stat().st_mode) == 0o700
+
+
+def test_what_dies_is_started_again_and_nothing_outlives_a_killed_supervisor(side: Side) -> None:
+    up, log = side.up()
+    until(lambda: ready(log))
+    supervisor = psutil.Process(up.pid)
+    worker = next(child for child in supervisor.children() if "worker" in child.cmdline())
+    server = next(child for child in supervisor.children() if "valkey-server" in child.name())
+    server.kill()
+    worker.kill()
+    until(lambda: ready(log, times=2))
+    assert "worker was killed by SIGKILL; starting it again in 1 s" in log.read_text()
+    assert result(client(side), "exchange.prune")["message"] == "nothing to prune"
+
+    family = supervisor.children(recursive=True)
+    up.kill()
+    up.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []

@@ -1,0 +1,154 @@
+"""The exchange's own migrations: up, down and up again, with data in place."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.util import CommandError
+from sqlalchemy import Engine
+
+import exchange
+from exchange import capture, migrate, models
+from exchange.database import make_engine
+from exchange.reference import channels
+from exchange.reference.models import Base
+
+BOTH = (migrate.CORE, migrate.REFERENCE)
+
+
+def described(engine: Engine) -> dict[str, Any]:
+    """Describe every table as the database has it, but for the tables and column that migrations add."""
+    found: dict[str, Any] = {}
+    with engine.connect() as connection:
+        inspector = sa.inspect(connection)
+        for name in inspector.get_table_names():
+            if name == migrate.VERSION_TABLE:
+                continue
+            columns = [c for c in inspector.get_columns(name) if c["name"] != models.VERSION_COLUMN]
+            found[name] = {
+                "columns": [{**c, "type": repr(c["type"])} for c in columns],
+                "key": inspector.get_pk_constraint(name),
+                "foreign": sorted(map(str, inspector.get_foreign_keys(name))),
+                "unique": sorted(str(sorted(u.items())) for u in inspector.get_unique_constraints(name)),
+                "checks": sorted(str(sorted(c.items())) for c in inspector.get_check_constraints(name)),
+            }
+        if engine.dialect.name == "postgresql":
+            indexes = connection.exec_driver_sql("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'")
+        else:
+            indexes = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE type = 'index'")
+        found["indexes"] = sorted(text for (text,) in indexes if text is not None and migrate.VERSION_TABLE not in text)
+    return found
+
+
+def test_migrations_make_exactly_the_declared_tables(
+    engine: Engine, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    migrate.upgrade(engine, BOTH, network="request")
+    migrated = described(engine)
+    migrate.downgrade(engine)
+    with engine.begin() as connection:
+        models.metadata.create_all(connection)
+        Base.metadata.create_all(connection)
+    assert migrated == described(engine)
+
+
+def test_up_down_and_up_again_with_data_in_place(engine: Engine) -> None:
+    profile_type = Base.metadata.tables["profile_type"]
+    for _ in range(2):
+        assert migrate.pending(engine)
+        assert migrate.current(engine) == ()
+        migrate.upgrade(engine, BOTH, network="response")
+        assert not migrate.pending(engine, BOTH)
+        with engine.begin() as connection:
+            connection.execute(sa.insert(profile_type).values(name="student", daily_limit=3))
+            assert capture.pending(connection, channels[0].streams) == 1
+        migrate.upgrade(engine, BOTH, network="response")
+        with engine.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(profile_type)) == 1
+        migrate.downgrade(engine, BOTH[1:])
+        assert migrate.current(engine) == ("core_0001",)
+        assert not migrate.pending(engine)
+        assert migrate.pending(engine, BOTH)
+        with engine.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(models.change)) == 1
+        migrate.downgrade(engine)
+    with engine.connect() as connection:
+        assert set(sa.inspect(connection).get_table_names()) <= {migrate.VERSION_TABLE}
+
+
+def test_the_core_alone_leaves_the_reference_tables_out(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        assert set(sa.inspect(connection).get_table_names()) == {
+            *models.metadata.tables,
+            migrate.VERSION_TABLE,
+        }
+
+
+@pytest.mark.parametrize("network", ["request", "response"])
+def test_each_network_captures_what_it_owns_and_guards_what_it_receives(engine: Engine, network: str) -> None:
+    migrate.upgrade(engine, BOTH, network=network)
+    with engine.connect() as connection:
+        owned = {stream.table.name for channel in channels for stream in channel.streams if channel.source == network}
+        assert set(capture.captured_tables(connection)) == owned
+        for channel in channels:
+            for stream in channel.streams:
+                assert capture.check(connection, stream, captured=channel.source == network) == []
+
+
+def test_versions_begin_at_the_time_in_microseconds(engine: Engine) -> None:
+    before = time.time_ns() // 1000
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(models.change).values(stream="s", op="I", key="{}"))
+        first = connection.scalar(sa.select(models.change.c.id))
+    assert first is not None
+    assert before <= first <= time.time_ns() // 1000 + 1
+
+
+def test_the_core_stays_while_a_table_is_still_captured(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        sa.Table("mine", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True)).create(connection)
+        capture.install(connection, "mine")
+    with pytest.raises(RuntimeError, match="table mine is still captured"):
+        migrate.downgrade(engine)
+    assert migrate.current(engine) == ("core_0001",)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO mine (id) VALUES (1)")
+
+
+def test_a_failed_migration_leaves_nothing_behind(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EXCHANGE_NETWORK", raising=False)
+    with pytest.raises(CommandError, match="EXCHANGE_NETWORK"):
+        migrate.upgrade(engine, BOTH)
+    with engine.connect() as connection:
+        assert sa.inspect(connection).get_table_names() == []
+
+
+def test_the_network_may_come_from_the_environment(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXCHANGE_NETWORK", "response")
+    migrate.upgrade(sqlite_url, BOTH)
+    assert not migrate.pending(sqlite_url, BOTH)
+    engine = make_engine(sqlite_url)
+    with engine.connect() as connection:
+        assert "user" in capture.captured_tables(connection)
+    engine.dispose()
+
+
+def test_a_callers_transaction_decides(engine: Engine) -> None:
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        migrate.upgrade(connection)
+        assert not migrate.pending(connection)
+        transaction.rollback()
+    assert migrate.pending(engine)
+
+
+def test_the_migrations_are_found_in_the_source_tree() -> None:
+    assert migrate.location() == Path(exchange.__file__).parents[1] / "migrations"
+    assert (migrate.location() / "env.py").is_file()
