@@ -81,34 +81,31 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
     if (manifest.source, manifest.target) != (site.peer, site.network):
         msg = (
             f"it goes from {manifest.source} to {manifest.target}, but this side takes batches from {site.peer}"
-            f" to {site.network}; it is quarantined: ask the carrier"
+            f" to {site.network}"
         )
         raise Misdirected(msg)
     channel = next((one for one in site.incoming() if one.name == manifest.channel), None)
     if channel is None:
-        msg = f"this side declares no incoming channel {manifest.channel}; it is held until one is declared"
+        msg = f"this side declares no incoming channel {manifest.channel}"
         raise Unsupported(msg)
     if manifest.kind not in {Kind.CHANGES, Kind.SNAPSHOT}:
-        msg = f"batches of kind {manifest.kind} are not known here; it is held until this side is upgraded"
+        msg = f"batches of kind {manifest.kind} are not known here"
         raise Unsupported(msg)
     if "age" in manifest.encoding:
-        msg = "encrypted batches are not known here; it is held until this side is upgraded"
+        msg = "encrypted batches are not known here"
         raise Unsupported(msg)
     for name, version in manifest.schemas.items():
         stream = next((one for one in channel.streams if one.name == name), None)
         if stream is None:
-            msg = f"channel {channel.name} has no stream {printable(name)} here; it is held until this side has it"
+            msg = f"channel {channel.name} has no stream {printable(name)} here"
             raise Unsupported(msg)
         if version > stream.schema_version:
-            msg = (
-                f"stream {name} comes in schema version {version}, this side knows {stream.schema_version};"
-                " it is held until this side is upgraded"
-            )
+            msg = f"stream {name} comes in schema version {version}, this side knows {stream.schema_version}"
             raise Unsupported(msg)
         if version < stream.oldest_version:
             msg = (
                 f"stream {name} comes in schema version {version}, and this side's upgrade steps begin at"
-                f" {stream.oldest_version}; it is held until a step for it is declared"
+                f" {stream.oldest_version}"
             )
             raise Unsupported(msg)
     return channel

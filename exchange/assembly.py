@@ -8,11 +8,11 @@ from alembic.util import CommandError
 
 from exchange import keys, migrate
 from exchange.channels import Channel, ChannelFaults, load_channels
-from exchange.database import make_engine, world_errors
+from exchange.database import make_engine, reading, world_errors
 from exchange.folders import make_private
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import WorldError, printable
-from exchange.ledger import open_network
+from exchange.ledger import known_epoch, open_network
 from exchange.schemas import Checker
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
 from exchange.site import Limits, Site
@@ -55,6 +55,10 @@ def prepare(settings: Settings) -> Site:
     with world_errors():
         make_private(settings.home)
         site.spool.prepare()
+        if migrate.current(site.engine):
+            # Before anything changes: triggers for the wrong network would capture the wrong tables.
+            with reading(site.engine) as connection:
+                known_epoch(connection, settings.network)
         try:
             migrate.upgrade(site.engine, branches(settings), network=settings.network)
         except CommandError as error:

@@ -164,9 +164,16 @@ def locked(engine: Engine, lock: str, **execution_options: Any) -> Iterator[Conn
         with _sqlite_lock(engine, lock) as connection:
             yield connection
         return
-    with engine.connect().execution_options(**execution_options) as connection, connection.begin():
-        _advisory_lock(connection, lock)
-        yield connection
+    try:
+        with engine.connect().execution_options(**execution_options) as connection, connection.begin():
+            _advisory_lock(connection, lock)
+            yield connection
+    except OperationalError as error:
+        # The statement that asks for the lock also fixes what a REPEATABLE READ transaction sees: somebody
+        # who committed in between was at work, and what we saw is past.
+        if getattr(error.orig, "sqlstate", None) == "40001":
+            raise Busy(lock, "another process, just now", None) from error
+        raise
 
 
 @contextmanager

@@ -299,19 +299,17 @@ def _report(show: Console, request: Network, response: Network) -> bool:
     engines = {network.name: network.engine() for network in (request, response)}
     parked = {name: {letter.key for letter in _parked(engine)} for name, engine in engines.items()}
     table = Table(title="both databases, compared row by row", title_justify="left")
-    for heading in ("channel", "stream", "from", "rows", "to", "rows", "equal", "parked", "unexplained"):
-        table.add_column(heading, justify="right" if heading in {"rows", "equal", "parked", "unexplained"} else "left")
+    for heading in ("stream", "from -> to", "sent", "received", "equal", "parked", "unexplained"):
+        table.add_column(heading, justify="left" if heading in {"stream", "from -> to"} else "right", no_wrap=True)
     agreed = True
     for channel in channels:
         for stream in channel.streams:
             compared = _compare(channel, stream, engines, parked[channel.target])
             agreed &= compared.unexplained == 0
             table.add_row(
-                channel.name,
                 stream.name,
-                channel.source,
+                f"{channel.source} -> {channel.target}",
                 str(compared.sent),
-                channel.target,
                 str(compared.received),
                 str(compared.equal),
                 str(compared.parked),

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from exchange import broker, capture, database, keys, ledger, migrate
 from exchange.assembly import branches, folders, limits
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import WorldError
 from exchange.models import event
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
@@ -68,17 +68,22 @@ def examine() -> Findings:
     try:
         settings = load_settings()
     except SettingsFaults as faults:
-        yield from _settings_faults(faults, "correct the variable or the .env; the rest is looked at after that")
+        for sentence in faults.faults:
+            yield _fault("settings", sentence, "correct the variable or the .env; the rest is looked at after that")
         return
     yield _ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
     yield from _clock()
     yield from _folders(folders(settings), limits(settings).batch_bytes)
-    yield from _keys(settings)
+    key_findings = list(_keys(settings))
+    yield from key_findings
     yield from _broker(settings)
     try:
         site = settings.site()
     except SettingsFaults as faults:
-        yield from _settings_faults(faults, "correct it; the database is looked at after that")
+        said = {finding.message for finding in key_findings}
+        for sentence in faults.faults:
+            if sentence not in said:
+                yield _fault("settings", sentence, "correct it; the database is looked at after that")
         return
     yield _ok("channels", ", ".join(f"{one.name} ({one.source} to {one.target})" for one in site.channels))
     try:
@@ -93,11 +98,6 @@ def _ok(check: str, message: str) -> Finding:
 
 def _fault(check: str, message: str, remedy: str) -> Finding:
     return Finding(check, Level.FAULT, message, remedy)
-
-
-def _settings_faults(faults: SettingsFaults, remedy: str) -> Findings:
-    for sentence in faults.faults:
-        yield _fault("settings", sentence, remedy)
 
 
 # Clock
@@ -220,7 +220,7 @@ def _keys(settings: Settings) -> Findings:
         trusted = keys.load_trusted(settings.keys_folder)
         listed = keys.listed(settings.keys_folder, settings.signing_key)
     except (keys.KeyFault, OSError) as error:
-        yield _fault("keys", printable(str(error), 400), "put a good key there, or make one with `exchange keys new`")
+        yield _fault("keys", str(error), "put a good key there, or make one with `exchange keys new`")
         return
     need = Level.FAULT if settings.require_signature else Level.WARNING
     if signing is None:

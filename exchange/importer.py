@@ -323,8 +323,21 @@ def _may_be_unfinished(fault: BatchError) -> bool:
 def _verdict_on(fault: BatchError) -> Place:
     match fault:
         case Incomplete():
-            return Place(Verdict.INCOMPLETE, Reason.INCOMPLETE, fault.sentence)
+            return Place(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
         case Unsupported():
-            return Place(Verdict.HELD, Reason.UNSUPPORTED, fault.sentence)
+            return Place(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
         case _:
-            return Place(Verdict.QUARANTINED, fault.reason, fault.sentence)
+            return Place(
+                Verdict.QUARANTINED,
+                fault.reason,
+                f"{fault}; it is quarantined and changed nothing: {_NEXT_STEPS[fault.reason]}",
+            )
+
+
+_NEXT_STEPS = {
+    Reason.UNTRUSTED: "if its sender is yours, trust the key (`exchange keys trust`) and `exchange replay` the batch",
+    Reason.CORRUPT: "have it carried or sent again",
+    Reason.MISDIRECTED: "ask the carrier",
+    Reason.REJECTED: "mend the records at their source, or the setting, and `exchange replay` the batch",
+}
+"""What a person does about a batch that is bad in itself."""

@@ -20,6 +20,7 @@ from exchange.database import reading, world_errors
 from exchange.format.errors import WorldError
 from exchange.models import BatchState, Direction, batch, position
 from exchange.site import Site
+from exchange.spool import MARKER
 
 _INDEXED = ("state NOT IN ('applied', 'acknowledged')", "state IN ('applied', 'acknowledged')")
 """The conditions of the two partial indexes, to the letter: so each count reads its index and no row."""
@@ -73,7 +74,8 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Status:
-    """This side at a glance. ``arrivals`` is None if the folder can't be read, and ``trouble`` says why."""
+    """This side at a glance. ``trouble`` says what is wrong with a shared folder; if ``incoming/`` can't be read at
+    all, ``arrivals`` is None."""
 
     network: str
     peer: str
@@ -136,7 +138,14 @@ def look(site: Site) -> Status:
     except WorldError as error:
         return Status(site.network, site.peer, epoch, channels, parked, None, error.sentence)
     arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
-    return Status(site.network, site.peer, epoch, channels, parked, arrivals)
+    return Status(site.network, site.peer, epoch, channels, parked, arrivals, _lost_marker(site))
+
+
+def _lost_marker(site: Site) -> str | None:
+    for folder in (site.spool.folders.outgoing, site.spool.folders.incoming):
+        if not (folder / MARKER).exists():
+            return f"{folder} has no marker {MARKER}: nothing advances; `exchange doctor` says what to do"
+    return None
 
 
 def batches(

@@ -3,7 +3,7 @@
 ``install`` puts triggers on a table of the application's. They write a change (stream, op, key) in the
 application's own transaction, so that ORM code, bulk statements and a hand in a console are all seen and a
 rollback leaves nothing. ``take`` moves pending changes into a temporary table, one row per key, and
-``rows`` and ``deletes`` read what those keys are now.
+``rows`` and ``deleted_keys`` read what those keys are now.
 
 Never "everything above the last id seen": ids are given out before commits, and a row that commits late
 would be lost. What is pending is what lies in the table.
@@ -12,7 +12,7 @@ What a change notes is *which* key to look at, no more. A change too many is the
 sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
 """
 
-from exchange.capture.taking import Reached, Taken, deleted_keys, deletes, give_back, pending, rows, take
+from exchange.capture.taking import Reached, Taken, deleted_keys, give_back, pending, rows, take
 from exchange.capture.triggers import (
     CaptureFault,
     add_version_column,
@@ -31,7 +31,6 @@ __all__ = [
     "captured_tables",
     "check",
     "deleted_keys",
-    "deletes",
     "drop",
     "drop_version_column",
     "give_back",

@@ -20,7 +20,7 @@ from exchange.capture.sql import Dialect, KeyColumn, TableName, identifier, lite
 from exchange.capture.triggers import CaptureFault, dialect_of
 from exchange.channels import Stream
 from exchange.format.record import Op
-from exchange.values import Json, codec_for
+from exchange.values import codec_for
 
 FETCH_ROWS = 2_000
 """How many rows cross from the database at once."""
@@ -89,7 +89,7 @@ def take(connection: Connection, streams: Sequence[Stream], max_records: int) ->
     return Taken(keys, more)
 
 
-def rows(connection: Connection, stream: Stream) -> Iterator[sa.Row[Any]]:
+def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Any]]:
     """Read the taken rows that exist now: key text, version, then the selected value of each stream column.
 
     Parents come before children, else by version. Streamed: read it to its end or close it.
@@ -108,17 +108,11 @@ def rows(connection: Connection, stream: Stream) -> Iterator[sa.Row[Any]]:
     yield from _stream(connection, select)
 
 
-def deletes(connection: Connection, stream: Stream) -> Iterator[tuple[str, int, dict[str, Json]]]:
-    """Read the taken keys that no row has now: key text, version, and the key as a record carries it.
-
-    Children come before parents, else by version. Raises RecordError for a key that must not cross.
-    """
-    for text, version, values in deleted_keys(connection, stream):
-        yield text, version, stream.key_encoder(connection.dialect)(values)
-
-
 def deleted_keys(connection: Connection, stream: Stream) -> Iterator[tuple[str, int, Sequence[Any]]]:
-    """Read the same as ``deletes``, with the key as ``stream.key_encoder`` takes it: it may refuse one."""
+    """Read the taken keys that no row has now: key text, version, and the values for ``stream.key_encoder``.
+
+    By version; streamed as ``rows``.
+    """
     table = _Table.of(connection, stream)
     dialect = connection.dialect
     members = (
@@ -147,8 +141,7 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[tuple[str, 
         .order_by(gone.c.exchange_id)
     )
     for row in _stream(connection, select):
-        values = tuple(row)
-        yield values[0], values[1], values[2:]
+        yield row[0], row[1], row[2:]
 
 
 def give_back(connection: Connection, streams: Sequence[Stream], reached: Reached | None) -> int:
@@ -414,6 +407,6 @@ def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) 
     return f"({' OR '.join(parts)})"
 
 
-def _stream(connection: Connection, select: sa.Select[Any]) -> Iterator[sa.Row[Any]]:
+def _stream(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Any]]:
     with connection.execute(select, execution_options={"stream_results": True, "yield_per": FETCH_ROWS}) as result:
         yield from result

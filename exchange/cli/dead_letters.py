@@ -18,7 +18,7 @@ LONGEST_RECORD = 20_000
 
 app = typer.Typer(help="Records that did not take effect.", no_args_is_help=True)
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
-Ids = Annotated[list[int], typer.Argument(metavar="ID...", min=1, max=LARGEST_ID)]
+Ids = Annotated[list[int], typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
 
 
 @app.command("list")

@@ -50,7 +50,7 @@ _LONGEST_LINE = 2000
 Paths = Annotated[
     list[Path],
     typer.Argument(
-        metavar="PATH...", help="A batch's manifest, its data file, or a folder of batches.", show_default=False
+        metavar="PATH", help="A batch's manifest, its data file, or a folder of batches.", show_default=False
     ),
 ]
 Trust = Annotated[

@@ -35,7 +35,7 @@ def submit(
     from exchange.database import world_errors
     from exchange.reference import submit as submitting
 
-    _check_network(settings(), "requests", "are submitted")
+    _check_network(settings(), "requests", "requests are submitted")
     asked = _parameters(parameters)
     with open_site() as site, world_errors():
         try:
@@ -57,7 +57,7 @@ def seed(as_json: Json = False) -> None:
     from exchange.database import world_errors
     from exchange.reference import seeds
 
-    _check_network(settings(), "directory", "are kept")
+    _check_network(settings(), "directory", "users are kept")
     try:
         with open_site() as site, world_errors():
             done = seeds.seed(site.engine, site.network, password=os.environ.get(PASSWORD_VARIABLE))
@@ -86,7 +86,7 @@ def _check_network(current: Settings, channel: str, what: str) -> None:
     if current.app != REFERENCE_APP:
         raise Refused(f"this is a command of {REFERENCE_APP}, but EXCHANGE_APP is {current.app}")
     if current.network != source:
-        raise Refused(f"{channel} {what} on network {source}, but this is network {current.network}")
+        raise Refused(f"{what} on network {source}, but this is network {current.network}")
 
 
 def _parameters(text: str) -> dict[str, Any]:

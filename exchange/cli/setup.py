@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from exchange.settings import Settings
     from exchange.site import Site
 
+_DEMO_FOLDERS = {"request", "response"}
+"""What a demo leaves: a folder of anything else is not made anew."""
+
 
 def init(
     network: Annotated[str | None, typer.Option(metavar="NAME", help="This side's name.", show_default=False)] = None,
@@ -136,10 +139,14 @@ def demo(
     """Show two networks at work on this machine, in under a minute."""
     from exchange import demo as showing
 
+    folder = home.absolute()
+    if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= _DEMO_FOLDERS):
+        raise Refused(f"{folder}: expected nothing there or an earlier demo, found something else; it is left alone")
     try:
-        agreed = showing.run(home.absolute())
+        agreed = showing.run(folder)
     except showing.DemoFailed as failure:
-        raise Refused(str(failure)) from failure
+        output.complain(str(failure))
+        fail()
     if not agreed:
         fail()
 

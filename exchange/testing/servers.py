@@ -161,9 +161,7 @@ def _server(
             guard.wait()
 
 
-def _start_guard(
-    folder: Path, command: list[str], stop: signal.Signals, user: _User
-) -> subprocess.Popen[bytes]:
+def _start_guard(folder: Path, command: list[str], stop: signal.Signals, user: _User) -> subprocess.Popen[bytes]:
     order = {"folder": str(folder), "command": command, "stop": int(stop), "uid": user.uid, "gid": user.gid}
     # A session of its own: Ctrl-C at the terminal is for us, and we then close the pipe.
     return subprocess.Popen(

@@ -6,6 +6,7 @@ import sqlite3
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -67,8 +68,8 @@ def test_insert_on_conflict_notes_what_it_wrote(lab: Lab) -> None:
     lab.create(table)
     lab.run(sa.insert(table).values(id=1, name="a"))
     lab.forget()
-    insert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[lab.engine.dialect.name]
-    statement = insert(table).values([{"id": 1, "name": "b"}, {"id": 2, "name": "c"}])
+    insert = postgresql.insert if lab.engine.dialect.name == "postgresql" else sqlite.insert
+    statement: Any = insert(table).values([{"id": 1, "name": "b"}, {"id": 2, "name": "c"}])
     lab.run(statement.on_conflict_do_update(index_elements=["id"], set_={"name": statement.excluded.name}))
     assert lab.keys() == {'{"id":1}', '{"id":2}'}
 
@@ -137,7 +138,7 @@ def test_copy_and_merge_are_noted(postgres_lab: Lab) -> None:
     postgres_lab.create(table)
     with postgres_lab.engine.begin() as connection:
         cursor = connection.connection.cursor()
-        with cursor.copy("COPY item (id, name) FROM STDIN") as copy:  # type: ignore[attr-defined]
+        with cursor.copy("COPY item (id, name) FROM STDIN") as copy:
             copy.write_row((1, "a"))
             copy.write_row((2, "b"))
     assert postgres_lab.keys() == {'{"id":1}', '{"id":2}'}
