@@ -46,13 +46,14 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     reader = BatchReader(data, arrival.manifest, site.limits.read)
     found: Counter[tuple[str, Op]] = Counter()
     for lines in reader:
-        for number, line in enumerate(lines, reader.first_line):
+        for number, record in enumerate(records.decode_all(lines), reader.first_line):
             try:
-                record = records.decode(line)
+                if isinstance(record, RecordError):
+                    raise record
                 found[record.stream, record.op] += 1
                 loader.add(number, checked(site, arrival.channel, arrival.manifest.schemas, record))
             except RecordError as error:
-                bad.park(number, line, error)
+                bad.park(number, lines[number - reader.first_line], error)
     reader.check_counts(
         {stream: ManifestCounts(found[stream, Op.UPSERT], found[stream, Op.DELETE]) for stream, _ in found}
     )

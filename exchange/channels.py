@@ -10,6 +10,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,7 +137,7 @@ class Stream:
     def key_decoder(self, dialect: Dialect) -> Callable[[Mapping[str, Json]], tuple[Any, ...]]:
         """Make the function from a record's key to the values that the driver binds, in ``key`` order."""
         return _decoder(
-            [(self.codecs[c.name], self.codecs[c.name].decoder(dialect, "/key")) for c in self.key], dialect
+            [(self.codecs[c.name], self.codecs[c.name].checked_decoder(dialect, "/key")) for c in self.key], dialect
         )
 
     def parents(self) -> Mapping[str, bool]:
@@ -385,9 +386,21 @@ def _encoder(
 def _decoder(
     members: Sequence[tuple[Codec, Callable[[Json], Any]]], dialect: Dialect
 ) -> Callable[[Mapping[str, Json]], tuple[Any, ...]]:
-    work = tuple((str(codec.column.name), decode, codec.null(dialect)) for codec, decode in members)
+    names = [codec.column.name for codec, _ in members]
+    work = tuple(
+        (at, decode, codec.null(dialect))
+        for at, (codec, decode) in enumerate(members)
+        if decode is not as_is or codec.null(dialect) is not None
+    )
+    # One name would give a value, not a row: the first is taken twice and dropped.
+    pick = itemgetter(names[0], *names)
 
     def decode_row(data: Mapping[str, Json]) -> tuple[Any, ...]:
-        return tuple([null if (value := data[name]) is None else decode(value) for name, decode, null in work])
+        row = list(pick(data))
+        del row[0]
+        for at, decode, null in work:
+            value = row[at]
+            row[at] = null if value is None else decode(value)
+        return tuple(row)
 
     return decode_row

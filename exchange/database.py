@@ -1,15 +1,16 @@
 """Engines and locks: the only place that knows how each database begins, waits and excludes.
 
-A lock lives in the transaction that it protects, so it cannot outlive its holder: an advisory transaction
-lock on PostgreSQL, the database's one writer on SQLite.
+A lock cannot outlive its holder: on PostgreSQL it lives in the transaction that it protects, on SQLite in a
+file that the kernel unlocks with the process, around the database's one writer.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ SQLITE_WAIT_SECONDS = 5.0
 """How long a SQLite writer waits for another one: the application's transactions are short, ours may not be."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: context managers set its traceback
 class Busy(Exception):  # noqa: N818 - an answer, not an error
     """Somebody else holds the lock."""
 
@@ -154,19 +155,24 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def locked(engine: Engine, lock: str, **execution_options: Any) -> Iterator[Connection]:
+def locked(
+    engine: Engine, lock: str, *, prepare: Callable[[], None] | None = None, **execution_options: Any
+) -> Iterator[Connection]:
     """Open a transaction that holds ``lock`` until it ends; commit at the end, roll back on any exception.
 
-    Raises Busy at once if another transaction holds it (SQLite: after a bounded wait, and whoever writes
-    to the database holds every lock).
+    ``prepare`` is called with the lock held, before the transaction writes: what it commits by itself is
+    there whatever becomes of the transaction. Raises Busy at once if somebody else holds the lock (SQLite:
+    after a bounded wait if somebody writes to the database for another reason).
     """
     if engine.dialect.name == "sqlite":
-        with _sqlite_lock(engine, lock) as connection:
+        with _sqlite_lock(engine, lock, prepare) as connection:
             yield connection
         return
     try:
         with engine.connect().execution_options(**execution_options) as connection, connection.begin():
             _advisory_lock(connection, lock)
+            if prepare is not None:
+                prepare()
             yield connection
     except OperationalError as error:
         # The statement that asks for the lock also fixes what a REPEATABLE READ transaction sees: somebody
@@ -192,11 +198,32 @@ def writing(engine: Engine, lock: str = "the database") -> Iterator[Connection]:
 
 
 @contextmanager
-def _sqlite_lock(engine: Engine, lock: str) -> Iterator[Connection]:
-    with writing(engine, lock) as connection:
-        _announce(connection, lock)
-    with writing(engine, lock) as connection:
-        yield connection
+def _sqlite_lock(engine: Engine, lock: str, prepare: Callable[[], None] | None) -> Iterator[Connection]:
+    with _lock_file(engine, lock):
+        with writing(engine, lock) as connection:
+            _announce(connection, lock)
+        if prepare is not None:
+            prepare()
+        with writing(engine, lock) as connection:
+            yield connection
+
+
+@contextmanager
+def _lock_file(engine: Engine, lock: str) -> Iterator[None]:
+    """Hold a file beside the database, which the kernel lets go of with its process.
+
+    The database's own lock ends with each transaction, and between two of them somebody else could begin.
+    """
+    database = engine.url.database
+    if not database or database == ":memory:":
+        yield
+        return
+    with Path(f"{database}-{lock.replace(' ', '-')}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _sqlite_holder(engine, lock) from None
+        yield
 
 
 def _announce(connection: Connection, lock: str) -> None:
@@ -215,6 +242,12 @@ def _sqlite_busy(engine: Engine, lock: str, error: OperationalError) -> Exceptio
     if latest is None:
         return Busy(lock, "another writer holds the database", None)
     return Busy(lock, latest.who, latest.since)
+
+
+def _sqlite_holder(engine: Engine, lock: str) -> Busy:
+    with reading(engine) as connection:
+        row = connection.execute(sa.select(holder.c.who, holder.c.since).where(holder.c.lock == lock)).one_or_none()
+    return Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 
 def _advisory_lock(connection: Connection, lock: str) -> None:

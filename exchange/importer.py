@@ -1,6 +1,6 @@
 """Import: from files that arrived to rows, each batch in one transaction, exactly once.
 
-The order of steps is what makes a crash harmless anywhere: count the attempt, lock the channel, claim the
+The order of steps is what makes a crash harmless anywhere: lock the channel, count the attempt, claim the
 files, verify them, then ledger, rows, dead letters and position in one transaction; the files move to the
 archive only after its commit. Whatever a crash leaves, the next run finds and carries on.
 """
@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from exchange import applying, ledger
 from exchange.arrivals import Arrival, Stranger, believe, look
-from exchange.database import Busy, locked, now, reading, world_errors, writing
+from exchange.database import Busy, locked, now, reading, world_errors
 from exchange.format.batch import check_data
 from exchange.format.errors import (
     BatchError,
@@ -32,7 +32,7 @@ from exchange.format.errors import (
     printable,
 )
 from exchange.format.order import NEXT, Place, place
-from exchange.ledger import Attempt, Counts
+from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported, ImportRun
 from exchange.site import Site
@@ -77,7 +77,7 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
     with world_errors():
         try:
             if isinstance(seen, Stranger):
-                return settle(site, seen, _verdict_on(seen.fault))
+                return settle(site, seen, judge_stranger(site, seen))
             standing = judge(site, seen, release=release)
             if standing is not NEXT:
                 return settle(site, seen, standing)
@@ -104,17 +104,33 @@ def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
     return _verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
 
 
+def judge_stranger(site: Site, stranger: Stranger) -> Place:
+    """Say what becomes of a batch that can't be acted on: one that is signed may still not take another's place."""
+    if stranger.manifest is not None and isinstance(stranger.fault, Unsupported):
+        with reading(site.engine) as connection:
+            known = ledger.at_place(connection, Direction.IN, *stranger.place)
+        if known is not None and known.digest != stranger.digest:
+            return _conflict(known)
+        if known is not None and known.state is BatchState.APPLIED:
+            return Place(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
+    return _verdict_on(stranger.fault)
+
+
+def _conflict(known: Entry) -> Place:
+    return Place(
+        Verdict.QUARANTINED,
+        Reason.CONFLICT,
+        f"another batch, {known.stem}, is {known.state} at this place; two batches claim one place:"
+        " ask the sender why",
+    )
+
+
 def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
     """Compare a batch with what its channel has applied and what already claims its place."""
     channel, epoch, sequence = arrival.place
     known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
     if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
-        return Place(
-            Verdict.QUARANTINED,
-            Reason.CONFLICT,
-            f"another batch, {known.stem}, is {known.state} at this place; two batches claim one place:"
-            " ask the sender why",
-        )
+        return _conflict(known)
     return place(
         arrival.manifest,
         arrival.digest,
@@ -145,17 +161,7 @@ def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> s
 
 
 def attempt(site: Site, arrival: Arrival) -> Imported:
-    """Try to apply a batch, counted before the work; one that crashed us too often is quarantined unopened."""
-    with ledger.attempted(site.engine, str(arrival.manifest.name)) as this:
-        outcome = _attempt(site, arrival, this)
-        this.settled = outcome.verdict in {Verdict.APPLIED, Verdict.QUARANTINED}
-    return outcome
-
-
-def _attempt(site: Site, arrival: Arrival, this: Attempt) -> Imported:
-    if this.crashes >= site.limits.crashes:
-        sentence = f"taking it in crashed {this.crashes} times; see the log of those times"
-        return settle(site, arrival, Place(Verdict.QUARANTINED, Reason.CRASHED, sentence))
+    """Try to apply a batch; one that crashed us too often is quarantined unopened."""
     unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
     try:
         done = apply(site, arrival)
@@ -171,14 +177,19 @@ def _attempt(site: Site, arrival: Arrival, this: Attempt) -> Imported:
 
 
 def apply(site: Site, arrival: Arrival) -> Counts | Place:
-    """Claim, verify and apply a batch in one transaction under its channel's lock.
+    """Claim, verify and apply a batch in one transaction under its channel's lock, counted before the work.
 
-    Gives a Place if somebody settled it since it was judged. Raises BatchError for what is wrong with it, Busy.
+    Gives a Place if somebody settled it since it was judged, or if it crashed us too often. Raises BatchError
+    for what is wrong with it, Busy.
     """
-    with _refused_at_the_end(), locked(site.engine, f"import {arrival.channel.name}") as connection:
+    lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
+    with _refused_at_the_end(), ledger.attempted(site.engine, lock, key) as (connection, crashes):
         standing = stand(site, connection, arrival)
         if standing is not NEXT:
             return standing
+        if crashes >= site.limits.crashes:
+            sentence = f"taking it in crashed {crashes} times; see the log of those times"
+            return Place(Verdict.QUARANTINED, Reason.CRASHED, sentence)
         arrival = claim(site, arrival)
         with site.spool.open_data(arrival.sighting, arrival.manifest.encoding) as data:
             check_data(data, arrival.manifest)
@@ -187,13 +198,16 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             counts = applying.apply_records(site, connection, arrival, data)
         ledger.count(connection, batch_id, counts)
         ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
-        ledger.forget_attempts(connection, str(arrival.manifest.name))
+        ledger.forget_attempts(connection, key)
     return counts
 
 
 def claim(site: Site, arrival: Arrival) -> Arrival:
     """Take the files out of the other side's reach and believe the manifest only as it is there."""
-    sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
+    try:
+        sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
+    except FileNotFoundError as error:
+        raise Busy(_lock(arrival), "another process settled it meanwhile", now()) from error
     again = believe(site, sighting, site.spool.read_manifest(sighting))
     if isinstance(again, Stranger):
         raise again.fault
@@ -205,10 +219,11 @@ def claim(site: Site, arrival: Arrival) -> Arrival:
 
 def _enter(connection: Connection, arrival: Arrival) -> int:
     """Write the ledger first: two importers can't both pass its unique constraint."""
-    known = ledger.at_place(connection, Direction.IN, *arrival.place)
+    known = _known(connection, arrival)
     stem = arrival.sighting.stem
-    if known is not None:
-        ledger.move(connection, known, BatchState.APPLIED, "applied", stem=stem)
+    if known is not None and known.digest == arrival.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
+        claim = {"manifest": arrival.line.decode(), "records": arrival.manifest.total, "bytes": arrival.manifest.bytes}
+        ledger.move(connection, known, BatchState.APPLIED, "applied", stem=stem, **claim)
         return known.id
     return ledger.record(
         connection,
@@ -245,7 +260,7 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
         case Place(verdict=Verdict.DUPLICATE):
             site.spool.shelve(seen.sighting)
         case Place(verdict=Verdict.QUARANTINED):
-            with writing(site.engine) as connection:
+            with locked(site.engine, _lock(seen)) as connection:
                 _write_down(connection, seen, BatchState.QUARANTINED, verdict)
                 if isinstance(seen, Arrival):
                     ledger.forget_attempts(connection, str(seen.manifest.name))
@@ -264,8 +279,12 @@ def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: 
     with reading(site.engine) as connection:
         known = _known(connection, seen)
     if known is None or (known.state, known.reason) != (state, verdict.reason):
-        with writing(site.engine) as connection:
+        with locked(site.engine, _lock(seen)) as connection:
             _write_down(connection, seen, state, verdict)
+
+
+def _lock(seen: Arrival | Stranger) -> str:
+    return f"import {seen.channel.name}" if isinstance(seen, Arrival) else "import of strangers"
 
 
 def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
@@ -277,6 +296,9 @@ def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchSt
     ):
         return  # written down before a crash, or the same bad file once more
     known = _known(connection, seen)
+    if known is not None and known.digest == seen.digest and known.state is BatchState.APPLIED:
+        # Judged before somebody applied it: the next run finds a duplicate.
+        raise Busy(_lock(seen), "another process applied it meanwhile", now())
     if known is not None and known.digest == seen.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
         ledger.move(connection, known, state, verdict.sentence, reason=verdict.reason)
         return
@@ -295,8 +317,10 @@ def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchSt
 
 
 def _known(connection: Connection, seen: Arrival | Stranger) -> ledger.Entry | None:
+    """Find the row that speaks of a batch; what nobody vouches for never meets the row of one that we believe."""
     at_place = ledger.at_place(connection, Direction.IN, *seen.place) if seen.manifest else None
-    return at_place or ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
+    latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
+    return at_place or (latest if latest is not None and latest.manifest is None else None)
 
 
 def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
@@ -307,7 +331,7 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Pl
         # Nobody vouches for it, so nothing is written down before it is quarantined: its file's age must do.
         waited = site.spool.seconds_since_written(seen.sighting, None)
     elif known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
-        waited = (now() - known.created_at) / timedelta(seconds=1)
+        waited = (now() - known.updated_at) / timedelta(seconds=1)
     else:
         waited = 0.0
     if waited < site.limits.grace_seconds:

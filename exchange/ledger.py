@@ -14,9 +14,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
-from exchange.database import Busy, now, whoami, writing
-from exchange.format.errors import Reason, WorldError
+from exchange.database import Busy, locked, now, whoami, writing
+from exchange.format.errors import BatchError, Reason, WorldError
 from exchange.format.manifest import Manifest
 from exchange.format.order import Position
 from exchange.models import BatchState, DeadLetterState, Direction, attempt, batch, event, network, position
@@ -87,6 +88,7 @@ class Entry:
     manifest: str | None
     attempt: int
     created_at: Any = field(compare=False)
+    updated_at: Any = field(compare=False)
 
 
 _ENTRY = [batch.c[name] for name in Entry.__dataclass_fields__]
@@ -318,22 +320,35 @@ def advance(connection: Connection, direction: Direction, channel: str, epoch: s
 # Attempts
 
 
-@dataclass
-class Attempt:
-    """One try at a batch: how many before it never ended, and whether this one settled the batch."""
-
-    crashes: int
-    settled: bool = False
-
-
 @contextmanager
-def attempted(engine: Engine, key: str) -> Iterator[Attempt]:
-    """Count an attempt at a batch before the work, in a transaction of its own.
+def attempted(engine: Engine, lock: str, key: str) -> Iterator[tuple[Connection, int]]:
+    """Hold ``lock`` for one attempt at a batch; give the transaction, and how many attempts before never ended.
 
-    The count is taken back when the work ends in order: with an outcome, because the lock was taken, or
-    because the world was bad. What stays is a crash. Whoever settles the batch clears the count in the
-    settling transaction (``forget_attempts``) and says so with ``settled``.
+    The attempt is counted and committed with the lock held and before the work. Only a holder of the lock
+    counts, and takes it back before letting go, so what a next holder finds is a crash and never somebody at
+    work. An attempt ends in order if it gives an outcome, or raises that the batch or the world is bad: then
+    the work is undone. Whoever settles the batch clears the count (``forget_attempts``) with the settling.
+    Raises Busy.
     """
+    crashes = 0
+
+    def begin() -> None:
+        nonlocal crashes
+        crashes = _begin_attempt(engine, key)
+
+    fault: Exception | None = None
+    with locked(engine, lock, prepare=begin) as connection:
+        try:
+            with connection.begin_nested():
+                yield connection, crashes
+        except (BatchError, Busy, WorldError, DBAPIError, OSError) as error:
+            fault = error
+        _take_back(connection, key)
+    if fault is not None:
+        raise fault
+
+
+def _begin_attempt(engine: Engine, key: str) -> int:
     who = whoami()[:255]
     with writing(engine) as connection:
         crashes = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
@@ -345,20 +360,12 @@ def attempted(engine: Engine, key: str) -> Iterator[Attempt]:
             )
         else:
             connection.execute(sa.insert(attempt).values(batch=key, attempts=1, started_at=now(), who=who))
-    this = Attempt(crashes)
-    try:
-        yield this
-    except (Busy, WorldError):
-        _take_back(engine, key)
-        raise
-    if not this.settled:
-        _take_back(engine, key)
+    return crashes
 
 
-def _take_back(engine: Engine, key: str) -> None:
-    with writing(engine) as connection:
-        connection.execute(sa.update(attempt).where(attempt.c.batch == key).values(attempts=attempt.c.attempts - 1))
-        connection.execute(sa.delete(attempt).where(attempt.c.batch == key, attempt.c.attempts <= 0))
+def _take_back(connection: Connection, key: str) -> None:
+    connection.execute(sa.update(attempt).where(attempt.c.batch == key).values(attempts=attempt.c.attempts - 1))
+    connection.execute(sa.delete(attempt).where(attempt.c.batch == key, attempt.c.attempts <= 0))
 
 
 def forget_attempts(connection: Connection, key: str) -> None:

@@ -217,7 +217,7 @@ class Spool:
             with _scanned(folder) as entries:
                 for entry in entries:
                     parsed = parse_file_name(entry.name)
-                    if parsed is None or not entry.is_file(follow_symlinks=False):
+                    if parsed is None or not _is_plain(entry):
                         ignored += entry.name != MARKER
                     elif parsed[1] is FileKind.MANIFEST:
                         found.setdefault(str(parsed[0]), Sighting(parsed[0], folder))
@@ -278,23 +278,30 @@ class Spool:
 
     def quarantine(self, sighting: Sighting, sentence: str) -> None:
         """Move a refused batch to ``quarantine/`` and write the sentence beside it."""
-        stem = self._settle(sighting, self.folders.quarantine)
-        _write_new(
-            self.folders.quarantine / f"{stem}.reason.txt", f"{printable(sentence, 2000)}\n".encode(), self.folders.tmp
-        )
+        self._settle(sighting, self.folders.quarantine, sentence)
 
-    def _settle(self, sighting: Sighting, folder: Path) -> str:
+    def _settle(self, sighting: Sighting, folder: Path, sentence: str | None = None) -> None:
         stem = _free_stem(folder, sighting.stem)
-        for here in (self.folders.work, self.folders.incoming):
-            for kind in (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", ".manifest.jsonl"):
-                source = here / f"{sighting.stem}{kind}"
-                if source.is_symlink() or not source.is_file():
-                    continue
-                _move(source, folder / f"{stem}{kind}")
-            if (folder / f"{stem}.manifest.jsonl").exists():
-                break
+        sources = self._files(sighting)
+        if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
+            reason = f"{printable(sentence, 2000)}\n".encode()
+            _write_new(folder / f"{stem}.reason.txt", reason, self.folders.tmp)
+        for ending, source in sources.items():
+            with contextlib.suppress(FileNotFoundError):  # another process settles it, too
+                _move(source, folder / f"{stem}{ending}")
         _sync_folder(folder)
-        return stem
+
+    def _files(self, sighting: Sighting) -> dict[str, Path]:
+        """Find a batch's plain files by their endings, the manifest last; what is claimed comes first."""
+        files: dict[str, Path] = {}
+        for here in (self.folders.work, self.folders.incoming):
+            for ending in (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", ".manifest.jsonl"):
+                path = here / f"{sighting.stem}{ending}"
+                if ending not in files and path.is_file() and not path.is_symlink():
+                    files[ending] = path
+            if ".manifest.jsonl" in files:
+                break
+        return files
 
     def kept(self, stem: str) -> Sighting | None:
         """Find an incoming batch by its stem in work, incoming, quarantine or archive, in this order."""
@@ -347,6 +354,14 @@ def _scanned(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
             yield entries
     except OSError as error:
         raise _world(error, "nothing was read; mend the folder and run again") from error
+
+
+def _is_plain(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry is a plain file with one name."""
+    with contextlib.suppress(OSError):
+        found = entry.stat(follow_symlinks=False)
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    return False  # gone since the listing
 
 
 def _open_plain(path: Path) -> BinaryIO:

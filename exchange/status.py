@@ -74,8 +74,10 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Status:
-    """This side at a glance. ``trouble`` says what is wrong with a shared folder; if ``incoming/`` can't be read at
-    all, ``arrivals`` is None."""
+    """This side at a glance.
+
+    ``trouble`` says what is wrong with a shared folder; if ``incoming/`` can't be read at all, ``arrivals`` is None.
+    """
 
     network: str
     peer: str

@@ -38,7 +38,7 @@ def batches(
         output.say("the ledger has no such batch")
         return
     output.table(
-        ["batch", "direction", "state", "reason", "records", "bytes", "updated", "message"],
+        ["batch", "direction", "state", "reason", "records", "bytes", "updated"],
         [
             (
                 row.batch,
@@ -48,8 +48,10 @@ def batches(
                 row.total,
                 row.bytes,
                 f"{row.updated_at:%Y-%m-%d %H:%M:%S}Z",
-                row.message,
             )
             for row in found
         ],
     )
+    for row in found:
+        if row.message:
+            output.say(f"{row.batch}: {row.message}")

@@ -114,6 +114,10 @@ def prune(as_json: Json = False) -> None:
         output.table(["removed", "files"], counts.items())
 
 
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
+
+
 def _show(outcomes: Sequence[Imported], as_json: bool) -> None:
     if as_json:
         for outcome in outcomes:
@@ -121,8 +125,8 @@ def _show(outcomes: Sequence[Imported], as_json: bool) -> None:
         return
     if outcomes:
         output.table(
-            ["batch", "verdict", "reason", "applied", "duplicate", "stale", "parked"],
-            [(one.batch, one.verdict, one.reason, *one.records.as_dict().values()) for one in outcomes],
+            ["batch", "verdict", "reason", "records"],
+            [(one.batch, one.verdict, one.reason, _counted(one.records.as_dict())) for one in outcomes],
         )
     for one in outcomes:
         if one.message:

@@ -28,6 +28,7 @@ _COLOURS = {
     "red": {"quarantined", "fault", "rejected", "corrupt", "untrusted", "misdirected"},
     "bright_black": {"duplicate", "discarded", "superseded"},
 }
+_NAMES = {"batch", "id", "name"}
 _STYLES = {word: colour for colour, words in _COLOURS.items() for word in words}
 
 
@@ -70,7 +71,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for heading, column in zip(headings, zip(*cells, strict=True) if cells else [()] * len(headings), strict=True):
         numbers = bool(column) and all(value.isdecimal() for value in column)
-        drawn.add_column(heading, justify="right" if numbers else "left", overflow="fold")
+        # What people copy from here into the next command stays whole.
+        whole = heading in _NAMES
+        drawn.add_column(heading, justify="right" if numbers else "left", overflow="fold", no_wrap=whole)
     for row in cells:
         drawn.add_row(*(Text(value, style=_STYLES.get(value, "")) for value in row))
     Console().print(drawn)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from exchange.cli import output
 from exchange.cli.output import Json
 from exchange.cli.running import open_site
 
-_COLUMNS = (
-    "channel",
-    "direction",
-    "pending",
-    "published",
-    "acknowledged",
-    "applied",
-    "waiting",
-    "held",
-    "quarantined",
-    "sequence",
-)
+if TYPE_CHECKING:
+    from exchange.status import Status
+
+_COLUMNS = {
+    "out": ("channel", "pending", "published", "acknowledged", "sequence"),
+    "in": ("channel", "applied", "waiting", "held", "quarantined", "sequence"),
+}
 
 
 def status(as_json: Json = False) -> None:
@@ -28,21 +25,32 @@ def status(as_json: Json = False) -> None:
         found = stand.look(site)
     if as_json:
         output.emit(found.as_dict())
-        if found.trouble:
-            output.warn(found.trouble)
-        return
-    output.tell(f"{found.network} to and from {found.peer}, epoch {found.epoch or 'none yet'}")
-    rows = [one.as_dict() for one in found.channels]
-    output.table(
-        [*_COLUMNS, "last success"],
-        [
-            [
-                *(row[name] for name in _COLUMNS),
-                f"{one.last_success_at:%Y-%m-%d %H:%M:%S}Z" if one.last_success_at else "-",
-            ]
-            for row, one in zip(rows, found.channels, strict=True)
-        ],
-    )
+    else:
+        _show_channels(found)
+        _say_what_waits(found)
+    if found.trouble:
+        output.warn(found.trouble)
+
+
+def _show_channels(found: Status) -> None:
+    output.tell(f"{found.network}, epoch {found.epoch or 'none yet'}")
+    for direction, columns in _COLUMNS.items():
+        rows = [one.as_dict() for one in found.channels if one.direction == direction]
+        if not rows:
+            continue
+        output.tell("")
+        output.tell(f"{'to' if direction == 'out' else 'from'} {found.peer}")
+        output.table(
+            [*columns, "last success"],
+            [[*(row[name] for name in columns), _moment(row["last_success_at"])] for row in rows],
+        )
+
+
+def _moment(written: str | None) -> str:
+    return f"{written[:19]}Z" if written else "-"
+
+
+def _say_what_waits(found: Status) -> None:
     for one in found.channels:
         if one.sealed:
             output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
@@ -55,5 +63,3 @@ def status(as_json: Json = False) -> None:
             f"left alone in incoming: {found.arrivals.ignored} files that are no batch,"
             f" {found.arrivals.unpaired} data files whose manifest has not arrived"
         )
-    if found.trouble:
-        output.warn(found.trouble)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -45,7 +46,20 @@ def decode(line: bytes) -> Record:
 
     Raises ``RecordError`` of class ``json`` or ``record``. Members that the format does not know are ignored.
     """
-    value = json.loads(line)
+    return _record(json.loads(line))
+
+
+def decode_all(lines: list[bytes]) -> Iterator[Record | RecordError]:
+    """Read a record, or why it is none, from each of many lines: faster than one by one, and just as strict."""
+    values = json.loads_all(lines)
+    for at, line in enumerate(lines):
+        try:
+            yield decode(line) if values is None else _record(values[at])
+        except RecordError as error:
+            yield error
+
+
+def _record(value: Any) -> Record:
     if type(value) is not dict:
         raise RecordError("record", "", f"a record is an object, found {found(value)}")
     get = value.get

@@ -58,6 +58,10 @@ class Codec:
         """
         return self.kind.decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
 
+    def checked_decoder(self, dialect: Dialect, under: str = "/data") -> Decode:
+        """Make the same for values that the strict reader read and the schema accepted, ``as_is`` if it can be."""
+        return self.kind.checked_decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+
     def null(self, dialect: Dialect) -> str | None:  # noqa: ARG002 - both databases read the text null as JSON's
         """Give what the driver binds for null: None, but JSON's null in a JSON column that is NOT NULL."""
         return "null" if isinstance(self.kind, Document) and not self.nullable else None

@@ -62,6 +62,10 @@ class Kind(ABC):
         """Say what to select: on SQLite see ``stored``, on PostgreSQL the server's own text."""
         return stored(column) if sqlite else sa.cast(column, sa.Text)
 
+    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
+        """Make the decoder of values that the strict reader read and the schema accepted: it need not look again."""
+        return self.decoder(refuse, sqlite=sqlite)
+
     def family(self) -> Hashable:
         """Say what must be the same for a type and its variants on the two databases."""
         return type(self)

@@ -15,9 +15,10 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from exchange.values.kind import Decode, Encode, Json, Kind, Refuse
+from exchange.values.kind import Decode, Encode, Json, Kind, Refuse, as_is
 
-_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"  # there is no year 0
+_DATE = f"{_YEAR}-[0-9]{{2}}-[0-9]{{2}}"
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 _MICROSECOND_DIGITS = 6
 _ISO_DATE_LENGTH = len("2026-11-22")
@@ -123,6 +124,11 @@ class TimeOfDay(Kind):
         return time
 
 
+def _with_blank(moment: str) -> str:
+    """Write a date-time as SQLAlchemy keeps it on SQLite."""
+    return f"{moment[:10]} {moment[11:26]}"
+
+
 @dataclass(frozen=True)
 class Moment(Kind):
     """Date-times with microseconds: ``aware`` ones in UTC with a Z, others without.
@@ -201,6 +207,11 @@ class Moment(Kind):
 
         return moment
 
+    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
+        if not self.aware:  # only the format date-time, with its zone, knows the days of each month
+            return self.decoder(refuse, sqlite=sqlite)
+        return _with_blank if sqlite else as_is
+
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         fits = re.compile(self._pattern()).fullmatch
 
@@ -210,9 +221,7 @@ class Moment(Kind):
             raise refuse(value)
 
         def with_blank(value: Json) -> str:
-            if type(value) is str and fits(value) and _is_day(value[:10]):
-                return f"{value[:10]} {value[11:26]}"
-            raise refuse(value)
+            return _with_blank(moment(value))
 
         return with_blank if sqlite else moment
 

@@ -77,6 +77,9 @@ class Truth(Kind):
 
         return truth
 
+    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+        return as_is
+
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         def truth(value: Json) -> bool:
             if value is True or value is False:

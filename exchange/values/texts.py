@@ -59,6 +59,9 @@ class Words(Kind):
 
         return words
 
+    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
+        return self.decoder(refuse, sqlite=sqlite) if self.fixed else as_is
+
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         most = self.length
         fixed = self.fixed
@@ -106,6 +109,10 @@ class Choice(Kind):
 
         return choice
 
+    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
+        alike = all(name == wire for name, wire in self.wires)
+        return as_is if alike else self.decoder(refuse, sqlite=sqlite)
+
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         names: dict[str | int, str] = {}
         for name, wire in self.wires:
@@ -124,6 +131,10 @@ class Choice(Kind):
     def family(self) -> Hashable:
         """Let a variant keep only the same names for the same values."""
         return (Choice, frozenset(self.wires))
+
+
+def _digits(uuid: str) -> str:
+    return uuid.replace("-", "")
 
 
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -153,6 +164,9 @@ class Identifier(Kind):
             return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
         return dashed
+
+    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+        return as_is if self.native and not sqlite else _digits
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         fits = _UUID.fullmatch
@@ -238,6 +252,11 @@ def _read_document(text: bytes) -> Json:
     return value if same and not _MAYBE_NOT_STRICT.search(text) else json.loads(text.strip(_JSON_BLANKS))
 
 
+def _document(value: Json) -> str:
+    """Write what the strict reader read: there is nothing in it to refuse."""
+    return orjson.dumps(value).decode()
+
+
 _JSON_BLANKS = b" \t\r\n"
 
 
@@ -280,6 +299,9 @@ class Document(Kind):
                 raise refuse(text, error.sentence) from error
 
         return from_sqlite if sqlite else from_text
+
+    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
+        return self.decoder(refuse, sqlite=True) if sqlite else _document
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         write = json.dumps

@@ -40,13 +40,11 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewUrl]:
 
 def shop_link(tmp_path: Path, new_url: NewUrl, one: str, other: str) -> Iterator[Link]:
     """Make both sides of the shop, on a kind of database each."""
-    sides = [
-        Side(network, peer, new_url(kind), tmp_path / network, shop.channels, metadata=shop.metadata)
-        for network, peer, kind in (("one", "two", one), ("two", "one", other))
-    ]
-    yield Link(*sides)
-    for side in sides:
-        side.engine.dispose()
+    first = Side("one", "two", new_url(one), tmp_path / "one", shop.channels, metadata=shop.metadata)
+    second = Side("two", "one", new_url(other), tmp_path / "two", shop.channels, metadata=shop.metadata)
+    yield Link(first, second)
+    first.engine.dispose()
+    second.engine.dispose()
 
 
 @pytest.fixture(
@@ -66,6 +64,12 @@ def link(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) -> Ite
 def alike(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) -> Iterator[Link]:
     """Give two networks on one kind of database, each kind in turn."""
     yield from shop_link(tmp_path, new_url, request.param, request.param)
+
+
+@pytest.fixture
+def postgresql_link(tmp_path: Path, new_url: NewUrl) -> Iterator[Link]:
+    """Give two networks on PostgreSQL."""
+    yield from shop_link(tmp_path, new_url, "postgresql", "postgresql")
 
 
 @pytest.fixture

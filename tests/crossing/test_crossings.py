@@ -41,7 +41,7 @@ def equal(link: Link) -> None:
 
 def pending(side: Side) -> int:
     """Count what is captured and not exported."""
-    return side.all(sa.select(sa.func.count()).select_from(models.change))[0][0]
+    return int(side.all(sa.select(sa.func.count()).select_from(models.change))[0][0])
 
 
 def test_every_type_crosses_and_is_what_it_was(link: Link) -> None:
@@ -81,7 +81,8 @@ def test_excluded_columns_keep_the_receivers_own_values(link: Link) -> None:
 
 def test_composite_keys_cross_with_their_references(link: Link) -> None:
     link.one.execute(sa.insert(place), [{"country": c, "number": n, "name": "p"} for c in ("at", "ch") for n in (1, 2)])
-    link.one.execute(sa.insert(visit), [{"id": 1, "country": "at", "number": 2}, {"id": 2, "country": "ch", "number": 1}])
+    visits = [{"id": 1, "country": "at", "number": 2}, {"id": 2, "country": "ch", "number": 1}]
+    link.one.execute(sa.insert(visit), visits)
     crossed(link)
     link.one.execute(sa.update(visit).where(visit.c.id == 1).values(country="ch", number=1))
     link.one.execute(sa.delete(place).where(place.c.country == "at"))
@@ -206,8 +207,8 @@ def test_bounded_batches_apply_by_themselves_with_parents_in_later_ones(link: Li
     link.one.execute(sa.insert(node), [{"id": one, "parent": None, "name": str(n)} for n, one in enumerate(ids)])
     link.one.execute(sa.insert(visit), [{"id": n, "country": "at", "number": 19 - n} for n in range(20)])
     # Children first, so that the changes of their parents are the last ones pending.
-    for n in range(40):
-        link.one.execute(sa.update(node).where(node.c.id == ids[n]).values(parent=ids[(n + 13) % 40] if n != 39 else None))
+    for n, one in enumerate(ids):
+        link.one.execute(sa.update(node).where(node.c.id == one).values(parent=ids[(n + 13) % 40] if n < 39 else None))
     exported = link.one.export()
     assert len(exported.batches) > 8
     crossed(link)
@@ -238,7 +239,7 @@ def test_unique_values_pass_between_rows_of_different_batches(link: Link) -> Non
             connection.execute(sa.update(seat).where(seat.c.id == n).values(code=f"c{(n + 7) % 20}", rank=19 - n))
     _, run = link.round()
     assert all(one.verdict is Verdict.APPLIED for one in run.batches)
-    # None of these batches holds the whole ring: all of it is parked, never half, and each sentence names who is in the way.
+    # None of these batches holds the whole ring: all of it is parked, never half, and named.
     assert [row["code"] for row in link.other.rows(seat)] == [f"c{n}" for n in range(20)]
     letters = link.other.all(sa.select(models.dead_letter.c.error, models.dead_letter.c.message))
     assert len(letters) == 20

@@ -1,0 +1,221 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Pair, Side
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def bare(side: Side, *words: str, code: int = 0) -> str:
+    """Run a command with nothing but a .env to go by."""
+    side.environment.clear()
+    done = side.run(*words)
+    assert done.code == code, done.err
+    return done.out + done.err
+
+
+def test_init_writes_settings_folders_and_a_key_and_says_what_comes_next(side: Side) -> None:
+    out = bare(side, "init", "--network", "request", "--peer", "response", "--home", "it's here")
+    assert "exchange migrate" in out
+    assert "exchange keys trust request-" in out
+    assert _mode(Path(".env")) == 0o600
+    assert _mode(Path("it's here")) == 0o700
+    assert _mode(Path("it's here/outgoing")) == 0o755
+    assert Path("it's here/incoming/.exchange-folder").exists()
+    (key,) = Path("it's here/keys").glob("*.key")
+    assert _mode(key) == 0o600
+    assert "the database is at" in bare(side, "migrate")
+    assert "request, epoch" in bare(side, "status")
+
+
+def test_init_again_changes_nothing(side: Side) -> None:
+    bare(side, "init", "--network", "request", "--peer", "response")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    bare(side, "init", "--network", "request", "--peer", "response")
+    bare(side, "init")
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_init_never_overwrites_settings_that_say_something_else(side: Side) -> None:
+    bare(side, "init", "--network", "request", "--peer", "response")
+    before = Path(".env").read_bytes()
+    assert "asked for other" in bare(side, "init", "--network", "other", code=2)
+    assert Path(".env").read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [(), ("--network", "request"), ("--network", "Not A Name", "--peer", "b")])
+def test_init_leaves_no_settings_that_do_not_hold(side: Side, words: tuple[str, ...]) -> None:
+    bare(side, "init", *words, code=2)
+    assert not list(Path().iterdir())
+
+
+def test_migrate_tells_the_owner_of_an_application_what_its_tables_lack(side: Side) -> None:
+    Path("shop_app.py").write_text(
+        "from sqlalchemy import Column, Integer, MetaData, Table\n"
+        "from exchange.channels import Channel, Stream\n"
+        "order = Table('order', MetaData(), Column('id', Integer, primary_key=True))\n"
+        "channels = [Channel('orders', source='response', target='request', streams=[Stream(order)])]\n"
+    )
+    done = side.do("migrate", "--json", EXCHANGE_APP="shop_app:channels")
+    assert done.line["revisions"] == ["core_0001"]
+    assert done.line["missing"] == ["table order of stream order does not exist; run the application's migrations"]
+
+
+def test_doctor_finds_a_healthy_side_healthy(any_pair: Pair) -> None:
+    lines = any_pair.request.do("doctor", "--json").lines
+    assert {line["check"] for line in lines} >= {
+        "settings",
+        "clock",
+        "folders",
+        "outgoing",
+        "incoming",
+        "space",
+        "keys",
+        "broker",
+        "channels",
+        "database",
+        "migrations",
+        "tables",
+    }
+    assert {line["level"] for line in lines} == {"ok", "warning"}
+    assert [line["check"] for line in lines if line["level"] == "warning"] == ["broker"]
+
+
+def faults(side: Side, **environment: str) -> list[tuple[str, str]]:
+    done = side.run("doctor", "--json", **environment)
+    found = [line for line in done.lines if line["level"] == "fault"]
+    assert all(line["remedy"] for line in found)
+    assert done.code == (1 if found else 0)
+    return [(line["check"], line["message"]) for line in found]
+
+
+def test_doctor_names_what_is_wrong_with_folders_and_keys(pair: Pair) -> None:
+    home = pair.request.home
+    (home / "incoming/.exchange-folder").unlink()
+    (home / "archive").chmod(0o755)
+    next((home / "keys").glob("*.key")).chmod(0o644)
+    next((home / "keys/trusted").glob("*.pem")).unlink()
+    found = faults(pair.request)
+    assert [check for check, _ in found] == ["folders", "incoming", "keys", "keys"]
+    assert "archive is 0755" in found[0][1]
+    assert "no marker" in found[1][1]
+    assert "no key of response is trusted" in found[2][1]
+    assert "others can read" in found[3][1]
+
+
+def test_doctor_names_a_missing_trigger(pair: Pair) -> None:
+    pair.request.execute("DROP TRIGGER exchange_capture_insert_request")
+    ((check, message),) = faults(pair.request)
+    assert check == "tables"
+    assert "request is not captured" in message
+
+
+def test_doctor_names_a_database_that_is_not_migrated(side: Side) -> None:
+    side.do("init")
+    assert ("database", f"{side.home}/exchange.db does not exist") in faults(side)
+    (side.home / "exchange.db").touch()
+    assert [check for check, _ in faults(side)][-1] == "migrations"
+
+
+def test_doctor_names_a_database_of_another_network(pair: Pair) -> None:
+    (*_, (check, message)) = faults(pair.request, EXCHANGE_DATABASE_URL=pair.response.database_url)
+    assert check == "database"
+    assert "belongs to network response" in message
+
+
+def test_doctor_looks_at_the_broker(pair: Pair, valkey_url: str) -> None:
+    found = faults(pair.request, EXCHANGE_BROKER_URL="redis://127.0.0.1:1/0")
+    assert [check for check, _ in found] == ["broker"]
+    assert all(check == "broker" for check, _ in faults(pair.request, EXCHANGE_BROKER_URL=valkey_url))
+
+
+def test_doctor_says_every_wrong_setting(side: Side) -> None:
+    found = faults(side, EXCHANGE_PEER="Not A Name", EXCHANGE_IMPORT_EVERY="soon")
+    assert [check for check, _ in found] == ["settings", "settings"]
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_doctor_names_a_folder_that_cannot_be_written(pair: Pair) -> None:
+    (pair.request.home / "incoming").chmod(0o555)
+    assert "can't be written" in faults(pair.request)[0][1]
+
+
+@pytest.mark.parametrize("command", ["status", "export", "import", "batches", "prune"])
+@pytest.mark.parametrize(
+    "variable, value, code, said",
+    [
+        ("EXCHANGE_NETWORK", "", 2, "EXCHANGE_NETWORK is not set"),
+        ("EXCHANGE_DATABASE_URL", "nonsense", 2, "EXCHANGE_DATABASE_URL"),
+        ("EXCHANGE_DATABASE_URL", "postgresql://nobody:hidden@127.0.0.1:1/x", 1, "database can't go on"),
+        ("EXCHANGE_DATABASE_URL", "sqlite:///nowhere/x.db", 1, "there is no database yet"),
+        ("EXCHANGE_APP", "no_such_module:channels", 2, "importing no_such_module failed"),
+        ("EXCHANGE_SIGNING_KEY", "gone", 2, "gone.key"),
+        ("EXCHANGE_ENV_FILE", "/nowhere", 2, "EXCHANGE_ENV_FILE"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(
+    side: Side, command: str, variable: str, value: str, code: int, said: str
+) -> None:
+    sentence = side.refused(command, code=code, **{variable: value})
+    assert said in sentence
+    assert "hidden" not in sentence
+
+
+def test_a_file_that_is_no_database_is_one_sentence(side: Side) -> None:
+    Path("text.db").write_text("this is a text file, and not a short one" * 100)
+    for command in ("status", "migrate"):
+        sentence = side.refused(command, code=1, EXCHANGE_DATABASE_URL="sqlite:///text.db")
+        assert "file is not a database" in sentence
+
+
+def test_a_database_of_another_network_is_left_alone(pair: Pair) -> None:
+    for command in ("status", "import", "migrate"):
+        sentence = pair.request.refused(command, code=1, EXCHANGE_DATABASE_URL=pair.response.database_url)
+        assert "belongs to network response" in sentence
+
+
+def test_a_home_that_is_a_file_is_one_sentence(side: Side) -> None:
+    side.home.write_text("")
+    for command in ("init", "migrate"):
+        assert str(side.home) in side.refused(command, code=1)
+
+
+def test_keys_are_made_listed_and_trusted(pair: Pair) -> None:
+    made = pair.response.do("keys", "new", "response-b", "--json").line
+    assert made.keys() >= {"name", "path", "fingerprint"}
+    trusted = pair.request.do("keys", "trust", made["path"], "--json").line
+    assert trusted["fingerprint"] == made["fingerprint"]
+    listed = {line["name"]: line for line in pair.request.do("keys", "list", "--json").lines}
+    assert listed["response-b"]["trusted"] is True
+    own = {line["name"]: line for line in pair.response.do("keys", "list", "--json").lines}
+    assert own["response-b"]["signs"] is True
+    assert "choose another name" in pair.response.refused("keys", "new", "response-b", code=1)
+
+
+def test_a_private_key_is_not_accepted_as_the_other_sides(pair: Pair) -> None:
+    private = str(next((pair.response.home / "keys").glob("*.key")))
+    assert "found a private one" in pair.request.refused("keys", "trust", private, code=1)
+
+
+def test_a_schema_is_shown_written_and_checked(side: Side) -> None:
+    shown = side.do("schema", "request", "--json").line
+    assert shown["additionalProperties"] is False
+    written = side.do("schema", "--write", "schemas", "--json").lines
+    assert {line["stream"] for line in written} == {"profile_type", "user", "request", "response"}
+    side.do("schema", "--check", "schemas")
+    Path("schemas/streams/request/1.json").write_text("{}")
+    done = side.run("schema", "request", "--check", "schemas")
+    assert done.code == 1
+    assert "schemas/streams/request/1.json" in done.err
+
+
+def test_a_demo_leaves_a_folder_of_something_else_alone(side: Side) -> None:
+    Path("precious").mkdir()
+    Path("precious/file").write_text("kept")
+    assert "left alone" in side.refused("demo", "--home", "precious", code=2)
+    assert Path("precious/file").read_text() == "kept"

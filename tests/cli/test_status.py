@@ -1,0 +1,65 @@
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from exchange.database import make_engine
+from tests.cli.conftest import Pair
+
+ROOT = Path(__file__).parents[2]
+GROWING = ("exchange_batch", "exchange_dead_letter", "exchange_change", "exchange_event")
+
+
+def test_a_status_reads_no_row_of_a_table_that_grows_with_history(seeded: Pair) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    @sa.event.listens_for(sa.Engine, "before_cursor_execute")
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
+
+    seeded.response.do("status", "--json")
+    sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    growing = [(text, values) for text, values in statements if any(table in text for table in GROWING)]
+    assert len(growing) >= 4
+    engine = make_engine(seeded.response.database_url)
+    with engine.connect() as connection:
+        for text, values in growing:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
+            reads = [row[3] for row in plan if any(table in row[3] for table in GROWING)]
+            assert reads
+            assert all("USING COVERING INDEX" in read for read in reads), text
+    engine.dispose()
+
+
+def test_people_see_both_directions_and_what_waits(seeded: Pair) -> None:
+    (seeded.response.home / "incoming/note.txt").write_text("")
+    done = seeded.response.do("status")
+    assert "to request\nchannel\tpending\tpublished\tacknowledged\tsequence\tlast success" in done.out
+    assert "from request\nchannel\tapplied\twaiting\theld\tquarantined\tsequence\tlast success" in done.out
+    assert "1 files that are no batch" in done.err
+
+
+def test_a_terminal_gets_a_table_with_colour_and_a_bar(seeded: Pair, stem: str) -> None:
+    seeded.carry()
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, **seeded.request.environment, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+    environment.pop("NO_COLOR", None)
+    with subprocess.Popen(
+        [sys.executable, "-m", "exchange", "import"], env=environment, stdout=theirs, stderr=theirs, stdin=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 65536):
+                shown += piece
+        except OSError:  # how Linux says that the last writer has closed a terminal
+            pass
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"importing" in shown
+    assert b"\x1b[32mapplied" in shown
+    assert stem.encode() in shown

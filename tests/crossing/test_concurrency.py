@@ -1,0 +1,140 @@
+"""Several processes at the same work: nothing is lost, nothing applied twice, and who has to wait is told for whom."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from exchange import models
+from exchange.database import Busy, locked, make_engine, whoami
+from exchange.format.errors import Verdict
+from exchange.spool import MARKER
+from tests.crossing.processes import fork, join
+from tests.crossing.shop import account, place, visit
+from tests.crossing.sides import Link, Side
+
+
+def import_all(side: Side) -> None:
+    """Import until nothing is left, as often as others are in the way."""
+    deadline = time.monotonic() + 60
+    while any(path.name != MARKER for path in side.site.spool.folders.incoming.iterdir()):
+        side.take_in()
+        assert time.monotonic() < deadline
+
+
+def test_four_importers_over_one_folder_apply_each_batch_once(alike: Link) -> None:
+    alike.one.limit(batch_records=5)
+    alike.one.execute(sa.insert(account), [{"id": n, "name": f"n{n}"} for n in range(150)])
+    assert len(alike.one.export().batches) == 30
+    alike.there.carry()
+    children = [fork(lambda: import_all(alike.other), alike.other, alike.one) for _ in range(4)]
+    assert [join(child) for child in children] == [0, 0, 0, 0]
+    columns = models.batch.c
+    found = alike.other.all(
+        sa.select(columns.state, sa.func.count(), sa.func.sum(columns.applied)).group_by(columns.state)
+    )
+    assert [tuple(map(str, row)) for row in found] == [("applied", "30", "150")]
+    assert len(alike.other.rows(account)) == 150
+    assert alike.other.all(sa.select(models.attempt)) == alike.other.all(sa.select(models.dead_letter)) == []
+    assert not list(alike.other.site.spool.folders.quarantine.iterdir())
+    assert len(list(alike.other.site.spool.folders.archive.iterdir())) == 60
+
+
+@pytest.mark.postgres
+def test_two_exporters_and_writers_that_commit_late_lose_nothing(postgresql_link: Link) -> None:
+    link = postgresql_link
+    link.one.limit(batch_records=40)
+    link.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": "p"} for n in range(10)])
+    stop = time.monotonic() + 4
+
+    def write(seed: int) -> None:
+        draw = random.Random(seed)
+        engine = make_engine(link.one.engine.url.render_as_string(hide_password=False))
+        number = seed * 100_000
+        while time.monotonic() < stop:
+            with engine.begin() as connection:
+                for _ in range(draw.randrange(1, 8)):
+                    number += 1
+                    connection.execute(sa.insert(visit).values(id=number, country="at", number=draw.randrange(10)))
+                    connection.execute(
+                        sa.update(place).where(place.c.number == seed).values(name=f"{seed} at {number}")
+                    )
+                time.sleep(draw.random() * 0.1)  # ids are taken, the commit comes late
+                if draw.random() < 0.2:
+                    connection.rollback()
+        engine.dispose()
+
+    def export() -> None:
+        while time.monotonic() < stop:
+            run = link.one.export()
+            assert run.trouble is None, run.trouble
+            assert all("export forth is busy" in said for said in run.busy)
+
+    children = [fork(lambda seed=seed: write(seed), link.one, link.other) for seed in (1, 2, 3)]  # type: ignore[misc]
+    children += [fork(export, link.one, link.other) for _ in range(2)]
+    assert [join(child) for child in children] == [0] * 5
+    assert link.one.export().trouble is None
+    link.there.carry()
+    run = link.other.take_in()
+    assert {(one.verdict, one.records.parked, one.records.stale) for one in run.batches} == {(Verdict.APPLIED, 0, 0)}
+    assert link.one.rows(visit) == link.other.rows(visit)
+    assert link.one.rows(place) == link.other.rows(place)
+    assert len(link.one.rows(visit)) > 50
+    sequences = link.one.all(sa.select(models.batch.c.sequence).order_by(models.batch.c.sequence))
+    assert [row[0] for row in sequences] == list(range(1, len(sequences) + 1))
+
+
+def test_busy_says_who_and_since_when(alike: Link) -> None:
+    alike.one.execute(sa.insert(account).values(id=1, name="a"))
+    alike.one.export()
+    alike.there.carry()
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(alike.other.engine, "import forth"):
+            held.set()
+            release.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert held.wait(10)
+        [outcome] = alike.other.take_in().batches
+        assert outcome.verdict is Verdict.BUSY
+        assert whoami()[:40] in outcome.message
+        assert " since 20" in outcome.message
+        with pytest.raises(Busy), locked(alike.other.engine, "import forth"):
+            pass
+    finally:
+        release.set()
+        holder.join()
+    assert alike.other.all(sa.select(models.attempt)) == []
+    assert [one.verdict for one in alike.other.take_in().batches] == [Verdict.APPLIED]
+
+
+def test_an_application_that_writes_makes_sqlite_busy_and_nothing_is_lost(small: Link) -> None:
+    small.one.execute(sa.insert(account).values(id=1, name="a"))
+    small.one.export()
+    small.there.carry()
+    engine = make_engine(str(small.other.engine.url))
+    with engine.begin() as connection:
+        connection.execute(sa.insert(place).values(country="at", number=1, name="p"))
+        impatient = make_engine(str(small.other.engine.url))
+
+        @sa.event.listens_for(impatient, "connect")
+        def hurry(driver: object, _record: object) -> None:
+            driver.execute("PRAGMA busy_timeout = 50")  # type: ignore[attr-defined]
+
+        patient, small.other.site = small.other.site, replace(small.other.site, engine=impatient)
+        [outcome] = small.other.take_in().batches
+        assert outcome.verdict is Verdict.BUSY
+        small.other.site = patient
+    engine.dispose()
+    impatient.dispose()
+    assert [one.verdict for one in small.other.take_in().batches] == [Verdict.APPLIED]
+
