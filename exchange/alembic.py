@@ -121,9 +121,7 @@ def _connection(operations: Operations) -> Connection:
 def _network(operations: Operations, operation: InstallCapture) -> str:
     environment = operations.get_context().environment_context
     config = environment.config if environment else None
-    network = (config.attributes.get(NETWORK_ATTRIBUTE) if config else None) or os.environ.get(
-        "EXCHANGE_NETWORK"
-    )
+    network = (config.attributes.get(NETWORK_ATTRIBUTE) if config else None) or os.environ.get("EXCHANGE_NETWORK")
     if not network:
         raise CommandError(
             f"install_capture({operation.table!r}, source={operation.source!r}) needs this network's name:"

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain
+from typing import BinaryIO, NamedTuple
 
 from sqlalchemy import Connection
 
 from exchange import dead_letters
+from exchange.ahead import ahead
 from exchange.arrivals import Arrival
 from exchange.channels import Channel
 from exchange.dead_letters import Letter
@@ -22,12 +26,16 @@ from exchange.format.manifest import Counts as ManifestCounts
 from exchange.format.record import Op, Record
 from exchange.ledger import Counts
 from exchange.loader import Loader, Refusal, TooManyRefusals
-from exchange.loader.staging import canonical_key
+from exchange.loader.staging import Row, canonical_key
 from exchange.models import Direction
 from exchange.site import Limits, Site
 
 SHARE_COUNTS_FROM = 10
 """The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
+
+
+LETTER_BYTES = 1024 * 1024
+"""How many bytes of refused records wait in memory for being written down together."""
 
 
 class Rejected(BatchError):  # noqa: N818 - named as the verdict is
@@ -41,32 +49,63 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
 
     ``data`` is at its start and stays open. Raises Corrupt or Rejected: then nothing of it may be committed.
     """
-    bad = _BadRecords(connection, arrival, site.limits)
-    loader = Loader(connection, arrival.channel, bad.allowed)
+    loader = Loader(connection, arrival.channel, _allowed(arrival, site.limits))
+    bad = _BadRecords(connection, loader, arrival, site.limits)
     reader = BatchReader(data, arrival.manifest, site.limits.read)
-    found: Counter[tuple[str, Op]] = Counter()
-    for lines in reader:
-        for number, record in enumerate(records.decode_all(lines), reader.first_line):
-            try:
-                if isinstance(record, RecordError):
-                    raise record
-                found[record.stream, record.op] += 1
-                loader.add(number, checked(site, arrival.channel, arrival.manifest.schemas, record))
-            except RecordError as error:
-                bad.park(number, lines[number - reader.first_line], error)
-    reader.check_counts(
-        {stream: ManifestCounts(found[stream, Op.UPSERT], found[stream, Op.DELETE]) for stream, _ in found}
-    )
+    with closing(ahead(_prepared(site, arrival, reader, loader))) as chunks:
+        for prepared in chain.from_iterable(chunks):
+            if isinstance(prepared, Bad):
+                bad.park(prepared.number, prepared.line, prepared.error)
+            else:
+                loader.add(*prepared)
     try:
         loaded = loader.load()
     except TooManyRefusals as error:
         raise bad.too_many() from error
     _park_refused(bad, arrival, data, {refusal.line: refusal for refusal in loaded.refusals}, site.limits)
+    bad.write()
     counts = loaded.counts
     return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
 
 
-def checked(site: Site, channel: Channel, schemas: Mapping[str, int], record: Record) -> Record:
+class Good(NamedTuple):
+    """A line's number, its record and the row made of it."""
+
+    number: int
+    record: Record
+    row: Row
+
+
+class Bad(NamedTuple):
+    """A line's number, its bytes and why it has no row."""
+
+    number: int
+    line: bytes
+    error: RecordError
+
+
+def _prepared(site: Site, arrival: Arrival, reader: BatchReader, loader: Loader) -> Iterator[list[Good | Bad]]:
+    """Read, check and decode the lines, in lists as they come. Raises Corrupt, at the latest at the end."""
+    upserts, deletes = Counter[str](), Counter[str]()
+    schemas = arrival.manifest.schemas
+    for lines in reader:
+        chunk: list[Good | Bad] = []
+        for number, record in enumerate(records.decode_all(lines), reader.first_line):
+            try:
+                if isinstance(record, RecordError):
+                    raise record
+                (deletes if record.op is Op.DELETE else upserts)[record.stream] += 1
+                good = checked(site, schemas, record)
+                chunk.append(Good(number, good, loader.row(good)))
+            except RecordError as error:
+                chunk.append(Bad(number, lines[number - reader.first_line], error))
+        yield chunk
+    reader.check_counts(
+        {stream: ManifestCounts(upserts[stream], deletes[stream]) for stream in upserts.keys() | deletes.keys()}
+    )
+
+
+def checked(site: Site, schemas: Mapping[str, int], record: Record) -> Record:
     """Check a record against its stream's schema and lift it to the current one. Raises RecordError."""
     version = schemas.get(record.stream)
     if version is None:
@@ -77,7 +116,7 @@ def checked(site: Site, channel: Channel, schemas: Mapping[str, int], record: Re
         checker.check_key(record.body)
         return record
     checker.check_data(record.body, version)
-    stream = channel.stream(record.stream)
+    stream = checker.stream
     if version == stream.schema_version:
         return record
     lifted = record._replace(body=stream.upgrade(record.body, version))
@@ -86,19 +125,22 @@ def checked(site: Site, channel: Channel, schemas: Mapping[str, int], record: Re
 
 
 class _BadRecords:
-    """The dead letters of one batch, written as they come: memory holds none of them."""
+    """The dead letters of one batch, written a few at a time: memory holds no more than those."""
 
-    def __init__(self, connection: Connection, arrival: Arrival, limits: Limits) -> None:
+    def __init__(self, connection: Connection, loader: Loader, arrival: Arrival, limits: Limits) -> None:
         self._connection = connection
+        self._loader = loader
         self._arrival = arrival
         self._limits = limits
-        self.allowed = limits.invalid_records if arrival.channel.on_invalid == "park" else 0
+        self._allowed = _allowed(arrival, limits)
+        self._letters: list[Letter] = []
+        self._bytes = 0
         self.count = 0
 
     def park(self, number: int, line: bytes, error: RecordError, cause: str = "") -> None:
         """Park one line, or refuse the batch if that is one too many."""
         self.count += 1
-        if not self.allowed:
+        if not self._allowed:
             name = self._arrival.channel.name
             msg = f"line {number}: {error.sentence}; channel {name} takes no batch with a bad record"
             raise Rejected(msg)
@@ -106,22 +148,32 @@ class _BadRecords:
             raise self.too_many()
         manifest = self._arrival.manifest
         letter = letter_of(self._arrival.channel, manifest.schemas, line, error, cause)
-        dead_letters.park(
-            self._connection,
-            [Letter(**{**vars(letter), "batch": self._arrival.sighting.stem, "line": number})],
-            f"refused on import: {error.error}",
-        )
+        self._letters.append(replace(letter, batch=self._arrival.sighting.stem, line=number))
+        self._bytes += len(line)
+        if self._bytes > LETTER_BYTES:
+            self._loader.flush()
+            self.write()
+
+    def write(self) -> None:
+        """Write down the letters that are still in memory."""
+        dead_letters.park(self._connection, self._letters, "refused on import")
+        self._letters.clear()
+        self._bytes = 0
 
     def too_many(self) -> Rejected:
         """Say that the batch is refused as a whole, and by which setting."""
         return Rejected(
             f"more of its {self._arrival.manifest.total} records are bad than the settings allow"
-            f" ({self.allowed}, and {self._limits.invalid_share:.0%} of them); no record of it was applied"
+            f" ({self._allowed}, and {self._limits.invalid_share:.0%} of them); no record of it was applied"
         )
 
     def _beyond_limits(self) -> bool:
         share = self._limits.invalid_share * self._arrival.manifest.total
-        return self.count > self.allowed or self.count > max(share, SHARE_COUNTS_FROM)
+        return self.count > self._allowed or self.count > max(share, SHARE_COUNTS_FROM)
+
+
+def _allowed(arrival: Arrival, limits: Limits) -> int:
+    return limits.invalid_records if arrival.channel.on_invalid == "park" else 0
 
 
 def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: RecordError, cause: str = "") -> Letter:

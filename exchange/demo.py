@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from exchange.database import make_engine, reading
 from exchange.format.errors import printable
 from exchange.models import BatchState, DeadLetterState, Direction, batch, change
 from exchange.reference import channels
-from exchange.reference.models import ProfileType, Request, Response, User
+from exchange.reference.models import ProfileType, Response, User
 from exchange.reference.submit import submit
 from exchange.testing.carrier import Carrier
 
@@ -163,7 +164,10 @@ def run(home: Path, console: Console | None = None) -> bool:
     """
     show = console or Console()
     shutil.rmtree(home, ignore_errors=True)
-    request, response = Network("request", "response", home / "request"), Network("response", "request", home / "response")
+    request, response = (
+        Network("request", "response", home / "request"),
+        Network("response", "request", home / "response"),
+    )
     show.rule("[bold]two networks that share nothing but files")
     with _step(show, "each gets a database, folders and a signing key of its own, and trusts the other's public key"):
         _prepare(request, response)
@@ -182,7 +186,9 @@ def run(home: Path, console: Console | None = None) -> bool:
         with _step(show, "the carrier damages a file: it is quarantined, changes nothing, and is carried again"):
             damage = story.damage_a_file()
         show.print(f"    [yellow]{printable(damage, 300)}")
-        with _step(show, "the response network's database refuses a record: it is parked, the others of its batch apply"):
+        with _step(
+            show, "the response network's database refuses a record: it is parked, the others of its batch apply"
+        ):
             refusal = story.be_refused()
         show.print(f"    [yellow]{printable(refusal, 300)}")
         with _step(show, "everything is answered; workers, beats, brokers and the carrier stop in order"):
@@ -252,7 +258,9 @@ class Story:
     def be_refused(self) -> str:
         """Send two records of which the other database takes only one; give the dead letter's sentence."""
         with self._response.begin() as connection:
-            connection.exec_driver_sql("CREATE UNIQUE INDEX one_yearly_report ON request (kind) WHERE kind = 'yearly report'")
+            connection.exec_driver_sql(
+                "CREATE UNIQUE INDEX one_yearly_report ON request (kind) WHERE kind = 'yearly report'"
+            )
         self._ask(2, "yearly report")
         self._until("the refused record among the dead letters", lambda: bool(_parked(self._response)))
         self._asked -= 1
@@ -262,7 +270,7 @@ class Story:
         """Wait until nothing is on its way."""
         self._until("the last answers", self._all_answered)
         for engine in (self._request, self._response):
-            self._until("an empty list of changes", lambda engine=engine: _count(engine, sa.select(change)) == 0)
+            self._until("an empty list of changes", partial(_nothing_pending, engine))
 
     def _ask(self, count: int, kind: str) -> None:
         with Session(self._request) as session, session.begin():
@@ -280,6 +288,10 @@ class Story:
             if time.monotonic() > deadline:
                 raise DemoFailed(f"waited {PATIENCE_SECONDS:.0f} seconds for {what} in vain; {self._logs}")
             time.sleep(0.2)
+
+
+def _nothing_pending(engine: Engine) -> bool:
+    return _count(engine, sa.select(change)) == 0
 
 
 def _count(engine: Engine, query: sa.Select[Any]) -> int:
@@ -368,7 +380,8 @@ def _next_commands(show: Console, response: Network) -> None:
     archived = sorted((response.home / "archive").glob("requests-*.manifest.jsonl"))
     inspected = os.path.relpath(archived[0]) if archived else f"{folder}/archive"
     for words in ("status", "dead-letters list", f"inspect {inspected}"):
-        show.print(f"  [bold]EXCHANGE_ENV_FILE={folder}/settings.env {program} {words}", soft_wrap=True, highlight=False)
+        command = f"EXCHANGE_ENV_FILE={folder}/settings.env {program} {words}"
+        show.print(f"  [bold]{command}", soft_wrap=True, highlight=False)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -120,8 +121,7 @@ def _conflict(known: Entry) -> Place:
     return Place(
         Verdict.QUARANTINED,
         Reason.CONFLICT,
-        f"another batch, {known.stem}, is {known.state} at this place; two batches claim one place:"
-        " ask the sender why",
+        f"another batch, {known.stem}, is {known.state} at this place; two batches claim one place: ask the sender why",
     )
 
 
@@ -222,7 +222,7 @@ def _enter(connection: Connection, arrival: Arrival) -> int:
     known = _known(connection, arrival)
     stem = arrival.sighting.stem
     if known is not None and known.digest == arrival.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
-        claim = {"manifest": arrival.line.decode(), "records": arrival.manifest.total, "bytes": arrival.manifest.bytes}
+        claim: dict[str, Any] = {"manifest": arrival.line.decode(), "records": arrival.manifest.total, "bytes": arrival.manifest.bytes}
         ledger.move(connection, known, BatchState.APPLIED, "applied", stem=stem, **claim)
         return known.id
     return ledger.record(

@@ -138,6 +138,7 @@ tombstone = Table(
     Column("stream", String(63), primary_key=True),
     Column("key", Text, primary_key=True),
     Column("version", BigInteger, nullable=False),
+    Index("ix_exchange_tombstone_stream_version", "stream", "version"),
 )
 """Received deletes: an older upsert must not bring the row back. ``key`` is the record's key, canonical JSON."""
 

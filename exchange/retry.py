@@ -80,7 +80,8 @@ def _receive(site: Site, connection: Connection, channel: Channel, letter: Parke
         record = records.decode(letter.record)
         schemas = {} if letter.schema_version is None else {record.stream: letter.schema_version}
         loader = Loader(connection, channel, limit=1)
-        loader.add(letter.line or 1, checked(site, channel, schemas, record))
+        good = checked(site, schemas, record)
+        loader.add(letter.line or 1, good, loader.row(good))
     except RecordError as error:
         return DeadLetterState.PARKED, error.sentence
     loaded = loader.load()

@@ -17,6 +17,7 @@ LAYERS = {
     FORMAT: {"format"},
     # One outside thing each: a database, a folder, a declaration.
     EDGES: {
+        "ahead",
         "alembic",
         "arrivals",
         "capture",

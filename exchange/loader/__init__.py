@@ -1,6 +1,7 @@
 """Records into the receiving tables, in the caller's transaction: stage, compare, write.
 
-One algorithm for every database; only how rows reach the stage differs. Never commits, reads no file.
+New rows go straight into their table; from the first conflict on the rest is staged, compared and written by
+sets. One algorithm for every database, only how rows reach it differs. Never commits, reads no file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from exchange.ledger import Counts
 from exchange.loader import checks, writing
 from exchange.loader.checks import Refusal
 from exchange.loader.constraints import Constraints, reflect
-from exchange.loader.staging import OUTCOME, Stage
+from exchange.loader.staging import OUTCOME, Row, Stage, row_maker
 from exchange.models import importing
 
 __all__ = ["Loaded", "Loader", "Refusal", "TooManyRefusals"]
@@ -44,24 +45,54 @@ class Loader:
         self._streams = {stream.name: stream for stream in channel.streams}
         self._order = [stream.name for stream in channel.streams]
         self._stages: dict[str, Stage] = {}
+        self._row_makers = {stream.name: row_maker(stream, connection.dialect) for stream in channel.streams}
         self._limit = limit
         self._refusals: list[Refusal] = []
+        self._hidden = False
 
-    def add(self, line: int, record: Record) -> None:
-        """Stage one checked record of the current schema version. Raises RecordError for a value out of range."""
+    def row(self, record: Record) -> Row:
+        """Make the row of a checked record of the current schema version; needs no connection, so any thread may.
+
+        Raises RecordError for a value that its column's type can't keep.
+        """
+        return self._row_makers[record.stream](record)
+
+    def add(self, line: int, record: Record, row: Row) -> None:
+        """Take one checked record and its row."""
         stage = self._stages.get(record.stream)
         if stage is None:
-            stage = Stage(self._connection, self._streams[record.stream], len(self._stages))
-            self._stages[record.stream] = stage
-        stage.add(line, record)
+            stage = self._open(record.stream)
+        stage.add(line, record, row)
+
+    def flush(self) -> None:
+        """Hand all that was added to the database, so that the connection is free for something else."""
+        for name in self._order:
+            if name in self._stages:
+                self._stages[name].flush()
 
     def load(self) -> Loaded:
-        """Apply what was staged: parents' upserts before children's, then children's deletes before parents'."""
+        """Apply what was added: parents' upserts before children's, then children's deletes before parents'."""
+        self.flush()
         stages = [self._stages[name] for name in self._order if name in self._stages]
-        if not stages:
-            return Loaded(Counts(), ())
+        staged = [stage for stage in stages if stage.rows]
+        if staged:
+            self._apply(staged)
+        if self._hidden:
+            self._show_to_capture()
+        return Loaded(self._count(stages), tuple(self._refusals))
+
+    def _open(self, name: str) -> Stage:
+        if not self._hidden:
+            self._hide_from_capture()
+        self.flush()  # a new stream's rows may refer to those before it
+        stage = Stage(self._connection, self._streams[name], len(self._stages))
+        self._stages[name] = stage
+        return stage
+
+    def _apply(self, stages: Sequence[Stage]) -> None:
+        """Compare what is staged with what is there, and write it."""
+        self._defer_constraints()
         constraints = reflect(self._connection, [stage.target.name for stage in stages])
-        self._hide_from_capture(stages)
         for stage in stages:
             stage.complete()
             self._refuse(checks.park_repeated_keys(stage))
@@ -71,8 +102,6 @@ class Loader:
                 stage.settle([refusal.line for refusal in self._refusals], checks.PARKED)
         for stage in stages:
             writing.keep_tombstones(stage)
-        self._show_to_capture()
-        return Loaded(self._count(stages), tuple(self._refusals))
 
     def _write(self, stages: Sequence[Stage], constraints: Constraints) -> bool:
         """Write what is staged. False, and nothing written, if a row that gave up a unique value stays after all."""
@@ -90,9 +119,7 @@ class Loader:
             savepoint.rollback()
             return False
 
-    def _upsert(
-        self, stage: Stage, stages: Sequence[Stage], constraints: Constraints, gave_up: set[int]
-    ) -> None:
+    def _upsert(self, stage: Stage, stages: Sequence[Stage], constraints: Constraints, gave_up: set[int]) -> None:
         if stage.deletes == stage.rows:
             return
         for unique in constraints.uniques[stage.target.name]:
@@ -132,16 +159,21 @@ class Loader:
             raise TooManyRefusals
         return bool(refusals)
 
-    def _hide_from_capture(self, stages: Sequence[Stage]) -> None:
-        """Tell our triggers which streams this transaction writes, and let deferrable constraints wait for its end."""
-        names = [stage.stream.name for stage in stages]
+    def _hide_from_capture(self) -> None:
+        """Tell our triggers which streams this transaction writes."""
         if self._connection.dialect.name == "postgresql":
-            self._connection.execute(sa.select(sa.func.set_config("exchange.importing", ",".join(names), sa.true())))
-            self._connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
+            names = ",".join(self._order)
+            self._connection.execute(sa.select(sa.func.set_config("exchange.importing", names, sa.true())))
         else:
-            self._connection.execute(sa.insert(importing), [{"stream": name} for name in names])
-            if any(key.deferrable for stage in stages for key in stage.stream.table.foreign_key_constraints):
-                self._connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+            self._connection.execute(sa.insert(importing), [{"stream": name} for name in self._order])
+        self._hidden = True
+
+    def _defer_constraints(self) -> None:
+        """Let deferrable constraints wait for the end of the load: rows of a cycle can't all come first."""
+        if self._connection.dialect.name == "postgresql":
+            self._connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
+        elif any(key.deferrable for one in self._streams.values() for key in one.table.foreign_key_constraints):
+            self._connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
 
     def _show_to_capture(self) -> None:
         if self._connection.dialect.name == "postgresql":
@@ -150,13 +182,15 @@ class Loader:
             self._connection.execute(sa.delete(importing))
 
     def _count(self, stages: Sequence[Stage]) -> Counts:
-        totals: dict[str | None, int] = {}
+        totals: dict[str | None, int] = {None: sum(stage.straight for stage in stages)}
         for stage in stages:
+            if not stage.rows:
+                continue
             outcome = stage.table.c[OUTCOME]
             for name, number in self._connection.execute(sa.select(outcome, sa.func.count()).group_by(outcome)):
                 totals[name] = totals.get(name, 0) + number
         return Counts(
-            applied=totals.get(None, 0),
+            applied=totals[None],
             duplicate=totals.get(checks.DUPLICATE, 0),
             stale=totals.get(checks.STALE, 0),
             parked=totals.get(checks.PARKED, 0),

@@ -13,13 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.loader.checks import PARKED, Refusal, giving_up
 from exchange.loader.constraints import Unique
-from exchange.loader.staging import KEY, LINE, Stage, applying
+from exchange.loader.staging import KEY, LINE, Stage, applying, refuses_the_row
 from exchange.models import VERSION_COLUMN, tombstone
 
 Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
@@ -71,7 +71,7 @@ def vacate(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
                 mine = (c == value for c, value in zip(stage.key(target), key, strict=True))
                 stage.connection.execute(sa.update(target).where(*mine).values({column.name: _passing_value(column)}))
     except StatementError as error:  # also from SQLAlchemy itself, of a type that takes no text
-        if isinstance(error, DBAPIError) and not _refuses_the_row(error):
+        if isinstance(error, DBAPIError) and not refuses_the_row(error):
             raise
         refusals = {
             line: Refusal(
@@ -157,7 +157,7 @@ def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: i
             stage.connection.execute(statement(lines))
             return
     except DBAPIError as error:
-        if not _refuses_the_row(error):
+        if not refuses_the_row(error):
             raise
         if first == last:
             refusals.append(_refusal(stage, first, error, op))
@@ -166,12 +166,6 @@ def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: i
     middle = (first + last) // 2
     _write_range(stage, op, statement, first, middle, refusals)
     _write_range(stage, op, statement, middle + 1, last, refusals)
-
-
-def _refuses_the_row(error: DBAPIError) -> bool:
-    """Say whether a row is at fault: a constraint, a value out of range, or a trigger of the application's."""
-    raised = getattr(error.orig, "sqlstate", None) == "P0001"
-    return raised or isinstance(error, IntegrityError | DataError)
 
 
 def _refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:

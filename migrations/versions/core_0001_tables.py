@@ -183,6 +183,7 @@ def upgrade() -> None:
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("stream", "key", name="pk_exchange_tombstone"),
     )
+    op.create_index("ix_exchange_tombstone_stream_version", "exchange_tombstone", ["stream", "version"])
     _start_versions(time.time_ns() // 1000)
 
 

@@ -137,4 +137,3 @@ def test_an_application_that_writes_makes_sqlite_busy_and_nothing_is_lost(small:
     engine.dispose()
     impatient.dispose()
     assert [one.verdict for one in small.other.take_in().batches] == [Verdict.APPLIED]
-

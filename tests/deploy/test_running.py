@@ -17,10 +17,10 @@ import pytest
 import sqlalchemy as sa
 import typer
 from celery.bin.celery import celery
-from exchange.cli import app
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from exchange.cli import app
 from exchange.database import make_engine, reading
 from exchange.reference.models import Response, User
 from exchange.reference.seeds import ADMINISTRATOR, seed
@@ -51,6 +51,8 @@ def _side(folder: Path, service: dict[str, Any], programs: Path, **variables: st
     folders = {"EXCHANGE_HOME": "home", "EXCHANGE_OUTGOING": "outgoing", "EXCHANGE_INCOMING": "incoming"}
     for name in folders.values():
         (folder / name).mkdir(parents=True, exist_ok=True)
+    # As the Dockerfile and the README make it: doctor calls one that others can read a fault.
+    (folder / "home").chmod(0o700)
     places = {variable: str(folder / name) for variable, name in folders.items()}
     return environment(programs, **{**service["environment"], **places, **variables})
 

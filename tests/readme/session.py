@@ -4,7 +4,7 @@
 - A ``console`` block holds commands after ``$`` or ``folder$`` and what they print; ``...`` stands for lines left out.
 - What is new each time (epochs, digests, ids, times, sizes) is matched by its form. An epoch or a task's id that the
   README shows stands for the real one in every later command.
-- A command may fail only where ``echo $?`` follows. One that is interrupted ends its output with ``^C``.
+- A command may fail only where ``echo $?`` follows. At ``^C`` somebody interrupts it.
 - ``<!-- session: NAME -->`` begins a session in an empty folder, ``<!-- session: none -->`` ends it.
 """
 
@@ -31,16 +31,18 @@ _SESSION = re.compile(r"^<!-- session: (\w+) -->$", re.MULTILINE)
 _PROMPT = re.compile(r"^(\w*)\$ (.*)$")
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _VARIES = re.compile(
-    r"(?P<uuid>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)"
-    r"|(?P<digest>\b[0-9a-f]{64}\b|\b[0-9a-f]{16}\b)"
-    r"|(?P<epoch>\b(?=[0-9a-f]*[a-f0-9])[0-9a-f]{12}\b)"
+    r"(?P<who>\S+@[\w.-]+ pid \d+)"
+    r"|(?P<uuid>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)"
+    r"|(?P<digest>\b(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{16})\b)"
+    r"|(?P<epoch>\b[0-9a-f]{12}\b)"
     r"|(?P<moment>\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)?)"
     r"|(?P<clock>\b\d\d:\d\d:\d\d(?:\.\d+)?)"
     r"|(?P<year>\b20\d\d\b)"
     r"|(?P<version>\b\d{16}\b)"
     r"|(?P<number>\b\d{2,}\b)"
     r"|(?P<folder>(?:/[\w.-]+)+/(?=plant|office|request|response))"
-    r"|(?P<base64>[A-Za-z0-9+/]{86}==)"
+    r"|(?P<host>(?<=@)[\w.-]+(?= ready|:))"
+    r"|(?P<password>(?<=shown this once: )\S+)"
 )
 
 
@@ -54,8 +56,8 @@ class Step:
 
     @property
     def interrupted(self) -> bool:
-        """Whether somebody presses Ctrl-C once it printed what is shown."""
-        return self.expected[-1:] == ["^C"]
+        """Whether somebody presses Ctrl-C once it printed what is shown before ``^C``."""
+        return "^C" in self.expected
 
 
 @dataclass
@@ -127,20 +129,21 @@ class Shell:
         return lines + self._complaints(), code
 
     def _run_and_interrupt(self, step: Step) -> tuple[list[str], int]:
-        # A shell without job control shields what it puts in the background from Ctrl-C; `sh -m` doesn't.
+        # Without job control a shell shields what it puts in the background from Ctrl-C.
         log = self._folder / "interrupted.log"
         self._write(f"cd '{self._folder}/{step.folder}'; set -m; {step.command} > '{log}' 2>&1 & set +m; wait_for=$!\n")
         self._write(f"echo {_DONE} $wait_for\n")
         process = int(self._lines_until(lambda lines: any(_DONE in line for line in lines)).pop().rpartition(" ")[2])
         deadline = time.monotonic() + COMMAND_SECONDS
-        while not all(any(_same(shown, line) for line in _lines(log)) for shown in step.expected if shown[:1] not in "^."):
+        before = [shown for shown in step.expected[: step.expected.index("^C")] if shown != "..."]
+        while not all(any(_same(shown, line) for line in _lines(log)) for shown in before):
             assert time.monotonic() < deadline, f"{step.command}: waited in vain; it said:\n{log.read_text()}"
             time.sleep(0.1)
         os.kill(process, signal.SIGINT)
         self._write(f"wait $wait_for; status=$?; echo {_DONE} $status\n")
         code = int(self._lines_until(lambda lines: any(_DONE in line for line in lines)).pop().rpartition(" ")[2])
         self._complaints()
-        return [*_lines(log), "^C"], code
+        return _lines(log), code
 
     def close(self) -> None:
         """End the shell, and whatever runs in the background."""
@@ -213,7 +216,7 @@ class Play:
             return None
         rest, skipping = list(printed), False
         for shown in expected:
-            if shown == "...":
+            if shown in {"...", "^C"}:
                 skipping = True
                 continue
             while rest and not _same(shown, rest[0]):
