@@ -47,9 +47,11 @@ def run(site: Site, *, channel: str | None = None, stopping: Callable[[], bool])
     site.spool.prepare()
     batches: list[Exported] = []
     busy: list[str] = []
+    done: list[str] = []
     parked = 0
     trouble = None
     try:
+        _check_network(site)
         for one in site.outgoing():
             if channel not in (None, one.name):
                 continue
@@ -57,11 +59,18 @@ def run(site: Site, *, channel: str | None = None, stopping: Callable[[], bool])
                 for sealed in _export_channel(site, one, stopping):
                     parked += sealed.parked
                     batches += [sealed.batch] if sealed.batch else []
+                done.append(one.name)
             except Busy as held:
                 busy.append(str(held))
+        ledger.note_success(site.engine, Direction.OUT, done)
     except WorldError as error:
         trouble = error.sentence
     return ExportRun(tuple(batches), parked, tuple(busy), trouble)
+
+
+def _check_network(site: Site) -> None:
+    with world_errors(), reading(site.engine) as connection:
+        ledger.known_epoch(connection, site.network)
 
 
 def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:

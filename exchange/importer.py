@@ -62,12 +62,18 @@ def run(
     outcomes: list[Imported] = []
     trouble = None
     try:
+        with world_errors(), reading(site.engine) as connection:
+            ledger.known_epoch(connection, site.network)
         for seen in look(site, tuple(s for s in sightings.found if stem in (None, s.stem))):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"
                 break
             if channel in (None, seen.place[0]):
                 outcomes.append(take_in(site, seen, release=release))
+        if stem is None and trouble is None:
+            busy = {one.channel for one in outcomes if one.verdict is Verdict.BUSY}
+            wanted = {one.name for one in site.incoming() if channel in (None, one.name)}
+            ledger.note_success(site.engine, Direction.IN, wanted - busy)
     except WorldError as error:
         trouble = error.sentence
     return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble)
@@ -222,7 +228,11 @@ def _enter(connection: Connection, arrival: Arrival) -> int:
     known = _known(connection, arrival)
     stem = arrival.sighting.stem
     if known is not None and known.digest == arrival.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
-        claim: dict[str, Any] = {"manifest": arrival.line.decode(), "records": arrival.manifest.total, "bytes": arrival.manifest.bytes}
+        claim: dict[str, Any] = {
+            "manifest": arrival.line.decode(),
+            "records": arrival.manifest.total,
+            "bytes": arrival.manifest.bytes,
+        }
         ledger.move(connection, known, BatchState.APPLIED, "applied", stem=stem, **claim)
         return known.id
     return ledger.record(

@@ -7,8 +7,8 @@ transaction; which may follow which stands in ``TRANSITIONS`` alone.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from exchange.database import Busy, locked, now, whoami, writing
+from exchange.database import Busy, locked, now, whoami, world_errors, writing
 from exchange.format.errors import BatchError, Reason, WorldError
 from exchange.format.manifest import Manifest
 from exchange.format.order import Position
-from exchange.models import BatchState, DeadLetterState, Direction, attempt, batch, event, network, position
+from exchange.models import BatchState, DeadLetterState, Direction, attempt, batch, event, network, position, success
 
 TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]]] = {
     Direction.OUT: {
@@ -289,19 +289,12 @@ def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
 def advance(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str) -> None:
     """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one."""
     here = (position.c.direction == direction) & (position.c.channel == channel)
-    moment = now()
+    of_epoch = here & (position.c.epoch == epoch)
     moved = connection.execute(
-        sa.update(position)
-        .where(here, position.c.epoch == epoch, position.c.sequence < sequence)
-        .values(sequence=sequence, digest=digest, last_success_at=moment)
+        sa.update(position).where(of_epoch, position.c.sequence < sequence).values(sequence=sequence, digest=digest)
     )
-    if moved.rowcount:
-        return
-    known = connection.execute(
-        sa.update(position).where(here, position.c.epoch == epoch).values(last_success_at=moment)
-    )
-    if known.rowcount:  # an unordered channel filled a hole behind its position
-        return
+    if moved.rowcount or connection.scalar(sa.select(sa.exists().where(of_epoch))):
+        return  # or an unordered channel filled a hole behind its position
     connection.execute(sa.update(position).where(here).values(current=0))
     connection.execute(
         sa.insert(position).values(
@@ -311,10 +304,21 @@ def advance(connection: Connection, direction: Direction, channel: str, epoch: s
             sequence=sequence,
             digest=digest,
             current=1,
-            adopted_at=moment,
-            last_success_at=moment,
+            adopted_at=now(),
         )
     )
+
+
+def note_success(engine: Engine, direction: Direction, channels: Collection[str]) -> None:
+    """Write down that channels were worked on to the end just now, unless somebody else is at work."""
+    if not channels:
+        return
+    with suppress(Busy), world_errors(), writing(engine) as connection:
+        here = (success.c.direction == direction) & success.c.channel.in_(channels)
+        known = set(connection.scalars(sa.select(success.c.channel).where(here)))
+        connection.execute(sa.update(success).where(here).values(at=now()))
+        for channel in sorted(set(channels) - known):
+            connection.execute(sa.insert(success).values(direction=direction, channel=channel, at=now()))
 
 
 # Attempts

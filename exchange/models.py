@@ -209,10 +209,18 @@ position = Table(
     Column("digest", String(64)),
     Column("current", Integer, nullable=False, server_default="1"),
     Column("adopted_at", UtcDateTime, nullable=False),
-    Column("last_success_at", UtcDateTime),
 )
 """How far a channel has come, stored with the data it speaks of. ``digest`` is that of the last manifest.
 One row of a channel is ``current``; the others are epochs that were left."""
+
+success = Table(
+    "exchange_success",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+)
+"""When each channel was last exported or imported to its end, with or without anything to do: what alarms watch."""
 
 attempt = Table(
     "exchange_attempt",

@@ -18,7 +18,7 @@ from exchange import capture, dead_letters, ledger
 from exchange.channels import Channel
 from exchange.database import reading, world_errors
 from exchange.format.errors import WorldError
-from exchange.models import BatchState, Direction, batch, position
+from exchange.models import BatchState, Direction, batch, position, success
 from exchange.site import Site
 from exchange.spool import MARKER
 
@@ -188,11 +188,10 @@ def _channels(site: Site, connection: Connection) -> tuple[ChannelStatus, ...]:
     positions = {
         (row.direction, row.channel): row
         for row in connection.execute(
-            sa.select(position.c.direction, position.c.channel, position.c.sequence, position.c.last_success_at).where(
-                position.c.current == 1
-            )
+            sa.select(position.c.direction, position.c.channel, position.c.sequence).where(position.c.current == 1)
         )
     }
+    successes = {(row.direction, row.channel): row.at for row in connection.execute(sa.select(success))}
     declared = [(Direction.OUT, one) for one in site.outgoing()] + [(Direction.IN, one) for one in site.incoming()]
     found = []
     for direction, name, channel in [(way, one.name, one) for way, one in declared] + _undeclared(counts, declared):
@@ -204,7 +203,7 @@ def _channels(site: Site, connection: Connection) -> tuple[ChannelStatus, ...]:
                 pending=capture.pending(connection, channel.streams) if channel and direction is Direction.OUT else 0,
                 **{state.value: counts[direction, name, state] for state in _SHOWN[direction]},
                 sequence=at.sequence if at else 0,
-                last_success_at=at.last_success_at if at else None,
+                last_success_at=successes.get((direction, name)),
             )
         )
     return tuple(found)

@@ -12,9 +12,7 @@ from exchange import migrate
 assert exchange.alembic.NETWORK_ATTRIBUTE  # imported for its operations
 
 if context.is_offline_mode():
-    raise SystemExit(
-        "the exchange's migrations look at the database, so they can't be written as SQL (--sql)"
-    )
+    raise SystemExit("the exchange's migrations look at the database, so they can't be written as SQL (--sql)")
 
 connection = context.config.attributes.get("connection")
 if connection is None:

@@ -30,9 +30,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "exchange_batch",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("direction", sa.String(length=3), nullable=False),
         sa.Column("channel", sa.String(length=31), nullable=False),
         sa.Column("epoch", sa.String(length=12), nullable=False),
@@ -83,9 +81,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "exchange_change",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("stream", sa.String(length=63), nullable=False),
         sa.Column("op", sa.String(length=1), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
@@ -95,9 +91,7 @@ def upgrade() -> None:
     op.create_index("ix_exchange_change_stream_id", "exchange_change", ["stream", "id"], unique=False)
     op.create_table(
         "exchange_dead_letter",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("direction", sa.String(length=3), nullable=False),
         sa.Column("channel", sa.String(length=31), nullable=False),
         sa.Column("batch", sa.String(length=80), nullable=True),
@@ -119,18 +113,12 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_exchange_dead_letter"),
     )
-    op.create_index(
-        "ix_exchange_dead_letter_fingerprint", "exchange_dead_letter", ["fingerprint", "id"], unique=False
-    )
+    op.create_index("ix_exchange_dead_letter_fingerprint", "exchange_dead_letter", ["fingerprint", "id"], unique=False)
     op.create_index("ix_exchange_dead_letter_state", "exchange_dead_letter", ["state", "id"], unique=False)
-    op.create_index(
-        "ix_exchange_dead_letter_stream_key", "exchange_dead_letter", ["stream", "key"], unique=False
-    )
+    op.create_index("ix_exchange_dead_letter_stream_key", "exchange_dead_letter", ["stream", "key"], unique=False)
     op.create_table(
         "exchange_event",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("subject", sa.String(length=12), nullable=False),
         sa.Column("subject_id", sa.BigInteger(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
@@ -140,9 +128,7 @@ def upgrade() -> None:
         sa.Column("who", sa.String(length=255), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_exchange_event"),
     )
-    op.create_index(
-        "ix_exchange_event_subject_subject_id", "exchange_event", ["subject", "subject_id"], unique=False
-    )
+    op.create_index("ix_exchange_event_subject_subject_id", "exchange_event", ["subject", "subject_id"], unique=False)
     op.create_table(
         "exchange_holder",
         sa.Column("lock", sa.String(length=80), nullable=False),
@@ -173,8 +159,14 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(length=64), nullable=True),
         sa.Column("current", sa.Integer(), server_default="1", nullable=False),
         sa.Column("adopted_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("last_success_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("direction", "channel", "epoch", name="pk_exchange_position"),
+    )
+    op.create_table(
+        "exchange_success",
+        sa.Column("direction", sa.String(length=3), nullable=False),
+        sa.Column("channel", sa.String(length=31), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("direction", "channel", name="pk_exchange_success"),
     )
     op.create_table(
         "exchange_tombstone",
@@ -196,6 +188,7 @@ def downgrade() -> None:
             " drop_capture it in a migration of the application's first"
         )
     op.drop_table("exchange_tombstone")
+    op.drop_table("exchange_success")
     op.drop_table("exchange_position")
     op.drop_table("exchange_network")
     op.drop_table("exchange_importing")

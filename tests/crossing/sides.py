@@ -113,8 +113,9 @@ class Link:
 
     def round(self) -> tuple[ImportRun, ImportRun]:
         """Export, carry and import both ways; give the imports of one and of the other."""
-        assert self.one.export().trouble is None
-        assert self.other.export().trouble is None
+        for side in (self.one, self.other):
+            exported = side.export()
+            assert exported.trouble is None, exported.trouble
         self.there.carry()
         self.back.carry()
         return self.one.take_in(), self.other.take_in()

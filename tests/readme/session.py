@@ -107,7 +107,7 @@ class Shell:
         self._terminal, terminal = pty.openpty()
         with self._errors.open("wb") as errors:
             self._bash = subprocess.Popen(
-                ["bash", "--norc", "--noprofile"],
+                ["/usr/bin/env", "bash", "--norc", "--noprofile"],
                 cwd=folder,
                 env=environment | {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(COLUMNS), "LC_ALL": "C.UTF-8"},
                 stdin=subprocess.PIPE,

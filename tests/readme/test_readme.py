@@ -47,11 +47,11 @@ def test_the_worked_example_runs_as_it_stands(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey
-def test_the_reference_application_runs_on_postgresql_and_redis_as_it_stands(
-    tmp_path: Path, postgres_url: str
-) -> None:
+def test_the_reference_application_runs_on_postgresql_and_redis_as_it_stands(tmp_path: Path, postgres_url: str) -> None:
     with servers.valkey(appendonly="yes") as broker_url:
-        shown = re.findall(r"^EXCHANGE_(?:DATABASE|BROKER)_URL=(.*)$", SESSIONS["reference"].files["response/.env"], re.M)
+        shown = re.findall(
+            r"^EXCHANGE_(?:DATABASE|BROKER)_URL=(.*)$", SESSIONS["reference"].files["response/.env"], re.MULTILINE
+        )
         _play(SESSIONS["reference"], tmp_path, dict(zip(shown, (postgres_url, broker_url), strict=True)))
 
 

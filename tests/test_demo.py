@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.processes
+
+
+def exchange(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("EXCHANGE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "exchange", *words],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_nothing_running(tmp_path: Path) -> None:
+    home = tmp_path / "demo"
+
+    shown = exchange("demo", "--home", str(home))
+
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "the two sides agree" in shown.stdout
+    assert "quarantined" in shown.stdout
+    assert "UNIQUE constraint failed: request.kind" in " ".join(shown.stdout.split())
+    left = [process.info["name"] for process in psutil.process_iter(["name", "cmdline"]) if _of(process, home)]
+    assert left == []
+
+    status = exchange("status", "--json", EXCHANGE_ENV_FILE=str(home / "response" / "settings.env"))
+    told = json.loads(status.stdout)
+    assert told["dead_letters"]["parked"] == 1
+    assert {one["channel"]: one["quarantined"] for one in told["channels"] if one["direction"] == "in"} == {
+        "requests": 1
+    }
+
+
+def _of(process: psutil.Process, home: Path) -> bool:
+    return any(str(home) in word for word in process.info["cmdline"] or ())
