@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from exchange.database import Busy, locked, now, whoami, world_errors, writing
@@ -314,11 +315,11 @@ def note_success(engine: Engine, direction: Direction, channels: Collection[str]
     if not channels:
         return
     with suppress(Busy), world_errors(), writing(engine) as connection:
-        here = (success.c.direction == direction) & success.c.channel.in_(channels)
-        known = set(connection.scalars(sa.select(success.c.channel).where(here)))
-        connection.execute(sa.update(success).where(here).values(at=now()))
-        for channel in sorted(set(channels) - known):
-            connection.execute(sa.insert(success).values(direction=direction, channel=channel, at=now()))
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        for channel in sorted(channels):  # in one order, so that two processes never wait for each other
+            row = insert(success).values(direction=direction, channel=channel, at=now())
+            key = [success.c.direction, success.c.channel]
+            connection.execute(row.on_conflict_do_update(index_elements=key, set_={"at": row.excluded.at}))
 
 
 # Attempts

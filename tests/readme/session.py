@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-COMMAND_SECONDS = 90.0
+COMMAND_SECONDS = 60.0
+STOP_SECONDS = 20.0
 COLUMNS = 120
 _DONE = "--done--"
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -116,6 +117,7 @@ class Shell:
                 start_new_session=True,
             )
         os.close(terminal)
+        self._groups = [self._bash.pid]
         self._read = 0
 
     def run(self, step: Step) -> tuple[list[str], int]:
@@ -124,8 +126,7 @@ class Shell:
             return self._run_and_interrupt(step)
         self._write(f"cd '{self._folder}/{step.folder}'; (exit ${{status:-0}}); {step.command}\n")
         self._write(f"status=$?; echo {_DONE} $status\n")
-        lines = self._lines_until(lambda lines: any(_DONE in line for line in lines))
-        code = int(lines.pop().rpartition(" ")[2])
+        lines, code = self._until_done()
         return lines + self._complaints(), code
 
     def _run_and_interrupt(self, step: Step) -> tuple[list[str], int]:
@@ -133,7 +134,8 @@ class Shell:
         log = self._folder / "interrupted.log"
         self._write(f"cd '{self._folder}/{step.folder}'; set -m; {step.command} > '{log}' 2>&1 & set +m; wait_for=$!\n")
         self._write(f"echo {_DONE} $wait_for\n")
-        process = int(self._lines_until(lambda lines: any(_DONE in line for line in lines)).pop().rpartition(" ")[2])
+        _, process = self._until_done()
+        self._groups.append(process)
         deadline = time.monotonic() + COMMAND_SECONDS
         before = [shown for shown in step.expected[: step.expected.index("^C")] if shown != "..."]
         while not all(any(_same(shown, line) for line in _lines(log)) for shown in before):
@@ -141,21 +143,18 @@ class Shell:
             time.sleep(0.1)
         os.kill(process, signal.SIGINT)
         self._write(f"wait $wait_for; status=$?; echo {_DONE} $status\n")
-        code = int(self._lines_until(lambda lines: any(_DONE in line for line in lines)).pop().rpartition(" ")[2])
+        _, code = self._until_done()
         self._complaints()
         return _lines(log), code
 
     def close(self) -> None:
-        """End the shell, and whatever runs in the background."""
+        """End the shell, and whatever a step that failed left in the background."""
         assert self._bash.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._write('for job in $(jobs -p); do kill "$job"; done; wait\n')
             self._bash.stdin.close()
-        try:
-            self._bash.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._bash.pid, signal.SIGKILL)
-            self._bash.wait()
+        for group in self._groups:
+            _end(group)
+        self._bash.wait()
         os.close(self._terminal)
 
     def _write(self, text: str) -> None:
@@ -163,23 +162,40 @@ class Shell:
         self._bash.stdin.write(text.encode())
         self._bash.stdin.flush()
 
-    def _lines_until(self, there: object) -> list[str]:
-        assert callable(there)
+    def _until_done(self) -> tuple[list[str], int]:
+        """Read what is printed until the mark; give the lines and the number behind the mark."""
         text = b""
         deadline = time.monotonic() + COMMAND_SECONDS
-        while True:
-            lines = _STYLE.sub("", text.decode(errors="replace").replace("\r\n", "\n")).split("\n")
-            if text.endswith(b"\n") and there(lines):
-                return [line.rstrip() for line in lines[:-1]]
+        while not (mark := re.search(rb"^" + _DONE.encode() + rb" (\d+)\r?\n\Z", text, re.MULTILINE)):
             left = deadline - time.monotonic()
-            assert left > 0, f"waited {COMMAND_SECONDS} s in vain; so far: {lines}"
+            assert left > 0, (
+                f"waited {COMMAND_SECONDS} s in vain; so far: {text.decode(errors='replace')}{self._logs()}"
+            )
             if select.select([self._terminal], [], [], left)[0]:
                 text += os.read(self._terminal, 65536)
+        printed = _STYLE.sub("", text[: mark.start()].decode(errors="replace"))
+        return [line.rstrip() for line in printed.splitlines()], int(mark[1])
+
+    def _logs(self) -> str:
+        return "".join(f"\n{log}:\n{log.read_text(errors='replace')}" for log in self._folder.rglob("*.log"))
 
     def _complaints(self) -> list[str]:
         said = self._errors.read_bytes()
         new, self._read = said[self._read :], len(said)
         return [line.rstrip() for line in new.decode(errors="replace").splitlines()]
+
+
+def _end(group: int) -> None:
+    """Ask a process group to end, and end it if it doesn't."""
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 0.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(-group, os.WNOHANG)
+                os.killpg(group, 0)
+                time.sleep(0.05)
 
 
 def _lines(log: Path) -> list[str]:

@@ -31,8 +31,8 @@ def _play(session: Session, folder: Path, replaced: dict[str, str] | None = None
             content = content.replace(shown, real)  # noqa: PLW2901 - the file's content, step by step
         path.write_text(content)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("EXCHANGE_", "CELERY_"))}
-    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), clean["PATH"]])
-    shell = Shell(place, clean | {"PATH": path, "PYTHONPATH": str(ROOT)})
+    search = os.pathsep.join([str(programs), str(Path(sys.executable).parent), clean["PATH"]])
+    shell = Shell(place, clean | {"PATH": search, "PYTHONPATH": str(ROOT)})
     try:
         Play(shell, replaced).run(session)
     finally:

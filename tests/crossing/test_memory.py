@@ -1,0 +1,70 @@
+"""Memory does not grow with the size of a batch, in either direction."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exchange.format.errors import Verdict
+from tests.crossing.processes import fork, join
+from tests.crossing.sides import Link, Side
+
+FEW, MANY = 20_000, 200_000
+SHARE_CHANGED = 4
+"""Changes cost more time than new rows: so much fewer of them."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ten_times_the_records_need_no_more_memory(alike: Link, tmp_path: Path) -> None:
+    for side in (alike.one, alike.other):
+        side.limit(batch_records=10 * MANY, batch_bytes=2**30)
+    peaks: dict[str, list[int]] = {}
+    for what, change in (("new", insert_rows), ("changed", change_rows)):
+        for number in (FEW, MANY) if what == "new" else (FEW // SHARE_CHANGED, MANY // SHARE_CHANGED):
+            change(alike.one, number)
+            sent = peak_of(alike.one, lambda: export(alike.one, number), tmp_path)  # noqa: B023
+            alike.there.carry()
+            taken = peak_of(alike.other, lambda: take_in(alike.other, number), tmp_path)  # noqa: B023
+            peaks.setdefault(f"export of {what} rows", []).append(sent)
+            peaks.setdefault(f"import of {what} rows", []).append(taken)
+    for few, many in peaks.values():
+        assert many < 1.2 * few, peaks
+
+
+def insert_rows(side: Side, number: int) -> None:
+    """Insert accounts, made by the database itself: those of other numbers don't meet."""
+    numbers = f"WITH RECURSIVE n (id) AS (SELECT {number} UNION ALL SELECT id + 1 FROM n WHERE id < {2 * number - 1})"
+    side.execute(f"INSERT INTO account (id, name) {numbers} SELECT n.id, 'a name of some length ' || n.id FROM n")
+
+
+def change_rows(side: Side, number: int) -> None:
+    """Change some of them."""
+    side.execute(f"UPDATE account SET name = name || '!' WHERE id BETWEEN {FEW} AND {FEW + number - 1}")
+
+
+def export(side: Side, number: int) -> None:
+    assert [one.records for one in side.export().batches] == [number]
+
+
+def take_in(side: Side, number: int) -> None:
+    assert [(one.verdict, one.records.applied) for one in side.take_in().batches] == [(Verdict.APPLIED, number)]
+
+
+def peak_of(side: Side, work: Callable[[], None], folder: Path) -> int:
+    """Run work in a child process; give the most memory it had at once, in KiB."""
+    answer = folder / "peak"
+
+    def measured() -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the process that we come from
+        work()
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        assert found
+        answer.write_text(found[1])
+
+    assert join(fork(measured, side)) == os.EX_OK
+    return int(answer.read_text())

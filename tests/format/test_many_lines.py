@@ -1,0 +1,77 @@
+"""Reading many lines at once must be exactly as strict as reading them one by one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exchange.format import json, record
+from exchange.format.errors import RecordError
+from exchange.format.record import Record
+
+GOOD = b'{"stream":"s","op":"upsert","version":7,"data":{"id":1}}'
+NESTED = b'{"stream":"s","op":"upsert","version":7,"data":{"id":%b}}'
+
+LINES = {
+    "good": GOOD,
+    "delete": b'{"stream":"s","op":"delete","version":8,"key":{"id":1}}',
+    "spaces": b'{"stream": "s", "op": "upsert", "version": 7, "data": {"id": 1}}',
+    "two values": GOOD + b"," + GOOD,
+    "begins an array": b'{"stream":"s","op":"upsert","version":7,"data":{"id":[{}',
+    "ends an array": b"{}]}}",
+    "a mark of its own": GOOD + b',"' + b"0" * 32 + b'",' + GOOD,
+    "twice a member": b'{"stream":"s","op":"upsert","version":7,"version":8,"data":{"id":1}}',
+    "U+0000": b'{"stream":"s","op":"upsert","version":7,"data":{"id":"\\u0000"}}',
+    "too deep": NESTED % (b"[" * 63 + b"]" * 63),
+    "as deep as may be": NESTED % (b"[" * 62 + b"]" * 62),
+    "too wide": b'{"stream":"s","op":"upsert","version":7,"data":{"id":18446744073709551616}}',
+    "64 bits": b'{"stream":"s","op":"upsert","version":9223372036854775807,"data":{"id":-9223372036854775808}}',
+    "no number": b'{"stream":"s","op":"upsert","version":7,"data":{"id":NaN}}',
+    "not UTF-8": b'{"stream":"s","op":"upsert","version":7,"data":{"id":"\xff"}}',
+    "a carriage return": GOOD + b"\r",
+    "a byte order mark": b"\xef\xbb\xbf" + GOOD,
+    "a number": b"7",
+    "many members": b'{"stream":"s","op":"upsert","version":7,"data":{%b}}'
+    % b",".join(b'"%d":0' % number for number in range(json.MAX_MEMBERS + 1)),
+}
+
+
+def one_by_one(lines: list[bytes]) -> list[Record | str]:
+    found: list[Record | str] = []
+    for line in lines:
+        try:
+            found.append(record.decode(line))
+        except RecordError as error:
+            found.append(error.sentence)
+    return found
+
+
+def all_at_once(lines: list[bytes]) -> list[Record | str]:
+    return [one if isinstance(one, Record) else one.sentence for one in record.decode_all(lines)]
+
+
+@pytest.mark.parametrize("names", list(itertools.product(LINES, LINES)), ids=", then ".join)
+def test_two_lines_read_together_mean_what_each_means_alone(names: tuple[str, str]) -> None:
+    lines = [GOOD, *(LINES[name] for name in names), GOOD]
+
+    assert all_at_once(lines) == one_by_one(lines)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(list(LINES.values())), max_size=8))
+def test_any_lines_read_together_mean_what_each_means_alone(lines: list[bytes]) -> None:
+    assert all_at_once(lines) == one_by_one(lines)
+
+
+def test_a_value_spread_over_two_lines_is_not_hidden_by_a_line_with_two() -> None:
+    lines = [LINES["begins an array"], LINES["ends an array"], LINES["two values"]]
+
+    assert json.loads_all(lines) is None
+    assert not any(isinstance(one, Record) for one in record.decode_all(lines))
+
+
+def test_usual_lines_need_no_second_look() -> None:
+    assert json.loads_all([GOOD] * 100) is not None
