@@ -44,7 +44,7 @@ def insert_rows(side: Side, number: int) -> None:
 
 def change_rows(side: Side, number: int) -> None:
     """Change some of them."""
-    side.execute(f"UPDATE account SET name = name || '!' WHERE id BETWEEN {FEW} AND {FEW + number - 1}")
+    side.execute(f"UPDATE account SET name = name || '!' WHERE id BETWEEN {MANY} AND {MANY + number - 1}")
 
 
 def export(side: Side, number: int) -> None:
