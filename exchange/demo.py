@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine
@@ -101,8 +101,8 @@ class Network:
         self.command("migrate")
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Run broker, worker and beat until the end, and stop them in order."""
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run broker, worker and beat until the end or a SIGTERM, which stops them in order."""
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "exchange", "up"],
@@ -113,9 +113,9 @@ class Network:
                 start_new_session=True,
             )
             try:
-                yield
+                yield process
             finally:
-                process.send_signal(signal.SIGTERM)
+                process.terminate()
                 process.wait()
 
 
@@ -173,8 +173,7 @@ def run(home: Path, console: Console | None = None) -> bool:
         _prepare(request, response)
     with ExitStack() as stack:
         with _step(show, "broker, worker and beat start on each side; a carrier moves files between them"):
-            for network in (request, response):
-                stack.enter_context(network.running())
+            sides = [stack.enter_context(network.running()) for network in (request, response)]
             courier = Courier(request, response)
             courier.start()
             stack.callback(courier.stop)
@@ -185,14 +184,17 @@ def run(home: Path, console: Console | None = None) -> bool:
             story.ask_and_answer()
         with _step(show, "the carrier damages a file: it is quarantined, changes nothing, and is carried again"):
             damage = story.damage_a_file()
-        show.print(f"    [yellow]{printable(damage, 300)}")
+        show.print(f"    [yellow]{printable(damage, 300)}", soft_wrap=True, highlight=False)
         with _step(
             show, "the response network's database refuses a record: it is parked, the others of its batch apply"
         ):
             refusal = story.be_refused()
-        show.print(f"    [yellow]{printable(refusal, 300)}")
+        show.print(f"    [yellow]{printable(refusal, 300)}", soft_wrap=True, highlight=False)
         with _step(show, "everything is answered; workers, beats, brokers and the carrier stop in order"):
             story.settle()
+            courier.stop()
+            for side in sides:  # both at once: each stops its own in order
+                side.terminate()
             stack.close()
     agreed = _report(show, request, response)
     _next_commands(show, response)
@@ -310,9 +312,11 @@ def _parked(engine: Engine) -> Sequence[dead_letters.Parked]:
 def _report(show: Console, request: Network, response: Network) -> bool:
     engines = {network.name: network.engine() for network in (request, response)}
     parked = {name: {letter.key for letter in _parked(engine)} for name, engine in engines.items()}
-    table = Table(title="both databases, compared row by row", title_justify="left")
-    for heading in ("stream", "from -> to", "sent", "received", "equal", "parked", "unexplained"):
-        table.add_column(heading, justify="left" if heading in {"stream", "from -> to"} else "right", no_wrap=True)
+    table = Table(
+        title="both databases, compared row by row", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for heading in ("stream", "owner", "sent", "received", "equal", "parked", "unexplained"):
+        table.add_column(heading, justify="left" if heading in {"stream", "owner"} else "right", no_wrap=True)
     agreed = True
     for channel in channels:
         for stream in channel.streams:
@@ -320,7 +324,7 @@ def _report(show: Console, request: Network, response: Network) -> bool:
             agreed &= compared.unexplained == 0
             table.add_row(
                 stream.name,
-                f"{channel.source} -> {channel.target}",
+                channel.source,
                 str(compared.sent),
                 str(compared.received),
                 str(compared.equal),
@@ -361,7 +365,7 @@ def _rows(engine: Engine, stream: Stream) -> dict[tuple[Any, ...], tuple[Any, ..
 
 
 def _batches(engines: dict[str, Engine]) -> Table:
-    table = Table(title="batches, from both ledgers", title_justify="left")
+    table = Table(title="batches, from both ledgers", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("network", "direction", "channel", "state", "batches", "records"):
         table.add_column(heading, justify="right" if heading in {"batches", "records"} else "left")
     grouped = (batch.c.direction, batch.c.channel, batch.c.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,18 @@ from exchange.testing.carrier import HONEST, Carrier, Faults
 QUICK = Limits(settle_seconds=0, grace_seconds=3600)
 
 
+def quick_engine(url: str) -> Engine:
+    """Make an engine as in production, but for SQLite's waiting for the disk: no test cuts the power."""
+    engine = make_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @sa.event.listens_for(engine, "connect")
+        def _hurry(driver: sqlite3.Connection, _record: object) -> None:
+            driver.execute("PRAGMA synchronous = OFF")
+
+    return engine
+
+
 class Side:
     """One network: its site, and the few things that tests do to it."""
 
@@ -40,7 +53,7 @@ class Side:
         self.site = Site(
             network=network,
             peer=peer,
-            engine=make_engine(url),
+            engine=quick_engine(url),
             channels=channels,
             spool=Spool(Folders(home, home / "outgoing", home / "incoming")),
             checkers={stream.name: Checker(stream) for channel in channels for stream in channel.streams},

@@ -2,8 +2,8 @@
 
 - "`name`:" before a fenced block names the file that the block is.
 - A ``console`` block holds commands after ``$`` or ``folder$`` and what they print; ``...`` stands for lines left out.
-- What is new each time (epochs, digests, ids, times, sizes) is matched by its form. An epoch or a task's id that the
-  README shows stands for the real one in every later command.
+- What is new each time (epochs, digests, ids, times, sizes) is matched by its form. An epoch, an id or a key's year
+  that the README shows stands for the real one in every later command.
 - A command may fail only where ``echo $?`` follows. At ``^C`` somebody interrupts it.
 - ``<!-- session: NAME -->`` begins a session in an empty folder, ``<!-- session: none -->`` ends it.
 """
@@ -247,7 +247,7 @@ class Play:
 
     def _learn(self, shown: str, printed: str) -> None:
         for ours, theirs in zip(_VARIES.finditer(shown), _VARIES.finditer(printed), strict=True):
-            if ours.lastgroup in {"epoch", "uuid"}:
+            if ours.lastgroup in {"epoch", "uuid", "year"}:
                 known = self._replaced.setdefault(ours[0], theirs[0])
                 assert known == theirs[0], f"{ours[0]} stands for {known} and for {theirs[0]}"
 

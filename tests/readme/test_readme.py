@@ -21,7 +21,7 @@ SESSIONS = read_sessions(README)
 
 
 def _play(session: Session, folder: Path, replaced: dict[str, str] | None = None) -> None:
-    """Run a session in a folder of its own, with this source tree's commands before any installed ones."""
+    """Run a session below ``folder``, with this source tree's commands before any installed ones."""
     programs = write_programs(folder / "bin")
     place = folder / "here"
     for name, content in session.files.items():
@@ -42,6 +42,8 @@ def _play(session: Session, folder: Path, replaced: dict[str, str] | None = None
 @pytest.mark.processes
 def test_the_worked_example_runs_as_it_stands(tmp_path: Path) -> None:
     _play(SESSIONS["factory"], tmp_path)
+    worker = (tmp_path / "here" / "office" / "up.log").read_text()
+    assert "failed" not in worker, worker
 
 
 @pytest.mark.processes
