@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from alembic.util import CommandError
-
-from exchange import keys, migrate
+from exchange import keys
 from exchange.channels import Channel, ChannelFaults, load_channels
-from exchange.database import make_engine, reading, world_errors
-from exchange.folders import make_private
+from exchange.database import make_engine
 from exchange.format.batch import ReadLimits
-from exchange.format.errors import WorldError, printable
-from exchange.ledger import known_epoch, open_network
 from exchange.schemas import Checker
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
 from exchange.site import Limits, Site
@@ -46,46 +42,19 @@ def assemble(settings: Settings) -> Site:
     )
 
 
-def prepare(settings: Settings) -> Site:
-    """Make folders and tables as this version needs them, and give the site; may be repeated.
+def with_present_keys(site: Site, settings: Settings) -> Site:
+    """Give the site with the keys as they are now: a key that was trusted meanwhile counts from the next run on.
 
-    Raises SettingsFaults, and WorldError if a folder or the database can't be made ready.
+    Raises SettingsFaults if a key file is faulty.
     """
-    site = assemble(settings)
-    with world_errors():
-        make_private(settings.home)
-        site.spool.prepare()
-        if migrate.current(site.engine):
-            # Before anything changes: triggers for the wrong network would capture the wrong tables.
-            with reading(site.engine) as connection:
-                known_epoch(connection, settings.network)
-        try:
-            migrate.upgrade(site.engine, branches(settings), network=settings.network)
-        except CommandError as error:
-            raise WorldError(f"the database can't be migrated: {printable(str(error))}") from error
-        with site.engine.begin() as connection:
-            open_network(connection, settings.network)
-    return site
-
-
-def behind(settings: Settings) -> bool:
-    """Tell whether the database lacks tables; no connection stays open, so that a fork may follow.
-
-    False if the database is away: it comes back, and until then each task says so. Raises SettingsFaults.
-    """
-    engine = assemble(settings).engine
     try:
-        with world_errors():
-            return migrate.pending(engine, branches(settings))
-    except WorldError:
-        return False
-    finally:
-        engine.dispose()
-
-
-def branches(settings: Settings) -> tuple[str, ...]:
-    """Say whose tables this side has: the exchange's own, and the shipped application's if it is the one."""
-    return (migrate.CORE, migrate.REFERENCE) if settings.app == REFERENCE_APP else (migrate.CORE,)
+        return replace(
+            site,
+            signing_key=keys.load_signing_key(settings.keys_folder, settings.signing_key),
+            trusted=keys.load_trusted(settings.keys_folder),
+        )
+    except keys.KeyFault as fault:
+        raise SettingsFaults([str(fault)]) from fault
 
 
 def folders(settings: Settings) -> Folders:

@@ -154,7 +154,7 @@ def _quieten(loglevel: int, **_: Any) -> None:
 @signals.worker_init.connect
 def _check_site(**_: Any) -> None:
     """Refuse to start with faulty channels or keys or without tables: every task could only fail."""
-    from exchange.assembly import behind  # noqa: PLC0415 - `celery call` starts a second sooner without it
+    from exchange.preparing import behind  # noqa: PLC0415 - `celery call` starts a second sooner without it
 
     settings = settings_or_exit()
     try:

@@ -16,9 +16,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from exchange import broker, capture, database, keys, ledger, migrate
-from exchange.assembly import branches, folders, limits
+from exchange.assembly import folders, limits
 from exchange.format.errors import WorldError
 from exchange.models import event
+from exchange.preparing import branches
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
 from exchange.spool import MARKER, Folders

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TextIO
 
-from exchange.assembly import prepare
 from exchange.broker import EmbeddedBroker
+from exchange.preparing import prepare
 from exchange.settings import Settings
 
 STOP_SECONDS = 30.0

@@ -17,12 +17,13 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange import exporter, importer, pruning, replay, retry
+from exchange.assembly import with_present_keys
 from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, whoami, world_errors
 from exchange.format.errors import Verdict, WorldError, printable
 from exchange.reference.answering import answer_requests as answer
 from exchange.reference.handlers import load_handler
-from exchange.settings import SettingsFaults
+from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
 
 Result = dict[str, Any]
@@ -137,12 +138,14 @@ def answer_requests() -> Result:
 
 def _site() -> Site:
     """Give this process's own site: an engine that went through a fork would share its connections."""
-    return _site_of(os.getpid())
+    settings, site = _site_of(os.getpid())
+    return with_present_keys(site, settings)
 
 
 @functools.lru_cache(maxsize=1)
-def _site_of(_process: int) -> Site:
-    return settings_or_exit().site()
+def _site_of(_process: int) -> tuple[Settings, Site]:
+    settings = settings_or_exit()
+    return settings, settings.site()
 
 
 def _check_channel(channel: str | None, known: set[str], way: str) -> None:

@@ -49,6 +49,7 @@ LAYERS = {
         "doctor",
         "initialise",
         "logs",
+        "preparing",
         "settings",
         "supervisor",
         "tasks",

@@ -85,8 +85,8 @@ def migrate(as_json: Json = False) -> None:
     """
     from exchange import ledger
     from exchange import migrate as migrating
-    from exchange.assembly import prepare
     from exchange.database import reading, world_errors
+    from exchange.preparing import prepare
 
     current = settings()
     site = prepare(current)

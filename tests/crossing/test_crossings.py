@@ -128,9 +128,9 @@ def test_a_cycle_of_deferred_references_crosses(link: Link) -> None:
 
 
 @pytest.mark.parametrize("second", ["swap", "chain", "ring", "handed over", "handed on", "new row"])
-def test_unique_values_pass_between_rows(link: Link, second: str) -> None:
-    link.one.execute(sa.insert(seat), [{"id": n, "code": c, "row": 1, "rank": n} for n, c in enumerate("abcd", 1)])
-    crossed(link)
+def test_unique_values_pass_between_rows(alike: Link, second: str) -> None:
+    alike.one.execute(sa.insert(seat), [{"id": n, "code": c, "row": 1, "rank": n} for n, c in enumerate("abcd", 1)])
+    crossed(alike)
     after: dict[str, dict[int, str]] = {
         "swap": {1: "b", 2: "a"},
         "chain": {1: "b", 2: "c", 3: "d", 4: "e"},
@@ -140,7 +140,7 @@ def test_unique_values_pass_between_rows(link: Link, second: str) -> None:
         "new row": {1: "z", 9: "a"},
     }
     ranks = {1: 4, 2: 3, 3: 2, 4: 1}
-    with link.one.engine.begin() as connection:
+    with alike.one.engine.begin() as connection:
         connection.execute(sa.update(seat).values(code="tmp-" + seat.c.code, rank=None))
         for key, code in after[second].items():
             if not code:
@@ -151,7 +151,7 @@ def test_unique_values_pass_between_rows(link: Link, second: str) -> None:
                 connection.execute(sa.update(seat).where(seat.c.id == key).values(code=code))
         for key, rank in ranks.items():
             connection.execute(sa.update(seat).where(seat.c.id == key).values(rank=rank))
-    crossed(link)
+    crossed(alike)
 
 
 def test_a_deleted_key_that_comes_back_is_there(link: Link) -> None:
@@ -163,15 +163,15 @@ def test_a_deleted_key_that_comes_back_is_there(link: Link) -> None:
             crossed(link)
 
 
-def test_many_changes_of_one_row_are_one_record(link: Link) -> None:
-    link.one.execute(sa.insert(account).values(id=1, name="first"))
+def test_many_changes_of_one_row_are_one_record(alike: Link) -> None:
+    alike.one.execute(sa.insert(account).values(id=1, name="first"))
     for turn in range(50):
-        link.one.execute(sa.update(account).values(name=f"turn {turn}"))
-    link.one.execute(sa.insert(account).values(id=2, name="short-lived"))
-    link.one.execute(sa.delete(account).where(account.c.id == 2))
-    exported = link.one.export()
+        alike.one.execute(sa.update(account).values(name=f"turn {turn}"))
+    alike.one.execute(sa.insert(account).values(id=2, name="short-lived"))
+    alike.one.execute(sa.delete(account).where(account.c.id == 2))
+    exported = alike.one.export()
     assert [one.records for one in exported.batches] == [2]  # the row, and the delete of the other
-    crossed(link)
+    crossed(alike)
 
 
 def test_truncate_and_bulk_statements_cross(link: Link) -> None:
@@ -200,56 +200,56 @@ def test_a_cascade_from_a_received_table_onto_an_owned_one_is_captured(link: Lin
     assert (pending(link.one), pending(link.other)) == (0, 0)
 
 
-def test_bounded_batches_apply_by_themselves_with_parents_in_later_ones(link: Link) -> None:
-    link.one.limit(batch_records=7, batch_bytes=1500)
+def test_bounded_batches_apply_by_themselves_with_parents_in_later_ones(alike: Link) -> None:
+    alike.one.limit(batch_records=7, batch_bytes=1500)
     ids = [uuid.UUID(int=n + 1) for n in range(40)]
-    link.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": "p"} for n in range(20)])
-    link.one.execute(sa.insert(node), [{"id": one, "parent": None, "name": str(n)} for n, one in enumerate(ids)])
-    link.one.execute(sa.insert(visit), [{"id": n, "country": "at", "number": 19 - n} for n in range(20)])
+    alike.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": "p"} for n in range(20)])
+    alike.one.execute(sa.insert(node), [{"id": one, "parent": None, "name": str(n)} for n, one in enumerate(ids)])
+    alike.one.execute(sa.insert(visit), [{"id": n, "country": "at", "number": 19 - n} for n in range(20)])
     # Children first, so that the changes of their parents are the last ones pending.
     for n, one in enumerate(ids):
-        link.one.execute(sa.update(node).where(node.c.id == one).values(parent=ids[(n + 13) % 40] if n < 39 else None))
-    exported = link.one.export()
+        alike.one.execute(sa.update(node).where(node.c.id == one).values(parent=ids[(n + 13) % 40] if n < 39 else None))
+    exported = alike.one.export()
     assert len(exported.batches) > 8
-    crossed(link)
+    crossed(alike)
 
 
-def test_bounded_batches_carry_deletes_of_what_later_ones_still_held(link: Link) -> None:
-    link.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": "p"} for n in range(20)])
-    link.one.execute(sa.insert(visit), [{"id": n, "country": "at", "number": n} for n in range(20)])
-    crossed(link)
-    link.one.limit(batch_records=7, batch_bytes=700)
-    link.one.execute(sa.update(place).values(name="q"))
-    link.one.execute(sa.update(visit).values(number=19 - visit.c.number))
-    link.one.execute(sa.delete(visit).where(visit.c.id < 15))
-    link.one.execute(sa.delete(place).where(place.c.number > 4))
-    crossed(link)
-    link.one.execute(sa.delete(visit))
-    link.one.execute(sa.delete(place))
-    crossed(link)
+def test_bounded_batches_carry_deletes_of_what_later_ones_still_held(alike: Link) -> None:
+    alike.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": "p"} for n in range(20)])
+    alike.one.execute(sa.insert(visit), [{"id": n, "country": "at", "number": n} for n in range(20)])
+    crossed(alike)
+    alike.one.limit(batch_records=7, batch_bytes=700)
+    alike.one.execute(sa.update(place).values(name="q"))
+    alike.one.execute(sa.update(visit).values(number=19 - visit.c.number))
+    alike.one.execute(sa.delete(visit).where(visit.c.id < 15))
+    alike.one.execute(sa.delete(place).where(place.c.number > 4))
+    crossed(alike)
+    alike.one.execute(sa.delete(visit))
+    alike.one.execute(sa.delete(place))
+    crossed(alike)
 
 
-def test_unique_values_pass_between_rows_of_different_batches(link: Link) -> None:
-    link.one.execute(sa.insert(seat), [{"id": n, "code": f"c{n}", "row": 1, "rank": n} for n in range(20)])
-    crossed(link)
-    link.one.limit(batch_records=3)
-    with link.one.engine.begin() as connection:
+def test_unique_values_pass_between_rows_of_different_batches(alike: Link) -> None:
+    alike.one.execute(sa.insert(seat), [{"id": n, "code": f"c{n}", "row": 1, "rank": n} for n in range(20)])
+    crossed(alike)
+    alike.one.limit(batch_records=3)
+    with alike.one.engine.begin() as connection:
         connection.execute(sa.update(seat).values(code="x" + seat.c.code, rank=None))
         for n in range(20):
             connection.execute(sa.update(seat).where(seat.c.id == n).values(code=f"c{(n + 7) % 20}", rank=19 - n))
-    _, run = link.round()
+    _, run = alike.round()
     assert all(one.verdict is Verdict.APPLIED for one in run.batches)
     # None of these batches holds the whole ring: all of it is parked, never half, and named.
-    assert [row["code"] for row in link.other.rows(seat)] == [f"c{n}" for n in range(20)]
-    letters = link.other.all(sa.select(models.dead_letter.c.error, models.dead_letter.c.message))
+    assert [row["code"] for row in alike.other.rows(seat)] == [f"c{n}" for n in range(20)]
+    letters = alike.other.all(sa.select(models.dead_letter.c.error, models.dead_letter.c.message))
     assert len(letters) == 20
     assert all(error == "unique" and "is taken by the row id = " in message for error, message in letters)
-    link.one.limit(batch_records=100)
-    link.one.execute(sa.update(seat).values(row=seat.c.row))
-    crossed(link)
-    parked = [row[0] for row in link.other.all(sa.select(models.dead_letter.c.id))]
-    assert {one.state for one in retry.run(link.other.site, parked)} == {models.DeadLetterState.SUPERSEDED}
-    equal(link)
+    alike.one.limit(batch_records=100)
+    alike.one.execute(sa.update(seat).values(row=seat.c.row))
+    crossed(alike)
+    parked = [row[0] for row in alike.other.all(sa.select(models.dead_letter.c.id))]
+    assert {one.state for one in retry.run(alike.other.site, parked)} == {models.DeadLetterState.SUPERSEDED}
+    equal(alike)
 
 
 def versions(side: Side, table: sa.Table) -> list[Any]:
@@ -268,35 +268,35 @@ def test_received_rows_have_the_version_of_their_change_and_the_owners_none(link
     assert versions(link.one, account) == [None]
 
 
-def test_a_value_handed_on_by_a_delete_that_must_stay_leaves_both_rows_as_they_were(link: Link) -> None:
+def test_a_value_handed_on_by_a_delete_that_must_stay_leaves_both_rows_as_they_were(alike: Link) -> None:
     """The row that is to go is held by a row of the receiver's own: nothing may be left of its giving up."""
-    link.one.execute(sa.insert(seat), [{"id": 1, "code": "a"}, {"id": 2, "code": "b"}])
-    crossed(link)
-    link.other.execute("CREATE TABLE guest (id integer PRIMARY KEY, seat integer NOT NULL REFERENCES seat (id))")
-    link.other.execute("INSERT INTO guest VALUES (1, 1)")
-    with link.one.engine.begin() as connection:
+    alike.one.execute(sa.insert(seat), [{"id": 1, "code": "a"}, {"id": 2, "code": "b"}])
+    crossed(alike)
+    alike.other.execute("CREATE TABLE guest (id integer PRIMARY KEY, seat integer NOT NULL REFERENCES seat (id))")
+    alike.other.execute("INSERT INTO guest VALUES (1, 1)")
+    with alike.one.engine.begin() as connection:
         connection.execute(sa.delete(seat).where(seat.c.id == 1))
         connection.execute(sa.update(seat).values(code="a"))
-    _, run = link.round()
+    _, run = alike.round()
     assert run.batches[0].records.parked == 2
-    assert [row["code"] for row in link.other.rows(seat)] == ["a", "b"]
-    errors = link.other.all(sa.select(models.dead_letter.c.error).order_by(models.dead_letter.c.error))
+    assert [row["code"] for row in alike.other.rows(seat)] == ["a", "b"]
+    errors = alike.other.all(sa.select(models.dead_letter.c.error).order_by(models.dead_letter.c.error))
     assert [row[0] for row in errors] == ["foreign_key", "unique"]
 
 
-def test_a_value_handed_on_by_a_row_that_the_database_refuses_leaves_both_rows_as_they_were(link: Link) -> None:
-    link.one.execute(sa.insert(seat), [{"id": 1, "code": "a", "rank": 1}, {"id": 2, "code": "b", "rank": 2}])
-    crossed(link)
-    if link.other.engine.dialect.name == "postgresql":
-        link.other.execute("ALTER TABLE seat ADD CHECK (rank < 100)")
+def test_a_value_handed_on_by_a_row_that_the_database_refuses_leaves_both_rows_as_they_were(alike: Link) -> None:
+    alike.one.execute(sa.insert(seat), [{"id": 1, "code": "a", "rank": 1}, {"id": 2, "code": "b", "rank": 2}])
+    crossed(alike)
+    if alike.other.engine.dialect.name == "postgresql":
+        alike.other.execute("ALTER TABLE seat ADD CHECK (rank < 100)")
     else:
-        link.other.execute(
+        alike.other.execute(
             "CREATE TRIGGER seat_rank BEFORE UPDATE ON seat WHEN NEW.rank >= 100"
             " BEGIN SELECT RAISE(ABORT, 'the rank is too high'); END"
         )
-    with link.one.engine.begin() as connection:
+    with alike.one.engine.begin() as connection:
         connection.execute(sa.update(seat).where(seat.c.id == 1).values(code="z", rank=100))
         connection.execute(sa.update(seat).where(seat.c.id == 2).values(code="a"))
-    _, run = link.round()
+    _, run = alike.round()
     assert run.batches[0].records.parked == 2
-    assert [row["code"] for row in link.other.rows(seat)] == ["a", "b"]
+    assert [row["code"] for row in alike.other.rows(seat)] == ["a", "b"]

@@ -11,7 +11,7 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from exchange import assembly, celery
+from exchange import celery, preparing
 from exchange.database import make_engine
 from exchange.reference.models import ProfileType, Request, Response, User
 from exchange.settings import Settings
@@ -143,7 +143,7 @@ def test_a_worker_stops_between_two_pieces_of_work_and_leaves_the_rest_for_later
             "incoming": side.home / "incoming",
         }
     )
-    assembly.prepare(made).engine.dispose()
+    preparing.prepare(made).engine.dispose()
     engine = make_engine(url)
     with Session(engine) as session:
         user = User(name="u", email="u@example.org", profile_type=ProfileType(name="p", daily_limit=9))
