@@ -23,9 +23,13 @@ def count(engine: Engine) -> int:
 
 
 def test_an_exception_before_the_commit_leaves_nothing_behind(database: Engine) -> None:
-    with pytest.raises(ZeroDivisionError), writing(database) as connection:
-        connection.execute(sa.insert(change).values(stream="s", op="I", key="{}"))
-        raise ZeroDivisionError
+    def fail() -> None:
+        with writing(database) as connection:
+            connection.execute(sa.insert(change).values(stream="s", op="I", key="{}"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
 
     assert count(database) == 1
 
@@ -58,11 +62,15 @@ def test_whoever_saw_a_moment_before_the_lock_was_freed_is_busy_not_broken(postg
     with database.begin() as connection:
         connection.execute(sa.insert(change).values(stream="s", op="I", key="{}"))
 
-    with pytest.raises(Busy), locked(database, "export x", isolation_level="REPEATABLE READ") as connection:
-        connection.execute(sa.select(change)).all()
-        with database.begin() as other:
-            other.execute(sa.delete(change))
-        connection.execute(sa.delete(change))
+    def be_overtaken() -> None:
+        with locked(database, "export x", isolation_level="REPEATABLE READ") as connection:
+            connection.execute(sa.select(change)).all()
+            with database.begin() as other:
+                other.execute(sa.delete(change))
+            connection.execute(sa.delete(change))
+
+    with pytest.raises(Busy):
+        be_overtaken()
     database.dispose()
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
-from exchange.database import Busy, locked, now, reading, whoami
+from exchange.database import Busy, now, reading, whoami, writing
 from exchange.format.errors import printable
 from exchange.reference.handlers import Handler, Question
 from exchange.reference.models import AnswerAttempt, Request, RequestStatus, Response, ResponseStatus, User
@@ -159,7 +159,7 @@ def _claim(run: _Run, request_id: uuid.UUID) -> _Claim | None:
 
 def _writing(engine: Engine) -> AbstractContextManager[Connection]:
     """Open a transaction. SQLite's one writer may be a long import: then Busy says who it is."""
-    return locked(engine, "answering") if engine.dialect.name == "sqlite" else engine.begin()
+    return writing(engine, "answering")
 
 
 def _claiming(

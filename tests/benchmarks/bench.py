@@ -115,7 +115,7 @@ def step(name: str, url: str, home: str, keys: str) -> None:
         records = sum(batch.records.applied for batch in done.batches)
     assert done.trouble is None, done.trouble
     seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "records": records, "peak": peak_bytes()}))
+    sys.stdout.write(json.dumps({"seconds": seconds, "records": records, "peak": peak_bytes()}))
 
 
 def peak_bytes() -> int:
@@ -150,7 +150,11 @@ def copy_out_and_in(source: str, target: str, folder: Path) -> tuple[float, floa
         connection.execute('ALTER TABLE floor ADD FOREIGN KEY (user_id) REFERENCES "user" (id)')
         connection.commit()
         began = time.perf_counter()
-        with connection.cursor() as cursor, cursor.copy(f"COPY floor ({columns}) FROM STDIN") as copy, file.open("rb") as rows:
+        with (
+            connection.cursor() as cursor,
+            cursor.copy(f"COPY floor ({columns}) FROM STDIN") as copy,
+            file.open("rb") as rows,
+        ):
             while piece := rows.read(1 << 20):
                 copy.write(piece)
         connection.commit()
@@ -176,7 +180,9 @@ def executemany(source: str, target: str) -> tuple[float, float]:
         return out_seconds, time.perf_counter() - began
 
 
-def compare(kind: str, source: str, target: str, folder: Path, count: int, floor: Callable[[], tuple[float, float]]) -> list[list[str]]:
+def compare(
+    kind: str, source: str, target: str, folder: Path, count: int, floor: Callable[[], tuple[float, float]]
+) -> list[list[str]]:
     """Measure export and import on one kind of database and give the table's rows."""
     keys = folder / "keys"
     keys.mkdir(parents=True)
@@ -218,7 +224,10 @@ def main() -> None:
     if chosen.step:
         step(*chosen.step)
         return
-    table = Table(title=f"{chosen.records:,} request records", caption="floor: COPY out and in; SELECT and executemany of ready tuples")
+    table = Table(
+        title=f"{chosen.records:,} request records",
+        caption="floor: COPY out and in; SELECT and executemany of ready tuples",
+    )
     for heading in ("", "rows/s", "floor, rows/s", "rate / floor", "peak memory"):
         table.add_column(heading, justify="left" if not heading else "right")
     with ExitStack() as stack:
@@ -235,7 +244,12 @@ def main() -> None:
             table.add_row(*row)
         lite_source, lite_target = (f"sqlite:///{folder}/{network}.db" for network in ("request", "response"))
         for row in compare(
-            "SQLite", lite_source, lite_target, folder / "lite", chosen.records, lambda: executemany(lite_source, lite_target)
+            "SQLite",
+            lite_source,
+            lite_target,
+            folder / "lite",
+            chosen.records,
+            lambda: executemany(lite_source, lite_target),
         ):
             table.add_row(*row)
     Console().print(table)
