@@ -1,13 +1,14 @@
 # Works on a fresh machine with Python 3.11 or newer and make: no root, no services, no containers.
 #   make demo    see it run          make test    all tests
-#   make lint    linters and types   make lock    new versions into requirements.lock
+#   make lint    linters and types   make bench   rates and memory, beside raw COPY
+#   make lock    new versions into requirements.lock
 #   make clean   remove what these made
 
 SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint bench lock clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)
@@ -20,6 +21,9 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+bench: $(READY)
+	@$(BIN)/python -m tests.benchmarks.bench $(ARGS)
 
 # The lock is versions and hashes for every platform, with no address of any index in it.
 # `make lock ARGS=--upgrade` takes newer versions; without it only what pyproject.toml asks for changes.
