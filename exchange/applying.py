@@ -15,8 +15,8 @@ from typing import BinaryIO, NamedTuple
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.ahead import ahead
 from exchange.arrivals import Arrival
+from exchange.bulk import ahead, uncollected
 from exchange.channels import Channel
 from exchange.dead_letters import Letter
 from exchange.format import record as records
@@ -52,7 +52,7 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     loader = Loader(connection, arrival.channel, _allowed(arrival, site.limits))
     bad = _BadRecords(connection, loader, arrival, site.limits)
     reader = BatchReader(data, arrival.manifest, site.limits.read)
-    with closing(ahead(_prepared(site, arrival, reader, loader))) as chunks:
+    with uncollected(), closing(ahead(_prepared(site, arrival, reader, loader))) as chunks:
         for prepared in chain.from_iterable(chunks):
             if isinstance(prepared, Bad):
                 bad.park(prepared.number, prepared.line, prepared.error)

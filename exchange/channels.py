@@ -130,7 +130,7 @@ class Stream:
         RecordError for a value that the column cannot keep exactly.
         """
         return _decoder(
-            [(self.codecs[c.name], self.codecs[c.name].decoder(dialect, "/data")) for c in self.columns],
+            [(self.codecs[c.name], self.codecs[c.name].checked_decoder(dialect, "/data")) for c in self.columns],
             dialect,
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from exchange import __version__, capture, dead_letters, ledger
+from exchange.bulk import uncollected
 from exchange.channels import Channel, Stream
 from exchange.database import Busy, locked, now, reading, world_errors
 from exchange.dead_letters import Letter
@@ -105,7 +106,8 @@ def seal(site: Site, channel: Channel) -> Sealed:
         taken = capture.take(connection, channel.streams, site.limits.batch_records)
         batch = _Batch(site, connection, channel, BatchWriter(file, ENCODING))
         streams = [stream for stream in channel.streams if stream.name in taken.keys]
-        left = batch.write(streams)
+        with uncollected():
+            left = batch.write(streams)
         file.flush()
         written = batch.writer.close()
         file.flush()

@@ -17,9 +17,9 @@ LAYERS = {
     FORMAT: {"format"},
     # One outside thing each: a database, a folder, a declaration.
     EDGES: {
-        "ahead",
         "alembic",
         "arrivals",
+        "bulk",
         "capture",
         "channels",
         "database",

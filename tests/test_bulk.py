@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from exchange.ahead import DEPTH, ahead
+from exchange.bulk import DEPTH, ahead, uncollected
 
 
 def test_items_come_in_order_and_what_is_raised_comes_last() -> None:
@@ -35,3 +36,16 @@ def test_a_consumer_that_leaves_ends_the_thread_and_it_was_never_far_ahead() -> 
 
     assert threading.active_count() == before
     assert len(made) <= DEPTH + 3
+
+
+def test_the_collector_is_back_after_bulk_work_even_if_that_fails() -> None:
+    assert gc.isenabled()
+    def fail() -> None:
+        with uncollected():
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+
+    assert gc.isenabled()
