@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import replace
-from itertools import chain
 from typing import BinaryIO, NamedTuple
 
 from sqlalchemy import Connection
 
 from exchange import dead_letters
 from exchange.arrivals import Arrival
-from exchange.bulk import ahead, uncollected
+from exchange.bulk import uncollected
 from exchange.channels import Channel
 from exchange.dead_letters import Letter
 from exchange.format import record as records
@@ -52,8 +50,8 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     loader = Loader(connection, arrival.channel, _allowed(arrival, site.limits))
     bad = _BadRecords(connection, loader, arrival, site.limits)
     reader = BatchReader(data, arrival.manifest, site.limits.read)
-    with uncollected(), closing(ahead(_prepared(site, arrival, reader, loader))) as chunks:
-        for prepared in chain.from_iterable(chunks):
+    with uncollected():
+        for prepared in _prepared(site, arrival, reader, loader):
             if isinstance(prepared, Bad):
                 bad.park(prepared.number, prepared.line, prepared.error)
             else:
@@ -84,22 +82,20 @@ class Bad(NamedTuple):
     error: RecordError
 
 
-def _prepared(site: Site, arrival: Arrival, reader: BatchReader, loader: Loader) -> Iterator[list[Good | Bad]]:
-    """Read, check and decode the lines, in lists as they come. Raises Corrupt, at the latest at the end."""
+def _prepared(site: Site, arrival: Arrival, reader: BatchReader, loader: Loader) -> Iterator[Good | Bad]:
+    """Read, check and decode line by line. Raises Corrupt, at the latest at the end."""
     upserts, deletes = Counter[str](), Counter[str]()
     schemas = arrival.manifest.schemas
     for lines in reader:
-        chunk: list[Good | Bad] = []
         for number, record in enumerate(records.decode_all(lines), reader.first_line):
             try:
                 if isinstance(record, RecordError):
                     raise record
                 (deletes if record.op is Op.DELETE else upserts)[record.stream] += 1
                 good = checked(site, schemas, record)
-                chunk.append(Good(number, good, loader.row(good)))
+                yield Good(number, good, loader.row(good))
             except RecordError as error:
-                chunk.append(Bad(number, lines[number - reader.first_line], error))
-        yield chunk
+                yield Bad(number, lines[number - reader.first_line], error)
     reader.check_counts(
         {stream: ManifestCounts(upserts[stream], deletes[stream]) for stream in upserts.keys() | deletes.keys()}
     )

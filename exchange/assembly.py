@@ -9,6 +9,8 @@ from exchange import keys
 from exchange.channels import Channel, ChannelFaults, load_channels
 from exchange.database import make_engine
 from exchange.format.batch import ReadLimits
+from exchange.format.errors import printable
+from exchange.reference.handlers import Handler, load_handler
 from exchange.schemas import Checker
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
 from exchange.site import Limits, Site
@@ -24,16 +26,17 @@ def assemble(settings: Settings) -> Site:
         trusted = keys.load_trusted(settings.keys_folder)
     except keys.KeyFault as fault:
         raise SettingsFaults([*faults, str(fault)]) from fault
+    schemas = schemas_folder(settings)
+    checkers = _checkers(channels, schemas, faults)
     if faults:
         raise SettingsFaults(faults)
-    schemas = schemas_folder(settings)
     return Site(
         network=settings.network,
         peer=settings.peer,
         engine=make_engine(settings.database_url),
         channels=channels,
         spool=Spool(folders(settings)),
-        checkers={stream.name: Checker(stream, schemas) for channel in channels for stream in channel.streams},
+        checkers=checkers,
         signing_key=signing_key,
         trusted=trusted,
         require_signature=settings.require_signature,
@@ -55,6 +58,14 @@ def with_present_keys(site: Site, settings: Settings) -> Site:
         )
     except keys.KeyFault as fault:
         raise SettingsFaults([str(fault)]) from fault
+
+
+def load_request_handler(settings: Settings) -> Handler:
+    """Import what answers the reference application's requests. Raises SettingsFaults."""
+    try:
+        return load_handler(settings.handler)
+    except ValueError as error:
+        raise SettingsFaults([f"{variable_name('handler')}: {printable(str(error))}"]) from error
 
 
 def folders(settings: Settings) -> Folders:
@@ -94,6 +105,17 @@ def schemas_folder(settings: Settings) -> Path | None:
     if settings.schemas is not None:
         return settings.schemas
     return shipped("schemas") if settings.app == REFERENCE_APP else None
+
+
+def _checkers(channels: tuple[Channel, ...], schemas: Path | None, faults: list[str]) -> dict[str, Checker]:
+    if schemas is not None and not schemas.is_dir():
+        faults.append(f"{variable_name('schemas')}: expected a folder, found none at {printable(str(schemas))}")
+        return {}
+    try:
+        return {stream.name: Checker(stream, schemas) for channel in channels for stream in channel.streams}
+    except ValueError as error:
+        faults.append(f"{variable_name('schemas')}: {error}")
+        return {}
 
 
 def shipped(name: str) -> Path:

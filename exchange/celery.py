@@ -15,14 +15,16 @@ from typing import Any, NoReturn
 import click
 import structlog
 from celery import Celery, signals
+from kombu.exceptions import OperationalError
 
 from exchange import broker, logs
 from exchange.folders import make_private
+from exchange.format.errors import printable
 from exchange.settings import Settings, SettingsFaults, load_settings
 
 VISIBILITY_MARGIN_SECONDS = 600
 RESULT_SECONDS = 24 * 3600
-RESULT_WAIT_SECONDS = 10
+ANSWER_SECONDS = 5
 DAY_SECONDS = 24 * 3600
 EXPIRY_SHARE = 0.9
 """Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
@@ -138,7 +140,22 @@ def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
     raise SystemExit(code)
 
 
-app = Celery("exchange", include=["exchange.tasks"], set_as_current=False)
+class _Exchange(Celery):
+    """Celery, but ``celery call`` says at once that the broker is away, not after 20 seconds in a traceback."""
+
+    def send_task(self, *args: Any, **options: Any) -> Any:
+        """Send a task; beat and programs go on trying, as they outlive a broker's absence."""
+        command = click.get_current_context(silent=True)
+        if command is not None and command.info_name == "call":
+            try:
+                with self.connection_for_write() as connection:
+                    connection.ensure_connection(max_retries=1, timeout=ANSWER_SECONDS)
+            except OperationalError as error:
+                _end([f"the broker does not answer: {printable(str(error))}; nothing was called"], 1, error)
+        return super().send_task(*args, **options)
+
+
+app = _Exchange("exchange", include=["exchange.tasks"], set_as_current=False)
 app.add_defaults(_configure)
 logs.configure()
 
@@ -153,12 +170,16 @@ def _quieten(loglevel: int, **_: Any) -> None:
 
 @signals.worker_init.connect
 def _check_site(**_: Any) -> None:
-    """Refuse to start with faulty channels or keys or without tables: every task could only fail."""
-    from exchange.preparing import behind  # noqa: PLC0415 - `celery call` starts a second sooner without it
+    """Refuse to start with faulty channels, keys or handler or without tables: every task could only fail."""
+    # `celery call` starts a second sooner without these.
+    from exchange.assembly import load_request_handler  # noqa: PLC0415
+    from exchange.preparing import behind  # noqa: PLC0415
 
     settings = settings_or_exit()
     try:
         needed = behind(settings)
+        if settings.answers_requests:
+            load_request_handler(settings)
     except SettingsFaults as faults:
         _end(faults.faults, 2, faults)
     if needed:

@@ -16,7 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from exchange import broker, capture, database, keys, ledger, migrate
-from exchange.assembly import folders, limits
+from exchange.assembly import folders, limits, load_request_handler
 from exchange.format.errors import WorldError
 from exchange.models import event
 from exchange.preparing import branches
@@ -86,6 +86,7 @@ def examine() -> Findings:
             if sentence not in said:
                 yield _fault("settings", sentence, "correct it; the database is looked at after that")
         return
+    yield from _handler(settings)
     yield _ok("channels", ", ".join(f"{one.name} ({one.source} to {one.target})" for one in site.channels))
     try:
         yield from _database(settings, site)
@@ -271,6 +272,20 @@ def _broker(settings: Settings) -> Findings:
         yield _fault("broker", message, remedy)
     if not worries:
         yield _ok("broker", "it answers, evicts nothing and keeps an append-only file")
+
+
+# Handler
+
+
+def _handler(settings: Settings) -> Findings:
+    if not settings.answers_requests:
+        return
+    try:
+        load_request_handler(settings)
+    except SettingsFaults as faults:
+        yield _fault("handler", str(faults), "correct it; until then the worker does not start")
+    else:
+        yield _ok("handler", f"{settings.handler} answers requests")
 
 
 # Database

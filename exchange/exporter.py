@@ -10,20 +10,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection
 
-from exchange import __version__, capture, dead_letters, ledger
-from exchange.bulk import uncollected
-from exchange.channels import Channel, Stream
+from exchange import __version__, capture, ledger
+from exchange.channels import Channel
+from exchange.composing import compose
 from exchange.database import Busy, locked, now, reading, world_errors
-from exchange.dead_letters import Letter
-from exchange.format import record as records
 from exchange.format.batch import BatchWriter, SealedData
-from exchange.format.errors import RecordError, WorldError, printable
+from exchange.format.errors import WorldError, printable
 from exchange.format.manifest import Kind, Manifest, digest, join_manifest
-from exchange.format.record import Op, Record
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Exported, ExportRun
 from exchange.site import Site
@@ -104,92 +100,16 @@ def seal(site: Site, channel: Channel) -> Sealed:
         site.spool.drafting() as (file, draft),
     ):
         taken = capture.take(connection, channel.streams, site.limits.batch_records)
-        batch = _Batch(site, connection, channel, BatchWriter(file, ENCODING))
+        writer = BatchWriter(file, ENCODING)
         streams = [stream for stream in channel.streams if stream.name in taken.keys]
-        with uncollected():
-            left = batch.write(streams)
+        composed = compose(site, connection, channel, streams, writer)
+        written = writer.close()
         file.flush()
-        written = batch.writer.close()
-        file.flush()
-        sealed = _enter(site, connection, channel, written) if batch.writer.records else None
+        sealed = _enter(site, connection, channel, written) if writer.records else None
         if sealed is not None:
             manifest, content = sealed
             site.spool.seal(manifest.name, ENCODING, draft, written.bytes, content)
-    return Sealed(_exported(sealed[0]) if sealed else None, batch.parked, taken.more_pending or left)
-
-
-class _Batch:
-    """The records of one batch on their way into its data file: upserts parents first, deletes children first."""
-
-    def __init__(self, site: Site, connection: Connection, channel: Channel, writer: BatchWriter) -> None:
-        self.writer = writer
-        self.parked = 0
-        self._site = site
-        self._connection = connection
-        self._channel = channel
-        dialect = connection.dialect
-        self._encoders = {
-            stream.name: (stream.encoder(dialect), stream.key_encoder(dialect)) for stream in channel.streams
-        }
-        self._reached: capture.Reached | None = None
-
-    def write(self, streams: list[Stream]) -> bool:
-        """Write what was taken until the batch is full; what found no room goes back. Say whether some did."""
-        for stream, op, key, version, values in self._taken(streams):
-            try:
-                line = self._encode(stream, op, version, values)
-            except RecordError as error:
-                self._park(stream, op, key, version, error)
-            else:
-                full = self.writer.content_bytes + len(line) > self._site.limits.batch_bytes
-                if full and self.writer.records:
-                    capture.give_back(self._connection, self._channel.streams, self._reached)
-                    return True
-                self.writer.write(line, stream.name, op)
-            self._reached = capture.Reached(stream.name, version, op)
-        return False
-
-    def _taken(self, streams: list[Stream]) -> Iterator[tuple[Stream, Op, str, int, Any]]:
-        for stream in streams:
-            for row in capture.rows(self._connection, stream):
-                yield stream, Op.UPSERT, row[0], row[1], row[2:]
-        for stream in reversed(streams):
-            for key, version, values in capture.deleted_keys(self._connection, stream):
-                yield stream, Op.DELETE, key, version, values
-
-    def _encode(self, stream: Stream, op: Op, version: int, values: Any) -> bytes:
-        """Write a record as its line. Raises RecordError if it breaks its schema or a limit of ours."""
-        checker = self._site.checkers[stream.name]
-        encode, encode_key = self._encoders[stream.name]
-        if op is Op.UPSERT:
-            body = encode(values)
-            checker.check_data(body, stream.schema_version)
-        else:
-            body = encode_key(values)
-            checker.check_key(body)
-        line = records.encode(Record(stream.name, op, version, body))
-        allowed = self._site.limits.read.max_record_bytes
-        if len(line) - 1 > allowed:
-            msg = f"the record is {len(line) - 1} bytes long, at most {allowed} are sent"
-            raise RecordError("size", "", msg)
-        return line
-
-    def _park(self, stream: Stream, op: Op, key: str, version: int, error: RecordError) -> None:
-        self.parked += 1
-        letter = Letter(
-            Direction.OUT,
-            self._channel.name,
-            key.encode(),
-            error.error,
-            f"{error.sentence}; it is not sent: mend the row, which sends it again",
-            pointer=error.pointer,
-            stream=stream.name,
-            op=op.value,
-            key=key,
-            version=version,
-            schema_version=stream.schema_version,
-        )
-        dead_letters.park(self._connection, [letter], f"refused on export: {error.error}")
+    return Sealed(_exported(sealed[0]) if sealed else None, composed.parked, taken.more_pending or composed.left)
 
 
 def _check_room(site: Site) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
@@ -17,12 +18,12 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange import exporter, importer, pruning, replay, retry
-from exchange.assembly import with_present_keys
+from exchange.assembly import load_request_handler, with_present_keys
 from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, whoami, world_errors
 from exchange.format.errors import Verdict, WorldError, printable
+from exchange.format.json import MAX_INTEGER
 from exchange.reference.answering import answer_requests as answer
-from exchange.reference.handlers import load_handler
 from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
 
@@ -51,9 +52,12 @@ def _task(name: str) -> Callable[[Work], Work]:
     """Make a task that answers ``busy`` rather than fail, and logs a sentence where one says it all."""
 
     def decorate(work: Work) -> Work:
+        signature = inspect.signature(work)
+
         @functools.wraps(work)
         def run(*args: Any, **kwargs: Any) -> Result:
             try:
+                _check_arguments(signature, args, kwargs)
                 with world_errors():
                     return work(*args, **kwargs)
             except Busy as busy:
@@ -97,7 +101,7 @@ def import_(channel: str | None = None, batch: str | None = None) -> Result:
 def retry_dead_letter(ids: int | list[int]) -> Result:
     """Try parked records again: ``dead_letters``, one for each id."""
     wanted: list[Any] = ids if isinstance(ids, list) else [ids]
-    if not wanted or any(type(one) is not int for one in wanted):
+    if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
         raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
     return _told(retry.run(_site(), wanted, whoami()), {}, "nothing to retry", what="dead_letters")
 
@@ -121,13 +125,9 @@ def answer_requests() -> Result:
     settings = settings_or_exit()
     if not settings.answers_requests:
         raise Refused(f"network {settings.network} of {settings.app} has no requests to answer")
-    try:
-        handler = load_handler(settings.handler)
-    except ValueError as error:
-        raise SettingsFaults([f"EXCHANGE_HANDLER: {error}"]) from error
     answers = answer(
         _site().engine,
-        handler,
+        load_request_handler(settings),
         settings.network,
         seconds=settings.handler_seconds,
         stopping=stopping,
@@ -146,6 +146,14 @@ def _site() -> Site:
 def _site_of(_process: int) -> tuple[Settings, Site]:
     settings = settings_or_exit()
     return settings, settings.site()
+
+
+def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "none"
+        raise Refused(f"arguments: expected {takes}, but {printable(str(error), 80)}") from None
 
 
 def _check_channel(channel: str | None, known: set[str], way: str) -> None:

@@ -21,7 +21,7 @@ from exchange.format.manifest import MAX_MANIFEST_BYTES, Manifest, split_manifes
 from exchange.format.names import BatchName, data_name
 from exchange.format.record import decode
 from exchange.format.signing import TrustedKeys
-from exchange.format.verify import Report, judge
+from exchange.format.verify import Check, Report, judge
 
 CODES = {"ok": 0, "corrupt": 3, "untrusted": 4, "incomplete": 5, "unsupported": 6}
 WORST_FIRST = ("untrusted", "corrupt", "incomplete", "unsupported", "ok")
@@ -194,7 +194,9 @@ def _content(files: Files) -> bytes | None:
 def _judged(files: Files, trusted: TrustedKeys | None) -> Report:
     content = _content(files)
     if content is None:
-        return Report(reason=Reason.INCOMPLETE)
+        return Report(
+            Reason.INCOMPLETE, checks=[Check("manifest file", ok=False, detail="the manifest has not arrived")]
+        )
     with ExitStack() as opened:
         path = files.data(content)
         data: BinaryIO | None = opened.enter_context(path.open("rb")) if path else None
@@ -206,12 +208,11 @@ def _verdict(report: Report) -> str:
 
 
 def _fields(files: Files, report: Report) -> dict[str, Any]:
-    last = report.checks[-1].detail if report.checks else "the manifest has not arrived"
     return {
         "batch": files.stem,
         "verdict": _verdict(report),
         "reason": report.reason.value if report.reason else None,
-        "message": last if report.reason else "",
+        "message": report.checks[-1].detail if report.reason else "",
         "records": report.records,
         "invalid": report.invalid,
         "checks": [{"check": one.name, "ok": one.ok, "detail": one.detail} for one in report.checks],

@@ -59,7 +59,8 @@ class BatchWriter:
         self._digest = hashlib.sha256()
         self._content_bytes = 0
         self._bytes = 0
-        self._counts: Counter[tuple[str, Op]] = Counter()
+        self._upserts = Counter[str]()
+        self._deletes = Counter[str]()
 
     @property
     def content_bytes(self) -> int:
@@ -69,12 +70,12 @@ class BatchWriter:
     @property
     def records(self) -> int:
         """Records so far."""
-        return self._counts.total()
+        return self._upserts.total() + self._deletes.total()
 
     def write(self, line: bytes, stream: str, op: Op) -> None:
         """Add one record's line, newline included, as ``record.encode`` makes it."""
         self._pending += line
-        self._counts[stream, op] += 1
+        (self._upserts if op is Op.UPSERT else self._deletes)[stream] += 1
         if len(self._pending) >= _CHUNK_BYTES:
             self._pass_on()
 
@@ -83,13 +84,15 @@ class BatchWriter:
         self._pass_on()
         if self._frame is not None:
             self._write(self._frame.flush())
-        streams = dict.fromkeys(stream for stream, _ in self._counts)
         return SealedData(
             sha256=self._digest.hexdigest(),
             bytes=self._bytes,
             content_sha256=self._content_digest.hexdigest(),
             content_bytes=self._content_bytes,
-            records={stream: Counts(*(self._counts[stream, op] for op in Op)) for stream in streams},
+            records={
+                stream: Counts(self._upserts[stream], self._deletes[stream])
+                for stream in dict.fromkeys((*self._upserts, *self._deletes))
+            },
         )
 
     def _pass_on(self) -> None:

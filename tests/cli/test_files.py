@@ -210,3 +210,13 @@ def test_python_dash_m_runs_the_command(batch: Batch) -> None:
     assert done.returncode == 0, done.stderr
     assert '"verdict": "ok"' in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command, code", [("inspect", 0), ("verify", 5)])
+def test_a_data_file_without_its_manifest_is_incomplete_and_people_see_why(
+    side: Side, batch: Batch, command: str, code: int
+) -> None:
+    batch.manifest.unlink()
+    done = side.run(command, str(batch.data))
+    assert done.code == code
+    assert "the manifest has not arrived" in done.out + done.err

@@ -134,6 +134,13 @@ def test_doctor_looks_at_the_broker(pair: Pair, valkey_url: str) -> None:
     assert all(check == "broker" for check, _ in faults(pair.request, EXCHANGE_BROKER_URL=valkey_url))
 
 
+def test_doctor_names_a_handler_that_cannot_be_imported(pair: Pair) -> None:
+    ((check, message),) = faults(pair.response, EXCHANGE_HANDLER="nowhere:answer")
+    assert check == "handler"
+    assert "nowhere:answer" in message
+    assert not faults(pair.request, EXCHANGE_HANDLER="nowhere:answer")
+
+
 def test_doctor_says_every_wrong_setting(side: Side) -> None:
     found = faults(side, EXCHANGE_PEER="Not A Name", EXCHANGE_IMPORT_EVERY="soon")
     assert [check for check, _ in found] == ["settings", "settings"]
@@ -155,6 +162,7 @@ def test_doctor_names_a_folder_that_cannot_be_written(pair: Pair) -> None:
         ("EXCHANGE_DATABASE_URL", "sqlite:///nowhere/x.db", 1, "there is no database yet"),
         ("EXCHANGE_APP", "no_such_module:channels", 2, "importing no_such_module failed"),
         ("EXCHANGE_SIGNING_KEY", "gone", 2, "gone.key"),
+        ("EXCHANGE_SCHEMAS", "/nowhere", 2, "expected a folder, found none at /nowhere"),
         ("EXCHANGE_ENV_FILE", "/nowhere", 2, "EXCHANGE_ENV_FILE"),
     ],
 )

@@ -11,7 +11,7 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from exchange import celery, preparing
+from exchange import celery, preparing, tasks
 from exchange.database import make_engine
 from exchange.reference.models import ProfileType, Request, Response, User
 from exchange.settings import Settings
@@ -114,6 +114,44 @@ def test_without_a_broker_a_sentence_says_how_to_get_one(side: Side) -> None:
     assert done.stderr.strip() == (
         f"no broker runs in {side.home}/broker; start `exchange up`, or set EXCHANGE_BROKER_URL"
     )
+
+
+@pytest.mark.processes
+def test_a_call_says_in_one_sentence_that_the_broker_is_away(side: Side) -> None:
+    side.environment["EXCHANGE_BROKER_URL"] = "redis://:hidden@127.0.0.1:1/0"
+    done = side.celery("call", "exchange.export")
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("the broker does not answer: ")
+    assert "hidden" not in sentence
+
+
+@pytest.mark.parametrize(
+    "task, arguments, said",
+    [
+        (tasks.export, {"chanel": "requests"}, "arguments: expected channel, but got an unexpected keyword argument"),
+        (tasks.replay_batch, {}, "arguments: expected batch, but missing a required argument"),
+        (tasks.import_, {"batch": 7}, "batch: expected a name or null, found 7"),
+        (tasks.retry_dead_letter, {"ids": 2**63}, "ids: expected the number of a dead letter"),
+        (tasks.retry_dead_letter, {"ids": [0]}, "ids: expected the number of a dead letter"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: Any, arguments: dict[str, Any], said: str
+) -> None:
+    for name, value in {"NETWORK": "response", "PEER": "request", "HOME": tmp_path, "BROKER_URL": BROKER}.items():
+        monkeypatch.setenv(f"EXCHANGE_{name}", str(value))
+    with pytest.raises(tasks.Refused, match=said):
+        task.run(**arguments)
+
+
+@pytest.mark.processes
+@pytest.mark.valkey
+def test_a_worker_refuses_a_handler_that_does_not_exist(side: Side, valkey_url: str) -> None:
+    side.environment |= {"EXCHANGE_BROKER_URL": valkey_url, "EXCHANGE_HANDLER": "nowhere:answer"}
+    done = side.celery("worker")
+    assert done.returncode == 2
+    assert "EXCHANGE_HANDLER: " in done.stderr
 
 
 @pytest.mark.processes
