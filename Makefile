@@ -31,7 +31,7 @@ lock: $(READY)
 	@test -x .cache/uv/bin/uv || { $(BIN)/python -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv; }
 	@.cache/uv/bin/uv --no-config --quiet pip compile pyproject.toml --all-extras \
 	    --group test --group lint --group build --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header $(ARGS) -o requirements.lock
+	    --no-annotate --no-header $(ARGS) -o requirements.lock
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

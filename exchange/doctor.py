@@ -16,7 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from exchange import broker, capture, database, keys, ledger, migrate
-from exchange.assembly import folders, limits, load_request_handler
+from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.format.errors import WorldError
 from exchange.models import event
 from exchange.preparing import branches
@@ -79,7 +79,7 @@ def examine() -> Findings:
     yield from key_findings
     yield from _broker(settings)
     try:
-        site = settings.site()
+        site = assemble(settings)
     except SettingsFaults as faults:
         said = {finding.message for finding in key_findings}
         for sentence in faults.faults:

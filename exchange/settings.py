@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -25,9 +25,6 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from exchange.format.errors import printable
-
-if TYPE_CHECKING:
-    from exchange.site import Site
 
 PREFIX = "EXCHANGE_"
 ENV_FILE = "EXCHANGE_ENV_FILE"
@@ -276,15 +273,6 @@ class Settings(BaseSettings):
     def shown_database_url(self) -> str:
         """The database's URL for people: without its password."""
         return make_url(self.database_url).render_as_string(hide_password=True)
-
-    def site(self) -> Site:
-        """Build the workflows' view of this side, with an engine of its own: after a fork, once a process.
-
-        Raises SettingsFaults when the channels, schemas or keys that the settings name are faulty.
-        """
-        from exchange.assembly import assemble  # noqa: PLC0415 - settings alone load neither channels nor models
-
-        return assemble(self)
 
 
 def load_settings() -> Settings:

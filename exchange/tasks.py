@@ -18,7 +18,7 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange import exporter, importer, pruning, replay, retry
-from exchange.assembly import load_request_handler, with_present_keys
+from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, whoami, world_errors
 from exchange.format.errors import Verdict, WorldError, printable
@@ -145,7 +145,7 @@ def _site() -> Site:
 @functools.lru_cache(maxsize=1)
 def _site_of(_process: int) -> tuple[Settings, Site]:
     settings = settings_or_exit()
-    return settings, settings.site()
+    return settings, assemble(settings)
 
 
 def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

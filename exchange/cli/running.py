@@ -93,9 +93,10 @@ def open_site() -> Iterator[Site]:
     Raises SettingsFaults, and WorldError if the database is away, not made yet or somebody else's.
     """
     from exchange import ledger
+    from exchange.assembly import assemble
     from exchange.database import missing_file, reading, world_errors
 
-    site = settings().site()
+    site = assemble(settings())
     try:
         missing = missing_file(site.engine)
         if missing is not None:

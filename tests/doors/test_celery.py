@@ -129,20 +129,20 @@ def test_a_call_says_in_one_sentence_that_the_broker_is_away(side: Side) -> None
 @pytest.mark.parametrize(
     "task, arguments, said",
     [
-        (tasks.export, {"chanel": "requests"}, "arguments: expected channel, but got an unexpected keyword argument"),
-        (tasks.replay_batch, {}, "arguments: expected batch, but missing a required argument"),
-        (tasks.import_, {"batch": 7}, "batch: expected a name or null, found 7"),
-        (tasks.retry_dead_letter, {"ids": 2**63}, "ids: expected the number of a dead letter"),
-        (tasks.retry_dead_letter, {"ids": [0]}, "ids: expected the number of a dead letter"),
+        ("export", {"chanel": "requests"}, "arguments: expected channel, but got an unexpected keyword argument"),
+        ("replay_batch", {}, "arguments: expected batch, but missing a required argument"),
+        ("import_", {"batch": 7}, "batch: expected a name or null, found 7"),
+        ("retry_dead_letter", {"ids": 2**63}, "ids: expected the number of a dead letter"),
+        ("retry_dead_letter", {"ids": [0]}, "ids: expected the number of a dead letter"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_in_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: Any, arguments: dict[str, Any], said: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: str, arguments: dict[str, Any], said: str
 ) -> None:
     for name, value in {"NETWORK": "response", "PEER": "request", "HOME": tmp_path, "BROKER_URL": BROKER}.items():
         monkeypatch.setenv(f"EXCHANGE_{name}", str(value))
     with pytest.raises(tasks.Refused, match=said):
-        task.run(**arguments)
+        getattr(tasks, task).run(**arguments)
 
 
 @pytest.mark.processes
