@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from exchange import applying, ledger
 from exchange.arrivals import Arrival, Stranger, believe, look
-from exchange.database import Busy, locked, now, reading, world_errors
+from exchange.database import Busy, now, reading, world_errors
 from exchange.format.batch import check_data
 from exchange.format.errors import (
     BatchError,
@@ -36,6 +35,7 @@ from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported, ImportRun
+from exchange.settling import known_row, lock_of, settle, verdict_on
 from exchange.site import Site
 
 
@@ -108,7 +108,7 @@ def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
     if size is not None and size >= arrival.manifest.bytes:
         return NEXT
     found = "not there yet" if size is None else f"{size} bytes long so far"
-    return _verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
+    return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
 
 
 def judge_stranger(site: Site, stranger: Stranger) -> Place:
@@ -120,7 +120,7 @@ def judge_stranger(site: Site, stranger: Stranger) -> Place:
             return _conflict(known)
         if known is not None and known.state is BatchState.APPLIED:
             return Place(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
-    return _verdict_on(stranger.fault)
+    return verdict_on(stranger.fault)
 
 
 def _conflict(known: Entry) -> Place:
@@ -175,7 +175,7 @@ def attempt(site: Site, arrival: Arrival) -> Imported:
         if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):
             site.spool.give_back(arrival.sighting, arrival.manifest.encoding)
             fault = Incomplete(f"{fault}, and it was written to just now")
-        return settle(site, arrival, _verdict_on(fault))
+        return settle(site, arrival, verdict_on(fault))
     if isinstance(done, Place):
         return settle(site, arrival, done)
     site.spool.shelve(arrival.sighting)
@@ -208,12 +208,16 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
     return counts
 
 
+def _may_be_unfinished(fault: BatchError) -> bool:
+    return isinstance(fault, Incomplete) or (isinstance(fault, Corrupt) and fault.fault is Fault.DIGEST)
+
+
 def claim(site: Site, arrival: Arrival) -> Arrival:
     """Take the files out of the other side's reach and believe the manifest only as it is there."""
     try:
         sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
     except FileNotFoundError as error:
-        raise Busy(_lock(arrival), "another process settled it meanwhile", now()) from error
+        raise Busy(lock_of(arrival), "another process settled it meanwhile", now()) from error
     again = believe(site, sighting, site.spool.read_manifest(sighting))
     if isinstance(again, Stranger):
         raise again.fault
@@ -225,7 +229,7 @@ def claim(site: Site, arrival: Arrival) -> Arrival:
 
 def _enter(connection: Connection, arrival: Arrival) -> int:
     """Write the ledger first: two importers can't both pass its unique constraint."""
-    known = _known(connection, arrival)
+    known = known_row(connection, arrival)
     stem = arrival.sighting.stem
     if known is not None and known.digest == arrival.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
         claim: dict[str, Any] = {
@@ -257,121 +261,3 @@ def _refused_at_the_end() -> Iterator[None]:
         words = printable(str(error.orig).strip().splitlines()[0])
         msg = f"the database refused the batch as a whole at its end: {words}"
         raise applying.Rejected(msg) from error
-
-
-# Settle: what is not applied is written down first, then its files move
-
-
-def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
-    """Record a verdict other than applied, and put the files where it says. May be repeated."""
-    if verdict.verdict is Verdict.INCOMPLETE:
-        verdict = _out_of_patience(site, seen, verdict)
-    match verdict:
-        case Place(verdict=Verdict.DUPLICATE):
-            site.spool.shelve(seen.sighting)
-        case Place(verdict=Verdict.QUARANTINED):
-            with locked(site.engine, _lock(seen)) as connection:
-                _write_down(connection, seen, BatchState.QUARANTINED, verdict)
-                if isinstance(seen, Arrival):
-                    ledger.forget_attempts(connection, str(seen.manifest.name))
-            site.spool.quarantine(seen.sighting, verdict.sentence)
-        case Place(verdict=Verdict.HELD):
-            _remember(site, seen, BatchState.HELD, verdict)
-        case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
-            if reason is not Reason.LOOK_AHEAD and seen.manifest is not None:
-                _remember(site, seen, BatchState.WAITING, verdict)
-    assert verdict.verdict is not None  # NEXT is applied, never settled
-    return Imported(seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence)
-
-
-def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
-    """Write down that a batch waits or is held, once, not at every run."""
-    with reading(site.engine) as connection:
-        known = _known(connection, seen)
-    if known is None or (known.state, known.reason) != (state, verdict.reason):
-        with locked(site.engine, _lock(seen)) as connection:
-            _write_down(connection, seen, state, verdict)
-
-
-def _lock(seen: Arrival | Stranger) -> str:
-    return f"import {seen.channel.name}" if isinstance(seen, Arrival) else "import of strangers"
-
-
-def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
-    latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
-    if (
-        latest is not None
-        and latest.state is state is BatchState.QUARANTINED
-        and (latest.reason, latest.digest) == (verdict.reason, seen.digest)
-    ):
-        return  # written down before a crash, or the same bad file once more
-    known = _known(connection, seen)
-    if known is not None and known.digest == seen.digest and known.state is BatchState.APPLIED:
-        # Judged before somebody applied it: the next run finds a duplicate.
-        raise Busy(_lock(seen), "another process applied it meanwhile", now())
-    if known is not None and known.digest == seen.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
-        ledger.move(connection, known, state, verdict.sentence, reason=verdict.reason)
-        return
-    ledger.record(
-        connection,
-        Direction.IN,
-        state,
-        stem=seen.sighting.stem,
-        place=seen.place,
-        cause=verdict.sentence,
-        reason=verdict.reason,
-        manifest=seen.manifest,
-        line=seen.line,
-        digest=seen.digest,
-    )
-
-
-def _known(connection: Connection, seen: Arrival | Stranger) -> ledger.Entry | None:
-    """Find the row that speaks of a batch; what nobody vouches for never meets the row of one that we believe."""
-    at_place = ledger.at_place(connection, Direction.IN, *seen.place) if seen.manifest else None
-    latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
-    return at_place or (latest if latest is not None and latest.manifest is None else None)
-
-
-def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
-    """Quarantine what stayed incomplete beyond the grace period."""
-    with reading(site.engine) as connection:
-        known = _known(connection, seen)
-    if seen.manifest is None:
-        # Nobody vouches for it, so nothing is written down before it is quarantined: its file's age must do.
-        waited = site.spool.seconds_since_written(seen.sighting, None)
-    elif known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
-        waited = (now() - known.updated_at) / timedelta(seconds=1)
-    else:
-        waited = 0.0
-    if waited < site.limits.grace_seconds:
-        return verdict
-    sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
-    return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
-
-
-def _may_be_unfinished(fault: BatchError) -> bool:
-    return isinstance(fault, Incomplete) or (isinstance(fault, Corrupt) and fault.fault is Fault.DIGEST)
-
-
-def _verdict_on(fault: BatchError) -> Place:
-    match fault:
-        case Incomplete():
-            return Place(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
-        case Unsupported():
-            return Place(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
-        case _:
-            return Place(
-                Verdict.QUARANTINED,
-                fault.reason,
-                f"{fault}; it is quarantined and changed nothing: {_NEXT_STEPS[fault.reason]}",
-            )
-
-
-_NEXT_STEPS = {
-    Reason.UNTRUSTED: "if its sender is yours, trust the key (`exchange keys trust`) and `exchange replay` the batch",
-    Reason.CORRUPT: "have it carried or sent again",
-    Reason.MISDIRECTED: "ask the carrier",
-    Reason.REJECTED: "mend the records at their source, or the setting, and `exchange replay` the batch",
-}
-"""What a person does about a batch that is bad in itself."""

@@ -1,0 +1,132 @@
+"""Verdicts other than applied: written down first, then the files move. May be repeated anywhere.
+
+The importer decides; this module keeps what was decided in the ledger, once, and puts the files where it says.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from exchange import ledger
+from exchange.arrivals import Arrival, Stranger
+from exchange.database import Busy, locked, now, reading
+from exchange.format.errors import BatchError, Incomplete, Reason, Unsupported, Verdict
+from exchange.format.order import Place
+from exchange.models import BatchState, Direction
+from exchange.outcomes import Imported
+from exchange.site import Site
+
+
+def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
+    """Record a verdict other than applied, and put the files where it says. May be repeated."""
+    if verdict.verdict is Verdict.INCOMPLETE:
+        verdict = _out_of_patience(site, seen, verdict)
+    match verdict:
+        case Place(verdict=Verdict.DUPLICATE):
+            site.spool.shelve(seen.sighting)
+        case Place(verdict=Verdict.QUARANTINED):
+            with locked(site.engine, lock_of(seen)) as connection:
+                _write_down(connection, seen, BatchState.QUARANTINED, verdict)
+                if isinstance(seen, Arrival):
+                    ledger.forget_attempts(connection, str(seen.manifest.name))
+            site.spool.quarantine(seen.sighting, verdict.sentence)
+        case Place(verdict=Verdict.HELD):
+            _remember(site, seen, BatchState.HELD, verdict)
+        case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
+            if reason is not Reason.LOOK_AHEAD and seen.manifest is not None:
+                _remember(site, seen, BatchState.WAITING, verdict)
+    assert verdict.verdict is not None  # NEXT is applied, never settled
+    return Imported(seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence)
+
+
+def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
+    """Write down that a batch waits or is held, once, not at every run."""
+    with reading(site.engine) as connection:
+        known = known_row(connection, seen)
+    if known is None or (known.state, known.reason) != (state, verdict.reason):
+        with locked(site.engine, lock_of(seen)) as connection:
+            _write_down(connection, seen, state, verdict)
+
+
+def lock_of(seen: Arrival | Stranger) -> str:
+    """Name the lock under which a batch is worked on: its channel's, if we know one."""
+    return f"import {seen.channel.name}" if isinstance(seen, Arrival) else "import of strangers"
+
+
+def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
+    latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
+    if (
+        latest is not None
+        and latest.state is state is BatchState.QUARANTINED
+        and (latest.reason, latest.digest) == (verdict.reason, seen.digest)
+    ):
+        return  # written down before a crash, or the same bad file once more
+    known = known_row(connection, seen)
+    if known is not None and known.digest == seen.digest and known.state is BatchState.APPLIED:
+        # Judged before somebody applied it: the next run finds a duplicate.
+        raise Busy(lock_of(seen), "another process applied it meanwhile", now())
+    if known is not None and known.digest == seen.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
+        ledger.move(connection, known, state, verdict.sentence, reason=verdict.reason)
+        return
+    ledger.record(
+        connection,
+        Direction.IN,
+        state,
+        stem=seen.sighting.stem,
+        place=seen.place,
+        cause=verdict.sentence,
+        reason=verdict.reason,
+        manifest=seen.manifest,
+        line=seen.line,
+        digest=seen.digest,
+    )
+
+
+def known_row(connection: Connection, seen: Arrival | Stranger) -> ledger.Entry | None:
+    """Find the row that speaks of a batch; what nobody vouches for never meets the row of one that we believe."""
+    at_place = ledger.at_place(connection, Direction.IN, *seen.place) if seen.manifest else None
+    latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
+    return at_place or (latest if latest is not None and latest.manifest is None else None)
+
+
+def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
+    """Quarantine what stayed incomplete beyond the grace period."""
+    with reading(site.engine) as connection:
+        known = known_row(connection, seen)
+    if seen.manifest is None:
+        # Nobody vouches for it, so nothing is written down before it is quarantined: its file's age must do.
+        waited = site.spool.seconds_since_written(seen.sighting, None)
+    elif known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
+        waited = (now() - known.updated_at) / timedelta(seconds=1)
+    else:
+        waited = 0.0
+    if waited < site.limits.grace_seconds:
+        return verdict
+    sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
+    return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
+
+
+def verdict_on(fault: BatchError) -> Place:
+    """Give the verdict on a batch that is bad in itself, with the sentence that ends in what to do."""
+    match fault:
+        case Incomplete():
+            return Place(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
+        case Unsupported():
+            return Place(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
+        case _:
+            return Place(
+                Verdict.QUARANTINED,
+                fault.reason,
+                f"{fault}; it is quarantined and changed nothing: {_NEXT_STEPS[fault.reason]}",
+            )
+
+
+_NEXT_STEPS = {
+    Reason.UNTRUSTED: "if its sender is yours, trust the key (`exchange keys trust`) and `exchange replay` the batch",
+    Reason.CORRUPT: "have it carried or sent again",
+    Reason.MISDIRECTED: "ask the carrier",
+    Reason.REJECTED: "mend the records at their source, or the setting, and `exchange replay` the batch",
+}
+"""What a person does about a batch that is bad in itself."""
