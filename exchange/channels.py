@@ -202,13 +202,21 @@ class Stream:
 
     def _version_faults(self) -> list[str]:
         version: object = self.schema_version
+        steps: Mapping[int, object] = self.upgrades
         if type(version) is not int or version < 1:
             return [f"schema_version must be a whole number from 1, found {version!r}"]
-        return [
+        faults = [
             f"upgrades has a step from version {step!r}, expected one from 1 to {version - 1}"
             for step in self.upgrades
             if type(step) is not int or not 1 <= step < version
         ]
+        if faults or not self.upgrades:
+            return faults
+        faults = [
+            f"upgrades[{at}] is {step!r}, expected a function" for at, step in steps.items() if not callable(step)
+        ]
+        holes = sorted(set(range(min(self.upgrades), version)) - set(self.upgrades))
+        return faults + [f"upgrades has no step from version {at}, so those before it lead nowhere" for at in holes]
 
 
 class Channel:

@@ -33,7 +33,7 @@ REFERENCE_APP = "exchange.reference:channels"
 _ANSWERING_NETWORK = "response"
 _TYPO_LIKENESS = 0.75
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
-_BROKERS = ("redis", "rediss", "sentinel", "redis+socket")
+_BROKERS = ("redis", "rediss", "redis+socket")
 _SECRET = "a text that is no such URL (not shown: it may hold a password)"  # noqa: S105 - words, not a secret
 
 

@@ -165,6 +165,12 @@ def stream_faults() -> Iterator[tuple[Stream, str]]:
         Stream(table("t"), schema_version=2, upgrades={2: dict}),
         "upgrades has a step from version 2, expected one from 1 to 1",
     )
+    yield (
+        Stream(table("t"), schema_version=3, upgrades={1: dict}),
+        "upgrades has no step from version 2, so those before it lead nowhere",
+    )
+    nothing: Any = None
+    yield Stream(table("t"), schema_version=2, upgrades={1: nothing}), "upgrades[1] is None, expected a function"
 
 
 @pytest.mark.parametrize("stream, sentence", list(stream_faults()))

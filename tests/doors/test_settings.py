@@ -89,7 +89,9 @@ def test_an_unusable_database_is_refused_without_showing_its_password(
     assert "secret" not in fault
 
 
-@pytest.mark.parametrize("url", ["redis", "http://me:secret@host", "redis://:secret@host:port/0", "memory://"])
+@pytest.mark.parametrize(
+    "url", ["redis", "http://me:secret@host", "redis://:secret@host:port/0", "memory://", "sentinel://:secret@host"]
+)
 def test_an_unusable_broker_is_refused_without_showing_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     (fault,) = faults(monkeypatch, BROKER_URL=url)
     assert fault.startswith("EXCHANGE_BROKER_URL: expected")
