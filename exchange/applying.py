@@ -91,7 +91,8 @@ def _prepared(site: Site, arrival: Arrival, reader: BatchReader, loader: Loader)
             try:
                 if isinstance(record, RecordError):
                     raise record
-                (deletes if record.op is Op.DELETE else upserts)[record.stream] += 1
+                if record.stream in schemas:
+                    (deletes if record.op is Op.DELETE else upserts)[record.stream] += 1
                 good = checked(site, schemas, record)
                 yield Good(number, good, loader.row(good))
             except RecordError as error:

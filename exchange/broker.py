@@ -198,7 +198,8 @@ class EmbeddedBroker:
 def worries(url: str) -> list[str]:
     """Say what a Redis is set up to lose: each a sentence. Raises BrokerFault if it can't be reached."""
     try:
-        with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
+        address = url.replace("redis+socket://", "unix://", 1)  # kombu's name for a socket is not redis-py's
+        with redis.Redis.from_url(address, socket_timeout=5, socket_connect_timeout=5) as client:
             policy, append_only = (_setting(client, name) for name in ("maxmemory-policy", "appendonly"))
     except (redis.RedisError, OSError, ValueError) as error:
         raise BrokerFault(f"the broker does not answer: {printable(str(error))}; see that it runs") from None

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from exchange import broker, capture, database, keys, ledger, migrate
 from exchange.assembly import assemble, folders, limits, load_request_handler
+from exchange.folders import HOME_MODE, PRIVATE_MODE
 from exchange.format.errors import WorldError
 from exchange.models import event
 from exchange.preparing import branches
@@ -128,18 +129,19 @@ def _folders(places: Folders, batch_bytes: int) -> Findings:
 
 def _private_folders(places: Folders) -> Findings:
     open_ones, missing = [], []
-    for folder in places.private:
+    for folder in (places.home, *places.private):
+        allowed = HOME_MODE if folder == places.home else PRIVATE_MODE
         try:
             mode = folder.stat().st_mode
         except OSError:
             missing.append(folder.name)
             continue
-        if stat.S_IMODE(mode) & _OTHERS:
+        if stat.S_IMODE(mode) & ~allowed & _OTHERS:
             open_ones.append(folder)
             yield _fault(
                 "folders",
                 f"{folder} is {stat.S_IMODE(mode):04o}, but it is ours alone",
-                f"chmod 700 {folder}",
+                f"chmod {allowed:o} {folder}",
             )
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             open_ones.append(folder)

@@ -8,7 +8,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported, ImportRun
-from exchange.settling import known_row, lock_of, settle, verdict_on
+from exchange.settling import known_row, lock_of, miss, settle, verdict_on
 from exchange.site import Site
 
 
@@ -64,6 +64,9 @@ def run(
     try:
         with world_errors(), reading(site.engine) as connection:
             ledger.known_epoch(connection, site.network)
+        if channel is stem is None:
+            with world_errors(), suppress(Busy):
+                outcomes += miss(site, sightings)
         for seen in look(site, tuple(s for s in sightings.found if stem in (None, s.stem))):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"

@@ -13,7 +13,7 @@ from pathlib import Path
 from exchange import keys
 from exchange.assembly import folders
 from exchange.database import now, world_errors
-from exchange.folders import make_private
+from exchange.folders import HOME_MODE, make_private
 from exchange.format.errors import printable
 from exchange.settings import ENV_FILE, Settings, SettingsFaults, load_settings, variable_name
 from exchange.spool import Spool
@@ -87,11 +87,11 @@ def _quoted(value: str) -> str:
 
 
 def _make_folders(settings: Settings) -> None:
-    make_private(settings.home)
+    make_private(settings.home, HOME_MODE)
     spool = Spool(folders(settings))
     for role in ("outgoing", "incoming"):
         spool.mark(role)
-    spool.prepare()
+    spool.prepare(make=True)
 
 
 def _signing_key(settings: Settings) -> tuple[str, bool]:

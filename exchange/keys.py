@@ -58,6 +58,8 @@ def trust(folder: Path, file: Path, name: str | None = None) -> Path:
     if _PRIVATE in pem:
         raise KeyFault(f"{printable(str(file))}: expected a public key, found a private one; ask for its .pem file")
     _trusted({name: pem}, file)
+    if any(own.with_suffix(".pem").read_bytes() == pem for own in _own(folder) if own.with_suffix(".pem").is_file()):
+        raise KeyFault(f"{printable(str(file))}: this is this side's own key; trust the other side's .pem file")
     copy = folder / "trusted" / f"{name}.pem"
     if copy.exists() and copy.read_bytes() != pem:
         raise KeyFault(f"{copy}: another key of this name is trusted already; remove it first, or give a --name")

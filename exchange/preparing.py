@@ -5,12 +5,13 @@ Apart from ``assembly`` because it loads Alembic, which most commands never need
 
 from __future__ import annotations
 
+import os
+
 from alembic.util import CommandError
 
 from exchange import migrate
 from exchange.assembly import assemble
 from exchange.database import reading, world_errors
-from exchange.folders import make_private
 from exchange.format.errors import WorldError, printable
 from exchange.ledger import known_epoch, open_network
 from exchange.settings import REFERENCE_APP, Settings
@@ -24,8 +25,8 @@ def prepare(settings: Settings) -> Site:
     """
     site = assemble(settings)
     with world_errors():
-        make_private(settings.home)
-        site.spool.prepare()
+        site.spool.prepare(make=True)
+        _make_database_private(site)
         if migrate.current(site.engine):
             # Before anything changes: triggers for the wrong network would capture the wrong tables.
             with reading(site.engine) as connection:
@@ -37,6 +38,12 @@ def prepare(settings: Settings) -> Site:
         with site.engine.begin() as connection:
             open_network(connection, settings.network)
     return site
+
+
+def _make_database_private(site: Site) -> None:
+    """Make a SQLite file before SQLite does, who would let everybody read it."""
+    if site.engine.dialect.name == "sqlite" and site.engine.url.database:
+        os.close(os.open(site.engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def behind(settings: Settings) -> bool:

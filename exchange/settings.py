@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         default=1000, description="More invalid records than this in one batch, and it is refused whole."
     )
     invalid_share: Share = Field(
-        default=0.1, description="A larger share of invalid records, and the batch is refused whole."
+        default=0.1, description="A larger share of invalid records, if more than 10, and the batch is refused whole."
     )
     deleted_rows: Number = Field(default=1000, description="So many deletes in one batch are never held for a person.")
     deleted_share: Share = Field(

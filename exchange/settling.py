@@ -17,6 +17,7 @@ from exchange.format.order import Place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
 from exchange.site import Site
+from exchange.spool import Sightings
 
 
 def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
@@ -106,6 +107,19 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Pl
         return verdict
     sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
     return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
+
+
+def miss(site: Site, sightings: Sightings) -> list[Imported]:
+    """Settle batches that waited or were held and whose files are no longer there: nobody would ever hear of them."""
+    there = {sighting.stem for sighting in sightings.found}
+    with reading(site.engine) as connection:
+        waiting = ledger.in_state(connection, Direction.IN, [BatchState.WAITING, BatchState.HELD])
+    gone = [entry for entry in waiting if entry.stem not in there and not site.spool.has(entry.stem)]
+    sentence = "its files went away before it could be applied; have it sent again"
+    for entry in gone:
+        with locked(site.engine, f"import {entry.channel}") as connection:
+            ledger.move(connection, entry, BatchState.QUARANTINED, sentence, reason=Reason.INCOMPLETE)
+    return [Imported(entry.stem, entry.channel, Verdict.QUARANTINED, Reason.INCOMPLETE, sentence) for entry in gone]
 
 
 def verdict_on(fault: BatchError) -> Place:

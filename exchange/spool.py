@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from exchange.folders import HOME_MODE, make_private
 from exchange.format.errors import WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import BatchName, FileKind, data_name, manifest_name, parse_file_name
@@ -43,7 +44,6 @@ class Folders:
     def private(self) -> tuple[Path, ...]:
         """The folders that are ours alone."""
         return (
-            self.home,
             self.tmp,
             self.sealed,
             self.work,
@@ -107,28 +107,36 @@ class Spool:
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
 
-    def prepare(self) -> None:
-        """Create what is missing. Raises WorldError if a folder can't be made or has lost its marker."""
+    def prepare(self, *, make: bool = False) -> None:
+        """Make private folders that are missing, and see that the shared ones are those that were marked.
+
+        With ``make``, a person's first step, shared folders that this side never had are made and marked too.
+        Raises WorldError if a folder can't be made, is not there, or has lost its marker.
+        """
         try:
+            make_private(self.folders.home, HOME_MODE)
             for folder in self.folders.private:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(folder)
             for role, folder in (("outgoing", self.folders.outgoing), ("incoming", self.folders.incoming)):
-                self._prepare_shared(role, folder)
+                self._see_shared(role, folder, make=make)
         except OSError as error:
             msg = f"{error.filename}: {error.strerror}; nothing was read or written; mend the folder and run again"
             raise WorldError(msg) from error
 
-    def _prepare_shared(self, role: str, folder: Path) -> None:
-        remembered = self.folders.home / "markers" / role
-        marker = folder / MARKER
-        if remembered.exists() and remembered.read_text() == str(folder):
-            if not marker.exists():
-                msg = (
-                    f"{folder} has lost its marker {MARKER}: it is probably not mounted; nothing advances until"
-                    f" it is back, or until `exchange init` marks this folder anew"
-                )
-                raise WorldError(msg)
+    def _see_shared(self, role: str, folder: Path, *, make: bool) -> None:
+        if (folder / MARKER).exists():
             return
+        remembered = self.folders.home / "markers" / role
+        if remembered.exists() and remembered.read_text() == str(folder):
+            raise WorldError(
+                f"{folder} has lost its marker {MARKER}: it is probably not mounted; nothing advances until"
+                " it is back, or until `exchange init` marks this folder anew"
+            )
+        if not make:
+            raise WorldError(
+                f"{folder}, the {role} folder, has no marker {MARKER}: it was never set up, or is not mounted;"
+                " nothing was read or written; `exchange init` makes and marks it"
+            )
         self.mark(role)
 
     def mark(self, role: str) -> None:
@@ -138,7 +146,7 @@ class Spool:
             folder.mkdir(parents=True)
             folder.chmod(self.folders.folder_mode)
         (folder / MARKER).touch()
-        (self.folders.home / "markers").mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.folders.home / "markers")
         (self.folders.home / "markers" / role).write_text(str(folder))
 
     # Out
@@ -316,6 +324,11 @@ class Spool:
                 if (folder / manifest_name(name)).is_file():
                     return Sighting(name, folder)
         return None
+
+    def has(self, stem: str) -> bool:
+        """Say whether a batch's manifest still lies where arrivals and claimed batches lie."""
+        name = manifest_name(BatchName.parse(stem))
+        return any((folder / name).exists() for folder in (self.folders.incoming, self.folders.work))
 
     def bring_back(self, sighting: Sighting) -> Sighting:
         """Move a kept batch back to ``work/`` so that the next import judges it anew."""

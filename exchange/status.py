@@ -216,7 +216,31 @@ def _count_states(connection: Connection) -> Counter[tuple[Direction, str, Batch
         query = sa.select(*columns, sa.func.count()).where(sa.text(condition)).group_by(*columns)
         for direction, state, channel, number in connection.execute(query):
             counts[Direction(direction), channel, BatchState(state)] = number
+    for direction, channel, number in connection.execute(_MENDED):
+        counts[Direction(direction), channel, BatchState.QUARANTINED] -= number
     return counts
+
+
+_later = batch.alias("later")
+
+_MENDED = (
+    sa.select(batch.c.direction, batch.c.channel, sa.func.count())
+    .where(
+        sa.text(f"exchange_batch.{_INDEXED[0]}"),
+        batch.c.state == BatchState.QUARANTINED,
+        sa.exists().where(
+            _later.c.direction == batch.c.direction,
+            _later.c.channel == batch.c.channel,
+            _later.c.epoch == batch.c.epoch,
+            _later.c.sequence == batch.c.sequence,
+            sa.text("later.state <> 'quarantined' AND later.manifest IS NOT NULL"),
+            _later.c.state == BatchState.APPLIED,
+            _later.c.updated_at >= batch.c.updated_at,
+        ),
+    )
+    .group_by(batch.c.direction, batch.c.channel)
+)
+"""What was quarantined and has been applied since, carried again or replayed, is nobody's worry any more."""
 
 
 def _undeclared(

@@ -247,6 +247,8 @@ def _agree(manifest: Manifest) -> None:
     for stream in manifest.records:
         if stream not in manifest.schemas:
             raise _wrong("records", "streams that schemas lists", stream)
+    if manifest.total > json.MAX_INTEGER:
+        raise _wrong("records", f"counts that add up to at most {json.MAX_INTEGER}", manifest.total)
     if not manifest.encoding and manifest.bytes != manifest.content_bytes:
         raise _wrong("content_bytes", "what bytes says, as nothing is encoded", manifest.content_bytes)
     if not manifest.encoding and manifest.sha256 != manifest.content_sha256:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from exchange.format.batch import BatchReader, ReadLimits, check_data
-from exchange.format.errors import BatchError, Incomplete, Misdirected, Reason, RecordError, printable
+from exchange.format.errors import BatchError, Incomplete, Reason, RecordError, printable
 from exchange.format.manifest import Counts, Manifest, digest, split_manifest
 from exchange.format.names import BatchName
 from exchange.format.record import Op, decode
@@ -108,7 +108,7 @@ class _Trial:
         if self._name is None:
             return None, "not checked, no file name was given"
         if self._name.place != self._manifest.name.place:
-            raise Misdirected(f"the files are named {self._name.place}, the manifest says {self._manifest.name}")
+            return None, f"the files are named {self._name.place}, the manifest says {self._manifest.name}: it counts"
         return True, "the files are named as the manifest says"
 
     def data_file(self) -> _Outcome:

@@ -104,7 +104,7 @@ def step(name: str, url: str, home: str, keys: str) -> None:
     """Run one measured step in this process and print its seconds and its peak memory in bytes."""
     network = {"export": "request", "import": "response"}[name]
     here = site(network, url, Path(home), Path(keys))
-    here.spool.prepare()
+    here.spool.prepare(make=True)
     with here.engine.connect():
         began = time.perf_counter()
     if name == "export":

@@ -24,7 +24,7 @@ def test_init_writes_settings_folders_and_a_key_and_says_what_comes_next(side: S
     assert "exchange migrate" in out
     assert "exchange keys trust request-" in out
     assert _mode(Path(".env")) == 0o600
-    assert _mode(Path("it's here")) == 0o700
+    assert _mode(Path("it's here")) == 0o711
     assert _mode(Path("it's here/outgoing")) == 0o755
     assert Path("it's here/incoming/.exchange-folder").exists()
     (key,) = Path("it's here/keys").glob("*.key")

@@ -61,7 +61,7 @@ class Side:
             trusted=TrustedKeys.from_pems({}),
             limits=limits,
         )
-        self.site.spool.prepare()
+        self.site.spool.prepare(make=True)
         migrate.upgrade(self.engine, network=network)
         metadata.create_all(self.engine)
         with self.engine.begin() as connection:

@@ -19,6 +19,7 @@ from exchange.format.signing import SigningKey
 from exchange.outcomes import Imported
 from exchange.schemas import Checker
 from exchange.spool import MARKER
+from exchange.status import look
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account, age, delete, upsert
 from tests.crossing.sides import Side
@@ -242,8 +243,41 @@ def test_an_unsigned_copy_leaves_the_row_of_a_waiting_batch_alone(quick_receiver
     batch = quick_forger.make([account(1, FIRST)])
     quick_forger.deliver(batch)
     assert only(quick_receiver).verdict is Verdict.WAITING
-    quarantined(quick_receiver, quick_forger.deliver(batch, manifest=batch.line + b"\n"), Reason.UNTRUSTED)
+    quick_forger.deliver(batch, manifest=batch.line + b"\n")
+    assert only(quick_receiver).reason is Reason.UNTRUSTED
     assert ledger_of(quick_receiver) == [("waiting", "gap"), ("quarantined", "untrusted")]
+
+
+def test_a_waiting_batch_whose_files_went_away_is_said_to_be_gone_and_may_come_again(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    first, second = quick_forger.make([]), quick_forger.make([account(1, FIRST)])
+    stem = quick_forger.deliver(second)
+    assert only(quick_receiver).verdict is Verdict.WAITING
+    for path in (quick_receiver.home / "incoming").glob(f"{stem}.*"):
+        path.unlink()
+
+    gone = only(quick_receiver)
+
+    assert (gone.verdict, gone.reason) == (Verdict.QUARANTINED, Reason.INCOMPLETE)
+    assert "went away" in gone.message
+    assert quick_receiver.take_in().batches == ()
+    quick_forger.deliver(first)
+    quick_forger.deliver(second)
+    assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED, Verdict.APPLIED]
+    assert [one.quarantined for one in look(quick_receiver.site).channels if one.direction == "in"] == [0]
+
+
+def test_a_line_of_a_stream_that_the_manifest_does_not_list_is_parked(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    stranger = account(2, FIRST + 1) | {"stream": "nothing"}
+    claims = {"schemas": {"account": 1}, "records": {"account": {"upsert": 2, "delete": 0}}}
+    quick_forger.deliver(quick_forger.make([account(1, FIRST), stranger], claims=claims))
+
+    outcome = only(quick_receiver)
+
+    assert (outcome.verdict, outcome.records.applied, outcome.records.parked) == (Verdict.APPLIED, 1, 1)
 
 
 # Corrupt
@@ -267,7 +301,6 @@ CORRUPT: dict[str, dict[str, Any]] = {
     "another stream than counted": of_content(
         GOOD + b"\n", schemas={"account": 1, "seat": 1}, records={"seat": {"upsert": 1, "delete": 0}}
     ),
-    "a stream that nobody knows": of_content(GOOD.replace(b'"account"', b'"nothing"') + b"\n", **COUNTS),
     "content longer than claimed": of_content(GOOD + b"\n", **COUNTS, content_bytes=len(GOOD)),
     "content shorter than claimed": of_content(GOOD + b"\n", **COUNTS, content_bytes=len(GOOD) + 2),
     "another content digest": of_content(GOOD + b"\n", **COUNTS, content_sha256="0" * 64),

@@ -93,3 +93,10 @@ def test_a_name_that_no_manifest_can_carry_names_no_key(tmp_path: Path, name: st
     with pytest.raises(KeyFault, match="expected a key's name"):
         new(tmp_path, name)
     assert not list(tmp_path.iterdir())
+
+
+def test_this_sides_own_key_is_not_trusted_as_the_other_sides(tmp_path: Path) -> None:
+    public = new(tmp_path, "request-2026")
+    with pytest.raises(KeyFault, match="own key"):
+        trust(tmp_path, public)
+    assert not list((tmp_path / "trusted").glob("*"))

@@ -356,3 +356,10 @@ def test_a_manifest_file_longer_than_a_reader_takes_is_never_written() -> None:
         join_manifest(line(later="x" * MAX_MANIFEST_BYTES), SIGNATURE)
     longest = b"x" * (MAX_MANIFEST_BYTES - len(SIGNED) - 2)
     assert split_manifest(join_manifest(longest, SIGNATURE)) == (longest, SIGNATURE)
+
+
+def test_counts_whose_sum_no_database_can_keep_are_corrupt() -> None:
+    most = {"upsert": 2**63 - 1, "delete": 0}
+    assert Manifest.parse(line(schemas={"s": 1}, records={"s": most})).total == 2**63 - 1
+    with pytest.raises(Corrupt, match="records"):
+        Manifest.parse(line(schemas={"s": 1}, records={"s": most | {"delete": 1}}))

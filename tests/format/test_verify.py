@@ -71,7 +71,6 @@ def test_a_later_publication_is_the_same_batch(seal: Seal) -> None:
         ({"manifest_content": b"{}\n", "trusted": None}, Reason.CORRUPT, "claim"),
         ({"manifest_content": b'{"format":"later"}\n', "trusted": None}, Reason.UNSUPPORTED, "claim"),
         ({"trusted": TrustedKeys({})}, Reason.UNTRUSTED, "signature"),
-        ({"name": BatchName("requests", "4f1c0a9be2d7", 2)}, Reason.MISDIRECTED, "file name"),
         ({"data": None}, Reason.INCOMPLETE, "data file"),
         ({"limits": ReadLimits(max_records=3)}, Reason.CORRUPT, "content"),
         ({"limits": ReadLimits(max_record_bytes=20)}, Reason.CORRUPT, "content"),
