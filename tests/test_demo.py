@@ -39,9 +39,14 @@ def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_not
     status = exchange("status", "--json", EXCHANGE_ENV_FILE=str(home / "response" / "settings.env"))
     told = json.loads(status.stdout)
     assert told["dead_letters"]["parked"] == 1
+    # What was quarantined was carried again and applied since: it is nobody's worry any more, and still listed.
     assert {one["channel"]: one["quarantined"] for one in told["channels"] if one["direction"] == "in"} == {
-        "requests": 1
+        "requests": 0
     }
+    kept = exchange(
+        "batches", "--json", "--state", "quarantined", EXCHANGE_ENV_FILE=str(home / "response/settings.env")
+    )
+    assert json.loads(kept.stdout)["reason"] == "corrupt"
 
 
 def _of(process: psutil.Process, home: Path) -> bool:

@@ -189,7 +189,8 @@ def _number(text: str) -> float:
         digits = len(_EXPONENT.sub("", text).replace(".", "").strip("-0").lstrip("0")) or 1
         value = float(text)
         with suppress(ArithmeticError):  # an exponent beyond what Decimal takes
-            if Decimal(format(value, f".{digits}g")) == Decimal(text):
+            # repr first: of two equally near shortest spellings it takes the other one than format.
+            if Decimal(text) in (Decimal(repr(value)), Decimal(format(value, f".{digits}g"))):
                 return value
     raise _refusal(f"a number that a double does not keep ({printable(text, 40)})")
 

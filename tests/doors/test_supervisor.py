@@ -54,7 +54,7 @@ def test_up_runs_a_side_that_answers_from_any_folder_and_ctrl_c_leaves_nothing(s
     assert said.index("stopping worker") < said.index("stopping beat") < said.index("nothing is left running")
     assert all(re.match(r"(worker|beat|broker|exchange) +\| ", line) for line in said.splitlines())
     assert "Traceback" not in said
-    assert stat.S_IMODE(side.home.stat().st_mode) == 0o700
+    assert stat.S_IMODE(side.home.stat().st_mode) == 0o711
 
 
 def test_what_dies_is_started_again_and_nothing_outlives_a_killed_supervisor(side: Side) -> None:
