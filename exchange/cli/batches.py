@@ -8,7 +8,7 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.output import Json
-from exchange.cli.running import one_of, open_site
+from exchange.cli.running import one_of, open_site, refuse_unknown
 
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show so many at most.")]
 ChannelOption = Annotated[str | None, typer.Option(help="Only of this channel.", show_default=False)]
@@ -30,6 +30,8 @@ def batches(
     wanted_direction = one_of("direction", direction, Direction)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         found = status.batches(connection, channel=channel, state=wanted_state, direction=wanted_direction, limit=limit)
+        if not found:
+            refuse_unknown(channel, site)
     if as_json:
         for row in found:
             output.emit(row.as_dict())

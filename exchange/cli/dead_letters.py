@@ -9,7 +9,7 @@ import typer
 from exchange.cli import output
 from exchange.cli.batches import ChannelOption, Limit
 from exchange.cli.output import Json
-from exchange.cli.running import fail, one_of, open_site
+from exchange.cli.running import fail, one_of, open_site, refuse_unknown
 from exchange.format.errors import printable
 
 LARGEST_ID = 2**63 - 1
@@ -36,6 +36,8 @@ def list_(
     wanted = one_of("state", state, DeadLetterState)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         found = dead_letters.listed(connection, state=wanted, channel=channel, limit=limit)
+        if not found:
+            refuse_unknown(channel, site)
     if as_json:
         for letter in found:
             output.emit(letter.as_dict())

@@ -138,3 +138,10 @@ def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
 
 def _quoted(text: str) -> str:
     return printable(repr(text), 80)
+
+
+def refuse_unknown(channel: str | None, site: Site) -> None:
+    """Refuse a channel that is not declared, where nothing was found under its name: it is mistyped."""
+    if channel is not None and channel not in {one.name for one in site.channels}:
+        names = ", ".join(sorted(one.name for one in site.channels))
+        raise Refused(f"channel: expected one of {names}, found {printable(channel, 80)}")

@@ -64,3 +64,9 @@ def test_a_terminal_gets_a_table_with_colour_and_a_bar(seeded: Pair, stem: str) 
     assert b"importing" in shown
     assert b"\x1b[32mapplied" in shown
     assert stem.encode() in shown
+
+
+def test_a_mistyped_channel_is_refused_and_not_answered_with_nothing(seeded: Pair) -> None:
+    for words in (["batches"], ["dead-letters", "list"]):
+        sentence = seeded.response.refused(*words, "--channel", "request", code=2)
+        assert "expected one of directory, requests, responses, found request" in sentence
