@@ -66,7 +66,7 @@ def run(
             ledger.known_epoch(connection, site.network)
         if channel is stem is None:
             with world_errors(), suppress(Busy):
-                outcomes += miss(site, sightings)
+                outcomes.extend(miss(site, sightings))
         for seen in look(site, tuple(s for s in sightings.found if stem in (None, s.stem))):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-
 import structlog
 
 LINE = "%(asctime)s %(levelname)s %(message)s"
@@ -22,9 +19,3 @@ def configure() -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-
-
-def to_stderr(level: str) -> None:
-    """Log this process to stderr, for commands that run without Celery. May be repeated."""
-    configure()
-    logging.basicConfig(level=level, format=LINE, stream=sys.stderr, force=True)

@@ -68,7 +68,6 @@ class Supervisor:
 
     def __init__(self, settings: Settings, out: TextIO | None = None) -> None:
         """Take the side to run and where the logs go (stderr)."""
-        self._settings = settings
         self._out = out or sys.stderr
         self._coloured = self._out.isatty() and "NO_COLOR" not in os.environ
         self._stops = 0

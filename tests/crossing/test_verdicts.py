@@ -18,7 +18,8 @@ from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey
 from exchange.outcomes import Imported
 from exchange.schemas import Checker
-from exchange.spool import MARKER
+from exchange.settling import miss
+from exchange.spool import MARKER, Sightings, Spool
 from exchange.status import look
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account, age, delete, upsert
@@ -266,6 +267,25 @@ def test_a_waiting_batch_whose_files_went_away_is_said_to_be_gone_and_may_come_a
     quick_forger.deliver(second)
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED, Verdict.APPLIED]
     assert [one.quarantined for one in look(quick_receiver.site).channels if one.direction == "in"] == [0]
+
+
+def test_a_waiting_batch_that_another_process_applies_meanwhile_is_not_said_to_be_gone(
+    quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = quick_forger.make([]), quick_forger.make([account(1, FIRST)])
+    quick_forger.deliver(second)
+    assert only(quick_receiver).verdict is Verdict.WAITING
+    quick_forger.deliver(first)
+
+    def apply_meanwhile(_spool: Spool, _stem: str) -> bool:
+        monkeypatch.undo()
+        quick_receiver.take_in()
+        return False
+
+    monkeypatch.setattr(Spool, "has", apply_meanwhile)
+
+    assert list(miss(quick_receiver.site, Sightings((), 0, 0))) == []
+    assert ledger_of(quick_receiver) == [("applied", None), ("applied", None)]
 
 
 def test_a_line_of_a_stream_that_the_manifest_does_not_list_is_parked(
