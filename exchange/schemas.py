@@ -114,6 +114,10 @@ class Checker:
                 f"{self.stream.name}: schema version {version}, expected {oldest} to {newest}",
             )
 
+    def accepts_all(self, data: list[dict[str, Any]]) -> bool:
+        """Say whether ``check_data`` would take every one of them as of the current version: one call for many."""
+        return self._data[self.stream.schema_version].accepts_all(data)
+
     def check_key(self, key: dict[str, Any]) -> None:
         """Check a delete's key; raises RecordError of class ``schema`` that points at the member."""
         self._key.check(key)
@@ -128,6 +132,9 @@ class _Judge:
         self._sensitive = sensitive
         self._validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
         self._is_valid = self._validator.is_valid
+        self.accepts_all = jsonschema_rs.Draft202012Validator(
+            {"type": "array", "items": dict(schema)}, validate_formats=True
+        ).is_valid
 
     def check(self, value: dict[str, Any]) -> None:
         if not self._is_valid(value):

@@ -190,3 +190,12 @@ def test_a_version_that_cannot_be_lifted_is_refused(version: int) -> None:
         return
     with pytest.raises(RecordError, match=f"schema version {version}, expected 4 to 5"):
         checker.check_data(DATA, version)
+
+
+def test_many_are_accepted_at_once_exactly_when_each_is() -> None:
+    checker = Checker(stream())
+
+    assert checker.accepts_all([])
+    assert checker.accepts_all([DATA, DATA])
+    assert not checker.accepts_all([DATA, DATA | {"part": "1"}, DATA])
+    assert not checker.accepts_all([DATA, {**DATA, "more": 1}])
