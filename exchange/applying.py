@@ -5,10 +5,9 @@ Runs inside the importer's transaction and leaves it to the importer to commit o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from sqlalchemy import Connection
 
@@ -19,14 +18,13 @@ from exchange.channels import Channel
 from exchange.dead_letters import Letter
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.errors import BatchError, Reason, RecordError, printable
-from exchange.format.manifest import Counts as ManifestCounts
-from exchange.format.record import Op, Record
+from exchange.format.errors import BatchError, Reason, RecordError
 from exchange.ledger import Counts
 from exchange.loader import Loader, Refusal, TooManyRefusals
-from exchange.loader.staging import Row, canonical_key
+from exchange.loader.staging import canonical_key
 from exchange.models import Direction
 from exchange.site import Limits, Site
+from exchange.understanding import Bad, Understanding
 
 SHARE_COUNTS_FROM = 10
 """The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
@@ -47,78 +45,25 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
 
     ``data`` is at its start and stays open. Raises Corrupt or Rejected: then nothing of it may be committed.
     """
-    loader = Loader(connection, arrival.channel, _allowed(arrival, site.limits))
-    bad = _BadRecords(connection, loader, arrival, site.limits)
-    reader = BatchReader(data, arrival.manifest, site.limits.read)
-    with uncollected():
-        for prepared in _prepared(site, arrival, reader, loader):
-            if isinstance(prepared, Bad):
-                bad.park(prepared.number, prepared.line, prepared.error)
-            else:
-                loader.add(*prepared)
-    try:
-        loaded = loader.load()
-    except TooManyRefusals as error:
-        raise bad.too_many() from error
-    _park_refused(bad, arrival, data, {refusal.line: refusal for refusal in loaded.refusals}, site.limits)
-    bad.write()
+    with uncollected(), Loader(connection, arrival.channel, _allowed(arrival, site.limits)) as loader:
+        bad = _BadRecords(connection, loader, arrival, site.limits)
+        reader = BatchReader(data, arrival.manifest, site.limits.read)
+        understanding = Understanding(site, arrival.manifest.schemas, loader)
+        for lines in reader:
+            for understood in understanding.of(lines, reader.first_line):
+                if isinstance(understood, Bad):
+                    bad.park(understood.number, understood.line, understood.error)
+                else:
+                    loader.add(*understood)
+        reader.check_counts(understanding.counts())
+        try:
+            loaded = loader.load()
+        except TooManyRefusals as error:
+            raise bad.too_many() from error
+        _park_refused(bad, arrival, data, {refusal.line: refusal for refusal in loaded.refusals}, site.limits)
+        bad.write()
     counts = loaded.counts
     return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
-
-
-class Good(NamedTuple):
-    """A line's number, its record and the row made of it."""
-
-    number: int
-    record: Record
-    row: Row
-
-
-class Bad(NamedTuple):
-    """A line's number, its bytes and why it has no row."""
-
-    number: int
-    line: bytes
-    error: RecordError
-
-
-def _prepared(site: Site, arrival: Arrival, reader: BatchReader, loader: Loader) -> Iterator[Good | Bad]:
-    """Read, check and decode line by line. Raises Corrupt, at the latest at the end."""
-    upserts, deletes = Counter[str](), Counter[str]()
-    schemas = arrival.manifest.schemas
-    for lines in reader:
-        for number, record in enumerate(records.decode_all(lines), reader.first_line):
-            try:
-                if isinstance(record, RecordError):
-                    raise record
-                if record.stream in schemas:
-                    (deletes if record.op is Op.DELETE else upserts)[record.stream] += 1
-                good = checked(site, schemas, record)
-                yield Good(number, good, loader.row(good))
-            except RecordError as error:
-                yield Bad(number, lines[number - reader.first_line], error)
-    reader.check_counts(
-        {stream: ManifestCounts(upserts[stream], deletes[stream]) for stream in upserts.keys() | deletes.keys()}
-    )
-
-
-def checked(site: Site, schemas: Mapping[str, int], record: Record) -> Record:
-    """Check a record against its stream's schema and lift it to the current one. Raises RecordError."""
-    version = schemas.get(record.stream)
-    if version is None:
-        msg = f"stream {printable(record.stream)} is not listed in the manifest's schemas"
-        raise RecordError("record", "/stream", msg)
-    checker = site.checkers[record.stream]
-    if record.op is Op.DELETE:
-        checker.check_key(record.body)
-        return record
-    checker.check_data(record.body, version)
-    stream = checker.stream
-    if version == stream.schema_version:
-        return record
-    lifted = record._replace(body=stream.upgrade(record.body, version))
-    checker.check_data(lifted.body, stream.schema_version)
-    return lifted
 
 
 class _BadRecords:

@@ -30,6 +30,8 @@ _NETWORK = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _STREAM = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+Column = list[Any]
+"""One column's values of many records."""
 
 
 class ChannelFaults(Exception):  # noqa: N818 - the plural is the point
@@ -123,22 +125,17 @@ class Stream:
         """Make the function from a row's key (in ``key`` order) to a record's key."""
         return _encoder([(str(c.name), self.codecs[c.name].encoder(dialect, "/key")) for c in self.key])
 
-    def decoder(self, dialect: Dialect) -> Callable[[Mapping[str, Json]], tuple[Any, ...]]:
-        """Make the function from a record's data to the values that the driver binds, in column order.
+    def decoder(self, dialect: Dialect) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
+        """Make the function from many records' data to the values that the driver binds, column by column.
 
         The data has been checked against the stream's schema, so every column is in it. The function raises
-        RecordError for a value that the column cannot keep exactly.
+        RecordError for a value that its column cannot keep exactly, whichever record's it is.
         """
-        return _decoder(
-            [(self.codecs[c.name], self.codecs[c.name].checked_decoder(dialect, "/data")) for c in self.columns],
-            dialect,
-        )
+        return _decoder([(self.codecs[c.name], "/data") for c in self.columns], dialect)
 
-    def key_decoder(self, dialect: Dialect) -> Callable[[Mapping[str, Json]], tuple[Any, ...]]:
-        """Make the function from a record's key to the values that the driver binds, in ``key`` order."""
-        return _decoder(
-            [(self.codecs[c.name], self.codecs[c.name].checked_decoder(dialect, "/key")) for c in self.key], dialect
-        )
+    def key_decoder(self, dialect: Dialect) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
+        """Make the same function from many records' keys, in ``key`` order."""
+        return _decoder([(self.codecs[c.name], "/key") for c in self.key], dialect)
 
     def parents(self) -> Mapping[str, bool]:
         """Say which tables the rows refer to, by metadata key, and if that may be checked late.
@@ -392,23 +389,20 @@ def _encoder(
 
 
 def _decoder(
-    members: Sequence[tuple[Codec, Callable[[Json], Any]]], dialect: Dialect
-) -> Callable[[Mapping[str, Json]], tuple[Any, ...]]:
-    names = [codec.column.name for codec, _ in members]
-    work = tuple(
-        (at, decode, codec.null(dialect))
-        for at, (codec, decode) in enumerate(members)
-        if decode is not as_is or codec.null(dialect) is not None
-    )
-    # One name would give a value, not a row: the first is taken twice and dropped.
-    pick = itemgetter(names[0], *names)
+    members: Sequence[tuple[Codec, str]], dialect: Dialect
+) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
+    columns = [
+        (itemgetter(codec.column.name), codec.checked_decoder(dialect, under), codec.null(dialect))
+        for codec, under in members
+    ]
 
-    def decode_row(data: Mapping[str, Json]) -> tuple[Any, ...]:
-        row = list(pick(data))
-        del row[0]
-        for at, decode, null in work:
-            value = row[at]
-            row[at] = null if value is None else decode(value)
-        return tuple(row)
+    def decode(data: Sequence[Mapping[str, Json]]) -> list[Column]:
+        return [_decoded(map(pick, data), work, null) for pick, work, null in columns]
 
-    return decode_row
+    return decode
+
+
+def _decoded(values: Iterable[Json], decode: Callable[[Json], Any], null: str | None) -> Column:
+    if decode is as_is and null is None:
+        return list(values)
+    return [null if value is None else decode(value) for value in values]

@@ -10,16 +10,17 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.applying import checked
 from exchange.channels import Channel
 from exchange.database import locked, whoami, world_errors
 from exchange.dead_letters import Parked
 from exchange.format import record as records
 from exchange.format.errors import RecordError
+from exchange.format.record import Run
 from exchange.ledger import Counts
 from exchange.loader import Loader
 from exchange.models import DeadLetterState, Direction, change
 from exchange.site import Site
+from exchange.understanding import checked
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,13 @@ def _receive(site: Site, connection: Connection, channel: Channel, letter: Parke
     try:
         record = records.decode(letter.record)
         schemas = {} if letter.schema_version is None else {record.stream: letter.schema_version}
-        loader = Loader(connection, channel, limit=1)
-        good = checked(site, schemas, record)
-        loader.add(letter.line or 1, good, loader.row(good))
+        record = checked(site, schemas, record)
+        run = Run(record.stream, record.op, [record.version], [record.body])
+        with Loader(connection, channel, limit=1) as loader:
+            loader.add(run.stream, loader.rows([letter.line or 1], run), len(letter.record))
+            loaded = loader.load()
     except RecordError as error:
         return DeadLetterState.PARKED, error.sentence
-    loaded = loader.load()
     match loaded.counts:
         case Counts(applied=1):
             return DeadLetterState.APPLIED, "applied"

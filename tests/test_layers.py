@@ -37,7 +37,18 @@ LAYERS = {
         "values",
     },
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
-    WORKFLOWS: {"applying", "composing", "exporter", "importer", "pruning", "replay", "retry", "settling", "status"},
+    WORKFLOWS: {
+        "applying",
+        "composing",
+        "exporter",
+        "importer",
+        "pruning",
+        "replay",
+        "retry",
+        "settling",
+        "status",
+        "understanding",
+    },
     # Thin: they parse, call one workflow and show what it gave.
     DOORS: {
         "__main__",

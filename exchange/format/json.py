@@ -16,6 +16,7 @@ import math
 import re
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final
@@ -65,7 +66,7 @@ def loads(line: bytes) -> Any:
     return _read_slowly(line)
 
 
-def loads_all(lines: list[bytes]) -> list[Any] | None:
+def loads_all(lines: Sequence[bytes]) -> list[Any] | None:
     """Read many lines at once, one value each; None if any of them needs a look of its own through ``loads``.
 
     The lines are read as one array with a mark between each two. Nobody who wrote the lines can know the mark,
@@ -80,7 +81,7 @@ def loads_all(lines: list[bytes]) -> list[Any] | None:
     values: list[Any] = elements[::2]
     if not canonical or elements[1::2] != [_MARK] * (len(lines) - 1) or len(values) != len(lines):
         return None
-    return None if any(map(_is_unusual, lines)) else values
+    return None if _any_unusual(text, lines) else values
 
 
 def dumps(value: object, nulls: int = 0) -> bytes:
@@ -99,6 +100,15 @@ def dumps(value: object, nulls: int = 0) -> bytes:
     if not narrow or _is_unusual(line) or line.count(b"null") != nulls:
         _check(value)
     return line
+
+
+def _any_unusual(text: bytes, lines: Sequence[bytes]) -> bool:
+    """Tell the same as ``_is_unusual`` of every line, of which ``text`` consists."""
+    return (
+        max(map(len, lines), default=0) > _ALWAYS_FEW
+        or b"\\u0000" in text
+        or any(line.count(b"{") + line.count(b"[") > MAX_DEPTH for line in lines)
+    )
 
 
 def _is_unusual(line: bytes) -> bool:

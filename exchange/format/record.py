@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from enum import StrEnum
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from exchange.format import json
@@ -29,6 +30,20 @@ class Record(NamedTuple):
     body: dict[str, Any]
 
 
+class Run(NamedTuple):
+    """Records of one stream and one op that follow each other, member by member."""
+
+    stream: str
+    op: Op
+    versions: list[int]
+    bodies: list[dict[str, Any]]
+
+
+_STREAM, _OP, _VERSION = itemgetter("stream"), itemgetter("op"), itemgetter("version")
+_BODIES: Final = {Op.UPSERT: itemgetter("data"), Op.DELETE: itemgetter("key")}
+_MEMBERS: Final = len(("stream", "op", "version", "body"))
+
+
 def encode(record: Record) -> bytes:
     """Write a record as its line, ended by a newline.
 
@@ -49,14 +64,28 @@ def decode(line: bytes) -> Record:
     return _record(json.loads(line))
 
 
-def decode_all(lines: list[bytes]) -> Iterator[Record | RecordError]:
-    """Read a record, or why it is none, from each of many lines: faster than one by one, and just as strict."""
+def decode_run(lines: Sequence[bytes]) -> Run | None:
+    """Read many lines at once, just as strictly: several times faster than one by one.
+
+    None unless all of them are records of one stream and one op without unknown members; then each may be read by
+    itself.
+    """
     values = json.loads_all(lines)
-    for at, line in enumerate(lines):
-        try:
-            yield decode(line) if values is None else _record(values[at])
-        except RecordError as error:
-            yield error
+    if not values:
+        return None
+    try:
+        if set(map(len, values)) != {_MEMBERS}:
+            return None
+        (stream,), (op,) = set(map(_STREAM, values)), set(map(_OP, values))
+        versions = list(map(_VERSION, values))
+        bodies = list(map(_BODIES[op], values))
+    except (TypeError, KeyError, ValueError):
+        return None
+    if type(stream) is not str or not 0 < len(stream) <= MAX_STREAM_LENGTH:
+        return None
+    if set(map(type, versions)) != {int} or min(versions) < 1 or set(map(type, bodies)) != {dict}:
+        return None
+    return Run(stream, Op(op), versions, bodies)
 
 
 def _record(value: Any) -> Record:

@@ -1,27 +1,32 @@
-"""Records into the receiving tables, in the caller's transaction: stage, compare, write.
+"""Records into the receiving tables, in the caller's transaction.
 
-New rows go straight into their table; from the first conflict on the rest is staged, compared and written by
-sets. One algorithm for every database, only how rows reach it differs. Never commits, reads no file.
+Rows enter their table as they come, as directly as they can; what stands in the way of that waits, and at the end is
+compared and written by sets, or refused. One algorithm for every database, only how rows reach it differs. Never
+commits, reads no file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels import Channel
-from exchange.format.record import Record
+from exchange.format.record import Run
 from exchange.ledger import Counts
 from exchange.loader import checks, writing
 from exchange.loader.checks import Refusal
 from exchange.loader.constraints import Constraints, reflect
-from exchange.loader.staging import OUTCOME, Row, Stage, row_maker
+from exchange.loader.hand import Hand
+from exchange.loader.intake import Intake
+from exchange.loader.segment import Segment
+from exchange.loader.staging import OUTCOME, Rows, Stage, row_maker, target_of
 from exchange.models import importing
 
-__all__ = ["Loaded", "Loader", "Refusal", "TooManyRefusals"]
+__all__ = ["Loaded", "Loader", "Refusal", "Rows", "TooManyRefusals"]
 
 
 class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is broken
@@ -37,66 +42,93 @@ class Loaded:
 
 
 class Loader:
-    """Loads the records of one batch. Use once, within one transaction."""
+    """Loads the records of one batch. Use once, within one transaction, as a context manager.
+
+    Where the database is another process it works on some rows while the caller makes the next.
+    """
 
     def __init__(self, connection: Connection, channel: Channel, limit: int) -> None:
         """Prepare for ``channel``; more than ``limit`` refusals raise TooManyRefusals."""
         self._connection = connection
         self._streams = {stream.name: stream for stream in channel.streams}
         self._order = [stream.name for stream in channel.streams]
-        self._stages: dict[str, Stage] = {}
+        self._intakes: dict[str, Intake] = {}
         self._row_makers = {stream.name: row_maker(stream, connection.dialect) for stream in channel.streams}
         self._limit = limit
         self._refusals: list[Refusal] = []
+        self._constraints: Constraints | None = None
         self._hidden = False
+        self._segment = Segment()
+        self._hand = Hand(aside=connection.dialect.name == "postgresql")
 
-    def row(self, record: Record) -> Row:
-        """Make the row of a checked record of the current schema version; needs no connection, so any thread may.
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
 
-        Raises RecordError for a value that its column's type can't keep.
+    def __exit__(self, *_: object) -> None:
+        """Let go of the connection; what was added and not loaded is left to the caller's rollback."""
+        self._hand.close()
+
+    def rows(self, lines: Sequence[int], run: Run) -> Rows:
+        """Make the rows of checked records of the current schema version, which stand on ``lines``.
+
+        Raises RecordError for a value that its column's type can't keep, whichever record's it is.
         """
-        return self._row_makers[record.stream](record)
+        return self._row_makers[run.stream](lines, run)
 
-    def add(self, line: int, record: Record, row: Row) -> None:
-        """Take one checked record and its row."""
-        stage = self._stages.get(record.stream)
-        if stage is None:
-            stage = self._open(record.stream)
-        stage.add(line, record, row)
+    def add(self, stream: str, rows: Rows, size: int) -> None:
+        """Take rows that were ``size`` bytes as records. Raises what the database raised at earlier ones."""
+        if self._segment.is_other(stream, rows.op):
+            self._hand_over()
+        self._segment.add(stream, rows, size)
+        if self._segment.is_full():
+            self._hand_over()
 
     def flush(self) -> None:
-        """Hand all that was added to the database, so that the connection is free for something else."""
-        for name in self._order:
-            if name in self._stages:
-                self._stages[name].flush()
+        """Hand all that was added to the database, and wait until the connection is free for something else."""
+        self._hand_over()
+        self._hand.wait()
 
     def load(self) -> Loaded:
         """Apply what was added: parents' upserts before children's, then children's deletes before parents'."""
         self.flush()
-        stages = [self._stages[name] for name in self._order if name in self._stages]
-        staged = [stage for stage in stages if stage.rows]
+        intakes = [self._intakes[name] for name in self._order if name in self._intakes]
+        staged = [intake.stage for intake in intakes if intake.stage.rows]
         if staged:
             self._apply(staged)
         if self._hidden:
             self._show_to_capture()
-        return Loaded(self._count(stages), tuple(self._refusals))
+        return Loaded(self._count(intakes), tuple(self._refusals))
 
-    def _open(self, name: str) -> Stage:
-        if not self._hidden:
-            self._hide_from_capture()
-        self.flush()  # a new stream's rows may refer to those before it
-        stage = Stage(self._connection, self._streams[name], len(self._stages))
-        self._stages[name] = stage
-        return stage
+    def _hand_over(self) -> None:
+        segment, self._segment = self._segment, self._segment.following()
+        if segment.rows:
+            self._hand.do(lambda: self._take(segment))
+
+    def _take(self, segment: Segment) -> None:
+        intake = self._intakes.get(segment.stream)
+        if intake is None:
+            if not self._hidden:
+                self._hide_from_capture()
+            intake = Intake(self._connection, self._streams[segment.stream], len(self._intakes), self._reflected)
+            self._intakes[segment.stream] = intake
+        intake.take(segment.joined())
+
+    def _reflected(self) -> Constraints:
+        if self._constraints is None:
+            self._constraints = reflect(self._connection, map(target_of, self._streams.values()))
+        return self._constraints
 
     def _apply(self, stages: Sequence[Stage]) -> None:
         """Compare what is staged with what is there, and write it."""
         self._defer_constraints()
-        constraints = reflect(self._connection, [stage.target.name for stage in stages])
+        constraints = self._reflected()
         for stage in stages:
             stage.complete()
             self._refuse(checks.park_repeated_keys(stage))
             checks.settle_old_versions(stage)
+            for check in constraints.checks[stage.target.name]:
+                self._refuse(checks.park_broken(stage, check, self._limit + 1))
         while not self._write(stages, constraints):
             for stage in stages:
                 stage.settle([refusal.line for refusal in self._refusals], checks.PARKED)
@@ -181,9 +213,9 @@ class Loader:
         else:
             self._connection.execute(sa.delete(importing))
 
-    def _count(self, stages: Sequence[Stage]) -> Counts:
-        totals: dict[str | None, int] = {None: sum(stage.straight for stage in stages)}
-        for stage in stages:
+    def _count(self, intakes: Sequence[Intake]) -> Counts:
+        totals: dict[str | None, int] = {None: sum(intake.entered for intake in intakes)}
+        for stage in (intake.stage for intake in intakes):
             if not stage.rows:
                 continue
             outcome = stage.table.c[OUTCOME]

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from exchange.channels import Stream
 from exchange.format.errors import printable
 from exchange.format.record import Op
-from exchange.loader.constraints import ForeignKey, Unique
+from exchange.loader.constraints import Check, ForeignKey, Unique, broken
 from exchange.loader.staging import KEY, LINE, OUTCOME, Stage, applying
 from exchange.models import VERSION_COLUMN, tombstone
 
@@ -149,6 +150,29 @@ def park_taken(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
     }
     stage.settle(list(refusals), PARKED)
     return list(refusals.values())
+
+
+def park_broken(stage: Stage, check: Check, limit: int) -> list[Refusal]:
+    """Park upserts that a constraint on single rows refuses."""
+    staged = stage.table
+    asking = sa.select(staged.c[LINE]).where(applying(staged, Op.UPSERT), broken(check)).limit(limit)
+    try:
+        with stage.connection.begin_nested():
+            lines = list(stage.connection.scalars(asking))
+    except DBAPIError:
+        return []  # its expression fails on some row: the database will find which when it writes
+    refusals = [
+        Refusal(
+            line,
+            "constraint",
+            "/data",
+            f"the row breaks the constraint {check.name} of {stage.target.name}; it is parked",
+            check.name,
+        )
+        for line in lines
+    ]
+    stage.settle(lines, PARKED)
+    return refusals
 
 
 def _both_staged(stage: Stage, unique: Unique) -> sa.Select[Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,20 @@ class Unique:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What each row of a table must satisfy, as an SQL expression over its columns."""
+
+    name: str
+    expression: str
+
+
+@dataclass(frozen=True)
 class Constraints:
     """Constraints of the tables of a channel, and every foreign key in the schema that refers to them."""
 
     foreign_keys: tuple[ForeignKey, ...]
     uniques: dict[str, tuple[Unique, ...]]
+    checks: dict[str, tuple[Check, ...]]
 
     def of(self, table: str) -> list[ForeignKey]:
         """Foreign keys that rows of ``table`` must satisfy."""
@@ -46,10 +56,13 @@ class Constraints:
         return [key for key in self.foreign_keys if key.referred == table and not key.acts]
 
 
-def reflect(connection: Connection, tables: Iterable[str]) -> Constraints:
-    """Read the constraints from the database's own catalogue: two queries on PostgreSQL, a few pragmas on SQLite."""
+def reflect(connection: Connection, tables: Iterable[sa.Table]) -> Constraints:
+    """Read the constraints of tables from the database's own catalogue: a few queries, or pragmas on SQLite.
+
+    Of the checks only those that speak of nothing but the columns that ``tables`` name.
+    """
     inspector = sa.inspect(connection)
-    names = list(tables)
+    crossing = {table.name: table for table in tables}
     foreign_keys = tuple(
         ForeignKey(
             name=key.get("name") or f"{table}({', '.join(key['constrained_columns'])})",
@@ -63,7 +76,11 @@ def reflect(connection: Connection, tables: Iterable[str]) -> Constraints:
         for (_, table), keys in inspector.get_multi_foreign_keys().items()
         for key in keys
     )
-    return Constraints(foreign_keys, {name: tuple(_uniques(inspector, name)) for name in names})
+    return Constraints(
+        foreign_keys,
+        {name: tuple(_uniques(inspector, name)) for name in crossing},
+        {name: tuple(_checks(connection, inspector, table)) for name, table in crossing.items()},
+    )
 
 
 def _uniques(inspector: sa.Inspector, table: str) -> list[Unique]:
@@ -76,6 +93,24 @@ def _uniques(inspector: sa.Inspector, table: str) -> list[Unique]:
             columns = tuple(column for column in index["column_names"] if column is not None)
             found.setdefault(columns, index["name"] or table)
     return [Unique(name, columns) for columns, name in found.items()]
+
+
+def _checks(connection: Connection, inspector: sa.Inspector, table: sa.Table) -> Iterator[Check]:
+    for found in inspector.get_check_constraints(table.name):
+        check = Check(found["name"] or f"CHECK ({found['sqltext']})", found["sqltext"])
+        # What SQLAlchemy cuts out of a table's definition on SQLite is not always an expression.
+        columns = sa.select(*table.columns).where(sa.false()).subquery("crossing")
+        try:
+            with connection.begin_nested():
+                connection.execute(sa.select(sa.literal(1)).select_from(columns).where(broken(check)))
+        except DBAPIError:
+            continue
+        yield check
+
+
+def broken(check: Check) -> sa.ColumnElement[bool]:
+    """Say that a row breaks a constraint; one whose expression is NULL does not."""
+    return sa.literal_column(f"NOT ({check.expression})", sa.Boolean)
 
 
 def _partial_or_expression(index: Any) -> bool:

@@ -1,128 +1,117 @@
-"""Rows to the database: straight into their table, or into a temporary one to be compared with what is there."""
+"""The temporary tables of a load: rows wait there to be compared with what is in their table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from exchange.channels import Stream
-from exchange.format.record import Op, Record
-from exchange.models import VERSION_COLUMN, tombstone
-
-BUFFERED_ROWS = 5_000
-"""Rows that go to the database at once."""
-
-FIRST_ROWS = 500
-"""The first of them: it costs little to learn from so few that rows can't go straight into the table."""
+from exchange.format.record import Op, Run
+from exchange.loader.putting import Row, put
+from exchange.models import VERSION_COLUMN
 
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
-"""The stage's own columns, named so that they can't meet a column of the application's."""
+"""A stage's own columns, named so that they can't meet a column of the application's."""
 
-Row = tuple[Any, ...]
-"""A record's values in the order of the stream's columns, as the driver binds them."""
+OWN = (LINE, OP, KEY, OUTCOME)
+
+Key = tuple[Any, ...]
+"""A record's key as it is on the wire, in the order of the stream's key."""
+
+
+class Rows(NamedTuple):
+    """Checked records of one stream and one op, member by member. A delete's row has only the key."""
+
+    op: Op
+    lines: Sequence[int]
+    versions: Sequence[int]
+    keys: Sequence[Key]
+    rows: Sequence[Row]
+    """The stream's columns in order, then the version."""
 
 
 def canonical_key(stream: Stream, values: dict[str, Any]) -> str:
     """Write a record's key as one JSON text that is equal exactly when the key is."""
-    return orjson.dumps({str(column.name): values[column.name] for column in stream.key}).decode()
+    return key_texts(stream, [tuple(values[column.name] for column in stream.key)])[0]
 
 
-def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Record], Row]:
-    """Make the function from a checked record to its row; a delete's has only the key.
+def key_texts(stream: Stream, keys: Sequence[Key]) -> list[str]:
+    """Write keys as ``canonical_key`` does."""
+    names = [str(column.name) for column in stream.key]
+    return [orjson.dumps(dict(zip(names, key, strict=True))).decode() for key in keys]
 
-    The function raises RecordError for a value that the column's type can't keep. It needs no connection.
+
+def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run], Rows]:
+    """Make the function from line numbers and checked records of the current schema version to their rows.
+
+    The function raises RecordError for a value that its column's type can't keep, whichever record's it is. It
+    needs no connection.
     """
     decode, decode_key = stream.decoder(dialect), stream.key_decoder(dialect)
     names = [column.name for column in stream.columns]
-    places = [names.index(column.name) for column in stream.key]
+    key_names = [column.name for column in stream.key]
+    places = [names.index(name) for name in key_names]
 
-    def row(record: Record) -> Row:
-        if record.op is Op.UPSERT:
-            return decode(record.body)
-        values: list[Any] = [None] * len(names)
-        for place, value in zip(places, decode_key(record.body), strict=True):
-            values[place] = value
-        return tuple(values)
+    def make(lines: Sequence[int], run: Run) -> Rows:
+        columns: list[Any]
+        if run.op is Op.UPSERT:
+            columns = list(decode(run.bodies))
+        else:
+            columns = [repeat(None)] * len(names)
+            for place, values in zip(places, decode_key(run.bodies), strict=True):
+                columns[place] = values
+        keys = list(zip(*([body[name] for body in run.bodies] for name in key_names), strict=True))
+        return Rows(run.op, lines, run.versions, keys, list(zip(*columns, run.versions, strict=False)))
 
-    return row
+    return make
 
 
 class Stage:
-    """The records of one stream on their way into its table.
+    """A temporary table of one stream's records. Those whose outcome is NULL are still to be applied."""
 
-    As long as all of them are new rows they go straight into it: nothing is compared, the table's own
-    constraints say whether that was right. From the first conflict on, what is left waits in a temporary
-    table. Rows there whose outcome is NULL are still to be applied.
-    """
-
-    def __init__(self, connection: Connection, stream: Stream, number: int) -> None:
+    def __init__(self, connection: Connection, stream: Stream, name: str) -> None:
+        """Prepare; the table is made when the first rows come."""
         self.stream = stream
         self.connection = connection
-        self.target = _target(stream)
-        self.table = _stage_table(stream, f"exchange_stage_{number}")
-        self.straight = 0
-        """Rows that went straight into the table."""
+        self.target = target_of(stream)
+        self.table = _stage_table(stream, name)
         self.rows = 0
-        """Rows in the temporary table, and how many of them are deletes."""
+        """How many rows are in it, and how many of them are deletes."""
         self.deletes = 0
-        self._buffer: list[tuple[int, Record, Row]] = []
-        # A constraint that is checked late would let a straight row pass and refuse the whole batch at its end.
-        late = any(key.deferrable or key.initially for key in stream.table.foreign_key_constraints)
-        self._newest_tombstone = None if late else self._find_newest_tombstone()
-        self._bound = FIRST_ROWS
+        self._made = False
 
-    def add(self, line: int, record: Record, row: Row) -> None:
-        """Take one checked record and the row made of it."""
-        self._buffer.append((line, record, row))
-        if len(self._buffer) >= self._bound:
-            self.flush()
+    def keep(self, rows: Rows) -> None:
+        """Put rows into it."""
+        self._make()
+        put(self.connection, self.table, [column.name for column in self.table.columns], self._staged(rows))
+        self.rows += len(rows.rows)
+        if rows.op is Op.DELETE:
+            self.deletes += len(rows.rows)
 
-    def flush(self) -> None:
-        """Hand what is buffered to the database."""
-        rows, self._buffer = self._buffer, []
-        if rows and not self._goes_straight(rows):
-            self._keep(rows)
-        self._bound = BUFFERED_ROWS
+    def _staged(self, rows: Rows) -> Iterator[Row]:
+        op, texts = rows.op[0], key_texts(self.stream, rows.keys)
+        for line, text, row in zip(rows.lines, texts, rows.rows, strict=True):
+            yield (line, op, text, None, *row)
 
-    def _goes_straight(self, rows: list[tuple[int, Record, Row]]) -> bool:
-        """Insert the rows into the table, or none of them: then they and all later ones are staged."""
-        if self._newest_tombstone is None:
-            return False
-        if any(record.op is Op.DELETE or record.version <= self._newest_tombstone for _, record, _ in rows):
-            return False
-        names = [*(column.name for column in self.stream.columns), VERSION_COLUMN]
-        try:
-            with self.connection.begin_nested():
-                _put(self.connection, self.target, names, ((*row, record.version) for _, record, row in rows))
-        except DBAPIError as error:
-            if not refuses_the_row(error):
-                raise
-            self._newest_tombstone = None
-            return False
-        self.straight += len(rows)
-        return True
+    def take_over(self, other: Stage, which: sa.ColumnElement[bool]) -> None:
+        """Take a copy of some upserts of another stage, as if they had no outcome yet."""
+        self._make()
+        names = [column.name for column in self.table.columns]
+        values = [sa.null() if name == OUTCOME else other.table.c[name] for name in names]
+        taking = sa.insert(self.table).from_select(names, sa.select(*values).where(which))
+        self.rows += self.connection.execute(taking, execution_options={"preserve_rowcount": True}).rowcount
 
-    def _find_newest_tombstone(self) -> int:
-        """Find the version that a record must exceed so that no tombstone can forbid it."""
-        newest = sa.select(sa.func.max(tombstone.c.version)).where(tombstone.c.stream == self.stream.name)
-        return self.connection.scalar(newest) or 0
-
-    def _keep(self, rows: list[tuple[int, Record, Row]]) -> None:
-        if not self.rows:
-            _create(self.connection, self.table, self.target)
-        staged = (
-            (line, record.op[0], canonical_key(self.stream, record.body), None, record.version, *row)
-            for line, record, row in rows
-        )
-        _put(self.connection, self.table, [column.name for column in self.table.columns], staged)
-        self.rows += len(rows)
-        self.deletes += sum(record.op is Op.DELETE for _, record, _ in rows)
+    def clear(self) -> None:
+        """Empty it."""
+        verb = "TRUNCATE" if self.connection.dialect.name == "postgresql" else "DELETE FROM"
+        self.connection.exec_driver_sql(f"{verb} {self.table.name}")
+        self.rows = self.deletes = 0
 
     def complete(self) -> None:
         """Make what is staged ready for comparing: index the key, and let PostgreSQL count."""
@@ -146,6 +135,11 @@ class Stage:
                 sa.update(self.table).where(self.table.c[LINE].in_(some)).values({OUTCOME: outcome})
             )
 
+    def _make(self) -> None:
+        if not self._made:
+            _create(self.connection, self.table, self.target)
+            self._made = True
+
 
 def applying(table: sa.FromClause, op: Op | None = None) -> sa.ColumnElement[bool]:
     """Say that a staged row is still to be applied, and is an upsert or a delete if ``op`` says so."""
@@ -158,7 +152,7 @@ def _plain(column: sa.Column[Any]) -> sa.Column[Any]:
     return sa.Column(column.name, kind.impl_instance if isinstance(kind, sa.types.TypeDecorator) else kind)
 
 
-def _target(stream: Stream) -> sa.Table:
+def target_of(stream: Stream) -> sa.Table:
     """The receiving table, with the column that the model does not have."""
     columns = [_plain(column) for column in stream.columns]
     return sa.Table(
@@ -177,16 +171,15 @@ def _stage_table(stream: Stream, name: str) -> sa.Table:
         sa.Column(OP, sa.String),
         sa.Column(KEY, sa.Text),
         sa.Column(OUTCOME, sa.String),
-        sa.Column(VERSION_COLUMN, sa.BigInteger),
         *(_plain(column) for column in stream.columns),
+        sa.Column(VERSION_COLUMN, sa.BigInteger),
     )
 
 
 def _create(connection: Connection, stage: sa.Table, target: sa.Table) -> None:
     """Create the stage with the types that the target has in this very database, and none of its constraints."""
     casts = [
-        f"CAST(NULL AS {kind}) AS {name}"
-        for name, kind in ((LINE, "bigint"), (OP, "text"), (KEY, "text"), (OUTCOME, "text"))
+        f"CAST(NULL AS {kind}) AS {name}" for name, kind in zip(OWN, ("bigint", "text", "text", "text"), strict=True)
     ]
     quote = connection.dialect.identifier_preparer
     columns = [quote.quote(column.name) for column in stage.columns][len(casts) :]
@@ -197,33 +190,3 @@ def _create(connection: Connection, stage: sa.Table, target: sa.Table) -> None:
         f"CREATE TEMPORARY TABLE {stage.name} {lifetime} AS SELECT {', '.join([*casts, *columns])}"
         f" FROM {quote.format_table(target)} WHERE 1 = 0"
     )
-
-
-def refuses_the_row(error: DBAPIError) -> bool:
-    """Say whether a row is at fault: a constraint, a value out of range, or a trigger of the application's."""
-    raised = getattr(error.orig, "sqlstate", None) == "P0001"
-    return raised or isinstance(error, IntegrityError | DataError)
-
-
-def _put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Iterable[Row]) -> None:
-    """Put rows into a table as fast as the driver can. Raises SQLAlchemy's DBAPIError, as any statement does."""
-    quote = connection.dialect.identifier_preparer
-    into = f"{quote.format_table(table)} ({', '.join(quote.quote(name) for name in names)})"
-    dbapi = connection.dialect.loaded_dbapi
-    try:
-        if connection.dialect.name == "postgresql":
-            _copy(connection, f"COPY {into} FROM STDIN", rows)
-        else:
-            marks = ", ".join("?" * len(names))
-            driver = connection.connection.driver_connection
-            driver.executemany(f"INSERT INTO {into} VALUES ({marks})", rows)  # type: ignore[union-attr]
-    except dbapi.Error as error:
-        raise DBAPIError.instance(into, None, error, dbapi.Error, dialect=connection.dialect) from error
-
-
-def _copy(connection: Connection, statement: str, rows: Iterable[Row]) -> None:
-    driver = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[union-attr]
-        write = copy.write_row
-        for row in rows:
-            write(row)

@@ -19,10 +19,20 @@ from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.loader.checks import PARKED, Refusal, giving_up
 from exchange.loader.constraints import Unique
-from exchange.loader.staging import KEY, LINE, Stage, applying, refuses_the_row
+from exchange.loader.putting import refuses_the_row
+from exchange.loader.staging import KEY, LINE, Stage, applying
 from exchange.models import VERSION_COLUMN, tombstone
 
 Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
+
+
+def merge(stage: Stage) -> int:
+    """Upsert every applying row that is newer than the one it meets, in one statement; give how many there were.
+
+    Raises DBAPIError if the database refuses one of them: then all are as they were only after a rollback.
+    """
+    statement = _upsert_statement(stage, sa.true(), only_newer=True)
+    return stage.connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def upsert(stage: Stage) -> list[Refusal]:
@@ -117,16 +127,18 @@ def _insert(stage: Stage) -> Any:
     return postgresql.insert if stage.connection.dialect.name == "postgresql" else sqlite.insert
 
 
-def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executable:
+def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool], *, only_newer: bool = False) -> sa.Executable:
     staged, target = stage.table, stage.target
     names = [*(column.name for column in stage.stream.columns), VERSION_COLUMN]
     insert = _insert(stage)(target).from_select(
         names, sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
     )
     keys = {column.name for column in stage.stream.key}
+    version = target.c[VERSION_COLUMN]
     statement: sa.Executable = insert.on_conflict_do_update(
         index_elements=[column.name for column in stage.stream.key],
         set_={name: insert.excluded[name] for name in names if name not in keys},
+        where=sa.or_(version.is_(None), version < insert.excluded[VERSION_COLUMN]) if only_newer else None,
     )
     return statement
 

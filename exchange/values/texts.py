@@ -212,7 +212,7 @@ class Octets(Kind):
 
         return octets
 
-    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         from_base64, to_base64 = binascii.a2b_base64, binascii.b2a_base64
 
         def octets(value: Json) -> bytes:
@@ -227,7 +227,10 @@ class Octets(Kind):
                 raise refuse(value, "its last character has bits that mean nothing")
             return found
 
-        return octets
+        def in_hex(value: Json) -> str:
+            return "\\x" + octets(value).hex()
+
+        return octets if sqlite else in_hex
 
 
 # U+0000, and integers of more than 63 bits: what the fast reader does not mind.
@@ -300,8 +303,16 @@ class Document(Kind):
 
         return from_sqlite if sqlite else from_text
 
-    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
-        return self.decoder(refuse, sqlite=True) if sqlite else _document
+    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+        write = orjson.dumps
+
+        def document(value: Json) -> str:
+            return write(value).decode()
+
+        def document_or_number(value: Json) -> str | float:
+            return value if type(value) is int or type(value) is float else write(value).decode()
+
+        return document_or_number if sqlite else document
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         write = json.dumps

@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from exchange.channels import Stream
 from exchange.database import make_engine
 from exchange.format.errors import RecordError
+from exchange.loader.putting import put
 from exchange.models import UtcDateTime
 from exchange.schemas import Checker
 from exchange.values import codec_for
@@ -156,16 +157,8 @@ def exported(connection: Connection, stream: Stream) -> list[dict[str, Any]]:
 
 
 def imported(connection: Connection, stream: Stream, records: list[dict[str, Any]]) -> None:
-    decode = stream.decoder(connection.dialect)
-    values = [decode(record) for record in records]
-    driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "sqlite":
-        marks = ", ".join("?" * len(stream.columns))
-        driver.executemany(f"INSERT INTO every VALUES ({marks})", values)
-        return
-    with driver.cursor() as cursor, cursor.copy("COPY every FROM STDIN") as copy:
-        for row in values:
-            copy.write_row(row)
+    rows = zip(*stream.decoder(connection.dialect)(records), strict=True)
+    put(connection, stream.table, [column.name for column in stream.columns], rows)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

@@ -50,7 +50,10 @@ def one_by_one(lines: list[bytes]) -> list[Record | str]:
 
 
 def all_at_once(lines: list[bytes]) -> list[Record | str]:
-    return [one if isinstance(one, Record) else one.sentence for one in record.decode_all(lines)]
+    run = record.decode_run(lines)
+    if run is None:
+        return one_by_one(lines)
+    return [Record(run.stream, run.op, version, body) for version, body in zip(run.versions, run.bodies, strict=True)]
 
 
 @pytest.mark.parametrize("names", list(itertools.product(LINES, LINES)), ids=", then ".join)
@@ -70,8 +73,46 @@ def test_a_value_spread_over_two_lines_is_not_hidden_by_a_line_with_two() -> Non
     lines = [LINES["begins an array"], LINES["ends an array"], LINES["two values"]]
 
     assert json.loads_all(lines) is None
-    assert not any(isinstance(one, Record) for one in record.decode_all(lines))
+    assert record.decode_run(lines) is None
 
 
 def test_usual_lines_need_no_second_look() -> None:
-    assert json.loads_all([GOOD] * 100) is not None
+    run = record.decode_run([GOOD] * 100)
+
+    assert run is not None
+    assert run.versions == [7] * 100
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_run_is_of_one_stream_and_one_op_and_has_no_bad_record(name: str) -> None:
+    fits = name in {"good", "as deep as may be"}
+
+    assert (record.decode_run([GOOD, LINES[name]]) is not None) == fits
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        GOOD.replace(b'"s"', b'"t"'),
+        GOOD.replace(b'"s"', b'["s"]'),
+        GOOD.replace(b'"s"', b'""'),
+        GOOD.replace(b"7", b"0"),
+        GOOD.replace(b"7", b"7.5"),
+        GOOD.replace(b"7", b"true"),
+        GOOD.replace(b'"upsert"', b'"remove"'),
+        GOOD.replace(b'"upsert"', b"{}"),
+        GOOD.replace(b'{"id":1}', b"[]"),
+        GOOD.replace(b'"data"', b'"key"'),
+        GOOD[:-1] + b',"key":{"id":1}}',
+        GOOD[:-1] + b',"later":1}',
+        b"[1,2,3,4]",
+        b'"four"',
+    ],
+)
+def test_whatever_is_not_alike_is_read_by_itself(line: bytes) -> None:
+    assert record.decode_run([GOOD, line]) is None
+    assert record.decode_run([line, GOOD]) is None
+
+
+def test_a_stream_that_is_no_text_makes_no_run_even_if_all_lines_say_so() -> None:
+    assert record.decode_run([GOOD.replace(b'"s"', b"7")] * 2) is None

@@ -1,0 +1,38 @@
+"""Work done one piece after the other, by another thread where that lets the caller go on meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+
+class Hand:
+    """Does what it is given, in order; at most one piece is under way while the caller makes the next.
+
+    A thread helps where the work is waiting for another process. SQLite works in ours and would fight over the
+    interpreter with whoever makes the next rows: measured, it then took longer than one after the other.
+    """
+
+    def __init__(self, *, aside: bool) -> None:
+        """Work ``aside``, in a thread, or at once."""
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="exchange-load") if aside else None
+        self._under_way: Future[None] | None = None
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Do it, when the piece before it is done. Raises what that one raised; then this one is not begun."""
+        self.wait()
+        if self._pool is None:
+            work()
+        else:
+            self._under_way = self._pool.submit(work)
+
+    def wait(self) -> None:
+        """Wait until nothing is under way. Raises what that raised."""
+        done, self._under_way = self._under_way, None
+        if done is not None:
+            done.result()
+
+    def close(self) -> None:
+        """Wait for what is under way, whatever comes of it, and let the thread end."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
