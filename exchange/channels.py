@@ -391,18 +391,9 @@ def _encoder(
 def _decoder(
     members: Sequence[tuple[Codec, str]], dialect: Dialect
 ) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
-    columns = [
-        (itemgetter(codec.column.name), codec.checked_decoder(dialect, under), codec.null(dialect))
-        for codec, under in members
-    ]
+    columns = [(itemgetter(codec.column.name), codec.column_decoder(dialect, under)) for codec, under in members]
 
     def decode(data: Sequence[Mapping[str, Json]]) -> list[Column]:
-        return [_decoded(map(pick, data), work, null) for pick, work, null in columns]
+        return [work(list(map(pick, data))) for pick, work in columns]
 
     return decode
-
-
-def _decoded(values: Iterable[Json], decode: Callable[[Json], Any], null: str | None) -> Column:
-    if decode is as_is and null is None:
-        return list(values)
-    return [null if value is None else decode(value) for value in values]

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
+from itertools import repeat
 from typing import Any, Final
 
 import orjson
@@ -103,12 +104,16 @@ def dumps(value: object, nulls: int = 0) -> bytes:
 
 
 def _any_unusual(text: bytes, lines: Sequence[bytes]) -> bool:
-    """Tell the same as ``_is_unusual`` of every line, of which ``text`` consists."""
+    """Tell if ``_is_unusual`` may be true of any of the lines of which ``text`` consists."""
     return (
         max(map(len, lines), default=0) > _ALWAYS_FEW
         or b"\\u0000" in text
-        or any(line.count(b"{") + line.count(b"[") > MAX_DEPTH for line in lines)
+        or _most(b"{", lines) + _most(b"[", lines) > MAX_DEPTH
     )
+
+
+def _most(mark: bytes, lines: Sequence[bytes]) -> int:
+    return max(map(bytes.count, lines, repeat(mark)), default=0)
 
 
 def _is_unusual(line: bytes) -> bool:

@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from exchange.format.errors import RecordError, found
 from exchange.format.errors import printable as shown
-from exchange.values.kind import Decode, Encode, Kind
+from exchange.values.kind import Decode, Encode, Json, Kind, as_is
 from exchange.values.moments import Day, Duration, Moment, TimeOfDay
 from exchange.values.numbers import Exact, Real, Truth, Whole
 from exchange.values.texts import Choice, Document, Identifier, Octets, Words
@@ -58,13 +58,24 @@ class Codec:
         """
         return self.kind.decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
 
-    def checked_decoder(self, dialect: Dialect, under: str = "/data") -> Decode:
-        """Make the same for values that the strict reader read and the schema accepted, ``as_is`` if it can be."""
-        return self.kind.checked_decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+    def column_decoder(self, dialect: Dialect, under: str = "/data") -> Callable[[list[Json]], list[Any]]:
+        """Make the same for many values that the strict reader read and the schema accepted, nulls among them.
 
-    def null(self, dialect: Dialect) -> str | None:  # noqa: ARG002 - both databases read the text null as JSON's
-        """Give what the driver binds for null: None, but JSON's null in a JSON column that is NOT NULL."""
-        return "null" if isinstance(self.kind, Document) and not self.nullable else None
+        For null the driver gets None, but JSON's null in a JSON column that is NOT NULL.
+        """
+        decode = self.kind.checked_decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        # Both databases read the text null as JSON's.
+        null = "null" if isinstance(self.kind, Document) and not self.nullable else None
+        as_they_are = {type(None), *self.kind.bound_as_is}
+
+        def column(values: list[Json]) -> list[Any]:
+            if null is None and as_they_are.issuperset(map(type, values)):
+                return values
+            return [null if value is None else decode(value) for value in values]
+
+        if decode is as_is and null is None:
+            return as_is
+        return column
 
     def _refusal(self, under: str, value: object, why: str = "") -> RecordError:
         if isinstance(value, bytes):  # a text as SQLite keeps it

@@ -41,6 +41,9 @@ class Kind(ABC):
     keyable = True
     """Whether the value can be part of a key: equal values have one spelling."""
 
+    bound_as_is: frozenset[type] = frozenset()
+    """Types whose values, read strictly and accepted by the schema, are what the driver binds on either database."""
+
     @property
     @abstractmethod
     def expected(self) -> str:

@@ -24,6 +24,7 @@ class Whole(Kind):
     """Integers of 16, 32 or 64 bits."""
 
     bits: int
+    bound_as_is = frozenset([int])
 
     @property
     def expected(self) -> str:
