@@ -101,6 +101,7 @@ class Parked:
         }
 
 
+_AS_THEY_ARE = [name for name in Letter.__dataclass_fields__ if name in dead_letter.c and name != "record"]
 _COLUMNS = [dead_letter.c[name] for name in Parked.__dataclass_fields__]
 
 
@@ -109,36 +110,21 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
     if not letters:
         return
     moment = now()
-    for letter in letters:
-        created = connection.execute(
-            sa.insert(dead_letter).values(
-                direction=letter.direction,
-                channel=letter.channel,
-                batch=letter.batch,
-                line=letter.line,
-                stream=letter.stream,
-                op=letter.op,
-                key=letter.key,
-                version=letter.version,
-                schema_version=letter.schema_version,
-                record=letter.record[:MAX_STORED_RECORD_BYTES],
-                record_bytes=len(letter.record),
-                pointer=letter.pointer,
-                error=letter.error,
-                message=letter.message,
-                fingerprint=letter.fingerprint,
-                state=DeadLetterState.PARKED,
-                created_at=moment,
-                updated_at=moment,
-            )
-        )
-        ledger.note_dead_letter(
-            connection,
-            created.inserted_primary_key[0],  # type: ignore[index]
-            None,
-            DeadLetterState.PARKED,
-            cause,
-        )
+    keeping = sa.insert(dead_letter).returning(dead_letter.c.id, sort_by_parameter_order=True)
+    rows = [
+        {
+            **{name: getattr(letter, name) for name in _AS_THEY_ARE},
+            "record": letter.record[:MAX_STORED_RECORD_BYTES],
+            "record_bytes": len(letter.record),
+            "fingerprint": letter.fingerprint,
+            "state": DeadLetterState.PARKED,
+            "created_at": moment,
+            "updated_at": moment,
+        }
+        for letter in letters
+    ]
+    ids = list(connection.scalars(keeping, rows))
+    ledger.note_dead_letters(connection, ids, None, DeadLetterState.PARKED, cause)
 
 
 def find(connection: Connection, letter_id: int) -> Parked | None:
@@ -201,7 +187,7 @@ def settle(
     )
     if changed.rowcount != 1:
         return False
-    ledger.note_dead_letter(connection, letter.id, letter.state, state, cause)
+    ledger.note_dead_letters(connection, [letter.id], letter.state, state, cause)
     return True
 
 

@@ -170,7 +170,7 @@ def record(
         )
     )
     batch_id = int(created.inserted_primary_key[0])  # type: ignore[index]
-    _note(connection, "batch", batch_id, None, state, cause)
+    _note(connection, "batch", [batch_id], None, state, cause)
     return batch_id
 
 
@@ -198,7 +198,7 @@ def move(
     if changed.rowcount != 1:
         msg = f"batch {entry.stem} is no longer {entry.state}: somebody else moved it; run again"
         raise WorldError(msg)
-    _note(connection, "batch", entry.id, entry.state, state, cause)
+    _note(connection, "batch", [entry.id], entry.state, state, cause)
 
 
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:
@@ -206,25 +206,23 @@ def count(connection: Connection, batch_id: int, counts: Counts) -> None:
     connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(**counts.as_dict()))
 
 
-def note_dead_letter(
-    connection: Connection, letter_id: int, before: DeadLetterState | None, after: DeadLetterState, cause: str
+def note_dead_letters(
+    connection: Connection, ids: Sequence[int], before: DeadLetterState | None, after: DeadLetterState, cause: str
 ) -> None:
-    """Write the event of a dead letter's change of state."""
-    _note(connection, "dead_letter", letter_id, before, after, cause)
+    """Write the event of one change of state that some dead letters have in common."""
+    _note(connection, "dead_letter", ids, before, after, cause)
 
 
-def _note(connection: Connection, subject: str, subject_id: int, before: str | None, after: str, cause: str) -> None:
-    connection.execute(
-        sa.insert(event).values(
-            subject=subject,
-            subject_id=subject_id,
-            at=now(),
-            from_state=before,
-            to_state=after,
-            cause=cause,
-            who=whoami(),
-        )
-    )
+def _note(connection: Connection, subject: str, ids: Sequence[int], before: str | None, after: str, cause: str) -> None:
+    said = {
+        "subject": subject,
+        "at": now(),
+        "from_state": before,
+        "to_state": after,
+        "cause": cause,
+        "who": whoami(),
+    }
+    connection.execute(sa.insert(event), [{**said, "subject_id": one} for one in ids])
 
 
 def at_place(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int) -> Entry | None:

@@ -135,6 +135,7 @@ class _Judge:
         self._under = under
         self._sensitive = sensitive
         self._validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
+        self._wording = Draft202012Validator(self._schema, format_checker=FormatChecker())
         self._is_valid = self._validator.is_valid
         self.accepts_all = jsonschema_rs.Draft202012Validator(
             {"type": "array", "items": dict(schema)}, validate_formats=True
@@ -155,8 +156,7 @@ class _Judge:
         return RecordError("schema", printable(pointer), where + printable(message, _SENTENCE_LENGTH))
 
     def _fault(self, value: dict[str, Any]) -> tuple[list[str | int], str, str]:
-        checker = Draft202012Validator(self._schema, format_checker=FormatChecker())
-        worded = best_match(checker.iter_errors(value))
+        worded = best_match(self._wording.iter_errors(value))
         if worded is not None:
             return list(worded.absolute_path), worded.message, str(worded.validator)
         # It checks fewer formats than jsonschema_rs, unless more packages are installed.

@@ -1,14 +1,15 @@
 """Lines of a batch to rows: read, checked against their schema and decoded, many at once where all are good.
 
 Each step over many records is one call: that is three times as fast as one record after the other. Where a step
-refuses any of them they are taken in smaller pieces, and the last pieces line by line, so that each bad line is
-found, and costs its neighbours little.
+refuses any of them they are taken in smaller parts, down to single ones, so that each bad line is found, and costs
+its neighbours little.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 from exchange.format import record as records
@@ -18,11 +19,8 @@ from exchange.format.record import Op, Record, Run
 from exchange.loader import Loader, Rows
 from exchange.site import Site
 
-PIECES = 24
-"""Into so many pieces many lines are cut when one of them is bad: with a bad one in a hundred most are good."""
-
-FEW_LINES = 8
-"""As many lines are not worth a try together."""
+PARTS = 8
+"""Into so many parts records are cut that can't all be taken together."""
 
 
 class Good(NamedTuple):
@@ -53,52 +51,60 @@ class Understanding:
 
     def of(self, lines: Sequence[bytes], first: int) -> Iterator[Good | Bad]:
         """Understand lines that follow each other, the first of them with the number ``first``."""
-        good = self._together(lines, first)
-        if good is not None:
-            yield good
-            return
-        size = max(FEW_LINES, len(lines) // PIECES)
-        for start in range(0, len(lines), size):
-            piece = lines[start : start + size]
-            good = self._together(piece, first + start) if size > FEW_LINES else None
-            if good is not None:
-                yield good
-            else:
-                yield from self._one_by_one(piece, first + start)
+        run = records.decode_run(lines)
+        if run is not None:
+            self._counts[run.stream, run.op] += len(lines)
+            yield from self._checked(lines, first, run)
+        elif len(lines) == 1:
+            yield self._alone(lines[0], first)
+        else:
+            for part in _parts(len(lines)):
+                yield from self.of(lines[part], first + part.start)
 
     def counts(self) -> dict[str, Counts]:
         """Count the records so far of the streams that the manifest lists, bad ones too if they could be read."""
-        streams = {stream for stream, _ in self._counts}
-        return {name: Counts(*(self._counts[name, op] for op in (Op.UPSERT, Op.DELETE))) for name in streams}
+        return {
+            stream: Counts(*(self._counts[stream, op] for op in (Op.UPSERT, Op.DELETE)))
+            for stream in self._schemas.keys() & {stream for stream, _ in self._counts}
+        }
 
-    def _together(self, lines: Sequence[bytes], first: int) -> Good | None:
-        """Understand lines whose records are good and alike; None if they are not."""
-        run = records.decode_run(lines)
-        if run is None:
-            return None
-        checker = self._site.checkers.get(run.stream)
-        if checker is None or self._schemas.get(run.stream) != checker.stream.schema_version:
-            return None
-        if not (checker.accepts_all if run.op is Op.UPSERT else checker.accepts_all_keys)(run.bodies):
-            return None
+    def _checked(self, lines: Sequence[bytes], first: int, run: Run) -> Iterator[Good | Bad]:
+        """Check the records of ``lines`` and make their rows."""
         try:
-            rows = self._loader.rows(range(first, first + len(lines)), run)
-        except RecordError:
-            return None
-        self._counts[run.stream, run.op] += len(lines)
-        return Good(run.stream, rows, sum(map(len, lines)))
+            rows = self._loader.rows(range(first, first + len(lines)), self._current(run))
+        except RecordError as error:
+            if len(lines) == 1:
+                yield Bad(first, lines[0], error)
+                return
+            for part in _parts(len(lines)):
+                some = Run(run.stream, run.op, run.versions[part], run.bodies[part])
+                yield from self._checked(lines[part], first + part.start, some)
+        else:
+            yield Good(run.stream, rows, sum(map(len, lines)))
 
-    def _one_by_one(self, lines: Sequence[bytes], first: int) -> Iterator[Good | Bad]:
-        for number, line in enumerate(lines, first):
-            try:
-                record = records.decode(line)
-                if record.stream in self._schemas:
-                    self._counts[record.stream, record.op] += 1
-                record = checked(self._site, self._schemas, record)
-                run = Run(record.stream, record.op, [record.version], [record.body])
-                yield Good(record.stream, self._loader.rows([number], run), len(line))
-            except RecordError as error:
-                yield Bad(number, line, error)
+    def _current(self, run: Run) -> Run:
+        """Check records and lift them to the current schema version. Raises RecordError of the first bad one."""
+        checker = self._site.checkers.get(run.stream)
+        if checker is not None and self._schemas.get(run.stream) == checker.stream.schema_version:
+            accepts_all = checker.accepts_all if run.op is Op.UPSERT else checker.accepts_all_keys
+            if accepts_all(run.bodies):
+                return run
+        each = map(Record, repeat(run.stream), repeat(run.op), run.versions, run.bodies)
+        return run._replace(bodies=[checked(self._site, self._schemas, record).body for record in each])
+
+    def _alone(self, line: bytes, number: int) -> Good | Bad:
+        try:
+            record = records.decode(line)
+            self._counts[record.stream, record.op] += 1
+            run = self._current(Run(record.stream, record.op, [record.version], [record.body]))
+            return Good(run.stream, self._loader.rows([number], run), len(line))
+        except RecordError as error:
+            return Bad(number, line, error)
+
+
+def _parts(count: int) -> Iterator[slice]:
+    size = -(-count // PARTS)
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def checked(site: Site, schemas: Mapping[str, int], record: Record) -> Record:

@@ -1,15 +1,16 @@
 """Rows on their way into one table, as directly as what came before allows.
 
-New rows go straight in. At the first conflict rows are staged and merged by one statement. At the first row that
-this refuses, what is doubtful is sifted out first and kept for the end of the load; where that is most of them,
-all others are kept too. Each step costs more than the one before it and there is no way back, so that a load pays
-for what its rows need and hardly more.
+New rows go straight in, by the database's own bulk load. Where that is refused rows are staged first: where keys are
+there already, one statement inserts and updates; where rows are bad, the doubtful are sifted out and kept for the
+end of the load, and the others inserted. Where most are doubtful all are kept. There is no way back to a cheaper
+way, so that a load pays for what its rows need and hardly more.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
-from enum import IntEnum
+from enum import Enum, auto
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -25,17 +26,25 @@ from exchange.loader.staging import OUTCOME, Rows, Stage, applying
 from exchange.models import VERSION_COLUMN, tombstone
 
 DOUBTFUL = "doubtful"
+
+UNIQUE_VIOLATION = "23505"
+"""PostgreSQL's code."""
+
 WORTHWHILE = 0.5
 """The share of rows that must come through a sifting, or there is not another one."""
 
 
-class Way(IntEnum):
-    """How rows enter their table."""
+class Way(Enum):
+    """How rows enter their table: each way costs more than those before it, and stands more."""
 
-    STRAIGHT = 1
-    MERGED = 2
-    SIFTED = 3
-    KEPT = 4
+    STRAIGHT = auto()
+    SIFTED = auto()
+    """Staged, without the doubtful, inserted."""
+    REPLACING = auto()
+    """Staged, all of them, inserted or updated."""
+    SIFTED_REPLACING = auto()
+    KEPT = auto()
+    """Staged until the end."""
 
 
 class Intake:
@@ -61,23 +70,21 @@ class Intake:
             self.stage.keep(rows)
             return
         buried = min(rows.versions) <= self._newest_tombstone
-        if self._way is Way.STRAIGHT and not buried:
-            if self._go_straight(rows):
-                return
-            self._way = Way.MERGED
-        if len(set(rows.keys)) != len(rows.keys):  # one upsert can't write a row twice
+        if self._way is Way.STRAIGHT and not buried and self._goes_straight(rows):
+            return
+        if len(set(rows.keys)) != len(rows.keys):  # one statement can't write a row twice
             self.stage.keep(rows)
             return
         self._arriving.keep(rows)
-        if self._way is not Way.SIFTED and not buried:
-            if self._merge(len(rows.rows)):
+        if self._way is Way.REPLACING and not buried:
+            if self._enters(len(rows.rows)):
                 self._arriving.clear()
                 return
-            self._way = Way.SIFTED
+            self._way = Way.SIFTED_REPLACING
         self._sift(len(rows.rows), buried=buried)
 
-    def _go_straight(self, rows: Rows) -> bool:
-        """Insert the rows into the table, or none of them."""
+    def _goes_straight(self, rows: Rows) -> bool:
+        """Insert the rows into the table, or none of them and find another way."""
         names = [*(column.name for column in self.stream.columns), VERSION_COLUMN]
         try:
             with self._connection.begin_nested():
@@ -85,15 +92,50 @@ class Intake:
         except DBAPIError as error:
             if not refuses_the_row(error):
                 raise
+            self._way = Way.REPLACING if self._repeats_the_key(error.orig) else Way.SIFTED
             return False
         self.entered += len(rows.rows)
         return True
 
-    def _merge(self, expected: int) -> bool:
-        """Upsert the arriving rows that have no outcome: all ``expected`` ones, or none."""
+    def _repeats_the_key(self, error: BaseException | None) -> bool:
+        """Say whether the database refused a row because there is one with its key."""
+        if getattr(error, "sqlstate", None) == UNIQUE_VIOLATION:
+            others = {unique.name for unique in self._reflect().uniques[self.stage.target.name]}
+            return error.diag.constraint_name not in others  # type: ignore[union-attr]
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+
+    def _sift(self, arrived: int, *, buried: bool) -> None:
+        """Enter the arriving rows that nothing speaks against, and keep the others."""
+        good = arrived - sum(self._doubt(reason) for reason in doubts(self._arriving, self._reflect(), buried=buried))
+        entered = self._enters(good)
+        if not entered:
+            self._way = Way.SIFTED_REPLACING
+            good -= self._doubt(not_newer(self._arriving))
+            entered = self._enters(good)
+        doubtful = self._arriving.table.c[OUTCOME] == DOUBTFUL
+        self.stage.take_over(self._arriving, doubtful if entered else sa.true())
+        self._arriving.clear()
+        if not entered or good < arrived * WORTHWHILE:
+            self._way = Way.KEPT
+
+    def _doubt(self, reason: sa.ColumnElement[bool]) -> int:
+        """Mark the arriving rows against which something speaks, and count them."""
+        arriving = self._arriving.table
+        marking = sa.update(arriving).where(applying(arriving), reason).values({OUTCOME: DOUBTFUL})
+        try:
+            with self._connection.begin_nested():
+                return self._connection.execute(marking).rowcount
+        except DBAPIError as error:  # a constraint's expression fails on some row; so will the insert
+            if not refuses_the_row(error):
+                raise
+            return 0
+
+    def _enters(self, expected: int) -> bool:
+        """Insert, or update, the arriving rows that are not doubtful: all ``expected`` ones, or none."""
+        replacing = self._way is not Way.SIFTED
         with self._connection.begin_nested() as savepoint:
             try:
-                if writing.merge(self._arriving) == expected:
+                if writing.enter(self._arriving, replacing=replacing) == expected:
                     self.entered += expected
                     return True
             except DBAPIError as error:
@@ -101,30 +143,6 @@ class Intake:
                     raise
             savepoint.rollback()
             return False
-
-    def _sift(self, arrived: int, *, buried: bool) -> None:
-        """Merge the arriving rows that nothing speaks against, and keep the others."""
-        good = arrived - sum(self._doubt(reason) for reason in doubts(self._arriving, self._reflect(), buried=buried))
-        merged = self._merge(good)
-        if not merged and (old := self._doubt(not_newer(self._arriving))):
-            good -= old
-            merged = self._merge(good)
-        doubtful = self._arriving.table.c[OUTCOME] == DOUBTFUL
-        self.stage.take_over(self._arriving, doubtful if merged else sa.true())
-        self._arriving.clear()
-        if not merged or good < arrived * WORTHWHILE:
-            self._way = Way.KEPT
-
-    def _doubt(self, reason: sa.ColumnElement[bool]) -> int:
-        arriving = self._arriving.table
-        marking = sa.update(arriving).where(applying(arriving), reason).values({OUTCOME: DOUBTFUL})
-        try:
-            with self._connection.begin_nested():
-                return self._connection.execute(marking).rowcount
-        except DBAPIError as error:  # a constraint's expression fails on some row; so will the merge
-            if not refuses_the_row(error):
-                raise
-            return 0
 
     def _find_newest_tombstone(self) -> int:
         """Find the version that a record must exceed so that no tombstone can forbid it."""

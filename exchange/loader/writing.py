@@ -26,12 +26,13 @@ from exchange.models import VERSION_COLUMN, tombstone
 Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
 
 
-def merge(stage: Stage) -> int:
-    """Upsert every applying row that is newer than the one it meets, in one statement; give how many there were.
+def enter(stage: Stage, *, replacing: bool) -> int:
+    """Insert every applying row in one statement; if ``replacing``, update older ones. Give how many were written.
 
     Raises DBAPIError if the database refuses one of them: then all are as they were only after a rollback.
     """
-    statement = _upsert_statement(stage, sa.true(), only_newer=True)
+    every = sa.true()
+    statement = _upsert_statement(stage, every, only_newer=True) if replacing else _insert_statement(stage, every)
     return stage.connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
@@ -127,20 +128,26 @@ def _insert(stage: Stage) -> Any:
     return postgresql.insert if stage.connection.dialect.name == "postgresql" else sqlite.insert
 
 
+def _insert_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> Any:
+    staged, names = stage.table, _names(stage)
+    rows = sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
+    return _insert(stage)(stage.target).from_select(names, rows)
+
+
 def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool], *, only_newer: bool = False) -> sa.Executable:
-    staged, target = stage.table, stage.target
-    names = [*(column.name for column in stage.stream.columns), VERSION_COLUMN]
-    insert = _insert(stage)(target).from_select(
-        names, sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
-    )
-    keys = {column.name for column in stage.stream.key}
-    version = target.c[VERSION_COLUMN]
+    insert = _insert_statement(stage, lines)
+    keys = [column.name for column in stage.stream.key]
+    version = stage.target.c[VERSION_COLUMN]
     statement: sa.Executable = insert.on_conflict_do_update(
-        index_elements=[column.name for column in stage.stream.key],
-        set_={name: insert.excluded[name] for name in names if name not in keys},
+        index_elements=keys,
+        set_={name: insert.excluded[name] for name in _names(stage) if name not in keys},
         where=sa.or_(version.is_(None), version < insert.excluded[VERSION_COLUMN]) if only_newer else None,
     )
     return statement
+
+
+def _names(stage: Stage) -> list[str]:
+    return [*(column.name for column in stage.stream.columns), VERSION_COLUMN]
 
 
 def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executable:
