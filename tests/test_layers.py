@@ -25,6 +25,7 @@ LAYERS = {
         "database",
         "dead_letters",
         "folders",
+        "holding",
         "keys",
         "ledger",
         "loader",
@@ -35,9 +36,21 @@ LAYERS = {
         "site",
         "spool",
         "values",
+        "watching",
     },
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
-    WORKFLOWS: {"applying", "composing", "exporter", "importer", "pruning", "replay", "retry", "settling", "status"},
+    WORKFLOWS: {
+        "applying",
+        "composing",
+        "exporter",
+        "importer",
+        "pacing",
+        "pruning",
+        "replay",
+        "retry",
+        "settling",
+        "status",
+    },
     # Thin: they parse, call one workflow and show what it gave.
     DOORS: {
         "__main__",
@@ -49,6 +62,7 @@ LAYERS = {
         "doctor",
         "initialise",
         "logs",
+        "nudge",
         "preparing",
         "settings",
         "supervisor",
