@@ -30,6 +30,7 @@ from exchange.format.errors import printable
 HOST = "127.0.0.1"
 START_SECONDS = 10.0
 STOP_SECONDS = 8.0
+ANSWER_SECONDS = 5.0
 _ADDRESS = "broker.json"
 _LOCK = "lock"
 _PORT_ATTEMPTS = 5
@@ -195,11 +196,16 @@ class EmbeddedBroker:
         return False
 
 
+def connect(url: str) -> redis.Redis:
+    """Give a client of the Redis at a URL as Celery takes it; it connects when it is first asked something."""
+    address = url.replace("redis+socket://", "unix://", 1)  # kombu's name for a socket is not redis-py's
+    return redis.Redis.from_url(address, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS)
+
+
 def worries(url: str) -> list[str]:
     """Say what a Redis is set up to lose: each a sentence. Raises BrokerFault if it can't be reached."""
     try:
-        address = url.replace("redis+socket://", "unix://", 1)  # kombu's name for a socket is not redis-py's
-        with redis.Redis.from_url(address, socket_timeout=5, socket_connect_timeout=5) as client:
+        with connect(url) as client:
             policy, append_only = (_setting(client, name) for name in ("maxmemory-policy", "appendonly"))
     except (redis.RedisError, OSError, ValueError) as error:
         raise BrokerFault(f"the broker does not answer: {printable(str(error))}; see that it runs") from None

@@ -19,6 +19,7 @@ from exchange import broker, capture, database, keys, ledger, migrate
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.folders import HOME_MODE, PRIVATE_MODE
 from exchange.format.errors import WorldError
+from exchange.holding import held
 from exchange.models import event
 from exchange.preparing import branches
 from exchange.settings import Settings, SettingsFaults, load_settings
@@ -79,6 +80,7 @@ def examine() -> Findings:
     key_findings = list(_keys(settings))
     yield from key_findings
     yield from _broker(settings)
+    yield from _nudge(settings)
     try:
         site = assemble(settings)
     except SettingsFaults as faults:
@@ -274,6 +276,21 @@ def _broker(settings: Settings) -> Findings:
         yield _fault("broker", message, remedy)
     if not worries:
         yield _ok("broker", "it answers, evicts nothing and keeps an append-only file")
+
+
+# Nudge
+
+
+def _nudge(settings: Settings) -> Findings:
+    if held(settings.nudge_lock):
+        yield _ok("nudge", "commits are exported and files imported as they come, beside beat's rhythm")
+    elif settings.nudge:
+        yield Finding(
+            "nudge",
+            Level.WARNING,
+            "EXCHANGE_NUDGE is true, but nothing nudges: rows wait for beat",
+            "run `exchange up`, or `exchange nudge` beside worker and beat",
+        )
 
 
 # Handler

@@ -145,6 +145,10 @@ class Settings(BaseSettings):
     handler_seconds: Seconds = Field(default=30.0, description="How long the handler may take for one request.")
     export_every: Seconds = Field(default=300.0, description="Seconds between two exports.")
     import_every: Seconds = Field(default=60.0, description="Seconds between two imports.")
+    nudge: Switch = Field(
+        default=False,
+        description="Export shortly after a commit and import when files arrive, not at beat's ticks alone.",
+    )
     answer_every: Seconds = Field(
         default=5.0, description="Seconds between two looks for requests to answer (reference application)."
     )
@@ -256,8 +260,13 @@ class Settings(BaseSettings):
 
     @property
     def run_folder(self) -> Path:
-        """Where running processes keep what nobody misses: beat's schedule."""
+        """Where running processes keep what nobody misses: beat's schedule, who nudges."""
         return self.home / "run"
+
+    @property
+    def nudge_lock(self) -> Path:
+        """Held by the process that nudges, as long as it lives."""
+        return self.run_folder / "nudge.lock"
 
     @property
     def keys_folder(self) -> Path:

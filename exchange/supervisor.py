@@ -1,8 +1,8 @@
 """``exchange up``: broker, worker and beat of one side under one roof, started, watched and stopped in order.
 
 One process, no threads: it reads its children's logs, starts again what died, and on Ctrl-C or SIGTERM stops
-the worker, then beat, then the broker. A second Ctrl-C kills. Nothing is left running, even when this process
-itself is killed: on Linux the kernel ends its children.
+what nudges (if EXCHANGE_NUDGE says so), the worker, then beat, then the broker. A second Ctrl-C kills. Nothing is
+left running, even when this process itself is killed: on Linux the kernel ends its children.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STEADY_SECONDS = 60.0
 """A child that ran this long has recovered: its next death is a first one."""
 TICK_SECONDS = 0.2
 
-_COLOURS = {"worker": 36, "beat": 35, "broker": 33, "exchange": 32}
+_COLOURS = {"nudge": 34, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
 _PR_SET_PDEATHSIG = 1
 _CHILD_ENVIRONMENT = {
@@ -172,7 +172,7 @@ class Supervisor:
         child.process = None
 
     def _stop(self) -> None:
-        """Stop worker, beat and broker, in this order: a worker without its broker doesn't stop."""
+        """Stop the children and then the broker, in this order: a worker without its broker doesn't stop."""
         self._stops = max(self._stops, 1)
         for child in self._children:
             self._stop_child(child)
@@ -232,7 +232,8 @@ def _children(settings: Settings) -> list[_Child]:
         "--without-mingle",
         "--without-gossip",
     ]
-    return [_Child("worker", celery + worker), _Child("beat", [*celery, "beat", *level])]
+    nudge = [_Child("nudge", [sys.executable, "-m", "exchange", "nudge"])] if settings.nudge else []
+    return [*nudge, _Child("worker", celery + worker), _Child("beat", [*celery, "beat", *level])]
 
 
 def _ended(code: int) -> str:

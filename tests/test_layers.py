@@ -25,6 +25,7 @@ LAYERS = {
         "database",
         "dead_letters",
         "folders",
+        "holding",
         "keys",
         "ledger",
         "loader",
@@ -35,6 +36,7 @@ LAYERS = {
         "site",
         "spool",
         "values",
+        "watching",
     },
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
@@ -42,6 +44,7 @@ LAYERS = {
         "composing",
         "exporter",
         "importer",
+        "pacing",
         "pruning",
         "replay",
         "retry",
@@ -60,6 +63,7 @@ LAYERS = {
         "doctor",
         "initialise",
         "logs",
+        "nudge",
         "preparing",
         "settings",
         "supervisor",

@@ -44,6 +44,7 @@ def _main(
 app.command()(setup.init)
 app.command()(setup.migrate)
 app.command()(setup.up)
+app.command()(setup.nudge)
 app.command()(setup.demo)
 app.command()(setup.doctor)
 app.command()(state.status)

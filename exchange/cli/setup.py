@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,6 +132,17 @@ def up() -> None:
     from exchange import supervisor
 
     supervisor.up(settings())
+
+
+def nudge() -> None:
+    """Export after a commit, import when files arrive.
+
+    It runs beside a worker and beat, until it is stopped. With EXCHANGE_NUDGE=true `exchange up` starts it.
+    """
+    from exchange import nudge as nudging
+
+    with contextlib.suppress(KeyboardInterrupt):
+        nudging.run(settings())
 
 
 def demo(

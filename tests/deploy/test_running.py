@@ -117,9 +117,9 @@ def test_a_command_that_deploy_names_exists(command: str) -> None:
 def test_the_units_run_what_the_containers_run() -> None:
     services = compose(DEPLOY / "compose.yaml")["services"]
     for path in UNITS:
-        words = shlex.split(unit(path)["Service"]["ExecStart"])
+        program, *words = shlex.split(unit(path)["Service"]["ExecStart"])
         name = path.stem.removeprefix("exchange-")
-        assert services[name]["command"][:4] == ["celery", *words[1:4]]
+        assert services[name]["command"][: len(words) + 1] == [Path(program).name, *words]
 
 
 @pytest.mark.processes

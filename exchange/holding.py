@@ -1,0 +1,49 @@
+"""A file that one process holds for as long as it lives: the kernel lets go of it, however the process ends."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from exchange.database import whoami
+from exchange.folders import make_private
+
+
+def hold(path: Path, waiting: Callable[[str], object]) -> IO[str]:
+    """Hold a file until what is given is closed, and leave our name in it.
+
+    If another process holds it, ``waiting`` is called with that one's name, and we wait until it ends. Raises OSError.
+    """
+    make_private(path.parent)
+    file = path.open("a+")
+    if not _taken(file):
+        file.seek(0)
+        waiting(file.read())
+        fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0)
+    file.write(whoami())
+    file.flush()
+    return file
+
+
+def held(path: Path) -> bool:
+    """Tell whether a process on this machine holds the file."""
+    try:
+        with path.open() as file:
+            # Shared: two that ask at once don't take one another for the holder.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # nobody ever held it
+    return False
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

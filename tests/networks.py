@@ -1,0 +1,144 @@
+"""Two whole networks as they run in life, each with ``exchange up``, for tests and benchmarks of the reference app.
+
+There is no carrier: what the one sends lies in the folder that the other receives from. Beat's periods are an hour
+unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from sqlalchemy import Engine
+
+from exchange.database import make_engine
+
+START_SECONDS = 90.0
+NAMES = ("response", "request")
+_HOUR = "3600"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One side: where it lives, and the supervisor that runs it."""
+
+    name: str
+    home: Path
+    environment: dict[str, str]
+    engine: Engine
+    log: Path
+    process: psutil.Process
+
+    def child(self, word: str) -> psutil.Process:
+        """Give the supervisor's child with this word in its command."""
+        return next(one for one in self.process.children() if any(word in part for part in one.cmdline()))
+
+    def exchange(self, *words: str) -> str:
+        """Run a command and give what it printed."""
+        return _exchange(self.environment, self.home, *words)
+
+
+@contextmanager
+def two_networks(folder: Path, urls: Mapping[str, str] | None = None, **settings: str) -> Iterator[dict[str, Network]]:
+    """Run both networks below ``folder`` until the end, ready when this begins.
+
+    ``urls`` are their databases by name (SQLite files); ``settings`` go to both, by the names of their variables.
+    """
+    databases = urls or {name: f"sqlite:///{folder}/{name}.db" for name in NAMES}
+    for name in NAMES:
+        (folder / f"from-{name}").mkdir()
+        (folder / name).mkdir(mode=0o700)
+    peers = dict(zip(NAMES, NAMES[::-1], strict=True))
+    environments = {
+        name: _environment(
+            {
+                "EXCHANGE_NETWORK": name,
+                "EXCHANGE_PEER": peer,
+                "EXCHANGE_HOME": str(folder / name),
+                "EXCHANGE_DATABASE_URL": databases[name],
+                "EXCHANGE_OUTGOING": str(folder / f"from-{name}"),
+                "EXCHANGE_INCOMING": str(folder / f"from-{peer}"),
+                **{f"EXCHANGE_{what}_EVERY": _HOUR for what in ("EXPORT", "IMPORT", "ANSWER")},
+                **settings,
+            }
+        )
+        for name, peer in peers.items()
+    }
+    with ThreadPoolExecutor() as both:
+        for words in (["init"], ["migrate"], ["keys", "trust"]):
+
+            def prepare(name: str, words: list[str] = words) -> None:
+                keys = [str(key) for key in (folder / peers[name] / "keys").glob("*.pem")] if "trust" in words else []
+                _exchange(environments[name], folder / name, *words, *keys)
+
+            list(both.map(prepare, NAMES))
+    with ExitStack() as stack:
+        networks = {
+            name: stack.enter_context(_up(name, folder, environment, databases[name]))
+            for name, environment in environments.items()
+        }
+        for network in networks.values():
+            _wait_until_ready(network)
+        yield networks
+
+
+@contextmanager
+def _up(name: str, folder: Path, environment: dict[str, str], url: str) -> Iterator[Network]:
+    log = folder / f"{name}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "exchange", "up"],
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    engine = make_engine(url)
+    try:
+        yield Network(name, folder / name, environment, engine, log, psutil.Process(process.pid))
+    finally:
+        engine.dispose()
+        with suppress(ProcessLookupError):
+            process.terminate()
+        process.wait()
+
+
+def _wait_until_ready(network: Network) -> None:
+    wanted = [" ready."] + ["event=nudging"] * (network.environment.get("EXCHANGE_NUDGE") == "true")
+    until(lambda: all(words in network.log.read_text() for words in wanted), network.log.read_text)
+
+
+def until(true: Callable[[], object], otherwise: Callable[[], str] = str, seconds: float = START_SECONDS) -> None:
+    """Wait for something to become true. Raises TimeoutError with what ``otherwise`` says then."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(otherwise())
+        time.sleep(0.05)
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("EXCHANGE_")} | variables
+
+
+def _exchange(environment: dict[str, str], folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "exchange", *words],
+        env=environment,
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"exchange {' '.join(words)}: {done.stdout}{done.stderr}"
+    return done.stdout
