@@ -31,6 +31,7 @@ LAYERS = {
         "migrate",
         "models",
         "outcomes",
+        "remembered",
         "schemas",
         "site",
         "spool",
@@ -48,6 +49,7 @@ LAYERS = {
         "settling",
         "status",
         "understanding",
+        "waiting",
     },
     # Thin: they parse, call one workflow and show what it gave.
     DOORS: {
