@@ -178,8 +178,7 @@ batch = Table(
         postgresql_where=text("state <> 'quarantined' AND manifest IS NOT NULL"),
     ),
     Index("ix_exchange_batch_stem_id", "stem", "id"),
-    Index("ix_exchange_batch_state_id", "state", "id"),
-    Index("ix_exchange_batch_state_direction_channel", "state", "direction", "channel"),
+    Index("ix_exchange_batch_state", "state", "direction", "channel"),
     Index(
         "ix_exchange_batch_kept",
         "direction",

@@ -24,8 +24,7 @@ def upgrade() -> None:
     op.drop_index("ix_exchange_batch_done", "exchange_batch")
     op.drop_index("ix_exchange_batch_stem", "exchange_batch")
     op.create_index("ix_exchange_batch_stem_id", "exchange_batch", ["stem", "id"])
-    op.create_index("ix_exchange_batch_state_id", "exchange_batch", ["state", "id"])
-    op.create_index("ix_exchange_batch_state_direction_channel", "exchange_batch", ["state", "direction", "channel"])
+    op.create_index("ix_exchange_batch_state", "exchange_batch", ["state", "direction", "channel"])
     op.create_index(
         "ix_exchange_batch_kept",
         "exchange_batch",
@@ -42,8 +41,7 @@ def downgrade() -> None:
     op.create_index("ix_exchange_dead_letter_stream_key", "exchange_dead_letter", ["stream", "key"])
     op.create_index("ix_exchange_dead_letter_fingerprint", "exchange_dead_letter", ["fingerprint", "id"])
     op.drop_index("ix_exchange_batch_kept", "exchange_batch")
-    op.drop_index("ix_exchange_batch_state_direction_channel", "exchange_batch")
-    op.drop_index("ix_exchange_batch_state_id", "exchange_batch")
+    op.drop_index("ix_exchange_batch_state", "exchange_batch")
     op.drop_index("ix_exchange_batch_stem_id", "exchange_batch")
     op.create_index("ix_exchange_batch_stem", "exchange_batch", ["stem"])
     for name, where in (("ix_exchange_batch_done", _DONE), ("ix_exchange_batch_open", _OPEN)):
