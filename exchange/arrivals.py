@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exchange.channels import Channel
@@ -48,17 +47,17 @@ class Stranger:
 
 
 def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger]:
-    """Read and judge the manifests; order them by channel, epoch and sequence."""
-    return sorted(_opened(site, sightings), key=lambda seen: (*seen.place, seen.sighting.name.attempt))
+    """Read and judge the manifests, but for those that have not changed since; order them by place."""
 
-
-def _opened(site: Site, sightings: tuple[Sighting, ...]) -> Iterator[Arrival | Stranger]:
-    for sighting in sightings:
+    def read(sighting: Sighting) -> Arrival | Stranger | None:
         try:
-            content = site.spool.read_manifest(sighting)
+            return believe(site, sighting, site.spool.read_manifest(sighting))
         except OSError:
-            continue  # gone since the listing, or no plain file: the next listing counts it
-        yield believe(site, sighting, content)
+            return None  # gone since the listing, or no plain file: the next listing counts it
+
+    terms = (site.network, site.peer, site.channels, site.trusted, site.require_signature)
+    seen = site.spool.believed.each(sightings, terms, read)
+    return sorted(seen, key=lambda one: (*one.place, one.sighting.name.attempt))
 
 
 def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Stranger:

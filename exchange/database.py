@@ -57,7 +57,8 @@ def make_engine(url: str) -> Engine:
 
     SQLite: the driver in autocommit and an explicit ``BEGIN IMMEDIATE``, because the stock set-up commits
     half; write-ahead log, foreign keys, triggers of replaced rows, and a bounded wait for other writers.
-    PostgreSQL: session settings that fix how values are written as text.
+    PostgreSQL: session settings that fix how values are written as text, and no prepared statements: a plan made
+    while the log was empty would be kept, and read all of it once it is not.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -68,7 +69,11 @@ def make_engine(url: str) -> Engine:
     return create_engine(
         parsed,
         pool_pre_ping=True,
-        connect_args={"options": options, "application_name": f"exchange {whoami()}"[:63]},
+        connect_args={
+            "options": options,
+            "application_name": f"exchange {whoami()}"[:63],
+            "prepare_threshold": None,
+        },
     )
 
 

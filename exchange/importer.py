@@ -7,6 +7,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -31,12 +32,14 @@ from exchange.format.errors import (
     WorldError,
     printable,
 )
+from exchange.format.json import MAX_INTEGER
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported, ImportRun
-from exchange.settling import known_row, lock_of, miss, settle, verdict_on
+from exchange.settling import known_row, lock_of, settle, verdict_on
 from exchange.site import Site
+from exchange.waiting import Waiting
 
 
 def never() -> bool:
@@ -64,15 +67,17 @@ def run(
     try:
         with world_errors(), reading(site.engine) as connection:
             ledger.known_epoch(connection, site.network)
+            waiting = Waiting(site, connection)
         if channel is stem is None:
             with world_errors(), suppress(Busy):
-                outcomes.extend(miss(site, sightings))
+                outcomes.extend(waiting.miss(sightings))
         for seen in look(site, tuple(s for s in sightings.found if stem in (None, s.stem))):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"
                 break
             if channel in (None, seen.place[0]):
-                outcomes.append(take_in(site, seen, release=release))
+                outcomes.append(waiting.still(seen) or take_in(site, seen, release=release))
+                waiting.look_again_after(outcomes[-1])
         if stem is None and trouble is None:
             busy = {one.channel for one in outcomes if one.verdict is Verdict.BUSY}
             wanted = {one.name for one in site.incoming() if channel in (None, one.name)}
@@ -156,11 +161,15 @@ def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> s
         if counts.delete <= site.limits.deleted_rows:
             continue
         table = arrival.channel.stream(name).table
-        rows = connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
-        if counts.delete > rows * site.limits.deleted_share:
+        share = site.limits.deleted_share
+        # A batch that is held is judged at every run: no more rows are counted than let it through.
+        enough = min(math.ceil(counts.delete / share) + 1, MAX_INTEGER) if share else MAX_INTEGER
+        some = sa.select(sa.literal(1)).select_from(table).limit(enough)
+        rows = connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
+        if counts.delete > rows * share:
             return (
                 f"it deletes {counts.delete} of {rows} rows of {table.name}, more than the set share of"
-                f" {site.limits.deleted_share:.0%}; it is held for a person:"
+                f" {share:.0%}; it is held for a person:"
                 f" `exchange import --release {arrival.sighting.stem}` applies it"
             )
     return None

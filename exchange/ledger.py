@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
@@ -90,6 +90,28 @@ class Entry:
     attempt: int
     created_at: Any = field(compare=False)
     updated_at: Any = field(compare=False)
+
+
+class Open(NamedTuple):
+    """An incoming batch that waits or is held, in the few words that every run needs of each.
+
+    ``believed`` says that it has a manifest that we believe, and so holds its place.
+    """
+
+    id: int
+    channel: str
+    epoch: str
+    sequence: int
+    stem: str
+    state: BatchState
+    reason: str | None
+    digest: str | None
+    believed: bool
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Channel, epoch and sequence."""
+        return (self.channel, self.epoch, self.sequence)
 
 
 _ENTRY = [batch.c[name] for name in Entry.__dataclass_fields__]
@@ -260,6 +282,22 @@ def in_state(
         query = query.where(batch.c.channel == channel)
     rows = connection.execute(query.order_by(batch.c.channel, batch.c.id))
     return [_entry(row) for row in rows]
+
+
+def open_batches(connection: Connection) -> list[Open]:
+    """Give the incoming batches that wait or are held, by channel and oldest first."""
+    columns = [batch.c[name] for name in Open._fields if name != "believed"]
+    rows = connection.execute(
+        sa.select(*columns, batch.c.manifest.is_not(None).label("believed"))
+        .where(batch.c.direction == Direction.IN, batch.c.state.in_([BatchState.WAITING, BatchState.HELD]))
+        .order_by(batch.c.channel, batch.c.id)
+    )
+    return [Open(**{**row._mapping, "state": BatchState(row.state)}) for row in rows]
+
+
+def by_id(connection: Connection, batch_id: int) -> Entry:
+    """Give a batch as it is now. Rows of the ledger never go."""
+    return _entry(connection.execute(sa.select(*_ENTRY).where(batch.c.id == batch_id)).one())
 
 
 # Positions

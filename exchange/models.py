@@ -177,22 +177,14 @@ batch = Table(
         sqlite_where=text("state <> 'quarantined' AND manifest IS NOT NULL"),
         postgresql_where=text("state <> 'quarantined' AND manifest IS NOT NULL"),
     ),
-    Index("ix_exchange_batch_stem", "stem"),
+    Index("ix_exchange_batch_stem_id", "stem", "id"),
+    Index("ix_exchange_batch_state", "state", "direction", "channel"),
     Index(
-        "ix_exchange_batch_open",
+        "ix_exchange_batch_kept",
         "direction",
-        "state",
-        "channel",
-        sqlite_where=text("state NOT IN ('applied', 'acknowledged')"),
-        postgresql_where=text("state NOT IN ('applied', 'acknowledged')"),
-    ),
-    Index(
-        "ix_exchange_batch_done",
-        "direction",
-        "state",
-        "channel",
-        sqlite_where=text("state IN ('applied', 'acknowledged')"),
-        postgresql_where=text("state IN ('applied', 'acknowledged')"),
+        "updated_at",
+        sqlite_where=text("pruned_at IS NULL"),
+        postgresql_where=text("pruned_at IS NULL"),
     ),
 )
 """The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe;
@@ -265,8 +257,6 @@ dead_letter = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("ix_exchange_dead_letter_state", "state", "id"),
-    Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "id"),
-    Index("ix_exchange_dead_letter_stream_key", "stream", "key"),
 )
 """Records that did not take effect. ``record`` holds the exact bytes as they came, at most
 ``MAX_STORED_RECORD_BYTES`` of ``record_bytes``."""

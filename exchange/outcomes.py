@@ -11,7 +11,7 @@ from exchange.ledger import Counts
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one batch that was looked at."""
+    """What became of one batch that was looked at. Unless ``changed``, it waits or is held as it did before."""
 
     batch: str
     channel: str
@@ -19,6 +19,7 @@ class Imported:
     reason: Reason | None = None
     message: str = ""
     records: Counts = field(default_factory=Counts)
+    changed: bool = field(default=True, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""

@@ -62,6 +62,7 @@ def _prune_sealed(site: Site) -> int:
                 batch.c.updated_at < before,
                 batch.c.pruned_at.is_(None),
             )
+            .order_by(batch.c.updated_at)
             .limit(MAX_BATCHES)
         ).all()
         for row in rows:

@@ -5,7 +5,6 @@ The importer decides; this module keeps what was decided in the ledger, once, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 from sqlalchemy import Connection
@@ -18,7 +17,6 @@ from exchange.format.order import Place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
 from exchange.site import Site
-from exchange.spool import Sightings
 
 
 def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
@@ -108,27 +106,6 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Pl
         return verdict
     sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
     return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
-
-
-def miss(site: Site, sightings: Sightings) -> Iterator[Imported]:
-    """Settle batches that waited or were held and whose files are no longer there: nobody would ever hear of them.
-
-    Raises Busy where somebody else is at work, after giving those that were settled.
-    """
-    there = {sighting.stem for sighting in sightings.found}
-    open_states = [BatchState.WAITING, BatchState.HELD]
-    with reading(site.engine) as connection:
-        known = ledger.in_state(connection, Direction.IN, open_states)
-    sentence = "its files went away before it could be applied; have it sent again"
-    for entry in known:
-        if entry.stem in there or site.spool.has(entry.stem):
-            continue
-        with locked(site.engine, f"import {entry.channel}") as connection:
-            # Its files may be gone because another process has just applied it.
-            if entry not in ledger.in_state(connection, Direction.IN, open_states, entry.channel):
-                continue
-            ledger.move(connection, entry, BatchState.QUARANTINED, sentence, reason=Reason.INCOMPLETE)
-        yield Imported(entry.stem, entry.channel, Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
 
 
 def verdict_on(fault: BatchError) -> Place:

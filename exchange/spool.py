@@ -14,17 +14,22 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from exchange.folders import HOME_MODE, make_private
 from exchange.format.errors import WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import BatchName, FileKind, data_name, manifest_name, parse_file_name
+from exchange.remembered import Remembered
 
 MARKER = ".exchange-folder"
 """In the folders a carrier serves: an unmounted folder looks empty, but it has no marker."""
+
+MARKED_AFTER_SECONDS = 10.0
+"""How long a manifest has to stay as it is before it is believed to be the same one at the next listing."""
 
 _COPY_BYTES = 1024 * 1024
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -79,12 +84,30 @@ class Folders:
         return self.home / "quarantine"
 
 
+class Mark(NamedTuple):
+    """What tells a file from another one of its name, and from itself before it was written to."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Mark | None:
+        """Mark a file, but not one that was changed just now: a clock's next tick may be the first to tell."""
+        if time.time() - max(found.st_mtime, found.st_ctime) < MARKED_AFTER_SECONDS:
+            return None
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 @dataclass(frozen=True)
 class Sighting:
     """A manifest seen in ``incoming/`` or ``work/``; its data file may or may not be there yet."""
 
     name: BatchName
     folder: Path
+    mark: Mark | None = field(default=None, compare=False)
 
     @property
     def stem(self) -> str:
@@ -106,6 +129,8 @@ class Spool:
 
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
+        self.believed: Remembered[Any] = Remembered()
+        """What was made of the manifests of the last listing."""
 
     def prepare(self, *, make: bool = False) -> None:
         """Make private folders that are missing, and see that the shared ones are those that were marked.
@@ -218,20 +243,22 @@ class Spool:
 
     def sight(self) -> Sightings:
         """List ``incoming/`` and ``work/`` once each. Nothing is opened, and no link is followed."""
-        found: dict[str, Sighting] = {}
-        data: set[str] = set()
+        found: dict[BatchName, Sighting] = {}
+        data: set[BatchName] = set()
         ignored = 0
         for folder in (self.folders.work, self.folders.incoming):
             with _scanned(folder) as entries:
                 for entry in entries:
                     parsed = parse_file_name(entry.name)
-                    if parsed is None or not _is_plain(entry):
+                    plain = _plain(entry) if parsed else None
+                    if parsed is None or plain is None:
                         ignored += entry.name != MARKER
                     elif parsed[1] is FileKind.MANIFEST:
-                        found.setdefault(str(parsed[0]), Sighting(parsed[0], folder))
+                        found.setdefault(parsed[0], Sighting(parsed[0], folder, Mark.of(plain)))
                     else:
-                        data.add(str(parsed[0]))
-        return Sightings(tuple(sorted(found.values(), key=lambda s: s.name)), ignored, len(data - found.keys()))
+                        data.add(parsed[0])
+        in_order = sorted(found.values(), key=attrgetter("name.channel", "name.epoch", "name.sequence", "name.attempt"))
+        return Sightings(tuple(in_order), ignored, len(data - found.keys()))
 
     def read_manifest(self, sighting: Sighting) -> bytes:
         """Read a manifest, at most one byte more than a manifest may have. Raises FileNotFoundError if it went."""
@@ -369,12 +396,13 @@ def _scanned(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
         raise _world(error, "nothing was read; mend the folder and run again") from error
 
 
-def _is_plain(entry: os.DirEntry[str]) -> bool:
-    """Say whether an entry is a plain file with one name."""
+def _plain(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Look at an entry that is a plain file with one name; None for any other, and for one gone since the listing."""
     with contextlib.suppress(OSError):
         found = entry.stat(follow_symlinks=False)
-        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-    return False  # gone since the listing
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            return found
+    return None
 
 
 def _open_plain(path: Path) -> BinaryIO:
@@ -408,12 +436,25 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _free_stem(folder: Path, stem: str) -> str:
-    """Give ``stem``, or the first of ``stem~2``, ``stem~3`` ... that no file of ``folder`` has."""
-    candidate, number = stem, 1
-    while (folder / f"{candidate}.manifest.jsonl").exists():
-        number += 1
-        candidate = f"{stem}~{number}"
-    return candidate
+    """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of ``folder`` has.
+
+    A carrier that brings the same batch every minute leaves thousands: they are not all asked for.
+    """
+
+    def numbered(number: int) -> str:
+        return stem if number == 1 else f"{stem}~{number}"
+
+    def taken(number: int) -> bool:
+        return (folder / f"{numbered(number)}.manifest.jsonl").exists()
+
+    free = 1
+    while taken(free):
+        free *= 2
+    last = free // 2
+    while free - last > 1:
+        middle = (last + free) // 2
+        last, free = (middle, free) if taken(middle) else (last, middle)
+    return numbered(free)
 
 
 def _write_new(target: Path, content: bytes, tmp: Path) -> None:

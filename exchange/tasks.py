@@ -23,6 +23,7 @@ from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, whoami, world_errors
 from exchange.format.errors import Verdict, WorldError, printable
 from exchange.format.json import MAX_INTEGER
+from exchange.outcomes import Imported
 from exchange.reference.answering import answer_requests as answer
 from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
@@ -169,9 +170,13 @@ def _check_text(name: str, value: object) -> None:
 
 
 def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what: str = "batches") -> Result:
-    """Log each outcome as one event, and give them all."""
-    told = [outcome.as_dict() for outcome in outcomes]
-    for fields in told:
+    """Log each outcome as one event, but not again what waits as it did before; give them all."""
+    told = []
+    for outcome in outcomes:
+        fields = outcome.as_dict()
+        told.append(fields)
+        if isinstance(outcome, Imported) and not outcome.changed:
+            continue
         said = {name: value for name, value in fields.items() if value not in (None, "")}
         log.info(said.pop("verdict", None) or said.pop("state", None) or "published", **said)
     trouble = notes.get("trouble")

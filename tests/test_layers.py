@@ -32,6 +32,7 @@ LAYERS = {
         "migrate",
         "models",
         "outcomes",
+        "remembered",
         "schemas",
         "site",
         "spool",
@@ -51,6 +52,7 @@ LAYERS = {
         "settling",
         "status",
         "understanding",
+        "waiting",
     },
     # Thin: they parse, call one workflow and show what it gave.
     DOORS: {

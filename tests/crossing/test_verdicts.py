@@ -14,13 +14,14 @@ import sqlalchemy as sa
 
 from exchange import models, replay
 from exchange.channels import Channel, Stream
+from exchange.database import reading
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey
 from exchange.outcomes import Imported
 from exchange.schemas import Checker
-from exchange.settling import miss
 from exchange.spool import MARKER, Sightings, Spool
 from exchange.status import look
+from exchange.waiting import Waiting
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account, age, delete, upsert
 from tests.crossing.sides import Side
@@ -283,8 +284,10 @@ def test_a_waiting_batch_that_another_process_applies_meanwhile_is_not_said_to_b
         return False
 
     monkeypatch.setattr(Spool, "has", apply_meanwhile)
+    with reading(quick_receiver.engine) as connection:
+        waiting = Waiting(quick_receiver.site, connection)
 
-    assert list(miss(quick_receiver.site, Sightings((), 0, 0))) == []
+    assert list(waiting.miss(Sightings((), 0, 0))) == []
     assert ledger_of(quick_receiver) == [("applied", None), ("applied", None)]
 
 

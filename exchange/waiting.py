@@ -1,0 +1,97 @@
+"""Batches that wait or are held: what every import needs of them, without asking the ledger of each.
+
+Behind one missing batch thousands may wait for days. As long as all is as the ledger says, nothing is done about
+them; whatever is to change is judged and settled anew, under its channel's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection
+
+from exchange import ledger
+from exchange.arrivals import Arrival, Stranger
+from exchange.database import locked, reading
+from exchange.format.errors import Reason, Unsupported, Verdict
+from exchange.format.order import Place, Position, place
+from exchange.models import BatchState, Direction
+from exchange.outcomes import Imported
+from exchange.settling import verdict_on
+from exchange.site import Site
+from exchange.spool import Sightings
+
+_STATES = {Verdict.WAITING: BatchState.WAITING, Verdict.HELD: BatchState.HELD}
+
+
+class Waiting:
+    """What waits or is held, as the ledger had it when the run began. One for each run."""
+
+    def __init__(self, site: Site, connection: Connection) -> None:
+        self._site = site
+        self._open = ledger.open_batches(connection)
+        self._at = {entry.place: entry for entry in self._open if entry.believed}
+        self._standings: dict[str, tuple[Position | None, frozenset[str]]] = {}
+
+    def still(self, seen: Arrival | Stranger) -> Imported | None:
+        """Give the outcome of a batch about which nothing changed; None if it has to be judged and settled."""
+        verdict = self._unsupported(seen) if isinstance(seen, Stranger) else self._behind(seen)
+        if verdict is None or verdict.verdict is None or not self._says(seen, verdict):
+            return None
+        return Imported(
+            seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence, changed=False
+        )
+
+    def _says(self, seen: Arrival | Stranger, verdict: Place) -> bool:
+        """Whether the ledger has just this verdict; of what is beyond the look-ahead it says nothing."""
+        entry = self._at.get(seen.place)
+        if entry is None:
+            return verdict.reason is Reason.LOOK_AHEAD
+        said = (entry.digest, entry.state, entry.reason)
+        return verdict.verdict in _STATES and said == (seen.digest, _STATES[verdict.verdict], verdict.reason)
+
+    def _unsupported(self, seen: Stranger) -> Place | None:
+        known = seen.manifest is not None and isinstance(seen.fault, Unsupported)
+        return verdict_on(seen.fault) if known else None
+
+    def _behind(self, seen: Arrival) -> Place:
+        name = seen.channel.name
+        if name not in self._standings:
+            with reading(self._site.engine) as connection:
+                self._standings[name] = (
+                    ledger.current_position(connection, Direction.IN, name),
+                    ledger.left_epochs(connection, name),
+                )
+        position, left_epochs = self._standings[name]
+        return place(
+            seen.manifest,
+            seen.digest,
+            position=position,
+            left_epochs=left_epochs,
+            known_digest=None,  # where a batch waits none is applied
+            ordered=seen.channel.ordered,
+            look_ahead=self._site.limits.look_ahead,
+        )
+
+    def look_again_after(self, outcome: Imported) -> None:
+        """Forget where a channel stands if a batch of it has been settled: it may have been applied."""
+        if outcome.changed:
+            self._standings.pop(outcome.channel, None)
+
+    def miss(self, sightings: Sightings) -> Iterator[Imported]:
+        """Settle those whose files are no longer there: nobody would ever hear of them.
+
+        Raises Busy where somebody else is at work, after giving those that were settled.
+        """
+        there = {sighting.stem for sighting in sightings.found}
+        sentence = "its files went away before it could be applied; have it sent again"
+        for entry in self._open:
+            if entry.stem in there or self._site.spool.has(entry.stem):
+                continue
+            with locked(self._site.engine, f"import {entry.channel}") as connection:
+                # Its files may be gone because another process has just applied it.
+                found = ledger.by_id(connection, entry.id)
+                if (found.stem, found.state) != (entry.stem, entry.state):
+                    continue
+                ledger.move(connection, found, BatchState.QUARANTINED, sentence, reason=Reason.INCOMPLETE)
+            yield Imported(entry.stem, entry.channel, Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)

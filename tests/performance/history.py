@@ -1,0 +1,104 @@
+"""Years of work in a few statements: a ledger, letters and files as they would be after many batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import models
+from exchange.format.manifest import Counts, Kind, Manifest
+from tests.crossing.forging import EPOCH
+from tests.crossing.sides import Side
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+
+MANIFEST = (
+    Manifest(
+        channel="back",
+        source="two",
+        target="one",
+        epoch=EPOCH,
+        sequence=1,
+        kind=Kind.CHANGES,
+        created_at=LONG_AGO,
+        producer="by hand",
+        schemas={"note": 1},
+        records={"note": Counts(10, 0)},
+        encoding=("zstd",),
+        sha256="0" * 64,
+        bytes=1_000,
+        content_sha256="0" * 64,
+        content_bytes=5_000,
+        previous="d" * 64,
+        trace=None,
+    )
+    .encode()
+    .decode()
+)
+
+
+def fill(connection: Connection, table: sa.FromClause, count: int, values: Mapping[str, Any]) -> None:
+    """Insert rows 1 to ``count``; a value may be a function of the expression for the row's number."""
+    first = sa.select(sa.literal(1).label("n")).cte("numbers", recursive=True)
+    numbers = first.union_all(sa.select(first.c.n + 1).where(first.c.n < count))
+    columns = [
+        value(numbers.c.n) if callable(value) else sa.literal(value, table.c[name].type)
+        for name, value in values.items()
+    ]
+    connection.execute(sa.insert(table).from_select(list(values), sa.select(*columns)))  # type: ignore[arg-type]
+
+
+def text_of(before: str, number: sa.ColumnElement[int], after: str = "") -> sa.ColumnElement[str]:
+    """Write the SQL for a text with a number in it."""
+    return sa.literal(before) + sa.cast(number, sa.String) + sa.literal(after)
+
+
+def live(side: Side, batches: int) -> None:
+    """Let a side have taken in and sent ``batches``, each half of them acknowledged, with letters, events and files."""
+    moments = {"created_at": LONG_AGO, "updated_at": LONG_AGO}
+    common = {"epoch": EPOCH, "sequence": lambda n: n, "digest": "d" * 64, "records": 10, "bytes": 1_000, **moments}
+    with side.engine.begin() as connection:
+        for direction, channel, state in (("in", "forth", "applied"), ("out", "back", "acknowledged")):
+            values = {"direction": direction, "channel": channel, "state": state, "manifest": MANIFEST, **common}
+            stem = {"stem": lambda n, channel=channel: text_of(f"{channel}-{EPOCH}-", n)}
+            fill(connection, models.batch, batches, values | stem)
+            moment = {"digest": "d" * 64, "adopted_at": LONG_AGO}
+            place = {"direction": direction, "channel": channel, "epoch": EPOCH, "sequence": batches}
+            connection.execute(sa.insert(models.position).values(**place, **moment))
+        refused = {"direction": "in", "channel": "forth", "state": "quarantined", "reason": "corrupt", **common}
+        fill(connection, models.batch, batches // 20, refused | {"stem": lambda n: text_of("bad-", n)})
+        letter = {
+            "direction": "in",
+            "channel": "forth",
+            "stream": "account",
+            "key": lambda n: text_of('{"id":', n, "}"),
+            "record": b"x",
+            "record_bytes": 1,
+            "error": "type",
+            "message": "bad",
+            "fingerprint": "f" * 16,
+            **moments,
+        }
+        fill(connection, models.dead_letter, batches, letter | {"state": "discarded"})
+        fill(connection, models.dead_letter, batches // 20, letter | {"state": "parked"})
+        happened = {"at": LONG_AGO, "to_state": "applied", "cause": "applied", "who": "me", "subject_id": lambda n: n}
+        for subject in ("batch", "dead_letter"):
+            fill(connection, models.event, 2 * batches, happened | {"subject": subject})
+        gone = {"stream": "account", "key": lambda n: text_of('{"id":-', n, "}"), "version": lambda n: n}
+        fill(connection, models.tombstone, batches, gone)
+        pending = {"stream": "elsewhere", "op": "I", "key": lambda n: text_of('{"id":', n, "}")}
+        fill(connection, models.change, 5 * batches, pending)
+    folders = side.site.spool.folders
+    for folder in (folders.archive, folders.quarantine, folders.sealed):
+        for number in range(batches // 100):
+            (folder / f"forth-{EPOCH}-{number:010d}.manifest.jsonl").touch()
+
+
+def analyse(side: Side) -> None:
+    """Let the database count, as it does by itself from time to time."""
+    with side.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("ANALYZE")

@@ -1,0 +1,164 @@
+"""What a piece of work asks of the database and of the file system, counted; no clock is read.
+
+The databases themselves say how they find rows: PostgreSQL's auto_explain tells of every statement that ran,
+triggers' and COPY's too; SQLite shows the program that it makes of one. Temporary tables, settings, statistics
+and kept plans are what they are at that moment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+PLENTY = 1_000
+"""From how many rows on PostgreSQL's reading without a condition counts as reading a whole table."""
+
+_FILE_EVENTS = ("open", "os.listdir", "os.rename", "os.remove", "os.mkdir")
+_ABOUT_NO_ROW = re.compile(r"WHERE (1 = 0|0 = 1)")
+_watching: list[Watched] = []
+
+
+@dataclass
+class Watched:
+    """What was seen."""
+
+    statements: int = 0
+    steps: int = 0
+    """What the database went through: instructions on SQLite, rows looked at on PostgreSQL."""
+    files: Counter[str] = field(default_factory=Counter)
+    """How often files were opened, moved and so on."""
+    listed: list[str] = field(default_factory=list)
+    """The folders that were listed."""
+    indexes: set[str] = field(default_factory=set)
+    """The indexes in which something was looked up."""
+    whole: list[tuple[str, str]] = field(default_factory=list)
+    """Tables that were read from end to end, by their rows or by an index, and the statement that did it."""
+
+    @property
+    def cost(self) -> tuple[int, int, dict[str, int], list[str]]:
+        """All that is counted, to be compared."""
+        return (self.statements, self.steps, dict(self.files), self.listed)
+
+    def read_whole(self, *tables: str) -> list[tuple[str, str]]:
+        """Give the statements that read one of these tables from end to end."""
+        return [one for one in self.whole if one[0] in tables]
+
+
+@contextmanager
+def watched(engine: Engine) -> Iterator[Watched]:
+    """Watch what is done with new connections of an engine, and with files, until the end of the block."""
+    seen = Watched()
+    sqlite_like = engine.dialect.name == "sqlite"
+    prepare = _prepare_sqlite if sqlite_like else _prepare_postgresql
+
+    def connect(driver: Any, _record: object) -> None:
+        prepare(driver, seen)
+
+    def execute(connection: Connection, _cursor: object, statement: str, parameters: Any, *rest: Any) -> None:
+        seen.statements += 1
+        if sqlite_like:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            _explain_sqlite(driver, statement, parameters[0] if rest[-1] else parameters, seen)
+
+    listeners: dict[str, Callable[..., Any]] = {"connect": connect, "before_cursor_execute": execute}
+    engine.dispose()
+    for name, listener in listeners.items():
+        sa.event.listen(engine, name, listener)
+    with engine.connect():
+        pass  # what it takes to connect is not counted
+    seen.statements = seen.steps = 0
+    _watching.append(seen)
+    try:
+        yield seen
+    finally:
+        _watching.remove(seen)
+        for name, listener in listeners.items():
+            sa.event.remove(engine, name, listener)
+        engine.dispose()
+
+
+def _note_file(event: str, arguments: tuple[Any, ...]) -> None:
+    for seen in _watching:
+        if event == "os.scandir":
+            seen.listed.append(Path(arguments[0]).name)
+        elif event in _FILE_EVENTS:
+            seen.files[event] += 1
+
+
+sys.addaudithook(_note_file)
+
+
+def _prepare_postgresql(driver: Any, seen: Watched) -> None:
+    def told(diagnostic: Any) -> None:
+        _, mark, plan = diagnostic.message_primary.partition("plan:\n")
+        if mark:
+            _read_plan(json.loads(plan), seen)
+
+    driver.execute("LOAD 'auto_explain'")
+    for name, value in {
+        "log_min_duration": "0",
+        "log_format": "json",
+        "log_level": "notice",
+        "log_analyze": "on",
+        "log_timing": "off",
+        "log_nested_statements": "on",
+    }.items():
+        driver.execute(f"SET auto_explain.{name} = {value}")
+    driver.commit()
+    driver.add_notice_handler(told)
+
+
+def _read_plan(told: dict[str, Any], seen: Watched) -> None:
+    nodes = [told["Plan"]]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", [])
+        looked_up = {"Index Cond", "Recheck Cond", "TID Cond"} & node.keys()
+        if "Index Name" in node and looked_up:
+            seen.indexes.add(node["Index Name"])
+        if "Relation Name" in node and "Scan" in node["Node Type"]:
+            removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+            rows = round((node["Actual Rows"] + removed) * node["Actual Loops"])
+            seen.steps += rows
+            if not looked_up and rows > PLENTY:
+                seen.whole.append((node["Relation Name"], told["Query Text"]))
+
+
+def _prepare_sqlite(driver: sqlite3.Connection, seen: Watched) -> None:
+    def step() -> None:
+        seen.steps += 1
+
+    driver.set_progress_handler(step, 1)
+
+
+def _explain_sqlite(driver: sqlite3.Connection, statement: str, parameters: Any, seen: Watched) -> None:
+    """Read which b-trees a statement's program opens, in which it seeks, and which it rewinds to their start."""
+    steps = seen.steps
+    names = {
+        (number, place): (name, table)
+        for number, schema in enumerate(("main", "temp"))
+        for place, name, table in driver.execute(f"SELECT rootpage, name, tbl_name FROM {schema}.sqlite_master")
+    }
+    if _ABOUT_NO_ROW.search(statement):  # what it opens it never steps through
+        return
+    opened: dict[int, tuple[str, str]] = {}
+    for _, opcode, cursor, place, database, *_ in driver.execute(f"EXPLAIN {statement}", parameters).fetchall():
+        if opcode in {"OpenRead", "OpenWrite", "ReopenIdx"} and (database, place) in names:
+            opened[cursor] = names[database, place]
+        elif cursor in opened and opcode in {"SeekGE", "SeekGT", "SeekLE", "SeekLT", "NotFound", "Found"}:
+            seen.indexes.add(opened[cursor][0])
+        elif cursor in opened and opcode in {"Rewind", "Last", "Count"}:
+            seen.whole.append((opened[cursor][1], statement))
+    seen.steps = steps
