@@ -256,10 +256,67 @@ dead_letter = Table(
     Column("attempts", Integer, nullable=False, server_default="1"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("producer", String(200)),
+    Column("cause", Text, nullable=False, server_default=""),
+    Column("revision", Integer, nullable=False, server_default="0"),
     Index("ix_exchange_dead_letter_state", "state", "id"),
+    Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "id"),
+    Index("ix_exchange_dead_letter_stream_key", "stream", "key"),
+    Index("ix_exchange_dead_letter_batch", "batch", "line"),
 )
 """Records that did not take effect. ``record`` holds the exact bytes as they came, at most
-``MAX_STORED_RECORD_BYTES`` of ``record_bytes``."""
+``MAX_STORED_RECORD_BYTES`` of ``record_bytes``, and is never changed; what a person made of it is a revision, and
+``revision`` the number of the newest. ``cause`` names the constraint, ``producer`` who wrote the batch."""
+
+revision = Table(
+    "exchange_dead_letter_revision",
+    metadata,
+    Column("letter", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("record", LargeBinary, nullable=False),
+    Column("difference", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("why", Text, nullable=False),
+)
+"""What people made of a dead letter, one row each time; rows are only ever added."""
+
+selection = Table(
+    "exchange_selection",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("filters", Text, nullable=False),
+    Column("letters", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+)
+"""A set of dead letters that a person looked at and gave a name."""
+
+selected = Table(
+    "exchange_selected",
+    metadata,
+    Column("selection", String(63), primary_key=True),
+    Column("letter", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempts", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+)
+"""The dead letters of a selection, as they were when it was made."""
+
+audit = Table(
+    "exchange_audit",
+    metadata,
+    _id(),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("origin", String(255), nullable=False),
+    Column("action", String(63), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("why", Text),
+    Column("result", Text),
+    Index("ix_exchange_audit_action", "action", "id"),
+)
+"""What people did by hand: who, when, from where, what with which arguments (JSON), why, and what came of it (JSON;
+NULL while it runs, or if it was killed). Rows are never removed."""
 
 event = Table(
     "exchange_event",

@@ -151,10 +151,9 @@ def _names(stage: Stage) -> list[str]:
 
 
 def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executable:
-    staged, target = stage.table, stage.target
-    return sa.delete(target).where(
-        sa.exists().where(stage.same_key(staged, target), applying(staged, Op.DELETE), lines)
-    )
+    # IN, not EXISTS: SQLite would ask that of every row of the table.
+    keys = sa.select(*stage.key(stage.table)).where(applying(stage.table, Op.DELETE), lines)
+    return sa.delete(stage.target).where(sa.tuple_(*stage.key(stage.target)).in_(keys))
 
 
 def _write(stage: Stage, op: Op, statement: Statement) -> list[Refusal]:

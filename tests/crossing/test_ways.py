@@ -87,7 +87,7 @@ def batch(draw: random.Random, number: int) -> Records:
 def outcome(side: Side) -> dict[str, Any]:
     """Give everything that batches have left behind."""
     letters, batches = models.dead_letter.c, models.batch.c
-    versions = sa.column(models.VERSION_COLUMN)
+    versions: sa.ColumnElement[Any] = sa.column(models.VERSION_COLUMN)
     return {
         **{
             table.name: sorted(map(tuple, side.all(sa.select(*table.c, versions).select_from(table))), key=repr)

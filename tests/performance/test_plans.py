@@ -215,11 +215,7 @@ def test_an_import_of_some_records_reads_no_large_table(grown: Forger, *, analys
 
 
 @with_and_without_statistics
-def test_an_import_of_some_deletes_reads_no_large_table(
-    grown: Forger, request: pytest.FixtureRequest, *, analysed: bool
-) -> None:
-    if grown.receiver.engine.dialect.name == "sqlite":
-        request.applymarker(pytest.mark.xfail(reason="DELETE ... WHERE EXISTS asks it of every row of the table"))
+def test_an_import_of_some_deletes_reads_no_large_table(grown: Forger, *, analysed: bool) -> None:
     if analysed:
         analyse(grown.receiver)
 

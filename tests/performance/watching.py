@@ -70,7 +70,8 @@ def watched(engine: Engine) -> Iterator[Watched]:
         if sqlite_like:
             driver = connection.connection.driver_connection
             assert isinstance(driver, sqlite3.Connection)
-            _explain_sqlite(driver, statement, parameters[0] if rest[-1] else parameters, seen)
+            many = bool(rest[-1]) and isinstance(parameters[0], (tuple, dict))  # or many rows in one statement
+            _explain_sqlite(driver, statement, parameters[0] if many else parameters, seen)
 
     listeners: dict[str, Callable[..., Any]] = {"connect": connect, "before_cursor_execute": execute}
     engine.dispose()
