@@ -3,7 +3,7 @@
     make bench                                    everything; writes RESULTS.md, results.json and results.png here
     make bench ARGS='--quick'                     small sizes and one round, without the peers: does it run?
     make bench ARGS='--only import-new export'    some of the contests
-    make bench ARGS='--records 100000'            other sizes than 500,000 rows
+    make bench ARGS='--records 50000 --rounds 3'  a tenth of everything
 
 All but the first write to .cache/bench/last, unless --output says where.
 """
@@ -11,7 +11,6 @@ All but the first write to .cache/bench/last, unless --output says where.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from exchange.testing.servers import postgres
 from tests.benchmarks import loading, nudging, report, sending, spoiling
 from tests.benchmarks.bars import Outcome
-from tests.benchmarks.data import QUICK, Sizes
+from tests.benchmarks.data import Sizes
 from tests.benchmarks.environments import FOLDER, Environments
 from tests.benchmarks.machine import machine, versions
 from tests.benchmarks.measuring import note
@@ -45,6 +44,10 @@ CONTESTS: dict[str, Callable[[Workshop], Outcome]] = {
     "nudge": nudging.nudge,
 }
 
+WHOLE = Sizes()
+QUICK = Sizes(records=1_000, rounds=1)
+"""Enough to see that everything runs; its figures mean nothing."""
+
 SERVER = {
     "shared_buffers": "512MB",
     "max_wal_size": "8GB",
@@ -58,9 +61,7 @@ SERVER = {
 def main() -> None:
     """Run the contests that are asked for and report."""
     chosen = _arguments()
-    sizes = QUICK if chosen.quick else Sizes()
-    if chosen.records:
-        sizes = dataclasses.replace(sizes, records=chosen.records, peer_records=min(chosen.records, sizes.peer_records))
+    sizes = Sizes(chosen.records, chosen.rounds)
     began = time.monotonic()
     where = machine()
     outcomes: dict[str, Outcome] = {}
@@ -93,10 +94,19 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description="How fast rows cross.")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, without the peers")
     parser.add_argument("--only", nargs="+", choices=list(CONTESTS), metavar="NAME", help=", ".join(CONTESTS))
-    parser.add_argument("--records", type=int, metavar="N", help="rows of most contests (default: 500,000)")
+    parser.add_argument(
+        "--records",
+        type=int,
+        default=WHOLE.records,
+        metavar="N",
+        help="rows; all sizes follow (%(default)s)",
+    )
+    parser.add_argument("--rounds", type=int, default=WHOLE.rounds, metavar="N", help="repeats (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where RESULTS.md and the plot go")
     chosen = parser.parse_args()
-    whole = not (chosen.quick or chosen.only or chosen.records)
+    if chosen.quick:
+        chosen.records, chosen.rounds = QUICK.records, QUICK.rounds
+    whole = not chosen.only and Sizes(chosen.records, chosen.rounds) == WHOLE
     chosen.output = chosen.output or (Path(__file__).parent if whole else FOLDER / "last")
     return chosen
 

@@ -15,11 +15,11 @@ from tests.benchmarks.workshop import Workshop
 Contender = Callable[[], Measured]
 
 OURS = "exchange"
-DLT, DLT_BY_COPY, TARGET = "dlt merge", "dlt merge, loading CSV", "target-postgres"
+DLT, DLT_TUNED, TARGET = "dlt merge", "dlt merge, tuned", "target-postgres"
 SQLITE_UTILS = "sqlite-utils upsert"
 
-_ENVIRONMENT = {DLT: "dlt", DLT_BY_COPY: "dlt", TARGET: "target-postgres", SQLITE_UTILS: "sqlite-utils"}
-_DLT_FORMAT = {DLT: "insert_values", DLT_BY_COPY: "csv"}
+_ENVIRONMENT = {DLT: "dlt", DLT_TUNED: "dlt", TARGET: "target-postgres", SQLITE_UTILS: "sqlite-utils"}
+_DLT_SETTINGS = {DLT: ("delete-insert", "insert_values"), DLT_TUNED: ("upsert", "csv")}
 
 _COLUMN_TYPES = {"user_id": "integer", "priority": "integer", "parameters": "object"}
 _DATE_TIMES = ("created_at", "updated_at")
@@ -28,7 +28,7 @@ _DATE_TIMES = ("created_at", "updated_at")
 def postgres_peers(shop: Workshop, rows: Path, *, before: Path | None = None) -> dict[str, Contender]:
     """Give the peers that load rows into PostgreSQL, into what they made of other rows before if given."""
     peers: dict[str, Contender] = {}
-    for name in (DLT, DLT_BY_COPY, TARGET):
+    for name in (DLT, DLT_TUNED, TARGET):
         if (python := shop.environments.python(_ENVIRONMENT[name])) is not None:
             load = partial(_load, shop, name, python)
             original = cache(partial(_prepared, shop, load, before))
@@ -79,7 +79,7 @@ def _load(shop: Workshop, name: str, python: Path, url: str, rows: Path) -> Meas
         messages = str(_singer_messages(rows))
         return Step("tests.benchmarks.peers.with_target_postgres", (sqlalchemy_url, messages), python).run()
     # dlt asks for a password, though the server does not; it keeps its state in the database and below a folder.
-    words = (url.replace("@", ":none@"), str(rows), str(shop.path()), _DLT_FORMAT[name])
+    words = (url.replace("@", ":none@"), str(rows), str(shop.path()), *_DLT_SETTINGS[name])
     environment = os.environ | {"DLT_DATA_DIR": str(shop.path()), "RUNTIME__DLTHUB_TELEMETRY": "false"}
     return Step("tests.benchmarks.peers.with_dlt", words, python, environment).run()
 

@@ -27,33 +27,45 @@ _KINDS = ("lookup", "report", "export")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. ``again``, ``few_of`` and ``memory`` are tables or batches of these many records."""
+    """How much is measured, all in proportion to ``records``, and how often."""
 
     records: int = 500_000
-    peer_records: int = 100_000
-    again: tuple[int, ...] = (1_000, 100_000, 1_000_000)
-    few: int = 100
-    few_of: tuple[int, int] = (20_000, 2_000_000)
-    memory: tuple[int, int] = (50_000, 5_000_000)
-    one_batch: int = 1_000_000
-    shards: tuple[int, ...] = (1, 2, 4)
-    nudges: int = 200
     rounds: int = 5
 
+    @property
+    def peer_records(self) -> int:
+        """What the peers load: they are slow, and their rates hardly depend on it."""
+        return self.records // 5
 
-QUICK = Sizes(
-    records=1_000,
-    peer_records=500,
-    again=(100, 1_000),
-    few=10,
-    few_of=(100, 1_000),
-    memory=(500, 1_000),
-    one_batch=1_000,
-    shards=(1, 2),
-    nudges=3,
-    rounds=1,
-)
-"""Enough to see that everything runs; its figures mean nothing."""
+    @property
+    def again(self) -> tuple[int, ...]:
+        """Sizes of batches that come again: 1,000, 100,000 and 1,000,000."""
+        return max(1, self.records // 500), self.records // 5, self.one_batch
+
+    @property
+    def one_batch(self) -> int:
+        """The size of one large batch: 1,000,000."""
+        return 2 * self.records
+
+    @property
+    def few_of(self) -> tuple[int, int]:
+        """Sizes of a small and a large table of which a few rows change: 20,000 and 2,000,000."""
+        return self.records // 25, 4 * self.records
+
+    @property
+    def few(self) -> int:
+        """How many those are: 100."""
+        return min(100, self.few_of[0])
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Few and many records: 50,000 and 5,000,000."""
+        return self.records // 10, 10 * self.records
+
+    @property
+    def nudges(self) -> int:
+        """How many rows are timed on their way: 200."""
+        return max(3, self.records // 2500)
 
 
 def identity(number: int) -> uuid.UUID:

@@ -33,11 +33,10 @@ def main() -> None:
     """Read the results and write the picture."""
     source, picture = map(Path, sys.argv[1:])
     findings = json.loads(source.read_text())
-    figure, (bars, rates) = plt.subplots(1, 2, figsize=(18, 11), width_ratios=(1, 1))
+    figure, (bars, rates) = plt.subplots(1, 2, figsize=(18, 11), layout="constrained")
     draw_bars(bars, [bar for outcome in findings["outcomes"].values() for bar in outcome["bars"]])
     draw_rates(rates, {name: findings["outcomes"].get(name, {}).get("series", {}) for name in CONTESTS})
     figure.suptitle(f"{findings['machine']['processor']}, {findings['machine']['cores']} cores: {findings['command']}")
-    figure.tight_layout()
     figure.savefig(picture, dpi=90)
 
 
@@ -67,6 +66,7 @@ def draw_rates(axes: Axes, contests: dict[str, dict[str, list[dict[str, float]]]
             labels.append(f"{CONTESTS[contest]}: {name}")
     axes.set_yticks(range(len(labels)), map(_wrapped, labels), fontsize=7)
     axes.set_xscale("log")
+    axes.margins(x=0.15)
     axes.set_title("rows a second (median)", fontsize=10)
 
 
