@@ -50,6 +50,7 @@ class Outcome:
 
     bars: tuple[Bar, ...]
     series: Mapping[str, Series] = field(default_factory=dict)
+    failed: bool = False
 
 
 def at_least(number: float, unit: str = "") -> Goal:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.benchmarks.measuring import ROOT, note
@@ -24,8 +25,12 @@ _VERSIONS = "import importlib.metadata as m, json; print(json.dumps({d.name: d.v
 class Environments:
     """Makes each environment when it is first wanted and keeps it. ``missing`` says why one is not there."""
 
-    def __init__(self, *, wanted: bool = True) -> None:
+    def __init__(
+        self, *, wanted: bool = True, requirements: Mapping[str, str] = REQUIREMENTS, folder: Path = FOLDER
+    ) -> None:
         self.missing: dict[str, str] = {}
+        self._requirements = requirements
+        self._folder = folder
         self._wanted = wanted
         self._pythons: dict[str, Path | None] = {}
 
@@ -43,12 +48,12 @@ class Environments:
         for name, python in self._pythons.items():
             if python is not None:
                 said = subprocess.run([python, "-c", _VERSIONS], check=True, capture_output=True, text=True).stdout
-                package = REQUIREMENTS[name].partition("==")[0].partition("[")[0]
+                package = self._requirements[name].partition("==")[0].partition("[")[0]
                 found[package] = json.loads(said)[package]
         return found
 
     def _install(self, name: str) -> Path | None:
-        folder, requirement = FOLDER / name, REQUIREMENTS[name]
+        folder, requirement = self._folder / name, self._requirements[name]
         python, stamp = folder / "bin" / "python", folder / "installed"
         if stamp.is_file() and stamp.read_text() == requirement:
             return python

@@ -83,10 +83,11 @@ class Step:
 
     def run(self) -> Measured:
         """Run it. Raises StepFailed."""
-        process = self._start()
+        process = self.start()
         return _result(process, *process.communicate())
 
-    def _start(self) -> subprocess.Popen[str]:
+    def start(self) -> subprocess.Popen[str]:
+        """Start it; what it measured is for whoever waits for it."""
         return subprocess.Popen(
             [str(self.python), "-m", self.module, *self.words],
             cwd=ROOT,
@@ -106,7 +107,7 @@ def our_step(name: str, *, waits: bool = False, **arguments: Any) -> Step:
 
 def run_together(steps: Sequence[Step]) -> Measured:
     """Run steps that wait at once: all records, in the time of the slowest one, with the largest one's memory."""
-    processes = [step._start() for step in steps]
+    processes = [step.start() for step in steps]
     for process in processes:
         assert process.stdout is not None
         process.stdout.readline()

@@ -27,21 +27,25 @@ TABLE, RESULTS, PLOT = "RESULTS.md", "results.json", "results.png"
 
 METHOD = """\
 - Each bar is a ratio within one run. Ours and what it is compared with take turns, round by round; the table has the
-  median of the rounds' ratios, the least and the greatest. Absolute rates are this machine's, on that day.
+  median of the rounds' ratios, the least and the greatest. Absolute rates are this machine's, on that day. Peak
+  memory is measured once: it does not vary.
 - Each step is a process of its own with a fresh copy of its database, made from a template that was vacuumed and
-  analysed. Its time begins when it is connected; its memory is the peak of its process.
-- PostgreSQL is the server of the test wheel, on loopback, with {server}; everything beside it runs on the same
-  server. SQLite is as the product opens it: write-ahead log, `synchronous = FULL`.
+  analysed. Its time begins when it is connected; its memory is the peak of its process. The steps, ours and the
+  databases' own, stand in `tests/benchmarks/steps.py`.
+- PostgreSQL is the server of the test wheel, on loopback, with {server}.
+  Everything beside ours runs on the same server. SQLite is as the product opens it: write-ahead log, synced at commit.
 - Ours does what it does in production: signed manifests, SHA-256 of file and content, zstd, JSON Schema, values
   checked against their columns, versions, ledger. Batches are cut as by default (100,000 records) unless said.
 - "Ready rows" are a file that `COPY TO` wrote of the very rows that ours makes, `exchange_version` included, into the
-  same table: its primary key, its index, three CHECK constraints and its foreign key. "Ready tuples" are the same on
-  SQLite, in memory.
-- The peers get the same rows as JSON lines (Singer messages), each in an environment of its own; how each is set up is
-  said in `tests/benchmarks/peers/`. They keep no index and no constraint but their own key, check no signature, and
-  their time begins after their imports. They get fewer rows than ours, because they are slow.
+  same table with its primary key, its index, three CHECK constraints and its foreign key. "Ready tuples" are the same
+  on SQLite, in memory.
+- The peers stand in `tests/benchmarks/peers/`, each in an environment of its own. They get the same rows as JSON lines
+  (Singer messages), but fewer, because they are slow; their time begins after their imports. dlt and target-postgres
+  make their own table, with no index but its key's and no constraint. `dlt merge`: write disposition merge, primary
+  key, all else as by default; tuned: the upsert strategy, loading CSV by COPY. `target-postgres`: load method upsert,
+  `use_copy`. `sqlite-utils upsert`: into the very table that ours go to.
 - Bad records are, in turn: {spoilers}.
-- A batch of known records is imported again by a process that has imported before, as a worker has.
+- A known batch comes again to a process that has imported before, as a worker has.
 - The nudge's rows are committed one by one, two or three a second, while both networks run `exchange up`; the carrier
   looks every 0.05 s. Times are the server's own commit timestamps.
 """

@@ -11,6 +11,7 @@ import pytest
 
 from tests.benchmarks.bars import Bar, at_least, at_most, rates
 from tests.benchmarks.bench import CONTESTS
+from tests.benchmarks.environments import Environments
 from tests.benchmarks.measuring import ROOT, Measured
 
 
@@ -41,6 +42,16 @@ def test_every_contest_runs_at_small_sizes_and_the_report_has_its_bars(tmp_path:
             assert bar["values"] or bar["absent"]
             assert f"| {bar['what']} |" in written
     assert "import, PostgreSQL, all rows new" in done.stdout
+
+
+@pytest.mark.processes
+def test_a_peer_that_cannot_be_installed_is_said_to_be_missing(tmp_path: Path) -> None:
+    environments = Environments(requirements={"dlt": str(tmp_path / "no-such-package")}, folder=tmp_path)
+
+    assert environments.python("dlt") is None
+
+    assert environments.missing["dlt"].startswith("could not be installed: ")
+    assert environments.versions() == {}
 
 
 def test_a_bar_is_the_median_of_the_ratios_of_rounds_not_the_ratio_of_medians() -> None:
