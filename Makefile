@@ -1,6 +1,6 @@
 # Works on a fresh machine with Python 3.11 or newer and make: no root, no services, no containers.
 #   make demo    see it run          make test    all tests
-#   make lint    linters and types   make bench   rates and memory, beside raw COPY
+#   make lint    linters and types   make bench   rates, memory and delays, beside raw COPY and other tools
 #   make lock    new versions into requirements.lock
 #   make clean   remove what these made
 

@@ -1,0 +1,213 @@
+"""The steps that are measured, each in a process of its own: ours, and the databases' own bulk work beside it.
+
+python -m tests.benchmarks.steps NAME JSON-ARGUMENTS
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from exchange import exporter, importer
+from exchange.database import make_engine
+from exchange.format.errors import Verdict
+from exchange.outcomes import ImportRun
+from exchange.reference.models import Request
+from exchange.site import Limits, Site
+from tests.benchmarks.data import ALL_COLUMNS, COLUMNS, identity
+from tests.benchmarks.measuring import Clock, answer
+from tests.benchmarks.networks import site
+
+_PIECE_BYTES = 1 << 20
+
+# Ours
+
+
+def export(clock: Clock, *, url: str, home: str, keys: str, limits: dict[str, Any], shards: int) -> int:
+    """Export all that is pending of the requests' channel."""
+    here = site("request", url, Path(home), Path(keys), limits=Limits(**limits), shards=shards)
+    _connect(here)
+    with clock:
+        return _exported(here)
+
+
+def export_few(clock: Clock, *, url: str, home: str, keys: str, few: int, of: int) -> int:
+    """Change a few rows of a large table and export those, as a worker that has exported before."""
+    here = site("request", url, Path(home), Path(keys))
+    ids = [identity(number) for number in range(0, of, of // few)][:few]
+    done = 0
+    for _ in range(2):
+        with here.engine.begin() as connection:
+            connection.execute(
+                sa.update(Request).where(Request.id.in_(ids)).values(priority=(Request.priority + 1) % 10)
+            )
+        with clock:
+            done = _exported(here)
+    return done
+
+
+def take_in(clock: Clock, *, url: str, home: str, keys: str, parked: int = 0) -> int:
+    """Import all that arrived; exactly ``parked`` of its records must be parked, all others applied."""
+    here = site("response", url, Path(home), Path(keys))
+    _connect(here)
+    with clock:
+        done = importer.run(here)
+    return _applied(done, parked)
+
+
+def take_in_shard(clock: Clock, *, url: str, home: str, keys: str, shards: int, channel: str) -> int:
+    """Import what arrived of one shard, beside other processes that do so with the others."""
+    here = site("response", url, Path(home), Path(keys), shards=shards)
+    _connect(here)
+    with clock:
+        done = importer.run(here, channel=channel)
+    return _applied(done, parked=0)
+
+
+def take_in_again(clock: Clock, *, url: str, home: str, keys: str, batches: str) -> int:
+    """Import what is applied already, as a worker that has imported before."""
+    here = site("response", url, Path(home), Path(keys))
+    done = ImportRun(())
+    for _ in range(2):
+        for file in Path(batches).iterdir():
+            shutil.copy(file, here.spool.folders.incoming)
+        with clock:
+            done = importer.run(here)
+        _check(done, Verdict.DUPLICATE)
+    return len(done.batches)
+
+
+def _exported(here: Site) -> int:
+    done = exporter.run(here, channel="requests", stopping=importer.never)
+    assert done.trouble is None, done.trouble
+    assert not done.parked, f"{done.parked} records were parked"
+    return sum(batch.records for batch in done.batches)
+
+
+def _applied(done: ImportRun, parked: int) -> int:
+    _check(done, Verdict.APPLIED)
+    found = sum(batch.records.parked for batch in done.batches)
+    assert found == parked, f"{found} records were parked, expected {parked}"
+    return found + sum(batch.records.applied for batch in done.batches)
+
+
+def _check(done: ImportRun, expected: Verdict) -> None:
+    assert done.trouble is None, done.trouble
+    for batch in done.batches:
+        assert batch.verdict is expected, batch.message
+
+
+def _connect(here: Site) -> None:
+    """Open the connection before the clock starts: a worker has one."""
+    with here.engine.connect():
+        pass
+
+
+# The databases' own
+
+
+def copy_in(clock: Clock, *, url: str, file: str, columns: str = ALL_COLUMNS) -> int:
+    """COPY ready rows into the table that ours go to, with its indexes and constraints."""
+    with psycopg.connect(url) as connection, connection.cursor() as cursor, clock:
+        _copy_from(cursor, f"COPY request ({columns}) FROM STDIN", file)
+        records = cursor.rowcount
+        connection.commit()
+    return records
+
+
+def copy_and_upsert(clock: Clock, *, url: str, file: str) -> int:
+    """COPY ready rows to a temporary table, then upsert them with one statement."""
+    updates = ", ".join(f"{name} = excluded.{name}" for name in ALL_COLUMNS.split(", ")[1:])
+    with psycopg.connect(url) as connection, connection.cursor() as cursor, clock:
+        cursor.execute("CREATE TEMPORARY TABLE ready (LIKE request INCLUDING DEFAULTS) ON COMMIT DROP")
+        _copy_from(cursor, f"COPY ready ({ALL_COLUMNS}) FROM STDIN", file)
+        cursor.execute(
+            f"INSERT INTO request ({ALL_COLUMNS}) SELECT {ALL_COLUMNS} FROM ready"
+            f" ON CONFLICT (id) DO UPDATE SET {updates}"
+        )
+        records = cursor.rowcount
+        connection.commit()
+    return records
+
+
+def copy_out(clock: Clock, *, url: str, file: str, columns: str = COLUMNS) -> int:
+    """COPY the table's rows into a file."""
+    with psycopg.connect(url) as connection, connection.cursor() as cursor, Path(file).open("wb") as out, clock:
+        with cursor.copy(f"COPY request ({columns}) TO STDOUT") as copy:
+            out.writelines(copy)
+        return cursor.rowcount
+
+
+def insert_in_bulk(clock: Clock, *, url: str, file: str) -> int:
+    """Insert rows that are in the database already, as one statement."""
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE ready (LIKE request INCLUDING DEFAULTS) ON COMMIT DROP")
+        _copy_from(cursor, f"COPY ready ({COLUMNS}) FROM STDIN", file)
+        with clock:
+            cursor.execute(f"INSERT INTO request ({COLUMNS}) SELECT {COLUMNS} FROM ready")
+            records = cursor.rowcount
+            connection.commit()
+    return records
+
+
+def executemany(clock: Clock, *, loaded: str, url: str) -> int:
+    """Insert ready tuples into the table that ours go to, with its indexes and constraints, on SQLite."""
+    rows = _tuples(loaded, ALL_COLUMNS)
+    marks = ", ".join("?" * len(rows[0]))
+    with make_engine(url).connect() as connection, clock:
+        connection.exec_driver_sql(f"INSERT INTO request ({ALL_COLUMNS}) VALUES ({marks})", rows)
+        connection.commit()
+    return len(rows)
+
+
+def fetch_all(clock: Clock, *, url: str) -> int:
+    """Read all rows as tuples, on SQLite."""
+    with clock:
+        return len(_tuples(url, COLUMNS))
+
+
+def _copy_from(cursor: psycopg.Cursor[Any], statement: str, file: str) -> None:
+    with cursor.copy(statement) as copy, Path(file).open("rb") as rows:
+        while piece := rows.read(_PIECE_BYTES):
+            copy.write(piece)
+
+
+def _tuples(url: str, columns: str) -> list[tuple[Any, ...]]:
+    with make_engine(url).connect() as connection:
+        return list(connection.exec_driver_sql(f"SELECT {columns} FROM request").cursor.fetchall())
+
+
+STEPS: dict[str, Callable[..., int]] = {
+    step.__name__: step
+    for step in (
+        export,
+        export_few,
+        take_in,
+        take_in_shard,
+        take_in_again,
+        copy_in,
+        copy_and_upsert,
+        copy_out,
+        insert_in_bulk,
+        executemany,
+        fetch_all,
+    )
+}
+
+
+def main() -> None:
+    """Run the step that is named and say what it took."""
+    *flags, name, arguments = sys.argv[1:]
+    clock = Clock(waits="--wait" in flags)
+    answer(clock, STEPS[name](clock, **json.loads(arguments)))
+
+
+if __name__ == "__main__":
+    main()
