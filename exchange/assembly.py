@@ -10,6 +10,7 @@ from exchange.channels import Channel, ChannelFaults, load_channels
 from exchange.database import make_engine
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import printable
+from exchange.models import DeadLetterState
 from exchange.reference.handlers import Handler, load_handler
 from exchange.schemas import Checker
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
@@ -97,6 +98,13 @@ def limits(settings: Settings) -> Limits:
         grace_seconds=settings.grace_seconds,
         settle_seconds=settings.settle_seconds,
         retention_days=settings.retention_days,
+        letter_days={
+            DeadLetterState.APPLIED: settings.retention_applied_days,
+            DeadLetterState.SUPERSEDED: settings.retention_superseded_days,
+            DeadLetterState.DISCARDED: settings.retention_discarded_days,
+        },
+        alarm_letters=settings.alarm_letters,
+        alarm_days=settings.alarm_days,
     )
 
 

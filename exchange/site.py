@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from exchange.channels import Channel
 from exchange.format.batch import ReadLimits
 from exchange.format.signing import SigningKey, TrustedKeys
+from exchange.models import DeadLetterState
 from exchange.schemas import Checker
 from exchange.spool import Spool
 
@@ -31,6 +32,16 @@ class Limits:
     settle_seconds: float = 10.0
     crashes: int = 3
     retention_days: float = 30.0
+    letter_days: Mapping[DeadLetterState, float] = field(
+        default_factory=lambda: {
+            DeadLetterState.APPLIED: 30.0,
+            DeadLetterState.SUPERSEDED: 30.0,
+            DeadLetterState.DISCARDED: 90.0,
+        }
+    )
+    """How long dead letters are kept by the state that they came to; those of any other state stay."""
+    alarm_letters: int = 1_000
+    alarm_days: float = 7.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from exchange import exporter, importer, pruning, replay, retry
+from exchange import alarming, exporter, importer, pruning, replay, retry
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, whoami, world_errors
@@ -117,7 +117,10 @@ def replay_batch(batch: str) -> Result:
 @_task("exchange.prune")
 def prune() -> Result:
     """Remove what retention no longer keeps: counts by what it was."""
-    return _counted(pruning.run(_site()).as_dict(), "nothing to prune")
+    site = _site()
+    for sentence in alarming.look(site):
+        log.warning("alarm", message=sentence)
+    return _counted(pruning.run(site).as_dict(), "nothing to prune")
 
 
 @_task("exchange.answer_requests")

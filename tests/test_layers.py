@@ -41,6 +41,7 @@ LAYERS = {
     },
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
+        "alarming",
         "applying",
         "composing",
         "exporter",

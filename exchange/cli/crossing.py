@@ -103,7 +103,7 @@ def replay(
 
 
 def prune(as_json: Json = False) -> None:
-    """Remove files beyond their retention. The ledger stays."""
+    """Remove files and settled dead letters beyond their retention. The ledger stays."""
     from exchange import pruning
 
     with open_site() as site:
@@ -111,7 +111,7 @@ def prune(as_json: Json = False) -> None:
     if as_json:
         output.emit(counts)
     else:
-        output.table(["removed", "files"], counts.items())
+        output.table(["removed", "count"], counts.items())
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -1,0 +1,86 @@
+"""Settled dead letters let go of once their retention has ended; parked ones stay until somebody settles them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+from exchange import ledger
+from exchange.database import writing
+from exchange.models import DeadLetterState, dead_letter, revision, selected, selection
+
+CHUNK = 1_000
+"""Letters looked at in one transaction: nobody waits long for its locks."""
+
+SETTLED = frozenset({DeadLetterState.APPLIED, DeadLetterState.SUPERSEDED, DeadLetterState.DISCARDED})
+
+
+def retire(engine: Engine, state: DeadLetterState, before: datetime, cause: str, most: int) -> int:
+    """Remove letters that came to ``state`` before a moment, oldest first, at most ``most``; give how many went.
+
+    Their revisions go with them; their events stay, one more saying ``cause``. The newest letter of all stays:
+    SQLite would give its id to the next one. Raises ValueError for a state that is not settled.
+    """
+    if state not in SETTLED:
+        msg = f"dead letters that are {state} are never removed"
+        raise ValueError(msg)
+    after: int | None = 0
+    removed = 0
+    while after is not None and removed < most:
+        with writing(engine) as connection:
+            ids, after = _due(connection, state, before, after)
+            removed += _remove(connection, ids[: most - removed], state, before, cause)
+    return removed
+
+
+def forget_selections(engine: Engine) -> int:
+    """Remove the selections none of whose letters is left; give how many went."""
+    left = (
+        sa.exists()
+        .where(selected.c.selection == selection.c.name, dead_letter.c.id == selected.c.letter)
+        .correlate(selection)
+    )
+    with writing(engine) as connection:
+        names = list(connection.scalars(sa.select(selection.c.name).where(~left)))
+        connection.execute(sa.delete(selected).where(selected.c.selection.in_(names)))
+        connection.execute(sa.delete(selection).where(selection.c.name.in_(names)))
+    return len(names)
+
+
+def _due(connection: Connection, state: DeadLetterState, before: datetime, after: int) -> tuple[list[int], int | None]:
+    """Give the ids that are due among the next letters of a state, and the last id looked at; None at the end.
+
+    A letter settled before a moment was parked before it: the first younger one ends the search.
+    """
+    rows = connection.execute(
+        sa.select(dead_letter.c.id, dead_letter.c.created_at, dead_letter.c.updated_at)
+        .where(dead_letter.c.state == state, dead_letter.c.id > after)
+        .order_by(dead_letter.c.id)
+        .limit(CHUNK)
+    ).all()
+    ids = [row.id for row in rows if row.updated_at < before]
+    ended = len(rows) < CHUNK or rows[-1].created_at >= before
+    return ids, None if ended else rows[-1].id
+
+
+def _remove(connection: Connection, ids: list[int], state: DeadLetterState, before: datetime, cause: str) -> int:
+    newest = sa.select(sa.func.max(dead_letter.c.id)).scalar_subquery()
+    # Again under the lock: somebody may have brought one back meanwhile.
+    gone = list(
+        connection.scalars(
+            sa.delete(dead_letter)
+            .where(
+                dead_letter.c.id.in_(ids),
+                dead_letter.c.id < newest,
+                dead_letter.c.state == state,
+                dead_letter.c.updated_at < before,
+            )
+            .returning(dead_letter.c.id)
+        )
+    )
+    if gone:
+        connection.execute(sa.delete(revision).where(revision.c.letter.in_(gone)))
+        ledger.note_dead_letters(connection, sorted(gone), state, state, cause)
+    return len(gone)
