@@ -25,6 +25,7 @@ def assemble(settings: Settings) -> Site:
     try:
         signing_key = keys.load_signing_key(settings.keys_folder, settings.signing_key)
         trusted = keys.load_trusted(settings.keys_folder)
+        own = keys.load_own(settings.keys_folder)
     except keys.KeyFault as fault:
         raise SettingsFaults([*faults, str(fault)]) from fault
     schemas = schemas_folder(settings)
@@ -43,6 +44,7 @@ def assemble(settings: Settings) -> Site:
         require_signature=settings.require_signature,
         limits=limits(settings),
         schemas=schemas,
+        own=own,
     )
 
 
@@ -56,6 +58,7 @@ def with_present_keys(site: Site, settings: Settings) -> Site:
             site,
             signing_key=keys.load_signing_key(settings.keys_folder, settings.signing_key),
             trusted=keys.load_trusted(settings.keys_folder),
+            own=keys.load_own(settings.keys_folder),
         )
     except keys.KeyFault as fault:
         raise SettingsFaults([str(fault)]) from fault

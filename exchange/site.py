@@ -59,6 +59,8 @@ class Site:
     require_signature: bool = True
     limits: Limits = field(default_factory=Limits)
     schemas: Path | None = None
+    own: TrustedKeys = field(default_factory=lambda: TrustedKeys({}))
+    """This side's own public keys, old ones too: what it signed once it takes back."""
 
     def outgoing(self) -> tuple[Channel, ...]:
         """The channels that this network writes."""

@@ -46,6 +46,7 @@ LAYERS = {
         "composing",
         "exporter",
         "importer",
+        "letter_files",
         "pacing",
         "pruning",
         "replay",

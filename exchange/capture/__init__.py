@@ -12,7 +12,18 @@ What a change notes is *which* key to look at, no more. A change too many is the
 sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
 """
 
-from exchange.capture.taking import Reached, Taken, deleted_keys, extent, give_back, pending, rows, take
+from exchange.capture.taking import (
+    Reached,
+    Taken,
+    deleted_keys,
+    extent,
+    give_back,
+    is_key,
+    key_text,
+    pending,
+    rows,
+    take,
+)
 from exchange.capture.triggers import (
     CaptureFault,
     add_version_column,
@@ -36,6 +47,8 @@ __all__ = [
     "extent",
     "give_back",
     "install",
+    "is_key",
+    "key_text",
     "pending",
     "rows",
     "take",
