@@ -1,29 +1,42 @@
 """Dead letters: records that did not take effect, kept with why, until a person or a later batch settles them.
 
-This package keeps and finds them; retrying one is the ``retry`` workflow's.
+This package keeps, finds and shows them; retrying one is the ``retry`` workflow's.
 """
 
 from __future__ import annotations
 
 from exchange.dead_letters.backlog import Backlog, backlog
-from exchange.dead_letters.finding import Parked, count_parked, find, history, listed
+from exchange.dead_letters.counting import count_parked, counted, fold
+from exchange.dead_letters.filters import Filters, key_texts
+from exchange.dead_letters.finding import Brief, Parked, briefs, find, history
 from exchange.dead_letters.keeping import Letter, park
+from exchange.dead_letters.paging import Count, Page, Place, page, place
 from exchange.dead_letters.retiring import SETTLED, forget_selections, retire
 from exchange.dead_letters.settling import discard, settle
 
 __all__ = [
     "SETTLED",
     "Backlog",
+    "Brief",
+    "Count",
+    "Filters",
     "Letter",
+    "Page",
     "Parked",
+    "Place",
     "backlog",
+    "briefs",
     "count_parked",
+    "counted",
     "discard",
     "find",
+    "fold",
     "forget_selections",
     "history",
-    "listed",
+    "key_texts",
+    "page",
     "park",
+    "place",
     "retire",
     "settle",
 ]

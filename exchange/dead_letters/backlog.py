@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.dead_letters.finding import count_parked
+from exchange.dead_letters.counting import count_parked
 from exchange.models import DeadLetterState, dead_letter
 
 
@@ -31,11 +31,11 @@ class Backlog:
 
 
 def backlog(connection: Connection) -> Backlog:
-    """Count the parked letters and find the oldest, by an index alone but for one row."""
+    """Count the parked letters and find the oldest: two glances, however many there are."""
     oldest = connection.execute(
         sa.select(dead_letter.c.id, dead_letter.c.created_at)
         .where(dead_letter.c.state == DeadLetterState.PARKED)
-        .order_by(dead_letter.c.id)
+        .order_by(dead_letter.c.created_at, dead_letter.c.id)
         .limit(1)
     ).one_or_none()
     parked = count_parked(connection) if oldest else 0

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from exchange import ledger
 from exchange.database import writing
-from exchange.models import DeadLetterState, dead_letter, revision, selected, selection
+from exchange.dead_letters.paging import Place
+from exchange.models import DeadLetterState, UtcDateTime, dead_letter, revision, selected, selection
 
 CHUNK = 1_000
 """Letters looked at in one transaction: nobody waits long for its locks."""
+
+_FIRST = Place(datetime.min.replace(tzinfo=UTC), 0)
 
 SETTLED = frozenset({DeadLetterState.APPLIED, DeadLetterState.SUPERSEDED, DeadLetterState.DISCARDED})
 
@@ -26,11 +29,11 @@ def retire(engine: Engine, state: DeadLetterState, before: datetime, cause: str,
     if state not in SETTLED:
         msg = f"dead letters that are {state} are never removed"
         raise ValueError(msg)
-    after: int | None = 0
+    place: Place | None = _FIRST
     removed = 0
-    while after is not None and removed < most:
+    while place is not None and removed < most:
         with writing(engine) as connection:
-            ids, after = _due(connection, state, before, after)
+            ids, place = _due(connection, state, before, place)
             removed += _remove(connection, ids[: most - removed], state, before, cause)
     return removed
 
@@ -49,20 +52,23 @@ def forget_selections(engine: Engine) -> int:
     return len(names)
 
 
-def _due(connection: Connection, state: DeadLetterState, before: datetime, after: int) -> tuple[list[int], int | None]:
-    """Give the ids that are due among the next letters of a state, and the last id looked at; None at the end.
+def _due(
+    connection: Connection, state: DeadLetterState, before: datetime, after: Place
+) -> tuple[list[int], Place | None]:
+    """Give the ids that are due among the next letters of a state, and where the last one stands; None at the end.
 
-    A letter settled before a moment was parked before it: the first younger one ends the search.
+    A letter settled before a moment was parked before it: younger ones are not looked at.
     """
+    here = sa.tuple_(dead_letter.c.created_at, dead_letter.c.id)
     rows = connection.execute(
-        sa.select(dead_letter.c.id, dead_letter.c.created_at, dead_letter.c.updated_at)
-        .where(dead_letter.c.state == state, dead_letter.c.id > after)
-        .order_by(dead_letter.c.id)
+        sa.select(dead_letter.c.created_at, dead_letter.c.id, dead_letter.c.updated_at)
+        .where(dead_letter.c.state == state, dead_letter.c.created_at < before)
+        .where(here > sa.tuple_(sa.literal(after.created_at, UtcDateTime), sa.literal(after.id, sa.BigInteger)))
+        .order_by(dead_letter.c.created_at, dead_letter.c.id)
         .limit(CHUNK)
     ).all()
     ids = [row.id for row in rows if row.updated_at < before]
-    ended = len(rows) < CHUNK or rows[-1].created_at >= before
-    return ids, None if ended else rows[-1].id
+    return ids, Place(*rows[-1][:2]) if len(rows) == CHUNK else None
 
 
 def _remove(connection: Connection, ids: list[int], state: DeadLetterState, before: datetime, cause: str) -> int:
