@@ -68,6 +68,8 @@ def _prune_letters(site: Site) -> int:
         cause = f"removed, as it has been {state} for {days:g} days"
         removed += dead_letters.retire(site.engine, state, now() - timedelta(days=days), cause, MAX_LETTERS)
     dead_letters.forget_selections(site.engine)
+    with writing(site.engine) as connection:
+        dead_letters.fold(connection, now())
     return removed
 
 

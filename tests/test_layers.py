@@ -43,6 +43,7 @@ LAYERS = {
     WORKFLOWS: {
         "alarming",
         "applying",
+        "audit",
         "composing",
         "exporter",
         "importer",
@@ -61,6 +62,7 @@ LAYERS = {
         "__main__",
         "assembly",
         "broker",
+        "callers",
         "celery",
         "cli",
         "demo",
