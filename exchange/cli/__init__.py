@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from exchange import __version__
-from exchange.cli import audit, batches, crossing, dead_letters, files, keys, reference, schema, setup, state
+from exchange.cli import (
+    audit,
+    batches,
+    crossing,
+    dead_letters,
+    files,
+    keys,
+    letter_files,
+    reference,
+    schema,
+    setup,
+    state,
+)
 from exchange.cli.running import Commands
 
 app = typer.Typer(
@@ -57,6 +69,8 @@ app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")
 app.add_typer(dead_letters.app, name="dead-letters")
+dead_letters.app.command()(letter_files.export)
+dead_letters.app.command(name="import")(letter_files.import_)
 app.command()(audit.audit)
 app.command(name="schema")(schema.schema)
 app.command()(reference.submit)

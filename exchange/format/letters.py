@@ -12,7 +12,7 @@ import base64
 import binascii
 import builtins
 import hashlib
-import os
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -157,7 +157,7 @@ class Tail(NamedTuple):
 
 def read_tail(file: BinaryIO) -> Tail:
     """Find the last lines. Raises FileFault, and Untrusted if what stands in the signature's place is none."""
-    size = file.seek(0, os.SEEK_END)
+    size = file.seek(0, io.SEEK_END)
     file.seek(max(size - MAX_ENDING_BYTES, 0))
     tail = file.read(MAX_ENDING_BYTES)
     if not tail.endswith(b"\n"):

@@ -71,7 +71,10 @@ def _opened(site: Site, file: Path) -> Iterator[BinaryIO]:
     """Open a plain file of bounded size; what is wrong with it or in it is said with its name."""
 
     def open_plain(path: str, _flags: int) -> int:
-        descriptor = os.open(path, _FLAGS)
+        try:
+            descriptor = os.open(path, _FLAGS)
+        except OSError as error:
+            raise FileFault(str(error.strerror)) from error
         try:
             _check_file(os.fstat(descriptor), site.limits.read.max_content_bytes)
         except FileFault:
