@@ -22,6 +22,17 @@ def upgrade() -> None:
     op.create_index("ix_exchange_dead_letter_fingerprint", "exchange_dead_letter", ["fingerprint", "state", "id"])
     op.create_index("ix_exchange_dead_letter_stream_key", "exchange_dead_letter", ["stream", "key"])
     op.create_index("ix_exchange_dead_letter_batch", "exchange_dead_letter", ["batch", "line"])
+    for name, columns, those in (
+        ("parked_key", ["stream", "key"], "state = 'parked'"),
+        ("orphan", ["channel", "id"], "state = 'parked' AND error = 'foreign_key'"),
+    ):
+        op.create_index(
+            f"ix_exchange_dead_letter_{name}",
+            "exchange_dead_letter",
+            columns,
+            sqlite_where=sa.text(those),
+            postgresql_where=sa.text(those),
+        )
     op.create_table(
         "exchange_dead_letter_revision",
         sa.Column("letter", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -48,6 +59,7 @@ def upgrade() -> None:
         sa.Column("letter", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(12), nullable=True),
         sa.PrimaryKeyConstraint("selection", "letter", name="pk_exchange_selected"),
     )
     op.create_table(
@@ -71,7 +83,7 @@ def downgrade() -> None:
     op.drop_table("exchange_selected")
     op.drop_table("exchange_selection")
     op.drop_table("exchange_dead_letter_revision")
-    for name in ("batch", "stream_key", "fingerprint"):
+    for name in ("orphan", "parked_key", "batch", "stream_key", "fingerprint"):
         op.drop_index(f"ix_exchange_dead_letter_{name}", "exchange_dead_letter")
     for name in ("revision", "cause", "producer"):
         op.drop_column("exchange_dead_letter", name)
