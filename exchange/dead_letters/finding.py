@@ -67,7 +67,7 @@ _COLUMNS = [dead_letter.c[name] for name in Parked.__dataclass_fields__]
 def find(connection: Connection, letter_id: int) -> Parked | None:
     """Give one letter by its id."""
     row = connection.execute(sa.select(*_COLUMNS).where(dead_letter.c.id == letter_id)).one_or_none()
-    return _parked(row) if row else None
+    return parked_of(row) if row else None
 
 
 def listed(connection: Connection, *, state: DeadLetterState | None, channel: str | None, limit: int) -> list[Parked]:
@@ -77,7 +77,7 @@ def listed(connection: Connection, *, state: DeadLetterState | None, channel: st
         query = query.where(dead_letter.c.state == state)
     if channel is not None:
         query = query.where(dead_letter.c.channel == channel)
-    return [_parked(row) for row in connection.execute(query)]
+    return [parked_of(row) for row in connection.execute(query)]
 
 
 def count_parked(connection: Connection) -> int:
@@ -100,11 +100,7 @@ def history(connection: Connection, letter_id: int) -> list[Mapping[str, Any]]:
     return [dict(row._mapping) for row in rows]
 
 
-def _parked(row: Any) -> Parked:
-    return Parked(
-        **{
-            **row._mapping,
-            "direction": Direction(row.direction),
-            "state": DeadLetterState(row.state),
-        }
-    )
+def parked_of(row: Any) -> Parked:
+    """Give the letter of a row that has its columns, and maybe others."""
+    values = {name: row._mapping[name] for name in Parked.__dataclass_fields__}
+    return Parked(**{**values, "direction": Direction(row.direction), "state": DeadLetterState(row.state)})
