@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from exchange.dead_letters.counting import count_parked, counted, fold
 from exchange.dead_letters.filters import Filters, key_texts
-from exchange.dead_letters.finding import Brief, Parked, briefs, find, history
+from exchange.dead_letters.finding import Brief, Parked, find, history
 from exchange.dead_letters.keeping import Letter, park
-from exchange.dead_letters.paging import Count, Page, Place, page, place
+from exchange.dead_letters.ordering import Order, Place
+from exchange.dead_letters.paging import page, place
+from exchange.dead_letters.searching import Count, Page
 from exchange.dead_letters.settling import discard, settle
 
 __all__ = [
@@ -17,10 +19,10 @@ __all__ = [
     "Count",
     "Filters",
     "Letter",
+    "Order",
     "Page",
     "Parked",
     "Place",
-    "briefs",
     "count_parked",
     "counted",
     "discard",
