@@ -6,7 +6,7 @@ other is told by whom and when.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql
 
 from exchange import ledger
 from exchange.database import now
-from exchange.dead_letters.finding import Parked, find, parked_of
+from exchange.dead_letters.finding import Parked, brief_columns, find, parked
 from exchange.dead_letters.keeping import Letter
 from exchange.format.errors import printable
 from exchange.models import DeadLetterState, dead_letter, event, revision
@@ -52,16 +53,15 @@ class Outcome:
 
 def take(connection: Connection, ids: Sequence[int]) -> list[Taken]:
     """Lock the rows of those of some letters that are parked, until the transaction ends; give them by id."""
-    columns = [dead_letter.c[name] for name in Parked.__dataclass_fields__]
     newest = sa.and_(revision.c.letter == dead_letter.c.id, revision.c.number == dead_letter.c.revision)
     taking = (
-        sa.select(*columns, revision.c.record.label("mended"))
+        sa.select(*brief_columns(dead_letter), dead_letter.c.record, revision.c.record.label("mended"))
         .select_from(dead_letter.outerjoin(revision, newest))
         .where(dead_letter.c.id.in_(ids), dead_letter.c.state == DeadLetterState.PARKED)
         .order_by(dead_letter.c.id)
         .with_for_update(of=dead_letter)
     )
-    return [Taken(letter := parked_of(row), row.mended or letter.record) for row in connection.execute(taking)]
+    return [Taken(parked(row), row.mended or row.record) for row in connection.execute(taking)]
 
 
 def settle(connection: Connection, outcomes: Sequence[Outcome], who: str) -> None:
@@ -70,23 +70,41 @@ def settle(connection: Connection, outcomes: Sequence[Outcome], who: str) -> Non
     retried = {"attempts": dead_letter.c.attempts + 1, "updated_at": moment}
     failed = [outcome for outcome in outcomes if outcome.refused is not None]
     if failed:
-        wrong = ("error", "pointer", "message", "cause", "fingerprint")
-        renewed: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in wrong}
-        connection.execute(
-            sa.update(dead_letter).where(dead_letter.c.id == sa.bindparam("letter")).values(**retried, **renewed),
-            [
-                {"letter": one.letter.id} | {f"new_{name}": getattr(one.refused, name) for name in wrong}
-                for one in failed
-            ],
-        )
+        _renew(connection, [outcome.refused for outcome in failed if outcome.refused], ids_of(failed), retried)
         said = sa.literal("retried: ", sa.Text) + dead_letter.c.message
-        ids = [one.letter.id for one in failed]
-        ledger.note_dead_letters(connection, ids, DeadLetterState.PARKED, DeadLetterState.PARKED, said, who)
+        ledger.note_dead_letters(connection, ids_of(failed), DeadLetterState.PARKED, DeadLetterState.PARKED, said, who)
     kind = attrgetter("state", "sentence")
     for (state, sentence), alike in groupby(sorted((o for o in outcomes if o.refused is None), key=kind), key=kind):
-        ids = [one.letter.id for one in alike]
+        ids = ids_of(alike)
         connection.execute(sa.update(dead_letter).where(dead_letter.c.id.in_(ids)).values(**retried, state=state))
         ledger.note_dead_letters(connection, ids, DeadLetterState.PARKED, state, f"retried: {sentence}", who)
+
+
+def ids_of(outcomes: Iterable[Outcome]) -> list[int]:
+    """Give the ids of the letters."""
+    return [outcome.letter.id for outcome in outcomes]
+
+
+def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int], values: dict[str, Any]) -> None:
+    """Let letters say what is wrong with them now: on PostgreSQL one statement for all that is alike but for words."""
+    alike = attrgetter("error", "pointer", "cause", "fingerprint")
+    by_fault = sorted(zip(ids, faults, strict=True), key=lambda pair: alike(pair[1]))
+    for same, some in groupby(by_fault, key=lambda pair: alike(pair[1])):
+        renewed = dict(zip(("error", "pointer", "cause", "fingerprint"), same, strict=True))
+        said = [(letter_id, fault.message) for letter_id, fault in some]
+        if connection.dialect.name == "postgresql":
+            new = sa.func.unnest(
+                sa.cast([one for one, _ in said], postgresql.ARRAY(sa.BigInteger)),
+                sa.cast([message for _, message in said], postgresql.ARRAY(sa.Text)),
+            ).table_valued("id", "message", name="new")
+            changing = sa.update(dead_letter).where(dead_letter.c.id == new.c.id)
+            connection.execute(changing.values(**values, **renewed, message=new.c.message))
+        else:
+            changing = sa.update(dead_letter).where(dead_letter.c.id == sa.bindparam("letter"))
+            connection.execute(
+                changing.values(**values, **renewed, message=sa.bindparam("said")),
+                [{"letter": letter_id, "said": message} for letter_id, message in said],
+            )
 
 
 def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:

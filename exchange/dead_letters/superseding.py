@@ -93,16 +93,19 @@ class Superseding:
 
     def _find_known(self, streams: list[str], records: int) -> dict[str, set[Key] | None]:
         """Give the keys of the letters of each stream that has some; None where they are not worth being known."""
-        if not streams or not self._connection.scalar(sa.select(sa.exists().where(*self._waiting(*streams)))):
-            return {}
+        there = [name for name in streams if self._is_any(name)]
         if records <= AT_ONCE:
-            return dict.fromkeys(streams)
-        found = {name: self._keys(self._streams[name]) for name in streams}
-        return {name: keys for name, keys in found.items() if keys is None or keys}
+            return dict.fromkeys(there)
+        return {name: self._keys(self._streams[name]) for name in there}
+
+    def _is_any(self, stream: str) -> bool:
+        # In order, or a database may think that reading all letters soon meets one.
+        some = sa.select(dead_letter.c.key).where(*self._waiting(stream)).order_by(dead_letter.c.key).limit(1)
+        return self._connection.scalar(some) is not None
 
     def _keys(self, stream: Stream) -> set[Key] | None:
-        texts = sa.select(dead_letter.c.key).where(*self._waiting(stream.name)).limit(FEW + 1)
-        found = list(self._connection.scalars(texts))
+        texts = sa.select(dead_letter.c.key).where(*self._waiting(stream.name))
+        found = list(self._connection.scalars(texts.order_by(dead_letter.c.key).limit(FEW + 1)))
         if len(found) > FEW:
             return None
         names = [column.name for column in stream.key]
@@ -110,10 +113,10 @@ class Superseding:
         # A letter may be older than the key that its stream has today.
         return {tuple(body[name] for name in names) for body in bodies if body.keys() == set(names)}
 
-    def _waiting(self, *streams: str) -> tuple[sa.ColumnElement[bool], ...]:
+    def _waiting(self, stream: str) -> tuple[sa.ColumnElement[bool], ...]:
         letter = dead_letter.c
         return (
-            letter.stream.in_(streams),
+            letter.stream == stream,
             _PARKED,
             letter.direction == Direction.IN,
             letter.key.is_not(None),
