@@ -18,6 +18,7 @@ from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
 from exchange import broker, logs
+from exchange.callers import TICK, headers_by_hand
 from exchange.folders import make_private
 from exchange.format.errors import printable
 from exchange.settings import Settings, SettingsFaults, load_settings
@@ -90,7 +91,7 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _every(seconds: float, task: str) -> dict[str, Any]:
-    return {"task": task, "schedule": seconds, "options": {"expires": seconds * EXPIRY_SHARE}}
+    return {"task": task, "schedule": seconds, "options": {"expires": seconds * EXPIRY_SHARE, "headers": TICK}}
 
 
 def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:
@@ -141,12 +142,13 @@ def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
 
 
 class _Exchange(Celery):
-    """Celery, but ``celery call`` says at once that the broker is away, not after 20 seconds in a traceback."""
+    """Celery, but ``celery call`` says who calls, and at once that the broker is away, not after 20 seconds."""
 
     def send_task(self, *args: Any, **options: Any) -> Any:
         """Send a task; beat and programs go on trying, as they outlive a broker's absence."""
         command = click.get_current_context(silent=True)
         if command is not None and command.info_name == "call":
+            options["headers"] = headers_by_hand()
             try:
                 with self.connection_for_write() as connection:
                     connection.ensure_connection(max_retries=1, timeout=ANSWER_SECONDS)

@@ -43,7 +43,7 @@ def run(site: Site, *, channel: str | None = None, stopping: Callable[[], bool])
     """
     site.spool.prepare()
     batches: list[Exported] = []
-    busy: list[str] = []
+    busy: list[Busy] = []
     done: list[str] = []
     parked = 0
     trouble = None
@@ -58,7 +58,7 @@ def run(site: Site, *, channel: str | None = None, stopping: Callable[[], bool])
                     batches += [sealed.batch] if sealed.batch else []
                 done.append(one.name)
             except Busy as held:
-                busy.append(str(held))
+                busy.append(held)
         ledger.note_success(site.engine, Direction.OUT, done)
     except WorldError as error:
         trouble = error.sentence

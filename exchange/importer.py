@@ -98,7 +98,7 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
                 return settle(site, seen, standing)
             return attempt(site, seen)
         except Busy as busy:
-            return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy))
+            return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
 
 
 # Judge: from the manifest, the ledger and the data file's size; nothing is claimed or changed

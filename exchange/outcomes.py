@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from exchange.database import Busy
 from exchange.format.errors import Reason, Verdict
 from exchange.ledger import Counts
 
@@ -20,6 +21,7 @@ class Imported:
     message: str = ""
     records: Counts = field(default_factory=Counts)
     changed: bool = field(default=True, compare=False)
+    busy: Busy | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -30,6 +32,7 @@ class Imported:
             "reason": self.reason.value if self.reason else None,
             "records": self.records.as_dict(),
             "message": self.message,
+            **({"who": self.busy.who, "since": self.busy.as_dict()["since"]} if self.busy else {}),
         }
 
 
@@ -41,6 +44,20 @@ class ImportRun:
     ignored: int = 0
     unpaired: int = 0
     trouble: str | None = None
+
+    @property
+    def busy(self) -> tuple[Busy, ...]:
+        """Who was at work on what was therefore left alone."""
+        return tuple(one.busy for one in self.batches if one.busy)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "batches": [one.as_dict() for one in self.batches],
+            "ignored": self.ignored,
+            "unpaired": self.unpaired,
+            "trouble": self.trouble,
+        }
 
 
 @dataclass(frozen=True)
@@ -72,5 +89,14 @@ class ExportRun:
 
     batches: tuple[Exported, ...]
     parked: int = 0
-    busy: tuple[str, ...] = ()
+    busy: tuple[Busy, ...] = ()
     trouble: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "batches": [one.as_dict() for one in self.batches],
+            "parked": self.parked,
+            "busy": [one.as_dict() for one in self.busy],
+            "trouble": self.trouble,
+        }

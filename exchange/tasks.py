@@ -2,7 +2,8 @@
 
 They may be called by hand (``celery -A exchange call exchange.import --kwargs '{"channel": "requests"}'``),
 as often as one likes, while others run: with nothing to do they say so, and where another one works they
-answer ``busy`` with who and since when. What only a person can mend fails with one sentence.
+answer ``busy`` with who and since when. What only a person can mend fails with one sentence. Every task also takes
+``reason`` and ``who``: what is called by hand is written to the audit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -19,9 +21,11 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange import exporter, importer, pruning, replay, retry
 from exchange.assembly import assemble, load_request_handler, with_present_keys
+from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
+from exchange.callers import caller_by_hand
 from exchange.celery import app, settings_or_exit, stopping
-from exchange.database import Busy, whoami, world_errors
-from exchange.format.errors import Verdict, WorldError, printable
+from exchange.database import Busy, acting_for, whoami, world_errors
+from exchange.format.errors import WorldError, printable
 from exchange.format.json import MAX_INTEGER
 from exchange.outcomes import Imported
 from exchange.reference.answering import answer_requests as answer
@@ -54,17 +58,23 @@ def _task(name: str) -> Callable[[Work], Work]:
 
     def decorate(work: Work) -> Work:
         signature = inspect.signature(work)
+        needs_reason = "reason" in signature.parameters
 
         @functools.wraps(work)
-        def run(*args: Any, **kwargs: Any) -> Result:
+        def run(*args: Any, who: str | None = None, reason: str | None = None, **kwargs: Any) -> Result:
             try:
-                _check_arguments(signature, args, kwargs)
-                with world_errors():
-                    return work(*args, **kwargs)
+                _check_words("who", who, MAX_NAME_CHARACTERS)
+                _check_words("reason", reason, MAX_REASON_CHARACTERS)
+                needed = {"reason": reason} if needs_reason and reason else {}
+                arguments = _check_arguments(signature, args, kwargs | needed)
+                with world_errors(), _audited(task, arguments, who, reason) as act:
+                    result = work(**arguments)
+                    if act is not None:
+                        act.came_to(result)
+                    return result
             except Busy as busy:
-                since = busy.since.isoformat() if busy.since else None
                 log.info("busy", task=name, message=str(busy))
-                return {"verdict": Verdict.BUSY.value, "who": busy.who, "since": since, "message": str(busy)}
+                return busy.as_dict()
             except _SAID as fault:
                 log.error("failed", task=name, message=str(fault))  # noqa: TRY400 - the sentence says it all
                 raise
@@ -75,15 +85,35 @@ def _task(name: str) -> Callable[[Work], Work]:
     return decorate
 
 
+@contextmanager
+def _audited(task: Any, arguments: Mapping[str, Any], who: str | None, reason: str | None) -> Iterator[Act | None]:
+    """Write a call by hand to the audit; a tick is none, and gives None."""
+    caller = caller_by_hand(task.request)
+    if caller is None:
+        yield None
+        return
+    what = {name: value for name, value in arguments.items() if name != "reason"}
+    action = task.name.removeprefix("exchange.")
+    person = who or caller.who
+    with (
+        acting_for(person),
+        audited(_site().engine, action, what, who=person, origin=caller.origin, why=reason) as act,
+    ):
+        yield act
+    if act.trouble:
+        log.warning("audit", message=act.trouble)
+
+
 @_task("exchange.export")
 def export(channel: str | None = None) -> Result:
     """Export what changed, of one channel or of all: ``batches``, one for each that was published."""
     site = _site()
     _check_channel(channel, {one.name for one in site.outgoing()}, "sent")
     run = exporter.run(site, channel=channel, stopping=stopping)
-    for sentence in run.busy:
-        log.info("busy", message=sentence)
-    notes = {"parked": run.parked, "busy": list(run.busy), "trouble": run.trouble}
+    _raise_if_only_busy(run.busy, run.batches)
+    for busy in run.busy:
+        log.info("busy", message=str(busy))
+    notes = {"parked": run.parked, "busy": [one.as_dict() for one in run.busy], "trouble": run.trouble}
     return _told(run.batches, notes, "nothing to export")
 
 
@@ -94,6 +124,7 @@ def import_(channel: str | None = None, batch: str | None = None) -> Result:
     _check_channel(channel, {one.name for one in site.incoming()}, "received")
     _check_text("batch", batch)
     run = importer.run(site, channel=channel, stem=batch, stopping=stopping)
+    _raise_if_only_busy(run.busy, [one for one in run.batches if not one.busy])
     notes = {"ignored": run.ignored, "unpaired": run.unpaired, "trouble": run.trouble}
     return _told(run.batches, notes, "nothing to import")
 
@@ -149,12 +180,19 @@ def _site_of(_process: int) -> tuple[Settings, Site]:
     return settings, assemble(settings)
 
 
-def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Give the arguments by their names."""
     try:
-        signature.bind(*args, **kwargs)
+        return signature.bind(*args, **kwargs).arguments
     except TypeError as error:
         takes = ", ".join(signature.parameters) or "none"
         raise Refused(f"arguments: expected {takes}, but {printable(str(error), 80)}") from None
+
+
+def _check_words(name: str, value: object, most: int) -> None:
+    if value is None or (isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= most):
+        return
+    raise Refused(f"{name}: expected 1 to {most} printable characters, found {_shown(value)}; nothing was done")
 
 
 def _check_channel(channel: str | None, known: set[str], way: str) -> None:
@@ -183,6 +221,12 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     if trouble:
         log.warning("trouble", message=trouble)
     return {what: told, **notes, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
+
+
+def _raise_if_only_busy(busy: Sequence[Busy], done: Sequence[object]) -> None:
+    """Answer that somebody else is at work, where that is all there is to say. Raises Busy."""
+    if busy and not done:
+        raise busy[0]
 
 
 def _counted(counts: dict[str, Any], nothing: str) -> Result:

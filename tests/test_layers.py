@@ -42,6 +42,7 @@ LAYERS = {
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
         "applying",
+        "audit",
         "composing",
         "exporter",
         "importer",
@@ -59,6 +60,7 @@ LAYERS = {
         "__main__",
         "assembly",
         "broker",
+        "callers",
         "celery",
         "cli",
         "demo",

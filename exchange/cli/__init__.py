@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from exchange import __version__
-from exchange.cli import batches, crossing, dead_letters, files, keys, reference, schema, setup, state
+from exchange.cli import audit, batches, crossing, dead_letters, files, keys, reference, schema, setup, state
 from exchange.cli.running import Commands
 
 app = typer.Typer(
@@ -57,6 +57,7 @@ app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(audit.audit)
 app.command(name="schema")(schema.schema)
 app.command()(reference.submit)
 app.command()(reference.seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
+from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.running import Refused, fail, known_channel, open_site, stem
 
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)]
 
 
-def export(channel: Channel = None, as_json: Json = False) -> None:
+def export(channel: Channel = None, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Export what changed as signed batches."""
     from exchange import exporter
 
     with open_site() as site:
         known_channel(channel, site.outgoing(), "sent")
-        with output.between_batches("exporting") as stopping:
-            run = exporter.run(site, channel=channel, stopping=stopping)
+        with by_hand(site, "export", {"channel": channel}, who=who, why=reason) as act:
+            with output.between_batches("exporting") as stopping:
+                run = exporter.run(site, channel=channel, stopping=stopping)
+            act.came_to(run.as_dict())
     if as_json:
         for batch in run.batches:
             output.emit(batch.as_dict())
@@ -34,14 +37,15 @@ def export(channel: Channel = None, as_json: Json = False) -> None:
             ["batch", "channel", "sequence", "records", "bytes"],
             [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
         )
-    for sentence in run.busy:
-        output.warn(sentence)
+    for busy in run.busy:
+        output.warn(str(busy))
     if run.parked:
         output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
     if run.trouble:
         output.complain(run.trouble)
+    if run.trouble or run.busy:
         fail()
-    if not (run.batches or run.busy or run.parked):
+    if not (run.batches or run.parked):
         output.say("nothing to export")
 
 
@@ -54,6 +58,8 @@ def import_(
             metavar="STEM", help="Only this batch, though it deletes more than the settings allow.", show_default=False
         ),
     ] = None,
+    reason: Reason = None,
+    who: As = None,
     as_json: Json = False,
 ) -> None:
     """Import what arrived.
@@ -67,9 +73,12 @@ def import_(
     wanted = stem(release or batch or "") if release or batch else None
     with open_site() as site:
         known_channel(channel, site.incoming(), "received")
-        site.spool.prepare()
-        with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
-            run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
+        arguments = {"channel": channel, "batch": wanted, "release": bool(release) or None}
+        with by_hand(site, "import", arguments, who=who, why=reason) as act:
+            site.spool.prepare()
+            with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
+                run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
+            act.came_to(run.as_dict())
     _show(run.batches, as_json)
     if run.ignored or run.unpaired:
         output.say(
@@ -81,6 +90,8 @@ def import_(
         fail()
     if wanted and not run.batches:
         output.complain(f"batch {wanted} does not lie in incoming; `exchange batches` says what became of it")
+        fail()
+    if run.busy:
         fail()
     if not run.batches:
         output.say("nothing to import")
@@ -102,12 +113,13 @@ def replay(
     _show([done], as_json)
 
 
-def prune(as_json: Json = False) -> None:
+def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Remove files beyond their retention. The ledger stays."""
     from exchange import pruning
 
-    with open_site() as site:
+    with open_site() as site, by_hand(site, "prune", {}, who=who, why=reason) as act:
         counts = pruning.run(site).as_dict()
+        act.came_to(counts)
     if as_json:
         output.emit(counts)
     else:

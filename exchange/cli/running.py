@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 failed, 2 a wrong argument or setting. Only a fault of our
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -134,6 +136,24 @@ def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
     except ValueError:
         words = ", ".join(kind)
         raise Refused(f"{what}: expected one of {words}, found {_quoted(text)}") from None
+
+
+def moment(what: str, text: str | None) -> datetime | None:
+    """Read a moment: a date, a date and time (UTC unless it says otherwise), or so long ago. Raises Refused."""
+    if text is None:
+        return None
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        shown = _quoted(text)
+        raise Refused(f"{what}: expected a moment such as 2026-11-22T06:15 or 90m, 8h, 2d, found {shown}") from None
+    return read if read.tzinfo else read.replace(tzinfo=UTC)
+
+
+_AGO = re.compile(r"([0-9]{1,5})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _quoted(text: str) -> str:
