@@ -264,6 +264,20 @@ dead_letter = Table(
     Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "created_at", "id"),
     Index("ix_exchange_dead_letter_key", "key", "stream"),
     Index("ix_exchange_dead_letter_batch", "batch", "line"),
+    Index(
+        "ix_exchange_dead_letter_parked_key",
+        "stream",
+        "key",
+        sqlite_where=text("state = 'parked'"),
+        postgresql_where=text("state = 'parked'"),
+    ),
+    Index(
+        "ix_exchange_dead_letter_orphan",
+        "channel",
+        "id",
+        sqlite_where=text("state = 'parked' AND error = 'foreign_key'"),
+        postgresql_where=text("state = 'parked' AND error = 'foreign_key'"),
+    ),
 )
 """Records that did not take effect. ``record`` holds the exact bytes as they came, at most
 ``MAX_STORED_RECORD_BYTES`` of ``record_bytes``, and is never changed; what a person made of it is a revision, and
@@ -312,8 +326,9 @@ selected = Table(
     Column("letter", BigInteger, primary_key=True, autoincrement=False),
     Column("attempts", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("state", String(12)),
 )
-"""The dead letters of a selection, as they were when it was made."""
+"""The dead letters of a selection, as they were when it was made, and what its retry made of each; NULL before."""
 
 audit = Table(
     "exchange_audit",

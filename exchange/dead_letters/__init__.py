@@ -10,8 +10,10 @@ from exchange.dead_letters.counting import count_parked, counted, fold
 from exchange.dead_letters.filters import Filters, key_texts
 from exchange.dead_letters.finding import Brief, Parked, briefs, find, history
 from exchange.dead_letters.keeping import Letter, park
+from exchange.dead_letters.ordering import Order, Place
 from exchange.dead_letters.paging import Count, Page, Place, page, place
 from exchange.dead_letters.retiring import SETTLED, forget_selections, retire
+from exchange.dead_letters.searching import Count, Page
 from exchange.dead_letters.settling import discard, settle
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Count",
     "Filters",
     "Letter",
+    "Order",
     "Page",
     "Parked",
     "Place",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -69,31 +69,27 @@ class Parked(Brief):
     record: bytes
 
 
-_MANY = 1_000
-_BRIEF = [dead_letter.c[name] for name in Brief.__dataclass_fields__]
-
-
 def find(connection: Connection, letter_id: int) -> Parked | None:
     """Give one letter by its id."""
     row = connection.execute(
-        sa.select(*_BRIEF, dead_letter.c.record).where(dead_letter.c.id == letter_id)
+        sa.select(*brief_columns(dead_letter), dead_letter.c.record).where(dead_letter.c.id == letter_id)
     ).one_or_none()
-    return Parked(**_fields(row)) if row else None
+    return parked(row) if row else None
 
 
-def briefs(connection: Connection, ids: Sequence[int]) -> list[Brief]:
-    """Give letters by their ids, in that order; those that are no longer there are left out."""
-    found = {
-        row.id: Brief(**_fields(row))
-        for some in batched(ids)
-        for row in connection.execute(sa.select(*_BRIEF).where(dead_letter.c.id.in_(some)))
-    }
-    return [found[one] for one in ids if one in found]
+def brief_columns(letters: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+    """Give the columns that ``brief`` reads, of the table of letters or of something made from it."""
+    return [letters.c[name] for name in Brief.__dataclass_fields__]
 
 
-def batched(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Cut many ids into as many at a time as a statement may have."""
-    return (ids[start : start + _MANY] for start in range(0, len(ids), _MANY))
+def brief(row: Any) -> Brief:
+    """Make a letter of a row that has ``brief_columns`` and maybe more."""
+    return Brief(**_fields(row))
+
+
+def parked(row: Any) -> Parked:
+    """Make a letter with its record of a row that has ``brief_columns``, ``record`` and maybe more."""
+    return Parked(**_fields(row), record=row.record)
 
 
 def history(connection: Connection, letter_id: int) -> list[Mapping[str, Any]]:
@@ -107,4 +103,5 @@ def history(connection: Connection, letter_id: int) -> list[Mapping[str, Any]]:
 
 
 def _fields(row: Any) -> dict[str, Any]:
-    return {**row._mapping, "direction": Direction(row.direction), "state": DeadLetterState(row.state)}
+    fields = {name: getattr(row, name) for name in Brief.__dataclass_fields__}
+    return {**fields, "direction": Direction(row.direction), "state": DeadLetterState(row.state)}

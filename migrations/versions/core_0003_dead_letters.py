@@ -27,6 +27,17 @@ def upgrade() -> None:
     )
     op.create_index("ix_exchange_dead_letter_key", "exchange_dead_letter", ["key", "stream"])
     op.create_index("ix_exchange_dead_letter_batch", "exchange_dead_letter", ["batch", "line"])
+    for name, columns, those in (
+        ("parked_key", ["stream", "key"], "state = 'parked'"),
+        ("orphan", ["channel", "id"], "state = 'parked' AND error = 'foreign_key'"),
+    ):
+        op.create_index(
+            f"ix_exchange_dead_letter_{name}",
+            "exchange_dead_letter",
+            columns,
+            sqlite_where=sa.text(those),
+            postgresql_where=sa.text(those),
+        )
     op.create_table(
         "exchange_dead_letter_revision",
         sa.Column("letter", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -53,6 +64,7 @@ def upgrade() -> None:
         sa.Column("letter", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(12), nullable=True),
         sa.PrimaryKeyConstraint("selection", "letter", name="pk_exchange_selected"),
     )
     op.create_table(
@@ -92,7 +104,7 @@ def downgrade() -> None:
     op.drop_table("exchange_selected")
     op.drop_table("exchange_selection")
     op.drop_table("exchange_dead_letter_revision")
-    for name in ("batch", "key", "fingerprint", "state"):
+    for name in ("orphan", "parked_key", "batch", "key", "fingerprint", "state"):
         op.drop_index(f"ix_exchange_dead_letter_{name}", "exchange_dead_letter")
     op.create_index("ix_exchange_dead_letter_state", "exchange_dead_letter", ["state", "id"])
     for name in ("revision", "cause", "producer"):
