@@ -8,13 +8,14 @@ from __future__ import annotations
 from exchange.dead_letters.backlog import Backlog, backlog
 from exchange.dead_letters.counting import count_parked, counted, fold
 from exchange.dead_letters.filters import Filters, key_texts
-from exchange.dead_letters.finding import Brief, Parked, briefs, find, history
+from exchange.dead_letters.finding import Brief, Parked, find, history
 from exchange.dead_letters.keeping import Letter, park
 from exchange.dead_letters.ordering import Order, Place
-from exchange.dead_letters.paging import Count, Page, Place, page, place
+from exchange.dead_letters.paging import page, place
 from exchange.dead_letters.retiring import SETTLED, forget_selections, retire
 from exchange.dead_letters.searching import Count, Page
-from exchange.dead_letters.settling import discard, settle
+from exchange.dead_letters.settling import Outcome, Taken, discard, restore, settle, supersede, take
+from exchange.dead_letters.superseding import Superseding
 
 __all__ = [
     "SETTLED",
@@ -24,11 +25,13 @@ __all__ = [
     "Filters",
     "Letter",
     "Order",
+    "Outcome",
     "Page",
     "Parked",
     "Place",
+    "Superseding",
+    "Taken",
     "backlog",
-    "briefs",
     "count_parked",
     "counted",
     "discard",
@@ -40,6 +43,9 @@ __all__ = [
     "page",
     "park",
     "place",
+    "restore",
     "retire",
     "settle",
+    "supersede",
+    "take",
 ]

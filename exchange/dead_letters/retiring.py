@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from exchange import ledger
 from exchange.database import writing
-from exchange.dead_letters.paging import Place
+from exchange.dead_letters.ordering import Place
 from exchange.models import DeadLetterState, UtcDateTime, dead_letter, revision, selected, selection
 
 CHUNK = 1_000
@@ -73,20 +73,12 @@ def _due(
 
 def _remove(connection: Connection, ids: list[int], state: DeadLetterState, before: datetime, cause: str) -> int:
     newest = sa.select(sa.func.max(dead_letter.c.id)).scalar_subquery()
-    # Again under the lock: somebody may have brought one back meanwhile.
-    gone = list(
-        connection.scalars(
-            sa.delete(dead_letter)
-            .where(
-                dead_letter.c.id.in_(ids),
-                dead_letter.c.id < newest,
-                dead_letter.c.state == state,
-                dead_letter.c.updated_at < before,
-            )
-            .returning(dead_letter.c.id)
-        )
-    )
-    if gone:
-        connection.execute(sa.delete(revision).where(revision.c.letter.in_(gone)))
-        ledger.note_dead_letters(connection, sorted(gone), state, state, cause)
-    return len(gone)
+    # Again, and locked: somebody may have brought one back meanwhile.
+    still = (dead_letter.c.state == state, dead_letter.c.updated_at < before, dead_letter.c.id < newest)
+    chosen = sa.select(dead_letter.c.id).where(dead_letter.c.id.in_(ids), *still).order_by(dead_letter.c.id)
+    going = list(connection.scalars(chosen.with_for_update()))
+    if going:
+        ledger.note_dead_letters(connection, going, state, state, cause)
+        connection.execute(sa.delete(revision).where(revision.c.letter.in_(going)))
+        connection.execute(sa.delete(dead_letter).where(dead_letter.c.id.in_(going)))
+    return len(going)
