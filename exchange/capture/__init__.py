@@ -21,6 +21,7 @@ from exchange.capture.taking import (
     is_key,
     key_text,
     pending,
+    row,
     rows,
     take,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "is_key",
     "key_text",
     "pending",
+    "row",
     "rows",
     "take",
 ]

@@ -9,12 +9,15 @@ from exchange.dead_letters.backlog import Backlog, backlog
 from exchange.dead_letters.counting import count_parked, counted, fold
 from exchange.dead_letters.filters import Filters, key_texts
 from exchange.dead_letters.finding import Brief, Parked, find, history
+from exchange.dead_letters.grouping import Group, grouped
 from exchange.dead_letters.keeping import Letter, park
+from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.ordering import Order, Place
 from exchange.dead_letters.paging import page, place
 from exchange.dead_letters.retiring import SETTLED, forget_selections, retire
 from exchange.dead_letters.searching import Count, Page
 from exchange.dead_letters.settling import Outcome, Taken, discard, restore, settle, supersede, take
+from exchange.dead_letters.showing import View, view
 from exchange.dead_letters.superseding import Superseding
 
 __all__ = [
@@ -23,7 +26,9 @@ __all__ = [
     "Brief",
     "Count",
     "Filters",
+    "Group",
     "Letter",
+    "Mask",
     "Order",
     "Outcome",
     "Page",
@@ -31,6 +36,7 @@ __all__ = [
     "Place",
     "Superseding",
     "Taken",
+    "View",
     "backlog",
     "count_parked",
     "counted",
@@ -38,6 +44,7 @@ __all__ = [
     "find",
     "fold",
     "forget_selections",
+    "grouped",
     "history",
     "key_texts",
     "page",
@@ -48,4 +55,5 @@ __all__ = [
     "settle",
     "supersede",
     "take",
+    "view",
 ]

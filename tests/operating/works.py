@@ -46,11 +46,9 @@ class Badge(Base):
 
 def make_strict() -> None:
     """Add what only the office's database insists on."""
-    Machine.__table__.append_constraint(CheckConstraint("\"limit\" <= 500", name="machine_limit"))  # type: ignore[attr-defined]
+    Machine.__table__.append_constraint(CheckConstraint('"limit" <= 500', name="machine_limit"))  # type: ignore[attr-defined]
 
 
 channels = [
-    Channel(
-        "works", source="plant", target="office", streams=[Stream(Machine), Stream(Reading), Stream(Badge)]
-    )
+    Channel("works", source="plant", target="office", streams=[Stream(Machine), Stream(Reading), Stream(Badge)])
 ]
