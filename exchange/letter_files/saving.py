@@ -14,6 +14,8 @@ from sqlalchemy import Connection
 
 from exchange import __version__, ledger
 from exchange.database import now, reading, world_errors
+from exchange.dead_letters import Filters, Parked
+from exchange.dead_letters.finding import brief_columns, parked
 from exchange.format.errors import WorldError, printable
 from exchange.format.letters import Entry, FileFault, LetterWriter, SavedLetter, SavedRevision
 from exchange.letter_files.table import write_table
@@ -22,8 +24,6 @@ from exchange.site import Site
 
 FETCH_LETTERS = 50
 """How many letters cross from the database at once: each may hold a mebibyte."""
-
-Conditions = Sequence[sa.ColumnElement[bool]]
 
 
 @dataclass(frozen=True)
@@ -39,43 +39,43 @@ class Saved:
         return {"file": str(self.file), "letters": self.letters, "signed": self.signed}
 
 
-def save(site: Site, file: Path, conditions: Conditions = ()) -> Saved:
-    """Write the letters for which all conditions hold, oldest first: a table if the name ends in .csv, else JSON lines.
+def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
+    """Write the letters that ``filters`` mean (None: all): a table if the name ends in .csv, else JSON lines.
 
     The file appears whole or not at all, for our eyes only. Raises FileFault if there is one already, WorldError.
     """
+    where = (filters or Filters()).where()
     with world_errors(), reading(site.engine) as connection, _new_file(file) as out:
         if file.suffix == ".csv":
-            letters = write_table(site, out, _letters(connection, conditions))
-            return Saved(file, letters, None)
+            return Saved(file, write_table(site, out, _letters(connection, where)), None)
         epoch = ledger.known_epoch(connection, site.network)
         if epoch is None:
             raise WorldError("the database has no epoch yet; `exchange migrate` gives it one")
         writer = LetterWriter(out)
-        for entry in _entries(connection, conditions):
+        for entry in _entries(connection, where):
             writer.write(entry)
         ending = writer.close(site.network, epoch, f"exchange {__version__}", now(), site.signing_key)
     return Saved(file, ending.letters, site.signing_key is not None)
 
 
-def _entries(connection: Connection, conditions: Conditions) -> Iterator[Entry]:
-    for letter in _letters(connection, conditions):
-        yield letter
-        mended = sa.select(*_columns(revision, SavedRevision)).where(revision.c.letter == letter.id)
-        for row in connection.execute(mended.order_by(revision.c.number)).mappings():
-            yield SavedRevision(**row)
+Where = Sequence[sa.ColumnElement[bool]]
 
 
-def _letters(connection: Connection, conditions: Conditions) -> Iterator[SavedLetter]:
-    chosen = sa.select(*_columns(dead_letter, SavedLetter)).where(*conditions).order_by(dead_letter.c.id)
+def _entries(connection: Connection, where: Where) -> Iterator[Entry]:
+    for letter in _letters(connection, where):
+        yield SavedLetter(**{name: getattr(letter, name) for name in SavedLetter.__dataclass_fields__})
+        if not letter.revision:
+            continue
+        mended = sa.select(*(revision.c[name] for name in SavedRevision.__dataclass_fields__))
+        rows = connection.execute(mended.where(revision.c.letter == letter.id).order_by(revision.c.number))
+        yield from (SavedRevision(**row) for row in rows.mappings())
+
+
+def _letters(connection: Connection, where: Where) -> Iterator[Parked]:
+    chosen = sa.select(*brief_columns(dead_letter), dead_letter.c.record).where(*where).order_by(dead_letter.c.id)
     streamed = {"stream_results": True, "yield_per": FETCH_LETTERS}
     with connection.execute(chosen, execution_options=streamed) as rows:
-        for row in rows.mappings():
-            yield SavedLetter(**row)
-
-
-def _columns(table: sa.Table, entry: type[Entry]) -> list[sa.Column[Any]]:
-    return [table.c[name] for name in entry.__dataclass_fields__]
+        yield from map(parked, rows)
 
 
 @contextmanager

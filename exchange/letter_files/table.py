@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import BinaryIO
 
+from exchange.channels import HIDDEN
+from exchange.dead_letters import Mask, Parked
 from exchange.format.errors import printable
-from exchange.format.letters import SavedLetter
 from exchange.site import Site
 
 COLUMNS = (
@@ -30,6 +30,7 @@ COLUMNS = (
     "attempts",
     "created_at",
     "updated_at",
+    "record",
 )
 LONGEST_CELL = 32_000
 """Spreadsheets cut longer ones, or refuse them."""
@@ -38,14 +39,15 @@ _FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 """With what a cell begins that a spreadsheet may compute; the last four are their full-width twins."""
 
 
-def write_table(site: Site, out: BinaryIO, letters: Iterable[SavedLetter]) -> int:
+def write_table(site: Site, out: BinaryIO, letters: Iterable[Parked]) -> int:
     """Write a line of headings and one for each letter; give how many those are. All cells are quoted."""
     count = 0
+    mask = Mask(site.channels)
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     lines = csv.writer(text, quoting=csv.QUOTE_ALL)
     lines.writerow(COLUMNS)
     for letter in letters:
-        lines.writerow([cell(value) for value in _values(site, letter)])
+        lines.writerow([cell(value) for value in _values(mask, letter)])
         count += 1
     text.detach()
     return count
@@ -57,8 +59,7 @@ def cell(value: object) -> str:
     return "'" + shown if shown.lstrip().startswith(_FORMULAS) else shown
 
 
-def _values(site: Site, letter: SavedLetter) -> list[object]:
-    stream = next((one for channel in site.channels for one in channel.streams if one.name == letter.stream), None)
-    secret = stream is None or not stream.sensitive.isdisjoint(column.name for column in stream.key)
-    shown = replace(letter, key="(not shown)") if secret and letter.key else letter
-    return [getattr(shown, name) for name in COLUMNS]
+def _values(mask: Mask, letter: Parked) -> list[object]:
+    record = mask.record(letter, letter.record)
+    shown = mask.brief(letter)
+    return [*(getattr(shown, name) for name in COLUMNS[:-1]), HIDDEN if record is None else record]

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from exchange import capture, dead_letters, letter_files, retry
+from exchange.channels import Channel, Stream
 from exchange.database import Busy, locked, now
 from exchange.format import letters as format_letters
 from exchange.format.signing import SigningKey, TrustedKeys
@@ -385,7 +386,7 @@ def test_an_export_that_fails_leaves_no_file(parked: Side, tmp_path: Path, monke
 
 def test_only_the_letters_that_were_asked_for_are_written(parked: Side, tmp_path: Path) -> None:
     file = tmp_path / "some.jsonl"
-    assert letter_files.save(parked.site, file, [dead_letter.c.state == DeadLetterState.DISCARDED]).letters == 1
+    assert letter_files.save(parked.site, file, dead_letters.Filters(state=DeadLetterState.DISCARDED)).letters == 1
 
 
 # Tables
@@ -400,6 +401,17 @@ def test_a_table_has_no_formula_no_control_character_and_no_secret(parked: Side,
     assert tuple(rows[0]) == table.COLUMNS
     assert {row["message"] for row in rows if row["line"] == "1"} == {"'=cmd|'/c calc'!A1"}
     assert all(value.isprintable() for row in rows for value in row.values())
+
+
+def test_a_table_hides_what_is_sensitive_and_json_lines_keep_it(parked: Side, tmp_path: Path) -> None:
+    account_stream = Stream(shop.account, exclude=["password"], sensitive=["id", "age"])
+    channel = Channel("forth", "one", "two", [*(Stream(one) for one in shop.FORTH[:-1]), account_stream])
+    parked.site = replace(parked.site, channels=(channel, shop.channels[1]))
+    with saved(parked, tmp_path, "letters.csv").open(newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["stream"] in {"account", ""}]
+    assert len(rows) >= 4
+    assert not any("300" in value or '"id":1' in value for row in rows for value in (row["key"], row["record"]))
+    assert b'\\"age\\": 300' in saved(parked, tmp_path).read_bytes()
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
