@@ -48,6 +48,8 @@ LAYERS = {
         "importer",
         "pacing",
         "pruning",
+        "quarantine",
+        "refused",
         "replay",
         "retry",
         "settling",

@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from exchange import __version__
-from exchange.cli import audit, batches, crossing, dead_letters, files, keys, reference, schema, setup, state
+from exchange.cli import (
+    audit,
+    batches,
+    crossing,
+    dead_letters,
+    files,
+    keys,
+    quarantine,
+    reference,
+    schema,
+    setup,
+    state,
+)
 from exchange.cli.running import Commands
 
 app = typer.Typer(
@@ -52,7 +64,8 @@ app.command()(crossing.export)
 app.command(name="import")(crossing.import_)
 app.command()(crossing.replay)
 app.command()(crossing.prune)
-app.command(name="batches")(batches.batches)
+app.add_typer(batches.app, name="batches")
+app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")
