@@ -5,6 +5,7 @@ Everything is counted from indexes alone: years of history in the ledger cost a 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from exchange.channels import Channel
 from exchange.database import now, reading, world_errors
 from exchange.dead_letters import Backlog
 from exchange.format.errors import WorldError
-from exchange.models import BatchState, Direction, batch, position, success
+from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.site import Site
 from exchange.spool import MARKER
 
@@ -232,7 +233,7 @@ _MENDED = (
             _later.c.channel == batch.c.channel,
             _later.c.epoch == batch.c.epoch,
             _later.c.sequence == batch.c.sequence,
-            sa.text("later.state <> 'quarantined' AND later.manifest IS NOT NULL"),
+            sa.text(re.sub(r"\b(?=state\b|direction\b|manifest\b)", "later.", HOLDS_PLACE)),
             _later.c.state == BatchState.APPLIED,
             _later.c.updated_at >= batch.c.updated_at,
         ),

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from exchange import alarming, exporter, importer, pruning, replay, retry
+from exchange import alarming, exporter, importer, pruning, quarantine, refused, replay, retry
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
 from exchange.callers import caller_by_hand
@@ -27,10 +27,13 @@ from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, acting_for, whoami, world_errors
 from exchange.format.errors import WorldError, printable
 from exchange.format.json import MAX_INTEGER
+from exchange.format.names import MAX_SEQUENCE, BatchName
+from exchange.models import BatchState
 from exchange.outcomes import Imported
 from exchange.reference.answering import answer_requests as answer
 from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
+from exchange.spool import parse_label
 
 Result = dict[str, Any]
 Work = TypeVar("Work", bound=Callable[..., Result])
@@ -139,10 +142,47 @@ def retry_dead_letter(ids: int | list[int]) -> Result:
 
 
 @_task("exchange.replay_batch")
-def replay_batch(batch: str) -> Result:
-    """Apply an archived, held or quarantined batch again; one that was applied stays as it is."""
-    _check_text("batch", batch or 0)
-    return _told([replay.run(_site(), batch)], {}, "nothing to replay")
+def replay_batch(batch: str, through: int | None = None) -> Result:
+    """Apply an archived, held or quarantined batch again, or a range; one that was applied stays as it is."""
+    _check_batch(batch, BatchName.parse)
+    if through is not None and (type(through) is not int or not 1 <= through <= MAX_SEQUENCE):
+        raise Refused(f"through: expected a sequence or null, found {_shown(through)}")
+    done = replay.run(_site(), batch, through, stopping)
+    _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
+    notes = {"missing": done.missing, "left": done.left, "trouble": done.message or None}
+    return _told(done.batches, notes, "nothing to replay")
+
+
+@_task("exchange.release_batch")
+def release_batch(batch: str, park: bool = False) -> Result:
+    """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
+    _check_batch(batch, BatchName.parse)
+    if type(park) is not bool:
+        raise Refused(f"park: expected true or false, found {_shown(park)}")
+    return _told([_unless_busy(refused.release(_site(), batch, park=park))], {}, "nothing to release")
+
+
+@_task("exchange.reject_batch")
+def reject_batch(batch: str, reason: str) -> Result:
+    """Give up a quarantined or held batch, so that its sender is told."""
+    _check_batch(batch, BatchName.parse)
+    refused.reject(_site(), batch, reason)
+    return {"batch": batch, "state": BatchState.REJECTED.value, "message": "its files are in the archive"}
+
+
+@_task("exchange.release_quarantined")
+def release_quarantined(batch: str) -> Result:
+    """Judge a quarantined batch anew, with every check."""
+    _check_batch(batch, parse_label)
+    return _told([_unless_busy(quarantine.release(_site(), batch))], {}, "nothing to release")
+
+
+@_task("exchange.discard_quarantined")
+def discard_quarantined(batch: str, reason: str) -> Result:
+    """Give up a quarantined batch; nobody is told."""
+    _check_batch(batch, parse_label)
+    quarantine.discard(_site(), batch, reason)
+    return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
 
 
 @_task("exchange.prune")
@@ -224,6 +264,20 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     if trouble:
         log.warning("trouble", message=trouble)
     return {what: told, **notes, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
+
+
+def _check_batch(batch: object, parse: Callable[[str], object]) -> None:
+    _check_text("batch", batch or 0)
+    try:
+        parse(str(batch))
+    except ValueError as error:
+        raise Refused(f"batch: {error}") from None
+
+
+def _unless_busy(outcome: Imported) -> Imported:
+    if outcome.busy:
+        raise outcome.busy
+    return outcome
 
 
 def _raise_if_only_busy(busy: Sequence[Busy], done: Sequence[object]) -> None:

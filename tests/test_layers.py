@@ -50,6 +50,8 @@ LAYERS = {
         "letter_files",
         "pacing",
         "pruning",
+        "quarantine",
+        "refused",
         "replay",
         "retry",
         "settling",

@@ -19,6 +19,7 @@ from exchange.cli import (
     files,
     keys,
     letter_files,
+    quarantine,
     reference,
     schema,
     setup,
@@ -64,7 +65,8 @@ app.command()(crossing.export)
 app.command(name="import")(crossing.import_)
 app.command()(crossing.replay)
 app.command()(crossing.prune)
-app.command(name="batches")(batches.batches)
+app.add_typer(batches.app, name="batches")
+app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")

@@ -127,6 +127,17 @@ def stem(text: str) -> str:
         raise Refused(f"batch: {error}") from error
 
 
+def label(text: str) -> str:
+    """Check the name under which a batch lies in quarantine. Raises Refused."""
+    from exchange.spool import parse_label
+
+    try:
+        parse_label(text)
+    except ValueError as error:
+        raise Refused(f"batch: {error}") from error
+    return text
+
+
 def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
     """Check a word; None means any. Raises Refused naming the words there are."""
     if text is None:

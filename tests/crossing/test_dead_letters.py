@@ -254,10 +254,10 @@ def test_a_quarantined_batch_is_replayed_after_its_cause_is_gone(receiver: Side,
     forger.send([visit(1, 1, FIRST)])
     [outcome] = receiver.take_in().batches
     assert outcome.verdict is Verdict.QUARANTINED
-    assert replay.run(receiver.site, outcome.batch).verdict is Verdict.QUARANTINED  # nothing is skipped
+    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.QUARANTINED  # nothing is skipped
     receiver.execute(sa.insert(shop.place).values(country="at", number=1, name="p"))
-    assert replay.run(receiver.site, outcome.batch).verdict is Verdict.APPLIED
-    assert replay.run(receiver.site, outcome.batch).verdict is Verdict.DUPLICATE  # from the archive: a no-op
+    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
+    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.DUPLICATE  # from the archive: a no-op
     assert [row["id"] for row in receiver.rows(shop.visit)] == [1]
     assert not list(receiver.site.spool.folders.quarantine.iterdir())
 
