@@ -82,7 +82,7 @@ def export(
     if as_json:
         output.emit(saved.as_dict())
     else:
-        output.tell(f"{saved.letters} dead letters are in {saved.file}")
+        output.tell(f"{saved.file}: {saved.letters} dead letters")
 
 
 def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager[Act]) -> Saved:

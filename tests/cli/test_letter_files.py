@@ -38,7 +38,7 @@ def test_letters_are_carried_to_their_sender_in_a_file(
     (entry,) = done
     assert (entry["action"], entry["why"], entry["result"]["imported"]) == ("import_dead_letters", "theirs", 1)
     table = seeded.request.do("dead-letters", "export", str(tmp_path / "letters.csv"))
-    assert table.out == f"1 dead letters are in {tmp_path}/letters.csv\n"
+    assert table.out == f"{tmp_path}/letters.csv: 1 dead letters\n"
     with (tmp_path / "letters.csv").open(newline="") as lines:
         (row,) = csv.DictReader(lines)
     assert (row["id"], row["stream"]) == (str(letter), "user")
