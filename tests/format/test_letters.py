@@ -73,7 +73,7 @@ def read(file: io.BytesIO) -> list[Entry]:
 @given(record=st.binary(max_size=60), message=TEXT)
 def test_what_is_written_is_read_again(record: bytes, message: str) -> None:
     mended = SavedRevision(1, 1, record, message, MOMENT, "me", "why")
-    entries = [letter(record, message), mended, letter(number=2)]
+    entries: list[Entry] = [letter(record, message), mended, letter(number=2)]
     assert read(written(*entries)) == entries
 
 
