@@ -1,16 +1,20 @@
-"""The application of the night shift: a plant sends machines, readings and badges; the office is stricter."""
+"""The application of the night shift: a plant sends machines, readings and badges, and the office is stricter.
+
+As a program it makes its tables on one side, as the application's own migration would.
+"""
 
 from __future__ import annotations
 
-import os
 from decimal import Decimal
 
-from sqlalchemy import CheckConstraint, ForeignKey, Numeric, String
+import sqlalchemy as sa
+from sqlalchemy import ForeignKey, Numeric, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from exchange import capture
 from exchange.channels import Channel, Stream
-
-AT_THE_OFFICE = os.environ.get("EXCHANGE_NETWORK") == "office"
+from exchange.database import make_engine
+from exchange.settings import load_settings
 
 
 class Base(DeclarativeBase):
@@ -44,11 +48,27 @@ class Badge(Base):
     holder: Mapped[str] = mapped_column(String(40))
 
 
-def make_strict() -> None:
-    """Add what only the office's database insists on."""
-    Machine.__table__.append_constraint(CheckConstraint('"limit" <= 500', name="machine_limit"))  # type: ignore[attr-defined]
+TABLES = (Machine, Reading, Badge)
+
+channels = [Channel("works", source="plant", target="office", streams=[Stream(table) for table in TABLES])]
 
 
-channels = [
-    Channel("works", source="plant", target="office", streams=[Stream(Machine), Stream(Reading), Stream(Badge)])
-]
+def make_tables() -> None:
+    """Make the tables of this side, and let the plant's be captured."""
+    settings = load_settings()
+    if settings.network == "office":
+        machine, badge = Base.metadata.tables["machine"], Base.metadata.tables["badge"]
+        machine.append_constraint(sa.CheckConstraint(machine.c.limit <= 500, name="machine_limit"))
+        badge.append_constraint(sa.UniqueConstraint(badge.c.number, name="badge_number"))
+    engine = make_engine(settings.database_url)
+    with engine.begin() as connection:
+        Base.metadata.create_all(connection)
+        for table in TABLES:
+            capture.add_version_column(connection, table.__tablename__)
+            if settings.network == "plant":
+                capture.install(connection, table.__tablename__)
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    make_tables()
