@@ -29,6 +29,7 @@ from exchange.models import (
     Direction,
     attempt,
     batch,
+    dead_letter,
     event,
     network,
     position,
@@ -72,8 +73,10 @@ DEAD_LETTER_TRANSITIONS: Mapping[DeadLetterState, frozenset[DeadLetterState]] = 
             DeadLetterState.SUPERSEDED,
         }
     ),
+    DeadLetterState.DISCARDED: frozenset({DeadLetterState.PARKED}),
 }
-"""The same for dead letters: only a parked one moves, and staying parked is a retry that failed."""
+"""The same for dead letters: a parked one moves, and one that was given up may be taken back. Staying parked is a
+retry that failed, or an edit."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ def record(
         )
     )
     batch_id = int(created.inserted_primary_key[0])  # type: ignore[index]
-    _note(connection, "batch", [batch_id], None, state, cause)
+    _note(connection, batch_id, None, state, cause)
     return batch_id
 
 
@@ -260,7 +263,7 @@ def move(
     if changed.rowcount != 1:
         msg = f"batch {entry.stem} is no longer {entry.state}: somebody else moved it; run again"
         raise WorldError(msg)
-    _note(connection, "batch", [entry.id], entry.state, state, cause)
+    _note(connection, entry.id, entry.state, state, cause)
 
 
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:
@@ -269,22 +272,50 @@ def count(connection: Connection, batch_id: int, counts: Counts) -> None:
 
 
 def note_dead_letters(
-    connection: Connection, ids: Sequence[int], before: DeadLetterState | None, after: DeadLetterState, cause: str
+    connection: Connection,
+    ids: Sequence[int],
+    before: DeadLetterState | None,
+    after: DeadLetterState,
+    cause: str | sa.ColumnElement[str],
 ) -> None:
-    """Write the event of one change of state that some dead letters have in common."""
-    _note(connection, "dead_letter", ids, before, after, cause)
+    """Write the event of one change of state that some dead letters have in common.
 
-
-def _note(connection: Connection, subject: str, ids: Sequence[int], before: str | None, after: str, cause: str) -> None:
-    said = {
-        "subject": subject,
+    ``cause`` may be made of the letters' own columns.
+    """
+    said: dict[str, Any] = {
+        "subject": "dead_letter",
         "at": now(),
         "from_state": before,
         "to_state": after,
         "cause": cause,
-        "who": whoami(),
+        "who": whoami()[:255],
     }
-    connection.execute(sa.insert(event), [{**said, "subject_id": one} for one in ids])
+    told = [
+        value if isinstance(value, sa.ColumnElement) else sa.literal(value, event.c[name].type)
+        for name, value in said.items()
+    ]
+    for start in range(0, len(ids), _AT_ONCE):
+        some = dead_letter.c.id.in_(ids[start : start + _AT_ONCE])
+        letters = sa.select(dead_letter.c.id, *told).where(some).order_by(dead_letter.c.id)
+        connection.execute(sa.insert(event).from_select(["subject_id", *said], letters))
+
+
+_AT_ONCE = 10_000
+"""Ids in one statement: no database binds any number of values."""
+
+
+def _note(connection: Connection, batch_id: int, before: str | None, after: str, cause: str) -> None:
+    connection.execute(
+        sa.insert(event).values(
+            subject="batch",
+            subject_id=batch_id,
+            at=now(),
+            from_state=before,
+            to_state=after,
+            cause=cause,
+            who=whoami(),
+        )
+    )
 
 
 def at_place(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int) -> Entry | None:

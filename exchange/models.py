@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -265,14 +266,40 @@ dead_letter = Table(
     Column("producer", String(200)),
     Column("cause", Text, nullable=False, server_default=""),
     Column("revision", Integer, nullable=False, server_default="0"),
-    Index("ix_exchange_dead_letter_state", "state", "id"),
-    Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "id"),
-    Index("ix_exchange_dead_letter_stream_key", "stream", "key"),
+    Index("ix_exchange_dead_letter_state", "state", "created_at", "id"),
+    Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "created_at", "id"),
+    Index("ix_exchange_dead_letter_key", "key", "stream"),
     Index("ix_exchange_dead_letter_batch", "batch", "line"),
+    Index(
+        "ix_exchange_dead_letter_parked_key",
+        "stream",
+        "key",
+        sqlite_where=text("state = 'parked'"),
+        postgresql_where=text("state = 'parked'"),
+    ),
+    Index(
+        "ix_exchange_dead_letter_orphan",
+        "channel",
+        "id",
+        sqlite_where=text("state = 'parked' AND error = 'foreign_key'"),
+        postgresql_where=text("state = 'parked' AND error = 'foreign_key'"),
+    ),
 )
 """Records that did not take effect. ``record`` holds the exact bytes as they came, at most
 ``MAX_STORED_RECORD_BYTES`` of ``record_bytes``, and is never changed; what a person made of it is a revision, and
 ``revision`` the number of the newest. ``cause`` names the constraint, ``producer`` who wrote the batch."""
+
+dead_letter_count = Table(
+    "exchange_dead_letter_count",
+    metadata,
+    Column("fingerprint", String(16), primary_key=True),
+    Column("state", String(12), primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("part", BigInteger, Identity(), primary_key=True),
+    Column("letters", BigInteger, nullable=False),
+)
+"""How many dead letters of a fingerprint came in an hour (since 1970) and are in a state: the sum over ``part``.
+Triggers keep it true, whoever changes a letter; ``dead_letters.counting`` reads it."""
 
 revision = Table(
     "exchange_dead_letter_revision",
@@ -305,8 +332,9 @@ selected = Table(
     Column("letter", BigInteger, primary_key=True, autoincrement=False),
     Column("attempts", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("state", String(12)),
 )
-"""The dead letters of a selection, as they were when it was made."""
+"""The dead letters of a selection, as they were when it was made, and what its retry made of each; NULL before."""
 
 audit = Table(
     "exchange_audit",

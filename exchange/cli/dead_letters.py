@@ -35,7 +35,8 @@ def list_(
 
     wanted = one_of("state", state, DeadLetterState)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = dead_letters.listed(connection, state=wanted, channel=channel, limit=limit)
+        filters = dead_letters.Filters(state=wanted, channel=channel)
+        found = dead_letters.page(connection, filters, limit=limit).letters
         if not found:
             refuse_unknown(channel, site)
     if as_json:

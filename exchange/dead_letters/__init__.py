@@ -1,12 +1,44 @@
 """Dead letters: records that did not take effect, kept with why, until a person or a later batch settles them.
 
-This package keeps and finds them; retrying one is the ``retry`` workflow's.
+This package keeps, finds and shows them; retrying one is the ``retry`` workflow's.
 """
 
 from __future__ import annotations
 
-from exchange.dead_letters.finding import Parked, count_parked, find, history, listed
+from exchange.dead_letters.counting import count_parked, counted, fold
+from exchange.dead_letters.filters import Filters, key_texts
+from exchange.dead_letters.finding import Brief, Parked, find, history
 from exchange.dead_letters.keeping import Letter, park
-from exchange.dead_letters.settling import discard, settle
+from exchange.dead_letters.ordering import Order, Place
+from exchange.dead_letters.paging import page, place
+from exchange.dead_letters.searching import Count, Page
+from exchange.dead_letters.settling import Outcome, Taken, discard, restore, settle, supersede, take
+from exchange.dead_letters.superseding import Superseding
 
-__all__ = ["Letter", "Parked", "count_parked", "discard", "find", "history", "listed", "park", "settle"]
+__all__ = [
+    "Brief",
+    "Count",
+    "Filters",
+    "Letter",
+    "Order",
+    "Outcome",
+    "Page",
+    "Parked",
+    "Place",
+    "Superseding",
+    "Taken",
+    "count_parked",
+    "counted",
+    "discard",
+    "find",
+    "fold",
+    "history",
+    "key_texts",
+    "page",
+    "park",
+    "place",
+    "restore",
+    "settle",
+    "supersede",
+    "take",
+]

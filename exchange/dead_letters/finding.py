@@ -14,8 +14,8 @@ from exchange.models import DeadLetterState, Direction, dead_letter, event
 
 
 @dataclass(frozen=True)
-class Parked:
-    """A dead letter as it is kept."""
+class Brief:
+    """A dead letter as it is kept, without its record."""
 
     id: int
     direction: Direction
@@ -27,7 +27,6 @@ class Parked:
     key: str | None
     version: int | None
     schema_version: int | None
-    record: bytes
     record_bytes: int
     pointer: str | None
     error: str
@@ -57,37 +56,40 @@ class Parked:
             "fingerprint": self.fingerprint,
             "state": self.state.value,
             "attempts": self.attempts,
+            "revision": self.revision,
             "created_at": self.created_at.isoformat(),
+            "updated_at": self.updated_at.isoformat(),
         }
 
 
-_COLUMNS = [dead_letter.c[name] for name in Parked.__dataclass_fields__]
+@dataclass(frozen=True)
+class Parked(Brief):
+    """A dead letter with the exact bytes that came, as far as they are kept."""
+
+    record: bytes
 
 
 def find(connection: Connection, letter_id: int) -> Parked | None:
     """Give one letter by its id."""
-    row = connection.execute(sa.select(*_COLUMNS).where(dead_letter.c.id == letter_id)).one_or_none()
-    return _parked(row) if row else None
+    row = connection.execute(
+        sa.select(*brief_columns(dead_letter), dead_letter.c.record).where(dead_letter.c.id == letter_id)
+    ).one_or_none()
+    return parked(row) if row else None
 
 
-def listed(connection: Connection, *, state: DeadLetterState | None, channel: str | None, limit: int) -> list[Parked]:
-    """Give letters, newest first."""
-    query = sa.select(*_COLUMNS).order_by(dead_letter.c.id.desc()).limit(limit)
-    if state is not None:
-        query = query.where(dead_letter.c.state == state)
-    if channel is not None:
-        query = query.where(dead_letter.c.channel == channel)
-    return [_parked(row) for row in connection.execute(query)]
+def brief_columns(letters: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+    """Give the columns that ``brief`` reads, of the table of letters or of something made from it."""
+    return [letters.c[name] for name in Brief.__dataclass_fields__]
 
 
-def count_parked(connection: Connection) -> int:
-    """Count the letters that wait for somebody."""
-    return (
-        connection.scalar(
-            sa.select(sa.func.count()).select_from(dead_letter).where(dead_letter.c.state == DeadLetterState.PARKED)
-        )
-        or 0
-    )
+def brief(row: Any) -> Brief:
+    """Make a letter of a row that has ``brief_columns`` and maybe more."""
+    return Brief(**_fields(row))
+
+
+def parked(row: Any) -> Parked:
+    """Make a letter with its record of a row that has ``brief_columns``, ``record`` and maybe more."""
+    return Parked(**_fields(row), record=row.record)
 
 
 def history(connection: Connection, letter_id: int) -> list[Mapping[str, Any]]:
@@ -100,11 +102,6 @@ def history(connection: Connection, letter_id: int) -> list[Mapping[str, Any]]:
     return [dict(row._mapping) for row in rows]
 
 
-def _parked(row: Any) -> Parked:
-    return Parked(
-        **{
-            **row._mapping,
-            "direction": Direction(row.direction),
-            "state": DeadLetterState(row.state),
-        }
-    )
+def _fields(row: Any) -> dict[str, Any]:
+    fields = {name: getattr(row, name) for name in Brief.__dataclass_fields__}
+    return {**fields, "direction": Direction(row.direction), "state": DeadLetterState(row.state)}
