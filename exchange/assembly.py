@@ -100,6 +100,7 @@ def limits(settings: Settings) -> Limits:
         look_ahead=settings.look_ahead,
         grace_seconds=settings.grace_seconds,
         settle_seconds=settings.settle_seconds,
+        poison_after=settings.poison_after,
         retention_days=settings.retention_days,
         letter_days={
             DeadLetterState.APPLIED: settings.retention_applied_days,

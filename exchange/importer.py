@@ -8,7 +8,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, ledger
+from exchange import applying, ledger, reuniting
 from exchange.arrivals import Arrival, Stranger, believe, look
 from exchange.database import Busy, now, reading, world_errors
 from exchange.format.batch import check_data
@@ -36,7 +36,7 @@ from exchange.format.json import MAX_INTEGER
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
-from exchange.outcomes import Imported, ImportRun
+from exchange.outcomes import Imported, ImportRun, Retried
 from exchange.settling import known_row, lock_of, settle, verdict_on
 from exchange.site import Site
 from exchange.waiting import Waiting
@@ -63,6 +63,7 @@ def run(
     site.spool.prepare()
     sightings = site.spool.sight()
     outcomes: list[Imported] = []
+    reunited: tuple[Retried, ...] = ()
     trouble = None
     try:
         with world_errors(), reading(site.engine) as connection:
@@ -82,9 +83,18 @@ def run(
             busy = {one.channel for one in outcomes if one.verdict is Verdict.BUSY}
             wanted = {one.name for one in site.incoming() if channel in (None, one.name)}
             ledger.note_success(site.engine, Direction.IN, wanted - busy)
+        reunited = _reunite(site, outcomes, stopping)
     except WorldError as error:
         trouble = error.sentence
-    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble)
+    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, reunited)
+
+
+def _reunite(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bool]) -> tuple[Retried, ...]:
+    """Retry letters that waited for a row which may have come just now."""
+    if not any(one.records.applied for one in outcomes):
+        return ()
+    with world_errors():
+        return tuple(reuniting.run(site, site.incoming(), stopping))
 
 
 def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:

@@ -277,11 +277,10 @@ def note_dead_letters(
     before: DeadLetterState | None,
     after: DeadLetterState,
     cause: str | sa.ColumnElement[str],
-    who: str | None = None,
 ) -> None:
     """Write the event of one change of state that some dead letters have in common.
 
-    ``cause`` may be made of the letters' own columns; without ``who`` it was this process itself.
+    ``cause`` may be made of the letters' own columns.
     """
     said: dict[str, Any] = {
         "subject": "dead_letter",
@@ -289,7 +288,7 @@ def note_dead_letters(
         "from_state": before,
         "to_state": after,
         "cause": cause,
-        "who": (who or whoami())[:255],
+        "who": whoami()[:255],
     }
     told = [
         value if isinstance(value, sa.ColumnElement) else sa.literal(value, event.c[name].type)

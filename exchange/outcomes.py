@@ -8,6 +8,7 @@ from typing import Any
 from exchange.database import Busy
 from exchange.format.errors import Reason, Verdict
 from exchange.ledger import Counts
+from exchange.models import DeadLetterState
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,41 @@ class Imported:
 
 
 @dataclass(frozen=True)
+class Retried:
+    """What became of one dead letter. ``state`` is None if there is no such letter."""
+
+    id: int
+    state: DeadLetterState | None
+    message: str
+    changed: bool
+
+    @property
+    def failed(self) -> bool:
+        """Say whether it was tried and stays parked."""
+        return self.changed and self.state is DeadLetterState.PARKED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "id": self.id,
+            "state": self.state.value if self.state else None,
+            "message": self.message,
+            "changed": self.changed,
+        }
+
+
+@dataclass(frozen=True)
 class ImportRun:
-    """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches."""
+    """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches.
+
+    ``reunited`` are parked records that were retried because what they refer to may have come.
+    """
 
     batches: tuple[Imported, ...]
     ignored: int = 0
     unpaired: int = 0
     trouble: str | None = None
+    reunited: tuple[Retried, ...] = ()
 
     @property
     def busy(self) -> tuple[Busy, ...]:
@@ -57,6 +86,7 @@ class ImportRun:
             "ignored": self.ignored,
             "unpaired": self.unpaired,
             "trouble": self.trouble,
+            "reunited": [one.as_dict() for one in self.reunited],
         }
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from exchange import dead_letters
 from exchange.bulk import uncollected
 from exchange.channels import Channel
-from exchange.database import locked, reading, whoami, world_errors
+from exchange.database import locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.settling import missing, standing
 from exchange.format.errors import RecordError, printable
@@ -29,6 +29,7 @@ from exchange.loader import Loader
 from exchange.loader.checks import DUPLICATE
 from exchange.loader.putting import refuses_the_row
 from exchange.models import DeadLetterState, Direction, change, dead_letter
+from exchange.outcomes import Retried
 from exchange.site import Site
 from exchange.understanding import Bad, Understanding
 
@@ -37,30 +38,6 @@ MOST_BYTES = 16 * 1024 * 1024
 """So much is tried in one transaction: enough that its cost is shared, and memory stays small."""
 
 GONE = "its row goes with the next export as it is then"
-
-
-@dataclass(frozen=True)
-class Retried:
-    """What became of one dead letter. ``state`` is None if there is no such letter."""
-
-    id: int
-    state: DeadLetterState | None
-    message: str
-    changed: bool
-
-    @property
-    def failed(self) -> bool:
-        """Say whether it was tried and stays parked."""
-        return self.changed and self.state is DeadLetterState.PARKED
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {
-            "id": self.id,
-            "state": self.state.value if self.state else None,
-            "message": self.message,
-            "changed": self.changed,
-        }
 
 
 class Header(NamedTuple):
@@ -97,24 +74,24 @@ class Manner:
     """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
 
     More than ``failures`` of one group raise TooManyFailed. ``patient`` leaves letters as they are that still lack
-    another row. ``then`` is done in each group's transaction.
+    another row. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
     """
 
-    who: str
     rehearse: bool = False
     failures: int | None = None
     patient: bool = False
+    how: str = "retried"
     then: Callable[[Connection, Sequence[Retried]], None] | None = None
 
 
-def run(site: Site, ids: Iterable[int], who: str | None = None, *, rehearse: bool = False) -> list[Retried]:
+def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retried]:
     """Retry letters by their ids; give what became of each, in that order.
 
     ``rehearse`` says what would become of them and changes nothing. Raises Busy if their channel is being worked
     on, WorldError.
     """
     wanted = list(dict.fromkeys(ids))
-    manner = Manner(who or whoami(), rehearse=rehearse)
+    manner = Manner(rehearse=rehearse)
     done: dict[int, Retried] = {}
     with world_errors():
         for start in range(0, len(wanted), MOST_LETTERS):
@@ -195,7 +172,7 @@ def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
     """
     try:
         with _locked(site, group) as connection:
-            taken = dead_letters.take(connection, group.ids)
+            taken = dead_letters.take(connection, group.ids, lock=not manner.rehearse)
             work = _receive if group.direction is Direction.IN else _send
             outcomes = work(site, connection, group.channel, taken)
             return _finish(connection, group, taken, outcomes, manner)
@@ -224,7 +201,8 @@ def _finish(
 ) -> list[Retried]:
     if manner.patient:
         outcomes = [one for one in outcomes if not (one.refused and one.refused.error == "foreign_key")]
-    dead_letters.settle(connection, outcomes, manner.who)
+    if not manner.rehearse:
+        dead_letters.settle(connection, outcomes, manner.how)
     done = {one.letter.id: Retried(one.letter.id, one.state, one.sentence, changed=True) for one in outcomes}
     for letter_id in set(group.ids).difference(one.letter.id for one in taken):
         letter = dead_letters.find(connection, letter_id)

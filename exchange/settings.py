@@ -169,6 +169,9 @@ class Settings(BaseSettings):
     invalid_share: Share = Field(
         default=0.1, description="A larger share of invalid records, if more than 10, and the batch is refused whole."
     )
+    poison_after: Positive = Field(
+        default=5, description="After so many failed retries a dead letter is poison: retried only by its id."
+    )
     deleted_rows: Number = Field(default=1000, description="So many deletes in one batch are never held for a person.")
     deleted_share: Share = Field(
         default=0.5, description="Deletes of a larger share of a table hold the batch for a person."

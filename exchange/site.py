@@ -31,6 +31,7 @@ class Limits:
     grace_seconds: float = 3600.0
     settle_seconds: float = 10.0
     crashes: int = 3
+    poison_after: int = 5
     retention_days: float = 30.0
     letter_days: Mapping[DeadLetterState, float] = field(
         default_factory=lambda: {

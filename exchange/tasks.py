@@ -24,7 +24,7 @@ from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
 from exchange.callers import caller_by_hand
 from exchange.celery import app, settings_or_exit, stopping
-from exchange.database import Busy, acting_for, whoami, world_errors
+from exchange.database import Busy, acting_for, world_errors
 from exchange.format.errors import WorldError, printable
 from exchange.format.json import MAX_INTEGER
 from exchange.format.names import MAX_SEQUENCE, BatchName
@@ -138,7 +138,7 @@ def retry_dead_letter(ids: int | list[int]) -> Result:
     wanted: list[Any] = ids if isinstance(ids, list) else [ids]
     if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
         raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
-    return _told(retry.run(_site(), wanted, whoami()), {}, "nothing to retry", what="dead_letters")
+    return _told(retry.run(_site(), wanted), {}, "nothing to retry", what="dead_letters")
 
 
 @_task("exchange.replay_batch")

@@ -51,33 +51,34 @@ class Outcome:
     refused: Letter | None = None
 
 
-def take(connection: Connection, ids: Sequence[int]) -> list[Taken]:
-    """Lock the rows of those of some letters that are parked, until the transaction ends; give them by id."""
+def take(connection: Connection, ids: Sequence[int], *, lock: bool = True) -> list[Taken]:
+    """Give those of some letters that are parked, by id, and lock their rows until the transaction ends."""
     newest = sa.and_(revision.c.letter == dead_letter.c.id, revision.c.number == dead_letter.c.revision)
     taking = (
         sa.select(*brief_columns(dead_letter), dead_letter.c.record, revision.c.record.label("mended"))
         .select_from(dead_letter.outerjoin(revision, newest))
         .where(dead_letter.c.id.in_(ids), dead_letter.c.state == DeadLetterState.PARKED)
         .order_by(dead_letter.c.id)
-        .with_for_update(of=dead_letter)
     )
+    if lock:
+        taking = taking.with_for_update(of=dead_letter)
     return [Taken(parked(row), row.mended or row.record) for row in connection.execute(taking)]
 
 
-def settle(connection: Connection, outcomes: Sequence[Outcome], who: str) -> None:
+def settle(connection: Connection, outcomes: Sequence[Outcome], how: str = "retried") -> None:
     """Write down what a retry made of letters that were taken in this transaction: state, attempt and event."""
     moment = now()
     retried = {"attempts": dead_letter.c.attempts + 1, "updated_at": moment}
     failed = [outcome for outcome in outcomes if outcome.refused is not None]
     if failed:
         _renew(connection, [outcome.refused for outcome in failed if outcome.refused], ids_of(failed), retried)
-        said = sa.literal("retried: ", sa.Text) + dead_letter.c.message
-        ledger.note_dead_letters(connection, ids_of(failed), DeadLetterState.PARKED, DeadLetterState.PARKED, said, who)
+        said = sa.literal(f"{how}: ", sa.Text) + dead_letter.c.message
+        ledger.note_dead_letters(connection, ids_of(failed), DeadLetterState.PARKED, DeadLetterState.PARKED, said)
     kind = attrgetter("state", "sentence")
     for (state, sentence), alike in groupby(sorted((o for o in outcomes if o.refused is None), key=kind), key=kind):
         ids = ids_of(alike)
         connection.execute(sa.update(dead_letter).where(dead_letter.c.id.in_(ids)).values(**retried, state=state))
-        ledger.note_dead_letters(connection, ids, DeadLetterState.PARKED, state, f"retried: {sentence}", who)
+        ledger.note_dead_letters(connection, ids, DeadLetterState.PARKED, state, f"{how}: {sentence}")
 
 
 def ids_of(outcomes: Iterable[Outcome]) -> list[int]:
@@ -93,10 +94,14 @@ def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int],
         renewed = dict(zip(("error", "pointer", "cause", "fingerprint"), same, strict=True))
         said = [(letter_id, fault.message) for letter_id, fault in some]
         if connection.dialect.name == "postgresql":
-            new = sa.func.unnest(
-                sa.cast([one for one, _ in said], postgresql.ARRAY(sa.BigInteger)),
-                sa.cast([message for _, message in said], postgresql.ARRAY(sa.Text)),
-            ).table_valued("id", "message", name="new")
+            new = (
+                sa.func.unnest(
+                    sa.cast([one for one, _ in said], postgresql.ARRAY(sa.BigInteger)),
+                    sa.cast([message for _, message in said], postgresql.ARRAY(sa.Text)),
+                )
+                .table_valued("id", "message", name="new")
+                .render_derived()
+            )
             changing = sa.update(dead_letter).where(dead_letter.c.id == new.c.id)
             connection.execute(changing.values(**values, **renewed, message=new.c.message))
         else:
@@ -123,14 +128,14 @@ def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
     return len(settled)
 
 
-def discard(connection: Connection, ids: int | Sequence[int], reason: str, who: str | None = None) -> str | None:
+def discard(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
     """Give parked letters up, with a reason, all or none; give a sentence if that can't be."""
-    return _move(connection, ids, DeadLetterState.PARKED, DeadLetterState.DISCARDED, reason, who)
+    return _move(connection, ids, DeadLetterState.PARKED, DeadLetterState.DISCARDED, reason)
 
 
-def restore(connection: Connection, ids: int | Sequence[int], reason: str, who: str | None = None) -> str | None:
+def restore(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
     """Take letters back that were given up, all or none; give a sentence if that can't be."""
-    return _move(connection, ids, DeadLetterState.DISCARDED, DeadLetterState.PARKED, reason, who)
+    return _move(connection, ids, DeadLetterState.DISCARDED, DeadLetterState.PARKED, reason)
 
 
 def _move(
@@ -139,7 +144,6 @@ def _move(
     before: DeadLetterState,
     after: DeadLetterState,
     reason: str,
-    who: str | None,
 ) -> str | None:
     if after not in ledger.DEAD_LETTER_TRANSITIONS.get(before, frozenset()):
         msg = f"no dead letter comes from {before} to {after}"
@@ -155,7 +159,7 @@ def _move(
     for some in groups:
         changing = sa.update(dead_letter).where(dead_letter.c.id.in_(some)).values(state=after, updated_at=now())
         connection.execute(changing)
-        ledger.note_dead_letters(connection, some, before, after, cause, who)
+        ledger.note_dead_letters(connection, some, before, after, cause)
     return None
 
 
@@ -186,13 +190,14 @@ def missing(letter_id: int) -> str:
 
 
 def standing(connection: Connection, letter_id: int) -> str:
-    """Say how a letter stands, and by whom and since when."""
+    """Say how a letter stands, by whom and since when."""
     letter = find(connection, letter_id)
     if letter is None:
         return missing(letter_id)
     last = last_event(connection, letter_id)
-    by = f", by {printable(last.who)} at {last.at:%Y-%m-%d %H:%M:%S} UTC" if last else ""
-    return f"dead letter {letter_id} is {letter.state} already{by}"
+    by = f" by {printable(last.who)} at {last.at:%Y-%m-%d %H:%M:%S} UTC" if last else ""
+    how = "parked, last changed" if letter.state is DeadLetterState.PARKED else f"{letter.state} already,"
+    return f"dead letter {letter_id} is {how}{by}"
 
 
 def last_event(connection: Connection, letter_id: int) -> Any:

@@ -110,16 +110,16 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take them away again."""
+    op.execute(
+        "UPDATE exchange_batch SET state = 'quarantined' WHERE direction = 'in' AND state IN ('rejected', 'discarded')"
+    )
+    _hold_places("state <> 'quarantined' AND manifest IS NOT NULL")
     for name in ("insert", "update", "delete"):
         on = " ON exchange_dead_letter" if op.get_bind().dialect.name == "postgresql" else ""
         op.execute(f"DROP TRIGGER exchange_count_dead_letter_{name}{on}")
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP FUNCTION exchange_count_dead_letters()")
     op.drop_table("exchange_dead_letter_count")
-    op.execute(
-        "UPDATE exchange_batch SET state = 'quarantined' WHERE direction = 'in' AND state IN ('rejected', 'discarded')"
-    )
-    _hold_places("state <> 'quarantined' AND manifest IS NOT NULL")
     op.drop_table("exchange_audit")
     op.drop_table("exchange_selected")
     op.drop_table("exchange_selection")

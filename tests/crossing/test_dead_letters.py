@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from exchange import dead_letters, models, pruning, replay, retry
+from exchange.database import whoami
 from exchange.format.errors import Verdict, WorldError
 from exchange.models import DeadLetterState
 from tests.crossing import shop
@@ -57,15 +58,15 @@ def test_a_retried_letter_applies_once_what_it_waited_for_is_there(receiver: Sid
     forger.send([visit(1, 1, FIRST)])
     receiver.take_in()
     [letter] = letters(receiver)
-    [still] = retry.run(receiver.site, [letter.id], "tester")
+    [still] = retry.run(receiver.site, [letter.id])
     assert (still.state, still.changed) == (DeadLetterState.PARKED, True)
     forger.send([place(1, FIRST + 1)])
     receiver.take_in()
-    [done] = retry.run(receiver.site, [letter.id], "tester")
+    [done] = retry.run(receiver.site, [letter.id])
     assert done.state is DeadLetterState.APPLIED
     assert [row["id"] for row in receiver.rows(shop.visit)] == [1]
     assert letters(receiver)[0].attempts == 3
-    [again] = retry.run(receiver.site, [letter.id], "tester")
+    [again] = retry.run(receiver.site, [letter.id])
     assert (again.state, again.changed) == (DeadLetterState.APPLIED, False)
     with receiver.engine.connect() as connection:
         states = [event["to_state"] for event in dead_letters.history(connection, letter.id)]
@@ -127,7 +128,7 @@ def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> No
 
     def discard() -> None:
         with receiver.engine.begin() as connection:
-            told.append(dead_letters.discard(connection, letter.id, "one of two", "somebody"))
+            told.append(dead_letters.discard(connection, letter.id, "one of two"))
 
     people = [threading.Thread(target=discard) for _ in range(2)]
     for person in people:
@@ -135,7 +136,7 @@ def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> No
     for person in people:
         person.join()
     [sentence] = filter(None, told)
-    assert sentence.startswith(f"dead letter {letter.id} is discarded already, by somebody at ")
+    assert sentence.startswith(f"dead letter {letter.id} is discarded already, by {whoami()} at ")
     with receiver.engine.connect() as connection:
         assert len(dead_letters.history(connection, letter.id)) == 2
 
