@@ -72,9 +72,10 @@ def _due(
 
 
 def _remove(connection: Connection, ids: list[int], state: DeadLetterState, before: datetime, cause: str) -> int:
-    newest = sa.select(sa.func.max(dead_letter.c.id)).scalar_subquery()
+    newer = dead_letter.alias("newer")
+    is_newest = ~sa.exists().where(newer.c.id > dead_letter.c.id)
     # Again, and locked: somebody may have brought one back meanwhile.
-    still = (dead_letter.c.state == state, dead_letter.c.updated_at < before, dead_letter.c.id < newest)
+    still = (dead_letter.c.state == state, dead_letter.c.updated_at < before, ~is_newest)
     chosen = sa.select(dead_letter.c.id).where(dead_letter.c.id.in_(ids), *still).order_by(dead_letter.c.id)
     going = list(connection.scalars(chosen.with_for_update()))
     if going:
