@@ -42,14 +42,18 @@ LAYERS = {
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
         "applying",
+        "bulk_retry",
         "audit",
         "composing",
+        "discarding",
+        "editing",
         "exporter",
         "importer",
         "pacing",
         "pruning",
         "replay",
         "retry",
+        "reuniting",
         "settling",
         "status",
         "understanding",

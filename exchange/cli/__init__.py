@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from exchange import __version__
-from exchange.cli import audit, batches, crossing, dead_letters, files, keys, reference, schema, setup, state
+from exchange.cli import (
+    audit,
+    batches,
+    crossing,
+    dead_letters,
+    editing,
+    files,
+    keys,
+    mending,
+    reference,
+    schema,
+    setup,
+    state,
+)
 from exchange.cli.running import Commands
 
 app = typer.Typer(
@@ -56,6 +69,13 @@ app.command(name="batches")(batches.batches)
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")
+dead_letters.app.command()(editing.edit)
+dead_letters.app.command()(mending.select)
+dead_letters.app.command()(mending.selections)
+dead_letters.app.command()(mending.unselect)
+dead_letters.app.command()(mending.retry)
+dead_letters.app.command()(mending.discard)
+dead_letters.app.command()(mending.restore)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(audit.audit)
 app.command(name="schema")(schema.schema)
