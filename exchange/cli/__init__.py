@@ -16,9 +16,11 @@ from exchange.cli import (
     batches,
     crossing,
     dead_letters,
+    editing,
     files,
     keys,
     letter_files,
+    mending,
     quarantine,
     reference,
     schema,
@@ -70,6 +72,13 @@ app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")
+dead_letters.app.command()(editing.edit)
+dead_letters.app.command()(mending.select)
+dead_letters.app.command()(mending.selections)
+dead_letters.app.command()(mending.unselect)
+dead_letters.app.command()(mending.retry)
+dead_letters.app.command()(mending.discard)
+dead_letters.app.command()(mending.restore)
 app.add_typer(dead_letters.app, name="dead-letters")
 dead_letters.app.command()(letter_files.export)
 dead_letters.app.command(name="import")(letter_files.import_)
