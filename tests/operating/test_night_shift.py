@@ -18,7 +18,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
+from typer.testing import CliRunner
 
+from exchange.cli import app
 from exchange.database import make_engine
 from tests.conftest import Cluster
 from tests.networks import until
@@ -39,27 +41,21 @@ class Network:
     engine: Engine
     log: Path
 
-    def exchange(self, *words: str, code: int = 0) -> list[dict[str, Any]]:
+    def exchange(self, *words: str) -> list[dict[str, Any]]:
         """Run a command as a person would, and give what it printed for scripts."""
-        done = self.run("exchange", *words, "--json")
-        assert done.returncode == code, f"exchange {' '.join(words)}: {done.stdout}{done.stderr}"
+        done = CliRunner().invoke(app, [*words, "--json"], env=self.environment)
+        assert done.exit_code == 0, f"exchange {' '.join(words)}: {done.output}{done.exception!r}"
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def call(self, task: str, **arguments: Any) -> None:
         """Have the worker do something."""
-        done = self.run("celery", "-A", "exchange", "call", f"exchange.{task}", "--kwargs", json.dumps(arguments))
-        assert done.returncode == 0, done.stderr
+        self.run("celery", "-A", "exchange", "call", f"exchange.{task}", "--kwargs", json.dumps(arguments))
 
-    def run(self, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *words: str) -> None:
         """Run a program of ours to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", program, *words],
-            env=self.environment,
-            cwd=self.home,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, "-m", program, *words]
+        done = subprocess.run(command, env=self.environment, cwd=self.home, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, f"{program} {' '.join(words)}: {done.stdout}{done.stderr}"
 
     @contextlib.contextmanager
     def application(self) -> Iterator[Session]:
@@ -113,7 +109,7 @@ def night(tmp_path: Path, postgres_cluster: Cluster) -> Iterator[Night]:
     for one in networks.values():
         (key,) = (networks[PEERS[one.name]].home / "keys").glob("*.pem")
         one.exchange("keys", "trust", str(key))
-        assert one.run("tests.operating.works").returncode == 0
+        one.run("tests.operating.works")
     with _up(networks["office"]):
         yield Night(networks["plant"], networks["office"])
     for one in networks.values():
