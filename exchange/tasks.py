@@ -19,9 +19,10 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from exchange import exporter, importer, pruning, quarantine, refused, replay, retry
+from exchange import bulk_retry, discarding, exporter, importer, pruning, quarantine, refused, replay, retry
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
+from exchange.bulk_retry import Pace
 from exchange.callers import caller_by_hand
 from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, acting_for, world_errors
@@ -29,7 +30,7 @@ from exchange.format.errors import WorldError, printable
 from exchange.format.json import MAX_INTEGER
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.models import BatchState
-from exchange.outcomes import Imported
+from exchange.outcomes import Imported, Retried
 from exchange.reference.answering import answer_requests as answer
 from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
@@ -44,6 +45,9 @@ log = structlog.get_logger("exchange")
 class Refused(Exception):  # noqa: N818 - reads as what happened
     """The arguments of a task make no sense; the text is one sentence."""
 
+
+MOST_TOLD = 100
+"""So many records of a selection a result tells of one by one; of all it has the counts."""
 
 # Nothing is wrong with the program: a traceback would only hide the sentence.
 _SAID = (Refused, WorldError, SettingsFaults)
@@ -133,12 +137,45 @@ def import_(channel: str | None = None, batch: str | None = None) -> Result:
 
 
 @_task("exchange.retry_dead_letter")
-def retry_dead_letter(ids: int | list[int]) -> Result:
-    """Try parked records again: ``dead_letters``, one for each id."""
-    wanted: list[Any] = ids if isinstance(ids, list) else [ids]
-    if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
-        raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
-    return _told(retry.run(_site(), wanted), {}, "nothing to retry", what="dead_letters")
+def retry_dead_letter(
+    ids: int | list[int] | None = None,
+    selection: str | None = None,
+    dry_run: bool = False,
+    rate: float | None = None,
+    canary: int | None = None,
+    stop_after: int | None = None,
+) -> Result:
+    """Try parked records again: those of ``ids``, or what is left of a selection, with a pace."""
+    _check_truth("dry_run", dry_run)
+    if _by_ids(ids, selection):
+        return _told(retry.run(_site(), _numbers(ids), rehearse=dry_run), {}, "nothing to retry", what="dead_letters")
+    for name, value in (("canary", canary), ("stop_after", stop_after)):
+        _check_count(name, value)
+    if rate is not None and (type(rate) not in {int, float} or not 0 < rate <= MAX_INTEGER):
+        raise Refused(f"rate: expected letters a second, more than 0, or null, found {_shown(rate)}")
+    shown: list[Result] = []
+
+    def told(retried: Sequence[Retried]) -> None:
+        shown.extend(one.as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
+
+    pace = Pace(rate, canary, stop_after)
+    bulk = bulk_retry.run(_site(), str(selection), pace, rehearse=dry_run, stopping=stopping, told=told)
+    log.info("retried", **{name: value for name, value in bulk.as_dict().items() if value not in (None, "")})
+    return bulk.as_dict() | {"dead_letters": shown, "message": bulk.stopped or f"{bulk.tried} tried"}
+
+
+@_task("exchange.discard_dead_letter")
+def discard_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
+    """Give parked records up, all of ``ids`` or of a selection, or none."""
+    wanted = _numbers(ids) if _by_ids(ids, selection) else []
+    return _counted({"discarded": discarding.discard(_site(), reason, ids=wanted, selection=selection)}, "none")
+
+
+@_task("exchange.restore_dead_letter")
+def restore_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
+    """Take back records that were discarded, all of ``ids`` or of a selection, or none."""
+    wanted = _numbers(ids) if _by_ids(ids, selection) else []
+    return _counted({"restored": discarding.restore(_site(), reason, ids=wanted, selection=selection)}, "none")
 
 
 @_task("exchange.replay_batch")
@@ -157,8 +194,7 @@ def replay_batch(batch: str, through: int | None = None) -> Result:
 def release_batch(batch: str, park: bool = False) -> Result:
     """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
     _check_batch(batch, BatchName.parse)
-    if type(park) is not bool:
-        raise Refused(f"park: expected true or false, found {_shown(park)}")
+    _check_truth("park", park)
     return _told([_unless_busy(refused.release(_site(), batch, park=park))], {}, "nothing to release")
 
 
@@ -240,6 +276,33 @@ def _check_channel(channel: str | None, known: set[str], way: str) -> None:
     if channel is not None and channel not in known:
         names = ", ".join(sorted(known)) or "none"
         raise Refused(f"channel: expected one that is {way} here ({names}), found {_shown(channel)}")
+
+
+def _by_ids(ids: object, selection: object) -> bool:
+    """Say which of the two was given. Raises Refused unless it is one."""
+    _check_text("selection", selection)
+    if (ids is None) is (selection is None):
+        raise Refused(
+            "expected ids or a selection, found both" if selection else "expected ids or a selection, found none"
+        )
+    return selection is None
+
+
+def _numbers(ids: Any) -> list[int]:
+    wanted: list[Any] = ids if isinstance(ids, list) else [ids]
+    if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
+        raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
+    return wanted
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is not None and (type(value) is not int or not 0 < value <= MAX_INTEGER):
+        raise Refused(f"{name}: expected a whole number, 1 or more, or null, found {_shown(value)}")
+
+
+def _check_truth(name: str, value: object) -> None:
+    if type(value) is not bool:
+        raise Refused(f"{name}: expected true or false, found {_shown(value)}")
 
 
 def _check_text(name: str, value: object) -> None:

@@ -74,6 +74,7 @@ LAYERS = {
         "settings",
         "supervisor",
         "tasks",
+        "workers",
     },
 }
 
