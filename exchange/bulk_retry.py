@@ -105,9 +105,10 @@ def run(
     was made and are not to be skipped; and Busy if the first channel is being worked on.
     """
     with world_errors():
-        with writing(site.engine) as connection:
-            if again and not rehearse:
+        if again and not rehearse:
+            with writing(site.engine) as connection:
                 selecting.try_again(connection, name)
+        with reading(site.engine) as connection:
             if not skip_changed:
                 selecting.check_unchanged(connection, name)
             chosen = selecting.find_selection(connection, name)
@@ -119,6 +120,12 @@ def run(
         for kind in kinds:
             course.follow(kind)
     return bulk
+
+
+def count_left(site: Site, name: str) -> int:
+    """Count the letters of a selection that were not tried yet. Raises WorldError if there is none."""
+    with world_errors(), reading(site.engine) as connection:
+        return selecting.find_selection(connection, name).left
 
 
 class _Course:

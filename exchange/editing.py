@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from exchange import dead_letters
-from exchange.channels import Channel, Stream
+from exchange.channels import HIDDEN, Channel
 from exchange.database import reading, world_errors, writing
-from exchange.dead_letters import Parked, revising
+from exchange.dead_letters import Mask, Parked, revising
 from exchange.dead_letters.settling import missing, standing
 from exchange.format import json
 from exchange.format import record as records
@@ -30,18 +30,16 @@ _NOTHING = "nothing was changed"
 
 @dataclass(frozen=True)
 class Draft:
-    """A letter and its record as they are now. ``value`` is None if the record is no JSON object."""
+    """A letter and its record as they are now.
+
+    ``value`` is None if the record is no JSON object; ``sensitive`` are the columns whose values nobody is to see.
+    """
 
     letter: Parked
     channel: Channel
     content: bytes
     value: dict[str, Any] | None
-
-    @property
-    def sensitive(self) -> frozenset[str]:
-        """The columns whose values nobody is to see."""
-        stream = self._stream
-        return stream.sensitive if stream else frozenset()
+    sensitive: frozenset[str]
 
     @property
     def text(self) -> str:
@@ -51,15 +49,10 @@ class Draft:
         """
         if self.value is not None:
             return plain_json.dumps(_with_hidden(self.value, self.sensitive), indent=2, ensure_ascii=False) + "\n"
-        if any(stream.sensitive for stream in self.channel.streams):
+        if self.sensitive:
             msg = f"the record of dead letter {self.letter.id} can't be read, and may hold what nobody is to see"
             raise WorldError(f"{msg}; {_NOTHING}; give the whole record anew with --file")
         return self.content.decode("utf-8", "backslashreplace")
-
-    @property
-    def _stream(self) -> Stream | None:
-        name = self.letter.stream or (self.value or {}).get("stream")
-        return next((stream for stream in self.channel.streams if stream.name == name), None)
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,8 @@ def draft(site: Site, letter_id: int) -> Draft:
         value = json.loads(content)
     except RecordError:
         value = None
-    return Draft(letter, channel, content, value if isinstance(value, dict) else None)
+    sensitive = Mask(site.channels).sensitive(letter)
+    return Draft(letter, channel, content, value if isinstance(value, dict) else None, sensitive)
 
 
 def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) -> bytes:
@@ -214,7 +208,7 @@ def _is_in(here: dict[str, Any] | list[Any], name: Any) -> bool:
 
 def _with_hidden(value: dict[str, Any], sensitive: frozenset[str]) -> dict[str, Any]:
     return {
-        member: {name: revising.HIDDEN if name in sensitive else one for name, one in body.items()}
+        member: {name: HIDDEN if name in sensitive else one for name, one in body.items()}
         if member in {"data", "key"} and isinstance(body, dict)
         else body
         for member, body in value.items()
@@ -227,6 +221,6 @@ def _with_shown(value: dict[str, Any], before: dict[str, Any], sensitive: frozen
     for member in {"data", "key"} & value.keys() & before.keys():
         body, old = value[member], before[member]
         if isinstance(body, dict) and isinstance(old, dict):
-            hidden = {name for name in sensitive & body.keys() & old.keys() if body[name] == revising.HIDDEN}
+            hidden = {name for name in sensitive & body.keys() & old.keys() if body[name] == HIDDEN}
             shown[member] = body | {name: old[name] for name in hidden}
     return shown

@@ -94,9 +94,9 @@ def _task(name: str) -> Callable[[Work], Work]:
 
 @contextmanager
 def _audited(task: Any, arguments: Mapping[str, Any], who: str | None, reason: str | None) -> Iterator[Act | None]:
-    """Write a call by hand to the audit; a tick is none, and gives None."""
+    """Write a call by hand to the audit; a tick is none, what changes nothing is not written down, and gives None."""
     caller = caller_by_hand(task.request)
-    if caller is None:
+    if caller is None or arguments.get("dry_run") is True:
         yield None
         return
     what = {name: value for name, value in arguments.items() if name != "reason"}
@@ -144,9 +144,12 @@ def retry_dead_letter(
     rate: float | None = None,
     canary: int | None = None,
     stop_after: int | None = None,
+    again: bool = False,
+    skip_changed: bool = False,
 ) -> Result:
     """Try parked records again: those of ``ids``, or what is left of a selection, with a pace."""
-    _check_truth("dry_run", dry_run)
+    for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
+        _check_truth(name, switch)
     if _by_ids(ids, selection):
         return _told(retry.run(_site(), _numbers(ids), rehearse=dry_run), {}, "nothing to retry", what="dead_letters")
     for name, value in (("canary", canary), ("stop_after", stop_after)):
@@ -159,16 +162,29 @@ def retry_dead_letter(
         shown.extend(one.as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
 
     pace = Pace(rate, canary, stop_after)
-    bulk = bulk_retry.run(_site(), str(selection), pace, rehearse=dry_run, stopping=stopping, told=told)
+    bulk = bulk_retry.run(
+        _site(),
+        str(selection),
+        pace,
+        rehearse=dry_run,
+        again=again,
+        skip_changed=skip_changed,
+        stopping=stopping,
+        told=told,
+    )
     log.info("retried", **{name: value for name, value in bulk.as_dict().items() if value not in (None, "")})
     return bulk.as_dict() | {"dead_letters": shown, "message": bulk.stopped or f"{bulk.tried} tried"}
 
 
 @_task("exchange.discard_dead_letter")
-def discard_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
+def discard_dead_letter(
+    reason: str, ids: int | list[int] | None = None, selection: str | None = None, skip_changed: bool = False
+) -> Result:
     """Give parked records up, all of ``ids`` or of a selection, or none."""
+    _check_truth("skip_changed", skip_changed)
     wanted = _numbers(ids) if _by_ids(ids, selection) else []
-    return _counted({"discarded": discarding.discard(_site(), reason, ids=wanted, selection=selection)}, "none")
+    number = discarding.discard(_site(), reason, ids=wanted, selection=selection, skip_changed=skip_changed)
+    return _counted({"discarded": number}, "none")
 
 
 @_task("exchange.restore_dead_letter")

@@ -42,8 +42,11 @@ LAYERS = {
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
         "applying",
+        "bulk_retry",
         "audit",
         "composing",
+        "discarding",
+        "editing",
         "exporter",
         "importer",
         "pacing",
@@ -52,6 +55,7 @@ LAYERS = {
         "refused",
         "replay",
         "retry",
+        "reuniting",
         "settling",
         "status",
         "understanding",

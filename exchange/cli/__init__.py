@@ -16,8 +16,10 @@ from exchange.cli import (
     batches,
     crossing,
     dead_letters,
+    editing,
     files,
     keys,
+    mending,
     quarantine,
     reference,
     schema,
@@ -69,6 +71,13 @@ app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")
+dead_letters.app.command()(editing.edit)
+dead_letters.app.command()(mending.select)
+dead_letters.app.command()(mending.selections)
+dead_letters.app.command()(mending.unselect)
+dead_letters.app.command()(mending.retry)
+dead_letters.app.command()(mending.discard)
+dead_letters.app.command()(mending.restore)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(audit.audit)
 app.command(name="schema")(schema.schema)

@@ -8,18 +8,23 @@ from __future__ import annotations
 from exchange.dead_letters.counting import count_parked, counted, fold
 from exchange.dead_letters.filters import Filters, key_texts
 from exchange.dead_letters.finding import Brief, Parked, find, history
+from exchange.dead_letters.grouping import Group, grouped
 from exchange.dead_letters.keeping import Letter, park
+from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.ordering import Order, Place
 from exchange.dead_letters.paging import page, place
 from exchange.dead_letters.searching import Count, Page
 from exchange.dead_letters.settling import Outcome, Taken, discard, restore, settle, supersede, take
+from exchange.dead_letters.showing import View, view
 from exchange.dead_letters.superseding import Superseding
 
 __all__ = [
     "Brief",
     "Count",
     "Filters",
+    "Group",
     "Letter",
+    "Mask",
     "Order",
     "Outcome",
     "Page",
@@ -27,11 +32,13 @@ __all__ = [
     "Place",
     "Superseding",
     "Taken",
+    "View",
     "count_parked",
     "counted",
     "discard",
     "find",
     "fold",
+    "grouped",
     "history",
     "key_texts",
     "page",
@@ -41,4 +48,5 @@ __all__ = [
     "settle",
     "supersede",
     "take",
+    "view",
 ]

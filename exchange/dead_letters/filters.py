@@ -35,6 +35,11 @@ class Filters:
     text: str | None = None
 
     @property
+    def given(self) -> bool:
+        """Say whether anything but a state is asked for."""
+        return self != type(self)(state=self.state)
+
+    @property
     def states(self) -> tuple[DeadLetterState, ...]:
         """The states that are meant."""
         return (self.state,) if self.state else tuple(DeadLetterState)

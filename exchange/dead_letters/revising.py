@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import ledger
+from exchange.channels import HIDDEN
 from exchange.database import now, whoami
 from exchange.dead_letters.finding import Parked
 from exchange.dead_letters.settling import standing, take
@@ -16,9 +17,6 @@ from exchange.format import json
 from exchange.format.errors import WorldError, printable
 from exchange.format.record import Record
 from exchange.models import DeadLetterState, dead_letter, revision
-
-HIDDEN = "(hidden)"
-"""Stands for the value of a sensitive column where a person looks."""
 
 _ABSENT = object()
 _LONGEST_VALUE = 100

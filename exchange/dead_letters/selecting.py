@@ -134,7 +134,7 @@ def mark(
     """Note what became of letters of a selection; None makes them as if they had not been tried."""
     for some in _some(ids):
         mine = sa.and_(selected.c.selection == name, selected.c.letter.in_(some))
-        marking = sa.update(selected).where(mine).values(state=state, attempts=selected.c.attempts + tried)
+        marking = sa.update(selected).where(mine).values(state=state, attempts=selected.c.attempts + int(tried))
         connection.execute(marking)
 
 
@@ -159,7 +159,7 @@ def _row(connection: Connection, name: str) -> Any:
 
 def _selection(connection: Connection, row: Any) -> Selection:
     counting = sa.select(selected.c.state, sa.func.count()).where(selected.c.selection == row.name)
-    by_state: dict[Any, int] = dict(connection.execute(counting.group_by(selected.c.state)).tuples().all())
+    by_state = {row[0]: row[1] for row in connection.execute(counting.group_by(selected.c.state))}
     return Selection(
         row.name,
         json.loads(row.filters),

@@ -154,9 +154,9 @@ def test_a_dead_letter_is_listed_shown_retried_and_discarded(seeded: Pair, parke
     }
     assert (listed["stream"], listed["state"], listed["attempts"]) == ("user", "parked", 1)
     shown = request.do("dead-letters", "show", str(letter), "--json").line
-    assert '"administrator@exchange.invalid"' in shown["record"]
+    assert '"name":"administrator","email":"(hidden)"' in shown["record"]
     assert [event["to_state"] for event in shown["history"]] == ["parked"]
-    assert "administrator@exchange.invalid" in request.do("dead-letters", "show", str(letter)).out
+    assert "administrator@" not in request.do("dead-letters", "show", str(letter)).out
 
     failed = request.run("dead-letters", "retry", str(letter), "--json")
     assert (failed.code, failed.line["state"]) == (1, "parked")

@@ -1,5 +1,6 @@
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,10 @@ def test_a_status_reads_no_row_of_a_table_that_grows_with_history(seeded: Pair) 
 
     seeded.response.do("status", "--json")
     sa.event.remove(sa.Engine, "before_cursor_execute", note)
-    growing = [(text, values) for text, values in statements if any(table in text for table in GROWING)]
-    assert len(growing) >= 4
+    growing = [
+        (text, values) for text, values in statements if any(re.search(rf"{table}\b", text) for table in GROWING)
+    ]
+    assert len(growing) >= 3
     engine = make_engine(seeded.response.database_url)
     with engine.connect() as connection:
         for text, values in growing:

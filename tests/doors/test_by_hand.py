@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import redis
 import sqlalchemy as sa
+from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from celery import Celery
 from exchange import audit, exporter, importer, models, preparing
 from exchange.audit import Entry
 from exchange.callers import TICK, headers_by_hand
@@ -98,7 +98,7 @@ class Desk:
 @pytest.fixture
 def desk(side: Side, valkey_url: str, postgres_url: str) -> Iterator[Desk]:
     """Give the response network, its worker running, on PostgreSQL; the request network sent it five batches."""
-    settings = {
+    settings: dict[str, Any] = {
         "network": "response",
         "peer": "request",
         "home": side.home,
@@ -234,10 +234,7 @@ def test_a_command_and_a_call_that_do_the_same_leave_the_same_in_the_audit(desk:
         command, call = desk.audited()[:2]
         assert (command.action, command.arguments) == (call.action, call.arguments) == (task, arguments)
         assert (command.who, command.why) == (call.who, call.why) == ("ada", "to compare")
-        assert command.result is not None
-        assert call.result is not None
-        both = [{name: value for name, value in one.result.items() if name != "message"} for one in (command, call)]
-        assert both[0] == both[1]
+        assert _without_message(command) == _without_message(call)
         assert command.origin.startswith("command line, ")
 
 
@@ -300,3 +297,8 @@ def test_a_call_that_makes_no_sense_is_one_sentence_and_not_done(desk: Desk) -> 
         assert said in answer
         assert "\n" not in answer
         assert "\x1b" not in answer
+
+
+def _without_message(entry: Entry) -> dict[str, Any]:
+    assert entry.result is not None
+    return {name: value for name, value in entry.result.items() if name != "message"}

@@ -16,6 +16,9 @@ from tests.crossing.sides import Side
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
+KINDS = 7
+"""How many causes the dead letters have."""
+
 MANIFEST = (
     Manifest(
         channel="back",
@@ -80,7 +83,7 @@ def live(side: Side, batches: int) -> None:
             "record_bytes": 1,
             "error": "type",
             "message": "bad",
-            "fingerprint": "f" * 16,
+            "fingerprint": lambda n: text_of("f" * 15, n % KINDS),
             **moments,
         }
         fill(connection, models.dead_letter, batches, letter | {"state": "discarded"})
