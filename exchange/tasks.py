@@ -120,8 +120,7 @@ def export(channel: str | None = None) -> Result:
     _raise_if_only_busy(run.busy, run.batches)
     for busy in run.busy:
         log.info("busy", message=str(busy))
-    notes = {"parked": run.parked, "busy": [one.as_dict() for one in run.busy], "trouble": run.trouble}
-    return _told(run.batches, notes, "nothing to export")
+    return _told(run.batches, run.as_dict(), "nothing to export")
 
 
 @_task("exchange.import")
@@ -132,8 +131,7 @@ def import_(channel: str | None = None, batch: str | None = None) -> Result:
     _check_text("batch", batch)
     run = importer.run(site, channel=channel, stem=batch, stopping=stopping)
     _raise_if_only_busy(run.busy, [one for one in run.batches if not one.busy])
-    notes = {"ignored": run.ignored, "unpaired": run.unpaired, "trouble": run.trouble}
-    return _told(run.batches, notes, "nothing to import")
+    return _told(run.batches, run.as_dict(), "nothing to import")
 
 
 @_task("exchange.retry_dead_letter")
@@ -202,8 +200,7 @@ def replay_batch(batch: str, through: int | None = None) -> Result:
         raise Refused(f"through: expected a sequence or null, found {_shown(through)}")
     done = replay.run(_site(), batch, through, stopping)
     _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
-    notes = {"missing": done.missing, "left": done.left, "trouble": done.message or None}
-    return _told(done.batches, notes, "nothing to replay")
+    return _told(done.batches, done.as_dict(), "nothing to replay")
 
 
 @_task("exchange.release_batch")
@@ -339,7 +336,7 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     trouble = notes.get("trouble")
     if trouble:
         log.warning("trouble", message=trouble)
-    return {what: told, **notes, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
+    return {**notes, what: told, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
 
 
 def _check_batch(batch: object, parse: Callable[[str], object]) -> None:
