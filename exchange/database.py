@@ -7,11 +7,12 @@ file that the kernel unlocks with the process, around the database's one writer.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pwd
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, ProgrammingError
 
@@ -179,6 +181,16 @@ def _unmigrated(error: DBAPIError) -> WorldError:
 
 def _first_line(error: DBAPIError) -> str:
     return printable(str(error.orig).strip().splitlines()[0])
+
+
+def among(
+    connection: Connection, column: sa.ColumnElement[Any], values: Iterable[int] | Iterable[str]
+) -> sa.ColumnElement[bool]:
+    """Say that a column has one of some values, all bound as one: to write out thousands takes longer than to look."""
+    if connection.dialect.name == "postgresql":
+        return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
+    listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
+    return column.in_(sa.select(listed.c.value))
 
 
 def now() -> datetime:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
-from exchange.database import Busy, locked, now, whoami, world_errors, writing
+from exchange.database import Busy, among, locked, now, whoami, world_errors, writing
 from exchange.format.errors import BatchError, Reason, WorldError, printable
 from exchange.format.manifest import Manifest
 from exchange.format.order import Position
@@ -295,7 +295,7 @@ def note_dead_letters(
         for name, value in said.items()
     ]
     for start in range(0, len(ids), _AT_ONCE):
-        some = dead_letter.c.id.in_(ids[start : start + _AT_ONCE])
+        some = among(connection, dead_letter.c.id, ids[start : start + _AT_ONCE])
         letters = sa.select(dead_letter.c.id, *told).where(some).order_by(dead_letter.c.id)
         connection.execute(sa.insert(event).from_select(["subject_id", *said], letters))
 

@@ -29,14 +29,14 @@ class Replayed:
         return tuple(one.busy for one in self.batches if one.busy)
 
     @property
-    def message(self) -> str:
+    def trouble(self) -> str | None:
         """Say what was not done, if anything."""
         said = []
         if self.missing:
             said.append(f"{self.missing} of the range are not kept here, so nothing could be done about them")
         if self.left:
             said.append(f"{self.left} behind {self.batches[-1].batch} were left as they are; mend that one first")
-        return "; ".join(said)
+        return "; ".join(said) or None
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -44,7 +44,7 @@ class Replayed:
             "batches": [one.as_dict() for one in self.batches],
             "missing": self.missing,
             "left": self.left,
-            "message": self.message,
+            "trouble": self.trouble,
         }
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from exchange import dead_letters
 from exchange.bulk import uncollected
 from exchange.channels import Channel
-from exchange.database import locked, reading, world_errors
+from exchange.database import among, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.settling import missing, standing
 from exchange.format.errors import RecordError, printable
@@ -105,7 +105,7 @@ def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retri
 
 
 def _headers(connection: Connection, ids: Sequence[int]) -> dict[int, Header]:
-    asking = sa.select(*HEADER).where(dead_letter.c.id.in_(ids))
+    asking = sa.select(*HEADER).where(among(connection, dead_letter.c.id, ids))
     return {row.id: header_of(row) for row in connection.execute(asking.order_by(*HEADER[1:3], dead_letter.c.id))}
 
 
@@ -225,7 +225,7 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
     outcomes = [_refused(one, _cut_off(one), one.letter.cause) for one in taken if not one.is_whole]
     whole = sorted((one for one in taken if one.is_whole), key=_kind)
     by_line = dict(enumerate(whole, 1))
-    mine = dead_letter.c.id.in_([one.letter.id for one in taken])
+    mine = among(connection, dead_letter.c.id, [one.letter.id for one in taken])
     streams = {one.letter.stream for one in whole if one.letter.stream}
     refused: dict[int, Outcome] = {}
     with uncollected(), Loader(connection, channel, len(whole)) as loader:
@@ -298,8 +298,8 @@ def _effective(taken: Taken, unchanged: str | None) -> Outcome:
 def _send(_site: Site, connection: Connection, _channel: Channel, taken: Sequence[Taken]) -> list[Outcome]:
     by_stream = groupby(sorted(taken, key=lambda one: one.letter.stream or ""), key=lambda one: one.letter.stream)
     for stream, some in by_stream:
-        keys = {one.letter.key for one in some}
-        pending = sa.select(change.c.key).where(change.c.stream == stream, change.c.key.in_(keys))
+        keys = {one.letter.key for one in some if one.letter.key is not None}
+        pending = sa.select(change.c.key).where(change.c.stream == stream, among(connection, change.c.key, keys))
         missed = keys.difference(connection.scalars(pending))
         if missed:
             connection.execute(sa.insert(change), [{"stream": stream, "op": "U", "key": key} for key in missed])

@@ -19,9 +19,10 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from exchange import alarming, exporter, importer, pruning, quarantine, refused, replay, retry
+from exchange import alarming, bulk_retry, discarding, exporter, importer, pruning, quarantine, refused, replay, retry
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
+from exchange.bulk_retry import Pace
 from exchange.callers import caller_by_hand
 from exchange.celery import app, settings_or_exit, stopping
 from exchange.database import Busy, acting_for, world_errors
@@ -29,7 +30,7 @@ from exchange.format.errors import WorldError, printable
 from exchange.format.json import MAX_INTEGER
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.models import BatchState
-from exchange.outcomes import Imported
+from exchange.outcomes import Imported, Retried
 from exchange.reference.answering import answer_requests as answer
 from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
@@ -44,6 +45,9 @@ log = structlog.get_logger("exchange")
 class Refused(Exception):  # noqa: N818 - reads as what happened
     """The arguments of a task make no sense; the text is one sentence."""
 
+
+MOST_TOLD = 100
+"""So many records of a selection a result tells of one by one; of all it has the counts."""
 
 # Nothing is wrong with the program: a traceback would only hide the sentence.
 _SAID = (Refused, WorldError, SettingsFaults)
@@ -90,9 +94,9 @@ def _task(name: str) -> Callable[[Work], Work]:
 
 @contextmanager
 def _audited(task: Any, arguments: Mapping[str, Any], who: str | None, reason: str | None) -> Iterator[Act | None]:
-    """Write a call by hand to the audit; a tick is none, and gives None."""
+    """Write a call by hand to the audit; a tick is none, what changes nothing is not written down, and gives None."""
     caller = caller_by_hand(task.request)
-    if caller is None:
+    if caller is None or arguments.get("dry_run") is True:
         yield None
         return
     what = {name: value for name, value in arguments.items() if name != "reason"}
@@ -116,8 +120,7 @@ def export(channel: str | None = None) -> Result:
     _raise_if_only_busy(run.busy, run.batches)
     for busy in run.busy:
         log.info("busy", message=str(busy))
-    notes = {"parked": run.parked, "busy": [one.as_dict() for one in run.busy], "trouble": run.trouble}
-    return _told(run.batches, notes, "nothing to export")
+    return _told(run.batches, run.as_dict(), "nothing to export")
 
 
 @_task("exchange.import")
@@ -128,17 +131,65 @@ def import_(channel: str | None = None, batch: str | None = None) -> Result:
     _check_text("batch", batch)
     run = importer.run(site, channel=channel, stem=batch, stopping=stopping)
     _raise_if_only_busy(run.busy, [one for one in run.batches if not one.busy])
-    notes = {"ignored": run.ignored, "unpaired": run.unpaired, "trouble": run.trouble}
-    return _told(run.batches, notes, "nothing to import")
+    return _told(run.batches, run.as_dict(), "nothing to import")
 
 
 @_task("exchange.retry_dead_letter")
-def retry_dead_letter(ids: int | list[int]) -> Result:
-    """Try parked records again: ``dead_letters``, one for each id."""
-    wanted: list[Any] = ids if isinstance(ids, list) else [ids]
-    if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
-        raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
-    return _told(retry.run(_site(), wanted), {}, "nothing to retry", what="dead_letters")
+def retry_dead_letter(
+    ids: int | list[int] | None = None,
+    selection: str | None = None,
+    dry_run: bool = False,
+    rate: float | None = None,
+    canary: int | None = None,
+    stop_after: int | None = None,
+    again: bool = False,
+    skip_changed: bool = False,
+) -> Result:
+    """Try parked records again: those of ``ids``, or what is left of a selection, with a pace."""
+    for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
+        _check_truth(name, switch)
+    if _by_ids(ids, selection):
+        return _told(retry.run(_site(), _numbers(ids), rehearse=dry_run), {}, "nothing to retry", what="dead_letters")
+    for name, value in (("canary", canary), ("stop_after", stop_after)):
+        _check_count(name, value)
+    if rate is not None and (type(rate) not in {int, float} or not 0 < rate <= MAX_INTEGER):
+        raise Refused(f"rate: expected letters a second, more than 0, or null, found {_shown(rate)}")
+    shown: list[Result] = []
+
+    def told(retried: Sequence[Retried]) -> None:
+        shown.extend(one.as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
+
+    pace = Pace(rate, canary, stop_after)
+    bulk = bulk_retry.run(
+        _site(),
+        str(selection),
+        pace,
+        rehearse=dry_run,
+        again=again,
+        skip_changed=skip_changed,
+        stopping=stopping,
+        told=told,
+    )
+    log.info("retried", **{name: value for name, value in bulk.as_dict().items() if value not in (None, "")})
+    return bulk.as_dict() | {"dead_letters": shown, "message": bulk.stopped or f"{bulk.tried} tried"}
+
+
+@_task("exchange.discard_dead_letter")
+def discard_dead_letter(
+    reason: str, ids: int | list[int] | None = None, selection: str | None = None, skip_changed: bool = False
+) -> Result:
+    """Give parked records up, all of ``ids`` or of a selection, or none."""
+    _check_truth("skip_changed", skip_changed)
+    wanted = _numbers(ids) if _by_ids(ids, selection) else []
+    number = discarding.discard(_site(), reason, ids=wanted, selection=selection, skip_changed=skip_changed)
+    return _counted({"discarded": number}, "none")
+
+
+@_task("exchange.restore_dead_letter")
+def restore_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
+    """Take back records that were discarded, all of ``ids`` or of a selection, or none."""
+    wanted = _numbers(ids) if _by_ids(ids, selection) else []
+    return _counted({"restored": discarding.restore(_site(), reason, ids=wanted, selection=selection)}, "none")
 
 
 @_task("exchange.replay_batch")
@@ -149,16 +200,14 @@ def replay_batch(batch: str, through: int | None = None) -> Result:
         raise Refused(f"through: expected a sequence or null, found {_shown(through)}")
     done = replay.run(_site(), batch, through, stopping)
     _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
-    notes = {"missing": done.missing, "left": done.left, "trouble": done.message or None}
-    return _told(done.batches, notes, "nothing to replay")
+    return _told(done.batches, done.as_dict(), "nothing to replay")
 
 
 @_task("exchange.release_batch")
 def release_batch(batch: str, park: bool = False) -> Result:
     """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
     _check_batch(batch, BatchName.parse)
-    if type(park) is not bool:
-        raise Refused(f"park: expected true or false, found {_shown(park)}")
+    _check_truth("park", park)
     return _told([_unless_busy(refused.release(_site(), batch, park=park))], {}, "nothing to release")
 
 
@@ -245,6 +294,33 @@ def _check_channel(channel: str | None, known: set[str], way: str) -> None:
         raise Refused(f"channel: expected one that is {way} here ({names}), found {_shown(channel)}")
 
 
+def _by_ids(ids: object, selection: object) -> bool:
+    """Say which of the two was given. Raises Refused unless it is one."""
+    _check_text("selection", selection)
+    if (ids is None) is (selection is None):
+        raise Refused(
+            "expected ids or a selection, found both" if selection else "expected ids or a selection, found none"
+        )
+    return selection is None
+
+
+def _numbers(ids: Any) -> list[int]:
+    wanted: list[Any] = ids if isinstance(ids, list) else [ids]
+    if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
+        raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
+    return wanted
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is not None and (type(value) is not int or not 0 < value <= MAX_INTEGER):
+        raise Refused(f"{name}: expected a whole number, 1 or more, or null, found {_shown(value)}")
+
+
+def _check_truth(name: str, value: object) -> None:
+    if type(value) is not bool:
+        raise Refused(f"{name}: expected true or false, found {_shown(value)}")
+
+
 def _check_text(name: str, value: object) -> None:
     if value is not None and not isinstance(value, str):
         raise Refused(f"{name}: expected a name or null, found {_shown(value)}")
@@ -263,7 +339,7 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     trouble = notes.get("trouble")
     if trouble:
         log.warning("trouble", message=trouble)
-    return {what: told, **notes, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
+    return {**notes, what: told, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
 
 
 def _check_batch(batch: object, parse: Callable[[str], object]) -> None:

@@ -80,6 +80,7 @@ LAYERS = {
         "settings",
         "supervisor",
         "tasks",
+        "workers",
     },
 }
 

@@ -130,8 +130,8 @@ def replay(
             done = replaying.run(site, wanted, through, stopping)
             act.came_to(done.as_dict())
     show_imported(done.batches, as_json)
-    if done.message:
-        output.warn(done.message)
+    if done.trouble:
+        output.warn(done.trouble)
     if done.busy:
         fail()
 

@@ -159,7 +159,7 @@ def moment(what: str, text: str | None) -> datetime | None:
         read = datetime.fromisoformat(text)
     except ValueError:
         shown = _quoted(text)
-        raise Refused(f"{what}: expected a moment such as 2026-11-22T06:15 or 90m, 8h, 2d, found {shown}") from None
+        raise Refused(f"{what}: expected a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago, found {shown}") from None
     return read if read.tzinfo else read.replace(tzinfo=UTC)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import now, whoami
+from exchange.database import among, now, whoami
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.settling import MOST_AT_ONCE, missing, standing
 from exchange.format.errors import WorldError
@@ -133,7 +133,7 @@ def mark(
 ) -> None:
     """Note what became of letters of a selection; None makes them as if they had not been tried."""
     for some in _some(ids):
-        mine = sa.and_(selected.c.selection == name, selected.c.letter.in_(some))
+        mine = sa.and_(selected.c.selection == name, among(connection, selected.c.letter, some))
         marking = sa.update(selected).where(mine).values(state=state, attempts=selected.c.attempts + int(tried))
         connection.execute(marking)
 

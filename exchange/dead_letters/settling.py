@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from exchange import ledger
-from exchange.database import now
+from exchange.database import among, now
 from exchange.dead_letters.finding import Parked, brief_columns, find, parked
 from exchange.dead_letters.keeping import Letter
 from exchange.format.errors import printable
@@ -57,7 +57,7 @@ def take(connection: Connection, ids: Sequence[int], *, lock: bool = True) -> li
     taking = (
         sa.select(*brief_columns(dead_letter), dead_letter.c.record, revision.c.record.label("mended"))
         .select_from(dead_letter.outerjoin(revision, newest))
-        .where(dead_letter.c.id.in_(ids), dead_letter.c.state == DeadLetterState.PARKED)
+        .where(among(connection, dead_letter.c.id, ids), dead_letter.c.state == DeadLetterState.PARKED)
         .order_by(dead_letter.c.id)
     )
     if lock:
@@ -77,7 +77,8 @@ def settle(connection: Connection, outcomes: Sequence[Outcome], how: str = "retr
     kind = attrgetter("state", "sentence")
     for (state, sentence), alike in groupby(sorted((o for o in outcomes if o.refused is None), key=kind), key=kind):
         ids = ids_of(alike)
-        connection.execute(sa.update(dead_letter).where(dead_letter.c.id.in_(ids)).values(**retried, state=state))
+        settling = sa.update(dead_letter).where(among(connection, dead_letter.c.id, ids))
+        connection.execute(settling.values(**retried, state=state))
         ledger.note_dead_letters(connection, ids, DeadLetterState.PARKED, state, f"{how}: {sentence}")
 
 
@@ -116,7 +117,7 @@ def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
     """Settle letters whose row has a later version by now, unless somebody was faster; give how many."""
     settled: list[int] = []
     for start in range(0, len(ids), MOST_AT_ONCE):
-        some = dead_letter.c.id.in_(ids[start : start + MOST_AT_ONCE])
+        some = among(connection, dead_letter.c.id, ids[start : start + MOST_AT_ONCE])
         settling = (
             sa.update(dead_letter)
             .where(some, dead_letter.c.state == DeadLetterState.PARKED)
@@ -157,8 +158,8 @@ def _move(
             return refusal
     cause = f"{_BY_HAND[after]}: {printable(reason, 1000)}"
     for some in groups:
-        changing = sa.update(dead_letter).where(dead_letter.c.id.in_(some)).values(state=after, updated_at=now())
-        connection.execute(changing)
+        changing = sa.update(dead_letter).where(among(connection, dead_letter.c.id, some))
+        connection.execute(changing.values(state=after, updated_at=now()))
         ledger.note_dead_letters(connection, some, before, after, cause)
     return None
 
@@ -167,7 +168,7 @@ def locked_states(connection: Connection, ids: Sequence[int]) -> dict[int, DeadL
     """Lock the rows of letters until the transaction ends, and give their states."""
     asking = (
         sa.select(dead_letter.c.id, dead_letter.c.state)
-        .where(dead_letter.c.id.in_(ids))
+        .where(among(connection, dead_letter.c.id, ids))
         .order_by(dead_letter.c.id)
         .with_for_update()
     )

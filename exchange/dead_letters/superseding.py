@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels import Channel, Stream
+from exchange.database import among
 from exchange.dead_letters.settling import supersede
 from exchange.loader.staging import Key, Rows, key_texts
 from exchange.models import Direction, dead_letter
@@ -76,7 +77,7 @@ class Superseding:
                 some = keys[start : start + AT_ONCE]
                 by_text = dict(zip(key_texts(self._streams[name], some), some, strict=True))
                 older = sa.select(letter.id, letter.key, letter.version).where(
-                    *self._waiting(name), letter.key.in_(by_text)
+                    *self._waiting(name), among(self._connection, letter.key, by_text)
                 )
                 for letter_id, text, version in self._connection.execute(older):
                     record = met[by_text[text]]

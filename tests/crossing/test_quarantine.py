@@ -344,11 +344,11 @@ def test_a_range_of_kept_batches_is_replayed_in_order(receiver: Side, forger: Fo
     receiver.site = replace(receiver.site, trusted=TrustedKeys.from_pems({forger.key.name: forger.key.public_pem()}))
     done = replay.run(receiver.site, stems[0], 3)
     assert [(one.batch, one.verdict) for one in done.batches] == [(stem, Verdict.APPLIED) for stem in stems]
-    assert (done.missing, done.left, done.message) == (0, 0, "")
+    assert (done.missing, done.left, done.trouble) == (0, 0, None)
     again = replay.run(receiver.site, stems[1], 9)
     assert [one.verdict for one in again.batches] == [Verdict.DUPLICATE] * 2
     assert again.missing == 6
-    assert "6 of the range are not kept" in again.message
+    assert "6 of the range are not kept" in (again.trouble or "")
 
 
 def test_a_range_ends_behind_the_first_that_does_not_apply_and_leaves_the_rest_where_it_lies(
