@@ -60,14 +60,13 @@ def run(
         _check_network(site)
         busy += _publish_left(site, channel)
         channels = [one for one in site.outgoing() if one.called(channel)]
-        if hand_over is not None and site.many_writers:
-            handed = [one.name for one in channels if _anything_pending(site, one)]
-            handed = handed if len(handed) > 1 else []
+        pending = [one for one in channels if _anything_pending(site, one)]
+        done += [one.name for one in channels if one not in pending]
+        if hand_over is not None and site.many_writers and len(pending) > 1:
+            handed, pending = [one.name for one in pending], []
             for name in handed:
                 hand_over(name)
-        for one in channels:
-            if one.name in handed:
-                continue
+        for one in pending:
             try:
                 for sealed in _export_channel(site, one, stopping):
                     parked += sealed.parked
@@ -104,7 +103,7 @@ def _publish_left(site: Site, wanted: str | None) -> list[str]:
 
 def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
     with world_errors():
-        more = _anything_pending(site, channel)
+        more = True
         while more and not stopping():
             sealed = seal(site, channel)
             publish_sealed(site, channel.name)
@@ -113,7 +112,7 @@ def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) 
 
 
 def _anything_pending(site: Site, channel: Channel) -> bool:
-    with reading(site.engine) as connection:
+    with world_errors(), reading(site.engine) as connection:
         return capture.pending(connection, channel.streams, 1, channel.shard) > 0
 
 
