@@ -190,6 +190,15 @@ def locked(
         raise
 
 
+def join(connection: Connection, lock: str, *, alone: bool) -> None:
+    """Hold ``lock`` too until this transaction ends, together with others who joined it, or ``alone``. Raises Busy.
+
+    SQLite has one writer: there everybody is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        _advisory_lock(connection, lock, shared=not alone)
+
+
 @contextmanager
 def writing(engine: Engine, lock: str = "the database") -> Iterator[Connection]:
     """Open a transaction that writes; commit at the end, roll back on any exception.
@@ -258,11 +267,12 @@ def _sqlite_holder(engine: Engine, lock: str) -> Busy:
     return Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 
-def _advisory_lock(connection: Connection, lock: str) -> None:
+def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -> None:
     """Take the lock or say who has it: PostgreSQL knows its holders itself."""
     # Two 32-bit halves: pg_locks shows them as classid and objid.
     key = connection.scalar(sa.select(sa.func.hashtext(lock)))
-    if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_NAMESPACE, key))):
+    take = sa.func.pg_try_advisory_xact_lock_shared if shared else sa.func.pg_try_advisory_xact_lock
+    if connection.scalar(sa.select(take(_NAMESPACE, key))):
         return
     row = connection.execute(
         sa.text(
@@ -272,7 +282,7 @@ def _advisory_lock(connection: Connection, lock: str) -> None:
             " AND l.objid = CAST(CAST(CAST(:key AS bigint) & 4294967295 AS text) AS oid)"
         ),
         {"space": _NAMESPACE, "key": key},
-    ).one_or_none()
+    ).first()
     raise Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -133,13 +133,15 @@ def find(connection: Connection, letter_id: int) -> Parked | None:
     return _parked(row) if row else None
 
 
-def listed(connection: Connection, *, state: DeadLetterState | None, channel: str | None, limit: int) -> list[Parked]:
-    """Give letters, newest first."""
+def listed(
+    connection: Connection, *, state: DeadLetterState | None, channels: Collection[str] | None, limit: int
+) -> list[Parked]:
+    """Give letters, newest first; of some channels, by their names in the files, or of all."""
     query = sa.select(*_COLUMNS).order_by(dead_letter.c.id.desc()).limit(limit)
     if state is not None:
         query = query.where(dead_letter.c.state == state)
-    if channel is not None:
-        query = query.where(dead_letter.c.channel == channel)
+    if channels is not None:
+        query = query.where(dead_letter.c.channel.in_(channels))
     return [_parked(row) for row in connection.execute(query)]
 
 

@@ -303,7 +303,7 @@ def _count(engine: Engine, query: sa.Select[Any]) -> int:
 
 def _parked(engine: Engine) -> Sequence[dead_letters.Parked]:
     with reading(engine) as connection:
-        return dead_letters.listed(connection, state=DeadLetterState.PARKED, channel=None, limit=10)
+        return dead_letters.listed(connection, state=DeadLetterState.PARKED, channels=None, limit=10)
 
 
 # The report: read back from both databases

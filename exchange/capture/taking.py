@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from exchange.capture import postgresql, sqlite
 from exchange.capture.sql import Dialect, KeyColumn, TableName, identifier, literal, literals, run
 from exchange.capture.triggers import CaptureFault, dialect_of
-from exchange.channels import Stream
+from exchange.channels import Shard, Stream
 from exchange.format.record import Op
 from exchange.values import codec_for
 
@@ -54,11 +54,15 @@ class Reached:
     op: Op
 
 
-def pending(connection: Connection, streams: Sequence[Stream], limit: int | None = None) -> int:
-    """Count the changes of these streams that no batch carries yet; stop counting at ``limit``."""
-    of = f"FROM exchange_change WHERE {_of(streams)}"
+def pending(
+    connection: Connection, streams: Sequence[Stream], limit: int | None = None, shard: Shard | None = None
+) -> int:
+    """Count the changes of these streams, or of a shard of them, that no batch carries yet; stop at ``limit``."""
+    if shard is not None and not _is_postgresql(connection):
+        sqlite.prepare(connection)
+    of = f"FROM exchange_change WHERE {_of(connection, streams, shard)}"
     if limit is not None:
-        of = f"FROM (SELECT id FROM ({_oldest(streams, limit)}) a LIMIT {limit}) c"
+        of = f"FROM (SELECT id FROM ({_oldest(connection, streams, limit, shard)}) a LIMIT {limit}) c"
     return int(run(connection, f"SELECT count(*) {of}").scalar_one())
 
 
@@ -71,25 +75,27 @@ def extent(connection: Connection) -> tuple[int, int] | None:
     return None if found.a is None else (found.a, found.z)
 
 
-def take(connection: Connection, streams: Sequence[Stream], max_records: int) -> Taken:
+def take(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None = None) -> Taken:
     """Take about ``max_records`` pending changes, oldest first, into ``exchange_taken``, one row per key.
+
+    Of a ``shard`` only its keys.
 
     Rows that taken rows refer to by foreign keys among ``streams`` come along if they have changes pending,
     so that a batch can be applied by itself. A key's version is that of its last change. A key that is gone
     is left for the batch in which it goes. What is taken is gone from the log once the transaction commits.
     Raises CaptureFault if a stream's table or a column of its key is missing.
     """
-    tables = [_Table.of(connection, stream) for stream in streams]
+    tables = [_Table.of(connection, stream) for stream in _carried(streams, shard)]
     _empty_taken(connection)
     while True:
-        boundary = _boundary(connection, streams, max_records)
+        boundary = _boundary(connection, streams, max_records, shard)
         if boundary is None:
-            _move(connection, _of(streams), 0)
+            _move(connection, _of(connection, streams, shard), 0)
         else:
-            _take_below(connection, tables, boundary)
+            _take_below(connection, tables, boundary, shard)
         counts = run(connection, "SELECT stream, count(*) AS keys FROM exchange_taken GROUP BY stream")
         keys = {row.stream: row.keys for row in counts}
-        more = boundary is not None and pending(connection, streams, 1) > 0
+        more = boundary is not None and pending(connection, streams, 1, shard) > 0
         if keys or not more:
             break
     for table in tables:
@@ -210,8 +216,30 @@ class _Table:
         return f"EXISTS (SELECT 1 FROM {self.place} t WHERE {self.speaks.matches('t', text, self.key)})"
 
 
-def _of(streams: Sequence[Stream]) -> str:
-    return f"stream IN ({literals(stream.name for stream in streams)})"
+def _of(connection: Connection, streams: Sequence[Stream], shard: Shard | None) -> str:
+    """Say that a change is one of these streams', and of the shard if only that is wanted."""
+    carried = _carried(streams, shard)
+    if shard is None:
+        return f"stream IN ({literals(stream.name for stream in carried)})"
+    return f"({' OR '.join(_in_shard(connection, stream, shard) for stream in carried)})"
+
+
+def _in_shard(connection: Connection, stream: Stream, shard: Shard | None) -> str:
+    return f"(stream = {literal(stream.name)}{_falls(connection, stream, shard)})"
+
+
+def _falls(connection: Connection, stream: Stream, shard: Shard | None) -> str:
+    """Say, after a condition, that a change falls to the shard; nothing where all of the stream's do."""
+    if shard is None or stream.name not in shard.split:
+        return ""
+    return f" AND {dialect_of(connection).bucket('key')} % {shard.of} = {shard.number}"
+
+
+def _carried(streams: Sequence[Stream], shard: Shard | None) -> Sequence[Stream]:
+    """Give the streams of which a shard may carry something: all, or those that are split."""
+    if shard is None or shard.number == 0:
+        return streams
+    return [stream for stream in streams if stream.name in shard.split]
 
 
 def _is_postgresql(connection: Connection) -> bool:
@@ -260,14 +288,14 @@ def _help_planner(connection: Connection, tables: Sequence[_Table]) -> None:
         run(connection, "SET LOCAL enable_nestloop = off")
 
 
-def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int) -> int | None:
+def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None) -> int | None:
     """Find the first change that isn't taken; None if all are."""
-    each = _oldest(streams, max_records + 1)
+    each = _oldest(connection, streams, max_records + 1, shard)
     found = run(connection, f"SELECT id FROM ({each}) a ORDER BY id LIMIT 1 OFFSET {max_records}").scalar()
     return None if found is None else int(found)
 
 
-def _oldest(streams: Sequence[Stream], limit: int) -> str:
+def _oldest(connection: Connection, streams: Sequence[Stream], limit: int, shard: Shard | None) -> str:
     """Write the query for the oldest ``limit`` changes of each stream.
 
     A stream at a time, so that the index gives them in order. It says BETWEEN and orders by the stream, too, so
@@ -277,8 +305,8 @@ def _oldest(streams: Sequence[Stream], limit: int) -> str:
     return " UNION ALL ".join(
         "SELECT id FROM (SELECT id FROM exchange_change"
         f" WHERE stream BETWEEN {literal(stream.name)} AND {literal(stream.name)}"
-        f" ORDER BY stream, id LIMIT {limit}) s"
-        for stream in streams
+        f"{_falls(connection, stream, shard)} ORDER BY stream, id LIMIT {limit}) s"
+        for stream in _carried(streams, shard)
     )
 
 
@@ -299,10 +327,10 @@ def _move(connection: Connection, where: str, turn: int) -> int:
     return moved.rowcount
 
 
-def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int) -> None:
+def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int, shard: Shard | None) -> None:
     """Take the changes below ``boundary``, and what belongs to them of the rest."""
     streams = [table.stream for table in tables]
-    _move(connection, f"{_of(streams)} AND id < {boundary}", 0)
+    _move(connection, f"{_of(connection, streams, shard)} AND id < {boundary}", 0)
     run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
     _help_planner(connection, tables)
     _take_later_changes(connection, tables)
@@ -311,12 +339,13 @@ def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int)
 
 def _take_later_changes(connection: Connection, tables: Sequence[_Table]) -> None:
     """Take the later changes of keys that were taken: what is read is their state after them."""
-    streams = [table.stream for table in tables]
+    # Equal keys are in one shard: it need not be asked for.
+    streams = _of(connection, [table.stream for table in tables], None)
     run(
         connection,
         "UPDATE exchange_taken SET late = x.id FROM"
         " (SELECT c.stream, c.key, max(c.id) AS id FROM exchange_change c JOIN exchange_taken k"
-        f" ON k.stream = c.stream AND k.key = c.key WHERE c.{_of(streams)} GROUP BY c.stream, c.key) x"
+        f" ON k.stream = c.stream AND k.key = c.key WHERE c.{streams} GROUP BY c.stream, c.key) x"
         " WHERE exchange_taken.stream = x.stream AND exchange_taken.key = x.key",
     )
     for table in tables:
@@ -329,7 +358,7 @@ def _take_later_changes(connection: Connection, tables: Sequence[_Table]) -> Non
         )
     run(
         connection,
-        f"DELETE FROM exchange_change WHERE {_of(streams)} AND EXISTS (SELECT 1 FROM exchange_taken k"
+        f"DELETE FROM exchange_change WHERE {streams} AND EXISTS (SELECT 1 FROM exchange_taken k"
         " WHERE k.stream = exchange_change.stream AND k.key = exchange_change.key"
         " AND exchange_change.id <= k.late)",
     )

@@ -35,7 +35,8 @@ def list_(
 
     wanted = one_of("state", state, DeadLetterState)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = dead_letters.listed(connection, state=wanted, channel=channel, limit=limit)
+        channels = None if channel is None else site.names_in_files(channel)
+        found = dead_letters.listed(connection, state=wanted, channels=channels, limit=limit)
         if not found:
             refuse_unknown(channel, site)
     if as_json:

@@ -21,7 +21,7 @@ FIRST = 1_700_000_000_000_000
 def letters(side: Side) -> list[dead_letters.Parked]:
     """Give all dead letters, oldest first."""
     with side.engine.connect() as connection:
-        return dead_letters.listed(connection, state=None, channel=None, limit=1_000)[::-1]
+        return dead_letters.listed(connection, state=None, channels=None, limit=1_000)[::-1]
 
 
 def visit(number: int, place: int, version: int) -> dict[str, object]:

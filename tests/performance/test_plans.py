@@ -59,7 +59,7 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_batch_kept": lambda side, _: pruning.run(side.site),
     # `exchange dead-letters list`, and how many wait for somebody.
     "ix_exchange_dead_letter_state": asked(
-        lambda c: dead_letters.listed(c, state=DeadLetterState.PARKED, channel=None, limit=50)
+        lambda c: dead_letters.listed(c, state=DeadLetterState.PARKED, channels=None, limit=50)
     ),
     # `exchange dead-letters show`
     "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
@@ -231,12 +231,12 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
     if analysed:
         analyse(receiver)
     with reading(receiver.engine) as connection:
-        parked = dead_letters.listed(connection, state=DeadLetterState.PARKED, channel="forth", limit=1)[0].id
+        parked = dead_letters.listed(connection, state=DeadLetterState.PARKED, channels=["forth"], limit=1)[0].id
     with watched(receiver.engine) as seen:
         with reading(receiver.engine) as connection:
             for state in set(BatchState) - {BatchState.APPLIED, BatchState.ACKNOWLEDGED}:  # of those any fifty do
                 status.batches(connection, state=state)
-            dead_letters.listed(connection, state=DeadLetterState.PARKED, channel="forth", limit=50)
+            dead_letters.listed(connection, state=DeadLetterState.PARKED, channels=["forth"], limit=50)
             dead_letters.history(connection, parked)
             dead_letters.count_parked(connection)
         retry.run(receiver.site, [parked])
