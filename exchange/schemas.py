@@ -118,6 +118,10 @@ class Checker:
         """Say whether ``check_data`` would take every one of them as of the current version: one call for many."""
         return self._data[self.stream.schema_version].accepts_all(data)
 
+    def accepts_keys(self, keys: list[dict[str, Any]]) -> bool:
+        """Say whether ``check_key`` would take every one of them."""
+        return self._key.accepts_all(keys)
+
     def check_key(self, key: dict[str, Any]) -> None:
         """Check a delete's key; raises RecordError of class ``schema`` that points at the member."""
         self._key.check(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -39,6 +39,20 @@ def encode(record: Record) -> bytes:
     member = "data" if op is Op.UPSERT else "key"
     nulls = [*body.values()].count(None)
     return json.dumps({"stream": stream, "op": op.value, "version": version, member: body}, nulls) + b"\n"
+
+
+def encode_all(stream: str, op: Op, versions: Iterable[int], bodies: Iterable[dict[str, Any]]) -> list[bytes] | None:
+    """Write many records as their lines, without the newlines; None if any of them needs ``encode`` by itself.
+
+    As for ``encode``, and the bodies have been checked against their schema: there is no NaN or infinity in them.
+    """
+    member, name = "data" if op is Op.UPSERT else "key", op.value
+    return json.dumps_all(
+        [
+            {"stream": stream, "op": name, "version": version, member: body}
+            for version, body in zip(versions, bodies, strict=True)
+        ]
+    )
 
 
 def decode(line: bytes) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from exchange.format.errors import RecordError, found
 from exchange.format.errors import printable as shown
-from exchange.values.kind import Decode, Encode, Kind
+from exchange.values.kind import Decode, Encode, EncodeColumn, Json, Kind, as_is
 from exchange.values.moments import Day, Duration, Moment, TimeOfDay
 from exchange.values.numbers import Exact, Real, Truth, Whole
 from exchange.values.texts import Choice, Document, Identifier, Octets, Words
@@ -51,6 +51,15 @@ class Codec:
         """
         return self.kind.encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
 
+    def column_encoder(self, dialect: Dialect, under: str = "/data") -> EncodeColumn:
+        """Make the function from many selected values, NULL or not, to the wire's: what ``encoder`` makes of each.
+
+        It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse one of them; a value that
+        ``json_schema`` refuses may get through. It is ``as_is`` where nothing is left to do.
+        """
+        encode = self.kind.column_encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        return as_is if encode is as_is else partial(_but_null, encode)
+
     def decoder(self, dialect: Dialect, under: str = "/data") -> Decode:
         """Make the function from a wire value that is not null to what the driver binds without conversion.
 
@@ -74,6 +83,13 @@ class Codec:
         member = self.column.name.replace("~", "~0").replace("/", "~1")
         sentence = f"{shown(self.column.name)}: expected {shown(self.kind.expected, 400)}, found {what}{because}"
         return RecordError("value", f"{under}/{member}", sentence)
+
+
+def _but_null(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
+    if None not in values:
+        return encode(values)
+    made = iter(encode([value for value in values if value is not None]))
+    return [None if value is None else next(made) for value in values]
 
 
 def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> Codec:
