@@ -49,7 +49,7 @@ class BatchWriter:
     ``out`` takes whole writes (a buffered file); it is neither flushed, synced nor closed here.
     """
 
-    def __init__(self, out: BinaryIO, encoding: tuple[str, ...] = ("zstd",), level: int = 3) -> None:
+    def __init__(self, out: BinaryIO, encoding: tuple[str, ...] = ("zstd",), level: int = 1) -> None:
         """Begin a data file; ``Unsupported`` for an encoding that this version does not write."""
         _supported(encoding)
         self._out = out

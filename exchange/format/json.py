@@ -18,8 +18,6 @@ import secrets
 from collections import Counter
 from contextlib import suppress
 from decimal import Decimal
-from itertools import repeat
-from operator import add
 from typing import Any, Final
 
 import orjson
@@ -106,14 +104,17 @@ def dumps(value: object, nulls: int = 0) -> bytes:
 def dumps_all(values: list[Any]) -> list[bytes] | None:
     """Write many values at once, as ``dumps`` writes each; None if any of them needs a look of its own.
 
-    That no float in them is NaN or infinite is taken on trust: it can't be seen in many lines at little cost.
+    What can't be seen in many lines at little cost is taken on trust: that there is no NaN, no infinity, and
+    nothing deeper than MAX_DEPTH.
     """
     write = orjson.dumps
     try:
         lines = [write(value, None, _NARROW) for value in values]
     except orjson.JSONEncodeError:
         return None
-    return None if _any_unusual(lines) else lines
+    text = b"".join(lines)
+    unusual = (b"\\" in text and b"\\u0000" in text) or max(map(len, lines), default=0) > _ALWAYS_FEW
+    return None if unusual else lines
 
 
 def _is_unusual(line: bytes) -> bool:
@@ -123,15 +124,6 @@ def _is_unusual(line: bytes) -> bool:
         or (b"\\" in line and b"\\u0000" in line)
         or len(line) > _ALWAYS_FEW
     )
-
-
-def _any_unusual(lines: list[bytes]) -> bool:
-    """Tell whether ``_is_unusual`` holds for any of many lines, with no call for each."""
-    if not lines:
-        return False
-    openers = map(add, map(bytes.count, lines, repeat(b"{")), map(bytes.count, lines, repeat(b"[")))
-    text = b"".join(lines)
-    return max(openers) > MAX_DEPTH or (b"\\" in text and b"\\u0000" in text) or max(map(len, lines)) > _ALWAYS_FEW
 
 
 def _is_canonical(line: bytes, value: object) -> bool:

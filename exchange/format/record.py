@@ -12,6 +12,9 @@ from exchange.format.errors import RecordError, found
 MAX_STREAM_LENGTH: Final = 63
 """Characters of a stream's name."""
 
+MAX_BODY_DEPTH: Final = json.MAX_DEPTH - 2
+"""Objects and arrays within each other in one member of a record's data."""
+
 
 class Op(StrEnum):
     """What a record does to its row."""
@@ -44,7 +47,8 @@ def encode(record: Record) -> bytes:
 def encode_all(stream: str, op: Op, versions: Iterable[int], bodies: Iterable[dict[str, Any]]) -> list[bytes] | None:
     """Write many records as their lines, without the newlines; None if any of them needs ``encode`` by itself.
 
-    As for ``encode``, and the bodies have been checked against their schema: there is no NaN or infinity in them.
+    Taken on trust besides: there is no NaN and no infinity in the bodies, and no object or array nested in
+    others deeper than ``MAX_BODY_DEPTH``.
     """
     member, name = "data" if op is Op.UPSERT else "key", op.value
     return json.dumps_all(

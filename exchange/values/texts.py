@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from exchange.format import json
 from exchange.format.errors import RecordError
+from exchange.format.record import MAX_BODY_DEPTH
 from exchange.values.kind import Decode, Encode, EncodeColumn, Json, Kind, Refuse, as_is, raw
 
 
@@ -277,13 +278,22 @@ _MARK = secrets.token_hex(16)
 _BETWEEN = f',"{_MARK}",'.encode()
 
 
+_ALWAYS_SHALLOW = 2 * MAX_BODY_DEPTH
+
+
+def _may_be_deep(text: bytes) -> bool:
+    return text.count(b"{") + text.count(b"[") > MAX_BODY_DEPTH
+
+
 def _read_documents(texts: Sequence[bytes]) -> list[Json]:
-    """Read many documents at once, as ``_read_document`` reads each; raises as it does.
+    """Read many documents at once, as ``_read_document`` reads each; raises as it does, and if one may be deep.
 
     They are read as one array with a mark between each two. Nobody who wrote them can know the mark, so where
     every second element is one, each text held exactly one document.
     """
     text = b"[%b]" % _BETWEEN.join(texts)
+    if any(_may_be_deep(one) for one in texts if len(one) > _ALWAYS_SHALLOW):
+        raise ValueError
     try:
         elements = orjson.loads(text)
         # Only integers that need no second look.

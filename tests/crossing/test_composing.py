@@ -194,11 +194,11 @@ BAD = {
         "secret = 'hidden'",
         'document = \'{"a": 1, "a": 1}\'',
         "document = '1e400'",
+        "document = '18446744073709551616'",
     ],
 }
 BAD_ANYWHERE = [
     "document = '\"\\u0000\"'",
-    "document = '18446744073709551616'",
     f"document = '{'[' * 63}{']' * 63}'",
     f"document = '\"{'x' * 3000}\"'",
 ]
