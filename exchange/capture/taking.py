@@ -25,7 +25,7 @@ from exchange.database import driver_errors
 from exchange.format.record import Op
 from exchange.values import codec_for
 
-FETCH_ROWS = 100
+FETCH_ROWS = 50
 """How many rows are in memory at once: few, for they may be large, and few are all in the processor's cache."""
 
 WORK_MEMORY_KIB = 64 * 1024
@@ -303,15 +303,16 @@ def _move(connection: Connection, where: str, turn: int) -> int:
     into = "INSERT INTO exchange_taken (version, stream, key, op, round)"
     # D, if the key was ever deleted: the least of the three letters.
     chosen = f"SELECT max(id), stream, key, min(op), {turn}"
+    # In order, so that they are also read in order, and near each other, without much sorting.
+    once = "GROUP BY stream, key ORDER BY max(id)"
     if _is_postgresql(connection):
         moved = run(
             connection,
             f"WITH gone AS (DELETE FROM exchange_change WHERE {where} RETURNING id, stream, op, key)"
-            # In order, so that rows are read in order, and near each other, without much sorting.
-            f" {into} {chosen} FROM gone GROUP BY stream, key ORDER BY max(id)",
+            f" {into} {chosen} FROM gone {once}",
         )
         return moved.rowcount
-    moved = run(connection, f"{into} {chosen} FROM exchange_change WHERE {where} GROUP BY stream, key")
+    moved = run(connection, f"{into} {chosen} FROM exchange_change WHERE {where} {once}")
     run(connection, f"DELETE FROM exchange_change WHERE {where}")
     return moved.rowcount
 

@@ -28,6 +28,10 @@ LOOK_AT_EACH = (RecordError, LookupError, TypeError, ValueError)
 """What an ``EncodeColumn`` raises where one of the values, it need not say which, has to be looked at by itself."""
 
 
+MANY_BYTES = 2 * 1024 * 1024
+"""How much of one column is encoded at a time. More goes value by value: memory would hold it several times."""
+
+
 class Refuse(Protocol):
     """Makes the error for one value of one column: what was expected, what was found, and perhaps why."""
 
@@ -42,6 +46,9 @@ class Kind(ABC):
     An encoder takes what ``selected`` gives, a decoder gives what the driver binds without any conversion of
     SQLAlchemy's. Both are made once per column and called once per value, so each is one plain function.
     """
+
+    long = False
+    """Whether a value may take more than a few hundred bytes."""
 
     keyable = True
     """Whether the value can be part of a key: equal values have one spelling."""

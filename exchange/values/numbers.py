@@ -193,6 +193,10 @@ class Exact(Kind):
     in_key: bool
 
     @property
+    def long(self) -> bool:  # type: ignore[override]
+        return self.precision is None
+
+    @property
     def keyable(self) -> bool:  # type: ignore[override]
         return self.precision is not None
 

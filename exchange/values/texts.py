@@ -21,6 +21,8 @@ from exchange.format.errors import RecordError
 from exchange.format.record import MAX_BODY_DEPTH
 from exchange.values.kind import Decode, Encode, EncodeColumn, Json, Kind, Refuse, as_is, raw
 
+_SHORT = 200
+
 
 @dataclass(frozen=True)
 class Words(Kind):
@@ -33,6 +35,10 @@ class Words(Kind):
     length: int | None
     fixed: bool
     keyable: bool = True
+
+    @property
+    def long(self) -> bool:  # type: ignore[override]
+        return self.length is None or self.length > _SHORT
 
     @property
     def expected(self) -> str:
@@ -210,6 +216,7 @@ class Identifier(Kind):
 class Octets(Kind):
     """Bytes, as base64 of the standard alphabet with its padding."""
 
+    long = True
     expected = "bytes as base64"
 
     def schema(self) -> dict[str, Any]:
@@ -262,8 +269,8 @@ def _read_document(text: bytes) -> Json:
     """Read JSON as a database keeps it, strictly: RecordError or ValueError if it is not strict.
 
     Most texts were written by a machine. One that comes out the same when what was read is written again names
-    no member twice and has no number that changed on the way; blanks after a comma or a colon, as jsonb has
-    them, say nothing about that, nor do the escapes of SQLAlchemy's writer.
+    no member twice and has no number that changed on the way; blanks say nothing about that, nor do the escapes
+    of SQLAlchemy's writer.
     """
     value = orjson.loads(text)
     try:
@@ -316,7 +323,8 @@ _JSON_BLANKS = b" \t\r\n"
 
 
 def _without_blanks(text: bytes) -> bytes:
-    return text.replace(b": ", b":").replace(b", ", b",")
+    # Those within strings too: both texts lose them, and where strings begin and end does not hang on them.
+    return text.translate(None, b" ")
 
 
 @dataclass(frozen=True)
@@ -327,6 +335,7 @@ class Document(Kind):
     may not as JSON's null; SQLAlchemy reads both as None. Numbers keep their value, not their spelling.
     """
 
+    long = True
     keyable = False
     expected = "strict JSON"
 

@@ -233,3 +233,9 @@ def test_a_batch_is_filled_to_the_last_record_that_fits_and_the_rest_follows(sid
     assert b"".join(found) == b"".join(expected)
     for full, following in itertools.pairwise(found):
         assert len(full) <= 3_000_000 < len(full) + following.index(b"\n") + 1
+
+
+def test_large_rows_are_written_as_one_at_a_time(side: Side) -> None:
+    insert_items(side, 60, document={"text": "x" * 100_000})
+    expected, _ = one_at_a_time(side)
+    assert contents(side) == [b"".join(expected)]
