@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from sqlalchemy.engine import Dialect
 
 from exchange.format.errors import RecordError, printable
 from exchange.models import VERSION_COLUMN
-from exchange.values import Codec, Json, UnsupportedColumn, as_is, codec_for
+from exchange.values import Codec, EncodeColumn, Json, UnsupportedColumn, as_is, codec_for
 
 CONTROL = "control"
 """The channel of receipts and heartbeats: reserved."""
@@ -129,6 +130,18 @@ class Stream:
     def key_encoder(self, dialect: Dialect) -> Callable[[Sequence[Any]], dict[str, Json]]:
         """Make the function from a row's key (in ``key`` order) to a record's key."""
         return _encoder([(str(c.name), self.codecs[c.name].encoder(dialect, "/key")) for c in self.key])
+
+    def rows_encoder(self, dialect: Dialect) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
+        """Make the function from the columns of many rows to as many records' data: ``encoder``, but faster.
+
+        It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse a row. What the stream's schema refuses
+        may get through, so the data is to be checked.
+        """
+        return _rows_encoder([(c.name, self.codecs[c.name].column_encoder(dialect, "/data")) for c in self.columns])
+
+    def keys_encoder(self, dialect: Dialect) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
+        """Make the same from the columns of many rows' keys (in ``key`` order) to as many records' keys."""
+        return _rows_encoder([(c.name, self.codecs[c.name].column_encoder(dialect, "/key")) for c in self.key])
 
     def decoder(self, dialect: Dialect) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
         """Make the function from many records' data to the values that the driver binds, column by column.
@@ -496,6 +509,19 @@ def _encoder(
         return data
 
     return encode_row
+
+
+def _rows_encoder(
+    members: Sequence[tuple[str, EncodeColumn]],
+) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
+    names = tuple(str(name) for name, _ in members)
+    encoders = tuple(encode for _, encode in members)
+
+    def encode_rows(columns: Sequence[Sequence[Any]]) -> list[dict[str, Json]]:
+        encoded = [encode(column) for encode, column in zip(encoders, columns, strict=True)]
+        return [*map(dict, map(zip, repeat(names), zip(*encoded, strict=True)))]
+
+    return encode_rows
 
 
 def _decoder(

@@ -129,6 +129,16 @@ def world_errors() -> Iterator[None]:
         raise WorldError(msg) from error
 
 
+@contextmanager
+def driver_errors(connection: Connection, statement: str) -> Iterator[None]:
+    """Turn what the driver raises, asked past SQLAlchemy, into SQLAlchemy's DBAPIError, as for any statement."""
+    dbapi = connection.dialect.loaded_dbapi
+    try:
+        yield
+    except dbapi.Error as error:
+        raise DBAPIError.instance(statement, None, error, dbapi.Error, dialect=connection.dialect) from error
+
+
 def missing_file(engine: Engine) -> Path | None:
     """Give the path of a SQLite database that does not exist: connecting would make an empty one."""
     name = engine.url.database

@@ -131,8 +131,7 @@ def seal(site: Site, channel: Channel) -> Sealed:
     ):
         taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)
         writer = BatchWriter(file, ENCODING)
-        streams = [stream for stream in channel.streams if stream.name in taken.keys]
-        composed = compose(site, connection, channel, streams, writer)
+        composed = compose(site, connection, channel, taken.keys, writer)
         written = writer.close()
         file.flush()
         sealed = _enter(site, connection, channel, written) if writer.records else None
