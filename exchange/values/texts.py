@@ -317,11 +317,6 @@ def _read_documents(texts: Sequence[bytes]) -> list[Json]:
     return [*map(_read_document, texts)]
 
 
-def _document(value: Json) -> str:
-    """Write what the strict reader read: there is nothing in it to refuse."""
-    return orjson.dumps(value).decode()
-
-
 _JSON_BLANKS = b" \t\r\n"
 
 
