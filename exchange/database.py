@@ -25,6 +25,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, Programm
 from exchange.format.errors import WorldError, printable
 from exchange.models import holder
 
+SQLITE_CACHE_KIB = 32 * 1024
 SQLITE_WAIT_SECONDS = 5.0
 """How long a SQLite writer waits for another one: the application's transactions are short, ours may not be."""
 
@@ -90,6 +91,8 @@ def _sqlite_engine(url: str) -> Engine:
             "foreign_keys = ON",
             "recursive_triggers = ON",
             "temp_store = FILE",
+            # Keys that come in no order touch pages all over an index: with SQLite's own 2 MB each is read again.
+            f"cache_size = -{SQLITE_CACHE_KIB}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -124,6 +127,16 @@ def world_errors() -> Iterator[None]:
             f"{error.filename or 'the disk'}: {error.strerror or error}; nothing was changed, the next run tries again"
         )
         raise WorldError(msg) from error
+
+
+@contextmanager
+def driver_errors(connection: Connection, statement: str) -> Iterator[None]:
+    """Turn what the driver raises, asked past SQLAlchemy, into SQLAlchemy's DBAPIError, as for any statement."""
+    dbapi = connection.dialect.loaded_dbapi
+    try:
+        yield
+    except dbapi.Error as error:
+        raise DBAPIError.instance(statement, None, error, dbapi.Error, dialect=connection.dialect) from error
 
 
 def missing_file(engine: Engine) -> Path | None:
@@ -185,6 +198,15 @@ def locked(
         if getattr(error.orig, "sqlstate", None) == "40001":
             raise Busy(lock, "another process, just now", None) from error
         raise
+
+
+def join(connection: Connection, lock: str, *, alone: bool) -> None:
+    """Hold ``lock`` too until this transaction ends, together with others who joined it, or ``alone``. Raises Busy.
+
+    SQLite has one writer: there everybody is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        _advisory_lock(connection, lock, shared=not alone)
 
 
 @contextmanager
@@ -255,11 +277,12 @@ def _sqlite_holder(engine: Engine, lock: str) -> Busy:
     return Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 
-def _advisory_lock(connection: Connection, lock: str) -> None:
+def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -> None:
     """Take the lock or say who has it: PostgreSQL knows its holders itself."""
     # Two 32-bit halves: pg_locks shows them as classid and objid.
     key = connection.scalar(sa.select(sa.func.hashtext(lock)))
-    if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_NAMESPACE, key))):
+    take = sa.func.pg_try_advisory_xact_lock_shared if shared else sa.func.pg_try_advisory_xact_lock
+    if connection.scalar(sa.select(take(_NAMESPACE, key))):
         return
     row = connection.execute(
         sa.text(
@@ -269,7 +292,7 @@ def _advisory_lock(connection: Connection, lock: str) -> None:
             " AND l.objid = CAST(CAST(CAST(:key AS bigint) & 4294967295 AS text) AS oid)"
         ),
         {"space": _NAMESPACE, "key": key},
-    ).one_or_none()
+    ).first()
     raise Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 

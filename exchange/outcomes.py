@@ -35,12 +35,16 @@ class Imported:
 
 @dataclass(frozen=True)
 class ImportRun:
-    """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches."""
+    """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches.
+
+    ``handed`` names the channels that were handed over, to be imported beside this run.
+    """
 
     batches: tuple[Imported, ...]
     ignored: int = 0
     unpaired: int = 0
     trouble: str | None = None
+    handed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,13 @@ class Exported:
 
 @dataclass(frozen=True)
 class ExportRun:
-    """All that one export did. ``parked`` records could not be written; ``busy`` says who holds which channel."""
+    """All that one export did. ``parked`` records could not be written; ``busy`` says who holds which channel.
+
+    ``handed`` names the channels that were handed over, to be exported beside this run.
+    """
 
     batches: tuple[Exported, ...]
     parked: int = 0
     busy: tuple[str, ...] = ()
     trouble: str | None = None
+    handed: tuple[str, ...] = ()

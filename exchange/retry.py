@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from exchange import dead_letters
 from exchange.channels import Channel
-from exchange.database import locked, whoami, world_errors
+from exchange.database import join, locked, whoami, world_errors
 from exchange.dead_letters import Parked
 from exchange.format import record as records
 from exchange.format.errors import RecordError
@@ -56,13 +56,14 @@ def retry(site: Site, letter_id: int, who: str) -> Retried:
         return Retried(letter_id, None, f"there is no dead letter {letter_id}", changed=False)
     if letter.state is not DeadLetterState.PARKED:
         return Retried(letter_id, letter.state, f"it is {letter.state} already; nothing was changed", changed=False)
-    channel = next((one for one in site.channels if one.name == letter.channel), None)
+    channel = site.channel(letter.channel)
     if channel is None:
         message = f"channel {letter.channel} is no longer declared; it stays parked"
         return Retried(letter_id, letter.state, message, changed=False)
     work = _receive if letter.direction is Direction.IN else _send
     lock = "import" if letter.direction is Direction.IN else "export"
     with locked(site.engine, f"{lock} {channel.name}") as connection:
+        join(connection, f"{lock} {channel.declared}", alone=True)
         state, cause = work(site, connection, channel, letter)
         still = cause if state is DeadLetterState.PARKED else None
         if not dead_letters.settle(connection, letter, state, f"retried by {who}: {cause}", message=still):

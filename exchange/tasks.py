@@ -19,7 +19,8 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange import exporter, importer, pruning, replay, retry
 from exchange.assembly import assemble, load_request_handler, with_present_keys
-from exchange.celery import app, settings_or_exit, stopping
+from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
+from exchange.channels import Channel, known_names
 from exchange.database import Busy, whoami, world_errors
 from exchange.format.errors import Verdict, WorldError, printable
 from exchange.format.json import MAX_INTEGER
@@ -76,26 +77,42 @@ def _task(name: str) -> Callable[[Work], Work]:
 
 
 @_task("exchange.export")
-def export(channel: str | None = None) -> Result:
-    """Export what changed, of one channel or of all: ``batches``, one for each that was published."""
+def export(channel: str | None = None, spread: bool = False) -> Result:
+    """Export what changed, of one channel or of all: ``batches``, one for each that was published.
+
+    With ``spread``, as beat calls it for all, channels that have something go to a task each, which ``handed``
+    names, and one that somebody is at work on is left to them without a word.
+    """
     site = _site()
-    _check_channel(channel, {one.name for one in site.outgoing()}, "sent")
-    run = exporter.run(site, channel=channel, stopping=stopping)
-    for sentence in run.busy:
+    _check_channel(channel, site.outgoing(), "sent")
+    _check_truth("spread", spread)
+    run = exporter.run(
+        site, channel=channel, stopping=stopping, hand_over=_handing("exchange.export", spread and channel is None)
+    )
+    # A tick that meets the one before it, still at work, is no news.
+    busy = [] if spread else list(run.busy)
+    for sentence in busy:
         log.info("busy", message=sentence)
-    notes = {"parked": run.parked, "busy": list(run.busy), "trouble": run.trouble}
+    notes = {"parked": run.parked, "busy": busy, "handed": list(run.handed), "trouble": run.trouble}
     return _told(run.batches, notes, "nothing to export")
 
 
 @_task("exchange.import")
-def import_(channel: str | None = None, batch: str | None = None) -> Result:
-    """Import what arrived, of one channel, one batch or all: ``batches``, one for each that was looked at."""
+def import_(channel: str | None = None, batch: str | None = None, spread: bool = False) -> Result:
+    """Import what arrived, of one channel, one batch or all: ``batches``, one for each that was looked at.
+
+    With ``spread``, as beat calls it for all, channels of which something came go to a task each, which
+    ``handed`` names, and one that somebody is at work on is left to them without a word.
+    """
     site = _site()
-    _check_channel(channel, {one.name for one in site.incoming()}, "received")
+    _check_channel(channel, site.incoming(), "received")
     _check_text("batch", batch)
-    run = importer.run(site, channel=channel, stem=batch, stopping=stopping)
-    notes = {"ignored": run.ignored, "unpaired": run.unpaired, "trouble": run.trouble}
-    return _told(run.batches, notes, "nothing to import")
+    _check_truth("spread", spread)
+    hand_over = _handing("exchange.import", spread and channel is batch is None)
+    run = importer.run(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
+    batches = [one for one in run.batches if not (spread and one.verdict is Verdict.BUSY)]
+    notes = {"ignored": run.ignored, "unpaired": run.unpaired, "handed": list(run.handed), "trouble": run.trouble}
+    return _told(batches, notes, "nothing to import")
 
 
 @_task("exchange.retry_dead_letter")
@@ -157,11 +174,30 @@ def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs
         raise Refused(f"arguments: expected {takes}, but {printable(str(error), 80)}") from None
 
 
-def _check_channel(channel: str | None, known: set[str], way: str) -> None:
+def _handing(task: str, spread: bool) -> Callable[[str], None] | None:
+    """Give the function that sends a channel to a task of its own; it is gone with the tick that sent it."""
+    if not spread:
+        return None
+    settings = settings_or_exit()
+    period = settings.export_every if task == "exchange.export" else settings.import_every
+
+    def hand_over(channel: str) -> None:
+        app.send_task(task, kwargs={"channel": channel, "spread": True}, expires=period * EXPIRY_SHARE)
+
+    return hand_over
+
+
+def _check_channel(channel: str | None, channels: Iterable[Channel], way: str) -> None:
     _check_text("channel", channel)
+    known = known_names(channels)
     if channel is not None and channel not in known:
-        names = ", ".join(sorted(known)) or "none"
+        names = ", ".join(known) or "none"
         raise Refused(f"channel: expected one that is {way} here ({names}), found {_shown(channel)}")
+
+
+def _check_truth(name: str, value: object) -> None:
+    if type(value) is not bool:
+        raise Refused(f"{name}: expected true or false, found {_shown(value)}")
 
 
 def _check_text(name: str, value: object) -> None:
@@ -182,7 +218,10 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     trouble = notes.get("trouble")
     if trouble:
         log.warning("trouble", message=trouble)
-    return {what: told, **notes, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
+    done = [f"{len(told)} looked at"] if told else []
+    if notes.get("handed"):
+        done.append(f"handed to tasks of their own: {', '.join(notes['handed'])}")
+    return {what: told, **notes, "message": trouble or "; ".join(done) or nothing}
 
 
 def _counted(counts: dict[str, Any], nothing: str) -> Result:

@@ -12,7 +12,18 @@ What a change notes is *which* key to look at, no more. A change too many is the
 sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
 """
 
-from exchange.capture.taking import Reached, Taken, deleted_keys, extent, give_back, pending, row, rows, take
+from exchange.capture.taking import (
+    Reached,
+    Row,
+    Taken,
+    deleted_keys,
+    extent,
+    give_back,
+    pending,
+    row_of_key,
+    rows,
+    take,
+)
 from exchange.capture.triggers import (
     CaptureFault,
     add_version_column,
@@ -26,6 +37,7 @@ from exchange.capture.triggers import (
 __all__ = [
     "CaptureFault",
     "Reached",
+    "Row",
     "Taken",
     "add_version_column",
     "captured_tables",
@@ -37,7 +49,7 @@ __all__ = [
     "give_back",
     "install",
     "pending",
-    "row",
+    "row_of_key",
     "rows",
     "take",
 ]

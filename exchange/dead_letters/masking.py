@@ -1,7 +1,7 @@
 """Dead letters as a person may see them: values of sensitive columns are hidden, whatever shape the record has.
 
-A record that can't be read as JSON is not shown at all if its channel has such columns: nobody can tell where in it
-their values are.
+A record that can't be read as JSON is not shown at all if it may have such columns: nobody can tell where in it their
+values are.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ class Mask:
     """What is to be hidden, by the declaration of the channels."""
 
     def __init__(self, channels: Iterable[Channel]) -> None:
-        self._channels = {channel.name: channel for channel in channels}
+        self._sensitive = {stream.name: stream.sensitive for channel in channels for stream in channel.streams}
+        self._any = frozenset().union(*self._sensitive.values())
 
     def sensitive(self, letter: Brief) -> frozenset[str]:
-        """Name the columns to hide in a letter; those of every stream that it may be of."""
-        channel = self._channels.get(letter.channel)
-        streams = [stream for one in ([channel] if channel else self._channels.values()) for stream in one.streams]
-        own = [stream for stream in streams if stream.name == letter.stream]
-        return frozenset().union(*(stream.sensitive for stream in own or streams))
+        """Name the columns to hide in a letter; those of all streams if nobody knows of which it is."""
+        return self._sensitive.get(letter.stream or "", self._any)
 
     def brief(self, letter: Some) -> Some:
         """Hide what is sensitive in a letter's key."""

@@ -44,7 +44,7 @@ def row_of(connection: Connection, stream: Stream, letter: Brief) -> Row | None:
     try:
         with connection.begin_nested():
             if letter.direction is Direction.OUT:
-                values = capture.row(connection, stream, letter.key)
+                values = capture.row_of_key(connection, stream, letter.key)
                 return Row(_data(connection, stream, values) if values else None)
             return _received(connection, stream, letter.key)
     except (DBAPIError, RecordError, capture.CaptureFault, ValueError, KeyError, TypeError):

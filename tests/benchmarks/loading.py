@@ -23,6 +23,7 @@ from tests.benchmarks.workshop import Workshop
 COPY, UPSERT = "COPY of ready rows", "COPY of ready rows to a temporary table, then upsert"
 SHARDS = (1, 2, 4)
 EXECUTEMANY = "executemany of ready tuples"
+EXECUTEMANY_CACHED = "the same with as much page cache as ours"
 
 
 def new_rows(shop: Workshop) -> Outcome:
@@ -65,17 +66,26 @@ def new_rows_on_sqlite(shop: Workshop) -> Outcome:
     """All rows are new, SQLite."""
     empty, batches = shop.empty("response", "sqlite"), shop.carriage.new
     loaded = shop.loaded(batches, empty)
+
+    def floor(*, cached: bool) -> Measured:
+        step = partial(our_step, "executemany", loaded=loaded, cached=cached)
+        return shop.in_copy(empty, lambda url: step(url=url).run())
+
     series = interleave(
         {
             OURS: lambda: shop.in_copy(empty, lambda url: shop.take_in(url, batches)),
-            EXECUTEMANY: lambda: shop.in_copy(empty, lambda url: our_step("executemany", url=url, loaded=loaded).run()),
+            EXECUTEMANY: lambda: floor(cached=False),
+            EXECUTEMANY_CACHED: lambda: floor(cached=True),
             **sqlite_peers(shop, shop.carriage.new_rows),
         },
         shop.sizes.rounds,
     )
     say = "import, SQLite, all rows new: rate / "
-    floor = rates(say + EXECUTEMANY, at_least(0.70), series[OURS], series[EXECUTEMANY])
-    return Outcome((floor, *against(shop, say, {SQLITE_UTILS: 6}, series)), series)
+    floors = (
+        rates(say + EXECUTEMANY, at_least(0.70), series[OURS], series[EXECUTEMANY]),
+        rates(say + EXECUTEMANY_CACHED, None, series[OURS], series[EXECUTEMANY_CACHED]),
+    )
+    return Outcome((*floors, *against(shop, say, {SQLITE_UTILS: 6}, series)), series)
 
 
 def bad_rows(shop: Workshop) -> Outcome:

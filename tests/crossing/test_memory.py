@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from exchange.database import SQLITE_CACHE_KIB
 from exchange.format.errors import Verdict
 from tests.crossing.processes import fork, join
 from tests.crossing.sides import Link, Side
@@ -32,8 +33,9 @@ def test_ten_times_the_records_need_no_more_memory(alike: Link, tmp_path: Path) 
             taken = peak_of(alike.other, lambda: take_in(alike.other, number), tmp_path)  # noqa: B023
             peaks.setdefault(f"export of {what} rows", []).append(sent)
             peaks.setdefault(f"import of {what} rows", []).append(taken)
+    cache = SQLITE_CACHE_KIB if alike.one.engine.dialect.name == "sqlite" else 0  # a small database does not fill it
     for few, many in peaks.values():
-        assert many < 1.2 * few, peaks
+        assert many < 1.2 * few + cache, peaks
 
 
 def insert_rows(side: Side, number: int) -> None:
