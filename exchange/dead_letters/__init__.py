@@ -5,14 +5,14 @@ This package keeps, finds and shows them; retrying one is the ``retry`` workflow
 
 from __future__ import annotations
 
-from exchange.dead_letters.counting import count_parked, counted, fold
+from exchange.dead_letters.counting import count_in, count_parked, fold
 from exchange.dead_letters.filters import Filters, key_texts
 from exchange.dead_letters.finding import Brief, Parked, find, history
 from exchange.dead_letters.grouping import Group, grouped
 from exchange.dead_letters.keeping import Letter, park
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.ordering import Order, Place
-from exchange.dead_letters.paging import page, place
+from exchange.dead_letters.paging import counted, page, place
 from exchange.dead_letters.searching import Count, Page
 from exchange.dead_letters.settling import discard, settle
 from exchange.dead_letters.showing import View, view
@@ -29,6 +29,7 @@ __all__ = [
     "Parked",
     "Place",
     "View",
+    "count_in",
     "count_parked",
     "counted",
     "discard",

@@ -1,7 +1,7 @@
 """Dead letters as a person may see them: values of sensitive columns are hidden, whatever shape the record has.
 
-A record that can't be read as JSON is not shown at all if it may have such columns: nobody can tell where in it their
-values are.
+Where nobody can tell if a value is of such a column it is not shown: of a stream with such columns nothing undeclared,
+of a record of no known stream only what names it, and of what is no JSON nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from exchange.channels import HIDDEN, Channel
+from exchange.channels import HIDDEN, Channel, Stream
 from exchange.dead_letters.finding import Brief, Parked
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+|\s+', re.DOTALL)
+
+_NAMES = {"stream", "op", "version"}
+_BODIES = {"data", "key"}
 
 Some = TypeVar("Some", bound=Brief)
 
@@ -24,29 +27,44 @@ class Mask:
     """What is to be hidden, by the declaration of the channels."""
 
     def __init__(self, channels: Iterable[Channel]) -> None:
-        self._sensitive = {stream.name: stream.sensitive for channel in channels for stream in channel.streams}
-        self._any = frozenset().union(*self._sensitive.values())
-
-    def sensitive(self, letter: Brief) -> frozenset[str]:
-        """Name the columns to hide in a letter; those of all streams if nobody knows of which it is."""
-        return self._sensitive.get(letter.stream or "", self._any)
+        self._streams = {stream.name: stream for channel in channels for stream in channel.streams}
+        self._any = frozenset().union(*(stream.sensitive for stream in self._streams.values()))
 
     def brief(self, letter: Some) -> Some:
         """Hide what is sensitive in a letter's key."""
-        sensitive = self.sensitive(letter)
+        sensitive = self._sensitive(letter)
         if letter.key is None or not sensitive:
             return letter
         return replace(letter, key=masked(letter.key, sensitive) or HIDDEN)
 
     def record(self, letter: Parked, record: bytes) -> str | None:
         """Give a letter's record as text, its own or a revision of it; None if it can't be shown."""
-        sensitive = self.sensitive(letter)
+        sensitive = self._sensitive(letter)
         if not sensitive:
             return record.decode("utf-8", "backslashreplace")
         try:
-            return masked(record.decode(), sensitive)
-        except UnicodeDecodeError:
+            text = record.decode()
+            return masked(text, sensitive | _undeclared(json.loads(text), self._streams.get(letter.stream or "")))
+        except (ValueError, RecursionError):
             return None
+
+    def _sensitive(self, letter: Brief) -> frozenset[str]:
+        stream = self._streams.get(letter.stream or "")
+        return self._any if stream is None else stream.sensitive
+
+
+def _undeclared(record: Any, stream: Stream | None) -> set[str]:
+    """Name the members of which nobody can tell what they are. Raises ValueError if the record is no object."""
+    if not isinstance(record, dict):
+        raise ValueError("a record is an object")  # noqa: TRY004 - of a text that came
+    if stream is None:
+        return record.keys() - _NAMES
+    if not record.keys() & _BODIES:  # the captured key of an outgoing letter
+        return set()
+    columns = {column.name for column in stream.columns}
+    bodies = [record[name] for name in _BODIES & record.keys()]
+    unknown = [body.keys() - columns for body in bodies if isinstance(body, dict)]
+    return (record.keys() - _NAMES - _BODIES).union(*unknown)
 
 
 def masked(text: str, sensitive: frozenset[str]) -> str | None:

@@ -129,7 +129,9 @@ def _record(value: Any) -> Record:
 
 
 def _wrong(value: dict[str, Any], member: str, expected: str) -> RecordError:
-    here = found(value[member]) if member in value else "nothing"
+    # What stands in place of a row is not quoted: nobody can tell whether it may be seen.
+    quoted = member not in {"data", "key"} or not isinstance(value.get(member), (str, int, float))
+    here = "nothing" if member not in value else found(value[member]) if quoted else "a value that is not shown"
     return RecordError(
         "record", f"/{member}" if member in value else "", f"{member}: expected {expected}, found {here}"
     )

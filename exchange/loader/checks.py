@@ -53,8 +53,8 @@ def park_repeated_keys(stage: Stage) -> list[Refusal]:
                     line,
                     "repeated_key",
                     "",
-                    f"key {_shown_key(stage.stream, key)} appears twice in this batch, also at line {kept[key]}, which is kept;"
-                    " this line is parked",
+                    f"key {_shown_key(stage.stream, key)} appears twice in this batch, also at line {kept[key]},"
+                    " which is kept; this line is parked",
                 )
             )
     stage.settle([refusal.line for refusal in refusals], PARKED)
