@@ -104,11 +104,11 @@ def _moment(name: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     ago = _AGO.fullmatch(text)
-    if ago:
-        return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
     try:
+        if ago:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
         moment = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         shown = printable(repr(text), 80)
         raise Refused(f"{name}: expected a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago, found {shown}") from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
