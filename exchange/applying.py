@@ -18,7 +18,7 @@ from exchange.channels import Channel
 from exchange.dead_letters import Letter
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.errors import BatchError, Reason, RecordError
+from exchange.format.errors import BatchError, Reason, RecordError, printable
 from exchange.ledger import Counts
 from exchange.loader import Loader, Refusal, TooManyRefusals
 from exchange.loader.staging import canonical_key
@@ -90,7 +90,8 @@ class _BadRecords:
             raise self.too_many()
         manifest = self._arrival.manifest
         letter = letter_of(self._arrival.channel, manifest.schemas, line, error, cause)
-        self._letters.append(replace(letter, batch=self._arrival.sighting.stem, line=number))
+        producer = printable(manifest.producer, 200)
+        self._letters.append(replace(letter, batch=self._arrival.sighting.stem, line=number, producer=producer))
         self._bytes += len(line)
         if self._bytes > LETTER_BYTES:
             self._loader.flush()

@@ -39,6 +39,9 @@ Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 Column = list[Any]
 """One column's values of many records."""
 
+HIDDEN = "(hidden)"
+"""What a person sees in place of a sensitive column's value."""
+
 
 class ChannelFaults(Exception):  # noqa: N818 - the plural is the point
     """A declaration that cannot work. ``faults`` has one sentence for each thing to mend."""
@@ -53,7 +56,7 @@ class Stream:
 
     ``name`` is the table's unless given. All columns cross but those of ``exclude``, or only those of
     ``columns``; never a computed column nor ``exchange_version``. ``upgrades[n]`` lifts the data of a record
-    of schema version n to version n + 1. Values of ``sensitive`` columns are never quoted in a sentence.
+    of schema version n to version n + 1. Values of ``sensitive`` columns are hidden wherever a person looks.
 
     A wrong declaration raises nothing here; ``faults`` says what is wrong, and ``check`` gathers it.
     """
@@ -99,6 +102,10 @@ class Stream:
         while version - 1 in self.upgrades:
             version -= 1
         return version
+
+    def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a record's data or key as a person may see it."""
+        return {name: HIDDEN if name in self.sensitive else value for name, value in values.items()}
 
     def upgrade(self, data: dict[str, Any], from_version: int) -> dict[str, Any]:
         """Lift a record's data from an older schema version to the current one; ``data`` is left as it was.

@@ -301,9 +301,9 @@ def _count(engine: Engine, query: sa.Select[Any]) -> int:
         return connection.scalar(sa.select(sa.func.count()).select_from(query.subquery())) or 0
 
 
-def _parked(engine: Engine) -> Sequence[dead_letters.Parked]:
+def _parked(engine: Engine) -> Sequence[dead_letters.Brief]:
     with reading(engine) as connection:
-        return dead_letters.listed(connection, state=DeadLetterState.PARKED, channels=None, limit=10)
+        return dead_letters.page(connection, dead_letters.Filters(state=DeadLetterState.PARKED), limit=10).letters
 
 
 # The report: read back from both databases

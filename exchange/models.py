@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -259,14 +260,26 @@ dead_letter = Table(
     Column("producer", String(200)),
     Column("cause", Text, nullable=False, server_default=""),
     Column("revision", Integer, nullable=False, server_default="0"),
-    Index("ix_exchange_dead_letter_state", "state", "id"),
-    Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "id"),
-    Index("ix_exchange_dead_letter_stream_key", "stream", "key"),
+    Index("ix_exchange_dead_letter_state", "state", "created_at", "id"),
+    Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "created_at", "id"),
+    Index("ix_exchange_dead_letter_key", "key", "stream"),
     Index("ix_exchange_dead_letter_batch", "batch", "line"),
 )
 """Records that did not take effect. ``record`` holds the exact bytes as they came, at most
 ``MAX_STORED_RECORD_BYTES`` of ``record_bytes``, and is never changed; what a person made of it is a revision, and
 ``revision`` the number of the newest. ``cause`` names the constraint, ``producer`` who wrote the batch."""
+
+dead_letter_count = Table(
+    "exchange_dead_letter_count",
+    metadata,
+    Column("fingerprint", String(16), primary_key=True),
+    Column("state", String(12), primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("part", BigInteger, Identity(), primary_key=True),
+    Column("letters", BigInteger, nullable=False),
+)
+"""How many dead letters of a fingerprint came in an hour (since 1970) and are in a state: the sum over ``part``.
+Triggers keep it true, whoever changes a letter; ``dead_letters.counting`` reads it."""
 
 revision = Table(
     "exchange_dead_letter_revision",

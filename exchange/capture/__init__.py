@@ -12,7 +12,7 @@ What a change notes is *which* key to look at, no more. A change too many is the
 sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
 """
 
-from exchange.capture.taking import Reached, Row, Taken, deleted_keys, extent, give_back, pending, rows, take
+from exchange.capture.taking import Reached, Row, Taken, deleted_keys, extent, give_back, pending, row, rows, take
 from exchange.capture.triggers import (
     CaptureFault,
     add_version_column,
@@ -38,6 +38,7 @@ __all__ = [
     "give_back",
     "install",
     "pending",
+    "row",
     "rows",
     "take",
 ]

@@ -146,6 +146,18 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
     yield from _stream(connection, select)
 
 
+def row(connection: Connection, stream: Stream, key: str) -> Sequence[Any] | None:
+    """Read the row that has the key of a change: the selected value of each stream column; None if it is gone."""
+    table = _Table.of(connection, stream)
+    if not _is_postgresql(connection):
+        sqlite.prepare(connection)
+    quoted = postgresql.literal(key) if _is_postgresql(connection) else literal(key)
+    name = TableName(stream.table.name, stream.table.schema)
+    selected = (stream.codecs[column.name].selected(connection.dialect) for column in stream.columns)
+    found = sa.select(*selected).where(sa.literal_column(table.speaks.matches(str(name), quoted, table.key)))
+    return connection.execute(found.select_from(stream.table)).one_or_none()
+
+
 def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
     """Read the taken keys that no row has now: key text, version, then the values for ``stream.key_encoder``.
 

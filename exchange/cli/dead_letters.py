@@ -2,104 +2,347 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exchange.cli import output
-from exchange.cli.batches import ChannelOption, Limit
+from exchange.cli.letter_filters import (
+    BatchOption,
+    ChannelOption,
+    DirectionOption,
+    ErrorOption,
+    FingerprintOption,
+    KeyOption,
+    SinceOption,
+    StateOption,
+    StreamOption,
+    TextOption,
+    UntilOption,
+    read_filters,
+    refuse_unknown_names,
+)
 from exchange.cli.output import Json
-from exchange.cli.running import fail, one_of, open_site, refuse_unknown
+from exchange.cli.running import Refused, fail, open_site
 from exchange.format.errors import printable
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from exchange.dead_letters import Group, Page, View
+    from exchange.dead_letters.pretty import Line
 
 LARGEST_ID = 2**63 - 1
 LONGEST_RECORD = 20_000
 """Characters of a record shown to people; `--json` gives all that is kept."""
 
-app = typer.Typer(help="Records that did not take effect.", no_args_is_help=True)
+MOST_LINES = 200
+"""Lines of a record that is laid out."""
+
+BARS = " ▁▂▃▄▅▆▇█"
+PLAIN_BARS = " .:-=+*#@"
+"""The same for an output that has no such characters."""
+
+app = typer.Typer(help="Records that did not take effect: by cause, or `list`ed.", invoke_without_command=True)
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
 Ids = Annotated[list[int], typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
+PageLimit = Annotated[int, typer.Option(min=1, max=10_000, help="Show so many at most.")]
+
+
+@app.callback()
+def by_cause(
+    context: typer.Context,
+    *,
+    state: Annotated[str, typer.Option(help="In this state.")] = "parked",
+    channel: ChannelOption = None,
+    stream: StreamOption = None,
+    direction: DirectionOption = None,
+    error: ErrorOption = None,
+    fingerprint: FingerprintOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is wrong, by cause: how much, since when, whose fault, and what to do."""
+    if context.invoked_subcommand is not None:
+        return
+    from exchange import dead_letters
+    from exchange.database import reading, world_errors
+
+    with open_site() as site:
+        filters = read_filters(
+            site,
+            state=state,
+            channel=channel,
+            stream=stream,
+            direction=direction,
+            error=error,
+            fingerprint=fingerprint,
+        )
+        with world_errors(), reading(site.engine) as connection:
+            groups = dead_letters.grouped(connection, filters)
+        if not groups:
+            refuse_unknown_names(filters, site)
+    if as_json:
+        for group in groups:
+            output.emit(group.as_dict())
+        return
+    letters = sum(group.letters for group in groups)
+    if not letters:
+        output.say(
+            f"there are no such dead letters: none is {state}" if filters.given else f"no dead letter is {state}"
+        )
+        return
+    since = min(group.first_at for group in groups)
+    output.say(f"{_many(letters)} {state}, of {_many(len(groups), 'cause')}, the oldest since {_moment(since)}")
+    (_tell_groups if sys.stdout.isatty() else _list_groups)(groups)
+
+
+def _list_groups(groups: Sequence[Group]) -> None:
+    output.table(
+        [
+            *("count", "first", "last", "trend", "channel", "stream", "direction", "error", "fingerprint", "example"),
+            *("fault", "message", "next"),
+        ],
+        [
+            (
+                group.letters,
+                _moment(group.first_at),
+                _moment(group.last_at),
+                _bar(group.trend),
+                group.channel,
+                group.stream,
+                group.direction,
+                group.error,
+                group.fingerprint,
+                group.example,
+                group.advice.fault,
+                group.message,
+                group.advice.next,
+            )
+            for group in groups
+        ],
+    )
+
+
+def _tell_groups(groups: Sequence[Group]) -> None:
+    """Write a few lines for each: a table of so many columns fits no terminal."""
+    for group in groups:
+        output.tell("")
+        where = f"{group.channel}/{group.stream or '?'} {group.direction}"
+        output.head(
+            f"{group.letters:,} {group.error} in {where}", f"cause {group.fingerprint}, fault: {group.advice.fault}"
+        )
+        output.tell(f"  {_moment(group.first_at)} to {_moment(group.last_at)}, last 24 hours |{_bar(group.trend)}|")
+        output.tell(f"  e.g. {group.example}: {group.message}")
+        output.tell(f"  next: {group.advice.next}")
 
 
 @app.command("list")
 def list_(
-    state: Annotated[str | None, typer.Option(help="Only in this state.", show_default=False)] = None,
+    *,
+    state: StateOption = None,
     channel: ChannelOption = None,
-    limit: Limit = 50,
+    stream: StreamOption = None,
+    batch: BatchOption = None,
+    error: ErrorOption = None,
+    fingerprint: FingerprintOption = None,
+    key: KeyOption = None,
+    direction: DirectionOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    text: TextOption = None,
+    oldest: Annotated[bool, typer.Option("--oldest", help="Oldest first.")] = False,
+    after: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_ID, help="Go on after this dead letter.", show_default=False)
+    ] = None,
+    limit: PageLimit = 50,
     as_json: Json = False,
 ) -> None:
-    """List dead letters, newest first."""
+    """List dead letters, newest first, a page at a time."""
     from exchange import dead_letters
     from exchange.database import reading, world_errors
-    from exchange.models import DeadLetterState
 
-    wanted = one_of("state", state, DeadLetterState)
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
-        channels = None if channel is None else site.names_in_files(channel)
-        found = dead_letters.listed(connection, state=wanted, channels=channels, limit=limit)
-        if not found:
-            refuse_unknown(channel, site)
+    with open_site() as site:
+        filters = read_filters(
+            site,
+            state=state,
+            channel=channel,
+            stream=stream,
+            direction=direction,
+            error=error,
+            fingerprint=fingerprint,
+            batch=batch,
+            key=key,
+            since=since,
+            until=until,
+            text=text,
+        )
+        with world_errors(), reading(site.engine) as connection:
+            place = dead_letters.place(connection, after) if after is not None else None
+            if after is not None and place is None:
+                raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
+            page = dead_letters.page(connection, filters, after=place, limit=limit, oldest_first=oldest)
+        if not page.letters and not page.cut:
+            refuse_unknown_names(filters, site)
+        mask = dead_letters.Mask(site.channels)
+    letters = [mask.brief(letter) for letter in page.letters]
     if as_json:
-        for letter in found:
+        for letter in letters:
             output.emit(letter.as_dict())
-        return
-    if not found:
+    elif letters:
+        output.table(
+            ["id", "parked", "direction", "channel", "stream", "key", "state", "error", "fingerprint", "message"],
+            [
+                (
+                    letter.id,
+                    _moment(letter.created_at),
+                    letter.direction,
+                    letter.channel,
+                    letter.stream,
+                    letter.key,
+                    letter.state,
+                    letter.error,
+                    letter.fingerprint,
+                    letter.message,
+                )
+                for letter in letters
+            ],
+        )
+    _say_where(page)
+
+
+def _say_where(page: Page) -> None:
+    """Say how many there are, and how to see more."""
+    if not page.letters and not page.cut:
         output.say("there are no such dead letters")
         return
-    output.table(
-        ["id", "direction", "channel", "stream", "key", "state", "error", "fingerprint", "message"],
-        [
-            (
-                letter.id,
-                letter.direction,
-                letter.channel,
-                letter.stream,
-                letter.key,
-                letter.state,
-                letter.error,
-                letter.fingerprint,
-                letter.message,
-            )
-            for letter in found
-        ],
-    )
+    of = f"{_many(page.count.letters)}" if page.count.exact else f"at least {_many(page.count.letters)}"
+    if page.cut:
+        output.say(
+            f"found {len(page.letters)} so far, not all were looked through; `--after {page.after}` looks further"
+        )
+    elif page.after is not None:
+        output.say(f"{len(page.letters)} of {of}; `--after {page.after}` shows more")
+    elif len(page.letters) < page.count.letters:
+        output.say(f"the last {len(page.letters)} of {of}")
+    else:
+        output.say(of)
 
 
 @app.command()
 def show(letter_id: Id, as_json: Json = False) -> None:
-    """Show one dead letter: what is wrong, the record as it came, and its history."""
+    """Show one dead letter: what is wrong, the record, its row as it stands now, and its history."""
     from exchange import dead_letters
     from exchange.database import reading, world_errors
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        letter = dead_letters.find(connection, letter_id)
-        history = dead_letters.history(connection, letter_id)
-    if letter is None:
+        found = dead_letters.view(site, connection, letter_id)
+    if found is None:
         output.complain(f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are")
         fail()
-    record = letter.record.decode("utf-8", "backslashreplace")
-    fields = letter.as_dict() | {
-        "op": letter.op,
-        "pointer": letter.pointer,
-        "schema_version": letter.schema_version,
-        "updated_at": letter.updated_at.isoformat(),
-        "record_bytes": letter.record_bytes,
-    }
     if as_json:
-        events = [{**event, "at": event["at"].isoformat()} for event in history]
-        output.emit(fields | {"record": record, "history": events})
+        output.emit(found.as_dict())
         return
-    output.table(["field", "value"], fields.items())
-    output.tell("record:")
-    typer.echo(printable(record, LONGEST_RECORD))
-    output.tell("history:")
+    _tell_letter(found)
+    _tell_record(found)
+    _tell_row(found)
+    _tell_past(found)
+
+
+def _tell_letter(found: View) -> None:
+    letter = found.letter
+    fields = {
+        "id": letter.id,
+        "state": letter.state,
+        "direction": letter.direction,
+        "channel": letter.channel,
+        "batch": letter.batch,
+        "line": letter.line,
+        "stream": letter.stream,
+        "op": letter.op,
+        "key": letter.key,
+        "version": letter.version,
+        "schema_version": letter.schema_version,
+        "sender": letter.producer,
+        "parked": _moment(letter.created_at),
+        "attempts": letter.attempts,
+        "revision": letter.revision or None,
+        "error": letter.error,
+        "pointer": letter.pointer,
+        "message": letter.message,
+        "rule": found.rule,
+        "fault": found.advice.fault,
+        "next": found.advice.next if letter.state == "parked" else None,
+        "fingerprint": letter.fingerprint,
+    }
+    output.table(["field", "value"], [(name, value) for name, value in fields.items() if value not in {None, ""}])
+
+
+def _tell_record(found: View) -> None:
+    letter = found.letter
+    kept = "" if letter.record_bytes == len(letter.record) else f", of which {len(letter.record):,} are kept"
+    output.tell(f"record ({letter.record_bytes:,} bytes{kept}):")
+    for line in _around_fault(found.pretty):
+        output.tell(f"{'->' if line.fails else '  '} {line.text}")
+    if found.record is None:
+        output.tell("   (not shown: it can't be read, and columns of this channel are sensitive)")
+        return
+    output.tell("exact bytes:")
+    typer.echo(printable(found.record, LONGEST_RECORD))
+
+
+def _around_fault(lines: Sequence[Line]) -> Sequence[Line]:
+    """Cut a long record down to where it fails."""
+    first = next((number for number, line in enumerate(lines) if line.fails), 0)
+    start = max(0, min(first - MOST_LINES // 2, len(lines) - MOST_LINES))
+    return lines[start : start + MOST_LINES]
+
+
+def _tell_row(found: View) -> None:
+    if found.since is None:
+        return
+    output.tell(f"row now: {found.since}")
+    if found.differences:
+        output.table(["column", "in the record", "in the row"], found.differences)
+
+
+def _tell_past(found: View) -> None:
+    if found.revisions:
+        output.tell("revisions, newest first:")
+        output.table(
+            ["number", "at", "who", "why", "difference"],
+            [(one.number, _moment(one.at), one.who, one.why, one.difference) for one in found.revisions],
+        )
+    if found.others:
+        output.tell("other dead letters of this key, newest first:")
+        output.table(
+            ["id", "parked", "state", "version", "message"],
+            [(one.id, _moment(one.created_at), one.state, one.version, one.message) for one in found.others],
+        )
+    output.tell("history, newest first:")
     output.table(
         ["at", "from", "to", "cause", "who"],
         [
-            (f"{event['at']:%Y-%m-%d %H:%M:%S}Z", event["from_state"], event["to_state"], event["cause"], event["who"])
-            for event in history
+            (_moment(event["at"]), event["from_state"], event["to_state"], event["cause"], event["who"])
+            for event in found.history
         ],
     )
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}Z"
+
+
+def _many(number: int, what: str = "dead letter") -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _bar(trend: Sequence[int]) -> str:
+    """Draw numbers as a row of bars; the smallest one that is not 0 is seen."""
+    bars = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
+    most = max(trend, default=0)
+    return "".join(bars[-(-number * (len(bars) - 1) // most) if number > 0 else 0] for number in trend)
 
 
 @app.command()

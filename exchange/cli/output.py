@@ -57,6 +57,11 @@ def tell(sentence: str) -> None:
     typer.echo(_shown(sentence))
 
 
+def head(title: str, more: str) -> None:
+    """Print a line to stdout under which others belong: what it is about, and less loudly more of it."""
+    typer.echo(f"{typer.style(_shown(title), bold=True)}  {typer.style(_shown(more), dim=True)}")
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows: a table at a terminal, else a line a row with tabs between, headings first."""
     cells = [[_cell(value) for value in row] for row in rows]

@@ -2,6 +2,7 @@
 
 Revision: core_0003, after core_0002.
 """
+# ruff: noqa: S608 - nothing but our own words are written into statements
 
 from __future__ import annotations
 
@@ -19,8 +20,12 @@ def upgrade() -> None:
     op.add_column("exchange_dead_letter", sa.Column("producer", sa.String(200), nullable=True))
     op.add_column("exchange_dead_letter", sa.Column("cause", sa.Text(), server_default="", nullable=False))
     op.add_column("exchange_dead_letter", sa.Column("revision", sa.Integer(), server_default="0", nullable=False))
-    op.create_index("ix_exchange_dead_letter_fingerprint", "exchange_dead_letter", ["fingerprint", "state", "id"])
-    op.create_index("ix_exchange_dead_letter_stream_key", "exchange_dead_letter", ["stream", "key"])
+    op.drop_index("ix_exchange_dead_letter_state", "exchange_dead_letter")
+    op.create_index("ix_exchange_dead_letter_state", "exchange_dead_letter", ["state", "created_at", "id"])
+    op.create_index(
+        "ix_exchange_dead_letter_fingerprint", "exchange_dead_letter", ["fingerprint", "state", "created_at", "id"]
+    )
+    op.create_index("ix_exchange_dead_letter_key", "exchange_dead_letter", ["key", "stream"])
     op.create_index("ix_exchange_dead_letter_batch", "exchange_dead_letter", ["batch", "line"])
     op.create_table(
         "exchange_dead_letter_revision",
@@ -63,15 +68,104 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_exchange_audit"),
     )
     op.create_index("ix_exchange_audit_action", "exchange_audit", ["action", "id"])
+    op.create_table(
+        "exchange_dead_letter_count",
+        sa.Column("fingerprint", sa.String(16), nullable=False),
+        sa.Column("state", sa.String(12), nullable=False),
+        sa.Column("hour", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("part", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("letters", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("fingerprint", "state", "hour", "part", name="pk_exchange_dead_letter_count"),
+    )
+    _begin_counting("postgresql" if op.get_bind().dialect.name == "postgresql" else "sqlite")
 
 
 def downgrade() -> None:
     """Take them away again."""
+    for name in ("insert", "update", "delete"):
+        on = " ON exchange_dead_letter" if op.get_bind().dialect.name == "postgresql" else ""
+        op.execute(f"DROP TRIGGER exchange_count_dead_letter_{name}{on}")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION exchange_count_dead_letters()")
+    op.drop_table("exchange_dead_letter_count")
     op.drop_table("exchange_audit")
     op.drop_table("exchange_selected")
     op.drop_table("exchange_selection")
     op.drop_table("exchange_dead_letter_revision")
-    for name in ("batch", "stream_key", "fingerprint"):
+    for name in ("batch", "key", "fingerprint", "state"):
         op.drop_index(f"ix_exchange_dead_letter_{name}", "exchange_dead_letter")
+    op.create_index("ix_exchange_dead_letter_state", "exchange_dead_letter", ["state", "id"])
     for name in ("revision", "cause", "producer"):
         op.drop_column("exchange_dead_letter", name)
+
+
+_HOUR = {
+    "postgresql": "floor(extract(epoch FROM {row}created_at) / 3600)::bigint",
+    "sqlite": "CAST(strftime('%s', {row}created_at) AS INTEGER) / 3600",
+}
+
+
+def _begin_counting(dialect: str) -> None:
+    """Count the letters there are, and let triggers count those that come, change and go."""
+    op.execute(
+        "INSERT INTO exchange_dead_letter_count (fingerprint, state, hour, part, letters)"
+        f" SELECT fingerprint, state, {_HOUR[dialect].format(row='')}, 0, count(*) FROM exchange_dead_letter"
+        " GROUP BY 1, 2, 3"
+    )
+    statements = _statement_triggers() if dialect == "postgresql" else _row_triggers()
+    for statement in statements:
+        op.get_bind().exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def _statement_triggers() -> list[str]:
+    """Write down each statement's difference as rows of its own: no transaction waits for another one's count."""
+    hour = _HOUR["postgresql"].format(row="")
+    rows = "SELECT fingerprint, state, {hour}, {letters} FROM {table}"
+    old = rows.format(hour=hour, letters="-1", table="exchange_old")
+    new = rows.format(hour=hour, letters="1", table="exchange_new")
+    seen = {
+        "insert": (new, "NEW TABLE AS exchange_new"),
+        "delete": (old, "OLD TABLE AS exchange_old"),
+        "update": (f"{old} UNION ALL {new}", "OLD TABLE AS exchange_old NEW TABLE AS exchange_new"),
+    }
+    body = " ".join(
+        f"IF TG_OP = '{name.upper()}' THEN"
+        " INSERT INTO exchange_dead_letter_count (fingerprint, state, hour, letters)"
+        " SELECT fingerprint, state, hour, sum(letters)"
+        f" FROM ({changed}) AS changed (fingerprint, state, hour, letters)"
+        " GROUP BY fingerprint, state, hour HAVING sum(letters) <> 0; END IF;"
+        for name, (changed, _) in seen.items()
+    )
+    body = f"BEGIN {body} RETURN NULL; END"
+    return [
+        f"CREATE FUNCTION exchange_count_dead_letters() RETURNS trigger LANGUAGE plpgsql AS $${body}$$",
+        *(
+            f"CREATE TRIGGER exchange_count_dead_letter_{name} AFTER {name.upper()} ON exchange_dead_letter"
+            f" REFERENCING {tables} FOR EACH STATEMENT EXECUTE FUNCTION exchange_count_dead_letters()"
+            for name, (_, tables) in seen.items()
+        ),
+    ]
+
+
+def _row_triggers() -> list[str]:
+    """Add to one row, or take from it: SQLite has one writer."""
+    steps = {
+        row: "INSERT INTO exchange_dead_letter_count (fingerprint, state, hour, part, letters)"
+        f" VALUES ({row}.fingerprint, {row}.state, {_HOUR['sqlite'].format(row=f'{row}.')}, 0, {sign}1)"
+        f" ON CONFLICT (fingerprint, state, hour, part) DO UPDATE SET letters = letters {sign} 1;"
+        for row, sign in (("old", "-"), ("new", "+"))
+    }
+    columns = ("fingerprint", "state", "created_at")
+    moved = " OR ".join(f"old.{name} IS NOT new.{name}" for name in columns)
+    fires = {
+        "insert": ("INSERT ON exchange_dead_letter", steps["new"]),
+        "delete": ("DELETE ON exchange_dead_letter", steps["old"]),
+        "update": (
+            f"UPDATE OF {', '.join(columns)} ON exchange_dead_letter WHEN {moved}",
+            steps["old"] + steps["new"],
+        ),
+    }
+    return [
+        f"CREATE TRIGGER exchange_count_dead_letter_{name} AFTER {when} BEGIN {body} END"
+        for name, (when, body) in fires.items()
+    ]

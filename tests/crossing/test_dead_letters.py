@@ -21,7 +21,8 @@ FIRST = 1_700_000_000_000_000
 def letters(side: Side) -> list[dead_letters.Parked]:
     """Give all dead letters, oldest first."""
     with side.engine.connect() as connection:
-        return dead_letters.listed(connection, state=None, channels=None, limit=1_000)[::-1]
+        page = dead_letters.page(connection, dead_letters.Filters(), limit=1_000, oldest_first=True)
+        return [letter for one in page.letters if (letter := dead_letters.find(connection, one.id))]
 
 
 def visit(number: int, place: int, version: int) -> dict[str, object]:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from exchange import dead_letters, importer, ledger, models, pruning, retry, status
 from exchange.database import reading, writing
+from exchange.dead_letters import Filters
 from exchange.format.errors import Verdict
 from exchange.models import BatchState, DeadLetterState, Direction
 from tests.crossing import shop
@@ -44,6 +45,11 @@ def asked(question: Callable[[Connection], object]) -> Callable[[Side, Forger], 
     return ask
 
 
+def found(filters: Filters) -> Callable[[Side, Forger], None]:
+    """Make one of asking for dead letters."""
+    return asked(lambda connection: dead_letters.page(connection, filters))
+
+
 QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # Is anything pending? Asked of each channel at every export.
     "ix_exchange_change_stream_id": lambda side, _: side.export(),
@@ -57,10 +63,14 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_batch_state": asked(ledger.open_batches),
     # Which sealed batches need no longer be kept?
     "ix_exchange_batch_kept": lambda side, _: pruning.run(side.site),
-    # `exchange dead-letters list`, and how many wait for somebody.
-    "ix_exchange_dead_letter_state": asked(
-        lambda c: dead_letters.listed(c, state=DeadLetterState.PARKED, channels=None, limit=50)
-    ),
+    # `exchange dead-letters list`, by what letters of one fingerprint have in common
+    "ix_exchange_dead_letter_fingerprint": found(Filters(state=DeadLetterState.PARKED, channel="forth")),
+    # ... by words in their message
+    "ix_exchange_dead_letter_state": found(Filters(state=DeadLetterState.PARKED, text="bad")),
+    # ... by key
+    "ix_exchange_dead_letter_key": found(Filters(keys=('{"id":77}',))),
+    # ... and by batch
+    "ix_exchange_dead_letter_batch": found(Filters(batch=f"forth-{EPOCH}-77")),
     # `exchange dead-letters show`
     "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
 }
@@ -231,12 +241,13 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
     if analysed:
         analyse(receiver)
     with reading(receiver.engine) as connection:
-        parked = dead_letters.listed(connection, state=DeadLetterState.PARKED, channels=["forth"], limit=1)[0].id
+        parked = dead_letters.page(connection, Filters(state=DeadLetterState.PARKED), limit=1).letters[0].id
     with watched(receiver.engine) as seen:
         with reading(receiver.engine) as connection:
             for state in set(BatchState) - {BatchState.APPLIED, BatchState.ACKNOWLEDGED}:  # of those any fifty do
                 status.batches(connection, state=state)
-            dead_letters.listed(connection, state=DeadLetterState.PARKED, channels=["forth"], limit=50)
+            for filters in (Filters(), Filters(state=DeadLetterState.PARKED, channel="forth"), Filters(keys=("[]",))):
+                dead_letters.page(connection, filters)
             dead_letters.history(connection, parked)
             dead_letters.count_parked(connection)
         retry.run(receiver.site, [parked])

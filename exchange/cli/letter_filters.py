@@ -1,0 +1,115 @@
+"""The options by which people say which dead letters they mean; the same for every command that takes them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exchange.cli.batches import ChannelOption
+from exchange.cli.running import Refused, one_of, refuse_unknown, stem
+from exchange.format.errors import printable
+
+if TYPE_CHECKING:
+    from exchange.dead_letters import Filters
+    from exchange.site import Site
+
+__all__ = [
+    "BatchOption",
+    "ChannelOption",
+    "DirectionOption",
+    "ErrorOption",
+    "FingerprintOption",
+    "KeyOption",
+    "SinceOption",
+    "StateOption",
+    "StreamOption",
+    "TextOption",
+    "UntilOption",
+    "read_filters",
+    "refuse_unknown_names",
+]
+
+
+def _option(help_: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(help=help_, show_default=False)
+    return option
+
+
+StreamOption = Annotated[str | None, _option("Only of this stream.")]
+BatchOption = Annotated[str | None, _option("Only of this batch.")]
+ErrorOption = Annotated[str | None, _option("Only of this class of error.")]
+FingerprintOption = Annotated[str | None, _option("Only of this cause, as the grouped view names it.")]
+KeyOption = Annotated[str | None, _option("Only of this key: a JSON object, or the only value of a key.")]
+DirectionOption = Annotated[str | None, _option("Only in or out.")]
+StateOption = Annotated[str | None, _option("Only in this state.")]
+SinceOption = Annotated[str | None, _option("Only parked since then: 2026-11-22T06:15 (UTC), or 90m, 3h, 2d ago.")]
+UntilOption = Annotated[str | None, _option("Only parked before then.")]
+TextOption = Annotated[str | None, _option("Only with these words in the message.")]
+
+_AGO = re.compile(r"(\d{1,6})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def read_filters(
+    site: Site,
+    *,
+    state: str | None = None,
+    channel: str | None = None,
+    stream: str | None = None,
+    direction: str | None = None,
+    error: str | None = None,
+    fingerprint: str | None = None,
+    batch: str | None = None,
+    key: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    text: str | None = None,
+) -> Filters:
+    """Check the options. Raises Refused for one that makes no sense."""
+    from exchange.dead_letters import Filters, key_texts
+    from exchange.models import DeadLetterState, Direction
+
+    for name, value in (("key", key), ("text", text), ("error", error), ("fingerprint", fingerprint)):
+        if value is not None and not value.strip("\0 "):
+            raise Refused(f"{name}: expected something to look for, found nothing")
+        if value is not None and "\0" in value:
+            raise Refused(f"{name}: expected text, found the character U+0000 in it")
+    return Filters(
+        state=one_of("state", state, DeadLetterState),
+        channel=channel,
+        channels=tuple(sorted(site.names_in_files(channel))) if channel is not None else (),
+        stream=stream,
+        direction=one_of("direction", direction, Direction),
+        error=error,
+        fingerprint=fingerprint,
+        batch=stem(batch) if batch is not None else None,
+        keys=key_texts(key, site.channels, [stream] if stream else ()) if key is not None else (),
+        since=_moment("since", since),
+        until=_moment("until", until),
+        text=text,
+    )
+
+
+def refuse_unknown_names(filters: Filters, site: Site) -> None:
+    """Refuse a channel or stream that is not declared, where nothing was found under its name: it is mistyped."""
+    refuse_unknown(filters.channel, site)
+    known = sorted({stream.name for channel in site.channels for stream in channel.streams})
+    if filters.stream is not None and filters.stream not in known:
+        raise Refused(f"stream: expected one of {', '.join(known)}, found {printable(filters.stream, 80)}")
+
+
+def _moment(name: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    ago = _AGO.fullmatch(text)
+    if ago:
+        return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        shown = printable(repr(text), 80)
+        raise Refused(f"{name}: expected a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago, found {shown}") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -1,0 +1,60 @@
+"""What a dead letter's error class means to whoever is on duty: whose fault it is, and what comes next."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from exchange.models import Direction
+
+
+class Advice(NamedTuple):
+    """``fault`` says where to look first, ``next`` what to do, with the commands for it."""
+
+    fault: str
+    next: str
+
+
+_SENDER = "sender"
+_HERE = "here"
+_EITHER = "a missing parent"
+
+_MEND_OR_ASK = (
+    "look at one (`exchange dead-letters show {id}`); the sender mends the row, which sends it again, or mend it here"
+    " with `exchange dead-letters edit {id}` and retry"
+)
+_ASK = "the sender's program wrote no record: tell the sender, and discard it once the row has come again"
+_MAKE_ROOM = (
+    "see which row or rule is in the way (`exchange dead-letters show {id}`), mend that,"
+    " then `exchange dead-letters retry {id}`"
+)
+
+_INCOMING = {
+    "json": Advice(_SENDER, _ASK),
+    "record": Advice(_SENDER, _ASK),
+    "repeated_key": Advice(_SENDER, "the same batch has a newer record of this key: discard it"),
+    "schema": Advice(_SENDER, _MEND_OR_ASK),
+    "value": Advice(_SENDER, _MEND_OR_ASK),
+    "upgrade": Advice(
+        _HERE, "mend the upgrade step of the stream's declaration, then `exchange dead-letters retry {id}`"
+    ),
+    "foreign_key": Advice(
+        _EITHER,
+        "it is retried when later batches of its channel apply; if the parent will not come, ask the sender for it"
+        " (`exchange dead-letters show {id}` names it)",
+    ),
+    "unique": Advice(_HERE, _MAKE_ROOM),
+    "constraint": Advice(_HERE, _MAKE_ROOM),
+    "database": Advice(_HERE, _MAKE_ROOM),
+}
+
+_OUTGOING = Advice(
+    _HERE, "the row as it is can't cross: mend it in the application, then `exchange dead-letters retry {id}` sends it"
+)
+
+_UNKNOWN = Advice(_HERE, "look at one: `exchange dead-letters show {id}`")
+
+
+def advice(direction: Direction, error: str, letter_id: int) -> Advice:
+    """Say whose fault an error of this class is, and what to do about letter ``letter_id`` and those like it."""
+    said = _OUTGOING if direction is Direction.OUT else _INCOMING.get(error, _UNKNOWN)
+    return said._replace(next=said.next.format(id=letter_id))

@@ -1,0 +1,77 @@
+"""Records that did not take effect, kept with why."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import ledger
+from exchange.database import now
+from exchange.models import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction, dead_letter
+
+_INDEX = re.compile(r"/\d+")
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A record to be parked: what it is as far as it could be read, and what is wrong with it."""
+
+    direction: Direction
+    channel: str
+    record: bytes
+    error: str
+    message: str
+    pointer: str = ""
+    cause: str = ""
+    batch: str | None = None
+    line: int | None = None
+    stream: str | None = None
+    op: str | None = None
+    key: str | None = None
+    version: int | None = None
+    schema_version: int | None = None
+    producer: str | None = None
+    """What the manifest says of its writer, safe to show; None for what this side itself would not send."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal causes: direction, channel, stream, error, place and constraint, never a value."""
+        parts = (
+            self.direction,
+            self.channel,
+            self.stream or "",
+            self.error,
+            _INDEX.sub("/#", self.pointer),
+            self.cause,
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+_AS_THEY_ARE = [name for name in Letter.__dataclass_fields__ if name in dead_letter.c and name != "record"]
+
+
+def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
+    """Keep letters, each with its first event, in the caller's transaction."""
+    if not letters:
+        return
+    moment = now()
+    keeping = sa.insert(dead_letter).returning(dead_letter.c.id, sort_by_parameter_order=True)
+    rows = [
+        {
+            **{name: getattr(letter, name) for name in _AS_THEY_ARE},
+            "record": letter.record[:MAX_STORED_RECORD_BYTES],
+            "record_bytes": len(letter.record),
+            "fingerprint": letter.fingerprint,
+            "state": DeadLetterState.PARKED,
+            "created_at": moment,
+            "updated_at": moment,
+        }
+        for letter in letters
+    ]
+    ids = list(connection.scalars(keeping, rows))
+    ledger.note_dead_letters(connection, ids, None, DeadLetterState.PARKED, cause)
