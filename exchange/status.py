@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -154,14 +154,16 @@ def _lost_marker(site: Site) -> str | None:
 def batches(
     connection: Connection,
     *,
-    channel: str | None = None,
+    channels: Collection[str] | None = None,
     state: BatchState | None = None,
     direction: Direction | None = None,
     limit: int = 50,
 ) -> list[BatchRow]:
-    """Give the ledger's batches, newest first."""
+    """Give the ledger's batches, newest first; of some channels, by their names in the files, or of all."""
     query = sa.select(batch).order_by(batch.c.id.desc()).limit(limit)
-    for column, wanted in ((batch.c.channel, channel), (batch.c.state, state), (batch.c.direction, direction)):
+    if channels is not None:
+        query = query.where(batch.c.channel.in_(channels))
+    for column, wanted in ((batch.c.state, state), (batch.c.direction, direction)):
         if wanted is not None:
             query = query.where(column == wanted)
     return [
@@ -201,13 +203,17 @@ def _channels(site: Site, connection: Connection) -> tuple[ChannelStatus, ...]:
             ChannelStatus(
                 name,
                 direction,
-                pending=capture.pending(connection, channel.streams) if channel and direction is Direction.OUT else 0,
+                pending=_pending(connection, channel) if direction is Direction.OUT else 0,
                 **{state.value: counts[direction, name, state] for state in _SHOWN[direction]},
                 sequence=at.sequence if at else 0,
                 last_success_at=successes.get((direction, name)),
             )
         )
     return tuple(found)
+
+
+def _pending(connection: Connection, channel: Channel | None) -> int:
+    return 0 if channel is None else capture.pending(connection, channel.streams, shard=channel.shard)
 
 
 def _count_states(connection: Connection) -> Counter[tuple[Direction, str, BatchState]]:

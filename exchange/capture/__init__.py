@@ -14,6 +14,7 @@ sent as it is), and that is relied on where a database can't say exactly which r
 
 from exchange.capture.taking import (
     Reached,
+    Row,
     Taken,
     deleted_keys,
     extent,
@@ -21,7 +22,7 @@ from exchange.capture.taking import (
     is_key,
     key_text,
     pending,
-    row,
+    row_of_key,
     rows,
     take,
 )
@@ -38,6 +39,7 @@ from exchange.capture.triggers import (
 __all__ = [
     "CaptureFault",
     "Reached",
+    "Row",
     "Taken",
     "add_version_column",
     "captured_tables",
@@ -51,7 +53,7 @@ __all__ = [
     "is_key",
     "key_text",
     "pending",
-    "row",
+    "row_of_key",
     "rows",
     "take",
 ]

@@ -82,7 +82,7 @@ def by_cause(
         with world_errors(), reading(site.engine) as connection:
             groups = dead_letters.grouped(connection, filters)
         if not groups:
-            refuse_unknown_names(filters, site)
+            refuse_unknown_names(site, channel, stream)
     if as_json:
         for group in groups:
             output.emit(group.as_dict())
@@ -184,7 +184,7 @@ def list_(
                 raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
             page = dead_letters.page(connection, filters, after=place, limit=limit, oldest_first=oldest)
         if not page.letters and not page.cut:
-            refuse_unknown_names(filters, site)
+            refuse_unknown_names(site, channel, stream)
         mask = dead_letters.Mask(site.channels)
     letters = [mask.brief(letter) for letter in page.letters]
     if as_json:
@@ -286,7 +286,7 @@ def _tell_record(found: View) -> None:
     for line in _around_fault(found.pretty):
         output.tell(f"{'->' if line.fails else '  '} {line.text}")
     if found.record is None:
-        output.tell("   (not shown: it can't be read, and columns of this channel are sensitive)")
+        output.tell("   (not shown: it can't be read, and it may have columns that are sensitive)")
         return
     output.tell("exact bytes:")
     typer.echo(printable(found.record, LONGEST_RECORD))

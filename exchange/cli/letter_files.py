@@ -77,6 +77,8 @@ def export(
         )
         arguments = {"file": str(file.absolute()), "filters": filters.as_dict()}
         saved = _saved(site, file, filters, by_hand(site, "export_dead_letters", arguments, who=who, why=reason))
+        if not saved.letters:
+            refuse_unknown_names(site, channel, stream)
     if saved.signed is False:
         output.warn("there is no key to sign it: import takes it only where EXCHANGE_REQUIRE_SIGNATURE is false")
     if as_json:
@@ -95,8 +97,6 @@ def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager
     except letter_files.FileFault as fault:
         output.complain(f"{fault}; nothing was written")
         fail()
-    if not saved.letters:
-        refuse_unknown_names(filters, site)
     return saved
 
 

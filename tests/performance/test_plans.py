@@ -64,7 +64,7 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # Which sealed batches need no longer be kept?
     "ix_exchange_batch_kept": lambda side, _: prune_files(side),
     # `exchange dead-letters list`, by what letters of one fingerprint have in common
-    "ix_exchange_dead_letter_fingerprint": found(Filters(state=DeadLetterState.PARKED, channel="forth")),
+    "ix_exchange_dead_letter_fingerprint": found(Filters(state=DeadLetterState.PARKED, channels=("forth",))),
     # ... by words in their message
     "ix_exchange_dead_letter_state": found(Filters(state=DeadLetterState.PARKED, text="bad")),
     # ... by key
@@ -252,7 +252,11 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
         with reading(receiver.engine) as connection:
             for state in set(BatchState) - {BatchState.APPLIED, BatchState.ACKNOWLEDGED}:  # of those any fifty do
                 status.batches(connection, state=state)
-            for filters in (Filters(), Filters(state=DeadLetterState.PARKED, channel="forth"), Filters(keys=("[]",))):
+            for filters in (
+                Filters(),
+                Filters(state=DeadLetterState.PARKED, channels=("forth",)),
+                Filters(keys=("[]",)),
+            ):
                 dead_letters.page(connection, filters)
             dead_letters.history(connection, parked)
             dead_letters.count_parked(connection)
