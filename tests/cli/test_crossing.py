@@ -216,7 +216,8 @@ def test_a_wrong_use_ends_with_code_2(pair: Pair, words: tuple[str, ...]) -> Non
 
 def test_a_retry_of_an_unknown_dead_letter_fails_and_says_so(pair: Pair) -> None:
     done = pair.request.run("dead-letters", "retry", "7", "--json")
-    assert (done.code, done.line["message"]) == (1, "there is no dead letter 7")
+    assert done.code == 1
+    assert done.line["message"].startswith("there is no dead letter 7; ")
 
 
 def test_requests_are_submitted_on_their_own_network_alone(pair: Pair) -> None:
