@@ -94,8 +94,13 @@ def by_cause(
         )
         return
     since = min(group.first_at for group in groups)
-    output.say(f"{_many(letters)} {state}, of {_many(len(groups), 'cause')}, the oldest since {_moment(since)}")
-    (_tell_groups if sys.stdout.isatty() else _list_groups)(groups)
+    told = f"{_many(letters)} {state}, of {_many(len(groups), 'cause')}, the oldest since {_moment(since)}"
+    if sys.stdout.isatty():
+        output.tell(told)
+        _tell_groups(groups)
+    else:
+        output.say(told)
+        _list_groups(groups)
 
 
 def _list_groups(groups: Sequence[Group]) -> None:
@@ -129,9 +134,9 @@ def _tell_groups(groups: Sequence[Group]) -> None:
     """Write a few lines for each: a table of so many columns fits no terminal."""
     for group in groups:
         output.tell("")
-        where = f"{group.channel}/{group.stream or '?'} {group.direction}"
+        where = f"{group.channel}/{group.stream or '?'} ({group.direction})"
         output.head(
-            f"{group.letters:,} {group.error} in {where}", f"cause {group.fingerprint}, fault: {group.advice.fault}"
+            f"{group.letters:,} {group.error}, {where}", f"cause {group.fingerprint}, fault: {group.advice.fault}"
         )
         output.tell(f"  {_moment(group.first_at)} to {_moment(group.last_at)}, last 24 hours |{_bar(group.trend)}|")
         output.tell(f"  e.g. {group.example}: {group.message}")
@@ -192,7 +197,7 @@ def list_(
             output.emit(letter.as_dict())
     elif letters:
         output.table(
-            ["id", "parked", "direction", "channel", "stream", "key", "state", "error", "fingerprint", "message"],
+            ["id", "parked", "direction", "channel", "stream", "key", "state", "error", "message"],
             [
                 (
                     letter.id,
@@ -203,7 +208,6 @@ def list_(
                     letter.key,
                     letter.state,
                     letter.error,
-                    letter.fingerprint,
                     letter.message,
                 )
                 for letter in letters

@@ -96,7 +96,7 @@ def test_the_grouped_view_says_what_is_wrong_how_much_since_when_whose_fault_and
 def test_a_terminal_gets_a_few_lines_for_each_cause(pair: Pair) -> None:
     park(pair.request, *many())
     shown = at_a_terminal(pair.request, "dead-letters", PYTHONIOENCODING="utf-8")
-    assert "7 schema in directory/user in" in shown
+    assert "7 schema, directory/user (in)" in shown
     assert "e.g. 7: email: is missing" in shown
     assert "█|" in shown
     assert "next: " in shown
