@@ -82,8 +82,8 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
 def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Give beat's entries, every one gone before its next tick."""
     entries = {
-        "export": _every(settings.export_every, "exchange.export"),
-        "import": _every(settings.import_every, "exchange.import"),
+        "export": _every(settings.export_every, "exchange.export", spread=True),
+        "import": _every(settings.import_every, "exchange.import", spread=True),
         "prune": _every(DAY_SECONDS, "exchange.prune"),
     }
     if settings.answers_requests:
@@ -91,8 +91,9 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _every(seconds: float, task: str) -> dict[str, Any]:
-    return {"task": task, "schedule": seconds, "options": {"expires": seconds * EXPIRY_SHARE, "headers": TICK}}
+def _every(seconds: float, task: str, **arguments: Any) -> dict[str, Any]:
+    options = {"expires": seconds * EXPIRY_SHARE, "headers": TICK}
+    return {"task": task, "schedule": seconds, "kwargs": arguments, "options": options}
 
 
 def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from exchange import bulk_retry, discarding, exporter, importer, pruning, quarantine, refused, replay, retry
+from exchange import alarming, bulk_retry, discarding, exporter, importer, pruning, quarantine, refused, replay, retry
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
 from exchange.bulk_retry import Pace
-from exchange.callers import caller_by_hand
-from exchange.celery import app, settings_or_exit, stopping
+from exchange.callers import TICK, caller_by_hand
+from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
+from exchange.channels import Channel, known_names
 from exchange.database import Busy, acting_for, world_errors
 from exchange.format.errors import WorldError, printable
 from exchange.format.json import MAX_INTEGER
@@ -112,11 +113,20 @@ def _audited(task: Any, arguments: Mapping[str, Any], who: str | None, reason: s
 
 
 @_task("exchange.export")
-def export(channel: str | None = None) -> Result:
-    """Export what changed, of one channel or of all: ``batches``, one for each that was published."""
+def export(channel: str | None = None, spread: bool = False) -> Result:
+    """Export what changed, of one channel or of all: ``batches``, one for each that was published.
+
+    With ``spread``, as beat calls it for all, channels that have something go to a task each, which ``handed``
+    names, and one that somebody is at work on is left to them without a word.
+    """
     site = _site()
-    _check_channel(channel, {one.name for one in site.outgoing()}, "sent")
-    run = exporter.run(site, channel=channel, stopping=stopping)
+    _check_channel(channel, site.outgoing(), "sent")
+    _check_truth("spread", spread)
+    run = exporter.run(
+        site, channel=channel, stopping=stopping, hand_over=_handing("exchange.export", spread and channel is None)
+    )
+    if spread:  # a tick that meets the one before it, still at work, is no news
+        run = dataclasses.replace(run, busy=())
     _raise_if_only_busy(run.busy, run.batches)
     for busy in run.busy:
         log.info("busy", message=str(busy))
@@ -124,13 +134,22 @@ def export(channel: str | None = None) -> Result:
 
 
 @_task("exchange.import")
-def import_(channel: str | None = None, batch: str | None = None) -> Result:
-    """Import what arrived, of one channel, one batch or all: ``batches``, one for each that was looked at."""
+def import_(channel: str | None = None, batch: str | None = None, spread: bool = False) -> Result:
+    """Import what arrived, of one channel, one batch or all: ``batches``, one for each that was looked at.
+
+    With ``spread``, as beat calls it for all, channels of which something came go to a task each, which
+    ``handed`` names, and one that somebody is at work on is left to them without a word.
+    """
     site = _site()
-    _check_channel(channel, {one.name for one in site.incoming()}, "received")
+    _check_channel(channel, site.incoming(), "received")
     _check_text("batch", batch)
-    run = importer.run(site, channel=channel, stem=batch, stopping=stopping)
-    _raise_if_only_busy(run.busy, [one for one in run.batches if not one.busy])
+    _check_truth("spread", spread)
+    hand_over = _handing("exchange.import", spread and channel is batch is None)
+    run = importer.run(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
+    done = [one for one in run.batches if not one.busy]
+    if spread:
+        run = dataclasses.replace(run, batches=tuple(done))
+    _raise_if_only_busy(run.busy, done)
     return _told(run.batches, run.as_dict(), "nothing to import")
 
 
@@ -237,7 +256,10 @@ def discard_quarantined(batch: str, reason: str) -> Result:
 @_task("exchange.prune")
 def prune() -> Result:
     """Remove what retention no longer keeps: counts by what it was."""
-    return _counted(pruning.run(_site()).as_dict(), "nothing to prune")
+    site = _site()
+    for sentence in alarming.look(site):
+        log.warning("alarm", message=sentence)
+    return _counted(pruning.run(site).as_dict(), "nothing to prune")
 
 
 @_task("exchange.answer_requests")
@@ -278,16 +300,31 @@ def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs
         raise Refused(f"arguments: expected {takes}, but {printable(str(error), 80)}") from None
 
 
+def _handing(task: str, spread: bool) -> Callable[[str], None] | None:
+    """Give the function that sends a channel to a task of its own; it is gone with the tick that sent it."""
+    if not spread:
+        return None
+    settings = settings_or_exit()
+    period = settings.export_every if task == "exchange.export" else settings.import_every
+
+    def hand_over(channel: str) -> None:
+        arguments = {"channel": channel, "spread": True}
+        app.send_task(task, kwargs=arguments, expires=period * EXPIRY_SHARE, headers=TICK)
+
+    return hand_over
+
+
 def _check_words(name: str, value: object, most: int) -> None:
     if value is None or (isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= most):
         return
     raise Refused(f"{name}: expected 1 to {most} printable characters, found {_shown(value)}; nothing was done")
 
 
-def _check_channel(channel: str | None, known: set[str], way: str) -> None:
+def _check_channel(channel: str | None, channels: Iterable[Channel], way: str) -> None:
     _check_text("channel", channel)
+    known = known_names(channels)
     if channel is not None and channel not in known:
-        names = ", ".join(sorted(known)) or "none"
+        names = ", ".join(known) or "none"
         raise Refused(f"channel: expected one that is {way} here ({names}), found {_shown(channel)}")
 
 
@@ -336,7 +373,10 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     trouble = notes.get("trouble")
     if trouble:
         log.warning("trouble", message=trouble)
-    return {**notes, what: told, "message": trouble or (f"{len(told)} looked at" if told else nothing)}
+    done = [f"{len(told)} looked at"] if told else []
+    if notes.get("handed"):
+        done.append(f"handed to tasks of their own: {', '.join(notes['handed'])}")
+    return {**notes, what: told, "message": trouble or "; ".join(done) or nothing}
 
 
 def _check_batch(batch: object, parse: Callable[[str], object]) -> None:

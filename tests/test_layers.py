@@ -41,6 +41,7 @@ LAYERS = {
     },
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
+        "alarming",
         "applying",
         "bulk_retry",
         "audit",
@@ -49,6 +50,7 @@ LAYERS = {
         "editing",
         "exporter",
         "importer",
+        "letter_files",
         "pacing",
         "pruning",
         "quarantine",

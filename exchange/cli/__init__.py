@@ -19,6 +19,7 @@ from exchange.cli import (
     editing,
     files,
     keys,
+    letter_files,
     mending,
     quarantine,
     reference,
@@ -79,6 +80,8 @@ dead_letters.app.command()(mending.retry)
 dead_letters.app.command()(mending.discard)
 dead_letters.app.command()(mending.restore)
 app.add_typer(dead_letters.app, name="dead-letters")
+dead_letters.app.command()(letter_files.export)
+dead_letters.app.command(name="import")(letter_files.import_)
 app.command()(audit.audit)
 app.command(name="schema")(schema.schema)
 app.command()(reference.submit)

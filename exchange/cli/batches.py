@@ -46,7 +46,10 @@ def _list(channel: str | None, state: str | None, direction: str | None, limit: 
     wanted_state = one_of("state", state, BatchState)
     wanted_direction = one_of("direction", direction, Direction)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = status.batches(connection, channel=channel, state=wanted_state, direction=wanted_direction, limit=limit)
+        channels = None if channel is None else site.names_in_files(channel)
+        found = status.batches(
+            connection, channels=channels, state=wanted_state, direction=wanted_direction, limit=limit
+        )
         if not found:
             refuse_unknown(channel, site)
     if as_json:

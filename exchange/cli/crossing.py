@@ -137,7 +137,7 @@ def replay(
 
 
 def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
-    """Remove files beyond their retention. The ledger stays."""
+    """Remove files and settled dead letters beyond their retention. The ledger stays."""
     from exchange import pruning
 
     with open_site() as site, by_hand(site, "prune", {}, who=who, why=reason) as act:
@@ -146,7 +146,7 @@ def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     if as_json:
         output.emit(counts)
     else:
-        output.table(["removed", "files"], counts.items())
+        output.table(["removed", "count"], counts.items())
 
 
 def counted(counts: dict[str, int]) -> str:

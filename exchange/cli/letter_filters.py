@@ -74,7 +74,7 @@ def read_filters(
             raise Refused(f"{name}: expected text, found the character U+0000 in it")
     return Filters(
         state=one_of("state", state, DeadLetterState),
-        channel=channel,
+        channels=tuple(sorted(site.names_in_files(channel))) if channel is not None else (),
         stream=stream,
         direction=one_of("direction", direction, Direction),
         error=error,
@@ -87,9 +87,9 @@ def read_filters(
     )
 
 
-def refuse_unknown_names(filters: Filters, site: Site) -> None:
+def refuse_unknown_names(site: Site, channel: str | None, stream: str | None) -> None:
     """Refuse a channel or stream that is not declared, where nothing was found under its name: it is mistyped."""
-    refuse_unknown(filters.channel, site)
+    refuse_unknown(channel, site)
     known = sorted({stream.name for channel in site.channels for stream in channel.streams})
-    if filters.stream is not None and filters.stream not in known:
-        raise Refused(f"stream: expected one of {', '.join(known)}, found {printable(filters.stream, 80)}")
+    if stream is not None and stream not in known:
+        raise Refused(f"stream: expected one of {', '.join(known)}, found {printable(stream, 80)}")

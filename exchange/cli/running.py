@@ -112,7 +112,9 @@ def open_site() -> Iterator[Site]:
 
 def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> str | None:
     """Check the name of a channel; None means all. Raises Refused naming those there are."""
-    known = sorted(channel.name for channel in channels)
+    from exchange.channels import known_names
+
+    known = known_names(channels)
     if name is not None and name not in known:
         shown = ", ".join(known) or "none"
         raise Refused(f"channel: expected one that is {way} here ({shown}), found {_quoted(name)}")
@@ -173,6 +175,9 @@ def _quoted(text: str) -> str:
 
 def refuse_unknown(channel: str | None, site: Site) -> None:
     """Refuse a channel that is not declared, where nothing was found under its name: it is mistyped."""
-    if channel is not None and channel not in {one.name for one in site.channels}:
-        names = ", ".join(sorted(one.name for one in site.channels))
+    from exchange.channels import known_names
+
+    known = known_names([*site.outgoing(), *site.incoming()])
+    if channel is not None and channel not in known:
+        names = ", ".join(known)
         raise Refused(f"channel: expected one of {names}, found {printable(channel, 80)}")

@@ -276,10 +276,22 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
         alike.round()
     stray = alike.one.site.spool.folders.tmp / "stray.data"
     stray.write_bytes(b"x")
-    assert pruning.run(alike.one.site).as_dict() == {"sealed": 0, "archived": 0, "quarantined": 0, "stray": 0}
+    assert pruning.run(alike.one.site).as_dict() == {
+        "sealed": 0,
+        "archived": 0,
+        "quarantined": 0,
+        "stray": 0,
+        "letters": 0,
+    }
     alike.one.limit(retention_days=-1.0)
     alike.other.limit(retention_days=-1.0)
-    assert pruning.run(alike.one.site).as_dict() == {"sealed": 3, "archived": 0, "quarantined": 0, "stray": 1}
+    assert pruning.run(alike.one.site).as_dict() == {
+        "sealed": 3,
+        "archived": 0,
+        "quarantined": 0,
+        "stray": 1,
+        "letters": 0,
+    }
     assert pruning.run(alike.other.site).archived == 6
     assert pruning.run(alike.one.site).sealed == 0
     assert list(alike.one.site.spool.folders.sealed.iterdir()) == []
