@@ -125,7 +125,9 @@ def import_(channel: str | None = None, batch: str | None = None) -> Result:
     _check_text("batch", batch)
     run = importer.run(site, channel=channel, stem=batch, stopping=stopping)
     _raise_if_only_busy(run.busy, [one for one in run.batches if not one.busy])
-    notes = {"ignored": run.ignored, "unpaired": run.unpaired, "trouble": run.trouble}
+    if run.reunited:
+        log.info("reunited", dead_letters=len(run.reunited))
+    notes = {name: value for name, value in run.as_dict().items() if name != "batches"}
     return _told(run.batches, notes, "nothing to import")
 
 

@@ -35,7 +35,7 @@ def test_what_is_done_by_hand_is_in_the_audit_with_who_when_where_what_why_and_t
     assert str(exported["origin"]).startswith("command line, ")
     assert str(exported["at"]).endswith("+00:00")
     assert (imported["who"], imported["action"], imported["why"]) == (ME, "import", None)
-    assert imported["result"] == {"batches": [], "ignored": 0, "unpaired": 0, "trouble": None}
+    assert imported["result"] == {"batches": [], "ignored": 0, "unpaired": 0, "trouble": None, "reunited": 0}
 
 
 def test_whoever_is_named_by_as_is_named_in_the_history_of_what_they_did(seeded: Pair, stem: str) -> None:
