@@ -83,8 +83,8 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
             f" to {site.network}"
         )
         raise Misdirected(msg)
-    channel = next((one for one in site.incoming() if one.name == manifest.channel), None)
-    if channel is None:
+    channel = site.channel(manifest.channel, manifest.shards)
+    if channel is None or channel.target != site.network:
         msg = f"this side declares no incoming channel {manifest.channel}"
         raise Unsupported(msg)
     if manifest.kind not in {Kind.CHANGES, Kind.SNAPSHOT}:

@@ -54,8 +54,9 @@ def audited(
 ) -> Iterator[Act]:
     """Do something by hand: the block is the work, and says what came of it with ``came_to``.
 
-    If it raises, that is the result unless another one was given. Begin it outside of any transaction. Raises Busy
-    or WorldError, and nothing was done, if it can't be written down.
+    Of ``arguments`` what is None or False was not asked for, and is left out. If the block raises, that is the result
+    unless another one was given. Begin it outside of any transaction. Raises Busy or WorldError, and nothing was done,
+    if it can't be written down.
     """
     with world_errors(), writing(engine, patience_seconds=_BEGIN_SECONDS) as connection:
         created = connection.execute(
@@ -64,7 +65,7 @@ def audited(
                 who=printable(who, MAX_NAME_CHARACTERS),
                 origin=printable(origin, 255),
                 action=action,
-                arguments=_json({name: value for name, value in arguments.items() if value is not None}),
+                arguments=_json({name: value for name, value in arguments.items() if value not in (None, False)}),
                 why=why,
             )
         )

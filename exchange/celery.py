@@ -22,6 +22,7 @@ from exchange.callers import TICK, headers_by_hand
 from exchange.folders import make_private
 from exchange.format.errors import printable
 from exchange.settings import Settings, SettingsFaults, load_settings
+from exchange.workers import why_it_waits
 
 VISIBILITY_MARGIN_SECONDS = 600
 RESULT_SECONDS = 24 * 3600
@@ -81,8 +82,8 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
 def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Give beat's entries, every one gone before its next tick."""
     entries = {
-        "export": _every(settings.export_every, "exchange.export"),
-        "import": _every(settings.import_every, "exchange.import"),
+        "export": _every(settings.export_every, "exchange.export", spread=True),
+        "import": _every(settings.import_every, "exchange.import", spread=True),
         "prune": _every(DAY_SECONDS, "exchange.prune"),
     }
     if settings.answers_requests:
@@ -90,8 +91,9 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _every(seconds: float, task: str) -> dict[str, Any]:
-    return {"task": task, "schedule": seconds, "options": {"expires": seconds * EXPIRY_SHARE, "headers": TICK}}
+def _every(seconds: float, task: str, **arguments: Any) -> dict[str, Any]:
+    options = {"expires": seconds * EXPIRY_SHARE, "headers": TICK}
+    return {"task": task, "schedule": seconds, "kwargs": arguments, "options": options}
 
 
 def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
 
 
 class _Exchange(Celery):
-    """Celery, but ``celery call`` says who calls, and at once that the broker is away, not after 20 seconds."""
+    """Celery, but ``celery call`` says who calls, and at once that the broker is away or the workers busy."""
 
     def send_task(self, *args: Any, **options: Any) -> Any:
         """Send a task; beat and programs go on trying, as they outlive a broker's absence."""
@@ -154,6 +156,9 @@ class _Exchange(Celery):
                     connection.ensure_connection(max_retries=1, timeout=ANSWER_SECONDS)
             except OperationalError as error:
                 _end([f"the broker does not answer: {printable(str(error))}; nothing was called"], 1, error)
+            waits = why_it_waits(self)
+            if waits:
+                print(waits, file=sys.stderr)  # noqa: T201 - a command line's own answer
         return super().send_task(*args, **options)
 
 

@@ -5,11 +5,14 @@ A declaration is checked once, at start, and every fault is named. Nothing here 
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +22,7 @@ from sqlalchemy.engine import Dialect
 
 from exchange.format.errors import RecordError, printable
 from exchange.models import VERSION_COLUMN
-from exchange.values import Codec, Json, UnsupportedColumn, as_is, codec_for
+from exchange.values import Codec, EncodeColumn, Json, UnsupportedColumn, as_is, codec_for
 
 CONTROL = "control"
 """The channel of receipts and heartbeats: reserved."""
@@ -28,6 +31,9 @@ _CHANNEL = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _NETWORK = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 # A stream's name is also a folder below schemas/ and a word in a list of streams.
 _STREAM = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+MAX_SHARDS = 32
+"""More gain nothing: the database's processors and disk are the bound long before."""
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 Column = list[Any]
@@ -132,6 +138,18 @@ class Stream:
         """Make the function from a row's key (in ``key`` order) to a record's key."""
         return _encoder([(str(c.name), self.codecs[c.name].encoder(dialect, "/key")) for c in self.key])
 
+    def rows_encoder(self, dialect: Dialect) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
+        """Make the function from the columns of many rows to as many records' data: ``encoder``, but faster.
+
+        It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse a row. What the stream's schema refuses
+        may get through, so the data is to be checked.
+        """
+        return _rows_encoder([(c.name, self.codecs[c.name].column_encoder(dialect, "/data")) for c in self.columns])
+
+    def keys_encoder(self, dialect: Dialect) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
+        """Make the same from the columns of many rows' keys (in ``key`` order) to as many records' keys."""
+        return _rows_encoder([(c.name, self.codecs[c.name].column_encoder(dialect, "/key")) for c in self.key])
+
     def decoder(self, dialect: Dialect) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
         """Make the function from many records' data to the values that the driver binds, column by column.
 
@@ -223,12 +241,29 @@ class Stream:
         return faults + [f"upgrades has no step from version {at}, so those before it lead nowhere" for at in holes]
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which part of a channel: of the streams in ``split`` the keys whose hash falls to it.
+
+    The other streams travel whole, in shard 0, however many shards there are.
+    """
+
+    number: int
+    of: int
+    split: frozenset[str]
+
+
 class Channel:
     """An ordered flow of batches from one network to the other.
 
     ``streams`` come parents first, whatever order they are given in. ``on_invalid`` says what one bad record
     means: ``park`` it as a dead letter or ``reject`` its whole batch. Batches of an ``ordered`` channel apply
     in sequence; those of another one as they come.
+
+    With ``shards`` above 1 it is so many channels in the files, ``<name>_0``, ``<name>_1`` ..., each with a
+    sequence and a lock of its own, so that several workers can work on it at once. Each row stays in one of
+    them, by the hash of its key. Streams whose rows must keep an order among each other are not split: those
+    linked by foreign keys within the channel, and those with a unique value beside the key.
     """
 
     def __init__(
@@ -240,14 +275,18 @@ class Channel:
         *,
         on_invalid: Literal["park", "reject"] = "park",
         ordered: bool = True,
+        shards: int = 1,
     ) -> None:
         self.name = name
+        self.declared = name
         self.source = source
         self.target = target
         self.on_invalid: Literal["park", "reject"] = on_invalid
         self.ordered = ordered
         self.streams: tuple[Stream, ...]
         self.streams, cycle = _parents_first(tuple(streams))
+        self.shards = shards
+        self.shard: Shard | None = None
         self.faults: tuple[str, ...] = tuple(self._faults(cycle))
 
     def __repr__(self) -> str:
@@ -259,6 +298,31 @@ class Channel:
             if stream.name == name:
                 return stream
         raise KeyError(name)
+
+    def in_files(self) -> tuple[Channel, ...]:
+        """Give the channels that it is in the files: itself, or its shards."""
+        return tuple(self.part(number, self.shards) for number in range(self.shards)) if self.shards > 1 else (self,)
+
+    def part(self, number: int, of: int) -> Channel:
+        """Give one of its shards; ``of`` may be another number than this side declares."""
+        part = copy.copy(self)
+        part.name = f"{self.name}_{number}"
+        part.shard = Shard(number, of, _independent(self.streams))
+        return part
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names by which a person may mean it: its own in the files, and the declared one."""
+        return frozenset({self.name, self.declared})
+
+    def called(self, name: str | None) -> bool:
+        """Say whether it is meant by a name; None means all."""
+        return name is None or name in self.names
+
+    @property
+    def beside_others(self) -> bool:
+        """Whether it may be applied while other shards of its channel are: not if another number splits the keys."""
+        return self.shard is None or self.shard.of == self.shards
 
     def _faults(self, cycle: Sequence[Stream]) -> Iterable[str]:
         say = f'channel "{printable(self.name)}": '
@@ -281,6 +345,25 @@ class Channel:
             yield say + (
                 f"the foreign keys of {names} form a cycle, so no order puts parents first; make one of them deferrable"
             )
+        if (fault := self._shards_fault()) is not None:
+            yield say + fault
+
+    def _shards_fault(self) -> str | None:
+        shards: object = self.shards
+        if type(shards) is not int or not 1 <= shards <= MAX_SHARDS:
+            return f"shards must be a whole number from 1 to {MAX_SHARDS}, found {printable(repr(shards), 80)}"
+        if shards == 1:
+            return None
+        longest = f"{self.name}_{shards - 1}"
+        if not _CHANNEL.fullmatch(longest):
+            return f"its last shard would be called {printable(longest)}, and a name has at most 31 characters"
+        if self.streams and not _independent(self.streams):
+            names = ", ".join(stream.name for stream in self.streams)
+            return (
+                f"shards={shards} would split nothing, for the rows of {names} keep an order among each other (foreign"
+                " keys within the channel, or unique values beside the key); leave shards out"
+            )
+        return None
 
 
 def check(channels: Iterable[Channel]) -> None:
@@ -301,6 +384,13 @@ def check(channels: Iterable[Channel]) -> None:
         f'channel "{printable(name)}": {count} channels have this name' for name, count in named.items() if count > 1
     ]
     faults += [
+        f'channel "{part.name}": a shard of {channel.name} and another channel both have this name'
+        for channel in channels
+        if not channel.faults
+        for part in channel.in_files()
+        if part is not channel and part.name in named
+    ]
+    faults += [
         f'stream "{printable(name)}": more than one has this name ({printable(", ".join(where))})'
         for name, where in by_name.items()
         if len(where) > 1
@@ -314,6 +404,11 @@ def check(channels: Iterable[Channel]) -> None:
         faults.append("no channel is declared")
     if faults:
         raise ChannelFaults(list(dict.fromkeys(faults)))
+
+
+def known_names(channels: Iterable[Channel]) -> list[str]:
+    """Give the names by which a person may mean these channels, in order: a shard's own and the declared ones."""
+    return sorted({name for channel in channels for name in channel.names})
 
 
 def load_channels(spec: str) -> tuple[Channel, ...]:
@@ -377,6 +472,34 @@ def _parents_first(streams: tuple[Stream, ...]) -> tuple[tuple[Stream, ...], tup
     return tuple(ordered), ()
 
 
+def _independent(streams: Sequence[Stream]) -> frozenset[str]:
+    """Name the streams whose rows may overtake each other on their way."""
+    by_table = {stream.table.key: stream.name for stream in streams}
+    bound = {stream.name for stream in streams if _has_rivals(stream)}
+    for stream in streams:
+        for constraint in stream.table.foreign_key_constraints:
+            parent = by_table.get(constraint.elements[0].target_table_key or "")
+            if parent is not None:
+                bound |= {stream.name, parent}
+    return frozenset(by_table.values()) - bound
+
+
+def _has_rivals(stream: Stream) -> bool:
+    """Say whether two rows can want one value: by a constraint or an index that does not hold the whole key."""
+    key = {column.name for column in stream.key}
+    uniques: list[Iterable[Any]] = [index.expressions for index in stream.table.indexes if index.unique]
+    uniques += [
+        constraint.columns
+        for constraint in stream.table.constraints
+        # Those that compare rows: unique ones, and a dialect's own such as EXCLUDE.
+        if isinstance(constraint, sa.schema.ColumnCollectionConstraint) and not isinstance(constraint, _OF_ONE_ROW)
+    ]
+    return any(not key <= {part.name for part in parts if isinstance(part, sa.Column)} for parts in uniques)
+
+
+_OF_ONE_ROW = (sa.PrimaryKeyConstraint, sa.ForeignKeyConstraint, sa.CheckConstraint)
+
+
 def _encoder(
     members: Sequence[tuple[str, Callable[[Any], Json]]],
 ) -> Callable[[Sequence[Any]], dict[str, Json]]:
@@ -393,6 +516,19 @@ def _encoder(
         return data
 
     return encode_row
+
+
+def _rows_encoder(
+    members: Sequence[tuple[str, EncodeColumn]],
+) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
+    names = tuple(str(name) for name, _ in members)
+    encoders = tuple(encode for _, encode in members)
+
+    def encode_rows(columns: Sequence[Sequence[Any]]) -> list[dict[str, Json]]:
+        encoded = [encode(column) for encode, column in zip(encoders, columns, strict=True)]
+        return [*map(dict, map(zip, repeat(names), zip(*encoded, strict=True)))]
+
+    return encode_rows
 
 
 def _decoder(

@@ -2,11 +2,15 @@
 
 Upserts come parents first, then deletes children first, so that foreign keys hold at every line. Runs inside
 the exporter's transaction and leaves it to the exporter to commit or undo all of it.
+
+Rows are taken some at a time and encoded, checked and written together: a call for each value would cost most
+of an export. Where anything about some rows is not as usual, they go the slow way, one by one, and only that
+one refuses records and fills a batch to its last byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +27,7 @@ from exchange.format.errors import RecordError
 from exchange.format.record import Op, Record
 from exchange.models import Direction
 from exchange.site import Site
+from exchange.values import LOOK_AT_EACH
 
 
 @dataclass(frozen=True)
@@ -34,83 +39,139 @@ class Composed:
 
 
 class _Kind(NamedTuple):
-    """Records of one stream and one op, and how their lines are made."""
+    """Records of one stream and one op, and how their lines are made of versions and values."""
 
     stream: Stream
     op: Op
     line: Callable[[int, Sequence[Any]], bytes]
+    """One record's line; raises RecordError for what must not cross."""
+    lines: Callable[[Sequence[int], Sequence[Sequence[Any]]], list[bytes] | None]
+    """The same of many, given as columns, without newlines; None if any of them needs ``line``."""
 
 
 class _Taken(NamedTuple):
-    """One taken key: its change's text and version, and the values of its row, or of its key if the row is gone."""
+    """Some taken keys: of each the text, the version, and the values of its row, or of its key if that is gone."""
 
     kind: _Kind
-    key: str
-    version: int
-    values: Sequence[Any]
+    rows: Sequence[capture.Row]
 
 
 def compose(
-    site: Site, connection: Connection, channel: Channel, streams: Sequence[Stream], writer: BatchWriter
+    site: Site, connection: Connection, channel: Channel, keys: Mapping[str, int], writer: BatchWriter
 ) -> Composed:
-    """Write what was taken of ``streams`` until the batch is full; what found no room goes back to the log."""
+    """Write what was taken until the batch is full; what found no room goes back to the log.
+
+    ``keys`` says how many keys were taken, by stream.
+    """
     letters: list[Letter] = []
     reached: capture.Reached | None = None
     left = False
-    with uncollected(), closing(_taken(site, connection, streams)) as keys:
-        for taken in keys:
-            stream, op, make_line = taken.kind
-            try:
-                line = make_line(taken.version, taken.values)
-            except RecordError as error:
-                letters.append(_letter(channel, taken, error))
-            else:
-                if writer.content_bytes + len(line) > site.limits.batch_bytes and writer.records:
-                    left = True
-                    break
-                writer.write(line, stream.name, op)
-            reached = capture.Reached(stream.name, taken.version, op)
+    with uncollected(), closing(_taken(site, connection, channel, keys)) as pieces:
+        for kind, rows in pieces:
+            if _write_all(site, writer, kind, rows):
+                reached = capture.Reached(kind.stream.name, rows[-1][1], kind.op)
+                continue
+            for row in rows:
+                try:
+                    line = kind.line(row[1], row[2:])
+                except RecordError as error:
+                    letters.append(_letter(channel, kind, row, error))
+                else:
+                    if _is_full(site, writer, len(line)) and writer.records:
+                        left = True
+                        break
+                    writer.write(line, kind.stream.name, kind.op)
+                reached = capture.Reached(kind.stream.name, row[1], kind.op)
+            if left:
+                break
     if left:
         capture.give_back(connection, channel.streams, reached)
     dead_letters.park(connection, letters, "refused on export")
     return Composed(len(letters), left)
 
 
-def _taken(site: Site, connection: Connection, streams: Sequence[Stream]) -> Generator[_Taken, None, None]:
+def _write_all(site: Site, writer: BatchWriter, kind: _Kind, rows: Sequence[capture.Row]) -> bool:
+    """Write the records of these rows if there is nothing to be said about any of them and room for all; else none."""
+    _, versions, *values = zip(*rows, strict=True)
+    try:
+        lines = kind.lines(versions, values)
+    except LOOK_AT_EACH:
+        return False
+    if lines is None or max(map(len, lines)) > site.limits.read.max_record_bytes:
+        return False
+    lines.append(b"")
+    text = b"\n".join(lines)
+    if _is_full(site, writer, len(text)):
+        return False
+    writer.write_all(text, len(rows), kind.stream.name, kind.op)
+    return True
+
+
+def _is_full(site: Site, writer: BatchWriter, more_bytes: int) -> bool:
+    return writer.content_bytes + more_bytes > site.limits.batch_bytes
+
+
+def _taken(
+    site: Site, connection: Connection, channel: Channel, keys: Mapping[str, int]
+) -> Generator[_Taken, None, None]:
+    streams = [stream for stream in channel.streams if stream.name in keys]
+    there = dict.fromkeys(keys, 0)
     for stream in streams:
-        kind = _Kind(stream, Op.UPSERT, _upsert_line(site, connection, stream))
-        for row in capture.rows(connection, stream):
-            yield _Taken(kind, row[0], row[1], row[2:])
+        kind, last = _upserts(site, connection, stream), None
+        for rows in capture.rows(connection, stream):
+            # Each key has a version of its own, and where a key is not unique after all its rows come together.
+            there[stream.name] += len({row[1] for row in rows}) - (rows[0][1] == last)
+            last = rows[-1][1]
+            yield _Taken(kind, rows)
     for stream in reversed(streams):
-        kind = _Kind(stream, Op.DELETE, _delete_line(site, connection, stream))
-        for key, version, values in capture.deleted_keys(connection, stream):
-            yield _Taken(kind, key, version, values)
+        if there[stream.name] == keys[stream.name]:
+            continue  # none is gone, and to look for them costs as much as to read those that are there
+        kind = _deletes(site, connection, stream)
+        for rows in capture.deleted_keys(connection, stream):
+            yield _Taken(kind, rows)
 
 
-def _upsert_line(site: Site, connection: Connection, stream: Stream) -> Callable[[int, Sequence[Any]], bytes]:
-    """Make the function from a version and a row to the line. It raises RecordError for what must not cross."""
-    encode = stream.encoder(connection.dialect)
-    check = site.checkers[stream.name].check_data
+def _upserts(site: Site, connection: Connection, stream: Stream) -> _Kind:
+    checker = site.checkers[stream.name]
+    return _kind(
+        site,
+        stream,
+        Op.UPSERT,
+        (stream.encoder(connection.dialect), stream.rows_encoder(connection.dialect)),
+        (checker.check_data, checker.accepts_all),
+    )
+
+
+def _deletes(site: Site, connection: Connection, stream: Stream) -> _Kind:
+    checker = site.checkers[stream.name]
+    return _kind(
+        site,
+        stream,
+        Op.DELETE,
+        (stream.key_encoder(connection.dialect), stream.keys_encoder(connection.dialect)),
+        (checker.check_key, checker.accepts_all_keys),
+    )
+
+
+def _kind(site: Site, stream: Stream, op: Op, encoders: _Encoders, checks: _Checks) -> _Kind:
+    """Make the functions to the lines from those that encode and check one, and many."""
+    (encode, encode_all), (check, accepts_all) = encoders, checks
 
     def line(version: int, values: Sequence[Any]) -> bytes:
-        data = encode(values)
-        check(data, stream.schema_version)
-        return _bounded(site, records.encode(Record(stream.name, Op.UPSERT, version, data)))
+        body = encode(values)
+        check(body)
+        return _bounded(site, records.encode(Record(stream.name, op, version, body)))
 
-    return line
+    def lines(versions: Sequence[int], columns: Sequence[Sequence[Any]]) -> list[bytes] | None:
+        bodies = encode_all(columns)
+        return records.encode_all(stream.name, op, versions, bodies) if accepts_all(bodies) else None
+
+    return _Kind(stream, op, line, lines)
 
 
-def _delete_line(site: Site, connection: Connection, stream: Stream) -> Callable[[int, Sequence[Any]], bytes]:
-    """Make the same from a version and a key."""
-    encode = stream.key_encoder(connection.dialect)
-    check = site.checkers[stream.name].check_key
-
-    def line(version: int, values: Sequence[Any]) -> bytes:
-        key = encode(values)
-        check(key)
-        return _bounded(site, records.encode(Record(stream.name, Op.DELETE, version, key)))
-
-    return line
+_Body = dict[str, Any]
+_Encoders = tuple[Callable[[Sequence[Any]], _Body], Callable[[Sequence[Sequence[Any]]], list[_Body]]]
+_Checks = tuple[Callable[[_Body], None], Callable[[list[_Body]], bool]]
 
 
 def _bounded(site: Site, line: bytes) -> bytes:
@@ -120,17 +181,18 @@ def _bounded(site: Site, line: bytes) -> bytes:
     return line
 
 
-def _letter(channel: Channel, taken: _Taken, error: RecordError) -> Letter:
+def _letter(channel: Channel, kind: _Kind, row: capture.Row, error: RecordError) -> Letter:
+    key, version = row[:2]
     return Letter(
         Direction.OUT,
         channel.name,
-        taken.key.encode(),
+        key.encode(),
         error.error,
         f"{error.sentence}; it is not sent: mend the row, which sends it again",
         pointer=error.pointer,
-        stream=taken.kind.stream.name,
-        op=taken.kind.op.value,
-        key=taken.key,
-        version=taken.version,
-        schema_version=taken.kind.stream.schema_version,
+        stream=kind.stream.name,
+        op=kind.op.value,
+        key=key,
+        version=version,
+        schema_version=kind.stream.schema_version,
     )

@@ -164,6 +164,16 @@ def world_errors() -> Iterator[None]:
         raise WorldError(msg) from error
 
 
+@contextmanager
+def driver_errors(connection: Connection, statement: str) -> Iterator[None]:
+    """Turn what the driver raises, asked past SQLAlchemy, into SQLAlchemy's DBAPIError, as for any statement."""
+    dbapi = connection.dialect.loaded_dbapi
+    try:
+        yield
+    except dbapi.Error as error:
+        raise DBAPIError.instance(statement, None, error, dbapi.Error, dialect=connection.dialect) from error
+
+
 def missing_file(engine: Engine) -> Path | None:
     """Give the path of a SQLite database that does not exist: connecting would make an empty one."""
     name = engine.url.database
@@ -233,6 +243,15 @@ def locked(
         if getattr(error.orig, "sqlstate", None) == "40001":
             raise Busy(lock, "another process, just now", None) from error
         raise
+
+
+def join(connection: Connection, lock: str, *, alone: bool) -> None:
+    """Hold ``lock`` too until this transaction ends, together with others who joined it, or ``alone``. Raises Busy.
+
+    SQLite has one writer: there everybody is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        _advisory_lock(connection, lock, shared=not alone)
 
 
 @contextmanager
@@ -319,14 +338,15 @@ def _sqlite_holder(engine: Engine, lock: str) -> Busy:
     return Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 
-def _advisory_lock(connection: Connection, lock: str) -> None:
+def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -> None:
     """Take the lock or say who has it: PostgreSQL knows its holders itself, by the names of their connections."""
     if _person.get():
         name = f"exchange {whoami()}"[:MAX_NAME_BYTES]
         connection.execute(sa.select(sa.func.set_config("application_name", name, sa.true())))
     # Two 32-bit halves: pg_locks shows them as classid and objid.
     key = connection.scalar(sa.select(sa.func.hashtext(lock)))
-    if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_NAMESPACE, key))):
+    take = sa.func.pg_try_advisory_xact_lock_shared if shared else sa.func.pg_try_advisory_xact_lock
+    if connection.scalar(sa.select(take(_NAMESPACE, key))):
         return
     row = connection.execute(
         sa.text(
@@ -336,7 +356,7 @@ def _advisory_lock(connection: Connection, lock: str) -> None:
             " AND l.objid = CAST(CAST(CAST(:key AS bigint) & 4294967295 AS text) AS oid)"
         ),
         {"space": _NAMESPACE, "key": key},
-    ).one_or_none()
+    ).first()
     raise Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 

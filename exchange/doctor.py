@@ -15,12 +15,14 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from exchange import broker, capture, database, keys, ledger, migrate
+from exchange import alarming, broker, capture, database, keys, ledger, migrate
 from exchange.assembly import assemble, folders, limits, load_request_handler
+from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
 from exchange.format.errors import WorldError
+from exchange.format.manifest import Manifest
 from exchange.holding import held
-from exchange.models import event
+from exchange.models import Direction, event
 from exchange.preparing import branches
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
@@ -90,7 +92,7 @@ def examine() -> Findings:
                 yield _fault("settings", sentence, "correct it; the database is looked at after that")
         return
     yield from _handler(settings)
-    yield _ok("channels", ", ".join(f"{one.name} ({one.source} to {one.target})" for one in site.channels))
+    yield _ok("channels", ", ".join(_declared(one) for one in site.channels))
     try:
         yield from _database(settings, site)
     finally:
@@ -103,6 +105,11 @@ def _ok(check: str, message: str) -> Finding:
 
 def _fault(check: str, message: str, remedy: str) -> Finding:
     return Finding(check, Level.FAULT, message, remedy)
+
+
+def _declared(channel: Channel) -> str:
+    shards = f", {channel.shards} shards" if channel.shards > 1 else ""
+    return f"{channel.name} ({channel.source} to {channel.target}{shards})"
 
 
 # Clock
@@ -319,7 +326,9 @@ def _database(settings: Settings, site: Site) -> Findings:
     steps: tuple[tuple[str, Callable[[Settings, Site], Findings], str], ...] = (
         ("database", _migrations, f"see that {shown} is right and runs"),
         ("tables", _tables, "see the database's own log"),
+        ("shards", _shards, "see the database's own log"),
         ("clock", _database_clock, "see the database's own log"),
+        ("letters", _letters, "see the database's own log"),
     )
     for check, step, remedy in steps:
         try:
@@ -361,6 +370,34 @@ def _tables(_settings: Settings, site: Site) -> Findings:
         yield _ok("tables", "every stream has its table, its column exchange_version and, if it is sent, its triggers")
 
 
+def _shards(_settings: Settings, site: Site) -> Findings:
+    """Compare how many shards the peer's latest batch of each channel says with what this side declares."""
+    with database.reading(site.engine) as connection:
+        for channel in site.channels:
+            if channel.target != site.network:
+                continue
+            names = site.names_in_files(channel.name)
+            latest = max(
+                (entry for name in names if (entry := _latest(connection, name)) is not None),
+                key=lambda entry: entry.id,
+                default=None,
+            )
+            theirs = channel.shards if latest is None else Manifest.parse((latest.manifest or "").encode()).shards
+            if theirs != channel.shards:
+                yield Finding(
+                    "shards",
+                    Level.WARNING,
+                    f"{site.peer} sends channel {channel.name} in {theirs} shards, and this side declares"
+                    f" {channel.shards}: all is applied, but one after the other",
+                    f"declare shards={theirs} here too, if several workers are to share it",
+                )
+
+
+def _latest(connection: sa.Connection, channel: str) -> ledger.Entry | None:
+    at = ledger.current_position(connection, Direction.IN, channel)
+    return None if at is None else ledger.at_place(connection, Direction.IN, channel, at.epoch, at.sequence)
+
+
 def _database_clock(_settings: Settings, site: Site) -> Findings:
     with database.reading(site.engine) as connection:
         ours = database.now()
@@ -378,3 +415,12 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
             f"this machine and the database's are {abs(theirs - ours).total_seconds():.0f} seconds apart",
             "set both clocks, and have NTP keep them",
         )
+
+
+def _letters(_settings: Settings, site: Site) -> Findings:
+    alarms = alarming.look(site)
+    for sentence in alarms:
+        message, _, remedy = sentence.rpartition("; ")
+        yield Finding("letters", Level.WARNING, message, remedy)
+    if not alarms:
+        yield _ok("letters", "of the dead letters none is too old, nor are too many parked")

@@ -36,22 +36,37 @@ class Sealed:
     more: bool
 
 
-def run(site: Site, *, channel: str | None = None, stopping: Callable[[], bool]) -> ExportRun:
+def run(
+    site: Site,
+    *,
+    channel: str | None = None,
+    stopping: Callable[[], bool],
+    hand_over: Callable[[str], None] | None = None,
+) -> ExportRun:
     """Export what is pending, of one channel or all, and publish what a crash left sealed.
 
-    May be repeated at any time. ``stopping`` is asked between batches.
+    May be repeated at any time. ``stopping`` is asked between batches. Where more than one channel has
+    something pending, ``hand_over`` is given their names to have each exported beside the others; SQLite has
+    one writer, so there they go one after the other, here.
     """
     site.spool.prepare()
     batches: list[Exported] = []
     busy: list[Busy] = []
     done: list[str] = []
+    handed: list[str] = []
     parked = 0
     trouble = None
     try:
         _check_network(site)
-        for one in site.outgoing():
-            if channel not in (None, one.name):
-                continue
+        busy += _publish_left(site, channel)
+        channels = [one for one in site.outgoing() if one.called(channel)]
+        pending = [one for one in channels if _anything_pending(site, one)]
+        done += [one.name for one in channels if one not in pending]
+        if hand_over is not None and site.many_writers and len(pending) > 1:
+            handed, pending = [one.name for one in pending], []
+            for name in handed:
+                hand_over(name)
+        for one in pending:
             try:
                 for sealed in _export_channel(site, one, stopping):
                     parked += sealed.parked
@@ -62,7 +77,7 @@ def run(site: Site, *, channel: str | None = None, stopping: Callable[[], bool])
         ledger.note_success(site.engine, Direction.OUT, done)
     except WorldError as error:
         trouble = error.sentence
-    return ExportRun(tuple(batches), parked, tuple(busy), trouble)
+    return ExportRun(tuple(batches), parked, tuple({one.lock: one for one in busy}.values()), trouble, tuple(handed))
 
 
 def _check_network(site: Site) -> None:
@@ -70,20 +85,35 @@ def _check_network(site: Site) -> None:
         ledger.known_epoch(connection, site.network)
 
 
+def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
+    """Publish what lies sealed, also of a channel or shard that is declared no more; say who holds which."""
+    with world_errors(), reading(site.engine) as connection:
+        left = {entry.channel for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])}
+    busy = []
+    for name in sorted(left):
+        channel = site.channel(name)
+        if wanted == name or (channel.called(wanted) if channel else wanted is None):
+            try:
+                with world_errors():
+                    publish_sealed(site, name)
+            except Busy as held:
+                busy.append(held)
+    return busy
+
+
 def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
     with world_errors():
-        publish_sealed(site, channel)
-        more = _anything_pending(site, channel)
+        more = True
         while more and not stopping():
             sealed = seal(site, channel)
-            publish_sealed(site, channel)
+            publish_sealed(site, channel.name)
             more = sealed.more
             yield sealed
 
 
 def _anything_pending(site: Site, channel: Channel) -> bool:
-    with reading(site.engine) as connection:
-        return capture.pending(connection, channel.streams, 1) > 0
+    with world_errors(), reading(site.engine) as connection:
+        return capture.pending(connection, channel.streams, 1, channel.shard) > 0
 
 
 # Seal: one transaction
@@ -99,10 +129,9 @@ def seal(site: Site, channel: Channel) -> Sealed:
         locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection,
         site.spool.drafting() as (file, draft),
     ):
-        taken = capture.take(connection, channel.streams, site.limits.batch_records)
+        taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)
         writer = BatchWriter(file, ENCODING)
-        streams = [stream for stream in channel.streams if stream.name in taken.keys]
-        composed = compose(site, connection, channel, streams, writer)
+        composed = compose(site, connection, channel, taken.keys, writer)
         written = writer.close()
         file.flush()
         sealed = _enter(site, connection, channel, written) if writer.records else None
@@ -146,6 +175,7 @@ def _enter(site: Site, connection: Connection, channel: Channel, data: SealedDat
         content_bytes=data.content_bytes,
         previous=before.digest if before else None,
         trace=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
+        shards=channel.shards,
     )
     line = manifest.encode()
     place = (manifest.channel, manifest.epoch, manifest.sequence)
@@ -178,13 +208,13 @@ def _exported(manifest: Manifest) -> Exported:
 # Publish: files move only after the commit, and each move may be repeated
 
 
-def publish_sealed(site: Site, channel: Channel) -> None:
+def publish_sealed(site: Site, channel: str) -> None:
     """Publish every sealed batch of a channel, in order. Raises Busy and WorldError; what is left stays sealed."""
     with reading(site.engine) as connection:
-        if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel.name):
+        if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             return
-    with locked(site.engine, f"export {channel.name}") as connection:
-        for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel.name):
+    with locked(site.engine, f"export {channel}") as connection:
+        for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             manifest = Manifest.parse((entry.manifest or "").encode())
             site.spool.publish(manifest.name, manifest.encoding)
             ledger.move(connection, entry, BatchState.PUBLISHED, f"published as {printable(entry.stem)}")

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from exchange import applying, ledger, reuniting
 from exchange.arrivals import Arrival, Stranger, believe, look
-from exchange.database import Busy, now, reading, world_errors
+from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
 from exchange.format.errors import (
     BatchError,
@@ -54,15 +54,21 @@ def run(
     stem: str | None = None,
     release: bool = False,
     stopping: Callable[[], bool] = never,
+    hand_over: Callable[[str], None] | None = None,
 ) -> ImportRun:
     """Take in what arrived: all of it, one channel's, or one batch. May be repeated at any time.
 
     ``release`` is a person's word that a batch may delete as many rows as it names. ``stopping`` is asked
-    between batches. Bad batches are outcomes; raises WorldError only if the folders can't be listed.
+    between batches. Where batches of more than one channel have come, ``hand_over`` is given their names to
+    have each imported beside the others; SQLite has one writer, so there they go one after the other, here.
+    Of a channel that somebody else works on the rest is left to them. Bad batches are outcomes; raises
+    WorldError only if the folders can't be listed.
     """
     site.spool.prepare()
     sightings = site.spool.sight()
     outcomes: list[Imported] = []
+    busy: set[str] = set()
+    handed: set[str] = set()
     reunited: tuple[Retried, ...] = ()
     trouble = None
     try:
@@ -72,21 +78,26 @@ def run(
         if channel is stem is None:
             with world_errors(), suppress(Busy):
                 outcomes.extend(waiting.miss(sightings))
-        for seen in look(site, tuple(s for s in sightings.found if stem in (None, s.stem))):
+        sighted = look(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
+        arrived = [seen for seen in sighted if _is_called(seen, channel)]
+        if hand_over is not None and site.many_writers:
+            handed = _hand_over([seen for seen in arrived if waiting.still(seen) is None], hand_over)
+        for seen in arrived:
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"
                 break
-            if channel in (None, seen.place[0]):
+            if seen.place[0] not in busy and _lane(seen) not in handed:
                 outcomes.append(waiting.still(seen) or take_in(site, seen, release=release))
                 waiting.look_again_after(outcomes[-1])
+                if outcomes[-1].verdict is Verdict.BUSY:
+                    busy.add(seen.place[0])
         if stem is None and trouble is None:
-            busy = {one.channel for one in outcomes if one.verdict is Verdict.BUSY}
-            wanted = {one.name for one in site.incoming() if channel in (None, one.name)}
-            ledger.note_success(site.engine, Direction.IN, wanted - busy)
+            wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
+            ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
         reunited = _reunite(site, outcomes, stopping)
     except WorldError as error:
         trouble = error.sentence
-    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, reunited)
+    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)), reunited)
 
 
 def _reunite(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bool]) -> tuple[Retried, ...]:
@@ -95,6 +106,27 @@ def _reunite(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bo
         return ()
     with world_errors():
         return tuple(reuniting.run(site, site.incoming(), stopping))
+
+
+def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:
+    return seen.channel.called(channel) if isinstance(seen, Arrival) else channel in (None, seen.place[0])
+
+
+def _hand_over(arrived: list[Arrival | Stranger], hand_over: Callable[[str], None]) -> set[str]:
+    """Hand over each channel that has batches, if more than one has; give their names."""
+    lanes = {lane for lane in map(_lane, arrived) if lane is not None}
+    if len(lanes) < 2:  # noqa: PLR2004 - alone it has nobody to be beside
+        return set()
+    for lane in sorted(lanes):
+        hand_over(lane)
+    return lanes
+
+
+def _lane(seen: Arrival | Stranger) -> str | None:
+    """Name what can be applied beside the rest; None if there is nothing to apply."""
+    if isinstance(seen, Stranger):
+        return None
+    return seen.channel.name if seen.channel.beside_others else seen.channel.declared
 
 
 def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:
@@ -172,13 +204,16 @@ def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> s
             continue
         table = arrival.channel.stream(name).table
         share = site.limits.deleted_share
+        shard = arrival.channel.shard
+        parts = shard.of if shard is not None and name in shard.split else 1
         # A batch that is held is judged at every run: no more rows are counted than let it through.
-        enough = min(math.ceil(counts.delete / share) + 1, MAX_INTEGER) if share else MAX_INTEGER
+        enough = min(math.ceil(parts * counts.delete / share) + parts, MAX_INTEGER) if share else MAX_INTEGER
         some = sa.select(sa.literal(1)).select_from(table).limit(enough)
-        rows = connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
+        rows = (connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0) // parts
         if counts.delete > rows * share:
             return (
-                f"it deletes {counts.delete} of {rows} rows of {table.name}, more than the set share of"
+                f"it deletes {counts.delete} of {rows} rows of {table.name}"
+                f"{'' if parts == 1 else f' that one of {parts} shards has'}, more than the set share of"
                 f" {share:.0%}; it is held for a person:"
                 f" `exchange import --release {arrival.sighting.stem}` applies it"
             )
@@ -212,6 +247,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
     """
     lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
     with _refused_at_the_end(), ledger.attempted(site.engine, lock, key) as (connection, crashes):
+        join(connection, f"import {arrival.channel.declared}", alone=not arrival.channel.beside_others)
         standing = stand(site, connection, arrival)
         if standing is not NEXT:
             return standing

@@ -194,7 +194,7 @@ class Queue:
         if self._client.llen(self._name):
             return False
         for way in ways:
-            app.send_task(way.task, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
+            app.send_task(way.task, kwargs={"spread": True}, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
             log.debug("nudged", task=way.task)
         return True
 

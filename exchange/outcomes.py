@@ -65,13 +65,15 @@ class Retried:
 class ImportRun:
     """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches.
 
-    ``reunited`` are parked records that were retried because what they refer to may have come.
+    ``handed`` names the channels that were handed over, to be imported beside this run. ``reunited`` are parked
+    records that were retried because what they refer to may have come.
     """
 
     batches: tuple[Imported, ...]
     ignored: int = 0
     unpaired: int = 0
     trouble: str | None = None
+    handed: tuple[str, ...] = ()
     reunited: tuple[Retried, ...] = ()
 
     @property
@@ -86,6 +88,7 @@ class ImportRun:
             "ignored": self.ignored,
             "unpaired": self.unpaired,
             "trouble": self.trouble,
+            "handed": list(self.handed),
             "reunited": len(self.reunited),
         }
 
@@ -115,12 +118,16 @@ class Exported:
 
 @dataclass(frozen=True)
 class ExportRun:
-    """All that one export did. ``parked`` records could not be written; ``busy`` says who holds which channel."""
+    """All that one export did. ``parked`` records could not be written; ``busy`` says who holds which channel.
+
+    ``handed`` names the channels that were handed over, to be exported beside this run.
+    """
 
     batches: tuple[Exported, ...]
     parked: int = 0
     busy: tuple[Busy, ...] = ()
     trouble: str | None = None
+    handed: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -128,5 +135,6 @@ class ExportRun:
             "batches": [one.as_dict() for one in self.batches],
             "parked": self.parked,
             "busy": [one.as_dict() for one in self.busy],
+            "handed": list(self.handed),
             "trouble": self.trouble,
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from exchange import dead_letters
 from exchange.bulk import uncollected
 from exchange.channels import Channel
-from exchange.database import among, locked, reading, world_errors
+from exchange.database import among, join, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.settling import standing
 from exchange.format.errors import RecordError, printable
@@ -132,9 +132,8 @@ def header_of(row: Any) -> Header:
 
 def groups(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[Group]:
     """Sort letters into groups; those whose channel is no longer declared are ``done`` at once."""
-    declared = {channel.name: channel for channel in site.channels}
     for (direction, name), some in groupby(headers, key=lambda header: (header.direction, header.channel)):
-        channel = declared.get(name)
+        channel = site.channel(name)
         if channel is None:
             for header in some:
                 message = f"channel {printable(name)} is no longer declared; nothing was changed"
@@ -195,9 +194,13 @@ def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
         return _finish(connection, group, taken, [_refused(one, fault) for one in taken], manner)
 
 
-def _locked(site: Site, group: Group) -> AbstractContextManager[Connection]:
+@contextmanager
+def _locked(site: Site, group: Group) -> Iterator[Connection]:
+    """Keep others off the channel, and off its shards: parents and children may be in several."""
     work = "import" if group.direction is Direction.IN else "export"
-    return locked(site.engine, f"{work} {group.channel.name}")
+    with locked(site.engine, f"{work} {group.channel.name}") as connection:
+        join(connection, f"{work} {group.channel.declared}", alone=True)
+        yield connection
 
 
 def _finish(

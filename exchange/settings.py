@@ -182,6 +182,11 @@ class Settings(BaseSettings):
     )
     settle_seconds: Patience = Field(default=10.0, description="How long a file may still be arriving.")
     retention_days: Days = Field(default=30.0, description="How long archived and quarantined batches are kept.")
+    retention_applied_days: Days = Field(default=30.0, description="How long dead letters are kept once applied.")
+    retention_superseded_days: Days = Field(default=30.0, description="How long dead letters are kept once superseded.")
+    retention_discarded_days: Days = Field(default=90.0, description="How long dead letters are kept once discarded.")
+    alarm_letters: Positive = Field(default=1000, description="Alarm if more dead letters than this are parked.")
+    alarm_days: Days = Field(default=7.0, description="Alarm if a dead letter has been parked for longer than this.")
     worker_concurrency: Positive = Field(default=2, description="Tasks a worker runs at once.")
     task_seconds: Annotated[float, Field(ge=10, allow_inf_nan=False), Expected("a number of seconds, 10 or more")] = (
         Field(default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back.")

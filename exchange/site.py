@@ -8,9 +8,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from exchange.channels import Channel
+from exchange.channels import MAX_SHARDS, Channel
 from exchange.format.batch import ReadLimits
 from exchange.format.signing import SigningKey, TrustedKeys
+from exchange.models import DeadLetterState
 from exchange.schemas import Checker
 from exchange.spool import Spool
 
@@ -32,11 +33,21 @@ class Limits:
     crashes: int = 3
     poison_after: int = 5
     retention_days: float = 30.0
+    letter_days: Mapping[DeadLetterState, float] = field(
+        default_factory=lambda: {
+            DeadLetterState.APPLIED: 30.0,
+            DeadLetterState.SUPERSEDED: 30.0,
+            DeadLetterState.DISCARDED: 90.0,
+        }
+    )
+    """How long dead letters are kept by the state that they came to; those of any other state stay."""
+    alarm_letters: int = 1_000
+    alarm_days: float = 7.0
 
 
 @dataclass(frozen=True)
 class Site:
-    """Everything a workflow needs to know of this side."""
+    """Everything a workflow needs to know of this side. ``channels`` as they are declared, each once."""
 
     network: str
     peer: str
@@ -49,11 +60,38 @@ class Site:
     require_signature: bool = True
     limits: Limits = field(default_factory=Limits)
     schemas: Path | None = None
+    own: TrustedKeys = field(default_factory=lambda: TrustedKeys({}))
+    """This side's own public keys, old ones too: what it signed once it takes back."""
 
     def outgoing(self) -> tuple[Channel, ...]:
-        """The channels that this network writes."""
-        return tuple(channel for channel in self.channels if channel.source == self.network)
+        """The channels that this network writes, as they are in the files: each shard is one."""
+        return tuple(part for one in self.channels if one.source == self.network for part in one.in_files())
 
     def incoming(self) -> tuple[Channel, ...]:
-        """The channels that this network reads."""
-        return tuple(channel for channel in self.channels if channel.target == self.network)
+        """The channels that this network reads, as they are in the files: each shard is one."""
+        return tuple(part for one in self.channels if one.target == self.network for part in one.in_files())
+
+    @property
+    def many_writers(self) -> bool:
+        """Whether the database lets several processes write at once; SQLite does not."""
+        return self.engine.dialect.name != "sqlite"
+
+    def channel(self, name: str, shards: int | None = None) -> Channel | None:
+        """Find a channel by its name in the files.
+
+        ``shards`` is how many its sender split it into, which is the sender's own choice and may have changed
+        while a batch was on its way. None: nobody knows any more.
+        """
+        declared = {one.name: one for one in self.channels}
+        if name in declared and shards in (None, 1):
+            return declared[name]
+        base, _, number = name.rpartition("_")
+        if base in declared and number.isdecimal() and (shards is None or int(number) < shards != 1):
+            return declared[base].part(int(number), shards or 0)
+        return None
+
+    def names_in_files(self, name: str) -> frozenset[str]:
+        """Give the names in the files that a person means by one: the same, and if it is declared all its shards'."""
+        declared = {one.name for one in self.channels}
+        shards = (f"{name}_{number}" for number in range(MAX_SHARDS)) if name in declared else ()
+        return frozenset({name, *shards} - (declared - {name}))

@@ -41,6 +41,7 @@ LAYERS = {
     },
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
+        "alarming",
         "applying",
         "bulk_retry",
         "audit",
@@ -49,8 +50,11 @@ LAYERS = {
         "editing",
         "exporter",
         "importer",
+        "letter_files",
         "pacing",
         "pruning",
+        "quarantine",
+        "refused",
         "replay",
         "retry",
         "reuniting",
@@ -76,6 +80,7 @@ LAYERS = {
         "settings",
         "supervisor",
         "tasks",
+        "workers",
     },
 }
 

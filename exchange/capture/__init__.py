@@ -12,7 +12,20 @@ What a change notes is *which* key to look at, no more. A change too many is the
 sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
 """
 
-from exchange.capture.taking import Reached, Taken, deleted_keys, extent, give_back, pending, row, rows, take
+from exchange.capture.taking import (
+    Reached,
+    Row,
+    Taken,
+    deleted_keys,
+    extent,
+    give_back,
+    is_key,
+    key_text,
+    pending,
+    row_of_key,
+    rows,
+    take,
+)
 from exchange.capture.triggers import (
     CaptureFault,
     add_version_column,
@@ -26,6 +39,7 @@ from exchange.capture.triggers import (
 __all__ = [
     "CaptureFault",
     "Reached",
+    "Row",
     "Taken",
     "add_version_column",
     "captured_tables",
@@ -36,8 +50,10 @@ __all__ = [
     "extent",
     "give_back",
     "install",
+    "is_key",
+    "key_text",
     "pending",
-    "row",
+    "row_of_key",
     "rows",
     "take",
 ]

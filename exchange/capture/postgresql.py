@@ -88,6 +88,14 @@ def matches(row: str, text: str, key: Sequence[KeyColumn]) -> str:
     return " AND ".join(f"{row}.{identifier(column.name)} = {value}" for column, value in pairs)
 
 
+def bucket(text: str) -> str:
+    """Write the SQL that gives the bucket of a key's text, 0 to 255.
+
+    Of the hashes that stay the same over versions the quickest: MD5 is not there where FIPS 140 rules.
+    """
+    return f"get_byte(sha256(convert_to({text}, 'UTF8')), 0)"
+
+
 def install(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> None:
     """Put the function and its triggers on the table, in place of older ones."""
     drop(connection, table)

@@ -71,6 +71,9 @@ class Dialect(Protocol):
     def matches(self, row: str, text: str, key: Sequence[KeyColumn]) -> str:
         """Write the SQL condition that a row has the key in ``text``."""
 
+    def bucket(self, text: str) -> str:
+        """Write the SQL that gives the bucket of a key's text, 0 to 255, by its hash."""
+
     def install(self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> None:
         """Put triggers on the table, in place of older ones."""
 

@@ -8,6 +8,8 @@ share a unique value with the new one.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 
@@ -73,11 +75,30 @@ def matches(row: str, text: str, key: Sequence[KeyColumn]) -> str:
     return " AND ".join(f"{row}.{identifier(column.name)} IS {value}" for column, value in pairs)
 
 
+def bucket(text: str) -> str:
+    """Write the SQL that gives the bucket of a key's text, 0 to 255. Needs ``prepare``."""
+    return f"exchange_bucket({text})"
+
+
 def prepare(connection: Connection) -> None:
-    """Teach the connection to read bytes out of a key; may be repeated."""
+    """Teach the connection to read bytes out of a key and to put keys into buckets; may be repeated."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     driver.create_function("exchange_key_value", 1, _key_value, deterministic=True)
+    driver.create_function("exchange_bucket", 1, _bucket, deterministic=True)
+
+
+def _bucket(text: str) -> int:
+    """Hash a key as PostgreSQL would write it, so that a database which moves there keeps its shards.
+
+    It writes other blanks, and a UUID with dashes. A key of which that is not all (a moment, a text that
+    looks like JSON) may move to another shard with the database, as it does when their number changes.
+    """
+    theirs = _UUID.sub(r'"\1-\2-\3-\4-\5"', text.replace('":', '" : ').replace(',"', ', "'))
+    return hashlib.sha256(theirs.encode()).digest()[0]
+
+
+_UUID = re.compile('"([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})"')
 
 
 def _key_value(value: str | float | None) -> str | bytes | float | None:

@@ -9,27 +9,40 @@ database: REPEATABLE READ on PostgreSQL, any on SQLite.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from exchange.capture import postgresql, sqlite
 from exchange.capture.sql import Dialect, KeyColumn, TableName, identifier, literal, literals, run
 from exchange.capture.triggers import CaptureFault, dialect_of
-from exchange.channels import Stream
+from exchange.channels import Shard, Stream
+from exchange.database import driver_errors
+from exchange.format import json
+from exchange.format.errors import RecordError
 from exchange.format.record import Op
 from exchange.values import codec_for
 
-FETCH_ROWS = 2_000
-"""How many rows cross from the database at once."""
+FETCH_ROWS = 50
+"""How many rows are in memory at once: few, for they may be large, and few are all in the processor's cache."""
+
+WORK_MEMORY_KIB = 64 * 1024
+"""How much PostgreSQL may use to sort or hash what was taken before it turns to its disk, unless set higher."""
 
 MANY_KEYS = 1_000
 """From how many keys on a wrong plan hurts more than a scan of the whole table."""
 
 MAX_LEVELS = 64
 """How deep rows are ordered in a table that refers to itself in more than one way, where loops can hide."""
+
+
+Row = tuple[Any, ...]
+"""What the driver gives, untouched."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +67,15 @@ class Reached:
     op: Op
 
 
-def pending(connection: Connection, streams: Sequence[Stream], limit: int | None = None) -> int:
-    """Count the changes of these streams that no batch carries yet; stop counting at ``limit``."""
-    of = f"FROM exchange_change WHERE {_of(streams)}"
+def pending(
+    connection: Connection, streams: Sequence[Stream], limit: int | None = None, shard: Shard | None = None
+) -> int:
+    """Count the changes of these streams, or of a shard of them, that no batch carries yet; stop at ``limit``."""
+    if shard is not None and not _is_postgresql(connection):
+        sqlite.prepare(connection)
+    of = f"FROM exchange_change WHERE {_of(connection, streams, shard)}"
     if limit is not None:
-        of = f"FROM (SELECT id FROM ({_oldest(streams, limit)}) a LIMIT {limit}) c"
+        of = f"FROM (SELECT id FROM ({_oldest(connection, streams, limit, shard)}) a LIMIT {limit}) c"
     return int(run(connection, f"SELECT count(*) {of}").scalar_one())
 
 
@@ -71,25 +88,27 @@ def extent(connection: Connection) -> tuple[int, int] | None:
     return None if found.a is None else (found.a, found.z)
 
 
-def take(connection: Connection, streams: Sequence[Stream], max_records: int) -> Taken:
+def take(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None = None) -> Taken:
     """Take about ``max_records`` pending changes, oldest first, into ``exchange_taken``, one row per key.
+
+    Of a ``shard`` only its keys.
 
     Rows that taken rows refer to by foreign keys among ``streams`` come along if they have changes pending,
     so that a batch can be applied by itself. A key's version is that of its last change. A key that is gone
     is left for the batch in which it goes. What is taken is gone from the log once the transaction commits.
     Raises CaptureFault if a stream's table or a column of its key is missing.
     """
-    tables = [_Table.of(connection, stream) for stream in streams]
+    tables = [_Table.of(connection, stream) for stream in _carried(streams, shard)]
     _empty_taken(connection)
     while True:
-        boundary = _boundary(connection, streams, max_records)
+        boundary = _boundary(connection, streams, max_records, shard)
         if boundary is None:
-            _move(connection, _of(streams), 0)
+            _move(connection, _of(connection, streams, shard), 0)
         else:
-            _take_below(connection, tables, boundary)
+            _take_below(connection, tables, boundary, shard)
         counts = run(connection, "SELECT stream, count(*) AS keys FROM exchange_taken GROUP BY stream")
         keys = {row.stream: row.keys for row in counts}
-        more = boundary is not None and pending(connection, streams, 1) > 0
+        more = boundary is not None and pending(connection, streams, 1, shard) > 0
         if keys or not more:
             break
     for table in tables:
@@ -99,26 +118,38 @@ def take(connection: Connection, streams: Sequence[Stream], max_records: int) ->
     return Taken(keys, more)
 
 
-def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Any]]:
+def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
     """Read the taken rows that exist now: key text, version, then the selected value of each stream column.
 
-    Parents come before children, else by version. Streamed: read it to its end or close it.
+    Parents come before children, else by version. Streamed, some rows at a time: read it to its end or close
+    it before anything else is done with the connection. Raises SQLAlchemy's DBAPIError.
     """
-    table = _Table.of(connection, stream)
-    select = (
-        sa.select(
-            _taken.c.key,
-            _taken.c.version,
-            *(stream.codecs[column.name].selected(connection.dialect) for column in stream.columns),
+    has_key: sa.ColumnElement[bool] = sa.literal_column(_Table.of(connection, stream).row_has_key())
+    columns = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
+    order = (_taken.c.level, _taken.c.version) if _self_references(stream) else (_taken.c.version,)
+    if _is_postgresql(connection):
+        # Key by key in their order, through the table's own index: the first row comes at once, where a join
+        # of sets would put all of them into order first, and we would wait.
+        taken = (
+            sa.select(_taken.c.key, _taken.c.version)
+            .where(_taken.c.stream == stream.name)
+            .order_by(*order)
+            .offset(0)
+            .subquery(_taken.name)
         )
-        .select_from(_taken.join(stream.table, sa.literal_column(table.row_has_key())))
-        .where(_taken.c.stream == stream.name)
-        .order_by(_taken.c.level, _taken.c.version)
-    )
+        row = sa.select(*columns).select_from(stream.table).where(has_key).offset(0).lateral("exchange_row")
+        select = sa.select(taken.c.key, taken.c.version, *row.c).select_from(taken.join(row, sa.true()))
+    else:
+        select = (
+            sa.select(_taken.c.key, _taken.c.version, *columns)
+            .select_from(_taken.join(stream.table, has_key))
+            .where(_taken.c.stream == stream.name)
+            .order_by(*order)
+        )
     yield from _stream(connection, select)
 
 
-def row(connection: Connection, stream: Stream, key: str) -> Sequence[Any] | None:
+def row_of_key(connection: Connection, stream: Stream, key: str) -> Row | None:
     """Read the row that has the key of a change: the selected value of each stream column; None if it is gone."""
     table = _Table.of(connection, stream)
     if not _is_postgresql(connection):
@@ -130,8 +161,8 @@ def row(connection: Connection, stream: Stream, key: str) -> Sequence[Any] | Non
     return connection.execute(found.select_from(stream.table)).one_or_none()
 
 
-def deleted_keys(connection: Connection, stream: Stream) -> Iterator[tuple[str, int, Sequence[Any]]]:
-    """Read the taken keys that no row has now: key text, version, and the values for ``stream.key_encoder``.
+def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
+    """Read the taken keys that no row has now: key text, version, then the values for ``stream.key_encoder``.
 
     By version; streamed as ``rows``.
     """
@@ -162,8 +193,7 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[tuple[str, 
         .add_cte(cte)
         .order_by(gone.c.exchange_id)
     )
-    for row in _stream(connection, select):
-        yield row[0], row[1], row[2:]
+    yield from _stream(connection, select)
 
 
 def give_back(connection: Connection, streams: Sequence[Stream], reached: Reached | None) -> int:
@@ -184,6 +214,44 @@ def give_back(connection: Connection, streams: Sequence[Stream], reached: Reache
         "DELETE FROM exchange_taken WHERE EXISTS (SELECT 1 FROM exchange_change c WHERE c.id = exchange_taken.version)",
     )
     return given.rowcount
+
+
+def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> str | None:
+    """Give the key of the row with these values of its key, as a change notes it; None if there is no such row.
+
+    ``values`` as ``Stream.key_decoder`` gives them, in ``key`` order. Raises CaptureFault as ``take`` does.
+    """
+    table = _Table.of(connection, stream)
+    name = TableName(stream.table.name, stream.table.schema)
+    has_key = (
+        sa.literal_column(f"{name}.{identifier(column.name)}") == sa.bindparam(None, value, type_=sa.types.NullType())
+        for column, value in zip(table.key, values, strict=True)
+    )
+    text: sa.ColumnElement[str] = sa.literal_column(table.speaks.key_text(str(name), table.key))
+    found: str | None = connection.scalar(sa.select(text).select_from(stream.table).where(*has_key))
+    return found
+
+
+def is_key(connection: Connection, stream: Stream, text: str) -> bool:
+    """Tell if a text could be the key of a change: the database can compare it with its rows."""
+    table = _Table.of(connection, stream)
+    if not _is_postgresql(connection):
+        sqlite.prepare(connection)
+    try:
+        members = json.loads(text.encode())
+    except RecordError:
+        return False
+    if not isinstance(members, dict) or members.keys() != {column.name for column in table.key}:
+        return False
+    if any(isinstance(value, (dict, list)) for value in members.values()):
+        return False
+    quoted = postgresql.literal(text) if _is_postgresql(connection) else literal(text)
+    try:
+        with connection.begin_nested():
+            run(connection, f"SELECT {table.exists(quoted)}")
+    except DBAPIError:
+        return False
+    return True
 
 
 _taken = sa.table(
@@ -222,12 +290,49 @@ class _Table:
         return f"EXISTS (SELECT 1 FROM {self.place} t WHERE {self.speaks.matches('t', text, self.key)})"
 
 
-def _of(streams: Sequence[Stream]) -> str:
-    return f"stream IN ({literals(stream.name for stream in streams)})"
+_SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    # Its compiling costs more than it gives here; and a sample of thousands says enough of a table of keys.
+    "jit": "off",
+    "default_statistics_target": "10",
+}
+
+
+def _of(connection: Connection, streams: Sequence[Stream], shard: Shard | None) -> str:
+    """Say that a change is one of these streams', and of the shard if only that is wanted."""
+    carried = _carried(streams, shard)
+    if shard is None:
+        return f"stream IN ({literals(stream.name for stream in carried)})"
+    return f"({' OR '.join(_in_shard(connection, stream, shard) for stream in carried)})"
+
+
+def _in_shard(connection: Connection, stream: Stream, shard: Shard | None) -> str:
+    return f"(stream = {literal(stream.name)}{_falls(connection, stream, shard)})"
+
+
+def _falls(connection: Connection, stream: Stream, shard: Shard | None) -> str:
+    """Say, after a condition, that a change falls to the shard; nothing where all of the stream's do."""
+    if shard is None or stream.name not in shard.split:
+        return ""
+    return f" AND {dialect_of(connection).bucket('key')} % {shard.of} = {shard.number}"
+
+
+def _carried(streams: Sequence[Stream], shard: Shard | None) -> Sequence[Stream]:
+    """Give the streams of which a shard may carry something: all, or those that are split."""
+    if shard is None or shard.number == 0:
+        return streams
+    return [stream for stream in streams if stream.name in shard.split]
 
 
 def _is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql"
+
+
+def _work_memory_kib(connection: Connection) -> int:
+    return int(run(connection, "SELECT setting FROM pg_settings WHERE name = 'work_mem'").scalar_one())
 
 
 def _empty_taken(connection: Connection) -> None:
@@ -236,9 +341,9 @@ def _empty_taken(connection: Connection) -> None:
     if _is_postgresql(connection):
         kind, version, end = "TEMPORARY", "bigint", " ON COMMIT DROP"
         # Key texts are compared with those that triggers wrote under these very settings.
-        for name, value in (("TimeZone", "UTC"), ("DateStyle", "ISO, YMD"), ("IntervalStyle", "postgres")):
-            run(connection, f"SET LOCAL {name} = {literal(value)}")
-        run(connection, "SET LOCAL bytea_output = 'hex'")
+        settings = {**_SETTINGS, "work_mem": f"{max(_work_memory_kib(connection), WORK_MEMORY_KIB)}kB"}
+        named = (f"set_config({literal(name)}, {literal(value)}, true)" for name, value in settings.items())
+        run(connection, f"SELECT {', '.join(named)}")
     else:
         kind, version, end = "TEMPORARY", "INTEGER PRIMARY KEY", ""
         sqlite.prepare(connection)
@@ -272,14 +377,14 @@ def _help_planner(connection: Connection, tables: Sequence[_Table]) -> None:
         run(connection, "SET LOCAL enable_nestloop = off")
 
 
-def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int) -> int | None:
+def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None) -> int | None:
     """Find the first change that isn't taken; None if all are."""
-    each = _oldest(streams, max_records + 1)
+    each = _oldest(connection, streams, max_records + 1, shard)
     found = run(connection, f"SELECT id FROM ({each}) a ORDER BY id LIMIT 1 OFFSET {max_records}").scalar()
     return None if found is None else int(found)
 
 
-def _oldest(streams: Sequence[Stream], limit: int) -> str:
+def _oldest(connection: Connection, streams: Sequence[Stream], limit: int, shard: Shard | None) -> str:
     """Write the query for the oldest ``limit`` changes of each stream.
 
     A stream at a time, so that the index gives them in order. It says BETWEEN and orders by the stream, too, so
@@ -289,8 +394,8 @@ def _oldest(streams: Sequence[Stream], limit: int) -> str:
     return " UNION ALL ".join(
         "SELECT id FROM (SELECT id FROM exchange_change"
         f" WHERE stream BETWEEN {literal(stream.name)} AND {literal(stream.name)}"
-        f" ORDER BY stream, id LIMIT {limit}) s"
-        for stream in streams
+        f"{_falls(connection, stream, shard)} ORDER BY stream, id LIMIT {limit}) s"
+        for stream in _carried(streams, shard)
     )
 
 
@@ -299,23 +404,26 @@ def _move(connection: Connection, where: str, turn: int) -> int:
     into = "INSERT INTO exchange_taken (version, stream, key, op, round)"
     # D, if the key was ever deleted: the least of the three letters.
     chosen = f"SELECT max(id), stream, key, min(op), {turn}"
+    # In order, so that they are also read in order, and near each other, without much sorting.
+    once = "GROUP BY stream, key ORDER BY max(id)"
     if _is_postgresql(connection):
         moved = run(
             connection,
             f"WITH gone AS (DELETE FROM exchange_change WHERE {where} RETURNING id, stream, op, key)"
-            f" {into} {chosen} FROM gone GROUP BY stream, key",
+            f" {into} {chosen} FROM gone {once}",
         )
         return moved.rowcount
-    moved = run(connection, f"{into} {chosen} FROM exchange_change WHERE {where} GROUP BY stream, key")
+    moved = run(connection, f"{into} {chosen} FROM exchange_change WHERE {where} {once}")
     run(connection, f"DELETE FROM exchange_change WHERE {where}")
     return moved.rowcount
 
 
-def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int) -> None:
+def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int, shard: Shard | None) -> None:
     """Take the changes below ``boundary``, and what belongs to them of the rest."""
     streams = [table.stream for table in tables]
-    _move(connection, f"{_of(streams)} AND id < {boundary}", 0)
-    run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
+    _move(connection, f"{_of(connection, streams, shard)} AND id < {boundary}", 0)
+    if not _is_postgresql(connection):  # PostgreSQL joins whole sets by hashing, for less than an index costs
+        run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
     _help_planner(connection, tables)
     _take_later_changes(connection, tables)
     _take_parents(connection, tables)
@@ -323,14 +431,17 @@ def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int)
 
 def _take_later_changes(connection: Connection, tables: Sequence[_Table]) -> None:
     """Take the later changes of keys that were taken: what is read is their state after them."""
-    streams = [table.stream for table in tables]
-    run(
+    # Equal keys are in one shard: it need not be asked for.
+    streams = _of(connection, [table.stream for table in tables], None)
+    late = run(
         connection,
         "UPDATE exchange_taken SET late = x.id FROM"
         " (SELECT c.stream, c.key, max(c.id) AS id FROM exchange_change c JOIN exchange_taken k"
-        f" ON k.stream = c.stream AND k.key = c.key WHERE c.{_of(streams)} GROUP BY c.stream, c.key) x"
+        f" ON k.stream = c.stream AND k.key = c.key WHERE c.{streams} GROUP BY c.stream, c.key) x"
         " WHERE exchange_taken.stream = x.stream AND exchange_taken.key = x.key",
     )
+    if not late.rowcount:
+        return
     for table in tables:
         # Deleted only later: other rows that still referred to it may not be in this batch, and the delete
         # would fail over there. The later change, still pending, says it all.
@@ -341,7 +452,7 @@ def _take_later_changes(connection: Connection, tables: Sequence[_Table]) -> Non
         )
     run(
         connection,
-        f"DELETE FROM exchange_change WHERE {_of(streams)} AND EXISTS (SELECT 1 FROM exchange_taken k"
+        f"DELETE FROM exchange_change WHERE {streams} AND EXISTS (SELECT 1 FROM exchange_taken k"
         " WHERE k.stream = exchange_change.stream AND k.key = exchange_change.key"
         " AND exchange_change.id <= k.late)",
     )
@@ -381,13 +492,13 @@ def _refers(constraint: sa.ForeignKeyConstraint) -> str:
     )
 
 
+def _self_references(stream: Stream) -> list[sa.ForeignKeyConstraint]:
+    return [one for one in stream.table.foreign_key_constraints if one.referred_table is stream.table]
+
+
 def _order_self_references(connection: Connection, table: _Table) -> None:
     """Give taken rows whose table refers to itself their level below the topmost taken one."""
-    constraints = [
-        constraint
-        for constraint in table.stream.table.foreign_key_constraints
-        if constraint.referred_table is table.stream.table
-    ]
+    constraints = _self_references(table.stream)
     if not constraints:
         return
     # Along one reference a loop can't be entered from outside. Along two it can: there the depth is bounded.
@@ -439,6 +550,27 @@ def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) 
     return f"({' OR '.join(parts)})"
 
 
-def _stream(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Any]]:
-    with connection.execute(select, execution_options={"stream_results": True, "yield_per": FETCH_ROWS}) as result:
-        yield from result
+def _stream(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
+    with driver_errors(connection, "reading what was taken"):
+        yield from (_from_postgresql if _is_postgresql(connection) else _from_sqlite)(connection, select)
+
+
+def _from_postgresql(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
+    """Read rows while the server goes on making them: a cursor would make it wait for each next call."""
+    compiled = select.compile(dialect=connection.dialect)
+    driver = connection.connection.driver_connection
+    # Whoever closes this before its end cancels the query, and that undoes everything up to here.
+    with (
+        connection.begin_nested(),
+        driver.cursor() as cursor,  # type: ignore[union-attr]
+        closing(cursor.stream(str(compiled), compiled.params, size=FETCH_ROWS)) as found,
+    ):
+        while piece := [*islice(found, FETCH_ROWS)]:
+            yield piece
+
+
+def _from_sqlite(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
+    """Read the driver's own tuples: SQLAlchemy's rows cost as much as the query."""
+    with connection.execute(select) as result:
+        while piece := result.cursor.fetchmany(FETCH_ROWS):
+            yield piece

@@ -19,7 +19,9 @@ from exchange.cli import (
     editing,
     files,
     keys,
+    letter_files,
     mending,
+    quarantine,
     reference,
     schema,
     setup,
@@ -65,7 +67,8 @@ app.command()(crossing.export)
 app.command(name="import")(crossing.import_)
 app.command()(crossing.replay)
 app.command()(crossing.prune)
-app.command(name="batches")(batches.batches)
+app.add_typer(batches.app, name="batches")
+app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")
@@ -77,6 +80,8 @@ dead_letters.app.command()(mending.retry)
 dead_letters.app.command()(mending.discard)
 dead_letters.app.command()(mending.restore)
 app.add_typer(dead_letters.app, name="dead-letters")
+dead_letters.app.command()(letter_files.export)
+dead_letters.app.command(name="import")(letter_files.import_)
 app.command()(audit.audit)
 app.command(name="schema")(schema.schema)
 app.command()(reference.submit)

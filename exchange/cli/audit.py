@@ -17,9 +17,10 @@ def audit(
     action: Annotated[str | None, typer.Option(help="Only this, such as replay_batch.", show_default=False)] = None,
     who: Annotated[str | None, typer.Option(metavar="NAME", help="Only what they did.", show_default=False)] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="From then on: a date and time, or 90m, 8h, 2d ago.")
+        str | None,
+        typer.Option(help="Only since then: 2026-11-22T06:15 (UTC), or 90m, 3h, 2d ago.", show_default=False),
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="WHEN", help="Before then.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only before then.", show_default=False)] = None,
     limit: Limit = 50,
     as_json: Json = False,
 ) -> None:
@@ -27,7 +28,7 @@ def audit(
     from exchange import audit as auditing
     from exchange.database import reading, world_errors
 
-    begin, end = moment("--since", since), moment("--until", until)
+    begin, end = moment("since", since), moment("until", until)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         found = auditing.entries(connection, action=action, who=who, since=begin, until=end, limit=limit)
     if as_json:

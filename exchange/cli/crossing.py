@@ -10,6 +10,7 @@ from exchange.cli import output
 from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.running import Refused, fail, known_channel, open_site, stem
+from exchange.format.names import MAX_SEQUENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ def import_(
             with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
                 run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
             act.came_to(run.as_dict())
-    _show(run.batches, as_json)
+    show_imported(run.batches, as_json)
     if run.ignored or run.unpaired:
         output.say(
             f"left alone in incoming: {run.ignored} files that are no batch,"
@@ -102,22 +103,44 @@ def import_(
 
 def replay(
     batch: Annotated[str, typer.Argument(metavar="BATCH", help="The stem of a batch that was kept.")],
+    through: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEQUENCE",
+            min=1,
+            max=MAX_SEQUENCE,
+            help="And those after it, through this sequence.",
+            show_default=False,
+        ),
+    ] = None,
+    reason: Reason = None,
+    who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Apply a kept batch again.
+    """Apply a kept batch again, or a range of them.
 
-    It may be archived, held or quarantined; one that is applied already stays as it is.
+    They may be archived, held or quarantined; one that is applied already stays as it is.
     """
     from exchange import replay as replaying
 
     wanted = stem(batch)
     with open_site() as site:
-        done = replaying.run(site, wanted)
-    _show([done], as_json)
+        arguments = {"batch": wanted, "through": through}
+        with (
+            by_hand(site, "replay_batch", arguments, who=who, why=reason) as act,
+            output.between_batches("replaying") as stopping,
+        ):
+            done = replaying.run(site, wanted, through, stopping)
+            act.came_to(done.as_dict())
+    show_imported(done.batches, as_json)
+    if done.trouble:
+        output.warn(done.trouble)
+    if done.busy:
+        fail()
 
 
 def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
-    """Remove files beyond their retention. The ledger stays."""
+    """Remove files and settled dead letters beyond their retention. The ledger stays."""
     from exchange import pruning
 
     with open_site() as site, by_hand(site, "prune", {}, who=who, why=reason) as act:
@@ -126,14 +149,16 @@ def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     if as_json:
         output.emit(counts)
     else:
-        output.table(["removed", "files"], counts.items())
+        output.table(["removed", "count"], counts.items())
 
 
-def _counted(counts: dict[str, int]) -> str:
+def counted(counts: dict[str, int]) -> str:
+    """Word counts of records by what became of them."""
     return ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
 
 
-def _show(outcomes: Sequence[Imported], as_json: bool) -> None:
+def show_imported(outcomes: Sequence[Imported], as_json: bool) -> None:
+    """Print what became of batches that were looked at."""
     if as_json:
         for outcome in outcomes:
             output.emit(outcome.as_dict())
@@ -141,7 +166,7 @@ def _show(outcomes: Sequence[Imported], as_json: bool) -> None:
     if outcomes:
         output.table(
             ["batch", "verdict", "reason", "records"],
-            [(one.batch, one.verdict, one.reason, _counted(one.records.as_dict())) for one in outcomes],
+            [(one.batch, one.verdict, one.reason, counted(one.records.as_dict())) for one in outcomes],
         )
     for one in outcomes:
         if one.message:

@@ -82,7 +82,7 @@ def by_cause(
         with world_errors(), reading(site.engine) as connection:
             groups = dead_letters.grouped(connection, filters)
         if not groups:
-            refuse_unknown_names(filters, site)
+            refuse_unknown_names(site, channel, stream)
     if as_json:
         for group in groups:
             output.emit(group.as_dict())
@@ -94,8 +94,13 @@ def by_cause(
         )
         return
     since = min(group.first_at for group in groups)
-    output.say(f"{_many(letters)} {state}, of {_many(len(groups), 'cause')}, the oldest since {_moment(since)}")
-    (_tell_groups if sys.stdout.isatty() else _list_groups)(groups)
+    told = f"{_many(letters)} {state}, of {_many(len(groups), 'cause')}, the oldest since {_moment(since)}"
+    if sys.stdout.isatty():
+        output.tell(told)
+        _tell_groups(groups)
+    else:
+        output.say(told)
+        _list_groups(groups)
 
 
 def _list_groups(groups: Sequence[Group]) -> None:
@@ -129,9 +134,9 @@ def _tell_groups(groups: Sequence[Group]) -> None:
     """Write a few lines for each: a table of so many columns fits no terminal."""
     for group in groups:
         output.tell("")
-        where = f"{group.channel}/{group.stream or '?'} {group.direction}"
+        where = f"{group.channel}/{group.stream or '?'} ({group.direction})"
         output.head(
-            f"{group.letters:,} {group.error} in {where}", f"cause {group.fingerprint}, fault: {group.advice.fault}"
+            f"{group.letters:,} {group.error}, {where}", f"cause {group.fingerprint}, fault: {group.advice.fault}"
         )
         output.tell(f"  {_moment(group.first_at)} to {_moment(group.last_at)}, last 24 hours |{_bar(group.trend)}|")
         output.tell(f"  e.g. {group.example}: {group.message}")
@@ -184,7 +189,7 @@ def list_(
                 raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
             page = dead_letters.page(connection, filters, after=place, limit=limit, oldest_first=oldest)
         if not page.letters and not page.cut:
-            refuse_unknown_names(filters, site)
+            refuse_unknown_names(site, channel, stream)
         mask = dead_letters.Mask(site.channels)
     letters = [mask.brief(letter) for letter in page.letters]
     if as_json:
@@ -192,7 +197,7 @@ def list_(
             output.emit(letter.as_dict())
     elif letters:
         output.table(
-            ["id", "parked", "direction", "channel", "stream", "key", "state", "error", "fingerprint", "message"],
+            ["id", "parked", "direction", "channel", "stream", "key", "state", "error", "message"],
             [
                 (
                     letter.id,
@@ -203,7 +208,6 @@ def list_(
                     letter.key,
                     letter.state,
                     letter.error,
-                    letter.fingerprint,
                     letter.message,
                 )
                 for letter in letters
@@ -286,7 +290,7 @@ def _tell_record(found: View) -> None:
     for line in _around_fault(found.pretty):
         output.tell(f"{'->' if line.fails else '  '} {line.text}")
     if found.record is None:
-        output.tell("   (not shown: it can't be read, and columns of this channel are sensitive)")
+        output.tell("   (not shown: it can't be read, and it may have columns that are sensitive)")
         return
     output.tell("exact bytes:")
     typer.echo(printable(found.record, LONGEST_RECORD))

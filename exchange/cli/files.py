@@ -259,6 +259,7 @@ def _claim(content: bytes) -> tuple[dict[str, Any], str | None]:
         "content_bytes": claim.content_bytes,
         "previous": claim.previous,
         "trace": claim.trace,
+        **({"shards": claim.shards} if claim.shards != 1 else {}),
         **({"extra": dict(claim.extra)} if claim.extra else {}),
     }, signature.key if signature else None
 

@@ -87,7 +87,7 @@ def select(
             until=until,
             text=text,
         )
-        refuse_unknown_names(filters, site)
+        refuse_unknown_names(site, channel, stream)
         arguments = {"name": wanted, "filters": filters.as_dict()}
         with by_hand(site, "select_dead_letters", arguments, who=as_name) as act:
             with world_errors(), writing(site.engine) as connection:

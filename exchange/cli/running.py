@@ -112,7 +112,9 @@ def open_site() -> Iterator[Site]:
 
 def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> str | None:
     """Check the name of a channel; None means all. Raises Refused naming those there are."""
-    known = sorted(channel.name for channel in channels)
+    from exchange.channels import known_names
+
+    known = known_names(channels)
     if name is not None and name not in known:
         shown = ", ".join(known) or "none"
         raise Refused(f"channel: expected one that is {way} here ({shown}), found {_quoted(name)}")
@@ -125,6 +127,17 @@ def stem(text: str) -> str:
         return str(BatchName.parse(text))
     except ValueError as error:
         raise Refused(f"batch: {error}") from error
+
+
+def label(text: str) -> str:
+    """Check the name under which a batch lies in quarantine. Raises Refused."""
+    from exchange.spool import parse_label
+
+    try:
+        parse_label(text)
+    except ValueError as error:
+        raise Refused(f"batch: {error}") from error
+    return text
 
 
 def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
@@ -148,7 +161,7 @@ def moment(what: str, text: str | None) -> datetime | None:
         read = datetime.fromisoformat(text)
     except ValueError:
         shown = _quoted(text)
-        raise Refused(f"{what}: expected a moment such as 2026-11-22T06:15 or 90m, 8h, 2d, found {shown}") from None
+        raise Refused(f"{what}: expected a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago, found {shown}") from None
     return read if read.tzinfo else read.replace(tzinfo=UTC)
 
 
@@ -162,6 +175,9 @@ def _quoted(text: str) -> str:
 
 def refuse_unknown(channel: str | None, site: Site) -> None:
     """Refuse a channel that is not declared, where nothing was found under its name: it is mistyped."""
-    if channel is not None and channel not in {one.name for one in site.channels}:
-        names = ", ".join(sorted(one.name for one in site.channels))
+    from exchange.channels import known_names
+
+    known = known_names([*site.outgoing(), *site.incoming()])
+    if channel is not None and channel not in known:
+        names = ", ".join(known)
         raise Refused(f"channel: expected one of {names}, found {printable(channel, 80)}")

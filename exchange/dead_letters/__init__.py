@@ -5,20 +5,24 @@ This package keeps, finds and shows them; retrying one is the ``retry`` workflow
 
 from __future__ import annotations
 
-from exchange.dead_letters.counting import count_parked, counted, fold
+from exchange.dead_letters.backlog import Backlog, backlog
+from exchange.dead_letters.counting import count_in, count_parked, fold
 from exchange.dead_letters.filters import Filters, key_texts
 from exchange.dead_letters.finding import Brief, Parked, find, history
 from exchange.dead_letters.grouping import Group, grouped
 from exchange.dead_letters.keeping import Letter, park
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.ordering import Order, Place
-from exchange.dead_letters.paging import page, place
+from exchange.dead_letters.paging import counted, page, place
+from exchange.dead_letters.retiring import SETTLED, forget_selections, retire
 from exchange.dead_letters.searching import Count, Page
 from exchange.dead_letters.settling import Outcome, Taken, discard, restore, settle, supersede, take
 from exchange.dead_letters.showing import View, view
 from exchange.dead_letters.superseding import Superseding
 
 __all__ = [
+    "SETTLED",
+    "Backlog",
     "Brief",
     "Count",
     "Filters",
@@ -33,11 +37,14 @@ __all__ = [
     "Superseding",
     "Taken",
     "View",
+    "backlog",
+    "count_in",
     "count_parked",
     "counted",
     "discard",
     "find",
     "fold",
+    "forget_selections",
     "grouped",
     "history",
     "key_texts",
@@ -45,6 +52,7 @@ __all__ = [
     "park",
     "place",
     "restore",
+    "retire",
     "settle",
     "supersede",
     "take",

@@ -30,10 +30,10 @@ def hour_of(moment: datetime) -> int:
 
 def count_parked(connection: Connection) -> int:
     """Count the letters that wait for somebody."""
-    return counted(connection, DeadLetterState.PARKED)
+    return count_in(connection, DeadLetterState.PARKED)
 
 
-def counted(connection: Connection, state: DeadLetterState) -> int:
+def count_in(connection: Connection, state: DeadLetterState) -> int:
     """Count the letters in a state."""
     return int(connection.scalar(sa.select(_NUMBER).where(dead_letter_count.c.state == state)) or 0)
 

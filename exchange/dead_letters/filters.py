@@ -18,12 +18,13 @@ from exchange.models import DeadLetterState, Direction, dead_letter
 class Filters:
     """A letter is meant if everything that is given is true of it.
 
-    ``keys`` are the texts that one key may have been kept as (see ``key_texts``); ``since`` and ``until`` are about
-    when it was parked, ``since`` included; ``text`` is looked for in the message, in whichever case.
+    ``channels`` are names in the files, of which a channel in shards has many; ``keys`` the texts that one key may have
+    been kept as (see ``key_texts``); ``since`` and ``until`` are about when it was parked, ``since`` included; ``text``
+    is looked for in the message, in whichever case.
     """
 
     state: DeadLetterState | None = None
-    channel: str | None = None
+    channels: tuple[str, ...] = ()
     stream: str | None = None
     direction: Direction | None = None
     error: str | None = None
@@ -51,8 +52,9 @@ class Filters:
 
     def of_group(self, letters: sa.FromClause) -> list[sa.ColumnElement[bool]]:
         """Write what letters of one fingerprint have in common."""
-        names = ("channel", "stream", "direction", "error", "fingerprint")
-        return [letters.c[name] == getattr(self, name) for name in names if getattr(self, name) is not None]
+        names = ("stream", "direction", "error", "fingerprint")
+        channels = [letters.c.channel.in_(self.channels)] if self.channels else []
+        return channels + [letters.c[name] == getattr(self, name) for name in names if getattr(self, name) is not None]
 
     def of_time(self, letters: sa.FromClause) -> list[sa.ColumnElement[bool]]:
         """Write when they were parked."""
@@ -89,6 +91,7 @@ class Filters:
         readers: dict[str, Any] = {
             "state": DeadLetterState,
             "direction": Direction,
+            "channels": tuple,
             "keys": tuple,
             "since": datetime.fromisoformat,
             "until": datetime.fromisoformat,

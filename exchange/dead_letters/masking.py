@@ -1,7 +1,7 @@
 """Dead letters as a person may see them: values of sensitive columns are hidden, whatever shape the record has.
 
-A record that can't be read as JSON is not shown at all if its channel has such columns: nobody can tell where in it
-their values are.
+Where nobody can tell if a value is of such a column it is not shown: of a stream with such columns nothing undeclared,
+of a record of no known stream only what names it, and of what is no JSON nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from exchange.channels import HIDDEN, Channel
+from exchange.channels import HIDDEN, Channel, Stream
 from exchange.dead_letters.finding import Brief, Parked
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+|\s+', re.DOTALL)
+
+_NAMES = {"stream", "op", "version"}
+_BODIES = {"data", "key"}
 
 Some = TypeVar("Some", bound=Brief)
 
@@ -24,14 +27,8 @@ class Mask:
     """What is to be hidden, by the declaration of the channels."""
 
     def __init__(self, channels: Iterable[Channel]) -> None:
-        self._channels = {channel.name: channel for channel in channels}
-
-    def sensitive(self, letter: Brief) -> frozenset[str]:
-        """Name the columns to hide in a letter; those of every stream that it may be of."""
-        channel = self._channels.get(letter.channel)
-        streams = [stream for one in ([channel] if channel else self._channels.values()) for stream in one.streams]
-        own = [stream for stream in streams if stream.name == letter.stream]
-        return frozenset().union(*(stream.sensitive for stream in own or streams))
+        self._streams = {stream.name: stream for channel in channels for stream in channel.streams}
+        self._any = frozenset().union(*(stream.sensitive for stream in self._streams.values()))
 
     def brief(self, letter: Some) -> Some:
         """Hide what is sensitive in a letter's key."""
@@ -46,9 +43,29 @@ class Mask:
         if not sensitive:
             return record.decode("utf-8", "backslashreplace")
         try:
-            return masked(record.decode(), sensitive)
-        except UnicodeDecodeError:
+            text = record.decode()
+            return masked(text, sensitive | _undeclared(json.loads(text), self._streams.get(letter.stream or "")))
+        except (ValueError, RecursionError):
             return None
+
+    def sensitive(self, letter: Brief) -> frozenset[str]:
+        """Name the columns to hide in a letter; those of every stream if it is of no known one."""
+        stream = self._streams.get(letter.stream or "")
+        return self._any if stream is None else stream.sensitive
+
+
+def _undeclared(record: Any, stream: Stream | None) -> set[str]:
+    """Name the members of which nobody can tell what they are. Raises ValueError if the record is no object."""
+    if not isinstance(record, dict):
+        raise ValueError("a record is an object")  # noqa: TRY004 - of a text that came
+    if stream is None:
+        return record.keys() - _NAMES
+    if not record.keys() & _BODIES:  # the captured key of an outgoing letter
+        return set()
+    columns = {column.name for column in stream.columns}
+    bodies = [record[name] for name in _BODIES & record.keys()]
+    unknown = [body.keys() - columns for body in bodies if isinstance(body, dict)]
+    return (record.keys() - _NAMES - _BODIES).union(*unknown)
 
 
 def masked(text: str, sensitive: frozenset[str]) -> str | None:

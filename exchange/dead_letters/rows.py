@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ def row_of(connection: Connection, stream: Stream, letter: Brief) -> Row | None:
     try:
         with connection.begin_nested():
             if letter.direction is Direction.OUT:
-                values = capture.row(connection, stream, letter.key)
+                values = capture.row_of_key(connection, stream, letter.key)
                 return Row(_data(connection, stream, values) if values else None)
             return _received(connection, stream, letter.key)
     except (DBAPIError, RecordError, capture.CaptureFault, ValueError, KeyError, TypeError):
@@ -65,5 +65,16 @@ def _received(connection: Connection, stream: Stream, key: str) -> Row:
     return Row(None, gone, deleted=gone is not None)
 
 
-def _data(connection: Connection, stream: Stream, values: Any) -> dict[str, Any]:
-    return stream.encoder(connection.dialect)(values)
+def _data(connection: Connection, stream: Stream, values: Iterable[Any]) -> dict[str, Any]:
+    return {
+        str(column.name): _encoded(stream.codecs[column.name].encoder(connection.dialect), value)
+        for column, value in zip(stream.columns, values, strict=True)
+    }
+
+
+def _encoded(encode: Callable[[Any], Any], value: Any) -> Any:
+    """Write a value as its record would have it; what can't cross is why an outgoing letter is there."""
+    try:
+        return None if value is None else encode(value)
+    except RecordError as error:
+        return f"({error.sentence})"

@@ -125,7 +125,7 @@ def view(site: Site, connection: Connection, letter_id: int) -> View | None:
 
 
 def _stream(site: Site, letter: Brief) -> Stream | None:
-    streams = (one for channel in site.channels if channel.name == letter.channel for one in channel.streams)
+    streams = (one for channel in site.channels for one in channel.streams)
     return next((one for one in streams if one.name == letter.stream), None)
 
 

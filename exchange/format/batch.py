@@ -49,7 +49,7 @@ class BatchWriter:
     ``out`` takes whole writes (a buffered file); it is neither flushed, synced nor closed here.
     """
 
-    def __init__(self, out: BinaryIO, encoding: tuple[str, ...] = ("zstd",), level: int = 3) -> None:
+    def __init__(self, out: BinaryIO, encoding: tuple[str, ...] = ("zstd",), level: int = 1) -> None:
         """Begin a data file; ``Unsupported`` for an encoding that this version does not write."""
         _supported(encoding)
         self._out = out
@@ -74,8 +74,12 @@ class BatchWriter:
 
     def write(self, line: bytes, stream: str, op: Op) -> None:
         """Add one record's line, newline included, as ``record.encode`` makes it."""
-        self._pending += line
-        (self._upserts if op is Op.UPSERT else self._deletes)[stream] += 1
+        self.write_all(line, 1, stream, op)
+
+    def write_all(self, lines: bytes, count: int, stream: str, op: Op) -> None:
+        """Add the lines of ``count`` records of one stream and op, each with its newline."""
+        self._pending += lines
+        (self._upserts if op is Op.UPSERT else self._deletes)[stream] += count
         if len(self._pending) >= _CHUNK_BYTES:
             self._pass_on()
 

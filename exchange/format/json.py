@@ -116,6 +116,22 @@ def _most(mark: bytes, lines: Sequence[bytes]) -> int:
     return max(map(bytes.count, lines, repeat(mark)), default=0)
 
 
+def dumps_all(values: list[Any]) -> list[bytes] | None:
+    """Write many values at once, as ``dumps`` writes each; None if any of them needs a look of its own.
+
+    What can't be seen in many lines at little cost is taken on trust: that there is no NaN, no infinity, and
+    nothing deeper than MAX_DEPTH.
+    """
+    write = orjson.dumps
+    try:
+        lines = [write(value, None, _NARROW) for value in values]
+    except orjson.JSONEncodeError:
+        return None
+    text = b"".join(lines)
+    unusual = (b"\\" in text and b"\\u0000" in text) or max(map(len, lines), default=0) > _ALWAYS_FEW
+    return None if unusual else lines
+
+
 def _is_unusual(line: bytes) -> bool:
     """Tell cheaply whether a line may break a bound; most that look so do not."""
     return (

@@ -66,7 +66,10 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The claim of a batch, checked. ``extra`` holds the members that this version does not know."""
+    """The claim of a batch, checked. ``extra`` holds the members that this version does not know.
+
+    ``shards``: of how many shards the channel is one; 1 if it is none.
+    """
 
     channel: str
     source: str
@@ -85,6 +88,7 @@ class Manifest:
     content_bytes: int
     previous: str | None
     trace: str | None = None
+    shards: int = 1
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -125,6 +129,7 @@ class Manifest:
             content_bytes=members.integer("content_bytes", 0),
             previous=members.matching_or_null("previous", DIGEST),
             trace=members.optional("trace", _TRACE),
+            shards=members.integer_or_absent("shards", 1),
             extra=members.rest(),
         )
         _agree(manifest)
@@ -153,6 +158,8 @@ class Manifest:
         }
         if self.trace is not None:
             claim["trace"] = self.trace
+        if self.shards != 1:
+            claim["shards"] = self.shards
         try:
             line = json.dumps(claim | dict(self.extra))
             agreed = Manifest.parse(line) == self
@@ -295,6 +302,9 @@ class _Members:
 
     def integer(self, member: str, least: int, most: int = json.MAX_INTEGER) -> int:
         return _integer(member, self.value(member), least, most)
+
+    def integer_or_absent(self, member: str, default: int) -> int:
+        return self.integer(member, 1) if member in self._members else default
 
     def kind(self, member: str) -> Kind:
         value = self.value(member)

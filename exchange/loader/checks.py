@@ -5,6 +5,7 @@ What is stale, what refers to nothing, what takes a value that another row has.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from exchange.channels import Stream
+from exchange.channels import HIDDEN, Stream
 from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.loader.constraints import Check, ForeignKey, Unique, broken
@@ -52,8 +53,8 @@ def park_repeated_keys(stage: Stage) -> list[Refusal]:
                     line,
                     "repeated_key",
                     "",
-                    f"key {printable(key)} appears twice in this batch, also at line {kept[key]}, which is kept;"
-                    " this line is parked",
+                    f"key {_shown_key(stage.stream, key)} appears twice in this batch, also at line {kept[key]},"
+                    " which is kept; this line is parked",
                 )
             )
     stage.settle([refusal.line for refusal in refusals], PARKED)
@@ -246,9 +247,16 @@ def _named(columns: list[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
     return [column.label(f"key_{number}") for number, column in enumerate(columns)]
 
 
+def _shown_key(stream: Stream, key: str) -> str:
+    """Write a key's text for a person; sensitive values are not shown."""
+    if stream.sensitive.isdisjoint(column.name for column in stream.key):
+        return printable(key)
+    return printable(json.dumps(stream.shown(json.loads(key))))
+
+
 def _shown(stream: Stream, columns: Any, values: Any) -> str:
     """Write ``column = value`` pairs for a person; a sensitive column's value is not shown."""
     pairs = zip(columns, values, strict=True)
     return ", ".join(
-        f"{name} = {'(hidden)' if name in stream.sensitive else printable(str(value), 80)}" for name, value in pairs
+        f"{name} = {HIDDEN if name in stream.sensitive else printable(str(value), 80)}" for name, value in pairs
     )

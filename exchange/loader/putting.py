@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
+from exchange.database import driver_errors
+
 Row = tuple[Any, ...]
 """Values in the order of a table's columns, as the driver binds them; for PostgreSQL only what JSON can say."""
 
@@ -26,16 +28,13 @@ def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Ite
     """Insert rows. Raises SQLAlchemy's DBAPIError, as any statement does."""
     quote = connection.dialect.identifier_preparer
     into = f"{quote.format_table(table)} ({', '.join(quote.quote(name) for name in names)})"
-    dbapi = connection.dialect.loaded_dbapi
     driver: Any = connection.connection.driver_connection
-    try:
+    with driver_errors(connection, into):
         if connection.dialect.name == "postgresql":
             _copy(driver, into, rows)
         else:
             marks = ", ".join("?" * len(names))
             driver.executemany(f"INSERT INTO {into} VALUES ({marks})", rows)  # noqa: S608 - all names are quoted
-    except dbapi.Error as error:
-        raise DBAPIError.instance(into, None, error, dbapi.Error, dialect=connection.dialect) from error
 
 
 def refuses_the_row(error: DBAPIError) -> bool:

@@ -188,14 +188,35 @@ def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: i
 
 def _refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
     constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None) or ""
-    words = _words(error)
+    words, code = _words(error), _code(error)
+    # Words of a trigger's or of a conversion may quote a value: no two of them are one cause, and some are secret.
+    quoting = not constraint and not _names_what_it_refuses(error)
+    if quoting and stage.stream.sensitive:
+        words = f"its words are not shown ({code})"
     return Refusal(
         line,
         "constraint" if isinstance(error, IntegrityError) else "database",
         "/data" if op is Op.UPSERT else "/key",
         f"the database refused this {op} of {stage.target.name}: {words}; it is parked",
-        constraint or words,
+        code if quoting else constraint or words,
     )
+
+
+_RULES_OF_SQLITE = {
+    f"SQLITE_CONSTRAINT_{kind}" for kind in ("CHECK", "NOTNULL", "UNIQUE", "PRIMARYKEY", "FOREIGNKEY", "DATATYPE")
+}
+
+
+def _code(error: DBAPIError) -> str:
+    """Give the database's own short name of an error."""
+    names = (getattr(error.orig, name, None) for name in ("sqlstate", "sqlite_errorname"))
+    return next(filter(None, names), type(error.orig).__name__)
+
+
+def _names_what_it_refuses(error: DBAPIError) -> bool:
+    """Say whether the words name a table's column or rule, and therefore no value."""
+    column = getattr(getattr(error.orig, "diag", None), "column_name", None)
+    return column is not None or _code(error) in _RULES_OF_SQLITE
 
 
 def _words(error: BaseException) -> str:

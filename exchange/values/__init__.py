@@ -6,6 +6,6 @@ would keep differently from the other is refused on both, before any database se
 """
 
 from exchange.values.codec import Codec, UnsupportedColumn, codec_for
-from exchange.values.kind import Json, as_is
+from exchange.values.kind import LOOK_AT_EACH, EncodeColumn, Json, as_is
 
-__all__ = ["Codec", "Json", "UnsupportedColumn", "as_is", "codec_for"]
+__all__ = ["LOOK_AT_EACH", "Codec", "EncodeColumn", "Json", "UnsupportedColumn", "as_is", "codec_for"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from sys import getsizeof
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from exchange.format.errors import RecordError, found
 from exchange.format.errors import printable as shown
-from exchange.values.kind import Decode, Encode, Json, Kind, as_is
+from exchange.values.kind import MANY_BYTES, Decode, Encode, EncodeColumn, Json, Kind, as_is
 from exchange.values.moments import Day, Duration, Moment, TimeOfDay
 from exchange.values.numbers import Exact, Real, Truth, Whole
 from exchange.values.texts import Choice, Document, Identifier, Octets, Words
@@ -50,6 +51,16 @@ class Codec:
         where nothing is left to do.
         """
         return self.kind.encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+
+    def column_encoder(self, dialect: Dialect, under: str = "/data") -> EncodeColumn:
+        """Make the function from many selected values, NULL or not, to the wire's: what ``encoder`` makes of each.
+
+        It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse one of them, and if they are too large to
+        be many; a value that ``json_schema`` refuses may get through.
+        """
+        encode = self.kind.column_encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        encode = as_is if encode is as_is else partial(_but_null, encode)
+        return partial(_but_large, encode) if self.kind.long else encode
 
     def decoder(self, dialect: Dialect, under: str = "/data") -> Decode:
         """Make the function from a wire value that is not null to what the driver binds without conversion.
@@ -85,6 +96,19 @@ class Codec:
         member = self.column.name.replace("~", "~0").replace("/", "~1")
         sentence = f"{shown(self.column.name)}: expected {shown(self.kind.expected, 400)}, found {what}{because}"
         return RecordError("value", f"{under}/{member}", sentence)
+
+
+def _but_large(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
+    if sum(map(getsizeof, values)) > MANY_BYTES:
+        raise ValueError
+    return encode(values)
+
+
+def _but_null(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
+    if None not in values:
+        return encode(values)
+    made = iter(encode([value for value in values if value is not None]))
+    return [None if value is None else next(made) for value in values]
 
 
 def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> Codec:

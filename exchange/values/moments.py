@@ -9,19 +9,20 @@ the calendar, and the text handed on. So infinity, years before 1 and after 9999
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from exchange.values.kind import Decode, Encode, Json, Kind, Refuse, as_is
+from exchange.values.kind import Decode, Encode, EncodeColumn, Json, Kind, Refuse, as_is
 
 _YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"  # there is no year 0
 _DATE = f"{_YEAR}-[0-9]{{2}}-[0-9]{{2}}"
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 _MICROSECOND_DIGITS = 6
 _ISO_DATE_LENGTH = len("2026-11-22")
+_ISO_DATE_TIME_LENGTH = len("2026-11-22 06:15:00.000000")
 
 _SQLITE_TIME = re.compile(f"({_TIME})(?:\\.([0-9]{{1,6}})0*)?".encode())
 _SQLITE_DATE_TIME = re.compile(
@@ -158,6 +159,33 @@ class Moment(Kind):
 
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
         return self._from_sqlite(refuse) if sqlite else self._from_postgresql(refuse)
+
+    def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
+        """Most date-times have all their digits: those need no call. The schema knows the rest, but not every day."""
+        moment = self.encoder(refuse, sqlite=sqlite)
+        zone, mark = ("+00", "Z") if self.aware else ("", "")
+        whole = _ISO_DATE_TIME_LENGTH
+        longest = whole + len(zone)
+
+        def from_postgresql(texts: Sequence[Any]) -> Sequence[Json]:
+            return [
+                f"{text[:10]}T{text[11:whole]}{mark}"
+                if len(text) == longest and text[10] == " " and text[whole:] == zone
+                else moment(text)
+                for text in texts
+            ]
+
+        def from_sqlite(values: Sequence[Any]) -> Sequence[Json]:
+            texts = map(bytes.decode, values)
+            moments = [
+                f"{text[:10]}T{text[11:]}{mark}" if len(text) == whole and text[10] == " " else moment(text.encode())
+                for text in texts
+            ]
+            if not all(map(_is_day, {moment[:10] for moment in moments})):
+                raise ValueError
+            return moments
+
+        return from_sqlite if sqlite else from_postgresql
 
     def _from_postgresql(self, refuse: Refuse) -> Encode:
         zone, mark = ("+00", "Z") if self.aware else ("", "")

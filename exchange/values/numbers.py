@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exchange.values.kind import Decode, Encode, Json, Kind, Refuse, as_is, raw, stored
+from exchange.values.kind import Decode, Encode, EncodeColumn, Json, Kind, Refuse, all_of, as_is, raw, stored
 
 _MOST_DIGITS_BEFORE, _MOST_DIGITS_AFTER = 131_072, 16_383
 """PostgreSQL's own bounds of a numeric column that declares none."""
@@ -39,6 +39,9 @@ class Whole(Kind):
 
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
         return self.decoder(refuse, sqlite=sqlite) if sqlite else as_is
+
+    def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:  # noqa: ARG002 - the schema has the bounds
+        return all_of(int)
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         least, most = -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
@@ -77,6 +80,9 @@ class Truth(Kind):
             raise refuse(value)
 
         return truth
+
+    def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
+        return super().column_encoder(refuse, sqlite=sqlite) if sqlite else all_of(bool)
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         return as_is
@@ -186,6 +192,10 @@ class Exact(Kind):
     precision: int | None
     scale: int
     in_key: bool
+
+    @property
+    def long(self) -> bool:  # type: ignore[override]
+        return self.precision is None
 
     @property
     def keyable(self) -> bool:  # type: ignore[override]

@@ -7,7 +7,8 @@ from __future__ import annotations
 import binascii
 import json as stdlib_json
 import re
-from collections.abc import Hashable, Mapping
+import secrets
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -17,7 +18,10 @@ import sqlalchemy as sa
 
 from exchange.format import json
 from exchange.format.errors import RecordError
-from exchange.values.kind import Decode, Encode, Json, Kind, Refuse, as_is, raw
+from exchange.format.record import MAX_BODY_DEPTH
+from exchange.values.kind import Decode, Encode, EncodeColumn, Json, Kind, Refuse, as_is, raw
+
+_SHORT = 200
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Words(Kind):
     length: int | None
     fixed: bool
     keyable: bool = True
+
+    @property
+    def long(self) -> bool:  # type: ignore[override]
+        return self.length is None or self.length > _SHORT
 
     @property
     def expected(self) -> str:
@@ -58,6 +66,9 @@ class Words(Kind):
             return str(check(text))
 
         return words
+
+    def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:  # noqa: ARG002 - the schema has the rest
+        return _decoded if sqlite else as_is
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         return self.decoder(refuse, sqlite=sqlite) if self.fixed else as_is
@@ -99,7 +110,7 @@ class Choice(Kind):
         return {"type": types[0] if len(types) == 1 else types, "enum": self._values()}
 
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
-        wires: Mapping[Hashable, str | int] = {name.encode() if sqlite else name: wire for name, wire in self.wires}
+        wires = self._wires(sqlite=sqlite)
 
         def choice(value: Any) -> str | int:
             wire = wires.get(value)
@@ -108,6 +119,13 @@ class Choice(Kind):
             return wire
 
         return choice
+
+    def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:  # noqa: ARG002
+        wire = self._wires(sqlite=sqlite).__getitem__
+        return lambda values: [*map(wire, values)]
+
+    def _wires(self, *, sqlite: bool) -> Mapping[Hashable, str | int]:
+        return {name.encode() if sqlite else name: wire for name, wire in self.wires}
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         alike = all(name == wire for name, wire in self.wires)
@@ -131,6 +149,10 @@ class Choice(Kind):
     def family(self) -> Hashable:
         """Let a variant keep only the same names for the same values."""
         return (Choice, frozenset(self.wires))
+
+
+def _decoded(values: Sequence[Any]) -> list[str]:
+    return [*map(bytes.decode, values)]
 
 
 def _digits(uuid: str) -> str:
@@ -165,6 +187,12 @@ class Identifier(Kind):
 
         return dashed
 
+    def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
+        """Put dashes into whatever there is: into anything but 32 hex digits they go so that the schema refuses it."""
+        if not sqlite:
+            return super().column_encoder(refuse, sqlite=sqlite)
+        return lambda values: [f"{d[:8]}-{d[8:12]}-{d[12:16]}-{d[16:20]}-{d[20:]}" for d in map(bytes.decode, values)]
+
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         return as_is if self.native and not sqlite else _digits
 
@@ -188,6 +216,7 @@ class Identifier(Kind):
 class Octets(Kind):
     """Bytes, as base64 of the standard alphabet with its padding."""
 
+    long = True
     expected = "bytes as base64"
 
     def schema(self) -> dict[str, Any]:
@@ -243,8 +272,8 @@ def _read_document(text: bytes) -> Json:
     """Read JSON as a database keeps it, strictly: RecordError or ValueError if it is not strict.
 
     Most texts were written by a machine. One that comes out the same when what was read is written again names
-    no member twice and has no number that changed on the way; blanks after a comma or a colon, as jsonb has
-    them, say nothing about that, nor do the escapes of SQLAlchemy's writer.
+    no member twice and has no number that changed on the way; blanks say nothing about that, nor do the escapes
+    of SQLAlchemy's writer.
     """
     value = orjson.loads(text)
     try:
@@ -255,16 +284,45 @@ def _read_document(text: bytes) -> Json:
     return value if same and not _MAYBE_NOT_STRICT.search(text) else json.loads(text.strip(_JSON_BLANKS))
 
 
-def _document(value: Json) -> str:
-    """Write what the strict reader read: there is nothing in it to refuse."""
-    return orjson.dumps(value).decode()
+_MARK = secrets.token_hex(16)
+_BETWEEN = f',"{_MARK}",'.encode()
+
+
+_ALWAYS_SHALLOW = 2 * MAX_BODY_DEPTH
+
+
+def _may_be_deep(text: bytes) -> bool:
+    return text.count(b"{") + text.count(b"[") > MAX_BODY_DEPTH
+
+
+def _read_documents(texts: Sequence[bytes]) -> list[Json]:
+    """Read many documents at once, as ``_read_document`` reads each; raises as it does, and if one may be deep.
+
+    They are read as one array with a mark between each two. Nobody who wrote them can know the mark, so where
+    every second element is one, each text held exactly one document.
+    """
+    text = b"[%b]" % _BETWEEN.join(texts)
+    if any(_may_be_deep(one) for one in texts if len(one) > _ALWAYS_SHALLOW):
+        raise ValueError
+    try:
+        elements = orjson.loads(text)
+        # Only integers that need no second look.
+        again = orjson.dumps(elements, option=orjson.OPT_STRICT_INTEGER)
+    except (ValueError, TypeError):
+        return [*map(_read_document, texts)]
+    values: list[Json] = elements[::2]
+    same = _without_blanks(again) == _without_blanks(text) and not (b"\\" in text and b"\\u0000" in text)
+    if same and len(values) == len(texts) and elements[1::2] == [_MARK] * (len(texts) - 1):
+        return values
+    return [*map(_read_document, texts)]
 
 
 _JSON_BLANKS = b" \t\r\n"
 
 
 def _without_blanks(text: bytes) -> bytes:
-    return text.replace(b": ", b":").replace(b", ", b",")
+    # Those within strings too: both texts lose them, and where strings begin and end does not hang on them.
+    return text.translate(None, b" ")
 
 
 @dataclass(frozen=True)
@@ -275,6 +333,7 @@ class Document(Kind):
     may not as JSON's null; SQLAlchemy reads both as None. Numbers keep their value, not their spelling.
     """
 
+    long = True
     keyable = False
     expected = "strict JSON"
 
@@ -302,6 +361,16 @@ class Document(Kind):
                 raise refuse(text, error.sentence) from error
 
         return from_sqlite if sqlite else from_text
+
+    def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
+        encode = self.encoder(refuse, sqlite=sqlite)
+
+        def documents(values: Sequence[Any]) -> Sequence[Json]:
+            if sqlite and {*map(type, values)} != {bytes}:
+                return [*map(encode, values)]
+            return _read_documents(values if sqlite else [*map(str.encode, values)])
+
+        return documents
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
         write = orjson.dumps

@@ -1,4 +1,4 @@
-"""What an operator needs: revisions and selections of dead letters, and an audit of what was done by hand.
+"""What an operator needs: revisions and selections of dead letters, batches given up, and an audit of it all.
 
 Revision: core_0003, after core_0002.
 """
@@ -15,8 +15,25 @@ branch_labels = None
 depends_on = None
 
 
+def _hold_places(condition: str) -> None:
+    op.drop_index("uq_exchange_batch_place", "exchange_batch")
+    op.create_index(
+        "uq_exchange_batch_place",
+        "exchange_batch",
+        ["direction", "channel", "epoch", "sequence"],
+        unique=True,
+        sqlite_where=sa.text(condition),
+        postgresql_where=sa.text(condition),
+    )
+
+
 def upgrade() -> None:
     """Add columns, tables and the indexes that looking at a million letters takes."""
+    # A batch that a person gave up holds its place no longer.
+    _hold_places(
+        "state NOT IN ('quarantined', 'discarded') AND (state <> 'rejected' OR direction = 'out')"
+        " AND manifest IS NOT NULL"
+    )
     op.add_column("exchange_dead_letter", sa.Column("producer", sa.String(200), nullable=True))
     op.add_column("exchange_dead_letter", sa.Column("cause", sa.Text(), server_default="", nullable=False))
     op.add_column("exchange_dead_letter", sa.Column("revision", sa.Integer(), server_default="0", nullable=False))
@@ -79,7 +96,6 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_exchange_audit"),
     )
-    op.create_index("ix_exchange_audit_action", "exchange_audit", ["action", "id"])
     op.create_table(
         "exchange_dead_letter_count",
         sa.Column("fingerprint", sa.String(16), nullable=False),
@@ -94,6 +110,10 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take them away again."""
+    op.execute(
+        "UPDATE exchange_batch SET state = 'quarantined' WHERE direction = 'in' AND state IN ('rejected', 'discarded')"
+    )
+    _hold_places("state <> 'quarantined' AND manifest IS NOT NULL")
     for name in ("insert", "update", "delete"):
         on = " ON exchange_dead_letter" if op.get_bind().dialect.name == "postgresql" else ""
         op.execute(f"DROP TRIGGER exchange_count_dead_letter_{name}{on}")

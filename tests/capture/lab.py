@@ -59,13 +59,13 @@ class Lab:
 def upserts(connection: Connection, stream: Stream) -> list[dict[str, Any]]:
     """Read the data of every upsert of a stream."""
     encode = stream.encoder(connection.dialect)
-    return [encode(row[2:]) for row in capture.rows(connection, stream)]
+    return [encode(row[2:]) for some in capture.rows(connection, stream) for row in some]
 
 
 def deletes(connection: Connection, stream: Stream) -> list[dict[str, Any]]:
     """Read the key of every delete of a stream."""
     encode = stream.key_encoder(connection.dialect)
-    return [encode(values) for _, _, values in capture.deleted_keys(connection, stream)]
+    return [encode(row[2:]) for some in capture.deleted_keys(connection, stream) for row in some]
 
 
 def items(*more: sa.Column[Any] | sa.schema.SchemaItem) -> sa.Table:

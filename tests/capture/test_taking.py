@@ -42,7 +42,7 @@ def test_changes_of_one_key_become_one_record_with_the_last_version_and_state(la
         last = connection.scalar(sa.select(sa.func.max(models.change.c.id)))
     with lab.exporting() as connection:
         assert capture.take(connection, [stream], 100) == capture.Taken({"s0": 3}, more_pending=False)
-        found = list(capture.rows(connection, stream))
+        found = [row for some in capture.rows(connection, stream) for row in some]
         assert found[-1][1] == last
         assert upserts(connection, stream) == [{"id": 1, "name": "z"}, {"id": 3, "name": "again"}]
         assert deletes(connection, stream) == [{"id": 2}]
@@ -182,11 +182,17 @@ def test_a_table_that_refers_to_itself_twice_and_in_a_loop_is_ordered_in_time(la
 
 def record_places(connection: Connection, streams: tuple[Stream, ...]) -> list[tuple[str, int, Op, str]]:
     """Read a whole batch in its order."""
-    found = [(stream.name, row[1], Op.UPSERT, row[0]) for stream in streams for row in capture.rows(connection, stream)]
+    found = [
+        (stream.name, row[1], Op.UPSERT, row[0])
+        for stream in streams
+        for some in capture.rows(connection, stream)
+        for row in some
+    ]
     return found + [
-        (stream.name, version, Op.DELETE, text)
+        (stream.name, row[1], Op.DELETE, row[0])
         for stream in reversed(streams)
-        for text, version, _ in capture.deleted_keys(connection, stream)
+        for some in capture.deleted_keys(connection, stream)
+        for row in some
     ]
 
 

@@ -299,3 +299,67 @@ def test_channels_declared_in_the_working_folder_are_found(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     (found,) = load_channels("declared_here:channels")
     assert found.name == "orders"
+
+
+def test_a_channel_in_shards_is_so_many_channels_in_the_files() -> None:
+    declared = channel(Stream(table("t")), shards=3)
+    check([declared])
+    assert [part.name for part in declared.in_files()] == ["orders_0", "orders_1", "orders_2"]
+    assert all(part.declared == "orders" and part.called("orders") for part in declared.in_files())
+    assert declared.in_files()[1].called("orders_1")
+    assert not declared.in_files()[1].called("orders_2")
+    (whole,) = channel(Stream(table("t"))).in_files()
+    assert (whole.name, whole.shard) == ("orders", None)
+
+
+def split(*streams: Stream) -> frozenset[str]:
+    part = channel(*streams, shards=2).in_files()[0]
+    assert part.shard is not None
+    return part.shard.split
+
+
+def test_streams_linked_by_foreign_keys_and_rows_with_rivals_are_not_split() -> None:
+    metadata = MetaData()
+    elsewhere = table("elsewhere", metadata=metadata)
+    streams = [
+        Stream(table("parent", metadata=metadata)),
+        Stream(table("child", Column("p", ForeignKey("parent.id")), metadata=metadata)),
+        Stream(table("tree", Column("p", ForeignKey("tree.id")), metadata=metadata)),
+        Stream(table("named", Column("name", Integer, unique=True), metadata=metadata)),
+        Stream(table("indexed", Column("name", String), sa.Index("i", "name", unique=True), metadata=metadata)),
+        Stream(table("folded", sa.Index("j", sa.text("lower(id)"), unique=True), metadata=metadata)),
+        Stream(table("kept", Column("p", ForeignKey("parent.id")), metadata=metadata), exclude=["p"]),
+        Stream(table("free", Column("p", ForeignKey("elsewhere.id")), metadata=metadata)),
+        Stream(table("harmless", Column("a", Integer, index=True), sa.UniqueConstraint("a", "id"), metadata=metadata)),
+    ]
+    assert elsewhere.name not in {stream.name for stream in streams}
+    assert split(*streams) == {"free", "harmless"}
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 33, 2.0, "2", True, None])
+def test_shards_that_are_no_number_from_1_to_32_are_refused(wrong: Any) -> None:
+    (fault,) = faults(channel(Stream(table("t")), shards=wrong))
+    assert fault == f'channel "orders": shards must be a whole number from 1 to 32, found {wrong!r}'
+
+
+def test_a_channel_of_which_nothing_could_be_split_has_no_shards() -> None:
+    metadata = MetaData()
+    parent, child = (
+        Stream(table("parent", metadata=metadata)),
+        Stream(table("child", Column("p", ForeignKey("parent.id")), metadata=metadata)),
+    )
+    (fault,) = faults(channel(parent, child, shards=2))
+    assert fault == (
+        'channel "orders": shards=2 would split nothing, for the rows of parent, child keep an order among each'
+        " other (foreign keys within the channel, or unique values beside the key); leave shards out"
+    )
+
+
+def test_the_names_of_shards_must_be_names_and_nobody_elses() -> None:
+    (fault,) = faults(channel(Stream(table("t")), name="a" * 29, shards=11))
+    assert (
+        fault
+        == f'channel "{"a" * 29}": its last shard would be called {"a" * 29}_10, and a name has at most 31 characters'
+    )
+    (fault,) = faults(channel(Stream(table("t")), shards=2), channel(Stream(table("u")), name="orders_1"))
+    assert fault == 'channel "orders_1": a shard of orders and another channel both have this name'

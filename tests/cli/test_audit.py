@@ -35,7 +35,8 @@ def test_what_is_done_by_hand_is_in_the_audit_with_who_when_where_what_why_and_t
     assert str(exported["origin"]).startswith("command line, ")
     assert str(exported["at"]).endswith("+00:00")
     assert (imported["who"], imported["action"], imported["why"]) == (ME, "import", None)
-    assert imported["result"] == {"batches": [], "ignored": 0, "unpaired": 0, "trouble": None, "reunited": 0}
+    nothing = {"batches": [], "ignored": 0, "unpaired": 0, "trouble": None, "handed": [], "reunited": 0}
+    assert imported["result"] == nothing
 
 
 def test_whoever_is_named_by_as_is_named_in_the_history_of_what_they_did(seeded: Pair, stem: str) -> None:
@@ -63,7 +64,7 @@ def test_the_audit_is_filtered(pair: Pair) -> None:
 
 @pytest.mark.parametrize("moment", ["yesterday", "8", "8y", "2026-13-01"])
 def test_a_moment_that_is_none_is_refused(pair: Pair, moment: str) -> None:
-    assert "expected a moment such as" in pair.request.refused("audit", "--since", moment, code=2)
+    assert "expected a moment as 2026" in pair.request.refused("audit", "--since", moment, code=2)
 
 
 @pytest.mark.parametrize("option", ["--as", "--reason"])

@@ -255,10 +255,10 @@ def test_a_quarantined_batch_is_replayed_after_its_cause_is_gone(receiver: Side,
     forger.send([visit(1, 1, FIRST)])
     [outcome] = receiver.take_in().batches
     assert outcome.verdict is Verdict.QUARANTINED
-    assert replay.run(receiver.site, outcome.batch).verdict is Verdict.QUARANTINED  # nothing is skipped
+    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.QUARANTINED  # nothing is skipped
     receiver.execute(sa.insert(shop.place).values(country="at", number=1, name="p"))
-    assert replay.run(receiver.site, outcome.batch).verdict is Verdict.APPLIED
-    assert replay.run(receiver.site, outcome.batch).verdict is Verdict.DUPLICATE  # from the archive: a no-op
+    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
+    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.DUPLICATE  # from the archive: a no-op
     assert [row["id"] for row in receiver.rows(shop.visit)] == [1]
     assert not list(receiver.site.spool.folders.quarantine.iterdir())
 
@@ -276,10 +276,22 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
         alike.round()
     stray = alike.one.site.spool.folders.tmp / "stray.data"
     stray.write_bytes(b"x")
-    assert pruning.run(alike.one.site).as_dict() == {"sealed": 0, "archived": 0, "quarantined": 0, "stray": 0}
+    assert pruning.run(alike.one.site).as_dict() == {
+        "sealed": 0,
+        "archived": 0,
+        "quarantined": 0,
+        "stray": 0,
+        "letters": 0,
+    }
     alike.one.limit(retention_days=-1.0)
     alike.other.limit(retention_days=-1.0)
-    assert pruning.run(alike.one.site).as_dict() == {"sealed": 3, "archived": 0, "quarantined": 0, "stray": 1}
+    assert pruning.run(alike.one.site).as_dict() == {
+        "sealed": 3,
+        "archived": 0,
+        "quarantined": 0,
+        "stray": 1,
+        "letters": 0,
+    }
     assert pruning.run(alike.other.site).archived == 6
     assert pruning.run(alike.one.site).sealed == 0
     assert list(alike.one.site.spool.folders.sealed.iterdir()) == []

@@ -11,7 +11,7 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from exchange import celery, preparing, tasks
+from exchange import capture, celery, preparing, tasks
 from exchange.database import make_engine
 from exchange.reference.models import ProfileType, Request, Response, User
 from exchange.settings import Settings
@@ -129,7 +129,8 @@ def test_a_call_says_in_one_sentence_that_the_broker_is_away(side: Side) -> None
 @pytest.mark.parametrize(
     "task, arguments, said",
     [
-        ("export", {"chanel": "requests"}, "arguments: expected channel, but got an unexpected keyword argument"),
+        ("export", {"chanel": "requests"}, "arguments: expected channel, spread, but got an unexpected keyword"),
+        ("export", {"spread": 1}, "spread: expected true or false, found 1"),
         ("replay_batch", {}, "arguments: expected batch, but missing a required argument"),
         ("import_", {"batch": 7}, "batch: expected a name or null, found 7"),
         ("retry_dead_letter", {"ids": 2**63}, "ids: expected the number of a dead letter"),
@@ -209,3 +210,56 @@ def test_a_worker_stops_between_two_pieces_of_work_and_leaves_the_rest_for_later
     engine.dispose()
     assert result["status"] == "SUCCESS"
     assert result["result"]["answered"] == answered()
+
+
+IN_SHARDS = """
+import sqlalchemy as sa
+from exchange.channels import Channel, Stream
+item = sa.Table("item", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+channels = [Channel("items", "response", "request", [Stream(item)], shards=3)]
+"""
+
+
+def results(url: str) -> list[dict[str, Any]]:
+    with redis.Redis.from_url(url) as client:
+        return [json.loads(client.get(key) or b"{}")["result"] for key in client.keys("celery-task-meta-*")]
+
+
+@pytest.mark.processes
+@pytest.mark.valkey
+@pytest.mark.postgres
+def test_a_tick_gives_each_channel_that_has_work_a_task_of_its_own(
+    side: Side, valkey_url: str, postgres_url: str
+) -> None:
+    (side.folder / "in_shards.py").write_text(IN_SHARDS)
+    side.environment |= {
+        "EXCHANGE_APP": "in_shards:channels",
+        "EXCHANGE_BROKER_URL": valkey_url,
+        "EXCHANGE_DATABASE_URL": postgres_url,
+        "EXCHANGE_WORKER_CONCURRENCY": "2",
+    }
+    for command in ("init", "migrate"):
+        process, log = side.start(command, "-m", "exchange", command)
+        assert process.wait(60) == 0, log.read_text()
+    engine = make_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE item (id integer PRIMARY KEY)")
+        capture.add_version_column(connection, "item")
+        capture.install(connection, "item")
+        connection.exec_driver_sql("INSERT INTO item (id) SELECT generate_series(1, 60)")
+    engine.dispose()
+    _, log = side.start("worker", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO")
+    tick = ("call", "exchange.export", "--kwargs", '{"spread": true}')
+    assert side.celery(*tick).returncode == 0
+    until(lambda: len(results(valkey_url)) == 4)
+    found = results(valkey_url)
+    assert sorted(result["handed"] for result in found) == [[], [], [], ["items_0", "items_1", "items_2"]]
+    assert sorted(batch["channel"] for result in found for batch in result["batches"]) == [
+        *("items_0", "items_1", "items_2")
+    ]
+    assert side.celery(*tick).returncode == 0
+    until(lambda: len(results(valkey_url)) == 5)
+    assert {"batches": [], "message": "nothing to export"}.items() <= next(
+        result for result in results(valkey_url) if result not in found
+    ).items()
+    assert "busy" not in log.read_text()

@@ -36,8 +36,9 @@ def test_what_is_written_is_what_the_manifest_says_and_reads_back(seal: Seal, en
     keys = [Record("user", Op.DELETE, n, {"id": n}) for n in range(1, 101)]
     out = io.BytesIO()
     writer = BatchWriter(out, encoding)
-    for record in rows + keys:
+    for record in rows:
         writer.write(encode(record), record.stream, record.op)
+    writer.write_all(b"".join(map(encode, keys)), len(keys), "user", Op.DELETE)
     content = b"".join(map(encode, rows + keys))
     assert (writer.records, writer.content_bytes) == (5_100, len(content))
     data = writer.close()

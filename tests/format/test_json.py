@@ -232,3 +232,18 @@ def test_damaged_json_is_a_value_or_a_record_error(value: Any, data: st.DataObje
     except RecordError:
         return
     assert json.loads(json.dumps(read)) == read
+
+
+def test_many_values_are_written_as_each_by_itself() -> None:
+    values = [{"a": 1.5, "b": ["ü", None, -(2**53) + 1]}, [], "line\u2028", 0]
+    assert json.dumps_all(values) == [
+        json.dumps(value, nulls) for value, nulls in zip(values, (1, 0, 0, 0), strict=True)
+    ]
+    assert json.dumps_all([]) == []
+
+
+@pytest.mark.parametrize(
+    "value", [2**53, 2**64, "\0", "\\u0000", ["\ud800"], {1: 2}, {str(n): n for n in range(20_000)}]
+)
+def test_one_value_of_many_that_needs_a_look_of_its_own_sends_all_of_them_there(value: object) -> None:
+    assert json.dumps_all([1, value, 2]) is None

@@ -62,9 +62,9 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # What waits, is held or is sealed? Asked at every import and export; and `exchange status` counts by it.
     "ix_exchange_batch_state": asked(ledger.open_batches),
     # Which sealed batches need no longer be kept?
-    "ix_exchange_batch_kept": lambda side, _: pruning.run(side.site),
+    "ix_exchange_batch_kept": lambda side, _: prune_files(side),
     # `exchange dead-letters list`, by what letters of one fingerprint have in common
-    "ix_exchange_dead_letter_fingerprint": found(Filters(state=DeadLetterState.PARKED, channel="forth")),
+    "ix_exchange_dead_letter_fingerprint": found(Filters(state=DeadLetterState.PARKED, channels=("forth",))),
     # ... by words in their message
     "ix_exchange_dead_letter_state": found(Filters(state=DeadLetterState.PARKED, text="bad")),
     # ... by key
@@ -75,6 +75,12 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
 }
 """Each index and the work that needs it."""
+
+
+def prune_files(side: Side) -> None:
+    """Let go of files alone: of dead letters there would be more to remove than to keep."""
+    side.limit(letter_days={})
+    pruning.run(side.site)
 
 
 def test_every_index_is_there_for_a_query() -> None:
@@ -246,11 +252,31 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
         with reading(receiver.engine) as connection:
             for state in set(BatchState) - {BatchState.APPLIED, BatchState.ACKNOWLEDGED}:  # of those any fifty do
                 status.batches(connection, state=state)
-            for filters in (Filters(), Filters(state=DeadLetterState.PARKED, channel="forth"), Filters(keys=("[]",))):
+            for filters in (
+                Filters(),
+                Filters(state=DeadLetterState.PARKED, channels=("forth",)),
+                Filters(keys=("[]",)),
+            ):
                 dead_letters.page(connection, filters)
             dead_letters.history(connection, parked)
             dead_letters.count_parked(connection)
         retry.run(receiver.site, [parked])
         importer.run(receiver.site, stem=f"forth-{EPOCH}-0000000077")
+
+    assert seen.read_whole(*GROWING) == []
+
+
+@with_and_without_statistics
+def test_letting_some_dead_letters_go_reads_no_large_table(receiver: Side, *, analysed: bool) -> None:
+    live(receiver, BATCHES)
+    applied_long_ago = sa.update(models.dead_letter).where(models.dead_letter.c.id <= CHANGED)
+    receiver.execute(applied_long_ago.values(state=DeadLetterState.APPLIED))
+    if analysed:
+        analyse(receiver)
+    receiver.limit(letter_days={DeadLetterState.APPLIED: 1.0, DeadLetterState.DISCARDED: 100_000.0})
+    with watched(receiver.engine) as seen:
+        assert pruning.run(receiver.site).letters == CHANGED
+        with reading(receiver.engine) as connection:
+            dead_letters.backlog(connection)
 
     assert seen.read_whole(*GROWING) == []
