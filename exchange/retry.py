@@ -23,7 +23,7 @@ from exchange.bulk import uncollected
 from exchange.channels import Channel
 from exchange.database import among, join, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
-from exchange.dead_letters.settling import missing, standing
+from exchange.dead_letters.settling import standing
 from exchange.format.errors import RecordError, printable
 from exchange.loader import Loader
 from exchange.loader.checks import DUPLICATE
@@ -33,7 +33,7 @@ from exchange.outcomes import Retried
 from exchange.site import Site
 from exchange.understanding import Bad, Understanding
 
-MOST_LETTERS = 2_000
+MOST_LETTERS = 5_000
 MOST_BYTES = 16 * 1024 * 1024
 """So much is tried in one transaction: enough that its cost is shared, and memory stays small."""
 
@@ -98,10 +98,14 @@ def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retri
             some = wanted[start : start + MOST_LETTERS]
             with reading(site.engine) as connection:
                 headers = _headers(connection, some)
-                done |= {one: Retried(one, None, missing(one), changed=False) for one in some if one not in headers}
+                done |= {one: _unknown(one) for one in some if one not in headers}
             for group in groups(site, headers.values(), done):
                 done |= {one.id: one for one in attempt(site, group, manner)}
     return [done[one] for one in wanted]
+
+
+def _unknown(letter_id: int) -> Retried:
+    return Retried(letter_id, None, f"there is no dead letter {letter_id}", changed=False)
 
 
 def _headers(connection: Connection, ids: Sequence[int]) -> dict[int, Header]:

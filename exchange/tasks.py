@@ -150,6 +150,8 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     if spread:
         run = dataclasses.replace(run, batches=tuple(done))
     _raise_if_only_busy(run.busy, done)
+    if run.reunited:
+        log.info("reunited", dead_letters=len(run.reunited))
     return _told(run.batches, run.as_dict(), "nothing to import")
 
 

@@ -86,6 +86,9 @@ def import_(
             f"left alone in incoming: {run.ignored} files that are no batch,"
             f" {run.unpaired} data files whose manifest has not arrived"
         )
+    if run.reunited:
+        held = sum(not one.failed for one in run.reunited)
+        output.say(f"{len(run.reunited)} parked records were retried, as what they refer to has come: {held} held")
     if run.trouble:
         output.complain(run.trouble)
         fail()
