@@ -15,14 +15,14 @@ from exchange import dead_letters
 from exchange.arrivals import Arrival
 from exchange.bulk import uncollected
 from exchange.channels import Channel
-from exchange.dead_letters import Letter
+from exchange.dead_letters import Letter, Superseding
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
 from exchange.format.errors import BatchError, Reason, RecordError, printable
 from exchange.ledger import Counts
 from exchange.loader import Loader, Refusal, TooManyRefusals
 from exchange.loader.staging import canonical_key
-from exchange.models import Direction
+from exchange.models import Direction, dead_letter
 from exchange.site import Limits, Site
 from exchange.understanding import Bad, Understanding
 
@@ -49,21 +49,34 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
         bad = _BadRecords(connection, loader, arrival, site.limits)
         reader = BatchReader(data, arrival.manifest, site.limits.read)
         understanding = Understanding(site, arrival.manifest.schemas, loader)
+        superseding = _superseding(connection, arrival)
         for lines in reader:
             for understood in understanding.of(lines, reader.first_line):
                 if isinstance(understood, Bad):
                     bad.park(understood.number, understood.line, understood.error)
-                else:
-                    loader.add(*understood)
+                    continue
+                loader.add(*understood)
+                if superseding.note(understood.stream, understood.rows):
+                    loader.flush()
+                    superseding.look_up()
         reader.check_counts(understanding.counts())
         try:
             loaded = loader.load()
         except TooManyRefusals as error:
             raise bad.too_many() from error
-        _park_refused(bad, arrival, data, {refusal.line: refusal for refusal in loaded.refusals}, site.limits)
+        refused = {refusal.line: refusal for refusal in loaded.refusals}
+        superseding.settle(refused, f"superseded: a later record of its key came with batch {arrival.sighting.stem}")
+        _park_refused(bad, arrival, data, refused, site.limits)
         bad.write()
     counts = loaded.counts
     return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
+
+
+def _superseding(connection: Connection, arrival: Arrival) -> Superseding:
+    """Watch for older letters, but for those that this very batch brings: a key that is twice in it stays parked."""
+    manifest = arrival.manifest
+    mine = dead_letter.c.batch.is_not_distinct_from(arrival.sighting.stem)
+    return Superseding(connection, arrival.channel, manifest.schemas, manifest.total, but=mine)
 
 
 class _BadRecords:

@@ -10,6 +10,7 @@ from exchange.channels import Channel, ChannelFaults, load_channels
 from exchange.database import make_engine
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import printable
+from exchange.models import DeadLetterState
 from exchange.reference.handlers import Handler, load_handler
 from exchange.schemas import Checker
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
@@ -24,6 +25,7 @@ def assemble(settings: Settings) -> Site:
     try:
         signing_key = keys.load_signing_key(settings.keys_folder, settings.signing_key)
         trusted = keys.load_trusted(settings.keys_folder)
+        own = keys.load_own(settings.keys_folder)
     except keys.KeyFault as fault:
         raise SettingsFaults([*faults, str(fault)]) from fault
     schemas = schemas_folder(settings)
@@ -42,6 +44,7 @@ def assemble(settings: Settings) -> Site:
         require_signature=settings.require_signature,
         limits=limits(settings),
         schemas=schemas,
+        own=own,
     )
 
 
@@ -55,6 +58,7 @@ def with_present_keys(site: Site, settings: Settings) -> Site:
             site,
             signing_key=keys.load_signing_key(settings.keys_folder, settings.signing_key),
             trusted=keys.load_trusted(settings.keys_folder),
+            own=keys.load_own(settings.keys_folder),
         )
     except keys.KeyFault as fault:
         raise SettingsFaults([str(fault)]) from fault
@@ -96,7 +100,15 @@ def limits(settings: Settings) -> Limits:
         look_ahead=settings.look_ahead,
         grace_seconds=settings.grace_seconds,
         settle_seconds=settings.settle_seconds,
+        poison_after=settings.poison_after,
         retention_days=settings.retention_days,
+        letter_days={
+            DeadLetterState.APPLIED: settings.retention_applied_days,
+            DeadLetterState.SUPERSEDED: settings.retention_superseded_days,
+            DeadLetterState.DISCARDED: settings.retention_discarded_days,
+        },
+        alarm_letters=settings.alarm_letters,
+        alarm_days=settings.alarm_days,
     )
 
 

@@ -18,9 +18,11 @@ from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
 from exchange import broker, logs
+from exchange.callers import TICK, headers_by_hand
 from exchange.folders import make_private
 from exchange.format.errors import printable
 from exchange.settings import Settings, SettingsFaults, load_settings
+from exchange.workers import why_it_waits
 
 VISIBILITY_MARGIN_SECONDS = 600
 RESULT_SECONDS = 24 * 3600
@@ -90,7 +92,7 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _every(seconds: float, task: str, **arguments: Any) -> dict[str, Any]:
-    options = {"expires": seconds * EXPIRY_SHARE}
+    options = {"expires": seconds * EXPIRY_SHARE, "headers": TICK}
     return {"task": task, "schedule": seconds, "kwargs": arguments, "options": options}
 
 
@@ -142,17 +144,21 @@ def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
 
 
 class _Exchange(Celery):
-    """Celery, but ``celery call`` says at once that the broker is away, not after 20 seconds in a traceback."""
+    """Celery, but ``celery call`` says who calls, and at once that the broker is away or the workers busy."""
 
     def send_task(self, *args: Any, **options: Any) -> Any:
         """Send a task; beat and programs go on trying, as they outlive a broker's absence."""
         command = click.get_current_context(silent=True)
         if command is not None and command.info_name == "call":
+            options["headers"] = headers_by_hand()
             try:
                 with self.connection_for_write() as connection:
                     connection.ensure_connection(max_retries=1, timeout=ANSWER_SECONDS)
             except OperationalError as error:
                 _end([f"the broker does not answer: {printable(str(error))}; nothing was called"], 1, error)
+            waits = why_it_waits(self)
+            if waits:
+                print(waits, file=sys.stderr)  # noqa: T201 - a command line's own answer
         return super().send_task(*args, **options)
 
 

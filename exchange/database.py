@@ -7,11 +7,14 @@ file that the kernel unlocks with the process, around the database's one writer.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import pwd
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +22,19 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, ProgrammingError
 
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import Verdict, WorldError, printable
 from exchange.models import holder
 
 SQLITE_CACHE_KIB = 32 * 1024
 SQLITE_WAIT_SECONDS = 5.0
 """How long a SQLite writer waits for another one: the application's transactions are short, ours may not be."""
+
+MAX_NAME_BYTES = 63
+"""What PostgreSQL keeps of a connection's name."""
 
 
 @dataclass(eq=False)  # not frozen: context managers set its traceback
@@ -43,14 +50,42 @@ class Busy(Exception):  # noqa: N818 - an answer, not an error
         since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else ""
         return f"{self.lock} is busy: {self.who}{since}; it goes on at the next run"
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        since = self.since.isoformat() if self.since else None
+        return {"verdict": Verdict.BUSY.value, "who": self.who, "since": since, "message": str(self)}
+
+
+_person: ContextVar[str | None] = ContextVar("person", default=None)
+
+
+@contextmanager
+def acting_for(person: str) -> Iterator[None]:
+    """Name a person, too, in the locks, events and attempts of what is done meanwhile."""
+    token = _person.set(person)
+    try:
+        yield
+    finally:
+        _person.reset(token)
+
 
 def whoami() -> str:
-    """Name this process in locks, events and attempts: user, host and process id."""
+    """Name who works here, in locks, events and attempts: the person if one asked, user, host and process id."""
     try:
         user = os.environ.get("USER") or os.environ.get("LOGNAME") or str(os.getuid())
     except AttributeError:  # pragma: no cover - no getuid on Windows
         user = "unknown"
-    return f"{user}@{socket.gethostname()} pid {os.getpid()}"
+    process = f"{user}@{socket.gethostname()} pid {os.getpid()}"
+    person = _person.get()
+    return f"{person}, {process}" if person else process
+
+
+def user() -> str:
+    """Name the operating system's user, by the process's own id: an environment says what one tells it to."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def make_engine(url: str) -> Engine:
@@ -72,7 +107,7 @@ def make_engine(url: str) -> Engine:
         pool_pre_ping=True,
         connect_args={
             "options": options,
-            "application_name": f"exchange {whoami()}"[:63],
+            "application_name": f"exchange {whoami()}"[:MAX_NAME_BYTES],
             "prepare_threshold": None,
         },
     )
@@ -158,6 +193,16 @@ def _first_line(error: DBAPIError) -> str:
     return printable(str(error.orig).strip().splitlines()[0])
 
 
+def among(
+    connection: Connection, column: sa.ColumnElement[Any], values: Iterable[int] | Iterable[str]
+) -> sa.ColumnElement[bool]:
+    """Say that a column has one of some values, all bound as one: to write out thousands takes longer than to look."""
+    if connection.dialect.name == "postgresql":
+        return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
+    listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
+    return column.in_(sa.select(listed.c.value))
+
+
 def now() -> datetime:
     """The time, aware and UTC."""
     return datetime.now(UTC)
@@ -210,18 +255,34 @@ def join(connection: Connection, lock: str, *, alone: bool) -> None:
 
 
 @contextmanager
-def writing(engine: Engine, lock: str = "the database") -> Iterator[Connection]:
+def writing(
+    engine: Engine, lock: str = "the database", *, patience_seconds: float = SQLITE_WAIT_SECONDS
+) -> Iterator[Connection]:
     """Open a transaction that writes; commit at the end, roll back on any exception.
 
-    Raises Busy if another one has been writing to SQLite's only file for too long.
+    Raises Busy if another one goes on writing to SQLite's only file for longer than our patience.
     """
-    with engine.connect() as connection:
+    with engine.connect() as connection, _patience(connection, patience_seconds):
         try:
             transaction = connection.begin()
         except OperationalError as error:
             raise _sqlite_busy(engine, lock, error) from error
         with transaction:
             yield connection
+
+
+@contextmanager
+def _patience(connection: Connection, seconds: float) -> Iterator[None]:
+    """Let SQLite wait so long for another writer; the connection is left as it was."""
+    driver = connection.connection.driver_connection
+    if seconds == SQLITE_WAIT_SECONDS or not isinstance(driver, sqlite3.Connection):
+        yield
+        return
+    driver.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {round(SQLITE_WAIT_SECONDS * 1000)}")
 
 
 @contextmanager
@@ -278,7 +339,10 @@ def _sqlite_holder(engine: Engine, lock: str) -> Busy:
 
 
 def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -> None:
-    """Take the lock or say who has it: PostgreSQL knows its holders itself."""
+    """Take the lock or say who has it: PostgreSQL knows its holders itself, by the names of their connections."""
+    if _person.get():
+        name = f"exchange {whoami()}"[:MAX_NAME_BYTES]
+        connection.execute(sa.select(sa.func.set_config("application_name", name, sa.true())))
     # Two 32-bit halves: pg_locks shows them as classid and objid.
     key = connection.scalar(sa.select(sa.func.hashtext(lock)))
     take = sa.func.pg_try_advisory_xact_lock_shared if shared else sa.func.pg_try_advisory_xact_lock

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from exchange import broker, capture, database, keys, ledger, migrate
+from exchange import alarming, broker, capture, database, keys, ledger, migrate
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
@@ -328,6 +328,7 @@ def _database(settings: Settings, site: Site) -> Findings:
         ("tables", _tables, "see the database's own log"),
         ("shards", _shards, "see the database's own log"),
         ("clock", _database_clock, "see the database's own log"),
+        ("letters", _letters, "see the database's own log"),
     )
     for check, step, remedy in steps:
         try:
@@ -414,3 +415,12 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
             f"this machine and the database's are {abs(theirs - ours).total_seconds():.0f} seconds apart",
             "set both clocks, and have NTP keep them",
         )
+
+
+def _letters(_settings: Settings, site: Site) -> Findings:
+    alarms = alarming.look(site)
+    for sentence in alarms:
+        message, _, remedy = sentence.rpartition("; ")
+        yield Finding("letters", Level.WARNING, message, remedy)
+    if not alarms:
+        yield _ok("letters", "of the dead letters none is too old, nor are too many parked")

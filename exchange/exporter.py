@@ -51,7 +51,7 @@ def run(
     """
     site.spool.prepare()
     batches: list[Exported] = []
-    busy: list[str] = []
+    busy: list[Busy] = []
     done: list[str] = []
     handed: list[str] = []
     parked = 0
@@ -73,11 +73,11 @@ def run(
                     batches += [sealed.batch] if sealed.batch else []
                 done.append(one.name)
             except Busy as held:
-                busy.append(str(held))
+                busy.append(held)
         ledger.note_success(site.engine, Direction.OUT, done)
     except WorldError as error:
         trouble = error.sentence
-    return ExportRun(tuple(batches), parked, tuple(dict.fromkeys(busy)), trouble, tuple(handed))
+    return ExportRun(tuple(batches), parked, tuple({one.lock: one for one in busy}.values()), trouble, tuple(handed))
 
 
 def _check_network(site: Site) -> None:
@@ -85,7 +85,7 @@ def _check_network(site: Site) -> None:
         ledger.known_epoch(connection, site.network)
 
 
-def _publish_left(site: Site, wanted: str | None) -> list[str]:
+def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
     """Publish what lies sealed, also of a channel or shard that is declared no more; say who holds which."""
     with world_errors(), reading(site.engine) as connection:
         left = {entry.channel for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])}
@@ -97,7 +97,7 @@ def _publish_left(site: Site, wanted: str | None) -> list[str]:
                 with world_errors():
                     publish_sealed(site, name)
             except Busy as held:
-                busy.append(str(held))
+                busy.append(held)
     return busy
 
 

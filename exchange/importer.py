@@ -8,7 +8,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, ledger
+from exchange import applying, ledger, reuniting
 from exchange.arrivals import Arrival, Stranger, believe, look
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
@@ -36,7 +36,7 @@ from exchange.format.json import MAX_INTEGER
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
-from exchange.outcomes import Imported, ImportRun
+from exchange.outcomes import Imported, ImportRun, Retried
 from exchange.settling import known_row, lock_of, settle, verdict_on
 from exchange.site import Site
 from exchange.waiting import Waiting
@@ -69,6 +69,7 @@ def run(
     outcomes: list[Imported] = []
     busy: set[str] = set()
     handed: set[str] = set()
+    reunited: tuple[Retried, ...] = ()
     trouble = None
     try:
         with world_errors(), reading(site.engine) as connection:
@@ -93,9 +94,18 @@ def run(
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
+        reunited = _reunite(site, outcomes, stopping)
     except WorldError as error:
         trouble = error.sentence
-    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)))
+    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)), reunited)
+
+
+def _reunite(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bool]) -> tuple[Retried, ...]:
+    """Retry letters that waited for a row which may have come just now."""
+    if not any(one.records.applied for one in outcomes):
+        return ()
+    with world_errors():
+        return tuple(reuniting.run(site, site.incoming(), stopping))
 
 
 def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:
@@ -130,7 +140,7 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
                 return settle(site, seen, standing)
             return attempt(site, seen)
         except Busy as busy:
-            return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy))
+            return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
 
 
 # Judge: from the manifest, the ledger and the data file's size; nothing is claimed or changed

@@ -99,6 +99,12 @@ def load_trusted(folder: Path) -> TrustedKeys:
     return _trusted({path.stem: _read(path) for path in (folder / "trusted").glob("*.pem")}, folder / "trusted")
 
 
+def load_own(folder: Path) -> TrustedKeys:
+    """Read the public halves of all own keys. Raises KeyFault naming the file that holds none."""
+    halves = [path.with_suffix(".pem") for path in _own(folder)]
+    return _trusted({path.stem: _read(path) for path in halves if path.is_file()}, folder)
+
+
 def trusted_from(files: list[Path]) -> TrustedKeys:
     """Read public keys from anywhere, each named by its file's stem. Raises KeyFault naming a bad file."""
     pems = {}

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -17,11 +18,23 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
-from exchange.database import Busy, locked, now, whoami, world_errors, writing
-from exchange.format.errors import BatchError, Reason, WorldError
+from exchange.database import Busy, among, locked, now, whoami, world_errors, writing
+from exchange.format.errors import BatchError, Reason, WorldError, printable
 from exchange.format.manifest import Manifest
 from exchange.format.order import Position
-from exchange.models import BatchState, DeadLetterState, Direction, attempt, batch, event, network, position, success
+from exchange.models import (
+    HOLDS_PLACE,
+    BatchState,
+    DeadLetterState,
+    Direction,
+    attempt,
+    batch,
+    dead_letter,
+    event,
+    network,
+    position,
+    success,
+)
 
 TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]]] = {
     Direction.OUT: {
@@ -35,11 +48,21 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
         BatchState.WAITING: frozenset(
             {BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}
         ),
-        BatchState.HELD: frozenset({BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}),
+        BatchState.HELD: frozenset(
+            {
+                BatchState.WAITING,
+                BatchState.HELD,
+                BatchState.APPLIED,
+                BatchState.QUARANTINED,
+                BatchState.REJECTED,
+            }
+        ),
+        BatchState.QUARANTINED: frozenset({BatchState.REJECTED, BatchState.DISCARDED}),
     },
 }
 """From which state a batch may come to which. A waiting or held one may come to be so for another reason; a
-quarantined one stays what it is: brought back, it is judged anew and gets a row of its own."""
+quarantined one stays what it is until a person gives it up: brought back, it is judged anew and gets a row of its
+own."""
 
 DEAD_LETTER_TRANSITIONS: Mapping[DeadLetterState, frozenset[DeadLetterState]] = {
     DeadLetterState.PARKED: frozenset(
@@ -50,8 +73,10 @@ DEAD_LETTER_TRANSITIONS: Mapping[DeadLetterState, frozenset[DeadLetterState]] = 
             DeadLetterState.SUPERSEDED,
         }
     ),
+    DeadLetterState.DISCARDED: frozenset({DeadLetterState.PARKED}),
 }
-"""The same for dead letters: only a parked one moves, and staying parked is a retry that failed."""
+"""The same for dead letters: a parked one moves, and one that was given up may be taken back. Staying parked is a
+retry that failed, or an edit."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +110,7 @@ class Entry:
     stem: str
     state: BatchState
     reason: str | None
+    message: str | None
     digest: str | None
     manifest: str | None
     attempt: int
@@ -113,6 +139,23 @@ class Open(NamedTuple):
         """Channel, epoch and sequence."""
         return (self.channel, self.epoch, self.sequence)
 
+
+class Event(NamedTuple):
+    """One change of state, as it was written down."""
+
+    at: datetime
+    from_state: str | None
+    to_state: str
+    cause: str
+    who: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**self._asdict(), "at": self.at.isoformat()}
+
+
+MAX_ROWS = 20
+"""How many rows of one batch's name are shown: a bad file may have been carried a thousand times."""
 
 _ENTRY = [batch.c[name] for name in Entry.__dataclass_fields__]
 
@@ -192,7 +235,7 @@ def record(
         )
     )
     batch_id = int(created.inserted_primary_key[0])  # type: ignore[index]
-    _note(connection, "batch", [batch_id], None, state, cause)
+    _note(connection, batch_id, None, state, cause)
     return batch_id
 
 
@@ -220,7 +263,7 @@ def move(
     if changed.rowcount != 1:
         msg = f"batch {entry.stem} is no longer {entry.state}: somebody else moved it; run again"
         raise WorldError(msg)
-    _note(connection, "batch", [entry.id], entry.state, state, cause)
+    _note(connection, entry.id, entry.state, state, cause)
 
 
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:
@@ -229,34 +272,61 @@ def count(connection: Connection, batch_id: int, counts: Counts) -> None:
 
 
 def note_dead_letters(
-    connection: Connection, ids: Sequence[int], before: DeadLetterState | None, after: DeadLetterState, cause: str
+    connection: Connection,
+    ids: Sequence[int],
+    before: DeadLetterState | None,
+    after: DeadLetterState,
+    cause: str | sa.ColumnElement[str],
 ) -> None:
-    """Write the event of one change of state that some dead letters have in common."""
-    _note(connection, "dead_letter", ids, before, after, cause)
+    """Write the event of one change of state that some dead letters have in common.
 
-
-def _note(connection: Connection, subject: str, ids: Sequence[int], before: str | None, after: str, cause: str) -> None:
-    said = {
-        "subject": subject,
+    ``cause`` may be made of the letters' own columns.
+    """
+    said: dict[str, Any] = {
+        "subject": "dead_letter",
         "at": now(),
         "from_state": before,
         "to_state": after,
         "cause": cause,
-        "who": whoami(),
+        "who": whoami()[:255],
     }
-    connection.execute(sa.insert(event), [{**said, "subject_id": one} for one in ids])
+    told = [
+        value if isinstance(value, sa.ColumnElement) else sa.literal(value, event.c[name].type)
+        for name, value in said.items()
+    ]
+    for start in range(0, len(ids), _AT_ONCE):
+        some = among(connection, dead_letter.c.id, ids[start : start + _AT_ONCE])
+        letters = sa.select(dead_letter.c.id, *told).where(some).order_by(dead_letter.c.id)
+        connection.execute(sa.insert(event).from_select(["subject_id", *said], letters))
+
+
+_AT_ONCE = 10_000
+"""Ids in one statement: no database binds any number of values."""
+
+
+def _note(connection: Connection, batch_id: int, before: str | None, after: str, cause: str) -> None:
+    connection.execute(
+        sa.insert(event).values(
+            subject="batch",
+            subject_id=batch_id,
+            at=now(),
+            from_state=before,
+            to_state=after,
+            cause=cause,
+            who=whoami(),
+        )
+    )
 
 
 def at_place(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int) -> Entry | None:
-    """Give the batch that holds a place, if any: a quarantined or unbelieved one holds none."""
+    """Give the batch that holds a place, if any: one that is quarantined, given up or unbelieved holds none."""
     row = connection.execute(
         sa.select(*_ENTRY).where(
             batch.c.direction == direction,
             batch.c.channel == channel,
             batch.c.epoch == epoch,
             batch.c.sequence == sequence,
-            batch.c.state != BatchState.QUARANTINED,
-            batch.c.manifest.is_not(None),
+            sa.text(HOLDS_PLACE),
         )
     ).one_or_none()
     return _entry(row) if row else None
@@ -298,6 +368,46 @@ def open_batches(connection: Connection) -> list[Open]:
 def by_id(connection: Connection, batch_id: int) -> Entry:
     """Give a batch as it is now. Rows of the ledger never go."""
     return _entry(connection.execute(sa.select(*_ENTRY).where(batch.c.id == batch_id)).one())
+
+
+def of_stem(connection: Connection, stem: str) -> list[Entry]:
+    """Give the newest rows of a stem, both ways and in any state, newest first."""
+    rows = connection.execute(
+        sa.select(*_ENTRY).where(batch.c.stem == stem).order_by(batch.c.id.desc()).limit(MAX_ROWS)
+    )
+    return [_entry(row) for row in rows]
+
+
+def quarantined(connection: Connection, stem: str, digest: str | None) -> Entry | None:
+    """Give the newest quarantined row that speaks of files with this name and digest."""
+    row = connection.execute(
+        sa.select(*_ENTRY)
+        .where(
+            batch.c.stem == stem,
+            batch.c.direction == Direction.IN,
+            batch.c.state == BatchState.QUARANTINED,
+            batch.c.digest.is_not_distinct_from(digest),
+        )
+        .order_by(batch.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return _entry(row) if row else None
+
+
+def give_up(connection: Connection, entry: Entry, state: BatchState, reason: str) -> None:
+    """Write down that a person gave a batch up. What was wrong with it stays in its history."""
+    cause = f"{state} by hand: {printable(reason, 1000)}"
+    move(connection, entry, state, cause, reason=Reason(entry.reason) if entry.reason else None)
+
+
+def history(connection: Connection, batch_ids: Sequence[int]) -> list[Event]:
+    """Give the events of some batches, oldest first."""
+    rows = connection.execute(
+        sa.select(event.c.at, event.c.from_state, event.c.to_state, event.c.cause, event.c.who)
+        .where(event.c.subject == "batch", event.c.subject_id.in_(batch_ids))
+        .order_by(event.c.id)
+    )
+    return [Event(*row) for row in rows]
 
 
 # Positions

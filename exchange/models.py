@@ -63,6 +63,7 @@ class BatchState(enum.StrEnum):
     HELD = "held"
     APPLIED = "applied"
     QUARANTINED = "quarantined"
+    DISCARDED = "discarded"
 
 
 class DeadLetterState(enum.StrEnum):
@@ -143,6 +144,11 @@ tombstone = Table(
 )
 """Received deletes: an older upsert must not bring the row back. ``key`` is the record's key, canonical JSON."""
 
+HOLDS_PLACE = (
+    "state NOT IN ('quarantined', 'discarded') AND (state <> 'rejected' OR direction = 'out') AND manifest IS NOT NULL"
+)
+"""Which batches hold their place. A query uses the index only if it says this in the same words."""
+
 batch = Table(
     "exchange_batch",
     metadata,
@@ -175,8 +181,8 @@ batch = Table(
         "epoch",
         "sequence",
         unique=True,
-        sqlite_where=text("state <> 'quarantined' AND manifest IS NOT NULL"),
-        postgresql_where=text("state <> 'quarantined' AND manifest IS NOT NULL"),
+        sqlite_where=text(HOLDS_PLACE),
+        postgresql_where=text(HOLDS_PLACE),
     ),
     Index("ix_exchange_batch_stem_id", "stem", "id"),
     Index("ix_exchange_batch_state", "state", "direction", "channel"),
@@ -188,9 +194,9 @@ batch = Table(
         postgresql_where=text("pruned_at IS NULL"),
     ),
 )
-"""The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe;
-what was quarantined takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256, ``bytes`` the
-data file's size on disk."""
+"""The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe; what
+was quarantined, or given up by a person, takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256,
+``bytes`` the data file's size on disk."""
 
 position = Table(
     "exchange_position",
@@ -264,6 +270,20 @@ dead_letter = Table(
     Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "created_at", "id"),
     Index("ix_exchange_dead_letter_key", "key", "stream"),
     Index("ix_exchange_dead_letter_batch", "batch", "line"),
+    Index(
+        "ix_exchange_dead_letter_parked_key",
+        "stream",
+        "key",
+        sqlite_where=text("state = 'parked'"),
+        postgresql_where=text("state = 'parked'"),
+    ),
+    Index(
+        "ix_exchange_dead_letter_orphan",
+        "channel",
+        "id",
+        sqlite_where=text("state = 'parked' AND error = 'foreign_key'"),
+        postgresql_where=text("state = 'parked' AND error = 'foreign_key'"),
+    ),
 )
 """Records that did not take effect. ``record`` holds the exact bytes as they came, at most
 ``MAX_STORED_RECORD_BYTES`` of ``record_bytes``, and is never changed; what a person made of it is a revision, and
@@ -312,8 +332,9 @@ selected = Table(
     Column("letter", BigInteger, primary_key=True, autoincrement=False),
     Column("attempts", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("state", String(12)),
 )
-"""The dead letters of a selection, as they were when it was made."""
+"""The dead letters of a selection, as they were when it was made, and what its retry made of each; NULL before."""
 
 audit = Table(
     "exchange_audit",
@@ -326,7 +347,6 @@ audit = Table(
     Column("arguments", Text, nullable=False),
     Column("why", Text),
     Column("result", Text),
-    Index("ix_exchange_audit_action", "action", "id"),
 )
 """What people did by hand: who, when, from where, what with which arguments (JSON), why, and what came of it (JSON;
 NULL while it runs, or if it was killed). Rows are never removed."""

@@ -20,6 +20,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import Connection, Engine
 
 from exchange import broker, capture, logs
+from exchange.callers import TICK
 from exchange.celery import app
 from exchange.database import make_engine, missing_file, world_errors
 from exchange.format.errors import WorldError, printable
@@ -193,7 +194,7 @@ class Queue:
         if self._client.llen(self._name):
             return False
         for way in ways:
-            app.send_task(way.task, kwargs={"spread": True}, expires=EXPIRES_SECONDS, ignore_result=True)
+            app.send_task(way.task, kwargs={"spread": True}, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
             log.debug("nudged", task=way.task)
         return True
 

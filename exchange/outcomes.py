@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from exchange.database import Busy
 from exchange.format.errors import Reason, Verdict
 from exchange.ledger import Counts
+from exchange.models import DeadLetterState
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Imported:
     message: str = ""
     records: Counts = field(default_factory=Counts)
     changed: bool = field(default=True, compare=False)
+    busy: Busy | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -30,6 +33,31 @@ class Imported:
             "reason": self.reason.value if self.reason else None,
             "records": self.records.as_dict(),
             "message": self.message,
+            **({"who": self.busy.who, "since": self.busy.as_dict()["since"]} if self.busy else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What became of one dead letter. ``state`` is None if there is no such letter."""
+
+    id: int
+    state: DeadLetterState | None
+    message: str
+    changed: bool
+
+    @property
+    def failed(self) -> bool:
+        """Say whether it was tried and stays parked."""
+        return self.changed and self.state is DeadLetterState.PARKED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "id": self.id,
+            "state": self.state.value if self.state else None,
+            "message": self.message,
+            "changed": self.changed,
         }
 
 
@@ -37,7 +65,8 @@ class Imported:
 class ImportRun:
     """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches.
 
-    ``handed`` names the channels that were handed over, to be imported beside this run.
+    ``handed`` names the channels that were handed over, to be imported beside this run. ``reunited`` are parked
+    records that were retried because what they refer to may have come.
     """
 
     batches: tuple[Imported, ...]
@@ -45,6 +74,23 @@ class ImportRun:
     unpaired: int = 0
     trouble: str | None = None
     handed: tuple[str, ...] = ()
+    reunited: tuple[Retried, ...] = ()
+
+    @property
+    def busy(self) -> tuple[Busy, ...]:
+        """Who was at work on what was therefore left alone."""
+        return tuple(one.busy for one in self.batches if one.busy)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "batches": [one.as_dict() for one in self.batches],
+            "ignored": self.ignored,
+            "unpaired": self.unpaired,
+            "trouble": self.trouble,
+            "handed": list(self.handed),
+            "reunited": [one.as_dict() for one in self.reunited],
+        }
 
 
 @dataclass(frozen=True)
@@ -79,6 +125,16 @@ class ExportRun:
 
     batches: tuple[Exported, ...]
     parked: int = 0
-    busy: tuple[str, ...] = ()
+    busy: tuple[Busy, ...] = ()
     trouble: str | None = None
     handed: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "batches": [one.as_dict() for one in self.batches],
+            "parked": self.parked,
+            "busy": [one.as_dict() for one in self.busy],
+            "handed": list(self.handed),
+            "trouble": self.trouble,
+        }

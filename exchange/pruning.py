@@ -1,4 +1,7 @@
-"""Prune: let go of files whose retention has ended. Rows of the ledger stay: they are small, and they are the proof."""
+"""Prune: let go of files and settled dead letters whose retention has ended.
+
+Rows of the ledger and events stay: they are small, and they are the proof. Parked dead letters stay, too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
+from exchange import dead_letters
 from exchange.database import now, world_errors, writing
 from exchange.format.manifest import Manifest
 from exchange.models import BatchState, Direction, batch
@@ -16,14 +20,19 @@ MAX_BATCHES = 1_000
 """How many sealed batches one run lets go: the next run goes on."""
 
 
+MAX_LETTERS = 100_000
+"""How many dead letters of each state one run lets go."""
+
+
 @dataclass(frozen=True)
 class Pruned:
-    """How many files of each kind were removed."""
+    """How many files of each kind were removed, and how many settled dead letters."""
 
     sealed: int
     archived: int
     quarantined: int
     stray: int
+    letters: int
 
     def as_dict(self) -> dict[str, int]:
         """Give the fields that scripts rely on."""
@@ -32,11 +41,12 @@ class Pruned:
             "archived": self.archived,
             "quarantined": self.quarantined,
             "stray": self.stray,
+            "letters": self.letters,
         }
 
 
 def run(site: Site) -> Pruned:
-    """Remove what is older than the retention setting. May be repeated. Raises WorldError."""
+    """Remove what is older than the retention settings. May be repeated. Raises WorldError."""
     site.spool.prepare()
     folders = site.spool.folders
     before = now() - timedelta(days=site.limits.retention_days)
@@ -47,7 +57,20 @@ def run(site: Site) -> Pruned:
             archived=site.spool.prune(folders.archive, oldest),
             quarantined=site.spool.prune(folders.quarantine, oldest),
             stray=site.spool.prune(folders.tmp, oldest),
+            letters=_prune_letters(site),
         )
+
+
+def _prune_letters(site: Site) -> int:
+    """Let go of dead letters by the state that they came to."""
+    removed = 0
+    for state, days in site.limits.letter_days.items():
+        cause = f"removed, as it has been {state} for {days:g} days"
+        removed += dead_letters.retire(site.engine, state, now() - timedelta(days=days), cause, MAX_LETTERS)
+    dead_letters.forget_selections(site.engine)
+    with writing(site.engine) as connection:
+        dead_letters.fold(connection, now())
+    return removed
 
 
 def _prune_sealed(site: Site) -> int:

@@ -1,109 +1,309 @@
-"""Retry: one dead letter again, in a transaction of its own, with every check that a batch's record meets."""
+"""Retry: dead letters again, with every check that a batch's record meets.
+
+Letters of one channel are tried together, some thousand in one transaction under the channel's lock, and each gets
+its own outcome: what is refused holds nobody up. Letters of one key follow each other, in the order in which they
+were parked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from exchange import dead_letters
+from exchange.bulk import uncollected
 from exchange.channels import Channel
-from exchange.database import join, locked, whoami, world_errors
-from exchange.dead_letters import Parked
-from exchange.format import record as records
-from exchange.format.errors import RecordError
-from exchange.format.record import Run
-from exchange.ledger import Counts
+from exchange.database import among, join, locked, reading, world_errors
+from exchange.dead_letters import Letter, Outcome, Superseding, Taken
+from exchange.dead_letters.settling import missing, standing
+from exchange.format.errors import RecordError, printable
 from exchange.loader import Loader
-from exchange.models import DeadLetterState, Direction, change
+from exchange.loader.checks import DUPLICATE
+from exchange.loader.putting import refuses_the_row
+from exchange.models import DeadLetterState, Direction, change, dead_letter
+from exchange.outcomes import Retried
 from exchange.site import Site
-from exchange.understanding import checked
+from exchange.understanding import Bad, Understanding
+
+MOST_LETTERS = 2_000
+MOST_BYTES = 16 * 1024 * 1024
+"""So much is tried in one transaction: enough that its cost is shared, and memory stays small."""
+
+GONE = "its row goes with the next export as it is then"
+
+
+class Header(NamedTuple):
+    """As much of a letter as it takes to say with which others it is tried."""
+
+    id: int
+    direction: Direction
+    channel: str
+    stream: str | None
+    key: str | None
+    bytes: int
+    state: DeadLetterState
+
+
+class Group(NamedTuple):
+    """Letters of one channel that are tried together, no two of them of one key."""
+
+    direction: Direction
+    channel: Channel
+    ids: Sequence[int]
+
+    def parts(self, count: int) -> list[Group]:
+        """Cut it into about so many groups."""
+        size = -(-len(self.ids) // count)
+        return [self._replace(ids=self.ids[at : at + size]) for at in range(0, len(self.ids), size)]
+
+
+class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group was changed
+    """More letters of a group fail than the caller allows."""
 
 
 @dataclass(frozen=True)
-class Retried:
-    """What became of one dead letter. ``state`` is None if there is no such letter."""
+class Manner:
+    """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
 
-    id: int
-    state: DeadLetterState | None
-    message: str
-    changed: bool
+    More than ``failures`` of one group raise TooManyFailed. ``patient`` leaves letters as they are that still lack
+    another row. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
+    """
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {
-            "id": self.id,
-            "state": self.state.value if self.state else None,
-            "message": self.message,
-            "changed": self.changed,
-        }
+    rehearse: bool = False
+    failures: int | None = None
+    patient: bool = False
+    how: str = "retried"
+    then: Callable[[Connection, Sequence[Retried]], None] | None = None
 
 
-def run(site: Site, ids: Iterable[int], who: str | None = None) -> list[Retried]:
-    """Retry dead letters by their ids, in that order. Raises Busy if their channel is being worked on, WorldError."""
+def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retried]:
+    """Retry letters by their ids; give what became of each, in that order.
+
+    ``rehearse`` says what would become of them and changes nothing. Raises Busy if their channel is being worked
+    on, WorldError.
+    """
+    wanted = list(dict.fromkeys(ids))
+    manner = Manner(rehearse=rehearse)
+    done: dict[int, Retried] = {}
     with world_errors():
-        return [retry(site, letter_id, who or whoami()) for letter_id in ids]
+        for start in range(0, len(wanted), MOST_LETTERS):
+            some = wanted[start : start + MOST_LETTERS]
+            with reading(site.engine) as connection:
+                headers = _headers(connection, some)
+                done |= {one: Retried(one, None, missing(one), changed=False) for one in some if one not in headers}
+            for group in groups(site, headers.values(), done):
+                done |= {one.id: one for one in attempt(site, group, manner)}
+    return [done[one] for one in wanted]
 
 
-def retry(site: Site, letter_id: int, who: str) -> Retried:
-    """Retry one. An incoming record is applied if it now can be; an outgoing one's row is sent again."""
-    with site.engine.connect() as connection:
-        letter = dead_letters.find(connection, letter_id)
-    if letter is None:
-        return Retried(letter_id, None, f"there is no dead letter {letter_id}", changed=False)
-    if letter.state is not DeadLetterState.PARKED:
-        return Retried(letter_id, letter.state, f"it is {letter.state} already; nothing was changed", changed=False)
-    channel = site.channel(letter.channel)
-    if channel is None:
-        message = f"channel {letter.channel} is no longer declared; it stays parked"
-        return Retried(letter_id, letter.state, message, changed=False)
-    work = _receive if letter.direction is Direction.IN else _send
-    lock = "import" if letter.direction is Direction.IN else "export"
-    with locked(site.engine, f"{lock} {channel.name}") as connection:
-        join(connection, f"{lock} {channel.declared}", alone=True)
-        state, cause = work(site, connection, channel, letter)
-        still = cause if state is DeadLetterState.PARKED else None
-        if not dead_letters.settle(connection, letter, state, f"retried by {who}: {cause}", message=still):
-            connection.rollback()
-            return Retried(letter_id, letter.state, "somebody else settled it at this moment", changed=False)
-    return Retried(letter_id, state, cause, changed=True)
+def _headers(connection: Connection, ids: Sequence[int]) -> dict[int, Header]:
+    asking = sa.select(*HEADER).where(among(connection, dead_letter.c.id, ids))
+    return {row.id: header_of(row) for row in connection.execute(asking.order_by(*HEADER[1:3], dead_letter.c.id))}
 
 
-def _receive(site: Site, connection: Connection, channel: Channel, letter: Parked) -> tuple[DeadLetterState, str]:
-    if letter.record_bytes > len(letter.record):
-        return (
-            DeadLetterState.PARKED,
-            f"only {len(letter.record)} of its {letter.record_bytes} bytes are kept; have the row sent again",
-        )
+HEADER = (
+    dead_letter.c.id,
+    dead_letter.c.direction,
+    dead_letter.c.channel,
+    dead_letter.c.stream,
+    dead_letter.c.key,
+    dead_letter.c.record_bytes.label("bytes"),
+    dead_letter.c.state,
+)
+"""The columns of a ``Header``."""
+
+
+def header_of(row: Any) -> Header:
+    """Make a header of its columns."""
+    return Header(*row)._replace(direction=Direction(row.direction), state=DeadLetterState(row.state))
+
+
+def groups(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[Group]:
+    """Sort letters into groups; those whose channel is no longer declared are ``done`` at once."""
+    for (direction, name), some in groupby(headers, key=lambda header: (header.direction, header.channel)):
+        channel = site.channel(name)
+        if channel is None:
+            for header in some:
+                message = f"channel {printable(name)} is no longer declared; nothing was changed"
+                done[header.id] = Retried(header.id, header.state, message, changed=False)
+            continue
+        for page in _pages(some):
+            yield from (Group(direction, channel, ids) for ids in _turns(page))
+
+
+def _pages(headers: Iterable[Header]) -> Iterator[list[Header]]:
+    page: list[Header] = []
+    size = 0
+    for header in headers:
+        if page and (len(page) >= MOST_LETTERS or size + header.bytes > MOST_BYTES):
+            yield page
+            page, size = [], 0
+        page.append(header)
+        size += header.bytes
+    yield page
+
+
+def _turns(headers: Iterable[Header]) -> list[list[int]]:
+    """Let letters of one key take turns: a load takes each key once."""
+    turns: list[list[int]] = []
+    seen: Counter[tuple[object, object]] = Counter()
+    for header in headers:
+        whose = (header.stream, header.key) if header.key else (None, header.id)
+        if seen[whose] == len(turns):
+            turns.append([])
+        turns[seen[whose]].append(header.id)
+        seen[whose] += 1
+    return turns
+
+
+def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
+    """Try the letters of a group in one transaction, and in smaller ones if the database refuses it as a whole.
+
+    Raises TooManyFailed, with nothing changed, and Busy.
+    """
     try:
-        record = records.decode(letter.record)
-        schemas = {} if letter.schema_version is None else {record.stream: letter.schema_version}
-        record = checked(site, schemas, record)
-        run = Run(record.stream, record.op, [record.version], [record.body])
-        with Loader(connection, channel, limit=1) as loader:
-            loader.add(run.stream, loader.rows([letter.line or 1], run), len(letter.record))
-            loaded = loader.load()
-    except RecordError as error:
-        return DeadLetterState.PARKED, error.sentence
-    match loaded.counts:
-        case Counts(applied=1):
-            return DeadLetterState.APPLIED, "applied"
-        case Counts(duplicate=1):
-            return DeadLetterState.APPLIED, "its row has this very version already"
-        case Counts(stale=1):
-            return DeadLetterState.SUPERSEDED, "its row is newer; an older record never overwrites it"
-        case _:
-            return DeadLetterState.PARKED, loaded.refusals[0].sentence
+        with _locked(site, group) as connection:
+            taken = dead_letters.take(connection, group.ids, lock=not manner.rehearse)
+            work = _receive if group.direction is Direction.IN else _send
+            outcomes = work(site, connection, group.channel, taken)
+            return _finish(connection, group, taken, outcomes, manner)
+    except DBAPIError as error:
+        if not refuses_the_row(error):
+            raise
+        if len(group.ids) > 1 and manner.failures is not None:
+            raise TooManyFailed from error
+        if len(group.ids) > 1:
+            return [one for part in group.parts(2) for one in attempt(site, part, manner)]
+        words = printable(str(error.orig).strip().splitlines()[0])
+    # Constraints that are checked late refuse a row only when all was done.
+    fault = RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
+    with _locked(site, group) as connection:
+        taken = dead_letters.take(connection, group.ids)
+        return _finish(connection, group, taken, [_refused(one, fault) for one in taken], manner)
 
 
-def _send(_site: Site, connection: Connection, _channel: Channel, letter: Parked) -> tuple[DeadLetterState, str]:
-    """Note the row as changed: the next export reads it as it is then."""
-    newer = connection.scalar(
-        sa.select(change.c.id).where(change.c.stream == letter.stream, change.c.key == letter.key).limit(1)
+@contextmanager
+def _locked(site: Site, group: Group) -> Iterator[Connection]:
+    """Keep others off the channel, and off its shards: parents and children may be in several."""
+    work = "import" if group.direction is Direction.IN else "export"
+    with locked(site.engine, f"{work} {group.channel.name}") as connection:
+        join(connection, f"{work} {group.channel.declared}", alone=True)
+        yield connection
+
+
+def _finish(
+    connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], manner: Manner
+) -> list[Retried]:
+    if manner.patient:
+        outcomes = [one for one in outcomes if not (one.refused and one.refused.error == "foreign_key")]
+    if not manner.rehearse:
+        dead_letters.settle(connection, outcomes, manner.how)
+    done = {one.letter.id: Retried(one.letter.id, one.state, one.sentence, changed=True) for one in outcomes}
+    for letter_id in set(group.ids).difference(one.letter.id for one in taken):
+        letter = dead_letters.find(connection, letter_id)
+        message = f"{standing(connection, letter_id)}; nothing was changed"
+        done[letter_id] = Retried(letter_id, letter.state if letter else None, message, changed=False)
+    retried = [done[letter_id] for letter_id in group.ids if letter_id in done]
+    if manner.failures is not None and sum(one.failed for one in retried) > manner.failures:
+        raise TooManyFailed
+    if manner.then is not None:
+        manner.then(connection, retried)
+    if manner.rehearse:
+        connection.rollback()
+    return retried
+
+
+# Incoming: applied if it now can be
+
+
+def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequence[Taken]) -> list[Outcome]:
+    outcomes = [_refused(one, _cut_off(one), one.letter.cause) for one in taken if not one.is_whole]
+    whole = sorted((one for one in taken if one.is_whole), key=_kind)
+    by_line = dict(enumerate(whole, 1))
+    mine = among(connection, dead_letter.c.id, [one.letter.id for one in taken])
+    streams = {one.letter.stream for one in whole if one.letter.stream}
+    refused: dict[int, Outcome] = {}
+    with uncollected(), Loader(connection, channel, len(whole)) as loader:
+        superseding = Superseding(connection, channel, streams, len(whole), but=mine)
+        for understood in _understood(site, channel, loader, whole):
+            if isinstance(understood, Bad):
+                refused[understood.number] = _refused(by_line[understood.number], understood.error)
+            else:
+                loader.add(*understood)
+                superseding.note(understood.stream, understood.rows)
+        loaded = loader.load()
+        for refusal in loaded.refusals:
+            fault = RecordError(refusal.error, refusal.pointer, refusal.sentence)
+            refused[refusal.line] = _refused(by_line[refusal.line], fault, refusal.cause)
+        unchanged = loader.unchanged()
+        superseding.settle(refused, "superseded: a later record of its key was retried and applied")
+    for line, one in by_line.items():
+        outcomes.append(refused.get(line) or _effective(one, unchanged.get(line)))
+    return outcomes
+
+
+def _kind(taken: Taken) -> tuple[int, str, str]:
+    letter = taken.letter
+    return (letter.schema_version or 0, letter.stream or "", letter.op or "")
+
+
+def _understood(site: Site, channel: Channel, loader: Loader, whole: Sequence[Taken]) -> Iterator[Any]:
+    """Read the records; those of one kind follow each other, so that they are understood together."""
+    first = 1
+    for (version, *_), some in groupby(whole, key=_kind):
+        lines = [one.record for one in some]
+        schemas = {stream.name: version for stream in channel.streams} if version else {}
+        yield from Understanding(site, schemas, loader).of(lines, first)
+        first += len(lines)
+
+
+def _cut_off(taken: Taken) -> RecordError:
+    letter = taken.letter
+    kept = f"only {len(letter.record)} of its {letter.record_bytes} bytes are kept; have the row sent again"
+    return RecordError(letter.error, letter.pointer or "", kept)
+
+
+def _refused(taken: Taken, fault: RecordError, cause: str = "") -> Outcome:
+    letter = taken.letter
+    now_wrong = Letter(
+        letter.direction,
+        letter.channel,
+        letter.record,
+        fault.error,
+        fault.sentence,
+        pointer=fault.pointer,
+        cause=cause,
+        stream=letter.stream,
     )
-    if newer is None:
-        connection.execute(sa.insert(change).values(stream=letter.stream, op="U", key=letter.key))
-    return DeadLetterState.APPLIED, "its row goes with the next export as it is then"
+    return Outcome(letter, DeadLetterState.PARKED, fault.sentence, now_wrong)
+
+
+def _effective(taken: Taken, unchanged: str | None) -> Outcome:
+    if unchanged is None:
+        return Outcome(taken.letter, DeadLetterState.APPLIED, "applied")
+    if unchanged == DUPLICATE:
+        return Outcome(taken.letter, DeadLetterState.APPLIED, "its row has this very version already")
+    sentence = "its row is newer; an older record never overwrites it"
+    return Outcome(taken.letter, DeadLetterState.SUPERSEDED, sentence)
+
+
+# Outgoing: its row is noted as changed, so that the next export reads it as it is then
+
+
+def _send(_site: Site, connection: Connection, _channel: Channel, taken: Sequence[Taken]) -> list[Outcome]:
+    by_stream = groupby(sorted(taken, key=lambda one: one.letter.stream or ""), key=lambda one: one.letter.stream)
+    for stream, some in by_stream:
+        keys = {one.letter.key for one in some if one.letter.key is not None}
+        pending = sa.select(change.c.key).where(change.c.stream == stream, among(connection, change.c.key, keys))
+        missed = keys.difference(connection.scalars(pending))
+        if missed:
+            connection.execute(sa.insert(change), [{"stream": stream, "op": "U", "key": key} for key in missed])
+    return [Outcome(one.letter, DeadLetterState.APPLIED, GONE) for one in taken]

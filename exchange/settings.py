@@ -169,6 +169,9 @@ class Settings(BaseSettings):
     invalid_share: Share = Field(
         default=0.1, description="A larger share of invalid records, if more than 10, and the batch is refused whole."
     )
+    poison_after: Positive = Field(
+        default=5, description="After so many failed retries a dead letter is poison: retried only by its id."
+    )
     deleted_rows: Number = Field(default=1000, description="So many deletes in one batch are never held for a person.")
     deleted_share: Share = Field(
         default=0.5, description="Deletes of a larger share of a table hold the batch for a person."
@@ -179,6 +182,11 @@ class Settings(BaseSettings):
     )
     settle_seconds: Patience = Field(default=10.0, description="How long a file may still be arriving.")
     retention_days: Days = Field(default=30.0, description="How long archived and quarantined batches are kept.")
+    retention_applied_days: Days = Field(default=30.0, description="How long dead letters are kept once applied.")
+    retention_superseded_days: Days = Field(default=30.0, description="How long dead letters are kept once superseded.")
+    retention_discarded_days: Days = Field(default=90.0, description="How long dead letters are kept once discarded.")
+    alarm_letters: Positive = Field(default=1000, description="Alarm if more dead letters than this are parked.")
+    alarm_days: Days = Field(default=7.0, description="Alarm if a dead letter has been parked for longer than this.")
     worker_concurrency: Positive = Field(default=2, description="Tasks a worker runs at once.")
     task_seconds: Annotated[float, Field(ge=10, allow_inf_nan=False), Expected("a number of seconds, 10 or more")] = (
         Field(default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back.")

@@ -28,10 +28,17 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
             site.spool.shelve(seen.sighting)
         case Place(verdict=Verdict.QUARANTINED):
             with locked(site.engine, lock_of(seen)) as connection:
-                _write_down(connection, seen, BatchState.QUARANTINED, verdict)
+                given_up = _given_up(connection, seen, verdict)
+                if given_up is None:
+                    _write_down(connection, seen, BatchState.QUARANTINED, verdict)
                 if isinstance(seen, Arrival):
                     ledger.forget_attempts(connection, str(seen.manifest.name))
-            site.spool.quarantine(seen.sighting, verdict.sentence)
+            if given_up is None:
+                site.spool.quarantine(seen.sighting, verdict.sentence)
+            else:
+                sentence = f"a person has {given_up.state} this batch, and it is what it was; nothing changed"
+                verdict = Place(Verdict.DUPLICATE, verdict.reason, sentence)
+                site.spool.shelve(seen.sighting)
         case Place(verdict=Verdict.HELD):
             _remember(site, seen, BatchState.HELD, verdict)
         case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
@@ -84,6 +91,14 @@ def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchSt
     )
 
 
+def _given_up(connection: Connection, seen: Arrival | Stranger, verdict: Place) -> ledger.Entry | None:
+    """Find the row by which a person gave up the same files for the same fault: carried again, they are no news."""
+    latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
+    if latest is None or latest.state not in {BatchState.REJECTED, BatchState.DISCARDED}:
+        return None
+    return latest if (latest.reason, latest.digest) == (verdict.reason, seen.digest) else None
+
+
 def known_row(connection: Connection, seen: Arrival | Stranger) -> ledger.Entry | None:
     """Find the row that speaks of a batch; what nobody vouches for never meets the row of one that we believe."""
     at_place = ledger.at_place(connection, Direction.IN, *seen.place) if seen.manifest else None
@@ -127,6 +142,7 @@ _NEXT_STEPS = {
     Reason.UNTRUSTED: "if its sender is yours, trust the key (`exchange keys trust`) and `exchange replay` the batch",
     Reason.CORRUPT: "have it carried or sent again",
     Reason.MISDIRECTED: "ask the carrier",
-    Reason.REJECTED: "mend the records at their source, or the setting, and `exchange replay` the batch",
+    Reason.REJECTED: "`exchange batches show` lists every bad record; then `exchange batches release` it with those"
+    " parked, or `exchange batches reject` it back to its sender",
 }
 """What a person does about a batch that is bad in itself."""

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from exchange.channels import MAX_SHARDS, Channel
 from exchange.format.batch import ReadLimits
 from exchange.format.signing import SigningKey, TrustedKeys
+from exchange.models import DeadLetterState
 from exchange.schemas import Checker
 from exchange.spool import Spool
 
@@ -30,7 +31,18 @@ class Limits:
     grace_seconds: float = 3600.0
     settle_seconds: float = 10.0
     crashes: int = 3
+    poison_after: int = 5
     retention_days: float = 30.0
+    letter_days: Mapping[DeadLetterState, float] = field(
+        default_factory=lambda: {
+            DeadLetterState.APPLIED: 30.0,
+            DeadLetterState.SUPERSEDED: 30.0,
+            DeadLetterState.DISCARDED: 90.0,
+        }
+    )
+    """How long dead letters are kept by the state that they came to; those of any other state stay."""
+    alarm_letters: int = 1_000
+    alarm_days: float = 7.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,8 @@ class Site:
     require_signature: bool = True
     limits: Limits = field(default_factory=Limits)
     schemas: Path | None = None
+    own: TrustedKeys = field(default_factory=lambda: TrustedKeys({}))
+    """This side's own public keys, old ones too: what it signed once it takes back."""
 
     def outgoing(self) -> tuple[Channel, ...]:
         """The channels that this network writes, as they are in the files: each shard is one."""

@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -32,6 +33,10 @@ MARKED_AFTER_SECONDS = 10.0
 """How long a manifest has to stay as it is before it is believed to be the same one at the next listing."""
 
 _COPY_BYTES = 1024 * 1024
+_MANIFEST = ".manifest.jsonl"
+_REASON = ".reason.txt"
+_ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", _MANIFEST)
+"""What a batch's files end in; the manifest comes last wherever they move."""
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -103,16 +108,29 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Sighting:
-    """A manifest seen in ``incoming/`` or ``work/``; its data file may or may not be there yet."""
+    """A manifest seen in a folder; in ``incoming/`` or ``work/`` its data file may not be there yet.
+
+    ``copy`` tells one from another of the same name, where settled batches lie.
+    """
 
     name: BatchName
     folder: Path
     mark: Mark | None = field(default=None, compare=False)
+    copy: int = 1
 
     @property
     def stem(self) -> str:
-        """The file names' common part."""
+        """The batch's name, as its files came."""
         return str(self.name)
+
+    @property
+    def label(self) -> str:
+        """The files' common part here."""
+        return _label(self.stem, self.copy)
+
+    def path(self, file: str) -> Path:
+        """Say where a file of the batch lies, by the name under which it came."""
+        return self.folder / f"{self.label}{file.removeprefix(self.stem)}"
 
 
 @dataclass(frozen=True)
@@ -262,7 +280,7 @@ class Spool:
 
     def read_manifest(self, sighting: Sighting) -> bytes:
         """Read a manifest, at most one byte more than a manifest may have. Raises FileNotFoundError if it went."""
-        with _open_plain(sighting.folder / manifest_name(sighting.name)) as file:
+        with _open_plain(sighting.path(manifest_name(sighting.name))) as file:
             return file.read(MAX_MANIFEST_BYTES + 1)
 
     def data_size(self, sighting: Sighting, encoding: tuple[str, ...]) -> int | None:
@@ -305,7 +323,7 @@ class Spool:
 
     def open_data(self, sighting: Sighting, encoding: tuple[str, ...]) -> BinaryIO:
         """Open a claimed batch's data file for reading, as a plain file with one link."""
-        return _open_plain(sighting.folder / data_name(sighting.name, encoding))
+        return _open_plain(sighting.path(data_name(sighting.name, encoding)))
 
     def shelve(self, sighting: Sighting) -> None:
         """Move a settled batch to ``archive/``, beside an earlier copy if there is one."""
@@ -320,7 +338,7 @@ class Spool:
         sources = self._files(sighting)
         if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
             reason = f"{printable(sentence, 2000)}\n".encode()
-            _write_new(folder / f"{stem}.reason.txt", reason, self.folders.tmp)
+            _write_new(folder / f"{stem}{_REASON}", reason, self.folders.tmp)
         for ending, source in sources.items():
             with contextlib.suppress(FileNotFoundError):  # another process settles it, too
                 _move(source, folder / f"{stem}{ending}")
@@ -330,27 +348,54 @@ class Spool:
         """Find a batch's plain files by their endings, the manifest last; what is claimed comes first."""
         files: dict[str, Path] = {}
         for here in (self.folders.work, self.folders.incoming):
-            for ending in (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", ".manifest.jsonl"):
+            for ending in _ENDINGS:
                 path = here / f"{sighting.stem}{ending}"
                 if ending not in files and path.is_file() and not path.is_symlink():
                     files[ending] = path
-            if ".manifest.jsonl" in files:
+            if _MANIFEST in files:
                 break
         return files
+
+    def _keeping(self) -> tuple[Path, ...]:
+        return (self.folders.work, self.folders.incoming, self.folders.quarantine, self.folders.archive)
 
     def kept(self, stem: str) -> Sighting | None:
         """Find an incoming batch by its stem in work, incoming, quarantine or archive, in this order."""
         with contextlib.suppress(ValueError):
             name = BatchName.parse(stem)
-            for folder in (
-                self.folders.work,
-                self.folders.incoming,
-                self.folders.quarantine,
-                self.folders.archive,
-            ):
+            for folder in self._keeping():
                 if (folder / manifest_name(name)).is_file():
                     return Sighting(name, folder)
         return None
+
+    def kept_through(self, first: BatchName, last: int) -> dict[int, Sighting]:
+        """Find incoming batches of a channel's epoch by their sequences, the newest publication of each."""
+        found: dict[int, Sighting] = {}
+        for folder in reversed(self._keeping()):
+            for one in sorted(_lying_in(folder), key=attrgetter("name")):
+                same = (one.name.channel, one.name.epoch, one.copy) == (first.channel, first.epoch, 1)
+                if same and first.sequence <= one.name.sequence <= last:
+                    found[one.name.sequence] = one
+        return found
+
+    def quarantined(self) -> list[Sighting]:
+        """List what lies in quarantine, in the order of names."""
+        return sorted(_lying_in(self.folders.quarantine), key=attrgetter("name", "copy"))
+
+    def size_and_time(self, sighting: Sighting) -> tuple[int, datetime | None]:
+        """Say how many bytes a batch's files have, and since when they have been where they are."""
+        found = []
+        for ending in _ENDINGS:
+            with contextlib.suppress(OSError):
+                found.append((sighting.folder / f"{sighting.label}{ending}").lstat())
+        since = max((one.st_ctime for one in found), default=None)
+        return sum(one.st_size for one in found), None if since is None else datetime.fromtimestamp(since, UTC)
+
+    def reason(self, sighting: Sighting) -> str:
+        """Read the sentence beside a quarantined batch; empty if there is none."""
+        with contextlib.suppress(OSError), _open_plain(sighting.folder / f"{sighting.label}{_REASON}") as file:
+            return file.read(MAX_MANIFEST_BYTES).decode(errors="replace").strip()
+        return ""
 
     def has(self, stem: str) -> bool:
         """Say whether a batch's manifest still lies where arrivals and claimed batches lie."""
@@ -361,12 +406,25 @@ class Spool:
         """Move a kept batch back to ``work/`` so that the next import judges it anew."""
         if sighting.folder in (self.folders.work, self.folders.incoming):
             return sighting
-        for path in sorted(sighting.folder.glob(f"{sighting.stem}.*"), reverse=True):
-            if path.name.endswith(".reason.txt"):
-                path.unlink()
-            else:
-                _move(path, self.folders.work / path.name)
+        self._move_all(sighting, self.folders.work / sighting.stem)
         return Sighting(sighting.name, self.folders.work)
+
+    def retire(self, sighting: Sighting) -> None:
+        """Move a batch that a person gave up to ``archive/``, wherever it lies."""
+        if sighting.folder == self.folders.quarantine:
+            free = _free_stem(self.folders.archive, sighting.stem)
+            self._move_all(sighting, self.folders.archive / free)
+        else:
+            self.shelve(sighting)
+
+    def _move_all(self, sighting: Sighting, target: Path) -> None:
+        """Move a batch's files, the manifest last: it alone makes a sighting, so a crash in between is found."""
+        for ending in _ENDINGS:
+            source = sighting.folder / f"{sighting.label}{ending}"
+            if source.is_file() and not source.is_symlink():
+                _move(source, target.with_name(f"{target.name}{ending}"))
+        (sighting.folder / f"{sighting.label}{_REASON}").unlink(missing_ok=True)
+        _sync_folder(target.parent)
 
     def prune(self, folder: Path, older_than: float) -> int:
         """Remove files of ``folder`` last changed before ``older_than`` (Unix time); say how many."""
@@ -441,11 +499,8 @@ def _free_stem(folder: Path, stem: str) -> str:
     A carrier that brings the same batch every minute leaves thousands: they are not all asked for.
     """
 
-    def numbered(number: int) -> str:
-        return stem if number == 1 else f"{stem}~{number}"
-
     def taken(number: int) -> bool:
-        return (folder / f"{numbered(number)}.manifest.jsonl").exists()
+        return (folder / f"{_label(stem, number)}{_MANIFEST}").exists()
 
     free = 1
     while taken(free):
@@ -454,7 +509,32 @@ def _free_stem(folder: Path, stem: str) -> str:
     while free - last > 1:
         middle = (last + free) // 2
         last, free = (middle, free) if taken(middle) else (last, middle)
-    return numbered(free)
+    return _label(stem, free)
+
+
+def _label(stem: str, copy: int) -> str:
+    return stem if copy == 1 else f"{stem}~{copy}"
+
+
+def parse_label(label: str) -> tuple[BatchName, int]:
+    """Read the name under which a settled batch lies: its stem, ``~2``, ``~3`` ... behind it for a further copy.
+
+    Raises ValueError.
+    """
+    stem, mark, number = label.partition("~")
+    if mark and not (number.isascii() and number.isdecimal() and number[0] != "0" and number != "1"):
+        raise ValueError(f'"{printable(label)}" names no copy of a batch; expected <batch>~<number>')
+    return BatchName.parse(stem), int(number or 1)
+
+
+def _lying_in(folder: Path) -> Iterator[Sighting]:
+    """Give the batches of a folder, by their manifests."""
+    with _scanned(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(_MANIFEST) and _plain(entry) is not None:
+                with contextlib.suppress(ValueError):
+                    name, copy = parse_label(entry.name.removesuffix(_MANIFEST))
+                    yield Sighting(name, folder, copy=copy)
 
 
 def _write_new(target: Path, content: bytes, tmp: Path) -> None:

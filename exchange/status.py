@@ -5,6 +5,7 @@ Everything is counted from indexes alone: years of history in the ledger cost a 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -14,11 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import capture, dead_letters, ledger
+from exchange import alarming, capture, dead_letters, ledger
 from exchange.channels import Channel
-from exchange.database import reading, world_errors
+from exchange.database import now, reading, world_errors
+from exchange.dead_letters import Backlog
 from exchange.format.errors import WorldError
-from exchange.models import BatchState, Direction, batch, position, success
+from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.site import Site
 from exchange.spool import MARKER
 
@@ -80,7 +82,8 @@ class Status:
     peer: str
     epoch: str | None
     channels: tuple[ChannelStatus, ...]
-    parked: int
+    backlog: Backlog
+    alarms: tuple[str, ...]
     arrivals: Arrivals | None
     trouble: str | None = field(default=None)
 
@@ -91,7 +94,7 @@ class Status:
             "peer": self.peer,
             "epoch": self.epoch,
             "channels": [channel.as_dict() for channel in self.channels],
-            "dead_letters": {"parked": self.parked},
+            "dead_letters": self.backlog.as_dict() | {"alarms": list(self.alarms)},
             "arrivals": self.arrivals.as_dict() if self.arrivals else None,
         }
 
@@ -131,13 +134,14 @@ def look(site: Site) -> Status:
     with world_errors(), reading(site.engine) as connection:
         epoch = ledger.known_epoch(connection, site.network)
         channels = _channels(site, connection)
-        parked = dead_letters.count_parked(connection)
+        backlog = dead_letters.backlog(connection)
+    alarms = alarming.sentences(backlog, site.limits, now())
     try:
         sightings = site.spool.sight()
     except WorldError as error:
-        return Status(site.network, site.peer, epoch, channels, parked, None, error.sentence)
+        return Status(site.network, site.peer, epoch, channels, backlog, alarms, None, error.sentence)
     arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
-    return Status(site.network, site.peer, epoch, channels, parked, arrivals, _lost_marker(site))
+    return Status(site.network, site.peer, epoch, channels, backlog, alarms, arrivals, _lost_marker(site))
 
 
 def _lost_marker(site: Site) -> str | None:
@@ -235,7 +239,7 @@ _MENDED = (
             _later.c.channel == batch.c.channel,
             _later.c.epoch == batch.c.epoch,
             _later.c.sequence == batch.c.sequence,
-            sa.text("later.state <> 'quarantined' AND later.manifest IS NOT NULL"),
+            sa.text(re.sub(r"\b(?=state\b|direction\b|manifest\b)", "later.", HOLDS_PLACE)),
             _later.c.state == BatchState.APPLIED,
             _later.c.updated_at >= batch.c.updated_at,
         ),

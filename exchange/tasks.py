@@ -2,7 +2,8 @@
 
 They may be called by hand (``celery -A exchange call exchange.import --kwargs '{"channel": "requests"}'``),
 as often as one likes, while others run: with nothing to do they say so, and where another one works they
-answer ``busy`` with who and since when. What only a person can mend fails with one sentence.
+answer ``busy`` with who and since when. What only a person can mend fails with one sentence. Every task also takes
+``reason`` and ``who``: what is called by hand is written to the audit.
 """
 
 from __future__ import annotations
@@ -11,23 +12,30 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from exchange import exporter, importer, pruning, replay, retry
+from exchange import alarming, bulk_retry, discarding, exporter, importer, pruning, quarantine, refused, replay, retry
 from exchange.assembly import assemble, load_request_handler, with_present_keys
+from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
+from exchange.bulk_retry import Pace
+from exchange.callers import TICK, caller_by_hand
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
 from exchange.channels import Channel, known_names
-from exchange.database import Busy, whoami, world_errors
-from exchange.format.errors import Verdict, WorldError, printable
+from exchange.database import Busy, acting_for, world_errors
+from exchange.format.errors import WorldError, printable
 from exchange.format.json import MAX_INTEGER
-from exchange.outcomes import Imported
+from exchange.format.names import MAX_SEQUENCE, BatchName
+from exchange.models import BatchState
+from exchange.outcomes import Imported, Retried
 from exchange.reference.answering import answer_requests as answer
 from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
+from exchange.spool import parse_label
 
 Result = dict[str, Any]
 Work = TypeVar("Work", bound=Callable[..., Result])
@@ -38,6 +46,9 @@ log = structlog.get_logger("exchange")
 class Refused(Exception):  # noqa: N818 - reads as what happened
     """The arguments of a task make no sense; the text is one sentence."""
 
+
+MOST_TOLD = 100
+"""So many records of a selection a result tells of one by one; of all it has the counts."""
 
 # Nothing is wrong with the program: a traceback would only hide the sentence.
 _SAID = (Refused, WorldError, SettingsFaults)
@@ -55,17 +66,23 @@ def _task(name: str) -> Callable[[Work], Work]:
 
     def decorate(work: Work) -> Work:
         signature = inspect.signature(work)
+        needs_reason = "reason" in signature.parameters
 
         @functools.wraps(work)
-        def run(*args: Any, **kwargs: Any) -> Result:
+        def run(*args: Any, who: str | None = None, reason: str | None = None, **kwargs: Any) -> Result:
             try:
-                _check_arguments(signature, args, kwargs)
-                with world_errors():
-                    return work(*args, **kwargs)
+                _check_words("who", who, MAX_NAME_CHARACTERS)
+                _check_words("reason", reason, MAX_REASON_CHARACTERS)
+                needed = {"reason": reason} if needs_reason and reason else {}
+                arguments = _check_arguments(signature, args, kwargs | needed)
+                with world_errors(), _audited(task, arguments, who, reason) as act:
+                    result = work(**arguments)
+                    if act is not None:
+                        act.came_to(result)
+                    return result
             except Busy as busy:
-                since = busy.since.isoformat() if busy.since else None
                 log.info("busy", task=name, message=str(busy))
-                return {"verdict": Verdict.BUSY.value, "who": busy.who, "since": since, "message": str(busy)}
+                return busy.as_dict()
             except _SAID as fault:
                 log.error("failed", task=name, message=str(fault))  # noqa: TRY400 - the sentence says it all
                 raise
@@ -74,6 +91,25 @@ def _task(name: str) -> Callable[[Work], Work]:
         return task
 
     return decorate
+
+
+@contextmanager
+def _audited(task: Any, arguments: Mapping[str, Any], who: str | None, reason: str | None) -> Iterator[Act | None]:
+    """Write a call by hand to the audit; a tick is none, what changes nothing is not written down, and gives None."""
+    caller = caller_by_hand(task.request)
+    if caller is None or arguments.get("dry_run") is True:
+        yield None
+        return
+    what = {name: value for name, value in arguments.items() if name != "reason"}
+    action = task.name.removeprefix("exchange.")
+    person = who or caller.who
+    with (
+        acting_for(person),
+        audited(_site().engine, action, what, who=person, origin=caller.origin, why=reason) as act,
+    ):
+        yield act
+    if act.trouble:
+        log.warning("audit", message=act.trouble)
 
 
 @_task("exchange.export")
@@ -89,12 +125,12 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     run = exporter.run(
         site, channel=channel, stopping=stopping, hand_over=_handing("exchange.export", spread and channel is None)
     )
-    # A tick that meets the one before it, still at work, is no news.
-    busy = [] if spread else list(run.busy)
-    for sentence in busy:
-        log.info("busy", message=sentence)
-    notes = {"parked": run.parked, "busy": busy, "handed": list(run.handed), "trouble": run.trouble}
-    return _told(run.batches, notes, "nothing to export")
+    if spread:  # a tick that meets the one before it, still at work, is no news
+        run = dataclasses.replace(run, busy=())
+    _raise_if_only_busy(run.busy, run.batches)
+    for busy in run.busy:
+        log.info("busy", message=str(busy))
+    return _told(run.batches, run.as_dict(), "nothing to export")
 
 
 @_task("exchange.import")
@@ -110,31 +146,120 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     _check_truth("spread", spread)
     hand_over = _handing("exchange.import", spread and channel is batch is None)
     run = importer.run(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
-    batches = [one for one in run.batches if not (spread and one.verdict is Verdict.BUSY)]
-    notes = {"ignored": run.ignored, "unpaired": run.unpaired, "handed": list(run.handed), "trouble": run.trouble}
-    return _told(batches, notes, "nothing to import")
+    done = [one for one in run.batches if not one.busy]
+    if spread:
+        run = dataclasses.replace(run, batches=tuple(done))
+    _raise_if_only_busy(run.busy, done)
+    return _told(run.batches, run.as_dict(), "nothing to import")
 
 
 @_task("exchange.retry_dead_letter")
-def retry_dead_letter(ids: int | list[int]) -> Result:
-    """Try parked records again: ``dead_letters``, one for each id."""
-    wanted: list[Any] = ids if isinstance(ids, list) else [ids]
-    if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
-        raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
-    return _told(retry.run(_site(), wanted, whoami()), {}, "nothing to retry", what="dead_letters")
+def retry_dead_letter(
+    ids: int | list[int] | None = None,
+    selection: str | None = None,
+    dry_run: bool = False,
+    rate: float | None = None,
+    canary: int | None = None,
+    stop_after: int | None = None,
+    again: bool = False,
+    skip_changed: bool = False,
+) -> Result:
+    """Try parked records again: those of ``ids``, or what is left of a selection, with a pace."""
+    for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
+        _check_truth(name, switch)
+    if _by_ids(ids, selection):
+        return _told(retry.run(_site(), _numbers(ids), rehearse=dry_run), {}, "nothing to retry", what="dead_letters")
+    for name, value in (("canary", canary), ("stop_after", stop_after)):
+        _check_count(name, value)
+    if rate is not None and (type(rate) not in {int, float} or not 0 < rate <= MAX_INTEGER):
+        raise Refused(f"rate: expected letters a second, more than 0, or null, found {_shown(rate)}")
+    shown: list[Result] = []
+
+    def told(retried: Sequence[Retried]) -> None:
+        shown.extend(one.as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
+
+    pace = Pace(rate, canary, stop_after)
+    bulk = bulk_retry.run(
+        _site(),
+        str(selection),
+        pace,
+        rehearse=dry_run,
+        again=again,
+        skip_changed=skip_changed,
+        stopping=stopping,
+        told=told,
+    )
+    log.info("retried", **{name: value for name, value in bulk.as_dict().items() if value not in (None, "")})
+    return bulk.as_dict() | {"dead_letters": shown, "message": bulk.stopped or f"{bulk.tried} tried"}
+
+
+@_task("exchange.discard_dead_letter")
+def discard_dead_letter(
+    reason: str, ids: int | list[int] | None = None, selection: str | None = None, skip_changed: bool = False
+) -> Result:
+    """Give parked records up, all of ``ids`` or of a selection, or none."""
+    _check_truth("skip_changed", skip_changed)
+    wanted = _numbers(ids) if _by_ids(ids, selection) else []
+    number = discarding.discard(_site(), reason, ids=wanted, selection=selection, skip_changed=skip_changed)
+    return _counted({"discarded": number}, "none")
+
+
+@_task("exchange.restore_dead_letter")
+def restore_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
+    """Take back records that were discarded, all of ``ids`` or of a selection, or none."""
+    wanted = _numbers(ids) if _by_ids(ids, selection) else []
+    return _counted({"restored": discarding.restore(_site(), reason, ids=wanted, selection=selection)}, "none")
 
 
 @_task("exchange.replay_batch")
-def replay_batch(batch: str) -> Result:
-    """Apply an archived, held or quarantined batch again; one that was applied stays as it is."""
-    _check_text("batch", batch or 0)
-    return _told([replay.run(_site(), batch)], {}, "nothing to replay")
+def replay_batch(batch: str, through: int | None = None) -> Result:
+    """Apply an archived, held or quarantined batch again, or a range; one that was applied stays as it is."""
+    _check_batch(batch, BatchName.parse)
+    if through is not None and (type(through) is not int or not 1 <= through <= MAX_SEQUENCE):
+        raise Refused(f"through: expected a sequence or null, found {_shown(through)}")
+    done = replay.run(_site(), batch, through, stopping)
+    _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
+    return _told(done.batches, done.as_dict(), "nothing to replay")
+
+
+@_task("exchange.release_batch")
+def release_batch(batch: str, park: bool = False) -> Result:
+    """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
+    _check_batch(batch, BatchName.parse)
+    _check_truth("park", park)
+    return _told([_unless_busy(refused.release(_site(), batch, park=park))], {}, "nothing to release")
+
+
+@_task("exchange.reject_batch")
+def reject_batch(batch: str, reason: str) -> Result:
+    """Give up a quarantined or held batch, so that its sender is told."""
+    _check_batch(batch, BatchName.parse)
+    refused.reject(_site(), batch, reason)
+    return {"batch": batch, "state": BatchState.REJECTED.value, "message": "its files are in the archive"}
+
+
+@_task("exchange.release_quarantined")
+def release_quarantined(batch: str) -> Result:
+    """Judge a quarantined batch anew, with every check."""
+    _check_batch(batch, parse_label)
+    return _told([_unless_busy(quarantine.release(_site(), batch))], {}, "nothing to release")
+
+
+@_task("exchange.discard_quarantined")
+def discard_quarantined(batch: str, reason: str) -> Result:
+    """Give up a quarantined batch; nobody is told."""
+    _check_batch(batch, parse_label)
+    quarantine.discard(_site(), batch, reason)
+    return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
 
 
 @_task("exchange.prune")
 def prune() -> Result:
     """Remove what retention no longer keeps: counts by what it was."""
-    return _counted(pruning.run(_site()).as_dict(), "nothing to prune")
+    site = _site()
+    for sentence in alarming.look(site):
+        log.warning("alarm", message=sentence)
+    return _counted(pruning.run(site).as_dict(), "nothing to prune")
 
 
 @_task("exchange.answer_requests")
@@ -166,9 +291,10 @@ def _site_of(_process: int) -> tuple[Settings, Site]:
     return settings, assemble(settings)
 
 
-def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Give the arguments by their names."""
     try:
-        signature.bind(*args, **kwargs)
+        return signature.bind(*args, **kwargs).arguments
     except TypeError as error:
         takes = ", ".join(signature.parameters) or "none"
         raise Refused(f"arguments: expected {takes}, but {printable(str(error), 80)}") from None
@@ -182,9 +308,16 @@ def _handing(task: str, spread: bool) -> Callable[[str], None] | None:
     period = settings.export_every if task == "exchange.export" else settings.import_every
 
     def hand_over(channel: str) -> None:
-        app.send_task(task, kwargs={"channel": channel, "spread": True}, expires=period * EXPIRY_SHARE)
+        arguments = {"channel": channel, "spread": True}
+        app.send_task(task, kwargs=arguments, expires=period * EXPIRY_SHARE, headers=TICK)
 
     return hand_over
+
+
+def _check_words(name: str, value: object, most: int) -> None:
+    if value is None or (isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= most):
+        return
+    raise Refused(f"{name}: expected 1 to {most} printable characters, found {_shown(value)}; nothing was done")
 
 
 def _check_channel(channel: str | None, channels: Iterable[Channel], way: str) -> None:
@@ -193,6 +326,28 @@ def _check_channel(channel: str | None, channels: Iterable[Channel], way: str) -
     if channel is not None and channel not in known:
         names = ", ".join(known) or "none"
         raise Refused(f"channel: expected one that is {way} here ({names}), found {_shown(channel)}")
+
+
+def _by_ids(ids: object, selection: object) -> bool:
+    """Say which of the two was given. Raises Refused unless it is one."""
+    _check_text("selection", selection)
+    if (ids is None) is (selection is None):
+        raise Refused(
+            "expected ids or a selection, found both" if selection else "expected ids or a selection, found none"
+        )
+    return selection is None
+
+
+def _numbers(ids: Any) -> list[int]:
+    wanted: list[Any] = ids if isinstance(ids, list) else [ids]
+    if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
+        raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
+    return wanted
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is not None and (type(value) is not int or not 0 < value <= MAX_INTEGER):
+        raise Refused(f"{name}: expected a whole number, 1 or more, or null, found {_shown(value)}")
 
 
 def _check_truth(name: str, value: object) -> None:
@@ -221,7 +376,27 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     done = [f"{len(told)} looked at"] if told else []
     if notes.get("handed"):
         done.append(f"handed to tasks of their own: {', '.join(notes['handed'])}")
-    return {what: told, **notes, "message": trouble or "; ".join(done) or nothing}
+    return {**notes, what: told, "message": trouble or "; ".join(done) or nothing}
+
+
+def _check_batch(batch: object, parse: Callable[[str], object]) -> None:
+    _check_text("batch", batch or 0)
+    try:
+        parse(str(batch))
+    except ValueError as error:
+        raise Refused(f"batch: {error}") from None
+
+
+def _unless_busy(outcome: Imported) -> Imported:
+    if outcome.busy:
+        raise outcome.busy
+    return outcome
+
+
+def _raise_if_only_busy(busy: Sequence[Busy], done: Sequence[object]) -> None:
+    """Answer that somebody else is at work, where that is all there is to say. Raises Busy."""
+    if busy and not done:
+        raise busy[0]
 
 
 def _counted(counts: dict[str, Any], nothing: str) -> Result:

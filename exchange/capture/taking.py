@@ -16,12 +16,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from exchange.capture import postgresql, sqlite
 from exchange.capture.sql import Dialect, KeyColumn, TableName, identifier, literal, literals, run
 from exchange.capture.triggers import CaptureFault, dialect_of
 from exchange.channels import Shard, Stream
 from exchange.database import driver_errors
+from exchange.format import json
+from exchange.format.errors import RecordError
 from exchange.format.record import Op
 from exchange.values import codec_for
 
@@ -211,6 +214,44 @@ def give_back(connection: Connection, streams: Sequence[Stream], reached: Reache
         "DELETE FROM exchange_taken WHERE EXISTS (SELECT 1 FROM exchange_change c WHERE c.id = exchange_taken.version)",
     )
     return given.rowcount
+
+
+def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> str | None:
+    """Give the key of the row with these values of its key, as a change notes it; None if there is no such row.
+
+    ``values`` as ``Stream.key_decoder`` gives them, in ``key`` order. Raises CaptureFault as ``take`` does.
+    """
+    table = _Table.of(connection, stream)
+    name = TableName(stream.table.name, stream.table.schema)
+    has_key = (
+        sa.literal_column(f"{name}.{identifier(column.name)}") == sa.bindparam(None, value, type_=sa.types.NullType())
+        for column, value in zip(table.key, values, strict=True)
+    )
+    text: sa.ColumnElement[str] = sa.literal_column(table.speaks.key_text(str(name), table.key))
+    found: str | None = connection.scalar(sa.select(text).select_from(stream.table).where(*has_key))
+    return found
+
+
+def is_key(connection: Connection, stream: Stream, text: str) -> bool:
+    """Tell if a text could be the key of a change: the database can compare it with its rows."""
+    table = _Table.of(connection, stream)
+    if not _is_postgresql(connection):
+        sqlite.prepare(connection)
+    try:
+        members = json.loads(text.encode())
+    except RecordError:
+        return False
+    if not isinstance(members, dict) or members.keys() != {column.name for column in table.key}:
+        return False
+    if any(isinstance(value, (dict, list)) for value in members.values()):
+        return False
+    quoted = postgresql.literal(text) if _is_postgresql(connection) else literal(text)
+    try:
+        with connection.begin_nested():
+            run(connection, f"SELECT {table.exists(quoted)}")
+    except DBAPIError:
+        return False
+    return True
 
 
 _taken = sa.table(

@@ -11,7 +11,22 @@ from typing import Annotated
 import typer
 
 from exchange import __version__
-from exchange.cli import batches, crossing, dead_letters, files, keys, reference, schema, setup, state
+from exchange.cli import (
+    audit,
+    batches,
+    crossing,
+    dead_letters,
+    editing,
+    files,
+    keys,
+    letter_files,
+    mending,
+    quarantine,
+    reference,
+    schema,
+    setup,
+    state,
+)
 from exchange.cli.running import Commands
 
 app = typer.Typer(
@@ -52,11 +67,22 @@ app.command()(crossing.export)
 app.command(name="import")(crossing.import_)
 app.command()(crossing.replay)
 app.command()(crossing.prune)
-app.command(name="batches")(batches.batches)
+app.add_typer(batches.app, name="batches")
+app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")
+dead_letters.app.command()(editing.edit)
+dead_letters.app.command()(mending.select)
+dead_letters.app.command()(mending.selections)
+dead_letters.app.command()(mending.unselect)
+dead_letters.app.command()(mending.retry)
+dead_letters.app.command()(mending.discard)
+dead_letters.app.command()(mending.restore)
 app.add_typer(dead_letters.app, name="dead-letters")
+dead_letters.app.command()(letter_files.export)
+dead_letters.app.command(name="import")(letter_files.import_)
+app.command()(audit.audit)
 app.command(name="schema")(schema.schema)
 app.command()(reference.submit)
 app.command()(reference.seed)

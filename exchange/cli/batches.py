@@ -1,27 +1,44 @@
-"""``exchange batches``: the ledger, newest first."""
+"""``exchange batches``: the ledger, newest first; one batch closely; and a person's word on one that is refused."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exchange.cli import output
+from exchange.cli import crossing, output
+from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
-from exchange.cli.running import one_of, open_site, refuse_unknown
+from exchange.cli.running import fail, one_of, open_site, refuse_unknown, stem
+
+if TYPE_CHECKING:
+    from exchange.ledger import Event
+    from exchange.refused import Look, Trial
 
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show so many at most.")]
 ChannelOption = Annotated[str | None, typer.Option(help="Only of this channel.", show_default=False)]
+Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name, as the list shows it.")]
+
+app = typer.Typer(help="What became of every batch.", invoke_without_command=True)
 
 
+@app.callback()
 def batches(
+    ctx: typer.Context,
     channel: ChannelOption = None,
     state: Annotated[str | None, typer.Option(help="Only in this state.", show_default=False)] = None,
     direction: Annotated[str | None, typer.Option(help="Only in or out.", show_default=False)] = None,
     limit: Limit = 50,
     as_json: Json = False,
 ) -> None:
-    """List what became of every batch."""
+    """List what became of every batch, newest first."""
+    if ctx.invoked_subcommand is None:
+        _list(channel, state, direction, limit, as_json)
+
+
+def _list(channel: str | None, state: str | None, direction: str | None, limit: int, as_json: bool) -> None:
     from exchange import status
     from exchange.database import reading, world_errors
     from exchange.models import BatchState, Direction
@@ -60,3 +77,131 @@ def batches(
     for row in found:
         if row.message:
             output.say(f"{row.batch}: {row.message}")
+
+
+@app.command()
+def show(
+    batch: Batch,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="List so many bad records at most.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Show one batch: what became of it, and every bad record if it was refused for them.
+
+    For that it is applied with the bad ones parked, and rolled back.
+    """
+    from exchange import refused
+
+    wanted = stem(batch)
+    with open_site() as site:
+        found = refused.look(site, wanted, limit)
+    if as_json:
+        output.emit(_fields(found))
+        return
+    output.table(
+        ["direction", "state", "reason", "attempt", "updated", "message"],
+        [
+            (row.direction, row.state, row.reason, row.attempt, moment(row.updated_at), row.message)
+            for row in found.rows
+        ],
+    )
+    output.tell("history:")
+    show_history(found.history)
+    if found.letters:
+        said = ", ".join(f"{number} {state}" for state, number in sorted(found.letters.items()))
+        output.tell(f"dead letters: {said}")
+    if found.untried:
+        output.warn(f"its records can't be tried: {found.untried}")
+    if found.trial:
+        _show_trial(wanted, found.trial)
+
+
+def _fields(found: Look) -> dict[str, Any]:
+    newest = found.rows[0]
+    return {
+        "batch": newest.stem,
+        "direction": newest.direction.value,
+        "channel": newest.channel,
+        "epoch": newest.epoch,
+        "sequence": newest.sequence,
+        "state": newest.state.value,
+        "reason": newest.reason,
+        "message": newest.message,
+        "history": [event.as_dict() for event in found.history],
+        "dead_letters": found.letters,
+        "trial": found.trial.as_dict() if found.trial else None,
+        "untried": found.untried,
+    }
+
+
+def _show_trial(batch: str, trial: Trial) -> None:
+    output.tell("bad records:")
+    output.table(
+        ["line", "stream", "key", "error", "pointer", "message"],
+        [(one.line, one.stream, one.key, one.error, one.pointer, one.message) for one in trial.bad],
+    )
+    if len(trial.bad) < trial.counts.parked:
+        output.warn(f"these are the first {len(trial.bad)} of {trial.counts.parked} bad records; --limit shows more")
+    output.tell(
+        f"with these parked it would come to: {crossing.counted(trial.counts.as_dict())};"
+        f" `exchange batches release {batch} --park --reason ...` does it,"
+        f" `exchange batches reject {batch} --reason ...` gives it back to its sender"
+    )
+
+
+@app.command()
+def release(
+    batch: Batch,
+    reason: Reason = None,
+    park: Annotated[bool, typer.Option("--park", help="Let it in with its bad records parked.")] = False,
+    who: As = None,
+    as_json: Json = False,
+) -> None:
+    """Let in a batch that is held for its many deletes, or with --park one that was refused for its bad records.
+
+    Every other check is made anew.
+    """
+    from exchange import refused
+
+    wanted = stem(batch)
+    with open_site() as site:
+        arguments = {"batch": wanted, "park": park or None}
+        with by_hand(site, "release_batch", arguments, who=who, why=reason) as act:
+            done = refused.release(site, wanted, park=park)
+            act.came_to(done.as_dict())
+    crossing.show_imported([done], as_json)
+    if done.busy:
+        fail()
+
+
+@app.command()
+def reject(
+    batch: Batch,
+    reason: Annotated[str, typer.Option(help="Why; its sender is told.")],
+    who: As = None,
+    as_json: Json = False,
+) -> None:
+    """Give up a quarantined or held batch, so that its sender is told."""
+    from exchange import refused
+
+    wanted = stem(batch)
+    with open_site() as site, by_hand(site, "reject_batch", {"batch": wanted}, who=who, why=reason) as act:
+        refused.reject(site, wanted, reason)
+        done = {"batch": wanted, "state": "rejected"}
+        act.came_to(done)
+    if as_json:
+        output.emit(done)
+    else:
+        output.tell(f"batch {wanted} is rejected; its files are in the archive until their retention ends")
+
+
+def show_history(events: Sequence[Event]) -> None:
+    """Print changes of state."""
+    output.table(
+        ["at", "from", "to", "cause", "who"],
+        [(moment(event.at), event.from_state, event.to_state, event.cause, event.who) for event in events],
+    )
+
+
+def moment(at: datetime) -> str:
+    """Word a moment for people."""
+    return f"{at:%Y-%m-%d %H:%M:%S}Z"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
+from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.running import Refused, fail, known_channel, open_site, stem
+from exchange.format.names import MAX_SEQUENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +20,16 @@ if TYPE_CHECKING:
 Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)]
 
 
-def export(channel: Channel = None, as_json: Json = False) -> None:
+def export(channel: Channel = None, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Export what changed as signed batches."""
     from exchange import exporter
 
     with open_site() as site:
         known_channel(channel, site.outgoing(), "sent")
-        with output.between_batches("exporting") as stopping:
-            run = exporter.run(site, channel=channel, stopping=stopping)
+        with by_hand(site, "export", {"channel": channel}, who=who, why=reason) as act:
+            with output.between_batches("exporting") as stopping:
+                run = exporter.run(site, channel=channel, stopping=stopping)
+            act.came_to(run.as_dict())
     if as_json:
         for batch in run.batches:
             output.emit(batch.as_dict())
@@ -34,14 +38,15 @@ def export(channel: Channel = None, as_json: Json = False) -> None:
             ["batch", "channel", "sequence", "records", "bytes"],
             [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
         )
-    for sentence in run.busy:
-        output.warn(sentence)
+    for busy in run.busy:
+        output.warn(str(busy))
     if run.parked:
         output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
     if run.trouble:
         output.complain(run.trouble)
+    if run.trouble or run.busy:
         fail()
-    if not (run.batches or run.busy or run.parked):
+    if not (run.batches or run.parked):
         output.say("nothing to export")
 
 
@@ -54,6 +59,8 @@ def import_(
             metavar="STEM", help="Only this batch, though it deletes more than the settings allow.", show_default=False
         ),
     ] = None,
+    reason: Reason = None,
+    who: As = None,
     as_json: Json = False,
 ) -> None:
     """Import what arrived.
@@ -67,10 +74,13 @@ def import_(
     wanted = stem(release or batch or "") if release or batch else None
     with open_site() as site:
         known_channel(channel, site.incoming(), "received")
-        site.spool.prepare()
-        with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
-            run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
-    _show(run.batches, as_json)
+        arguments = {"channel": channel, "batch": wanted, "release": bool(release) or None}
+        with by_hand(site, "import", arguments, who=who, why=reason) as act:
+            site.spool.prepare()
+            with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
+                run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
+            act.came_to(run.as_dict())
+    show_imported(run.batches, as_json)
     if run.ignored or run.unpaired:
         output.say(
             f"left alone in incoming: {run.ignored} files that are no batch,"
@@ -82,43 +92,70 @@ def import_(
     if wanted and not run.batches:
         output.complain(f"batch {wanted} does not lie in incoming; `exchange batches` says what became of it")
         fail()
+    if run.busy:
+        fail()
     if not run.batches:
         output.say("nothing to import")
 
 
 def replay(
     batch: Annotated[str, typer.Argument(metavar="BATCH", help="The stem of a batch that was kept.")],
+    through: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEQUENCE",
+            min=1,
+            max=MAX_SEQUENCE,
+            help="And those after it, through this sequence.",
+            show_default=False,
+        ),
+    ] = None,
+    reason: Reason = None,
+    who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Apply a kept batch again.
+    """Apply a kept batch again, or a range of them.
 
-    It may be archived, held or quarantined; one that is applied already stays as it is.
+    They may be archived, held or quarantined; one that is applied already stays as it is.
     """
     from exchange import replay as replaying
 
     wanted = stem(batch)
     with open_site() as site:
-        done = replaying.run(site, wanted)
-    _show([done], as_json)
+        arguments = {"batch": wanted, "through": through}
+        with (
+            by_hand(site, "replay_batch", arguments, who=who, why=reason) as act,
+            output.between_batches("replaying") as stopping,
+        ):
+            done = replaying.run(site, wanted, through, stopping)
+            act.came_to(done.as_dict())
+    show_imported(done.batches, as_json)
+    if done.trouble:
+        output.warn(done.trouble)
+    if done.busy:
+        fail()
 
 
-def prune(as_json: Json = False) -> None:
-    """Remove files beyond their retention. The ledger stays."""
+def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
+    """Remove files and settled dead letters beyond their retention. The ledger stays."""
     from exchange import pruning
 
-    with open_site() as site:
+    with open_site() as site, by_hand(site, "prune", {}, who=who, why=reason) as act:
         counts = pruning.run(site).as_dict()
+        act.came_to(counts)
     if as_json:
         output.emit(counts)
     else:
-        output.table(["removed", "files"], counts.items())
+        output.table(["removed", "count"], counts.items())
 
 
-def _counted(counts: dict[str, int]) -> str:
+def counted(counts: dict[str, int]) -> str:
+    """Word counts of records by what became of them."""
     return ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
 
 
-def _show(outcomes: Sequence[Imported], as_json: bool) -> None:
+def show_imported(outcomes: Sequence[Imported], as_json: bool) -> None:
+    """Print what became of batches that were looked at."""
     if as_json:
         for outcome in outcomes:
             output.emit(outcome.as_dict())
@@ -126,7 +163,7 @@ def _show(outcomes: Sequence[Imported], as_json: bool) -> None:
     if outcomes:
         output.table(
             ["batch", "verdict", "reason", "records"],
-            [(one.batch, one.verdict, one.reason, _counted(one.records.as_dict())) for one in outcomes],
+            [(one.batch, one.verdict, one.reason, counted(one.records.as_dict())) for one in outcomes],
         )
     for one in outcomes:
         if one.message:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exchange.cli.batches import ChannelOption
-from exchange.cli.running import Refused, one_of, refuse_unknown, stem
+from exchange.cli.running import Refused, moment, one_of, refuse_unknown, stem
 from exchange.format.errors import printable
 
 if TYPE_CHECKING:
@@ -49,9 +47,6 @@ SinceOption = Annotated[str | None, _option("Only parked since then: 2026-11-22T
 UntilOption = Annotated[str | None, _option("Only parked before then.")]
 TextOption = Annotated[str | None, _option("Only with these words in the message.")]
 
-_AGO = re.compile(r"(\d{1,6})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
 
 def read_filters(
     site: Site,
@@ -86,8 +81,8 @@ def read_filters(
         fingerprint=fingerprint,
         batch=stem(batch) if batch is not None else None,
         keys=key_texts(key, site.channels, [stream] if stream else ()) if key is not None else (),
-        since=_moment("since", since),
-        until=_moment("until", until),
+        since=moment("since", since),
+        until=moment("until", until),
         text=text,
     )
 
@@ -98,17 +93,3 @@ def refuse_unknown_names(site: Site, channel: str | None, stream: str | None) ->
     known = sorted({stream.name for channel in site.channels for stream in channel.streams})
     if stream is not None and stream not in known:
         raise Refused(f"stream: expected one of {', '.join(known)}, found {printable(stream, 80)}")
-
-
-def _moment(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    ago = _AGO.fullmatch(text)
-    try:
-        if ago:
-            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        shown = printable(repr(text), 80)
-        raise Refused(f"{name}: expected a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago, found {shown}") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

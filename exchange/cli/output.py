@@ -98,17 +98,31 @@ def between_batches(doing: str, total: Callable[[], int] | None = None) -> Itera
 
     The first Ctrl-C lets the batch at hand end, the second one stops at once, which rolls it back.
     """
-    with _interruptible() as interrupted, _bar(doing, total) as advance:
+    with _interruptible("the batch") as interrupted, _bar(doing, total) as show:
+        begun = 0
 
         def stopping() -> bool:
-            advance()
+            # Asked before each batch, so one less is done.
+            nonlocal begun
+            show(begun)
+            begun += 1
             return interrupted()
 
         yield stopping
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def between_groups(doing: str, total: int) -> Iterator[tuple[Callable[[], bool], Callable[[int], None]]]:
+    """Give what a workflow asks between groups of records, and what moves the bar to so many of ``total``.
+
+    Ctrl-C is as in ``between_batches``.
+    """
+    with _interruptible("the group") as interrupted, _bar(doing, lambda: total) as show:
+        yield interrupted, show
+
+
+@contextmanager
+def _interruptible(work: str) -> Iterator[Callable[[], bool]]:
     asked = False
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -116,7 +130,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        say("stopping after the batch at hand; once more stops at once")
+        say(f"stopping after {work} at hand; once more stops at once")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -127,9 +141,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _bar(doing: str, total: Callable[[], int] | None) -> Iterator[Callable[[], None]]:
+def _bar(doing: str, total: Callable[[], int] | None) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda _done: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -137,12 +151,4 @@ def _bar(doing: str, total: Callable[[], int] | None) -> Iterator[Callable[[], N
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(doing, total=total() if total else None)
-        begun = 0
-
-        def advance() -> None:
-            # Asked before each batch, so one less is done.
-            nonlocal begun
-            progress.update(task, completed=begun)
-            begun += 1
-
-        yield advance
+        yield lambda done: progress.update(task, completed=done)

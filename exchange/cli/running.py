@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 failed, 2 a wrong argument or setting. Only a fault of our
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -127,6 +129,17 @@ def stem(text: str) -> str:
         raise Refused(f"batch: {error}") from error
 
 
+def label(text: str) -> str:
+    """Check the name under which a batch lies in quarantine. Raises Refused."""
+    from exchange.spool import parse_label
+
+    try:
+        parse_label(text)
+    except ValueError as error:
+        raise Refused(f"batch: {error}") from error
+    return text
+
+
 def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
     """Check a word; None means any. Raises Refused naming the words there are."""
     if text is None:
@@ -136,6 +149,24 @@ def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
     except ValueError:
         words = ", ".join(kind)
         raise Refused(f"{what}: expected one of {words}, found {_quoted(text)}") from None
+
+
+def moment(what: str, text: str | None) -> datetime | None:
+    """Read a moment: a date, a date and time (UTC unless it says otherwise), or so long ago. Raises Refused."""
+    if text is None:
+        return None
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        shown = _quoted(text)
+        raise Refused(f"{what}: expected a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago, found {shown}") from None
+    return read if read.tzinfo else read.replace(tzinfo=UTC)
+
+
+_AGO = re.compile(r"([0-9]{1,5})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _quoted(text: str) -> str:

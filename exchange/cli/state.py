@@ -56,8 +56,10 @@ def _say_what_waits(found: Status) -> None:
             output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
         if one.rejected:
             output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
-    if found.parked:
-        output.warn(f"{found.parked} dead letters are parked; `exchange dead-letters list` shows them")
+    if found.backlog.parked and not found.alarms:
+        output.warn(f"{found.backlog.parked} dead letters are parked; `exchange dead-letters` shows them by cause")
+    for sentence in found.alarms:
+        output.complain(sentence)
     if found.arrivals and (found.arrivals.ignored or found.arrivals.unpaired):
         output.say(
             f"left alone in incoming: {found.arrivals.ignored} files that are no batch,"

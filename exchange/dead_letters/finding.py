@@ -74,7 +74,7 @@ def find(connection: Connection, letter_id: int) -> Parked | None:
     row = connection.execute(
         sa.select(*brief_columns(dead_letter), dead_letter.c.record).where(dead_letter.c.id == letter_id)
     ).one_or_none()
-    return Parked(**_fields(row), record=row.record) if row else None
+    return parked(row) if row else None
 
 
 def brief_columns(letters: sa.FromClause) -> list[sa.ColumnElement[Any]]:
@@ -85,6 +85,11 @@ def brief_columns(letters: sa.FromClause) -> list[sa.ColumnElement[Any]]:
 def brief(row: Any) -> Brief:
     """Make a letter of a row that has ``brief_columns`` and maybe more."""
     return Brief(**_fields(row))
+
+
+def parked(row: Any) -> Parked:
+    """Make a letter with its record of a row that has ``brief_columns``, ``record`` and maybe more."""
+    return Parked(**_fields(row), record=row.record)
 
 
 def history(connection: Connection, letter_id: int) -> list[Mapping[str, Any]]:

@@ -32,14 +32,14 @@ class Mask:
 
     def brief(self, letter: Some) -> Some:
         """Hide what is sensitive in a letter's key."""
-        sensitive = self._sensitive(letter)
+        sensitive = self.sensitive(letter)
         if letter.key is None or not sensitive:
             return letter
         return replace(letter, key=masked(letter.key, sensitive) or HIDDEN)
 
     def record(self, letter: Parked, record: bytes) -> str | None:
         """Give a letter's record as text, its own or a revision of it; None if it can't be shown."""
-        sensitive = self._sensitive(letter)
+        sensitive = self.sensitive(letter)
         if not sensitive:
             return record.decode("utf-8", "backslashreplace")
         try:
@@ -48,7 +48,8 @@ class Mask:
         except (ValueError, RecursionError):
             return None
 
-    def _sensitive(self, letter: Brief) -> frozenset[str]:
+    def sensitive(self, letter: Brief) -> frozenset[str]:
+        """Name the columns to hide in a letter; those of every stream if it is of no known one."""
         stream = self._streams.get(letter.stream or "")
         return self._any if stream is None else stream.sensitive
 

@@ -79,21 +79,19 @@ class TrustedKeys:
         """Read public keys by name; ``ValueError`` names the first that is none or not Ed25519."""
         return cls({_checked_name(name): _public_key(name, pem) for name, pem in pems.items()})
 
-    def check(self, line: bytes, signature: Signature | None) -> None:
-        """Return if a trusted key signed exactly this line; ``Untrusted`` otherwise."""
+    def check(self, line: bytes, signature: Signature | None, what: str = "the manifest") -> None:
+        """Return if a trusted key signed exactly this line of ``what``; ``Untrusted`` otherwise."""
         if signature is None:
-            raise Untrusted("the manifest is not signed")
+            raise Untrusted(f"{what} is not signed")
         if signature.algorithm != ALGORITHM:
             raise Untrusted(f'the signature: expected "{ALGORITHM}", found "{printable(signature.algorithm, 40)}"')
         key = self.keys.get(signature.key)
         if key is None:
-            raise Untrusted(
-                f'the manifest is signed by "{printable(signature.key, 80)}", a key that is not trusted here'
-            )
+            raise Untrusted(f'{what} is signed by "{printable(signature.key, 80)}", a key that is not trusted here')
         try:
             key.verify(signature.signature, line)
         except InvalidSignature as error:
-            raise Untrusted(f'the manifest is not what "{printable(signature.key, 80)}" signed') from error
+            raise Untrusted(f'{what} is not what "{printable(signature.key, 80)}" signed') from error
 
 
 def _checked_name(name: str) -> str:

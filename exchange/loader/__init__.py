@@ -23,7 +23,7 @@ from exchange.loader.constraints import Constraints, reflect
 from exchange.loader.hand import Hand
 from exchange.loader.intake import Intake
 from exchange.loader.segment import Segment
-from exchange.loader.staging import OUTCOME, Rows, Stage, row_maker, target_of
+from exchange.loader.staging import LINE, OUTCOME, Rows, Stage, row_maker, target_of
 from exchange.models import importing
 
 __all__ = ["Loaded", "Loader", "Refusal", "Rows", "TooManyRefusals"]
@@ -99,6 +99,15 @@ class Loader:
         if self._hidden:
             self._show_to_capture()
         return Loaded(self._count(intakes), tuple(self._refusals))
+
+    def unchanged(self) -> dict[int, str]:
+        """Give the lines that changed nothing, each with its outcome, ``DUPLICATE`` or ``STALE``; after ``load``."""
+        found: dict[int, str] = {}
+        for stage in (intake.stage for intake in self._intakes.values() if intake.stage.rows):
+            line, outcome = stage.table.c[LINE], stage.table.c[OUTCOME]
+            old = sa.select(line, outcome).where(outcome.in_([checks.DUPLICATE, checks.STALE]))
+            found |= {row[0]: row[1] for row in self._connection.execute(old)}
+        return found
 
     def _hand_over(self) -> None:
         segment, self._segment = self._segment, self._segment.following()

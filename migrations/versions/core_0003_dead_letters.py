@@ -1,4 +1,4 @@
-"""What an operator needs: revisions and selections of dead letters, and an audit of what was done by hand.
+"""What an operator needs: revisions and selections of dead letters, batches given up, and an audit of it all.
 
 Revision: core_0003, after core_0002.
 """
@@ -15,8 +15,25 @@ branch_labels = None
 depends_on = None
 
 
+def _hold_places(condition: str) -> None:
+    op.drop_index("uq_exchange_batch_place", "exchange_batch")
+    op.create_index(
+        "uq_exchange_batch_place",
+        "exchange_batch",
+        ["direction", "channel", "epoch", "sequence"],
+        unique=True,
+        sqlite_where=sa.text(condition),
+        postgresql_where=sa.text(condition),
+    )
+
+
 def upgrade() -> None:
     """Add columns, tables and the indexes that looking at a million letters takes."""
+    # A batch that a person gave up holds its place no longer.
+    _hold_places(
+        "state NOT IN ('quarantined', 'discarded') AND (state <> 'rejected' OR direction = 'out')"
+        " AND manifest IS NOT NULL"
+    )
     op.add_column("exchange_dead_letter", sa.Column("producer", sa.String(200), nullable=True))
     op.add_column("exchange_dead_letter", sa.Column("cause", sa.Text(), server_default="", nullable=False))
     op.add_column("exchange_dead_letter", sa.Column("revision", sa.Integer(), server_default="0", nullable=False))
@@ -27,6 +44,17 @@ def upgrade() -> None:
     )
     op.create_index("ix_exchange_dead_letter_key", "exchange_dead_letter", ["key", "stream"])
     op.create_index("ix_exchange_dead_letter_batch", "exchange_dead_letter", ["batch", "line"])
+    for name, columns, those in (
+        ("parked_key", ["stream", "key"], "state = 'parked'"),
+        ("orphan", ["channel", "id"], "state = 'parked' AND error = 'foreign_key'"),
+    ):
+        op.create_index(
+            f"ix_exchange_dead_letter_{name}",
+            "exchange_dead_letter",
+            columns,
+            sqlite_where=sa.text(those),
+            postgresql_where=sa.text(those),
+        )
     op.create_table(
         "exchange_dead_letter_revision",
         sa.Column("letter", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -53,6 +81,7 @@ def upgrade() -> None:
         sa.Column("letter", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(12), nullable=True),
         sa.PrimaryKeyConstraint("selection", "letter", name="pk_exchange_selected"),
     )
     op.create_table(
@@ -67,7 +96,6 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_exchange_audit"),
     )
-    op.create_index("ix_exchange_audit_action", "exchange_audit", ["action", "id"])
     op.create_table(
         "exchange_dead_letter_count",
         sa.Column("fingerprint", sa.String(16), nullable=False),
@@ -82,6 +110,10 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take them away again."""
+    op.execute(
+        "UPDATE exchange_batch SET state = 'quarantined' WHERE direction = 'in' AND state IN ('rejected', 'discarded')"
+    )
+    _hold_places("state <> 'quarantined' AND manifest IS NOT NULL")
     for name in ("insert", "update", "delete"):
         on = " ON exchange_dead_letter" if op.get_bind().dialect.name == "postgresql" else ""
         op.execute(f"DROP TRIGGER exchange_count_dead_letter_{name}{on}")
@@ -92,7 +124,7 @@ def downgrade() -> None:
     op.drop_table("exchange_selected")
     op.drop_table("exchange_selection")
     op.drop_table("exchange_dead_letter_revision")
-    for name in ("batch", "key", "fingerprint", "state"):
+    for name in ("orphan", "parked_key", "batch", "key", "fingerprint", "state"):
         op.drop_index(f"ix_exchange_dead_letter_{name}", "exchange_dead_letter")
     op.create_index("ix_exchange_dead_letter_state", "exchange_dead_letter", ["state", "id"])
     for name in ("revision", "cause", "producer"):

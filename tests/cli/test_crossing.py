@@ -70,7 +70,7 @@ def test_status_is_one_object_with_the_fields_that_scripts_rely_on(pair: Pair) -
     found = pair.request.do("status", "--json").line
     assert found.keys() >= {"network", "peer", "epoch", "channels", "dead_letters"}
     assert (found["network"], found["peer"]) == ("request", "response")
-    assert found["dead_letters"] == {"parked": 0}
+    assert found["dead_letters"] == {"parked": 0, "oldest": None, "oldest_at": None, "alarms": []}
     assert {(one["channel"], one["direction"]) for one in found["channels"]} == {
         ("directory", "in"),
         ("requests", "out"),
@@ -129,7 +129,7 @@ def test_a_lost_marker_stops_an_import_and_shows_in_the_status(pair: Pair) -> No
 
 def test_prune_says_how_many_files_went(pair: Pair) -> None:
     counts = pair.request.do("prune", "--json").line
-    assert counts == {"sealed": 0, "archived": 0, "quarantined": 0, "stray": 0}
+    assert counts == {"sealed": 0, "archived": 0, "quarantined": 0, "stray": 0, "letters": 0}
 
 
 def test_a_dead_letter_is_listed_shown_retried_and_discarded(seeded: Pair, parked: Callable[[], int]) -> None:
@@ -160,7 +160,7 @@ def test_a_dead_letter_is_listed_shown_retried_and_discarded(seeded: Pair, parke
 
     failed = request.run("dead-letters", "retry", str(letter), "--json")
     assert (failed.code, failed.line["state"]) == (1, "parked")
-    assert request.do("status", "--json").line["dead_letters"] == {"parked": 1}
+    assert request.do("status", "--json").line["dead_letters"]["parked"] == 1
 
     discarded = request.do("dead-letters", "discard", str(letter), "--reason", "a twin", "--json").line
     assert discarded == {"id": letter, "state": "discarded"}
@@ -216,7 +216,8 @@ def test_a_wrong_use_ends_with_code_2(pair: Pair, words: tuple[str, ...]) -> Non
 
 def test_a_retry_of_an_unknown_dead_letter_fails_and_says_so(pair: Pair) -> None:
     done = pair.request.run("dead-letters", "retry", "7", "--json")
-    assert (done.code, done.line["message"]) == (1, "there is no dead letter 7")
+    assert done.code == 1
+    assert done.line["message"].startswith("there is no dead letter 7; ")
 
 
 def test_requests_are_submitted_on_their_own_network_alone(pair: Pair) -> None:

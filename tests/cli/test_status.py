@@ -3,6 +3,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.cli.conftest import Pair
 ROOT = Path(__file__).parents[2]
 GROWING = ("exchange_batch", "exchange_dead_letter", "exchange_change", "exchange_event")
 QUARANTINED, BY_PLACE = "USING INDEX ix_exchange_batch_state", "USING INDEX uq_exchange_batch_place"
+OLDEST = "USING INDEX ix_exchange_dead_letter_state"
 
 
 def test_a_status_reads_no_row_of_a_table_that_grows_with_history(seeded: Pair) -> None:
@@ -35,9 +37,8 @@ def test_a_status_reads_no_row_of_a_table_that_grows_with_history(seeded: Pair) 
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
             reads = [row[3] for row in plan if any(table in row[3] for table in GROWING)]
             assert reads
-            assert all("USING COVERING INDEX" in read or QUARANTINED in read or BY_PLACE in read for read in reads), (
-                text
-            )
+            allowed = ("USING COVERING INDEX", QUARANTINED, BY_PLACE, OLDEST)
+            assert all(any(words in read for words in allowed) for read in reads), text
     engine.dispose()
 
 
@@ -75,3 +76,18 @@ def test_a_mistyped_channel_is_refused_and_not_answered_with_nothing(seeded: Pai
     for words in (["batches"], ["dead-letters", "list"]):
         sentence = seeded.response.refused(*words, "--channel", "request", code=2)
         assert "expected one of directory, requests, responses, found request" in sentence
+
+
+def test_status_and_doctor_raise_an_alarm_when_letters_are_too_many_or_too_old(
+    seeded: Pair, parked: Callable[[], int]
+) -> None:
+    letter = parked()
+    quiet = seeded.request.do("status", "--json").line["dead_letters"]
+    assert (quiet["parked"], quiet["oldest"], quiet["alarms"]) == (1, letter, [])
+    seeded.request.environment["EXCHANGE_ALARM_DAYS"] = "0.000001"
+    (alarm,) = seeded.request.do("status", "--json").line["dead_letters"]["alarms"]
+    assert alarm.endswith(f"(EXCHANGE_ALARM_DAYS); `exchange dead-letters show {letter}` says what to do")
+    assert alarm in seeded.request.do("status").err
+    found = {line["check"]: line for line in seeded.request.run("doctor", "--json").lines}["letters"]
+    assert found["level"] == "warning"
+    assert f"{found['message']}; {found['remedy']}" == alarm

@@ -59,6 +59,7 @@ class Side:
             checkers={stream.name: Checker(stream) for channel in channels for stream in channel.streams},
             signing_key=self.key,
             trusted=TrustedKeys.from_pems({}),
+            own=TrustedKeys.from_pems({self.key.name: self.key.public_pem()}),
             limits=limits,
         )
         self.site.spool.prepare(make=True)

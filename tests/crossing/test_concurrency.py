@@ -73,7 +73,7 @@ def test_two_exporters_and_writers_that_commit_late_lose_nothing(postgresql_link
         while time.monotonic() < stop:
             run = link.one.export()
             assert run.trouble is None, run.trouble
-            assert all("export forth is busy" in said for said in run.busy)
+            assert all("export forth is busy" in str(said) for said in run.busy)
 
     children = [fork(lambda seed=seed: write(seed), link.one, link.other) for seed in (1, 2, 3)]  # type: ignore[misc]
     children += [fork(export, link.one, link.other) for _ in range(2)]

@@ -109,7 +109,7 @@ def test_the_third_crash_on_a_batch_quarantines_it_and_a_replay_tries_again(
     assert "3 times" in outcome.message
     assert alike.other.all(sa.select(models.attempt)) == []
     assert names(alike.other) == []
-    assert replay.run(alike.other.site, outcome.batch).verdict is Verdict.APPLIED
+    assert replay.run(alike.other.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
 
 
 def test_a_fault_of_ours_counts_as_a_crash(alike: Link, monkeypatch: pytest.MonkeyPatch) -> None:

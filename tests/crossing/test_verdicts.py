@@ -784,7 +784,7 @@ def test_too_many_deletes_are_held_for_a_person(receiver: Side, forger: Forger) 
     only(receiver)
     stem = forger.send([delete("account", FIRST + 100 + n, id=n) for n in range(6)])
     assert "--release" in held(receiver, Reason.DELETES)
-    assert replay.run(receiver.site, stem).verdict is Verdict.APPLIED
+    assert replay.run(receiver.site, stem).batches[0].verdict is Verdict.APPLIED
     assert ids(receiver) == [6, 7, 8, 9]
     assert ledger_of(receiver) == [("applied", None)] * 2
 

@@ -55,7 +55,7 @@ def test_every_scheduled_task_is_gone_before_its_next_tick_and_has_no_eta(second
     }
     for entry in entries.values():
         assert 0 < entry["options"]["expires"] < entry["schedule"]
-        assert entry["options"].keys() == {"expires"}
+        assert entry["options"].keys() == {"expires", "headers"}
 
 
 def test_only_the_response_network_of_the_reference_application_answers() -> None:

@@ -64,7 +64,7 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # What waits, is held or is sealed? Asked at every import and export; and `exchange status` counts by it.
     "ix_exchange_batch_state": asked(ledger.open_batches),
     # Which sealed batches need no longer be kept?
-    "ix_exchange_batch_kept": lambda side, _: pruning.run(side.site),
+    "ix_exchange_batch_kept": lambda side, _: prune_files(side),
     # `exchange dead-letters list`, by what letters of one fingerprint have in common
     "ix_exchange_dead_letter_fingerprint": found(Filters(state=DeadLetterState.PARKED, channels=("forth",))),
     # ... by words in their message
@@ -77,6 +77,12 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
 }
 """Each index and the work that needs it."""
+
+
+def prune_files(side: Side) -> None:
+    """Let go of files alone: of dead letters there would be more to remove than to keep."""
+    side.limit(letter_days={})
+    pruning.run(side.site)
 
 
 def test_every_index_is_there_for_a_query() -> None:
@@ -299,3 +305,19 @@ def test_a_page_and_the_grouped_view_look_at_few_of_many_dead_letters(
 
     a_row = 1 if receiver.engine.dialect.name == "postgresql" else 100  # instructions
     assert {name: one for name, one in looked.items() if one[0] or one[1] > LETTERS // 5 * a_row} == {}
+
+
+@with_and_without_statistics
+def test_letting_some_dead_letters_go_reads_no_large_table(receiver: Side, *, analysed: bool) -> None:
+    live(receiver, BATCHES)
+    applied_long_ago = sa.update(models.dead_letter).where(models.dead_letter.c.id <= CHANGED)
+    receiver.execute(applied_long_ago.values(state=DeadLetterState.APPLIED))
+    if analysed:
+        analyse(receiver)
+    receiver.limit(letter_days={DeadLetterState.APPLIED: 1.0, DeadLetterState.DISCARDED: 100_000.0})
+    with watched(receiver.engine) as seen:
+        assert pruning.run(receiver.site).letters == CHANGED
+        with reading(receiver.engine) as connection:
+            dead_letters.backlog(connection)
+
+    assert seen.read_whole(*GROWING) == []

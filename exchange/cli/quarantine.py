@@ -1,0 +1,126 @@
+"""``exchange quarantine``: batches whose files were refused, and what to do with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exchange.cli import crossing, output
+from exchange.cli.batches import ChannelOption, Limit, moment, show_history
+from exchange.cli.by_hand import As, Reason, by_hand
+from exchange.cli.output import Json
+from exchange.cli.running import fail, label, open_site, refuse_unknown
+
+if TYPE_CHECKING:
+    from exchange.quarantine import Look
+
+app = typer.Typer(help="Batches whose files were refused.", invoke_without_command=True)
+Batch = Annotated[str, typer.Argument(metavar="BATCH", help="Its name, as the list shows it.")]
+
+
+@app.callback()
+def quarantine(ctx: typer.Context) -> None:
+    """Batches whose files were refused; without a command, list them."""
+    if ctx.invoked_subcommand is None:
+        list_()
+
+
+@app.command("list")
+def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = False) -> None:
+    """List what lies in quarantine, in the order of names."""
+    from exchange import quarantine as quarantining
+
+    with open_site() as site:
+        found, total = quarantining.listed(site, channel=channel, limit=limit)
+        if not found:
+            refuse_unknown(channel, site)
+    if as_json:
+        for one in found:
+            output.emit(one.as_dict())
+        return
+    if not found:
+        output.say("nothing is in quarantine")
+        return
+    output.table(
+        ["batch", "channel", "sequence", "reason", "bytes", "since", "message"],
+        [
+            (
+                one.label,
+                one.channel,
+                one.sequence,
+                one.reason,
+                one.bytes,
+                moment(one.since) if one.since else None,
+                one.message,
+            )
+            for one in found
+        ],
+    )
+    if len(found) < total:
+        output.warn(f"these are the first {len(found)} of {total}; --limit shows more")
+
+
+@app.command()
+def show(batch: Batch, as_json: Json = False) -> None:
+    """Show one closely: why it was refused, and what every check says of its files now."""
+    from exchange import quarantine as quarantining
+
+    wanted = label(batch)
+    with open_site() as site:
+        found = quarantining.look(site, wanted)
+    if as_json:
+        output.emit(_fields(found))
+        return
+    output.table(["field", "value"], found.found.as_dict().items())
+    output.tell("checks now:")
+    output.table(
+        ["check", "result", "what was seen"],
+        [(one.name, "-" if one.ok is None else "ok" if one.ok else "fault", one.detail) for one in found.report.checks],
+    )
+    output.tell("history:")
+    show_history(found.history)
+
+
+def _fields(found: Look) -> dict[str, Any]:
+    return {
+        **found.found.as_dict(),
+        "reason_now": found.report.reason.value if found.report.reason else None,
+        "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail} for one in found.report.checks],
+        "history": [event.as_dict() for event in found.history],
+    }
+
+
+@app.command()
+def release(batch: Batch, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
+    """Judge one anew, as if it had just arrived: every check is made, the signature's too."""
+    from exchange import quarantine as quarantining
+
+    wanted = label(batch)
+    with open_site() as site, by_hand(site, "release_quarantined", {"batch": wanted}, who=who, why=reason) as act:
+        done = quarantining.release(site, wanted)
+        act.came_to(done.as_dict())
+    crossing.show_imported([done], as_json)
+    if done.busy:
+        fail()
+
+
+@app.command()
+def discard(
+    batch: Batch,
+    reason: Annotated[str, typer.Option(help="Why nobody needs it; it is kept in the batch's history.")],
+    who: As = None,
+    as_json: Json = False,
+) -> None:
+    """Give one up. Nobody is told; its files stay in the archive until their retention ends."""
+    from exchange import quarantine as quarantining
+
+    wanted = label(batch)
+    with open_site() as site, by_hand(site, "discard_quarantined", {"batch": wanted}, who=who, why=reason) as act:
+        quarantining.discard(site, wanted, reason)
+        done = {"batch": wanted, "state": "discarded"}
+        act.came_to(done)
+    if as_json:
+        output.emit(done)
+    else:
+        output.tell(f"batch {wanted} is discarded; its files are in the archive until their retention ends")

@@ -1,0 +1,125 @@
+"""Dead letters that a later record of the same key makes pointless, found while records are loaded.
+
+Most loads meet no letter at all: then this costs one query for each. A few letters' keys are kept in memory and
+compared there; where letters are many, or records few, the database is asked for the records' keys.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels import Channel, Stream
+from exchange.database import among
+from exchange.dead_letters.settling import supersede
+from exchange.loader.staging import Key, Rows, key_texts
+from exchange.models import Direction, dead_letter
+
+FEW = 10_000
+"""So many letters' keys are kept in memory."""
+
+AT_ONCE = 10_000
+"""So many records' keys are looked up together."""
+
+_PARKED = sa.literal_column("state = 'parked'", sa.Boolean)  # as the index says it: SQLite compares the words
+
+
+class _Met(NamedTuple):
+    line: int
+    version: int
+
+
+class Superseding:
+    """Watches the records of one load in the caller's transaction, and settles the letters that they supersede."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        channel: Channel,
+        streams: Iterable[str],
+        records: int,
+        *,
+        but: sa.ColumnElement[bool],
+    ) -> None:
+        """Look which letters there are; ``records`` of ``streams`` will come, and letters that are ``but`` stay."""
+        self._connection = connection
+        self._but = but
+        self._streams = {stream.name: stream for stream in channel.streams}
+        self._known = self._find_known([name for name in streams if name in self._streams], records)
+        self._met: dict[str, dict[Key, _Met]] = {name: {} for name in self._known}
+        self._letters = array("q")
+        self._lines = array("q")
+
+    def note(self, stream: str, rows: Rows) -> bool:
+        """Remember those records whose key a letter may have. True if it is time to ``look_up``."""
+        if stream not in self._known:
+            return False
+        known = self._known[stream]
+        if known is not None and known.isdisjoint(rows.keys):
+            return False
+        met = self._met[stream]
+        for key, line, version in zip(rows.keys, rows.lines, rows.versions, strict=True):
+            if (known is None or key in known) and (key not in met or met[key].version < version):
+                met[key] = _Met(line, version)
+        return len(met) >= AT_ONCE
+
+    def look_up(self) -> None:
+        """Find the letters of the records that were remembered. The connection must be free for that."""
+        letter = dead_letter.c
+        for name, met in self._met.items():
+            keys = list(met)
+            for start in range(0, len(keys), AT_ONCE):
+                some = keys[start : start + AT_ONCE]
+                by_text = dict(zip(key_texts(self._streams[name], some), some, strict=True))
+                older = sa.select(letter.id, letter.key, letter.version).where(
+                    *self._waiting(name), among(self._connection, letter.key, by_text)
+                )
+                for letter_id, text, version in self._connection.execute(older):
+                    record = met[by_text[text]]
+                    if version is not None and version <= record.version:
+                        self._letters.append(letter_id)
+                        self._lines.append(record.line)
+            met.clear()
+
+    def settle(self, refused: Collection[int], cause: str) -> int:
+        """Settle the letters whose later record is none of the ``refused`` lines; give how many."""
+        self.look_up()
+        ids = [one for one, line in zip(self._letters, self._lines, strict=True) if line not in refused]
+        return supersede(self._connection, ids, cause)
+
+    def _find_known(self, streams: list[str], records: int) -> dict[str, set[Key] | None]:
+        """Give the keys of the letters of each stream that has some; None where they are not worth being known."""
+        there = [name for name in streams if self._is_any(name)]
+        if records <= AT_ONCE:
+            return dict.fromkeys(there)
+        return {name: self._keys(self._streams[name]) for name in there}
+
+    def _is_any(self, stream: str) -> bool:
+        # In order, or a database may think that reading all letters soon meets one.
+        some = sa.select(dead_letter.c.key).where(*self._waiting(stream)).order_by(dead_letter.c.key).limit(1)
+        return self._connection.scalar(some) is not None
+
+    def _keys(self, stream: Stream) -> set[Key] | None:
+        texts = sa.select(dead_letter.c.key).where(*self._waiting(stream.name))
+        found = list(self._connection.scalars(texts.order_by(dead_letter.c.key).limit(FEW + 1)))
+        if len(found) > FEW:
+            return None
+        names = [column.name for column in stream.key]
+        bodies = [orjson.loads(text) for text in found]
+        # A letter may be older than the key that its stream has today.
+        return {tuple(body[name] for name in names) for body in bodies if body.keys() == set(names)}
+
+    def _waiting(self, stream: str) -> tuple[sa.ColumnElement[bool], ...]:
+        letter = dead_letter.c
+        return (
+            letter.stream == stream,
+            _PARKED,
+            letter.direction == Direction.IN,
+            letter.key.is_not(None),
+            sa.not_(self._but),
+        )

@@ -1,0 +1,134 @@
+"""Dead letters out of a file: back to the network that they are of, or to the one that sent their records.
+
+The file is checked as a batch is: who signed it, then every byte and value. All of it is taken in one transaction,
+letter by letter: what is here already is a duplicate, and what has no place here is refused with a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy import Connection
+
+from exchange.database import locked, world_errors
+from exchange.format.errors import Untrusted, printable
+from exchange.format.letters import Ending, FileFault, SavedRevision, Tail, read_entries, read_tail
+from exchange.letter_files.judging import Judge, Unfit
+from exchange.letter_files.shelving import Shelf
+from exchange.site import Site
+
+MOST_SENTENCES = 20
+"""So many refused letters are named; all are counted."""
+
+CHUNK_LETTERS = 200
+CHUNK_BYTES = 8 * 1024 * 1024
+"""Letters that are looked up and written together: memory holds no more of them."""
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass
+class Brought:
+    """What became of a file's letters. ``sentences`` tell of the first that were refused."""
+
+    network: str
+    imported: int = 0
+    duplicate: int = 0
+    refused: int = 0
+    sentences: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return dict(vars(self))
+
+    def refuse(self, number: int, sentence: str) -> None:
+        """Count a letter that has no place here."""
+        self.refused += 1
+        if len(self.sentences) < MOST_SENTENCES:
+            self.sentences.append(f"line {number}: {sentence}")
+
+
+def bring(site: Site, file: Path) -> Brought:
+    """Take in a file that ``save`` wrote here or at the peer; may be repeated.
+
+    Raises FileFault, and nothing was changed; Busy, WorldError.
+    """
+    with world_errors(), _opened(site, file) as content:
+        tail = read_tail(content)
+        ending = _believed(site, tail)
+        with locked(site.engine, "letters") as connection:
+            return _take_in(site, connection, content, ending)
+
+
+@contextmanager
+def _opened(site: Site, file: Path) -> Iterator[BinaryIO]:
+    """Open a plain file of bounded size; what is wrong with it or in it is said with its name."""
+
+    def open_plain(path: str, _flags: int) -> int:
+        try:
+            descriptor = os.open(path, _FLAGS)
+        except OSError as error:
+            raise FileFault(str(error.strerror)) from error
+        try:
+            _check_file(os.fstat(descriptor), site.limits.read.max_content_bytes)
+        except FileFault:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    try:
+        with open(file, "rb", opener=open_plain) as content:
+            yield content
+    except (FileFault, Untrusted) as fault:
+        raise FileFault(f"{printable(str(file))}: {fault}; nothing was imported") from fault
+
+
+def _check_file(found: os.stat_result, most: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise FileFault("expected a plain file, found something else")
+    if found.st_size > most:
+        raise FileFault(f"it has {found.st_size} bytes, more than {most} (EXCHANGE_MAX_CONTENT_BYTES)")
+
+
+def _believed(site: Site, tail: Tail) -> Ending:
+    """Check who signed the ending, and that it is of this network or of its peer."""
+    # Which keys count depends on whose letters these are: nothing else of it is used before the signature.
+    claimed = Ending.parse(tail.line)
+    keys = {site.network: site.own, site.peer: site.trusted}.get(claimed.network)
+    if keys is None:
+        raise FileFault(f"it has letters of {claimed.network}, expected of {site.network} or {site.peer}")
+    if tail.signature is not None or site.require_signature:
+        keys.check(tail.line, tail.signature, "it")
+    if claimed.bytes != tail.start:
+        raise FileFault(f"{tail.start} bytes lie before its ending, which speaks of {claimed.bytes}")
+    if claimed.letters > site.limits.read.max_records:
+        raise FileFault(f"it has {claimed.letters} letters, more than EXCHANGE_MAX_RECORDS allows")
+    return claimed
+
+
+def _take_in(site: Site, connection: Connection, content: BinaryIO, ending: Ending) -> Brought:
+    done = Brought(ending.network)
+    judge = Judge(site, connection, ending)
+    shelf = Shelf(connection, f"brought from a file of {ending.network}'s of {ending.created_at:%Y-%m-%d %H:%M} UTC")
+    fit = False
+    for number, entry in read_entries(content, ending):
+        if isinstance(entry, SavedRevision):
+            if fit and judge.ours:
+                shelf.revise(entry)
+            continue
+        if shelf.letters >= CHUNK_LETTERS or shelf.bytes >= CHUNK_BYTES:
+            shelf.write()
+        fit = False
+        try:
+            shelf.add(judge.judged(entry), keeps_id=judge.ours)
+            fit = True
+        except Unfit as unfit:
+            done.refuse(number, str(unfit))
+    shelf.write()
+    return replace(done, imported=shelf.imported, duplicate=shelf.duplicate)

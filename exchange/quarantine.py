@@ -1,0 +1,159 @@
+"""Quarantine: batches whose files were refused, as a person looks at them, lets them in or gives them up.
+
+Whatever is let in is judged anew from its first byte: no signature, digest or rule is skipped for anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from exchange import ledger, replay
+from exchange.arrivals import Arrival, Stranger, believe
+from exchange.database import locked, reading, world_errors
+from exchange.format.errors import WorldError, printable
+from exchange.format.verify import Report, judge
+from exchange.ledger import Entry, Event
+from exchange.models import BatchState
+from exchange.outcomes import Imported
+from exchange.settling import lock_of
+from exchange.site import Site
+from exchange.spool import Sighting, parse_label
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One batch in quarantine. ``label`` names its files: its stem, with ``~2`` or so for a further copy.
+
+    ``channel``, ``epoch`` and ``sequence`` are what the manifest says, or the file's name if nobody believes it.
+    """
+
+    label: str
+    batch: str
+    channel: str
+    epoch: str
+    sequence: int
+    reason: str | None
+    message: str
+    bytes: int
+    since: datetime | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**self.__dict__, "since": self.since.isoformat() if self.since else None}
+
+
+@dataclass(frozen=True)
+class Look:
+    """All about one: what every check says of its files now, and what was written down of it, oldest first."""
+
+    found: Quarantined
+    report: Report
+    history: tuple[Event, ...]
+
+
+def listed(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
+    """Give what lies in quarantine, in the order of names, and how many there are. Raises WorldError."""
+    lying = [one for one in site.spool.quarantined() if channel in (None, one.name.channel)]
+    with world_errors(), reading(site.engine) as connection:
+        shown = [
+            _described(site, seen, ledger.quarantined(connection, *_known_by(seen)))
+            for seen in _seen(site, lying[:limit])
+        ]
+    return shown, len(lying)
+
+
+def look(site: Site, label: str) -> Look:
+    """Look at one closely: its files are verified again. Raises WorldError if there is none of this name."""
+    seen = _find(site, label)
+    with world_errors(), reading(site.engine) as connection:
+        entry = ledger.quarantined(connection, *_known_by(seen))
+        history = ledger.history(connection, [entry.id]) if entry else []
+    return Look(_described(site, seen, entry), _verified(site, seen), tuple(history))
+
+
+def release(site: Site, label: str) -> Imported:
+    """Judge one anew, as if it had just arrived. Raises WorldError if there is none of this name."""
+    site.spool.prepare()
+    sighting = _find(site, label).sighting
+    if site.spool.has(sighting.stem):
+        msg = f"a batch {sighting.stem} waits to be imported already; nothing was done; `exchange import` first"
+        raise WorldError(msg)
+    return replay.again(site, sighting, release=False)
+
+
+def discard(site: Site, label: str, reason: str) -> Quarantined:
+    """Give one up: nobody is told, its files go to the archive until their retention ends. Raises Busy, WorldError."""
+    seen = _find(site, label)
+    with world_errors(), locked(site.engine, lock_of(seen)) as connection:
+        entry = ledger.quarantined(connection, *_known_by(seen))
+        found = _described(site, seen, entry)
+        if entry is not None:
+            ledger.give_up(connection, entry, BatchState.DISCARDED, reason)
+    with world_errors():
+        site.spool.retire(seen.sighting)
+    return found
+
+
+def copies(site: Site, entry: Entry) -> Iterator[Arrival | Stranger]:
+    """Find the files in quarantine that a row of the ledger speaks of."""
+    lying = [one for one in site.spool.quarantined() if one.stem == entry.stem]
+    return (seen for seen in _seen(site, lying) if seen.digest == entry.digest)
+
+
+def _seen(site: Site, lying: list[Sighting]) -> Iterator[Arrival | Stranger]:
+    for sighting in lying:
+        try:
+            yield believe(site, sighting, site.spool.read_manifest(sighting))
+        except FileNotFoundError:
+            continue  # somebody else was faster
+
+
+def _find(site: Site, label: str) -> Arrival | Stranger:
+    name, copy = parse_label(label)
+    wanted = Sighting(name, site.spool.folders.quarantine, copy=copy)
+    for seen in _seen(site, [wanted]):
+        return seen
+    msg = f"no batch {printable(label)} is in quarantine; nothing was done; `exchange quarantine` lists those there are"
+    raise WorldError(msg)
+
+
+def _known_by(seen: Arrival | Stranger) -> tuple[str, str | None]:
+    return seen.sighting.stem, seen.digest
+
+
+def _described(site: Site, seen: Arrival | Stranger, entry: Entry | None) -> Quarantined:
+    channel, epoch, sequence = seen.place
+    size, since = site.spool.size_and_time(seen.sighting)
+    return Quarantined(
+        seen.sighting.label,
+        seen.sighting.stem,
+        channel,
+        epoch,
+        sequence,
+        entry.reason if entry else None,
+        site.spool.reason(seen.sighting),
+        size,
+        since,
+    )
+
+
+def _verified(site: Site, seen: Arrival | Stranger) -> Report:
+    content = site.spool.read_manifest(seen.sighting)
+    data = _data(site, seen)
+    try:
+        return judge(content, data, site.trusted, site.limits.read, seen.sighting.name)
+    finally:
+        if data is not None:
+            data.close()
+
+
+def _data(site: Site, seen: Arrival | Stranger) -> BinaryIO | None:
+    if seen.manifest is None:
+        return None
+    try:
+        return site.spool.open_data(seen.sighting, seen.manifest.encoding)
+    except OSError:
+        return None

@@ -1,0 +1,209 @@
+"""Batches refused as a whole: every bad record at once, and a person's word on them: let in with those parked, or not.
+
+What is shown is no guess: the batch is applied as it would be with its bad records parked, and rolled back.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import applying, importer, ledger, quarantine, replay
+from exchange.arrivals import Arrival, Stranger, believe
+from exchange.database import locked, reading, world_errors
+from exchange.format.batch import check_data
+from exchange.format.errors import BatchError, Reason, WorldError
+from exchange.ledger import Counts, Entry, Event
+from exchange.models import BatchState, Direction, dead_letter
+from exchange.outcomes import Imported
+from exchange.settling import lock_of
+from exchange.site import Site
+
+MOST_PARKED = 100_000
+"""So many records of a batch are parked at a person's word, at most."""
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """One record that would be parked."""
+
+    line: int
+    stream: str | None
+    key: str | None
+    error: str
+    pointer: str | None
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What would become of a batch with its bad records parked; ``bad`` are the first of them."""
+
+    counts: Counts
+    bad: tuple[BadRecord, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {"records": self.counts.as_dict(), "bad": [one.as_dict() for one in self.bad]}
+
+
+@dataclass(frozen=True)
+class Look:
+    """All about one batch: its rows, newest first, their events, oldest first, its dead letters by state.
+
+    ``trial`` is there for one that was refused for its records; else ``untried`` says why, if it should be.
+    """
+
+    rows: tuple[Entry, ...]
+    history: tuple[Event, ...]
+    letters: dict[str, int]
+    trial: Trial | None = None
+    untried: str | None = None
+
+
+def look(site: Site, stem: str, limit: int) -> Look:
+    """Look at a batch closely; of one refused for its records at most ``limit`` bad ones are listed.
+
+    Raises Busy if its channel is being worked on, WorldError if there is no such batch.
+    """
+    with world_errors(), reading(site.engine) as connection:
+        rows = ledger.of_stem(connection, stem)
+        history = ledger.history(connection, [row.id for row in rows])
+        letters = _count_letters(connection, stem)
+    if not rows:
+        raise _unknown(stem)
+    found = Look(tuple(rows), tuple(history), letters)
+    if not _is_refused(rows[0]):
+        return found
+    try:
+        return replace(found, trial=_try(site, _files(site, rows[0]), limit))
+    except (BatchError, WorldError) as fault:
+        return replace(found, untried=fault.sentence)
+
+
+def release(site: Site, stem: str, *, park: bool) -> Imported:
+    """Let in a batch at a person's word: one held for its deletes, or with ``park`` one refused for its records.
+
+    Every other check is made anew. Raises WorldError if it is neither.
+    """
+    site.spool.prepare()
+    entry = _newest(site, stem)
+    lenient = _lenient(site, entry.channel) if park else site
+    if entry.state is BatchState.HELD:
+        run = importer.run(lenient, stem=stem, release=True)
+        if run.batches:
+            return run.batches[0]
+        raise WorldError(run.trouble or f"the files of batch {stem} are gone; nothing was done; have it sent again")
+    if not _is_refused(entry):
+        msg = (
+            f"batch {stem} is {entry.state}, neither held nor refused for its records; nothing was done;"
+            " `exchange quarantine release` and `exchange replay` judge any kept batch anew"
+        )
+        raise WorldError(msg)
+    if not park:
+        msg = (
+            f"batch {stem} was refused for its bad records; nothing was done; --park lets the others in,"
+            " `exchange batches show` lists them"
+        )
+        raise WorldError(msg)
+    return replay.again(lenient, _files(site, entry).sighting, release=True)
+
+
+def reject(site: Site, stem: str, reason: str) -> Entry:
+    """Give up a quarantined or held batch so that its sender is told; its files go to the archive.
+
+    Raises Busy, and WorldError if it is in another state.
+    """
+    entry = _newest(site, stem)
+    if entry.state not in {BatchState.QUARANTINED, BatchState.HELD}:
+        msg = f"batch {stem} is {entry.state}; only one that is quarantined or held can be rejected; nothing was done"
+        raise WorldError(msg)
+    sightings = [seen.sighting for seen in quarantine.copies(site, entry)]
+    if entry.state is BatchState.HELD:
+        kept = site.spool.kept(stem)
+        sightings += [kept] if kept else []
+    with world_errors(), locked(site.engine, f"import {entry.channel}") as connection:
+        ledger.give_up(connection, entry, BatchState.REJECTED, reason)
+    with world_errors():
+        for sighting in sightings:
+            site.spool.retire(sighting)
+    return entry
+
+
+def _newest(site: Site, stem: str) -> Entry:
+    with world_errors(), reading(site.engine) as connection:
+        entry = ledger.by_stem(connection, Direction.IN, stem)
+    if entry is None:
+        raise _unknown(stem)
+    return entry
+
+
+def _unknown(stem: str) -> WorldError:
+    return WorldError(f"the ledger has no batch {stem}; nothing was done; `exchange batches` lists those there are")
+
+
+def _is_refused(entry: Entry) -> bool:
+    return (entry.direction, entry.state, entry.reason) == (Direction.IN, BatchState.QUARANTINED, Reason.REJECTED)
+
+
+def _files(site: Site, entry: Entry) -> Arrival | Stranger:
+    for seen in quarantine.copies(site, entry):
+        return seen
+    msg = f"the files of batch {entry.stem} are no longer in quarantine; nothing was done; have it sent again"
+    raise WorldError(msg)
+
+
+def _lenient(site: Site, name: str) -> Site:
+    """Give a site whose channel of this name parks its bad records, however large a share they are."""
+
+    def parking(channel: Any) -> Any:
+        lenient = copy.copy(channel)
+        lenient.on_invalid = "park"
+        return lenient
+
+    channels = tuple(parking(channel) if channel.name == name else channel for channel in site.channels)
+    limits = replace(site.limits, invalid_records=MOST_PARKED, invalid_share=1.0)
+    return replace(site, channels=channels, limits=limits)
+
+
+def _try(site: Site, seen: Arrival | Stranger, limit: int) -> Trial:
+    """Apply a batch with its bad records parked, see what would be parked, and undo all of it."""
+    lenient = _lenient(site, seen.place[0])
+    seen = believe(lenient, seen.sighting, site.spool.read_manifest(seen.sighting))
+    if isinstance(seen, Stranger):
+        raise seen.fault
+    with world_errors(), locked(site.engine, lock_of(seen)) as connection:
+        before = connection.scalar(sa.select(sa.func.max(dead_letter.c.id))) or 0
+        with site.spool.open_data(seen.sighting, seen.manifest.encoding) as data:
+            check_data(data, seen.manifest)
+            data.seek(0)
+            counts = applying.apply_records(lenient, connection, seen, data)
+        trial = Trial(counts, _parked(connection, seen.sighting.stem, before, limit))
+        connection.rollback()
+    return trial
+
+
+def _parked(connection: Connection, stem: str, before: int, limit: int) -> tuple[BadRecord, ...]:
+    columns = [dead_letter.c[name] for name in BadRecord.__dataclass_fields__]
+    rows = connection.execute(
+        sa.select(*columns)
+        .where(dead_letter.c.batch == stem, dead_letter.c.id > before)
+        .order_by(dead_letter.c.line)
+        .limit(limit)
+    )
+    return tuple(BadRecord(*row) for row in rows)
+
+
+def _count_letters(connection: Connection, stem: str) -> dict[str, int]:
+    rows = connection.execute(
+        sa.select(dead_letter.c.state, sa.func.count()).where(dead_letter.c.batch == stem).group_by(dead_letter.c.state)
+    )
+    return {str(state): number for state, number in rows}

@@ -1,0 +1,71 @@
+"""Reuniting: letters that were parked because a row lacked that they refer to, retried once that row may have come.
+
+Done after an import that applied something. A look costs a letter nothing: only those whose parents are there now
+are tried, and of those that fail too often none is tried again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import retry
+from exchange.channels import Channel
+from exchange.database import Busy, reading
+from exchange.format.record import Op
+from exchange.models import Direction, dead_letter
+from exchange.outcomes import Retried
+from exchange.retry import Manner
+from exchange.site import Site
+
+MOST_LETTERS = 10_000
+"""At so many letters of a channel one run looks: of more at some of them, other ones each time."""
+
+HOW = "retried by itself, as what it refers to has come"
+
+_ORPHANED = sa.literal_column("state = 'parked' AND error = 'foreign_key'", sa.Boolean)  # as the index says it
+
+
+def run(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
+    """Retry the letters whose missing rows have come; give those that were tried. Leaves out a channel that is busy."""
+    retried: list[Retried] = []
+    for channel in channels:
+        try:
+            retried += _of_channel(site, channel, stopping)
+        except Busy:  # whoever works on it looks himself when he is done
+            continue
+    return retried
+
+
+def _of_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> list[Retried]:
+    with reading(site.engine) as connection:
+        headers = _orphans(site, connection, channel)
+    retried: list[Retried] = []
+    for group in retry.groups(site, headers, {}):
+        if stopping():
+            break
+        # Most looks find none, and then write nothing.
+        ready = [one.id for one in retry.attempt(site, group, Manner(patient=True, rehearse=True)) if one.changed]
+        if ready:
+            retried += retry.attempt(site, group._replace(ids=ready), Manner(patient=True, how=HOW))
+    return [one for one in retried if one.changed]
+
+
+def _orphans(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:
+    letter = dead_letter.c
+    mine = (letter.channel == channel.name, _ORPHANED)
+    some = sa.select(sa.literal(1)).select_from(dead_letter).where(*mine).limit(MOST_LETTERS + 1).subquery()
+    number = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+    begin = _anywhere(connection, mine) if number > MOST_LETTERS else 0
+    usable = (letter.direction == Direction.IN, letter.op == Op.UPSERT, letter.attempts <= site.limits.poison_after)
+    asking = sa.select(*retry.HEADER).where(*mine, *usable, letter.id >= begin).order_by(letter.id).limit(MOST_LETTERS)
+    return [retry.header_of(row) for row in connection.execute(asking)] if number else []
+
+
+def _anywhere(connection: Connection, mine: tuple[sa.ColumnElement[bool], ...]) -> int:
+    asking = sa.select(sa.func.min(dead_letter.c.id), sa.func.max(dead_letter.c.id)).where(*mine)
+    first, last = connection.execute(asking).one()
+    return int(first) + secrets.randbelow(last - first + 1)

@@ -1,0 +1,304 @@
+"""Everything by hand through ``celery call``: a real broker, a real worker, real databases."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+from celery import Celery
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from exchange import audit, exporter, importer, models, preparing
+from exchange.audit import Entry
+from exchange.callers import TICK, headers_by_hand
+from exchange.database import locked, reading, user, writing
+from exchange.dead_letters import Filters, selecting
+from exchange.keys import new, trust
+from exchange.models import DeadLetterState
+from exchange.reference.models import ProfileType, Request, User
+from exchange.settings import Settings
+from exchange.site import Site
+
+from .conftest import Side, until
+
+pytestmark = [pytest.mark.processes, pytest.mark.valkey]
+
+
+class Desk:
+    """The response network with its worker, and somebody who calls tasks from another folder."""
+
+    def __init__(self, side: Side, site: Site, broker_url: str) -> None:
+        self.side, self.site = side, site
+        self._redis = redis.Redis.from_url(broker_url)
+        self._client = Celery(broker=broker_url, backend=broker_url, set_as_current=False)
+
+    @property
+    def engine(self) -> Engine:
+        return self.site.engine
+
+    def call(self, task: str, **arguments: Any) -> Any:
+        """Call a task as ``celery call`` does; give its result, or the sentence with which it failed."""
+        sent = self._client.send_task(
+            f"exchange.{task}", kwargs=arguments, queue="exchange-response", headers=headers_by_hand()
+        )
+        return self.result(sent.id)
+
+    def celery_call(self, task: str, **arguments: Any) -> Any:
+        """Call a task as a person does; give its result, or the sentence with which it failed."""
+        done = self.side.celery("call", f"exchange.{task}", "--kwargs", json.dumps(arguments))
+        assert done.returncode == 0, done.stderr
+        return self.result(done.stdout.strip())
+
+    def result(self, task_id: str) -> Any:
+        key = f"celery-task-meta-{task_id}"
+        until(lambda: self._redis.exists(key))
+        stored: Any = json.loads(self._redis.get(key) or b"{}")
+        if stored["status"] == "SUCCESS":
+            return stored["result"]
+        return stored["result"]["exc_message"][0]
+
+    def audited(self) -> list[Entry]:
+        """Give the audit, newest first."""
+        with reading(self.engine) as connection:
+            return audit.entries(connection)
+
+    def exchange(self, *words: str) -> None:
+        """Run a command of ours, which must succeed."""
+        python = [sys.executable, "-m", "exchange", *words]
+        done = subprocess.run(
+            python, env=self.side.environment, cwd=self.side.folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def send(self, task: str, **options: Any) -> None:
+        """Send a task without saying who, and wait for its result."""
+        self.result(self._client.send_task(f"exchange.{task}", queue="exchange-response", **options).id)
+
+    def letters(self) -> list[tuple[int, str]]:
+        """Give the dead letters and their states."""
+        letter = models.dead_letter.c
+        with reading(self.engine) as connection:
+            return [tuple(row) for row in connection.execute(sa.select(letter.id, letter.state).order_by(letter.id))]
+
+    def close(self) -> None:
+        self._redis.close()
+        self._client.close()
+
+
+@pytest.fixture
+def desk(side: Side, valkey_url: str, postgres_url: str) -> Iterator[Desk]:
+    """Give the response network, its worker running, on PostgreSQL; the request network sent it five batches."""
+    settings: dict[str, Any] = {
+        "network": "response",
+        "peer": "request",
+        "home": side.home,
+        "database_url": postgres_url,
+        "broker_url": valkey_url,
+    }
+    side.environment |= {f"EXCHANGE_{name.upper()}": str(value) for name, value in settings.items()}
+    new(side.home / "keys", "response-test")
+    site = preparing.prepare(Settings(**settings))
+    side.start("worker", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO")
+    made = Desk(side, site, valkey_url)
+    until(lambda: "ready." in (side.folder / "worker.log").read_text())
+    yield made
+    made.close()
+    site.engine.dispose()
+
+
+@pytest.fixture
+def peer(side: Side, desk: Desk, tmp_path: Path) -> Iterator[Site]:
+    """Give the request network, without processes; both trust each other."""
+    home = tmp_path / "peer"
+    public = new(home / "keys", "request-test")
+    trust(side.home / "keys", public)
+    trust(home / "keys", side.home / "keys/response-test.pem")
+    made = preparing.prepare(Settings(network="request", peer="response", home=home))
+    yield made
+    made.engine.dispose()
+
+
+ADA = 7
+
+
+def add_user(engine: Engine) -> None:
+    """Add the user whom the requests are of."""
+    with Session(engine) as session, session.begin():
+        kind = ProfileType(name="p", daily_limit=9)
+        session.add(User(id=ADA, name="ada", email="ada@example.org", profile_type=kind))
+
+
+def ask(peer: Site, side: Side, count: int) -> str:
+    """Export so many requests from the request network and carry them over; give the batch's stem."""
+    with Session(peer.engine) as session, session.begin():
+        if session.get(User, ADA) is None:
+            kind = ProfileType(name="p", daily_limit=9)
+            session.add(User(id=ADA, name="ada", email="ada@example.org", profile_type=kind))
+            session.flush()
+        session.add_all(Request(user_id=ADA, kind="k", query=f"q{n}", parameters={}) for n in range(count))
+    [batch] = exporter.run(peer, stopping=importer.never).batches
+    for path in peer.spool.folders.outgoing.glob(f"{batch.batch}.*"):
+        shutil.copy(path, side.home / "incoming" / path.name)
+    return batch.batch
+
+
+def test_a_batch_is_imported_and_replayed_by_hand_and_every_call_is_audited(desk: Desk, peer: Site) -> None:
+    add_user(desk.engine)
+    stem = ask(peer, desk.side, 3)
+    imported = desk.call("import", channel="requests")
+    assert [(one["batch"], one["verdict"], one["records"]["applied"]) for one in imported["batches"]] == [
+        (stem, "applied", 3)
+    ]
+    assert desk.call("replay_batch", batch=stem)["batches"][0]["verdict"] == "duplicate"
+    replayed = desk.call("replay_batch", batch=stem, through=3, who="ada", reason="the night's last")
+    assert (replayed["missing"], replayed["left"]) == (2, 0)
+    assert [one["channel"] for one in desk.celery_call("export", channel="directory")["batches"]] == ["directory"]
+    assert desk.call("prune")["message"] == "nothing to prune"
+    entries = desk.audited()
+    assert [(one.action, one.arguments) for one in reversed(entries)] == [
+        ("import", {"channel": "requests"}),
+        ("replay_batch", {"batch": stem}),
+        ("replay_batch", {"batch": stem, "through": 3}),
+        ("export", {"channel": "directory"}),
+        ("prune", {}),
+    ]
+    assert [one.who for one in entries] == [user(), user(), "ada", user(), user()]
+    assert entries[2].why == "the night's last"
+    assert entries[-1].result == imported
+    assert all(one.origin.startswith("celery call, ") and " task " in one.origin for one in entries)
+
+
+def test_dead_letters_are_retried_discarded_and_restored_by_id_and_by_selection(desk: Desk, peer: Site) -> None:
+    ask(peer, desk.side, 4)
+    assert desk.call("import")["batches"][0]["records"]["parked"] == 4
+    ids = [number for number, _ in desk.letters()]
+    [failed] = desk.call("retry_dead_letter", ids=ids[0])["dead_letters"]
+    assert (failed["id"], failed["state"]) == (ids[0], "parked")
+    assert desk.call("discard_dead_letter", ids=ids[:2], reason="twins")["discarded"] == 2
+    assert desk.call("restore_dead_letter", ids=ids[0], reason="no twin")["restored"] == 1
+    add_user(desk.engine)
+    with writing(desk.engine) as connection:
+        selecting.select(connection, "fix1", Filters(state=DeadLetterState.PARKED))
+    tried = desk.call("retry_dead_letter", selection="fix1", dry_run=True)
+    assert (tried["tried"], tried["applied"]) == (3, 3)
+    assert [state for _, state in desk.letters()].count("parked") == 3
+    done = desk.call("retry_dead_letter", selection="fix1", canary=1, stop_after=1, rate=100)
+    assert (done["tried"], done["applied"], done["left"]) == (3, 3, 0)
+    assert sorted(state for _, state in desk.letters()) == ["applied", "applied", "applied", "discarded"]
+    discarded = next(one for one in desk.audited() if one.action == "discard_dead_letter")
+    assert (discarded.arguments, discarded.why) == ({"ids": ids[:2]}, "twins")
+    assert discarded.result == {"discarded": 2, "message": "2 discarded"}
+
+
+def test_a_call_finds_out_at_once_who_is_at_work_and_since_when(desk: Desk, peer: Site) -> None:
+    add_user(desk.engine)  # which is to be exported
+    stem = ask(peer, desk.side, 1)
+    with locked(desk.engine, "import requests"), locked(desk.engine, "export directory"):
+        answers = [
+            desk.call("import"),
+            desk.call("import", batch=stem),
+            desk.call("replay_batch", batch=stem),
+            desk.call("export"),
+            desk.call("export", channel="directory"),
+        ]
+    for answer in answers:
+        assert answer.keys() == {"verdict", "who", "since", "message"}
+        assert answer["verdict"] == "busy"
+        assert " pid " in answer["who"]
+        assert datetime.fromisoformat(answer["since"]).tzinfo is not None
+    assert [one.result for one in desk.audited()] == answers[::-1]
+
+
+def test_a_command_and_a_call_that_do_the_same_leave_the_same_in_the_audit(desk: Desk, peer: Site) -> None:
+    add_user(desk.engine)
+    stem = ask(peer, desk.side, 1)
+    desk.call("import")
+    for task, words, arguments in (
+        ("replay_batch", ["replay", stem], {"batch": stem}),
+        ("replay_batch", ["replay", stem, "--through", "2"], {"batch": stem, "through": 2}),
+        ("import", ["import", "requests"], {"channel": "requests"}),
+        ("prune", ["prune"], {}),
+    ):
+        desk.call(task, **arguments, who="ada", reason="to compare")
+        desk.exchange(*words, "--as", "ada", "--reason", "to compare")
+        command, call = desk.audited()[:2]
+        assert (command.action, command.arguments) == (call.action, call.arguments) == (task, arguments)
+        assert (command.who, command.why) == (call.who, call.why) == ("ada", "to compare")
+        assert _without_message(command) == _without_message(call)
+        assert command.origin.startswith("command line, ")
+
+
+def test_a_refused_batch_is_released_and_rejected_by_hand(desk: Desk, peer: Site) -> None:
+    stem = ask(peer, desk.side, 12)  # without their user, which is more than may be bad
+    assert desk.call("import")["batches"][0]["reason"] == "rejected"
+    assert "--park lets the others in" in desk.call("release_batch", batch=stem)
+    released = desk.call("release_batch", batch=stem, park=True, reason="their users come later")
+    assert released["batches"][0]["records"]["parked"] == 12
+    assert "only one that is quarantined" in desk.call("reject_batch", batch=stem, reason="x")
+    assert "is in quarantine" in desk.call("discard_quarantined", batch=stem, reason="x")
+    assert "is in quarantine" in desk.call("release_quarantined", batch=f"{stem}~2")
+    assert [one.action for one in desk.audited()[:2]] == ["release_quarantined", "discard_quarantined"]
+    assert desk.audited()[0].result == {
+        "failed": f"no batch {stem}~2 is in quarantine; nothing was done; `exchange quarantine` lists those there are"
+    }
+
+
+def test_what_our_own_processes_call_is_not_audited_and_what_anybody_else_calls_is(desk: Desk) -> None:
+    desk.send("prune", headers=TICK)
+    assert desk.audited() == []
+    desk.send("prune")
+    [entry] = desk.audited()
+    assert (entry.who, entry.action) == ("unknown", "prune")
+    assert entry.origin.startswith("celery call, gen")
+
+
+def test_a_call_says_what_it_waits_for(desk: Desk, side: Side) -> None:
+    free = desk.side.celery("call", "exchange.prune")
+    assert free.stderr == ""
+    worker = side.processes[-1]
+    worker.terminate()
+    assert worker.wait(30) == 0
+    waits = desk.side.celery("call", "exchange.prune")
+    assert waits.returncode == 0
+    assert waits.stderr.startswith("no worker answered within 2 seconds; the call waits in the queue")
+
+
+def test_a_call_that_makes_no_sense_is_one_sentence_and_not_done(desk: Desk) -> None:
+    stem = "requests-0123456789ab-0000000001"
+    for task, arguments, said in (
+        ("retry_dead_letter", {}, "expected ids or a selection, found none"),
+        ("retry_dead_letter", {"ids": 1, "selection": "a"}, "expected ids or a selection, found both"),
+        ("retry_dead_letter", {"selection": "nope"}, "nope"),
+        ("retry_dead_letter", {"selection": "nope", "canary": 0}, "canary: expected a whole number, 1 or more"),
+        ("retry_dead_letter", {"selection": "nope", "rate": 0}, "rate: expected letters a second"),
+        ("discard_dead_letter", {"ids": 1}, "missing a required argument: 'reason'"),
+        ("discard_dead_letter", {"ids": 1, "reason": ""}, "reason: expected 1 to 1000 printable characters"),
+        ("discard_dead_letter", {"ids": 1, "reason": "x"}, "there is no dead letter 1"),
+        ("prune", {"who": "\x1b[2J"}, "who: expected 1 to 100 printable characters"),
+        ("replay_batch", {"batch": "nonsense"}, "names no batch"),
+        ("replay_batch", {"batch": stem, "through": "9"}, "through: expected"),
+        ("replay_batch", {"batch": stem}, "is kept in work, incoming, quarantine or archive"),
+        ("release_batch", {"batch": stem, "park": 1}, "park: expected true or false"),
+        ("reject_batch", {"batch": stem, "reason": "x"}, "the ledger has no batch"),
+        ("discard_quarantined", {"batch": "~", "reason": "x"}, "batch: "),
+    ):
+        answer = desk.call(task, **arguments)
+        assert isinstance(answer, str), answer
+        assert said in answer
+        assert "\n" not in answer
+        assert "\x1b" not in answer
+
+
+def _without_message(entry: Entry) -> dict[str, Any]:
+    assert entry.result is not None
+    return {name: value for name, value in entry.result.items() if name != "message"}
