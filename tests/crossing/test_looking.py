@@ -50,7 +50,7 @@ def test_a_letter_is_shown_with_its_place_its_row_and_what_came_after(receiver: 
 
     retry.run(receiver.site, [1])
     assert [event["to_state"] for event in look(receiver).history] == ["parked", "parked"]
-    assert look(receiver).history[0]["cause"].startswith("retried by")
+    assert look(receiver).history[0]["cause"].startswith("retried")
 
     newest = look(receiver, 2)
     assert [line.text.strip() for line in newest.pretty if line.fails] == ['"age": "x"']
