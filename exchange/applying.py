@@ -118,6 +118,9 @@ class _BadRecords:
 
     def too_many(self) -> Rejected:
         """Say that the batch is refused as a whole, and by which setting."""
+        if not self._allowed:
+            name = self._arrival.channel.name
+            return Rejected(f"the database refuses records of it; channel {name} takes no batch with a bad record")
         return Rejected(
             f"more of its {self._arrival.manifest.total} records are bad than the settings allow"
             f" ({self._allowed}, and {self._limits.invalid_share:.0%} of them); no record of it was applied"

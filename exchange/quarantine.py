@@ -56,7 +56,8 @@ class Look:
 
 def listed(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
     """Give what lies in quarantine, in the order of names, and how many there are. Raises WorldError."""
-    lying = [one for one in site.spool.quarantined() if channel in (None, one.name.channel)]
+    wanted = None if channel is None else site.names_in_files(channel)
+    lying = [one for one in site.spool.quarantined() if wanted is None or one.name.channel in wanted]
     with world_errors(), reading(site.engine) as connection:
         shown = [
             _described(site, seen, ledger.quarantined(connection, *_known_by(seen)))

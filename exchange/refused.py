@@ -14,7 +14,10 @@ from sqlalchemy import Connection
 
 from exchange import applying, importer, ledger, quarantine, replay
 from exchange.arrivals import Arrival, Stranger, believe
-from exchange.database import locked, reading, world_errors
+from exchange.channels import Channel
+from exchange.database import join, locked, reading, world_errors
+from exchange.dead_letters import Mask
+from exchange.dead_letters.finding import brief, brief_columns
 from exchange.format.batch import check_data
 from exchange.format.errors import BatchError, Reason, WorldError
 from exchange.ledger import Counts, Entry, Event
@@ -31,7 +34,7 @@ MOST_PARKED = 100_000
 class BadRecord:
     """One record that would be parked."""
 
-    line: int
+    line: int | None
     stream: str | None
     key: str | None
     error: str
@@ -164,12 +167,14 @@ def _files(site: Site, entry: Entry) -> Arrival | Stranger:
 def _lenient(site: Site, name: str) -> Site:
     """Give a site whose channel of this name parks its bad records, however large a share they are."""
 
-    def parking(channel: Any) -> Any:
+    def parking(channel: Channel) -> Channel:
+        if name not in site.names_in_files(channel.name):
+            return channel
         lenient = copy.copy(channel)
         lenient.on_invalid = "park"
         return lenient
 
-    channels = tuple(parking(channel) if channel.name == name else channel for channel in site.channels)
+    channels = tuple(map(parking, site.channels))
     limits = replace(site.limits, invalid_records=MOST_PARKED, invalid_share=1.0)
     return replace(site, channels=channels, limits=limits)
 
@@ -181,25 +186,27 @@ def _try(site: Site, seen: Arrival | Stranger, limit: int) -> Trial:
     if isinstance(seen, Stranger):
         raise seen.fault
     with world_errors(), locked(site.engine, lock_of(seen)) as connection:
+        join(connection, f"import {seen.channel.declared}", alone=not seen.channel.beside_others)
         before = connection.scalar(sa.select(sa.func.max(dead_letter.c.id))) or 0
         with site.spool.open_data(seen.sighting, seen.manifest.encoding) as data:
             check_data(data, seen.manifest)
             data.seek(0)
             counts = applying.apply_records(lenient, connection, seen, data)
-        trial = Trial(counts, _parked(connection, seen.sighting.stem, before, limit))
+        trial = Trial(counts, _parked(site, connection, seen.sighting.stem, before, limit))
         connection.rollback()
     return trial
 
 
-def _parked(connection: Connection, stem: str, before: int, limit: int) -> tuple[BadRecord, ...]:
-    columns = [dead_letter.c[name] for name in BadRecord.__dataclass_fields__]
+def _parked(site: Site, connection: Connection, stem: str, before: int, limit: int) -> tuple[BadRecord, ...]:
     rows = connection.execute(
-        sa.select(*columns)
+        sa.select(*brief_columns(dead_letter))
         .where(dead_letter.c.batch == stem, dead_letter.c.id > before)
         .order_by(dead_letter.c.line)
         .limit(limit)
     )
-    return tuple(BadRecord(*row) for row in rows)
+    mask = Mask(site.channels)
+    shown = (mask.brief(brief(row)) for row in rows)
+    return tuple(BadRecord(*(getattr(one, name) for name in BadRecord.__dataclass_fields__)) for one in shown)
 
 
 def _count_letters(connection: Connection, stem: str) -> dict[str, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections import Counter
+from typing import Annotated, Any
 
 import typer
 
@@ -61,10 +62,24 @@ def _words(fields: dict[str, object]) -> str:
     )
 
 
-def _came_to(result: dict[str, object]) -> str:
-    """Word a result: the sentence if it has one, else what it counted, and how many of what it lists."""
-    for name in ("failed", "message"):
-        if result.get(name):
-            return str(result[name])
-    counted = {name: len(value) if isinstance(value, list) else value for name, value in result.items() if value}
-    return _words(counted) or "nothing to do"
+def _came_to(result: dict[str, Any]) -> str:
+    """Word a result: its sentence if it has one, else what it counted, and how many of what it lists."""
+    if result.get("failed") or result.get("message"):
+        return str(result.get("failed") or result["message"])
+    if "verdict" in result:
+        return ", ".join([str(result["verdict"]), *_counted(result.get("records") or {})])
+    return "; ".join(_counted({name: _number(value) for name, value in result.items()})) or "nothing to do"
+
+
+def _counted(fields: dict[str, Any]) -> list[str]:
+    return [
+        f"{value} {name}" if isinstance(value, int) else f"{name}: {value}" for name, value in fields.items() if value
+    ]
+
+
+def _number(value: Any) -> Any:
+    """Give how many a list has: what they came to, if they say so."""
+    if not isinstance(value, list):
+        return value
+    came_to = Counter(one.get("verdict") or one.get("state") for one in value if isinstance(one, dict))
+    return ", ".join(f"{number} {what}" for what, number in came_to.items() if what) or str(len(value) or "")

@@ -98,11 +98,8 @@ def show(
         output.emit(_fields(found))
         return
     output.table(
-        ["direction", "state", "reason", "attempt", "updated", "message"],
-        [
-            (row.direction, row.state, row.reason, row.attempt, moment(row.updated_at), row.message)
-            for row in found.rows
-        ],
+        ["direction", "state", "reason", "attempt", "updated"],
+        [(row.direction, row.state, row.reason, row.attempt, moment(row.updated_at)) for row in found.rows],
     )
     output.tell("history:")
     show_history(found.history)

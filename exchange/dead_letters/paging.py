@@ -120,6 +120,7 @@ def _counted_in_time(connection: Connection, filters: Filters) -> Count:
         some = (
             sa.select(sa.literal(1))
             .where(*_of_group(group), *filters.of_time(dead_letter))
+            .order_by(*Order().columns(dead_letter))  # or they are looked for wherever they may lie
             .limit(COUNTED + 1 - number)
             .subquery()
         )

@@ -14,10 +14,10 @@ from exchange.dead_letters.finding import Brief, brief, brief_columns
 from exchange.dead_letters.ordering import Order, Place, place_of
 from exchange.models import DeadLetterState, dead_letter
 
-LOOKED_AT = 10_000
+LOOKED_AT = 5_000
 """Among how many letters words are looked for at a time."""
 
-LOOKING_SECONDS = 0.15
+LOOKING_SECONDS = 0.12
 """After how long looking for words ends, and leaves the rest to the next page."""
 
 

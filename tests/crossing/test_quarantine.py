@@ -384,3 +384,20 @@ def test_another_publication_of_a_batch_stays_where_it_is_when_one_is_brought_ba
     assert labels(quick_receiver) == [stem, second.stem]
     assert importer.run(quick_receiver.site).batches == ()
     assert BatchState.DISCARDED not in {state for state, _ in states(quick_receiver)}
+
+
+# Shards
+
+
+def test_a_refused_batch_of_a_shard_is_shown_and_let_in_under_its_channels_name(receiver: Side, forger: Forger) -> None:
+    forth, back = receiver.site.channels
+    split = Channel("forth", "one", "two", [forth.stream("account")], on_invalid="reject", shards=2)
+    receiver.site = replace(receiver.site, channels=(split, back))
+    forger.channel = "forth_1"
+    stem = forger.send([account(1, 1), account(2, 2, age=500)], claims={"shards": 2})
+    assert [one.verdict for one in receiver.take_in().batches] == [Verdict.QUARANTINED]
+    assert [one.label for one in quarantine.listed(receiver.site, channel="forth")[0]] == [stem]
+    trial = refused.look(receiver.site, stem, 10).trial
+    assert trial is not None
+    assert (trial.counts.applied, [one.line for one in trial.bad]) == (1, [2])
+    assert refused.release(receiver.site, stem, park=True).records.parked == 1

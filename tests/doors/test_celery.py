@@ -131,7 +131,7 @@ def test_a_call_says_in_one_sentence_that_the_broker_is_away(side: Side) -> None
     [
         ("export", {"chanel": "requests"}, "arguments: expected channel, spread, but got an unexpected keyword"),
         ("export", {"spread": 1}, "spread: expected true or false, found 1"),
-        ("replay_batch", {}, "arguments: expected batch, but missing a required argument"),
+        ("replay_batch", {}, "arguments: expected batch, through, but missing a required argument"),
         ("import_", {"batch": 7}, "batch: expected a name or null, found 7"),
         ("retry_dead_letter", {"ids": 2**63}, "ids: expected the number of a dead letter"),
         ("retry_dead_letter", {"ids": [0]}, "ids: expected the number of a dead letter"),

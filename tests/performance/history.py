@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +18,9 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 KINDS = 7
 """How many causes the dead letters have."""
+
+MOMENTS = 100
+"""And at how many moments they came."""
 
 MANIFEST = (
     Manifest(
@@ -60,6 +63,12 @@ def text_of(before: str, number: sa.ColumnElement[int], after: str = "") -> sa.C
     return sa.literal(before) + sa.cast(number, sa.String) + sa.literal(after)
 
 
+def _moment_of(number: sa.ColumnElement[int]) -> sa.ColumnElement[datetime]:
+    """Write the SQL for one of some moments: letters of one batch have it in common."""
+    moments = ((number % MOMENTS == one, LONG_AGO + timedelta(minutes=one)) for one in range(MOMENTS))
+    return sa.case(*((which, sa.literal(moment, models.UtcDateTime)) for which, moment in moments))
+
+
 def live(side: Side, batches: int) -> None:
     """Let a side have taken in and sent ``batches``, each half of them acknowledged, with letters, events and files."""
     moments = {"created_at": LONG_AGO, "updated_at": LONG_AGO}
@@ -84,7 +93,8 @@ def live(side: Side, batches: int) -> None:
             "error": "type",
             "message": "bad",
             "fingerprint": lambda n: text_of("f" * 15, n % KINDS),
-            **moments,
+            "created_at": _moment_of,
+            "updated_at": LONG_AGO,
         }
         fill(connection, models.dead_letter, batches, letter | {"state": "discarded"})
         fill(connection, models.dead_letter, batches // 20, letter | {"state": "parked"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from tests.crossing import shop
 from tests.crossing.conftest import NewUrl, needs_postgres
 from tests.crossing.forging import EPOCH, Forger, account, delete, upsert
 from tests.crossing.sides import Side
-from tests.performance.history import analyse, fill, live, text_of
+from tests.performance.history import KINDS, LONG_AGO, analyse, fill, live, text_of
 from tests.performance.watching import watched
 
 BATCHES = 5_000
+LETTERS = 30_000
 ROWS, CHANGED = 30_000, 10
 FIRST = 1_700_000_000_000_000
 GROWING = ("exchange_batch", "exchange_event", "exchange_change", "exchange_dead_letter", "exchange_tombstone")
@@ -268,6 +270,45 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
         importer.run(receiver.site, stem=f"forth-{EPOCH}-0000000077")
 
     assert seen.read_whole(*GROWING) == []
+
+
+# Dead letters
+
+PAGES = {
+    "all": Filters(),
+    "a state": Filters(DeadLetterState.DISCARDED),
+    "a state that few are in": Filters(DeadLetterState.PARKED),
+    "a channel": Filters(channels=("forth",)),
+    "a cause": Filters(fingerprint="f" * 15 + "3"),
+    "a cause that is none": Filters(fingerprint="0"),
+    "a time": Filters(since=LONG_AGO, until=LONG_AGO + timedelta(minutes=2)),
+    "a state and a time": Filters(DeadLetterState.DISCARDED, until=LONG_AGO + timedelta(minutes=50)),
+    "a key": Filters(keys=('{"id":77}',)),
+    "a batch": Filters(batch=f"forth-{EPOCH}-77"),
+}
+
+
+@with_and_without_statistics
+def test_a_page_and_the_grouped_view_look_at_few_of_many_dead_letters(
+    receiver: Side, monkeypatch: pytest.MonkeyPatch, *, analysed: bool
+) -> None:
+    monkeypatch.setattr("exchange.dead_letters.paging.COUNTED", 100)
+    live(receiver, LETTERS)
+    if analysed:
+        analyse(receiver)
+    looked = {}
+    for name, filters in PAGES.items():
+        with watched(receiver.engine) as seen, reading(receiver.engine) as connection:
+            page = dead_letters.page(connection, filters)
+            if page.after:
+                dead_letters.page(connection, filters, after=dead_letters.place(connection, page.after))
+        looked[name] = (seen.read_whole("exchange_dead_letter"), seen.steps)
+    with watched(receiver.engine) as seen, reading(receiver.engine) as connection:
+        assert len(dead_letters.grouped(connection, Filters(DeadLetterState.PARKED))) == KINDS
+    looked["the grouped view"] = (seen.read_whole("exchange_dead_letter"), seen.steps)
+
+    a_row = 1 if receiver.engine.dialect.name == "postgresql" else 100  # instructions
+    assert {name: one for name, one in looked.items() if one[0] or one[1] > LETTERS // 5 * a_row} == {}
 
 
 @with_and_without_statistics

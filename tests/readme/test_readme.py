@@ -42,8 +42,9 @@ def _play(session: Session, folder: Path, replaced: dict[str, str] | None = None
 @pytest.mark.processes
 def test_the_worked_example_runs_as_it_stands(tmp_path: Path) -> None:
     _play(SESSIONS["factory"], tmp_path)
-    worker = (tmp_path / "here" / "office" / "up.log").read_text()
-    assert "failed" not in worker, worker
+    for log in ("by-hand.log", "up.log"):
+        worker = (tmp_path / "here" / "plant" / log).read_text()
+        assert "failed" not in worker, worker
 
 
 @pytest.mark.processes
