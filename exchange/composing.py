@@ -86,6 +86,10 @@ def compose(
                 break
     if left:
         capture.give_back(connection, channel.streams, reached)
+    for stream in keys:
+        refused = {letter.key for letter in letters if letter.key and letter.stream == stream}
+        sentence = "superseded: its row went out with a later export"
+        dead_letters.supersede_sent(connection, stream, capture.TAKEN, refused, sentence)
     dead_letters.park(connection, letters, "refused on export")
     return Composed(len(letters), left)
 

@@ -274,8 +274,8 @@ dead_letter = Table(
         "ix_exchange_dead_letter_parked_key",
         "stream",
         "key",
-        sqlite_where=text("state = 'parked'"),
-        postgresql_where=text("state = 'parked'"),
+        sqlite_where=text("state = 'parked' AND key IS NOT NULL"),
+        postgresql_where=text("state = 'parked' AND key IS NOT NULL"),
     ),
     Index(
         "ix_exchange_dead_letter_orphan",

@@ -26,7 +26,8 @@ MOST_LETTERS = 10_000
 
 HOW = "retried by itself, as what it refers to has come"
 
-_ORPHANED = sa.literal_column("state = 'parked' AND error = 'foreign_key'", sa.Boolean)  # as the index says it
+_ORPHANED = sa.text("state = 'parked' AND error = 'foreign_key'")
+"""As the index says it: SQLite compares the words, and a bound value is none."""
 
 
 def run(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
@@ -57,7 +58,7 @@ def _of_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> l
 def _orphans(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:
     letter = dead_letter.c
     mine = (letter.channel == channel.name, _ORPHANED)
-    some = sa.select(sa.literal(1)).select_from(dead_letter).where(*mine).limit(MOST_LETTERS + 1).subquery()
+    some = sa.select(letter.id).where(*mine).limit(MOST_LETTERS + 1).subquery()
     number = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
     begin = _anywhere(connection, mine) if number > MOST_LETTERS else 0
     usable = (letter.direction == Direction.IN, letter.op == Op.UPSERT, letter.attempts <= site.limits.poison_after)
@@ -65,7 +66,7 @@ def _orphans(site: Site, connection: Connection, channel: Channel) -> list[retry
     return [retry.header_of(row) for row in connection.execute(asking)] if number else []
 
 
-def _anywhere(connection: Connection, mine: tuple[sa.ColumnElement[bool], ...]) -> int:
+def _anywhere(connection: Connection, mine: tuple[sa.ColumnElement[bool] | sa.TextClause, ...]) -> int:
     asking = sa.select(sa.func.min(dead_letter.c.id), sa.func.max(dead_letter.c.id)).where(*mine)
     first, last = connection.execute(asking).one()
     return int(first) + secrets.randbelow(last - first + 1)

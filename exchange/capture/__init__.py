@@ -13,6 +13,7 @@ sent as it is), and that is relied on where a database can't say exactly which r
 """
 
 from exchange.capture.taking import (
+    TAKEN,
     Reached,
     Row,
     Taken,
@@ -37,6 +38,7 @@ from exchange.capture.triggers import (
 )
 
 __all__ = [
+    "TAKEN",
     "CaptureFault",
     "Reached",
     "Row",

@@ -126,24 +126,24 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
     """
     has_key: sa.ColumnElement[bool] = sa.literal_column(_Table.of(connection, stream).row_has_key())
     columns = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
-    order = (_taken.c.level, _taken.c.version) if _self_references(stream) else (_taken.c.version,)
+    order = (TAKEN.c.level, TAKEN.c.version) if _self_references(stream) else (TAKEN.c.version,)
     if _is_postgresql(connection):
         # Key by key in their order, through the table's own index: the first row comes at once, where a join
         # of sets would put all of them into order first, and we would wait.
         taken = (
-            sa.select(_taken.c.key, _taken.c.version)
-            .where(_taken.c.stream == stream.name)
+            sa.select(TAKEN.c.key, TAKEN.c.version)
+            .where(TAKEN.c.stream == stream.name)
             .order_by(*order)
             .offset(0)
-            .subquery(_taken.name)
+            .subquery(TAKEN.name)
         )
         row = sa.select(*columns).select_from(stream.table).where(has_key).offset(0).lateral("exchange_row")
         select = sa.select(taken.c.key, taken.c.version, *row.c).select_from(taken.join(row, sa.true()))
     else:
         select = (
-            sa.select(_taken.c.key, _taken.c.version, *columns)
-            .select_from(_taken.join(stream.table, has_key))
-            .where(_taken.c.stream == stream.name)
+            sa.select(TAKEN.c.key, TAKEN.c.version, *columns)
+            .select_from(TAKEN.join(stream.table, has_key))
+            .where(TAKEN.c.stream == stream.name)
             .order_by(*order)
         )
     yield from _stream(connection, select)
@@ -254,10 +254,11 @@ def is_key(connection: Connection, stream: Stream, text: str) -> bool:
     return True
 
 
-_taken = sa.table(
+TAKEN = sa.table(
     "exchange_taken",
     *(sa.column(name) for name in ("stream", "key", "version", "op", "late", "round", "level")),
 )
+"""What ``take`` took and was not given back, by stream and key; there until the transaction ends."""
 
 
 @dataclass(frozen=True)

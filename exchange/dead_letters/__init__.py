@@ -18,7 +18,7 @@ from exchange.dead_letters.retiring import SETTLED, forget_selections, retire
 from exchange.dead_letters.searching import Count, Page
 from exchange.dead_letters.settling import Outcome, Taken, discard, restore, settle, supersede, take
 from exchange.dead_letters.showing import View, view
-from exchange.dead_letters.superseding import Superseding
+from exchange.dead_letters.superseding import Superseding, supersede_sent
 
 __all__ = [
     "SETTLED",
@@ -55,6 +55,7 @@ __all__ = [
     "retire",
     "settle",
     "supersede",
+    "supersede_sent",
     "take",
     "view",
 ]

@@ -26,7 +26,26 @@ FEW = 10_000
 AT_ONCE = 10_000
 """So many records' keys are looked up together."""
 
-_PARKED = sa.literal_column("state = 'parked'", sa.Boolean)  # as the index says it: SQLite compares the words
+_PARKED = sa.text("exchange_dead_letter.state = 'parked'")
+"""As the index says it: SQLite compares the words, and a bound value is none."""
+
+Conditions = tuple[sa.ColumnElement[bool] | sa.TextClause, ...]
+
+
+def supersede_sent(
+    connection: Connection, stream: str, sent: sa.TableClause, refused: Collection[str], cause: str
+) -> int:
+    """Settle outgoing letters whose row went out after all; give how many.
+
+    ``sent`` has the ``stream`` and ``key`` of what was taken, of which the ``refused`` keys did not go.
+    """
+    letter = dead_letter.c
+    waiting: Conditions = (letter.stream == stream, _PARKED, letter.direction == Direction.OUT, letter.key.is_not(None))
+    if not _is_any(connection, waiting):
+        return 0
+    mine = sa.and_(sent.c.stream == letter.stream, sent.c.key == letter.key)
+    found = connection.execute(sa.select(letter.id, letter.key).join(sent, mine).where(*waiting))
+    return supersede(connection, [one for one, key in found if key not in refused], cause)
 
 
 class _Met(NamedTuple):
@@ -94,15 +113,10 @@ class Superseding:
 
     def _find_known(self, streams: list[str], records: int) -> dict[str, set[Key] | None]:
         """Give the keys of the letters of each stream that has some; None where they are not worth being known."""
-        there = [name for name in streams if self._is_any(name)]
+        there = [name for name in streams if _is_any(self._connection, self._waiting(name))]
         if records <= AT_ONCE:
             return dict.fromkeys(there)
         return {name: self._keys(self._streams[name]) for name in there}
-
-    def _is_any(self, stream: str) -> bool:
-        # In order, or a database may think that reading all letters soon meets one.
-        some = sa.select(dead_letter.c.key).where(*self._waiting(stream)).order_by(dead_letter.c.key).limit(1)
-        return self._connection.scalar(some) is not None
 
     def _keys(self, stream: Stream) -> set[Key] | None:
         texts = sa.select(dead_letter.c.key).where(*self._waiting(stream.name))
@@ -114,7 +128,7 @@ class Superseding:
         # A letter may be older than the key that its stream has today.
         return {tuple(body[name] for name in names) for body in bodies if body.keys() == set(names)}
 
-    def _waiting(self, stream: str) -> tuple[sa.ColumnElement[bool], ...]:
+    def _waiting(self, stream: str) -> Conditions:
         letter = dead_letter.c
         return (
             letter.stream == stream,
@@ -123,3 +137,9 @@ class Superseding:
             letter.key.is_not(None),
             sa.not_(self._but),
         )
+
+
+def _is_any(connection: Connection, waiting: Conditions) -> bool:
+    # In order, or PostgreSQL may think that reading all letters soon meets one.
+    some = sa.select(dead_letter.c.key).where(*waiting).order_by(dead_letter.c.key).limit(1)
+    return connection.scalar(some) is not None

@@ -45,7 +45,7 @@ def upgrade() -> None:
     op.create_index("ix_exchange_dead_letter_key", "exchange_dead_letter", ["key", "stream"])
     op.create_index("ix_exchange_dead_letter_batch", "exchange_dead_letter", ["batch", "line"])
     for name, columns, those in (
-        ("parked_key", ["stream", "key"], "state = 'parked'"),
+        ("parked_key", ["stream", "key"], "state = 'parked' AND key IS NOT NULL"),
         ("orphan", ["channel", "id"], "state = 'parked' AND error = 'foreign_key'"),
     ):
         op.create_index(

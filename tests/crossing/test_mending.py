@@ -23,7 +23,7 @@ from exchange.schemas import Checker
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account, delete, upsert
-from tests.crossing.sides import Side
+from tests.crossing.sides import Link, Side
 
 FIRST = 1_700_000_000_000_000
 PARKED, APPLIED, SUPERSEDED = DeadLetterState.PARKED, DeadLetterState.APPLIED, DeadLetterState.SUPERSEDED
@@ -145,6 +145,28 @@ def test_an_import_meets_no_letter_of_another_direction(receiver: Side, forger: 
     receiver.take_in()
 
     assert states(receiver) == ["parked"]
+
+
+def test_a_row_that_goes_out_after_all_supersedes_its_letters(alike: Link) -> None:
+    evil = "a" * 10 if alike.one.engine.dialect.name == "sqlite" else None
+    row = shop.one_of_everything(1)
+    alike.one.execute(sa.insert(shop.everything), [row, shop.one_of_everything(2)])
+    for number in (1, 2):
+        if evil:
+            alike.one.execute(f"UPDATE everything SET name = '{evil}' WHERE id = {number}")
+        else:
+            alike.one.execute(f"UPDATE everything SET day = 'infinity' WHERE id = {number}")
+    assert alike.one.export().parked == 2
+    alike.one.execute("UPDATE everything SET whole = 5 WHERE id = 2")
+    fields = {"name": row["name"], "day": row["day"]}
+    alike.one.execute(sa.update(shop.everything).where(shop.everything.c.id == 1).values(fields))
+    assert alike.one.export().parked == 1
+
+    assert states(alike.one) == ["superseded", "parked", "parked"]
+    assert told(alike.one, letters(alike.one)[0].id)[-1] == "superseded: its row went out with a later export"
+    alike.there.carry()
+    alike.other.take_in()
+    assert [one["id"] for one in alike.other.rows(shop.everything)] == [1]
 
 
 # Reunited

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters, importer, ledger, models, pruning, retry, status
+from exchange import dead_letters, importer, ledger, models, pruning, retry, reuniting, status
 from exchange.database import reading, writing
 from exchange.dead_letters import Filters
 from exchange.format.errors import Verdict
@@ -73,6 +73,10 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_dead_letter_key": found(Filters(keys=('{"id":77}',))),
     # ... and by batch
     "ix_exchange_dead_letter_batch": found(Filters(batch=f"forth-{EPOCH}-77")),
+    # Does a record make a parked one pointless? Asked of each stream of a batch, and of one that goes out.
+    "ix_exchange_dead_letter_parked_key": lambda _, forger: applied(forger, [account(2, FIRST)]),
+    # Which records wait for a row that may have come? Asked after each import.
+    "ix_exchange_dead_letter_orphan": lambda side, _: reuniting.run(side.site, side.site.incoming(), importer.never),
     # `exchange dead-letters show`
     "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
 }
