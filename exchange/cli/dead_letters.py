@@ -157,6 +157,7 @@ def list_(
     since: SinceOption = None,
     until: UntilOption = None,
     text: TextOption = None,
+    selection: Annotated[str | None, typer.Option(help="Only of this selection.", show_default=False)] = None,
     oldest: Annotated[bool, typer.Option("--oldest", help="Oldest first.")] = False,
     after: Annotated[
         int | None, typer.Option(min=1, max=LARGEST_ID, help="Go on after this dead letter.", show_default=False)
@@ -167,6 +168,7 @@ def list_(
     """List dead letters, newest first, a page at a time."""
     from exchange import dead_letters
     from exchange.database import reading, world_errors
+    from exchange.dead_letters import selecting
 
     with open_site() as site:
         filters = read_filters(
@@ -182,8 +184,11 @@ def list_(
             since=since,
             until=until,
             text=text,
+            selection=selection,
         )
         with world_errors(), reading(site.engine) as connection:
+            if selection is not None:
+                selecting.find_selection(connection, selection)
             place = dead_letters.place(connection, after) if after is not None else None
             if after is not None and place is None:
                 raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")

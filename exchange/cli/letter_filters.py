@@ -62,12 +62,19 @@ def read_filters(
     since: str | None = None,
     until: str | None = None,
     text: str | None = None,
+    selection: str | None = None,
 ) -> Filters:
     """Check the options. Raises Refused for one that makes no sense."""
     from exchange.dead_letters import Filters, key_texts
     from exchange.models import DeadLetterState, Direction
 
-    for name, value in (("key", key), ("text", text), ("error", error), ("fingerprint", fingerprint)):
+    for name, value in (
+        ("key", key),
+        ("text", text),
+        ("error", error),
+        ("fingerprint", fingerprint),
+        ("selection", selection),
+    ):
         if value is not None and not value.strip("\0 "):
             raise Refused(f"{name}: expected something to look for, found nothing")
         if value is not None and "\0" in value:
@@ -84,6 +91,7 @@ def read_filters(
         since=moment("since", since),
         until=moment("until", until),
         text=text,
+        selection=selection,
     )
 
 

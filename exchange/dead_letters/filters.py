@@ -11,7 +11,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
-from exchange.models import DeadLetterState, Direction, dead_letter
+from exchange.models import DeadLetterState, Direction, dead_letter, selected
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Filters:
 
     ``channels`` are names in the files, of which a channel in shards has many; ``keys`` the texts that one key may have
     been kept as (see ``key_texts``); ``since`` and ``until`` are about when it was parked, ``since`` included; ``text``
-    is looked for in the message, in whichever case.
+    is looked for in the message, in whichever case; ``selection`` is the name of one.
     """
 
     state: DeadLetterState | None = None
@@ -34,6 +34,7 @@ class Filters:
     since: datetime | None = None
     until: datetime | None = None
     text: str | None = None
+    selection: str | None = None
 
     @property
     def given(self) -> bool:
@@ -74,6 +75,9 @@ class Filters:
             conditions.append(letters.c.key.in_(self.keys))
         if self.text is not None:
             conditions.append(letters.c.message.icontains(self.text, autoescape=True))
+        if self.selection is not None:
+            chosen = sa.select(selected.c.letter).where(selected.c.selection == self.selection)
+            conditions.append(letters.c.id.in_(chosen))
         return conditions
 
     def only(self, *names: str) -> Self:

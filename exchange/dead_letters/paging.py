@@ -6,7 +6,8 @@ page is merged from the newest of each fingerprint; words are looked for among a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -16,7 +17,7 @@ from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.finding import Brief, brief, brief_columns
 from exchange.dead_letters.ordering import Order, Place, place_of
 from exchange.dead_letters.searching import Count, Page, searched
-from exchange.models import dead_letter
+from exchange.models import dead_letter, selected
 
 COUNTED = 10_000
 """How far letters are counted where no count is kept."""
@@ -45,10 +46,16 @@ def page(
     limit: int = 50,
     oldest_first: bool = False,
 ) -> Page:
-    """Give the letters that ``filters`` mean, newest first, at most ``limit`` of those behind ``after``."""
+    """Give the letters that ``filters`` mean, newest first, at most ``limit`` of those behind ``after``.
+
+    Those of a selection come in the order in which they were kept.
+    """
     order = Order(oldest_first)
     if filters.keys or filters.batch:
         letters, count = _of_few(connection, filters, order, after, limit + 1)
+    elif filters.selection:
+        letters = [brief(row) for row in connection.execute(_those_selected(filters, order, after, limit + 1))]
+        count = counted(connection, filters)
     elif filters.text:
         return searched(connection, filters, order, after, limit)
     else:
@@ -62,10 +69,12 @@ def counted(connection: Connection, filters: Filters) -> Count:
 
     Words are not counted but found, page by page: raises ValueError.
     """
-    if filters.text and not (filters.keys or filters.batch):
-        raise ValueError("letters with words in them are counted page by page")
     if filters.keys or filters.batch:
         return _of_few(connection, filters, Order(), None, 0)[1]
+    if filters.selection:
+        return _count_selected(connection, filters)
+    if filters.text:
+        raise ValueError("letters with words in them are counted page by page")
     if filters.since is None and filters.until is None:
         return Count(sum(one.letters for one in _groups(connection, filters, Order())), exact=True)
     return _counted_in_time(connection, filters)
@@ -90,6 +99,30 @@ def _of_few(
     letters = [brief(row) for row in rows]
     number = connection.scalar(sa.select(sa.func.count()).select_from(few).where(*wanted)) or 0
     return letters, Count(number, exact=True)
+
+
+# Letters of a selection
+
+
+def _those_selected(filters: Filters, order: Order, after: Place | None, limit: int) -> sa.Select[Any]:
+    letter = selected.c.letter
+    behind = [] if after is None else [letter > after.id if order.oldest_first else letter < after.id]
+    return (
+        sa.select(*brief_columns(dead_letter))
+        .join_from(selected, dead_letter, dead_letter.c.id == letter)
+        .where(selected.c.selection == filters.selection, *replace(filters, selection=None).where(), *behind)
+        .order_by(letter if order.oldest_first else letter.desc())
+        .limit(limit)
+    )
+
+
+def _count_selected(connection: Connection, filters: Filters) -> Count:
+    if filters == filters.only("selection"):
+        there = sa.select(sa.func.count()).where(selected.c.selection == filters.selection)
+        return Count(connection.scalar(there) or 0, exact=True)
+    some = _those_selected(filters, Order(), None, COUNTED + 1).with_only_columns(sa.literal(1)).subquery()
+    number = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+    return Count(min(number, COUNTED), exact=number <= COUNTED)
 
 
 # Letters of some fingerprints

@@ -127,6 +127,11 @@ def test_a_list_is_filtered_paged_and_counted(any_pair: Pair) -> None:
         assert len(done.lines) == count, words
         assert f"{count} dead letters" in done.err or (count == 0 and "no such dead letters" in done.err)
 
+    request.do("dead-letters", "select", "--stream", "request", "--name", "fix1")
+    done = request.do("dead-letters", "list", "--selection", "fix1", "--json")
+    assert [line["id"] for line in done.lines] == [10, 9, 8]
+    assert "there is no selection fix2" in request.refused("dead-letters", "list", "--selection", "fix2", code=1)
+
     first = request.do("dead-letters", "list", "--limit", "6")
     assert "6 of 10 dead letters; `--after 5` shows more" in first.err
     rest = request.do("dead-letters", "list", "--limit", "6", "--after", "5", "--json")

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.dead_letters import Brief, Filters, searching
+from exchange.dead_letters import Brief, Filters, searching, selecting
 from exchange.dead_letters.finding import brief
 from exchange.models import DeadLetterState, Direction, dead_letter
 from tests.dead_letters.conftest import MANY, NOW
@@ -121,6 +121,24 @@ def test_filters_come_back_from_what_was_written_of_them() -> None:
         assert Filters.parse(filters.as_dict()) == filters
     with pytest.raises((ValueError, TypeError, KeyError)):
         Filters.parse({"nonsense": 1})
+
+
+@either_way
+def test_a_selection_is_paged_and_filtered_as_it_was_kept(many: Connection, *, oldest_first: bool) -> None:
+    selecting.select(many, "fix1", Filters(stream="stream_1"))
+    for filters, meant in (
+        (Filters(selection="fix1"), ASKED["stream, error and direction"][0].only("stream")),
+        (Filters(PARKED, selection="fix1", text="worse"), Filters(PARKED, text="worse")),
+        (Filters(selection="fix1", batch=A_BATCH), Filters(batch=A_BATCH)),
+        (Filters(selection="nobody's"), Filters(fingerprint="none")),
+    ):
+        wanted = many.scalars(
+            sa.select(dead_letter.c.id).where(*meant.where(), dead_letter.c.stream == "stream_1")
+        ).all()
+        ids = all_pages(many, filters, oldest_first=oldest_first, limit=10)
+        assert sorted(ids) == sorted(wanted)
+        assert filters.batch or ids == sorted(wanted, reverse=not oldest_first)
+        assert dead_letters.counted(many, filters) == (len(wanted), True)
 
 
 def test_conditions_alone_mean_the_same(many: Connection) -> None:
