@@ -94,7 +94,7 @@ def by_cause(
         )
         return
     since = min(group.first_at for group in groups)
-    told = f"{_many(letters)} {state}, of {_many(len(groups), 'cause')}, the oldest since {_moment(since)}"
+    told = f"{many(letters)} {state}, of {many(len(groups), 'cause')}, the oldest since {_moment(since)}"
     if sys.stdout.isatty():
         output.tell(told)
         _tell_groups(groups)
@@ -226,7 +226,7 @@ def _say_where(page: Page) -> None:
     if not page.letters and not page.cut:
         output.say("there are no such dead letters")
         return
-    of = f"{_many(page.count.letters)}" if page.count.exact else f"at least {_many(page.count.letters)}"
+    of = f"{many(page.count.letters)}" if page.count.exact else f"at least {many(page.count.letters)}"
     if page.cut:
         output.say(
             f"found {len(page.letters)} so far, not all were looked through; `--after {page.after}` looks further"
@@ -343,7 +343,8 @@ def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}Z"
 
 
-def _many(number: int, what: str = "dead letter") -> str:
+def many(number: int, what: str = "dead letter") -> str:
+    """Write how many there are of something."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 

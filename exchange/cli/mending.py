@@ -11,7 +11,7 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.by_hand import As, Reason, by_hand
-from exchange.cli.dead_letters import LARGEST_ID
+from exchange.cli.dead_letters import LARGEST_ID, many
 from exchange.cli.letter_filters import (
     BatchOption,
     ChannelOption,
@@ -96,7 +96,7 @@ def select(
     if as_json:
         output.emit(made.as_dict())
     else:
-        output.tell(f"selection {made.name} has {made.letters:,} dead letters")
+        output.tell(f"selection {made.name} has {many(made.letters)}")
 
 
 def selections(as_json: Json = False) -> None:
@@ -311,7 +311,7 @@ def _tell_number(ids: Sequence[int] | None, selection: str | None, number: int, 
     elif ids and number == 1:
         output.tell(f"dead letter {ids[0]} is {state}")
     else:
-        output.tell(f"{number:,} dead letters are {state}")
+        output.tell(f"{many(number)} {'is' if number == 1 else 'are'} {state}")
 
 
 def _ids_or_selection(ids: Sequence[int] | None, selection: str | None) -> str | None:
