@@ -23,7 +23,7 @@ from exchange.bulk import uncollected
 from exchange.channels import Channel
 from exchange.database import among, join, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
-from exchange.dead_letters.settling import standing
+from exchange.dead_letters.settling import missing, standing
 from exchange.format.errors import RecordError, printable
 from exchange.loader import Loader
 from exchange.loader.checks import DUPLICATE
@@ -105,7 +105,7 @@ def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retri
 
 
 def _unknown(letter_id: int) -> Retried:
-    return Retried(letter_id, None, f"there is no dead letter {letter_id}", changed=False)
+    return Retried(letter_id, None, missing(letter_id), changed=False)
 
 
 def _headers(connection: Connection, ids: Sequence[int]) -> dict[int, Header]:

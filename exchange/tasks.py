@@ -20,15 +20,26 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange import alarming, bulk_retry, discarding, exporter, importer, pruning, quarantine, refused, replay, retry
+from exchange.arguments import (
+    Refused,
+    by_ids,
+    check_batch,
+    check_channel,
+    check_count,
+    check_rate,
+    check_text,
+    check_truth,
+    check_words,
+    named,
+    numbers,
+)
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
 from exchange.bulk_retry import Pace
 from exchange.callers import TICK, caller_by_hand
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
-from exchange.channels import Channel, known_names
 from exchange.database import Busy, acting_for, world_errors
-from exchange.format.errors import WorldError, printable
-from exchange.format.json import MAX_INTEGER
+from exchange.format.errors import WorldError
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.models import BatchState
 from exchange.outcomes import Imported, Retried
@@ -41,10 +52,6 @@ Result = dict[str, Any]
 Work = TypeVar("Work", bound=Callable[..., Result])
 
 log = structlog.get_logger("exchange")
-
-
-class Refused(Exception):  # noqa: N818 - reads as what happened
-    """The arguments of a task make no sense; the text is one sentence."""
 
 
 MOST_TOLD = 100
@@ -71,10 +78,10 @@ def _task(name: str) -> Callable[[Work], Work]:
         @functools.wraps(work)
         def run(*args: Any, who: str | None = None, reason: str | None = None, **kwargs: Any) -> Result:
             try:
-                _check_words("who", who, MAX_NAME_CHARACTERS)
-                _check_words("reason", reason, MAX_REASON_CHARACTERS)
+                check_words("who", who, MAX_NAME_CHARACTERS)
+                check_words("reason", reason, MAX_REASON_CHARACTERS)
                 needed = {"reason": reason} if needs_reason and reason else {}
-                arguments = _check_arguments(signature, args, kwargs | needed)
+                arguments = named(signature, args, kwargs | needed)
                 with world_errors(), _audited(task, arguments, who, reason) as act:
                     result = work(**arguments)
                     if act is not None:
@@ -120,8 +127,8 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     names, and one that somebody is at work on is left to them without a word.
     """
     site = _site()
-    _check_channel(channel, site.outgoing(), "sent")
-    _check_truth("spread", spread)
+    check_channel(channel, site.outgoing(), "sent")
+    check_truth("spread", spread)
     run = exporter.run(
         site, channel=channel, stopping=stopping, hand_over=_handing("exchange.export", spread and channel is None)
     )
@@ -141,9 +148,9 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     ``handed`` names, and one that somebody is at work on is left to them without a word.
     """
     site = _site()
-    _check_channel(channel, site.incoming(), "received")
-    _check_text("batch", batch)
-    _check_truth("spread", spread)
+    check_channel(channel, site.incoming(), "received")
+    check_text("batch", batch)
+    check_truth("spread", spread)
     hand_over = _handing("exchange.import", spread and channel is batch is None)
     run = importer.run(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
     done = [one for one in run.batches if not one.busy]
@@ -168,13 +175,12 @@ def retry_dead_letter(
 ) -> Result:
     """Try parked records again: those of ``ids``, or what is left of a selection, with a pace."""
     for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
-        _check_truth(name, switch)
-    if _by_ids(ids, selection):
-        return _told(retry.run(_site(), _numbers(ids), rehearse=dry_run), {}, "nothing to retry", what="dead_letters")
+        check_truth(name, switch)
+    if by_ids(ids, selection):
+        return _told(retry.run(_site(), numbers(ids), rehearse=dry_run), {}, "nothing to retry", what="dead_letters")
     for name, value in (("canary", canary), ("stop_after", stop_after)):
-        _check_count(name, value)
-    if rate is not None and (type(rate) not in {int, float} or not 0 < rate <= MAX_INTEGER):
-        raise Refused(f"rate: expected letters a second, more than 0, or null, found {_shown(rate)}")
+        check_count(name, value)
+    check_rate("rate", rate)
     shown: list[Result] = []
 
     def told(retried: Sequence[Retried]) -> None:
@@ -200,8 +206,8 @@ def discard_dead_letter(
     reason: str, ids: int | list[int] | None = None, selection: str | None = None, skip_changed: bool = False
 ) -> Result:
     """Give parked records up, all of ``ids`` or of a selection, or none."""
-    _check_truth("skip_changed", skip_changed)
-    wanted = _numbers(ids) if _by_ids(ids, selection) else []
+    check_truth("skip_changed", skip_changed)
+    wanted = numbers(ids) if by_ids(ids, selection) else []
     number = discarding.discard(_site(), reason, ids=wanted, selection=selection, skip_changed=skip_changed)
     return _counted({"discarded": number}, "none")
 
@@ -209,16 +215,15 @@ def discard_dead_letter(
 @_task("exchange.restore_dead_letter")
 def restore_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
     """Take back records that were discarded, all of ``ids`` or of a selection, or none."""
-    wanted = _numbers(ids) if _by_ids(ids, selection) else []
+    wanted = numbers(ids) if by_ids(ids, selection) else []
     return _counted({"restored": discarding.restore(_site(), reason, ids=wanted, selection=selection)}, "none")
 
 
 @_task("exchange.replay_batch")
 def replay_batch(batch: str, through: int | None = None) -> Result:
     """Apply an archived, held or quarantined batch again, or a range; one that was applied stays as it is."""
-    _check_batch(batch, BatchName.parse)
-    if through is not None and (type(through) is not int or not 1 <= through <= MAX_SEQUENCE):
-        raise Refused(f"through: expected a sequence or null, found {_shown(through)}")
+    check_batch(batch, BatchName.parse)
+    check_count("through", through, MAX_SEQUENCE)
     done = replay.run(_site(), batch, through, stopping)
     _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
     return _told(done.batches, done.as_dict(), "nothing to replay")
@@ -227,15 +232,15 @@ def replay_batch(batch: str, through: int | None = None) -> Result:
 @_task("exchange.release_batch")
 def release_batch(batch: str, park: bool = False) -> Result:
     """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
-    _check_batch(batch, BatchName.parse)
-    _check_truth("park", park)
+    check_batch(batch, BatchName.parse)
+    check_truth("park", park)
     return _told([_unless_busy(refused.release(_site(), batch, park=park))], {}, "nothing to release")
 
 
 @_task("exchange.reject_batch")
 def reject_batch(batch: str, reason: str) -> Result:
     """Give up a quarantined or held batch, so that its sender is told."""
-    _check_batch(batch, BatchName.parse)
+    check_batch(batch, BatchName.parse)
     refused.reject(_site(), batch, reason)
     return {"batch": batch, "state": BatchState.REJECTED.value, "message": "its files are in the archive"}
 
@@ -243,14 +248,14 @@ def reject_batch(batch: str, reason: str) -> Result:
 @_task("exchange.release_quarantined")
 def release_quarantined(batch: str) -> Result:
     """Judge a quarantined batch anew, with every check."""
-    _check_batch(batch, parse_label)
+    check_batch(batch, parse_label)
     return _told([_unless_busy(quarantine.release(_site(), batch))], {}, "nothing to release")
 
 
 @_task("exchange.discard_quarantined")
 def discard_quarantined(batch: str, reason: str) -> Result:
     """Give up a quarantined batch; nobody is told."""
-    _check_batch(batch, parse_label)
+    check_batch(batch, parse_label)
     quarantine.discard(_site(), batch, reason)
     return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
 
@@ -293,15 +298,6 @@ def _site_of(_process: int) -> tuple[Settings, Site]:
     return settings, assemble(settings)
 
 
-def _check_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Give the arguments by their names."""
-    try:
-        return signature.bind(*args, **kwargs).arguments
-    except TypeError as error:
-        takes = ", ".join(signature.parameters) or "none"
-        raise Refused(f"arguments: expected {takes}, but {printable(str(error), 80)}") from None
-
-
 def _handing(task: str, spread: bool) -> Callable[[str], None] | None:
     """Give the function that sends a channel to a task of its own; it is gone with the tick that sent it."""
     if not spread:
@@ -314,52 +310,6 @@ def _handing(task: str, spread: bool) -> Callable[[str], None] | None:
         app.send_task(task, kwargs=arguments, expires=period * EXPIRY_SHARE, headers=TICK)
 
     return hand_over
-
-
-def _check_words(name: str, value: object, most: int) -> None:
-    if value is None or (isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= most):
-        return
-    raise Refused(f"{name}: expected 1 to {most} printable characters, found {_shown(value)}; nothing was done")
-
-
-def _check_channel(channel: str | None, channels: Iterable[Channel], way: str) -> None:
-    _check_text("channel", channel)
-    known = known_names(channels)
-    if channel is not None and channel not in known:
-        names = ", ".join(known) or "none"
-        raise Refused(f"channel: expected one that is {way} here ({names}), found {_shown(channel)}")
-
-
-def _by_ids(ids: object, selection: object) -> bool:
-    """Say which of the two was given. Raises Refused unless it is one."""
-    _check_text("selection", selection)
-    if (ids is None) is (selection is None):
-        raise Refused(
-            "expected ids or a selection, found both" if selection else "expected ids or a selection, found none"
-        )
-    return selection is None
-
-
-def _numbers(ids: Any) -> list[int]:
-    wanted: list[Any] = ids if isinstance(ids, list) else [ids]
-    if not wanted or any(type(one) is not int or not 0 < one <= MAX_INTEGER for one in wanted):
-        raise Refused(f"ids: expected the number of a dead letter or a list of numbers, found {_shown(ids)}")
-    return wanted
-
-
-def _check_count(name: str, value: object) -> None:
-    if value is not None and (type(value) is not int or not 0 < value <= MAX_INTEGER):
-        raise Refused(f"{name}: expected a whole number, 1 or more, or null, found {_shown(value)}")
-
-
-def _check_truth(name: str, value: object) -> None:
-    if type(value) is not bool:
-        raise Refused(f"{name}: expected true or false, found {_shown(value)}")
-
-
-def _check_text(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise Refused(f"{name}: expected a name or null, found {_shown(value)}")
 
 
 def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what: str = "batches") -> Result:
@@ -381,14 +331,6 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     return {**notes, what: told, "message": trouble or "; ".join(done) or nothing}
 
 
-def _check_batch(batch: object, parse: Callable[[str], object]) -> None:
-    _check_text("batch", batch or 0)
-    try:
-        parse(str(batch))
-    except ValueError as error:
-        raise Refused(f"batch: {error}") from None
-
-
 def _unless_busy(outcome: Imported) -> Imported:
     if outcome.busy:
         raise outcome.busy
@@ -406,7 +348,3 @@ def _counted(counts: dict[str, Any], nothing: str) -> Result:
     if done:
         log.info("done", **done)
     return counts | {"message": ", ".join(f"{count} {name}" for name, count in done.items()) or nothing}
-
-
-def _shown(value: object) -> str:
-    return printable(repr(value), 80)

@@ -66,6 +66,7 @@ LAYERS = {
     # Thin: they parse, call one workflow and show what it gave.
     DOORS: {
         "__main__",
+        "arguments",
         "assembly",
         "broker",
         "callers",

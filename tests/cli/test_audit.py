@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pwd
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
+from exchange import audit
 from tests.cli.conftest import Pair, Side
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -100,3 +104,35 @@ def test_people_see_the_audit_as_a_table_without_control_characters(pair: Pair) 
     heading, row = pair.request.do("audit").out.splitlines()
     assert heading.split("\t") == ["at", "who", "action", "arguments", "why", "result", "from"]
     assert row.split("\t")[1:6] == ["ada", "prune", "", "disk is full", "nothing to do"]
+
+
+def test_nothing_is_done_by_hand_that_can_not_be_written_down(pair: Pair) -> None:
+    old = pair.request.home / "tmp/stray.data"
+    old.touch()
+    writer = sqlite3.connect(pair.request.home / "exchange.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    sentence = pair.request.refused("prune", code=1, EXCHANGE_RETENTION_DAYS="0.0000001")
+    assert time.monotonic() - began < 4  # at once, as a person sees it
+    writer.close()
+    assert " is busy: " in sentence
+    assert old.exists()
+    assert audited(pair.request) == []
+
+
+def test_what_is_at_work_or_was_killed_has_no_result(pair: Pair) -> None:
+    pair.request.execute(
+        "INSERT INTO exchange_audit (at, who, origin, action, arguments)"
+        " VALUES ('2026-11-22 06:15:00', 'ada', 'here', 'prune', '{}')"
+    )
+    [entry] = audited(pair.request)
+    assert entry["result"] is None
+    assert "at work, or killed" in pair.request.do("audit").out
+
+
+def test_long_arguments_and_results_are_cut_and_say_so() -> None:
+    kept = json.loads(audit._json({"ids": list(range(100_000)), "text": "x" * 100_000}))
+    assert kept.keys() == {"ids", "text"}
+    assert "100000" in kept["ids"]
+    assert len(json.dumps(kept)) < 2000
+    assert json.loads(audit._json({"ids": list(range(100))}))["ids"] == {"count": 100, "first": list(range(20))}

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from exchange import capture, celery, preparing, tasks
+from exchange.arguments import Refused
 from exchange.database import make_engine
 from exchange.reference.models import ProfileType, Request, Response, User
 from exchange.settings import Settings
@@ -142,7 +143,7 @@ def test_arguments_that_make_no_sense_are_refused_in_one_sentence(
 ) -> None:
     for name, value in {"NETWORK": "response", "PEER": "request", "HOME": tmp_path, "BROKER_URL": BROKER}.items():
         monkeypatch.setenv(f"EXCHANGE_{name}", str(value))
-    with pytest.raises(tasks.Refused, match=said):
+    with pytest.raises(Refused, match=said):
         getattr(tasks, task).run(**arguments)
 
 
