@@ -102,7 +102,7 @@ def _exists(tree: Any, words: list[str]) -> bool:
         if word not in commands:
             return False
         tree = commands[word]
-    return not hasattr(tree, "commands")
+    return not hasattr(tree, "commands") or tree.invoke_without_command
 
 
 @pytest.mark.parametrize("command", sorted(all_commands()))
