@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, ledger, reuniting
+from exchange import applying, comparing, hearing, ledger, reuniting, snapshots
 from exchange.arrivals import Arrival, Stranger, believe, look
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
@@ -33,6 +33,7 @@ from exchange.format.errors import (
     printable,
 )
 from exchange.format.json import MAX_INTEGER
+from exchange.format.manifest import Kind
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
@@ -124,7 +125,7 @@ def _hand_over(arrived: list[Arrival | Stranger], hand_over: Callable[[str], Non
 
 def _lane(seen: Arrival | Stranger) -> str | None:
     """Name what can be applied beside the rest; None if there is nothing to apply."""
-    if isinstance(seen, Stranger):
+    if isinstance(seen, Stranger) or seen.manifest.kind is Kind.CONTROL:
         return None
     return seen.channel.name if seen.channel.beside_others else seen.channel.declared
 
@@ -199,6 +200,8 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
 
 
 def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
+    if arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
+        return None
     for name, counts in arrival.manifest.records.items():
         if counts.delete <= site.limits.deleted_rows:
             continue
@@ -259,11 +262,26 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             check_data(data, arrival.manifest)
             data.seek(0)
             batch_id = _enter(connection, arrival)
-            counts = applying.apply_records(site, connection, arrival, data)
-        ledger.count(connection, batch_id, counts)
+            counts = _take_effect(site, connection, arrival, data)
         ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
+        ledger.count(connection, batch_id, counts)
         ledger.forget_attempts(connection, key)
     return counts
+
+
+def _take_effect(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
+    """Do what the records of a verified batch say, by its kind."""
+    match arrival.manifest.kind:
+        case Kind.CONTROL:
+            return hearing.hear(site, connection, arrival, data)
+        case Kind.CHECKPOINT:
+            return comparing.compare(site, connection, arrival, data)
+        case Kind.SNAPSHOT:
+            counts = applying.apply_records(site, connection, arrival, data)
+            snapshots.conclude(site, connection, arrival)
+            return counts
+        case Kind.CHANGES:
+            return applying.apply_records(site, connection, arrival, data)
 
 
 def _may_be_unfinished(fault: BatchError) -> bool:
@@ -294,6 +312,7 @@ def _enter(connection: Connection, arrival: Arrival) -> int:
             "manifest": arrival.line.decode(),
             "records": arrival.manifest.total,
             "bytes": arrival.manifest.bytes,
+            "signature": arrival.signature,
         }
         ledger.move(connection, known, BatchState.APPLIED, "applied", stem=stem, **claim)
         return known.id
@@ -307,6 +326,7 @@ def _enter(connection: Connection, arrival: Arrival) -> int:
         manifest=arrival.manifest,
         line=arrival.line,
         digest=arrival.digest,
+        signature=arrival.signature,
     )
 
 

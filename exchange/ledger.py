@@ -205,6 +205,7 @@ def record(
     manifest: Manifest | None = None,
     line: bytes | None = None,
     digest: str | None = None,
+    signature: str | None = None,
 ) -> int:
     """Write a batch's first row in ``state`` and its event; give its id.
 
@@ -227,6 +228,7 @@ def record(
             message=cause if reason else None,
             manifest=line.decode() if line and manifest else None,
             digest=digest,
+            signature=signature,
             records=manifest.total if manifest else 0,
             bytes=manifest.bytes if manifest else 0,
             trace=manifest.trace[:64] if manifest and manifest.trace else None,
@@ -267,8 +269,13 @@ def move(
 
 
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:
-    """Write what became of a batch's records beside its state."""
+    """Write what became of a batch's records beside its state, and add it to its channel's position."""
     connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(**counts.as_dict()))
+    place = sa.select(batch.c.direction, batch.c.channel, batch.c.epoch).where(batch.c.id == batch_id)
+    direction, channel, epoch = connection.execute(place).one()
+    here = (position.c.direction == direction, position.c.channel == channel, position.c.epoch == epoch)
+    more = {name: position.c[name] + number for name, number in counts.as_dict().items()}
+    connection.execute(sa.update(position).where(*here).values(more))
 
 
 def note_dead_letters(
