@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import Dialect
+from sqlalchemy.event import listen
 from sqlalchemy.types import TypeDecorator
 
 metadata = MetaData(
@@ -159,11 +161,21 @@ change = Table(
     Column("stream", String(63), nullable=False),
     Column("op", String(1), nullable=False),
     Column("key", Text, nullable=False),
-    Index("ix_exchange_change_stream_id", "stream", "id"),
+    Index("ix_exchange_change_stream_id", "stream", "id").ddl_if(dialect="sqlite"),
     sqlite_autoincrement=True,
 )
 """What triggers captured and no batch carries yet. ``id`` is the record's version; ``op`` is I, U or D;
-``key`` is a JSON object of the key columns as this database writes them (see ``capture``)."""
+``key`` is a JSON object of the key columns as this database writes them (see ``capture``).
+On PostgreSQL stream and id are the primary key, the only index."""
+listen(
+    change,
+    "after_create",
+    DDL(
+        "ALTER TABLE exchange_change DROP CONSTRAINT pk_exchange_change,"
+        " ADD CONSTRAINT pk_exchange_change PRIMARY KEY (stream, id)"
+    ).execute_if(dialect="postgresql"),  # type: ignore[no-untyped-call]
+)
+
 
 importing = Table(
     "exchange_importing",
