@@ -6,8 +6,8 @@ Equal rows give equal digests on every database, as they are made of the records
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -63,9 +63,28 @@ def digest(connection: Connection, stream: Stream, shard: Shard | None = None, o
         stream.name,
         sum(counts),
         tuple(counts),
-        tuple(f"{number % _DIGEST_VALUES:0{2 * HASH_BYTES}x}" for number in sums),
+        _written(sums),
         stream.schema_version,
     )
+
+
+def folded(digest: Digest, of: int) -> Digest:
+    """Give the same digest in fewer buckets: ``of`` divides their number."""
+    if len(digest.counts) == of:
+        return digest
+    counts = [sum(digest.counts[number::of]) for number in range(of)]
+    sums = [sum(int(one, 16) for one in digest.digests[number::of]) for number in range(of)]
+    return replace(digest, counts=tuple(counts), digests=_written(sums))
+
+
+def _written(sums: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"{number % _DIGEST_VALUES:0{2 * HASH_BYTES}x}" for number in sums)
+
+
+def digests(connection: Connection, channel: Channel, names: Collection[str] | None = None) -> list[Digest]:
+    """Digest the streams of a channel of the files, or those of them that are named, one after the other."""
+    wanted = [one for one in streams_of(channel) if names is None or one.name in names]
+    return [digest(connection, stream, channel.shard) for stream in wanted]
 
 
 def parts_of(stream: Stream, shard: Shard | None) -> Shard | None:
@@ -86,7 +105,7 @@ class Reader:
         self._encode_key = stream.key_encoder(dialect)
         names = [str(column.name) for column in stream.columns]
         self._key = tuple(str(column.name) for column in stream.key)
-        self._key_of = itemgetter(*(names.index(name) for name in self._key))
+        self._key_places = [names.index(name) for name in self._key]
         self._documents = [name for name in names if isinstance(stream.codecs[name].kind, Document)]
 
     def rows(self, where: sa.ColumnElement[bool] | None = None) -> Iterator[list[Found]]:
@@ -94,6 +113,13 @@ class Reader:
         select = self._select.select_from(self.stream.table)
         for rows in capture.streamed(self._connection, select if where is None else select.where(where), ROWS_AT_ONCE):
             yield self._found(rows)
+
+    def keys(self, where: sa.ColumnElement[bool]) -> Iterator[list[bytes]]:
+        """Read the keys alone of some rows, as ``rows`` does; a key that can't be sent is left out."""
+        columns = (self.stream.codecs[name].selected(self._connection.dialect) for name in self._key)
+        select = sa.select(*columns).select_from(self.stream.table).where(where)
+        for rows in capture.streamed(self._connection, select, ROWS_AT_ONCE):
+            yield [text for text in map(self._key_alone, rows) if text]
 
     def known(self, data: Mapping[str, Any]) -> Found:
         """Give the row that a record's data, of the current schema version, would be."""
@@ -122,12 +148,11 @@ class Reader:
         try:
             return self.known(self._encode(row))
         except (RecordError, TypeError):
-            return Found(self._key_alone(row), None)
+            return Found(self._key_alone([row[place] for place in self._key_places]), None)
 
-    def _key_alone(self, row: Sequence[Any]) -> bytes:
-        values = self._key_of(row)
+    def _key_alone(self, values: Sequence[Any]) -> bytes:
         try:
-            return key_text(self._encode_key(values if len(self._key) > 1 else (values,)))
+            return key_text(self._encode_key(values))
         except (RecordError, TypeError):
             return b""
 

@@ -551,9 +551,7 @@ def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) 
     return f"({' OR '.join(parts)})"
 
 
-def streamed(
-    connection: Connection, select: sa.Select[Any], rows_at_once: int = FETCH_ROWS
-) -> Iterator[Sequence[Row]]:
+def streamed(connection: Connection, select: sa.Select[Any], rows_at_once: int = FETCH_ROWS) -> Iterator[Sequence[Row]]:
     """Read what a query finds, some rows at a time: read it to its end or close it before anything else is done.
 
     Raises SQLAlchemy's DBAPIError.
@@ -562,9 +560,7 @@ def streamed(
         yield from (_from_postgresql if _is_postgresql(connection) else _from_sqlite)(connection, select, rows_at_once)
 
 
-def _from_postgresql(
-    connection: Connection, select: sa.Select[Any], rows_at_once: int
-) -> Iterator[Sequence[Row]]:
+def _from_postgresql(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
     """Read rows while the server goes on making them: a cursor would make it wait for each next call."""
     compiled = select.compile(dialect=connection.dialect)
     driver = connection.connection.driver_connection
