@@ -8,7 +8,7 @@ meanwhile. A difference is written down and, unless a setting says otherwise, th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -75,9 +75,7 @@ def _read(
         try:
             record = records.decode(line)
             counted += record.stream == DIGEST
-            mine, their = _pair(record, ours)
-            if mine.stream in pairs:
-                raise RecordError("absurd", "/data/stream", f"stream {mine.stream} is digested twice in one checkpoint")
+            mine, their = _pair(record, ours, pairs)
             pairs[mine.stream] = (mine, their)
         except RecordError as error:
             if len(letters) == site.limits.invalid_records:
@@ -95,7 +93,7 @@ def _lines(reader: BatchReader) -> Iterator[tuple[int, bytes]]:
         yield from enumerate(lines, reader.first_line)
 
 
-def _pair(record: Record, ours: dict[str, Digest]) -> tuple[Digest, Digest]:
+def _pair(record: Record, ours: Mapping[str, Digest], known: Collection[str]) -> tuple[Digest, Digest]:
     """Understand a digest, and give ours in as many buckets beside it. Raises RecordError."""
     if record.stream != DIGEST or record.op is not Op.UPSERT:
         sentence = f"a checkpoint holds upserts of {DIGEST} alone, found {record.op} of {printable(record.stream)}"
@@ -105,6 +103,8 @@ def _pair(record: Record, ours: dict[str, Digest]) -> tuple[Digest, Digest]:
     if mine is None:
         sentence = f"stream {printable(their.stream)} is none that is compared here; nothing was done about it"
         raise RecordError("absurd", "/data/stream", sentence)
+    if mine.stream in known:
+        raise RecordError("absurd", "/data/stream", f"stream {mine.stream} is digested twice in one checkpoint")
     of = len(their.counts)
     if not of or BUCKETS % of:
         sentence = f"digests of {of} buckets: expected {BUCKETS}, or a number that divides it"
@@ -163,7 +163,7 @@ def _is_alone(connection: Connection, arrival: Arrival) -> bool:
         batch.c.state == BatchState.APPLIED,
     )
     others = sa.select(sa.func.count(), sa.func.max(batch.c.sequence)).where(applied, batch.c.sequence != sequence)
-    return tuple(connection.execute(others).one()) in {(sequence - 1, sequence - 1), (0, None)}
+    return tuple(connection.execute(others).one()) == (sequence - 1, sequence - 1 or None)
 
 
 def _ask(connection: Connection, channel: str, differing: dict[str, list[int]]) -> None:

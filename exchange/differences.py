@@ -148,8 +148,9 @@ class _Findings:
             self._keys.append({"what": what, "key": self.stream.shown(json.loads(key))})
 
     def _have_keys(self, bodies: Sequence[Mapping[str, Any]]) -> sa.ColumnElement[bool]:
-        columns = [
-            sa.literal_column(str(column.compile(dialect=self._connection.dialect))) for column in self.stream.key
+        prepare = self._connection.dialect.identifier_preparer.format_column
+        columns: list[sa.ColumnElement[Any]] = [
+            sa.literal_column(prepare(column, use_table=True)) for column in self.stream.key
         ]
         return sa.or_(
             *(
