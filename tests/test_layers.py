@@ -61,6 +61,7 @@ LAYERS = {
         "pacing",
         "pruning",
         "quarantine",
+        "reconciling",
         "refused",
         "replay",
         "retry",

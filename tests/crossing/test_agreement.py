@@ -341,6 +341,29 @@ def test_a_shard_is_compared_by_itself(small: Link) -> None:
     assert (whole.channel, whole.buckets) == ("forth_0", "[]")
 
 
+def test_in_a_channel_without_order_a_checkpoint_counts_only_where_all_before_it_came(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    forth = type(FORTH)("forth", "one", "two", FORTH.streams, ordered=False)
+    quick_receiver.site = replace(quick_receiver.site, channels=(forth, shop.channels[1]))
+    with reading(quick_receiver.engine) as connection:
+        empty = digesting.digest(connection, FORTH.stream("account"))
+    first, second, third = (
+        quick_forger.make([account(1, 1)]),
+        quick_forger.make([digested(empty.as_data())], claims={"kind": "checkpoint"}),
+        quick_forger.make([digested(empty.as_data())], claims={"kind": "checkpoint"}),
+    )
+
+    quick_forger.deliver(second)
+    (done,) = quick_receiver.take_in().batches
+    assert (done.verdict, done.records.stale) == (Verdict.APPLIED, 1)
+    assert differing(quick_receiver) == {}
+    for batch in (first, third):
+        quick_forger.deliver(batch)
+        quick_receiver.take_in()
+    assert differing(quick_receiver)["account"] == (1, 0, 1)
+
+
 def test_two_checkpoints_at_once_do_not_meet(alike: Link) -> None:
     rows = [ask(alike.one) for _ in range(2)]
     done: list[Any] = []
