@@ -32,7 +32,7 @@ def test_a_rows_hash_does_not_depend_on_the_order_of_its_members() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "spelt"),
+    "document,spelt",
     [
         (5.0, 5),
         ({"a": [1e3, -0.0, 1.5, "5.0"]}, {"a": [1000, 0, 1.5, "5.0"]}),
