@@ -25,6 +25,7 @@ from exchange.capture.taking import (
     pending,
     row_of_key,
     rows,
+    streamed,
     take,
 )
 from exchange.capture.triggers import (
@@ -57,5 +58,6 @@ __all__ = [
     "pending",
     "row_of_key",
     "rows",
+    "streamed",
     "take",
 ]

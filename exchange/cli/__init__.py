@@ -22,6 +22,7 @@ from exchange.cli import (
     letter_files,
     mending,
     quarantine,
+    reconcile,
     reference,
     schema,
     setup,
@@ -67,6 +68,7 @@ app.command()(crossing.export)
 app.command(name="import")(crossing.import_)
 app.command()(crossing.replay)
 app.command()(crossing.prune)
+app.command()(reconcile.reconcile)
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)
