@@ -90,7 +90,8 @@ class _Ear:
         record = None
         try:
             record = records.decode(line)
-            self.upserts[record.stream] += 1
+            if record.op is Op.UPSERT and record.stream in self._arrival.manifest.schemas:
+                self.upserts[record.stream] += 1
             if self._heed(number, record):
                 self.heard += 1
             else:

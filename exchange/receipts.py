@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels import CONTROL, Channel
+from exchange.database import among
 from exchange.dead_letters.counting import groups_in
 from exchange.format.control import (
     MAX_LETTERS,
@@ -99,7 +100,23 @@ def _lanes(site: Site, connection: Connection, sent: Collection[_Lane]) -> list[
     known |= {_Lane(*row) for row in connection.execute(missed)}
     received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
     known |= {lane for lane in sent if lane.channel in received}
+    known |= _arrived(connection, received - {lane.channel for lane in known | left})
     return sorted(lane for lane in known - left if lane.channel != CONTROL)
+
+
+def _arrived(connection: Connection, channels: Collection[str]) -> set[_Lane]:
+    """Find the epochs of channels of which nothing was applied yet and something is here."""
+    some = (
+        sa.select(batch.c.channel, batch.c.epoch)
+        .where(
+            batch.c.state.in_([BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED, BatchState.REJECTED]),
+            batch.c.direction == Direction.IN,
+            among(connection, batch.c.channel, channels),
+            batch.c.manifest.is_not(None),
+        )
+        .distinct()
+    )
+    return {_Lane(*row) for row in connection.execute(some)} if channels else set()
 
 
 def _sent(connection: Connection) -> dict[_Lane, int]:
