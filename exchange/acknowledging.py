@@ -14,6 +14,9 @@ from exchange.format.control import Receipt, Refused, within
 from exchange.format.errors import Reason, printable
 from exchange.models import BatchState, Direction, batch
 
+_GONE = frozenset({Reason.GIVEN_UP, Reason.LOST})
+"""Why a batch will never be there, whatever a later receipt leaves out."""
+
 
 def acknowledge(connection: Connection, peer: str, receipt: Receipt) -> None:
     """Bring the batches of the receipt's channel and epoch, which is ours now, to where it says that they stand.
@@ -30,7 +33,7 @@ def acknowledge(connection: Connection, peer: str, receipt: Receipt) -> None:
             rejected[row.id] = refused[row.sequence]
         elif row.state == BatchState.PUBLISHED and within(row.sequence, receipt.given_up):
             passed.append(row.id)
-        elif _has(receipt, refused, row.sequence) and row.reason != Reason.GIVEN_UP:
+        elif _has(receipt, refused, row.sequence) and row.reason not in _GONE:
             taken[BatchState(row.state)].append(row.id)
     for before, ids in taken.items():
         change = (before, BatchState.ACKNOWLEDGED)

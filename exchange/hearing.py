@@ -228,7 +228,8 @@ class _Ear:
         received = {name for one in self._site.incoming() for name in self._site.names_in_files(one.declared)}
         for sent in said.sent:
             if sent.lost and sent.channel in received:
-                gaps.close_lost(self._connection, sent.channel, sent.epoch, sent.lost)
+                look_ahead = self._site.limits.look_ahead
+                gaps.close_lost(self._connection, sent.channel, sent.epoch, sent.lost, look_ahead=look_ahead)
         return True
 
     # Requests

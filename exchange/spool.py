@@ -251,11 +251,6 @@ class Spool:
             os.fsync(write.fileno())
         draft.rename(target)
 
-    def is_sealed(self, name: BatchName, encoding: tuple[str, ...]) -> bool:
-        """Say whether our copy of a batch is there, so that it can be published again."""
-        files = (manifest_name(name), data_name(name, encoding))
-        return all((self.folders.sealed / file).is_file() for file in files)
-
     def forget_sealed(self, name: BatchName, encoding: tuple[str, ...]) -> None:
         """Remove our copy of a sealed batch whose retention has ended, and what the carrier left of it."""
         for folder in (self.folders.sealed, self.folders.outgoing):

@@ -31,6 +31,10 @@ _SHOWN = {
 }
 
 
+_WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
+"""Where a control batch is somebody's worry: else newer ones say it all."""
+
+
 @dataclass(frozen=True)
 class ChannelStatus:
     """One channel: ``pending`` counts changes that no batch carries yet, the others count batches by state.
@@ -186,10 +190,15 @@ def batches(
     direction: Direction | None = None,
     limit: int = 50,
 ) -> list[BatchRow]:
-    """Give the ledger's batches, newest first; of some channels, by their names in the files, or of all."""
+    """Give the ledger's batches, newest first; of some channels, by their names in the files, or of all.
+
+    Control batches, of which there is one every few minutes, are given only if they are asked for or somebody's worry.
+    """
     query = sa.select(batch).order_by(batch.c.id.desc()).limit(limit)
     if channels is not None:
         query = query.where(batch.c.channel.in_(channels))
+    else:
+        query = query.where(sa.or_(batch.c.channel != CONTROL, batch.c.state.in_(_WORRYING)))
     for column, wanted in ((batch.c.state, state), (batch.c.direction, direction)):
         if wanted is not None:
             query = query.where(column == wanted)
@@ -312,4 +321,4 @@ def _undeclared(
 
 def _is_wrong(state: BatchState, number: int) -> bool:
     """Whether control batches that came to a state are somebody's worry."""
-    return number > 0 and state in {BatchState.HELD, BatchState.QUARANTINED, BatchState.WAITING}
+    return number > 0 and state in _WORRYING

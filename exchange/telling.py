@@ -21,11 +21,11 @@ from exchange.database import Busy, locked, now, reading, world_errors
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
-from exchange.format.control import Heard, Heartbeat, Proof, Range, Request, Sent
+from exchange.format.control import Heard, Heartbeat, Proof, Request, Sent
 from exchange.format.errors import Verdict, WorldError, printable
 from exchange.format.manifest import Kind, Manifest
 from exchange.format.record import Op, Record
-from exchange.models import BatchState, Direction, RepairState, batch, position, receipt, repair
+from exchange.models import BatchState, Direction, RepairState, batch, position, repair
 from exchange.outcomes import Imported
 from exchange.site import Site
 
@@ -33,8 +33,7 @@ DUE_SHARE = 0.5
 """With an export a control batch goes out if the last one is older than this share of the period."""
 
 MOST_REQUESTS = 100
-MOST_LOST = 10_000
-"""So many missing batches of a channel are looked at for whether they can be sent again."""
+"""So many open requests are told, the oldest first."""
 
 
 def after_import(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bool]) -> str | None:
@@ -144,12 +143,12 @@ def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbea
         epoch=epoch,
         period_seconds=period,
         next_expected_by=moment + timedelta(seconds=period * (1 + DUE_SHARE)),
-        sent=tuple(_sent(site, connection, epoch)),
+        sent=tuple(_sent(connection, epoch)),
         heard=_heard(connection),
     )
 
 
-def _sent(site: Site, connection: Connection, epoch: str) -> Iterable[Sent]:
+def _sent(connection: Connection, epoch: str) -> Iterable[Sent]:
     rows = connection.execute(
         sa.select(position.c.channel, position.c.sequence)
         .where(position.c.direction == Direction.OUT, position.c.epoch == epoch, position.c.channel != CONTROL)
@@ -157,35 +156,7 @@ def _sent(site: Site, connection: Connection, epoch: str) -> Iterable[Sent]:
         .limit(receipts.MOST_RECEIPTS)
     )
     for row in rows.all():
-        yield Sent(row.channel, epoch, row.sequence, _lost(site, connection, row.channel, epoch))
-
-
-def _lost(site: Site, connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
-    """Name what the other side misses and this side has no more: it was pruned, or its files went."""
-    said = connection.scalar(sa.select(receipt.c.said).where(receipt.c.channel == channel, receipt.c.epoch == epoch))
-    missing = json.loads(said)["missing"] if said else []
-    lost: list[int] = []
-    for first, last in missing:
-        rows = connection.execute(
-            sa.select(batch.c.sequence, batch.c.manifest, batch.c.pruned_at)
-            .where(
-                batch.c.direction == Direction.OUT,
-                batch.c.channel == channel,
-                batch.c.epoch == epoch,
-                batch.c.sequence.between(first, last),
-                batch.c.state.not_in([BatchState.SEALED, BatchState.DISCARDED]),
-                batch.c.manifest.is_not(None),
-            )
-            .order_by(batch.c.sequence)
-            .limit(MOST_LOST)
-        )
-        lost += [row.sequence for row in rows if row.pruned_at or not _is_kept(site, row.manifest)]
-    return control.ranges(lost)
-
-
-def _is_kept(site: Site, line: str) -> bool:
-    manifest = Manifest.parse(line.encode())
-    return site.spool.is_sealed(manifest.name, manifest.encoding)
+        yield Sent(row.channel, epoch, row.sequence, resending.lost(connection, row.channel, epoch))
 
 
 def _heard(connection: Connection) -> Heard | None:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from exchange.status import BatchRow
 
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show so many at most.")]
-ChannelOption = Annotated[str | None, typer.Option(help="Only of this channel.", show_default=False)]
+ChannelOption = Annotated[
+    str | None,
+    typer.Option(help="Only of this channel; control shows what the sides tell each other.", show_default=False),
+]
 Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name, as the list shows it.")]
 
 app = typer.Typer(help="What became of every batch.", invoke_without_command=True)

@@ -112,7 +112,7 @@ def open_site() -> Iterator[Site]:
 
 def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> str | None:
     """Check the name of a channel; None means all. Raises Refused naming those there are."""
-    from exchange.channels import known_names
+    from exchange.channels import CONTROL, known_names
 
     known = known_names(channels)
     if name is not None and name not in known:
@@ -178,6 +178,6 @@ def refuse_unknown(channel: str | None, site: Site) -> None:
     from exchange.channels import known_names
 
     known = known_names([*site.outgoing(), *site.incoming()])
-    if channel is not None and channel not in known:
+    if channel is not None and channel not in {*known, CONTROL}:
         names = ", ".join(known)
         raise Refused(f"channel: expected one of {names}, found {printable(channel, 80)}")

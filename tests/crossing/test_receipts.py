@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -21,7 +22,6 @@ from exchange.models import (
     event,
     gap,
     peer,
-    receipt,
     repair,
     resync,
 )
@@ -192,12 +192,8 @@ def test_a_place_that_was_given_up_is_rejected_at_its_sender_for_good(small: Lin
 
 def test_what_the_sender_has_no_more_is_named_in_its_heartbeat(small: Link) -> None:
     add(small.one, 1, 2, 3)
-    cross(small)
-    with small.one.engine.begin() as connection:
-        said = {**told(small.one), "missing": [[1, 2]]}
-        connection.execute(sa.update(receipt).values(said=json.dumps(said)))
-    [gone] = small.one.site.spool.folders.sealed.glob("forth-*-0000000002.jsonl.zst")
-    gone.unlink()
+    gone = {"state": BatchState.REJECTED, "reason": Reason.LOST}
+    small.one.execute(sa.update(batch).where(batch.c.sequence == 2).values(gone))
     tell(small.one)
     small.there.carry()
     take_in(small.other)
@@ -305,3 +301,68 @@ def test_what_a_side_asks_for_is_asked_until_it_came_and_noted_once(small: Link)
     [row] = small.one.all(sa.select(resync))
     assert (row.channel, row.want, row.answers, row.who) == ("forth", "snapshot", "ask-1", "two")
     assert row.reason == "two asks: differs"
+
+
+# Pruning
+
+
+def sealed(side: Side, channel: str = "forth") -> int:
+    return len(list(side.site.spool.folders.sealed.glob(f"{channel}-*.manifest.jsonl")))
+
+
+def test_nothing_is_pruned_before_it_is_acknowledged(alike: Link) -> None:
+    add(alike.one, 1, 2)
+    cross(alike)
+    add(alike.one, 3)
+    alike.one.execute(sa.update(batch).values(updated_at=now() - timedelta(days=99)))
+    assert pruning.run(alike.one.site).sealed == 2
+    assert sealed(alike.one) == 1
+    assert pruning.run(alike.one.site).sealed == 0
+
+
+def test_on_a_one_way_link_what_is_published_goes_when_its_time_has_come(small: Link) -> None:
+    small.one.site = replace(small.one.site, one_way=True)
+    add(small.one, 1, 2)
+    assert pruning.run(small.one.site).sealed == 0
+    small.one.execute(sa.update(batch).values(updated_at=now() - timedelta(days=99)))
+    assert pruning.run(small.one.site).sealed == 2
+    assert sealed(small.one) == 0
+
+
+def test_control_batches_go_after_a_day_as_newer_ones_say_it_all(small: Link) -> None:
+    for _ in range(3):
+        tell(small.one)
+    old = sa.update(batch).where(batch.c.sequence < 3)
+    small.one.execute(old.values(updated_at=now() - timedelta(days=2)))
+    assert pruning.run(small.one.site).sealed == 2
+    assert sealed(small.one, CONTROL) == 1
+
+
+# At what cost
+
+
+def test_a_receipt_is_one_small_batch_whatever_waits_and_however_much_is_parked(alike: Link) -> None:
+    """Of thousands of waiting batches and of letters, which none of them may read one by one."""
+    side = alike.other
+    add(alike.one, 1)
+    cross(alike)
+    [place] = side.all(sa.select(batch).where(batch.c.direction == Direction.IN, batch.c.channel == "forth"))
+    waiting = {**place._mapping, "state": BatchState.WAITING, "reason": Reason.GAP}
+    del waiting["id"]
+    letter = Letter(Direction.IN, "forth", b"{}", "value", "no", pointer="/data/age", stream="account", key='{"id":1}')
+    with side.engine.begin() as connection:
+        connection.execute(
+            sa.insert(batch),
+            [{**waiting, "sequence": number, "stem": f"forth-{number}"} for number in range(3, 5003)],
+        )
+        dead_letters.park(connection, [letter] * 20_000, "test")
+    notice(side, 2, age=9999)
+    began = time.perf_counter()
+    tell(side)
+    assert time.perf_counter() - began < 2
+    newest = max(side.site.spool.folders.sealed.glob("control-*.jsonl.zst"))
+    assert newest.stat().st_size < 4096
+    alike.back.carry()
+    take_in(alike.one)
+    said = told(alike.one)
+    assert (said["through"], said["missing"], said["parked_now"]) == (1, [[2, 2]], 20_000)
