@@ -112,7 +112,7 @@ def open_site() -> Iterator[Site]:
 
 def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> str | None:
     """Check the name of a channel; None means all. Raises Refused naming those there are."""
-    from exchange.channels import CONTROL, known_names
+    from exchange.channels import known_names
 
     known = known_names(channels)
     if name is not None and name not in known:
@@ -175,7 +175,7 @@ def _quoted(text: str) -> str:
 
 def refuse_unknown(channel: str | None, site: Site) -> None:
     """Refuse a channel that is not declared, where nothing was found under its name: it is mistyped."""
-    from exchange.channels import known_names
+    from exchange.channels import CONTROL, known_names
 
     known = known_names([*site.outgoing(), *site.incoming()])
     if channel is not None and channel not in {*known, CONTROL}:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from exchange import dead_letters, far_side, ledger, refused, status, telling
+from exchange import dead_letters, far_side, ledger, pruning, refused, status, telling
 from exchange.database import now, reading
 from exchange.dead_letters import Letter
 from exchange.format.errors import Reason, Verdict
@@ -346,6 +346,7 @@ def test_a_receipt_is_one_small_batch_whatever_waits_and_however_much_is_parked(
     side = alike.other
     add(alike.one, 1)
     cross(alike)
+    add(alike.one, 2)
     [place] = side.all(sa.select(batch).where(batch.c.direction == Direction.IN, batch.c.channel == "forth"))
     waiting = {**place._mapping, "state": BatchState.WAITING, "reason": Reason.GAP}
     del waiting["id"]
