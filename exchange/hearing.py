@@ -25,9 +25,10 @@ from exchange.dead_letters import Letter
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.control import Heartbeat, Receipt, Request
+from exchange.format.control import Heard, Heartbeat, Receipt, Request
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import Counts as Records
+from exchange.format.manifest import digest
 from exchange.format.record import Op, Record
 from exchange.ledger import Counts
 from exchange.models import DeadLetterState, Direction, agreement, dead_letter, peer, position, receipt
@@ -36,6 +37,9 @@ from exchange.weighing import Claim, Weight, weigh
 
 MOST_RECORDS = 10_000
 """So many records of a control batch are heard: no side has so many channels."""
+
+LEAP = 1_000
+"""So many places a restored side leaves for control batches that it wrote and does not know of any more."""
 
 MOST_LETTERS = 100
 """So many bad records of a control batch are kept; of those beyond there is only the number."""
@@ -213,7 +217,7 @@ class _Ear:
             heard = said.heard
             claim = Claim(CONTROL, heard.epoch, heard.sequence, None, heard.proof, "/data/heard")
             weight, why = weigh(self._site, self._connection, claim)
-            if weight is Weight.RESTORED:
+            if weight is Weight.RESTORED and not self._leap(heard):
                 ledger.halt(self._connection, why)
             elif weight is Weight.AGREES:
                 acknowledging.acknowledge_control(self._connection, self._site.peer, heard.epoch, heard.sequence)
@@ -231,6 +235,19 @@ class _Ear:
                 look_ahead = self._site.limits.look_ahead
                 gaps.close_lost(self._connection, sent.channel, sent.epoch, sent.lost, look_ahead=look_ahead)
         return True
+
+    def _leap(self, heard: Heard) -> bool:
+        """Let a restored side that sends no rows go on: where only words were sent, newer ones mend all by themselves.
+
+        The next one takes a place behind all that may still be on their way. False where that is not enough.
+        """
+        ours = ledger.known_epoch(self._connection, self._site.network)
+        if self._site.outgoing() or heard.epoch != ours or heard.proof is None:
+            return False
+        behind = {"sequence": heard.sequence + LEAP, "digest": digest(heard.proof.manifest.encode())}
+        mine = (position.c.direction == Direction.OUT, position.c.channel == CONTROL, position.c.epoch == ours)
+        here = (*mine, position.c.sequence < behind["sequence"])
+        return self._connection.execute(sa.update(position).where(*here).values(behind)).rowcount > 0
 
     # Requests
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,28 @@ def test_a_restored_side_learns_from_the_other_sides_heartbeat_that_it_was(resto
     link.back.carry()
     take_in(link.one)
     assert "of channel control, signed by this side" in str(halted(link.one))
+
+
+def test_a_restored_side_that_only_receives_needs_nobody_to_be_heard_again(small: Link, tmp_path: Path) -> None:
+    only = tuple(channel for channel in shop.channels if channel.source == "two")
+    small.one.site = replace(small.one.site, channels=only)
+    found = Restored(tmp_path, small)
+    tell(small.one)
+    found.save()
+    for _ in range(3):
+        tell(small.one)
+    small.there.carry()
+    take_in(small.other)
+    tell(small.other)
+    found.restore()
+    small.back.carry()
+    take_in(small.one)
+    assert halted(small.one) is None
+    tell(small.one)
+    small.there.carry()
+    assert [one.verdict for one in take_in(small.other).batches] == [Verdict.APPLIED]
+    [row] = small.other.all(sa.select(peer.c.sequence))
+    assert row.sequence == 4 + hearing.LEAP + 1
 
 
 def test_an_epoch_that_was_begun_after_the_copy_was_made_is_a_sign_too_and_one_that_was_left_is_none(
