@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from exchange import alarming, broker, capture, database, keys, ledger, migrate
+from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
@@ -329,6 +329,7 @@ def _database(settings: Settings, site: Site) -> Findings:
         ("shards", _shards, "see the database's own log"),
         ("clock", _database_clock, "see the database's own log"),
         ("letters", _letters, "see the database's own log"),
+        ("link", _link, "see the database's own log"),
     )
     for check, step, remedy in steps:
         try:
@@ -424,3 +425,33 @@ def _letters(_settings: Settings, site: Site) -> Findings:
         yield Finding("letters", Level.WARNING, message, remedy)
     if not alarms:
         yield _ok("letters", "of the dead letters none is too old, nor are too many parked")
+
+
+# Link
+
+
+def _link(settings: Settings, site: Site) -> Findings:
+    """Look whether the other side lives, and what it could not take."""
+    moment = database.now()
+    with database.reading(site.engine) as connection:
+        there = far_side.look(site, connection)
+        oldest = [status.unacknowledged_since(connection, one.name) for one in site.outgoing()]
+    alarms = list(there.alarms(moment))
+    for sentence in alarms:
+        message, _, remedy = sentence.rpartition("; ")
+        yield Finding("link", Level.FAULT if sentence == there.halted else Level.WARNING, message, remedy)
+    troubles = list(there.troubles())
+    for sentence in troubles:
+        yield Finding("link", Level.WARNING, sentence, f"see `exchange batches` here, and ask {settings.peer}")
+    if alarms or troubles:
+        return
+    if there.life is None and there.one_way and site.outgoing():
+        said = f"nothing comes back from {settings.peer}: what is published is unconfirmable"
+    elif there.life is None:
+        said = f"{settings.peer} was never heard of"
+    else:
+        said = f"{settings.peer} was heard of {far_side.lasting(moment - there.life.heard_at)} ago"
+    since = min(filter(None, oldest), default=None)
+    if since is not None and not there.one_way:
+        said += f"; the oldest unacknowledged batch is {far_side.lasting(moment - since)} old"
+    yield _ok("link", said)

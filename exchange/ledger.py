@@ -39,9 +39,12 @@ from exchange.models import (
 TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]]] = {
     Direction.OUT: {
         None: frozenset({BatchState.SEALED}),
-        BatchState.SEALED: frozenset({BatchState.PUBLISHED}),
-        BatchState.PUBLISHED: frozenset({BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED}),
-        BatchState.REJECTED: frozenset({BatchState.PUBLISHED}),
+        BatchState.SEALED: frozenset({BatchState.PUBLISHED, BatchState.DISCARDED}),
+        BatchState.PUBLISHED: frozenset(
+            {BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED, BatchState.DISCARDED}
+        ),
+        BatchState.ACKNOWLEDGED: frozenset({BatchState.PUBLISHED}),
+        BatchState.REJECTED: frozenset({BatchState.PUBLISHED, BatchState.ACKNOWLEDGED}),
     },
     Direction.IN: {
         None: frozenset({BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}),
@@ -62,7 +65,8 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
 }
 """From which state a batch may come to which. A waiting or held one may come to be so for another reason; a
 quarantined one stays what it is until a person gives it up: brought back, it is judged anew and gets a row of its
-own."""
+own. What was acknowledged is published again for a receiver that was restored, what was rejected may be let in there
+after all, and what is left of an epoch that was left is discarded."""
 
 DEAD_LETTER_TRANSITIONS: Mapping[DeadLetterState, frozenset[DeadLetterState]] = {
     DeadLetterState.PARKED: frozenset(
@@ -190,6 +194,17 @@ def known_epoch(connection: Connection, name: str) -> str | None:
     return str(row.epoch)
 
 
+def halted(connection: Connection) -> str | None:
+    """Say why nothing is exported, if something was found out about this database; None if all is well."""
+    return connection.scalar(sa.select(network.c.halted_because))
+
+
+def halt(connection: Connection, because: str) -> None:
+    """Stop all exports until a person acts; what was found out first is what stays written."""
+    stopping = sa.update(network).where(network.c.halted_because.is_(None))
+    connection.execute(stopping.values(halted_because=because, halted_at=now()))
+
+
 # Batches
 
 
@@ -266,6 +281,37 @@ def move(
         msg = f"batch {entry.stem} is no longer {entry.state}: somebody else moved it; run again"
         raise WorldError(msg)
     _note(connection, entry.id, entry.state, state, cause)
+
+
+def move_all(
+    connection: Connection,
+    direction: Direction,
+    ids: Sequence[int],
+    change: tuple[BatchState, BatchState],
+    cause: str,
+    *,
+    reason: Reason | None = None,
+) -> int:
+    """Bring many batches from one state to another (``change``), each with its event; give how many.
+
+    One that somebody else moved meanwhile is left as it is. Raises ValueError if the table does not allow it.
+    """
+    before, after = change
+    if after not in TRANSITIONS[direction].get(before, frozenset()):
+        msg = f"no {direction} batch comes from {before} to {after}"
+        raise ValueError(msg)
+    moment, moved = now(), 0
+    said = {"subject": "batch", "at": moment, "from_state": before, "to_state": after, "cause": cause, "who": whoami()}
+    told = [sa.literal(value, event.c[name].type) for name, value in said.items()]
+    values = {"state": after, "reason": reason, "message": cause if reason else None, "updated_at": moment}
+    for start in range(0, len(ids), _AT_ONCE):
+        some = among(connection, batch.c.id, ids[start : start + _AT_ONCE])
+        moving = sa.update(batch).where(some, batch.c.direction == direction, batch.c.state == before).values(values)
+        going = list(connection.scalars(moving.returning(batch.c.id)))
+        events = sa.select(batch.c.id, *told).where(among(connection, batch.c.id, going)).order_by(batch.c.id)
+        connection.execute(sa.insert(event).from_select(["subject_id", *said], events))
+        moved += len(going)
+    return moved
 
 
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:

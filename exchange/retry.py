@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange import dead_letters
 from exchange.bulk import uncollected
-from exchange.channels import Channel
+from exchange.channels import CONTROL, Channel
 from exchange.database import among, join, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.settling import missing, standing
@@ -135,8 +135,11 @@ def groups(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> I
     for (direction, name), some in groupby(headers, key=lambda header: (header.direction, header.channel)):
         channel = site.channel(name)
         if channel is None:
+            why = f"channel {printable(name)} is no longer declared"
+            if name == CONTROL:
+                why = "the next control batch says it anew, and settles this letter by that; discard it if none comes"
             for header in some:
-                message = f"channel {printable(name)} is no longer declared; nothing was changed"
+                message = f"{why}; nothing was changed"
                 done[header.id] = Retried(header.id, header.state, message, changed=False)
             continue
         for page in _pages(some):

@@ -88,6 +88,7 @@ def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchSt
         manifest=seen.manifest,
         line=seen.line,
         digest=seen.digest,
+        signature=seen.signature if isinstance(seen, Arrival) else None,
     )
 
 

@@ -31,6 +31,7 @@ from exchange import (
     refused,
     replay,
     retry,
+    telling,
 )
 from exchange.arguments import (
     Refused,
@@ -144,6 +145,8 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     run = exporter.run(
         site, channel=channel, stopping=stopping, hand_over=_handing("exchange.export", spread and channel is None)
     )
+    if channel is None:
+        _warn(telling.after_export(site))
     if spread:  # a tick that meets the one before it, still at work, is no news
         run = dataclasses.replace(run, busy=())
     _raise_if_only_busy(run.busy, run.batches)
@@ -165,6 +168,7 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     check_truth("spread", spread)
     hand_over = _handing("exchange.import", spread and channel is batch is None)
     run = importer.run(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
+    _tell(site, run.batches)
     done = [one for one in run.batches if not one.busy]
     if spread:
         run = dataclasses.replace(run, batches=tuple(done))
@@ -236,7 +240,9 @@ def replay_batch(batch: str, through: int | None = None) -> Result:
     """Apply an archived, held or quarantined batch again, or a range; one that was applied stays as it is."""
     check_batch(batch, BatchName.parse)
     check_count("through", through, MAX_SEQUENCE)
-    done = replay.run(_site(), batch, through, stopping)
+    site = _site()
+    done = replay.run(site, batch, through, stopping)
+    _tell(site, done.batches)
     _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
     return _told(done.batches, done.as_dict(), "nothing to replay")
 
@@ -246,14 +252,19 @@ def release_batch(batch: str, park: bool = False) -> Result:
     """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
     check_batch(batch, BatchName.parse)
     check_truth("park", park)
-    return _told([_unless_busy(refused.release(_site(), batch, park=park))], {}, "nothing to release")
+    site = _site()
+    done = _unless_busy(refused.release(site, batch, park=park))
+    _tell(site, [done])
+    return _told([done], {}, "nothing to release")
 
 
 @_task("exchange.reject_batch")
 def reject_batch(batch: str, reason: str) -> Result:
     """Give up a quarantined or held batch, so that its sender is told."""
     check_batch(batch, BatchName.parse)
-    refused.reject(_site(), batch, reason)
+    site = _site()
+    refused.reject(site, batch, reason)
+    _warn(telling.at_once(site))
     return {"batch": batch, "state": BatchState.REJECTED.value, "message": "its files are in the archive"}
 
 
@@ -261,7 +272,10 @@ def reject_batch(batch: str, reason: str) -> Result:
 def release_quarantined(batch: str) -> Result:
     """Judge a quarantined batch anew, with every check."""
     check_batch(batch, parse_label)
-    return _told([_unless_busy(quarantine.release(_site(), batch))], {}, "nothing to release")
+    site = _site()
+    done = _unless_busy(quarantine.release(site, batch))
+    _tell(site, [done])
+    return _told([done], {}, "nothing to release")
 
 
 @_task("exchange.discard_quarantined")
@@ -321,6 +335,16 @@ def _site() -> Site:
 def _site_of(_process: int) -> tuple[Settings, Site]:
     settings = settings_or_exit()
     return settings, assemble(settings)
+
+
+def _tell(site: Site, outcomes: Sequence[Imported]) -> None:
+    """Tell the other side what became of its batches, and send again what it misses."""
+    _warn(telling.after_import(site, outcomes, stopping))
+
+
+def _warn(trouble: str | None) -> None:
+    if trouble:
+        log.warning("trouble", message=trouble)
 
 
 def _handing(task: str, spread: bool) -> Callable[[str], None] | None:

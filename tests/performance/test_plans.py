@@ -261,7 +261,7 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
     with watched(receiver.engine) as seen:
         with reading(receiver.engine) as connection:
             for state in set(BatchState) - {BatchState.APPLIED, BatchState.ACKNOWLEDGED}:  # of those any fifty do
-                status.batches(connection, state=state)
+                status.batches(receiver.site, connection, state=state)
             for filters in (
                 Filters(),
                 Filters(state=DeadLetterState.PARKED, channels=("forth",)),
