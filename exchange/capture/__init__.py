@@ -36,26 +36,36 @@ from exchange.capture.triggers import (
     drop_version_column,
     install,
 )
+from exchange.capture.versions import draw_version, is_behind_barrier, make_barrier, raise_counter
+from exchange.capture.walking import Page, cut_page, older_keys, turn_page
 
 __all__ = [
     "TAKEN",
     "CaptureFault",
+    "Page",
     "Reached",
     "Row",
     "Taken",
     "add_version_column",
     "captured_tables",
     "check",
+    "cut_page",
     "deleted_keys",
+    "draw_version",
     "drop",
     "drop_version_column",
     "extent",
     "give_back",
     "install",
+    "is_behind_barrier",
     "is_key",
     "key_text",
+    "make_barrier",
+    "older_keys",
     "pending",
+    "raise_counter",
     "row_of_key",
     "rows",
     "take",
+    "turn_page",
 ]
