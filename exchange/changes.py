@@ -1,33 +1,40 @@
-"""Changes: what the application did and no batch carries yet, taken and sealed as the next batch of its channel."""
+"""Changes that no batch carries yet, made one: within whatever transaction seals them.
+
+It must see one moment of the database, and hold its channel's lock: the export and the checkpoint bring theirs.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from exchange import capture, sealing
 from exchange.channels import Channel
 from exchange.composing import compose
-from exchange.database import locked
 from exchange.format.batch import BatchWriter
-from exchange.format.manifest import Kind
-from exchange.outcomes import Exported, Sealed
+from exchange.format.manifest import Kind, Manifest
+from exchange.outcomes import Exported
 from exchange.site import Site
 
 
-def seal(site: Site, channel: Channel) -> Sealed:
-    """Take pending changes and make them a batch that lies on the disk and in the ledger, or change nothing.
+@dataclass(frozen=True)
+class Sealed:
+    """What one sealing transaction did: a batch unless nothing could be written, dead letters, and is there more.
 
-    Raises Busy, and WorldError if the disk, the database or the signing key fails.
+    ``before`` are batches of changes that had to be sealed first.
     """
-    sealing.check_room(site)
-    with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
-        return seal_within(site, connection, channel)
+
+    batch: Exported | None
+    parked: int
+    more: bool
+    before: tuple[Exported, ...] = ()
 
 
-def seal_within(site: Site, connection: Connection, channel: Channel) -> Sealed:
-    """Do that within a transaction that holds the channel's lock and sees one moment; the caller commits.
+def seal(site: Site, connection: Connection, channel: Channel) -> Sealed:
+    """Take pending changes and make them a batch; the caller commits, or nothing happened.
 
-    Unless there is ``more``, nothing of the channel is pending at that moment any more.
+    Raises WorldError if the disk did not take it.
     """
     with site.spool.drafting() as draft:
         taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)
@@ -45,5 +52,16 @@ def seal_within(site: Site, connection: Connection, channel: Channel) -> Sealed:
                 schemas={name: channel.stream(name).schema_version for name in writer.streams},
                 shards=channel.shards,
             )
-    more = taken.more_pending or composed.left
-    return Sealed(Exported.of(manifest) if manifest else None, composed.parked, more)
+    return Sealed(exported(manifest) if manifest else None, composed.parked, taken.more_pending or composed.left)
+
+
+def exported(manifest: Manifest) -> Exported:
+    """Say what was sealed."""
+    return Exported(
+        str(manifest.name),
+        manifest.channel,
+        manifest.epoch,
+        manifest.sequence,
+        manifest.total,
+        manifest.bytes,
+    )

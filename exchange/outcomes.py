@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from exchange.database import Busy
 from exchange.format.errors import Reason, Verdict
-from exchange.format.manifest import Manifest
 from exchange.ledger import Counts
 from exchange.models import DeadLetterState
 
@@ -105,18 +104,6 @@ class Exported:
     records: int
     bytes: int
 
-    @classmethod
-    def of(cls, manifest: Manifest) -> Self:
-        """Say what was sealed."""
-        return cls(
-            str(manifest.name),
-            manifest.channel,
-            manifest.epoch,
-            manifest.sequence,
-            manifest.total,
-            manifest.bytes,
-        )
-
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
         return {
@@ -127,15 +114,6 @@ class Exported:
             "records": self.records,
             "bytes": self.bytes,
         }
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """What one sealing came to: a batch unless nothing could be written, dead letters, and is there more."""
-
-    batch: Exported | None
-    parked: int = 0
-    more: bool = False
 
 
 @dataclass(frozen=True)
