@@ -202,6 +202,8 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
 def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
     if arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
         return None
+    if arrival.manifest.kind is Kind.SNAPSHOT and (sentence := snapshots.removes_too_much(site, connection, arrival)):
+        return sentence
     for name, counts in arrival.manifest.records.items():
         if counts.delete <= site.limits.deleted_rows:
             continue
@@ -278,8 +280,7 @@ def _take_effect(site: Site, connection: Connection, arrival: Arrival, data: Bin
             return comparing.compare(site, connection, arrival, data)
         case Kind.SNAPSHOT:
             counts = applying.apply_records(site, connection, arrival, data)
-            snapshots.conclude(site, connection, arrival)
-            return counts
+            return snapshots.conclude(connection, arrival, counts)
         case Kind.CHANGES:
             return applying.apply_records(site, connection, arrival, data)
 

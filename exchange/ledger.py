@@ -39,7 +39,7 @@ from exchange.models import (
 TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]]] = {
     Direction.OUT: {
         None: frozenset({BatchState.SEALED}),
-        BatchState.SEALED: frozenset({BatchState.PUBLISHED}),
+        BatchState.SEALED: frozenset({BatchState.PUBLISHED, BatchState.DISCARDED}),
         BatchState.PUBLISHED: frozenset({BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED}),
         BatchState.REJECTED: frozenset({BatchState.PUBLISHED}),
     },
@@ -188,6 +188,11 @@ def known_epoch(connection: Connection, name: str) -> str | None:
         )
         raise WorldError(msg)
     return str(row.epoch)
+
+
+def halted(connection: Connection) -> str | None:
+    """Say why nothing is exported, if something was found out about this database; None if all is well."""
+    return connection.scalar(sa.select(network.c.halted_because))
 
 
 # Batches

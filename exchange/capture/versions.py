@@ -4,6 +4,8 @@ A record of a drawn version never overwrites newer ones if its row is read behin
 with a lower version can be seen, so the row is at least as new as all of them.
 """
 
+# ruff: noqa: S608 - only numbers of ours are written into statements
+
 from __future__ import annotations
 
 from sqlalchemy import Connection
@@ -28,9 +30,7 @@ def draw_version(connection: Connection) -> int:
 def raise_counter(connection: Connection, least: int) -> None:
     """Have the counter go on from ``least`` if it is not beyond that."""
     if not is_postgresql(connection):
-        run(
-            connection, f"UPDATE sqlite_sequence SET seq = {least:d} WHERE name = 'exchange_change' AND seq < {least:d}"
-        )
+        run(connection, f"UPDATE sqlite_sequence SET seq = max(seq, {least:d}) WHERE name = 'exchange_change'")
         return
     drawn = draw_version(connection)
     # Not if it is near: others draw meanwhile, and the counter must never go back.
