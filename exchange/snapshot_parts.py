@@ -164,8 +164,12 @@ class _Step:
         if not page.ends:
             grown = None if cursor.page is None else limit * SHRINK
             return replace(cursor, after=page.last, page=grown), composed.parked
-        following = [*self._names, None][self._names.index(stream.name) + 1]
-        return _Cursor(following), composed.parked
+        following = self._names[self._names.index(stream.name) + 1 :]
+        return _Cursor(next((name for name in following if self._has_rows(name)), None)), composed.parked
+
+    def _has_rows(self, name: str) -> bool:
+        any_row = sa.select(sa.literal(1)).select_from(self._channel.stream(name).table).limit(1)
+        return self._connection.scalar(any_row) is not None
 
     def _limit(self, cursor: _Cursor) -> int:
         most = self._site.limits.batch_records
