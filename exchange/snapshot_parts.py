@@ -149,6 +149,7 @@ class _Step:
             stream,
             after=cursor.after,
             limit=limit,
+            room=self._site.limits.batch_records,
             shard=self._channel.shard,
             wanted=self._in_buckets(stream) if self._buckets is not None else None,
             alone=cursor.page == ALONE,

@@ -59,6 +59,7 @@ def turn_page(
     *,
     after: str | None,
     limit: int,
+    room: int | None = None,
     shard: Shard | None = None,
     wanted: Callable[[Row], bool] | None = None,
     alone: bool = False,
@@ -67,7 +68,8 @@ def turn_page(
 
     ``wanted`` is asked for each by its values for ``stream.key_encoder``. Unless ``alone``, rows come along that the
     page's refer to and that no page before it had: of the stream itself and of those behind it in ``streams``, where
-    references run in a circle. None if those are more than ``limit``: ask for less. The transaction sees one moment.
+    references run in a circle. None if those are more than ``room`` (or ``limit``): ask for less. The transaction sees
+    one moment.
     """
     table = StreamTable.of(connection, stream)
     empty_taken(connection)
@@ -82,7 +84,7 @@ def turn_page(
     if not alone:
         bonds = _bonds(tables, table)
         whole = bool(bonds)
-        if not _bring_along(connection, bonds, table, after, limit):
+        if not _bring_along(connection, bonds, table, after, room or limit):
             return None
     counts = run(connection, "SELECT stream, count(*) AS keys FROM exchange_taken GROUP BY stream")
     keys = {row.stream: row.keys for row in counts}
@@ -214,7 +216,7 @@ def _bonds(tables: Sequence[StreamTable], first: StreamTable) -> list[_Bond]:
 
 
 def _bring_along(
-    connection: Connection, bonds: Sequence[_Bond], first: StreamTable, after: str | None, limit: int
+    connection: Connection, bonds: Sequence[_Bond], first: StreamTable, after: str | None, room: int
 ) -> bool:
     """Take what the page's rows refer to, and what that refers to, and so on; False if that is too much."""
     if not bonds:
@@ -226,7 +228,7 @@ def _bring_along(
         brought += added
         if not added:
             return True
-        if brought > limit:
+        if brought > room:
             return False
     return False
 
