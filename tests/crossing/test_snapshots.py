@@ -302,7 +302,9 @@ def test_a_row_whose_record_was_parked_is_not_pruned(receiver: Side, forger: For
     bad = account(2, 50, age=500)
     forger.send([bad], claims={"kind": "snapshot", "snapshot": said})
 
-    assert [one.verdict for one in receiver.take_in().batches] == [Verdict.APPLIED, Verdict.APPLIED]
+    done = receiver.take_in()
+    assert done.trouble is None
+    assert [one.verdict for one in done.batches] == [Verdict.APPLIED, Verdict.APPLIED]
 
     assert [row["id"] for row in receiver.rows(shop.account)] == [2]
 
