@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.capture import carried
 from exchange.channels import Channel
-from exchange.database import now, reading, whoami, writing
+from exchange.database import now, reading, whoami, world_errors, writing
 from exchange.format.control import BUCKETS, CHECKPOINT, MAX_BUCKETS, SNAPSHOT
 from exchange.format.errors import RecordError, printable
 from exchange.models import ResyncState, network, resync
@@ -85,6 +85,60 @@ def ask(
     return True
 
 
+def ask_by_hand(
+    site: Site, channel: str, streams: Sequence[str] | None = None, *, prune: bool = False, reason: str | None = None
+) -> bool:
+    """Ask for a snapshot of a channel as a person calls it: of all its shards that carry one of the streams.
+
+    False if it was asked for already. Raises RecordError for a stream that it doesn't have or if too much is asked for,
+    Busy, and WorldError.
+    """
+    known = {name: has for name, has in known_streams(site).items() if name in site.names_in_files(channel)}
+    every = {name for has in known.values() for name in has}
+    for name in streams or ():
+        if name not in every:
+            sentence = f"channel {channel} carries no stream {printable(name, 80)}, it has {', '.join(sorted(every))}"
+            raise RecordError("absurd", "/streams", sentence)
+    asked = False
+    with world_errors(), writing(site.engine) as connection:
+        for name, has in known.items():
+            some = None if not streams else [one for one in streams if one in has]
+            if some is None or some:
+                because = reason or "asked for by hand"
+                asked |= ask(connection, channel=name, want=SNAPSHOT, streams=some, prune=prune, reason=because)
+    return asked
+
+
+def all_open(site: Site) -> list[sa.Row[Any]]:
+    """Give all open wishes, by channel and oldest first. Raises WorldError."""
+    rows = sa.select(resync).where(resync.c.state.in_(_OPEN)).order_by(resync.c.channel, resync.c.id)
+    with world_errors(), reading(site.engine) as connection:
+        return list(connection.execute(rows))
+
+
+def left(site: Site, channel: str) -> int:
+    """Count the open wishes of a channel as a person calls it. Raises WorldError."""
+    return sum(row.channel in site.names_in_files(channel) for row in all_open(site))
+
+
+def described(row: sa.Row[Any]) -> dict[str, Any]:
+    """Give the fields of a wish that scripts rely on."""
+    buckets, _ = buckets_of(row)
+    return {
+        "channel": row.channel,
+        "want": row.want,
+        "streams": None if row.streams is None else json.loads(row.streams),
+        "buckets": None if buckets is None else len(buckets),
+        "prune": bool(row.prune),
+        "state": row.state,
+        "parts": row.parts,
+        "records": row.records,
+        "asked_at": row.created_at.isoformat(),
+        "who": row.who,
+        "reason": row.reason,
+    }
+
+
 def ask_when_due(site: Site) -> None:
     """Ask for a whole snapshot of each channel whose last one, or whose beginning, is a set number of days ago.
 
@@ -146,12 +200,6 @@ def call_off(connection: Connection, channel: str) -> None:
     """Give up all that is open of a channel; the other side may ask for the same again."""
     here = sa.update(resync).where(resync.c.state.in_(_OPEN), resync.c.channel == channel)
     connection.execute(here.values(state=ResyncState.CANCELLED, answers=None, updated_at=now()))
-
-
-def open_rows(connection: Connection) -> list[sa.Row[Any]]:
-    """Give all open wishes, by channel and oldest first."""
-    rows = sa.select(resync).where(resync.c.state.in_(_OPEN)).order_by(resync.c.channel, resync.c.id)
-    return list(connection.execute(rows))
 
 
 def buckets_of(row: sa.Row[Any]) -> tuple[tuple[int, ...] | None, int]:

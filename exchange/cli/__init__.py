@@ -23,6 +23,7 @@ from exchange.cli import (
     mending,
     quarantine,
     reference,
+    restoring,
     schema,
     setup,
     state,
@@ -67,6 +68,8 @@ app.command()(crossing.export)
 app.command(name="import")(crossing.import_)
 app.command()(crossing.replay)
 app.command()(crossing.prune)
+app.command()(restoring.resync)
+app.add_typer(restoring.app, name="epoch")
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)

@@ -15,7 +15,7 @@ from exchange.format.names import MAX_SEQUENCE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exchange.outcomes import Imported
+    from exchange.outcomes import ExportRun, Imported
 
 Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)]
 
@@ -30,20 +30,7 @@ def export(channel: Channel = None, reason: Reason = None, who: As = None, as_js
             with output.between_batches("exporting") as stopping:
                 run = exporter.run(site, channel=channel, stopping=stopping)
             act.came_to(run.as_dict())
-    if as_json:
-        for batch in run.batches:
-            output.emit(batch.as_dict())
-    elif run.batches:
-        output.table(
-            ["batch", "channel", "sequence", "records", "bytes"],
-            [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
-        )
-    for busy in run.busy:
-        output.warn(str(busy))
-    if run.parked:
-        output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
-    if run.trouble:
-        output.complain(run.trouble)
+    show_exported(run, as_json)
     if run.trouble or run.busy:
         fail()
     if not (run.batches or run.parked):
@@ -150,6 +137,24 @@ def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
         output.emit(counts)
     else:
         output.table(["removed", "count"], counts.items())
+
+
+def show_exported(run: ExportRun, as_json: bool) -> None:
+    """Print which batches were sent, and what was in the way."""
+    if as_json:
+        for batch in run.batches:
+            output.emit(batch.as_dict())
+    elif run.batches:
+        output.table(
+            ["batch", "channel", "sequence", "records", "bytes"],
+            [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
+        )
+    for busy in run.busy:
+        output.warn(str(busy))
+    if run.parked:
+        output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
+    if run.trouble:
+        output.complain(run.trouble)
 
 
 def counted(counts: dict[str, int]) -> str:
