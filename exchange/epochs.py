@@ -63,6 +63,7 @@ def begin(site: Site, reason: str) -> NewEpoch:
             join(connection, f"export {name}", alone=True)
         before = ledger.known_epoch(connection, site.network)
         minted, moment = secrets.token_hex(6), now()
+        _remember_first(connection)
         connection.execute(sa.insert(epoch).values(epoch=minted, at=moment, who=whoami()[:255], reason=reason))
         if before is None:
             ledger.open_network(connection, site.network)
@@ -78,6 +79,14 @@ def begin(site: Site, reason: str) -> NewEpoch:
             because = f"a new epoch: {printable(reason, 500)}"
             resyncing.ask(connection, channel=name, want=SNAPSHOT, prune=True, reason=because)
     return NewEpoch(minted, before, len(given_up), channels)
+
+
+def _remember_first(connection: Connection) -> None:
+    """Enter the epoch that began with the database among those that were begun by hand: it is left now."""
+    known = connection.execute(sa.select(network.c.epoch, network.c.created_at)).one_or_none()
+    if known is not None and not connection.scalar(sa.select(sa.exists().where(epoch.c.epoch == known.epoch))):
+        first = {"epoch": known.epoch, "at": known.created_at, "who": "", "reason": "the database was made"}
+        connection.execute(sa.insert(epoch).values(first))
 
 
 def listed(connection: Connection) -> list[Life]:
@@ -98,7 +107,7 @@ def listed(connection: Connection) -> list[Life]:
             name,
             known is not None and known.epoch == name,
             moment,
-            by_hand[name].who if name in by_hand else None,
+            (by_hand[name].who or None) if name in by_hand else None,
             by_hand[name].reason if name in by_hand else None,
         )
         for name, moment in moments.items()

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from exchange import applying, comparing, hearing, ledger, reuniting, snapshots
-from exchange.arrivals import Arrival, Stranger, believe, look
+from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
 from exchange.format.errors import (
@@ -265,6 +265,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             data.seek(0)
             batch_id = _enter(connection, arrival)
             counts = _take_effect(site, connection, arrival, data)
+        ledger.leave(connection, arrival.place[0], left_epochs(arrival.manifest), adopted=arrival.manifest.epoch)
         ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
         ledger.count(connection, batch_id, counts)
         ledger.forget_attempts(connection, key)

@@ -150,7 +150,7 @@ epoch = Table(
     Column("who", String(255), nullable=False),
     Column("reason", Text, nullable=False),
 )
-"""The epochs that were minted by hand, after a restore; rows are only ever added."""
+"""The epochs of this database, once another one was begun by hand, after a restore; rows are only ever added."""
 
 change = Table(
     "exchange_change",
