@@ -56,8 +56,8 @@ def resync(
                 raise Refused(f"{error.sentence}; nothing was done") from error
             with output.between_batches("sending") as stopping:
                 run = exporter.run(site, channel=channel, stopping=stopping)
-            act.came_to({"asked": asked, **run.as_dict()})
-        left = resyncing.left(site, channel)
+            left = resyncing.left(site, channel)
+            act.came_to({**run.as_dict(), "asked": asked, "left": left})
     if not asked:
         output.say("the same was asked for already, and has its turn")
     crossing.show_exported(run, as_json)

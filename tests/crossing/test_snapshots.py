@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import threading
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +13,14 @@ import sqlalchemy as sa
 
 from exchange import capture, exporter, importer, resyncing
 from exchange.channels import Stream
-from exchange.database import locked
+from exchange.database import locked, now
 from exchange.format.buckets import bucket_of
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import Reason, Verdict
-from exchange.models import ResyncState, change, dead_letter, resync, tombstone
+from exchange.models import RepairState, ResyncState, change, dead_letter, repair, resync, tombstone
 from exchange.outcomes import ExportRun
 from tests.crossing import shop
+from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account
 from tests.crossing.sides import Link, Side
 
@@ -436,3 +439,50 @@ def test_a_part_is_a_batch_like_any_other_and_not_taken_twice(small: Link) -> No
     small.there.deliver_again(f"{done.batches[-1].batch}.manifest.jsonl")
 
     assert [one.verdict for one in small.other.take_in().batches] == [Verdict.DUPLICATE]
+
+
+@needs_postgres
+def test_a_snapshot_that_is_taken_while_others_write_agrees_with_them_in_the_end(postgresql_link: Link) -> None:
+    side = postgresql_link.one
+    side.limit(batch_records=200)
+    side.execute(sa.insert(shop.account), accounts(1, 2_000))
+    forget(side)
+    ask(side, prune=True)
+    postgresql_link.other.execute(sa.insert(shop.account), accounts(5_000, 5_010))
+    done = threading.Event()
+
+    def write(seed: int) -> None:
+        draw = random.Random(seed)
+        while not done.is_set():
+            number = draw.randrange(1, 2_400)
+            with side.engine.begin() as connection:
+                connection.execute(sa.delete(shop.account).where(shop.account.c.id == number))
+                if draw.random() < 0.7:
+                    row = {"id": number, "name": f"{seed} {draw.random()}"[:40], "age": 1}
+                    connection.execute(sa.insert(shop.account), [row])
+
+    writer = threading.Thread(target=write, args=(1,))
+    writer.start()
+    while not done.is_set():
+        cross(postgresql_link)
+        if wishes(side)[0].state == ResyncState.DONE:
+            done.set()
+    writer.join()
+    cross(postgresql_link)
+
+    assert postgresql_link.other.rows(shop.account) == side.rows(shop.account)
+    assert not postgresql_link.other.all(sa.select(dead_letter))
+
+
+def test_the_request_that_a_snapshot_answers_is_closed_with_its_last_part(receiver: Side, forger: Forger) -> None:
+    asked = {"name": "forth-1", "channel": "forth", "want": SNAPSHOT, "reason": "a test", "who": "me"}
+    receiver.execute(sa.insert(repair).values(**asked, state=RepairState.OPEN, asked_at=now()))
+    said = {"name": "x-1", "version": 50, "part": 1, "last": False, "streams": ["account"], "buckets": None}
+    said |= {"of": 1024, "prune": [], "answers": "forth-1"}
+    forger.send([account(1, 50)], claims={"kind": "snapshot", "snapshot": said})
+    receiver.take_in()
+    assert receiver.all(sa.select(repair.c.state))[0][0] == RepairState.OPEN
+    forger.send([account(2, 50)], claims={"kind": "snapshot", "snapshot": {**said, "part": 2, "last": True}})
+    receiver.take_in()
+
+    assert receiver.all(sa.select(repair.c.state).where(repair.c.name == "forth-1"))[0][0] == RepairState.ANSWERED
