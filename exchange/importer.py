@@ -8,7 +8,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -17,10 +17,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, comparing, hearing, ledger, reuniting, snapshots
+from exchange import applying, comparing, differences, hearing, ledger, reuniting, snapshots
 from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
+from exchange.format.control import Digest
 from exchange.format.errors import (
     BatchError,
     Corrupt,
@@ -251,7 +252,13 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
     for what is wrong with it, Busy.
     """
     lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
-    with _refused_at_the_end(), ledger.attempted(site.engine, lock, key) as (connection, crashes):
+    ours: list[Digest] = []
+
+    def look_at_ourselves(crashes: int) -> None:
+        if arrival.manifest.kind is Kind.CHECKPOINT and crashes < site.limits.crashes:
+            ours.extend(comparing.own_digests(site, arrival.channel))
+
+    with _refused_at_the_end(), ledger.attempted(site.engine, lock, key, look_at_ourselves) as (connection, crashes):
         join(connection, f"import {arrival.channel.declared}", alone=not arrival.channel.beside_others)
         standing = stand(site, connection, arrival)
         if standing is not NEXT:
@@ -264,7 +271,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             check_data(data, arrival.manifest)
             data.seek(0)
             batch_id = _enter(connection, arrival)
-            counts = _take_effect(site, connection, arrival, data)
+            counts = _take_effect(site, connection, arrival, data, ours)
         ledger.leave(connection, arrival.place[0], left_epochs(arrival.manifest), adopted=arrival.manifest.epoch)
         ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
         ledger.count(connection, batch_id, counts)
@@ -272,14 +279,17 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
     return counts
 
 
-def _take_effect(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
+def _take_effect(
+    site: Site, connection: Connection, arrival: Arrival, data: BinaryIO, ours: Sequence[Digest]
+) -> Counts:
     """Do what the records of a verified batch say, by its kind."""
     match arrival.manifest.kind:
         case Kind.CONTROL:
             return hearing.hear(site, connection, arrival, data)
         case Kind.CHECKPOINT:
-            return comparing.compare(site, connection, arrival, data)
+            return comparing.compare(site, connection, arrival, data, ours)
         case Kind.SNAPSHOT:
+            differences.find(site, connection, arrival, data)
             counts = applying.apply_records(site, connection, arrival, data)
             return snapshots.conclude(connection, arrival, counts)
         case Kind.CHANGES:

@@ -7,7 +7,7 @@ transaction; which may follow which stands in ``TRANSITIONS`` alone.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -502,20 +502,31 @@ def note_success(engine: Engine, direction: Direction, channels: Collection[str]
 
 
 @contextmanager
-def attempted(engine: Engine, lock: str, key: str) -> Iterator[tuple[Connection, int]]:
+def attempted(
+    engine: Engine, lock: str, key: str, prepare: Callable[[int], None] | None = None
+) -> Iterator[tuple[Connection, int]]:
     """Hold ``lock`` for one attempt at a batch; give the transaction, and how many attempts before never ended.
 
     The attempt is counted and committed with the lock held and before the work. Only a holder of the lock
     counts, and takes it back before letting go, so what a next holder finds is a crash and never somebody at
     work. An attempt ends in order if it gives an outcome, or raises that the batch or the world is bad: then
     the work is undone. Whoever settles the batch clears the count (``forget_attempts``) with the settling.
-    Raises Busy.
+    ``prepare`` is the work that needs the lock and not the transaction: it is called before that writes, with the
+    number of crashes. Raises Busy.
     """
     crashes = 0
 
     def begin() -> None:
         nonlocal crashes
         crashes = _begin_attempt(engine, key)
+        if prepare is None:
+            return
+        try:
+            prepare(crashes)
+        except (BatchError, Busy, WorldError, DBAPIError, OSError):
+            with writing(engine) as connection:
+                _take_back(connection, key)
+            raise
 
     fault: Exception | None = None
     with locked(engine, lock, prepare=begin) as connection:

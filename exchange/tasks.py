@@ -28,6 +28,7 @@ from exchange import (
     importer,
     pruning,
     quarantine,
+    reconciling,
     refused,
     replay,
     resyncing,
@@ -305,6 +306,19 @@ def prune() -> Result:
     for sentence in alarming.look(site):
         log.warning("alarm", message=sentence)
     return _counted(pruning.run(site).as_dict(), "nothing to prune")
+
+
+@_task("exchange.reconcile")
+def reconcile(channel: str | None = None, incoming: bool = True, reason: str | None = None) -> Result:
+    """Have both sides compare their rows of one channel or all: ``channels``, each with what happens next.
+
+    Without ``incoming``, as beat calls it, only those that this side sends: the other side's beat begins the others.
+    """
+    site = _site()
+    check_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
+    check_truth("incoming", incoming)
+    asked = reconciling.run(site, channel, incoming=incoming, reason=reason)
+    return _told(asked, {}, "nothing to compare", what="channels")
 
 
 @_task("exchange.answer_requests")

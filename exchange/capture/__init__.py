@@ -26,6 +26,7 @@ from exchange.capture.taking import (
     pending,
     row_of_key,
     rows,
+    streamed,
     take,
 )
 from exchange.capture.triggers import (
@@ -68,6 +69,7 @@ __all__ = [
     "raise_counter",
     "row_of_key",
     "rows",
+    "streamed",
     "take",
     "turn_page",
 ]

@@ -146,7 +146,7 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
             .where(TAKEN.c.stream == stream.name)
             .order_by(*order)
         )
-    yield from _stream(connection, select)
+    yield from streamed(connection, select)
 
 
 def row_of_key(connection: Connection, stream: Stream, key: str) -> Row | None:
@@ -193,7 +193,7 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Ro
         .add_cte(cte)
         .order_by(gone.c.exchange_id)
     )
-    yield from _stream(connection, select)
+    yield from streamed(connection, select)
 
 
 def give_back(connection: Connection, streams: Sequence[Stream], reached: Reached | None) -> int:
@@ -554,12 +554,16 @@ def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) 
     return f"({' OR '.join(parts)})"
 
 
-def _stream(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
-    with driver_errors(connection, "reading what was taken"):
-        yield from (_from_postgresql if is_postgresql(connection) else _from_sqlite)(connection, select)
+def streamed(connection: Connection, select: sa.Select[Any], rows_at_once: int = FETCH_ROWS) -> Iterator[Sequence[Row]]:
+    """Read what a query finds, some rows at a time: read it to its end or close it before anything else is done.
+
+    Raises SQLAlchemy's DBAPIError.
+    """
+    with driver_errors(connection, "reading rows"):
+        yield from (_from_postgresql if is_postgresql(connection) else _from_sqlite)(connection, select, rows_at_once)
 
 
-def _from_postgresql(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
+def _from_postgresql(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
     """Read rows while the server goes on making them: a cursor would make it wait for each next call."""
     compiled = select.compile(dialect=connection.dialect)
     driver = connection.connection.driver_connection
@@ -567,14 +571,14 @@ def _from_postgresql(connection: Connection, select: sa.Select[Any]) -> Iterator
     with (
         connection.begin_nested(),
         driver.cursor() as cursor,  # type: ignore[union-attr]
-        closing(cursor.stream(str(compiled), compiled.params, size=FETCH_ROWS)) as found,
+        closing(cursor.stream(str(compiled), compiled.params, size=rows_at_once)) as found,
     ):
-        while piece := [*islice(found, FETCH_ROWS)]:
+        while piece := [*islice(found, rows_at_once)]:
             yield piece
 
 
-def _from_sqlite(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
+def _from_sqlite(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
     """Read the driver's own tuples: SQLAlchemy's rows cost as much as the query."""
     with connection.execute(select) as result:
-        while piece := result.cursor.fetchmany(FETCH_ROWS):
+        while piece := result.cursor.fetchmany(rows_at_once):
             yield piece

@@ -22,6 +22,7 @@ from exchange.cli import (
     letter_files,
     mending,
     quarantine,
+    reconcile,
     reference,
     restoring,
     schema,
@@ -70,6 +71,7 @@ app.command()(crossing.replay)
 app.command()(crossing.prune)
 app.command()(restoring.resync)
 app.add_typer(restoring.app, name="epoch")
+app.command()(reconcile.reconcile)
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
 app.command()(files.verify)

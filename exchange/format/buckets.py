@@ -29,7 +29,12 @@ def key_text(key: Mapping[str, Any]) -> bytes:
 
 def bucket_of(key: Mapping[str, Any], of: int) -> int:
     """Give the bucket of a key, from 0; ``key`` as a record has it, in the order of its stream's key."""
-    return crc32(key_text(key)) % of
+    return bucket_of_text(key_text(key), of)
+
+
+def bucket_of_text(text: bytes, of: int) -> int:
+    """Give the same from the key's ``key_text``."""
+    return crc32(text) % of
 
 
 def shard_of(text: bytes, of: int) -> int:

@@ -217,12 +217,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Digest:
-    """What the rows of a stream are at a checkpoint: of each bucket how many, and the sum of their hashes."""
+    """What the rows of a stream are at a checkpoint: of each bucket how many, and the sum of their hashes.
+
+    The hashes are of records in this ``schema_version`` of the stream.
+    """
 
     stream: str
     rows: int
     counts: tuple[int, ...]
     digests: tuple[str, ...]
+    schema_version: int
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
@@ -433,6 +437,7 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
             "rows": _COUNT,
             "counts": _list(_COUNT, MAX_BUCKETS),
             "digests": _list({"type": "string", "pattern": "^[0-9a-f]{32}$"}, MAX_BUCKETS),
+            "schema_version": {**_COUNT, "minimum": 1},
         }
     ),
 }

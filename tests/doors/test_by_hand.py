@@ -228,6 +228,7 @@ def test_a_command_and_a_call_that_do_the_same_leave_the_same_in_the_audit(desk:
         ("replay_batch", ["replay", stem, "--through", "2"], {"batch": stem, "through": 2}),
         ("import", ["import", "requests"], {"channel": "requests"}),
         ("prune", ["prune"], {}),
+        ("reconcile", ["reconcile", "requests"], {"channel": "requests"}),
     ):
         desk.call(task, **arguments, who="ada", reason="to compare")
         desk.exchange(*words, "--as", "ada", "--reason", "to compare")
