@@ -379,7 +379,7 @@ def _first_start(_settings: Settings, site: Site) -> Findings:
     """Find channels whose tables have more rows than were ever sent or wait to be: those were there before capture."""
     with database.reading(site.engine) as connection:
         for channel in site.channels:
-            if channel.source == site.network and (rows := _never_sent(connection, site, channel)):
+            if channel.source == site.network and (rows := _never_sent(connection, channel)):
                 yield Finding(
                     "first start",
                     Level.WARNING,
@@ -389,7 +389,7 @@ def _first_start(_settings: Settings, site: Site) -> Findings:
                 )
 
 
-def _never_sent(connection: sa.Connection, site: Site, channel: Channel) -> int:
+def _never_sent(connection: sa.Connection, channel: Channel) -> int:
     """Say by how many, at least, the rows of a channel outnumber records sent and changes pending; 0: unknown."""
     names = [one.name for one in channel.in_files()]
     whole = (resync.c.want == SNAPSHOT, resync.c.streams.is_(None), resync.c.buckets.is_(None))
