@@ -37,6 +37,12 @@ def check_text(name: str, value: object) -> None:
         raise Refused(f"{name}: expected a name or null, found {shown(value)}")
 
 
+def check_names(name: str, value: object) -> None:
+    """Check a list of names, or None. Raises Refused."""
+    if value is not None and not (isinstance(value, list) and value and all(isinstance(one, str) for one in value)):
+        raise Refused(f"{name}: expected a list of names or null, found {shown(value)}")
+
+
 def check_truth(name: str, value: object) -> None:
     """Check a switch. Raises Refused."""
     if type(value) is not bool:

@@ -8,27 +8,25 @@ where they were, one after it a sealed batch that the next run publishes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 
-from exchange import capture, ledger, sealing
+from exchange import (
+    capture,
+    changes,
+    checkpointing,
+    ledger,
+    resyncing,
+    sealing,
+    snapshot_parts,
+)
+from exchange.changes import Sealed
 from exchange.channels import Channel
-from exchange.composing import compose
 from exchange.database import Busy, locked, reading, world_errors
-from exchange.format.batch import BatchWriter
+from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
-from exchange.format.manifest import Kind, Manifest
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Exported, ExportRun
 from exchange.site import Site
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """What one sealing transaction did: a batch unless nothing could be written, dead letters, and is there more."""
-
-    batch: Exported | None
-    parked: int
-    more: bool
 
 
 def run(
@@ -53,6 +51,7 @@ def run(
     trouble = None
     try:
         _check_network(site)
+        _ask_on_schedule(site)
         busy += _publish_left(site, channel)
         channels = [one for one in site.outgoing() if one.called(channel)]
         pending = [one for one in channels if _anything_pending(site, one)]
@@ -65,6 +64,7 @@ def run(
             try:
                 for sealed in _export_channel(site, one, stopping):
                     parked += sealed.parked
+                    batches += sealed.before
                     batches += [sealed.batch] if sealed.batch else []
                 done.append(one.name)
             except Busy as held:
@@ -76,8 +76,19 @@ def run(
 
 
 def _check_network(site: Site) -> None:
+    """See that this database is this network's, and may export. Raises WorldError."""
     with world_errors(), reading(site.engine) as connection:
         ledger.known_epoch(connection, site.network)
+        halted = ledger.halted(connection)
+    if halted is not None:
+        raise WorldError(halted)
+
+
+def _ask_on_schedule(site: Site) -> None:
+    """Where nothing ever comes back, have everything sent anew from time to time: what was lost is made good."""
+    if site.one_way:
+        with world_errors(), suppress(Busy):
+            resyncing.ask_when_due(site)
 
 
 def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
@@ -104,14 +115,30 @@ def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) 
             sealing.publish_sealed(site, channel.name)
             more = sealed.more
             yield sealed
+        yield from _send_beside(site, channel, stopping)
+
+
+def _send_beside(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
+    """Send the snapshots and checkpoints that were asked for, one after the other; what can't go on yet waits."""
+    waiting: list[int] = []
+    while not stopping():
+        with reading(site.engine) as connection:
+            wish = resyncing.next_open(connection, channel.name, but=waiting)
+        if wish is None:
+            return
+        seal_one = snapshot_parts.seal if wish.want == SNAPSHOT else checkpointing.seal
+        sealed = seal_one(site, channel, wish)
+        if sealed is None:
+            waiting.append(wish.id)
+            continue
+        sealing.publish_sealed(site, channel.name)
+        yield sealed
 
 
 def _anything_pending(site: Site, channel: Channel) -> bool:
     with world_errors(), reading(site.engine) as connection:
-        return capture.pending(connection, channel.streams, 1, channel.shard) > 0
-
-
-# Seal: one transaction
+        pending = capture.pending(connection, channel.streams, 1, channel.shard) > 0
+        return pending or resyncing.next_open(connection, channel.name) is not None
 
 
 def seal(site: Site, channel: Channel) -> Sealed:
@@ -120,35 +147,5 @@ def seal(site: Site, channel: Channel) -> Sealed:
     Raises Busy, and WorldError if the disk, the database or the signing key fails.
     """
     sealing.check_room(site)
-    with (
-        locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection,
-        site.spool.drafting() as draft,
-    ):
-        taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)
-        writer = BatchWriter(draft[0], sealing.ENCODING)
-        composed = compose(site, connection, channel, taken.keys, writer)
-        manifest = None
-        if writer.records:
-            manifest = sealing.seal(
-                site,
-                connection,
-                writer,
-                draft,
-                channel=channel.name,
-                kind=Kind.CHANGES,
-                schemas={name: channel.stream(name).schema_version for name in writer.streams},
-                shards=channel.shards,
-            )
-    return Sealed(exported(manifest) if manifest else None, composed.parked, taken.more_pending or composed.left)
-
-
-def exported(manifest: Manifest) -> Exported:
-    """Say what was sealed."""
-    return Exported(
-        str(manifest.name),
-        manifest.channel,
-        manifest.epoch,
-        manifest.sequence,
-        manifest.total,
-        manifest.bytes,
-    )
+    with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
+        return changes.seal(site, connection, channel)

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from exchange import applying, comparing, differences, hearing, ledger, reuniting, snapshots
-from exchange.arrivals import Arrival, Stranger, believe, look
+from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
 from exchange.format.control import Digest
@@ -203,6 +203,8 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
 def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
     if arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
         return None
+    if arrival.manifest.kind is Kind.SNAPSHOT and (sentence := snapshots.removes_too_much(site, connection, arrival)):
+        return sentence
     for name, counts in arrival.manifest.records.items():
         if counts.delete <= site.limits.deleted_rows:
             continue
@@ -270,6 +272,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             data.seek(0)
             batch_id = _enter(connection, arrival)
             counts = _take_effect(site, connection, arrival, data, ours)
+        ledger.leave(connection, arrival.place[0], left_epochs(arrival.manifest), adopted=arrival.manifest.epoch)
         ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
         ledger.count(connection, batch_id, counts)
         ledger.forget_attempts(connection, key)
@@ -288,8 +291,7 @@ def _take_effect(
         case Kind.SNAPSHOT:
             differences.find(site, connection, arrival, data)
             counts = applying.apply_records(site, connection, arrival, data)
-            snapshots.conclude(site, connection, arrival)
-            return counts
+            return snapshots.conclude(connection, arrival, counts)
         case Kind.CHANGES:
             return applying.apply_records(site, connection, arrival, data)
 

@@ -35,6 +35,7 @@ from exchange.models import (
     position,
     success,
 )
+from exchange.models import epoch as minted
 
 TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]]] = {
     Direction.OUT: {
@@ -192,6 +193,12 @@ def known_epoch(connection: Connection, name: str) -> str | None:
         )
         raise WorldError(msg)
     return str(row.epoch)
+
+
+def minted_before(connection: Connection, current: str, most: int = 20) -> list[str]:
+    """Name the epochs that this database has left, the newest first."""
+    rows = sa.select(minted.c.epoch).where(minted.c.epoch != current).order_by(minted.c.at.desc()).limit(most)
+    return list(connection.scalars(rows))
 
 
 def halted(connection: Connection) -> str | None:
@@ -484,6 +491,17 @@ def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
         )
     )
     return frozenset(rows)
+
+
+def leave(connection: Connection, channel: str, epochs: Collection[str], adopted: str) -> None:
+    """Write down which epochs of an incoming channel came before an ``adopted`` one, heard of or not."""
+    if not epochs:
+        return
+    here = (position.c.direction == Direction.IN) & (position.c.channel == channel)
+    known = set(connection.scalars(sa.select(position.c.epoch).where(here)))
+    row = {"direction": Direction.IN, "channel": channel, "sequence": 0, "current": 0, "adopted_at": now()}
+    for one in sorted(set(epochs) - known - {adopted}):
+        connection.execute(sa.insert(position).values(**row, epoch=one))
 
 
 def advance(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str) -> None:

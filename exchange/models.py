@@ -152,7 +152,7 @@ epoch = Table(
     Column("who", String(255), nullable=False),
     Column("reason", Text, nullable=False),
 )
-"""The epochs that were minted by hand, after a restore; rows are only ever added."""
+"""The epochs of this database, once another one was begun by hand, after a restore; rows are only ever added."""
 
 change = Table(
     "exchange_change",
@@ -343,8 +343,8 @@ resync = Table(
     Index("ix_exchange_resync_state", "state", "channel", "id"),
 )
 """What this side shall send beside changes, asked for by a person, the schedule or the other side (``answers`` is
-the name of its request): a ``snapshot`` or a ``checkpoint`` of a channel, and how far it has come. ``streams`` and
-``buckets`` are JSON arrays, NULL for all."""
+the name of its request): a ``snapshot`` or a ``checkpoint`` of a channel, and how far it has come. ``streams`` is a
+JSON array, ``buckets`` a JSON object of them and of how many they are; NULL for all."""
 
 repair = Table(
     "exchange_repair",

@@ -23,6 +23,7 @@ from exchange import (
     alarming,
     bulk_retry,
     discarding,
+    epochs,
     exporter,
     importer,
     pruning,
@@ -30,6 +31,7 @@ from exchange import (
     reconciling,
     refused,
     replay,
+    resyncing,
     retry,
     telling,
 )
@@ -39,6 +41,7 @@ from exchange.arguments import (
     check_batch,
     check_channel,
     check_count,
+    check_names,
     check_rate,
     check_text,
     check_truth,
@@ -52,7 +55,7 @@ from exchange.bulk_retry import Pace
 from exchange.callers import TICK, caller_by_hand
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
 from exchange.database import Busy, acting_for, world_errors
-from exchange.format.errors import WorldError
+from exchange.format.errors import RecordError, WorldError
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.models import BatchState
 from exchange.outcomes import Imported, Retried
@@ -284,6 +287,30 @@ def discard_quarantined(batch: str, reason: str) -> Result:
     check_batch(batch, parse_label)
     quarantine.discard(_site(), batch, reason)
     return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
+
+
+@_task("exchange.resync")
+def resync(channel: str, streams: list[str] | None = None, prune: bool = False) -> Result:
+    """Have whole tables of a channel sent as they are now; this sends what it can: ``batches``, one for each."""
+    site = _site()
+    check_channel(channel or "", site.outgoing(), "sent")
+    check_names("streams", streams)
+    check_truth("prune", prune)
+    try:
+        asked = resyncing.ask_by_hand(site, channel, streams, prune=prune)
+    except RecordError as error:
+        raise Refused(f"{error.sentence}; nothing was done") from None
+    run = exporter.run(site, channel=channel, stopping=stopping)
+    notes = {**run.as_dict(), "asked": asked, "left": resyncing.left(site, channel)}
+    return _told(run.batches, notes, "nothing to send")
+
+
+@_task("exchange.new_epoch")
+def new_epoch(reason: str) -> Result:
+    """Begin a new epoch after an earlier copy of the database was restored: everything is sent anew."""
+    done = epochs.begin(_site(), reason).as_dict()
+    log.info("epoch", **done)
+    return done | {"message": f"epoch {done['epoch']} has begun"}
 
 
 @_task("exchange.prune")

@@ -24,6 +24,7 @@ from exchange.cli import (
     quarantine,
     reconcile,
     reference,
+    restoring,
     schema,
     setup,
     state,
@@ -68,6 +69,8 @@ app.command()(crossing.export)
 app.command(name="import")(crossing.import_)
 app.command()(crossing.replay)
 app.command()(crossing.prune)
+app.command()(restoring.resync)
+app.add_typer(restoring.app, name="epoch")
 app.command()(reconcile.reconcile)
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")

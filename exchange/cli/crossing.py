@@ -15,7 +15,7 @@ from exchange.format.names import MAX_SEQUENCE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exchange.outcomes import Imported
+    from exchange.outcomes import ExportRun, Imported
     from exchange.site import Site
 
 Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)]
@@ -32,20 +32,9 @@ def export(channel: Channel = None, reason: Reason = None, who: As = None, as_js
                 run = exporter.run(site, channel=channel, stopping=stopping)
             trouble = telling.after_export(site) if channel is None and not run.trouble else None
             act.came_to(run.as_dict())
-    if as_json:
-        for batch in run.batches:
-            output.emit(batch.as_dict())
-    elif run.batches:
-        output.table(
-            ["batch", "channel", "sequence", "records", "bytes"],
-            [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
-        )
-    for busy in run.busy:
-        output.warn(str(busy))
-    if run.parked:
-        output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
-    for sentence in filter(None, (run.trouble, trouble)):
-        output.complain(sentence)
+    show_exported(run, as_json)
+    if trouble:
+        output.complain(trouble)
     if run.trouble or run.busy or trouble:
         fail()
     if not (run.batches or run.parked):
@@ -166,6 +155,24 @@ def tell(site: Site) -> None:
     trouble = telling.at_once(site)
     if trouble:
         output.warn(trouble)
+
+
+def show_exported(run: ExportRun, as_json: bool) -> None:
+    """Print which batches were sent, and what was in the way."""
+    if as_json:
+        for batch in run.batches:
+            output.emit(batch.as_dict())
+    elif run.batches:
+        output.table(
+            ["batch", "channel", "sequence", "records", "bytes"],
+            [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
+        )
+    for busy in run.busy:
+        output.warn(str(busy))
+    if run.parked:
+        output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
+    if run.trouble:
+        output.complain(run.trouble)
 
 
 def counted(counts: dict[str, int]) -> str:

@@ -7,7 +7,7 @@ commits, reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,7 +23,7 @@ from exchange.loader.constraints import Constraints, reflect
 from exchange.loader.hand import Hand
 from exchange.loader.intake import Intake
 from exchange.loader.segment import Segment
-from exchange.loader.staging import LINE, OUTCOME, Rows, Stage, row_maker, target_of
+from exchange.loader.staging import KEY, LINE, OUTCOME, Rows, Stage, row_maker, target_of
 from exchange.models import importing
 
 __all__ = ["Loaded", "Loader", "Refusal", "Rows", "TooManyRefusals"]
@@ -107,6 +107,15 @@ class Loader:
             line, outcome = stage.table.c[LINE], stage.table.c[OUTCOME]
             old = sa.select(line, outcome).where(outcome.in_([checks.DUPLICATE, checks.STALE]))
             found |= {row[0]: row[1] for row in self._connection.execute(old)}
+        return found
+
+    def keys_of(self, lines: Collection[int]) -> dict[int, tuple[str, str]]:
+        """Give the stream and the key's text of refused lines; after ``load``."""
+        found: dict[int, tuple[str, str]] = {}
+        for name, stage in ((name, intake.stage) for name, intake in self._intakes.items() if intake.stage.rows):
+            line, key = stage.table.c[LINE], stage.table.c[KEY]
+            refused = sa.select(line, key).where(stage.table.c[OUTCOME] == checks.PARKED)
+            found |= {row[0]: (name, row[1]) for row in self._connection.execute(refused) if row[0] in lines}
         return found
 
     def _hand_over(self) -> None:

@@ -183,9 +183,9 @@ def _create(connection: Connection, stage: sa.Table, target: sa.Table) -> None:
     ]
     quote = connection.dialect.identifier_preparer
     columns = [quote.quote(column.name) for column in stage.columns][len(casts) :]
-    lifetime = "ON COMMIT DROP" if connection.dialect.name == "postgresql" else ""
-    if not lifetime:  # SQLite keeps it as long as the connection
-        connection.exec_driver_sql(f"DROP TABLE IF EXISTS temp.{stage.name}")
+    lifetime, schema = ("ON COMMIT DROP", "pg_temp") if connection.dialect.name == "postgresql" else ("", "temp")
+    # Of another load: SQLite keeps it as long as the connection, and a transaction may have more than one.
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {schema}.{stage.name}")
     connection.exec_driver_sql(
         f"CREATE TEMPORARY TABLE {stage.name} {lifetime} AS SELECT {', '.join([*casts, *columns])}"
         f" FROM {quote.format_table(target)} WHERE 1 = 0"
