@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import checkpointing, digesting, models, repairs, sealing
+from exchange import checkpointing, digesting, models, repairs, retry, sealing
 from exchange.changes import Sealed
 from exchange.database import now, reading
 from exchange.format.control import BUCKETS, CHECKPOINT, DIGEST, SNAPSHOT, Part
@@ -414,3 +414,14 @@ def _compared_before(receiver: Side) -> str:
 
 def _claims(part: Part) -> dict[str, Any]:
     return {"kind": "snapshot", "snapshot": part.as_data()}
+
+
+def test_a_parked_digest_stays_parked_when_it_is_retried(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([digested({"stream": "nothing"})], claims={"kind": "checkpoint"})
+    quick_receiver.take_in()
+    (letter,) = quick_receiver.all(sa.select(dead_letter.c.id))
+
+    (retried,) = retry.run(quick_receiver.site, [letter.id])
+
+    assert retried.failed
+    assert DIGEST in retried.message
