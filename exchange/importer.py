@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, comparing, hearing, ledger, reuniting, snapshots
+from exchange import applying, comparing, gaps, hearing, ledger, reuniting, snapshots
 from exchange.arrivals import Arrival, Stranger, believe, look
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
@@ -95,6 +95,7 @@ def run(
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
+            gaps.note(site, channel)
         reunited = _reunite(site, outcomes, stopping)
     except WorldError as error:
         trouble = error.sentence
@@ -188,7 +189,7 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
     known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
     if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
         return _conflict(known)
-    return place(
+    standing = place(
         arrival.manifest,
         arrival.digest,
         position=ledger.current_position(connection, Direction.IN, channel),
@@ -197,6 +198,13 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
         ordered=arrival.channel.ordered,
         look_ahead=site.limits.look_ahead,
     )
+    # Where an ordered channel goes on there is no place that was given up.
+    if known is None and (standing is not NEXT or not arrival.channel.ordered):
+        state = gaps.given_up(connection, arrival.place)
+        if state is not None:
+            sentence = f"this side went on without it ({state}); it comes too late and changes nothing"
+            return Place(Verdict.DUPLICATE, None, sentence)
+    return standing
 
 
 def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
@@ -263,6 +271,8 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             data.seek(0)
             batch_id = _enter(connection, arrival)
             counts = _take_effect(site, connection, arrival, data)
+        if not arrival.channel.ordered and arrival.manifest.kind is not Kind.CONTROL:
+            gaps.note_applied(connection, arrival.place)
         ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
         ledger.count(connection, batch_id, counts)
         ledger.forget_attempts(connection, key)

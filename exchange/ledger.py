@@ -41,7 +41,9 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
         None: frozenset({BatchState.SEALED}),
         BatchState.SEALED: frozenset({BatchState.PUBLISHED}),
         BatchState.PUBLISHED: frozenset({BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED}),
-        BatchState.REJECTED: frozenset({BatchState.PUBLISHED}),
+        # Sent again, or lost: asked for again, and no longer kept.
+        BatchState.ACKNOWLEDGED: frozenset({BatchState.PUBLISHED, BatchState.REJECTED}),
+        BatchState.REJECTED: frozenset({BatchState.PUBLISHED, BatchState.REJECTED}),
     },
     Direction.IN: {
         None: frozenset({BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}),
@@ -440,8 +442,13 @@ def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
     return frozenset(rows)
 
 
-def advance(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str) -> None:
-    """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one."""
+def advance(
+    connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str | None
+) -> None:
+    """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one.
+
+    ``digest`` is None for a place that was given up.
+    """
     here = (position.c.direction == direction) & (position.c.channel == channel)
     of_epoch = here & (position.c.epoch == epoch)
     moved = connection.execute(

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection
 
-from exchange import ledger
+from exchange import gaps, ledger
 from exchange.arrivals import Arrival, Stranger
+from exchange.channels import CONTROL
 from exchange.database import locked, reading
 from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.order import Place, Position, place
@@ -94,4 +95,6 @@ class Waiting:
                 if (found.stem, found.state) != (entry.stem, entry.state):
                     continue
                 ledger.move(connection, found, BatchState.QUARANTINED, sentence, reason=Reason.INCOMPLETE)
+                if entry.believed and entry.channel != CONTROL:
+                    gaps.note_refused(connection, entry.place, self._site.limits.look_ahead)
             yield Imported(entry.stem, entry.channel, Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     CRASHED = "crashed"
     DELETES = "deletes"
     LOOK_AHEAD = "look_ahead"
+    LOST = "lost"
 
 
 class Fault(StrEnum):
