@@ -162,7 +162,7 @@ def _open(connection: Connection, flow: Flow, sequences: Collection[int]) -> Non
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     key = [gap.c.channel, gap.c.epoch, gap.c.sequence]
     fresh = {"state": GapState.MISSING, "noticed_at": now(), "closed_at": None, "cause": None, "who": None}
-    went_again = gap.c.state.in_([GapState.ARRIVED, GapState.LEFT])
+    went_again = sa.or_(gap.c.state == GapState.ARRIVED, gap.c.state == GapState.LEFT)
     if sequences:
         connection.execute(
             insert(gap).on_conflict_do_update(index_elements=key, set_=fresh, where=went_again),

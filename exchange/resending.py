@@ -18,7 +18,8 @@ from sqlalchemy import Connection
 
 from exchange import ledger, resyncing, sealing
 from exchange.database import Busy, locked, now, reading, world_errors
-from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, Receipt, ranges
+from exchange.format import codes
+from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, Receipt, ranges, shown
 from exchange.format.errors import Reason, RecordError, WorldError, printable
 from exchange.format.manifest import Manifest
 from exchange.ledger import Entry
@@ -188,16 +189,29 @@ def lost(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
 # At a person's word
 
 
-def by_hand(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tuple[Resent, ...]:
-    """Send batches of a channel again now, whatever the other side said of them; those that are lost come back as such.
+def by_code(site: Site, code: str) -> tuple[Resent, ...]:
+    """Send again what a request code names. Raises Busy, and WorldError for what is no code, or none for this side."""
+    with world_errors(), reading(site.engine) as connection:
+        epoch = ledger.known_epoch(connection, site.network) or ""
+    try:
+        channel, _, wanted = codes.decode(code, [(one.name, epoch) for one in site.outgoing()])
+    except ValueError as error:
+        raise WorldError(f"{error}; nothing was done") from error
+    return _at_once(site, channel, wanted, f"asked for by code {code}")
 
-    ``wanted`` are ascending ranges of the present epoch. Raises Busy, and WorldError if one was never sent.
-    """
+
+def by_hand(site: Site, channel: str, sequences: Sequence[int]) -> tuple[Resent, ...]:
+    """Send batches of a channel again. Raises Busy, and WorldError if one was never sent."""
+    return _at_once(site, channel, ranges(sorted(set(sequences)), most=len(sequences)), "asked for by hand")
+
+
+def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tuple[Resent, ...]:
+    """Send batches of the present epoch again now, whatever the other side said of them, and however long ago."""
     site.spool.prepare()
     with world_errors(), reading(site.engine) as connection:
         halted = _halted(connection)
         if halted:
-            raise WorldError(f"nothing is sent: {halted}")
+            raise WorldError(f"nothing is sent again: {halted}")
         epoch = ledger.known_epoch(connection, site.network) or ""
         rows = connection.execute(
             sa.select(batch.c.id, batch.c.sequence)
@@ -208,14 +222,9 @@ def by_hand(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tupl
     absent = ranges(one for first, last in wanted for one in range(first, last + 1) if one not in found)
     if absent:
         msg = (
-            f"channel {channel} has sent no batch {shown(absent)} in its present epoch {epoch}; nothing was done;"
+            f"channel {channel} has published no batch {shown(absent)} in its present epoch {epoch}; nothing was done;"
             " `exchange batches --direction out` lists those there are"
         )
         raise WorldError(msg)
     done = (_send_again(site, row.id, why, asked=True) for row in rows)
     return tuple(sent for sent in done if sent)
-
-
-def shown(wanted: Sequence[Range]) -> str:
-    """Write ranges for people: ``5, 7-9``."""
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in wanted)

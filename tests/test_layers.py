@@ -41,6 +41,7 @@ LAYERS = {
     },
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
+        "accepting",
         "alarming",
         "applying",
         "bulk_retry",
@@ -54,6 +55,7 @@ LAYERS = {
         "hearing",
         "importer",
         "letter_files",
+        "missing",
         "pacing",
         "pruning",
         "quarantine",

@@ -18,6 +18,7 @@ from exchange.cli import (
     dead_letters,
     editing,
     files,
+    gaps,
     keys,
     letter_files,
     mending,
@@ -69,6 +70,8 @@ app.command()(crossing.replay)
 app.command()(crossing.prune)
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(gaps.app, name="gaps")
+app.command()(gaps.resend)
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")

@@ -19,6 +19,9 @@ from exchange.format.names import MAX_SEQUENCE
 MAX_RANGES: Final = 6
 """So many ranges one code names at most: nobody reads out more."""
 
+MAX_SEQUENCES: Final = 1_000
+"""And so many sequences in all: what is more than that is no matter of a code."""
+
 MAX_DIGITS: Final = 200
 """No code is longer; in practice it has about ten digits."""
 
@@ -32,10 +35,12 @@ _GROUP: Final = 4
 def encode(channel: str, epoch: str, missing: Iterable[Range]) -> str:
     """Write a code for the first of these ascending ranges, in groups of four digits."""
     values = list(_tag(channel, epoch))
-    reached = 0
-    for first, last in list(missing)[:MAX_RANGES]:
-        values += [*_number(first - reached - 1), *_number(last - first)]
-        reached = last
+    reached, left = 0, MAX_SEQUENCES
+    for first, end in list(missing)[:MAX_RANGES]:
+        last = min(end, first + left - 1)
+        if last >= first:
+            values += [*_number(first - reached - 1), *_number(last - first)]
+            reached, left = last, left - (last - first + 1)
     values.append(_check(values))
     text = "".join(_DIGITS[value] for value in values)
     return "-".join(text[start : start + _GROUP] for start in range(0, len(text), _GROUP))
@@ -55,7 +60,14 @@ def decode(code: str, flows: Iterable[tuple[str, str]]) -> tuple[str, str, list[
             f"{printable(repr(code), 80)} is of no channel that this side sends in its present epoch; take a new code"
             " from `exchange gaps` on the other side, and see that this is the side that sends"
         )
-    return (*flow, list(_ranges(values[_TAG_DIGITS:-1], code)))
+    wanted = list(_ranges(values[_TAG_DIGITS:-1], code))
+    asked = sum(last - first + 1 for first, last in wanted)
+    if asked > MAX_SEQUENCES:
+        raise ValueError(
+            f"{printable(repr(code), 80)} is no request code: it asks for {asked} batches, at most {MAX_SEQUENCES} are"
+            " sent again for one"
+        )
+    return (*flow, wanted)
 
 
 def _ranges(values: list[int], code: str) -> Iterator[Range]:

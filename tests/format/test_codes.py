@@ -16,9 +16,9 @@ FLOWS = [("responses", "4f1c0a9be2d7"), FLOW, ("requests", "000000000000")]
 @st.composite
 def ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
     """Draw ascending ranges that don't touch."""
-    marks = draw(st.lists(st.integers(1, MAX_SEQUENCE), min_size=2, max_size=2 * codes.MAX_RANGES, unique=True))
-    marks = sorted(marks)[: len(marks) // 2 * 2]
-    return list(zip(marks[::2], marks[1::2], strict=True))
+    starts = draw(st.lists(st.integers(1, MAX_SEQUENCE // 1_000), min_size=1, max_size=codes.MAX_RANGES, unique=True))
+    most = codes.MAX_SEQUENCES // codes.MAX_RANGES
+    return [(first * 1_000, first * 1_000 + draw(st.integers(1, most)) - 1) for first in sorted(starts)]
 
 
 @given(ranges())
@@ -57,6 +57,20 @@ def test_more_ranges_than_anybody_reads_out_wait_for_the_next_code() -> None:
     missing = [(10 * number, 10 * number + 3) for number in range(1, 20)]
 
     assert codes.decode(codes.encode(*FLOW, missing), FLOWS)[2] == missing[: codes.MAX_RANGES]
+
+
+def test_a_code_asks_for_so_many_batches_and_no_more() -> None:
+    code = codes.encode(*FLOW, [(5, 400), (500, 2_000), (3_000, 3_001)])
+
+    assert codes.decode(code, FLOWS)[2] == [(5, 400), (500, 1_103)]
+
+
+def test_a_code_that_asks_for_a_million_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as generous:
+        generous.setattr(codes, "MAX_SEQUENCES", 2_000_000)
+        code = codes.encode(*FLOW, [(1, 1_000_000)])
+    with pytest.raises(ValueError, match="it asks for 1000000 batches, at most 1000 are sent again for one"):
+        codes.decode(code, FLOWS)
 
 
 def test_a_code_of_another_epoch_is_not_obeyed() -> None:
