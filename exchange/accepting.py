@@ -77,7 +77,7 @@ def _nothing_missing(connection: Connection, channel: str, first: int, last: int
     at = ledger.current_position(connection, Direction.IN, channel)
     known = at and ledger.at_place(connection, Direction.IN, channel, at.epoch, first)
     found = f"batch {known.stem} is {known.state}; " if known else ""
-    return f"channel {channel} does not miss {what}; {found}nothing was done; `exchange gaps` lists what is missing"
+    return f"channel {channel} does not miss {what}; {found}nothing was done; `exchange gaps` lists what it misses"
 
 
 def _said(site: Site, channel: str, request: str | None, *, snapshot: bool) -> str:
@@ -85,4 +85,5 @@ def _said(site: Site, channel: str, request: str | None, *, snapshot: bool) -> s
         return "its sender is told so and asked for a snapshot with the next receipt"
     if not snapshot:
         return "its sender is told so with the next receipt; no snapshot is asked for"
-    return f"nothing goes back to {site.peer} on a one-way link: have `exchange resync {channel} --prune-missing` run there"
+    remedy = f"have `exchange resync {channel} --prune-missing` run on {site.peer}"
+    return f"nothing goes back on a one-way link: {remedy}"

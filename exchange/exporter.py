@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from exchange import capture, ledger, sealing
+from exchange import capture, ledger, resending, sealing
 from exchange.channels import Channel
 from exchange.composing import compose
 from exchange.database import Busy, locked, reading, world_errors
@@ -18,7 +18,7 @@ from exchange.format.batch import BatchWriter
 from exchange.format.errors import WorldError
 from exchange.format.manifest import Kind, Manifest
 from exchange.models import BatchState, Direction
-from exchange.outcomes import Exported, ExportRun
+from exchange.outcomes import Exported, ExportRun, Resent
 from exchange.site import Site
 
 
@@ -49,6 +49,7 @@ def run(
     busy: list[Busy] = []
     done: list[str] = []
     handed: list[str] = []
+    resent: tuple[Resent, ...] = ()
     parked = 0
     trouble = None
     try:
@@ -70,9 +71,11 @@ def run(
             except Busy as held:
                 busy.append(held)
         ledger.note_success(site.engine, Direction.OUT, done)
+        resent = resending.run(site, stopping) if channel is None else ()
     except WorldError as error:
         trouble = error.sentence
-    return ExportRun(tuple(batches), parked, tuple({one.lock: one for one in busy}.values()), trouble, tuple(handed))
+    whom = tuple({one.lock: one for one in busy}.values())
+    return ExportRun(tuple(batches), parked, whom, trouble, tuple(handed), resent)
 
 
 def _check_network(site: Site) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +23,7 @@ from exchange.format.errors import Reason, RecordError, WorldError, printable
 from exchange.format.manifest import Manifest
 from exchange.ledger import Entry
 from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, network, receipt
+from exchange.outcomes import Resent
 from exchange.site import Site
 
 MOST = 100
@@ -33,23 +33,6 @@ MOST_PATIENCE = 8
 """What is asked for again and again is sent at longer and longer intervals, this many times the first one at most."""
 
 _SENT = (BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED)
-
-
-@dataclass(frozen=True)
-class Resent:
-    """One batch that was to be sent again. ``attempt`` is None if it is lost."""
-
-    batch: str
-    channel: str
-    epoch: str
-    sequence: int
-    attempt: int | None
-    message: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        state = BatchState.PUBLISHED.value if self.attempt else Reason.LOST.value
-        return {**self.__dict__, "state": state}
 
 
 def run(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:

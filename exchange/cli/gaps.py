@@ -16,7 +16,7 @@ from exchange.format.names import MAX_SEQUENCE
 
 if TYPE_CHECKING:
     from exchange.missing import Gaps
-    from exchange.resending import Resent
+    from exchange.outcomes import Resent
     from exchange.site import Site
 
 app = typer.Typer(help="Batches that others came before.", invoke_without_command=True)
@@ -151,7 +151,6 @@ def resend(
 
 
 def _show(done: Sequence[Resent], as_json: bool) -> None:
-    lost = [one for one in done if one.attempt is None]
     if as_json:
         for one in done:
             output.emit(one.as_dict())
@@ -160,7 +159,8 @@ def _show(done: Sequence[Resent], as_json: bool) -> None:
             ["batch", "channel", "sequence", "attempt"],
             [(one.batch, one.channel, one.sequence, one.attempt or "lost") for one in done],
         )
-        for one in lost:
-            output.warn(f"{one.batch}: {one.message}")
-    if lost:
+        for one in done:
+            if one.attempt is None:
+                output.warn(f"{one.batch}: {one.message}")
+    if any(one.attempt is None for one in done):
         fail()
