@@ -83,7 +83,7 @@ def _nothing_missing(connection: Connection, channel: str, first: int, last: int
 def _said(site: Site, channel: str, request: str | None, *, snapshot: bool) -> str:
     if request is not None:
         return "its sender is told so and asked for a snapshot with the next receipt"
-    if not snapshot:
+    if not site.one_way:
         return "its sender is told so with the next receipt; no snapshot is asked for"
-    remedy = f"have `exchange resync {channel} --prune-missing` run on {site.peer}"
-    return f"nothing goes back on a one-way link: {remedy}"
+    remedy = f": have `exchange resync {channel} --prune-missing` run on {site.peer}" if snapshot else ""
+    return f"nothing goes back on a one-way link{remedy}"

@@ -199,7 +199,7 @@ def note_refused(connection: Connection, place: tuple[str, str, int], look_ahead
         _open(connection, flow, [sequence])
 
 
-def note_applied(connection: Connection, place: tuple[str, str, int]) -> None:
+def note_leap(connection: Connection, place: tuple[str, str, int]) -> None:
     """Note what an unordered channel leaps over, or fills, with the batch that is just being applied at ``place``.
 
     Call it before the position moves: a hole behind the position is found nowhere else.
@@ -242,21 +242,24 @@ def close_lost(
     lost -= here | _given_up_beyond(connection, flow, reached)
     _open(connection, flow, lost - rows)
     _close(connection, flow, lost, GapState.LOST, "its sender can't send it again")
-    pass_over(connection, flow)
+    _pass_over(connection, flow)
 
 
 def accept(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:
     """Go on without what is missing from ``first`` through ``last``; give those sequences."""
     missing = sorted(one for one in _missing(connection)[flow] if first <= one <= last)
     _close(connection, flow, missing, GapState.ACCEPTED, reason)
-    pass_over(connection, flow)
+    _pass_over(connection, flow)
     return missing
 
 
-def pass_over(connection: Connection, flow: Flow) -> None:
-    """Move the position over places that were given up and come next."""
+def _pass_over(connection: Connection, flow: Flow) -> None:
     at = ledger.current_position(connection, Direction.IN, flow.channel)
-    reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
+    pass_over(connection, flow, at.sequence if at is not None and at.epoch == flow.epoch else 0)
+
+
+def pass_over(connection: Connection, flow: Flow, reached: int) -> None:
+    """Move the position from ``reached`` over places that were given up and come next."""
     over, given = reached, _given_up_beyond(connection, flow, reached)
     while over + 1 in given:
         over += 1

@@ -271,12 +271,21 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             data.seek(0)
             batch_id = _enter(connection, arrival)
             counts = _take_effect(site, connection, arrival, data)
-        if not arrival.channel.ordered and arrival.manifest.kind is not Kind.CONTROL:
-            gaps.note_applied(connection, arrival.place)
-        ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
+        _advance(connection, arrival)
         ledger.count(connection, batch_id, counts)
         ledger.forget_attempts(connection, key)
     return counts
+
+
+def _advance(connection: Connection, arrival: Arrival) -> None:
+    """Move the channel's position to a batch, and over what is behind it and was given up."""
+    channel, epoch, sequence = arrival.place
+    heeds_gaps = arrival.manifest.kind is not Kind.CONTROL
+    if heeds_gaps and not arrival.channel.ordered:
+        gaps.note_leap(connection, arrival.place)
+    ledger.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
+    if heeds_gaps:
+        gaps.pass_over(connection, gaps.Flow(channel, epoch), sequence)
 
 
 def _take_effect(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
