@@ -221,6 +221,12 @@ def given_up(connection: Connection, place: tuple[str, str, int]) -> GapState | 
     return GapState(state) if state else None
 
 
+def given_up_among(connection: Connection, flow: Flow, sequences: Collection[int]) -> set[int]:
+    """Give those of some sequences that were given up."""
+    some = among(connection, gap.c.sequence, sequences)
+    return set(connection.scalars(sa.select(gap.c.sequence).where(*_of(flow), some, gap.c.state.in_(GIVEN_UP))))
+
+
 def close_lost(
     connection: Connection, channel: str, epoch: str, ranges: Iterable[Range], *, look_ahead: int = Limits.look_ahead
 ) -> None:

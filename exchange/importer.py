@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
@@ -83,12 +84,14 @@ def run(
         arrived = [seen for seen in sighted if _is_called(seen, channel)]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if waiting.still(seen) is None], hand_over)
-        for seen in arrived:
+        for number, seen in enumerate(arrived):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"
                 break
             if seen.place[0] not in busy and _lane(seen) not in handed:
-                outcomes.append(waiting.still(seen) or take_in(site, seen, release=release))
+                outcomes.append(
+                    waiting.still(seen, islice(arrived, number, None)) or take_in(site, seen, release=release)
+                )
                 waiting.look_again_after(outcomes[-1])
                 if outcomes[-1].verdict is Verdict.BUSY:
                     busy.add(seen.place[0])

@@ -383,3 +383,35 @@ def test_a_damaged_copy_of_what_was_applied_is_nobody_s_gap(quick_receiver: Side
     assert outcomes[stem].reason is Reason.CONFLICT
     assert quick_receiver.all(sa.select(gap)) == []
     assert ranges(row.sequence for row in quick_receiver.all(sa.select(position.c.sequence))) == ((1, 1),)
+
+
+# Thousands at once
+
+
+def test_what_comes_behind_a_gap_in_one_go_is_written_down_in_one_go(receiver: Side, forger: Forger) -> None:
+    costs = []
+    first = forger.make([account(0, FIRST)])
+    for more in (10, 90):
+        stems = [forger.send([account(number, FIRST + 1 + number)]) for number in range(more)]
+        with watched(receiver.engine) as seen:
+            run = receiver.take_in()
+        costs.append(seen.statements)
+        assert [one.batch for one in run.batches if one.changed] == stems
+    assert costs[0] == costs[1]
+    with reading(receiver.engine) as connection:
+        entry = ledger.by_stem(connection, Direction.IN, stems[-1])
+        assert entry is not None
+        (event,) = ledger.history(connection, [entry.id])
+    assert (entry.state, entry.reason, entry.message) == ("waiting", "gap", event.cause)
+    forger.deliver(first)
+    assert verdicts(receiver) == [Verdict.APPLIED] * 101
+
+
+def test_of_two_that_claim_one_place_behind_a_gap_the_second_is_a_conflict(receiver: Side, forger: Forger) -> None:
+    forger.make()
+    waits = forger.send([account(1, FIRST)])
+    claims = {"sequence": 2, "previous": "0" * 64}
+    other = forger.send([account(2, FIRST)], claims=claims, follow=False, attempt=".r2")
+    outcomes = {one.batch: (one.verdict, one.reason) for one in receiver.take_in().batches}
+    assert outcomes[waits] == (Verdict.WAITING, Reason.GAP)
+    assert outcomes[other] == (Verdict.QUARANTINED, Reason.CONFLICT)

@@ -248,7 +248,7 @@ def test_on_a_one_way_link_each_batch_is_published_a_set_number_of_times_at_inte
     alike.one.limit(copies=3, copy_seconds=3600)
     send(alike, 1)
     assert run(alike.one) == ()
-    made = []
+    made: list[Resent] = []
     for _ in range(4):
         due = now() - timedelta(seconds=1)
         alike.one.execute(sa.update(batch).where(batch.c.again_at.is_not(None)).values(again_at=due))
