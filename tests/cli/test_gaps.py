@@ -133,7 +133,7 @@ def test_the_tasks_do_the_same(gapped: Pair, stem: str, monkeypatch: pytest.Monk
         ({"sequence": 1, "channel": "requests"}, "expected one that is received here"),
     ):
         with pytest.raises(Refused, match=said):
-            tasks.accept_gap(**{"channel": "directory", "reason": "lost", **wrong})
+            tasks.accept_gap(**({"channel": "directory", "reason": "lost"} | wrong))
     done = tasks.accept_gap(channel="directory", sequence=1, reason="lost")
     assert (done["sequences"], bool(done["request"])) == ([1], True)
     tasks._site_of.cache_clear()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import dead_letters, gaps, importer, ledger, models, pruning, resending, retry, reuniting, status
-from exchange.database import reading, writing
+from exchange.database import now, reading, writing
 from exchange.dead_letters import Filters
 from exchange.format.errors import Verdict
 from exchange.models import BatchState, DeadLetterState, Direction
@@ -102,6 +102,8 @@ def test_every_index_is_there_for_a_query() -> None:
 def test_each_index_is_used_by_its_query(receiver: Side, forger: Forger, *, analysed: bool) -> None:
     live(receiver, BATCHES)
     forger.sequence, forger.previous = BATCHES, "d" * 64
+    closed = {"channel": "forth", "epoch": EPOCH, "state": models.GapState.ARRIVED, "noticed_at": now()}
+    receiver.execute(sa.insert(models.gap), [{**closed, "sequence": n} for n in range(1, BATCHES)])
     if analysed:
         analyse(receiver)
     unused = {}
