@@ -15,6 +15,7 @@ from exchange import (
     changes,
     checkpointing,
     ledger,
+    resending,
     resyncing,
     sealing,
     snapshot_parts,
@@ -25,7 +26,7 @@ from exchange.database import Busy, locked, reading, world_errors
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
 from exchange.models import BatchState, Direction
-from exchange.outcomes import Exported, ExportRun
+from exchange.outcomes import Exported, ExportRun, Resent
 from exchange.site import Site
 
 
@@ -47,6 +48,7 @@ def run(
     busy: list[Busy] = []
     done: list[str] = []
     handed: list[str] = []
+    resent: tuple[Resent, ...] = ()
     parked = 0
     trouble = None
     try:
@@ -70,9 +72,11 @@ def run(
             except Busy as held:
                 busy.append(held)
         ledger.note_success(site.engine, Direction.OUT, done)
+        resent = resending.run(site, stopping) if channel is None else ()
     except WorldError as error:
         trouble = error.sentence
-    return ExportRun(tuple(batches), parked, tuple({one.lock: one for one in busy}.values()), trouble, tuple(handed))
+    whom = tuple({one.lock: one for one in busy}.values())
+    return ExportRun(tuple(batches), parked, whom, trouble, tuple(handed), resent)
 
 
 def _check_network(site: Site) -> None:

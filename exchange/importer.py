@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, comparing, differences, hearing, ledger, reuniting, snapshots
+from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots
 from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
@@ -84,18 +85,21 @@ def run(
         arrived = [seen for seen in sighted if _is_called(seen, channel)]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if waiting.still(seen) is None], hand_over)
-        for seen in arrived:
+        for number, seen in enumerate(arrived):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"
                 break
             if seen.place[0] not in busy and _lane(seen) not in handed:
-                outcomes.append(waiting.still(seen) or take_in(site, seen, release=release))
+                outcomes.append(
+                    waiting.still(seen, islice(arrived, number, None)) or take_in(site, seen, release=release)
+                )
                 waiting.look_again_after(outcomes[-1])
                 if outcomes[-1].verdict is Verdict.BUSY:
                     busy.add(seen.place[0])
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
+            gaps.note(site, channel)
         reunited = _reunite(site, outcomes, stopping)
     except WorldError as error:
         trouble = error.sentence
@@ -189,7 +193,7 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
     known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
     if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
         return _conflict(known)
-    return place(
+    standing = place(
         arrival.manifest,
         arrival.digest,
         position=ledger.current_position(connection, Direction.IN, channel),
@@ -198,6 +202,13 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
         ordered=arrival.channel.ordered,
         look_ahead=site.limits.look_ahead,
     )
+    # Where an ordered channel goes on there is no place that was given up.
+    if known is None and (standing is not NEXT or not arrival.channel.ordered):
+        state = gaps.given_up(connection, arrival.place)
+        if state is not None:
+            sentence = f"this side went on without it ({state}); it comes too late and changes nothing"
+            return Place(Verdict.DUPLICATE, None, sentence)
+    return standing
 
 
 def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
@@ -273,10 +284,21 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             batch_id = _enter(connection, arrival)
             counts = _take_effect(site, connection, arrival, data, ours)
         ledger.leave(connection, arrival.place[0], left_epochs(arrival.manifest), adopted=arrival.manifest.epoch)
-        ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
+        _advance(connection, arrival)
         ledger.count(connection, batch_id, counts)
         ledger.forget_attempts(connection, key)
     return counts
+
+
+def _advance(connection: Connection, arrival: Arrival) -> None:
+    """Move the channel's position to a batch, and over what is behind it and was given up."""
+    channel, epoch, sequence = arrival.place
+    heeds_gaps = arrival.manifest.kind is not Kind.CONTROL
+    if heeds_gaps and not arrival.channel.ordered:
+        gaps.note_leap(connection, arrival.place)
+    ledger.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
+    if heeds_gaps:
+        gaps.pass_over(connection, gaps.Flow(channel, epoch), sequence)
 
 
 def _take_effect(

@@ -44,8 +44,9 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
         BatchState.PUBLISHED: frozenset(
             {BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED, BatchState.DISCARDED}
         ),
-        BatchState.ACKNOWLEDGED: frozenset({BatchState.PUBLISHED}),
-        BatchState.REJECTED: frozenset({BatchState.PUBLISHED, BatchState.ACKNOWLEDGED}),
+        # Sent again, or lost: asked for again, and no longer kept.
+        BatchState.ACKNOWLEDGED: frozenset({BatchState.PUBLISHED, BatchState.REJECTED}),
+        BatchState.REJECTED: frozenset({BatchState.PUBLISHED, BatchState.REJECTED, BatchState.ACKNOWLEDGED}),
     },
     Direction.IN: {
         None: frozenset({BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}),
@@ -215,52 +216,75 @@ def halt(connection: Connection, because: str) -> None:
 # Batches
 
 
+class Fresh(NamedTuple):
+    """What is to be written down of a batch at first. ``place`` is channel, epoch and sequence."""
+
+    stem: str
+    place: tuple[str, str, int]
+    cause: str
+    manifest: Manifest | None = None
+    line: bytes | None = None
+    digest: str | None = None
+    signature: str | None = None
+
+
 def record(
     connection: Connection,
     direction: Direction,
     state: BatchState,
     *,
-    stem: str,
-    place: tuple[str, str, int],
-    cause: str,
     reason: Reason | None = None,
-    manifest: Manifest | None = None,
-    line: bytes | None = None,
-    digest: str | None = None,
-    signature: str | None = None,
+    **fresh: Any,
 ) -> int:
-    """Write a batch's first row in ``state`` and its event; give its id.
+    """Write a batch's first row in ``state`` and its event; give its id. ``fresh`` are the members of ``Fresh``.
 
-    ``place`` is channel, epoch and sequence. Raises IntegrityError if another batch holds the place.
+    Raises IntegrityError if another batch holds the place.
     """
+    return record_all(connection, direction, state, [Fresh(**fresh)], reason=reason)[0]
+
+
+def record_all(
+    connection: Connection,
+    direction: Direction,
+    state: BatchState,
+    batches: Sequence[Fresh],
+    *,
+    reason: Reason | None = None,
+) -> list[int]:
+    """Write the first rows of many batches, all in one state, and their events; give their ids in the same order."""
     if state not in TRANSITIONS[direction][None]:
         msg = f"no {direction} batch begins as {state}"
         raise ValueError(msg)
-    channel, epoch, sequence = place
-    moment = now()
-    created = connection.execute(
-        sa.insert(batch).values(
-            direction=direction,
-            channel=channel,
-            epoch=epoch,
-            sequence=sequence,
-            stem=stem,
-            state=state,
-            reason=reason,
-            message=cause if reason else None,
-            manifest=line.decode() if line and manifest else None,
-            digest=digest,
-            signature=signature,
-            records=manifest.total if manifest else 0,
-            bytes=manifest.bytes if manifest else 0,
-            trace=manifest.trace[:64] if manifest and manifest.trace else None,
-            created_at=moment,
-            updated_at=moment,
-        )
-    )
-    batch_id = int(created.inserted_primary_key[0])  # type: ignore[index]
-    _note(connection, batch_id, None, state, cause)
-    return batch_id
+    moment, who = now(), whoami()
+    rows = [
+        {
+            "direction": direction,
+            "channel": fresh.place[0],
+            "epoch": fresh.place[1],
+            "sequence": fresh.place[2],
+            "stem": fresh.stem,
+            "state": state,
+            "reason": reason,
+            "message": fresh.cause if reason else None,
+            "manifest": fresh.line.decode() if fresh.line and fresh.manifest else None,
+            "digest": fresh.digest,
+            "signature": fresh.signature,
+            "records": fresh.manifest.total if fresh.manifest else 0,
+            "bytes": fresh.manifest.bytes if fresh.manifest else 0,
+            "trace": fresh.manifest.trace[:64] if fresh.manifest and fresh.manifest.trace else None,
+            "created_at": moment,
+            "updated_at": moment,
+        }
+        for fresh in batches
+    ]
+    if not rows:
+        return []
+    created = sa.insert(batch).returning(batch.c.id, sort_by_parameter_order=True)
+    ids = [int(number) for number in connection.scalars(created, rows)]
+    said = {"subject": "batch", "at": moment, "from_state": None, "to_state": state, "who": who}
+    events = [{**said, "subject_id": number, "cause": fresh.cause} for number, fresh in zip(ids, batches, strict=True)]
+    connection.execute(sa.insert(event), events)
+    return ids
 
 
 def move(
@@ -392,6 +416,15 @@ def at_place(connection: Connection, direction: Direction, channel: str, epoch: 
     return _entry(row) if row else None
 
 
+def held_places(
+    connection: Connection, direction: Direction, channel: str, epoch: str, sequences: Collection[int]
+) -> set[int]:
+    """Give those of some sequences at which a batch holds its place."""
+    here = (batch.c.direction == direction, batch.c.channel == channel, batch.c.epoch == epoch)
+    some = among(connection, batch.c.sequence, sequences)
+    return set(connection.scalars(sa.select(batch.c.sequence).where(*here, some, sa.text(HOLDS_PLACE))))
+
+
 def by_stem(connection: Connection, direction: Direction, stem: str) -> Entry | None:
     """Give the newest row of a stem, in any state."""
     row = connection.execute(
@@ -504,8 +537,13 @@ def leave(connection: Connection, channel: str, epochs: Collection[str], adopted
         connection.execute(sa.insert(position).values(**row, epoch=one))
 
 
-def advance(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str) -> None:
-    """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one."""
+def advance(
+    connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str | None
+) -> None:
+    """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one.
+
+    ``digest`` is None for a place that was given up.
+    """
     here = (position.c.direction == direction) & (position.c.channel == channel)
     of_epoch = here & (position.c.epoch == epoch)
     moved = connection.execute(

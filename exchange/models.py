@@ -226,6 +226,7 @@ batch = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("pruned_at", UtcDateTime),
     Column("published_at", UtcDateTime),
+    Column("again_at", UtcDateTime),
     Column("signature", Text),
     Index(
         "uq_exchange_batch_place",
@@ -246,11 +247,18 @@ batch = Table(
         sqlite_where=text("pruned_at IS NULL"),
         postgresql_where=text("pruned_at IS NULL"),
     ),
+    Index(
+        "ix_exchange_batch_again",
+        "again_at",
+        sqlite_where=text("again_at IS NOT NULL"),
+        postgresql_where=text("again_at IS NOT NULL"),
+    ),
 )
 """The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe; what
 was quarantined, or given up by a person, takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256,
-``bytes`` the data file's size on disk. ``published_at`` is when it was last put out, ``signature`` line 2 of an
-incoming one's manifest: the proof, shown to its sender, that it was sent."""
+``bytes`` the data file's size on disk. ``published_at`` is when it was last put out, ``again_at`` when its next copy
+is due on a one-way link; ``signature`` is line 2 of an incoming one's manifest: the proof, shown to its sender, that
+it was sent."""
 
 position = Table(
     "exchange_position",

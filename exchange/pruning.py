@@ -86,7 +86,7 @@ def _prune_sealed(site: Site) -> int:
     done = [BatchState.ACKNOWLEDGED, BatchState.DISCARDED] + [BatchState.PUBLISHED] * site.one_way
     with writing(site.engine) as connection:
         rows = connection.execute(
-            sa.select(batch.c.id, batch.c.manifest)
+            sa.select(batch.c.id, batch.c.manifest, batch.c.attempt)
             .where(
                 batch.c.direction == Direction.OUT,
                 sa.or_(
@@ -110,5 +110,5 @@ def _prune_sealed(site: Site) -> int:
             connection.execute(sa.update(batch).where(batch.c.id == row.id).values(pruned_at=now()))
     for row in rows:
         manifest = Manifest.parse(row.manifest.encode())
-        site.spool.forget_sealed(manifest.name, manifest.encoding)
+        site.spool.forget_sealed(manifest.name, manifest.encoding, row.attempt)
     return len(rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -119,4 +120,15 @@ def publish_sealed(site: Site, channel: str) -> None:
             manifest = Manifest.parse((entry.manifest or "").encode())
             site.spool.publish(manifest.name, manifest.encoding)
             cause = f"published as {printable(entry.stem)}"
-            ledger.move(connection, entry, BatchState.PUBLISHED, cause, published_at=now())
+            again = next_copy(site, manifest, 1)
+            ledger.move(connection, entry, BatchState.PUBLISHED, cause, published_at=now(), again_at=again)
+
+
+def next_copy(site: Site, manifest: Manifest, attempt: int) -> datetime | None:
+    """Say when a batch that is published for the ``attempt``-th time is due once more, as nobody answers.
+
+    Of control batches the newest says it all, so they have no copies.
+    """
+    if not site.one_way or manifest.kind is Kind.CONTROL or attempt >= site.limits.copies:
+        return None
+    return now() + timedelta(seconds=site.limits.copy_seconds)

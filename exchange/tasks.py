@@ -20,6 +20,7 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange import (
+    accepting,
     alarming,
     bulk_retry,
     discarding,
@@ -31,6 +32,7 @@ from exchange import (
     reconciling,
     refused,
     replay,
+    resending,
     resyncing,
     retry,
     telling,
@@ -48,6 +50,8 @@ from exchange.arguments import (
     check_words,
     named,
     numbers,
+    sequences_of,
+    shown,
 )
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
@@ -311,6 +315,34 @@ def new_epoch(reason: str) -> Result:
     done = epochs.begin(_site(), reason).as_dict()
     log.info("epoch", **done)
     return done | {"message": f"epoch {done['epoch']} has begun"}
+
+
+@_task("exchange.accept_gap")
+def accept_gap(
+    reason: str, channel: str, sequence: int, through: int | None = None, no_snapshot: bool = False
+) -> Result:
+    """Go on without what a channel misses, one sequence or ``through`` another, and ask for a snapshot of it."""
+    site = _site()
+    check_channel(channel or "", site.incoming(), "received")
+    for name, value in (("sequence", sequence), ("through", through)):
+        check_count(name, value, MAX_SEQUENCE)
+    check_truth("no_snapshot", no_snapshot)
+    if type(sequence) is not int or (through is not None and through < sequence):
+        raise Refused(f"expected a sequence, and through one behind it, found {shown([sequence, through])}")
+    return accepting.run(site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot).as_dict()
+
+
+@_task("exchange.resend")
+def resend(channel: str | None = None, sequences: int | list[int] | None = None, code: str | None = None) -> Result:
+    """Publish batches again, the same bytes under the next name: those of a channel, or those of a request code."""
+    site = _site()
+    check_channel(channel, site.outgoing(), "sent")
+    check_text("code", code)
+    if (channel is None or sequences is None) if code is None else (channel or sequences):
+        raise Refused("expected channel and sequences, or a code; nothing was done")
+    if code is not None:
+        return _told(resending.by_code(site, code), {}, "nothing to resend")
+    return _told(resending.by_hand(site, channel or "", sequences_of(sequences)), {}, "nothing to resend")
 
 
 @_task("exchange.prune")

@@ -43,6 +43,7 @@ LAYERS = {
     },
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
+        "accepting",
         "acknowledging",
         "alarming",
         "applying",
@@ -62,6 +63,7 @@ LAYERS = {
         "hearing",
         "importer",
         "letter_files",
+        "missing",
         "pacing",
         "pruning",
         "quarantine",

@@ -18,6 +18,7 @@ from exchange.cli import (
     dead_letters,
     editing,
     files,
+    gaps,
     keys,
     letter_files,
     mending,
@@ -74,6 +75,8 @@ app.add_typer(restoring.app, name="epoch")
 app.command()(reconcile.reconcile)
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(gaps.app, name="gaps")
+app.command()(gaps.resend)
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")

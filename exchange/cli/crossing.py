@@ -37,7 +37,7 @@ def export(channel: Channel = None, reason: Reason = None, who: As = None, as_js
         output.complain(trouble)
     if run.trouble or run.busy or trouble:
         fail()
-    if not (run.batches or run.parked):
+    if not (run.batches or run.parked or run.resent):
         output.say("nothing to export")
 
 
@@ -169,6 +169,8 @@ def show_exported(run: ExportRun, as_json: bool) -> None:
         )
     for busy in run.busy:
         output.warn(str(busy))
+    if run.resent:
+        output.say(f"published again, as the other side may miss them: {', '.join(one.batch for one in run.resent)}")
     if run.parked:
         output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
     if run.trouble:

@@ -310,6 +310,11 @@ def ranges(sequences: Iterable[int], most: int = MAX_RANGES) -> tuple[Range, ...
     return tuple((first, last) for first, last in found)
 
 
+def shown(wanted: Iterable[Range]) -> str:
+    """Write ranges for people: ``5, 7-9``."""
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in wanted)
+
+
 def _known(kind: type, stream: str, data: Mapping[str, Any]) -> dict[str, Any]:
     _check(stream, data)
     return _of(kind, data)

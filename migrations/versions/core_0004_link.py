@@ -26,7 +26,15 @@ def upgrade() -> None:
     op.add_column("exchange_network", sa.Column("halted_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("exchange_network", sa.Column("halted_because", sa.Text(), nullable=True))
     op.add_column("exchange_batch", sa.Column("published_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("exchange_batch", sa.Column("again_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("exchange_batch", sa.Column("signature", sa.Text(), nullable=True))
+    op.create_index(
+        "ix_exchange_batch_again",
+        "exchange_batch",
+        ["again_at"],
+        sqlite_where=sa.text("again_at IS NOT NULL"),
+        postgresql_where=sa.text("again_at IS NOT NULL"),
+    )
     op.execute("UPDATE exchange_batch SET published_at = updated_at WHERE direction = 'out' AND state = 'published'")
     for name in _COUNTS:
         op.add_column("exchange_position", sa.Column(name, sa.BigInteger(), server_default="0", nullable=False))
@@ -158,7 +166,8 @@ def downgrade() -> None:
         op.drop_table(f"exchange_{name}")
     for name in reversed(_COUNTS):
         op.drop_column("exchange_position", name)
-    for name in ("signature", "published_at"):
+    op.drop_index("ix_exchange_batch_again", "exchange_batch")
+    for name in ("signature", "again_at", "published_at"):
         op.drop_column("exchange_batch", name)
     for name in ("halted_because", "halted_at"):
         op.drop_column("exchange_network", name)

@@ -1,4 +1,4 @@
-"""A carrier that loses a fifth of all files, and databases that are restored: both sides come to agree by themselves."""
+"""A carrier that loses a fifth of all files, and databases that are restored: both sides come to agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from exchange import checkpoints, epochs, models, status, telling
+from exchange import epochs, models, reconciling, status, telling
 from exchange.importer import never
 from exchange.testing.carrier import HONEST, Faults
 from tests.conftest import Cluster
@@ -152,7 +152,7 @@ def heal(link: Link, seed: int, rounds: int, cluster: Callable[[], Cluster]) -> 
     for turn in range(ENOUGH):
         if turn % 10 == 0:
             for side in (link.one, link.other):
-                checkpoints.ask(side.site, "the test wants to know")
+                reconciling.run(side.site, reason="the test wants to know")
         go_round(link)
         if not different(link) and not unsettled(link) and turn % 10 > 5:
             break
@@ -192,7 +192,9 @@ def test_after_a_bad_carrier_and_a_restore_both_sides_agree(seed: int) -> None:
 
 @needs_postgres
 @pytest.mark.parametrize("kinds", ["postgresql-postgresql", "sqlite-postgresql"])
-def test_on_postgresql_too(kinds: str, tmp_path: Path, new_url: Callable[[str], str], postgres_cluster: Cluster) -> None:
+def test_on_postgresql_too(
+    kinds: str, tmp_path: Path, new_url: Callable[[str], str], postgres_cluster: Cluster
+) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown where the test fails
     for link in shop_link(tmp_path, new_url, *kinds.split("-")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters, importer, ledger, models, pruning, retry, reuniting, status
-from exchange.database import reading, writing
+from exchange import dead_letters, gaps, importer, ledger, models, pruning, resending, retry, reuniting, status
+from exchange.database import now, reading, writing
 from exchange.dead_letters import Filters
 from exchange.format.errors import Verdict
 from exchange.models import BatchState, DeadLetterState, Direction
@@ -65,6 +66,10 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_batch_state": asked(ledger.open_batches),
     # Which sealed batches need no longer be kept?
     "ix_exchange_batch_kept": lambda side, _: prune_files(side),
+    # What is missing? Asked at every import.
+    "ix_exchange_gap_missing": lambda side, _: gaps.note(side.site),
+    # Of which batches is a further copy due? Asked at every export on a one-way link.
+    "ix_exchange_batch_again": lambda side, _: resending.run(replace(side.site, one_way=True), importer.never),
     # `exchange dead-letters list`, by what letters of one fingerprint have in common
     "ix_exchange_dead_letter_fingerprint": found(Filters(state=DeadLetterState.PARKED, channels=("forth",))),
     # ... by words in their message
@@ -101,6 +106,8 @@ def test_every_index_is_there_for_a_query() -> None:
 def test_each_index_is_used_by_its_query(receiver: Side, forger: Forger, *, analysed: bool) -> None:
     live(receiver, BATCHES)
     forger.sequence, forger.previous = BATCHES, "d" * 64
+    closed = {"channel": "forth", "epoch": EPOCH, "state": models.GapState.ARRIVED, "noticed_at": now()}
+    receiver.execute(sa.insert(models.gap), [{**closed, "sequence": n} for n in range(1, BATCHES)])
     if analysed:
         analyse(receiver)
     unused = {}
