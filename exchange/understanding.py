@@ -24,11 +24,10 @@ PARTS = 8
 
 
 class Good(NamedTuple):
-    """Records of one stream, understood: their rows, and how many bytes their lines have."""
+    """Records of one stream, understood."""
 
     stream: str
     rows: Rows
-    size: int
 
 
 class Bad(NamedTuple):
@@ -93,7 +92,7 @@ class Understanding:
 
     def _rows(self, lines: Sequence[bytes], numbers: Sequence[int], run: Run) -> Iterator[Good | Bad]:
         try:
-            yield Good(run.stream, self._loader.rows(numbers, run), sum(map(len, lines)))
+            yield Good(run.stream, self._loader.rows(numbers, lines, run))
         except RecordError as error:
             if len(lines) == 1:
                 yield Bad(numbers[0], lines[0], error)
