@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
-from operator import itemgetter
+from operator import add, itemgetter
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -37,8 +37,7 @@ class Sieve(Arrivals):
     def doubtful(self, rows: Rows, conditions: Iterable[Condition], *, with_keys: bool) -> set[int]:
         """Give the lines of those rows of which a condition is true; say if any looks at the key's text."""
         texts = key_texts(self.stream, rows.keys) if with_keys else repeat(None)
-        values = map(self._values, rows.rows)
-        self.put((line, text, *some) for line, text, some in zip(rows.lines, texts, values, strict=False))
+        self.put(map(add, zip(rows.lines, texts, strict=False), map(self._values, rows.rows)))
         found: set[int] = set()
         for condition in conditions:
             found.update(self._lines(condition))

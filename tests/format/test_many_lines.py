@@ -101,7 +101,7 @@ def test_usual_lines_need_no_second_look() -> None:
 def test_a_run_is_of_one_stream_and_one_op_and_has_no_bad_record(name: str) -> None:
     fits = name in {"good", "as deep as may be"}
 
-    assert (record.decode_run([GOOD, LINES[name]]) is not None) == fits
+    assert isinstance(record.decode_run([GOOD, LINES[name]]), record.Run) == fits
 
 
 @pytest.mark.parametrize(
