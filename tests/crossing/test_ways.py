@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import models
+from exchange import applying, models
 from exchange.format.errors import Verdict
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.loader import segment
+from exchange.loader import intake, segment
 from exchange.loader.intake import Intake
 from exchange.loader.putting import csv, put
+from exchange.loader.staging import Stage
 from tests.conftest import Cluster
 from tests.crossing import shop
 from tests.crossing.conftest import NewUrl, needs_postgres
@@ -129,7 +130,7 @@ def test_few_rows_at_a_time_end_where_all_compared_at_once_do(
         to_usual.send(records)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Intake, "take", lambda intake, rows: intake.stage.keep(rows))
+        patch.setattr(Intake, "take", lambda taker, rows: taker.stage.keep(rows))
         assert {one.verdict for one in careful.take_in().batches} == {Verdict.APPLIED}
     monkeypatch.setattr(segment, "FIRST_ROWS", 2)
     monkeypatch.setattr(segment, "MOST_ROWS", 5)
@@ -176,6 +177,41 @@ def test_only_the_doubtful_wait_for_the_end(new_side: Callable[[], tuple[Side, F
     assert outcome(side)["counts"] == [(990, 0, 0, 10)]
     assert not [one for one in said if "ON CONFLICT" in one], "nothing was there, so nothing is replaced"
     assert sum("SELECT" in one and "exchange_arriving_0" in one for one in said) > 0
+
+
+def test_values_taken_within_a_batch_keep_only_their_later_lines_waiting(
+    new_side: Callable[[], tuple[Side, Forger]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    keep = Stage.keep
+    monkeypatch.setattr(Stage, "keep", lambda stage, rows: (kept.extend(rows.lines), keep(stage, rows)))
+    side, forger = new_side()
+    codes = ["c10" if number == 50 else f"c{number}" for number in range(1_000)]
+    forger.send([seat(number, FIRST + number, code) for number, code in enumerate(codes)])
+
+    side.take_in()
+
+    assert kept == [51]
+    assert outcome(side)["letters"] == [(side.all(sa.select(models.batch.c.stem))[0][0], 51, "unique")]
+
+
+def test_lines_of_rows_that_waited_are_parked_as_they_came_without_a_second_reading(
+    new_side: Callable[[], tuple[Side, Forger]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings: list[int] = []
+    lines = applying._lines
+    monkeypatch.setattr(applying, "_lines", lambda *those: (readings.append(1), lines(*those))[1])
+    records: list[list[sa.Row[Any]]] = []
+    for most in (intake.MOST_RECORD_BYTES, -1):
+        monkeypatch.setattr(intake, "MOST_RECORD_BYTES", most)
+        side, forger = new_side()
+        forger.send([account(number, FIRST + number, age=200 if number % 100 == 7 else 20) for number in range(1_000)])
+        side.take_in()
+        records.append(side.all(sa.select(models.dead_letter.c.record).order_by(models.dead_letter.c.line)))
+
+    assert records[0] == records[1]
+    assert len(records[0]) == 10
+    assert readings == [1], "only what was not kept in memory is read again"
 
 
 def test_a_row_that_the_constraint_itself_fails_on_is_found_by_writing_it(
