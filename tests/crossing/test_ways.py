@@ -7,18 +7,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import sqlalchemy as sa
 
 from exchange import applying, models
+from exchange.arrivals import Arrival
 from exchange.format.errors import Verdict
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.loader import intake, segment
 from exchange.loader.intake import Intake
 from exchange.loader.putting import csv, put
-from exchange.loader.staging import Stage
+from exchange.loader.staging import Rows, Stage
+from exchange.site import Limits
 from tests.conftest import Cluster
 from tests.crossing import shop
 from tests.crossing.conftest import NewUrl, needs_postgres
@@ -184,7 +186,12 @@ def test_values_taken_within_a_batch_keep_only_their_later_lines_waiting(
 ) -> None:
     kept: list[int] = []
     keep = Stage.keep
-    monkeypatch.setattr(Stage, "keep", lambda stage, rows: (kept.extend(rows.lines), keep(stage, rows)))
+
+    def noted(stage: Stage, rows: Rows) -> None:
+        kept.extend(rows.lines)
+        keep(stage, rows)
+
+    monkeypatch.setattr(Stage, "keep", noted)
     side, forger = new_side()
     codes = ["c10" if number == 50 else f"c{number}" for number in range(1_000)]
     forger.send([seat(number, FIRST + number, code) for number, code in enumerate(codes)])
@@ -198,9 +205,14 @@ def test_values_taken_within_a_batch_keep_only_their_later_lines_waiting(
 def test_lines_of_rows_that_waited_are_parked_as_they_came_without_a_second_reading(
     new_side: Callable[[], tuple[Side, Forger]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readings: list[int] = []
+    readings: list[Arrival] = []
     lines = applying._lines
-    monkeypatch.setattr(applying, "_lines", lambda *those: (readings.append(1), lines(*those))[1])
+
+    def noted(arrival: Arrival, data: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes]]:
+        readings.append(arrival)
+        return lines(arrival, data, limits)
+
+    monkeypatch.setattr(applying, "_lines", noted)
     records: list[list[sa.Row[Any]]] = []
     for most in (intake.MOST_RECORD_BYTES, -1):
         monkeypatch.setattr(intake, "MOST_RECORD_BYTES", most)
@@ -211,7 +223,7 @@ def test_lines_of_rows_that_waited_are_parked_as_they_came_without_a_second_read
 
     assert records[0] == records[1]
     assert len(records[0]) == 10
-    assert readings == [1], "only what was not kept in memory is read again"
+    assert len(readings) == 1, "only what was not kept in memory is read again"
 
 
 def test_a_row_that_the_constraint_itself_fails_on_is_found_by_writing_it(
