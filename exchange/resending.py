@@ -22,7 +22,7 @@ from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, Receipt, ranges
 from exchange.format.errors import Reason, RecordError, WorldError, printable
 from exchange.format.manifest import Manifest
 from exchange.ledger import Entry
-from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, network, receipt
+from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, receipt
 from exchange.outcomes import Resent
 from exchange.site import Site
 
@@ -42,7 +42,7 @@ def run(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
     somebody else works on is left to the next run. Raises WorldError.
     """
     with world_errors(), reading(site.engine) as connection:
-        if _halted(connection):
+        if ledger.halted(connection):
             return ()
         asked = _asked_for(site, connection)
         copies = _copies_due(site, connection)
@@ -54,11 +54,6 @@ def run(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
             sent = _send_again(site, number, why, asked=number in asked)
             done += [sent] if sent else []
     return tuple(done)
-
-
-def _halted(connection: Connection) -> str | None:
-    said: str | None = connection.scalar(sa.select(network.c.halted_because))
-    return said
 
 
 def _asked_for(site: Site, connection: Connection) -> dict[int, None]:
@@ -192,7 +187,7 @@ def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tup
     """Send batches of the present epoch again now, whatever the other side said of them, and however long ago."""
     site.spool.prepare()
     with world_errors(), reading(site.engine) as connection:
-        halted = _halted(connection)
+        halted = ledger.halted(connection)
         if halted:
             raise WorldError(f"nothing is sent again: {halted}")
         epoch = ledger.known_epoch(connection, site.network) or ""

@@ -244,7 +244,7 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
             if isinstance(understood, Bad):
                 refused[understood.number] = _refused(by_line[understood.number], understood.error)
             else:
-                loader.add(*understood)
+                loader.add(understood.stream, understood.rows)
                 superseding.note(understood.stream, understood.rows)
         loaded = loader.load()
         for refusal in loaded.refusals:

@@ -124,11 +124,11 @@ def _prune(connection: Connection, arrival: Arrival, part: Part) -> tuple[int, i
         line = 0
         for stream in _pruned(channel, part):
             for keys in _missing(connection, channel, stream, part):
-                lines = range(line + 1, line + len(keys) + 1)
+                numbers = range(line + 1, line + len(keys) + 1)
                 run = Run(stream.name, Op.DELETE, [part.version] * len(keys), [dict(key) for key in keys])
-                loader.add(stream.name, loader.rows(lines, run), len(keys))
+                loader.add(stream.name, loader.rows(numbers, [*map(key_text, keys)], run))
                 loader.flush()  # the next keys are read over the same connection
-                line = lines[-1]
+                line = numbers[-1]
         loaded = loader.load()
         refused = {refusal.line: refusal for refusal in loaded.refusals}
         kept = loader.keys_of(refused)

@@ -7,7 +7,8 @@ commits, reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -69,18 +70,18 @@ class Loader:
         """Let go of the connection; what was added and not loaded is left to the caller's rollback."""
         self._hand.close()
 
-    def rows(self, lines: Sequence[int], run: Run) -> Rows:
-        """Make the rows of checked records of the current schema version, which stand on ``lines``.
+    def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: Run) -> Rows:
+        """Make the rows of checked records of the current schema version, whose ``lines`` have these ``numbers``.
 
         Raises RecordError for a value that its column's type can't keep, whichever record's it is.
         """
-        return self._row_makers[run.stream](lines, run)
+        return self._row_makers[run.stream](numbers, run)._replace(records=lines)
 
-    def add(self, stream: str, rows: Rows, size: int) -> None:
-        """Take rows that were ``size`` bytes as records. Raises what the database raised at earlier ones."""
+    def add(self, stream: str, rows: Rows) -> None:
+        """Take rows. Raises what the database raised at earlier ones."""
         if self._segment.is_other(stream, rows.op):
             self._hand_over()
-        self._segment.add(stream, rows, size)
+        self._segment.add(stream, rows)
         if self._segment.is_full():
             self._hand_over()
 
@@ -117,6 +118,10 @@ class Loader:
             refused = sa.select(line, key).where(stage.table.c[OUTCOME] == checks.PARKED)
             found |= {row[0]: (name, row[1]) for row in self._connection.execute(refused) if row[0] in lines}
         return found
+
+    def records(self) -> Mapping[int, bytes]:
+        """Give lines of rows that waited for the end, as they came, by number: as many as memory allows."""
+        return ChainMap(*(intake.records for intake in self._intakes.values()))
 
     def _hand_over(self) -> None:
         segment, self._segment = self._segment, self._segment.following()
