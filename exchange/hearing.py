@@ -303,5 +303,5 @@ def _moment(text: str) -> datetime:
 def _put(connection: Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
     """Write the one row of a key."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    row = insert(table).values(**key, **values)
+    row = insert(table).values({**values, **key})
     connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=values))

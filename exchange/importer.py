@@ -8,7 +8,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots
 from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
+from exchange.channels import Channel
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
 from exchange.format.control import Digest
@@ -40,7 +41,7 @@ from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported, ImportRun, Retried
-from exchange.settling import known_row, lock_of, settle, verdict_on
+from exchange.settling import known_row, lock_of, settle, unfinished, verdict_on
 from exchange.site import Site
 from exchange.waiting import Waiting
 
@@ -72,6 +73,7 @@ def run(
     outcomes: list[Imported] = []
     busy: set[str] = set()
     handed: set[str] = set()
+    applied: dict[tuple[Kind, str], Channel] = {}
     reunited: tuple[Retried, ...] = ()
     trouble = None
     try:
@@ -96,22 +98,31 @@ def run(
                 waiting.look_again_after(outcomes[-1])
                 if outcomes[-1].verdict is Verdict.BUSY:
                     busy.add(seen.place[0])
+                if outcomes[-1].verdict is Verdict.APPLIED and isinstance(seen, Arrival):
+                    applied[seen.manifest.kind, seen.channel.name] = seen.channel
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
             gaps.note(site, channel)
-        reunited = _reunite(site, outcomes, stopping)
+        reunited = _reunite(site, outcomes, applied, stopping)
     except WorldError as error:
         trouble = error.sentence
     return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)), reunited)
 
 
-def _reunite(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bool]) -> tuple[Retried, ...]:
+def _reunite(
+    site: Site,
+    outcomes: Iterable[Imported],
+    applied: Mapping[tuple[Kind, str], Channel],
+    stopping: Callable[[], bool],
+) -> tuple[Retried, ...]:
     """Retry letters that waited for a row which may have come just now."""
-    if not any(one.records.applied for one in outcomes):
-        return ()
+    snapshots_of = [channel for (kind, _), channel in applied.items() if kind is Kind.SNAPSHOT]
     with world_errors():
-        return tuple(reuniting.run(site, site.incoming(), stopping))
+        traded = reuniting.trade(site, snapshots_of, stopping)
+        if not traded and not any(one.records.applied for one in outcomes):
+            return ()
+        return (*traded, *reuniting.run(site, site.incoming(), stopping))
 
 
 def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:
@@ -156,15 +167,13 @@ def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
     """Say whether a batch is to be applied now."""
     with reading(site.engine) as connection:
         standing = stand(site, connection, arrival)
+        if standing.reason is Reason.GAP:
+            return unfinished(site, arrival) or standing
         if standing is not NEXT:
             return standing
         if not release and (sentence := _deletes_too_much(site, connection, arrival)):
             return Place(Verdict.HELD, Reason.DELETES, sentence)
-    size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
-    if size is not None and size >= arrival.manifest.bytes:
-        return NEXT
-    found = "not there yet" if size is None else f"{size} bytes long so far"
-    return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
+    return unfinished(site, arrival) or NEXT
 
 
 def judge_stranger(site: Site, stranger: Stranger) -> Place:

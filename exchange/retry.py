@@ -8,7 +8,7 @@ were parked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -73,13 +73,13 @@ class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group 
 class Manner:
     """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
 
-    More than ``failures`` of one group raise TooManyFailed. ``patient`` leaves letters as they are that still lack
-    another row. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
+    More than ``failures`` of one group raise TooManyFailed. Letters that are refused for an error in ``spared`` are left
+    as they are. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
     """
 
     rehearse: bool = False
     failures: int | None = None
-    patient: bool = False
+    spared: Collection[str] = ()
     how: str = "retried"
     then: Callable[[Connection, Sequence[Retried]], None] | None = None
 
@@ -209,8 +209,7 @@ def _locked(site: Site, group: Group) -> Iterator[Connection]:
 def _finish(
     connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], manner: Manner
 ) -> list[Retried]:
-    if manner.patient:
-        outcomes = [one for one in outcomes if not (one.refused and one.refused.error == "foreign_key")]
+    outcomes = [one for one in outcomes if not (one.refused and one.refused.error in manner.spared)]
     if not manner.rehearse:
         dead_letters.settle(connection, outcomes, manner.how)
     done = {one.letter.id: Retried(one.letter.id, one.state, one.sentence, changed=True) for one in outcomes}

@@ -132,6 +132,15 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Pl
     return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
 
 
+def unfinished(site: Site, arrival: Arrival) -> Place | None:
+    """Give the verdict on a batch whose data file is not there, or not all of it; None if it may be."""
+    size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
+    if size is not None and size >= arrival.manifest.bytes:
+        return None
+    found = "not there yet" if size is None else f"{size} bytes long so far"
+    return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
+
+
 def verdict_on(fault: BatchError) -> Place:
     """Give the verdict on a batch that is bad in itself, with the sentence that ends in what to do."""
     match fault:

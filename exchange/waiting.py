@@ -20,7 +20,7 @@ from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.order import Place, Position, place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
-from exchange.settling import verdict_on
+from exchange.settling import unfinished, verdict_on
 from exchange.site import Site
 from exchange.spool import Sightings
 
@@ -44,7 +44,7 @@ class Waiting:
         waits, all of them are written down at once.
         """
         verdict = self._unsupported(seen) if isinstance(seen, Stranger) else self._behind(seen)
-        if verdict is None or verdict.verdict is None:
+        if verdict is None or verdict.verdict is None or self._lacks_data(seen, verdict):
             return None
         if isinstance(seen, Arrival) and here and self._is_new(seen, verdict):
             with world_errors(), suppress(Busy):
@@ -56,6 +56,10 @@ class Waiting:
             seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence, changed=changed
         )
 
+    def _lacks_data(self, seen: Arrival | Stranger, behind: Place) -> bool:
+        """Whether a batch that waits behind a gap is one itself: its turn would come without its data file."""
+        return isinstance(seen, Arrival) and behind.reason is Reason.GAP and unfinished(self._site, seen) is not None
+
     def _is_new(self, seen: Arrival, behind: Place) -> bool:
         """Whether a batch waits behind a gap, and the ledger does not say so."""
         return (behind.verdict, behind.reason) == (Verdict.WAITING, Reason.GAP) and seen.place not in self._at
@@ -66,7 +70,7 @@ class Waiting:
         for seen in takewhile(lambda seen: seen.place[:2] == first.place[:2], here):
             if isinstance(seen, Arrival) and seen.place[2] not in new:
                 behind = self._behind(seen)
-                if self._is_new(seen, behind):
+                if self._is_new(seen, behind) and not self._lacks_data(seen, behind):
                     new[seen.place[2]] = (seen, behind.sentence)
         return new
 

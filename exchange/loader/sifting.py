@@ -22,6 +22,10 @@ from exchange.models import VERSION_COLUMN, tombstone
 
 Condition = sa.ColumnElement[bool]
 
+FEW = 2_000
+"""PostgreSQL takes a table of which it knows nothing for one of about so many rows, and reads another one whole rather
+than look for each of them; where there are fewer it is told."""
+
 
 class Sieve(Arrivals):
     """Finds the doubtful among arriving rows. Of those only what conditions look at goes to the database for it."""
@@ -38,6 +42,8 @@ class Sieve(Arrivals):
         """Give the lines of those rows of which a condition is true; say if any looks at the key's text."""
         texts = key_texts(self.stream, rows.keys) if with_keys else repeat(None)
         self.put(map(add, zip(rows.lines, texts, strict=False), map(self._values, rows.rows)))
+        if len(rows.rows) < FEW and self.connection.dialect.name == "postgresql":
+            self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
         found: set[int] = set()
         for condition in conditions:
             found.update(self._lines(condition))

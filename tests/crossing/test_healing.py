@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from exchange import epochs, models, reconciling, status, telling
@@ -97,8 +98,8 @@ def copied(side: Side, cluster: Callable[[], Cluster]) -> Iterator[Callable[[], 
     side.engine.dispose()
     if url.get_backend_name() == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
-            with side.engine.begin() as connection:
-                connection.exec_driver_sql(f"VACUUM INTO '{folder}/copy.db'")
+            with closing(sqlite3.connect(str(url.database))) as driver:
+                driver.execute(f"VACUUM INTO '{folder}/copy.db'")
 
             def back() -> None:
                 side.engine.dispose()
@@ -172,12 +173,14 @@ def agreed(link: Link) -> None:
     for side in (link.one, link.other):
         found = side.all(sa.select(models.agreement.c.stream, models.agreement.c.buckets))
         assert found
-        assert [row.stream for row in found if row.buckets != "[]"] == []
+        assert [row.stream for row in found if row.buckets not in {"[]", "0"}] == []
         assert status.look(side.site).epoch
 
 
-MANY = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-ONE = settings(MANY, max_examples=1)
+MANY = settings(
+    max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+)
+"""Nothing is to be gained by trying smaller seeds."""
 
 
 @MANY
@@ -187,7 +190,7 @@ def test_after_a_bad_carrier_and_a_restore_both_sides_agree(seed: int) -> None:
         numbers = iter(range(9))
         new_url = lambda kind: f"{kind}:///{folder}/side-{next(numbers)}.db"  # noqa: E731
         for link in shop_link(Path(folder), new_url, "sqlite", "sqlite"):
-            heal(link, seed, 100, no_cluster)
+            heal(link, seed, 40, no_cluster)
 
 
 @needs_postgres
