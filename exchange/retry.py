@@ -73,8 +73,8 @@ class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group 
 class Manner:
     """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
 
-    More than ``failures`` of one group raise TooManyFailed. Letters that are refused for an error in ``spared`` are left
-    as they are. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
+    More than ``failures`` of one group raise TooManyFailed. Letters refused for an error in ``spared`` are left as
+    they are. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
     """
 
     rehearse: bool = False
