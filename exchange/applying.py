@@ -5,7 +5,7 @@ Runs inside the importer's transaction and leaves it to the importer to commit o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -55,7 +55,7 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
                 if isinstance(understood, Bad):
                     bad.park(understood.number, understood.line, understood.error)
                     continue
-                loader.add(*understood)
+                loader.add(understood.stream, understood.rows)
                 if superseding.note(understood.stream, understood.rows):
                     loader.flush()
                     superseding.look_up()
@@ -66,7 +66,7 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
             raise bad.too_many() from error
         refused = {refusal.line: refusal for refusal in loaded.refusals}
         superseding.settle(refused, f"superseded: a later record of its key came with batch {arrival.sighting.stem}")
-        _park_refused(bad, arrival, data, refused, site.limits)
+        _park_refused(bad, refused, loader.records(), lambda: _lines(arrival, data, site.limits))
         bad.write()
     counts = loaded.counts
     return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
@@ -160,19 +160,23 @@ def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: 
 
 
 def _park_refused(
-    bad: _BadRecords, arrival: Arrival, data: BinaryIO, refused: Mapping[int, Refusal], limits: Limits
+    bad: _BadRecords,
+    refused: Mapping[int, Refusal],
+    known: Mapping[int, bytes],
+    read_again: Callable[[], Iterator[tuple[int, bytes]]],
 ) -> None:
-    """Park what the database refused: the lines are read once more, so that nobody has to keep them all."""
-    if not refused:
-        return
-    data.seek(0)
-    for number, line in _lines(BatchReader(data, arrival.manifest, limits.read)):
+    """Park what the database refused, line by line; all are read once more only where not every line is known."""
+    there = known.keys() >= refused.keys()
+    for number, line in ((one, known[one]) for one in sorted(refused)) if there else read_again():
         refusal = refused.get(number)
         if refusal is not None:
             error = RecordError(refusal.error, refusal.pointer, refusal.sentence)
             bad.park(number, line, error, refusal.cause)
 
 
-def _lines(reader: BatchReader) -> Iterator[tuple[int, bytes]]:
+def _lines(arrival: Arrival, data: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes]]:
+    """Read a batch's lines from the beginning, with their numbers."""
+    data.seek(0)
+    reader = BatchReader(data, arrival.manifest, limits.read)
     for lines in reader:
         yield from enumerate(lines, reader.first_line)

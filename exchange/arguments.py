@@ -9,6 +9,7 @@ from typing import Any
 from exchange.channels import Channel, known_names
 from exchange.format.errors import printable
 from exchange.format.json import MAX_INTEGER
+from exchange.format.names import MAX_SEQUENCE
 
 
 class Refused(Exception):  # noqa: N818 - reads as what happened
@@ -37,6 +38,12 @@ def check_text(name: str, value: object) -> None:
         raise Refused(f"{name}: expected a name or null, found {shown(value)}")
 
 
+def check_names(name: str, value: object) -> None:
+    """Check a list of names, or None. Raises Refused."""
+    if value is not None and not (isinstance(value, list) and value and all(isinstance(one, str) for one in value)):
+        raise Refused(f"{name}: expected a list of names or null, found {shown(value)}")
+
+
 def check_truth(name: str, value: object) -> None:
     """Check a switch. Raises Refused."""
     if type(value) is not bool:
@@ -47,6 +54,14 @@ def check_count(name: str, value: object, most: int = MAX_INTEGER) -> None:
     """Check a whole number from 1, or None. Raises Refused."""
     if value is not None and (type(value) is not int or not 0 < value <= most):
         raise Refused(f"{name}: expected a whole number from 1 to {most}, or null, found {shown(value)}")
+
+
+def sequences_of(value: Any) -> list[int]:
+    """Give sequences: one, or a list of them. Raises Refused."""
+    wanted: list[Any] = value if isinstance(value, list) else [value]
+    if not wanted or any(type(one) is not int or not 0 < one <= MAX_SEQUENCE for one in wanted):
+        raise Refused(f"sequences: expected a sequence or a list of sequences, found {shown(value)}")
+    return wanted
 
 
 def check_rate(name: str, value: object) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exchange.channels import Channel
-from exchange.format.errors import BatchError, Misdirected, Unsupported, printable
+from exchange.channels import CONTROL, Channel
+from exchange.format import control
+from exchange.format.errors import BatchError, Corrupt, Fault, Misdirected, RecordError, Unsupported, printable
 from exchange.format.manifest import Kind, Manifest, digest, split_manifest
+from exchange.format.names import EPOCH
 from exchange.site import Site
 from exchange.spool import Sighting
+
+MAX_LEFT_EPOCHS = 100
+"""So many are believed of one manifest."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class Arrival:
     line: bytes
     digest: str
     channel: Channel
+    signature: str | None = None
+    """Line 2 of the manifest, as it came."""
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -72,7 +79,8 @@ def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Strange
         channel = _channel(site, manifest)
     except BatchError as fault:
         return Stranger(sighting, fault, digest(line) if line else None, line, manifest)
-    return Arrival(sighting, manifest, line, digest(line), channel)
+    signed = signature.encode().decode() if signature else None
+    return Arrival(sighting, manifest, line, digest(line), channel, signed)
 
 
 def _channel(site: Site, manifest: Manifest) -> Channel:
@@ -83,16 +91,18 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
             f" to {site.network}"
         )
         raise Misdirected(msg)
+    if manifest.kind is Kind.CONTROL:
+        return _control(site, manifest)
     channel = site.channel(manifest.channel, manifest.shards)
     if channel is None or channel.target != site.network:
         msg = f"this side declares no incoming channel {manifest.channel}"
         raise Unsupported(msg)
-    if manifest.kind not in {Kind.CHANGES, Kind.SNAPSHOT}:
-        msg = f"batches of kind {manifest.kind} are not known here"
-        raise Unsupported(msg)
-    if "age" in manifest.encoding:
-        msg = "encrypted batches are not known here"
-        raise Unsupported(msg)
+    _check_encoding(manifest)
+    if manifest.kind is Kind.CHECKPOINT:
+        _check_schemas(manifest, {control.DIGEST})
+        return channel
+    if manifest.kind is Kind.SNAPSHOT:
+        _check_snapshot(manifest, channel)
     for name, version in manifest.schemas.items():
         stream = next((one for one in channel.streams if one.name == name), None)
         if stream is None:
@@ -108,3 +118,49 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
             )
             raise Unsupported(msg)
     return channel
+
+
+def _control(site: Site, manifest: Manifest) -> Channel:
+    _check_encoding(manifest)
+    _check_schemas(manifest, {control.RECEIPT, control.HEARTBEAT, control.REPAIR})
+    return Channel(CONTROL, site.peer, site.network, (), ordered=False)
+
+
+def _check_encoding(manifest: Manifest) -> None:
+    if "age" in manifest.encoding:
+        msg = "encrypted batches are not known here"
+        raise Unsupported(msg)
+
+
+def _check_schemas(manifest: Manifest, known: set[str]) -> None:
+    for name, version in manifest.schemas.items():
+        if name not in known or version > control.VERSION:
+            msg = f"a {manifest.kind} batch with stream {printable(name)} in schema version {version} is not known here"
+            raise Unsupported(msg)
+
+
+def _check_snapshot(manifest: Manifest, channel: Channel) -> None:
+    """See that what a snapshot's manifest says of it can be understood."""
+    try:
+        part = part_of(manifest)
+    except RecordError as error:
+        raise Corrupt(error.sentence, Fault.MANIFEST) from error
+    for name in () if part is None else {*part.streams, *part.prune} - {stream.name for stream in channel.streams}:
+        msg = f"channel {channel.name} has no stream {printable(name)} here"
+        raise Unsupported(msg)
+
+
+def part_of(manifest: Manifest) -> control.Part | None:
+    """Read which part of a snapshot a manifest of that kind says to be; None if it says nothing of it.
+
+    Raises RecordError.
+    """
+    said = manifest.extra.get("snapshot")
+    return None if said is None else control.Part.parse(said)
+
+
+def left_epochs(manifest: Manifest) -> list[str]:
+    """Name the epochs that a manifest says its network has left; what is no epoch is ignored."""
+    said = manifest.extra.get("left_epochs")
+    listed = said if isinstance(said, list) else []
+    return [one for one in listed[:MAX_LEFT_EPOCHS] if isinstance(one, str) and EPOCH.fullmatch(one)]

@@ -45,6 +45,8 @@ def assemble(settings: Settings) -> Site:
         limits=limits(settings),
         schemas=schemas,
         own=own,
+        one_way=settings.link == "one-way",
+        repair=settings.repair,
     )
 
 
@@ -109,6 +111,11 @@ def limits(settings: Settings) -> Limits:
         },
         alarm_letters=settings.alarm_letters,
         alarm_days=settings.alarm_days,
+        gap_seconds=settings.gap_seconds,
+        copies=settings.copies,
+        copy_seconds=settings.copy_every,
+        snapshot_days=settings.snapshot_every,
+        period_seconds=settings.export_every,
     )
 
 

@@ -85,6 +85,7 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "export": _every(settings.export_every, "exchange.export", spread=True),
         "import": _every(settings.import_every, "exchange.import", spread=True),
         "prune": _every(DAY_SECONDS, "exchange.prune"),
+        "reconcile": _every(settings.reconcile_every, "exchange.reconcile", incoming=False),
     }
     if settings.answers_requests:
         entries["answer_requests"] = _every(settings.answer_every, "exchange.answer_requests")

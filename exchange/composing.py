@@ -63,42 +63,87 @@ def compose(
 
     ``keys`` says how many keys were taken, by stream.
     """
-    letters: list[Letter] = []
-    reached: capture.Reached | None = None
-    left = False
-    with uncollected(), closing(_taken(site, connection, channel, keys)) as pieces:
-        for kind, rows in pieces:
-            if _write_all(site, writer, kind, rows):
-                reached = capture.Reached(kind.stream.name, rows[-1][1], kind.op)
-                continue
-            for row in rows:
-                try:
-                    line = kind.line(row[1], row[2:])
-                except RecordError as error:
-                    letters.append(_letter(channel, kind, row, error))
-                else:
-                    if _is_full(site, writer, len(line)) and writer.records:
-                        left = True
-                        break
-                    writer.write(line, kind.stream.name, kind.op)
-                reached = capture.Reached(kind.stream.name, row[1], kind.op)
-            if left:
-                break
+    letters, reached, left = _write(site, connection, channel, keys, writer)
     if left:
         capture.give_back(connection, channel.streams, reached)
-    for stream in keys:
-        refused = {letter.key for letter in letters if letter.key and letter.stream == stream}
-        sentence = "superseded: its row went out with a later export"
-        dead_letters.supersede_sent(connection, stream, capture.TAKEN, refused, sentence)
+    _supersede(connection, keys, letters)
     dead_letters.park(connection, letters, "refused on export")
     return Composed(len(letters), left)
 
 
-def _write_all(site: Site, writer: BatchWriter, kind: _Kind, rows: Sequence[capture.Row]) -> bool:
+@dataclass(frozen=True)
+class PageComposed:
+    """How a page was written: behind which key it was cut for want of room, if it was, and streams with bad records."""
+
+    parked: int
+    cut: str | None
+    bad: frozenset[str]
+
+
+def compose_page(
+    site: Site, connection: Connection, channel: Channel, page: capture.Page, version: int, writer: BatchWriter
+) -> PageComposed | None:
+    """Write the rows of a page, all with one version, until the batch is full.
+
+    None if not all found room and they are of use only as a whole: then nothing was parked, and the batch is to be
+    made anew. A row that is parked already is not parked once more.
+    """
+    letters, reached, left = _write(site, connection, channel, page.keys, writer, version)
+    if left and page.whole:
+        return None
+    cut = capture.cut_page(connection, reached.version) if left and reached is not None else None
+    _supersede(connection, page.keys, letters)
+    known = dead_letters.parked_sent(connection, letters)
+    fresh = [letter for letter in letters if (letter.stream, letter.key) not in known]
+    dead_letters.park(connection, fresh, "refused on export")
+    bad = frozenset(letter.stream for letter in letters if letter.stream)
+    return PageComposed(len(fresh), cut, bad)
+
+
+def _write(
+    site: Site,
+    connection: Connection,
+    channel: Channel,
+    keys: Mapping[str, int],
+    writer: BatchWriter,
+    version: int | None = None,
+) -> tuple[list[Letter], capture.Reached | None, bool]:
+    """Write what was taken, with one version for all if it is given.
+
+    Gives the letters of what can't be sent, the last record that was written or refused, and whether some are left.
+    """
+    letters: list[Letter] = []
+    reached: capture.Reached | None = None
+    with uncollected(), closing(_taken(site, connection, channel, keys)) as pieces:
+        for kind, rows in pieces:
+            if _write_all(site, writer, kind, rows, version):
+                reached = capture.Reached(kind.stream.name, rows[-1][1], kind.op)
+                continue
+            for row in rows:
+                try:
+                    line = kind.line(version or row[1], row[2:])
+                except RecordError as error:
+                    letters.append(_letter(channel, kind, row[0], version or row[1], error))
+                else:
+                    if _is_full(site, writer, len(line)) and writer.records:
+                        return letters, reached, True
+                    writer.write(line, kind.stream.name, kind.op)
+                reached = capture.Reached(kind.stream.name, row[1], kind.op)
+    return letters, reached, False
+
+
+def _supersede(connection: Connection, keys: Mapping[str, int], letters: Sequence[Letter]) -> None:
+    for stream in keys:
+        refused = {letter.key for letter in letters if letter.key and letter.stream == stream}
+        sentence = "superseded: its row went out with a later export"
+        dead_letters.supersede_sent(connection, stream, capture.TAKEN, refused, sentence)
+
+
+def _write_all(site: Site, writer: BatchWriter, kind: _Kind, rows: Sequence[capture.Row], version: int | None) -> bool:
     """Write the records of these rows if there is nothing to be said about any of them and room for all; else none."""
     _, versions, *values = zip(*rows, strict=True)
     try:
-        lines = kind.lines(versions, values)
+        lines = kind.lines([version] * len(rows) if version else versions, values)
     except LOOK_AT_EACH:
         return False
     if lines is None or max(map(len, lines)) > site.limits.read.max_record_bytes:
@@ -185,8 +230,7 @@ def _bounded(site: Site, line: bytes) -> bytes:
     return line
 
 
-def _letter(channel: Channel, kind: _Kind, row: capture.Row, error: RecordError) -> Letter:
-    key, version = row[:2]
+def _letter(channel: Channel, kind: _Kind, key: str, version: int, error: RecordError) -> Letter:
     return Letter(
         Direction.OUT,
         channel.name,

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from exchange import alarming, broker, capture, database, keys, ledger, migrate
+from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
+from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
 from exchange.format.manifest import Manifest
 from exchange.holding import held
-from exchange.models import Direction, event
+from exchange.models import Direction, ResyncState, batch, event, resync
 from exchange.preparing import branches
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
@@ -33,6 +34,9 @@ EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 
 MAX_DRIFT = timedelta(seconds=60)
 """How far this machine's clock and the database's may be apart, and how far the ledger may be ahead of ours."""
+
+MANY_ROWS = 1_000_000
+"""Where more than so many records were sent, rows are not counted to find out whether some were not."""
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITABLE_BY_ALL = stat.S_IWOTH
@@ -327,8 +331,10 @@ def _database(settings: Settings, site: Site) -> Findings:
         ("database", _migrations, f"see that {shown} is right and runs"),
         ("tables", _tables, "see the database's own log"),
         ("shards", _shards, "see the database's own log"),
+        ("first start", _first_start, "see the database's own log"),
         ("clock", _database_clock, "see the database's own log"),
         ("letters", _letters, "see the database's own log"),
+        ("link", _link, "see the database's own log"),
     )
     for check, step, remedy in steps:
         try:
@@ -368,6 +374,41 @@ def _tables(_settings: Settings, site: Site) -> Findings:
                     yield _fault("tables", message, remedy)
     if well:
         yield _ok("tables", "every stream has its table, its column exchange_version and, if it is sent, its triggers")
+
+
+def _first_start(_settings: Settings, site: Site) -> Findings:
+    """Find channels whose tables have more rows than were ever sent or wait to be: those were there before capture."""
+    with database.reading(site.engine) as connection:
+        for channel in site.channels:
+            if channel.source == site.network and (rows := _never_sent(connection, channel)):
+                yield Finding(
+                    "first start",
+                    Level.WARNING,
+                    f"channel {channel.name}: {rows} or more rows were there before changes were captured, and were"
+                    f" never sent to {site.peer}",
+                    f"run `exchange resync {channel.name}`, which sends whole tables",
+                )
+
+
+def _never_sent(connection: sa.Connection, channel: Channel) -> int:
+    """Say by how many, at least, the rows of a channel outnumber records sent and changes pending; 0: unknown."""
+    names = [one.name for one in channel.in_files()]
+    whole = (resync.c.want == SNAPSHOT, resync.c.streams.is_(None), resync.c.buckets.is_(None))
+    asked = sa.exists().where(resync.c.channel.in_(names), resync.c.state != ResyncState.CANCELLED, *whole)
+    if connection.scalar(sa.select(asked)):
+        return 0
+    mine = (batch.c.direction == Direction.OUT, batch.c.channel.in_(names))
+    sent = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(batch.c.records), 0)).where(*mine)) or 0
+    if sent > MANY_ROWS:
+        return 0
+    known = int(sent) + capture.pending(connection, channel.streams, MANY_ROWS)
+    rows = 0
+    for stream in channel.streams:
+        some = sa.select(sa.literal(1)).select_from(stream.table).limit(known - rows + 1)
+        rows += connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
+        if rows > known:
+            return rows - known
+    return 0
 
 
 def _shards(_settings: Settings, site: Site) -> Findings:
@@ -424,3 +465,33 @@ def _letters(_settings: Settings, site: Site) -> Findings:
         yield Finding("letters", Level.WARNING, message, remedy)
     if not alarms:
         yield _ok("letters", "of the dead letters none is too old, nor are too many parked")
+
+
+# Link
+
+
+def _link(settings: Settings, site: Site) -> Findings:
+    """Look whether the other side lives, and what it could not take."""
+    moment = database.now()
+    with database.reading(site.engine) as connection:
+        there = far_side.look(site, connection)
+        oldest = [status.unacknowledged_since(connection, one.name) for one in site.outgoing()]
+    alarms = list(there.alarms(moment))
+    for sentence in alarms:
+        message, _, remedy = sentence.rpartition("; ")
+        yield Finding("link", Level.FAULT if sentence == there.halted else Level.WARNING, message, remedy)
+    troubles = list(there.troubles())
+    for sentence in troubles:
+        yield Finding("link", Level.WARNING, sentence, f"see `exchange batches` here, and ask {settings.peer}")
+    if alarms or troubles:
+        return
+    if there.life is None and there.one_way and site.outgoing():
+        said = f"nothing comes back from {settings.peer}: what is published is unconfirmable"
+    elif there.life is None:
+        said = f"{settings.peer} was never heard of"
+    else:
+        said = f"{settings.peer} was heard of {far_side.lasting(moment - there.life.heard_at)} ago"
+    since = min(filter(None, oldest), default=None)
+    if since is not None and not there.one_way:
+        said += f"; the oldest unacknowledged batch is {far_side.lasting(moment - since)} old"
+    yield _ok("link", said)

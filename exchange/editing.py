@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exchange import dead_letters
-from exchange.channels import HIDDEN, Channel
+from exchange.channels import CONTROL, HIDDEN, Channel
 from exchange.database import reading, world_errors, writing
 from exchange.dead_letters import Mask, Parked, revising
 from exchange.dead_letters.settling import missing, standing
@@ -80,6 +80,8 @@ def draft(site: Site, letter_id: int) -> Draft:
     if letter.direction is Direction.OUT:
         msg = f"dead letter {letter_id} was not sent: mend its row, not the record; a retry reads the row anew"
         raise WorldError(f"{msg}; {_NOTHING}")
+    if letter.channel == CONTROL:
+        raise WorldError(f"dead letter {letter_id} is the other side's own word; {_NOTHING}; nobody mends that here")
     channel = next((one for one in site.incoming() if one.name == letter.channel), None)
     if channel is None:
         raise WorldError(f"channel {printable(letter.channel)} is no longer declared; {_NOTHING}")

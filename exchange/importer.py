@@ -8,19 +8,22 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, ledger, reuniting
-from exchange.arrivals import Arrival, Stranger, believe, look
+from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots
+from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
+from exchange.channels import Channel
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
+from exchange.format.control import Digest
 from exchange.format.errors import (
     BatchError,
     Corrupt,
@@ -33,11 +36,12 @@ from exchange.format.errors import (
     printable,
 )
 from exchange.format.json import MAX_INTEGER
+from exchange.format.manifest import Kind
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported, ImportRun, Retried
-from exchange.settling import known_row, lock_of, settle, verdict_on
+from exchange.settling import known_row, lock_of, settle, unfinished, verdict_on
 from exchange.site import Site
 from exchange.waiting import Waiting
 
@@ -69,6 +73,7 @@ def run(
     outcomes: list[Imported] = []
     busy: set[str] = set()
     handed: set[str] = set()
+    applied: dict[tuple[Kind, str], Channel] = {}
     reunited: tuple[Retried, ...] = ()
     trouble = None
     try:
@@ -82,30 +87,42 @@ def run(
         arrived = [seen for seen in sighted if _is_called(seen, channel)]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if waiting.still(seen) is None], hand_over)
-        for seen in arrived:
+        for number, seen in enumerate(arrived):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"
                 break
             if seen.place[0] not in busy and _lane(seen) not in handed:
-                outcomes.append(waiting.still(seen) or take_in(site, seen, release=release))
+                outcomes.append(
+                    waiting.still(seen, islice(arrived, number, None)) or take_in(site, seen, release=release)
+                )
                 waiting.look_again_after(outcomes[-1])
                 if outcomes[-1].verdict is Verdict.BUSY:
                     busy.add(seen.place[0])
+                if outcomes[-1].verdict is Verdict.APPLIED and isinstance(seen, Arrival):
+                    applied[seen.manifest.kind, seen.channel.name] = seen.channel
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
-        reunited = _reunite(site, outcomes, stopping)
+            gaps.note(site, channel)
+        reunited = _reunite(site, outcomes, applied, stopping)
     except WorldError as error:
         trouble = error.sentence
     return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)), reunited)
 
 
-def _reunite(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bool]) -> tuple[Retried, ...]:
+def _reunite(
+    site: Site,
+    outcomes: Iterable[Imported],
+    applied: Mapping[tuple[Kind, str], Channel],
+    stopping: Callable[[], bool],
+) -> tuple[Retried, ...]:
     """Retry letters that waited for a row which may have come just now."""
-    if not any(one.records.applied for one in outcomes):
-        return ()
+    snapshots_of = [channel for (kind, _), channel in applied.items() if kind is Kind.SNAPSHOT]
     with world_errors():
-        return tuple(reuniting.run(site, site.incoming(), stopping))
+        traded = reuniting.trade(site, snapshots_of, stopping)
+        if not traded and not any(one.records.applied for one in outcomes):
+            return ()
+        return (*traded, *reuniting.run(site, site.incoming(), stopping))
 
 
 def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:
@@ -124,7 +141,7 @@ def _hand_over(arrived: list[Arrival | Stranger], hand_over: Callable[[str], Non
 
 def _lane(seen: Arrival | Stranger) -> str | None:
     """Name what can be applied beside the rest; None if there is nothing to apply."""
-    if isinstance(seen, Stranger):
+    if isinstance(seen, Stranger) or seen.manifest.kind is Kind.CONTROL:
         return None
     return seen.channel.name if seen.channel.beside_others else seen.channel.declared
 
@@ -150,15 +167,13 @@ def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
     """Say whether a batch is to be applied now."""
     with reading(site.engine) as connection:
         standing = stand(site, connection, arrival)
+        if standing.reason is Reason.GAP:
+            return unfinished(site, arrival) or standing
         if standing is not NEXT:
             return standing
         if not release and (sentence := _deletes_too_much(site, connection, arrival)):
             return Place(Verdict.HELD, Reason.DELETES, sentence)
-    size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
-    if size is not None and size >= arrival.manifest.bytes:
-        return NEXT
-    found = "not there yet" if size is None else f"{size} bytes long so far"
-    return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
+    return unfinished(site, arrival) or NEXT
 
 
 def judge_stranger(site: Site, stranger: Stranger) -> Place:
@@ -187,7 +202,7 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
     known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
     if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
         return _conflict(known)
-    return place(
+    standing = place(
         arrival.manifest,
         arrival.digest,
         position=ledger.current_position(connection, Direction.IN, channel),
@@ -196,9 +211,20 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
         ordered=arrival.channel.ordered,
         look_ahead=site.limits.look_ahead,
     )
+    # Where an ordered channel goes on there is no place that was given up.
+    if known is None and (standing is not NEXT or not arrival.channel.ordered):
+        state = gaps.given_up(connection, arrival.place)
+        if state is not None:
+            sentence = f"this side went on without it ({state}); it comes too late and changes nothing"
+            return Place(Verdict.DUPLICATE, None, sentence)
+    return standing
 
 
 def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
+    if arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
+        return None
+    if arrival.manifest.kind is Kind.SNAPSHOT and (sentence := snapshots.removes_too_much(site, connection, arrival)):
+        return sentence
     for name, counts in arrival.manifest.records.items():
         if counts.delete <= site.limits.deleted_rows:
             continue
@@ -246,7 +272,13 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
     for what is wrong with it, Busy.
     """
     lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
-    with _refused_at_the_end(), ledger.attempted(site.engine, lock, key) as (connection, crashes):
+    ours: list[Digest] = []
+
+    def look_at_ourselves(crashes: int) -> None:
+        if arrival.manifest.kind is Kind.CHECKPOINT and crashes < site.limits.crashes:
+            ours.extend(comparing.own_digests(site, arrival.channel))
+
+    with _refused_at_the_end(), ledger.attempted(site.engine, lock, key, look_at_ourselves) as (connection, crashes):
         join(connection, f"import {arrival.channel.declared}", alone=not arrival.channel.beside_others)
         standing = stand(site, connection, arrival)
         if standing is not NEXT:
@@ -259,11 +291,40 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             check_data(data, arrival.manifest)
             data.seek(0)
             batch_id = _enter(connection, arrival)
-            counts = applying.apply_records(site, connection, arrival, data)
+            counts = _take_effect(site, connection, arrival, data, ours)
+        ledger.leave(connection, arrival.place[0], left_epochs(arrival.manifest), adopted=arrival.manifest.epoch)
+        _advance(connection, arrival)
         ledger.count(connection, batch_id, counts)
-        ledger.advance(connection, Direction.IN, *arrival.place, arrival.digest)
         ledger.forget_attempts(connection, key)
     return counts
+
+
+def _advance(connection: Connection, arrival: Arrival) -> None:
+    """Move the channel's position to a batch, and over what is behind it and was given up."""
+    channel, epoch, sequence = arrival.place
+    heeds_gaps = arrival.manifest.kind is not Kind.CONTROL
+    if heeds_gaps and not arrival.channel.ordered:
+        gaps.note_leap(connection, arrival.place)
+    ledger.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
+    if heeds_gaps:
+        gaps.pass_over(connection, gaps.Flow(channel, epoch), sequence)
+
+
+def _take_effect(
+    site: Site, connection: Connection, arrival: Arrival, data: BinaryIO, ours: Sequence[Digest]
+) -> Counts:
+    """Do what the records of a verified batch say, by its kind."""
+    match arrival.manifest.kind:
+        case Kind.CONTROL:
+            return hearing.hear(site, connection, arrival, data)
+        case Kind.CHECKPOINT:
+            return comparing.compare(site, connection, arrival, data, ours)
+        case Kind.SNAPSHOT:
+            differences.find(site, connection, arrival, data)
+            counts = applying.apply_records(site, connection, arrival, data)
+            return snapshots.conclude(connection, arrival, counts)
+        case Kind.CHANGES:
+            return applying.apply_records(site, connection, arrival, data)
 
 
 def _may_be_unfinished(fault: BatchError) -> bool:
@@ -294,6 +355,7 @@ def _enter(connection: Connection, arrival: Arrival) -> int:
             "manifest": arrival.line.decode(),
             "records": arrival.manifest.total,
             "bytes": arrival.manifest.bytes,
+            "signature": arrival.signature,
         }
         ledger.move(connection, known, BatchState.APPLIED, "applied", stem=stem, **claim)
         return known.id
@@ -307,6 +369,7 @@ def _enter(connection: Connection, arrival: Arrival) -> int:
         manifest=arrival.manifest,
         line=arrival.line,
         digest=arrival.digest,
+        signature=arrival.signature,
     )
 
 

@@ -7,7 +7,7 @@ transaction; which may follow which stands in ``TRANSITIONS`` alone.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,13 +35,18 @@ from exchange.models import (
     position,
     success,
 )
+from exchange.models import epoch as minted
 
 TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]]] = {
     Direction.OUT: {
         None: frozenset({BatchState.SEALED}),
-        BatchState.SEALED: frozenset({BatchState.PUBLISHED}),
-        BatchState.PUBLISHED: frozenset({BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED}),
-        BatchState.REJECTED: frozenset({BatchState.PUBLISHED}),
+        BatchState.SEALED: frozenset({BatchState.PUBLISHED, BatchState.DISCARDED}),
+        BatchState.PUBLISHED: frozenset(
+            {BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED, BatchState.DISCARDED}
+        ),
+        # Sent again, or lost: asked for again, and no longer kept.
+        BatchState.ACKNOWLEDGED: frozenset({BatchState.PUBLISHED, BatchState.REJECTED}),
+        BatchState.REJECTED: frozenset({BatchState.PUBLISHED, BatchState.REJECTED, BatchState.ACKNOWLEDGED}),
     },
     Direction.IN: {
         None: frozenset({BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}),
@@ -62,7 +67,8 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
 }
 """From which state a batch may come to which. A waiting or held one may come to be so for another reason; a
 quarantined one stays what it is until a person gives it up: brought back, it is judged anew and gets a row of its
-own."""
+own. What was acknowledged is published again for a receiver that was restored, what was rejected may be let in there
+after all, and what is left of an epoch that was left is discarded."""
 
 DEAD_LETTER_TRANSITIONS: Mapping[DeadLetterState, frozenset[DeadLetterState]] = {
     DeadLetterState.PARKED: frozenset(
@@ -190,7 +196,36 @@ def known_epoch(connection: Connection, name: str) -> str | None:
     return str(row.epoch)
 
 
+def minted_before(connection: Connection, current: str, most: int = 20) -> list[str]:
+    """Name the epochs that this database has left, the newest first."""
+    rows = sa.select(minted.c.epoch).where(minted.c.epoch != current).order_by(minted.c.at.desc()).limit(most)
+    return list(connection.scalars(rows))
+
+
+def halted(connection: Connection) -> str | None:
+    """Say why nothing is exported, if something was found out about this database; None if all is well."""
+    return connection.scalar(sa.select(network.c.halted_because))
+
+
+def halt(connection: Connection, because: str) -> None:
+    """Stop all exports until a person acts; what was found out first is what stays written."""
+    stopping = sa.update(network).where(network.c.halted_because.is_(None))
+    connection.execute(stopping.values(halted_because=because, halted_at=now()))
+
+
 # Batches
+
+
+class Fresh(NamedTuple):
+    """What is to be written down of a batch at first. ``place`` is channel, epoch and sequence."""
+
+    stem: str
+    place: tuple[str, str, int]
+    cause: str
+    manifest: Manifest | None = None
+    line: bytes | None = None
+    digest: str | None = None
+    signature: str | None = None
 
 
 def record(
@@ -198,45 +233,58 @@ def record(
     direction: Direction,
     state: BatchState,
     *,
-    stem: str,
-    place: tuple[str, str, int],
-    cause: str,
     reason: Reason | None = None,
-    manifest: Manifest | None = None,
-    line: bytes | None = None,
-    digest: str | None = None,
+    **fresh: Any,
 ) -> int:
-    """Write a batch's first row in ``state`` and its event; give its id.
+    """Write a batch's first row in ``state`` and its event; give its id. ``fresh`` are the members of ``Fresh``.
 
-    ``place`` is channel, epoch and sequence. Raises IntegrityError if another batch holds the place.
+    Raises IntegrityError if another batch holds the place.
     """
+    return record_all(connection, direction, state, [Fresh(**fresh)], reason=reason)[0]
+
+
+def record_all(
+    connection: Connection,
+    direction: Direction,
+    state: BatchState,
+    batches: Sequence[Fresh],
+    *,
+    reason: Reason | None = None,
+) -> list[int]:
+    """Write the first rows of many batches, all in one state, and their events; give their ids in the same order."""
     if state not in TRANSITIONS[direction][None]:
         msg = f"no {direction} batch begins as {state}"
         raise ValueError(msg)
-    channel, epoch, sequence = place
-    moment = now()
-    created = connection.execute(
-        sa.insert(batch).values(
-            direction=direction,
-            channel=channel,
-            epoch=epoch,
-            sequence=sequence,
-            stem=stem,
-            state=state,
-            reason=reason,
-            message=cause if reason else None,
-            manifest=line.decode() if line and manifest else None,
-            digest=digest,
-            records=manifest.total if manifest else 0,
-            bytes=manifest.bytes if manifest else 0,
-            trace=manifest.trace[:64] if manifest and manifest.trace else None,
-            created_at=moment,
-            updated_at=moment,
-        )
-    )
-    batch_id = int(created.inserted_primary_key[0])  # type: ignore[index]
-    _note(connection, batch_id, None, state, cause)
-    return batch_id
+    moment, who = now(), whoami()
+    rows = [
+        {
+            "direction": direction,
+            "channel": fresh.place[0],
+            "epoch": fresh.place[1],
+            "sequence": fresh.place[2],
+            "stem": fresh.stem,
+            "state": state,
+            "reason": reason,
+            "message": fresh.cause if reason else None,
+            "manifest": fresh.line.decode() if fresh.line and fresh.manifest else None,
+            "digest": fresh.digest,
+            "signature": fresh.signature,
+            "records": fresh.manifest.total if fresh.manifest else 0,
+            "bytes": fresh.manifest.bytes if fresh.manifest else 0,
+            "trace": fresh.manifest.trace[:64] if fresh.manifest and fresh.manifest.trace else None,
+            "created_at": moment,
+            "updated_at": moment,
+        }
+        for fresh in batches
+    ]
+    if not rows:
+        return []
+    created = sa.insert(batch).returning(batch.c.id, sort_by_parameter_order=True)
+    ids = [int(number) for number in connection.scalars(created, rows)]
+    said = {"subject": "batch", "at": moment, "from_state": None, "to_state": state, "who": who}
+    events = [{**said, "subject_id": number, "cause": fresh.cause} for number, fresh in zip(ids, batches, strict=True)]
+    connection.execute(sa.insert(event), events)
+    return ids
 
 
 def move(
@@ -266,9 +314,45 @@ def move(
     _note(connection, entry.id, entry.state, state, cause)
 
 
+def move_all(
+    connection: Connection,
+    direction: Direction,
+    ids: Sequence[int],
+    change: tuple[BatchState, BatchState],
+    cause: str,
+    *,
+    reason: Reason | None = None,
+) -> int:
+    """Bring many batches from one state to another (``change``), each with its event; give how many.
+
+    One that somebody else moved meanwhile is left as it is. Raises ValueError if the table does not allow it.
+    """
+    before, after = change
+    if after not in TRANSITIONS[direction].get(before, frozenset()):
+        msg = f"no {direction} batch comes from {before} to {after}"
+        raise ValueError(msg)
+    moment, moved = now(), 0
+    said = {"subject": "batch", "at": moment, "from_state": before, "to_state": after, "cause": cause, "who": whoami()}
+    told = [sa.literal(value, event.c[name].type) for name, value in said.items()]
+    values = {"state": after, "reason": reason, "message": cause if reason else None, "updated_at": moment}
+    for start in range(0, len(ids), _AT_ONCE):
+        some = among(connection, batch.c.id, ids[start : start + _AT_ONCE])
+        moving = sa.update(batch).where(some, batch.c.direction == direction, batch.c.state == before).values(values)
+        going = list(connection.scalars(moving.returning(batch.c.id)))
+        events = sa.select(batch.c.id, *told).where(among(connection, batch.c.id, going)).order_by(batch.c.id)
+        connection.execute(sa.insert(event).from_select(["subject_id", *said], events))
+        moved += len(going)
+    return moved
+
+
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:
-    """Write what became of a batch's records beside its state."""
+    """Write what became of a batch's records beside its state, and add it to its channel's position."""
     connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(**counts.as_dict()))
+    place = sa.select(batch.c.direction, batch.c.channel, batch.c.epoch).where(batch.c.id == batch_id)
+    direction, channel, epoch = connection.execute(place).one()
+    here = (position.c.direction == direction, position.c.channel == channel, position.c.epoch == epoch)
+    more = {name: position.c[name] + number for name, number in counts.as_dict().items()}
+    connection.execute(sa.update(position).where(*here).values(more))
 
 
 def note_dead_letters(
@@ -330,6 +414,15 @@ def at_place(connection: Connection, direction: Direction, channel: str, epoch: 
         )
     ).one_or_none()
     return _entry(row) if row else None
+
+
+def held_places(
+    connection: Connection, direction: Direction, channel: str, epoch: str, sequences: Collection[int]
+) -> set[int]:
+    """Give those of some sequences at which a batch holds its place."""
+    here = (batch.c.direction == direction, batch.c.channel == channel, batch.c.epoch == epoch)
+    some = among(connection, batch.c.sequence, sequences)
+    return set(connection.scalars(sa.select(batch.c.sequence).where(*here, some, sa.text(HOLDS_PLACE))))
 
 
 def by_stem(connection: Connection, direction: Direction, stem: str) -> Entry | None:
@@ -433,8 +526,24 @@ def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
     return frozenset(rows)
 
 
-def advance(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str) -> None:
-    """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one."""
+def leave(connection: Connection, channel: str, epochs: Collection[str], adopted: str) -> None:
+    """Write down which epochs of an incoming channel came before an ``adopted`` one, heard of or not."""
+    if not epochs:
+        return
+    here = (position.c.direction == Direction.IN) & (position.c.channel == channel)
+    known = set(connection.scalars(sa.select(position.c.epoch).where(here)))
+    row = {"direction": Direction.IN, "channel": channel, "sequence": 0, "current": 0, "adopted_at": now()}
+    for one in sorted(set(epochs) - known - {adopted}):
+        connection.execute(sa.insert(position).values(**row, epoch=one))
+
+
+def advance(
+    connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str | None
+) -> None:
+    """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one.
+
+    ``digest`` is None for a place that was given up.
+    """
     here = (position.c.direction == direction) & (position.c.channel == channel)
     of_epoch = here & (position.c.epoch == epoch)
     moved = connection.execute(
@@ -472,20 +581,31 @@ def note_success(engine: Engine, direction: Direction, channels: Collection[str]
 
 
 @contextmanager
-def attempted(engine: Engine, lock: str, key: str) -> Iterator[tuple[Connection, int]]:
+def attempted(
+    engine: Engine, lock: str, key: str, prepare: Callable[[int], None] | None = None
+) -> Iterator[tuple[Connection, int]]:
     """Hold ``lock`` for one attempt at a batch; give the transaction, and how many attempts before never ended.
 
     The attempt is counted and committed with the lock held and before the work. Only a holder of the lock
     counts, and takes it back before letting go, so what a next holder finds is a crash and never somebody at
     work. An attempt ends in order if it gives an outcome, or raises that the batch or the world is bad: then
     the work is undone. Whoever settles the batch clears the count (``forget_attempts``) with the settling.
-    Raises Busy.
+    ``prepare`` is the work that needs the lock and not the transaction: it is called before that writes, with the
+    number of crashes. Raises Busy.
     """
     crashes = 0
 
     def begin() -> None:
         nonlocal crashes
         crashes = _begin_attempt(engine, key)
+        if prepare is None:
+            return
+        try:
+            prepare(crashes)
+        except (BatchError, Busy, WorldError, DBAPIError, OSError):
+            with writing(engine) as connection:
+                _take_back(connection, key)
+            raise
 
     fault: Exception | None = None
     with locked(engine, lock, prepare=begin) as connection:

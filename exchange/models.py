@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import Dialect
+from sqlalchemy.event import listen
 from sqlalchemy.types import TypeDecorator
 
 metadata = MetaData(
@@ -64,6 +66,33 @@ class BatchState(enum.StrEnum):
     APPLIED = "applied"
     QUARANTINED = "quarantined"
     DISCARDED = "discarded"
+
+
+class GapState(enum.StrEnum):
+    """What became of a missing sequence: it came, somebody went on without it, or it never will come."""
+
+    MISSING = "missing"
+    ARRIVED = "arrived"
+    ACCEPTED = "accepted"
+    LOST = "lost"
+    LEFT = "left"
+
+
+class ResyncState(enum.StrEnum):
+    """How far a snapshot of a channel has come."""
+
+    ASKED = "asked"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+class RepairState(enum.StrEnum):
+    """Whether what was asked of the other side has come."""
+
+    OPEN = "open"
+    ANSWERED = "answered"
+    WITHDRAWN = "withdrawn"
 
 
 class DeadLetterState(enum.StrEnum):
@@ -109,9 +138,21 @@ network = Table(
     Column("name", String(31), nullable=False),
     Column("epoch", String(12), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("halted_at", UtcDateTime),
+    Column("halted_because", Text),
     CheckConstraint("id = 1", name="single"),
 )
-"""One row: who this database belongs to, and its epoch."""
+"""One row: who this database belongs to, and its epoch. While ``halted_because`` says why, nothing is exported."""
+
+epoch = Table(
+    "exchange_epoch",
+    metadata,
+    Column("epoch", String(12), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""The epochs of this database, once another one was begun by hand, after a restore; rows are only ever added."""
 
 change = Table(
     "exchange_change",
@@ -120,11 +161,21 @@ change = Table(
     Column("stream", String(63), nullable=False),
     Column("op", String(1), nullable=False),
     Column("key", Text, nullable=False),
-    Index("ix_exchange_change_stream_id", "stream", "id"),
+    Index("ix_exchange_change_stream_id", "stream", "id").ddl_if(dialect="sqlite"),
     sqlite_autoincrement=True,
 )
 """What triggers captured and no batch carries yet. ``id`` is the record's version; ``op`` is I, U or D;
-``key`` is a JSON object of the key columns as this database writes them (see ``capture``)."""
+``key`` is a JSON object of the key columns as this database writes them (see ``capture``).
+On PostgreSQL stream and id are the primary key, the only index."""
+listen(
+    change,
+    "after_create",
+    DDL(
+        "ALTER TABLE exchange_change DROP CONSTRAINT pk_exchange_change,"
+        " ADD CONSTRAINT pk_exchange_change PRIMARY KEY (stream, id)"
+    ).execute_if(dialect="postgresql"),  # type: ignore[no-untyped-call]
+)
+
 
 importing = Table(
     "exchange_importing",
@@ -174,6 +225,9 @@ batch = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("pruned_at", UtcDateTime),
+    Column("published_at", UtcDateTime),
+    Column("again_at", UtcDateTime),
+    Column("signature", Text),
     Index(
         "uq_exchange_batch_place",
         "direction",
@@ -193,10 +247,18 @@ batch = Table(
         sqlite_where=text("pruned_at IS NULL"),
         postgresql_where=text("pruned_at IS NULL"),
     ),
+    Index(
+        "ix_exchange_batch_again",
+        "again_at",
+        sqlite_where=text("again_at IS NOT NULL"),
+        postgresql_where=text("again_at IS NOT NULL"),
+    ),
 )
 """The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe; what
 was quarantined, or given up by a person, takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256,
-``bytes`` the data file's size on disk."""
+``bytes`` the data file's size on disk. ``published_at`` is when it was last put out, ``again_at`` when its next copy
+is due on a one-way link; ``signature`` is line 2 of an incoming one's manifest: the proof, shown to its sender, that
+it was sent."""
 
 position = Table(
     "exchange_position",
@@ -208,9 +270,128 @@ position = Table(
     Column("digest", String(64)),
     Column("current", Integer, nullable=False, server_default="1"),
     Column("adopted_at", UtcDateTime, nullable=False),
+    Column("applied", BigInteger, nullable=False, server_default="0"),
+    Column("duplicate", BigInteger, nullable=False, server_default="0"),
+    Column("stale", BigInteger, nullable=False, server_default="0"),
+    Column("parked", BigInteger, nullable=False, server_default="0"),
 )
-"""How far a channel has come, stored with the data it speaks of. ``digest`` is that of the last manifest.
-One row of a channel is ``current``; the others are epochs that were left."""
+"""How far a channel has come, stored with the data it speaks of. ``digest`` is that of the last manifest, NULL
+behind a place that was given up. One row of a channel is ``current``; the others are epochs that were left.
+``applied`` and the other counts are of all records of the epoch that were imported."""
+
+gap = Table(
+    "exchange_gap",
+    metadata,
+    Column("channel", String(31), primary_key=True),
+    Column("epoch", String(12), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(12), nullable=False),
+    Column("noticed_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Column("cause", Text),
+    Column("who", String(255)),
+    Index(
+        "ix_exchange_gap_missing",
+        "channel",
+        "epoch",
+        "sequence",
+        sqlite_where=text("state = 'missing'"),
+        postgresql_where=text("state = 'missing'"),
+    ),
+)
+"""Incoming sequences that others came before, and what became of each."""
+
+receipt = Table(
+    "exchange_receipt",
+    metadata,
+    Column("channel", String(31), primary_key=True),
+    Column("epoch", String(12), primary_key=True),
+    Column("through", BigInteger, nullable=False),
+    Column("said", Text, nullable=False),
+    Column("heard_at", UtcDateTime, nullable=False),
+)
+"""What the other side said last of a channel that we send: ``said`` is the data of its ``_receipt`` record."""
+
+peer = Table(
+    "exchange_peer",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", String(12), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("sent_at", UtcDateTime, nullable=False),
+    Column("heard_at", UtcDateTime, nullable=False),
+    Column("said", Text, nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+"""One row: the other side's last sign of life. ``sent_at`` is by its clock, ``heard_at`` by ours, ``said`` the data
+of its ``_heartbeat`` record."""
+
+resync = Table(
+    "exchange_resync",
+    metadata,
+    _id(),
+    Column("channel", String(31), nullable=False),
+    Column("want", String(12), nullable=False),
+    Column("streams", Text),
+    Column("buckets", Text),
+    Column("prune", Integer, nullable=False, server_default="0"),
+    Column("answers", String(80)),
+    Column("reason", Text, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("version", BigInteger),
+    Column("barrier", Text),
+    Column("cursor", Text),
+    Column("unsent", Text),
+    Column("parts", Integer, nullable=False, server_default="0"),
+    Column("records", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("uq_exchange_resync_answers", "answers", unique=True),
+    Index("ix_exchange_resync_state", "state", "channel", "id"),
+)
+"""What this side shall send beside changes, asked for by a person, the schedule or the other side (``answers`` is
+the name of its request): a ``snapshot`` or a ``checkpoint`` of a channel, and how far it has come. ``streams`` is a
+JSON array, ``buckets`` a JSON object of them and of how many they are; NULL for all."""
+
+repair = Table(
+    "exchange_repair",
+    metadata,
+    _id(),
+    Column("name", String(80), nullable=False),
+    Column("channel", String(31), nullable=False),
+    Column("want", String(12), nullable=False),
+    Column("streams", Text),
+    Column("buckets", Text),
+    Column("prune", Integer, nullable=False, server_default="0"),
+    Column("reason", Text, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("asked_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Index("uq_exchange_repair_name", "name", unique=True),
+    Index("ix_exchange_repair_state", "state", "channel"),
+)
+"""What this side asked the other one for: a ``snapshot`` or a ``checkpoint`` of a channel; told until it came."""
+
+agreement = Table(
+    "exchange_agreement",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("stream", String(63), primary_key=True),
+    Column("epoch", String(12), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("compared_at", UtcDateTime, nullable=False),
+    Column("sent", BigInteger, nullable=False),
+    Column("received", BigInteger, nullable=False),
+    Column("buckets", Text, nullable=False),
+    Column("found", Text),
+    Column("since", UtcDateTime),
+    Column("repairs", Integer, nullable=False, server_default="0"),
+)
+"""How a stream compared at its last checkpoint: rows ``sent`` and ``received`` there, the ``buckets`` that differ (a
+JSON array), what a repair ``found`` different (JSON; NULL where nobody looked), and since when."""
 
 success = Table(
     "exchange_success",

@@ -117,10 +117,27 @@ class Exported:
 
 
 @dataclass(frozen=True)
+class Resent:
+    """One batch that was to be sent again. ``attempt`` is None if it is lost."""
+
+    batch: str
+    channel: str
+    epoch: str
+    sequence: int
+    attempt: int | None
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**self.__dict__, "state": "published" if self.attempt else Reason.LOST.value}
+
+
+@dataclass(frozen=True)
 class ExportRun:
     """All that one export did. ``parked`` records could not be written; ``busy`` says who holds which channel.
 
-    ``handed`` names the channels that were handed over, to be exported beside this run.
+    ``handed`` names the channels that were handed over, to be exported beside this run. ``resent`` are batches that
+    were published again, because the other side misses them or because nobody answers.
     """
 
     batches: tuple[Exported, ...]
@@ -128,6 +145,7 @@ class ExportRun:
     busy: tuple[Busy, ...] = ()
     trouble: str | None = None
     handed: tuple[str, ...] = ()
+    resent: tuple[Resent, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -136,5 +154,6 @@ class ExportRun:
             "parked": self.parked,
             "busy": [one.as_dict() for one in self.busy],
             "handed": list(self.handed),
+            "resent": [one.as_dict() for one in self.resent],
             "trouble": self.trouble,
         }

@@ -11,6 +11,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from exchange import dead_letters
+from exchange.channels import CONTROL
 from exchange.database import now, world_errors, writing
 from exchange.format.manifest import Manifest
 from exchange.models import BatchState, Direction, batch
@@ -19,6 +20,8 @@ from exchange.site import Site
 MAX_BATCHES = 1_000
 """How many sealed batches one run lets go: the next run goes on."""
 
+CONTROL_AGE = timedelta(days=1)
+"""How long control batches are kept: what they say, the newest one says, too."""
 
 MAX_LETTERS = 100_000
 """How many dead letters of each state one run lets go."""
@@ -74,15 +77,30 @@ def _prune_letters(site: Site) -> int:
 
 
 def _prune_sealed(site: Site) -> int:
-    """Let go of batches published long ago: the ledger first says so, then the files go."""
-    before = now() - timedelta(days=site.limits.retention_days)
+    """Let go of batches that nobody needs again: the ledger first says so, then the files go.
+
+    The other side must have said that it has a batch, or nothing ever comes back from there. Control batches are not
+    acknowledged: a day later newer ones have said it all.
+    """
+    moment = now()
+    done = [BatchState.ACKNOWLEDGED, BatchState.DISCARDED] + [BatchState.PUBLISHED] * site.one_way
     with writing(site.engine) as connection:
         rows = connection.execute(
-            sa.select(batch.c.id, batch.c.manifest)
+            sa.select(batch.c.id, batch.c.manifest, batch.c.attempt)
             .where(
                 batch.c.direction == Direction.OUT,
-                batch.c.state.in_([BatchState.PUBLISHED, BatchState.ACKNOWLEDGED]),
-                batch.c.updated_at < before,
+                sa.or_(
+                    sa.and_(
+                        batch.c.state.in_(done),
+                        batch.c.updated_at < moment - timedelta(days=site.limits.retention_days),
+                    ),
+                    sa.and_(
+                        batch.c.channel == CONTROL,
+                        batch.c.state != BatchState.SEALED,
+                        batch.c.updated_at < moment - CONTROL_AGE,
+                    ),
+                ),
+                batch.c.updated_at < moment - min(CONTROL_AGE, timedelta(days=site.limits.retention_days)),
                 batch.c.pruned_at.is_(None),
             )
             .order_by(batch.c.updated_at)
@@ -92,5 +110,5 @@ def _prune_sealed(site: Site) -> int:
             connection.execute(sa.update(batch).where(batch.c.id == row.id).values(pruned_at=now()))
     for row in rows:
         manifest = Manifest.parse(row.manifest.encode())
-        site.spool.forget_sealed(manifest.name, manifest.encoding)
+        site.spool.forget_sealed(manifest.name, manifest.encoding, row.attempt)
     return len(rows)

@@ -12,9 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import applying, importer, ledger, quarantine, replay
+from exchange import applying, gaps, importer, ledger, quarantine, replay
 from exchange.arrivals import Arrival, Stranger, believe
-from exchange.channels import Channel
+from exchange.channels import CONTROL, Channel
 from exchange.database import join, locked, reading, world_errors
 from exchange.dead_letters import Mask
 from exchange.dead_letters.finding import brief, brief_columns
@@ -135,6 +135,9 @@ def reject(site: Site, stem: str, reason: str) -> Entry:
         sightings += [kept] if kept else []
     with world_errors(), locked(site.engine, f"import {entry.channel}") as connection:
         ledger.give_up(connection, entry, BatchState.REJECTED, reason)
+        if entry.manifest is not None and entry.channel != CONTROL:
+            place = (entry.channel, entry.epoch, entry.sequence)
+            gaps.note_refused(connection, place, site.limits.look_ahead)
     with world_errors():
         for sighting in sightings:
             site.spool.retire(sighting)

@@ -8,7 +8,7 @@ were parked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange import dead_letters
 from exchange.bulk import uncollected
-from exchange.channels import Channel
+from exchange.channels import CONTROL, Channel
 from exchange.database import among, join, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.settling import missing, standing
@@ -73,13 +73,13 @@ class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group 
 class Manner:
     """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
 
-    More than ``failures`` of one group raise TooManyFailed. ``patient`` leaves letters as they are that still lack
-    another row. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
+    More than ``failures`` of one group raise TooManyFailed. Letters refused for an error in ``spared`` are left as
+    they are. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
     """
 
     rehearse: bool = False
     failures: int | None = None
-    patient: bool = False
+    spared: Collection[str] = ()
     how: str = "retried"
     then: Callable[[Connection, Sequence[Retried]], None] | None = None
 
@@ -135,8 +135,11 @@ def groups(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> I
     for (direction, name), some in groupby(headers, key=lambda header: (header.direction, header.channel)):
         channel = site.channel(name)
         if channel is None:
+            why = f"channel {printable(name)} is no longer declared"
+            if name == CONTROL:
+                why = "the next control batch says it anew, and settles this letter by that; discard it if none comes"
             for header in some:
-                message = f"channel {printable(name)} is no longer declared; nothing was changed"
+                message = f"{why}; nothing was changed"
                 done[header.id] = Retried(header.id, header.state, message, changed=False)
             continue
         for page in _pages(some):
@@ -206,8 +209,7 @@ def _locked(site: Site, group: Group) -> Iterator[Connection]:
 def _finish(
     connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], manner: Manner
 ) -> list[Retried]:
-    if manner.patient:
-        outcomes = [one for one in outcomes if not (one.refused and one.refused.error == "foreign_key")]
+    outcomes = [one for one in outcomes if not (one.refused and one.refused.error in manner.spared)]
     if not manner.rehearse:
         dead_letters.settle(connection, outcomes, manner.how)
     done = {one.letter.id: Retried(one.letter.id, one.state, one.sentence, changed=True) for one in outcomes}
@@ -241,7 +243,7 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
             if isinstance(understood, Bad):
                 refused[understood.number] = _refused(by_line[understood.number], understood.error)
             else:
-                loader.add(*understood)
+                loader.add(understood.stream, understood.rows)
                 superseding.note(understood.stream, understood.rows)
         loaded = loader.load()
         for refusal in loaded.refusals:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -16,7 +17,7 @@ from exchange import retry
 from exchange.channels import Channel
 from exchange.database import Busy, reading
 from exchange.format.record import Op
-from exchange.models import Direction, dead_letter
+from exchange.models import DeadLetterState, Direction, dead_letter
 from exchange.outcomes import Retried
 from exchange.retry import Manner
 from exchange.site import Site
@@ -25,6 +26,8 @@ MOST_LETTERS = 10_000
 """At so many letters of a channel one run looks: of more at some of them, other ones each time."""
 
 HOW = "retried by itself, as what it refers to has come"
+
+TRADED = "retried by itself, together with those that are in its way"
 
 _ORPHANED = sa.text("state = 'parked' AND error = 'foreign_key'")
 """As the index says it: SQLite compares the words, and a bound value is none."""
@@ -41,17 +44,49 @@ def run(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -
     return retried
 
 
+def trade(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
+    """Retry together the newest letters of rows that stand in each other's way; give those that were tried.
+
+    Rows may pass unique values round in a ring. Where a batch ended in the middle of it none of them could be written;
+    a snapshot has brought all. Leaves out a channel that is busy.
+    """
+    retried: list[Retried] = []
+    for channel in channels:
+        with suppress(Busy):
+            with reading(site.engine) as connection:
+                headers = _rivals(site, connection, channel)
+            retried += _try(site, headers, "unique", TRADED, stopping)
+    return retried
+
+
+def _rivals(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:
+    letter, newer = dead_letter.c, dead_letter.alias("newer").c
+    parked = (letter.state == DeadLetterState.PARKED, letter.channel == channel.name, letter.error == "unique")
+    same_key = (newer.stream == letter.stream, newer.key == letter.key, newer.state == DeadLetterState.PARKED)
+    newest = ~sa.exists().where(*same_key, newer.id > letter.id)
+    usable = (letter.direction == Direction.IN, letter.attempts <= site.limits.poison_after)
+    asking = sa.select(*retry.HEADER).where(*parked, *usable, newest).order_by(letter.id).limit(MOST_LETTERS)
+    return [retry.header_of(row) for row in connection.execute(asking)]
+
+
 def _of_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> list[Retried]:
     with reading(site.engine) as connection:
         headers = _orphans(site, connection, channel)
+    return _try(site, headers, "foreign_key", HOW, stopping)
+
+
+def _try(
+    site: Site, headers: Iterable[retry.Header], error: str, how: str, stopping: Callable[[], bool]
+) -> list[Retried]:
+    """Retry letters, but leave those as they are that are refused for the same error again."""
     retried: list[Retried] = []
     for group in retry.groups(site, headers, {}):
         if stopping():
             break
         # Most looks find none, and then write nothing.
-        ready = [one.id for one in retry.attempt(site, group, Manner(patient=True, rehearse=True)) if one.changed]
+        ready = [one.id for one in retry.attempt(site, group, Manner(spared=(error,), rehearse=True)) if one.changed]
         if ready:
-            retried += retry.attempt(site, group._replace(ids=ready), Manner(patient=True, how=HOW))
+            retried += retry.attempt(site, group._replace(ids=ready), Manner(spared=(error,), how=how))
     return [one for one in retried if one.changed]
 
 

@@ -103,6 +103,7 @@ LogLevel = Annotated[
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
     Expected("DEBUG, INFO, WARNING or ERROR"),
 ]
+LinkKind = Annotated[Literal["two-way", "one-way"], Expected("two-way or one-way")]
 DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
 BrokerUrl = Annotated[str | None, Expected("a redis:// or rediss:// URL")]
 
@@ -148,6 +149,24 @@ class Settings(BaseSettings):
     nudge: Switch = Field(
         default=False,
         description="Export shortly after a commit and import when files arrive, not at beat's ticks alone.",
+    )
+    link: LinkKind = Field(
+        default="two-way", description="one-way if nothing ever comes back from the peer, as behind a data diode."
+    )
+    gap_seconds: Patience = Field(
+        default=300.0,
+        description="How long a missing batch is waited for until it is asked for, and at least between two resends.",
+    )
+    copies: Positive = Field(default=3, description="One-way link: how often each batch is published.")
+    copy_every: Seconds = Field(default=3600.0, description="One-way link: seconds between two copies of a batch.")
+    snapshot_every: Days = Field(
+        default=7.0, description="One-way link: days between two snapshots of all that is sent."
+    )
+    reconcile_every: Seconds = Field(
+        default=86400.0, description="Seconds between two comparisons of both sides' rows."
+    )
+    repair: Switch = Field(
+        default=True, description="Have rows that differ from their source's sent again; if false only report them."
     )
     answer_every: Seconds = Field(
         default=5.0, description="Seconds between two looks for requests to answer (reference application)."

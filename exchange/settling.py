@@ -9,10 +9,11 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from exchange import ledger
+from exchange import gaps, ledger
 from exchange.arrivals import Arrival, Stranger
 from exchange.database import Busy, locked, now, reading
 from exchange.format.errors import BatchError, Incomplete, Reason, Unsupported, Verdict
+from exchange.format.manifest import Kind
 from exchange.format.order import Place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
@@ -27,18 +28,7 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
         case Place(verdict=Verdict.DUPLICATE):
             site.spool.shelve(seen.sighting)
         case Place(verdict=Verdict.QUARANTINED):
-            with locked(site.engine, lock_of(seen)) as connection:
-                given_up = _given_up(connection, seen, verdict)
-                if given_up is None:
-                    _write_down(connection, seen, BatchState.QUARANTINED, verdict)
-                if isinstance(seen, Arrival):
-                    ledger.forget_attempts(connection, str(seen.manifest.name))
-            if given_up is None:
-                site.spool.quarantine(seen.sighting, verdict.sentence)
-            else:
-                sentence = f"a person has {given_up.state} this batch, and it is what it was; nothing changed"
-                verdict = Place(Verdict.DUPLICATE, verdict.reason, sentence)
-                site.spool.shelve(seen.sighting)
+            verdict = _quarantine(site, seen, verdict)
         case Place(verdict=Verdict.HELD):
             _remember(site, seen, BatchState.HELD, verdict)
         case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
@@ -46,6 +36,24 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
                 _remember(site, seen, BatchState.WAITING, verdict)
     assert verdict.verdict is not None  # NEXT is applied, never settled
     return Imported(seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence)
+
+
+def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
+    """Refuse a batch, and miss it; give the verdict, which is another one if a person gave the same files up."""
+    with locked(site.engine, lock_of(seen)) as connection:
+        given_up = _given_up(connection, seen, verdict)
+        if given_up is None:
+            _write_down(connection, seen, BatchState.QUARANTINED, verdict)
+        if isinstance(seen, Arrival):
+            ledger.forget_attempts(connection, str(seen.manifest.name))
+            if seen.manifest.kind is not Kind.CONTROL:
+                gaps.note_refused(connection, seen.place, site.limits.look_ahead)
+    if given_up is None:
+        site.spool.quarantine(seen.sighting, verdict.sentence)
+        return verdict
+    site.spool.shelve(seen.sighting)
+    sentence = f"a person has {given_up.state} this batch, and it is what it was; nothing changed"
+    return Place(Verdict.DUPLICATE, verdict.reason, sentence)
 
 
 def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
@@ -88,6 +96,7 @@ def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchSt
         manifest=seen.manifest,
         line=seen.line,
         digest=seen.digest,
+        signature=seen.signature if isinstance(seen, Arrival) else None,
     )
 
 
@@ -121,6 +130,15 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Pl
         return verdict
     sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
     return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
+
+
+def unfinished(site: Site, arrival: Arrival) -> Place | None:
+    """Give the verdict on a batch whose data file is not there, or not all of it; None if it may be."""
+    size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
+    if size is not None and size >= arrival.manifest.bytes:
+        return None
+    found = "not there yet" if size is None else f"{size} bytes long so far"
+    return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
 
 
 def verdict_on(fault: BatchError) -> Place:

@@ -43,6 +43,12 @@ class Limits:
     """How long dead letters are kept by the state that they came to; those of any other state stay."""
     alarm_letters: int = 1_000
     alarm_days: float = 7.0
+    gap_seconds: float = 300.0
+    copies: int = 3
+    copy_seconds: float = 3600.0
+    snapshot_days: float = 7.0
+    period_seconds: float = 300.0
+    """How often this side gives a sign of life."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,10 @@ class Site:
     schemas: Path | None = None
     own: TrustedKeys = field(default_factory=lambda: TrustedKeys({}))
     """This side's own public keys, old ones too: what it signed once it takes back."""
+    one_way: bool = False
+    """Nothing ever comes back from the peer."""
+    repair: bool = True
+    """Whether rows that differ from their source's are to be sent again, or only reported."""
 
     def outgoing(self) -> tuple[Channel, ...]:
         """The channels that this network writes, as they are in the files: each shard is one."""

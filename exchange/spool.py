@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -228,7 +229,7 @@ class Spool:
         May be repeated. ``attempt`` > 1 publishes the same bytes under the next name.
         Raises WorldError if our sealed copy is gone or the folder can't take it.
         """
-        public = BatchName(name.channel, name.epoch, name.sequence, attempt)
+        public = name.again(attempt)
         try:
             for source, target in (
                 (data_name(name, encoding), data_name(public, encoding)),
@@ -251,11 +252,27 @@ class Spool:
             os.fsync(write.fileno())
         draft.rename(target)
 
-    def forget_sealed(self, name: BatchName, encoding: tuple[str, ...]) -> None:
-        """Remove our copy of a sealed batch whose retention has ended, and what the carrier left of it."""
-        for folder in (self.folders.sealed, self.folders.outgoing):
-            (folder / manifest_name(name)).unlink(missing_ok=True)
-            (folder / data_name(name, encoding)).unlink(missing_ok=True)
+    def has_sealed(self, name: BatchName, encoding: tuple[str, ...], manifest_digest: str | None, sha256: str) -> bool:
+        """Say whether our copy of a sealed batch is here and is what it was: both digests are those of its files."""
+        try:
+            with _open_plain(self.folders.sealed / manifest_name(name)) as file:
+                line = file.read(MAX_MANIFEST_BYTES + 1).partition(b"\n")[0]
+            if hashlib.sha256(line).hexdigest() != manifest_digest:
+                return False
+            with _open_plain(self.folders.sealed / data_name(name, encoding)) as file:
+                digest = hashlib.sha256()
+                while piece := file.read(_COPY_BYTES):
+                    digest.update(piece)
+                return digest.hexdigest() == sha256
+        except FileNotFoundError:
+            return False
+
+    def forget_sealed(self, name: BatchName, encoding: tuple[str, ...], attempts: int = 1) -> None:
+        """Remove our copy of a sealed batch whose retention has ended, and what the carrier left of each attempt."""
+        left = [(self.folders.outgoing, name.again(attempt)) for attempt in range(1, attempts + 1)]
+        for folder, public in ((self.folders.sealed, name), *left):
+            (folder / manifest_name(public)).unlink(missing_ok=True)
+            (folder / data_name(public, encoding)).unlink(missing_ok=True)
 
     # In
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import alarming, capture, dead_letters, ledger
-from exchange.channels import Channel
+from exchange import alarming, capture, dead_letters, far_side, ledger
+from exchange.channels import CONTROL, Channel
 from exchange.database import now, reading, world_errors
 from exchange.dead_letters import Backlog
+from exchange.far_side import FarSide, There
 from exchange.format.errors import WorldError
 from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.site import Site
@@ -30,15 +31,24 @@ _SHOWN = {
 }
 
 
+_WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
+"""Where a control batch is somebody's worry: else newer ones say it all."""
+
+
 @dataclass(frozen=True)
 class ChannelStatus:
-    """One channel: ``pending`` counts changes that no batch carries yet, the others count batches by state."""
+    """One channel: ``pending`` counts changes that no batch carries yet, the others count batches by state.
+
+    What is published on a one-way link is ``unconfirmable`` instead. ``pending_since`` is when the last export took all
+    that there was, ``unacknowledged_since`` when the oldest batch was sealed that the far side has not acknowledged.
+    """
 
     channel: str
     direction: Direction
     pending: int = 0
     sealed: int = 0
     published: int = 0
+    unconfirmable: int = 0
     acknowledged: int = 0
     rejected: int = 0
     applied: int = 0
@@ -47,14 +57,18 @@ class ChannelStatus:
     quarantined: int = 0
     sequence: int = 0
     last_success_at: datetime | None = None
+    pending_since: datetime | None = None
+    unacknowledged_since: datetime | None = None
+    there: There | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        moment = self.last_success_at
+        moments = {name: value.isoformat() for name, value in vars(self).items() if isinstance(value, datetime)}
         return {
-            **self.__dict__,
+            **vars(self),
+            **moments,
             "direction": self.direction.value,
-            "last_success_at": moment.isoformat() if moment else None,
+            "there": self.there.as_dict() if self.there else None,
         }
 
 
@@ -85,6 +99,8 @@ class Status:
     backlog: Backlog
     alarms: tuple[str, ...]
     arrivals: Arrivals | None
+    far_side: FarSide
+    at: datetime
     trouble: str | None = field(default=None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -96,6 +112,13 @@ class Status:
             "channels": [channel.as_dict() for channel in self.channels],
             "dead_letters": self.backlog.as_dict() | {"alarms": list(self.alarms)},
             "arrivals": self.arrivals.as_dict() if self.arrivals else None,
+            "link": {
+                "kind": "one-way" if self.far_side.one_way else "two-way",
+                "heard": self.far_side.life.as_dict() if self.far_side.life else None,
+                "alarms": list(self.far_side.alarms(self.at)),
+                "troubles": list(self.far_side.troubles()),
+                "halted": self.far_side.halted,
+            },
         }
 
 
@@ -116,16 +139,20 @@ class BatchRow:
     bytes: int
     created_at: datetime
     updated_at: datetime
+    published_at: datetime | None
+    shown_state: str
+    """The state as people see it: what is published on a one-way link is ``unconfirmable``."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
+        fields = {name: value for name, value in vars(self).items() if name != "shown_state"}
+        moments = {name: value.isoformat() for name, value in fields.items() if isinstance(value, datetime)}
         return {
-            **self.__dict__,
+            **fields,
+            **moments,
             "direction": self.direction.value,
-            "state": self.state.value,
+            "state": self.shown_state,
             "records": self.records.as_dict(),
-            "created_at": self.created_at.isoformat(),
-            "updated_at": self.updated_at.isoformat(),
         }
 
 
@@ -133,15 +160,18 @@ def look(site: Site) -> Status:
     """Count where everything stands; changes nothing. Raises WorldError if the database fails."""
     with world_errors(), reading(site.engine) as connection:
         epoch = ledger.known_epoch(connection, site.network)
-        channels = _channels(site, connection)
+        there = far_side.look(site, connection)
+        channels = _channels(site, connection, there)
         backlog = dead_letters.backlog(connection)
-    alarms = alarming.sentences(backlog, site.limits, now())
+    moment = now()
+    alarms = alarming.sentences(backlog, site.limits, moment)
     try:
         sightings = site.spool.sight()
+        arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
+        trouble = _lost_marker(site)
     except WorldError as error:
-        return Status(site.network, site.peer, epoch, channels, backlog, alarms, None, error.sentence)
-    arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
-    return Status(site.network, site.peer, epoch, channels, backlog, alarms, arrivals, _lost_marker(site))
+        arrivals, trouble = None, error.sentence
+    return Status(site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, trouble)
 
 
 def _lost_marker(site: Site) -> str | None:
@@ -152,6 +182,7 @@ def _lost_marker(site: Site) -> str | None:
 
 
 def batches(
+    site: Site,
     connection: Connection,
     *,
     channels: Collection[str] | None = None,
@@ -159,10 +190,15 @@ def batches(
     direction: Direction | None = None,
     limit: int = 50,
 ) -> list[BatchRow]:
-    """Give the ledger's batches, newest first; of some channels, by their names in the files, or of all."""
+    """Give the ledger's batches, newest first; of some channels, by their names in the files, or of all.
+
+    Control batches, of which there is one every few minutes, are given only if they are asked for or somebody's worry.
+    """
     query = sa.select(batch).order_by(batch.c.id.desc()).limit(limit)
     if channels is not None:
         query = query.where(batch.c.channel.in_(channels))
+    else:
+        query = query.where(sa.or_(batch.c.channel != CONTROL, batch.c.state.in_(_WORRYING)))
     for column, wanted in ((batch.c.state, state), (batch.c.direction, direction)):
         if wanted is not None:
             query = query.where(column == wanted)
@@ -181,12 +217,22 @@ def batches(
             bytes=row.bytes,
             created_at=row.created_at,
             updated_at=row.updated_at,
+            published_at=row.published_at,
+            shown_state=_UNCONFIRMABLE if _is_unconfirmable(site, row) else row.state,
         )
         for row in connection.execute(query)
     ]
 
 
-def _channels(site: Site, connection: Connection) -> tuple[ChannelStatus, ...]:
+_UNCONFIRMABLE = "unconfirmable"
+
+
+def _is_unconfirmable(site: Site, row: Any) -> bool:
+    """Whether nobody will ever say that a batch came: it is done with, and yet never known to be."""
+    return site.one_way and (row.direction, row.state) == (Direction.OUT, BatchState.PUBLISHED)
+
+
+def _channels(site: Site, connection: Connection, there: FarSide) -> tuple[ChannelStatus, ...]:
     counts = _count_states(connection)
     positions = {
         (row.direction, row.channel): row
@@ -199,17 +245,30 @@ def _channels(site: Site, connection: Connection) -> tuple[ChannelStatus, ...]:
     found = []
     for direction, name, channel in [(way, one.name, one) for way, one in declared] + _undeclared(counts, declared):
         at = positions.get((direction, name))
-        found.append(
-            ChannelStatus(
-                name,
-                direction,
-                pending=_pending(connection, channel) if direction is Direction.OUT else 0,
-                **{state.value: counts[direction, name, state] for state in _SHOWN[direction]},
-                sequence=at.sequence if at else 0,
-                last_success_at=successes.get((direction, name)),
-            )
-        )
+        success_at = successes.get((direction, name))
+        fields: dict[str, Any] = {state.value: counts[direction, name, state] for state in _SHOWN[direction]}
+        fields |= {"sequence": at.sequence if at else 0, "last_success_at": success_at}
+        if direction is Direction.OUT:
+            pending = _pending(connection, channel)
+            fields |= {"pending": pending, "pending_since": success_at if pending else None}
+            if site.one_way:
+                fields |= {"published": 0, "unconfirmable": fields["published"]}
+            else:
+                since = unacknowledged_since(connection, name) if fields["published"] else None
+                fields |= {"unacknowledged_since": since, "there": there.there.get(name)}
+        found.append(ChannelStatus(name, direction, **fields))
     return tuple(found)
+
+
+def unacknowledged_since(connection: Connection, channel: str) -> datetime | None:
+    """Say when the oldest batch of a channel was sealed that was published and not acknowledged."""
+    oldest = (
+        sa.select(batch.c.created_at)
+        .where(batch.c.state == BatchState.PUBLISHED, batch.c.direction == Direction.OUT, batch.c.channel == channel)
+        .order_by(batch.c.id)
+        .limit(1)
+    )
+    return connection.scalar(oldest)
 
 
 def _pending(connection: Connection, channel: Channel | None) -> int:
@@ -250,8 +309,16 @@ _MENDED = (
 
 
 def _undeclared(
-    counts: Iterable[tuple[Direction, str, BatchState]], declared: list[tuple[Direction, Channel]]
+    counts: Mapping[tuple[Direction, str, BatchState], int], declared: list[tuple[Direction, Channel]]
 ) -> list[tuple[Direction, str, None]]:
     """Name channels that the ledger knows and no declaration: batches from strangers, or of a channel now gone."""
     known = {(direction, channel.name) for direction, channel in declared}
-    return [(*place, None) for place in sorted({(way, name) for way, name, _ in counts} - known)]
+    found = {
+        (way, name) for (way, name, state), number in counts.items() if name != CONTROL or _is_wrong(state, number)
+    }
+    return [(*place, None) for place in sorted(found - known)]
+
+
+def _is_wrong(state: BatchState, number: int) -> bool:
+    """Whether control batches that came to a state are somebody's worry."""
+    return number > 0 and state in _WORRYING

@@ -19,19 +19,39 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from exchange import alarming, bulk_retry, discarding, exporter, importer, pruning, quarantine, refused, replay, retry
+from exchange import (
+    accepting,
+    alarming,
+    bulk_retry,
+    discarding,
+    epochs,
+    exporter,
+    importer,
+    pruning,
+    quarantine,
+    reconciling,
+    refused,
+    replay,
+    resending,
+    resyncing,
+    retry,
+    telling,
+)
 from exchange.arguments import (
     Refused,
     by_ids,
     check_batch,
     check_channel,
     check_count,
+    check_names,
     check_rate,
     check_text,
     check_truth,
     check_words,
     named,
     numbers,
+    sequences_of,
+    shown,
 )
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
@@ -39,7 +59,7 @@ from exchange.bulk_retry import Pace
 from exchange.callers import TICK, caller_by_hand
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
 from exchange.database import Busy, acting_for, world_errors
-from exchange.format.errors import WorldError
+from exchange.format.errors import RecordError, WorldError
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.models import BatchState
 from exchange.outcomes import Imported, Retried
@@ -132,6 +152,8 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     run = exporter.run(
         site, channel=channel, stopping=stopping, hand_over=_handing("exchange.export", spread and channel is None)
     )
+    if channel is None:
+        _warn(telling.after_export(site))
     if spread:  # a tick that meets the one before it, still at work, is no news
         run = dataclasses.replace(run, busy=())
     _raise_if_only_busy(run.busy, run.batches)
@@ -153,6 +175,7 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     check_truth("spread", spread)
     hand_over = _handing("exchange.import", spread and channel is batch is None)
     run = importer.run(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
+    _tell(site, run.batches)
     done = [one for one in run.batches if not one.busy]
     if spread:
         run = dataclasses.replace(run, batches=tuple(done))
@@ -224,7 +247,9 @@ def replay_batch(batch: str, through: int | None = None) -> Result:
     """Apply an archived, held or quarantined batch again, or a range; one that was applied stays as it is."""
     check_batch(batch, BatchName.parse)
     check_count("through", through, MAX_SEQUENCE)
-    done = replay.run(_site(), batch, through, stopping)
+    site = _site()
+    done = replay.run(site, batch, through, stopping)
+    _tell(site, done.batches)
     _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
     return _told(done.batches, done.as_dict(), "nothing to replay")
 
@@ -234,14 +259,19 @@ def release_batch(batch: str, park: bool = False) -> Result:
     """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
     check_batch(batch, BatchName.parse)
     check_truth("park", park)
-    return _told([_unless_busy(refused.release(_site(), batch, park=park))], {}, "nothing to release")
+    site = _site()
+    done = _unless_busy(refused.release(site, batch, park=park))
+    _tell(site, [done])
+    return _told([done], {}, "nothing to release")
 
 
 @_task("exchange.reject_batch")
 def reject_batch(batch: str, reason: str) -> Result:
     """Give up a quarantined or held batch, so that its sender is told."""
     check_batch(batch, BatchName.parse)
-    refused.reject(_site(), batch, reason)
+    site = _site()
+    refused.reject(site, batch, reason)
+    _warn(telling.at_once(site))
     return {"batch": batch, "state": BatchState.REJECTED.value, "message": "its files are in the archive"}
 
 
@@ -249,7 +279,10 @@ def reject_batch(batch: str, reason: str) -> Result:
 def release_quarantined(batch: str) -> Result:
     """Judge a quarantined batch anew, with every check."""
     check_batch(batch, parse_label)
-    return _told([_unless_busy(quarantine.release(_site(), batch))], {}, "nothing to release")
+    site = _site()
+    done = _unless_busy(quarantine.release(site, batch))
+    _tell(site, [done])
+    return _told([done], {}, "nothing to release")
 
 
 @_task("exchange.discard_quarantined")
@@ -260,6 +293,58 @@ def discard_quarantined(batch: str, reason: str) -> Result:
     return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
 
 
+@_task("exchange.resync")
+def resync(channel: str, streams: list[str] | None = None, prune: bool = False) -> Result:
+    """Have whole tables of a channel sent as they are now; this sends what it can: ``batches``, one for each."""
+    site = _site()
+    check_channel(channel or "", site.outgoing(), "sent")
+    check_names("streams", streams)
+    check_truth("prune", prune)
+    try:
+        asked = resyncing.ask_by_hand(site, channel, streams, prune=prune)
+    except RecordError as error:
+        raise Refused(f"{error.sentence}; nothing was done") from None
+    run = exporter.run(site, channel=channel, stopping=stopping)
+    notes = {**run.as_dict(), "asked": asked, "left": resyncing.left(site, channel)}
+    return _told(run.batches, notes, "nothing to send")
+
+
+@_task("exchange.new_epoch")
+def new_epoch(reason: str) -> Result:
+    """Begin a new epoch after an earlier copy of the database was restored: everything is sent anew."""
+    done = epochs.begin(_site(), reason).as_dict()
+    log.info("epoch", **done)
+    return done | {"message": f"epoch {done['epoch']} has begun"}
+
+
+@_task("exchange.accept_gap")
+def accept_gap(
+    reason: str, channel: str, sequence: int, through: int | None = None, no_snapshot: bool = False
+) -> Result:
+    """Go on without what a channel misses, one sequence or ``through`` another, and ask for a snapshot of it."""
+    site = _site()
+    check_channel(channel or "", site.incoming(), "received")
+    for name, value in (("sequence", sequence), ("through", through)):
+        check_count(name, value, MAX_SEQUENCE)
+    check_truth("no_snapshot", no_snapshot)
+    if type(sequence) is not int or (through is not None and through < sequence):
+        raise Refused(f"expected a sequence, and through one behind it, found {shown([sequence, through])}")
+    return accepting.run(site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot).as_dict()
+
+
+@_task("exchange.resend")
+def resend(channel: str | None = None, sequences: int | list[int] | None = None, code: str | None = None) -> Result:
+    """Publish batches again, the same bytes under the next name: those of a channel, or those of a request code."""
+    site = _site()
+    check_channel(channel, site.outgoing(), "sent")
+    check_text("code", code)
+    if (channel is None or sequences is None) if code is None else (channel or sequences):
+        raise Refused("expected channel and sequences, or a code; nothing was done")
+    if code is not None:
+        return _told(resending.by_code(site, code), {}, "nothing to resend")
+    return _told(resending.by_hand(site, channel or "", sequences_of(sequences)), {}, "nothing to resend")
+
+
 @_task("exchange.prune")
 def prune() -> Result:
     """Remove what retention no longer keeps: counts by what it was."""
@@ -267,6 +352,19 @@ def prune() -> Result:
     for sentence in alarming.look(site):
         log.warning("alarm", message=sentence)
     return _counted(pruning.run(site).as_dict(), "nothing to prune")
+
+
+@_task("exchange.reconcile")
+def reconcile(channel: str | None = None, incoming: bool = True, reason: str | None = None) -> Result:
+    """Have both sides compare their rows of one channel or all: ``channels``, each with what happens next.
+
+    Without ``incoming``, as beat calls it, only those that this side sends: the other side's beat begins the others.
+    """
+    site = _site()
+    check_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
+    check_truth("incoming", incoming)
+    asked = reconciling.run(site, channel, incoming=incoming, reason=reason)
+    return _told(asked, {}, "nothing to compare", what="channels")
 
 
 @_task("exchange.answer_requests")
@@ -296,6 +394,16 @@ def _site() -> Site:
 def _site_of(_process: int) -> tuple[Settings, Site]:
     settings = settings_or_exit()
     return settings, assemble(settings)
+
+
+def _tell(site: Site, outcomes: Sequence[Imported]) -> None:
+    """Tell the other side what became of its batches, and send again what it misses."""
+    _warn(telling.after_import(site, outcomes, stopping))
+
+
+def _warn(trouble: str | None) -> None:
+    if trouble:
+        log.warning("trouble", message=trouble)
 
 
 def _handing(task: str, spread: bool) -> Callable[[str], None] | None:

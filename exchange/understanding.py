@@ -1,34 +1,35 @@
 """Lines of a batch to rows: read, checked against their schema and decoded, many at once where all are good.
 
 Each step over many records is one call: that is three times as fast as one record after the other. Where a step
-refuses any of them the bad ones are looked for, in smaller and smaller parts where one look costs much, so that each
-is found and costs its neighbours little.
+refuses any of them and can say which, only those are looked at by themselves; else the bad ones are looked for in
+smaller and smaller parts. So each is found and costs its neighbours little.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import repeat
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from exchange.format import record as records
 from exchange.format.errors import RecordError, printable
+from exchange.format.json import Unreadable
 from exchange.format.manifest import Counts
 from exchange.format.record import Op, Record, Run
 from exchange.loader import Loader, Rows
 from exchange.site import Site
+
+_Member = TypeVar("_Member")
 
 PARTS = 8
 """Into so many parts records are cut that can't all be taken together."""
 
 
 class Good(NamedTuple):
-    """Records of one stream, understood: their rows, and how many bytes their lines have."""
+    """Records of one stream, understood."""
 
     stream: str
     rows: Rows
-    size: int
 
 
 class Bad(NamedTuple):
@@ -51,15 +52,24 @@ class Understanding:
 
     def of(self, lines: Sequence[bytes], first: int) -> Iterator[Good | Bad]:
         """Understand lines that follow each other, the first of them with the number ``first``."""
+        yield from self._of(lines, range(first, first + len(lines)))
+
+    def _of(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Iterator[Good | Bad]:
         run = records.decode_run(lines)
+        while isinstance(run, Unreadable):
+            place = run.place
+            yield from self._alone(lines[place], numbers[place])
+            lines = [*lines[:place], *lines[place + 1 :]]
+            numbers = [*numbers[:place], *numbers[place + 1 :]]
+            run = records.decode_run(lines)
         if run is not None:
             self._counts[run.stream, run.op] += len(lines)
-            yield from self._checked(lines, range(first, first + len(lines)), run)
+            yield from self._checked(lines, numbers, run)
         elif len(lines) == 1:
-            yield from self._alone(lines[0], first)
-        else:
+            yield from self._alone(lines[0], numbers[0])
+        elif lines:
             for part in _parts(len(lines)):
-                yield from self.of(lines[part], first + part.start)
+                yield from self._of(lines[part], numbers[part])
 
     def counts(self) -> dict[str, Counts]:
         """Count the records so far of the streams that the manifest lists, bad ones too if they could be read."""
@@ -70,30 +80,30 @@ class Understanding:
 
     def _checked(self, lines: Sequence[bytes], numbers: Sequence[int], run: Run) -> Iterator[Good | Bad]:
         """Check the records of ``lines``, lift them to the current schema version, and make their rows."""
-        if not self._accepts(run):
-            good: list[tuple[bytes, int, Record]] = []
-            each = map(Record, repeat(run.stream), repeat(run.op), run.versions, run.bodies)
-            for line, number, record in zip(lines, numbers, each, strict=True):
-                try:
-                    good.append((line, number, checked(self._site, self._schemas, record)))
-                except RecordError as error:
-                    yield Bad(number, line, error)
-            if not good:
-                return
-            lines, numbers, lifted = zip(*good, strict=True)
-            run = run._replace(versions=[one.version for one in lifted], bodies=[one.body for one in lifted])
-        yield from self._rows(lines, numbers, run)
+        refused: set[int] = set()
+        for place in self._suspects(run):
+            record = Record(run.stream, run.op, run.versions[place], run.bodies[place])
+            try:
+                run.bodies[place] = checked(self._site, self._schemas, record).body
+            except RecordError as error:
+                refused.add(place)
+                yield Bad(numbers[place], lines[place], error)
+        if refused:
+            lines, numbers = _but(refused, lines), _but(refused, numbers)
+            run = run._replace(versions=_but(refused, run.versions), bodies=_but(refused, run.bodies))
+        if lines:
+            yield from self._rows(lines, numbers, run)
 
-    def _accepts(self, run: Run) -> bool:
-        """Say whether all records are good as they are, of the current schema version."""
+    def _suspects(self, run: Run) -> Iterable[int]:
+        """Give the places of the records that need a look of their own: refused ones, or all of another version."""
         checker = self._site.checkers.get(run.stream)
         if checker is None or self._schemas.get(run.stream) != checker.stream.schema_version:
-            return False
-        return checker.accepts_all(run.bodies) if run.op is Op.UPSERT else checker.accepts_all_keys(run.bodies)
+            return range(len(run.bodies))
+        return checker.refused(run.bodies) if run.op is Op.UPSERT else checker.refused_keys(run.bodies)
 
     def _rows(self, lines: Sequence[bytes], numbers: Sequence[int], run: Run) -> Iterator[Good | Bad]:
         try:
-            yield Good(run.stream, self._loader.rows(numbers, run), sum(map(len, lines)))
+            yield Good(run.stream, self._loader.rows(numbers, lines, run))
         except RecordError as error:
             if len(lines) == 1:
                 yield Bad(numbers[0], lines[0], error)
@@ -110,6 +120,10 @@ class Understanding:
             return
         self._counts[record.stream, record.op] += 1
         yield from self._checked([line], [number], Run(record.stream, record.op, [record.version], [record.body]))
+
+
+def _but(places: Collection[int], members: Sequence[_Member]) -> list[_Member]:
+    return [one for place, one in enumerate(members) if place not in places]
 
 
 def _parts(count: int) -> Iterator[slice]:

@@ -6,18 +6,21 @@ them; whatever is to change is judged and settled anew, under its channel's lock
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import takewhile
 
 from sqlalchemy import Connection
 
-from exchange import ledger
+from exchange import gaps, ledger
 from exchange.arrivals import Arrival, Stranger
-from exchange.database import locked, reading
+from exchange.channels import CONTROL
+from exchange.database import Busy, locked, reading, world_errors
 from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.order import Place, Position, place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
-from exchange.settling import verdict_on
+from exchange.settling import unfinished, verdict_on
 from exchange.site import Site
 from exchange.spool import Sightings
 
@@ -31,16 +34,67 @@ class Waiting:
         self._site = site
         self._open = ledger.open_batches(connection)
         self._at = {entry.place: entry for entry in self._open if entry.believed}
+        self._entered: set[tuple[str, str, int]] = set()
         self._standings: dict[str, tuple[Position | None, frozenset[str]]] = {}
 
-    def still(self, seen: Arrival | Stranger) -> Imported | None:
-        """Give the outcome of a batch about which nothing changed; None if it has to be judged and settled."""
+    def still(self, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
+        """Give the outcome of a batch about which nothing changed; None if it has to be judged and settled.
+
+        ``here`` are this and those that came behind it, nothing before them to be applied any more: if it is new and
+        waits, all of them are written down at once.
+        """
         verdict = self._unsupported(seen) if isinstance(seen, Stranger) else self._behind(seen)
-        if verdict is None or verdict.verdict is None or not self._says(seen, verdict):
+        if verdict is None or verdict.verdict is None or self._lacks_data(seen, verdict):
             return None
+        if isinstance(seen, Arrival) and here and self._is_new(seen, verdict):
+            with world_errors(), suppress(Busy):
+                self._enter(seen.channel.name, self._new_behind(seen, here))
+        if not self._says(seen, verdict):
+            return None
+        changed = seen.place in self._entered
         return Imported(
-            seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence, changed=False
+            seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence, changed=changed
         )
+
+    def _lacks_data(self, seen: Arrival | Stranger, behind: Place) -> bool:
+        """Whether a batch that waits behind a gap is one itself: its turn would come without its data file."""
+        return isinstance(seen, Arrival) and behind.reason is Reason.GAP and unfinished(self._site, seen) is not None
+
+    def _is_new(self, seen: Arrival, behind: Place) -> bool:
+        """Whether a batch waits behind a gap, and the ledger does not say so."""
+        return (behind.verdict, behind.reason) == (Verdict.WAITING, Reason.GAP) and seen.place not in self._at
+
+    def _new_behind(self, first: Arrival, here: Iterable[Arrival | Stranger]) -> dict[int, tuple[Arrival, str]]:
+        """Give by their sequences those that came behind the same gap and are new, each with what is to be said."""
+        new: dict[int, tuple[Arrival, str]] = {}
+        for seen in takewhile(lambda seen: seen.place[:2] == first.place[:2], here):
+            if isinstance(seen, Arrival) and seen.place[2] not in new:
+                behind = self._behind(seen)
+                if self._is_new(seen, behind) and not self._lacks_data(seen, behind):
+                    new[seen.place[2]] = (seen, behind.sentence)
+        return new
+
+    def _enter(self, channel: str, new: dict[int, tuple[Arrival, str]]) -> None:
+        """Write down that batches wait, but for those of whose place anything else is known. Raises Busy."""
+        (first, _), *_ = new.values()
+        flow = gaps.Flow(*first.place[:2])
+        with locked(self._site.engine, f"import {channel}") as connection:
+            if ledger.current_position(connection, Direction.IN, channel) != self._standings[channel][0]:
+                del self._standings[channel]
+                return  # somebody was at work: this one is judged by itself
+            known = ledger.held_places(connection, Direction.IN, *flow, new) | gaps.given_up_among(
+                connection, flow, new
+            )
+            waits = [(seen, said) for sequence, (seen, said) in new.items() if sequence not in known]
+            fresh = [
+                ledger.Fresh(seen.sighting.stem, seen.place, said, seen.manifest, seen.line, seen.digest)
+                for seen, said in waits
+            ]
+            numbers = ledger.record_all(connection, Direction.IN, BatchState.WAITING, fresh, reason=Reason.GAP)
+        for number, (seen, _) in zip(numbers, waits, strict=True):
+            stem, state = seen.sighting.stem, BatchState.WAITING
+            self._at[seen.place] = ledger.Open(number, *seen.place, stem, state, Reason.GAP, seen.digest, believed=True)
+            self._entered.add(seen.place)
 
     def _says(self, seen: Arrival | Stranger, verdict: Place) -> bool:
         """Whether the ledger has just this verdict; of what is beyond the look-ahead it says nothing."""
@@ -75,7 +129,7 @@ class Waiting:
 
     def look_again_after(self, outcome: Imported) -> None:
         """Forget where a channel stands if a batch of it has been settled: it may have been applied."""
-        if outcome.changed:
+        if outcome.changed and outcome.verdict is not Verdict.WAITING:
             self._standings.pop(outcome.channel, None)
 
     def miss(self, sightings: Sightings) -> Iterator[Imported]:
@@ -94,4 +148,6 @@ class Waiting:
                 if (found.stem, found.state) != (entry.stem, entry.state):
                     continue
                 ledger.move(connection, found, BatchState.QUARANTINED, sentence, reason=Reason.INCOMPLETE)
+                if entry.believed and entry.channel != CONTROL:
+                    gaps.note_refused(connection, entry.place, self._site.limits.look_ahead)
             yield Imported(entry.stem, entry.channel, Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)

@@ -17,6 +17,7 @@ from exchange.capture.taking import (
     Reached,
     Row,
     Taken,
+    carried,
     deleted_keys,
     extent,
     give_back,
@@ -25,6 +26,7 @@ from exchange.capture.taking import (
     pending,
     row_of_key,
     rows,
+    streamed,
     take,
 )
 from exchange.capture.triggers import (
@@ -36,26 +38,38 @@ from exchange.capture.triggers import (
     drop_version_column,
     install,
 )
+from exchange.capture.versions import draw_version, is_behind_barrier, make_barrier, raise_counter
+from exchange.capture.walking import Page, cut_page, older_keys, turn_page
 
 __all__ = [
     "TAKEN",
     "CaptureFault",
+    "Page",
     "Reached",
     "Row",
     "Taken",
     "add_version_column",
     "captured_tables",
+    "carried",
     "check",
+    "cut_page",
     "deleted_keys",
+    "draw_version",
     "drop",
     "drop_version_column",
     "extent",
     "give_back",
     "install",
+    "is_behind_barrier",
     "is_key",
     "key_text",
+    "make_barrier",
+    "older_keys",
     "pending",
+    "raise_counter",
     "row_of_key",
     "rows",
+    "streamed",
     "take",
+    "turn_page",
 ]

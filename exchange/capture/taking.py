@@ -71,7 +71,7 @@ def pending(
     connection: Connection, streams: Sequence[Stream], limit: int | None = None, shard: Shard | None = None
 ) -> int:
     """Count the changes of these streams, or of a shard of them, that no batch carries yet; stop at ``limit``."""
-    if shard is not None and not _is_postgresql(connection):
+    if shard is not None and not is_postgresql(connection):
         sqlite.prepare(connection)
     of = f"FROM exchange_change WHERE {_of(connection, streams, shard)}"
     if limit is not None:
@@ -80,10 +80,17 @@ def pending(
 
 
 def extent(connection: Connection) -> tuple[int, int] | None:
-    """Give the oldest and the newest pending change of all streams; None if there is none. Two looks at an index."""
-    # Apart: SQLite finds both in one SELECT only by reading all between them.
+    """Give the oldest and the newest pending change of all streams; None if there is none.
+
+    From one stream to the next through the index: three looks at it for each that has any.
+    """
+    log = "FROM exchange_change c WHERE c.stream"
     found = run(
-        connection, "SELECT (SELECT min(id) FROM exchange_change) AS a, (SELECT max(id) FROM exchange_change) AS z"
+        connection,
+        "WITH RECURSIVE s (stream) AS (SELECT min(stream) FROM exchange_change"
+        f" UNION ALL SELECT (SELECT min(c.stream) {log} > s.stream) FROM s WHERE s.stream IS NOT NULL)"
+        # Apart: SQLite finds both in one SELECT only by reading all between them.
+        f" SELECT min((SELECT min(c.id) {log} = s.stream)) AS a, max((SELECT max(c.id) {log} = s.stream)) AS z FROM s",
     ).one()
     return None if found.a is None else (found.a, found.z)
 
@@ -98,8 +105,8 @@ def take(connection: Connection, streams: Sequence[Stream], max_records: int, sh
     is left for the batch in which it goes. What is taken is gone from the log once the transaction commits.
     Raises CaptureFault if a stream's table or a column of its key is missing.
     """
-    tables = [_Table.of(connection, stream) for stream in _carried(streams, shard)]
-    _empty_taken(connection)
+    tables = [StreamTable.of(connection, stream) for stream in carried(streams, shard)]
+    empty_taken(connection)
     while True:
         boundary = _boundary(connection, streams, max_records, shard)
         if boundary is None:
@@ -113,8 +120,8 @@ def take(connection: Connection, streams: Sequence[Stream], max_records: int, sh
             break
     for table in tables:
         if table.stream.name in keys:
-            _order_self_references(connection, table)
-    _help_planner(connection, tables)
+            order_self_references(connection, table)
+    help_planner(connection, tables)
     return Taken(keys, more)
 
 
@@ -124,10 +131,10 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
     Parents come before children, else by version. Streamed, some rows at a time: read it to its end or close
     it before anything else is done with the connection. Raises SQLAlchemy's DBAPIError.
     """
-    has_key: sa.ColumnElement[bool] = sa.literal_column(_Table.of(connection, stream).row_has_key())
+    has_key: sa.ColumnElement[bool] = sa.literal_column(StreamTable.of(connection, stream).row_has_key())
     columns = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
-    order = (TAKEN.c.level, TAKEN.c.version) if _self_references(stream) else (TAKEN.c.version,)
-    if _is_postgresql(connection):
+    order = (TAKEN.c.level, TAKEN.c.version) if self_references(stream) else (TAKEN.c.version,)
+    if is_postgresql(connection):
         # Key by key in their order, through the table's own index: the first row comes at once, where a join
         # of sets would put all of them into order first, and we would wait.
         taken = (
@@ -146,15 +153,15 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
             .where(TAKEN.c.stream == stream.name)
             .order_by(*order)
         )
-    yield from _stream(connection, select)
+    yield from streamed(connection, select)
 
 
 def row_of_key(connection: Connection, stream: Stream, key: str) -> Row | None:
     """Read the row that has the key of a change: the selected value of each stream column; None if it is gone."""
-    table = _Table.of(connection, stream)
-    if not _is_postgresql(connection):
+    table = StreamTable.of(connection, stream)
+    if not is_postgresql(connection):
         sqlite.prepare(connection)
-    quoted = postgresql.literal(key) if _is_postgresql(connection) else literal(key)
+    quoted = postgresql.literal(key) if is_postgresql(connection) else literal(key)
     name = TableName(stream.table.name, stream.table.schema)
     selected = (stream.codecs[column.name].selected(connection.dialect) for column in stream.columns)
     found = sa.select(*selected).where(sa.literal_column(table.speaks.matches(str(name), quoted, table.key)))
@@ -166,7 +173,7 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Ro
 
     By version; streamed as ``rows``.
     """
-    table = _Table.of(connection, stream)
+    table = StreamTable.of(connection, stream)
     dialect = connection.dialect
     members = (
         f"{value} AS {identifier(column.name)}"
@@ -193,7 +200,7 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Ro
         .add_cte(cte)
         .order_by(gone.c.exchange_id)
     )
-    yield from _stream(connection, select)
+    yield from streamed(connection, select)
 
 
 def give_back(connection: Connection, streams: Sequence[Stream], reached: Reached | None) -> int:
@@ -211,7 +218,8 @@ def give_back(connection: Connection, streams: Sequence[Stream], reached: Reache
     )
     given = run(
         connection,
-        "DELETE FROM exchange_taken WHERE EXISTS (SELECT 1 FROM exchange_change c WHERE c.id = exchange_taken.version)",
+        "DELETE FROM exchange_taken WHERE EXISTS (SELECT 1 FROM exchange_change c"
+        " WHERE c.stream = exchange_taken.stream AND c.id = exchange_taken.version)",
     )
     return given.rowcount
 
@@ -221,7 +229,7 @@ def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> s
 
     ``values`` as ``Stream.key_decoder`` gives them, in ``key`` order. Raises CaptureFault as ``take`` does.
     """
-    table = _Table.of(connection, stream)
+    table = StreamTable.of(connection, stream)
     name = TableName(stream.table.name, stream.table.schema)
     has_key = (
         sa.literal_column(f"{name}.{identifier(column.name)}") == sa.bindparam(None, value, type_=sa.types.NullType())
@@ -234,8 +242,8 @@ def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> s
 
 def is_key(connection: Connection, stream: Stream, text: str) -> bool:
     """Tell if a text could be the key of a change: the database can compare it with its rows."""
-    table = _Table.of(connection, stream)
-    if not _is_postgresql(connection):
+    table = StreamTable.of(connection, stream)
+    if not is_postgresql(connection):
         sqlite.prepare(connection)
     try:
         members = json.loads(text.encode())
@@ -245,7 +253,7 @@ def is_key(connection: Connection, stream: Stream, text: str) -> bool:
         return False
     if any(isinstance(value, (dict, list)) for value in members.values()):
         return False
-    quoted = postgresql.literal(text) if _is_postgresql(connection) else literal(text)
+    quoted = postgresql.literal(text) if is_postgresql(connection) else literal(text)
     try:
         with connection.begin_nested():
             run(connection, f"SELECT {table.exists(quoted)}")
@@ -262,7 +270,7 @@ TAKEN = sa.table(
 
 
 @dataclass(frozen=True)
-class _Table:
+class StreamTable:
     """A stream's table as the database has it now."""
 
     stream: Stream
@@ -271,7 +279,8 @@ class _Table:
     speaks: Dialect
 
     @classmethod
-    def of(cls, connection: Connection, stream: Stream) -> _Table:
+    def of(cls, connection: Connection, stream: Stream) -> StreamTable:
+        """Find it. Raises CaptureFault if the table or a column of its key is missing."""
         speaks = dialect_of(connection)
         place = speaks.find(connection, TableName(stream.table.name, stream.table.schema))
         if place is None:
@@ -304,31 +313,32 @@ _SETTINGS = {
 
 def _of(connection: Connection, streams: Sequence[Stream], shard: Shard | None) -> str:
     """Say that a change is one of these streams', and of the shard if only that is wanted."""
-    carried = _carried(streams, shard)
+    some = carried(streams, shard)
     if shard is None:
-        return f"stream IN ({literals(stream.name for stream in carried)})"
-    return f"({' OR '.join(_in_shard(connection, stream, shard) for stream in carried)})"
+        return f"stream IN ({literals(stream.name for stream in some)})"
+    return f"({' OR '.join(_in_shard(connection, stream, shard) for stream in some)})"
 
 
 def _in_shard(connection: Connection, stream: Stream, shard: Shard | None) -> str:
-    return f"(stream = {literal(stream.name)}{_falls(connection, stream, shard)})"
+    return f"(stream = {literal(stream.name)}{falls(connection, stream, shard)})"
 
 
-def _falls(connection: Connection, stream: Stream, shard: Shard | None) -> str:
-    """Say, after a condition, that a change falls to the shard; nothing where all of the stream's do."""
+def falls(connection: Connection, stream: Stream, shard: Shard | None, text: str = "key") -> str:
+    """Say, after a condition, that the key in ``text`` falls to the shard; nothing where all of the stream's do."""
     if shard is None or stream.name not in shard.split:
         return ""
-    return f" AND {dialect_of(connection).bucket('key')} % {shard.of} = {shard.number}"
+    return f" AND {dialect_of(connection).bucket(text)} % {shard.of} = {shard.number}"
 
 
-def _carried(streams: Sequence[Stream], shard: Shard | None) -> Sequence[Stream]:
+def carried(streams: Sequence[Stream], shard: Shard | None) -> Sequence[Stream]:
     """Give the streams of which a shard may carry something: all, or those that are split."""
     if shard is None or shard.number == 0:
         return streams
     return [stream for stream in streams if stream.name in shard.split]
 
 
-def _is_postgresql(connection: Connection) -> bool:
+def is_postgresql(connection: Connection) -> bool:
+    """Say which of the two databases it is."""
     return connection.dialect.name == "postgresql"
 
 
@@ -336,10 +346,10 @@ def _work_memory_kib(connection: Connection) -> int:
     return int(run(connection, "SELECT setting FROM pg_settings WHERE name = 'work_mem'").scalar_one())
 
 
-def _empty_taken(connection: Connection) -> None:
-    """Make the table. On SQLite the version is the row's place, so reading by version needs no sort."""
+def empty_taken(connection: Connection) -> None:
+    """Make ``exchange_taken`` anew. On SQLite the version is the row's place, so reading by version needs no sort."""
     run(connection, "DROP TABLE IF EXISTS exchange_taken")
-    if _is_postgresql(connection):
+    if is_postgresql(connection):
         kind, version, end = "TEMPORARY", "bigint", " ON COMMIT DROP"
         # Key texts are compared with those that triggers wrote under these very settings.
         settings = {**_SETTINGS, "work_mem": f"{max(_work_memory_kib(connection), WORK_MEMORY_KIB)}kB"}
@@ -356,13 +366,13 @@ def _empty_taken(connection: Connection) -> None:
     )
 
 
-def _help_planner(connection: Connection, tables: Sequence[_Table]) -> None:
+def help_planner(connection: Connection, tables: Sequence[StreamTable]) -> None:
     """Keep PostgreSQL from comparing every row with every key.
 
     A table that was vacuumed while nearly empty, as the log often is, is believed to be so until the next
     time, however much has come since; a nested loop over "one row" may then be one over a million.
     """
-    if not _is_postgresql(connection):
+    if not is_postgresql(connection):
         return
     run(connection, "ANALYZE exchange_taken")
     names = ", ".join(
@@ -395,8 +405,8 @@ def _oldest(connection: Connection, streams: Sequence[Stream], limit: int, shard
     return " UNION ALL ".join(
         "SELECT id FROM (SELECT id FROM exchange_change"
         f" WHERE stream BETWEEN {literal(stream.name)} AND {literal(stream.name)}"
-        f"{_falls(connection, stream, shard)} ORDER BY stream, id LIMIT {limit}) s"
-        for stream in _carried(streams, shard)
+        f"{falls(connection, stream, shard)} ORDER BY stream, id LIMIT {limit}) s"
+        for stream in carried(streams, shard)
     )
 
 
@@ -407,7 +417,7 @@ def _move(connection: Connection, where: str, turn: int) -> int:
     chosen = f"SELECT max(id), stream, key, min(op), {turn}"
     # In order, so that they are also read in order, and near each other, without much sorting.
     once = "GROUP BY stream, key ORDER BY max(id)"
-    if _is_postgresql(connection):
+    if is_postgresql(connection):
         moved = run(
             connection,
             f"WITH gone AS (DELETE FROM exchange_change WHERE {where} RETURNING id, stream, op, key)"
@@ -419,18 +429,18 @@ def _move(connection: Connection, where: str, turn: int) -> int:
     return moved.rowcount
 
 
-def _take_below(connection: Connection, tables: Sequence[_Table], boundary: int, shard: Shard | None) -> None:
+def _take_below(connection: Connection, tables: Sequence[StreamTable], boundary: int, shard: Shard | None) -> None:
     """Take the changes below ``boundary``, and what belongs to them of the rest."""
     streams = [table.stream for table in tables]
     _move(connection, f"{_of(connection, streams, shard)} AND id < {boundary}", 0)
-    if not _is_postgresql(connection):  # PostgreSQL joins whole sets by hashing, for less than an index costs
+    if not is_postgresql(connection):  # PostgreSQL joins whole sets by hashing, for less than an index costs
         run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
-    _help_planner(connection, tables)
+    help_planner(connection, tables)
     _take_later_changes(connection, tables)
     _take_parents(connection, tables)
 
 
-def _take_later_changes(connection: Connection, tables: Sequence[_Table]) -> None:
+def _take_later_changes(connection: Connection, tables: Sequence[StreamTable]) -> None:
     """Take the later changes of keys that were taken: what is read is their state after them."""
     # Equal keys are in one shard: it need not be asked for.
     streams = _of(connection, [table.stream for table in tables], None)
@@ -460,7 +470,7 @@ def _take_later_changes(connection: Connection, tables: Sequence[_Table]) -> Non
     run(connection, "UPDATE exchange_taken SET version = late WHERE late IS NOT NULL")
 
 
-def _take_parents(connection: Connection, tables: Sequence[_Table]) -> None:
+def _take_parents(connection: Connection, tables: Sequence[StreamTable]) -> None:
     """Take pending changes of the rows that taken rows refer to, and of those these refer to, and so on."""
     by_table = {table.stream.table.key: table for table in tables}
     references = [
@@ -478,7 +488,7 @@ def _take_parents(connection: Connection, tables: Sequence[_Table]) -> None:
             parents = (
                 f"SELECT {parent.speaks.key_text('p', parent.key)} FROM exchange_taken k"
                 f" JOIN {child.place} c ON {child.speaks.matches('c', 'k.key', child.key)}"
-                f" JOIN {parent.place} p ON {_refers(constraint)}"
+                f" JOIN {parent.place} p ON {refers(constraint)}"
                 f" WHERE k.stream = {literal(child.stream.name)} AND k.round = {turn}"
             )
             where = f"stream = {literal(parent.stream.name)} AND key IN ({parents})"
@@ -486,20 +496,21 @@ def _take_parents(connection: Connection, tables: Sequence[_Table]) -> None:
         turn += 1
 
 
-def _refers(constraint: sa.ForeignKeyConstraint) -> str:
+def refers(constraint: sa.ForeignKeyConstraint) -> str:
     """Say that row ``c`` refers to row ``p``."""
     return " AND ".join(
         f"p.{identifier(element.column.name)} = c.{identifier(element.parent.name)}" for element in constraint.elements
     )
 
 
-def _self_references(stream: Stream) -> list[sa.ForeignKeyConstraint]:
+def self_references(stream: Stream) -> list[sa.ForeignKeyConstraint]:
+    """Give the references of a stream's table to itself."""
     return [one for one in stream.table.foreign_key_constraints if one.referred_table is stream.table]
 
 
-def _order_self_references(connection: Connection, table: _Table) -> None:
+def order_self_references(connection: Connection, table: StreamTable) -> None:
     """Give taken rows whose table refers to itself their level below the topmost taken one."""
-    constraints = _self_references(table.stream)
+    constraints = self_references(table.stream)
     if not constraints:
         return
     # Along one reference a loop can't be entered from outside. Along two it can: there the depth is bounded.
@@ -509,15 +520,15 @@ def _order_self_references(connection: Connection, table: _Table) -> None:
     edges = " UNION ".join(
         f"SELECT k.version AS child, u.version AS parent FROM exchange_taken k"
         f" JOIN {table.place} c ON {speaks.matches('c', 'k.key', key)}"
-        f" JOIN {table.place} p ON {_refers(constraint)} AND ({differs})"
+        f" JOIN {table.place} p ON {refers(constraint)} AND ({differs})"
         f" JOIN exchange_taken u ON u.key = {speaks.key_text('p', key)} AND u.stream = {name}"
         f" WHERE k.stream = {name}"
         for constraint in constraints
     )
     run(connection, "DROP TABLE IF EXISTS exchange_edge")
-    drop = " ON COMMIT DROP" if _is_postgresql(connection) else ""
+    drop = " ON COMMIT DROP" if is_postgresql(connection) else ""
     run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
-    _help_planner(connection, [table])
+    help_planner(connection, [table])
     run(connection, f"CREATE TEMPORARY TABLE exchange_edge{drop} AS {edges}")
     run(connection, "CREATE INDEX exchange_edge_parent ON exchange_edge (parent)")
     run(
@@ -539,7 +550,7 @@ def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) 
     place = [stream.name for stream in streams].index(reached.stream)
     last = f"(SELECT r.level FROM exchange_taken r WHERE r.version = {reached.version})"
     for number, stream in enumerate(streams):
-        gone = f"NOT {_Table.of(connection, stream).exists('k.key')}"
+        gone = f"NOT {StreamTable.of(connection, stream).exists('k.key')}"
         if reached.op is Op.UPSERT:
             here = f"({gone} OR (k.level, k.version) > ({last}, {reached.version}))"
             before, behind = gone, "1 = 1"
@@ -551,12 +562,16 @@ def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) 
     return f"({' OR '.join(parts)})"
 
 
-def _stream(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
-    with driver_errors(connection, "reading what was taken"):
-        yield from (_from_postgresql if _is_postgresql(connection) else _from_sqlite)(connection, select)
+def streamed(connection: Connection, select: sa.Select[Any], rows_at_once: int = FETCH_ROWS) -> Iterator[Sequence[Row]]:
+    """Read what a query finds, some rows at a time: read it to its end or close it before anything else is done.
+
+    Raises SQLAlchemy's DBAPIError.
+    """
+    with driver_errors(connection, "reading rows"):
+        yield from (_from_postgresql if is_postgresql(connection) else _from_sqlite)(connection, select, rows_at_once)
 
 
-def _from_postgresql(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
+def _from_postgresql(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
     """Read rows while the server goes on making them: a cursor would make it wait for each next call."""
     compiled = select.compile(dialect=connection.dialect)
     driver = connection.connection.driver_connection
@@ -564,14 +579,14 @@ def _from_postgresql(connection: Connection, select: sa.Select[Any]) -> Iterator
     with (
         connection.begin_nested(),
         driver.cursor() as cursor,  # type: ignore[union-attr]
-        closing(cursor.stream(str(compiled), compiled.params, size=FETCH_ROWS)) as found,
+        closing(cursor.stream(str(compiled), compiled.params, size=rows_at_once)) as found,
     ):
-        while piece := [*islice(found, FETCH_ROWS)]:
+        while piece := [*islice(found, rows_at_once)]:
             yield piece
 
 
-def _from_sqlite(connection: Connection, select: sa.Select[Any]) -> Iterator[Sequence[Row]]:
+def _from_sqlite(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
     """Read the driver's own tuples: SQLAlchemy's rows cost as much as the query."""
     with connection.execute(select) as result:
-        while piece := result.cursor.fetchmany(FETCH_ROWS):
+        while piece := result.cursor.fetchmany(rows_at_once):
             yield piece

@@ -18,11 +18,14 @@ from exchange.cli import (
     dead_letters,
     editing,
     files,
+    gaps,
     keys,
     letter_files,
     mending,
     quarantine,
+    reconcile,
     reference,
+    restoring,
     schema,
     setup,
     state,
@@ -67,8 +70,13 @@ app.command()(crossing.export)
 app.command(name="import")(crossing.import_)
 app.command()(crossing.replay)
 app.command()(crossing.prune)
+app.command()(restoring.resync)
+app.add_typer(restoring.app, name="epoch")
+app.command()(reconcile.reconcile)
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(gaps.app, name="gaps")
+app.command()(gaps.resend)
 app.command()(files.verify)
 app.command()(files.inspect)
 app.add_typer(keys.app, name="keys")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +15,18 @@ from exchange.cli.output import Json
 from exchange.cli.running import fail, one_of, open_site, refuse_unknown, stem
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from exchange.ledger import Event
     from exchange.refused import Look, Trial
+    from exchange.site import Site
+    from exchange.status import BatchRow
 
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show so many at most.")]
-ChannelOption = Annotated[str | None, typer.Option(help="Only of this channel.", show_default=False)]
+ChannelOption = Annotated[
+    str | None,
+    typer.Option(help="Only of this channel; control shows what the sides tell each other.", show_default=False),
+]
 Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name, as the list shows it.")]
 
 app = typer.Typer(help="What became of every batch.", invoke_without_command=True)
@@ -48,10 +56,11 @@ def _list(channel: str | None, state: str | None, direction: str | None, limit: 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         channels = None if channel is None else site.names_in_files(channel)
         found = status.batches(
-            connection, channels=channels, state=wanted_state, direction=wanted_direction, limit=limit
+            site, connection, channels=channels, state=wanted_state, direction=wanted_direction, limit=limit
         )
         if not found:
             refuse_unknown(channel, site)
+        troubles = _troubles(site, connection, found)
     if as_json:
         for row in found:
             output.emit(row.as_dict())
@@ -65,7 +74,7 @@ def _list(channel: str | None, state: str | None, direction: str | None, limit: 
             (
                 row.batch,
                 row.direction,
-                row.state,
+                row.shown_state,
                 row.reason,
                 row.total,
                 row.bytes,
@@ -77,6 +86,19 @@ def _list(channel: str | None, state: str | None, direction: str | None, limit: 
     for row in found:
         if row.message:
             output.say(f"{row.batch}: {row.message}")
+    for sentence in troubles:
+        output.warn(sentence)
+
+
+def _troubles(site: Site, connection: Connection, rows: Sequence[BatchRow]) -> list[str]:
+    """Say what the far side could not take of the channels whose batches are listed, and why."""
+    from exchange import far_side
+    from exchange.models import Direction
+
+    sent = {row.channel for row in rows if row.direction is Direction.OUT}
+    there = far_side.look(site, connection)
+    told = {channel: one for channel, one in there.there.items() if channel in sent}
+    return list(replace(there, there=told).troubles())
 
 
 @app.command()
@@ -165,6 +187,7 @@ def release(
         with by_hand(site, "release_batch", arguments, who=who, why=reason) as act:
             done = refused.release(site, wanted, park=park)
             act.came_to(done.as_dict())
+            crossing.tell(site)
     crossing.show_imported([done], as_json)
     if done.busy:
         fail()
@@ -185,6 +208,7 @@ def reject(
         refused.reject(site, wanted, reason)
         done = {"batch": wanted, "state": "rejected"}
         act.came_to(done)
+        crossing.tell(site)
     if as_json:
         output.emit(done)
     else:

@@ -15,38 +15,29 @@ from exchange.format.names import MAX_SEQUENCE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exchange.outcomes import Imported
+    from exchange.outcomes import ExportRun, Imported
+    from exchange.site import Site
 
 Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)]
 
 
 def export(channel: Channel = None, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Export what changed as signed batches."""
-    from exchange import exporter
+    from exchange import exporter, telling
 
     with open_site() as site:
         known_channel(channel, site.outgoing(), "sent")
         with by_hand(site, "export", {"channel": channel}, who=who, why=reason) as act:
             with output.between_batches("exporting") as stopping:
                 run = exporter.run(site, channel=channel, stopping=stopping)
+            trouble = telling.after_export(site) if channel is None and not run.trouble else None
             act.came_to(run.as_dict())
-    if as_json:
-        for batch in run.batches:
-            output.emit(batch.as_dict())
-    elif run.batches:
-        output.table(
-            ["batch", "channel", "sequence", "records", "bytes"],
-            [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
-        )
-    for busy in run.busy:
-        output.warn(str(busy))
-    if run.parked:
-        output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
-    if run.trouble:
-        output.complain(run.trouble)
-    if run.trouble or run.busy:
+    show_exported(run, as_json)
+    if trouble:
+        output.complain(trouble)
+    if run.trouble or run.busy or trouble:
         fail()
-    if not (run.batches or run.parked):
+    if not (run.batches or run.parked or run.resent):
         output.say("nothing to export")
 
 
@@ -67,7 +58,7 @@ def import_(
 
     Each batch is verified, then applied in one transaction or not at all.
     """
-    from exchange import importer
+    from exchange import importer, telling
 
     if batch and release and batch != release:
         raise Refused("--batch and --release: expected one batch, found two")
@@ -79,8 +70,11 @@ def import_(
             site.spool.prepare()
             with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
                 run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
+                trouble = telling.after_import(site, run.batches, stopping)
             act.came_to(run.as_dict())
     show_imported(run.batches, as_json)
+    if trouble:
+        output.warn(trouble)
     if run.ignored or run.unpaired:
         output.say(
             f"left alone in incoming: {run.ignored} files that are no batch,"
@@ -122,6 +116,7 @@ def replay(
     They may be archived, held or quarantined; one that is applied already stays as it is.
     """
     from exchange import replay as replaying
+    from exchange import telling
 
     wanted = stem(batch)
     with open_site() as site:
@@ -131,10 +126,11 @@ def replay(
             output.between_batches("replaying") as stopping,
         ):
             done = replaying.run(site, wanted, through, stopping)
+            trouble = telling.after_import(site, done.batches, stopping)
             act.came_to(done.as_dict())
     show_imported(done.batches, as_json)
-    if done.trouble:
-        output.warn(done.trouble)
+    for sentence in filter(None, (done.trouble, trouble)):
+        output.warn(sentence)
     if done.busy:
         fail()
 
@@ -150,6 +146,35 @@ def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
         output.emit(counts)
     else:
         output.table(["removed", "count"], counts.items())
+
+
+def tell(site: Site) -> None:
+    """Tell the other side what a person did to its batch; if that fails, it is told with the next export."""
+    from exchange import telling
+
+    trouble = telling.at_once(site)
+    if trouble:
+        output.warn(trouble)
+
+
+def show_exported(run: ExportRun, as_json: bool) -> None:
+    """Print which batches were sent, and what was in the way."""
+    if as_json:
+        for batch in run.batches:
+            output.emit(batch.as_dict())
+    elif run.batches:
+        output.table(
+            ["batch", "channel", "sequence", "records", "bytes"],
+            [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
+        )
+    for busy in run.busy:
+        output.warn(str(busy))
+    if run.resent:
+        output.say(f"published again, as the other side may miss them: {', '.join(one.batch for one in run.resent)}")
+    if run.parked:
+        output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
+    if run.trouble:
+        output.complain(run.trouble)
 
 
 def counted(counts: dict[str, int]) -> str:

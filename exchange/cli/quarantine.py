@@ -100,6 +100,7 @@ def release(batch: Batch, reason: Reason = None, who: As = None, as_json: Json =
     with open_site() as site, by_hand(site, "release_quarantined", {"batch": wanted}, who=who, why=reason) as act:
         done = quarantining.release(site, wanted)
         act.came_to(done.as_dict())
+        crossing.tell(site)
     crossing.show_imported([done], as_json)
     if done.busy:
         fail()

@@ -175,9 +175,9 @@ def _quoted(text: str) -> str:
 
 def refuse_unknown(channel: str | None, site: Site) -> None:
     """Refuse a channel that is not declared, where nothing was found under its name: it is mistyped."""
-    from exchange.channels import known_names
+    from exchange.channels import CONTROL, known_names
 
     known = known_names([*site.outgoing(), *site.incoming()])
-    if channel is not None and channel not in known:
+    if channel is not None and channel not in {*known, CONTROL}:
         names = ", ".join(known)
         raise Refused(f"channel: expected one of {names}, found {printable(channel, 80)}")

@@ -11,6 +11,7 @@ from exchange.cli.running import open_site
 if TYPE_CHECKING:
     from exchange.status import Status
 
+_ONE_WAY = ("channel", "pending", "unconfirmable", "sequence")
 _COLUMNS = {
     "out": ("channel", "pending", "published", "acknowledged", "sequence"),
     "in": ("channel", "applied", "waiting", "held", "quarantined", "sequence"),
@@ -27,6 +28,7 @@ def status(as_json: Json = False) -> None:
         output.emit(found.as_dict())
     else:
         _show_channels(found)
+        _show_link(found)
         _say_what_waits(found)
     if found.trouble:
         output.warn(found.trouble)
@@ -34,7 +36,8 @@ def status(as_json: Json = False) -> None:
 
 def _show_channels(found: Status) -> None:
     output.tell(f"{found.network}, epoch {found.epoch or 'none yet'}")
-    for direction, columns in _COLUMNS.items():
+    shown = _COLUMNS | ({"out": _ONE_WAY} if found.far_side.one_way else {})
+    for direction, columns in shown.items():
         rows = [one.as_dict() for one in found.channels if one.direction == direction]
         if not rows:
             continue
@@ -46,6 +49,27 @@ def _show_channels(found: Status) -> None:
         )
 
 
+def _show_link(found: Status) -> None:
+    """Say when the other side was last heard of, and how long things have been under way."""
+    from exchange.far_side import lasting
+
+    life = found.far_side.life
+    output.tell("")
+    if life is None and found.far_side.one_way:
+        output.tell(f"nothing comes back from {found.peer}: what is published is unconfirmable")
+    elif life is None:
+        output.tell(f"{found.peer} was never heard of")
+    else:
+        due = f"expected again by {_moment(life.expected_by.isoformat())}"
+        output.tell(f"{found.peer} was heard of {lasting(found.at - life.heard_at)} ago, {due}")
+    for one in found.channels:
+        if one.pending and one.pending_since:
+            output.tell(f"{one.channel}: the oldest change waits for at most {lasting(found.at - one.pending_since)}")
+        if one.unacknowledged_since:
+            age = lasting(found.at - one.unacknowledged_since)
+            output.tell(f"{one.channel}: the oldest unacknowledged batch was sealed {age} ago")
+
+
 def _moment(written: str | None) -> str:
     return f"{written[:19]}Z" if written else "-"
 
@@ -54,8 +78,12 @@ def _say_what_waits(found: Status) -> None:
     for one in found.channels:
         if one.sealed:
             output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
-        if one.rejected:
+        if one.rejected and one.there is None:
             output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
+    for sentence in found.far_side.troubles():
+        output.warn(sentence)
+    for sentence in found.far_side.alarms(found.at):
+        output.complain(sentence)
     if found.backlog.parked and not found.alarms:
         output.warn(f"{found.backlog.parked} dead letters are parked; `exchange dead-letters` shows them by cause")
     for sentence in found.alarms:

@@ -18,7 +18,7 @@ from exchange.dead_letters.retiring import SETTLED, forget_selections, retire
 from exchange.dead_letters.searching import Count, Page
 from exchange.dead_letters.settling import Outcome, Taken, discard, restore, settle, supersede, take
 from exchange.dead_letters.showing import View, view
-from exchange.dead_letters.superseding import Superseding, supersede_sent
+from exchange.dead_letters.superseding import Superseding, parked_sent, supersede_sent
 
 __all__ = [
     "SETTLED",
@@ -50,6 +50,7 @@ __all__ = [
     "key_texts",
     "page",
     "park",
+    "parked_sent",
     "place",
     "restore",
     "retire",

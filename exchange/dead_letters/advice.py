@@ -42,6 +42,11 @@ _INCOMING = {
         "it is retried when later batches of its channel apply; if the parent will not come, ask the sender for it"
         " (`exchange dead-letters show {id}` names it)",
     ),
+    "absurd": Advice(
+        _SENDER,
+        "the other side said of itself or of us what can't be: it changed nothing, and its next control batch settles"
+        " it; if it comes again, ask its operator, and see whether either database was restored (`exchange doctor`)",
+    ),
     "unique": Advice(_HERE, _MAKE_ROOM),
     "constraint": Advice(_HERE, _MAKE_ROOM),
     "database": Advice(_HERE, _MAKE_ROOM),

@@ -7,7 +7,7 @@ compared there; where letters are many, or records few, the database is asked fo
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels import Channel, Stream
 from exchange.database import among
+from exchange.dead_letters.keeping import Letter
 from exchange.dead_letters.settling import supersede
 from exchange.loader.staging import Key, Rows, key_texts
 from exchange.models import Direction, dead_letter
@@ -46,6 +47,21 @@ def supersede_sent(
     mine = sa.and_(sent.c.stream == letter.stream, sent.c.key == letter.key)
     found = connection.execute(sa.select(letter.id, letter.key).join(sent, mine).where(*waiting))
     return supersede(connection, [one for one, key in found if key not in refused], cause)
+
+
+def parked_sent(connection: Connection, letters: Sequence[Letter]) -> set[tuple[str | None, str | None]]:
+    """Give stream and key of those outgoing letters whose row is parked already, as one that can't be sent."""
+    letter = dead_letter.c
+    found: set[tuple[str | None, str | None]] = set()
+    for stream in {one.stream for one in letters if one.stream}:
+        keys = [one.key for one in letters if one.stream == stream and one.key]
+        for start in range(0, len(keys), AT_ONCE):
+            some = among(connection, letter.key, keys[start : start + AT_ONCE])
+            there = sa.select(letter.key).where(
+                letter.stream == stream, _PARKED, letter.direction == Direction.OUT, some
+            )
+            found |= {(stream, key) for key in connection.scalars(there)}
+    return found
 
 
 class _Met(NamedTuple):

@@ -72,6 +72,11 @@ class BatchWriter:
         """Records so far."""
         return self._upserts.total() + self._deletes.total()
 
+    @property
+    def streams(self) -> list[str]:
+        """The streams of which it has records."""
+        return list(dict.fromkeys((*self._upserts, *self._deletes)))
+
     def write(self, line: bytes, stream: str, op: Op) -> None:
         """Add one record's line, newline included, as ``record.encode`` makes it."""
         self.write_all(line, 1, stream, op)
@@ -93,10 +98,7 @@ class BatchWriter:
             bytes=self._bytes,
             content_sha256=self._content_digest.hexdigest(),
             content_bytes=self._content_bytes,
-            records={
-                stream: Counts(self._upserts[stream], self._deletes[stream])
-                for stream in dict.fromkeys((*self._upserts, *self._deletes))
-            },
+            records={stream: Counts(self._upserts[stream], self._deletes[stream]) for stream in self.streams},
         )
 
     def _pass_on(self) -> None:

@@ -38,6 +38,8 @@ class Reason(StrEnum):
     CRASHED = "crashed"
     DELETES = "deletes"
     LOOK_AHEAD = "look_ahead"
+    LOST = "lost"
+    GIVEN_UP = "given_up"
 
 
 class Fault(StrEnum):

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -67,8 +67,16 @@ def loads(line: bytes) -> Any:
     return _read_slowly(line)
 
 
-def loads_all(lines: Sequence[bytes]) -> list[Any] | None:
+class Unreadable(NamedTuple):
+    """One of many lines is no JSON at all: the one at this place."""
+
+    place: int
+
+
+def loads_all(lines: Sequence[bytes]) -> list[Any] | Unreadable | None:
     """Read many lines at once, one value each; None if any of them needs a look of its own through ``loads``.
+
+    Of lines that are no JSON the first one is named if it is easily found.
 
     The lines are read as one array with a mark between each two. Nobody who wrote the lines can know the mark,
     so where every second element is one, each line held exactly one value.
@@ -77,12 +85,25 @@ def loads_all(lines: Sequence[bytes]) -> list[Any] | None:
     try:
         elements = orjson.loads(text)
         canonical = orjson.dumps(elements, option=_NARROW) == text
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+    except orjson.JSONDecodeError as error:
+        return _unreadable(text, lines, error.pos)
+    except orjson.JSONEncodeError:
         return None
     values: list[Any] = elements[::2]
     if not canonical or elements[1::2] != [_MARK] * (len(lines) - 1) or len(values) != len(lines):
         return None
     return None if _any_unusual(text, lines) else values
+
+
+def _unreadable(text: bytes, lines: Sequence[bytes], stopped: int) -> Unreadable | None:
+    """Find the line at which the reader stopped, so many characters on, or in the mark behind it."""
+    before = text[:stopped] if text.isascii() else text.decode("utf-8", "replace")[:stopped].encode()
+    place = before.count(_BETWEEN)
+    try:
+        orjson.loads(lines[place])
+    except orjson.JSONDecodeError:
+        return Unreadable(place)
+    return None
 
 
 def dumps(value: object, nulls: int = 0) -> bytes:

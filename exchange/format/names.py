@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Self
 
@@ -65,6 +65,10 @@ class BatchName:
     def __str__(self) -> str:
         """Give the stem."""
         return self.place if self.attempt == 1 else f"{self.place}.r{self.attempt}"
+
+    def again(self, attempt: int) -> Self:
+        """Name another publication of the same batch."""
+        return replace(self, attempt=attempt)
 
     @property
     def place(self) -> str:

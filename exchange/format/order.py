@@ -6,12 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from exchange.format.errors import Reason, Verdict
-from exchange.format.manifest import Manifest
+from exchange.format.manifest import Kind, Manifest
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a receiver has come in a channel: the last batch it applied. Sequence 0 is before the first."""
+    """How far a receiver has come in a channel: the last batch it applied. Sequence 0 is before the first.
+
+    Behind a place that was given up there is no ``digest`` to follow.
+    """
 
     epoch: str
     sequence: int
@@ -43,7 +46,8 @@ def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
     """Say where a verified manifest stands.
 
     ``position`` is of the epoch adopted last (None: nothing applied yet); ``left_epochs`` those adopted before
-    it; ``known_digest`` that of the batch already applied at this very place, if any.
+    it; ``known_digest`` that of the batch already applied at this very place, if any. Of control batches the newest
+    counts: none waits for another, and an older one says nothing any more.
     """
     if known_digest == digest:
         return Place(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
@@ -54,6 +58,8 @@ def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
             f"another batch is already applied at this place (manifest {known_digest[:12]}, this one"
             f" {digest[:12]}); two batches claim one place: ask the sender why",
         )
+    if manifest.kind is Kind.CONTROL:
+        return _newest(manifest, position, left_epochs, look_ahead)
     if manifest.epoch in left_epochs:
         return Place(
             Verdict.QUARANTINED,
@@ -83,7 +89,8 @@ def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
             f"sequence {manifest.sequence} is behind {expected}, the next expected, and the ledger has no batch"
             " at its place; it changes nothing",
         )
-    if manifest.sequence == expected and manifest.previous != position.digest:
+    given_up = position.digest is None and position.sequence > 0
+    if manifest.sequence == expected and manifest.previous != position.digest and not given_up:
         return Place(
             Verdict.QUARANTINED,
             Reason.FORK,
@@ -91,3 +98,21 @@ def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
             f" {(position.digest or 'none')[:12]}; the sender's history has forked: ask the sender why",
         )
     return NEXT
+
+
+def _newest(manifest: Manifest, position: Position | None, left_epochs: Collection[str], look_ahead: int) -> Place:
+    reached = position.sequence if position is not None and position.epoch == manifest.epoch else 0
+    if manifest.epoch in left_epochs or manifest.sequence <= reached:
+        return Place(Verdict.DUPLICATE, None, "a newer control batch has said it all; nothing changed")
+    if manifest.sequence > reached + look_ahead * CONTROL_LOOK_AHEAD:
+        return Place(
+            Verdict.QUARANTINED,
+            Reason.LOOK_AHEAD,
+            f"control sequence {manifest.sequence} is absurdly far beyond {reached}, the newest heard; to believe it"
+            " would silence all that come before it; it changes nothing: ask the sender why",
+        )
+    return NEXT
+
+
+CONTROL_LOOK_AHEAD = 100
+"""So many times further may the sequence of a control batch leap: those between may all be lost."""

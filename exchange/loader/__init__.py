@@ -7,7 +7,8 @@ commits, reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,7 +24,7 @@ from exchange.loader.constraints import Constraints, reflect
 from exchange.loader.hand import Hand
 from exchange.loader.intake import Intake
 from exchange.loader.segment import Segment
-from exchange.loader.staging import LINE, OUTCOME, Rows, Stage, row_maker, target_of
+from exchange.loader.staging import KEY, LINE, OUTCOME, Rows, Stage, row_maker, target_of
 from exchange.models import importing
 
 __all__ = ["Loaded", "Loader", "Refusal", "Rows", "TooManyRefusals"]
@@ -69,18 +70,18 @@ class Loader:
         """Let go of the connection; what was added and not loaded is left to the caller's rollback."""
         self._hand.close()
 
-    def rows(self, lines: Sequence[int], run: Run) -> Rows:
-        """Make the rows of checked records of the current schema version, which stand on ``lines``.
+    def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: Run) -> Rows:
+        """Make the rows of checked records of the current schema version, whose ``lines`` have these ``numbers``.
 
         Raises RecordError for a value that its column's type can't keep, whichever record's it is.
         """
-        return self._row_makers[run.stream](lines, run)
+        return self._row_makers[run.stream](numbers, run)._replace(records=lines)
 
-    def add(self, stream: str, rows: Rows, size: int) -> None:
-        """Take rows that were ``size`` bytes as records. Raises what the database raised at earlier ones."""
+    def add(self, stream: str, rows: Rows) -> None:
+        """Take rows. Raises what the database raised at earlier ones."""
         if self._segment.is_other(stream, rows.op):
             self._hand_over()
-        self._segment.add(stream, rows, size)
+        self._segment.add(stream, rows)
         if self._segment.is_full():
             self._hand_over()
 
@@ -108,6 +109,19 @@ class Loader:
             old = sa.select(line, outcome).where(outcome.in_([checks.DUPLICATE, checks.STALE]))
             found |= {row[0]: row[1] for row in self._connection.execute(old)}
         return found
+
+    def keys_of(self, lines: Collection[int]) -> dict[int, tuple[str, str]]:
+        """Give the stream and the key's text of refused lines; after ``load``."""
+        found: dict[int, tuple[str, str]] = {}
+        for name, stage in ((name, intake.stage) for name, intake in self._intakes.items() if intake.stage.rows):
+            line, key = stage.table.c[LINE], stage.table.c[KEY]
+            refused = sa.select(line, key).where(stage.table.c[OUTCOME] == checks.PARKED)
+            found |= {row[0]: (name, row[1]) for row in self._connection.execute(refused) if row[0] in lines}
+        return found
+
+    def records(self) -> Mapping[int, bytes]:
+        """Give lines of rows that waited for the end, as they came, by number: as many as memory allows."""
+        return ChainMap(*(intake.records for intake in self._intakes.values()))
 
     def _hand_over(self) -> None:
         segment, self._segment = self._segment, self._segment.following()

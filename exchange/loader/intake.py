@@ -1,8 +1,8 @@
 """Rows on their way into one table, as directly as what came before allows.
 
-New rows go straight in, by the database's own bulk load. Where that is refused rows are staged first: where keys are
-there already, one statement inserts and updates; where rows are bad, the doubtful are sifted out and kept for the
-end of the load, and the others inserted. Where most are doubtful all are kept. There is no way back to a cheaper
+New rows go straight in, by the database's own bulk load. Where rows are bad that is refused: then the doubtful are
+sifted out first and kept for the end of the load, and the others go straight in. Where keys are there already rows are
+staged, and one statement inserts and updates. Where most are doubtful all are kept. There is no way back to a cheaper
 way, so that a load pays for what its rows need and hardly more.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import cached_property
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -18,14 +19,15 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels import Stream
 from exchange.format.record import Op
-from exchange.loader import writing
+from exchange.loader import sifting, writing
 from exchange.loader.constraints import Constraints
 from exchange.loader.putting import put, refuses_the_row
-from exchange.loader.sifting import doubts, not_newer
-from exchange.loader.staging import OUTCOME, Rows, Stage, applying
-from exchange.models import VERSION_COLUMN, tombstone
+from exchange.loader.sifting import Sieve
+from exchange.loader.staging import Rows, Stage, column_names
+from exchange.models import tombstone
 
-DOUBTFUL = "doubtful"
+MOST_RECORD_BYTES = 4 * 1024 * 1024
+"""So much of the lines of rows that wait is kept in memory."""
 
 UNIQUE_VIOLATION = "23505"
 """PostgreSQL's code."""
@@ -39,9 +41,11 @@ class Way(Enum):
 
     STRAIGHT = auto()
     SIFTED = auto()
-    """Staged, without the doubtful, inserted."""
+    """Straight, but for those that lack something."""
+    SIFTED_TWICE = auto()
+    """The same, but for those that take another row's value, too."""
     REPLACING = auto()
-    """Staged, all of them, inserted or updated."""
+    """Inserted or updated, all of them."""
     SIFTED_REPLACING = auto()
     KEPT = auto()
     """Staged until the end."""
@@ -56,46 +60,98 @@ class Intake:
         self.stage = Stage(connection, stream, f"exchange_stage_{number}")
         self.entered = 0
         """Rows that are in the table already."""
+        self.records: dict[int, bytes] = {}
+        """Lines of rows that wait, as they came, as far as memory allows."""
         self._connection = connection
         self._reflect = reflect
-        self._arriving = Stage(connection, stream, f"exchange_arriving_{number}")
+        self._number = number
+        self._replacements = Stage(connection, stream, f"exchange_replacing_{number}")
         # A constraint that is checked late would let rows pass and refuse the whole batch at its end.
         late = any(key.deferrable or key.initially for key in stream.table.foreign_key_constraints)
         self._way = Way.KEPT if late else Way.STRAIGHT
         self._newest_tombstone = 0 if late else self._find_newest_tombstone()
+        self._record_bytes = 0
 
     def take(self, rows: Rows) -> None:
         """Take rows of this stream."""
         if rows.op is Op.DELETE or self._way is Way.KEPT:
-            self.stage.keep(rows)
+            self._keep(rows)
             return
         buried = min(rows.versions) <= self._newest_tombstone
-        if self._way is Way.STRAIGHT and not buried and self._goes_straight(rows):
+        if self._way is Way.STRAIGHT and not buried and self._enters(rows):
             return
         if len(set(rows.keys)) != len(rows.keys):  # one statement can't write a row twice
-            self.stage.keep(rows)
+            self._keep(rows)
             return
-        self._arriving.keep(rows)
-        if self._way is Way.REPLACING and not buried:
-            if self._enters(len(rows.rows)):
-                self._arriving.clear()
+        if self._way is Way.REPLACING and not buried and self._enters(rows):
+            return
+        while self._way is not Way.KEPT:
+            good, doubtful = self._sifted(rows, buried=buried)
+            if len(good.rows) < len(rows.rows) * WORTHWHILE:
+                self._way = Way.KEPT
+            elif self._enters(good):
+                if doubtful.rows:
+                    self._keep(doubtful)
                 return
-            self._way = Way.SIFTED_REPLACING
-        self._sift(len(rows.rows), buried=buried)
+        self._keep(rows)
 
-    def _goes_straight(self, rows: Rows) -> bool:
-        """Insert the rows into the table, or none of them and find another way."""
-        names = [*(column.name for column in self.stream.columns), VERSION_COLUMN]
+    def _keep(self, rows: Rows) -> None:
+        self.stage.keep(rows)
+        if self._record_bytes <= MOST_RECORD_BYTES:
+            self._record_bytes += sum(map(len, rows.records))
+            self.records |= zip(rows.lines, rows.records, strict=True)
+
+    def _sifted(self, rows: Rows, *, buried: bool) -> tuple[Rows, Rows]:
+        """Part rows against which nothing speaks from the doubtful ones; how close a look that takes says the way."""
+        sieve = self._sieve
+        conditions = [*sifting.lacking(sieve)]
+        if self._way in {Way.SIFTED_TWICE, Way.SIFTED_REPLACING}:
+            conditions += sifting.taking(sieve)
+        if self._way is Way.SIFTED_REPLACING:
+            conditions.append(sifting.not_newer(sieve))
+        if buried:
+            conditions.append(sifting.buried(sieve))
+        return rows.parted(sieve.doubtful(rows, conditions, with_keys=buried))
+
+    @cached_property
+    def _sieve(self) -> Sieve:
+        return Sieve(self._connection, self.stream, f"exchange_arriving_{self._number}", self._reflect())
+
+    def _enters(self, rows: Rows) -> bool:
+        """Bring the rows into the table, or none of them and find another way."""
+        if self._way in {Way.REPLACING, Way.SIFTED_REPLACING}:
+            self._replacements.keep(rows)
+            entered = self._writes(len(rows.rows), lambda: writing.enter(self._replacements))
+            self._replacements.clear()
+            return entered
+        return self._writes(len(rows.rows), lambda: self._insert(rows))
+
+    def _writes(self, expected: int, write: Callable[[], int]) -> bool:
+        error: BaseException | None = None
         try:
-            with self._connection.begin_nested():
-                put(self._connection, self.stage.target, names, rows.rows)
-        except DBAPIError as error:
-            if not refuses_the_row(error):
+            with self._connection.begin_nested() as savepoint:
+                if write() == expected:
+                    self.entered += expected
+                    return True
+                savepoint.rollback()
+        except DBAPIError as refusal:
+            if not refuses_the_row(refusal):
                 raise
-            self._way = Way.REPLACING if self._repeats_the_key(error.orig) else Way.SIFTED
-            return False
-        self.entered += len(rows.rows)
-        return True
+            error = refusal.orig
+        self._way = self._next_way(error)
+        return False
+
+    def _insert(self, rows: Rows) -> int:
+        put(self._connection, self.stage.target, column_names(self.stream), rows.rows)
+        return len(rows.rows)
+
+    def _next_way(self, error: BaseException | None) -> Way:
+        """Say which way may stand what the database refused."""
+        if self._way is Way.STRAIGHT:
+            return Way.REPLACING if self._repeats_the_key(error) else Way.SIFTED
+        if self._way is Way.SIFTED and not self._repeats_the_key(error):
+            return Way.SIFTED_TWICE
+        return Way.KEPT if self._way is Way.SIFTED_REPLACING else Way.SIFTED_REPLACING
 
     def _repeats_the_key(self, error: BaseException | None) -> bool:
         """Say whether the database refused a row because there is one with its key."""
@@ -103,46 +159,6 @@ class Intake:
             others = {unique.name for unique in self._reflect().uniques[self.stage.target.name]}
             return error.diag.constraint_name not in others  # type: ignore[union-attr]
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
-
-    def _sift(self, arrived: int, *, buried: bool) -> None:
-        """Enter the arriving rows that nothing speaks against, and keep the others."""
-        good = arrived - sum(self._doubt(reason) for reason in doubts(self._arriving, self._reflect(), buried=buried))
-        entered = self._enters(good)
-        if not entered:
-            self._way = Way.SIFTED_REPLACING
-            good -= self._doubt(not_newer(self._arriving))
-            entered = self._enters(good)
-        doubtful = self._arriving.table.c[OUTCOME] == DOUBTFUL
-        self.stage.take_over(self._arriving, doubtful if entered else sa.true())
-        self._arriving.clear()
-        if not entered or good < arrived * WORTHWHILE:
-            self._way = Way.KEPT
-
-    def _doubt(self, reason: sa.ColumnElement[bool]) -> int:
-        """Mark the arriving rows against which something speaks, and count them."""
-        arriving = self._arriving.table
-        marking = sa.update(arriving).where(applying(arriving), reason).values({OUTCOME: DOUBTFUL})
-        try:
-            with self._connection.begin_nested():
-                return self._connection.execute(marking).rowcount
-        except DBAPIError as error:  # a constraint's expression fails on some row; so will the insert
-            if not refuses_the_row(error):
-                raise
-            return 0
-
-    def _enters(self, expected: int) -> bool:
-        """Insert, or update, the arriving rows that are not doubtful: all ``expected`` ones, or none."""
-        replacing = self._way is not Way.SIFTED
-        with self._connection.begin_nested() as savepoint:
-            try:
-                if writing.enter(self._arriving, replacing=replacing) == expected:
-                    self.entered += expected
-                    return True
-            except DBAPIError as error:
-                if not refuses_the_row(error):
-                    raise
-            savepoint.rollback()
-            return False
 
     def _find_newest_tombstone(self) -> int:
         """Find the version that a record must exceed so that no tombstone can forbid it."""

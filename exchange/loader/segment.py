@@ -29,12 +29,12 @@ class Segment:
         """Say whether such rows can't join those that are here."""
         return bool(self._parts) and (self.stream, self._parts[0].op) != (stream, op)
 
-    def add(self, stream: str, rows: Rows, size: int) -> None:
-        """Take rows that were ``size`` bytes as records."""
+    def add(self, stream: str, rows: Rows) -> None:
+        """Take rows."""
         self.stream = stream
         self._parts.append(rows)
         self.rows += len(rows.rows)
-        self._bytes += size
+        self._bytes += sum(map(len, rows.records))
 
     def is_full(self) -> bool:
         """Say whether it is time to hand it over."""
@@ -49,5 +49,4 @@ class Segment:
         if len(self._parts) == 1:
             return self._parts[0]
         ops, *members = zip(*self._parts, strict=True)
-        lines, versions, keys, rows = (list(chain.from_iterable(member)) for member in members)
-        return Rows(ops[0], lines, versions, keys, rows)
+        return Rows(ops[0], *(list(chain.from_iterable(member)) for member in members))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import compress, repeat
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,7 +19,7 @@ from exchange.models import VERSION_COLUMN
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
 """A stage's own columns, named so that they can't meet a column of the application's."""
 
-OWN = (LINE, OP, KEY, OUTCOME)
+OWN: dict[str, str] = {LINE: "bigint", OP: "text", KEY: "text", OUTCOME: "text"}
 
 Key = tuple[Any, ...]
 """A record's key as it is on the wire, in the order of the stream's key."""
@@ -34,6 +34,17 @@ class Rows(NamedTuple):
     keys: Sequence[Key]
     rows: Sequence[Row]
     """The stream's columns in order, then the version."""
+    records: Sequence[bytes] = ()
+    """The lines as they came; a loader has them of all rows."""
+
+    def parted(self, lines: Collection[int]) -> tuple[Rows, Rows]:
+        """Give those that don't stand on ``lines``, and those that do."""
+        there = [line in lines for line in self.lines]
+        return self._only([not one for one in there]), self._only(there)
+
+    def _only(self, which: Sequence[bool]) -> Rows:
+        members: list[Any] = [list(compress(member, which)) for member in self[1:]]
+        return Rows(self.op, *members)
 
 
 def canonical_key(stream: Stream, values: dict[str, Any]) -> str:
@@ -72,24 +83,54 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run]
     return make
 
 
-class Stage:
-    """A temporary table of one stream's records. Those whose outcome is NULL are still to be applied."""
+class Arrivals:
+    """A temporary table of rows that are to be compared with those of their table."""
 
-    def __init__(self, connection: Connection, stream: Stream, name: str) -> None:
-        """Prepare; the table is made when the first rows come."""
+    def __init__(
+        self, connection: Connection, stream: Stream, name: str, own: Mapping[str, str], names: Sequence[str]
+    ) -> None:
+        """Prepare: of a row its columns ``names`` are kept, behind ``own`` ones of these kinds."""
         self.stream = stream
         self.connection = connection
         self.target = target_of(stream)
-        self.table = _stage_table(stream, name)
+        self.table = _temporary(self.target, name, own, names)
+        self._own = own
+        self._made = False
+
+    def put(self, rows: Iterable[Row]) -> None:
+        """Put rows into it, each with its own columns first."""
+        if not self._made:
+            _create(self.connection, self.table, self.target, self._own)
+            self._made = True
+        put(self.connection, self.table, [column.name for column in self.table.columns], rows)
+
+    def clear(self) -> None:
+        """Empty it."""
+        verb = "TRUNCATE" if self.connection.dialect.name == "postgresql" else "DELETE FROM"
+        self.connection.exec_driver_sql(f"{verb} {self.table.name}")
+
+    def key(self, table: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+        """The key columns of the table, the target or an alias of either."""
+        return [table.c[column.name] for column in self.stream.key]
+
+    def same_key(self, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
+        """Say that two rows have one key."""
+        return sa.and_(*(a == b for a, b in zip(self.key(one), self.key(other), strict=True)))
+
+
+class Stage(Arrivals):
+    """One stream's records, whole. Those whose outcome is NULL are still to be applied."""
+
+    def __init__(self, connection: Connection, stream: Stream, name: str) -> None:
+        """Prepare; the table is made when the first rows come."""
+        super().__init__(connection, stream, name, OWN, column_names(stream))
         self.rows = 0
         """How many rows are in it, and how many of them are deletes."""
         self.deletes = 0
-        self._made = False
 
     def keep(self, rows: Rows) -> None:
         """Put rows into it."""
-        self._make()
-        put(self.connection, self.table, [column.name for column in self.table.columns], self._staged(rows))
+        self.put(self._staged(rows))
         self.rows += len(rows.rows)
         if rows.op is Op.DELETE:
             self.deletes += len(rows.rows)
@@ -99,18 +140,9 @@ class Stage:
         for line, text, row in zip(rows.lines, texts, rows.rows, strict=True):
             yield (line, op, text, None, *row)
 
-    def take_over(self, other: Stage, which: sa.ColumnElement[bool]) -> None:
-        """Take a copy of some upserts of another stage, as if they had no outcome yet."""
-        self._make()
-        names = [column.name for column in self.table.columns]
-        values = [sa.null() if name == OUTCOME else other.table.c[name] for name in names]
-        taking = sa.insert(self.table).from_select(names, sa.select(*values).where(which))
-        self.rows += self.connection.execute(taking, execution_options={"preserve_rowcount": True}).rowcount
-
     def clear(self) -> None:
         """Empty it."""
-        verb = "TRUNCATE" if self.connection.dialect.name == "postgresql" else "DELETE FROM"
-        self.connection.exec_driver_sql(f"{verb} {self.table.name}")
+        super().clear()
         self.rows = self.deletes = 0
 
     def complete(self) -> None:
@@ -119,14 +151,6 @@ class Stage:
         if self.connection.dialect.name == "postgresql":
             self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
 
-    def key(self, table: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-        """The key columns of the stage, the target or an alias of either."""
-        return [table.c[column.name] for column in self.stream.key]
-
-    def same_key(self, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
-        """Say that two rows have one key."""
-        return sa.and_(*(a == b for a, b in zip(self.key(one), self.key(other), strict=True)))
-
     def settle(self, lines: Sequence[int], outcome: str) -> None:
         """Give some lines their outcome, so that they are not applied."""
         for start in range(0, len(lines), 500):
@@ -134,11 +158,6 @@ class Stage:
             self.connection.execute(
                 sa.update(self.table).where(self.table.c[LINE].in_(some)).values({OUTCOME: outcome})
             )
-
-    def _make(self) -> None:
-        if not self._made:
-            _create(self.connection, self.table, self.target)
-            self._made = True
 
 
 def applying(table: sa.FromClause, op: Op | None = None) -> sa.ColumnElement[bool]:
@@ -163,30 +182,30 @@ def target_of(stream: Stream) -> sa.Table:
     )
 
 
-def _stage_table(stream: Stream, name: str) -> sa.Table:
+def column_names(stream: Stream) -> list[str]:
+    """Name the columns of a stream's rows, in the order in which ``Rows`` has them."""
+    return [*(column.name for column in stream.columns), VERSION_COLUMN]
+
+
+def _temporary(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[str]) -> sa.Table:
+    kinds = {"bigint": sa.BigInteger, "text": sa.Text}
     return sa.Table(
         name,
         sa.MetaData(),
-        sa.Column(LINE, sa.BigInteger),
-        sa.Column(OP, sa.String),
-        sa.Column(KEY, sa.Text),
-        sa.Column(OUTCOME, sa.String),
-        *(_plain(column) for column in stream.columns),
-        sa.Column(VERSION_COLUMN, sa.BigInteger),
+        *(sa.Column(one, kinds[kind]) for one, kind in own.items()),
+        *(sa.Column(one, target.c[one].type) for one in names),
     )
 
 
-def _create(connection: Connection, stage: sa.Table, target: sa.Table) -> None:
-    """Create the stage with the types that the target has in this very database, and none of its constraints."""
-    casts = [
-        f"CAST(NULL AS {kind}) AS {name}" for name, kind in zip(OWN, ("bigint", "text", "text", "text"), strict=True)
-    ]
+def _create(connection: Connection, table: sa.Table, target: sa.Table, own: Mapping[str, str]) -> None:
+    """Create it with the types that the target has in this very database, and none of its constraints."""
+    casts = [f"CAST(NULL AS {kind}) AS {name}" for name, kind in own.items()]
     quote = connection.dialect.identifier_preparer
-    columns = [quote.quote(column.name) for column in stage.columns][len(casts) :]
-    lifetime = "ON COMMIT DROP" if connection.dialect.name == "postgresql" else ""
-    if not lifetime:  # SQLite keeps it as long as the connection
-        connection.exec_driver_sql(f"DROP TABLE IF EXISTS temp.{stage.name}")
+    columns = [quote.quote(column.name) for column in table.columns][len(casts) :]
+    lifetime, schema = ("ON COMMIT DROP", "pg_temp") if connection.dialect.name == "postgresql" else ("", "temp")
+    # Of another load: SQLite keeps it as long as the connection, and a transaction may have more than one.
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {schema}.{table.name}")
     connection.exec_driver_sql(
-        f"CREATE TEMPORARY TABLE {stage.name} {lifetime} AS SELECT {', '.join([*casts, *columns])}"
+        f"CREATE TEMPORARY TABLE {table.name} {lifetime} AS SELECT {', '.join([*casts, *columns])}"
         f" FROM {quote.format_table(target)} WHERE 1 = 0"
     )

@@ -20,19 +20,18 @@ from exchange.format.record import Op
 from exchange.loader.checks import PARKED, Refusal, giving_up
 from exchange.loader.constraints import Unique
 from exchange.loader.putting import refuses_the_row
-from exchange.loader.staging import KEY, LINE, Stage, applying
+from exchange.loader.staging import KEY, LINE, Stage, applying, column_names
 from exchange.models import VERSION_COLUMN, tombstone
 
 Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
 
 
-def enter(stage: Stage, *, replacing: bool) -> int:
-    """Insert every applying row in one statement; if ``replacing``, update older ones. Give how many were written.
+def enter(stage: Stage) -> int:
+    """Insert every applying row in one statement, or update an older one. Give how many were written.
 
     Raises DBAPIError if the database refuses one of them: then all are as they were only after a rollback.
     """
-    every = sa.true()
-    statement = _upsert_statement(stage, every, only_newer=True) if replacing else _insert_statement(stage, every)
+    statement = _upsert_statement(stage, sa.true(), only_newer=True)
     return stage.connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
@@ -128,26 +127,18 @@ def _insert(stage: Stage) -> Any:
     return postgresql.insert if stage.connection.dialect.name == "postgresql" else sqlite.insert
 
 
-def _insert_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> Any:
-    staged, names = stage.table, _names(stage)
-    rows = sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
-    return _insert(stage)(stage.target).from_select(names, rows)
-
-
 def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool], *, only_newer: bool = False) -> sa.Executable:
-    insert = _insert_statement(stage, lines)
+    staged, names = stage.table, column_names(stage.stream)
+    rows = sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
+    insert = _insert(stage)(stage.target).from_select(names, rows)
     keys = [column.name for column in stage.stream.key]
     version = stage.target.c[VERSION_COLUMN]
     statement: sa.Executable = insert.on_conflict_do_update(
         index_elements=keys,
-        set_={name: insert.excluded[name] for name in _names(stage) if name not in keys},
+        set_={name: insert.excluded[name] for name in names if name not in keys},
         where=sa.or_(version.is_(None), version < insert.excluded[VERSION_COLUMN]) if only_newer else None,
     )
     return statement
-
-
-def _names(stage: Stage) -> list[str]:
-    return [*(column.name for column in stage.stream.columns), VERSION_COLUMN]
 
 
 def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executable:

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from exchange.testing.servers import postgres
-from tests.benchmarks import loading, nudging, report, sending, spoiling
+from tests.benchmarks import agreeing, loading, nudging, report, sending, spoiling
 from tests.benchmarks.bars import Outcome, not_measured
 from tests.benchmarks.data import Sizes
 from tests.benchmarks.environments import FOLDER, Environments
@@ -41,6 +41,7 @@ CONTESTS: dict[str, Callable[[Workshop], Outcome]] = {
     "export-few": sending.export_few,
     "capture": sending.capture,
     "memory": sending.memory,
+    "digest": agreeing.digest,
     "one-batch": sending.one_batch,
     "shards": loading.sharded,
     "nudge": nudging.nudge,

@@ -15,10 +15,11 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from exchange import exporter, importer
+from exchange import digesting, exporter, importer
 from exchange.database import make_engine
 from exchange.format.errors import Verdict
 from exchange.outcomes import ImportRun
+from exchange.reference import channels
 from exchange.reference.models import Request
 from exchange.site import Limits, Site
 from tests.benchmarks.data import ALL_COLUMNS, COLUMNS, identity
@@ -111,6 +112,14 @@ def _connect(here: Site) -> None:
         pass
 
 
+def digest(clock: Clock, *, url: str) -> int:
+    """Digest all requests, as for a comparison with the other side."""
+    stream = next(one for channel in channels for one in channel.streams if one.name == "request")
+    engine = make_engine(url)
+    with engine.connect() as connection, clock:
+        return digesting.digest(connection, stream).rows
+
+
 # The databases' own
 
 
@@ -199,6 +208,7 @@ STEPS: dict[str, Callable[..., int]] = {
         take_in,
         take_in_shard,
         take_in_again,
+        digest,
         copy_in,
         copy_and_upsert,
         copy_out,

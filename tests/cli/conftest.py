@@ -147,7 +147,7 @@ def seeded(pair: Pair) -> Pair:
 @pytest.fixture
 def stem(seeded: Pair) -> str:
     """Give the stem of the one batch that was exported."""
-    (manifest,) = (seeded.response.home / "outgoing").glob("*.manifest.jsonl")
+    (manifest,) = (seeded.response.home / "outgoing").glob("directory-*.manifest.jsonl")
     return manifest.name.removesuffix(".manifest.jsonl")
 
 

@@ -47,7 +47,9 @@ def test_a_request_is_submitted_on_one_side_and_is_on_the_other_with_every_step_
     (request.home / "incoming/note.txt").write_text("not a batch")
     imported = request.run("import", "--json")
     assert imported.code == 0
-    assert imported.line == imported.line | {
+    arrived = {line["channel"]: line for line in imported.lines}
+    assert arrived.keys() == {"directory", "control"}
+    assert arrived["directory"] == arrived["directory"] | {
         "batch": exported["batch"],
         "channel": "directory",
         "verdict": "applied",
@@ -89,7 +91,7 @@ def test_a_quarantined_batch_is_shown_and_no_failure_of_the_command(seeded: Pair
     seeded.carry()
     data = seeded.request.home / f"incoming/{stem}.jsonl.zst"
     data.write_bytes(data.read_bytes()[:-1] + b"!")
-    done = seeded.request.do("import", "--json", EXCHANGE_SETTLE_SECONDS="0")
+    done = seeded.request.do("import", "directory", "--json", EXCHANGE_SETTLE_SECONDS="0")
     assert (done.line["verdict"], done.line["reason"]) == ("quarantined", "corrupt")
     assert seeded.request.do("status", "--json").line["channels"][1]["quarantined"] == 1
     rows = seeded.request.do("batches", "--state", "quarantined", "--direction", "in", "--json").lines

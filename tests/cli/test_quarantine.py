@@ -41,7 +41,7 @@ def refused(seeded: Pair, stem: str, monkeypatch: pytest.MonkeyPatch) -> str:
         " VALUES (99, 'administrator', 'own@example.org', 99, true)"
     )
     seeded.carry()
-    outcome = seeded.request.do("import", "--json").line
+    outcome = seeded.request.do("import", "directory", "--json").line
     assert (outcome["verdict"], outcome["reason"]) == ("quarantined", "rejected")
     return stem
 

@@ -91,3 +91,74 @@ def test_status_and_doctor_raise_an_alarm_when_letters_are_too_many_or_too_old(
     found = {line["check"]: line for line in seeded.request.run("doctor", "--json").lines}["letters"]
     assert found["level"] == "warning"
     assert f"{found['message']}; {found['remedy']}" == alarm
+
+
+def heard(pair: Pair) -> None:
+    """Let what the response network sent cross, and what the request network says of it come back."""
+    pair.carry()
+    pair.request.do("import")
+    pair.carry()
+    pair.response.do("import")
+
+
+def test_a_batch_is_shown_as_acknowledged_where_it_was_sent_and_when_the_other_side_was_heard_of(seeded: Pair) -> None:
+    side = seeded.response
+    before = side.do("status")
+    assert "request was never heard of\n" in before.out
+    assert "directory: the oldest unacknowledged batch was sealed " in before.out
+    heard(seeded)
+    assert side.do("batches", "--json").line["state"] == "acknowledged"
+    after = side.do("status")
+    assert "request was heard of " in after.out
+    assert "unacknowledged" not in after.out
+    found = side.do("status", "--json").line
+    [directory] = [one for one in found["channels"] if one["channel"] == "directory"]
+    assert (directory["published"], directory["acknowledged"], directory["there"]["through"]) == (0, 1, 1)
+    assert found["link"]["alarms"] == found["link"]["troubles"] == []
+    assert found["link"]["heard"]["period_seconds"] == 300
+    link = {line["check"]: line for line in side.run("doctor", "--json").lines}["link"]
+    assert link["level"] == "ok"
+    assert link["message"].startswith("request was heard of ")
+
+
+def test_the_sending_side_shows_what_the_other_one_could_not_take_and_why(
+    seeded: Pair, parked: Callable[[], int]
+) -> None:
+    parked()
+    heard(seeded)
+    sentences = [
+        "directory: request has parked 1 records that it could not take, among them",
+        'directory: user {"id": 1}: unique',
+    ]
+    for command in ("status", "batches"):
+        shown = seeded.response.do(command).err
+        assert all(sentence in shown for sentence in sentences), shown
+        assert "administrator" not in shown
+    found = [line for line in seeded.response.run("doctor", "--json").lines if line["check"] == "link"]
+    assert found[0]["level"] == "warning"
+    assert found[0]["message"] == sentences[0]
+
+
+def test_a_side_that_was_found_to_be_restored_says_so(seeded: Pair) -> None:
+    sentence = "this database was restored; nothing is exported until `exchange epoch new --reason TEXT`"
+    seeded.response.execute(f"UPDATE exchange_network SET halted_because = '{sentence}'")
+    assert sentence in seeded.response.do("status").err
+    found = {line["check"]: line for line in seeded.response.run("doctor", "--json").lines}["link"]
+    assert (found["level"], found["message"]) == ("fault", "this database was restored")
+
+
+def test_on_a_one_way_link_what_is_published_is_unconfirmable_and_never_done(pair: Pair) -> None:
+    side = pair.response
+    side.environment["EXCHANGE_LINK"] = "one-way"
+    side.do("seed")
+    side.do("export")
+    shown = side.do("status").out
+    assert "channel\tpending\tunconfirmable\tsequence" in shown
+    assert "directory\t0\t1\t1\t" in shown
+    assert "nothing comes back from request: what is published is unconfirmable" in shown
+    assert side.do("batches", "--json").line["state"] == "unconfirmable"
+
+
+def test_control_batches_are_listed_where_they_are_asked_for(seeded: Pair) -> None:
+    listed = seeded.response.do("batches", "--channel", "control", "--json").line
+    assert (listed["channel"], listed["state"]) == ("control", "published")

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from exchange.database import SQLITE_CACHE_KIB
+from exchange import digesting
+from exchange.database import SQLITE_CACHE_KIB, reading
 from exchange.format.errors import Verdict
 from tests.crossing.processes import fork, join
+from tests.crossing.shop import channels
 from tests.crossing.sides import Link, Side
 
 FEW, MANY = 20_000, 200_000
@@ -31,6 +33,8 @@ def test_ten_times_the_records_need_no_more_memory(alike: Link, tmp_path: Path) 
             sent = peak_of(alike.one, lambda: export(alike.one, number), tmp_path)  # noqa: B023
             alike.there.carry()
             taken = peak_of(alike.other, lambda: take_in(alike.other, number), tmp_path)  # noqa: B023
+            digested = peak_of(alike.other, lambda: digest(alike.other), tmp_path)
+            peaks.setdefault(f"digest after {what} rows", []).append(digested)
             peaks.setdefault(f"export of {what} rows", []).append(sent)
             peaks.setdefault(f"import of {what} rows", []).append(taken)
     cache = SQLITE_CACHE_KIB if alike.one.engine.dialect.name == "sqlite" else 0  # a small database does not fill it
@@ -55,6 +59,11 @@ def export(side: Side, number: int) -> None:
 
 def take_in(side: Side, number: int) -> None:
     assert [(one.verdict, one.records.applied) for one in side.take_in().batches] == [(Verdict.APPLIED, number)]
+
+
+def digest(side: Side) -> None:
+    with reading(side.engine) as connection:
+        assert digesting.digest(connection, channels[0].stream("account")).rows
 
 
 def peak_of(side: Side, work: Callable[[], None], folder: Path) -> int:

@@ -7,17 +7,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import sqlalchemy as sa
 
-from exchange import models
+from exchange import applying, models
+from exchange.arrivals import Arrival
 from exchange.format.errors import Verdict
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.loader import segment
+from exchange.loader import intake, segment
 from exchange.loader.intake import Intake
 from exchange.loader.putting import csv, put
+from exchange.loader.staging import Rows, Stage
+from exchange.site import Limits
 from tests.conftest import Cluster
 from tests.crossing import shop
 from tests.crossing.conftest import NewUrl, needs_postgres
@@ -129,7 +132,7 @@ def test_few_rows_at_a_time_end_where_all_compared_at_once_do(
         to_usual.send(records)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Intake, "take", lambda intake, rows: intake.stage.keep(rows))
+        patch.setattr(Intake, "take", lambda taker, rows: taker.stage.keep(rows))
         assert {one.verdict for one in careful.take_in().batches} == {Verdict.APPLIED}
     monkeypatch.setattr(segment, "FIRST_ROWS", 2)
     monkeypatch.setattr(segment, "MOST_ROWS", 5)
@@ -176,6 +179,51 @@ def test_only_the_doubtful_wait_for_the_end(new_side: Callable[[], tuple[Side, F
     assert outcome(side)["counts"] == [(990, 0, 0, 10)]
     assert not [one for one in said if "ON CONFLICT" in one], "nothing was there, so nothing is replaced"
     assert sum("SELECT" in one and "exchange_arriving_0" in one for one in said) > 0
+
+
+def test_values_taken_within_a_batch_keep_only_their_later_lines_waiting(
+    new_side: Callable[[], tuple[Side, Forger]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    keep = Stage.keep
+
+    def noted(stage: Stage, rows: Rows) -> None:
+        kept.extend(rows.lines)
+        keep(stage, rows)
+
+    monkeypatch.setattr(Stage, "keep", noted)
+    side, forger = new_side()
+    codes = ["c10" if number == 50 else f"c{number}" for number in range(1_000)]
+    forger.send([seat(number, FIRST + number, code) for number, code in enumerate(codes)])
+
+    side.take_in()
+
+    assert kept == [51]
+    assert outcome(side)["letters"] == [(side.all(sa.select(models.batch.c.stem))[0][0], 51, "unique")]
+
+
+def test_lines_of_rows_that_waited_are_parked_as_they_came_without_a_second_reading(
+    new_side: Callable[[], tuple[Side, Forger]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings: list[Arrival] = []
+    lines = applying._lines
+
+    def noted(arrival: Arrival, data: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes]]:
+        readings.append(arrival)
+        return lines(arrival, data, limits)
+
+    monkeypatch.setattr(applying, "_lines", noted)
+    records: list[list[sa.Row[Any]]] = []
+    for most in (intake.MOST_RECORD_BYTES, -1):
+        monkeypatch.setattr(intake, "MOST_RECORD_BYTES", most)
+        side, forger = new_side()
+        forger.send([account(number, FIRST + number, age=200 if number % 100 == 7 else 20) for number in range(1_000)])
+        side.take_in()
+        records.append(side.all(sa.select(models.dead_letter.c.record).order_by(models.dead_letter.c.line)))
+
+    assert records[0] == records[1]
+    assert len(records[0]) == 10
+    assert len(readings) == 1, "only what was not kept in memory is read again"
 
 
 def test_a_row_that_the_constraint_itself_fails_on_is_found_by_writing_it(

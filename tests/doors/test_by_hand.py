@@ -228,6 +228,7 @@ def test_a_command_and_a_call_that_do_the_same_leave_the_same_in_the_audit(desk:
         ("replay_batch", ["replay", stem, "--through", "2"], {"batch": stem, "through": 2}),
         ("import", ["import", "requests"], {"channel": "requests"}),
         ("prune", ["prune"], {}),
+        ("reconcile", ["reconcile", "requests"], {"channel": "requests"}),
     ):
         desk.call(task, **arguments, who="ada", reason="to compare")
         desk.exchange(*words, "--as", "ada", "--reason", "to compare")
@@ -251,6 +252,20 @@ def test_a_refused_batch_is_released_and_rejected_by_hand(desk: Desk, peer: Site
     assert desk.audited()[0].result == {
         "failed": f"no batch {stem}~2 is in quarantine; nothing was done; `exchange quarantine` lists those there are"
     }
+
+
+def test_tables_are_sent_anew_and_a_new_epoch_begins_by_hand(desk: Desk) -> None:
+    add_user(desk.engine)
+    sent = desk.call("resync", channel="directory", streams=["user"], who="ada", reason="they lost some")
+    assert (sent["asked"], sent["left"], sent["trouble"]) == (True, 0, None)
+    begun = desk.call("new_epoch", reason="last night's copy was restored", who="ada")
+    assert begun["channels"] == ["directory", "responses"]
+    again = desk.call("resync", channel="directory")["batches"]
+    assert {one["epoch"] for one in again} == {begun["epoch"]}
+    entries = desk.audited()[:3][::-1]
+    assert [one.action for one in entries] == ["resync", "new_epoch", "resync"]
+    assert [one.why for one in entries] == ["they lost some", "last night's copy was restored", None]
+    assert entries[0].arguments == {"channel": "directory", "streams": ["user"]}
 
 
 def test_what_our_own_processes_call_is_not_audited_and_what_anybody_else_calls_is(desk: Desk) -> None:

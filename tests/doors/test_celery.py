@@ -52,7 +52,7 @@ def test_nothing_but_json_is_read() -> None:
 def test_every_scheduled_task_is_gone_before_its_next_tick_and_has_no_eta(seconds: float) -> None:
     entries = configured(export_every=seconds, import_every=seconds, answer_every=seconds)["beat_schedule"]
     assert {entry["task"] for entry in entries.values()} == {
-        *("exchange.export", "exchange.import", "exchange.prune", "exchange.answer_requests")
+        *("exchange.export", "exchange.import", "exchange.prune", "exchange.reconcile", "exchange.answer_requests")
     }
     for entry in entries.values():
         assert 0 < entry["options"]["expires"] < entry["schedule"]
@@ -133,6 +133,12 @@ def test_a_call_says_in_one_sentence_that_the_broker_is_away(side: Side) -> None
         ("export", {"chanel": "requests"}, "arguments: expected channel, spread, but got an unexpected keyword"),
         ("export", {"spread": 1}, "spread: expected true or false, found 1"),
         ("replay_batch", {}, "arguments: expected batch, through, but missing a required argument"),
+        ("resync", {"channel": "requests"}, "channel: expected one that is sent here"),
+        ("resync", {"channel": None}, "channel: expected one that is sent here"),
+        ("resync", {"channel": "responses", "streams": "response"}, "streams: expected a list of names or null"),
+        ("resync", {"channel": "responses", "streams": ["user"]}, "channel responses carries no stream user"),
+        ("resync", {"channel": "responses", "prune": "yes"}, "prune: expected true or false"),
+        ("new_epoch", {}, "missing a required argument: 'reason'"),
         ("import_", {"batch": 7}, "batch: expected a name or null, found 7"),
         ("retry_dead_letter", {"ids": 2**63}, "ids: expected the number of a dead letter"),
         ("retry_dead_letter", {"ids": [0]}, "ids: expected the number of a dead letter"),

@@ -53,6 +53,11 @@ def all_at_once(lines: list[bytes]) -> list[Record | str]:
     run = record.decode_run(lines)
     if run is None:
         return one_by_one(lines)
+    if isinstance(run, json.Unreadable):
+        (sentence,) = one_by_one([lines[run.place]])
+        assert isinstance(sentence, str), "what is readable is not called unreadable"
+        others = all_at_once([*lines[: run.place], *lines[run.place + 1 :]])
+        return [*others[: run.place], sentence, *others[run.place :]]
     return [Record(run.stream, run.op, version, body) for version, body in zip(run.versions, run.bodies, strict=True)]
 
 
@@ -69,6 +74,15 @@ def test_any_lines_read_together_mean_what_each_means_alone(lines: list[bytes]) 
     assert all_at_once(lines) == one_by_one(lines)
 
 
+@pytest.mark.parametrize("broken", [b"{", b'{"stream":"s","op":"up', b'{"a":1', b"nonsense"])
+@pytest.mark.parametrize("place", [0, 3, 5])
+def test_a_line_that_is_no_json_is_found_among_others(broken: bytes, place: int) -> None:
+    lines = ['{"stream":"s","op":"upsert","version":7,"data":{"id":"ä😀"}}'.encode()] * 5
+    lines.insert(place, broken)
+
+    assert record.decode_run(lines) == json.Unreadable(place)
+
+
 def test_a_value_spread_over_two_lines_is_not_hidden_by_a_line_with_two() -> None:
     lines = [LINES["begins an array"], LINES["ends an array"], LINES["two values"]]
 
@@ -79,7 +93,7 @@ def test_a_value_spread_over_two_lines_is_not_hidden_by_a_line_with_two() -> Non
 def test_usual_lines_need_no_second_look() -> None:
     run = record.decode_run([GOOD] * 100)
 
-    assert run is not None
+    assert isinstance(run, record.Run)
     assert run.versions == [7] * 100
 
 
@@ -87,7 +101,7 @@ def test_usual_lines_need_no_second_look() -> None:
 def test_a_run_is_of_one_stream_and_one_op_and_has_no_bad_record(name: str) -> None:
     fits = name in {"good", "as deep as may be"}
 
-    assert (record.decode_run([GOOD, LINES[name]]) is not None) == fits
+    assert isinstance(record.decode_run([GOOD, LINES[name]]), record.Run) == fits
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,21 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters, importer, ledger, models, pruning, retry, reuniting, status
-from exchange.database import reading, writing
+from exchange import (
+    dead_letters,
+    gaps,
+    importer,
+    ledger,
+    models,
+    pruning,
+    repairs,
+    resending,
+    resyncing,
+    retry,
+    reuniting,
+    status,
+)
+from exchange.database import now, reading, writing
 from exchange.dead_letters import Filters
 from exchange.format.errors import Verdict
 from exchange.models import BatchState, DeadLetterState, Direction
@@ -65,6 +79,18 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_batch_state": asked(ledger.open_batches),
     # Which sealed batches need no longer be kept?
     "ix_exchange_batch_kept": lambda side, _: prune_files(side),
+    # What is missing? Asked at every import.
+    "ix_exchange_gap_missing": lambda side, _: gaps.note(side.site),
+    # Of which batches is a further copy due? Asked at every export on a one-way link.
+    "ix_exchange_batch_again": lambda side, _: resending.run(replace(side.site, one_way=True), importer.never),
+    # Does anybody want a snapshot? Asked of each channel at every export.
+    "ix_exchange_resync_state": asked(lambda c: resyncing.next_open(c, "forth")),
+    # Was this request of the other side's taken before? Asked of each that a control batch tells.
+    "uq_exchange_resync_answers": lambda side, _: ask_again(side),
+    # Did we ask for this snapshot? Asked when one has come.
+    "uq_exchange_repair_name": asked(lambda c: repairs.is_ours(c, "forth", "n77")),
+    # What is still to be asked for? Told in every control batch.
+    "ix_exchange_repair_state": lambda side, _: close_requests(side),
     # `exchange dead-letters list`, by what letters of one fingerprint have in common
     "ix_exchange_dead_letter_fingerprint": found(Filters(state=DeadLetterState.PARKED, channels=("forth",))),
     # ... by words in their message
@@ -83,6 +109,22 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
 """Each index and the work that needs it."""
 
 
+def ask_again(side: Side) -> None:
+    """Take a request that was taken before."""
+    with writing(side.engine) as connection:
+        assert not resyncing.ask(connection, channel="forth", want="snapshot", reason="again", answers="n77")
+
+
+def close_requests(side: Side) -> None:
+    """See that a checkpoint has come."""
+    with writing(side.engine) as connection:
+        repairs.compared(connection, "forth")
+
+
+INSTEAD = {"ix_exchange_change_stream_id": "pk_exchange_change"}
+"""The same by another name on PostgreSQL."""
+
+
 def prune_files(side: Side) -> None:
     """Let go of files alone: of dead letters there would be more to remove than to keep."""
     side.limit(letter_days={})
@@ -97,13 +139,21 @@ def test_every_index_is_there_for_a_query() -> None:
 def test_each_index_is_used_by_its_query(receiver: Side, forger: Forger, *, analysed: bool) -> None:
     live(receiver, BATCHES)
     forger.sequence, forger.previous = BATCHES, "d" * 64
+    closed = {"channel": "forth", "epoch": EPOCH, "state": models.GapState.ARRIVED, "noticed_at": now()}
+    receiver.execute(sa.insert(models.gap), [{**closed, "sequence": n} for n in range(1, BATCHES)])
+    past = {"channel": "forth", "want": "snapshot", "reason": "long ago", "who": "somebody", "state": "done"}
+    moments = dict.fromkeys(("created_at", "updated_at"), now())
+    asked_for = [{**past, **moments, "answers": f"n{n}"} for n in range(BATCHES)]
+    receiver.execute(sa.insert(models.resync), asked_for)
+    answered = {**past, "state": models.RepairState.ANSWERED, "asked_at": now()}
+    receiver.execute(sa.insert(models.repair), [{**answered, "name": f"n{n}"} for n in range(BATCHES)])
     if analysed:
         analyse(receiver)
     unused = {}
     for name, work in QUERIES.items():
         with watched(receiver.engine) as seen:
             work(receiver, forger)
-        if name not in seen.indexes or seen.read_whole(*GROWING):
+        if not {name, INSTEAD.get(name)} & seen.indexes or seen.read_whole(*GROWING):
             unused[name] = (seen.indexes, seen.read_whole(*GROWING))
 
     assert unused == {}
@@ -257,7 +307,7 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
     with watched(receiver.engine) as seen:
         with reading(receiver.engine) as connection:
             for state in set(BatchState) - {BatchState.APPLIED, BatchState.ACKNOWLEDGED}:  # of those any fifty do
-                status.batches(connection, state=state)
+                status.batches(receiver.site, connection, state=state)
             for filters in (
                 Filters(),
                 Filters(state=DeadLetterState.PARKED, channels=("forth",)),

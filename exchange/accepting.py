@@ -1,0 +1,89 @@
+"""Accepting a gap: a person's word that a channel goes on without a batch that never came.
+
+Its sender is told with the next receipt, and asked for a snapshot, which has what was in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import gaps, ledger, repairs
+from exchange.database import locked, whoami, world_errors
+from exchange.format.control import SNAPSHOT, ranges, shown
+from exchange.format.errors import WorldError
+from exchange.gaps import MISSING, Flow
+from exchange.models import Direction, gap
+from exchange.site import Site
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The sequences that a channel goes on without, and the name of the request for a snapshot, if one was made."""
+
+    channel: str
+    epoch: str
+    sequences: tuple[int, ...]
+    request: str | None
+    message: str
+
+    @property
+    def shown(self) -> str:
+        """The sequences as people write them."""
+        return shown(ranges(self.sequences))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**self.__dict__, "sequences": list(self.sequences)}
+
+
+def run(site: Site, channel: str, first: int, last: int, reason: str, *, snapshot: bool = True) -> Accepted:
+    """Go on without what a channel misses from ``first`` through ``last``, and ask for a snapshot of it if told to.
+
+    ``channel`` is as its files call it. On a one-way link nothing can be asked. Raises Busy, and WorldError if nothing
+    is missing there.
+    """
+    with world_errors(), locked(site.engine, f"import {channel}") as connection:
+        epoch = _epoch(connection, channel, first, last)
+        if epoch is None:
+            raise WorldError(_nothing_missing(connection, channel, first, last))
+        accepted = gaps.accept(connection, Flow(channel, epoch), first, last, reason)
+        request = None
+        if snapshot and not site.one_way:
+            why = f"batch {shown(ranges(accepted))} was given up: {reason}"
+            request = repairs.request(
+                connection, channel=channel, want=SNAPSHOT, prune=True, reason=why, who=whoami()[:255]
+            )
+    return Accepted(channel, epoch, tuple(accepted), request, _said(site, channel, request, snapshot=snapshot))
+
+
+def _epoch(connection: Connection, channel: str, first: int, last: int) -> str | None:
+    """Find the epoch in which something is missing there: the one adopted before one that is still to come."""
+    found = connection.scalars(
+        sa.select(gap.c.epoch)
+        .where(MISSING, gap.c.channel == channel, gap.c.sequence.between(first, last))
+        .group_by(gap.c.epoch)
+        .order_by(sa.func.max(gap.c.noticed_at).desc())
+    ).all()
+    at = ledger.current_position(connection, Direction.IN, channel)
+    return at.epoch if at is not None and at.epoch in found else next(iter(found), None)
+
+
+def _nothing_missing(connection: Connection, channel: str, first: int, last: int) -> str:
+    what = shown([(first, last)])
+    at = ledger.current_position(connection, Direction.IN, channel)
+    known = at and ledger.at_place(connection, Direction.IN, channel, at.epoch, first)
+    found = f"batch {known.stem} is {known.state}; " if known else ""
+    return f"channel {channel} does not miss {what}; {found}nothing was done; `exchange gaps` lists what it misses"
+
+
+def _said(site: Site, channel: str, request: str | None, *, snapshot: bool) -> str:
+    if request is not None:
+        return "its sender is told so and asked for a snapshot with the next receipt"
+    if not site.one_way:
+        return "its sender is told so with the next receipt; no snapshot is asked for"
+    remedy = f": have `exchange resync {channel} --prune-missing` run on {site.peer}" if snapshot else ""
+    return f"nothing goes back on a one-way link{remedy}"

@@ -1,0 +1,90 @@
+"""``exchange reconcile``: have both sides compare their rows, and see how they agree."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exchange.cli import output
+from exchange.cli.by_hand import As, Reason, by_hand
+from exchange.cli.output import Json
+from exchange.cli.running import known_channel, open_site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from exchange.reconciling import Standing
+    from exchange.site import Site
+
+FEW_KEYS = 10
+"""So many rows that differ are named of each stream; ``--json`` has all that are known."""
+
+
+def reconcile(
+    channel: Annotated[
+        str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Only show how each stream agreed the last time.")] = False,
+    reason: Reason = None,
+    who: As = None,
+    as_json: Json = False,
+) -> None:
+    """Have both sides compare their rows, at one point of each channel, without a pause in writing."""
+    from exchange import reconciling
+
+    with open_site() as site:
+        known_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
+        if report:
+            _show(reconciling.report(site, channel), as_json)
+            return
+        _ask(site, channel, reason, who, as_json)
+
+
+def _ask(site: Site, channel: str | None, reason: str | None, who: str | None, as_json: bool) -> None:
+    from exchange import reconciling
+
+    with by_hand(site, "reconcile", {"channel": channel}, who=who, why=reason) as act:
+        asked = [one.as_dict() for one in reconciling.run(site, channel, reason=reason)]
+        act.came_to({"channels": asked})
+    if as_json:
+        for one in asked:
+            output.emit(one)
+        return
+    output.table(["channel", "direction", "what happens next"], [tuple(one.values()) for one in asked])
+
+
+def _show(found: Iterable[Standing], as_json: bool) -> None:
+    if as_json:
+        for one in found:
+            output.emit(one.as_dict())
+        return
+    found = list(found)
+    headings = ["channel", "direction", "stream", "state", "rows", "equal", "missing", "extra", "different"]
+    output.table(
+        [*headings, "since", "compared"],
+        [
+            (
+                *(getattr(one, name) for name in headings),
+                _moment(one.since),
+                _moment(one.compared_at),
+            )
+            for one in found
+        ],
+    )
+    for one in found:
+        if one.keys and one.looked_at:
+            named = [f"{row['what']} {json.dumps(row['key'])}" for row in one.keys[:FEW_KEYS]]
+            more = "" if len(one.keys) <= FEW_KEYS else f" and more; `exchange reconcile {one.channel} --report --json`"
+            output.say(f"{one.stream}: found on {_moment(one.looked_at)}: {', '.join(named)}{more}")
+        elif one.buckets:
+            output.say(
+                f"{one.stream}: {one.buckets} of its buckets differ; which rows these are is known"
+                " when they have been sent again"
+            )
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return f"{moment:%Y-%m-%d %H:%M:%S}Z" if moment else None

@@ -1,0 +1,116 @@
+"""Epochs: the lives of this database. A new one begins when an earlier copy of it was restored.
+
+What was sent after the copy was made is known over there and unknown here: numbers would be given twice. In a new epoch
+they begin anew, versions go on above all that were ever given, and everything is sent once more.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import capture, ledger, resyncing
+from exchange.channels import CONTROL
+from exchange.database import join, locked, now, whoami, world_errors
+from exchange.format.control import SNAPSHOT
+from exchange.format.errors import printable
+from exchange.models import BatchState, Direction, epoch, network, position
+from exchange.site import Site
+
+
+@dataclass(frozen=True)
+class NewEpoch:
+    """What a new epoch came to: sealed batches that were given up, and the channels that send everything anew."""
+
+    epoch: str
+    before: str | None
+    discarded: int
+    channels: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**vars(self), "channels": list(self.channels)}
+
+
+@dataclass(frozen=True)
+class Life:
+    """One epoch of this database: since when, and for one that was begun by hand by whom and why."""
+
+    epoch: str
+    current: bool
+    since: datetime | None
+    who: str | None = None
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**vars(self), "since": self.since.isoformat() if self.since else None}
+
+
+def begin(site: Site, reason: str) -> NewEpoch:
+    """Begin a new epoch: exports go on in it, from the first sequence, with a snapshot of every outgoing channel.
+
+    Batches that were sealed and not published are discarded, for the snapshots hold what they say. Raises Busy, and
+    WorldError if the database belongs to another network.
+    """
+    with world_errors(), locked(site.engine, "the epoch") as connection:
+        for name in (*(one.name for one in site.outgoing()), CONTROL):
+            join(connection, f"export {name}", alone=True)
+        before = ledger.known_epoch(connection, site.network)
+        minted, moment = secrets.token_hex(6), now()
+        _remember_first(connection)
+        connection.execute(sa.insert(epoch).values(epoch=minted, at=moment, who=whoami()[:255], reason=reason))
+        if before is None:
+            ledger.open_network(connection, site.network)
+        connection.execute(sa.update(network).values(epoch=minted, halted_at=None, halted_because=None))
+        capture.raise_counter(connection, int(moment.timestamp() * 1_000_000))
+        given_up = ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])
+        for entry in given_up:
+            cause = f"discarded: epoch {minted} was begun before it was published"
+            ledger.move(connection, entry, BatchState.DISCARDED, cause)
+        channels = tuple(one.name for one in site.outgoing())
+        for name in channels:
+            resyncing.call_off(connection, name)
+            because = f"a new epoch: {printable(reason, 500)}"
+            resyncing.ask(connection, channel=name, want=SNAPSHOT, prune=True, reason=because)
+    return NewEpoch(minted, before, len(given_up), channels)
+
+
+def _remember_first(connection: Connection) -> None:
+    """Enter the epoch that began with the database among those that were begun by hand: it is left now."""
+    known = connection.execute(sa.select(network.c.epoch, network.c.created_at)).one_or_none()
+    if known is not None and not connection.scalar(sa.select(sa.exists().where(epoch.c.epoch == known.epoch))):
+        first = {"epoch": known.epoch, "at": known.created_at, "who": "", "reason": "the database was made"}
+        connection.execute(sa.insert(epoch).values(first))
+
+
+def listed(connection: Connection) -> list[Life]:
+    """Give the epochs that this database knows of itself, the newest first."""
+    by_hand = {row.epoch: row for row in connection.execute(sa.select(epoch))}
+    known = connection.execute(sa.select(network.c.epoch, network.c.created_at)).one_or_none()
+    since = connection.execute(
+        sa.select(position.c.epoch, sa.func.min(position.c.adopted_at))
+        .where(position.c.direction == Direction.OUT)
+        .group_by(position.c.epoch)
+    )
+    moments: dict[str, datetime | None] = {row[0]: row[1] for row in since}
+    moments |= {name: row.at for name, row in by_hand.items()}
+    if known is not None:
+        moments.setdefault(known.epoch, known.created_at)
+    lives = [
+        Life(
+            name,
+            known is not None and known.epoch == name,
+            moment,
+            (by_hand[name].who or None) if name in by_hand else None,
+            by_hand[name].reason if name in by_hand else None,
+        )
+        for name, moment in moments.items()
+    ]
+    oldest = datetime.min.replace(tzinfo=now().tzinfo)
+    return sorted(lives, key=lambda one: (one.current, one.since or oldest), reverse=True)

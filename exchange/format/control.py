@@ -1,0 +1,468 @@
+"""What the two sides tell each other: the records of control and checkpoint batches (FORMAT.md section 10).
+
+A receipt says how far a channel was applied, a heartbeat that its sender lives and what it sent, a request what
+shall be sent again, a digest what a stream's rows are. Each is the ``data`` of an upsert; its shape is checked by a
+JSON Schema, what it means by whoever hears it. Ranges are pairs of first and last, both included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+import jsonschema_rs
+
+from exchange.format.errors import RecordError, printable
+from exchange.format.json import MAX_INTEGER
+from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
+from exchange.format.record import MAX_STREAM_LENGTH
+
+RECEIPT: Final = "_receipt"
+HEARTBEAT: Final = "_heartbeat"
+REPAIR: Final = "_repair"
+DIGEST: Final = "_digest"
+
+VERSION: Final = 1
+"""The schema version of all of them."""
+
+BUCKETS: Final = 1024
+"""Into so many parts a stream's keys fall, by their hash; another number may come."""
+
+MAX_RANGES: Final = 100
+MAX_REFUSED: Final = 100
+MAX_LETTERS: Final = 20
+MAX_BUCKETS: Final = 65_536
+"""How many of each one record holds at most: what is left out comes with a later one."""
+
+MAX_WORDS: Final = 500
+"""Characters of a sentence."""
+
+SNAPSHOT: Final = "snapshot"
+CHECKPOINT: Final = "checkpoint"
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A batch that was not taken, and why."""
+
+    sequence: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A record that was parked: never its data. ``key`` is None where it could not be read."""
+
+    stream: str | None
+    key: Mapping[str, Any] | None
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Line 1 of a manifest and its signature line, as they came: its sender can see that it wrote them."""
+
+    manifest: str
+    signature: str | None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How far the writer of the receipt has come in a channel that it reads, in one epoch.
+
+    ``through``: all up to this sequence took effect, but those ``missing``, ``refused`` or ``given_up``; a missing
+    range may lie behind it. ``digest`` is that of the manifest there. ``parked_now`` counts letters that still wait.
+    """
+
+    channel: str
+    epoch: str
+    through: int
+    digest: str | None = None
+    missing: tuple[Range, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    given_up: tuple[Range, ...] = ()
+    applied: int = 0
+    duplicate: int = 0
+    stale: int = 0
+    parked: int = 0
+    parked_now: int = 0
+    letters: tuple[Sample, ...] = ()
+    agreement: tuple[Mapping[str, Any], ...] = ()
+    proof: Proof | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Give the record's data."""
+        return {
+            **vars(self),
+            "missing": [list(one) for one in self.missing],
+            "refused": [dict(vars(one)) for one in self.refused],
+            "given_up": [list(one) for one in self.given_up],
+            "letters": [{**vars(one), "key": None if one.key is None else dict(one.key)} for one in self.letters],
+            "agreement": [dict(one) for one in self.agreement],
+            "proof": dict(vars(self.proof)) if self.proof else None,
+        }
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Read the record's data. Raises RecordError."""
+        known = _known(cls, RECEIPT, data)
+        return cls(
+            **{
+                **known,
+                "missing": _ranges(data, "missing"),
+                "refused": tuple(Refused(**_of(Refused, one)) for one in data["refused"]),
+                "given_up": _ranges(data, "given_up"),
+                "letters": tuple(Sample(**_of(Sample, one)) for one in data["letters"]),
+                "agreement": tuple(data["agreement"]),
+                "proof": _proof(data["proof"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How far the writer of a heartbeat has come in a channel that it sends; ``lost`` it can't send again."""
+
+    channel: str
+    epoch: str
+    through: int
+    lost: tuple[Range, ...] = ()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The newest control batch that was heard of the other side."""
+
+    epoch: str
+    sequence: int
+    proof: Proof | None = None
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """A sign of life; the next one is due after ``period_seconds``."""
+
+    epoch: str
+    period_seconds: float
+    next_expected_by: datetime
+    sent: tuple[Sent, ...] = ()
+    heard: Heard | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Give the record's data."""
+        heard = self.heard
+        return {
+            "epoch": self.epoch,
+            "period_seconds": self.period_seconds,
+            "next_expected_by": self.next_expected_by.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            "sent": [{**vars(one), "lost": [list(some) for some in one.lost]} for one in self.sent],
+            "heard": heard and {**vars(heard), "proof": dict(vars(heard.proof)) if heard.proof else None},
+        }
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Read the record's data. Raises RecordError."""
+        known = _known(cls, HEARTBEAT, data)
+        heard = data["heard"]
+        return cls(
+            **{
+                **known,
+                "next_expected_by": datetime.fromisoformat(data["next_expected_by"]),
+                "sent": tuple(Sent(**{**_of(Sent, one), "lost": _ranges(one, "lost")}) for one in data["sent"]),
+                "heard": heard and Heard(**{**_of(Heard, heard), "proof": _proof(heard["proof"])}),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a side asks of the other one: a ``snapshot`` or a ``checkpoint`` of a channel that it reads.
+
+    ``name`` is the request's own; a snapshot that answers it says so. ``streams`` and ``buckets`` (of ``of``) are None
+    for all. With ``prune`` rows that the snapshot does not have are to go.
+    """
+
+    name: str
+    channel: str
+    want: str
+    streams: tuple[str, ...] | None = None
+    buckets: tuple[int, ...] | None = None
+    of: int = BUCKETS
+    prune: bool = False
+    reason: str = ""
+
+    def as_data(self) -> dict[str, Any]:
+        """Give the record's data."""
+        return {
+            **vars(self),
+            "streams": None if self.streams is None else list(self.streams),
+            "buckets": None if self.buckets is None else list(self.buckets),
+        }
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Read the record's data. Raises RecordError."""
+        known = _known(cls, REPAIR, data)
+        buckets = data["buckets"]
+        if buckets is not None and max(buckets, default=0) >= data["of"]:
+            raise RecordError("schema", "/data/buckets", f"buckets of {data['of']}: expected numbers below it")
+        return cls(**{**known, "streams": _tuple(data["streams"]), "buckets": _tuple(buckets)})
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What the rows of a stream are at a checkpoint: of each bucket how many, and the sum of their hashes.
+
+    The hashes are of records in this ``schema_version`` of the stream.
+    """
+
+    stream: str
+    rows: int
+    counts: tuple[int, ...]
+    digests: tuple[str, ...]
+    schema_version: int
+
+    def as_data(self) -> dict[str, Any]:
+        """Give the record's data."""
+        return {**vars(self), "counts": list(self.counts), "digests": list(self.digests)}
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Read the record's data. Raises RecordError."""
+        known = _known(cls, DIGEST, data)
+        if len(data["counts"]) != len(data["digests"]) or sum(data["counts"]) != data["rows"]:
+            raise RecordError(
+                "schema", "/data/counts", "expected as many counts as digests, which add up to the number of rows"
+            )
+        return cls(**{**known, "counts": tuple(data["counts"]), "digests": tuple(data["digests"])})
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a manifest of kind ``snapshot`` says in its member ``snapshot``: which part of which snapshot it is.
+
+    Its records have one ``version``. With the ``last`` part everything of ``streams`` and ``buckets`` has come; rows
+    of the streams in ``prune`` that are older than ``version`` are then no longer there. ``answers`` names the request.
+    """
+
+    name: str
+    version: int
+    part: int
+    last: bool
+    streams: tuple[str, ...]
+    buckets: tuple[int, ...] | None = None
+    of: int = BUCKETS
+    prune: tuple[str, ...] = ()
+    answers: str | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Give the member."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "part": self.part,
+            "last": self.last,
+            "streams": list(self.streams),
+            "buckets": None if self.buckets is None else list(self.buckets),
+            "of": self.of,
+            "prune": list(self.prune),
+            "answers": self.answers,
+        }
+
+    @classmethod
+    def parse(cls, data: Any) -> Self:
+        """Read the member. Raises RecordError."""
+        if not isinstance(data, dict):
+            raise RecordError("schema", "/snapshot", "the manifest's snapshot: expected an object")
+        _check("snapshot", data)
+        known = _of(cls, data)
+        return cls(
+            **{
+                **known,
+                "streams": tuple(data["streams"]),
+                "buckets": _tuple(data["buckets"]),
+                "prune": tuple(data["prune"]),
+            }
+        )
+
+
+def within(sequence: int, ranges: Iterable[Range]) -> bool:
+    """Say whether a sequence lies in one of the ranges."""
+    return any(first <= sequence <= last for first, last in ranges)
+
+
+def ranges(sequences: Iterable[int], most: int = MAX_RANGES) -> tuple[Range, ...]:
+    """Write ascending sequences as ranges, the first ``most`` of them."""
+    found: list[list[int]] = []
+    for sequence in sequences:
+        if found and found[-1][1] + 1 == sequence:
+            found[-1][1] = sequence
+        elif len(found) == most:
+            break
+        else:
+            found.append([sequence, sequence])
+    return tuple((first, last) for first, last in found)
+
+
+def shown(wanted: Iterable[Range]) -> str:
+    """Write ranges for people: ``5, 7-9``."""
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in wanted)
+
+
+def _known(kind: type, stream: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    _check(stream, data)
+    return _of(kind, data)
+
+
+def _of(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the members that we know: others are ignored."""
+    return {name: value for name, value in data.items() if name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def _check(what: str, data: Mapping[str, Any]) -> None:
+    error = next(_JUDGES[what].iter_errors(data), None)
+    if error is not None:
+        pointer = "/data" + "".join(f"/{part}" for part in error.instance_path)
+        raise RecordError("schema", pointer, f"{what}: {printable(error.message, 300)}")
+
+
+def _ranges(data: Mapping[str, Any], member: str) -> tuple[Range, ...]:
+    found = tuple((first, last) for first, last in data[member])
+    for first, last in found:
+        if last < first:
+            raise RecordError("schema", f"/data/{member}", f"{member}: the range from {first} through {last} is empty")
+    return found
+
+
+def _proof(data: Mapping[str, Any] | None) -> Proof | None:
+    return None if data is None else Proof(**_of(Proof, data))
+
+
+def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _object(required: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": dict(required)}
+
+
+def _list(items: Mapping[str, Any], most: int) -> dict[str, Any]:
+    return {"type": "array", "maxItems": most, "items": items}
+
+
+def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"type": "null"}, schema]}
+
+
+_COUNT = {"type": "integer", "minimum": 0, "maximum": MAX_INTEGER}
+_SEQUENCE = {"type": "integer", "minimum": 1, "maximum": MAX_SEQUENCE}
+_THROUGH = {**_SEQUENCE, "minimum": 0}
+_CHANNEL = {"type": "string", "pattern": f"^(?:{NAME.pattern})$"}
+_EPOCH = {"type": "string", "pattern": f"^(?:{EPOCH.pattern})$"}
+_STREAM = {"type": "string", "minLength": 1, "maxLength": MAX_STREAM_LENGTH}
+_WORDS = {"type": "string", "maxLength": MAX_WORDS}
+_RANGES = _list({"type": "array", "minItems": 2, "maxItems": 2, "items": _SEQUENCE}, MAX_RANGES)
+_NAME = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,80}$"}
+_OF = {"type": "integer", "minimum": 1, "maximum": MAX_BUCKETS}
+_BUCKETS = _or_null(_list({"type": "integer", "minimum": 0, "maximum": MAX_BUCKETS - 1}, MAX_BUCKETS))
+_PROOF = _or_null(_object({"manifest": {"type": "string"}, "signature": _or_null({"type": "string"})}))
+
+SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
+    RECEIPT: _object(
+        {
+            "channel": _CHANNEL,
+            "epoch": _EPOCH,
+            "through": _THROUGH,
+            "digest": _or_null({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
+            "missing": _RANGES,
+            "refused": _list(_object({"sequence": _SEQUENCE, "reason": _WORDS, "message": _WORDS}), MAX_REFUSED),
+            "given_up": _RANGES,
+            "applied": _COUNT,
+            "duplicate": _COUNT,
+            "stale": _COUNT,
+            "parked": _COUNT,
+            "parked_now": _COUNT,
+            "letters": _list(
+                _object(
+                    {
+                        "stream": _or_null(_STREAM),
+                        "key": _or_null({"type": "object"}),
+                        "error": _WORDS,
+                        "message": _WORDS,
+                    }
+                ),
+                MAX_LETTERS,
+            ),
+            "agreement": _list(
+                _object(
+                    {
+                        "stream": _STREAM,
+                        "sequence": _SEQUENCE,
+                        "sent": _COUNT,
+                        "received": _COUNT,
+                        "differing": _COUNT,
+                        "since": _or_null({"type": "string", "format": "date-time"}),
+                    }
+                ),
+                MAX_RANGES,
+            ),
+            "proof": _PROOF,
+        }
+    ),
+    HEARTBEAT: _object(
+        {
+            "epoch": _EPOCH,
+            "period_seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 10**9},
+            "next_expected_by": {"type": "string", "format": "date-time"},
+            "sent": _list(_object({"channel": _CHANNEL, "epoch": _EPOCH, "through": _THROUGH, "lost": _RANGES}), 4096),
+            "heard": _or_null(_object({"epoch": _EPOCH, "sequence": _SEQUENCE, "proof": _PROOF})),
+        }
+    ),
+    REPAIR: _object(
+        {
+            "name": _NAME,
+            "channel": _CHANNEL,
+            "want": {"enum": [SNAPSHOT, CHECKPOINT]},
+            "streams": _or_null(_list(_STREAM, 4096)),
+            "buckets": _BUCKETS,
+            "of": _OF,
+            "prune": {"type": "boolean"},
+            "reason": _WORDS,
+        }
+    ),
+    DIGEST: _object(
+        {
+            "stream": _STREAM,
+            "rows": _COUNT,
+            "counts": _list(_COUNT, MAX_BUCKETS),
+            "digests": _list({"type": "string", "pattern": "^[0-9a-f]{32}$"}, MAX_BUCKETS),
+            "schema_version": {**_COUNT, "minimum": 1},
+        }
+    ),
+}
+"""What the data of each looks like; members beside these are ignored."""
+
+_SNAPSHOT = _object(
+    {
+        "name": _NAME,
+        "version": {**_COUNT, "minimum": 1},
+        "part": {**_COUNT, "minimum": 1},
+        "last": {"type": "boolean"},
+        "streams": _list(_STREAM, 4096),
+        "buckets": _BUCKETS,
+        "of": _OF,
+        "prune": _list(_STREAM, 4096),
+        "answers": _or_null(_NAME),
+    }
+)
+
+_JUDGES = {
+    name: jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
+    for name, schema in {**SCHEMAS, "snapshot": _SNAPSHOT}.items()
+}

@@ -1,0 +1,274 @@
+"""Gaps: incoming sequences that others came before, each a row until it came or somebody goes on without it.
+
+What is missing is worked out from the ledger and from what the other side says it sent, at the end of every import;
+no row is written twice. A place that was given up, by a person or because its sender lost it, moves the channel's
+position over it; whatever comes there later changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from exchange import ledger
+from exchange.database import Busy, among, locked, now, reading, whoami, world_errors
+from exchange.format.control import Heartbeat, Range, Sent
+from exchange.format.errors import Reason
+from exchange.format.order import Position
+from exchange.models import BatchState, Direction, GapState, batch, gap, peer, position
+from exchange.site import Limits, Site
+
+MISSING = sa.text("state = 'missing'")
+"""As the index says it: SQLite compares the words, and a bound value is none."""
+
+GIVEN_UP = (GapState.ACCEPTED, GapState.LOST)
+"""States of a place without which its channel goes on."""
+
+
+class Flow(NamedTuple):
+    """A channel, by its name in the files, in one epoch."""
+
+    channel: str
+    epoch: str
+
+
+class News(NamedTuple):
+    """What has become of a flow's sequences that its rows do not say yet."""
+
+    missing: set[int]
+    arrived: set[int]
+    left: set[int]
+
+
+def note(site: Site, channel: str | None = None) -> None:
+    """Write down what is missing and what has come since, of one channel or of all; of a busy one nothing.
+
+    May be repeated; where nothing changed nothing is written. Raises WorldError.
+    """
+    with world_errors(), reading(site.engine) as connection:
+        stale = {flow.channel for flow, _ in _survey(site, connection)}
+    for name in sorted(stale):
+        declared = site.channel(name)
+        if declared is None or not declared.called(channel):
+            continue
+        with world_errors(), suppress(Busy), locked(site.engine, f"import {name}") as connection:
+            for flow, news in _survey(site, connection):
+                if flow.channel == name:
+                    _write(connection, flow, news)
+
+
+def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
+    """Compare the rows with what lies here, what was applied and what the other side sent; give the differences."""
+    current, left = _positions(connection)
+    sent = _sent(connection)
+    came, whole = _there(connection)
+    rows = _missing(connection)
+    for flow in sorted({Flow(one.channel, one.epoch) for one in sent.values()} | came.keys() | rows.keys()):
+        channel = site.channel(flow.channel)
+        if channel is None or channel.target != site.network:
+            continue
+        at, said = current.get(flow.channel), sent.get(flow.channel)
+        if not _goes_on(flow, at, said, left):
+            news = News(set(), set(), rows[flow])
+        else:
+            reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
+            told = said.through if said is not None and said.epoch == flow.epoch else 0
+            furthest = min(max([told, *came[flow]]), reached + site.limits.look_ahead)
+            missing = set(range(reached + 1, furthest + 1)) - whole[flow] - rows[flow]
+            if missing:
+                missing -= _given_up_beyond(connection, flow, reached)
+            arrived = rows[flow] & whole[flow]
+            if channel.ordered:
+                arrived |= {sequence for sequence in rows[flow] if sequence <= reached}
+            news = News(missing, arrived, set())
+        if any(news):
+            yield flow, news
+
+
+def _goes_on(flow: Flow, at: Position | None, said: Sent | None, left: Collection[Flow]) -> bool:
+    """Tell whether batches of this epoch are still taken: those of the one adopted, or of the one being sent."""
+    return flow not in left and (said is None or flow.epoch in {said.epoch, at.epoch if at else None})
+
+
+def _positions(connection: Connection) -> tuple[dict[str, Position], set[Flow]]:
+    """Give where each incoming channel stands, and the epochs that were left."""
+    columns = (position.c.channel, position.c.epoch, position.c.sequence, position.c.digest, position.c.current)
+    current, left = {}, set()
+    for row in connection.execute(sa.select(*columns).where(position.c.direction == Direction.IN)):
+        if row.current:
+            current[row.channel] = Position(row.epoch, row.sequence, row.digest)
+        else:
+            left.add(Flow(row.channel, row.epoch))
+    return current, left
+
+
+def _sent(connection: Connection) -> dict[str, Sent]:
+    """Give how far the other side has come in what it sends, by channel, as it said last."""
+    said = connection.scalar(sa.select(peer.c.said))
+    return {one.channel: one for one in Heartbeat.parse(json.loads(said)).sent} if said else {}
+
+
+def _there(connection: Connection) -> tuple[dict[Flow, set[int]], dict[Flow, set[int]]]:
+    """Give which sequences wait or are held, and which of them are here with all that belongs to them."""
+    came: dict[Flow, set[int]] = defaultdict(set)
+    whole: dict[Flow, set[int]] = defaultdict(set)
+    states = [BatchState.WAITING, BatchState.HELD]
+    for channel, epoch, sequence, reason in connection.execute(
+        sa.select(batch.c.channel, batch.c.epoch, batch.c.sequence, batch.c.reason).where(
+            batch.c.direction == Direction.IN, batch.c.state.in_(states), batch.c.manifest.is_not(None)
+        )
+    ):
+        came[Flow(channel, epoch)].add(sequence)
+        if reason != Reason.INCOMPLETE:
+            whole[Flow(channel, epoch)].add(sequence)
+    return came, whole
+
+
+def _missing(connection: Connection) -> dict[Flow, set[int]]:
+    rows: dict[Flow, set[int]] = defaultdict(set)
+    for channel, epoch, sequence in connection.execute(
+        # Every channel has a name: said only so that both databases go by the index, however few rows there are.
+        sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence).where(MISSING, gap.c.channel > "")
+    ):
+        rows[Flow(channel, epoch)].add(sequence)
+    return rows
+
+
+def _given_up_beyond(connection: Connection, flow: Flow, reached: int) -> set[int]:
+    return set(
+        connection.scalars(
+            sa.select(gap.c.sequence).where(*_of(flow), gap.c.sequence > reached, gap.c.state.in_(GIVEN_UP))
+        )
+    )
+
+
+# Write: under the channel's lock, or where two may write, so that both come to the same
+
+
+def _write(connection: Connection, flow: Flow, news: News) -> None:
+    _open(connection, flow, news.missing)
+    _close(connection, flow, news.arrived, GapState.ARRIVED)
+    _close(connection, flow, news.left, GapState.LEFT, "its epoch was left")
+
+
+def _open(connection: Connection, flow: Flow, sequences: Collection[int]) -> None:
+    """Make rows of what is missing, also of what had come and went away again; leave those there are."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    key = [gap.c.channel, gap.c.epoch, gap.c.sequence]
+    fresh = {"state": GapState.MISSING, "noticed_at": now(), "closed_at": None, "cause": None, "who": None}
+    went_again = sa.or_(gap.c.state == GapState.ARRIVED, gap.c.state == GapState.LEFT)
+    if sequences:
+        connection.execute(
+            insert(gap).on_conflict_do_update(index_elements=key, set_=fresh, where=went_again),
+            [{**flow._asdict(), "sequence": sequence, **fresh} for sequence in sorted(sequences)],
+        )
+
+
+def _close(
+    connection: Connection, flow: Flow, sequences: Collection[int], state: GapState, cause: str | None = None
+) -> None:
+    if sequences:
+        connection.execute(
+            sa.update(gap)
+            .where(*_of(flow), among(connection, gap.c.sequence, sequences), MISSING)
+            .values(state=state, closed_at=now(), cause=cause, who=whoami()[:255])
+        )
+
+
+def _of(flow: Flow) -> tuple[sa.ColumnElement[bool], ...]:
+    return (gap.c.channel == flow.channel, gap.c.epoch == flow.epoch)
+
+
+def note_refused(connection: Connection, place: tuple[str, str, int], look_ahead: int) -> None:
+    """Miss a batch whose place nobody holds any more: it was refused, given up, or its files went away.
+
+    ``place`` is channel, epoch and sequence. May be repeated.
+    """
+    flow, sequence = Flow(*place[:2]), place[2]
+    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
+    if not reached < sequence <= reached + look_ahead or flow.epoch in ledger.left_epochs(connection, flow.channel):
+        return
+    if ledger.at_place(connection, Direction.IN, *place) is None:
+        _open(connection, flow, [sequence])
+
+
+def note_leap(connection: Connection, place: tuple[str, str, int]) -> None:
+    """Note what an unordered channel leaps over, or fills, with the batch that is just being applied at ``place``.
+
+    Call it before the position moves: a hole behind the position is found nowhere else.
+    """
+    flow, sequence = Flow(*place[:2]), place[2]
+    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
+    _close(connection, flow, [sequence], GapState.ARRIVED)
+    _open(connection, flow, range(reached + 1, sequence))
+
+
+# Going on without what is missing
+
+
+def given_up(connection: Connection, place: tuple[str, str, int]) -> GapState | None:
+    """Tell whether a place was given up, and how."""
+    here = (*_of(Flow(*place[:2])), gap.c.sequence == place[2])
+    state = connection.scalar(sa.select(gap.c.state).where(*here, gap.c.state.in_(GIVEN_UP)))
+    return GapState(state) if state else None
+
+
+def given_up_among(connection: Connection, flow: Flow, sequences: Collection[int]) -> set[int]:
+    """Give those of some sequences that were given up."""
+    some = among(connection, gap.c.sequence, sequences)
+    return set(connection.scalars(sa.select(gap.c.sequence).where(*_of(flow), some, gap.c.state.in_(GIVEN_UP))))
+
+
+def close_lost(
+    connection: Connection, channel: str, epoch: str, ranges: Iterable[Range], *, look_ahead: int = Limits.look_ahead
+) -> None:
+    """Go on without what the other side says it can't send again, but for what is here. May be repeated.
+
+    Of an epoch that was left, and further than ``look_ahead`` beyond the position, nothing is believed.
+    """
+    flow = Flow(channel, epoch)
+    current, left = _positions(connection)
+    if flow in left:
+        return
+    at = current.get(channel)
+    reached = at.sequence if at is not None and at.epoch == epoch else 0
+    rows, here = _missing(connection)[flow], _there(connection)[1][flow]
+    lost: set[int] = set()
+    for first, last in ranges:
+        lost |= set(range(max(first, reached + 1), min(last, reached + look_ahead) + 1))
+        lost |= {sequence for sequence in rows if first <= sequence <= last}
+    lost -= here | _given_up_beyond(connection, flow, reached)
+    _open(connection, flow, lost - rows)
+    _close(connection, flow, lost, GapState.LOST, "its sender can't send it again")
+    _pass_over(connection, flow)
+
+
+def accept(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:
+    """Go on without what is missing from ``first`` through ``last``; give those sequences."""
+    missing = sorted(one for one in _missing(connection)[flow] if first <= one <= last)
+    _close(connection, flow, missing, GapState.ACCEPTED, reason)
+    _pass_over(connection, flow)
+    return missing
+
+
+def _pass_over(connection: Connection, flow: Flow) -> None:
+    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    pass_over(connection, flow, at.sequence if at is not None and at.epoch == flow.epoch else 0)
+
+
+def pass_over(connection: Connection, flow: Flow, reached: int) -> None:
+    """Move the position from ``reached`` over places that were given up and come next."""
+    over, given = reached, _given_up_beyond(connection, flow, reached)
+    while over + 1 in given:
+        over += 1
+    if over > reached:
+        ledger.advance(connection, Direction.IN, *flow, over, None)

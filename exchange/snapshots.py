@@ -1,0 +1,220 @@
+"""Snapshots as they arrive: when all parts have come, what their sender no longer has is removed, if that is asked.
+
+Rows that the snapshot did not bring have an older version than its records. Those are deleted like any records' rows:
+children first, remembered by tombstones, hidden from capture; what other rows hold in place stays, with a dead letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import capture, dead_letters, repairs
+from exchange.arrivals import Arrival, part_of
+from exchange.bulk import uncollected
+from exchange.channels import Channel, Stream
+from exchange.database import among
+from exchange.dead_letters import Letter
+from exchange.format import record as records
+from exchange.format.buckets import bucket_of, key_text, shard_of
+from exchange.format.control import Part
+from exchange.format.errors import RecordError, printable
+from exchange.format.manifest import Kind, Manifest
+from exchange.format.record import Op, Record, Run
+from exchange.ledger import Counts
+from exchange.loader import Loader, Refusal
+from exchange.models import BatchState, Direction, batch, dead_letter
+from exchange.site import Site
+
+MOST_KEPT = 1_000_000
+"""So many rows may stay that other rows hold in place; more of them refuse the batch."""
+
+Key = Mapping[str, Any]
+
+
+def conclude(connection: Connection, arrival: Arrival, counts: Counts) -> Counts:
+    """Do what the last part of a snapshot asks for, once all parts are in; give what became of records and rows.
+
+    ``counts`` is what became of this part's records. Runs in the transaction that applied them.
+    """
+    last = _concluded_by(connection, arrival)
+    if last is None:
+        return counts
+    removed, kept = _prune(connection, arrival, last)
+    if last.answers is not None:
+        repairs.answered(connection, last.answers)
+    return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept)
+
+
+def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
+    """Say why a snapshot's last part is held for a person, if it removes more rows than the settings let pass."""
+    last = _concluded_by(connection, arrival)
+    if last is None:
+        return None
+    channel, limits = arrival.channel, site.limits
+    for stream in _pruned(channel, last):
+        gone = rows = 0
+        for keys in _missing(connection, channel, stream, last):
+            gone += len(keys)
+            if gone <= limits.deleted_rows:
+                continue
+            rows = rows or _count(connection, channel, stream)
+            if gone > rows * limits.deleted_share:
+                return (
+                    f"it removes {gone} or more of {rows} rows of {stream.table.name} that {site.peer} no longer has,"
+                    f" more than the set share of {limits.deleted_share:.0%}; it is held for a person:"
+                    f" `exchange import --release {arrival.sighting.stem}` applies it"
+                )
+    return None
+
+
+def _concluded_by(connection: Connection, arrival: Arrival) -> Part | None:
+    """Give the last part of a snapshot if it is there with this one, and no part is missing."""
+    part = part_of(arrival.manifest)
+    if part is None or (arrival.channel.ordered and not part.last):
+        return None
+    parts = {part.part: part}
+    last = part if part.last else None
+    for other in _applied_parts(connection, arrival, part.name):
+        parts[other.part] = other
+        last = other if other.last else last
+        if last is not None and len(parts) >= last.part:
+            break
+    return last if last is not None and parts.keys() >= set(range(1, last.part + 1)) else None
+
+
+def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Iterator[Part]:
+    """Give the parts of a snapshot that are applied beside this one, the newest first."""
+    channel, epoch, sequence = arrival.place
+    query = (
+        sa.select(batch.c.manifest)
+        .where(
+            batch.c.direction == Direction.IN,
+            batch.c.channel == channel,
+            batch.c.epoch == epoch,
+            batch.c.sequence != sequence,
+            batch.c.state == BatchState.APPLIED,
+            batch.c.manifest.contains(Kind.SNAPSHOT.value),
+        )
+        .order_by(batch.c.sequence.desc())
+    )
+    with connection.execute(query) as found:
+        for (line,) in found:
+            manifest = Manifest.parse(line.encode())
+            part = part_of(manifest) if manifest.kind is Kind.SNAPSHOT else None
+            if part is not None and part.name == name:
+                yield part
+
+
+def _pruned(channel: Channel, part: Part) -> list[Stream]:
+    return [one for one in capture.carried(channel.streams, channel.shard) if one.name in part.prune]
+
+
+def _prune(connection: Connection, arrival: Arrival, part: Part) -> tuple[int, int]:
+    """Delete what the snapshot did not bring; give how many rows went, and how many had to stay."""
+    channel = arrival.channel
+    with uncollected(), Loader(connection, channel, MOST_KEPT) as loader:
+        line = 0
+        for stream in _pruned(channel, part):
+            for keys in _missing(connection, channel, stream, part):
+                numbers = range(line + 1, line + len(keys) + 1)
+                run = Run(stream.name, Op.DELETE, [part.version] * len(keys), [dict(key) for key in keys])
+                loader.add(stream.name, loader.rows(numbers, [*map(key_text, keys)], run))
+                loader.flush()  # the next keys are read over the same connection
+                line = numbers[-1]
+        loaded = loader.load()
+        refused = {refusal.line: refusal for refusal in loaded.refusals}
+        kept = loader.keys_of(refused)
+    letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
+    dead_letters.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
+    return loaded.counts.applied, len(letters)
+
+
+def _letter(arrival: Arrival, part: Part, stream: str, key: str, refusal: Refusal) -> Letter:
+    """Describe the delete of a row that stays."""
+    line = records.encode(Record(stream, Op.DELETE, part.version, orjson.loads(key))).removesuffix(b"\n")
+    return Letter(
+        Direction.IN,
+        arrival.channel.name,
+        line,
+        refusal.error,
+        f"the row is not in snapshot {part.name}, and is to go: {refusal.sentence}",
+        pointer=refusal.pointer,
+        cause=refusal.cause,
+        batch=arrival.sighting.stem,
+        stream=stream,
+        op=Op.DELETE.value,
+        key=key,
+        version=part.version,
+        schema_version=arrival.channel.stream(stream).schema_version,
+        producer=printable(arrival.manifest.producer, 200),
+    )
+
+
+def _missing(connection: Connection, channel: Channel, stream: Stream, part: Part) -> Iterator[Sequence[Key]]:
+    """Give the keys of rows, some at a time, that a whole snapshot did not bring and that should be in it.
+
+    A row is left alone if its record came and is parked, or was: the sender has it.
+    """
+    encode = stream.key_encoder(connection.dialect)
+    is_meant = _meant(channel, stream, part)
+    for rows in capture.older_keys(connection, stream, part.version):
+        keys = []
+        for row in rows:
+            try:
+                key = encode(row[1:])
+            except RecordError:
+                continue  # no record can speak of it
+            if is_meant(key):
+                keys.append(key)
+        if keys:
+            texts = [key_text(key).decode() for key in keys]
+            waiting = _with_letter(connection, stream, part.version, texts)
+            left = [key for key, text in zip(keys, texts, strict=True) if text not in waiting]
+            if left:
+                yield left
+
+
+def _with_letter(connection: Connection, stream: Stream, version: int, texts: Sequence[str]) -> set[str]:
+    letter = dead_letter.c
+    newer = (letter.stream == stream.name, letter.direction == Direction.IN, letter.version >= version)
+    return set(connection.scalars(sa.select(letter.key).where(*newer, among(connection, letter.key, texts))))
+
+
+def _meant(channel: Channel, stream: Stream, part: Part) -> Callable[[Key], bool]:
+    """Make the function that says whether a key is in the buckets and in the shard that a snapshot is of."""
+    buckets = None if part.buckets is None else frozenset(part.buckets)
+    shard = channel.shard if channel.shard is not None and stream.name in channel.shard.split else None
+
+    def is_meant(key: Key) -> bool:
+        if buckets is not None and bucket_of(key, part.of) not in buckets:
+            return False
+        return shard is None or (_hashed_alike(key, stream) and shard_of(key_text(key), shard.of) == shard.number)
+
+    return is_meant
+
+
+_DIGITS = re.compile("[0-9a-f]{32}")
+
+
+def _hashed_alike(key: Key, stream: Stream) -> bool:
+    """Say whether the sender's database surely finds the same shard for a key as we do, whichever that is."""
+    for column in stream.key:
+        value, kind = key[column.name], column.type.python_type
+        plain = kind in {int, UUID} or (kind is str and '"' not in value and not _DIGITS.fullmatch(value))
+        if not plain:
+            return False
+    return True
+
+
+def _count(connection: Connection, channel: Channel, stream: Stream) -> int:
+    shard = channel.shard
+    parts = shard.of if shard is not None and stream.name in shard.split else 1
+    return (connection.scalar(sa.select(sa.func.count()).select_from(stream.table)) or 0) // parts

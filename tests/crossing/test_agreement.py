@@ -1,0 +1,427 @@
+"""Both sides see whether their rows agree, at one place of a channel's sequence, and which of them do not."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from exchange import checkpointing, digesting, models, repairs, retry, sealing
+from exchange.changes import Sealed
+from exchange.database import now, reading
+from exchange.format.control import BUCKETS, CHECKPOINT, DIGEST, SNAPSHOT, Part
+from exchange.format.errors import Verdict
+from exchange.models import Direction, RepairState, ResyncState, agreement, dead_letter, repair, resync
+from exchange.outcomes import Imported
+from tests.crossing import shop
+from tests.crossing.forging import Forger, account
+from tests.crossing.shop import account as accounts
+from tests.crossing.shop import everything, node, one_of_everything, place
+from tests.crossing.sides import Link, Side
+
+FORTH = shop.channels[0]
+
+
+def ask(side: Side, channel: str = "forth") -> sa.Row[Any]:
+    """Ask a side for a checkpoint, as the other side or a person would; give the row."""
+    moment = now()
+    with side.engine.begin() as connection:
+        row = {"channel": channel, "want": CHECKPOINT, "reason": "a test", "who": "test", "state": ResyncState.ASKED}
+        made = connection.execute(sa.insert(resync).values(**row, created_at=moment, updated_at=moment))
+        number = made.inserted_primary_key[0]  # type: ignore[index]
+        return connection.execute(sa.select(resync).where(resync.c.id == number)).one()
+
+
+def checkpoint(side: Side) -> Sealed:
+    """Seal and publish a checkpoint."""
+    sealed = checkpointing.seal(side.site, FORTH, ask(side))
+    assert sealed is not None
+    sealing.publish_sealed(side.site, "forth")
+    return sealed
+
+
+def compared(link: Link) -> Imported:
+    """Let the second side compare itself with the first one, and give what became of the checkpoint."""
+    checkpoint(link.one)
+    link.there.carry()
+    return link.other.take_in().batches[-1]
+
+
+def differing(side: Side) -> dict[str, tuple[int, int, int]]:
+    """Give, by stream, how many buckets differ, and how many rows were sent and received."""
+    rows = side.all(sa.select(agreement).where(agreement.c.direction == Direction.IN))
+    return {row.stream: (len(json.loads(row.buckets)), row.sent, row.received) for row in rows}
+
+
+def some_of_everything(side: Side) -> None:
+    """Fill tables with values of every type, keys of several columns, and rows below each other."""
+    side.execute(sa.insert(everything), [one_of_everything(number, empty=number == 2) for number in range(1, 4)])
+    side.execute(sa.insert(place), [{"country": "at", "number": n, "name": f"place {n}"} for n in range(5)])
+    top = uuid.uuid4()
+    side.execute(sa.insert(node), [{"id": top, "parent": None, "name": "top"}])
+    side.execute(sa.insert(node), [{"id": uuid.uuid4(), "parent": top, "name": f"leaf {n}"} for n in range(5)])
+    side.execute(sa.insert(accounts), [{"id": n, "name": f"account {n}", "password": "secret"} for n in range(1, 1001)])
+
+
+def test_rows_of_every_type_agree_on_every_pair_of_databases(link: Link) -> None:
+    some_of_everything(link.one)
+    link.round()
+
+    done = compared(link)
+
+    assert (done.verdict, done.records.applied, done.records.parked) == (Verdict.APPLIED, len(FORTH.streams), 0)
+    assert differing(link.other) == {
+        "everything": (0, 3, 3),
+        "place": (0, 5, 5),
+        "visit": (0, 0, 0),
+        "node": (0, 6, 6),
+        "team": (0, 0, 0),
+        "person": (0, 0, 0),
+        "seat": (0, 0, 0),
+        "account": (0, 1000, 1000),
+    }
+    assert link.other.all(sa.select(repair.c.name)) == []
+
+
+def test_a_row_changed_by_hand_one_removed_and_one_added_are_found_and_their_buckets_asked_for(alike: Link) -> None:
+    some_of_everything(alike.one)
+    alike.round()
+    alike.other.execute("UPDATE account SET name = 'other' WHERE id = 7")
+    alike.other.execute("DELETE FROM account WHERE id = 8")
+    alike.other.execute("INSERT INTO place (country, number, name) VALUES ('de', 1, 'mine')")
+
+    compared(alike)
+
+    assert differing(alike.other)["account"] == (2, 1000, 999)
+    assert differing(alike.other)["place"] == (1, 5, 6)
+    (asked,) = alike.other.all(sa.select(repair))
+    assert (asked.channel, asked.want, asked.prune, asked.state) == ("forth", SNAPSHOT, 1, RepairState.OPEN)
+    assert json.loads(asked.streams) == ["place", "account"]
+    assert len(json.loads(asked.buckets)) in {2, 3}
+
+
+def test_what_is_pending_goes_before_the_checkpoint_and_what_comes_later_is_not_in_it(alike: Link) -> None:
+    alike.one.execute("INSERT INTO account (id, name) VALUES (1, 'one')")
+    sealed = checkpoint(alike.one)
+    assert [one.records for one in sealed.before] == [1]
+    alike.one.execute("INSERT INTO account (id, name) VALUES (2, 'two')")
+    alike.one.export()
+    alike.there.carry()
+
+    alike.other.take_in()
+
+    assert differing(alike.other)["account"] == (0, 1, 1)
+    assert len(alike.other.rows(accounts)) == 2
+
+
+def test_nobody_is_kept_from_writing_while_rows_are_digested(alike: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    alike.one.execute("INSERT INTO account (id, name) VALUES (1, 'one')")
+    alike.round()
+    digest = digesting.digest
+
+    def meanwhile(side: Side, number: int) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            if arguments[1].name == "account":
+                side.execute("INSERT INTO account (id, name) VALUES (:id, 'meanwhile')", {"id": number})
+            return digest(*arguments)
+
+        return slow
+
+    monkeypatch.setattr(digesting, "digest", meanwhile(alike.one, 2))
+    checkpoint(alike.one)
+    monkeypatch.setattr(digesting, "digest", meanwhile(alike.other, 3))
+    alike.there.carry()
+    alike.other.take_in()
+
+    sent = alike.other.all(sa.select(agreement.c.sent).where(agreement.c.stream == "account"))
+    assert sent == [(1,)]
+    assert len(alike.one.rows(accounts)) == len(alike.other.rows(accounts)) == 2
+
+
+def test_a_checkpoint_is_sealed_once_for_each_time_it_was_asked_for(alike: Link) -> None:
+    row = ask(alike.one)
+
+    assert checkpointing.seal(alike.one.site, FORTH, row)
+    assert checkpointing.seal(alike.one.site, FORTH, row) is None
+    (batch,) = alike.one.all(sa.select(models.batch.c.records).where(models.batch.c.direction == Direction.OUT))
+    assert batch.records == len(FORTH.streams)
+
+
+def test_the_same_buckets_are_asked_for_twice_and_no_more(small: Link) -> None:
+    small.one.execute("INSERT INTO account (id, name) VALUES (1, 'one')")
+    small.round()
+    small.other.execute("UPDATE account SET name = 'other'")
+
+    for times in (1, 2, 2):
+        compared(small)
+        names = small.other.all(sa.select(repair.c.name).where(repair.c.want == SNAPSHOT))
+        assert len(names) == times
+        with small.other.engine.begin() as connection:
+            for name in names:
+                repairs.answered(connection, name.name)
+
+    small.other.execute("INSERT INTO account (id, name) VALUES (2, 'mine')")
+    compared(small)
+    *_, last = small.other.all(sa.select(repair).order_by(repair.c.id).where(repair.c.want == SNAPSHOT))
+    assert len(json.loads(last.buckets)) == 1
+
+
+def test_while_an_answer_is_under_way_nothing_is_asked_for_again(small: Link) -> None:
+    small.one.execute("INSERT INTO account (id, name) VALUES (1, 'one')")
+    small.round()
+    small.other.execute("UPDATE account SET name = 'other'")
+    compared(small)
+    compared(small)
+    assert len(small.other.all(sa.select(repair.c.name))) == 1
+
+    small.other.execute(sa.update(repair).values(asked_at=now() - 2 * repairs.PATIENCE))
+    compared(small)
+    states = small.other.all(sa.select(repair.c.state).order_by(repair.c.id))
+    assert [one.state for one in states] == [RepairState.WITHDRAWN, RepairState.OPEN]
+
+
+@pytest.mark.parametrize("how", [{"repair": False}, {"one_way": True}])
+def test_a_difference_is_only_reported_where_that_is_set_or_nothing_goes_back(small: Link, how: dict[str, Any]) -> None:
+    small.other.site = replace(small.other.site, **how)
+    small.other.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
+
+    compared(small)
+
+    assert differing(small.other)["account"] == (1, 0, 1)
+    assert small.other.all(sa.select(repair.c.name)) == []
+
+
+def test_a_difference_is_known_since_it_was_first_seen_and_forgotten_when_it_is_gone(small: Link) -> None:
+    small.other.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
+    seen = []
+    for statement in ("UPDATE account SET name = 'still'", "DELETE FROM account", "DELETE FROM account"):
+        compared(small)
+        seen.append(small.other.all(sa.select(agreement.c.since).where(agreement.c.stream == "account"))[0].since)
+        small.other.execute(statement)
+
+    assert seen[0] is not None
+    assert seen[1] == seen[0]
+    assert seen[2] is None
+
+
+def test_a_snapshot_that_was_asked_for_tells_which_rows_differed_before_it_is_applied(
+    receiver: Side, forger: Forger
+) -> None:
+    forger.send([account(number, number) for number in (1, 2, 3)])
+    receiver.take_in()
+    receiver.execute("UPDATE account SET name = 'by hand' WHERE id = 2")
+    receiver.execute("DELETE FROM account WHERE id = 3")
+    receiver.execute("INSERT INTO account (id, name) VALUES (4, 'mine')")
+    name = _compared_before(receiver)
+    part = Part("snap", 100, 1, last=False, streams=("account",), prune=("account",), answers=name)
+
+    forger.send([account(1, 100), account(2, 100)], claims=_claims(part))
+    forger.send([account(3, 100)], claims=_claims(replace(part, part=2, last=True)))
+    verdicts = [one.verdict for one in receiver.take_in().batches]
+
+    assert verdicts == [Verdict.APPLIED] * 2
+    (row,) = receiver.all(sa.select(agreement.c.found))
+    found = json.loads(row.found)
+    assert {what: found[what] for what in ("missing", "extra", "different")} == {
+        "missing": 1,
+        "extra": 1,
+        "different": 1,
+    }
+    assert sorted((one["what"], one["key"]["id"]) for one in found["keys"]) == [
+        ("different", 2),
+        ("extra", 4),
+        ("missing", 3),
+    ]
+
+
+def test_a_snapshot_that_nobody_asked_for_is_not_looked_at_more_closely(receiver: Side, forger: Forger) -> None:
+    _compared_before(receiver)
+    part = Part("snap", 100, 1, last=True, streams=("account",), answers="somebody-else")
+    forger.send([account(1, 100)], claims=_claims(part))
+    receiver.take_in()
+
+    assert receiver.all(sa.select(agreement.c.found)) == [(None,)]
+
+
+def test_a_digest_that_can_not_be_meant_is_parked_and_the_others_are_compared(receiver: Side, forger: Forger) -> None:
+    with reading(receiver.engine) as connection:
+        good = digesting.digest(connection, FORTH.stream("account")).as_data()
+    bad = [
+        {**good, "stream": "nothing"},
+        {**good, "counts": [1, 2]},
+        {**good, "rows": 5},
+        {**good, "counts": [0] * 3, "digests": ["0" * 32] * 3},
+        good,
+    ]
+    lines = [digested(data) for data in [good, *bad]]
+
+    forger.send(lines, claims={"kind": "checkpoint"})
+    (done,) = receiver.take_in().batches
+
+    assert (done.verdict, done.records.applied, done.records.parked) == (Verdict.APPLIED, 1, 5)
+    assert differing(receiver) == {"account": (0, 0, 0)}
+    errors = receiver.all(sa.select(dead_letter.c.error).order_by(dead_letter.c.line))
+    assert [one.error for one in errors] == ["absurd", "schema", "schema", "absurd", "absurd"]
+
+
+def test_a_checkpoint_full_of_nonsense_is_refused_whole(receiver: Side, forger: Forger) -> None:
+    receiver.limit(invalid_records=3)
+    forger.send([digested({"stream": "account"})] * 4, claims={"kind": "checkpoint"})
+
+    (done,) = receiver.take_in().batches
+
+    assert (done.verdict, done.reason) == (Verdict.QUARANTINED, "rejected")
+    assert receiver.all(sa.select(agreement)) == []
+
+
+def test_a_checkpoint_that_came_to_another_number_of_buckets_is_compared_in_those(
+    receiver: Side, forger: Forger
+) -> None:
+    receiver.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
+    with reading(receiver.engine) as connection:
+        good = digesting.folded(digesting.digest(connection, FORTH.stream("account")), 8)
+    forger.send([digested(good.as_data())], claims={"kind": "checkpoint"})
+    receiver.take_in()
+    assert differing(receiver) == {"account": (0, 1, 1)}
+
+    receiver.execute("UPDATE account SET name = 'changed'")
+    forger.send([digested(good.as_data())], claims={"kind": "checkpoint"})
+    receiver.take_in()
+    assert differing(receiver) == {"account": (BUCKETS // 8, 1, 1)}
+
+
+def test_where_the_sides_know_other_versions_of_a_stream_rows_are_only_counted(receiver: Side, forger: Forger) -> None:
+    receiver.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
+    with reading(receiver.engine) as connection:
+        good = digesting.digest(connection, FORTH.stream("account"))
+    receiver.execute("UPDATE account SET name = 'other'")
+    forger.send([digested(replace(good, schema_version=2).as_data())], claims={"kind": "checkpoint"})
+    receiver.take_in()
+
+    assert differing(receiver) == {"account": (0, 1, 1)}
+
+
+def test_a_row_that_can_not_be_sent_counts_and_never_seems_to_agree(small: Link) -> None:
+    small.one.execute("INSERT INTO account (id, name) VALUES (1, 'one')")
+    small.round()
+    small.one.execute("UPDATE account SET name = CAST(x'ff' AS TEXT)")
+    small.one.export()
+
+    compared(small)
+
+    assert differing(small.other)["account"] == (1, 1, 1)
+
+
+def test_a_shard_is_compared_by_itself(small: Link) -> None:
+    channels = (
+        type(FORTH)("forth", "one", "two", FORTH.streams, shards=3),
+        shop.channels[1],
+    )
+    for side in (small.one, small.other):
+        side.site = replace(side.site, channels=channels)
+    some_of_everything(small.one)
+    small.round()
+    for part in channels[0].in_files():
+        assert checkpointing.seal(small.one.site, part, ask(small.one, part.name))
+        sealing.publish_sealed(small.one.site, part.name)
+    small.there.carry()
+    small.other.take_in()
+
+    rows = small.other.all(sa.select(agreement).where(agreement.c.stream == "account"))
+    assert sorted(row.channel for row in rows) == ["forth_0", "forth_1", "forth_2"]
+    assert {row.buckets for row in rows} == {"[]"}
+    assert sum(row.sent for row in rows) == sum(row.received for row in rows) == 1000
+    (whole,) = small.other.all(sa.select(agreement).where(agreement.c.stream == "node"))
+    assert (whole.channel, whole.buckets) == ("forth_0", "[]")
+
+
+def test_in_a_channel_without_order_a_checkpoint_counts_only_where_all_before_it_came(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    forth = type(FORTH)("forth", "one", "two", FORTH.streams, ordered=False)
+    quick_receiver.site = replace(quick_receiver.site, channels=(forth, shop.channels[1]))
+    with reading(quick_receiver.engine) as connection:
+        empty = digesting.digest(connection, FORTH.stream("account"))
+    first, second, third = (
+        quick_forger.make([account(1, 1)]),
+        quick_forger.make([digested(empty.as_data())], claims={"kind": "checkpoint"}),
+        quick_forger.make([digested(empty.as_data())], claims={"kind": "checkpoint"}),
+    )
+
+    quick_forger.deliver(second)
+    (done,) = quick_receiver.take_in().batches
+    assert (done.verdict, done.records.stale) == (Verdict.APPLIED, 1)
+    assert differing(quick_receiver) == {}
+    for batch in (first, third):
+        quick_forger.deliver(batch)
+        quick_receiver.take_in()
+    assert differing(quick_receiver)["account"] == (1, 0, 1)
+
+
+def test_two_checkpoints_at_once_do_not_meet(alike: Link) -> None:
+    rows = [ask(alike.one) for _ in range(2)]
+    done: list[Any] = []
+
+    def work(row: sa.Row[Any]) -> None:
+        try:
+            done.append(checkpointing.seal(alike.one.site, FORTH, row))
+        except Exception as busy:  # noqa: BLE001 - looked at below
+            done.append(busy)
+
+    threads = [threading.Thread(target=work, args=(row,)) for row in rows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    sealed = sum(isinstance(one, Sealed) for one in done)
+    positions = alike.one.all(sa.select(models.position.c.sequence).where(models.position.c.channel == "forth"))
+    assert positions == [(sealed,)]
+    assert {type(one).__name__ for one in done} <= {"Sealed", "Busy"}
+
+
+def digested(data: dict[str, Any]) -> dict[str, Any]:
+    """Give the record of a digest."""
+    return {"stream": DIGEST, "op": "upsert", "version": 1, "data": data}
+
+
+def _compared_before(receiver: Side) -> str:
+    """Leave a stream that was compared, and ask for its rows."""
+    with receiver.engine.begin() as connection:
+        connection.execute(
+            sa.insert(agreement).values(
+                direction=Direction.IN,
+                channel="forth",
+                stream="account",
+                epoch="0123456789ab",
+                sequence=1,
+                compared_at=now(),
+                sent=1,
+                received=1,
+                buckets="[1]",
+            )
+        )
+        return repairs.request(
+            connection, channel="forth", want=SNAPSHOT, streams=["account"], reason="a test", who="test"
+        )
+
+
+def _claims(part: Part) -> dict[str, Any]:
+    return {"kind": "snapshot", "snapshot": part.as_data()}
+
+
+def test_a_parked_digest_stays_parked_when_it_is_retried(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([digested({"stream": "nothing"})], claims={"kind": "checkpoint"})
+    quick_receiver.take_in()
+    (letter,) = quick_receiver.all(sa.select(dead_letter.c.id))
+
+    (retried,) = retry.run(quick_receiver.site, [letter.id])
+
+    assert retried.failed
+    assert DIGEST in retried.message

@@ -1,0 +1,70 @@
+"""Rows that were changed by hand on the receiving side are found and put right; needs snapshots (w-snap) merged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from exchange import reconciling, resyncing
+from exchange.models import RepairState, repair
+from exchange.reconciling import EQUAL, REPAIRED
+from tests.crossing.shop import account, everything, node, place
+from tests.crossing.sides import Link, Side
+from tests.crossing.test_agreement import some_of_everything
+
+
+def pass_on(link: Link) -> list[str]:
+    """Tell the first side what the second one asks for, as a control batch would; give what."""
+    asked = link.other.all(sa.select(repair).where(repair.c.state == RepairState.OPEN))
+    with link.one.engine.begin() as connection:
+        for row in asked:
+            resyncing.ask(
+                connection,
+                channel=row.channel,
+                want=row.want,
+                streams=row.streams and json.loads(row.streams),
+                buckets=row.buckets and json.loads(row.buckets),
+                prune=bool(row.prune),
+                reason=row.reason,
+                who="the other side",
+                answers=row.name,
+            )
+    return [row.want for row in asked]
+
+
+def states(side: Side) -> dict[str, str]:
+    """Give how each stream that has rows stands."""
+    return {one.stream: one.state for one in reconciling.report(side.site, "forth") if one.rows}
+
+
+def without_secrets(side: Side, table: sa.Table) -> list[dict[str, Any]]:
+    """Give a table's rows as they cross."""
+    return [{name: value for name, value in row.items() if name != "password"} for row in side.rows(table)]
+
+
+def test_rows_changed_removed_and_added_by_hand_are_put_right_and_shown(link: Link) -> None:
+    some_of_everything(link.one)
+    link.round()
+    link.other.execute("UPDATE account SET name = 'by hand' WHERE id IN (5, 17)")
+    link.other.execute("DELETE FROM account WHERE id = 8")
+    link.other.execute("DELETE FROM node WHERE name = 'leaf 1'")
+    link.other.execute("INSERT INTO place (country, number, name) VALUES ('de', 1, 'mine')")
+    link.other.execute("UPDATE everything SET truth = NULL WHERE id = 1")
+
+    reconciling.run(link.one.site, "forth")
+    link.round()
+    assert pass_on(link) == ["snapshot"]
+    link.round()
+
+    assert set(states(link.other).values()) == {REPAIRED}
+    found = {one.stream: one for one in reconciling.report(link.other.site, "forth")}
+    assert (found["account"].missing, found["account"].extra, found["account"].different) == (1, 0, 2)
+    assert found["place"].keys == ({"what": "extra", "key": {"country": "de", "number": 1}},)
+    assert pass_on(link) == ["checkpoint"]
+    link.round()
+    assert set(states(link.other).values()) == {EQUAL}
+    for table in (account, place, node, everything):
+        assert without_secrets(link.one, table) == without_secrets(link.other, table)
+    assert pass_on(link) == []
