@@ -31,7 +31,7 @@ from exchange import dead_letters
 from exchange.channels import Channel, Stream
 from exchange.database import make_engine, reading
 from exchange.format.errors import printable
-from exchange.models import BatchState, DeadLetterState, Direction, batch, change
+from exchange.models import BatchState, DeadLetterState, Direction, GapState, batch, change, gap
 from exchange.reference import channels
 from exchange.reference.models import ProfileType, Response, User
 from exchange.reference.submit import submit
@@ -95,7 +95,7 @@ class Network:
         self.env_file.write_text(
             f"EXCHANGE_NETWORK={self.name}\nEXCHANGE_PEER={self.peer}\nEXCHANGE_HOME=.\n"
             f"EXCHANGE_EXPORT_EVERY={EVERY_SECONDS}\nEXCHANGE_IMPORT_EVERY={EVERY_SECONDS}\n"
-            "EXCHANGE_ANSWER_EVERY=1\nEXCHANGE_SETTLE_SECONDS=1\n"
+            "EXCHANGE_ANSWER_EVERY=1\nEXCHANGE_SETTLE_SECONDS=1\nEXCHANGE_GAP_SECONDS=1\n"
         )
         self.command("init")
         self.command("migrate")
@@ -120,14 +120,16 @@ class Network:
 
 
 class Courier(threading.Thread):
-    """Carries files both ways until it is told to stop, and damages one data file when asked to."""
+    """Carries files both ways until it is told to stop; damages one data file, or loses one, when asked to."""
 
     def __init__(self, request: Network, response: Network) -> None:
         super().__init__(name="courier", daemon=True)
-        self.there = Carrier(request.home / "outgoing", response.home / "incoming", spoils=self._spoils)
+        self.there = Carrier(
+            request.home / "outgoing", response.home / "incoming", spoils=self._spoils, loses=self._loses
+        )
         self.back = Carrier(response.home / "outgoing", request.home / "incoming")
         self.spoil_next = threading.Event()
-        self.spoilt: str | None = None
+        self.lose_next = threading.Event()
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -141,20 +143,23 @@ class Courier(threading.Thread):
         self._ended.set()
         self.join()
 
-    def carry_again(self) -> None:
-        """Carry the damaged batch once more, as it was sent."""
-        assert self.spoilt is not None
-        stem = self.spoilt.removesuffix(".jsonl.zst")
-        for name in (self.spoilt, f"{stem}.manifest.jsonl"):
-            shutil.copy(self.there.outgoing / name, self.there.incoming / f".{name}.part")
-            (self.there.incoming / f".{name}.part").rename(self.there.incoming / name)
-
     def _spoils(self, name: str) -> bool:
-        if not self.spoil_next.is_set() or not (name.startswith("requests-") and name.endswith(".jsonl.zst")):
-            return False
-        self.spoil_next.clear()
-        self.spoilt = name
-        return True
+        return _is_request_data(name) and _taken(self.spoil_next)
+
+    def _loses(self, name: str) -> bool:
+        return _is_request_data(name) and _taken(self.lose_next)
+
+
+def _is_request_data(name: str) -> bool:
+    return name.startswith("requests-") and name.endswith(".jsonl.zst")
+
+
+def _taken(asked: threading.Event) -> bool:
+    """Tell whether this was asked for, once."""
+    if not asked.is_set():
+        return False
+    asked.clear()
+    return True
 
 
 def run(home: Path, console: Console | None = None) -> bool:
@@ -182,9 +187,14 @@ def run(home: Path, console: Console | None = None) -> bool:
             story.add_users()
         with _step(show, f"users submit {REQUESTS} requests there: each is answered here, and the answers cross back"):
             story.ask_and_answer()
-        with _step(show, "the carrier damages a file: it is quarantined, changes nothing, and is carried again"):
+        with _step(show, "the carrier damages a file: it is quarantined, changes nothing, and is sent again unasked"):
             damage = story.damage_a_file()
         show.print(f"    [yellow]{printable(damage, 300)}", soft_wrap=True, highlight=False)
+        with _step(
+            show, "the carrier loses a file: the gap is seen, the sender is told, and the file comes back by itself"
+        ):
+            loss = story.lose_a_file()
+        show.print(f"    [yellow]{printable(loss, 300)}", soft_wrap=True, highlight=False)
         with _step(
             show, "the response network's database refuses a record: it is parked, the others of its batch apply"
         ):
@@ -253,9 +263,27 @@ class Story:
         self._until("the damaged file in quarantine", lambda: _count(self._response, quarantined) > 0)
         with reading(self._response) as connection:
             sentence = connection.scalars(quarantined).first() or ""
-        self._courier.carry_again()
         self._until("the answers to what was damaged", self._all_answered)
         return sentence
+
+    def lose_a_file(self) -> str:
+        """Lose one batch's data on its way; say what the ledgers have of its way back."""
+        with reading(self._response) as connection:
+            before = connection.scalar(sa.select(sa.func.max(batch.c.id))) or 0
+        self._courier.lose_next.set()
+        self._ask(2, "lookup")
+        self._until("the answers to what was lost", self._all_answered)
+        again = sa.select(batch.c.stem).where(
+            batch.c.id > before, batch.c.channel == "requests", batch.c.state == BatchState.APPLIED
+        )
+        closed = sa.select(gap).where(gap.c.channel == "requests", gap.c.state == GapState.ARRIVED)
+        with reading(self._response) as connection:
+            stem = connection.scalars(again.order_by(batch.c.id.desc())).first()
+            row = connection.execute(closed.order_by(gap.c.noticed_at.desc())).first()
+        if row is None:
+            raise DemoFailed(f"no gap was ever noted; {self._logs}")
+        seconds = (row.closed_at - row.noticed_at).total_seconds()
+        return f"requests {row.sequence} was missing for {seconds:.1f} s; it came as {stem}"
 
     def be_refused(self) -> str:
         """Send two records of which the other database takes only one; give the dead letter's sentence."""

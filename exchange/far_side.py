@@ -19,7 +19,7 @@ from exchange import ledger
 from exchange.format.control import Heartbeat, Range, Receipt, Refused, Sample
 from exchange.format.errors import BatchError, printable
 from exchange.format.manifest import Manifest
-from exchange.models import Direction, network, peer, position, receipt
+from exchange.models import Direction, network, peer, receipt
 from exchange.site import Site
 
 SILENT_PERIODS = 3
@@ -127,7 +127,7 @@ def look(site: Site, connection: Connection) -> FarSide:
     """Read what the other side said last."""
     row = connection.execute(sa.select(peer)).one_or_none()
     halted = ledger.halted(connection)
-    behind = _behind(site, connection, row.said) if row else ()
+    behind = tuple(_behind(site, connection, row)) if row else ()
     there = {} if site.one_way else _there(connection)
     return FarSide(site.peer, site.one_way, _life(row) if row else None, there, halted, behind)
 
@@ -167,22 +167,20 @@ def _ahead(row: Any, said: Heartbeat) -> float:
     return 0.0
 
 
-def _behind(site: Site, connection: Connection, said: str) -> tuple[str, ...]:
-    here = {
-        (row.channel, row.epoch): row.sequence
-        for row in connection.execute(
-            sa.select(position.c.channel, position.c.epoch, position.c.sequence).where(
-                position.c.direction == Direction.IN, position.c.current == 1
+def _behind(site: Site, connection: Connection, row: Any) -> Iterator[str]:
+    """Say of which channels the other side has sealed less than was applied here before it said so."""
+    for sent in Heartbeat.parse(json.loads(row.said)).sent:
+        at = ledger.current_position(connection, Direction.IN, sent.channel)
+        if at is None or at.epoch != sent.epoch or at.sequence <= sent.through:
+            continue
+        applied = ledger.at_place(connection, Direction.IN, sent.channel, at.epoch, at.sequence)
+        # By its own clock both: what it sealed after it spoke is no wonder.
+        if applied and applied.manifest and Manifest.parse(applied.manifest.encode()).created_at < row.sent_at:
+            yield (
+                f"{site.peer} says that it has sealed {sent.through} batches of channel {sent.channel}, but"
+                f" {at.sequence} were applied here: its database was restored from an earlier copy;"
+                " its operator runs `exchange epoch new --reason TEXT` there"
             )
-        )
-    }
-    return tuple(
-        f"{site.peer} says that it has sealed {sent['through']} batches of channel {sent['channel']}, but"
-        f" {here[sent['channel'], sent['epoch']]} were applied here: its database was restored from an earlier copy;"
-        " its operator runs `exchange epoch new --reason TEXT` there"
-        for sent in json.loads(said)["sent"]
-        if sent["through"] < here.get((sent["channel"], sent["epoch"]), 0)
-    )
 
 
 def _there(connection: Connection) -> dict[str, There]:

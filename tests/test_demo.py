@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_not
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "the two sides agree" in shown.stdout
     assert "quarantined" in shown.stdout
+    assert re.search(r"requests \d+ was missing for [\d.]+ s; it came as requests-\w+-\d+\.r\d", shown.stdout)
     assert "UNIQUE constraint failed: request.kind" in " ".join(shown.stdout.split())
     left = [process.info["name"] for process in psutil.process_iter(["name", "cmdline"]) if _of(process, home)]
     assert left == []

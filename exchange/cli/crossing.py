@@ -10,6 +10,8 @@ from exchange.cli import output
 from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.running import Refused, fail, known_channel, open_site, stem
+from exchange.format.errors import Verdict
+from exchange.format.manifest import CONTROL_CHANNEL as CONTROL
 from exchange.format.names import MAX_SEQUENCE
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from exchange.outcomes import ExportRun, Imported
     from exchange.site import Site
+
+_AS_USUAL = {Verdict.APPLIED, Verdict.DUPLICATE}
 
 Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)]
 
@@ -188,11 +192,13 @@ def show_imported(outcomes: Sequence[Imported], as_json: bool) -> None:
         for outcome in outcomes:
             output.emit(outcome.as_dict())
         return
-    if outcomes:
+    # What the other side says of itself is for `exchange status`, unless something is wrong with it.
+    shown = [one for one in outcomes if one.channel != CONTROL or one.verdict not in _AS_USUAL or one.records.parked]
+    if shown:
         output.table(
             ["batch", "verdict", "reason", "records"],
-            [(one.batch, one.verdict, one.reason, counted(one.records.as_dict())) for one in outcomes],
+            [(one.batch, one.verdict, one.reason, counted(one.records.as_dict())) for one in shown],
         )
-    for one in outcomes:
+    for one in shown:
         if one.message:
             output.warn(f"{one.batch}: {one.message}")

@@ -35,7 +35,7 @@ class Carrier:
 
     ``carry`` makes one round and gives the names that arrived whole or not; ``log`` has everything it did.
     Each file stays in ``outgoing`` unless ``moves`` is set, and is not carried again, as rsync would.
-    ``spoils`` names files to damage, whatever is drawn.
+    ``spoils`` names files to damage, and ``loses`` files to lose, whatever is drawn.
     """
 
     def __init__(
@@ -47,12 +47,14 @@ class Carrier:
         seed: int = 0,
         moves: bool = False,
         spoils: Callable[[str], bool] | None = None,
+        loses: Callable[[str], bool] | None = None,
     ) -> None:
         self.outgoing = outgoing
         self.incoming = incoming
         self.faults = faults
         self.moves = moves
         self.spoils = spoils
+        self.loses = loses
         self.log: list[tuple[str, str]] = []
         self._draw = random.Random(seed)
         self._carried: set[str] = set()
@@ -83,7 +85,7 @@ class Carrier:
         if self._happens(self.faults.delay):
             return self._noted("delayed", path)
         self._carried.add(path.name)
-        if self._happens(self.faults.drop):
+        if self._happens(self.faults.drop) or (self.loses and self.loses(path.name)):
             return self._noted("dropped", path)
         content = path.read_bytes()
         done = "carried"
