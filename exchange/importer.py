@@ -103,7 +103,7 @@ def run(
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
-            gaps.note(site, channel)
+        gaps.note(site, channel)
         reunited = _reunite(site, outcomes, applied, stopping)
     except WorldError as error:
         trouble = error.sentence

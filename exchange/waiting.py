@@ -87,7 +87,9 @@ class Waiting:
             )
             waits = [(seen, said) for sequence, (seen, said) in new.items() if sequence not in known]
             fresh = [
-                ledger.Fresh(seen.sighting.stem, seen.place, said, seen.manifest, seen.line, seen.digest)
+                ledger.Fresh(
+                    seen.sighting.stem, seen.place, said, seen.manifest, seen.line, seen.digest, seen.signature
+                )
                 for seen, said in waits
             ]
             numbers = ledger.record_all(connection, Direction.IN, BatchState.WAITING, fresh, reason=Reason.GAP)

@@ -176,8 +176,9 @@ def test_patience_begins_when_a_batch_is_found_incomplete_not_when_it_waited_for
     quick_receiver: Side, quick_forger: Forger
 ) -> None:
     first, second = quick_forger.make([account(1, FIRST)]), quick_forger.make([account(2, FIRST + 1)])
-    quick_forger.put(f"{second.stem}.manifest.jsonl", second.manifest)
+    quick_forger.deliver(second)
     assert only(quick_receiver).verdict is Verdict.WAITING
+    (quick_receiver.site.spool.folders.incoming / f"{second.stem}.jsonl.zst").unlink()
     quick_receiver.execute(sa.update(models.batch).values(created_at=datetime(2020, 1, 1, tzinfo=UTC)))
     quick_forger.deliver(first)
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED, Verdict.INCOMPLETE]

@@ -57,7 +57,7 @@ def test_the_commands_beside_the_example_check_it(tmp_path: Path) -> None:
     for name, body in FILES.items():
         (tmp_path / name).write_bytes(body)
     (tmp_path / "key.pem").write_bytes(PEM)
-    section = TEXT[TEXT.index("To check it by hand") : TEXT.index("## 11")]
+    section = TEXT[TEXT.index("To check it by hand") : TEXT.index("## 12")]
     script = "set -e\n" + "".join(re.findall(r"^    (.*\n)", section, re.MULTILINE))
     shown = subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     manifest = Manifest.parse(split_manifest(MANIFEST)[0])
