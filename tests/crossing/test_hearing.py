@@ -19,6 +19,7 @@ from exchange.models import (
     DeadLetterState,
     Direction,
     batch,
+    epoch,
     network,
     peer,
     receipt,
@@ -422,6 +423,8 @@ def test_a_signature_of_ours_under_another_channels_name_proves_nothing(alike: L
 
 def test_once_the_new_epoch_is_adopted_nothing_of_the_old_one_is_waited_for(small: Link) -> None:
     add(small.one, 1, 2)
+    [(before,)] = small.one.all(sa.select(network.c.epoch))
+    small.one.execute(sa.insert(epoch).values(epoch=before, at=now(), who="somebody", reason="the first one"))
     small.one.execute(sa.update(network).values(epoch="c" * 12, created_at=now()))
     add(small.one, 3)
     for file in small.one.site.spool.folders.outgoing.glob("forth-*-0000000002.*"):
