@@ -58,8 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_cluster() -> Iterator[Cluster]:
-    """Give this test process's PostgreSQL."""
-    with servers.postgres(shared_buffers="64MB", max_wal_size="4GB") as url:
+    """Give this test process's PostgreSQL. What it knows of its tables is what a test lets it know."""
+    with servers.postgres(shared_buffers="64MB", max_wal_size="4GB", autovacuum="off") as url:
         cluster = Cluster(url)
         yield cluster
         cluster.close()
