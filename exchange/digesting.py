@@ -37,8 +37,7 @@ class Found(NamedTuple):
 
 def streams_of(channel: Channel) -> list[Stream]:
     """Give the streams of which a channel of the files carries rows: every shard but the first only the split ones."""
-    shard = channel.shard
-    return [one for one in channel.streams if shard is None or shard.number == 0 or one.name in shard.split]
+    return list(capture.carried(channel.streams, channel.shard))
 
 
 def digest(connection: Connection, stream: Stream, shard: Shard | None = None, of: int = BUCKETS) -> Digest:
