@@ -8,11 +8,11 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -73,7 +73,7 @@ def run(
     outcomes: list[Imported] = []
     busy: set[str] = set()
     handed: set[str] = set()
-    applied: dict[tuple[Kind, str], Channel] = {}
+    snapshots_of: dict[str, Channel] = {}
     reunited: tuple[Retried, ...] = ()
     trouble = None
     try:
@@ -98,13 +98,13 @@ def run(
                 waiting.look_again_after(outcomes[-1])
                 if outcomes[-1].verdict is Verdict.BUSY:
                     busy.add(seen.place[0])
-                if outcomes[-1].verdict is Verdict.APPLIED and isinstance(seen, Arrival):
-                    applied[seen.manifest.kind, seen.channel.name] = seen.channel
+                if outcomes[-1].verdict is Verdict.APPLIED and _is_snapshot(seen):
+                    snapshots_of[seen.channel.name] = seen.channel
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
         gaps.note(site, channel)
-        reunited = _reunite(site, outcomes, applied, stopping)
+        reunited = _reunite(site, outcomes, snapshots_of.values(), stopping)
     except WorldError as error:
         trouble = error.sentence
     return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)), reunited)
@@ -113,16 +113,19 @@ def run(
 def _reunite(
     site: Site,
     outcomes: Iterable[Imported],
-    applied: Mapping[tuple[Kind, str], Channel],
+    snapshots_of: Iterable[Channel],
     stopping: Callable[[], bool],
 ) -> tuple[Retried, ...]:
     """Retry letters that waited for a row which may have come just now."""
-    snapshots_of = [channel for (kind, _), channel in applied.items() if kind is Kind.SNAPSHOT]
     with world_errors():
         traded = reuniting.trade(site, snapshots_of, stopping)
         if not traded and not any(one.records.applied for one in outcomes):
             return ()
         return (*traded, *reuniting.run(site, site.incoming(), stopping))
+
+
+def _is_snapshot(seen: Arrival | Stranger) -> TypeGuard[Arrival]:
+    return isinstance(seen, Arrival) and seen.manifest.kind is Kind.SNAPSHOT
 
 
 def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Rows that were changed by hand on the receiving side are found and put right; needs snapshots (w-snap) merged."""
+"""Rows that are not what they are at their source are found and put right, by hand or by a batch that was cut."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from exchange import reconciling, resyncing
-from exchange.models import RepairState, repair
+from exchange.models import DeadLetterState, RepairState, dead_letter, repair
 from exchange.reconciling import EQUAL, REPAIRED
-from tests.crossing.shop import account, everything, node, place
+from tests.crossing.shop import account, everything, node, place, seat
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_agreement import some_of_everything
 
@@ -68,3 +68,21 @@ def test_rows_changed_removed_and_added_by_hand_are_put_right_and_shown(link: Li
     for table in (account, place, node, everything):
         assert without_secrets(link.one, table) == without_secrets(link.other, table)
     assert pass_on(link) == []
+
+
+def test_rows_that_passed_unique_values_round_and_were_cut_apart_are_put_right_by_a_snapshot(alike: Link) -> None:
+    alike.one.limit(batch_records=2)
+    codes = ["a", "b", "c", "d"]
+    alike.one.execute(sa.insert(seat), [{"id": n, "code": code, "row": 1, "rank": n} for n, code in enumerate(codes)])
+    alike.round()
+    alike.one.execute(sa.update(seat).values(code="-" + seat.c.code))
+    for number, code in enumerate([*codes[1:], codes[0]]):
+        alike.one.execute(sa.update(seat).where(seat.c.id == number).values(code=code))
+    alike.round()
+    assert [row["code"] for row in alike.other.rows(seat)] == codes  # each waits for another one's value
+    with alike.one.engine.begin() as connection:
+        resyncing.ask(connection, channel="forth", want="snapshot", streams=["seat"], reason="they differ")
+    alike.round()
+    assert alike.other.rows(seat) == alike.one.rows(seat)
+    parked = sa.select(dead_letter.c.id).where(dead_letter.c.state == DeadLetterState.PARKED)
+    assert alike.other.all(parked) == []
