@@ -1,14 +1,20 @@
 # Works on a fresh machine with Python 3.11 or newer and make: no root, no services, no containers.
-#   make demo    see it run          make test    all tests
-#   make lint    linters and types   make bench   rates, memory and delays, beside raw COPY and other tools
-#   make lock    new versions into requirements.lock
-#   make clean   remove what these made
+#   make demo     see it run            make test      all tests but those that are long by their nature
+#   make quick    the tests to run      make torture   those: hundreds of rounds, seeds and kills
+#                 while one works
+#   make lint     linters and types     make bench     rates, memory and delays, beside raw COPY and other tools
+#   make lock     new versions into requirements.lock
+#   make clean    remove what these made
 
 SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench lock clean
+# What one breaks first: the format, values, capture, the way in and out on SQLite, a crossing on PostgreSQL, the layers.
+QUICK := tests/format tests/channels tests/capture tests/crossing/test_verdicts.py tests/crossing/test_ways.py \
+    tests/crossing/test_crossings.py tests/crossing/test_composing.py tests/test_layers.py tests/test_database.py
+
+.PHONY: demo test quick torture lint bench lock clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)
@@ -16,6 +22,12 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(ARGS)
+
+quick: $(READY)
+	@$(BIN)/python -m pytest -m "not processes and not torture and (not postgres or quick)" $(QUICK) $(ARGS)
+
+torture: $(READY)
+	@$(BIN)/python -m pytest -m torture $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
@@ -34,7 +46,7 @@ lock: $(READY)
 	    --no-annotate --no-header $(ARGS) -o requirements.lock
 
 clean:
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp comes last: an interrupted set-up is begun again, a finished one costs nothing.

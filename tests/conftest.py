@@ -1,97 +1,107 @@
-"""Real databases and a real broker for every test that asks for one.
+"""Real databases and a real broker for every test that asks for one, and how a run begins and ends.
 
-One PostgreSQL cluster and one Valkey per test process, started when first wanted; a fresh database per test.
+One PostgreSQL server, one Valkey and one set of prepared databases per test process, made when first wanted; what a
+test wrote is gone before the next.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+import os
+import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
-import psycopg
+import hypothesis
+import psutil
 import pytest
 import redis
+from hypothesis import HealthCheck
 from sqlalchemy import Engine
 
 from exchange.database import make_engine
 from exchange.testing import servers
+from tests import compiled, sweeping
+from tests.databases import Databases, Templates
+from tests.forking import Forking
+from tests.postgresql import Cluster
 
-_numbers = itertools.count(1)
+# A machine may be slow: no clock says that a property does not hold.
+hypothesis.settings.register_profile(
+    "exchange", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+
+compiled.share()
+
+_run_key = pytest.StashKey[sweeping.Run]()
 
 
-class Cluster:
-    """A PostgreSQL server on which databases are made and dropped."""
+# How a run begins and ends
 
-    def __init__(self, url: str) -> None:
-        self._base = url.rpartition("/")[0]
-        self._admin = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
-        self._templates: dict[str, str] = {}
 
-    def create(self, template: str = "template0") -> str:
-        """Make a database and give its URL."""
-        name = f"test_{next(_numbers)}"
-        self._admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
-        return f"{self._base}/{name}"
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin a run, or a test process of one: with a folder of its own, and so that it can be interrupted."""
+    hypothesis.settings.load_profile("exchange")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    if hasattr(config, "workerinput"):
+        return
+    run = config.stash[_run_key] = sweeping.Run()
+    if config.option.basetemp is None:
+        config.option.basetemp = str(run.folder / "tests")
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
 
-    def drop(self, url: str) -> None:
-        """Drop a database, whoever is still connected."""
-        self._admin.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
-    def template(self, name: str, prepare: Callable[[str], None]) -> str:
-        """Prepare a database once per process, to make others from; ``prepare`` gets its URL."""
-        if name not in self._templates:
-            url = self.create()
-            prepare(url)
-            self._templates[name] = url.rpartition("/")[2]
-        return self._templates[name]
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # Once: whoever presses Ctrl-C again must not keep fixtures from tidying up.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
-    def close(self) -> None:
-        """Let go of the server."""
-        self._admin.close()
+
+def pytest_keyboard_interrupt() -> None:
+    """Have the test processes tidy up at once; only this one may have been told to end."""
+    for process in psutil.Process().children():
+        if any("execnet" in word for word in process.cmdline()):
+            process.terminate()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End a run: wait until nothing of it is left."""
+    run = config.stash.get(_run_key, None)
+    if run is not None:
+        run.end()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say how to have the same examples again."""
+    return f"examples: --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Have as many test processes as there are cores for us."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that start processes: they mostly wait, and the others fill the time."""
+    """Begin with the tests that start processes: they are the longest."""
     items.sort(key=lambda item: item.get_closest_marker("processes") is None)
 
 
+# Servers
+
+
 @pytest.fixture(scope="session")
-def postgres_cluster() -> Iterator[Cluster]:
+def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Give this test process's PostgreSQL. What it knows of its tables is what a test lets it know."""
-    with servers.postgres(shared_buffers="64MB", max_wal_size="4GB", autovacuum="off") as url:
+    settings = {"shared_buffers": "64MB", "max_wal_size": "4GB", "autovacuum": "off"}
+    with servers.postgres(**settings) as url:
         cluster = Cluster(url)
         yield cluster
         cluster.close()
-
-
-@pytest.fixture
-def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
-    """Give the URL of a fresh, empty PostgreSQL database."""
-    url = postgres_cluster.create()
-    yield url
-    postgres_cluster.drop(url)
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """Give the URL of a SQLite database that does not exist yet."""
-    return f"sqlite:///{tmp_path}/fresh-{next(_numbers)}.db"
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """Give the URL of a fresh, empty database, of each kind in turn."""
-    url: str = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param])
-    return url
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """Give an engine on a fresh, empty database, of each kind in turn."""
-    made = make_engine(database_url)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -106,3 +116,53 @@ def valkey_url(_valkey: str) -> str:
     with redis.Redis.from_url(_valkey) as client:
         client.flushall()
     return _valkey
+
+
+@pytest.fixture(scope="session")
+def forked_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a Python that starts our programs with their imports done."""
+    forking = Forking(tmp_path_factory.mktemp("forked"))
+    yield forking.python
+    forking.close()
+
+
+# Databases
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    return Templates(tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture
+def databases(request: pytest.FixtureRequest, tmp_path: Path, templates: Templates) -> Iterator[Databases]:
+    """Give databases of either kind, for this test alone."""
+    lent = Databases(tmp_path, templates, lambda: request.getfixturevalue("postgres_cluster"))
+    yield lent
+    lent.give_back()
+
+
+@pytest.fixture
+def postgres_url(databases: Databases) -> str:
+    """Give the URL of an empty PostgreSQL database."""
+    return databases.fresh("postgresql")
+
+
+@pytest.fixture
+def sqlite_url(databases: Databases) -> str:
+    """Give the URL of a SQLite database that does not exist yet."""
+    return databases.fresh("sqlite")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, databases: Databases) -> str:
+    """Give the URL of an empty database, of each kind in turn."""
+    return databases.fresh(request.param)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """Give an engine on an empty database, of each kind in turn."""
+    made = make_engine(database_url)
+    yield made
+    made.dispose()

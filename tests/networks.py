@@ -36,6 +36,7 @@ class Network:
     engine: Engine
     log: Path
     process: psutil.Process
+    python: Path
 
     def child(self, word: str) -> psutil.Process:
         """Give the supervisor's child with this word in its command."""
@@ -43,14 +44,17 @@ class Network:
 
     def exchange(self, *words: str) -> str:
         """Run a command and give what it printed."""
-        return _exchange(self.environment, self.home, *words)
+        return _exchange(self.python, self.environment, self.home, *words)
 
 
 @contextmanager
-def two_networks(folder: Path, urls: Mapping[str, str] | None = None, **settings: str) -> Iterator[dict[str, Network]]:
+def two_networks(
+    folder: Path, urls: Mapping[str, str] | None = None, python: Path = Path(sys.executable), **settings: str
+) -> Iterator[dict[str, Network]]:
     """Run both networks below ``folder`` until the end, ready when this begins.
 
-    ``urls`` are their databases by name (SQLite files); ``settings`` go to both, by the names of their variables.
+    ``urls`` are their databases by name (SQLite files); ``python`` runs the commands; ``settings`` go to both, by the
+    names of their variables.
     """
     databases = urls or {name: f"sqlite:///{folder}/{name}.db" for name in NAMES}
     for name in NAMES:
@@ -77,12 +81,12 @@ def two_networks(folder: Path, urls: Mapping[str, str] | None = None, **settings
 
             def prepare(name: str, words: list[str] = words) -> None:
                 keys = [str(key) for key in (folder / peers[name] / "keys").glob("*.pem")] if "trust" in words else []
-                _exchange(environments[name], folder / name, *words, *keys)
+                _exchange(python, environments[name], folder / name, *words, *keys)
 
             list(both.map(prepare, NAMES))
     with ExitStack() as stack:
         networks = {
-            name: stack.enter_context(_up(name, folder, environment, databases[name]))
+            name: stack.enter_context(_up(name, folder, environment, databases[name], python))
             for name, environment in environments.items()
         }
         for network in networks.values():
@@ -91,7 +95,7 @@ def two_networks(folder: Path, urls: Mapping[str, str] | None = None, **settings
 
 
 @contextmanager
-def _up(name: str, folder: Path, environment: dict[str, str], url: str) -> Iterator[Network]:
+def _up(name: str, folder: Path, environment: dict[str, str], url: str, python: Path) -> Iterator[Network]:
     log = folder / f"{name}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -105,7 +109,7 @@ def _up(name: str, folder: Path, environment: dict[str, str], url: str) -> Itera
         )
     engine = make_engine(url)
     try:
-        yield Network(name, folder / name, environment, engine, log, psutil.Process(process.pid))
+        yield Network(name, folder / name, environment, engine, log, psutil.Process(process.pid), python)
     finally:
         engine.dispose()
         with suppress(ProcessLookupError):
@@ -131,9 +135,9 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("EXCHANGE_")} | variables
 
 
-def _exchange(environment: dict[str, str], folder: Path, *words: str) -> str:
+def _exchange(python: Path, environment: dict[str, str], folder: Path, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "exchange", *words],
+        [str(python), "-m", "exchange", *words],
         env=environment,
         cwd=folder,
         check=False,

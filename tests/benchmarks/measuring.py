@@ -6,6 +6,7 @@ Needs nothing but the standard library, because the peers' environments use it a
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
+
+OUR_PYTHON = Path(os.environ.get("BENCH_PYTHON") or sys.executable)
+"""What runs our own steps. A trial that measures nothing may have a quicker one."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Step:
 
     module: str
     words: tuple[str, ...] = ()
-    python: Path = Path(sys.executable)
+    python: Path = OUR_PYTHON
     environment: Mapping[str, str] | None = None
 
     def run(self) -> Measured:

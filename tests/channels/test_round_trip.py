@@ -281,12 +281,12 @@ REAL = codec_for(sa.Column("c", sa.REAL))
 
 @pytest.fixture(scope="module")
 def real_texts(postgres_cluster: Any) -> Iterator[Callable[[float], float]]:
-    url = postgres_cluster.create()
+    url = postgres_cluster.lend()
     engine = make_engine(url)
     with engine.connect() as connection:
         yield lambda number: connection.execute(sa.select(sa.cast(sa.literal(number, sa.Double), sa.REAL))).scalar_one()
     engine.dispose()
-    postgres_cluster.drop(url)
+    postgres_cluster.give_back(url)
 
 
 @given(st.timedeltas())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from exchange.cli import app
 from exchange.database import make_engine
-from tests.conftest import Cluster
+from tests.databases import Databases
 
 PEERS = {"request": "response", "response": "request"}
 
@@ -116,30 +117,21 @@ def side(tmp_path: Path) -> Side:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Pair:
+def pair(tmp_path: Path, databases: Databases) -> Pair:
     """Give two networks on SQLite."""
-    return _paired(Side("request", tmp_path / "request"), Side("response", tmp_path / "response"))
+    return paired(tmp_path, databases, "sqlite")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def any_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+def any_pair(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Pair:
     """Give two networks on each kind of database in turn."""
-    sides = [Side("request", tmp_path / "request"), Side("response", tmp_path / "response")]
-    if request.param == "sqlite":
-        yield _paired(*sides)
-        return
-    cluster: Cluster = request.getfixturevalue("postgres_cluster")
-    for one in sides:
-        one.environment["EXCHANGE_DATABASE_URL"] = cluster.create()
-    yield _paired(*sides)
-    for one in sides:
-        cluster.drop(one.database_url)
+    return paired(tmp_path, databases, request.param)
 
 
 @pytest.fixture
-def seeded(pair: Pair) -> Pair:
-    """Give two networks of which the response network has exported its first rows."""
-    pair.response.do("seed")
+def seeded(tmp_path: Path, databases: Databases) -> Pair:
+    """Give two networks on SQLite of which the response network has exported its first rows."""
+    pair = paired(tmp_path, databases, "sqlite", seed=True)
     pair.response.do("export")
     return pair
 
@@ -170,10 +162,27 @@ def parked(seeded: Pair) -> Callable[[], int]:
     return park
 
 
-def _paired(*sides: Side) -> Pair:
-    request, response = sides
-    keys = {one.network: one.do("init", "--json").line["public_key"] for one in sides}
+def paired(folder: Path, databases: Databases, kind: str, app: str | None = None, *, seed: bool = False) -> Pair:
+    """Set up two networks below a folder, each with a database that ``exchange migrate`` has made.
+
+    Without an ``app`` it is the reference application, whose response network has its first rows with ``seed``.
+    """
+    environment = {"EXCHANGE_APP": app} if app else {}
+    request, response = sides = [Side(name, folder / name, dict(environment)) for name in PEERS]
+    keys = {}
     for one in sides:
-        one.do("migrate")
+        keys[one.network] = one.do("init", "--json").line["public_key"]
+        commands = ["migrate", "seed"] if seed and one is response else ["migrate"]
+        url = databases.fresh(kind, (one.network, app, *commands), partial(_made_by, one, commands))
+        if kind == "sqlite":
+            Path(url.removeprefix("sqlite:///")).rename(one.home / "exchange.db")
+        else:
+            one.environment["EXCHANGE_DATABASE_URL"] = url
+    for one in sides:
         one.do("keys", "trust", keys[PEERS[one.network]])
     return Pair(request, response)
+
+
+def _made_by(side: Side, commands: list[str], url: str) -> None:
+    for command in commands:
+        side.do(command, EXCHANGE_DATABASE_URL=url)

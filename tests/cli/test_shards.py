@@ -8,7 +8,8 @@ import pytest
 
 from exchange import capture
 from exchange.database import make_engine
-from tests.cli.conftest import Pair, Side, _paired
+from tests.cli.conftest import Pair, paired
+from tests.databases import Databases
 
 DECLARED = """
 import sqlalchemy as sa
@@ -19,13 +20,11 @@ channels = [Channel("items", "request", "response", [Stream(item)], shards={shar
 
 
 @pytest.fixture
-def sharded(tmp_path: Path, _elsewhere: None) -> Pair:
+def sharded(tmp_path: Path, databases: Databases, _elsewhere: None) -> Pair:
     """Give two networks whose one channel is in two shards, with rows to send."""
     for shards in (1, 2):
         Path(f"in_{shards}.py").write_text(DECLARED.format(shards=shards))
-    pair = _paired(
-        *(Side(name, tmp_path / name, {"EXCHANGE_APP": "in_2:channels"}) for name in ("request", "response"))
-    )
+    pair = paired(tmp_path, databases, "sqlite", "in_2:channels")
     for side in (pair.request, pair.response):
         engine = make_engine(side.database_url)
         with engine.begin() as connection:

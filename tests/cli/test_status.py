@@ -84,7 +84,7 @@ def test_status_and_doctor_raise_an_alarm_when_letters_are_too_many_or_too_old(
     letter = parked()
     quiet = seeded.request.do("status", "--json").line["dead_letters"]
     assert (quiet["parked"], quiet["oldest"], quiet["alarms"]) == (1, letter, [])
-    seeded.request.environment["EXCHANGE_ALARM_DAYS"] = "0.000001"
+    seeded.request.environment["EXCHANGE_ALARM_DAYS"] = "0.000000001"
     (alarm,) = seeded.request.do("status", "--json").line["dead_letters"]["alarms"]
     assert alarm.endswith(f"(EXCHANGE_ALARM_DAYS); `exchange dead-letters show {letter}` says what to do")
     assert alarm in seeded.request.do("status").err

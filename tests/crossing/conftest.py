@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from exchange.format.signing import SigningKey, TrustedKeys
-from tests.conftest import Cluster
 from tests.crossing import shop
 from tests.crossing.forging import Forger
 from tests.crossing.sides import Link, Side
+from tests.databases import Databases
 
-NewUrl = Callable[[str], str]
 needs_postgres = pytest.mark.postgres
 
 
-@pytest.fixture
-def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewUrl]:
-    """Give a function that makes a fresh database of a kind and gives its URL."""
-    numbers = itertools.count(1)
-    made: list[tuple[Cluster, str]] = []
-
-    def make(kind: str) -> str:
-        if kind == "sqlite":
-            return f"sqlite:///{tmp_path}/side-{next(numbers)}.db"
-        cluster: Cluster = request.getfixturevalue("postgres_cluster")
-        url = cluster.create()
-        made.append((cluster, url))
-        return url
-
-    yield make
-    for cluster, url in made:
-        cluster.drop(url)
-
-
-def shop_link(tmp_path: Path, new_url: NewUrl, one: str, other: str) -> Iterator[Link]:
+def shop_link(tmp_path: Path, databases: Databases, one: str, other: str) -> Iterator[Link]:
     """Make both sides of the shop, on a kind of database each."""
-    first = Side("one", "two", new_url(one), tmp_path / "one", shop.channels, metadata=shop.metadata)
-    second = Side("two", "one", new_url(other), tmp_path / "two", shop.channels, metadata=shop.metadata)
+    first = Side("one", "two", databases, one, tmp_path / "one", shop.channels, metadata=shop.metadata)
+    second = Side("two", "one", databases, other, tmp_path / "two", shop.channels, metadata=shop.metadata)
     yield Link(first, second)
     first.engine.dispose()
     second.engine.dispose()
@@ -55,33 +34,33 @@ def shop_link(tmp_path: Path, new_url: NewUrl, one: str, other: str) -> Iterator
         pytest.param("postgresql-sqlite", marks=needs_postgres),
     ]
 )
-def link(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) -> Iterator[Link]:
+def link(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Link]:
     """Give two networks on every pair of databases."""
-    yield from shop_link(tmp_path, new_url, *request.param.split("-"))
+    yield from shop_link(tmp_path, databases, *request.param.split("-"))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
-def alike(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) -> Iterator[Link]:
+def alike(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Link]:
     """Give two networks on one kind of database, each kind in turn."""
-    yield from shop_link(tmp_path, new_url, request.param, request.param)
+    yield from shop_link(tmp_path, databases, request.param, request.param)
 
 
 @pytest.fixture
-def postgresql_link(tmp_path: Path, new_url: NewUrl) -> Iterator[Link]:
+def postgresql_link(tmp_path: Path, databases: Databases) -> Iterator[Link]:
     """Give two networks on PostgreSQL."""
-    yield from shop_link(tmp_path, new_url, "postgresql", "postgresql")
+    yield from shop_link(tmp_path, databases, "postgresql", "postgresql")
 
 
 @pytest.fixture
-def small(tmp_path: Path, new_url: NewUrl) -> Iterator[Link]:
+def small(tmp_path: Path, databases: Databases) -> Iterator[Link]:
     """Give two networks on SQLite, for what no database has a say in."""
-    yield from shop_link(tmp_path, new_url, "sqlite", "sqlite")
+    yield from shop_link(tmp_path, databases, "sqlite", "sqlite")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
-def receiver(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) -> Iterator[Side]:
+def receiver(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Side]:
     """Give the receiving side alone, on each kind of database."""
-    side = Side("two", "one", new_url(request.param), tmp_path / "two", shop.channels, metadata=shop.metadata)
+    side = Side("two", "one", databases, request.param, tmp_path / "two", shop.channels, metadata=shop.metadata)
     yield side
     side.engine.dispose()
 
@@ -93,9 +72,9 @@ def forger(receiver: Side) -> Forger:
 
 
 @pytest.fixture
-def quick_receiver(tmp_path: Path, new_url: NewUrl) -> Iterator[Side]:
+def quick_receiver(tmp_path: Path, databases: Databases) -> Iterator[Side]:
     """Give the receiving side alone, on SQLite."""
-    side = Side("two", "one", new_url("sqlite"), tmp_path / "two", shop.channels, metadata=shop.metadata)
+    side = Side("two", "one", databases, "sqlite", tmp_path / "two", shop.channels, metadata=shop.metadata)
     yield side
     side.engine.dispose()
 

@@ -19,6 +19,7 @@ from exchange.schemas import Checker
 from exchange.site import Limits, Site
 from exchange.spool import Folders, Spool
 from exchange.testing.carrier import HONEST, Carrier, Faults
+from tests.databases import Databases
 
 QUICK = Limits(settle_seconds=0, grace_seconds=3600)
 
@@ -35,6 +36,27 @@ def quick_engine(url: str) -> Engine:
     return engine
 
 
+def _database(
+    databases: Databases, kind: str, network: str, channels: tuple[Channel, ...], metadata: sa.MetaData
+) -> str:
+    """Give the URL of a database with the exchange's tables and the application's, those captured that it sends."""
+    streams = [(stream, channel.source == network) for channel in channels for stream in channel.streams]
+
+    def prepare(url: str) -> None:
+        engine = quick_engine(url)
+        migrate.upgrade(engine, network=network)
+        metadata.create_all(engine)
+        with engine.begin() as connection:
+            for stream, sent in streams:
+                capture.add_version_column(connection, stream.table.name)
+                if sent:
+                    capture.install(connection, stream.table.name, stream=stream.name)
+        engine.dispose()
+
+    shape = (network, metadata, *((stream.name, stream.table.name, sent) for stream, sent in streams))
+    return databases.fresh(kind, shape, prepare)
+
+
 class Side:
     """One network: its site, and the few things that tests do to it."""
 
@@ -42,7 +64,8 @@ class Side:
         self,
         network: str,
         peer: str,
-        url: str,
+        databases: Databases,
+        kind: str,
         home: Path,
         channels: tuple[Channel, ...],
         *,
@@ -53,7 +76,7 @@ class Side:
         self.site = Site(
             network=network,
             peer=peer,
-            engine=quick_engine(url),
+            engine=quick_engine(_database(databases, kind, network, channels, metadata)),
             channels=channels,
             spool=Spool(Folders(home, home / "outgoing", home / "incoming")),
             checkers={stream.name: Checker(stream) for channel in channels for stream in channel.streams},
@@ -63,15 +86,8 @@ class Side:
             limits=limits,
         )
         self.site.spool.prepare(make=True)
-        migrate.upgrade(self.engine, network=network)
-        metadata.create_all(self.engine)
         with self.engine.begin() as connection:
             ledger.open_network(connection, network)
-            for channel in channels:
-                for stream in channel.streams:
-                    capture.add_version_column(connection, stream.table.name)
-                    if channel.source == network:
-                        capture.install(connection, stream.table.name, stream=stream.name)
 
     @property
     def engine(self) -> Engine:

@@ -19,8 +19,8 @@ from exchange.format.batch import ReadLimits
 from exchange.format.errors import RecordError
 from exchange.format.record import Op, Record
 from tests.channels.test_round_trip import TYPES
-from tests.crossing.conftest import NewUrl
 from tests.crossing.sides import Side
+from tests.databases import Databases
 
 ROWS = 250
 """More than are encoded at a time, and no multiple of it."""
@@ -55,9 +55,9 @@ channels = (
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def side(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) -> Iterator[Side]:
+def side(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Side]:
     """Give a sender with a table for each type of column, on each kind of database."""
-    made = Side("one", "two", new_url(request.param), tmp_path / "one", channels, metadata=metadata)
+    made = Side("one", "two", databases, request.param, tmp_path / "one", channels, metadata=metadata)
     made.limit(batch_records=100_000)
     yield made
     made.engine.dispose()

@@ -15,9 +15,10 @@ from exchange.database import Busy, locked, now, reading
 from exchange.format.errors import Reason, Verdict
 from exchange.models import BatchState, ResyncState, batch, change, dead_letter, network, resync
 from tests.crossing import shop
-from tests.crossing.conftest import NewUrl, needs_postgres
+from tests.crossing.conftest import needs_postgres
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_snapshots import accounts, ask, cross, export, forget
+from tests.databases import Databases
 
 
 def names(side: Side) -> list[tuple[int, str]]:
@@ -156,13 +157,13 @@ def test_a_one_way_link_sends_everything_anew_on_a_schedule(alike: Link) -> None
 
 
 @pytest.mark.parametrize("kinds", ["sqlite-sqlite", pytest.param("sqlite-postgresql", marks=needs_postgres)])
-def test_a_shard_is_sent_and_pruned_by_itself(tmp_path: Path, new_url: NewUrl, kinds: str) -> None:
+def test_a_shard_is_sent_and_pruned_by_itself(tmp_path: Path, databases: Databases, kinds: str) -> None:
     metadata = sa.MetaData()
     thing = sa.Table("thing", metadata, sa.Column("id", sa.Text, primary_key=True), sa.Column("name", sa.Text))
     channels = (Channel("forth", "one", "two", [Stream(thing)], shards=3),)
     one, other = kinds.split("-")
-    first = Side("one", "two", new_url(one), tmp_path / "one", channels, metadata=metadata)
-    second = Side("two", "one", new_url(other), tmp_path / "two", channels, metadata=metadata)
+    first = Side("one", "two", databases, one, tmp_path / "one", channels, metadata=metadata)
+    second = Side("two", "one", databases, other, tmp_path / "two", channels, metadata=metadata)
     link = Link(first, second)
     rows = [{"id": f"thing {n}", "name": str(n)} for n in range(30)]
     first.execute(sa.insert(thing), rows)

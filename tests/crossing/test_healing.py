@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from exchange import epochs, models, reconciling, status, telling
 from exchange.importer import never
 from exchange.testing.carrier import HONEST, Faults
-from tests.conftest import Cluster
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres, shop_link
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_carriage import Writer
+from tests.databases import Databases, Templates
+from tests.postgresql import Cluster
 
 FAULTS = Faults(delay=0.2, repeat=0.2, truncate=0.03, damage=0.05, drop=0.2, reorder=True)
 ENOUGH = 40
@@ -188,21 +189,18 @@ MANY = settings(
 
 @MANY
 @given(seed=st.integers(0, 2**32 - 1))
-def test_after_a_bad_carrier_and_a_restore_both_sides_agree(seed: int) -> None:
+def test_after_a_bad_carrier_and_a_restore_both_sides_agree(templates: Templates, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        numbers = iter(range(9))
-        new_url = lambda kind: f"{kind}:///{folder}/side-{next(numbers)}.db"  # noqa: E731
-        for link in shop_link(Path(folder), new_url, "sqlite", "sqlite"):
+        databases = Databases(Path(folder), templates, no_cluster)
+        for link in shop_link(Path(folder), databases, "sqlite", "sqlite"):
             heal(link, seed, 40, no_cluster)
 
 
 @needs_postgres
 @pytest.mark.parametrize("kinds", ["postgresql-postgresql", "sqlite-postgresql"])
-def test_on_postgresql_too(
-    kinds: str, tmp_path: Path, new_url: Callable[[str], str], postgres_cluster: Cluster
-) -> None:
+def test_on_postgresql_too(kinds: str, tmp_path: Path, databases: Databases, postgres_cluster: Cluster) -> None:
     seed = random.SystemRandom().randrange(2**32)
-    for link in shop_link(tmp_path, new_url, *kinds.split("-")):
+    for link in shop_link(tmp_path, databases, *kinds.split("-")):
         heal(link, seed, 40, lambda: postgres_cluster)
 
 

@@ -16,9 +16,10 @@ from exchange.database import reading
 from exchange.dead_letters import Filters, View
 from exchange.models import DeadLetterState, Direction, dead_letter
 from tests.crossing import shop
-from tests.crossing.conftest import NewUrl, needs_postgres, trusted_forger
+from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.sides import Link, Side
+from tests.databases import Databases
 
 FIRST = 1_700_000_000_000_000
 SECRET = "s3cr3t-6f1c"
@@ -118,7 +119,7 @@ def test_an_outgoing_letter_shows_its_row(small: Link) -> None:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
-def discreet(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) -> Iterator[Side]:
+def discreet(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Side]:
     """Give a receiver to whom names, codes and texts are sensitive, and a place's key too."""
     streams = [
         Stream(shop.account, exclude=["password"], sensitive=["name", "age"]),
@@ -127,7 +128,7 @@ def discreet(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) ->
         Stream(shop.visit, sensitive=["country"]),
     ]
     channels = (Channel("forth", "one", "two", streams),)
-    side = Side("two", "one", new_url(request.param), tmp_path / "two", channels, metadata=shop.metadata)
+    side = Side("two", "one", databases, request.param, tmp_path / "two", channels, metadata=shop.metadata)
     yield side
     side.engine.dispose()
 

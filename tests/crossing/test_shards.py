@@ -21,11 +21,12 @@ from exchange.exporter import seal
 from exchange.format.errors import Verdict
 from exchange.spool import MARKER
 from tests.crossing import shop
-from tests.crossing.conftest import NewUrl, needs_postgres
+from tests.crossing.conftest import needs_postgres
 from tests.crossing.processes import KILLED, fork, run_killed_at, until
 from tests.crossing.processes import join as wait_for
 from tests.crossing.shop import account, everything, node, note, place, seat, visit
 from tests.crossing.sides import Link, Side
+from tests.databases import Databases
 
 SPLIT = {"everything", "account"}
 KINDS = ["sqlite", pytest.param("postgresql", marks=needs_postgres)]
@@ -43,14 +44,14 @@ def reshard(side: Side, number: int) -> None:
 
 
 @pytest.fixture
-def shards(tmp_path: Path, new_url: NewUrl) -> Iterator[Callable[..., Link]]:
+def shards(tmp_path: Path, databases: Databases) -> Iterator[Callable[..., Link]]:
     """Give a function that makes two networks, on a kind of database each, with the first channel in shards."""
     sides: list[Side] = []
 
     def make(number: int, one: str = "sqlite", other: str = "sqlite") -> Link:
         check(in_shards(number))
-        sides.append(Side("one", "two", new_url(one), tmp_path / "one", in_shards(number), metadata=shop.metadata))
-        sides.append(Side("two", "one", new_url(other), tmp_path / "two", in_shards(number), metadata=shop.metadata))
+        sides.append(Side("one", "two", databases, one, tmp_path / "one", in_shards(number), metadata=shop.metadata))
+        sides.append(Side("two", "one", databases, other, tmp_path / "two", in_shards(number), metadata=shop.metadata))
         return Link(sides[0], sides[1])
 
     yield make

@@ -21,11 +21,11 @@ from exchange.loader.intake import Intake
 from exchange.loader.putting import csv, put
 from exchange.loader.staging import Rows, Stage
 from exchange.site import Limits
-from tests.conftest import Cluster
 from tests.crossing import shop
-from tests.crossing.conftest import NewUrl, needs_postgres
+from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.sides import Side
+from tests.databases import Databases
 
 Records = list[dict[str, Any]]
 FIRST = 1_700_000_000_000_000
@@ -33,14 +33,14 @@ FIRST = 1_700_000_000_000_000
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
 def new_side(
-    request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl
+    request: pytest.FixtureRequest, tmp_path: Path, databases: Databases
 ) -> Iterator[Callable[[], tuple[Side, Forger]]]:
     """Give a function that makes a receiver and who forges its batches, on each kind of database."""
     made: list[Side] = []
 
     def make() -> tuple[Side, Forger]:
         home = tmp_path / f"receiver-{len(made)}"
-        side = Side("two", "one", new_url(request.param), home, shop.channels, metadata=shop.metadata)
+        side = Side("two", "one", databases, request.param, home, shop.channels, metadata=shop.metadata)
         side.limit(invalid_share=1.0, deleted_share=1.0)
         made.append(side)
         key = SigningKey.generate("one")
@@ -262,9 +262,8 @@ def test_a_text_is_written_for_copy_so_that_it_reads_back(text: str, written: by
 
 
 @pytest.mark.postgres
-def test_copy_reads_back_every_character(postgres_cluster: Cluster) -> None:
-    url = postgres_cluster.create()
-    engine = sa.create_engine(url)
+def test_copy_reads_back_every_character(postgres_url: str) -> None:
+    engine = sa.create_engine(postgres_url)
     table = sa.Table("texts", sa.MetaData(), sa.Column("n", sa.Integer), sa.Column("t", sa.Text))
     texts = [chr(code) for code in range(1, 0x250)] + [
         "\\.",
@@ -282,6 +281,5 @@ def test_copy_reads_back_every_character(postgres_cluster: Cluster) -> None:
         put(connection, table, ["n", "t"], enumerate(texts))
         back = connection.scalars(sa.select(table.c.t).order_by(table.c.n)).all()
     engine.dispose()
-    postgres_cluster.drop(url)
 
     assert back == texts

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,13 +59,13 @@ def all_commands() -> set[str]:
     return {found.group() for line in lines for found in _OURS.finditer(line)}
 
 
-def write_programs(folder: Path) -> Path:
+def write_programs(folder: Path, python: Path) -> Path:
     """Make ``exchange`` and ``celery`` commands that run this source tree, installed or not."""
     folder.mkdir()
     for name, module in (("exchange", "exchange.cli"), ("celery", "celery.__main__")):
         program = folder / name
         program.write_text(
-            f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -c 'from {module} import main; main()' \"$@\"\n"
+            f"#!/bin/sh\nexec {shlex.quote(str(python))} -c 'from {module} import main; main()' \"$@\"\n"
         )
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return folder

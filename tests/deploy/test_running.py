@@ -42,8 +42,8 @@ HURRY = {"EXCHANGE_EXPORT_EVERY": "1", "EXCHANGE_IMPORT_EVERY": "1", "EXCHANGE_A
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Path:
-    return write_programs(tmp_path / "bin")
+def programs(tmp_path: Path, forked_python: Path) -> Path:
+    return write_programs(tmp_path / "bin", forked_python)
 
 
 def _side(folder: Path, service: dict[str, Any], programs: Path, **variables: str) -> dict[str, str]:

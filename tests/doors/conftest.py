@@ -38,12 +38,13 @@ class Side:
     home: Path
     folder: Path
     environment: dict[str, str]
+    python: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def celery(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a celery command to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "celery", "-A", "exchange", *words],
+            [str(self.python), "-m", "celery", "-A", "exchange", *words],
             env=self.environment,
             cwd=self.folder,
             capture_output=True,
@@ -52,12 +53,20 @@ class Side:
             check=False,
         )
 
-    def start(self, name: str, *command: str) -> tuple[subprocess.Popen[bytes], Path]:
-        """Start a Python command that logs to a file."""
+    def run(self, *words: str) -> None:
+        """Run a command of ours, which must succeed."""
+        python = [str(self.python), "-m", "exchange", *words]
+        done = subprocess.run(
+            python, env=self.environment, cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self, name: str, *command: str, forked: bool = False) -> tuple[subprocess.Popen[bytes], Path]:
+        """Start a Python command that logs to a file; if it is ``forked``, its imports are done."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, *command],
+                [str(self.python) if forked else sys.executable, *command],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -93,7 +102,7 @@ def until(true: Callable[[], object], seconds: float = START_SECONDS) -> None:
 
 
 @pytest.fixture
-def side(tmp_path: Path) -> Iterator[Side]:
+def side(tmp_path: Path, forked_python: Path) -> Iterator[Side]:
     """Give the response network, and a folder to run commands in: neither its home nor the source tree."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -106,6 +115,6 @@ def side(tmp_path: Path) -> Iterator[Side]:
         "EXCHANGE_WORKER_CONCURRENCY": "1",
         "PYTHONPATH": str(SOURCE),
     }
-    made = Side(home, folder, environment)
+    made = Side(home, folder, environment, forked_python)
     yield made
     made.stop()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -74,11 +72,7 @@ class Desk:
 
     def exchange(self, *words: str) -> None:
         """Run a command of ours, which must succeed."""
-        python = [sys.executable, "-m", "exchange", *words]
-        done = subprocess.run(
-            python, env=self.side.environment, cwd=self.side.folder, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        self.side.run(*words)
 
     def send(self, task: str, **options: Any) -> None:
         """Send a task without saying who, and wait for its result."""

@@ -55,10 +55,10 @@ def user(name: str) -> sa.Select[str]:
 
 @pytest.mark.postgres
 def test_nudges_alone_bring_a_row_across_both_ways_and_go_on_after_the_broker_died(
-    tmp_path: Path, postgres_url: str
+    tmp_path: Path, postgres_url: str, forked_python: Path
 ) -> None:
     urls = {"response": postgres_url, "request": f"sqlite:///{tmp_path}/request.db"}
-    with two_networks(tmp_path, urls, EXCHANGE_NUDGE="true") as networks:
+    with two_networks(tmp_path, urls, forked_python, EXCHANGE_NUDGE="true") as networks:
         owner, asker = networks["response"], networks["request"]
         add_user(owner.engine, "alice")
         until(has(asker.engine, user("alice")))
@@ -108,12 +108,11 @@ def nudged(side: Side, valkey_url: str) -> redis.Redis:
 
 
 def prepare(side: Side) -> None:
-    process, log = side.start("migrate", "-m", "exchange", "migrate")
-    assert process.wait(60) == 0, log.read_text()
+    side.run("migrate")
 
 
-def start(side: Side, name: str = "nudge") -> Path:
-    _, log = side.start(name, "-m", "exchange", "nudge")
+def start(side: Side, name: str = "nudge", *, forked: bool = True) -> Path:
+    _, log = side.start(name, "-m", "exchange", "nudge", forked=forked)
     return log
 
 
@@ -187,7 +186,7 @@ def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, 
 
 def test_a_second_process_waits_for_the_first(side: Side, nudged: redis.Redis) -> None:
     prepare(side)
-    first_log = start(side)
+    first_log = start(side, forked=False)
     until(lambda: "event=nudging" in first_log.read_text())
     first = side.processes[-1]
     second_log = start(side, "second")

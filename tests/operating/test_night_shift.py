@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from exchange.cli import app
 from exchange.database import make_engine
-from tests.conftest import Cluster
+from tests.databases import Databases
 from tests.networks import until
 from tests.operating.works import TABLES, Badge, Base, Machine, Reading
 
@@ -40,6 +40,7 @@ class Network:
     environment: dict[str, str]
     engine: Engine
     log: Path
+    python: Path
 
     def exchange(self, *words: str) -> list[dict[str, Any]]:
         """Run a command as a person would, and give what it printed for scripts."""
@@ -53,7 +54,7 @@ class Network:
 
     def run(self, program: str, *words: str) -> None:
         """Run a program of ours to its end."""
-        command = [sys.executable, "-m", program, *words]
+        command = [str(self.python), "-m", program, *words]
         done = subprocess.run(command, env=self.environment, cwd=self.home, check=False, capture_output=True, text=True)
         assert done.returncode == 0, f"{program} {' '.join(words)}: {done.stdout}{done.stderr}"
 
@@ -100,9 +101,9 @@ class Night:
 
 
 @pytest.fixture
-def night(tmp_path: Path, postgres_cluster: Cluster) -> Iterator[Night]:
+def night(tmp_path: Path, databases: Databases, forked_python: Path) -> Iterator[Night]:
     """Give both networks on PostgreSQL, the office with broker, worker and beat."""
-    networks = {name: _network(tmp_path, name, postgres_cluster.create()) for name in PEERS}
+    networks = {name: _network(tmp_path, name, databases.fresh("postgresql"), forked_python) for name in PEERS}
     for words in (["init"], ["migrate"]):
         for one in networks.values():
             one.exchange(*words)
@@ -114,10 +115,9 @@ def night(tmp_path: Path, postgres_cluster: Cluster) -> Iterator[Night]:
         yield Night(networks["plant"], networks["office"])
     for one in networks.values():
         one.engine.dispose()
-        postgres_cluster.drop(one.environment["EXCHANGE_DATABASE_URL"])
 
 
-def _network(folder: Path, name: str, url: str) -> Network:
+def _network(folder: Path, name: str, url: str, python: Path) -> Network:
     home = folder / name
     home.mkdir(mode=0o700)
     (folder / f"from-{name}").mkdir()
@@ -137,7 +137,7 @@ def _network(folder: Path, name: str, url: str) -> Network:
         "WORKER_CONCURRENCY": "1",
     }
     environment = clean | {f"EXCHANGE_{word}": value for word, value in ours.items()} | {"PYTHONPATH": str(ROOT)}
-    return Network(name, home, environment, make_engine(url), folder / f"{name}.log")
+    return Network(name, home, environment, make_engine(url), folder / f"{name}.log", python)
 
 
 @contextlib.contextmanager

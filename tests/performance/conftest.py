@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.crossing.conftest import forger, new_url, quick_forger, quick_receiver, receiver
+from tests.crossing.conftest import forger, quick_forger, quick_receiver, receiver
 
-__all__ = ["forger", "new_url", "quick_forger", "quick_receiver", "receiver"]
+__all__ = ["forger", "quick_forger", "quick_receiver", "receiver"]

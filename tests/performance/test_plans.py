@@ -32,9 +32,10 @@ from exchange.dead_letters import Filters
 from exchange.format.errors import Verdict
 from exchange.models import BatchState, DeadLetterState, Direction
 from tests.crossing import shop
-from tests.crossing.conftest import NewUrl, needs_postgres
+from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import EPOCH, Forger, account, delete, upsert
 from tests.crossing.sides import Side
+from tests.databases import Databases
 from tests.performance.history import KINDS, LONG_AGO, analyse, fill, live, text_of
 from tests.performance.watching import watched
 
@@ -170,9 +171,9 @@ def applied(forger: Forger, records: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
-def sender(request: pytest.FixtureRequest, tmp_path: Path, new_url: NewUrl) -> Iterator[Side]:
+def sender(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Side]:
     """Give the sending side with large tables, and with a log full of another channel's changes."""
-    side = Side("one", "two", new_url(request.param), tmp_path / "one", shop.channels, metadata=shop.metadata)
+    side = Side("one", "two", databases, request.param, tmp_path / "one", shop.channels, metadata=shop.metadata)
     grow(side)
     with writing(side.engine) as connection:
         connection.execute(sa.delete(models.change))

@@ -20,9 +20,9 @@ README = (ROOT / "README.md").read_text()
 SESSIONS = read_sessions(README)
 
 
-def _play(session: Session, folder: Path, replaced: dict[str, str] | None = None) -> None:
+def _play(session: Session, folder: Path, python: Path, replaced: dict[str, str] | None = None) -> None:
     """Run a session below ``folder``, with this source tree's commands before any installed ones."""
-    programs = write_programs(folder / "bin")
+    programs = write_programs(folder / "bin", python)
     place = folder / "here"
     for name, content in session.files.items():
         path = place / name
@@ -40,8 +40,8 @@ def _play(session: Session, folder: Path, replaced: dict[str, str] | None = None
 
 
 @pytest.mark.processes
-def test_the_worked_example_runs_as_it_stands(tmp_path: Path) -> None:
-    _play(SESSIONS["factory"], tmp_path)
+def test_the_worked_example_runs_as_it_stands(tmp_path: Path, forked_python: Path) -> None:
+    _play(SESSIONS["factory"], tmp_path, forked_python)
     for log in ("by-hand.log", "up.log"):
         worker = (tmp_path / "here" / "plant" / log).read_text()
         assert "failed" not in worker, worker
@@ -50,12 +50,14 @@ def test_the_worked_example_runs_as_it_stands(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey
-def test_the_reference_application_runs_on_postgresql_and_redis_as_it_stands(tmp_path: Path, postgres_url: str) -> None:
+def test_the_reference_application_runs_on_postgresql_and_redis_as_it_stands(
+    tmp_path: Path, postgres_url: str, forked_python: Path
+) -> None:
     with servers.valkey(appendonly="yes") as broker_url:
         shown = re.findall(
             r"^EXCHANGE_(?:DATABASE|BROKER)_URL=(.*)$", SESSIONS["reference"].files["response/.env"], re.MULTILINE
         )
-        _play(SESSIONS["reference"], tmp_path, dict(zip(shown, (postgres_url, broker_url), strict=True)))
+        _play(SESSIONS["reference"], tmp_path, forked_python, dict(zip(shown, (postgres_url, broker_url), strict=True)))
 
 
 def test_every_console_block_belongs_to_a_session_that_is_run() -> None:

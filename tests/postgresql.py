@@ -1,0 +1,236 @@
+"""One PostgreSQL server, and databases on it that are emptied between tests rather than made and dropped.
+
+A database is made once in a shape: what a function did to an empty one. Given back, it is brought into that shape
+again: what a test created is dropped, what it wrote is deleted, counters begin anew. Where a test changed what the
+shape has (a column, a trigger, a setting, statistics), the database is dropped and made from its template.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+
+_numbers = itertools.count(1)
+
+_FEW_PAGES = 8
+"""A table that grew beyond is truncated: a scan reads what was deleted, too."""
+
+# Everything that DDL, ANALYZE or VACUUM would leave in a database, each row with the transaction that wrote it.
+_CATALOGUE: LiteralString = """
+    SELECT md5(string_agg(entry, ' ' ORDER BY entry)) FROM (
+        SELECT concat_ws(':', 'class', oid, xmin, relpages, reltuples) FROM pg_class WHERE oid >= 16384
+        UNION ALL SELECT concat_ws(':', 'column', attrelid, attnum, xmin) FROM pg_attribute WHERE attrelid >= 16384
+        UNION ALL SELECT concat_ws(':', 'default', oid, xmin) FROM pg_attrdef
+        UNION ALL SELECT concat_ws(':', 'constraint', oid, xmin) FROM pg_constraint WHERE oid >= 16384
+        UNION ALL SELECT concat_ws(':', 'index', indexrelid, xmin) FROM pg_index WHERE indexrelid >= 16384
+        UNION ALL SELECT concat_ws(':', 'trigger', oid, xmin) FROM pg_trigger
+        UNION ALL SELECT concat_ws(':', 'event trigger', oid, xmin) FROM pg_event_trigger
+        UNION ALL SELECT concat_ws(':', 'function', oid, xmin) FROM pg_proc WHERE oid >= 16384
+        UNION ALL SELECT concat_ws(':', 'type', oid, xmin) FROM pg_type WHERE oid >= 16384
+        UNION ALL SELECT concat_ws(':', 'label', oid, xmin) FROM pg_enum
+        UNION ALL SELECT concat_ws(':', 'rule', oid, xmin) FROM pg_rewrite WHERE oid >= 16384
+        UNION ALL SELECT concat_ws(':', 'policy', oid, xmin) FROM pg_policy
+        UNION ALL SELECT concat_ws(':', 'child', inhrelid, inhparent) FROM pg_inherits
+        UNION ALL SELECT concat_ws(':', 'schema', oid, xmin) FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast_temp)_'
+        UNION ALL SELECT concat_ws(':', 'extension', oid, xmin) FROM pg_extension
+        UNION ALL SELECT concat_ws(':', 'statistics', starelid, staattnum, xmin) FROM pg_statistic
+            WHERE starelid >= 16384
+        UNION ALL SELECT concat_ws(':', 'rights', oid, xmin) FROM pg_default_acl
+        UNION ALL SELECT concat_ws(':', 'setting', setrole, xmin) FROM pg_db_role_setting
+            WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ) AS entries (entry)"""
+
+_OBJECTS: LiteralString = """
+    SELECT oid, format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace WHERE oid >= 16384
+    UNION ALL SELECT oid, format('DROP %s %s CASCADE', CASE relkind
+            WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+            oid::regclass)
+        FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'm', 'S') AND relpersistence <> 't'
+    UNION ALL SELECT oid, format('DROP ROUTINE %s CASCADE', oid::regprocedure) FROM pg_proc WHERE oid >= 16384
+    UNION ALL SELECT oid, format('DROP %s %s CASCADE', CASE typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
+            oid::regtype)
+        FROM pg_type WHERE oid >= 16384 AND typtype IN ('e', 'd')"""
+
+# Each by itself, for one may go with another: a sequence with its table, a type with its schema.
+_DROP: LiteralString = """
+    DO $$
+    DECLARE found record;
+    BEGIN
+        FOR found IN SELECT made.what FROM ({objects}) AS made (oid, what) WHERE made.oid <> ALL ({kept}) LOOP
+            BEGIN
+                EXECUTE found.what;
+            EXCEPTION WHEN undefined_object OR undefined_table OR undefined_function OR invalid_schema_name
+                OR dependent_objects_still_exist THEN
+            END;
+        END LOOP;
+    END $$"""
+
+
+@dataclass
+class _Database:
+    """A database of a shape, and what the shape is by the numbers of this database's objects."""
+
+    shape: Hashable
+    url: str
+    admin: psycopg.Connection
+    objects: list[int]
+    catalogue: str
+    kept: dict[str, str]
+    """The tables that have rows in this shape, with a digest of these."""
+    counters: set[tuple[str, int, bool]]
+    """The sequences: name, last value, whether it was given out."""
+
+
+class Cluster:
+    """A PostgreSQL server, on which databases are made, lent and taken back."""
+
+    def __init__(self, url: str) -> None:
+        self._base = url.rpartition("/")[0]
+        self._admin = _connect(url)
+        self._templates: dict[Hashable, str] = {}
+        self._lent: dict[str, _Database] = {}
+        self._free: dict[Hashable, list[_Database]] = defaultdict(list)
+
+    def create(self, template: str = "template0") -> str:
+        """Make a database and give its URL."""
+        for lent in self._lent.values():
+            if lent.url.endswith(f"/{template}"):
+                lent.admin.close()  # nobody may be connected to what is copied
+        name = f"test_{next(_numbers)}"
+        self._admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log".encode())
+        return f"{self._base}/{name}"
+
+    def drop(self, url: str) -> None:
+        """Drop a database, if it is there, whoever is still connected."""
+        self._admin.execute(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)".encode())
+
+    def template(self, shape: Hashable, prepare: Callable[[str], None]) -> str:
+        """Prepare a database once per process, to make others from; ``prepare`` gets its URL."""
+        if shape not in self._templates:
+            url = self.create()
+            prepare(url)
+            self._templates[shape] = url.rpartition("/")[2]
+        return self._templates[shape]
+
+    def lend(self, shape: Hashable = None, prepare: Callable[[str], None] | None = None) -> str:
+        """Give the URL of a database as ``prepare`` leaves an empty one; it is to be given back after the test."""
+        free = self._free[shape]
+        if not free:
+            template = self.template(shape, prepare) if prepare else "template0"
+            free.append(_looked_at(shape, self.create(template)))
+        lent = free.pop()
+        self._lent[lent.url] = lent
+        return lent.url
+
+    def give_back(self, url: str) -> None:
+        """Take a database back after its test, whoever is still connected."""
+        database = self._lent.pop(url)
+        try:
+            if database.admin.closed:
+                database.admin = _connect(url)
+            _disconnect_others(database.admin)
+            restored = _restored(database)
+        except psycopg.OperationalError:  # a test dropped it, or ended our connection
+            restored = False
+        if restored:
+            self._free[database.shape].append(database)
+        else:
+            database.admin.close()
+            self.drop(url)
+
+    def close(self) -> None:
+        """Let go of the server."""
+        for database in [*self._lent.values(), *itertools.chain(*self._free.values())]:
+            database.admin.close()
+        self._admin.close()
+
+
+def _connect(url: str) -> psycopg.Connection:
+    return psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+
+
+def _disconnect_others(admin: psycopg.Connection) -> None:
+    admin.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+
+
+def _looked_at(shape: Hashable, url: str) -> _Database:
+    admin = _connect(url)
+    objects = [int(oid) for oid, _ in admin.execute(_OBJECTS)]
+    kept = {name: _content(admin, name) for name in _with_rows(admin)}
+    return _Database(shape, url, admin, objects, _catalogue(admin), kept, _counters(admin))
+
+
+def _catalogue(admin: psycopg.Connection) -> str:
+    row = admin.execute(_CATALOGUE).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _tables(admin: psycopg.Connection) -> list[tuple[str, int]]:
+    """Name the tables, each with its pages."""
+    query = (
+        "SELECT oid::regclass::text, pg_relation_size(oid) / 8192 FROM pg_class"
+        " WHERE oid >= 16384 AND relkind = 'r' AND relpersistence <> 't' AND relnamespace <> 'pg_toast'::regnamespace"
+        " AND pg_relation_size(oid) > 0"
+    )
+    return [(str(name), int(pages)) for name, pages in admin.execute(query)]
+
+
+def _with_rows(admin: psycopg.Connection) -> dict[str, int]:
+    """Name the tables that have rows, each with its pages."""
+    pages = dict(_tables(admin))
+    if not pages:
+        return {}
+    asked = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in pages)
+    return {name: pages[name] for (name,) in admin.execute(asked.encode())}
+
+
+def _counters(admin: psycopg.Connection) -> set[tuple[str, int, bool]]:
+    names = [str(name) for (name,) in admin.execute("SELECT oid::regclass FROM pg_class WHERE relkind = 'S'")]
+    if not names:
+        return set()
+    asked = " UNION ALL ".join(f"SELECT '{name}', last_value, is_called FROM {name}" for name in names)
+    return {(str(name), int(last), bool(called)) for name, last, called in admin.execute(asked.encode())}
+
+
+def _content(admin: psycopg.Connection, table: str) -> str:
+    query = f"SELECT md5(string_agg(row::text, ' ' ORDER BY row::text)) FROM {table} AS row"
+    row = admin.execute(query.encode()).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _restored(database: _Database) -> bool:
+    """Bring a database into its shape again; False if that is more than dropping and deleting."""
+    admin = database.admin
+    kept = sql.SQL("{}::oid[]").format(sql.Literal(database.objects))
+    admin.execute(sql.SQL(_DROP).format(objects=sql.SQL(_OBJECTS), kept=kept))
+    if _catalogue(admin) != database.catalogue:
+        return False
+    grown = dict(_tables(admin))
+    written = _with_rows(admin)
+    if any(name not in written or _content(admin, name) != was for name, was in database.kept.items()):
+        return False
+    emptied = [name for name in grown if name not in database.kept]
+    large = [name for name in emptied if grown[name] > _FEW_PAGES]
+    admin.execute("SET session_replication_role = replica")
+    for name in written:
+        if name in emptied and name not in large:
+            admin.execute(f"DELETE FROM {name}".encode())
+    if large:
+        admin.execute(f"TRUNCATE {', '.join(large)} CASCADE".encode())
+    admin.execute("RESET session_replication_role")
+    for counter in database.counters - _counters(admin):
+        admin.execute("SELECT setval(%s::regclass, %s, %s)", counter)
+    if large:
+        database.catalogue = _catalogue(admin)
+    return True
