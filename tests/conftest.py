@@ -91,6 +91,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("processes") is None)
 
 
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Give a seed that is another one in each run, and the same for the same ``--hypothesis-seed``."""
+    return random.Random(f"{request.config.option.hypothesis_seed} {request.node.nodeid}").randrange(2**32)
+
+
 # Servers
 
 

@@ -75,13 +75,13 @@ def _sweep(word: str, folder: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (left := list(processes(word, folder))) and time.monotonic() < deadline:
-        psutil.wait_procs(left, timeout=0.1)
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(left, timeout=PATIENCE_SECONDS)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes(word, folder):
+            with contextlib.suppress(psutil.Error):
+                end(process)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (left := list(processes(word, folder))) and time.monotonic() < deadline:
+            psutil.wait_procs(left, timeout=0.1)
     for mounted in sorted(_mounts(folder), reverse=True):
         subprocess.run(["umount", "--lazy", mounted], check=False)  # noqa: S607 - whoever mounted it had it, too
     shutil.rmtree(folder, ignore_errors=True)

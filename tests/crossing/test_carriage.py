@@ -107,7 +107,11 @@ def settled_once(side: Side, sender: Side) -> None:
     assert len(ids) == len(set(ids)) == len(places)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    "alike, seed",
+    [("sqlite", 1), ("sqlite", 2), pytest.param("postgresql", 1, marks=pytest.mark.postgres)],
+    indirect=["alike"],
+)
 def test_a_bad_carrier_delays_rows_and_never_loses_doubles_or_mixes_them(alike: Link, seed: int) -> None:
     alike.one.limit(batch_records=5)
     for number, carrier in enumerate((alike.there, alike.back)):

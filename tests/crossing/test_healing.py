@@ -13,8 +13,6 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from exchange import epochs, models, reconciling, status, telling
 from exchange.importer import never
@@ -23,7 +21,7 @@ from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres, shop_link
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_carriage import Writer
-from tests.databases import Databases, Templates
+from tests.databases import Databases
 from tests.postgresql import Cluster
 
 FAULTS = Faults(delay=0.2, repeat=0.2, truncate=0.03, damage=0.05, drop=0.2, reorder=True)
@@ -93,7 +91,7 @@ def unsettled(link: Link) -> list[str]:
 
 
 @contextmanager
-def copied(side: Side, cluster: Callable[[], Cluster]) -> Iterator[Callable[[], None]]:
+def copied(side: Side, cluster: Cluster) -> Iterator[Callable[[], None]]:
     """Copy a side's database; give the function that puts the copy in its place."""
     url = side.engine.url
     side.engine.dispose()
@@ -110,7 +108,7 @@ def copied(side: Side, cluster: Callable[[], Cluster]) -> Iterator[Callable[[], 
 
             yield back
         return
-    copy = cluster().create(template=str(url.database))
+    copy = cluster.create(template=str(url.database))
 
     def restore() -> None:
         side.engine.dispose()
@@ -122,10 +120,10 @@ def copied(side: Side, cluster: Callable[[], Cluster]) -> Iterator[Callable[[], 
     try:
         yield restore
     finally:
-        cluster().drop(copy)
+        cluster.drop(copy)
 
 
-def heal(link: Link, seed: int, rounds: int, cluster: Callable[[], Cluster]) -> None:
+def heal(link: Link, seed: int, rounds: int, cluster: Cluster) -> None:
     """Live through many bad rounds and a restore, then see both sides agree."""
     draw = random.Random(seed)
     for side in (link.one, link.other):
@@ -181,29 +179,21 @@ def agreed(link: Link) -> None:
         assert status.look(side.site).epoch
 
 
-MANY = settings(
-    max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
-)
-"""Nothing is to be gained by trying smaller seeds."""
-
-
-@MANY
-@given(seed=st.integers(0, 2**32 - 1))
-def test_after_a_bad_carrier_and_a_restore_both_sides_agree(templates: Templates, seed: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        databases = Databases(Path(folder), templates, no_cluster)
-        for link in shop_link(Path(folder), databases, "sqlite", "sqlite"):
-            heal(link, seed, 40, no_cluster)
-
-
 @needs_postgres
-@pytest.mark.parametrize("kinds", ["postgresql-postgresql", "sqlite-postgresql"])
-def test_on_postgresql_too(kinds: str, tmp_path: Path, databases: Databases, postgres_cluster: Cluster) -> None:
-    seed = random.SystemRandom().randrange(2**32)
+@pytest.mark.parametrize(
+    "kinds, rounds",
+    [
+        ("sqlite-sqlite", 20),
+        ("sqlite-postgresql", 12),
+        *(
+            pytest.param(f"{one}-{other}", 80, marks=pytest.mark.torture)
+            for one in ("sqlite", "postgresql")
+            for other in ("sqlite", "postgresql")
+        ),
+    ],
+)
+def test_after_a_bad_carrier_and_a_restore_both_sides_agree(
+    kinds: str, rounds: int, seed: int, tmp_path: Path, databases: Databases, postgres_cluster: Cluster
+) -> None:
     for link in shop_link(tmp_path, databases, *kinds.split("-")):
-        heal(link, seed, 40, lambda: postgres_cluster)
-
-
-def no_cluster() -> Cluster:
-    """There is no server here."""
-    raise AssertionError("SQLite needs no server")
+        heal(link, seed, rounds, postgres_cluster)

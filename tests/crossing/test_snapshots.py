@@ -444,8 +444,8 @@ def test_a_part_is_a_batch_like_any_other_and_not_taken_twice(small: Link) -> No
 @needs_postgres
 def test_a_snapshot_that_is_taken_while_others_write_agrees_with_them_in_the_end(postgresql_link: Link) -> None:
     side = postgresql_link.one
-    side.limit(batch_records=200)
-    side.execute(sa.insert(shop.account), accounts(1, 2_000))
+    side.limit(batch_records=100)
+    side.execute(sa.insert(shop.account), accounts(1, 800))
     forget(side)
     ask(side, prune=True)
     postgresql_link.other.execute(sa.insert(shop.account), accounts(5_000, 5_010))
@@ -454,7 +454,7 @@ def test_a_snapshot_that_is_taken_while_others_write_agrees_with_them_in_the_end
     def write(seed: int) -> None:
         draw = random.Random(seed)
         while not done.is_set():
-            number = draw.randrange(1, 2_400)
+            number = draw.randrange(1, 1_000)
             with side.engine.begin() as connection:
                 connection.execute(sa.delete(shop.account).where(shop.account.c.id == number))
                 if draw.random() < 0.7:
