@@ -338,9 +338,10 @@ def claim(site: Site, arrival: Arrival) -> Arrival:
     """Take the files out of the other side's reach and believe the manifest only as it is there."""
     try:
         sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
+        content = site.spool.read_manifest(sighting)
     except FileNotFoundError as error:
         raise Busy(lock_of(arrival), "another process settled it meanwhile", now()) from error
-    again = believe(site, sighting, site.spool.read_manifest(sighting))
+    again = believe(site, sighting, content)
     if isinstance(again, Stranger):
         raise again.fault
     if again.digest != arrival.digest:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from exchange.format.errors import WorldError
-from exchange.spool import MARKER, Folders, Spool
+from exchange.shared import MARKER
+from exchange.spool import Folders, Spool
 
 
 @pytest.fixture
