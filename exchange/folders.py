@@ -125,6 +125,7 @@ class Folder:
         where, draft = draft_in or self, f".{secrets.token_hex(16)}.tmp"
         with _naming(self.path / name):
             descriptor = os.open(draft, _MAKING, mode, dir_fd=where.descriptor)
+        renamed = False
         try:
             with os.fdopen(descriptor, "wb") as file:
                 _hold(descriptor, fcntl.LOCK_EX)  # by this, others know that somebody still writes it
@@ -136,11 +137,13 @@ class Folder:
                     os.fsync(file.fileno())
             if replace:
                 _rename(where, draft, self, name)
+                renamed = True
             else:
                 _link(where, draft, self, name)
         finally:
-            with contextlib.suppress(OSError):  # it has its name; or the folder is away, and it is swept out later
-                os.unlink(draft, dir_fd=where.descriptor)
+            if not renamed:
+                with contextlib.suppress(OSError):  # the folder may be away: it is swept out later
+                    os.unlink(draft, dir_fd=where.descriptor)
 
     def sweep(self) -> int:
         """Remove what we began to write here and nobody writes any more, as a crash ended it; say how many."""
@@ -157,27 +160,36 @@ class Folder:
             return os.fstat(file.fileno()).st_uid == os.geteuid() and _hold(file.fileno(), fcntl.LOCK_SH)
         return False
 
-    def move(self, name: str, target: Folder, new_name: str, *, mode: int) -> None:
-        """Move a plain file, to another file system too: it is there whole before it goes here.
+    def take(self, name: str, target: Folder, new_name: str, *, mode: int) -> None:
+        """Move a plain file out of a folder where others write, into one of ours. ``mode`` as in ``move``.
 
-        What it replaces there is never followed or written to. A copy has ``mode``. Raises NotPlain, and whatever it
-        is stays in this folder; FileNotFoundError.
+        Raises NotPlain, and whatever it is stays in this folder; FileNotFoundError.
         """
         try:
-            _rename(self, name, target, new_name)
+            self.move(name, target, new_name, mode=mode)
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            if error.errno == errno.EXDEV:
-                self._move_a_copy(name, target, new_name, mode)
-            elif isinstance(error, FileNotFoundError) or self.look(name) is not None:
-                raise
-            else:
+            if self.look(name) is None:
                 raise NotPlain(self.path / name) from error
-            return
+            raise
         if target.look(new_name) is None:
             # Put in the file's place since it was looked at: it goes back to whom it belongs, and replaces nothing.
             with _naming(target.path / new_name):
                 os.rename(new_name, _aside(), src_dir_fd=target.descriptor, dst_dir_fd=self.descriptor)
             raise NotPlain(self.path / name)
+
+    def move(self, name: str, target: Folder, new_name: str, *, mode: int) -> None:
+        """Move a file, to another file system too: there it is whole, and has ``mode``, before it goes here.
+
+        What it replaces there is never followed or written to. Raises FileNotFoundError.
+        """
+        try:
+            _rename(self, name, target, new_name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._move_a_copy(name, target, new_name, mode)
 
     def remove(self, name: str) -> None:
         """Remove a file, or whatever has its name but a folder; what is gone, or not ours to remove, stays as it is."""

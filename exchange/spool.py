@@ -339,7 +339,7 @@ class Spool:
             # The manifest last: it alone makes a sighting, so a crash in between is found by its name in incoming/.
             for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
                 if work.look(name) is None:
-                    incoming.move(name, work, name, mode=_OURS)
+                    incoming.take(name, work, name, mode=_OURS)
         return Sighting(sighting.name, self.folders.work)
 
     def give_back(self, sighting: Sighting, encoding: tuple[str, ...]) -> None:
@@ -375,7 +375,7 @@ class Spool:
                 self._write(folder, f"{stem}{_REASON}", f"{printable(sentence, 2000)}\n".encode())
             for ending, source in sources.items():
                 with contextlib.suppress(FileNotFoundError, NotPlain):  # another process settles it, or it changed
-                    source.move(f"{sighting.stem}{ending}", folder, f"{stem}{ending}", mode=_OURS)
+                    source.take(f"{sighting.stem}{ending}", folder, f"{stem}{ending}", mode=_OURS)
             folder.sync()
 
     def _keeping(self) -> tuple[Path, ...]:
