@@ -92,12 +92,13 @@ class Shared:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as open_folders:
             parent = open_folders.enter_context(held(self.path.parent, follow=True))
+            self._refuse_our_own(_above(parent), self.private)
             parent.make(self.path.name, self.folder_mode)
             try:
                 folder = open_folders.enter_context(parent.inner(self.path.name))
             except OSError as error:
                 raise self._no_folder(error) from error
-            self._refuse_our_own(folder)
+            self._refuse_our_own([os.fstat(folder.descriptor)], (self.home, *self.private))
             self._write_marker(folder)
         self._remember(self.role, str(self.path))
 
@@ -188,18 +189,22 @@ class Shared:
             return WorldError(f"{where} expected a folder, found something else; {_NOTHING_DONE}; move it away")
         return WorldError(f"{where} {error.strerror}; {_NOTHING_DONE}; mend it and run again")
 
-    def _refuse_our_own(self, folder: Folder) -> None:
-        """Refuse the home, and whatever lies in a folder that nobody else may ever read or write."""
-        above = [os.fstat(folder.descriptor)]
-        for steps in itertools.count(1):
-            found = os.stat("/".join([".."] * steps), dir_fd=folder.descriptor)
-            if os.path.samestat(found, above[-1]):
-                break
-            above.append(found)
-        for ours in (self.home, *self.private):
-            inside = above[:1] if ours == self.home else above
-            if ours.exists() and any(os.path.samestat(ours.stat(), one) for one in inside):
+    def _refuse_our_own(self, found: list[os.stat_result], ours: tuple[Path, ...]) -> None:
+        """Refuse a folder that nobody else may ever use."""
+        for path in ours:
+            if path.exists() and any(os.path.samestat(path.stat(), one) for one in found):
                 raise WorldError(
-                    f"{self.path}, the {self.role} folder: expected one of its own, found {ours}, which nobody else may"
+                    f"{self.path}, the {self.role} folder: expected one of its own, found {path}, which nobody else may"
                     f" use; nothing was marked; set EXCHANGE_{self.role.upper()} to another folder"
                 )
+
+
+def _above(folder: Folder) -> list[os.stat_result]:
+    """Give a folder and all that it lies in, by whatever path it was reached."""
+    found = [os.fstat(folder.descriptor)]
+    for steps in itertools.count(1):
+        above = os.stat("/".join([".."] * steps), dir_fd=folder.descriptor)
+        if os.path.samestat(above, found[-1]):
+            break
+        found.append(above)
+    return found

@@ -146,7 +146,7 @@ def apart(work: Callable[[], None], *sides: Side, mounted: tuple[Path, ...] = ()
     def alone() -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(HANG_SECONDS)
-        os.fsync = lambda _descriptor: None
+        os.fsync = lambda fd: None  # noqa: ARG005 - its name is the function's
         _mount(mounted)
         work()
 

@@ -312,15 +312,10 @@ def planted(outside: Outside, shared: list[Path], seed: int) -> Iterator[None]:
 
 def carry(source: Path, target: Path) -> None:
     """Carry what can be carried."""
-    with contextlib.suppress(OSError), held(source) as here, held(target) as there:
-        for path in source.iterdir():
-            if not path.name.startswith("."):
-                with (
-                    contextlib.suppress(OSError),
-                    here.read(path.name) as file,
-                    there.write(path.name, mode=0o644) as copy,
-                ):
-                    copy.write(file.read())
+    with contextlib.suppress(OSError), held(source) as here, held(target) as there, here.entries() as entries:
+        for name in [entry.name for entry in entries if not entry.name.startswith(".")]:
+            with contextlib.suppress(OSError), here.read(name) as file, there.write(name, mode=0o644) as copy:
+                copy.write(file.read())
 
 
 @MOUNTS
