@@ -24,7 +24,7 @@ from typing import IO, Self
 import redis
 
 from exchange.database import whoami
-from exchange.folders import make_private
+from exchange.folders import held, make_private
 from exchange.format.errors import printable
 
 HOST = "127.0.0.1"
@@ -269,11 +269,8 @@ def _read(folder: Path) -> Address | None:
 
 
 def _write(folder: Path, address: Address) -> None:
-    draft = folder / f".{_ADDRESS}.{os.getpid()}.tmp"
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        json.dump(asdict(address), stream)
-    draft.replace(folder / _ADDRESS)
+    with held(folder, follow=True) as place, place.write(_ADDRESS, mode=0o600) as stream:
+        stream.write(json.dumps(asdict(address)).encode())
 
 
 def _is_free(port: int) -> bool:

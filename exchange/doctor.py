@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -26,8 +25,9 @@ from exchange.holding import held
 from exchange.models import Direction, ResyncState, batch, event, resync
 from exchange.preparing import branches
 from exchange.settings import Settings, SettingsFaults, load_settings
+from exchange.shared import Shared
 from exchange.site import Site
-from exchange.spool import MARKER, Folders
+from exchange.spool import Folders, Spool
 
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 """A clock before this program was written was never set."""
@@ -135,8 +135,8 @@ def _folders(places: Folders, batch_bytes: int) -> Findings:
         yield _fault("folders", f"{places.home} does not exist", "run `exchange init` or `exchange migrate`")
         return
     yield from _private_folders(places)
-    for role, folder in (("outgoing", places.outgoing), ("incoming", places.incoming)):
-        yield from _shared_folder(places, role, folder)
+    for shared in Spool(places).shared:
+        yield from _shared_folder(places, shared)
     yield from _space(places, batch_bytes)
 
 
@@ -167,28 +167,27 @@ def _private_folders(places: Folders) -> Findings:
         yield _ok("folders", f"{places.home} is ours alone")
 
 
-def _shared_folder(places: Folders, role: str, folder: Path) -> Findings:
+def _shared_folder(places: Folders, shared: Shared) -> Findings:
+    role, folder = shared.role, shared.path
     try:
-        found = folder.stat()
+        found = folder.lstat()
     except OSError as error:
         yield _fault(role, f"{folder}: {error.strerror}", "mount it, or run `exchange init` to make it")
         return
     if not stat.S_ISDIR(found.st_mode):
-        yield _fault(role, f"{folder} is no folder", f"name a folder in EXCHANGE_{role.upper()}")
+        what = "a link" if stat.S_ISLNK(found.st_mode) else "no folder"
+        yield _fault(role, f"{folder} is {what}", f"name a folder, and no link to one, in EXCHANGE_{role.upper()}")
         return
-    faults = list(_shared_folder_faults(places, role, folder, found))
+    faults = list(_shared_folder_faults(places, shared, found))
     yield from faults
     if not any(fault.level is Level.FAULT for fault in faults):
         yield _ok(role, f"{folder} is there, {stat.S_IMODE(found.st_mode):04o}, with its marker")
 
 
-def _shared_folder_faults(places: Folders, role: str, folder: Path, found: os.stat_result) -> Findings:
-    if not (folder / MARKER).exists():
-        yield _fault(
-            role,
-            f"{folder} has no marker {MARKER}: it may not be mounted, and nothing advances",
-            "mount it; if it is the right folder, `exchange init` marks it",
-        )
+def _shared_folder_faults(places: Folders, shared: Shared, found: os.stat_result) -> Findings:
+    role, folder = shared.role, shared.path
+    if (sentence := shared.fault()) is not None:
+        yield _fault(role, sentence, "mount it; if it is the right folder, `exchange init` marks it")
     # Importing moves files out of incoming/, which takes the right to write there.
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         yield _fault(role, f"{folder} can't be written by this user", "give this user the right to write there")

@@ -99,6 +99,9 @@ def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
     """Publish what lies sealed, also of a channel or shard that is declared no more; say who holds which."""
     with world_errors(), reading(site.engine) as connection:
         left = {entry.channel for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])}
+    if left:
+        with world_errors():
+            site.spool.sweep()  # whoever left it sealed may have left files half written, too
     busy = []
     for name in sorted(left):
         channel = site.channel(name)

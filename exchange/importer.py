@@ -22,6 +22,7 @@ from exchange import applying, comparing, differences, gaps, hearing, ledger, re
 from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
 from exchange.channels import Channel
 from exchange.database import Busy, join, now, reading, world_errors
+from exchange.folders import NotPlain
 from exchange.format.batch import check_data
 from exchange.format.control import Digest
 from exchange.format.errors import (
@@ -338,9 +339,12 @@ def claim(site: Site, arrival: Arrival) -> Arrival:
     """Take the files out of the other side's reach and believe the manifest only as it is there."""
     try:
         sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
+        content = site.spool.read_manifest(sighting)
     except FileNotFoundError as error:
         raise Busy(lock_of(arrival), "another process settled it meanwhile", now()) from error
-    again = believe(site, sighting, site.spool.read_manifest(sighting))
+    except NotPlain as error:  # who opened it before we claimed it can still give it another name
+        raise Incomplete(f"its manifest: {error.strerror}") from error
+    again = believe(site, sighting, content)
     if isinstance(again, Stranger):
         raise again.fault
     if again.digest != arrival.digest:

@@ -7,12 +7,10 @@ the name that manifests carry. Nothing here overwrites a key or prints a private
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from exchange.folders import make_private
+from exchange.folders import held, make_private
 from exchange.format.errors import printable
 from exchange.format.manifest import KEY_NAME
 from exchange.format.signing import SigningKey, TrustedKeys
@@ -146,19 +144,11 @@ def _read(file: Path) -> bytes:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write a new file whole and synced, never readable by others in between."""
+    """Write a new file; a key made at the same moment is never replaced."""
     try:
         make_private(path.parent)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.link(draft, path)  # unlike a rename it never replaces a key made at the same moment
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                draft.unlink()
+        with held(path.parent, follow=True) as folder, folder.write(path.name, mode=mode, replace=False) as stream:
+            stream.write(content)
     except FileExistsError as error:
         raise KeyFault(f"{path}: there is a key of this name already; choose another name") from error
     except OSError as error:

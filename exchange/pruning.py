@@ -59,7 +59,7 @@ def run(site: Site) -> Pruned:
             sealed=_prune_sealed(site),
             archived=site.spool.prune(folders.archive, oldest),
             quarantined=site.spool.prune(folders.quarantine, oldest),
-            stray=site.spool.prune(folders.tmp, oldest),
+            stray=site.spool.prune(folders.tmp, oldest) + site.spool.sweep(),
             letters=_prune_letters(site),
         )
 

@@ -1,8 +1,8 @@
 """The folders: how files come in, go out, and never half exist.
 
-Only this module renames, opens or syncs a batch's files. Whatever lies in ``incoming/`` belongs to the other
-side until it is claimed; nothing there is followed, trusted or changed. Moves may be repeated: each step
-finds what a crashed one left.
+Only this module moves, opens or syncs a batch's files. Whatever lies in ``incoming/`` belongs to the other
+side until it is claimed; nothing there is followed, trusted or changed. In the two folders that a carrier serves
+every step is taken in the open folder that was marked. Moves may be repeated: each step finds what a crashed one left.
 """
 
 from __future__ import annotations
@@ -21,24 +21,22 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from exchange.folders import HOME_MODE, make_private
-from exchange.format.errors import WorldError, printable
+from exchange.folders import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
+from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import BatchName, FileKind, data_name, manifest_name, parse_file_name
 from exchange.remembered import Remembered
-
-MARKER = ".exchange-folder"
-"""In the folders a carrier serves: an unmounted folder looks empty, but it has no marker."""
+from exchange.shared import MARKER, NeverMarked, Shared
 
 MARKED_AFTER_SECONDS = 10.0
 """How long a manifest has to stay as it is before it is believed to be the same one at the next listing."""
 
-_COPY_BYTES = 1024 * 1024
 _MANIFEST = ".manifest.jsonl"
 _REASON = ".reason.txt"
 _ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", _MANIFEST)
 """What a batch's files end in; the manifest comes last wherever they move."""
-_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OURS = 0o600
+"""The mode of files that we write where we alone read."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +127,9 @@ class Sighting:
         """The files' common part here."""
         return _label(self.stem, self.copy)
 
-    def path(self, file: str) -> Path:
-        """Say where a file of the batch lies, by the name under which it came."""
-        return self.folder / f"{self.label}{file.removeprefix(self.stem)}"
+    def file(self, file: str) -> str:
+        """Say what a file of the batch is called here, by the name under which it came."""
+        return f"{self.label}{file.removeprefix(self.stem)}"
 
 
 @dataclass(frozen=True)
@@ -150,6 +148,11 @@ class Spool:
         self.folders = folders
         self.believed: Remembered[Any] = Remembered()
         """What was made of the manifests of the last listing."""
+        self.shared = tuple(
+            Shared(role, path, folders.home, folders.private, folders.folder_mode, folders.file_mode)
+            for role, path in (("outgoing", folders.outgoing), ("incoming", folders.incoming))
+        )
+        """The two that a carrier serves."""
 
     def prepare(self, *, make: bool = False) -> None:
         """Make private folders that are missing, and see that the shared ones are those that were marked.
@@ -161,37 +164,31 @@ class Spool:
             make_private(self.folders.home, HOME_MODE)
             for folder in self.folders.private:
                 make_private(folder)
-            for role, folder in (("outgoing", self.folders.outgoing), ("incoming", self.folders.incoming)):
-                self._see_shared(role, folder, make=make)
+            for shared in self.shared:
+                try:
+                    shared.see()
+                except NeverMarked:
+                    if not make:
+                        raise
+                    shared.mark()
         except OSError as error:
             msg = f"{error.filename}: {error.strerror}; nothing was read or written; mend the folder and run again"
             raise WorldError(msg) from error
 
-    def _see_shared(self, role: str, folder: Path, *, make: bool) -> None:
-        if (folder / MARKER).exists():
-            return
-        remembered = self.folders.home / "markers" / role
-        if remembered.exists() and remembered.read_text() == str(folder):
-            raise WorldError(
-                f"{folder} has lost its marker {MARKER}: it is probably not mounted; nothing advances until"
-                " it is back, or until `exchange init` marks this folder anew"
-            )
-        if not make:
-            raise WorldError(
-                f"{folder}, the {role} folder, has no marker {MARKER}: it was never set up, or is not mounted;"
-                " nothing was read or written; `exchange init` makes and marks it"
-            )
-        self.mark(role)
+    @contextlib.contextmanager
+    def _held(self, path: Path) -> Iterator[Folder]:
+        """Hold one of the folders open; one that a carrier serves only if it is the one that was marked."""
+        shared = next((one for one in self.shared if one.path == path), None)
+        with shared.held() if shared else held(path, follow=True) as folder:
+            yield folder
 
-    def mark(self, role: str) -> None:
-        """Make the shared folder ``outgoing`` or ``incoming`` if need be, mark it, and remember that we did."""
-        folder: Path = getattr(self.folders, role)
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            folder.chmod(self.folders.folder_mode)
-        (folder / MARKER).touch()
-        make_private(self.folders.home / "markers")
-        (self.folders.home / "markers" / role).write_text(str(folder))
+    @contextlib.contextmanager
+    def _listed(self, path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        try:
+            with self._held(path) as folder, folder.entries() as entries:
+                yield entries
+        except OSError as error:
+            raise _world(error, "nothing was read; mend the folder and run again") from error
 
     # Out
 
@@ -218,10 +215,16 @@ class Spool:
                 raise WorldError(msg)
             _sync_file(draft)
             draft.rename(self.folders.sealed / data_name(name, encoding))
-            _write_new(self.folders.sealed / manifest_name(name), manifest, self.folders.tmp)
-            _sync_folder(self.folders.sealed)
+            with self._held(self.folders.sealed) as sealed:
+                self._write(sealed, manifest_name(name), manifest)
+                sealed.sync()
         except OSError as error:
             raise _world(error, "the batch is not sealed and its changes stay pending") from error
+
+    def _write(self, folder: Folder, name: str, content: bytes) -> None:
+        """Write a file into a folder of ours, by way of ``tmp/``: what a crash leaves there is pruned."""
+        with self._held(self.folders.tmp) as tmp, folder.write(name, mode=_OURS, draft_in=tmp) as file:
+            file.write(content)
 
     def publish(self, name: BatchName, encoding: tuple[str, ...], attempt: int = 1) -> None:
         """Put a sealed batch into ``outgoing/``: data first, the manifest last as the commit mark.
@@ -231,48 +234,46 @@ class Spool:
         """
         public = name.again(attempt)
         try:
-            for source, target in (
-                (data_name(name, encoding), data_name(public, encoding)),
-                (manifest_name(name), manifest_name(public)),
-            ):
-                self._copy_out(self.folders.sealed / source, self.folders.outgoing / target)
-            _sync_folder(self.folders.outgoing)
+            with self._held(self.folders.sealed) as sealed, self._held(self.folders.outgoing) as outgoing:
+                for source, target in (
+                    (data_name(name, encoding), data_name(public, encoding)),
+                    (manifest_name(name), manifest_name(public)),
+                ):
+                    self._copy_out(sealed, source, outgoing, target)
+                outgoing.sync()
         except OSError as error:
             raise _world(error, "the batch stays sealed and is published at the next run") from error
 
-    def _copy_out(self, source: Path, target: Path) -> None:
+    def _copy_out(self, sealed: Folder, source: str, outgoing: Folder, target: str) -> None:
         # A copy, not a link: what the carrier can reach must not be the bytes that we would send again.
-        draft = target.with_name(f".{target.name}.tmp")
-        with source.open("rb") as read, draft.open("wb") as write:
-            shutil.copyfileobj(read, write, _COPY_BYTES)
-            write.flush()
-            os.fchmod(write.fileno(), self.folders.file_mode)
+        with sealed.read(source) as read, outgoing.write(target, mode=self.folders.file_mode) as write:
+            shutil.copyfileobj(read, write, COPY_BYTES)
             if write.tell() != os.fstat(read.fileno()).st_size:
-                raise OSError(errno.EIO, "short copy", str(target))
-            os.fsync(write.fileno())
-        draft.rename(target)
+                raise OSError(errno.EIO, "short copy", str(outgoing.path / target))
 
     def has_sealed(self, name: BatchName, encoding: tuple[str, ...], manifest_digest: str | None, sha256: str) -> bool:
         """Say whether our copy of a sealed batch is here and is what it was: both digests are those of its files."""
         try:
-            with _open_plain(self.folders.sealed / manifest_name(name)) as file:
-                line = file.read(MAX_MANIFEST_BYTES + 1).partition(b"\n")[0]
-            if hashlib.sha256(line).hexdigest() != manifest_digest:
-                return False
-            with _open_plain(self.folders.sealed / data_name(name, encoding)) as file:
-                digest = hashlib.sha256()
-                while piece := file.read(_COPY_BYTES):
-                    digest.update(piece)
-                return digest.hexdigest() == sha256
+            with self._held(self.folders.sealed) as sealed:
+                with sealed.read(manifest_name(name)) as file:
+                    line = file.read(MAX_MANIFEST_BYTES + 1).partition(b"\n")[0]
+                if hashlib.sha256(line).hexdigest() != manifest_digest:
+                    return False
+                with sealed.read(data_name(name, encoding)) as file:
+                    digest = hashlib.sha256()
+                    while piece := file.read(COPY_BYTES):
+                        digest.update(piece)
+                    return digest.hexdigest() == sha256
         except FileNotFoundError:
             return False
 
     def forget_sealed(self, name: BatchName, encoding: tuple[str, ...], attempts: int = 1) -> None:
         """Remove our copy of a sealed batch whose retention has ended, and what the carrier left of each attempt."""
         left = [(self.folders.outgoing, name.again(attempt)) for attempt in range(1, attempts + 1)]
-        for folder, public in ((self.folders.sealed, name), *left):
-            (folder / manifest_name(public)).unlink(missing_ok=True)
-            (folder / data_name(public, encoding)).unlink(missing_ok=True)
+        for path, public in ((self.folders.sealed, name), *left):
+            with self._held(path) as folder:
+                folder.remove(manifest_name(public))
+                folder.remove(data_name(public, encoding))
 
     # In
 
@@ -282,7 +283,7 @@ class Spool:
         data: set[BatchName] = set()
         ignored = 0
         for folder in (self.folders.work, self.folders.incoming):
-            with _scanned(folder) as entries:
+            with self._listed(folder) as entries:
                 for entry in entries:
                     parsed = parse_file_name(entry.name)
                     plain = _plain(entry) if parsed else None
@@ -296,51 +297,62 @@ class Spool:
         return Sightings(tuple(in_order), ignored, len(data - found.keys()))
 
     def read_manifest(self, sighting: Sighting) -> bytes:
-        """Read a manifest, at most one byte more than a manifest may have. Raises FileNotFoundError if it went."""
-        with _open_plain(sighting.path(manifest_name(sighting.name))) as file:
+        """Read a manifest, at most one byte more than a manifest may have.
+
+        Raises NotPlain if it is no plain file any more, FileNotFoundError if it went.
+        """
+        with (
+            self._held(sighting.folder) as folder,
+            folder.read(sighting.file(manifest_name(sighting.name))) as file,
+        ):
             return file.read(MAX_MANIFEST_BYTES + 1)
+
+    def _arrived(self, file: str) -> os.stat_result | None:
+        """Look at a file that lies claimed or in ``incoming/``; None if it is no plain file there."""
+        for path in (self.folders.work, self.folders.incoming):
+            with contextlib.suppress(OSError), self._held(path) as folder:
+                found = folder.look(file)
+                if found is not None:
+                    return found
+        return None
 
     def data_size(self, sighting: Sighting, encoding: tuple[str, ...]) -> int | None:
         """Size in bytes of the data file, in whichever of the two folders; None if it is no plain file there."""
-        for folder in (self.folders.work, self.folders.incoming):
-            with contextlib.suppress(OSError):
-                found = (folder / data_name(sighting.name, encoding)).lstat()
-                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-                    return found.st_size
-        return None
+        found = self._arrived(data_name(sighting.name, encoding))
+        return found.st_size if found else None
 
     def seconds_since_written(self, sighting: Sighting, encoding: tuple[str, ...] | None) -> float:
         """Say how long nobody has written to the data file, or with None to the manifest.
 
         Only ever a guess whether a carrier still writes: copies keep old times, and clocks differ.
         """
-        file = manifest_name(sighting.name) if encoding is None else data_name(sighting.name, encoding)
-        for folder in (self.folders.work, self.folders.incoming):
-            with contextlib.suppress(OSError):
-                found = (folder / file).lstat()
-                # The change time is this machine's own, so a time in the future can't keep a file young for ever.
-                return time.time() - min(found.st_mtime, found.st_ctime)
-        return 0.0
+        found = self._arrived(manifest_name(sighting.name) if encoding is None else data_name(sighting.name, encoding))
+        # The change time is this machine's own, so a time in the future can't keep a file young for ever.
+        return time.time() - min(found.st_mtime, found.st_ctime) if found else 0.0
 
     def claim(self, sighting: Sighting, encoding: tuple[str, ...]) -> Sighting:
-        """Take both files out of the other side's reach, into ``work/``. May be repeated after a crash."""
-        # The manifest last: it alone makes a sighting, so a crash in between is found by its name in incoming/.
-        for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
-            source, target = self.folders.incoming / name, self.folders.work / name
-            if not target.exists():
-                _move(source, target)
+        """Take both files out of the other side's reach, into ``work/``. May be repeated after a crash.
+
+        Raises FileNotFoundError if one went, Incomplete if one is no plain file any more.
+        """
+        with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming, _of_the_batch():
+            # The manifest last: it alone makes a sighting, so a crash in between is found by its name in incoming/.
+            for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
+                if work.look(name) is None:
+                    incoming.take(name, work, name, mode=_OURS)
         return Sighting(sighting.name, self.folders.work)
 
     def give_back(self, sighting: Sighting, encoding: tuple[str, ...]) -> None:
-        """Undo a claim: the carrier is still writing this batch."""
-        for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
-            source, target = self.folders.work / name, self.folders.incoming / name
-            if source.exists() and not target.exists():
-                _move(source, target)
+        """Undo a claim: the carrier is still writing this batch. What has its name there meanwhile is left alone."""
+        with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming:
+            for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
+                if work.look(name) is not None and not incoming.has(name):
+                    work.move(name, incoming, name, mode=self.folders.file_mode)
 
     def open_data(self, sighting: Sighting, encoding: tuple[str, ...]) -> BinaryIO:
-        """Open a claimed batch's data file for reading, as a plain file with one link."""
-        return _open_plain(sighting.path(data_name(sighting.name, encoding)))
+        """Open a claimed batch's data file for reading. Raises Incomplete if it is no plain file with one name."""
+        with self._held(sighting.folder) as folder, _of_the_batch():
+            return folder.read(sighting.file(data_name(sighting.name, encoding)))
 
     def shelve(self, sighting: Sighting) -> None:
         """Move a settled batch to ``archive/``, beside an earlier copy if there is one."""
@@ -350,28 +362,21 @@ class Spool:
         """Move a refused batch to ``quarantine/`` and write the sentence beside it."""
         self._settle(sighting, self.folders.quarantine, sentence)
 
-    def _settle(self, sighting: Sighting, folder: Path, sentence: str | None = None) -> None:
-        stem = _free_stem(folder, sighting.stem)
-        sources = self._files(sighting)
-        if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
-            reason = f"{printable(sentence, 2000)}\n".encode()
-            _write_new(folder / f"{stem}{_REASON}", reason, self.folders.tmp)
-        for ending, source in sources.items():
-            with contextlib.suppress(FileNotFoundError):  # another process settles it, too
-                _move(source, folder / f"{stem}{ending}")
-        _sync_folder(folder)
-
-    def _files(self, sighting: Sighting) -> dict[str, Path]:
-        """Find a batch's plain files by their endings, the manifest last; what is claimed comes first."""
-        files: dict[str, Path] = {}
-        for here in (self.folders.work, self.folders.incoming):
-            for ending in _ENDINGS:
-                path = here / f"{sighting.stem}{ending}"
-                if ending not in files and path.is_file() and not path.is_symlink():
-                    files[ending] = path
-            if _MANIFEST in files:
-                break
-        return files
+    def _settle(self, sighting: Sighting, path: Path, sentence: str | None = None) -> None:
+        """Move a batch's plain files, the manifest last; what is claimed comes first, and anything else stays."""
+        with (
+            self._held(self.folders.work) as work,
+            self._held(self.folders.incoming) as incoming,
+            self._held(path) as folder,
+        ):
+            stem = _free_stem(folder, sighting.stem)
+            sources = _files(sighting.stem, (work, incoming))
+            if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
+                self._write(folder, f"{stem}{_REASON}", f"{printable(sentence, 2000)}\n".encode())
+            for ending, source in sources.items():
+                with contextlib.suppress(FileNotFoundError, NotPlain):  # another process settles it, or it changed
+                    source.take(f"{sighting.stem}{ending}", folder, f"{stem}{ending}", mode=_OURS)
+            folder.sync()
 
     def _keeping(self) -> tuple[Path, ...]:
         return (self.folders.work, self.folders.incoming, self.folders.quarantine, self.folders.archive)
@@ -380,16 +385,17 @@ class Spool:
         """Find an incoming batch by its stem in work, incoming, quarantine or archive, in this order."""
         with contextlib.suppress(ValueError):
             name = BatchName.parse(stem)
-            for folder in self._keeping():
-                if (folder / manifest_name(name)).is_file():
-                    return Sighting(name, folder)
+            for path in self._keeping():
+                with self._held(path) as folder:
+                    if folder.look(manifest_name(name)) is not None:
+                        return Sighting(name, path)
         return None
 
     def kept_through(self, first: BatchName, last: int) -> dict[int, Sighting]:
         """Find incoming batches of a channel's epoch by their sequences, the newest publication of each."""
         found: dict[int, Sighting] = {}
         for folder in reversed(self._keeping()):
-            for one in sorted(_lying_in(folder), key=attrgetter("name")):
+            for one in sorted(self._lying_in(folder), key=attrgetter("name")):
                 same = (one.name.channel, one.name.epoch, one.copy) == (first.channel, first.epoch, 1)
                 if same and first.sequence <= one.name.sequence <= last:
                     found[one.name.sequence] = one
@@ -397,60 +403,86 @@ class Spool:
 
     def quarantined(self) -> list[Sighting]:
         """List what lies in quarantine, in the order of names."""
-        return sorted(_lying_in(self.folders.quarantine), key=attrgetter("name", "copy"))
+        return sorted(self._lying_in(self.folders.quarantine), key=attrgetter("name", "copy"))
+
+    def _lying_in(self, path: Path) -> Iterator[Sighting]:
+        """Give the batches of a folder, by their manifests."""
+        with self._listed(path) as entries:
+            for entry in entries:
+                if entry.name.endswith(_MANIFEST) and _plain(entry) is not None:
+                    with contextlib.suppress(ValueError):
+                        name, copy = parse_label(entry.name.removesuffix(_MANIFEST))
+                        yield Sighting(name, path, copy=copy)
 
     def size_and_time(self, sighting: Sighting) -> tuple[int, datetime | None]:
         """Say how many bytes a batch's files have, and since when they have been where they are."""
-        found = []
-        for ending in _ENDINGS:
-            with contextlib.suppress(OSError):
-                found.append((sighting.folder / f"{sighting.label}{ending}").lstat())
+        with self._held(sighting.folder) as folder:
+            found = [one for ending in _ENDINGS if (one := folder.look(f"{sighting.label}{ending}")) is not None]
         since = max((one.st_ctime for one in found), default=None)
         return sum(one.st_size for one in found), None if since is None else datetime.fromtimestamp(since, UTC)
 
     def reason(self, sighting: Sighting) -> str:
         """Read the sentence beside a quarantined batch; empty if there is none."""
-        with contextlib.suppress(OSError), _open_plain(sighting.folder / f"{sighting.label}{_REASON}") as file:
+        with (
+            contextlib.suppress(OSError),
+            self._held(sighting.folder) as folder,
+            folder.read(f"{sighting.label}{_REASON}") as file,
+        ):
             return file.read(MAX_MANIFEST_BYTES).decode(errors="replace").strip()
         return ""
 
     def has(self, stem: str) -> bool:
         """Say whether a batch's manifest still lies where arrivals and claimed batches lie."""
         name = manifest_name(BatchName.parse(stem))
-        return any((folder / name).exists() for folder in (self.folders.incoming, self.folders.work))
+        for path in (self.folders.incoming, self.folders.work):
+            with self._held(path) as folder:
+                if folder.has(name):
+                    return True
+        return False
 
     def bring_back(self, sighting: Sighting) -> Sighting:
         """Move a kept batch back to ``work/`` so that the next import judges it anew."""
         if sighting.folder in (self.folders.work, self.folders.incoming):
             return sighting
-        self._move_all(sighting, self.folders.work / sighting.stem)
+        self._move_all(sighting, self.folders.work, sighting.stem)
         return Sighting(sighting.name, self.folders.work)
 
     def retire(self, sighting: Sighting) -> None:
         """Move a batch that a person gave up to ``archive/``, wherever it lies."""
         if sighting.folder == self.folders.quarantine:
-            free = _free_stem(self.folders.archive, sighting.stem)
-            self._move_all(sighting, self.folders.archive / free)
+            with self._held(self.folders.archive) as archive:
+                free = _free_stem(archive, sighting.stem)
+            self._move_all(sighting, self.folders.archive, free)
         else:
             self.shelve(sighting)
 
-    def _move_all(self, sighting: Sighting, target: Path) -> None:
+    def _move_all(self, sighting: Sighting, path: Path, stem: str) -> None:
         """Move a batch's files, the manifest last: it alone makes a sighting, so a crash in between is found."""
-        for ending in _ENDINGS:
-            source = sighting.folder / f"{sighting.label}{ending}"
-            if source.is_file() and not source.is_symlink():
-                _move(source, target.with_name(f"{target.name}{ending}"))
-        (sighting.folder / f"{sighting.label}{_REASON}").unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        with self._held(sighting.folder) as source, self._held(path) as target:
+            for ending in _ENDINGS:
+                if source.look(f"{sighting.label}{ending}") is not None:
+                    source.move(f"{sighting.label}{ending}", target, f"{stem}{ending}", mode=_OURS)
+            source.remove(f"{sighting.label}{_REASON}")
+            target.sync()
 
-    def prune(self, folder: Path, older_than: float) -> int:
-        """Remove files of ``folder`` last changed before ``older_than`` (Unix time); say how many."""
+    def prune(self, path: Path, older_than: float) -> int:
+        """Remove files of a folder of ours last changed before ``older_than`` (Unix time); say how many."""
         removed = 0
-        with _scanned(folder) as entries:
+        with self._held(path) as folder, folder.entries() as entries:
             for entry in entries:
-                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_ctime < older_than:
-                    Path(entry.path).unlink(missing_ok=True)
-                    removed += 1
+                with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                    found = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISDIR(found.st_mode) and found.st_ctime < older_than:
+                        folder.remove(entry.name)
+                        removed += 1
+        return removed
+
+    def sweep(self) -> int:
+        """Remove what a crash left half written in folders whose files don't go by their age; say how many."""
+        removed = 0
+        for path in (self.folders.outgoing, self.folders.incoming, self.folders.work):
+            with self._held(path) as folder:
+                removed += folder.sweep()
         return removed
 
     def free_bytes(self) -> int:
@@ -463,12 +495,12 @@ def _world(error: OSError, consequence: str) -> WorldError:
 
 
 @contextlib.contextmanager
-def _scanned(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+def _of_the_batch() -> Iterator[None]:
+    """Let a file that somebody put something else in the place of be its batch's own trouble, and nobody else's."""
     try:
-        with os.scandir(folder) as entries:
-            yield entries
-    except OSError as error:
-        raise _world(error, "nothing was read; mend the folder and run again") from error
+        yield
+    except NotPlain as error:
+        raise Incomplete(f"{Path(error.filename).name}: {error.strerror}") from error
 
 
 def _plain(entry: os.DirEntry[str]) -> os.stat_result | None:
@@ -480,44 +512,26 @@ def _plain(entry: os.DirEntry[str]) -> os.stat_result | None:
     return None
 
 
-def _open_plain(path: Path) -> BinaryIO:
-    """Open without following a link or waiting at a FIFO. Raises OSError unless it is a plain file with one name."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        descriptor = os.open(path.name, _OPEN_FLAGS, dir_fd=folder)
-    finally:
-        os.close(folder)
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a plain file with one name", str(path))
-    return os.fdopen(descriptor, "rb")
+def _files(stem: str, folders: tuple[Folder, ...]) -> dict[str, Folder]:
+    """Find a batch's plain files by their endings, the manifest last; an earlier folder goes before a later one."""
+    files: dict[str, Folder] = {}
+    for folder in folders:
+        for ending in _ENDINGS:
+            if ending not in files and folder.look(f"{stem}{ending}") is not None:
+                files[ending] = folder
+        if _MANIFEST in files:
+            break
+    return files
 
 
-def _move(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        # Another filesystem: copy whole, then show it under its name, then let go of the original.
-        draft = target.with_name(f".{target.name}.tmp")
-        with _open_plain(source) as read, draft.open("wb") as write:
-            shutil.copyfileobj(read, write, _COPY_BYTES)
-            write.flush()
-            os.fsync(write.fileno())
-        draft.rename(target)
-        source.unlink()
-
-
-def _free_stem(folder: Path, stem: str) -> str:
+def _free_stem(folder: Folder, stem: str) -> str:
     """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of ``folder`` has.
 
     A carrier that brings the same batch every minute leaves thousands: they are not all asked for.
     """
 
     def taken(number: int) -> bool:
-        return (folder / f"{_label(stem, number)}{_MANIFEST}").exists()
+        return folder.has(f"{_label(stem, number)}{_MANIFEST}")
 
     free = 1
     while taken(free):
@@ -544,37 +558,6 @@ def parse_label(label: str) -> tuple[BatchName, int]:
     return BatchName.parse(stem), int(number or 1)
 
 
-def _lying_in(folder: Path) -> Iterator[Sighting]:
-    """Give the batches of a folder, by their manifests."""
-    with _scanned(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(_MANIFEST) and _plain(entry) is not None:
-                with contextlib.suppress(ValueError):
-                    name, copy = parse_label(entry.name.removesuffix(_MANIFEST))
-                    yield Sighting(name, folder, copy=copy)
-
-
-def _write_new(target: Path, content: bytes, tmp: Path) -> None:
-    draft = tmp / f"{os.getpid()}-{os.urandom(6).hex()}.tmp"
-    try:
-        with draft.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o600)
-            os.fsync(file.fileno())
-        draft.rename(target)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _sync_file(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,6 @@ from exchange.far_side import FarSide, There
 from exchange.format.errors import WorldError
 from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.site import Site
-from exchange.spool import MARKER
 
 _SHOWN = {
     Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED),
@@ -175,10 +174,7 @@ def look(site: Site) -> Status:
 
 
 def _lost_marker(site: Site) -> str | None:
-    for folder in (site.spool.folders.outgoing, site.spool.folders.incoming):
-        if not (folder / MARKER).exists():
-            return f"{folder} has no marker {MARKER}: nothing advances; `exchange doctor` says what to do"
-    return None
+    return next((fault for shared in site.spool.shared if (fault := shared.fault())), None)
 
 
 def batches(

@@ -16,11 +16,13 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from exchange.folders import held
 from exchange.format.names import parse_file_name
 
 _GATHER_SECONDS = 0.02
 """Files come in crowds: whoever is told of the first one waits so long for the others."""
 _IN_CLOSE_WRITE, _IN_MOVED_TO = 0x8, 0x80
+_IN_ONLYDIR, _IN_DONT_FOLLOW = 0x0100_0000, 0x0200_0000
 _EVENT_BYTES = 64 * 1024
 
 Arrived = tuple[str, int, int]
@@ -43,18 +45,18 @@ class WatchedFolder:
         if self._teller is not None:
             self._teller.watch(self.folder)
         batches = defaultdict(set)
-        with os.scandir(self.folder) as entries:
+        found = set()
+        with held(self.folder) as folder, folder.entries() as entries:
             for entry in entries:
                 parsed = parse_file_name(entry.name)
                 if parsed is not None:
                     batches[parsed[0]].add((parsed[1], entry))
-        found = set()
-        for files in batches.values():
-            if len({kind for kind, _ in files}) > 1:
-                for _, entry in files:
-                    with contextlib.suppress(FileNotFoundError):  # an import took it meanwhile
-                        known = entry.stat(follow_symlinks=False)
-                        found.add((entry.name, known.st_size, known.st_mtime_ns))
+            for files in batches.values():
+                if len({kind for kind, _ in files}) > 1:
+                    for _, entry in files:
+                        with contextlib.suppress(FileNotFoundError):  # an import took it meanwhile
+                            known = entry.stat(follow_symlinks=False)
+                            found.add((entry.name, known.st_size, known.st_mtime_ns))
         return frozenset(found)
 
     def wait(self, seconds: float) -> bool:
@@ -89,7 +91,8 @@ class _Inotify:
 
     def watch(self, folder: Path) -> None:
         """Watch the folder that lies there now; may be repeated, and has to be: it may be another one than before."""
-        self._library.inotify_add_watch(self._descriptor, os.fsencode(folder), _IN_CLOSE_WRITE | _IN_MOVED_TO)
+        wanted = _IN_CLOSE_WRITE | _IN_MOVED_TO | _IN_ONLYDIR | _IN_DONT_FOLLOW
+        self._library.inotify_add_watch(self._descriptor, os.fsencode(folder), wanted)
 
     def wait(self, seconds: float) -> bool:
         """Wait so long, or until files came; tell whether some did."""

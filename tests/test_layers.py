@@ -36,6 +36,7 @@ LAYERS = {
         "remembered",
         "repairs",
         "schemas",
+        "shared",
         "site",
         "spool",
         "values",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from exchange import keys
 from exchange.cli import output
 from exchange.cli.output import Json
 from exchange.cli.running import Refused
+from exchange.folders import NotPlain, held
 from exchange.format.batch import BatchReader
 from exchange.format.errors import BatchError, Reason, RecordError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES, Manifest, split_manifest
@@ -89,7 +92,7 @@ class Files:
             return None
         ending = data_name(claim.name, claim.encoding).removeprefix(str(claim.name))
         path = self.folder / f"{self.stem}{ending}"
-        return path if path.is_file() else None
+        return path if _is_plain(path) else None
 
 
 def verify(paths: Paths, trust: Trust = None, as_json: Json = False) -> None:
@@ -170,7 +173,7 @@ def _found(path: Path) -> list[Files]:
     beside = [files.folder / f"{files.stem}{ending}" for ending in (_MANIFEST, *_DATA)]
     if path.exists() and stem is None:
         raise Refused(f"{path}: expected a batch's manifest or data file, found a file of another name")
-    if not any(one.is_file() for one in beside):
+    if not any(_is_plain(one) for one in beside):
         raise Refused(f"{path}: expected a batch's manifest or data file, found no such file")
     return [files]
 
@@ -185,10 +188,32 @@ def _stem(name: str) -> str | None:
 
 def _content(files: Files) -> bytes | None:
     """Read a manifest, at most one byte more than one may have; None if it is not there."""
-    if not files.manifest.is_file():
+    file = _opened(files.manifest)
+    if file is None:
         return None
-    with files.manifest.open("rb") as file:
+    with file:
         return file.read(MAX_MANIFEST_BYTES + 1)
+
+
+def _is_plain(path: Path) -> bool:
+    """Tell whether there is a file: a link is none, for a carrier may have put it there."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    """Open a file; None if there is none. Raises Refused if this user may not read it."""
+    try:
+        with held(path.parent, follow=True) as folder:
+            return folder.read(path.name, alone=False)
+    except FileNotFoundError:
+        return None
+    except NotPlain as error:
+        if error.errno == errno.EACCES:
+            raise Refused(f"{path}: {error.strerror}") from error
+        return None
 
 
 def _judged(files: Files, trusted: TrustedKeys | None) -> Report:
@@ -199,7 +224,9 @@ def _judged(files: Files, trusted: TrustedKeys | None) -> Report:
         )
     with ExitStack() as opened:
         path = files.data(content)
-        data: BinaryIO | None = opened.enter_context(path.open("rb")) if path else None
+        data = _opened(path) if path else None
+        if data is not None:
+            opened.enter_context(data)
         return judge(content, data, _NOBODY if trusted is None and _unsigned(content) else trusted, name=files.name)
 
 
@@ -266,11 +293,12 @@ def _claim(content: bytes) -> tuple[dict[str, Any], str | None]:
 
 def _first_lines(files: Files, content: bytes, number: int) -> Iterator[str]:
     """Read the first lines in bounded memory; of a damaged file those before the damage."""
-    path = files.data(content)
-    if path is None or not number:
+    path = files.data(content) if number else None
+    data = _opened(path) if path else None
+    if data is None:
         return
     claim = Manifest.parse(split_manifest(content)[0])
-    with path.open("rb") as data:
+    with data:
         try:
             lines = (line for chunk in BatchReader(data, claim) for line in chunk)
             for line in islice(lines, number):

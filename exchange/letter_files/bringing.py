@@ -7,7 +7,6 @@ letter by letter: what is here already is a duplicate, and what has no place her
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection
 
 from exchange.database import locked, world_errors
+from exchange.folders import NotPlain, held
 from exchange.format.errors import Untrusted, printable
 from exchange.format.letters import Ending, FileFault, SavedRevision, Tail, read_entries, read_tail
 from exchange.letter_files.judging import Judge, Unfit
@@ -29,8 +29,6 @@ MOST_SENTENCES = 20
 CHUNK_LETTERS = 200
 CHUNK_BYTES = 8 * 1024 * 1024
 """Letters that are looked up and written together: memory holds no more of them."""
-
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass
@@ -69,31 +67,22 @@ def bring(site: Site, file: Path) -> Brought:
 @contextmanager
 def _opened(site: Site, file: Path) -> Iterator[BinaryIO]:
     """Open a plain file of bounded size; what is wrong with it or in it is said with its name."""
-
-    def open_plain(path: str, _flags: int) -> int:
-        try:
-            descriptor = os.open(path, _FLAGS)
-        except OSError as error:
-            raise FileFault(str(error.strerror)) from error
-        try:
-            _check_file(os.fstat(descriptor), site.limits.read.max_content_bytes)
-        except FileFault:
-            os.close(descriptor)
-            raise
-        return descriptor
-
     try:
-        with open(file, "rb", opener=open_plain) as content:
+        with _plain(file) as content:
+            _check_size(os.fstat(content.fileno()).st_size, site.limits.read.max_content_bytes)
             yield content
     except (FileFault, Untrusted) as fault:
         raise FileFault(f"{printable(str(file))}: {fault}; nothing was imported") from fault
 
 
-def _check_file(found: os.stat_result, most: int) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise FileFault("expected a plain file, found something else")
-    if found.st_size > most:
-        raise FileFault(f"it has {found.st_size} bytes, more than {most} (EXCHANGE_MAX_CONTENT_BYTES)")
+def _plain(file: Path) -> BinaryIO:
+    try:
+        with held(file.parent, follow=True) as folder:
+            return folder.read(file.name, alone=False)
+    except NotPlain:
+        raise FileFault("expected a plain file, found something else") from None
+    except OSError as error:
+        raise FileFault(str(error.strerror)) from error
 
 
 def _believed(site: Site, tail: Tail) -> Ending:
@@ -110,6 +99,11 @@ def _believed(site: Site, tail: Tail) -> Ending:
     if claimed.letters > site.limits.read.max_records:
         raise FileFault(f"it has {claimed.letters} letters, more than EXCHANGE_MAX_RECORDS allows")
     return claimed
+
+
+def _check_size(found: int, most: int) -> None:
+    if found > most:
+        raise FileFault(f"it has {found} bytes, more than {most} (EXCHANGE_MAX_CONTENT_BYTES)")
 
 
 def _take_in(site: Site, connection: Connection, content: BinaryIO, ending: Ending) -> Brought:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from exchange import __version__, ledger
 from exchange.database import now, reading, world_errors
 from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.finding import brief_columns, parked
+from exchange.folders import held
 from exchange.format.errors import WorldError, printable
 from exchange.format.letters import Entry, FileFault, LetterWriter, SavedLetter, SavedRevision
 from exchange.letter_files.table import write_table
@@ -80,17 +80,13 @@ def _letters(connection: Connection, where: Where) -> Iterator[Parked]:
 
 @contextmanager
 def _new_file(file: Path) -> Iterator[BinaryIO]:
-    """Write a file under a name of its own until it is whole and on the disk."""
-    shown = printable(str(file))
-    if file.exists() or file.is_symlink():
-        raise FileFault(f"{shown}: expected a new file, found one")
-    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        draft.rename(file)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    """Write a file that appears when it is whole and on the disk."""
+    taken = FileFault(f"{printable(str(file))}: expected a new file, found one")
+    with held(file.parent, follow=True) as folder:
+        if folder.has(file.name):  # said before all the work
+            raise taken
+        try:
+            with folder.write(file.name, mode=0o600, replace=False) as out:
+                yield out
+        except FileExistsError:
+            raise taken from None

@@ -9,7 +9,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tests.crossing.sides import Side
@@ -44,7 +43,7 @@ def join(child: int) -> int:
 
 
 def run_killed_at(step: int, side: Side, work: Callable[[], object]) -> int:
-    """Run ``work`` in a child that dies at a step: before or after each rename, sync, unlink and commit."""
+    """Run ``work`` in a child that dies at a step: before or after each rename, link, sync, unlink and commit."""
 
     def doomed() -> None:
         with _steps(side, step):
@@ -74,7 +73,8 @@ def _steps(side: Side, last: int) -> Iterator[None]:
             os._exit(KILLED)
 
     dialect: Any = side.engine.dialect
-    places: list[tuple[Any, str]] = [(Path, "rename"), (Path, "unlink"), (os, "fsync"), (dialect, "do_commit")]
+    calls = ("rename", "link", "unlink", "fsync")
+    places: list[tuple[Any, str]] = [*((os, call) for call in calls), (dialect, "do_commit")]
     originals = [getattr(owner, name) for owner, name in places]
     for (owner, name), original in zip(places, originals, strict=True):
         setattr(owner, name, counted(original))

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from exchange import models
 from exchange.database import Busy, locked, make_engine, whoami
 from exchange.format.errors import Verdict
-from exchange.spool import MARKER
+from exchange.shared import MARKER
 from tests.crossing.processes import fork, join
 from tests.crossing.shop import account, place, visit
 from tests.crossing.sides import Link, Side

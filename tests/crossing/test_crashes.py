@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from exchange import applying, models, replay
 from exchange.format.errors import Reason, Verdict
 from exchange.outcomes import ImportRun
-from exchange.spool import MARKER, Spool
+from exchange.shared import MARKER
+from exchange.spool import Spool
 from tests.crossing.processes import KILLED, fork, join, run_killed_at
 from tests.crossing.shop import account
 from tests.crossing.sides import Link, Side

@@ -19,7 +19,7 @@ from exchange.channels import Channel, check
 from exchange.database import join, locked, reading
 from exchange.exporter import seal
 from exchange.format.errors import Verdict
-from exchange.spool import MARKER
+from exchange.shared import MARKER
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.processes import KILLED, fork, run_killed_at, until

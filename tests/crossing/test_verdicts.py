@@ -19,7 +19,8 @@ from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey
 from exchange.outcomes import Imported
 from exchange.schemas import Checker
-from exchange.spool import MARKER, Sightings, Spool
+from exchange.shared import MARKER
+from exchange.spool import Sightings, Spool
 from exchange.status import look
 from exchange.waiting import Waiting
 from tests.crossing import shop

@@ -8,6 +8,7 @@ and kept plans are what they are at that moment.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 import sys
@@ -21,9 +22,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
+from exchange.shared import MARKER
+
 PLENTY = 1_000
 """From how many rows on PostgreSQL's reading without a condition counts as reading a whole table."""
 
+_HELD = {MARKER, "token"}
 _FILE_EVENTS = ("open", "os.listdir", "os.rename", "os.remove", "os.mkdir")
 _ABOUT_NO_ROW = re.compile(r"WHERE (1 = 0|0 = 1)")
 _watching: list[Watched] = []
@@ -40,15 +44,17 @@ class Watched:
     """How often files were opened, moved and so on."""
     listed: list[str] = field(default_factory=list)
     """The folders that were listed."""
+    held: Counter[str] = field(default_factory=Counter)
+    """How often folders were opened, and what says of a shared one that it is the right one; no file of a batch."""
     indexes: set[str] = field(default_factory=set)
     """The indexes in which something was looked up."""
     whole: list[tuple[str, str]] = field(default_factory=list)
     """Tables that were read from end to end, by their rows or by an index, and the statement that did it."""
 
     @property
-    def cost(self) -> tuple[int, int, dict[str, int], list[str]]:
+    def cost(self) -> tuple[int, int, dict[str, int], list[str], dict[str, int]]:
         """All that is counted, to be compared."""
-        return (self.statements, self.steps, dict(self.files), self.listed)
+        return (self.statements, self.steps, dict(self.files), self.listed, dict(self.held))
 
     def read_whole(self, *tables: str) -> list[tuple[str, str]]:
         """Give the statements that read one of these tables from end to end."""
@@ -93,9 +99,16 @@ def watched(engine: Engine) -> Iterator[Watched]:
 def _note_file(event: str, arguments: tuple[Any, ...]) -> None:
     for seen in _watching:
         if event == "os.scandir":
-            seen.listed.append(Path(arguments[0]).name)
+            seen.listed.append(_named(arguments[0]).name)
+        elif event == "open" and (arguments[2] & os.O_DIRECTORY or _named(arguments[0]).name in _HELD):
+            seen.held[event] += 1
         elif event in _FILE_EVENTS:
             seen.files[event] += 1
+
+
+def _named(place: Any) -> Path:
+    """Give a file's path, also where it is named by a descriptor."""
+    return Path(f"/proc/self/fd/{place}").readlink() if isinstance(place, int) else Path(os.fsdecode(place))
 
 
 sys.addaudithook(_note_file)
