@@ -296,6 +296,11 @@ class Settings(BaseSettings):
         return self.run_folder / "nudge.lock"
 
     @property
+    def calls_lock(self) -> Path:
+        """Where a worker holds the id of the call that it works on."""
+        return self.run_folder / "calls.lock"
+
+    @property
     def keys_folder(self) -> Path:
         """Where this side's own keys are, and below it the trusted ones."""
         return self.home / "keys"
