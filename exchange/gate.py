@@ -40,8 +40,7 @@ class Gate(Consumer):  # type: ignore[misc]
     """Celery's consumer, which sees no message that was not judged."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        for name in set(Panel.data) - LOOKS:
-            del Panel.data[name]
+        Panel.data.update(dict.fromkeys(set(Panel.data) - LOOKS, _refuse_control))
         self._settings = settings_or_exit()
         super().__init__(*args, **options)
 
@@ -74,6 +73,10 @@ class Gate(Consumer):  # type: ignore[misc]
             return call_secret.read(self._settings.home)
         except call_secret.SecretFault as fault:
             return str(fault)
+
+
+def _refuse_control(_state: Any, **_: Any) -> dict[str, str]:
+    return {"error": "through the broker a worker is only looked at; stop it with SIGTERM, set it up in its settings"}
 
 
 def _body(message: Any) -> Any:

@@ -10,12 +10,18 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from exchange import audit, audit_chain, keys, migrate
 from exchange.database import make_engine, reading
 from tests.cli.conftest import Side
+
+STRAY = (
+    "INSERT INTO exchange_audit (at, who, origin, action, arguments, previous, digest)"
+    " VALUES ('2026-11-22 06:15:00.000000', 'ada', 'here', 'prune', '{}', 'x', 'y')"
+)
 
 
 def act(engine: Engine, who: str) -> None:
@@ -99,8 +105,7 @@ def test_an_audit_that_is_as_it_was_written_is_verified(acted: Side) -> None:
         ("DELETE FROM exchange_audit WHERE id = 3", "row 4: expected the digest before it"),
         ("UPDATE exchange_audit SET id = 77 WHERE id = 1", "row 2: expected the digest before it"),
         (
-            "INSERT INTO exchange_audit (at, who, origin, action, arguments, previous, digest)"
-            " VALUES ('2026-11-22 06:15:00.000000', 'ada', 'here', 'prune', '{}', 'x', 'y')",
+            STRAY,
             "row 7: expected the digest before it",
         ),
     ],
@@ -164,7 +169,7 @@ def test_rows_from_before_the_chain_are_in_it_as_they_stand_and_come_back_out(tm
     migrate.upgrade(engine)
     revision = migrate.current(engine)
     with migrate._config(engine, None) as config:
-        migrate.command.downgrade(config, "core_0005")
+        command.downgrade(config, "core_0005")
     with engine.begin() as connection:
         for number in range(3):
             result = "NULL" if number == 1 else "'{}'"
@@ -179,7 +184,7 @@ def test_rows_from_before_the_chain_are_in_it_as_they_stand_and_come_back_out(tm
     with reading(engine) as connection:
         before = audit.entries(connection)
     with migrate._config(engine, None) as config:
-        migrate.command.downgrade(config, "core_0005")
+        command.downgrade(config, "core_0005")
     with engine.begin() as connection:
         kept = connection.exec_driver_sql("SELECT who, result FROM exchange_audit ORDER BY id DESC").all()
     assert [tuple(row) for row in kept] == [
