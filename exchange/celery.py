@@ -7,10 +7,21 @@ them, and nothing connects to the database before a fork.
 
 from __future__ import annotations
 
+import sys
+
+from exchange.strangers import Stranger, refuse_imports
+
+try:
+    refuse_imports()
+except Stranger as stranger:
+    if "celery.bin.celery" not in sys.modules:  # a program's own affair
+        raise
+    print(stranger, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
+    sys.exit(2)
+
 import json
 import logging
 import mmap
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn

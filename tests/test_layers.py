@@ -39,6 +39,7 @@ LAYERS = {
         "schemas",
         "site",
         "spool",
+        "strangers",
         "values",
         "watching",
     },
