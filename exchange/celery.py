@@ -216,7 +216,6 @@ class _Exchange(Celery):
         """Send a task; beat and programs go on trying, as they outlive a broker's absence."""
         command = click.get_current_context(silent=True)
         if command is not None and command.info_name == "call":
-            self.secret()
             try:
                 with self.connection_for_write() as connection:
                     connection.ensure_connection(max_retries=1, timeout=ANSWER_SECONDS)

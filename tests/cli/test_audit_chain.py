@@ -191,3 +191,35 @@ def test_rows_from_before_the_chain_are_in_it_as_they_stand_and_come_back_out(tm
         (one.who, None if one.result is None else json.dumps(one.result)) for one in before
     ]
     engine.dispose()
+
+
+@pytest.mark.postgres
+def test_a_role_that_may_only_read_and_add_is_enough_and_its_owner_may_switch_the_trigger_off(
+    postgres_url: str,
+) -> None:
+    migrate.upgrade(postgres_url)
+    owner = make_engine(postgres_url)
+    role = f"adder_{owner.url.database}"
+    with owner.begin() as connection:
+        for statement in (
+            f'CREATE ROLE "{role}" LOGIN',
+            f'GRANT SELECT, INSERT ON exchange_audit TO "{role}"',
+            f'GRANT USAGE ON SEQUENCE exchange_audit_id_seq TO "{role}"',
+        ):
+            connection.exec_driver_sql(statement)
+    adder = make_engine(owner.url.set(username=role).render_as_string(hide_password=False))
+    try:
+        act(adder, "ada")
+        assert audit_chain.check(adder).wrong == 0
+        with pytest.raises(DBAPIError, match="permission denied"), adder.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM exchange_audit")
+        with owner.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE exchange_audit DISABLE TRIGGER exchange_audit_stays")
+            connection.exec_driver_sql("DELETE FROM exchange_audit WHERE concludes IS NULL")
+        assert audit_chain.check(adder).wrong > 1
+    finally:
+        adder.dispose()
+        with owner.begin() as connection:
+            connection.exec_driver_sql(f'DROP OWNED BY "{role}"')
+            connection.exec_driver_sql(f'DROP ROLE "{role}"')
+        owner.dispose()

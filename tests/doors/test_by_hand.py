@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 import sqlalchemy as sa
@@ -421,8 +420,13 @@ def test_a_call_that_was_cut_off_is_gone_on_with_and_never_done_beside_itself(
     desk.put(caught)
     until(desk.audited)
     assert "is being done already, and came again; nothing was done" in desk.push(caught)
-    os.killpg(side.processes[-1].pid, signal.SIGKILL)
-    side.start("heir", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO")
+    worker = psutil.Process(side.processes[-1].pid)
+    family = [worker, *worker.children(recursive=True)]  # it first, or it replaces its children
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family)
+    _, log = side.start("heir", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO")
+    until(lambda: "ready." in log.read_text())
     (side.folder / "go").touch()
     # As the broker gives it back, once it is sure that its worker is gone.
     assert desk.push(caught)["message"] == "nothing to answer"  # whose claim on the request still holds
