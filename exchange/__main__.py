@@ -1,5 +1,15 @@
 """``python -m exchange``: the ``exchange`` command."""
 
+import sys
+
+from exchange.strangers import Stranger, refuse_imports
+
+try:
+    refuse_imports()
+except Stranger as stranger:
+    print(stranger, file=sys.stderr)  # noqa: T201 - what else prints is not imported yet
+    sys.exit(2)
+
 from exchange.cli import main
 
 main()

@@ -7,18 +7,34 @@ them, and nothing connects to the database before a fork.
 
 from __future__ import annotations
 
+import sys
+
+from exchange.strangers import Stranger, refuse_imports
+
+try:
+    refuse_imports()
+except Stranger as stranger:
+    if "celery.bin.celery" not in sys.modules:  # a program's own affair
+        raise
+    print(stranger, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
+    sys.exit(2)
+
+import json
 import logging
 import mmap
-import sys
+import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
 import structlog
-from celery import Celery, signals
+from celery import Celery, current_task, signals
+from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
+from kombu.utils.json import dumps
 
-from exchange import broker, logs
-from exchange.callers import TICK, headers_by_hand
+from exchange import broker, call_secret, logs
+from exchange.callers import CALL, TICK, TICK_MARK, Caller, caller_by_hand, sign
 from exchange.folders import make_private
 from exchange.format.errors import printable
 from exchange.settings import Settings, SettingsFaults, load_settings
@@ -45,7 +61,7 @@ def stopping() -> bool:
 def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
     """Give Celery's settings. Each protects from something that was seen to happen."""
     # Above every hard limit, in all three places, or a task that still runs is delivered again.
-    visibility = {"visibility_timeout": int(settings.task_seconds) + VISIBILITY_MARGIN_SECONDS}
+    visibility = {"visibility_timeout": _visibility_seconds(settings)}
     ours = f"exchange-{settings.network}"
     return {
         "broker_url": broker_url,
@@ -69,6 +85,8 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_concurrency": settings.worker_concurrency,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Nothing of a message is acted on that was not judged before.
+        "worker_consumer": "exchange.gate:Gate",
         "task_time_limit": settings.task_seconds,
         "task_soft_time_limit": settings.task_seconds * SOFT_SHARE,
         "worker_log_format": logs.LINE,
@@ -77,6 +95,15 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
         "beat_schedule": schedule(settings),
         **_scheduler(settings, ours),
     }
+
+
+def _visibility_seconds(settings: Settings) -> int:
+    return int(settings.task_seconds) + VISIBILITY_MARGIN_SECONDS
+
+
+def valid_seconds(settings: Settings) -> float:
+    """Say how long a signed call may wait: as long as its result would be kept, and past a killed worker's return."""
+    return max(RESULT_SECONDS, 2 * _visibility_seconds(settings))
 
 
 def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -144,14 +171,51 @@ def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
     raise SystemExit(code)
 
 
+class SigningAMQP(AMQP):
+    """What makes messages: one that somebody calls by hand is signed, in its last form."""
+
+    def _create_task_sender(self) -> Callable[..., Any]:
+        send: Callable[..., Any] = super()._create_task_sender()
+
+        def signing(producer: Any, name: str, message: Any, headers: Any = None, **options: Any) -> Any:
+            ours = {**(headers or {})}
+            ours.pop(CALL, None)
+            if ours.pop(TICK_MARK, None) is None and (caller := self.app.caller()) is not None:
+                body = json.loads(dumps(message.body))  # type: ignore[no-untyped-call]
+                ours |= sign({**message.headers, **ours}, body, self.app.secret(), caller, time.time())
+            return send(producer, name, message, headers=ours, **options)
+
+        return signing
+
+
 class _Exchange(Celery):
-    """Celery, but ``celery call`` says who calls, and at once that the broker is away or the workers busy."""
+    """Celery, but calls are signed, and ``celery call`` says at once that the broker is away or the workers busy."""
+
+    amqp_cls = SigningAMQP
+    runs: str | None = None
+    """Which of Celery's services this process is: neither speaks for whoever started it."""
+
+    def caller(self) -> Caller | None:
+        """Name who calls what this process sends; None if nobody does.
+
+        Beat sends what its schedule says, which may be kept in the broker. A worker sends what is to follow a task,
+        and that is whose that task was.
+        """
+        if self.runs == "worker":
+            return caller_by_hand(current_task.request) if current_task else None
+        return None if self.runs else Caller.here()
+
+    def secret(self) -> bytes:
+        """Give the secret that signs. Raises SecretFault; on a command line that is printed and ends it with code 1."""
+        try:
+            return call_secret.read(settings_or_exit().home)
+        except call_secret.SecretFault as fault:
+            _end([f"{fault}; nothing was called"], 1, fault)
 
     def send_task(self, *args: Any, **options: Any) -> Any:
         """Send a task; beat and programs go on trying, as they outlive a broker's absence."""
         command = click.get_current_context(silent=True)
         if command is not None and command.info_name == "call":
-            options["headers"] = headers_by_hand()
             try:
                 with self.connection_for_write() as connection:
                     connection.ensure_connection(max_retries=1, timeout=ANSWER_SECONDS)
@@ -166,6 +230,17 @@ class _Exchange(Celery):
 app = _Exchange("exchange", include=["exchange.tasks"], set_as_current=False)
 app.add_defaults(_configure)
 logs.configure()
+
+
+@signals.beat_init.connect
+@signals.beat_embedded_init.connect
+def _is_beat(**_: Any) -> None:
+    app.runs = "beat"
+
+
+@signals.worker_init.connect
+def _is_worker(**_: Any) -> None:
+    app.runs = "worker"
 
 
 @signals.after_setup_logger.connect

@@ -22,6 +22,7 @@ from sqlalchemy.engine import Dialect
 
 from exchange.format.errors import RecordError, printable
 from exchange.models import VERSION_COLUMN
+from exchange.strangers import why_not_imported
 from exchange.values import Codec, EncodeColumn, Json, UnsupportedColumn, as_is, codec_for
 
 CONTROL = "control"
@@ -414,19 +415,22 @@ def known_names(channels: Iterable[Channel]) -> list[str]:
 def load_channels(spec: str) -> tuple[Channel, ...]:
     """Import and check the channels that ``package.module:attribute`` names.
 
-    The working folder is searched too, after the installed packages. Raises ChannelFaults.
+    The working folder is searched too, after the installed packages, if nobody else can have written there. Raises
+    ChannelFaults.
     """
     module_name, colon, attribute = spec.partition(":")
     shown = printable(spec)
     if not (colon and module_name and attribute.isidentifier()):
         raise ChannelFaults([f'"{shown}" does not name channels: expected package.module:attribute'])
-    here = str(Path.cwd())
-    if not {here, ""}.intersection(sys.path):
+    here, stranger = str(Path.cwd()), why_not_imported()
+    if not stranger and not {here, ""}.intersection(sys.path):
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         reason = printable(f"{type(error).__name__}: {error}")
+        if stranger:
+            reason += f"; it was not looked for in the working folder, {stranger.removeprefix('the working folder ')}"
         raise ChannelFaults([f'channels "{shown}": importing {printable(module_name)} failed: {reason}']) from error
     if not hasattr(module, attribute):
         raise ChannelFaults([f'channels "{shown}": module {module_name} has no {attribute}'])

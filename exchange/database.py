@@ -33,6 +33,9 @@ SQLITE_CACHE_KIB = 32 * 1024
 SQLITE_WAIT_SECONDS = 5.0
 """How long a SQLite writer waits for another one: the application's transactions are short, ours may not be."""
 
+LOCK_WAIT_SECONDS = 30.0
+"""How long PostgreSQL waits for a lock that is held for a moment only: longer means that its holder hangs."""
+
 MAX_NAME_BYTES = 63
 """What PostgreSQL keeps of a connection's name."""
 
@@ -252,6 +255,19 @@ def join(connection: Connection, lock: str, *, alone: bool) -> None:
     """
     if connection.dialect.name == "postgresql":
         _advisory_lock(connection, lock, shared=not alone)
+
+
+def wait_for(connection: Connection, lock: str) -> None:
+    """Hold ``lock`` until this transaction ends, after whoever holds it: for what takes a moment.
+
+    Call it before the transaction does anything else. SQLite has one writer: there everybody is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        # What is seen must be as it is once we have the lock, whatever the role's own settings say.
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_WAIT_SECONDS:.0f}s'")
+        key = sa.func.hashtext(lock)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_NAMESPACE, key)))
 
 
 @contextmanager

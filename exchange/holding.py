@@ -1,9 +1,11 @@
-"""A file that one process holds for as long as it lives: the kernel lets go of it, however the process ends."""
+"""A file, or one name in it, that one process holds: the kernel lets go of it, however the process ends."""
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +28,23 @@ def hold(path: Path, waiting: Callable[[str], object]) -> IO[str]:
     file.write(whoami())
     file.flush()
     return file
+
+
+@contextmanager
+def holding_name(path: Path, name: str) -> Iterator[bool]:
+    """Hold one of any number of names for the block, or give False if another process holds it. Raises OSError.
+
+    Each name is a byte of the file, which stays empty.
+    """
+    make_private(path.parent)
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
+    with path.open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except (BlockingIOError, PermissionError):
+            yield False
+            return
+        yield True
 
 
 def held(path: Path) -> bool:

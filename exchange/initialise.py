@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exchange import keys
+from exchange import call_secret, keys
 from exchange.assembly import folders
 from exchange.database import now, world_errors
 from exchange.folders import HOME_MODE, held, make_private
@@ -91,6 +91,7 @@ def _make_folders(settings: Settings) -> None:
     for shared in spool.shared:
         shared.mark()
     spool.prepare(make=True)
+    call_secret.make(settings.home)
 
 
 def _signing_key(settings: Settings) -> tuple[str, bool]:

@@ -528,9 +528,18 @@ audit = Table(
     Column("arguments", Text, nullable=False),
     Column("why", Text),
     Column("result", Text),
+    Column("call", String(64)),
+    Column("concludes", BigInteger),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Index("uq_exchange_audit_call", "call", unique=True),
+    Index("uq_exchange_audit_concludes", "concludes", unique=True),
+    Index("uq_exchange_audit_previous", "previous", unique=True),
 )
-"""What people did by hand: who, when, from where, what with which arguments (JSON), why, and what came of it (JSON;
-NULL while it runs, or if it was killed). Rows are never removed."""
+"""What people did by hand: who, when, from where, what with which arguments (JSON), why, and ``call``, the id of the
+task that was called. What came of it (JSON) is a row of its own that ``concludes`` it; there is none while it runs, or
+if it was killed. Each row has a digest of all its columns and of the digest before it (see ``trail``). Triggers refuse
+any change and removal."""
 
 event = Table(
     "exchange_event",

@@ -9,7 +9,7 @@ import os
 
 from alembic.util import CommandError
 
-from exchange import migrate
+from exchange import call_secret, migrate
 from exchange.assembly import assemble
 from exchange.database import reading, world_errors
 from exchange.format.errors import WorldError, printable
@@ -26,6 +26,7 @@ def prepare(settings: Settings) -> Site:
     site = assemble(settings)
     with world_errors():
         site.spool.prepare(make=True)
+        call_secret.make(settings.home)
         _make_database_private(site)
         if migrate.current(site.engine):
             # Before anything changes: triggers for the wrong network would capture the wrong tables.

@@ -2,14 +2,16 @@
 
 Every fault is found at once and said in one sentence: the variable, what was expected, what was found. Values
 that may hold a password are never printed. The file is ``.env`` in the working folder, or the one that
-``EXCHANGE_ENV_FILE`` names; a variable of the process goes before it. Relative paths start at that named
-file's folder, else at the working folder.
+``EXCHANGE_ENV_FILE`` names; a variable of the process goes before it. One that somebody else than we or root could
+have written is refused: it says what is run. Relative paths start at that named file's folder, else at the working
+folder.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from exchange.format.errors import printable
+from exchange.strangers import Stranger, read_ours
 
 PREFIX = "EXCHANGE_"
 ENV_FILE = "EXCHANGE_ENV_FILE"
@@ -296,6 +299,11 @@ class Settings(BaseSettings):
         return self.run_folder / "nudge.lock"
 
     @property
+    def calls_lock(self) -> Path:
+        """Where a worker holds the id of the call that it works on."""
+        return self.run_folder / "calls.lock"
+
+    @property
     def keys_folder(self) -> Path:
         """Where this side's own keys are, and below it the trusted ones."""
         return self.home / "keys"
@@ -314,10 +322,10 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read and check all settings. Raises SettingsFaults with every fault."""
     faults: list[str] = []
-    file, content = _read_env_file(faults)
+    content = _read_env_file(faults)
     faults += misspelt(set(os.environ) | set(content))
     try:
-        settings = Settings(_env_file=file)  # type: ignore[call-arg]
+        settings = Settings(**_of_the_file(content))
     except ValidationError as error:
         faults += [_sentence(fault) for fault in error.errors(include_url=False)]
         raise SettingsFaults(faults) from None
@@ -361,19 +369,31 @@ OTHER_VARIABLES = {ENV_FILE}
 """Variables of ours that are no settings."""
 
 
-def _read_env_file(faults: list[str]) -> tuple[Path | None, dict[str, str | None]]:
+def _read_env_file(faults: list[str]) -> dict[str, str | None]:
     named = os.environ.get(ENV_FILE)
     file = Path(named) if named else Path(".env")
-    if not file.is_file():
-        if named:
-            faults.append(f"{ENV_FILE}: expected a file of NAME=value lines, found none at {printable(named)}")
-        return None, {}
+    shown = printable(str(file))
     try:
-        return file, dotenv_values(file)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        faults.append(f"{printable(str(file))}: expected a file of NAME=value lines, but {reason}")
-        return None, {}
+        content = read_ours(file)
+        if content is not None:
+            return dotenv_values(stream=io.StringIO(content.decode()))
+        if named:
+            faults.append(f"{ENV_FILE}: expected a file of NAME=value lines, found none at {shown}")
+    except Stranger as stranger:
+        faults.append(str(stranger))
+    except OSError as error:
+        faults.append(f"{shown}: expected a file of NAME=value lines, but {error.strerror}")
+    except UnicodeError:
+        faults.append(f"{shown}: expected a file of NAME=value lines, but it is not UTF-8")
+    return {}
+
+
+def _of_the_file(content: dict[str, str | None]) -> dict[str, Any]:
+    """Give the fields that the file sets and no variable of the process does; an empty one is an unset one."""
+    there = {name.upper() for name, value in os.environ.items() if value}
+    lines = {name.upper(): value for name, value in content.items() if value}
+    names = {field: variable_name(field) for field in Settings.model_fields}
+    return {field: lines[name] for field, name in names.items() if name in lines and name not in there}
 
 
 def _sentence(fault: Any) -> str:

@@ -22,7 +22,8 @@ from typing import TextIO
 
 from exchange.broker import EmbeddedBroker
 from exchange.preparing import prepare
-from exchange.settings import Settings
+from exchange.settings import Settings, SettingsFaults
+from exchange.strangers import why_not_imported
 
 STOP_SECONDS = 30.0
 """How long a worker may take for the batch at hand before it is killed, which rolls the batch back."""
@@ -59,6 +60,9 @@ def up(settings: Settings, out: TextIO | None = None) -> None:
 
     Raises SettingsFaults, WorldError or BrokerFault if it can't start; then nothing is running.
     """
+    stranger = why_not_imported()
+    if stranger is not None:  # Celery has Python import from there
+        raise SettingsFaults([f"{stranger}; nothing was started: go to another folder"])
     prepare(settings).engine.dispose()
     Supervisor(settings, out).run()
 

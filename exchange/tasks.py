@@ -3,7 +3,8 @@
 They may be called by hand (``celery -A exchange call exchange.import --kwargs '{"channel": "requests"}'``),
 as often as one likes, while others run: with nothing to do they say so, and where another one works they
 answer ``busy`` with who and since when. What only a person can mend fails with one sentence. Every task also takes
-``reason`` and ``who``: what is called by hand is written to the audit.
+``reason`` and ``who``: what is called by hand is written to the audit. A call is done once: its message may come again
+after a worker was killed with it, and is gone on with, but not once it came to its end, nor beside itself.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ from exchange.arguments import (
     shown,
 )
 from exchange.assembly import assemble, load_request_handler, with_present_keys
-from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, Act, audited
+from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, UNKNOWN, Act, Repeated, audited, write_refusal
 from exchange.bulk_retry import Pace
-from exchange.callers import TICK, caller_by_hand
+from exchange.callers import REFUSED, TICK, caller_by_hand
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
 from exchange.database import Busy, acting_for, world_errors
 from exchange.format.errors import RecordError, WorldError
 from exchange.format.names import MAX_SEQUENCE, BatchName
+from exchange.holding import holding_name
 from exchange.models import BatchState
 from exchange.outcomes import Imported, Retried
 from exchange.reference.answering import answer_requests as answer
@@ -122,21 +124,47 @@ def _task(name: str) -> Callable[[Work], Work]:
 
 @contextmanager
 def _audited(task: Any, arguments: Mapping[str, Any], who: str | None, reason: str | None) -> Iterator[Act | None]:
-    """Write a call by hand to the audit; a tick is none, what changes nothing is not written down, and gives None."""
+    """Write a call by hand to the audit and do it once; a tick is no such call, and gives None. Raises Refused."""
     caller = caller_by_hand(task.request)
-    if caller is None or arguments.get("dry_run") is True:
+    if caller is None:
         yield None
         return
+    number, action = str(task.request.id), task.name.removeprefix("exchange.")
     what = {name: value for name, value in arguments.items() if name != "reason"}
-    action = task.name.removeprefix("exchange.")
-    person = who or caller.who
-    with (
-        acting_for(person),
-        audited(_site().engine, action, what, who=person, origin=caller.origin, why=reason) as act,
-    ):
-        yield act
+    person, origin = who or caller.who, f"celery call, {caller.origin}, task {number}"
+    with holding_name(settings_or_exit().calls_lock, number) as alone, acting_for(person):
+        if not alone:
+            raise _repeated(task.name, number, "is being done")
+        act = None
+        try:
+            with audited(_site().engine, action, what, who=person, origin=origin, why=reason, call=number) as act:
+                yield act
+        except Repeated:
+            raise _repeated(task.name, number, "was done") from None
     if act.trouble:
         log.warning("audit", message=act.trouble)
+
+
+def _repeated(task: str, number: str, how: str) -> Refused:
+    sentence = f"the call {number} {how} already, and came again; nothing was done: call it anew"
+    _write_refusal(task, number, sentence, UNKNOWN)
+    return Refused(sentence)
+
+
+@app.task(name=REFUSED, throws=_SAID)
+def refused_call(task: str, number: str, sentence: str, origin: str) -> None:
+    """Write down that a message was refused before anything of it was believed. Raises Refused."""
+    sentence = f"the call was refused: {sentence}; nothing was done"
+    log.warning("refused", task=task, id=number, message=sentence)
+    with world_errors():
+        _write_refusal(task, number, sentence, origin)
+    raise Refused(sentence)
+
+
+def _write_refusal(task: str, number: str, sentence: str, origin: str) -> None:
+    action, whence = task.removeprefix("exchange."), f"the broker, {origin}"
+    if not write_refusal(_site().engine, action, f"{task} {number}", origin=whence, sentence=sentence):
+        log.warning("audit", message="more refusals came within an hour than are written to the audit")
 
 
 @_task("exchange.export")

@@ -1,20 +1,32 @@
-"""``exchange audit``: what people did by hand, newest first."""
+"""``exchange audit``: what people did by hand, newest first; checked, and written out for keeping elsewhere."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from exchange.cli import output
 from exchange.cli.batches import Limit
+from exchange.cli.files import CODES, Trust, trusted_from
 from exchange.cli.output import Json
-from exchange.cli.running import moment, open_site
+from exchange.cli.running import fail, moment, open_site
+
+if TYPE_CHECKING:
+    from exchange.audit_chain import Checked
+    from exchange.format.signing import TrustedKeys
+    from exchange.format.trail import Ending
+
+app = typer.Typer(help="What was done by hand.", invoke_without_command=True)
 
 
-def audit(
+@app.callback()
+def listed(
+    context: typer.Context,
+    *,
     action: Annotated[str | None, typer.Option(help="Only this, such as replay_batch.", show_default=False)] = None,
     who: Annotated[str | None, typer.Option(metavar="NAME", help="Only what they did.", show_default=False)] = None,
     since: Annotated[
@@ -26,6 +38,8 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """List what was done by hand: who, when, from where, what, why, and what came of it."""
+    if context.invoked_subcommand is not None:
+        return
     from exchange import audit as auditing
     from exchange.database import reading, world_errors
 
@@ -54,6 +68,95 @@ def audit(
             for entry in found
         ],
     )
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Write all of it to a file, signed with this side's key.
+
+    Kept elsewhere, it tells when somebody who owns the database wrote its audit anew, or cut it off.
+    """
+    from exchange import audit_chain
+    from exchange.format.letters import FileFault
+
+    with open_site() as site:
+        try:
+            done = audit_chain.export(site, file)
+        except FileFault as fault:
+            output.complain(f"{fault}; nothing was written")
+            fail()
+    if not done.signed:
+        output.warn("there is no key to sign it, so it proves nothing; `exchange keys new` makes one")
+    if as_json:
+        output.emit(done.as_dict())
+    else:
+        output.tell(f"{done.file}: {done.rows} rows, the last digest is {done.head}")
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="What `export` wrote.", show_default=False)
+    ] = None,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Check that nothing in it was changed or taken out.
+
+    Without FILE the rows of this side's database; with FILE that file, and that the database still has what it has.
+    With --trust the file alone, with no database and no settings. Exit codes: 0 all is well, 3 corrupt, 4 untrusted.
+    """
+    from exchange import audit_chain
+
+    keys = trusted_from(trust)
+    if file is not None and keys is not None:
+        kept = _checked_file(file, keys, as_json)
+        _tell_checked(audit_chain.Checked(kept.rows, kept.head, 0, ()), as_json)
+        return
+    with open_site() as site:
+        ending = None if file is None else _checked_file(file, site.own, as_json)
+        checked = audit_chain.check(site.engine, ending)
+    _tell_checked(checked, as_json)
+
+
+def _checked_file(file: Path, keys: TrustedKeys, as_json: bool) -> Ending:
+    from exchange import audit_chain
+    from exchange.format.errors import Untrusted, printable
+    from exchange.format.letters import FileFault
+
+    shown = printable(str(file))
+    try:
+        with file.open("rb") as content:
+            return audit_chain.check_file(content, keys)
+    except Untrusted as fault:
+        _end(f"{shown}: {fault}; nothing of it was believed", "untrusted", as_json)
+    except FileFault as fault:
+        _end(f"{shown}: {fault}; believe nothing of it", "corrupt", as_json)
+
+
+def _end(sentence: str, verdict: str, as_json: bool) -> NoReturn:
+    if as_json:
+        output.emit({"verdict": verdict, "faults": [sentence]})
+    output.complain(sentence)
+    raise typer.Exit(CODES[verdict])
+
+
+def _tell_checked(checked: Checked, as_json: bool) -> None:
+    verdict = "corrupt" if checked.wrong else "ok"
+    if as_json:
+        output.emit({"verdict": verdict, **checked.as_dict()})
+    else:
+        output.tell(f"the audit: {verdict}, {checked.rows} rows, the last digest is {checked.head}")
+    for sentence in checked.faults:
+        output.complain(sentence)
+    if checked.wrong:
+        output.complain(
+            f"{checked.wrong} faults: find out who could write to the database; an exported copy has it whole"
+        )
+    raise typer.Exit(CODES[verdict])
 
 
 def _words(fields: dict[str, object]) -> str:

@@ -101,7 +101,7 @@ def verify(paths: Paths, trust: Trust = None, as_json: Json = False) -> None:
     Exit codes: 0 all is well, 3 corrupt, 4 untrusted, 5 incomplete, 6 unsupported, 2 no batch there. Of several
     batches the worst counts: untrusted before corrupt, incomplete and unsupported.
     """
-    trusted = _trusted(trust)
+    trusted = trusted_from(trust)
     verdicts = set()
     for files in [one for path in paths for one in _found(path)]:
         report = _judged(files, trusted)
@@ -134,7 +134,7 @@ def inspect(
     if len(found) != 1:
         raise Refused(f"{path}: expected one batch, found {len(found)}; name one of its files")
     files = found[0]
-    report = _judged(files, _trusted(trust))
+    report = _judged(files, trusted_from(trust))
     content = _content(files) or b""
     claim, signer = _claim(content)
     lines = list(_first_lines(files, content, records))
@@ -152,7 +152,8 @@ def inspect(
         typer.echo(printable(line, _LONGEST_LINE))
 
 
-def _trusted(files: list[Path] | None) -> TrustedKeys | None:
+def trusted_from(files: list[Path] | None) -> TrustedKeys | None:
+    """Read the keys that ``--trust`` names; None if it names none. Raises Refused."""
     if not files:
         return None
     try:

@@ -45,7 +45,7 @@ def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
     The file appears whole or not at all, for our eyes only. Raises FileFault if there is one already, WorldError.
     """
     where = (filters or Filters()).where()
-    with world_errors(), reading(site.engine) as connection, _new_file(file) as out:
+    with world_errors(), reading(site.engine) as connection, new_file(file) as out:
         if file.suffix == ".csv":
             return Saved(file, write_table(site, out, _letters(connection, where)), None)
         epoch = ledger.known_epoch(connection, site.network)
@@ -79,7 +79,7 @@ def _letters(connection: Connection, where: Where) -> Iterator[Parked]:
 
 
 @contextmanager
-def _new_file(file: Path) -> Iterator[BinaryIO]:
+def new_file(file: Path) -> Iterator[BinaryIO]:
     """Write a file that appears when it is whole and on the disk."""
     taken = FileFault(f"{printable(str(file))}: expected a new file, found one")
     with held(file.parent, follow=True) as folder:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from exchange import audit
+from exchange import audit, audit_chain
+from exchange.database import make_engine
 from tests.cli.conftest import Pair, Side
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -121,10 +122,10 @@ def test_nothing_is_done_by_hand_that_can_not_be_written_down(pair: Pair) -> Non
 
 
 def test_what_is_at_work_or_was_killed_has_no_result(pair: Pair) -> None:
-    pair.request.execute(
-        "INSERT INTO exchange_audit (at, who, origin, action, arguments)"
-        " VALUES ('2026-11-22 06:15:00', 'ada', 'here', 'prune', '{}')"
-    )
+    engine = make_engine(pair.request.database_url)
+    with audit_chain.adding(engine, 1) as connection:
+        audit_chain.add(connection, {"who": "ada", "origin": "here", "action": "prune"})
+    engine.dispose()
     [entry] = audited(pair.request)
     assert entry["result"] is None
     assert "at work, or killed" in pair.request.do("audit").out

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 import sqlalchemy as sa
@@ -16,9 +20,10 @@ from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange import audit, exporter, importer, models, preparing
+from exchange import audit, call_secret, exporter, importer, models, preparing
 from exchange.audit import Entry
-from exchange.callers import TICK, headers_by_hand
+from exchange.callers import TICK, Caller, sign
+from exchange.celery import SigningAMQP
 from exchange.database import locked, reading, user, writing
 from exchange.dead_letters import Filters, selecting
 from exchange.keys import new, trust
@@ -32,13 +37,28 @@ from .conftest import Side, until
 pytestmark = [pytest.mark.processes, pytest.mark.valkey]
 
 
+class SigningClient(Celery):  # type: ignore[misc]
+    """Somebody with the secret, quicker than a command for each call."""
+
+    amqp_cls = SigningAMQP
+    home: Path
+    caller_here: Caller | None = None
+
+    def caller(self) -> Caller | None:
+        return self.caller_here
+
+    def secret(self) -> bytes:
+        return call_secret.read(self.home)
+
+
 class Desk:
     """The response network with its worker, and somebody who calls tasks from another folder."""
 
     def __init__(self, side: Side, site: Site, broker_url: str) -> None:
         self.side, self.site = side, site
         self._redis = redis.Redis.from_url(broker_url)
-        self._client = Celery(broker=broker_url, backend=broker_url, set_as_current=False)
+        self._client = SigningClient(broker=broker_url, backend=broker_url, set_as_current=False)
+        self._client.home, self._client.caller_here = side.home, Caller.here()
 
     @property
     def engine(self) -> Engine:
@@ -46,10 +66,7 @@ class Desk:
 
     def call(self, task: str, **arguments: Any) -> Any:
         """Call a task as ``celery call`` does; give its result, or the sentence with which it failed."""
-        sent = self._client.send_task(
-            f"exchange.{task}", kwargs=arguments, queue="exchange-response", headers=headers_by_hand()
-        )
-        return self.result(sent.id)
+        return self.result(self._client.send_task(f"exchange.{task}", kwargs=arguments, queue="exchange-response").id)
 
     def celery_call(self, task: str, **arguments: Any) -> Any:
         """Call a task as a person does; give its result, or the sentence with which it failed."""
@@ -74,9 +91,25 @@ class Desk:
         """Run a command of ours, which must succeed."""
         self.side.run(*words)
 
-    def send(self, task: str, **options: Any) -> None:
-        """Send a task without saying who, and wait for its result."""
-        self.result(self._client.send_task(f"exchange.{task}", queue="exchange-response", **options).id)
+    def push(self, message: dict[str, Any]) -> Any:
+        """Put a message into the queue as whoever reaches the broker can; give what is said of it."""
+        self.put(message)
+        return self.result(message["headers"]["id"])
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Put a message into the queue, once more if it was there before."""
+        self._redis.delete(f"celery-task-meta-{message['headers']['id']}")
+        message["properties"]["delivery_tag"] = str(uuid.uuid4())
+        self._redis.lpush("exchange-response", json.dumps(message))
+
+    def caught(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """Sign a call, and give its message rather than send it."""
+        number = str(uuid.uuid4())
+        headers = {"task": f"exchange.{task}", "id": number}
+        body = [[], arguments, {}]
+        return message(
+            headers | sign(headers, body, call_secret.read(self.side.home), Caller.here(), time.time()), body
+        )
 
     def letters(self) -> list[tuple[int, str]]:
         """Give the dead letters and their states."""
@@ -120,6 +153,22 @@ def peer(side: Side, desk: Desk, tmp_path: Path) -> Iterator[Site]:
     made = preparing.prepare(Settings(network="request", peer="response", home=home))
     yield made
     made.engine.dispose()
+
+
+def message(headers: dict[str, Any], body: Any) -> dict[str, Any]:
+    """Give a message as it lies in Redis."""
+    return {
+        "body": base64.b64encode(json.dumps(body).encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+            "delivery_info": {"exchange": "", "routing_key": "exchange-response"},
+            "priority": 0,
+        },
+    }
 
 
 ADA = 7
@@ -262,13 +311,121 @@ def test_tables_are_sent_anew_and_a_new_epoch_begins_by_hand(desk: Desk) -> None
     assert entries[0].arguments == {"channel": "directory", "streams": ["user"]}
 
 
-def test_what_our_own_processes_call_is_not_audited_and_what_anybody_else_calls_is(desk: Desk) -> None:
-    desk.send("prune", headers=TICK)
+def test_who_reaches_the_broker_alone_can_cause_a_tick_and_nothing_else(desk: Desk, side: Side) -> None:
+    def stranger(task: Any, kwargs: Any, following: Any = None, args: Any = (), **headers: Any) -> Any:
+        number = str(uuid.uuid4())
+        return desk.push(message({"task": task, "id": number, **headers}, [list(args), kwargs, following or {}]))
+
+    reason = {"reason": "I can"}
+    epoch = [{"task": "exchange.new_epoch", "args": [], "kwargs": reason, "options": {}, "immutable": True}]
+    assert stranger("exchange.prune", {})["message"] == "nothing to prune"
+    assert stranger("exchange.import", {"spread": True}, **TICK)["message"] == "nothing to import"
     assert desk.audited() == []
-    desk.send("prune")
-    [entry] = desk.audited()
-    assert (entry.who, entry.action) == ("unknown", "prune")
-    assert entry.origin.startswith("celery call, gen")
+    signed = {"who": "ada", "from": "here", "at": int(time.time()), "digest": "0" * 64}
+    refused = [
+        stranger("exchange.new_epoch", reason),
+        stranger("exchange.new_epoch", reason, **TICK),
+        stranger("exchange.new_epoch", reason, parent_id="1", root_id="1"),
+        stranger("exchange.new_epoch", reason, exchange_hand={"who": "ada", "from": "here"}),
+        stranger("exchange.new_epoch", reason, exchange_call=signed),
+        stranger("exchange.new_epoch", reason, exchange_caller={"who": "ada", "from": "here"}),
+        stranger("exchange.new_epoch", {}, following={"kwargs": reason, "called_directly": True}),
+        stranger("exchange.prune", {}, following={"callbacks": epoch}),
+        stranger("exchange.prune", {}, following={"chain": epoch}),
+        stranger("exchange.export", {"spread": 1}, following={"errbacks": epoch}),
+        stranger("exchange.export", {}),
+        stranger("exchange.import", {"spread": True, "batch": "x"}),
+        stranger("exchange.prune", {"who": "ada"}),
+        stranger("exchange.prune", {}, args=["x"]),
+        stranger("exchange.refused", {"task": "a", "number": "b", "sentence": "c", "origin": "d"}),
+        stranger("celery.starmap", {"task": epoch[0], "it": [[]]}),
+        stranger("celery.map", {"task": epoch[0], "it": ["a"]}),
+        stranger(["exchange.prune"], {}),
+        stranger("exchange.prune", "x"),
+    ]
+    assert all(said.startswith("the call was refused: ") and said.endswith("; nothing was done") for said in refused)
+    entries = desk.audited()[::-1]
+    assert [one.result for one in entries] == [{"refused": said} for said in refused]
+    assert {one.who for one in entries} == {"unknown"}
+    assert all(one.origin.startswith("the broker, ") for one in entries)
+    # What Celery itself would act on: limits, a time to begin, its own remote control.
+    assert stranger("exchange.prune", {}, timelimit=[0.001, 0.001], eta="2999-01-01T00:00:00Z", shadow="x\ny")
+    for words in (("shutdown",), ("pool_shrink", "1"), ("time_limit", "exchange.prune", "0.001")):
+        assert (
+            "through the broker a worker is only looked at" in side.celery("control", "--timeout", "2", *words).stdout
+        )
+    assert stranger("exchange.prune", {})["message"] == "nothing to prune"
+    assert side.processes[-1].poll() is None
+    log = (side.folder / "worker.log").read_text()
+    assert "Traceback" not in log
+
+
+def test_a_call_counts_once_as_it_was_signed_and_for_a_day(desk: Desk) -> None:
+    caught = desk.caught("prune")
+    assert desk.push(caught)["message"] == "nothing to prune"
+    number = caught["headers"]["id"]
+    sentence = f"the call {number} was done already, and came again; nothing was done: call it anew"
+    assert desk.push(caught) == sentence
+    assert [(one.who, one.result) for one in desk.audited()] == [
+        ("unknown", {"refused": sentence}),
+        (
+            user(),
+            {"sealed": 0, "archived": 0, "quarantined": 0, "stray": 0, "letters": 0, "message": "nothing to prune"},
+        ),
+    ]
+    changed = desk.caught("reconcile", channel="requests")
+    changed["body"] = base64.b64encode(b'[[], {"channel": "directory"}, {}]').decode()
+    assert "not of this side's secret, or it was changed" in desk.push(changed)
+    for seconds, said in ((-2 * 24 * 3600, "seconds ago, expected at most 86400"), (3600, "ahead of this machine's")):
+        headers: dict[str, Any] = {"task": "exchange.prune", "id": str(uuid.uuid4())}
+        secret = call_secret.read(desk.side.home)
+        headers |= sign(headers, [[], {}, {}], secret, Caller.here(), time.time() + seconds)
+        assert said in desk.push(message(headers, [[], {}, {}]))
+
+
+WAITING = """
+import pathlib
+import time
+
+def answer(question):
+    while not pathlib.Path("go").exists():
+        time.sleep(0.05)
+    return 1
+"""
+
+
+@pytest.fixture
+def two_at_once(side: Side) -> Side:
+    """Have answers wait until there is a file ``go``."""
+    (side.folder / "waiting.py").write_text(WAITING)
+    side.environment |= {"EXCHANGE_HANDLER": "waiting:answer", "EXCHANGE_WORKER_CONCURRENCY": "2"}
+    return side
+
+
+def test_a_call_that_was_cut_off_is_gone_on_with_and_never_done_beside_itself(
+    two_at_once: Side, desk: Desk, side: Side
+) -> None:
+    with Session(desk.engine) as session, session.begin():
+        kind = ProfileType(name="p", daily_limit=9)
+        session.add(User(id=ADA, name="ada", email="ada@example.org", profile_type=kind))
+        session.flush()
+        session.add(Request(user_id=ADA, kind="k", query="q", parameters={}))
+    caught = desk.caught("answer_requests")
+    desk.put(caught)
+    until(desk.audited)
+    assert "is being done already, and came again; nothing was done" in desk.push(caught)
+    worker = psutil.Process(side.processes[-1].pid)
+    family = [worker, *worker.children(recursive=True)]  # it first, or it replaces its children
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family)
+    _, log = side.start("heir", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO")
+    until(lambda: "ready." in log.read_text())
+    (side.folder / "go").touch()
+    # As the broker gives it back, once it is sure that its worker is gone.
+    assert desk.push(caught)["message"] == "nothing to answer"  # whose claim on the request still holds
+    assert "was done already, and came again" in desk.push(caught)
+    assert [max(one.result or {}) for one in desk.audited()] == ["refused", "refused", "overtaken"]
 
 
 def test_a_call_says_what_it_waits_for(desk: Desk, side: Side) -> None:
