@@ -9,7 +9,8 @@ from exchange import keys
 from exchange.channels import Channel, ChannelFaults, load_channels
 from exchange.database import make_engine
 from exchange.format.batch import ReadLimits
-from exchange.format.errors import printable
+from exchange.format.errors import WorldError, printable
+from exchange.format.signing import TrustedKeys
 from exchange.models import DeadLetterState
 from exchange.reference.handlers import Handler, load_handler
 from exchange.schemas import Checker
@@ -47,7 +48,15 @@ def assemble(settings: Settings) -> Site:
         own=own,
         one_way=settings.link == "one-way",
         repair=settings.repair,
+        read_trusted=lambda: _present_trust(settings),
     )
+
+
+def _present_trust(settings: Settings) -> TrustedKeys:
+    try:
+        return keys.load_trusted(settings.keys_folder)
+    except keys.KeyFault as fault:
+        raise WorldError(f"{fault}; nothing was changed, the next run tries again") from fault
 
 
 def with_present_keys(site: Site, settings: Settings) -> Site:

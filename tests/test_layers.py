@@ -83,6 +83,7 @@ LAYERS = {
         "status",
         "telling",
         "understanding",
+        "untrusting",
         "waiting",
         "weighing",
     },

@@ -172,8 +172,9 @@ def parked(seeded: Pair) -> Callable[[], int]:
 
 def _paired(*sides: Side) -> Pair:
     request, response = sides
-    keys = {one.network: one.do("init", "--json").line["public_key"] for one in sides}
+    made = {one.network: one.do("init", "--json").line for one in sides}
     for one in sides:
         one.do("migrate")
-        one.do("keys", "trust", keys[PEERS[one.network]])
+        key = made[PEERS[one.network]]
+        one.do("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
     return Pair(request, response)
