@@ -202,6 +202,12 @@ def _described(path: Path, *, trusted: bool, signs: bool) -> KeyFile:
         return KeyFile(name, path, trusted, signs, fault=str(fault))
 
 
+def files_of(key: KeyFile) -> list[Path]:
+    """Name the files of a trusted key: its own, and the one with its limits if it has any."""
+    terms = key.path.with_name(f"{key.name}.json")
+    return [key.path, terms] if terms.exists() else [key.path]
+
+
 def load_signing_key(folder: Path, name: str | None = None) -> SigningKey | None:
     """Read the key that signs: the named one or else the newest; None if there is none at all.
 

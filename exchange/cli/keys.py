@@ -211,8 +211,8 @@ def list_(as_json: Json = False) -> None:
         output.say("there are no keys yet; `exchange keys new` makes one")
         return
     output.table(
-        ["name", "use", "fingerprint", "limits", "path"],
-        [(key.name, _use(key), key.fingerprint, key.terms, key.path) for key in found],
+        ["name", "use", "fingerprint", "limits"],
+        [(key.name, _use(key), key.fingerprint, key.terms) for key in found],
     )
 
 
