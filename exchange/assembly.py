@@ -19,13 +19,16 @@ from exchange.site import Limits, Site
 from exchange.spool import Folders, Spool
 
 
-def assemble(settings: Settings) -> Site:
-    """Build the site. Raises SettingsFaults with every fault of the channels and keys that are named."""
+def assemble(settings: Settings, *, distrusting: str | None = None) -> Site:
+    """Build the site, as if it did not trust the key of one name if one is given: nobody looks at its file then.
+
+    Raises SettingsFaults with every fault of the channels and keys that are named.
+    """
     faults: list[str] = []
     channels = _channels(settings, faults)
     try:
         signing_key = keys.load_signing_key(settings.keys_folder, settings.signing_key)
-        trusted = keys.load_trusted(settings.keys_folder)
+        trusted = keys.load_trusted(settings.keys_folder, but=distrusting)
         own = keys.load_own(settings.keys_folder)
     except keys.KeyFault as fault:
         raise SettingsFaults([*faults, str(fault)]) from fault

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from exchange.database import Busy, now, world_errors, writing
+from exchange.database import Busy, missing_file, now, world_errors, writing
 from exchange.format.errors import WorldError, printable
 from exchange.models import audit
 
@@ -78,6 +78,14 @@ def audited(
         raise
     finally:
         _conclude(engine, act)
+
+
+def is_kept(engine: Engine) -> bool:
+    """Tell whether the database has an audit yet; one that was never migrated has none. Raises WorldError."""
+    if missing_file(engine) is not None:
+        return False
+    with world_errors():
+        return sa.inspect(engine).has_table(audit.name)
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -241,7 +241,11 @@ def _keys(settings: Settings) -> Findings:
         trusted = keys.load_trusted(settings.keys_folder)
         listed = keys.listed(settings.keys_folder, settings.signing_key)
     except (keys.KeyFault, OSError) as error:
-        yield _fault("keys", str(error), "put a good key there, or make one with `exchange keys new`")
+        yield _fault(
+            "keys",
+            str(error),
+            "put a good key there, make one with `exchange keys new`, or end the trust with `exchange keys untrust NAME`",
+        )
         return
     need = Level.FAULT if settings.require_signature else Level.WARNING
     if signing is None:

@@ -230,13 +230,13 @@ def read_signing_key(folder: Path, name: str) -> SigningKey:
         raise KeyFault(f"{path}: {error}") from error
 
 
-def load_trusted(folder: Path) -> TrustedKeys:
-    """Read every trusted key and its limits. Raises KeyFault naming the file that is faulty.
+def load_trusted(folder: Path, *, but: str | None = None) -> TrustedKeys:
+    """Read every trusted key ``but`` one, and its limits. Raises KeyFault naming the file that is faulty.
 
     May be called while keys are being trusted or trusted no longer: one that goes meanwhile is not trusted.
     """
     keys, terms = {}, {}
-    for path in _trusted_files(folder):
+    for path in (path for path in _trusted_files(folder) if path.stem != but):
         limits = _terms(folder, path.stem)  # before the key, which goes before them
         pem = _read_if_there(path)
         if pem is not None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from exchange import keys
 from exchange.cli import output
 from exchange.cli.batches import Limit
-from exchange.cli.by_hand import As, by_hand
+from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.running import Refused, moment, open_site, settings
 from exchange.format.errors import printable
@@ -74,6 +76,8 @@ def trust(
         typer.Option(help="Only batches of this channel, control among them; may be repeated.", show_default=False),
     ] = None,
     unlimited: Annotated[bool, typer.Option("--unlimited", help="Of a trusted key: take its limits away.")] = False,
+    reason: Reason = None,
+    who: As = None,
     as_json: Json = False,
 ) -> None:
     """Accept what this key signs, from the next batch on.
@@ -87,13 +91,35 @@ def trust(
     wanted = keys.candidate(file, name)
     terms = _terms(current, not_before, not_after, channel, unlimited=unlimited)
     _compare(wanted, fingerprint, current)
-    copy = keys.trust(current.keys_folder, wanted, terms)
+    arguments = {"name": wanted.name, "fingerprint": wanted.fingerprint, "limits": str(terms) if terms else None}
+    with _written_down(current, "trust_key", arguments, who=who, why=reason):
+        copy = keys.trust(current.keys_folder, wanted, terms)
     kept = next(one for one in keys.listed(current.keys_folder) if one.path == copy)
     if as_json:
         output.emit({"name": copy.stem, "path": str(copy), "fingerprint": wanted.fingerprint, **kept.terms.as_dict()})
         return
     output.tell(f"{copy.stem} is trusted{f' {kept.terms}' if kept.terms != NO_LIMITS else ''}")
     output.tell(f"fingerprint {wanted.fingerprint}")
+
+
+@contextmanager
+def _written_down(
+    current: Settings, action: str, arguments: dict[str, Any], *, who: str | None, why: str | None
+) -> Iterator[None]:
+    """Do it with a row in the audit; keys are exchanged before `exchange migrate`, too, and then there is none yet."""
+    from exchange import audit
+    from exchange.assembly import assemble
+
+    engine = assemble(current, distrusting=arguments["name"]).engine
+    try:
+        kept = audit.is_kept(engine)
+    finally:
+        engine.dispose()
+    if not kept:
+        yield
+        return
+    with open_site(distrusting=arguments["name"]) as site, by_hand(site, action, arguments, who=who, why=why):
+        yield
 
 
 def _terms(
@@ -164,7 +190,7 @@ def untrust(
     current = settings()
     known = next((one for one in keys.listed(current.keys_folder) if one.trusted and one.name == name), None)
     arguments = {"name": name, "fingerprint": known.fingerprint if known else None}
-    with open_site() as site, by_hand(site, "untrust_key", arguments, who=who, why=reason) as act:
+    with open_site(distrusting=name) as site, by_hand(site, "untrust_key", arguments, who=who, why=reason) as act:
         done = untrusting.run(site, current.keys_folder, name, limit)
         act.came_to({state.value: number for state, number in done.counts.items()})
     if as_json:

@@ -174,7 +174,7 @@ def _paired(*sides: Side) -> Pair:
     request, response = sides
     made = {one.network: one.do("init", "--json").line for one in sides}
     for one in sides:
-        one.do("migrate")
         key = made[PEERS[one.network]]
         one.do("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
+        one.do("migrate")
     return Pair(request, response)

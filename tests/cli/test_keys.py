@@ -144,6 +144,30 @@ def test_limits_are_shown_changed_and_taken_away(pair: Pair) -> None:
     assert trusted(pair.request)[key["name"]]["channels"] is None
 
 
+def test_whom_this_side_came_to_trust_is_in_the_audit_once_there_is_one(pair: Pair) -> None:
+    key = own(pair.response)
+    words = ("keys", "trust", str(public(pair.response)), "--fingerprint", key["fingerprint"])
+    assert pair.request.do("audit", "--json").lines == []  # both were trusted before their databases were made
+    pair.request.do(*words, "--not-after", "2126-01-01", "--reason", "for a year or so", "--as", "ada")
+    entry = pair.request.do("audit", "--json").line
+    assert (entry["action"], entry["who"], entry["why"]) == ("trust_key", "ada", "for a year or so")
+    limits = "until 2126-01-01 00:00:00 UTC"
+    assert entry["arguments"] == {"name": key["name"], "fingerprint": key["fingerprint"], "limits": limits}
+
+
+def test_a_key_whose_file_is_faulty_stops_imports_with_a_sentence_until_it_is_trusted_no_longer(pair: Pair) -> None:
+    name = own(pair.response)["name"]
+    file = pair.request.home / "keys/trusted" / f"{name}.pem"
+    file.write_bytes(file.read_bytes() + COURIER.public_pem())
+    said = pair.request.refused("import", code=2)
+    assert "expected one PEM block, found 2" in said
+    assert str(file) in said
+    (fault,) = [line for line in pair.request.run("doctor", "--json").lines if line["level"] == "fault"]
+    assert "`exchange keys untrust NAME`" in fault["remedy"]
+    pair.request.do("keys", "untrust", name, "--reason", "two keys in one file")
+    pair.request.do("import")
+
+
 def test_doctor_and_the_list_tell_of_keys_whose_time_is_over_and_of_files_that_are_faulty(pair: Pair) -> None:
     key = own(pair.response)
     words = ("keys", "trust", str(public(pair.response)), "--fingerprint", key["fingerprint"])
@@ -176,7 +200,9 @@ def test_a_key_is_replaced_as_the_page_tells_and_nothing_is_refused_in_between(p
     pair.response.environment["EXCHANGE_SIGNING_KEY"] = "response-b"
     pair.response.execute("UPDATE \"user\" SET name = 'root'")
     pair.response.do("export")
-    pair.request.do("keys", "trust", pem, "--fingerprint", old["fingerprint"], "--not-after", datetime.now(UTC).isoformat())
+    pair.request.do(
+        "keys", "trust", pem, "--fingerprint", old["fingerprint"], "--not-after", datetime.now(UTC).isoformat()
+    )
     pair.carry()  # all of it once more
     verdicts = [line["verdict"] for line in pair.request.do("import", "--json").lines]
     assert set(verdicts) == {"applied", "duplicate"}
