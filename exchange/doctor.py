@@ -244,7 +244,7 @@ def _keys(settings: Settings) -> Findings:
         yield _fault(
             "keys",
             str(error),
-            "put a good key there, make one with `exchange keys new`, or end the trust with `exchange keys untrust NAME`",
+            "put a good key there, or make one with `exchange keys new`; of a trusted one `exchange keys untrust NAME`",
         )
         return
     need = Level.FAULT if settings.require_signature else Level.WARNING

@@ -54,6 +54,7 @@ def new(
 @app.command()
 def trust(
     file: Annotated[Path, typer.Argument(help="The other side's public key, a PEM file.", show_default=False)],
+    *,
     name: Annotated[
         str | None, typer.Option(help="What manifests call it (default: the file's stem).", show_default=False)
     ] = None,

@@ -2,8 +2,8 @@
 
 - "`name`:" before a fenced block names the file that the block is.
 - A ``console`` block holds commands after ``$`` or ``folder$`` and what they print; ``...`` stands for lines left out.
-- What is new each time (epochs, digests, ids, times, sizes) is matched by its form. An epoch, an id, a key's year or its
-  fingerprint that the README shows stands for the real one in every later command.
+- What is new each time (epochs, digests, ids, times, sizes) is matched by its form. An epoch, an id, a key's year or
+  its fingerprint that the README shows stands for the real one in every later command.
 - A command may fail only where ``echo $?`` follows. At ``^C`` somebody interrupts it.
 - ``<!-- session: NAME -->`` begins a session in an empty folder, ``<!-- session: none -->`` ends it.
 """
