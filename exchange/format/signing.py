@@ -32,6 +32,7 @@ from exchange.format.terms import NO_LIMITS, Terms, shown
 ALGORITHM: Final = "ed25519"
 
 FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+_DASHES: Final = b"-----"
 _BLOCK: Final = b"-----BEGIN "
 
 
@@ -65,9 +66,6 @@ class SigningKey:
     @classmethod
     def from_pem(cls, name: str, pem: bytes) -> Self:
         """Read an unencrypted PKCS 8 key; ``ValueError`` if this is none, not Ed25519, or one of several."""
-        blocks = pem.count(_BLOCK)
-        if blocks > 1:
-            raise ValueError(f"the signing key {printable(name)} is not alone: expected one PEM block, found {blocks}")
         try:
             private = load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -76,6 +74,8 @@ class SigningKey:
             ) from error
         if not isinstance(private, Ed25519PrivateKey):
             raise ValueError(f"the signing key {printable(name)} is not an Ed25519 key")  # noqa: TRY004 - a wrong file, not a wrong type
+        if beside := _beside(pem):
+            raise ValueError(f"the signing key {printable(name)} is not alone: expected one PEM block, found {beside}")
         return cls(name, private)
 
     def to_pem(self) -> bytes:
@@ -151,15 +151,23 @@ def read_public_key(name: str, pem: bytes) -> Ed25519PublicKey:
 
     What stands beside a block is not what signatures are checked with, but people and other programs may read it.
     """
-    blocks = pem.count(_BLOCK)
-    if blocks > 1:
-        raise ValueError(f"the key {printable(name)} is not alone: expected one PEM block, found {blocks}")
     try:
         public = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ValueError(f"the key {printable(name)} is not a public key in PEM form") from error
     if not isinstance(public, Ed25519PublicKey):
         raise ValueError(f"the key {printable(name)} is not an Ed25519 key")  # noqa: TRY004 - a wrong file, not a wrong type
-    if pem.replace(b"\r\n", b"\n").strip() != to_pem(public).strip():
-        raise ValueError(f"the key {printable(name)} is not alone: expected one PEM block, found something beside it")
+    if beside := _beside(pem):
+        raise ValueError(f"the key {printable(name)} is not alone: expected one PEM block, found {beside}")
+    if pem.replace(b"\r\n", b"\n").strip() != to_pem(public).strip():  # whatever else readers may overlook
+        raise ValueError(f"the key {printable(name)} is not alone: expected one PEM block, found something within it")
     return public
+
+
+def _beside(pem: bytes) -> str | None:
+    """Say what a file has beside its one block."""
+    blocks = pem.count(_BLOCK)
+    if blocks > 1:
+        return str(blocks)
+    alone = pem.strip().startswith(_BLOCK) and pem.strip().endswith(_DASHES)
+    return None if alone else "something beside it"

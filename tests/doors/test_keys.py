@@ -302,7 +302,7 @@ def test_whoever_reads_keys_while_they_are_trusted_and_trusted_no_longer_never_f
     over = threading.Event()
 
     def change() -> None:
-        for _ in range(200):
+        for _ in range(20):
             untrust(folder, "honest")
             trusted(folder, TERMS)
         over.set()
