@@ -116,7 +116,7 @@ def trust(folder: Path, wanted: Candidate, terms: Terms | None = None) -> Path:
 
     Of a key that is trusted already only what it may sign changes; without ``terms`` that stays, too. Raises KeyFault.
     """
-    if wanted.key in load_own(folder).keys.values():
+    if any(wanted.fingerprint == one.fingerprint for one in listed(folder) if not one.trusted):
         raise KeyFault(f"{printable(str(wanted.file))}: this is this side's own key; trust the other side's .pem file")
     copy = _trusted_path(folder, wanted.name)
     there = _public_key(copy, wanted.name, _read(copy)) if copy.exists() else None
@@ -196,8 +196,8 @@ def _described(path: Path, *, trusted: bool, signs: bool) -> KeyFile:
     try:
         if not trusted:
             return KeyFile(name, path, trusted, signs, read_signing_key(path.parent, name).fingerprint)
-        terms = _terms(path.parent.parent, name)
-        return KeyFile(name, path, trusted, signs, fingerprint(_public_key(path, name, _read(path))), terms)
+        key = _public_key(path, name, _read(path))
+        return KeyFile(name, path, trusted, signs, fingerprint(key), _terms(path.parent.parent, name))
     except KeyFault as fault:
         return KeyFile(name, path, trusted, signs, fault=str(fault))
 
@@ -235,15 +235,22 @@ def load_trusted(folder: Path, *, but: str | None = None) -> TrustedKeys:
 
     May be called while keys are being trusted or trusted no longer: one that goes meanwhile is not trusted.
     """
-    keys, terms = {}, {}
-    for path in (path for path in _trusted_files(folder) if path.stem != but):
-        limits = _terms(folder, path.stem)  # before the key, which goes before them
+    found = {path.stem: _key_and_terms(path) for path in _trusted_files(folder) if path.stem != but}
+    kept = {name: both for name, both in found.items() if both is not None}
+    limited = {name: terms for name, (_, terms) in kept.items() if terms != NO_LIMITS}
+    return TrustedKeys({name: key for name, (key, _) in kept.items()}, limited)
+
+
+def _key_and_terms(path: Path) -> tuple[Ed25519PublicKey, Terms] | None:
+    """Read a trusted key and its limits as they belong together, whoever changes them meanwhile; None if it went."""
+    folder, name = path.parent.parent, path.stem
+    while True:
+        terms = _terms(folder, name)
         pem = _read_if_there(path)
-        if pem is not None:
-            keys[path.stem] = _public_key(path, path.stem, pem)
-            if limits != NO_LIMITS:
-                terms[path.stem] = limits
-    return TrustedKeys(keys, terms)
+        if pem is None:
+            return None
+        if terms == _terms(folder, name):
+            return _public_key(path, name, pem), terms
 
 
 def load_own(folder: Path) -> TrustedKeys:

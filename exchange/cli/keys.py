@@ -90,7 +90,9 @@ def trust(
         raise Refused(f"{file}: expected the file of a public key, found none")
     current = settings()
     wanted = keys.candidate(file, name)
-    terms = _terms(current, not_before, not_after, channel, unlimited=unlimited)
+    if channel:
+        _check_channels(current, channel, wanted)
+    terms = _terms(not_before, not_after, channel, unlimited=unlimited)
     _compare(wanted, fingerprint, current)
     arguments = {"name": wanted.name, "fingerprint": wanted.fingerprint, "limits": str(terms) if terms else None}
     with _written_down(current, "trust_key", arguments, who=who, why=reason):
@@ -109,9 +111,9 @@ def _written_down(
 ) -> Iterator[None]:
     """Do it with a row in the audit; keys are exchanged before `exchange migrate`, too, and then there is none yet."""
     from exchange import audit
-    from exchange.assembly import assemble
+    from exchange.database import make_engine
 
-    engine = assemble(current, distrusting=arguments["name"]).engine
+    engine = make_engine(current.database_url)
     try:
         kept = audit.is_kept(engine)
     finally:
@@ -124,15 +126,13 @@ def _written_down(
 
 
 def _terms(
-    current: Settings, not_before: str | None, not_after: str | None, channels: list[str] | None, *, unlimited: bool
+    not_before: str | None, not_after: str | None, channels: list[str] | None, *, unlimited: bool
 ) -> Terms | None:
     """Read the limits that were asked for; None if nothing was. Raises Refused."""
     begin, end = moment("--not-before", not_before), moment("--not-after", not_after)
     limited = not (begin is end is None and not channels)
     if unlimited and limited:
         raise Refused("--unlimited: expected no limit beside it, found one; nothing was done")
-    if channels:
-        _check_channels(current, channels)
     if not limited:
         return NO_LIMITS if unlimited else None
     try:
@@ -141,11 +141,12 @@ def _terms(
         raise Refused(f"{error}; nothing was done") from error
 
 
-def _check_channels(current: Settings, channels: list[str]) -> None:
+def _check_channels(current: Settings, channels: list[str], wanted: Candidate) -> None:
+    """See that each is one that this side receives. Raises Refused."""
     from exchange.assembly import assemble
     from exchange.channels import CONTROL, known_names
 
-    known = [*known_names(assemble(current).incoming()), CONTROL]
+    known = [*known_names(assemble(current, distrusting=wanted.name).incoming()), CONTROL]
     for name in channels:
         if name not in known:
             shown = printable(repr(name), 80)
@@ -217,7 +218,7 @@ def _tell_signed(done: Ended) -> None:
     if done.counts.get(BatchState.WAITING) or done.counts.get(BatchState.HELD):
         output.say("what waits or is held is quarantined at the next import")
     if len(done.batches) < sum(done.counts.values()):
-        output.say(f"`exchange batches --key {done.name}` lists more of them")
+        output.say(f"`exchange batches --key {done.name}` lists the others, with `--channel control` those of control")
     for name in done.still:
         output.warn(f"the same key is still trusted as {name}: `exchange keys untrust {name}` ends that, too")
 

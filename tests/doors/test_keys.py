@@ -4,13 +4,14 @@ import os
 import re
 import socket
 import stat
-import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from exchange import keys
 from exchange.format.errors import Untrusted
 from exchange.format.signing import SigningKey, TrustedKeys, fingerprint
 from exchange.format.terms import NO_LIMITS, Terms
@@ -294,27 +295,36 @@ def test_limits_that_cannot_be_read_are_never_none(tmp_path: Path, content: byte
     assert load_trusted(folder).terms == {"honest": TERMS}
 
 
-def test_whoever_reads_keys_while_they_are_trusted_and_trusted_no_longer_never_finds_one_without_its_limits(
-    tmp_path: Path,
+def test_whoever_reads_keys_while_one_is_trusted_anew_never_finds_it_without_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "keys"
-    trusted(folder, TERMS)
-    over = threading.Event()
+    folder, read = tmp_path / "keys", keys._read_if_there
+    trusted(folder)
+    changed = False
 
-    def change() -> None:
-        for _ in range(20):
+    def read_later(file: Path, *how: Any) -> bytes | None:
+        nonlocal changed
+        if file.suffix == ".pem" and not changed:  # a reader who has seen that there are no limits
+            changed = True
             untrust(folder, "honest")
             trusted(folder, TERMS)
-        over.set()
+        return read(file, *how)
 
-    changing = threading.Thread(target=change)
-    changing.start()
-    seen = []
-    while not over.is_set():
-        found = load_trusted(folder)
-        seen.append(found.keys.keys() == found.terms.keys())
-    changing.join()
-    assert all(seen)
+    monkeypatch.setattr(keys, "_read_if_there", read_later)
+    assert load_trusted(folder).terms == {"honest": TERMS}
+
+
+def test_a_key_that_goes_while_keys_are_read_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, read = tmp_path / "keys", keys._read_if_there
+    trusted(folder, TERMS)
+
+    def read_later(file: Path, *how: Any) -> bytes | None:
+        if file.suffix == ".pem":
+            untrust(folder, "honest")
+        return read(file, *how)
+
+    monkeypatch.setattr(keys, "_read_if_there", read_later)
+    assert load_trusted(folder) == TrustedKeys({})
 
 
 def test_fingerprints_are_one_form_of_the_key_itself(tmp_path: Path) -> None:
