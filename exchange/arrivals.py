@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exchange import ledger
 from exchange.channels import CONTROL, Channel
+from exchange.database import now, reading, world_errors
 from exchange.format import control
-from exchange.format.errors import BatchError, Corrupt, Fault, Misdirected, RecordError, Unsupported, printable
+from exchange.format.errors import (
+    BatchError,
+    Corrupt,
+    Fault,
+    Misdirected,
+    RecordError,
+    Unsupported,
+    Untrusted,
+    printable,
+)
 from exchange.format.manifest import Kind, Manifest, digest, split_manifest
 from exchange.format.names import EPOCH
+from exchange.models import Direction
 from exchange.site import Site
 from exchange.spool import Sighting
 
@@ -62,7 +74,8 @@ def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger
         except OSError:
             return None  # gone since the listing, or no plain file: the next listing counts it
 
-    terms = (site.network, site.peer, site.channels, site.trusted, site.require_signature)
+    trusted = (site.trusted, site.trusted.in_force(now()))
+    terms = (site.network, site.peer, site.channels, trusted, site.require_signature)
     seen = site.spool.believed.each(sightings, terms, read)
     return sorted(seen, key=lambda one: (*one.place, one.sighting.name.attempt))
 
@@ -75,12 +88,32 @@ def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Strange
         line, signature = split_manifest(content)
         if signature is not None or site.require_signature:
             site.trusted.check(line, signature)
-        manifest = Manifest.parse(line)
+        claim = Manifest.parse(line)
+        if signature is not None:
+            _check_terms(site, signature.key, claim, digest(line))
+        manifest = claim
         channel = _channel(site, manifest)
     except BatchError as fault:
         return Stranger(sighting, fault, digest(line) if line else None, line, manifest)
     signed = signature.encode().decode() if signature else None
     return Arrival(sighting, manifest, line, digest(line), channel, signed)
+
+
+def _check_terms(site: Site, key: str, claim: Manifest, claim_digest: str) -> None:
+    """Check that a key may sign this, at the moment when we first saw it. Raises Untrusted.
+
+    By our own clock, never by what the manifest says: who stole an old key writes any date. What has been believed
+    since before the key's time was over stays believed, however long it waits, and comes again as a duplicate.
+    """
+    try:
+        site.trusted.check_terms(key, claim, now())
+    except Untrusted:
+        with world_errors(), reading(site.engine) as connection:
+            place = (claim.channel, claim.epoch, claim.sequence)
+            known = ledger.at_place(connection, Direction.IN, *place)
+        if known is None or known.digest != claim_digest:
+            raise
+        site.trusted.check_terms(key, claim, known.created_at)
 
 
 def _channel(site: Site, manifest: Manifest) -> Channel:

@@ -9,7 +9,8 @@ from exchange import keys
 from exchange.channels import Channel, ChannelFaults, load_channels
 from exchange.database import make_engine
 from exchange.format.batch import ReadLimits
-from exchange.format.errors import printable
+from exchange.format.errors import WorldError, printable
+from exchange.format.signing import TrustedKeys
 from exchange.models import DeadLetterState
 from exchange.reference.handlers import Handler, load_handler
 from exchange.schemas import Checker
@@ -18,13 +19,16 @@ from exchange.site import Limits, Site
 from exchange.spool import Folders, Spool
 
 
-def assemble(settings: Settings) -> Site:
-    """Build the site. Raises SettingsFaults with every fault of the channels and keys that are named."""
+def assemble(settings: Settings, *, distrusting: str | None = None) -> Site:
+    """Build the site, as if it did not trust the key of one name if one is given: nobody looks at its file then.
+
+    Raises SettingsFaults with every fault of the channels and keys that are named.
+    """
     faults: list[str] = []
     channels = _channels(settings, faults)
     try:
         signing_key = keys.load_signing_key(settings.keys_folder, settings.signing_key)
-        trusted = keys.load_trusted(settings.keys_folder)
+        trusted = keys.load_trusted(settings.keys_folder, but=distrusting)
         own = keys.load_own(settings.keys_folder)
     except keys.KeyFault as fault:
         raise SettingsFaults([*faults, str(fault)]) from fault
@@ -47,7 +51,15 @@ def assemble(settings: Settings) -> Site:
         own=own,
         one_way=settings.link == "one-way",
         repair=settings.repair,
+        read_trusted=lambda: _present_trust(settings),
     )
+
+
+def _present_trust(settings: Settings) -> TrustedKeys:
+    try:
+        return keys.load_trusted(settings.keys_folder)
+    except keys.KeyFault as fault:
+        raise WorldError(f"{fault}; nothing was changed, the next run tries again") from fault
 
 
 def with_present_keys(site: Site, settings: Settings) -> Site:

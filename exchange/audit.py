@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from exchange.audit_chain import add, adding
-from exchange.database import Busy, now
+from exchange.database import Busy, missing_file, now, world_errors
 from exchange.format.errors import WorldError, printable
 from exchange.models import audit
 
@@ -136,6 +136,12 @@ def write_refusal(engine: Engine, action: str, claimed: str, *, origin: str, sen
 
 def _is_refusal(result: str | None) -> bool:
     return result is not None and result.startswith('{"refused"')
+def is_kept(engine: Engine) -> bool:
+    """Tell whether the database has an audit yet; one that was never migrated has none. Raises WorldError."""
+    if missing_file(engine) is not None:
+        return False
+    with world_errors():
+        return sa.inspect(engine).has_table(audit.name)
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

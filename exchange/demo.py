@@ -6,6 +6,7 @@ them. Nothing is staged for show: what the report says is read back from the two
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -219,10 +220,10 @@ def _prepare(request: Network, response: Network) -> None:
     for thread in threads:
         thread.join()
     for network, other in (both, both[::-1]):
-        public = next(iter((other.home / "keys").glob("*.pem")), None)
-        if public is None:
+        if not any((other.home / "keys").glob("*.pem")):
             raise DemoFailed(f"the {other.name} network was not set up; run `exchange init` there to see why")
-        network.command("keys", "trust", str(public))
+        key = json.loads(other.command("init", "--json"))  # changes nothing, and says what its key is
+        network.command("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
     response.command("seed")
 
 

@@ -21,6 +21,7 @@ from exchange.folders import HOME_MODE, PRIVATE_MODE
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
 from exchange.format.manifest import Manifest
+from exchange.format.signing import TrustedKeys
 from exchange.holding import held
 from exchange.models import Direction, ResyncState, batch, event, resync
 from exchange.preparing import branches
@@ -34,6 +35,9 @@ EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 
 MAX_DRIFT = timedelta(seconds=60)
 """How far this machine's clock and the database's may be apart, and how far the ledger may be ahead of ours."""
+
+SOON_OVER = timedelta(days=14)
+"""So long before its end a trusted key's time is worth a word: the other side's new key has to be carried over."""
 
 MANY_ROWS = 1_000_000
 """Where more than so many records were sent, rows are not counted to find out whether some were not."""
@@ -236,29 +240,50 @@ def _keys(settings: Settings) -> Findings:
         trusted = keys.load_trusted(settings.keys_folder)
         listed = keys.listed(settings.keys_folder, settings.signing_key)
     except (keys.KeyFault, OSError) as error:
-        yield _fault("keys", str(error), "put a good key there, or make one with `exchange keys new`")
+        yield _fault(
+            "keys",
+            str(error),
+            "put a good key there, or make one with `exchange keys new`; of a trusted one `exchange keys untrust NAME`",
+        )
         return
     need = Level.FAULT if settings.require_signature else Level.WARNING
     if signing is None:
         yield Finding("keys", need, "there is no signing key, so nothing is exported", "run `exchange keys new`")
     else:
         yield _ok("keys", f"{signing.name} signs")
-    if trusted.keys:
-        yield _ok("keys", f"trusted: {', '.join(sorted(trusted.keys))}")
-    else:
-        yield Finding(
-            "keys",
-            need,
-            f"no key of {settings.peer} is trusted, so nothing is imported",
-            "carry its public key over and run `exchange keys trust FILE`",
-        )
+    yield from _trusted(settings, trusted, need)
     for file in listed:
         mode = stat.S_IMODE(file.path.stat().st_mode)
         if mode & _OTHERS and not file.trusted:
             yield _fault("keys", f"{file.path} is {mode:04o}: others can read who we are", f"chmod 600 {file.path}")
-        elif mode & (stat.S_IWGRP | stat.S_IWOTH):
-            yield _fault(
-                "keys", f"{file.path} is {mode:04o}: others can change whom we trust", f"chmod 600 {file.path}"
+        for path in keys.files_of(file) if file.trusted else ():
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & (stat.S_IWGRP | stat.S_IWOTH):
+                yield _fault("keys", f"{path} is {mode:04o}: others can change whom we trust", f"chmod 600 {path}")
+
+
+def _trusted(settings: Settings, trusted: TrustedKeys, need: Level) -> Findings:
+    moment = database.now()
+    in_force = trusted.in_force(moment)
+    if in_force:
+        yield _ok("keys", f"trusted: {', '.join(sorted(in_force))}")
+    over = [f"{name} is trusted {terms}" for name, terms in sorted(trusted.terms.items()) if name not in in_force]
+    if not in_force:
+        said = f"no key of {settings.peer} is trusted now, so nothing is imported"
+        yield Finding(
+            "keys",
+            need,
+            "; ".join([*over, said]),
+            "carry its public key over and run `exchange keys trust FILE`",
+        )
+    for name in sorted(in_force):
+        end = trusted.terms[name].not_after if name in trusted.terms else None
+        if end is not None and end - moment < SOON_OVER:
+            yield Finding(
+                "keys",
+                Level.WARNING,
+                f"{name} is trusted {trusted.terms[name]}; what comes after that is quarantined",
+                f"have {settings.peer} make a new key, or give this one more time: `exchange keys trust FILE`",
             )
 
 

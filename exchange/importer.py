@@ -344,7 +344,8 @@ def claim(site: Site, arrival: Arrival) -> Arrival:
         raise Busy(lock_of(arrival), "another process settled it meanwhile", now()) from error
     except NotPlain as error:  # who opened it before we claimed it can still give it another name
         raise Incomplete(f"its manifest: {error.strerror}") from error
-    again = believe(site, sighting, content)
+    # Whom we trust may have changed since the run began: a person's word counts from the next batch on.
+    again = believe(site.with_present_trust(), sighting, content)
     if isinstance(again, Stranger):
         raise again.fault
     if again.digest != arrival.digest:

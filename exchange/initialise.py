@@ -15,6 +15,7 @@ from exchange.assembly import folders
 from exchange.database import now, world_errors
 from exchange.folders import HOME_MODE, held, make_private
 from exchange.format.errors import printable
+from exchange.format.signing import SigningKey
 from exchange.settings import ENV_FILE, Settings, SettingsFaults, load_settings, variable_name
 from exchange.spool import Spool
 
@@ -29,6 +30,7 @@ class Initialised:
     env_file: Path | None
     env_file_written: bool
     key: str
+    fingerprint: str
     public_key: Path
     key_made: bool
 
@@ -52,9 +54,8 @@ def initialise(wanted: Mapping[str, str | Path]) -> Initialised:
             raise
         _make_folders(settings)
     key, made = _signing_key(settings)
-    return Initialised(
-        settings, file if found or written else None, written, key, settings.keys_folder / f"{key}.pem", made
-    )
+    public = settings.keys_folder / f"{key.name}.pem"
+    return Initialised(settings, file if found or written else None, written, key.name, key.fingerprint, public, made)
 
 
 def _agreed(wanted: Mapping[str, str | Path], file: Path) -> Settings:
@@ -94,12 +95,12 @@ def _make_folders(settings: Settings) -> None:
     call_secret.make(settings.home)
 
 
-def _signing_key(settings: Settings) -> tuple[str, bool]:
+def _signing_key(settings: Settings) -> tuple[SigningKey, bool]:
     there = keys.load_signing_key(settings.keys_folder, settings.signing_key)
     if there is not None:
-        return there.name, False
+        return there, False
     public = keys.new(settings.keys_folder, new_key_name(settings))
-    return public.stem, True
+    return keys.read_signing_key(settings.keys_folder, public.stem), True
 
 
 def new_key_name(settings: Settings) -> str:

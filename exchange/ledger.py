@@ -20,8 +20,9 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.database import Busy, among, locked, now, whoami, world_errors, writing
 from exchange.format.errors import BatchError, Reason, WorldError, printable
-from exchange.format.manifest import Manifest
+from exchange.format.manifest import Manifest, Signature
 from exchange.format.order import Position
+from exchange.format.signing import ALGORITHM
 from exchange.models import (
     HOLDS_PLACE,
     BatchState,
@@ -491,6 +492,12 @@ def give_up(connection: Connection, entry: Entry, state: BatchState, reason: str
     """Write down that a person gave a batch up. What was wrong with it stays in its history."""
     cause = f"{state} by hand: {printable(reason, 1000)}"
     move(connection, entry, state, cause, reason=Reason(entry.reason) if entry.reason else None)
+
+
+def signed_by(key: str) -> sa.ColumnElement[bool]:
+    """Say that a batch was signed with the key of this name: as we write line 2 it begins with it."""
+    opening = Signature(ALGORITHM, key, b"").encode().decode().partition(',"signature"')[0]
+    return sa.func.substr(batch.c.signature, 1, len(opening)) == opening
 
 
 def history(connection: Connection, batch_ids: Sequence[int]) -> list[Event]:

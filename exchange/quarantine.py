@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from exchange import ledger, replay
 from exchange.arrivals import Arrival, Stranger, believe
-from exchange.database import locked, reading, world_errors
+from exchange.database import locked, now, reading, world_errors
 from exchange.format.errors import WorldError, printable
 from exchange.format.verify import Report, judge
 from exchange.ledger import Entry, Event
@@ -145,7 +145,7 @@ def _verified(site: Site, seen: Arrival | Stranger) -> Report:
     content = site.spool.read_manifest(seen.sighting)
     data = _data(site, seen)
     try:
-        return judge(content, data, site.trusted, site.limits.read, seen.sighting.name)
+        return judge(content, data, site.trusted, site.limits.read, seen.sighting.name, now())
     finally:
         if data is not None:
             data.close()

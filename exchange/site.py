@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -72,6 +72,12 @@ class Site:
     """Nothing ever comes back from the peer."""
     repair: bool = True
     """Whether rows that differ from their source's are to be sent again, or only reported."""
+    read_trusted: Callable[[], TrustedKeys] | None = None
+    """Gives the keys that are trusted at this moment, or raises WorldError; None where those of ``trusted`` stay."""
+
+    def with_present_trust(self) -> Site:
+        """Give the site with the keys that are trusted at this moment. Raises WorldError if they can't be read."""
+        return self if self.read_trusted is None else replace(self, trusted=self.read_trusted())
 
     def outgoing(self) -> tuple[Channel, ...]:
         """The channels that this network writes, as they are in the files: each shard is one."""

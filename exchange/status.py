@@ -184,9 +184,12 @@ def batches(
     channels: Collection[str] | None = None,
     state: BatchState | None = None,
     direction: Direction | None = None,
+    key: str | None = None,
     limit: int = 50,
 ) -> list[BatchRow]:
     """Give the ledger's batches, newest first; of some channels, by their names in the files, or of all.
+
+    ``key`` names who signed them, of those that came.
 
     Control batches, of which there is one every few minutes, are given only if they are asked for or somebody's worry.
     """
@@ -198,6 +201,8 @@ def batches(
     for column, wanted in ((batch.c.state, state), (batch.c.direction, direction)):
         if wanted is not None:
             query = query.where(column == wanted)
+    if key is not None:
+        query = query.where(ledger.signed_by(key))
     return [
         BatchRow(
             batch=row.stem,

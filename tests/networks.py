@@ -6,6 +6,7 @@ unless told otherwise.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -77,13 +78,18 @@ def two_networks(
         for name, peer in peers.items()
     }
     with ThreadPoolExecutor() as both:
-        for words in (["init"], ["migrate"], ["keys", "trust"]):
 
-            def prepare(name: str, words: list[str] = words) -> None:
-                keys = [str(key) for key in (folder / peers[name] / "keys").glob("*.pem")] if "trust" in words else []
-                _exchange(python, environments[name], folder / name, *words, *keys)
+        def run(name: str, *words: str) -> str:
+            return _exchange(python, environments[name], folder / name, *words)
 
-            list(both.map(prepare, NAMES))
+        made = dict(zip(NAMES, both.map(lambda name: json.loads(run(name, "init", "--json")), NAMES), strict=True))
+        list(both.map(lambda name: run(name, "migrate"), NAMES))
+
+        def trust(name: str) -> None:
+            key = made[peers[name]]
+            run(name, "keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
+
+        list(both.map(trust, NAMES))
     with ExitStack() as stack:
         networks = {
             name: stack.enter_context(_up(name, folder, environment, databases[name], python))

@@ -87,6 +87,7 @@ LAYERS = {
         "status",
         "telling",
         "understanding",
+        "untrusting",
         "waiting",
         "weighing",
     },

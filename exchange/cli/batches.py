@@ -38,15 +38,20 @@ def batches(
     channel: ChannelOption = None,
     state: Annotated[str | None, typer.Option(help="Only in this state.", show_default=False)] = None,
     direction: Annotated[str | None, typer.Option(help="Only in or out.", show_default=False)] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only those that came signed with this key.", show_default=False)
+    ] = None,
     limit: Limit = 50,
     as_json: Json = False,
 ) -> None:
     """List what became of every batch, newest first."""
     if ctx.invoked_subcommand is None:
-        _list(channel, state, direction, limit, as_json)
+        _list(channel, state, direction, key, limit, as_json)
 
 
-def _list(channel: str | None, state: str | None, direction: str | None, limit: int, as_json: bool) -> None:
+def _list(
+    channel: str | None, state: str | None, direction: str | None, key: str | None, limit: int, as_json: bool
+) -> None:
     from exchange import status
     from exchange.database import reading, world_errors
     from exchange.models import BatchState, Direction
@@ -56,7 +61,7 @@ def _list(channel: str | None, state: str | None, direction: str | None, limit: 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         channels = None if channel is None else site.names_in_files(channel)
         found = status.batches(
-            site, connection, channels=channels, state=wanted_state, direction=wanted_direction, limit=limit
+            site, connection, channels=channels, state=wanted_state, direction=wanted_direction, key=key, limit=limit
         )
         if not found:
             refuse_unknown(channel, site)

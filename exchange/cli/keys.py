@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from exchange import keys
 from exchange.cli import output
+from exchange.cli.batches import Limit
+from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
-from exchange.cli.running import Refused, settings
+from exchange.cli.running import Refused, moment, open_site, settings
+from exchange.format.errors import printable
+from exchange.format.signing import FINGERPRINT
+from exchange.format.terms import NO_LIMITS, Terms
+
+if TYPE_CHECKING:
+    from exchange.keys import Candidate, KeyFile
+    from exchange.settings import Settings
+    from exchange.untrusting import Ended
 
 app = typer.Typer(help="Keys: who signs here, and who is trusted.", no_args_is_help=True)
 
@@ -30,72 +41,223 @@ def new(
 
     current = settings()
     public = keys.new(current.keys_folder, name or new_key_name(current))
+    fingerprint = keys.read_signing_key(current.keys_folder, public.stem).fingerprint
     if as_json:
-        output.emit({"name": public.stem, "path": str(public), "fingerprint": fingerprint(public)})
+        output.emit({"name": public.stem, "path": str(public), "fingerprint": fingerprint})
         return
     output.tell(f"made {public.stem}; its public half is {public}")
-    output.tell(f"fingerprint {fingerprint(public)}")
-    output.tell(f"carry that file to {current.peer} and run there: exchange keys trust {public.name}")
+    output.tell(f"fingerprint {fingerprint}")
+    output.tell(f"carry that file to {current.peer}, read the fingerprint out to them, and have them run there:")
+    output.tell(f"  exchange keys trust {public.name} --fingerprint {fingerprint}")
 
 
 @app.command()
 def trust(
     file: Annotated[Path, typer.Argument(help="The other side's public key, a PEM file.", show_default=False)],
+    *,
     name: Annotated[
         str | None, typer.Option(help="What manifests call it (default: the file's stem).", show_default=False)
     ] = None,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHA256:...",
+            help="What the other side says is its fingerprint; left out, a person is asked for the end of it.",
+            show_default=False,
+        ),
+    ] = None,
+    not_before: Annotated[
+        str | None, typer.Option(metavar="MOMENT", help="Only what comes from then on (UTC).", show_default=False)
+    ] = None,
+    not_after: Annotated[
+        str | None, typer.Option(metavar="MOMENT", help="Only what has come by then (UTC).", show_default=False)
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(help="Only batches of this channel, control among them; may be repeated.", show_default=False),
+    ] = None,
+    unlimited: Annotated[bool, typer.Option("--unlimited", help="Of a trusted key: take its limits away.")] = False,
+    reason: Reason = None,
+    who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Accept what this key has signed, from the next import on."""
+    """Accept what this key signs, from the next batch on.
+
+    The file came by a road that others may be on: the fingerprint has to come by another one, such as the telephone. A
+    batch outside the limits is untrusted. Of a key that is trusted already only the limits change, if any are given.
+    """
     if not file.is_file():
         raise Refused(f"{file}: expected the file of a public key, found none")
-    copy = keys.trust(settings().keys_folder, file, name)
+    current = settings()
+    wanted = keys.candidate(file, name)
+    if channel:
+        _check_channels(current, channel, wanted)
+    terms = _terms(not_before, not_after, channel, unlimited=unlimited)
+    _compare(wanted, fingerprint, current)
+    arguments = {"name": wanted.name, "fingerprint": wanted.fingerprint, "limits": str(terms) if terms else None}
+    with _written_down(current, "trust_key", arguments, who=who, why=reason):
+        copy = keys.trust(current.keys_folder, wanted, terms)
+    kept = next(one for one in keys.listed(current.keys_folder) if one.path == copy)
     if as_json:
-        output.emit({"name": copy.stem, "path": str(copy), "fingerprint": fingerprint(copy)})
+        output.emit({"name": copy.stem, "path": str(copy), "fingerprint": wanted.fingerprint, **kept.terms.as_dict()})
         return
-    output.tell(f"{copy.stem} is trusted; fingerprint {fingerprint(copy)}")
-    output.tell("compare the fingerprint with the one that `exchange keys list` shows on the other side")
+    output.tell(f"{copy.stem} is trusted{f' {kept.terms}' if kept.terms != NO_LIMITS else ''}")
+    output.tell(f"fingerprint {wanted.fingerprint}")
+
+
+@contextmanager
+def _written_down(
+    current: Settings, action: str, arguments: dict[str, Any], *, who: str | None, why: str | None
+) -> Iterator[None]:
+    """Do it with a row in the audit; keys are exchanged before `exchange migrate`, too, and then there is none yet."""
+    from exchange import audit
+    from exchange.database import make_engine
+
+    engine = make_engine(current.database_url)
+    try:
+        kept = audit.is_kept(engine)
+    finally:
+        engine.dispose()
+    if not kept:
+        yield
+        return
+    with open_site(distrusting=arguments["name"]) as site, by_hand(site, action, arguments, who=who, why=why):
+        yield
+
+
+def _terms(
+    not_before: str | None, not_after: str | None, channels: list[str] | None, *, unlimited: bool
+) -> Terms | None:
+    """Read the limits that were asked for; None if nothing was. Raises Refused."""
+    begin, end = moment("--not-before", not_before), moment("--not-after", not_after)
+    limited = not (begin is end is None and not channels)
+    if unlimited and limited:
+        raise Refused("--unlimited: expected no limit beside it, found one; nothing was done")
+    if not limited:
+        return NO_LIMITS if unlimited else None
+    try:
+        return Terms(begin, end, frozenset(channels) if channels else None)
+    except ValueError as error:
+        raise Refused(f"{error}; nothing was done") from error
+
+
+def _check_channels(current: Settings, channels: list[str], wanted: Candidate) -> None:
+    """See that each is one that this side receives. Raises Refused."""
+    from exchange.assembly import assemble
+    from exchange.channels import CONTROL, known_names
+
+    known = [*known_names(assemble(current, distrusting=wanted.name).incoming()), CONTROL]
+    for name in channels:
+        if name not in known:
+            shown = printable(repr(name), 80)
+            raise Refused(f"--channel: expected one that is received here ({', '.join(known)}), found {shown}")
+    if CONTROL not in channels:
+        output.warn(
+            f"this key may not sign for {CONTROL}: another one has to sign what {current.peer} says of our batches"
+        )
+
+
+def _compare(wanted: Candidate, fingerprint: str | None, current: Settings) -> None:
+    """See that the key is the one that the other side means. Raises Refused, KeyFault; nothing was done then."""
+    if fingerprint is not None:
+        if not FINGERPRINT.fullmatch(fingerprint.strip()):
+            raise Refused(
+                "--fingerprint: expected SHA256: and 43 characters, as `exchange keys list` shows it on the other side,"
+                f" found {printable(repr(fingerprint), 80)}; nothing was done"
+            )
+        wanted.check(fingerprint.strip())
+        return
+    if not sys.stdin.isatty():
+        raise Refused(
+            f"--fingerprint: expected what `exchange keys list` shows on {current.peer}, found none, and nobody is at a"
+            " terminal to type it; nothing was done"
+        )
+    output.say(f"fingerprint {wanted.shown_part}{'.' * keys.LAST_GROUP}")
+    output.say(f"have {current.peer} read out what `exchange keys list` shows there, by another road than this file's")
+    wanted.check_last_group(typer.prompt(f"its last {keys.LAST_GROUP} characters", err=True).strip())
+
+
+@app.command()
+def untrust(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name, as the list shows it.")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the audit.")],
+    limit: Limit = 50,
+    who: As = None,
+    as_json: Json = False,
+) -> None:
+    """Trust a key no longer, from the next batch on, and list what it had signed that is applied, waiting or held."""
+    from exchange import untrusting
+
+    current = settings()
+    known = next((one for one in keys.listed(current.keys_folder) if one.trusted and one.name == name), None)
+    arguments = {"name": name, "fingerprint": known.fingerprint if known else None}
+    with open_site(distrusting=name) as site, by_hand(site, "untrust_key", arguments, who=who, why=reason) as act:
+        done = untrusting.run(site, current.keys_folder, name, limit)
+        act.came_to({state.value: number for state, number in done.counts.items()})
+    if as_json:
+        output.emit(done.as_dict())
+        return
+    output.tell(f"{name} is trusted no longer; fingerprint {done.fingerprint}")
+    _tell_signed(done)
+
+
+def _tell_signed(done: Ended) -> None:
+    from exchange.models import BatchState
+
+    waiting, held, applied = (done.as_dict()[word] for word in ("waiting", "held", "applied"))
+    output.tell(f"it had signed what is here: {applied} applied, {waiting} waiting, {held} held")
+    if done.batches:
+        output.table(
+            ["batch", "state", "records", "updated", "manifest SHA-256"],
+            [
+                (one.batch, one.state, one.records, f"{one.updated_at:%Y-%m-%d %H:%M:%S}Z", one.digest)
+                for one in done.batches
+            ],
+        )
+    if done.counts.get(BatchState.WAITING) or done.counts.get(BatchState.HELD):
+        output.say("what waits or is held is quarantined at the next import")
+    if len(done.batches) < sum(done.counts.values()):
+        output.say(f"`exchange batches --key {done.name}` lists the others, with `--channel control` those of control")
+    for name in done.still:
+        output.warn(f"the same key is still trusted as {name}: `exchange keys untrust {name}` ends that, too")
 
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List own keys and trusted ones."""
     current = settings()
-    found = [
-        {
-            "name": key.name,
-            "trusted": key.trusted,
-            "signs": key.signs,
-            "path": str(key.path),
-            "fingerprint": fingerprint(key.path if key.trusted else key.path.with_suffix(".pem")),
-        }
-        for key in keys.listed(current.keys_folder, current.signing_key)
-    ]
+    found = keys.listed(current.keys_folder, current.signing_key)
+    for key in found:
+        if as_json:
+            output.emit(_fields(key))
+        if key.fault:
+            output.complain(key.fault)
     if as_json:
-        for fields in found:
-            output.emit(fields)
         return
     if not found:
         output.say("there are no keys yet; `exchange keys new` makes one")
         return
     output.table(
-        ["name", "use", "fingerprint", "path"],
-        [
-            (
-                fields["name"],
-                "trusted" if fields["trusted"] else "signs" if fields["signs"] else "retired",
-                fields["fingerprint"],
-                fields["path"],
-            )
-            for fields in found
-        ],
+        ["name", "use", "fingerprint", "limits"],
+        [(key.name, _use(key), key.fingerprint, key.terms) for key in found],
     )
 
 
-def fingerprint(public: Path) -> str | None:
-    """Give the SHA-256 of a public key in DER form, to be compared by telephone; None if there is none to read."""
-    try:
-        lines = public.read_bytes().splitlines()
-        return hashlib.sha256(base64.b64decode(b"".join(line for line in lines if b"-----" not in line))).hexdigest()
-    except (OSError, ValueError):
-        return None
+def _fields(key: KeyFile) -> dict[str, object]:
+    return {
+        "name": key.name,
+        "trusted": key.trusted,
+        "signs": key.signs,
+        "path": str(key.path),
+        "fingerprint": key.fingerprint,
+        **(key.terms.as_dict() if key.trusted else {}),
+    }
+
+
+def _use(key: KeyFile) -> str:
+    from exchange.database import now
+
+    if key.trusted:
+        return "trusted" if key.terms.in_force(now()) else "out of its time"
+    return "signs" if key.signs else "retired"

@@ -28,7 +28,7 @@ _COLOURS = {
     "red": {"quarantined", "fault", "rejected", "corrupt", "untrusted", "misdirected"},
     "bright_black": {"duplicate", "discarded", "superseded"},
 }
-_NAMES = {"batch", "id", "name"}
+_NAMES = {"batch", "id", "name", "fingerprint"}
 _STYLES = {word: colour for colour, words in _COLOURS.items() for word in words}
 
 

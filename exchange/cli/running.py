@@ -89,16 +89,17 @@ def settings() -> Settings:
 
 
 @contextmanager
-def open_site() -> Iterator[Site]:
+def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
     """Open this side: settings, channels, keys, and a database that is this network's.
 
+    ``distrusting`` leaves out a trusted key by its name, whatever is wrong with its file.
     Raises SettingsFaults, and WorldError if the database is away, not made yet or somebody else's.
     """
     from exchange import ledger
     from exchange.assembly import assemble
     from exchange.database import missing_file, reading, world_errors
 
-    site = assemble(settings())
+    site = assemble(settings(), distrusting=distrusting)
     try:
         missing = missing_file(site.engine)
         if missing is not None:

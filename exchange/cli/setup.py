@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.keys import fingerprint
 from exchange.cli.output import Json
 from exchange.cli.running import Refused, fail, settings
 
@@ -61,7 +60,7 @@ def init(
                 "incoming": str(current.incoming),
                 "key": done.key,
                 "public_key": str(done.public_key),
-                "fingerprint": fingerprint(done.public_key),
+                "fingerprint": done.fingerprint,
             }
         )
         return
@@ -73,8 +72,8 @@ def init(
     output.tell("next:")
     output.tell("  exchange migrate                make the tables")
     output.tell(f"  carry {done.public_key} to {current.peer}; there:")
-    output.tell(f"    exchange keys trust {done.public_key.name}")
-    output.tell(f"  bring {current.peer}'s public key here, and run: exchange keys trust FILE")
+    output.tell(f"    exchange keys trust {done.public_key.name} --fingerprint {done.fingerprint}")
+    output.tell(f"  bring {current.peer}'s public key here, and run: exchange keys trust FILE --fingerprint SHA256:...")
     output.tell("  exchange doctor                 see that all is well")
     output.tell("  exchange up                     run broker, worker and beat")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import BinaryIO, Final
 
 from exchange.format.batch import BatchReader, ReadLimits, check_data
@@ -51,14 +52,15 @@ def judge(
     trusted: TrustedKeys | None,
     limits: ReadLimits | None = None,
     name: BatchName | None = None,
+    at: datetime | None = None,
 ) -> Report:
     """Verify a batch in the order of FORMAT.md section 5, reading all of it, in constant memory.
 
     ``data`` is ``None`` when the data file is absent; otherwise it is seekable and at its beginning, as it is
-    read twice. Without ``trusted`` signatures are not checked, without ``name`` the files' name is not. A bad
-    batch is a report, never an exception.
+    read twice. Without ``trusted`` signatures are not checked, without ``name`` the files' name is not, without ``at``,
+    the moment at which it came, what its key may sign is not. A bad batch is a report, never an exception.
     """
-    trial = _Trial(manifest_content, data, trusted, limits or ReadLimits(), name)
+    trial = _Trial(manifest_content, data, trusted, limits or ReadLimits(), name, at)
     for what, step in _STEPS:
         try:
             ok, detail = step(trial)
@@ -80,6 +82,7 @@ class _Trial:
         trusted: TrustedKeys | None,
         limits: ReadLimits,
         name: BatchName | None,
+        at: datetime | None,
     ) -> None:
         self.report = Report()
         self._manifest_content = manifest_content
@@ -87,6 +90,7 @@ class _Trial:
         self._trusted = trusted
         self._limits = limits
         self._name = name
+        self._at = at
 
     def manifest_file(self) -> _Outcome:
         self._line, self._signature = split_manifest(self._manifest_content)
@@ -100,8 +104,10 @@ class _Trial:
         return True, f"signed by {printable(self._signature.key) if self._signature else 'nobody'}"
 
     def claim(self) -> _Outcome:
-        self._manifest = self.report.manifest = Manifest.parse(self._line)
-        claim = self._manifest
+        claim = Manifest.parse(self._line)
+        if self._trusted is not None and self._signature is not None and self._at is not None:
+            self._trusted.check_terms(self._signature.key, claim, self._at)
+        self._manifest = self.report.manifest = claim
         return True, f"{claim.name}: {claim.kind} from {claim.source} to {claim.target}"
 
     def file_name(self) -> _Outcome:

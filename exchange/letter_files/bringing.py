@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
 
-from exchange.database import locked, world_errors
+from exchange.database import locked, now, world_errors
 from exchange.folders import NotPlain, held
 from exchange.format.errors import Untrusted, printable
 from exchange.format.letters import Ending, FileFault, SavedRevision, Tail, read_entries, read_tail
@@ -94,6 +94,8 @@ def _believed(site: Site, tail: Tail) -> Ending:
         raise FileFault(f"it has letters of {claimed.network}, expected of {site.network} or {site.peer}")
     if tail.signature is not None or site.require_signature:
         keys.check(tail.line, tail.signature, "it")
+    if tail.signature is not None:
+        keys.check_terms(tail.signature.key, None, now())
     if claimed.bytes != tail.start:
         raise FileFault(f"{tail.start} bytes lie before its ending, which speaks of {claimed.bytes}")
     if claimed.letters > site.limits.read.max_records:

@@ -6,6 +6,7 @@ at its default but EXCHANGE_NUDGE. The server itself notes when each transaction
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -71,8 +72,8 @@ def _prepare(networks: dict[str, Network], urls: dict[str, str]) -> None:
         network.env_file.chmod(0o600)
         network.command("init")
     for name, network in networks.items():
-        public = next((networks[PEERS[name]].home / "keys").glob("*.pem"))
-        network.command("keys", "trust", str(public))
+        key = json.loads(networks[PEERS[name]].command("init", "--json"))
+        network.command("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
 
 
 @contextmanager

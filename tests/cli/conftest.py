@@ -169,9 +169,9 @@ def paired(folder: Path, databases: Databases, kind: str, app: str | None = None
     """
     environment = {"EXCHANGE_APP": app} if app else {}
     request, response = sides = [Side(name, folder / name, dict(environment)) for name in PEERS]
-    keys = {}
+    made = {}
     for one in sides:
-        keys[one.network] = one.do("init", "--json").line["public_key"]
+        made[one.network] = one.do("init", "--json").line
         commands = ["migrate", "seed"] if seed and one is response else ["migrate"]
         url = databases.fresh(kind, (one.network, app, *commands), partial(_made_by, one, commands))
         if kind == "sqlite":
@@ -179,7 +179,8 @@ def paired(folder: Path, databases: Databases, kind: str, app: str | None = None
         else:
             one.environment["EXCHANGE_DATABASE_URL"] = url
     for one in sides:
-        one.do("keys", "trust", keys[PEERS[one.network]])
+        key = made[PEERS[one.network]]
+        one.do("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
     return Pair(request, response)
 
 

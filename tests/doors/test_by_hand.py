@@ -26,7 +26,7 @@ from exchange.callers import TICK, Caller, sign
 from exchange.celery import SigningAMQP
 from exchange.database import locked, reading, user, writing
 from exchange.dead_letters import Filters, selecting
-from exchange.keys import new, trust
+from exchange.keys import candidate, new, trust
 from exchange.models import DeadLetterState
 from exchange.reference.models import ProfileType, Request, User
 from exchange.settings import Settings
@@ -148,8 +148,8 @@ def peer(side: Side, desk: Desk, tmp_path: Path) -> Iterator[Site]:
     """Give the request network, without processes; both trust each other."""
     home = tmp_path / "peer"
     public = new(home / "keys", "request-test")
-    trust(side.home / "keys", public)
-    trust(home / "keys", side.home / "keys/response-test.pem")
+    trust(side.home / "keys", candidate(public))
+    trust(home / "keys", candidate(side.home / "keys/response-test.pem"))
     made = preparing.prepare(Settings(network="request", peer="response", home=home))
     yield made
     made.engine.dispose()

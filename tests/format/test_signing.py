@@ -116,6 +116,22 @@ def test_a_bad_public_key_is_refused_in_one_sentence(key: SigningKey) -> None:
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("where", ["above", "below", "inside", "twice"])
+def test_a_key_that_is_not_alone_in_its_file_is_refused(key: SigningKey, where: str) -> None:
+    def spoiled(pem: bytes) -> bytes:
+        first, *rest = pem.splitlines(keepends=True)
+        note = b"a note\n"
+        return {"above": note + pem, "below": pem + note, "inside": first + b" " + b"".join(rest), "twice": pem * 2}[
+            where
+        ]
+
+    with pytest.raises(ValueError, match="expected one PEM block, found"):
+        TrustedKeys.from_pems({"theirs": spoiled(key.public_pem())})
+    if where != "inside":  # a private key is shown to nobody: what counts is that there is one
+        with pytest.raises(ValueError, match="expected one PEM block, found"):
+            SigningKey.from_pem("mine", spoiled(key.to_pem()))
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command here")
 def test_openssl_verifies_what_we_sign(key: SigningKey, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(key.public_pem())

@@ -20,7 +20,7 @@ from exchange.format.json import MAX_DEPTH, MAX_MEMBERS
 from exchange.format.manifest import MAX_MANIFEST_BYTES, Kind, Manifest, split_manifest
 from exchange.format.names import MAX_SEQUENCE, FileKind, parse_file_name
 from exchange.format.record import decode
-from exchange.format.signing import TrustedKeys
+from exchange.format.signing import TrustedKeys, fingerprint
 from exchange.format.verify import judge
 
 SCHEMAS = Path(__file__).parent.parent.parent / "schemas"
@@ -85,6 +85,11 @@ def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
     assert f"more than {MAX_MEMBERS} members" in TEXT
     assert f"at most {MAX_MANIFEST_BYTES} bytes" in TEXT
     assert f"up to {MAX_SEQUENCE}" in TEXT
+
+
+def test_the_fingerprint_in_the_text_is_that_of_the_key_in_it() -> None:
+    key = TrustedKeys.from_pems({"request-2026a": PEM}).keys["request-2026a"]
+    assert re.findall(r"`(SHA256:[^`]{2,})`", TEXT) == [fingerprint(key)]
 
 
 def test_every_kind_and_verdict_is_in_the_text() -> None:

@@ -104,12 +104,12 @@ class Night:
 def night(tmp_path: Path, databases: Databases, forked_python: Path) -> Iterator[Night]:
     """Give both networks on PostgreSQL, the office with broker, worker and beat."""
     networks = {name: _network(tmp_path, name, databases.fresh("postgresql"), forked_python) for name in PEERS}
-    for words in (["init"], ["migrate"]):
-        for one in networks.values():
-            one.exchange(*words)
+    made = {name: one.exchange("init")[0] for name, one in networks.items()}
     for one in networks.values():
-        (key,) = (networks[PEERS[one.name]].home / "keys").glob("*.pem")
-        one.exchange("keys", "trust", str(key))
+        one.exchange("migrate")
+    for one in networks.values():
+        key = made[PEERS[one.name]]
+        one.exchange("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
         one.run("tests.operating.works")
     with _up(networks["office"]):
         yield Night(networks["plant"], networks["office"])

@@ -2,8 +2,8 @@
 
 - "`name`:" before a fenced block names the file that the block is.
 - A ``console`` block holds commands after ``$`` or ``folder$`` and what they print; ``...`` stands for lines left out.
-- What is new each time (epochs, digests, ids, times, sizes) is matched by its form. An epoch, an id or a key's year
-  that the README shows stands for the real one in every later command.
+- What is new each time (epochs, digests, ids, times, sizes) is matched by its form. An epoch, an id, a key's year or
+  its fingerprint that the README shows stands for the real one in every later command.
 - A command may fail only where ``echo $?`` follows. At ``^C`` somebody interrupts it.
 - ``<!-- session: NAME -->`` begins a session in an empty folder, ``<!-- session: none -->`` ends it.
 """
@@ -33,8 +33,10 @@ _PROMPT = re.compile(r"^(\w*)\$ (.*)$")
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _VARIES = re.compile(
     r"(?P<who>\S+@[\w.-]+ pid \d+)"
+    r"|(?P<fingerprint>SHA256:[A-Za-z0-9+/]{43})"
     r"|(?P<uuid>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)"
     r"|(?P<digest>\b(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{16})\b)"
+    r"|(?P<lasting>\b\d+ (?:d|h|min|s)(?: \d+ (?:h|min|s))?(?= ago))"
     r"|(?P<epoch>\b[0-9a-f]{12}\b)"
     r"|(?P<moment>\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)?)"
     r"|(?P<clock>\b\d\d:\d\d:\d\d(?:\.\d+)?)"
@@ -247,7 +249,7 @@ class Play:
 
     def _learn(self, shown: str, printed: str) -> None:
         for ours, theirs in zip(_VARIES.finditer(shown), _VARIES.finditer(printed), strict=True):
-            if ours.lastgroup in {"epoch", "uuid", "year"}:
+            if ours.lastgroup in {"epoch", "uuid", "year", "fingerprint"}:
                 known = self._replaced.setdefault(ours[0], theirs[0])
                 assert known == theirs[0], f"{ours[0]} stands for {known} and for {theirs[0]}"
 
