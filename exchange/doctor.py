@@ -15,7 +15,19 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status
+from exchange import (
+    alarming,
+    broker,
+    capture,
+    carrier_group,
+    database,
+    far_side,
+    keys,
+    ledger,
+    migrate,
+    readers,
+    status,
+)
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
@@ -137,6 +149,7 @@ def _folders(places: Folders, batch_bytes: int) -> Findings:
     yield from _private_folders(places)
     for role, folder in (("outgoing", places.outgoing), ("incoming", places.incoming)):
         yield from _shared_folder(places, role, folder)
+    yield from _readers(places)
     yield from _space(places, batch_bytes)
 
 
@@ -208,6 +221,31 @@ def _shared_folder_faults(places: Folders, role: str, folder: Path, found: os.st
             Level.WARNING,
             f"{folder} and {places.home} are on different file systems: claiming a batch copies it",
             "put both on one, if imports are to be quick",
+        )
+
+
+def _readers(places: Folders) -> Findings:
+    """Say who can read what is exported, and whether those who are to can."""
+    try:
+        seen = readers.look(places)
+        group = places.outgoing.stat().st_gid
+    except OSError:
+        return  # said above
+    message, _, remedy = f"what is exported {seen}".partition("; ")
+    yield Finding("readers", Level.WARNING if seen.everybody else Level.OK, message, remedy)
+    if places.group is None:
+        return
+    name = carrier_group.name_of(places.group)
+    if not carrier_group.may_give(places.group):
+        yield _fault("readers", *carrier_group.not_ours(places.group, "nothing can be published").rsplit("; ", 1))
+    if group != places.group:
+        yield Finding("readers", Level.WARNING, f"{places.outgoing} is not the group {name}'s", "run `exchange init`")
+    elif seen.barrier is not None:
+        yield Finding(
+            "readers",
+            Level.WARNING,
+            f"the group {name} can't get to {places.outgoing}: {seen.barrier} lets it not through",
+            f"chmod o+x {seen.barrier}, or name a folder elsewhere in EXCHANGE_OUTGOING",
         )
 
 

@@ -24,6 +24,7 @@ from exchange.channels import CONTROL, Channel
 from exchange.database import among, join, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.settling import missing, standing
+from exchange.discretion import words as said
 from exchange.format.errors import RecordError, printable
 from exchange.loader import Loader
 from exchange.loader.checks import DUPLICATE
@@ -189,7 +190,8 @@ def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
             raise TooManyFailed from error
         if len(group.ids) > 1:
             return [one for part in group.parts(2) for one in attempt(site, part, manner)]
-        words = printable(str(error.orig).strip().splitlines()[0])
+        hidden = any(stream.sensitive for stream in group.channel.streams)
+        words = printable((str(error.orig) if hidden else said(error.orig)).strip().splitlines()[0])
     # Constraints that are checked late refuse a row only when all was done.
     fault = RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
     with _locked(site, group) as connection:

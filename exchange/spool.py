@@ -21,6 +21,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from exchange import carrier_group
 from exchange.folders import HOME_MODE, make_private
 from exchange.format.errors import WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
@@ -43,13 +44,17 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class Folders:
-    """Where everything lies. ``outgoing`` and ``incoming`` may be anywhere, the rest is below ``home``."""
+    """Where everything lies. ``outgoing`` and ``incoming`` may be anywhere, the rest is below ``home``.
+
+    ``group`` is the number of the carrier's group, if there is one.
+    """
 
     home: Path
     outgoing: Path
     incoming: Path
     folder_mode: int = 0o755
     file_mode: int = 0o644
+    group: int | None = None
 
     @property
     def private(self) -> tuple[Path, ...]:
@@ -189,9 +194,26 @@ class Spool:
         if not folder.exists():
             folder.mkdir(parents=True)
             folder.chmod(self.folders.folder_mode)
+        if self.folders.group is not None:
+            self._share(folder)
         (folder / MARKER).touch()
         make_private(self.folders.home / "markers")
         (self.folders.home / "markers" / role).write_text(str(folder))
+
+    def _share(self, folder: Path) -> None:
+        """Give a shared folder to the carrier's group, which takes from ``outgoing`` and brings to ``incoming``."""
+        mode = self.folders.folder_mode | (stat.S_IWGRP if folder == self.folders.incoming else 0)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if (found.st_gid, stat.S_IMODE(found.st_mode)) != (self.folders.group, mode):
+                carrier_group.give(descriptor, self.folders.group, folder, "nothing was read or written")
+                os.fchmod(descriptor, mode)
+        except PermissionError as error:
+            msg = f"{folder} belongs to another user, so its permissions stay as they are; give it to this user (chown)"
+            raise WorldError(msg) from error
+        finally:
+            os.close(descriptor)
 
     # Out
 
@@ -246,6 +268,9 @@ class Spool:
         with source.open("rb") as read, draft.open("wb") as write:
             shutil.copyfileobj(read, write, _COPY_BYTES)
             write.flush()
+            carrier_group.give(
+                write.fileno(), self.folders.group, target, "the batch stays sealed and is published at the next run"
+            )
             os.fchmod(write.fileno(), self.folders.file_mode)
             if write.tell() != os.fstat(read.fileno()).st_size:
                 raise OSError(errno.EIO, "short copy", str(target))
