@@ -465,8 +465,11 @@ def _password(file: Path) -> str:
     """Read the one line of a file. Raises ValueError, without a word of what is in it."""
     try:
         # A FIFO that nobody writes to would be waited for.
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            line = stream.read(_LONGEST_PASSWORD + 1).removesuffix(b"\n").removesuffix(b"\r").decode()
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            line = os.read(descriptor, _LONGEST_PASSWORD + 2).removesuffix(b"\n").removesuffix(b"\r").decode()
+        finally:
+            os.close(descriptor)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ValueError(
