@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from exchange.database import Busy, now, world_errors, writing
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import RecordError, WorldError, printable, rule_of
 from exchange.models import audit
 
 MAX_NAME_CHARACTERS = 100
@@ -85,6 +85,9 @@ def _failure(error: BaseException) -> dict[str, Any]:
         return error.as_dict()
     if not isinstance(error, Exception):
         return {"failed": "interrupted"}
+    record = error if isinstance(error, RecordError) else error.__cause__
+    if isinstance(record, RecordError):  # its sentence may quote a value
+        return {"failed": f"{printable(rule_of(record.error, record.pointer, None), 300)}; nothing was changed"}
     return {"failed": printable(str(error).strip() or type(error).__name__, 2000)}
 
 

@@ -25,7 +25,7 @@ from exchange.database import among, join, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.settling import missing, standing
 from exchange.discretion import words as said
-from exchange.format.errors import RecordError, printable
+from exchange.format.errors import RecordError, printable, rule_of
 from exchange.loader import Loader
 from exchange.loader.checks import DUPLICATE
 from exchange.loader.putting import refuses_the_row
@@ -214,7 +214,7 @@ def _finish(
     outcomes = [one for one in outcomes if not (one.refused and one.refused.error in manner.spared)]
     if not manner.rehearse:
         dead_letters.settle(connection, outcomes, manner.how)
-    done = {one.letter.id: Retried(one.letter.id, one.state, one.sentence, changed=True) for one in outcomes}
+    done = {one.letter.id: _retried(one) for one in outcomes}
     for letter_id in set(group.ids).difference(one.letter.id for one in taken):
         letter = dead_letters.find(connection, letter_id)
         message = f"{standing(connection, letter_id)}; nothing was changed"
@@ -227,6 +227,12 @@ def _finish(
     if manner.rehearse:
         connection.rollback()
     return retried
+
+
+def _retried(outcome: Outcome) -> Retried:
+    now = outcome.refused
+    rule = "" if now is None else rule_of(now.error, now.pointer, now.cause)
+    return Retried(outcome.letter.id, outcome.state, outcome.sentence, changed=True, rule=rule)
 
 
 # Incoming: applied if it now can be
