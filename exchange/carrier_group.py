@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import grp
 import os
+import stat
 from pathlib import Path
 
 from exchange.format.errors import WorldError, printable
@@ -57,6 +58,19 @@ def give(descriptor: int, number: int | None, what: Path, consequence: str) -> N
         if error.errno not in {errno.EPERM, errno.EINVAL}:
             raise
         raise WorldError(not_ours(number, f"{what} can't be given to it: {consequence}")) from error
+
+
+def share(descriptor: int, number: int, mode: int, what: Path) -> None:
+    """Give an open folder to a group, with a mode; one that is as it should be may be anybody's. Raises WorldError."""
+    found = os.fstat(descriptor)
+    if (found.st_gid, stat.S_IMODE(found.st_mode)) == (number, mode):
+        return
+    give(descriptor, number, what, "nothing was read or written")
+    try:
+        os.fchmod(descriptor, mode)
+    except PermissionError as error:
+        msg = f"{what} belongs to another user, so its permissions stay as they are; give it to this user (chown)"
+        raise WorldError(msg) from error
 
 
 def not_ours(number: int, consequence: str) -> str:

@@ -53,6 +53,8 @@ def initialise(wanted: Mapping[str, str | Path]) -> Initialised:
         _check_group(str(group))
     with world_errors():
         before = file.read_bytes() if file.is_file() else None
+        if before is not None:
+            load_settings()  # a file that is refused is not added to
         became = _write_down(file, wanted, new=before is None)
         try:
             settings = _agreed(wanted, file)

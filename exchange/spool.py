@@ -202,16 +202,11 @@ class Spool:
 
     def _share(self, folder: Path) -> None:
         """Give a shared folder to the carrier's group, which takes from ``outgoing`` and brings to ``incoming``."""
-        mode = self.folders.folder_mode | (stat.S_IWGRP if folder == self.folders.incoming else 0)
+        assert self.folders.group is not None
+        brings = stat.S_IWGRP if folder == self.folders.incoming else 0
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            found = os.fstat(descriptor)
-            if (found.st_gid, stat.S_IMODE(found.st_mode)) != (self.folders.group, mode):
-                carrier_group.give(descriptor, self.folders.group, folder, "nothing was read or written")
-                os.fchmod(descriptor, mode)
-        except PermissionError as error:
-            msg = f"{folder} belongs to another user, so its permissions stay as they are; give it to this user (chown)"
-            raise WorldError(msg) from error
+            carrier_group.share(descriptor, self.folders.group, self.folders.folder_mode | brings, folder)
         finally:
             os.close(descriptor)
 
