@@ -5,6 +5,7 @@ It changes nothing: what it finds missing it does not make.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from exchange.format.manifest import Manifest
 from exchange.holding import held
 from exchange.models import Direction, ResyncState, batch, event, resync
 from exchange.preparing import branches
-from exchange.settings import Settings, SettingsFaults, load_settings
+from exchange.settings import Settings, SettingsFaults, load_settings, settings_file
 from exchange.site import Site
 from exchange.spool import MARKER, Folders
 
@@ -93,6 +94,7 @@ def examine() -> Findings:
             yield _fault("settings", sentence, "correct the variable or the .env; the rest is looked at after that")
         return
     yield _ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
+    yield from _open_to_others(settings)
     yield from _clock()
     yield from _folders(folders(settings), limits(settings).batch_bytes)
     key_findings = list(_keys(settings))
@@ -126,6 +128,21 @@ def _fault(check: str, message: str, remedy: str) -> Finding:
 def _declared(channel: Channel) -> str:
     shards = f", {channel.shards} shards" if channel.shards > 1 else ""
     return f"{channel.name} ({channel.source} to {channel.target}{shards})"
+
+
+def _open_to_others(settings: Settings) -> Findings:
+    """Find files with passwords that every user of this machine may read."""
+    files = (settings_file(), settings.database_password_file, settings.broker_password_file)
+    for file in filter(None, files):
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & stat.S_IROTH and readers.reachable(file):
+                yield Finding(
+                    "settings",
+                    Level.WARNING,
+                    f"{file} is {mode:04o}: every user of this machine can read the passwords in it",
+                    f"chmod o-r {file}",
+                )
 
 
 # Clock

@@ -19,7 +19,7 @@ from exchange.database import now, world_errors
 from exchange.folders import HOME_MODE, make_private
 from exchange.format.errors import printable
 from exchange.readers import Readers
-from exchange.settings import ENV_FILE, Settings, SettingsFaults, load_settings, variable_name
+from exchange.settings import Settings, SettingsFaults, load_settings, settings_file, variable_name
 from exchange.spool import Spool
 
 _AS_IT_WAS = "as it was"
@@ -47,7 +47,7 @@ def initialise(wanted: Mapping[str, str | Path]) -> Initialised:
 
     Raises SettingsFaults if the settings are faulty or say something else than ``wanted``, KeyFault, WorldError.
     """
-    file = Path(os.environ.get(ENV_FILE) or ".env").absolute()
+    file = settings_file()
     group = wanted.get("carrier_group")
     if group is not None:
         _check_group(str(group))

@@ -45,6 +45,11 @@ def look(folders: Folders) -> Readers:
     )
 
 
+def reachable(file: Path) -> bool:
+    """Say whether every user of this machine can get to a file, whatever they may do with it. Raises OSError."""
+    return _barrier(file, None) is None
+
+
 def _group_reads(folders: Folders, outgoing: os.stat_result) -> bool:
     """Say whether the folder's group may enter it and read the files that are put there."""
     files = os.getegid() if folders.group is None else folders.group

@@ -419,6 +419,11 @@ def misspelt(names: set[str]) -> list[str]:
     return faults
 
 
+def settings_file() -> Path:
+    """Say which file the settings are read from, if it is there."""
+    return Path(os.environ.get(ENV_FILE) or ".env").absolute()
+
+
 OTHER_VARIABLES = {ENV_FILE}
 """Variables of ours that are no settings."""
 

@@ -218,6 +218,26 @@ def test_who_can_read_is_what_the_kernel_says(public: Path, folder_mode: int, fi
     assert (seen.group is not None) is reads(file, GROUP.gr_gid)
 
 
+@as_root
+def test_doctor_says_that_others_can_read_a_file_with_a_password(
+    public: Path, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(public)
+    side.do("init")
+    for name in (".env", "word"):
+        (public / name).write_text("")
+    variables = {
+        "EXCHANGE_DATABASE_URL": "postgresql://127.0.0.1:1/x",
+        "EXCHANGE_DATABASE_PASSWORD_FILE": "word",
+    }
+    (public / "word").write_text("hidden")
+    for mode, told_of in ((0o644, [".env", "word"]), (0o640, [])):
+        for name in (".env", "word"):
+            (public / name).chmod(mode)
+        found = [line for line in side.run("doctor", "--json", **variables).lines if line["check"] == "settings"]
+        assert [line["remedy"] for line in found[1:]] == [f"chmod o-r {public / name}" for name in told_of]
+
+
 def test_doctor_says_that_the_folder_is_not_the_groups(pair: Pair) -> None:
     other = {"EXCHANGE_CARRIER_GROUP": GROUP.gr_name}
     if (pair.request.home / "outgoing").stat().st_gid == GROUP.gr_gid:
