@@ -18,7 +18,7 @@ from exchange.channels import Channel
 from exchange.dead_letters import Letter, Superseding
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.errors import BatchError, Reason, RecordError, printable
+from exchange.format.errors import BatchError, Reason, RecordError, printable, rule_of
 from exchange.ledger import Counts
 from exchange.loader import Loader, Refusal, TooManyRefusals
 from exchange.loader.staging import canonical_key
@@ -97,7 +97,8 @@ class _BadRecords:
         self.count += 1
         if not self._allowed:
             name = self._arrival.channel.name
-            msg = f"line {number}: {error.sentence}; channel {name} takes no batch with a bad record"
+            rule = printable(rule_of(error.error, error.pointer, cause), 300)
+            msg = f"line {number}: {rule}; channel {name} takes no batch with a bad record"
             raise Rejected(msg)
         if self._beyond_limits():
             raise self.too_many()

@@ -94,6 +94,7 @@ def folders(settings: Settings) -> Folders:
         incoming=settings.incoming,
         folder_mode=settings.folder_mode,
         file_mode=settings.file_mode,
+        group=settings.carrier_group_number,
     )
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.audit_chain import add, adding
 from exchange.database import Busy, missing_file, now, world_errors
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import RecordError, WorldError, printable, rule_of
 from exchange.models import audit
 
 MAX_NAME_CHARACTERS = 100
@@ -136,6 +136,8 @@ def write_refusal(engine: Engine, action: str, claimed: str, *, origin: str, sen
 
 def _is_refusal(result: str | None) -> bool:
     return result is not None and result.startswith('{"refused"')
+
+
 def is_kept(engine: Engine) -> bool:
     """Tell whether the database has an audit yet; one that was never migrated has none. Raises WorldError."""
     if missing_file(engine) is not None:
@@ -149,6 +151,9 @@ def _failure(error: BaseException) -> dict[str, Any]:
         return error.as_dict()
     if not isinstance(error, Exception):
         return {"failed": "interrupted"}
+    record = error if isinstance(error, RecordError) else error.__cause__
+    if isinstance(record, RecordError):  # its sentence may quote a value
+        return {"failed": f"{printable(rule_of(record.error, record.pointer, None), 300)}; nothing was changed"}
     return {"failed": printable(str(error).strip() or type(error).__name__, 2000)}
 
 

@@ -121,7 +121,9 @@ class Stream:
             try:
                 lifted = step(dict(data))
             except Exception as error:
-                reason = printable(f"{type(error).__name__}: {error}", 120)
+                # Its words may quote a value.
+                said = type(error).__name__ if self.sensitive else f"{type(error).__name__}: {error}"
+                reason = printable(said, 120)
                 raise RecordError("upgrade", "/data", f"{what} can't be lifted: its step failed: {reason}") from error
             if not isinstance(lifted, dict):
                 raise RecordError("upgrade", "/data", f"{what} can't be lifted: its step gave no dict")

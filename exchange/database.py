@@ -23,9 +23,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, ProgrammingError
 
+from exchange.discretion import withhold
 from exchange.format.errors import Verdict, WorldError, printable
 from exchange.models import holder
 
@@ -97,17 +98,27 @@ def make_engine(url: str) -> Engine:
     SQLite: the driver in autocommit and an explicit ``BEGIN IMMEDIATE``, because the stock set-up commits
     half; write-ahead log, foreign keys, triggers of replaced rows, and a bounded wait for other writers.
     PostgreSQL: session settings that fix how values are written as text, and no prepared statements: a plan made
-    while the log was empty would be kept, and read all of it once it is not.
+    while the log was empty would be kept, and read all of it once it is not. No error of either quotes a row.
     """
     parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(url)
+    engine = _sqlite_engine(url) if parsed.get_backend_name() == "sqlite" else _postgresql_engine(parsed)
+    event.listen(engine, "handle_error", _keep_rows_out)
+    return engine
+
+
+def _keep_rows_out(context: ExceptionContext) -> None:
+    """Leave out of an error, before anybody sees it, what may quote a row's value."""
+    withhold(context.original_exception, context.sqlalchemy_exception)
+
+
+def _postgresql_engine(parsed: URL) -> Engine:
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     options = "-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c bytea_output=hex"
     return create_engine(
         parsed,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "options": options,
             "application_name": f"exchange {whoami()}"[:MAX_NAME_BYTES],
@@ -118,7 +129,9 @@ def make_engine(url: str) -> Engine:
 
 def _sqlite_engine(url: str) -> Engine:
     engine = create_engine(
-        url, connect_args={"isolation_level": None, "timeout": SQLITE_WAIT_SECONDS, "check_same_thread": False}
+        url,
+        hide_parameters=True,
+        connect_args={"isolation_level": None, "timeout": SQLITE_WAIT_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
@@ -174,6 +187,7 @@ def driver_errors(connection: Connection, statement: str) -> Iterator[None]:
     try:
         yield
     except dbapi.Error as error:
+        withhold(error)
         raise DBAPIError.instance(statement, None, error, dbapi.Error, dialect=connection.dialect) from error
 
 

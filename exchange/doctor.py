@@ -5,6 +5,7 @@ It changes nothing: what it finds missing it does not make.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,7 +15,19 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status
+from exchange import (
+    alarming,
+    broker,
+    capture,
+    carrier_group,
+    database,
+    far_side,
+    keys,
+    ledger,
+    migrate,
+    readers,
+    status,
+)
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
@@ -25,7 +38,7 @@ from exchange.format.signing import TrustedKeys
 from exchange.holding import held
 from exchange.models import Direction, ResyncState, batch, event, resync
 from exchange.preparing import branches
-from exchange.settings import Settings, SettingsFaults, load_settings
+from exchange.settings import Settings, SettingsFaults, load_settings, settings_file
 from exchange.shared import Shared
 from exchange.site import Site
 from exchange.spool import Folders, Spool
@@ -85,6 +98,7 @@ def examine() -> Findings:
             yield _fault("settings", sentence, "correct the variable or the .env; the rest is looked at after that")
         return
     yield _ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
+    yield from _open_to_others(settings)
     yield from _clock()
     yield from _folders(folders(settings), limits(settings).batch_bytes)
     key_findings = list(_keys(settings))
@@ -120,6 +134,21 @@ def _declared(channel: Channel) -> str:
     return f"{channel.name} ({channel.source} to {channel.target}{shards})"
 
 
+def _open_to_others(settings: Settings) -> Findings:
+    """Find files with passwords that every user of this machine may read."""
+    files = (settings_file(), settings.database_password_file, settings.broker_password_file)
+    for file in filter(None, files):
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & stat.S_IROTH and readers.reachable(file):
+                yield Finding(
+                    "settings",
+                    Level.WARNING,
+                    f"{file} is {mode:04o}: every user of this machine can read the passwords in it",
+                    f"chmod o-r {file}",
+                )
+
+
 # Clock
 
 
@@ -141,6 +170,7 @@ def _folders(places: Folders, batch_bytes: int) -> Findings:
     yield from _private_folders(places)
     for shared in Spool(places).shared:
         yield from _shared_folder(places, shared)
+    yield from _readers(places)
     yield from _space(places, batch_bytes)
 
 
@@ -211,6 +241,31 @@ def _shared_folder_faults(places: Folders, shared: Shared, found: os.stat_result
             Level.WARNING,
             f"{folder} and {places.home} are on different file systems: claiming a batch copies it",
             "put both on one, if imports are to be quick",
+        )
+
+
+def _readers(places: Folders) -> Findings:
+    """Say who can read what is exported, and whether those who are to can."""
+    try:
+        seen = readers.look(places)
+        group = places.outgoing.stat().st_gid
+    except OSError:
+        return  # said above
+    message, _, remedy = f"what is exported {seen}".partition("; ")
+    yield Finding("readers", Level.WARNING if seen.everybody else Level.OK, message, remedy)
+    if places.group is None:
+        return
+    name = carrier_group.name_of(places.group)
+    if not carrier_group.may_give(places.group):
+        yield _fault("readers", *carrier_group.not_ours(places.group, "nothing can be published").rsplit("; ", 1))
+    if group != places.group:
+        yield Finding("readers", Level.WARNING, f"{places.outgoing} is not the group {name}'s", "run `exchange init`")
+    elif seen.barrier is not None:
+        yield Finding(
+            "readers",
+            Level.WARNING,
+            f"the group {name} can't get to {places.outgoing}: {seen.barrier} lets it not through",
+            f"chmod o+x {seen.barrier}, or name a folder elsewhere in EXCHANGE_OUTGOING",
         )
 
 

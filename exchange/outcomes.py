@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from exchange.database import Busy
-from exchange.format.errors import Reason, Verdict
+from exchange.format.errors import Reason, Verdict, printable
 from exchange.ledger import Counts
 from exchange.models import DeadLetterState
 
@@ -39,17 +39,28 @@ class Imported:
 
 @dataclass(frozen=True)
 class Retried:
-    """What became of one dead letter. ``state`` is None if there is no such letter."""
+    """What became of one dead letter. ``state`` is None if there is no such letter.
+
+    ``message`` is for the person who looks at the letter: it may quote a value. ``rule`` names what refused it.
+    """
 
     id: int
     state: DeadLetterState | None
     message: str
     changed: bool
+    rule: str = ""
 
     @property
     def failed(self) -> bool:
         """Say whether it was tried and stays parked."""
         return self.changed and self.state is DeadLetterState.PARKED
+
+    def without_values(self) -> Self:
+        """Give it as logs, results and the audit may have it: without a value of its record."""
+        if not self.rule:
+            return self
+        said = f"{printable(self.rule, 300)}; it stays parked, `exchange dead-letters show {self.id}` says more"
+        return replace(self, message=said)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""

@@ -31,7 +31,7 @@ from exchange.format.control import (
     ranges,
     within,
 )
-from exchange.format.errors import Reason, printable
+from exchange.format.errors import Reason, printable, rule_of
 from exchange.models import (
     HOLDS_PLACE,
     BatchState,
@@ -290,9 +290,8 @@ def _sample(channel: Channel | None, row: Any) -> Sample:
         names = {column.name for column in stream.key}
         said = json.loads(row.key)
         key = stream.shown({name: value for name, value in said.items() if name in names})
-    where = f" at {row.pointer}" if row.pointer else ""
-    why = f" ({row.cause})" if row.cause else ""
-    return Sample(row.stream if stream else None, key, row.error, printable(f"{row.error}{where}{why}", MAX_WORDS))
+    said = printable(rule_of(row.error, row.pointer, row.cause), MAX_WORDS)
+    return Sample(row.stream if stream else None, key, row.error, said)
 
 
 def _agreement(connection: Connection, lane: _Lane) -> tuple[Mapping[str, Any], ...]:

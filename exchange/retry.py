@@ -24,7 +24,8 @@ from exchange.channels import CONTROL, Channel
 from exchange.database import among, join, locked, reading, world_errors
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.settling import missing, standing
-from exchange.format.errors import RecordError, printable
+from exchange.discretion import words as said
+from exchange.format.errors import RecordError, printable, rule_of
 from exchange.loader import Loader
 from exchange.loader.checks import DUPLICATE
 from exchange.loader.putting import refuses_the_row
@@ -189,7 +190,8 @@ def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
             raise TooManyFailed from error
         if len(group.ids) > 1:
             return [one for part in group.parts(2) for one in attempt(site, part, manner)]
-        words = printable(str(error.orig).strip().splitlines()[0])
+        hidden = any(stream.sensitive for stream in group.channel.streams)
+        words = printable((str(error.orig) if hidden else said(error.orig)).strip().splitlines()[0])
     # Constraints that are checked late refuse a row only when all was done.
     fault = RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
     with _locked(site, group) as connection:
@@ -212,7 +214,7 @@ def _finish(
     outcomes = [one for one in outcomes if not (one.refused and one.refused.error in manner.spared)]
     if not manner.rehearse:
         dead_letters.settle(connection, outcomes, manner.how)
-    done = {one.letter.id: Retried(one.letter.id, one.state, one.sentence, changed=True) for one in outcomes}
+    done = {one.letter.id: _retried(one) for one in outcomes}
     for letter_id in set(group.ids).difference(one.letter.id for one in taken):
         letter = dead_letters.find(connection, letter_id)
         message = f"{standing(connection, letter_id)}; nothing was changed"
@@ -225,6 +227,12 @@ def _finish(
     if manner.rehearse:
         connection.rollback()
     return retried
+
+
+def _retried(outcome: Outcome) -> Retried:
+    now = outcome.refused
+    rule = "" if now is None else rule_of(now.error, now.pointer, now.cause)
+    return Retried(outcome.letter.id, outcome.state, outcome.sentence, changed=True, rule=rule)
 
 
 # Incoming: applied if it now can be

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from exchange import carrier_group
 from exchange.format.errors import printable
 from exchange.strangers import Stranger, read_ours
 
@@ -37,6 +38,7 @@ _ANSWERING_NETWORK = "response"
 _TYPO_LIKENESS = 0.75
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _BROKERS = ("redis", "rediss", "redis+socket")
+_LONGEST_PASSWORD = 4096
 _SECRET = "a text that is no such URL (not shown: it may hold a password)"  # noqa: S105 - words, not a secret
 
 
@@ -93,6 +95,9 @@ KeyName = Annotated[
 Attribute = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Expected("package.module:attribute")]
 Folder = Annotated[Path, AfterValidator(_absolute), Expected("a folder")]
 OptionalFolder = Annotated[Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a folder")]
+PasswordFile = Annotated[
+    Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a file of one line")
+]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of seconds above 0")]
 Patience = Annotated[float, Field(ge=0, allow_inf_nan=False), Expected("a number of seconds, 0 or more")]
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of days above 0")]
@@ -101,6 +106,7 @@ Positive = Annotated[int, Field(ge=1, le=2**62), Expected("a whole number, 1 or 
 Number = Annotated[int, Field(ge=0, le=2**62), Expected("a whole number, 0 or more")]
 Mode = Annotated[int, BeforeValidator(_octal), Expected("permissions as octal digits, such as 0755")]
 Switch = Annotated[bool, Expected("true or false")]
+Group = Annotated[str | None, Expected("the name or the number of a group")]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
@@ -123,10 +129,16 @@ class Settings(BaseSettings):
     home: Folder = Field(
         default=Path(), description="Everything local lives below this folder (default: ./var/<network>)."
     )
+    database_password_file: PasswordFile = Field(
+        default=None, description="A file whose one line is the password that EXCHANGE_DATABASE_URL leaves out."
+    )
     database_url: DatabaseUrl = Field(
         default="",
         repr=False,
         description="The application's database (default: sqlite:///<home>/exchange.db).",
+    )
+    broker_password_file: PasswordFile = Field(
+        default=None, description="A file whose one line is the password that EXCHANGE_BROKER_URL leaves out."
     )
     broker_url: BrokerUrl = Field(
         default=None, repr=False, description="Celery's broker (default: an embedded one below <home>)."
@@ -135,8 +147,16 @@ class Settings(BaseSettings):
         default=Path(), description="The folder the carrier takes from (default: <home>/outgoing)."
     )
     incoming: Folder = Field(default=Path(), description="The folder the carrier brings to (default: <home>/incoming).")
-    folder_mode: Mode = Field(default=0o755, description="Permissions of the outgoing folder.")
-    file_mode: Mode = Field(default=0o644, description="Permissions of the files in it.")
+    carrier_group: Group = Field(
+        default=None,
+        description="The group whose members carry: what is exported belongs to it, and is closed to others.",
+    )
+    folder_mode: Mode = Field(
+        default=0o755, description="Permissions of the outgoing folder; 0750 with EXCHANGE_CARRIER_GROUP."
+    )
+    file_mode: Mode = Field(
+        default=0o644, description="Permissions of the files in it; 0640 with EXCHANGE_CARRIER_GROUP."
+    )
     app: Attribute = Field(default=REFERENCE_APP, description="Where the channels are declared.")
     schemas: OptionalFolder = Field(
         default=None,
@@ -241,21 +261,40 @@ class Settings(BaseSettings):
             raise ValueError(f"expected another folder than {PREFIX}OUTGOING, found {printable(str(incoming))} in both")
         return incoming
 
+    @field_validator("database_password_file", "broker_password_file")
+    @classmethod
+    def _password_in(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            _password(file)
+        return file
+
     @field_validator("database_url")
     @classmethod
     def _database(cls, value: str, info: ValidationInfo) -> str:
+        file = info.data.get("database_password_file")
         if not value:
+            if file is not None:
+                raise ValueError(f"expected the URL of a PostgreSQL beside {PREFIX}DATABASE_PASSWORD_FILE, found none")
             return f"sqlite:///{info.data.get('home', Path())}/exchange.db"
         try:
             url = make_url(value)
         except (ArgumentError, ValueError):
             raise ValueError(f"expected a URL such as postgresql://user:password@host/name, found {_SECRET}") from None
+        if file is not None:
+            if url.password or "password" in url.query or url.get_backend_name() == "sqlite":
+                raise ValueError(
+                    f"expected a PostgreSQL URL without password beside {PREFIX}DATABASE_PASSWORD_FILE, found another"
+                )
+            url = url.set(password=_password(file))
         return _checked_sqlite(url) if url.get_backend_name() == "sqlite" else _checked_postgresql(url)
 
     @field_validator("broker_url")
     @classmethod
-    def _broker(cls, value: str | None) -> str | None:
+    def _broker(cls, value: str | None, info: ValidationInfo) -> str | None:
+        file = info.data.get("broker_password_file")
         if value is None:
+            if file is not None:
+                raise ValueError(f"expected the URL of a Redis beside {PREFIX}BROKER_PASSWORD_FILE, found none")
             return None
         try:
             url = urlsplit(value)
@@ -264,7 +303,22 @@ class Settings(BaseSettings):
             scheme, complete = "", False
         if scheme not in _BROKERS or not complete:
             raise ValueError(f"expected a URL such as redis://:password@host:6379/0, found {_SECRET}")
-        return value
+        return value if file is None else _with_broker_password(value, file)
+
+    @field_validator("carrier_group")
+    @classmethod
+    def _known_group(cls, group: str | None) -> str | None:
+        if group is not None:
+            carrier_group.number_of(group)
+        return group
+
+    @field_validator("folder_mode", "file_mode", mode="before")
+    @classmethod
+    def _closed_to_others(cls, mode: object, info: ValidationInfo) -> object:
+        """With a carrier's group the default is for it alone; what is written down comes as text."""
+        if info.data.get("carrier_group") is None or isinstance(mode, str):
+            return mode
+        return carrier_group.FOLDER_MODE if info.field_name == "folder_mode" else carrier_group.FILE_MODE
 
     @field_validator("folder_mode", "file_mode")
     @classmethod
@@ -309,14 +363,22 @@ class Settings(BaseSettings):
         return self.home / "keys"
 
     @property
+    def carrier_group_number(self) -> int | None:
+        """The number of the carrier's group, if one is set. Raises SettingsFaults if it is gone since."""
+        try:
+            return None if self.carrier_group is None else carrier_group.number_of(self.carrier_group)
+        except ValueError as error:
+            raise SettingsFaults([f"{PREFIX}CARRIER_GROUP: {error}"]) from error
+
+    @property
     def answers_requests(self) -> bool:
         """Whether this side is the one of the reference application that answers."""
         return self.app == REFERENCE_APP and self.network == _ANSWERING_NETWORK
 
     @property
     def shown_database_url(self) -> str:
-        """The database's URL for people: without its password."""
-        return make_url(self.database_url).render_as_string(hide_password=True)
+        """The database's URL for people: without its password, nor what stands behind a ?, which may be one, too."""
+        return make_url(self.database_url).set(query={}).render_as_string(hide_password=True)
 
 
 def load_settings() -> Settings:
@@ -363,6 +425,11 @@ def misspelt(names: set[str]) -> list[str]:
         if likely := difflib.get_close_matches(rest, known, n=1, cutoff=_TYPO_LIKENESS):
             faults.append(f"{printable(name)}: expected a setting, found none of this name; {PREFIX}{likely[0]}?")
     return faults
+
+
+def settings_file() -> Path:
+    """Say which file the settings are read from, if it is there."""
+    return Path(os.environ.get(ENV_FILE) or ".env").absolute()
 
 
 OTHER_VARIABLES = {ENV_FILE}
@@ -417,6 +484,38 @@ def _written(default: object, field: str) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:04o}" if field.endswith("_mode") else str(default)
+
+
+def _password(file: Path) -> str:
+    """Read the one line of a file. Raises ValueError, without a word of what is in it."""
+    try:
+        # A FIFO that nobody writes to would be waited for.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            line = os.read(descriptor, _LONGEST_PASSWORD + 2).removesuffix(b"\n").removesuffix(b"\r").decode()
+        finally:
+            os.close(descriptor)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(
+            f"expected a file whose one line is the password, but {printable(str(file))}: {reason}"
+        ) from None
+    if not line or not line.isprintable() or len(line) > _LONGEST_PASSWORD:
+        raise ValueError(
+            f"expected one line of at most {_LONGEST_PASSWORD} printable characters, the password, found something else"
+            f" in {printable(str(file))} (not shown)"
+        )
+    return line
+
+
+def _with_broker_password(url: str, file: Path) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss"} or parts.password is not None or "password=" in parts.query:
+        raise ValueError(
+            f"expected a redis:// URL without a password beside {PREFIX}BROKER_PASSWORD_FILE, found another"
+        )
+    user, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(_password(file), safe='')}@{place}"))
 
 
 def _checked_sqlite(url: URL) -> str:

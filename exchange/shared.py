@@ -13,10 +13,12 @@ import itertools
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from exchange import carrier_group
 from exchange.folders import Folder, NotPlain, held, make_private
 from exchange.format.errors import WorldError
 
@@ -42,6 +44,8 @@ class Shared:
     private: tuple[Path, ...]
     folder_mode: int
     file_mode: int
+    group: int | None = None
+    """The carrier's group, where one is set."""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Folder]:
@@ -99,6 +103,10 @@ class Shared:
             except OSError as error:
                 raise self._no_folder(error) from error
             self._refuse_our_own([os.fstat(folder.descriptor)], (self.home, *self.private))
+            if self.group is not None:
+                # The group takes from ``outgoing`` and brings to ``incoming``.
+                brings = stat.S_IWGRP if self.role == "incoming" else 0
+                carrier_group.share(folder.descriptor, self.group, self.folder_mode | brings, self.path)
             self._write_marker(folder)
         self._remember(self.role, str(self.path))
 
@@ -139,6 +147,7 @@ class Shared:
                 return
         with folder.write(MARKER, mode=self.file_mode) as file:
             file.write(said.encode())
+            carrier_group.give(file.fileno(), self.group, self.path / MARKER, _NOTHING_DONE)
         folder.sync()
 
     # What this side remembers

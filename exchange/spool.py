@@ -21,6 +21,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from exchange import carrier_group
 from exchange.folders import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
@@ -41,13 +42,17 @@ _OURS = 0o600
 
 @dataclass(frozen=True)
 class Folders:
-    """Where everything lies. ``outgoing`` and ``incoming`` may be anywhere, the rest is below ``home``."""
+    """Where everything lies. ``outgoing`` and ``incoming`` may be anywhere, the rest is below ``home``.
+
+    ``group`` is the number of the carrier's group, if there is one.
+    """
 
     home: Path
     outgoing: Path
     incoming: Path
     folder_mode: int = 0o755
     file_mode: int = 0o644
+    group: int | None = None
 
     @property
     def private(self) -> tuple[Path, ...]:
@@ -149,7 +154,7 @@ class Spool:
         self.believed: Remembered[Any] = Remembered()
         """What was made of the manifests of the last listing."""
         self.shared = tuple(
-            Shared(role, path, folders.home, folders.private, folders.folder_mode, folders.file_mode)
+            Shared(role, path, folders.home, folders.private, folders.folder_mode, folders.file_mode, folders.group)
             for role, path in (("outgoing", folders.outgoing), ("incoming", folders.incoming))
         )
         """The two that a carrier serves."""
@@ -248,6 +253,12 @@ class Spool:
         # A copy, not a link: what the carrier can reach must not be the bytes that we would send again.
         with sealed.read(source) as read, outgoing.write(target, mode=self.folders.file_mode) as write:
             shutil.copyfileobj(read, write, COPY_BYTES)
+            carrier_group.give(
+                write.fileno(),
+                self.folders.group,
+                outgoing.path / target,
+                "the batch stays sealed and is published at the next run",
+            )
             if write.tell() != os.fstat(read.fileno()).st_size:
                 raise OSError(errno.EIO, "short copy", str(outgoing.path / target))
 

@@ -228,14 +228,15 @@ def retry_dead_letter(
     for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
         check_truth(name, switch)
     if by_ids(ids, selection):
-        return _told(retry.run(_site(), numbers(ids), rehearse=dry_run), {}, "nothing to retry", what="dead_letters")
+        done = [one.without_values() for one in retry.run(_site(), numbers(ids), rehearse=dry_run)]
+        return _told(done, {}, "nothing to retry", what="dead_letters")
     for name, value in (("canary", canary), ("stop_after", stop_after)):
         check_count(name, value)
     check_rate("rate", rate)
     shown: list[Result] = []
 
     def told(retried: Sequence[Retried]) -> None:
-        shown.extend(one.as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
+        shown.extend(one.without_values().as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
 
     pace = Pace(rate, canary, stop_after)
     bulk = bulk_retry.run(

@@ -111,7 +111,8 @@ def import_(file: Brought, reason: Reason = None, who: As = None, as_json: Json 
     try:
         with open_site() as site, by_hand(site, "import_dead_letters", arguments, who=who, why=reason) as act:
             brought = letter_files.bring(site, file)
-            act.came_to(brought.as_dict())
+            # What was wrong with each is for the person here: it may quote a value.
+            act.came_to({name: value for name, value in brought.as_dict().items() if name != "sentences"})
     except letter_files.FileFault as fault:
         output.complain(str(fault))
         fail()

@@ -197,7 +197,7 @@ def retry(
                 bulk = None
                 done = retrying.run(site, ids or (), rehearse=dry_run)
                 if act:
-                    act.came_to({"dead_letters": [one.as_dict() for one in done]})
+                    act.came_to({"dead_letters": [one.without_values().as_dict() for one in done]})
     if bulk is not None:
         _tell_bulk(bulk, as_json)
         if bulk.stopped or (bulk.failed and not dry_run):

@@ -35,6 +35,10 @@ def init(
     app: Annotated[
         str | None, typer.Option(metavar="MODULE:NAME", help="Where the channels are declared.", show_default=False)
     ] = None,
+    carrier_group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The group that alone may read what is exported.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a .env, folders and a signing key.
@@ -43,7 +47,7 @@ def init(
     """
     from exchange.initialise import initialise
 
-    texts = {"network": network, "peer": peer, "app": app}
+    texts = {"network": network, "peer": peer, "app": app, "carrier_group": carrier_group}
     places = {"home": home, "outgoing": outgoing, "incoming": incoming}
     wanted: dict[str, str | Path] = {field: value for field, value in texts.items() if value is not None}
     wanted |= {field: value.expanduser().resolve() for field, value in places.items() if value is not None}
@@ -58,6 +62,7 @@ def init(
                 "home": str(current.home),
                 "outgoing": str(current.outgoing),
                 "incoming": str(current.incoming),
+                "readers": done.readers.as_dict(),
                 "key": done.key,
                 "public_key": str(done.public_key),
                 "fingerprint": done.fingerprint,
@@ -65,8 +70,9 @@ def init(
         )
         return
     if done.env_file:
-        output.tell(f"settings: {done.env_file} ({'written' if done.env_file_written else 'as it was'})")
+        output.tell(f"settings: {done.env_file} ({done.env_file_became})")
     output.tell(f"folders: {current.home}, {current.outgoing} and {current.incoming}, each with its marker")
+    output.tell(f"what is exported {done.readers}")
     output.tell(f"signing key: {done.key} ({'made' if done.key_made else 'as it was'})")
     output.tell("")
     output.tell("next:")

@@ -117,6 +117,13 @@ class RecordError(Exception):
         return self.sentence
 
 
+def rule_of(error: str, pointer: str | None, cause: str | None) -> str:
+    """Name the rule that a record breaks, and where in it, for logs and results: its sentence may quote a value."""
+    where = f" at {pointer}" if pointer else ""
+    why = f" ({cause})" if cause else ""
+    return f"{error}{where}{why}"
+
+
 class WorldError(Exception):
     """The world is bad (disk full, database away): nothing is wrong with the batch, try again later."""
 

@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
+from exchange.discretion import code as code_of
+from exchange.discretion import words as said
 from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.loader.checks import PARKED, Refusal, giving_up
@@ -179,7 +181,7 @@ def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: i
 
 def _refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
     constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None) or ""
-    words, code = _words(error), _code(error)
+    words, code = _words(error), code_of(error.orig)
     # Words of a trigger's or of a conversion may quote a value: no two of them are one cause, and some are secret.
     quoting = not constraint and not _names_what_it_refuses(error)
     if quoting and stage.stream.sensitive:
@@ -198,21 +200,15 @@ _RULES_OF_SQLITE = {
 }
 
 
-def _code(error: DBAPIError) -> str:
-    """Give the database's own short name of an error."""
-    names = (getattr(error.orig, name, None) for name in ("sqlstate", "sqlite_errorname"))
-    return next(filter(None, names), type(error.orig).__name__)
-
-
 def _names_what_it_refuses(error: DBAPIError) -> bool:
     """Say whether the words name a table's column or rule, and therefore no value."""
     column = getattr(getattr(error.orig, "diag", None), "column_name", None)
-    return column is not None or _code(error) in _RULES_OF_SQLITE
+    return column is not None or code_of(error.orig) in _RULES_OF_SQLITE
 
 
 def _words(error: BaseException) -> str:
     """Give the database's own words, the first line of them, without the statement and its values."""
     original = getattr(error, "orig", None)
     diag = getattr(original, "diag", None)
-    text = getattr(diag, "message_primary", None) or str(original or error)
+    text = getattr(diag, "message_primary", None) or said(original or error)
     return printable(text.splitlines()[0] if text else type(original).__name__, 300)

