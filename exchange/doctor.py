@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status
+from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status, stumbling
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
@@ -334,6 +334,7 @@ def _database(settings: Settings, site: Site) -> Findings:
         ("first start", _first_start, "see the database's own log"),
         ("clock", _database_clock, "see the database's own log"),
         ("letters", _letters, "see the database's own log"),
+        ("batches", _batches, "see the database's own log"),
         ("link", _link, "see the database's own log"),
     )
     for check, step, remedy in steps:
@@ -465,6 +466,20 @@ def _letters(_settings: Settings, site: Site) -> Findings:
         yield Finding("letters", Level.WARNING, message, remedy)
     if not alarms:
         yield _ok("letters", "of the dead letters none is too old, nor are too many parked")
+
+
+# Batches
+
+
+def _batches(_settings: Settings, site: Site) -> Findings:
+    """Look for batches that could not be taken in, whatever it was about them."""
+    with database.reading(site.engine) as connection:
+        told = stumbling.told(site, connection)
+    for sentence in told:
+        message, _, remedy = sentence.rpartition("; ")
+        yield Finding("batches", Level.WARNING, message, remedy)
+    if not told:
+        yield _ok("batches", "none failed as it was taken in")
 
 
 # Link

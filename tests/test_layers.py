@@ -19,6 +19,7 @@ LAYERS = {
     EDGES: {
         "alembic",
         "arrivals",
+        "blame",
         "bulk",
         "capture",
         "channels",
@@ -81,6 +82,7 @@ LAYERS = {
         "snapshot_parts",
         "snapshots",
         "status",
+        "stumbling",
         "telling",
         "understanding",
         "waiting",
