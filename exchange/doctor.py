@@ -15,13 +15,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status, stumbling
+from exchange import alarming, broker, capture, database, far_side, hearsay, keys, ledger, migrate, status, stumbling
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
-from exchange.format.manifest import Manifest
 from exchange.holding import held
 from exchange.models import Direction, ResyncState, batch, event, resync
 from exchange.preparing import branches
@@ -424,7 +423,8 @@ def _shards(_settings: Settings, site: Site) -> Findings:
                 key=lambda entry: entry.id,
                 default=None,
             )
-            theirs = channel.shards if latest is None else Manifest.parse((latest.manifest or "").encode()).shards
+            claim = hearsay.manifest(latest.manifest) if latest else None
+            theirs = claim.shards if claim else channel.shards
             if theirs != channel.shards:
                 yield Finding(
                     "shards",

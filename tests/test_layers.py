@@ -27,6 +27,7 @@ LAYERS = {
         "dead_letters",
         "digesting",
         "folders",
+        "hearsay",
         "holding",
         "keys",
         "ledger",
