@@ -26,7 +26,7 @@ odd = st.one_of(
     st.text(max_size=20).map(json.dumps),
     st.none(),
 )
-spoilt = st.builds(lambda place, value: Spoilt(*place, value), st.sampled_from(PLACES), odd)
+spoilt = st.builds(lambda place, value: Spoilt(place[0], place[1], value), st.sampled_from(PLACES), odd)
 WEIRD = st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ- iloU\x1b", max_size=300)
 
 
