@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exchange import ledger
+from exchange.blame import Stumbled, is_its_own, stumbled
 from exchange.channels import CONTROL, Channel
 from exchange.database import now, reading, world_errors
 from exchange.format import control
@@ -45,6 +46,11 @@ class Arrival:
         """Channel, epoch and sequence."""
         return (self.manifest.channel, self.manifest.epoch, self.manifest.sequence)
 
+    @property
+    def counted_as(self) -> str:
+        """Say under which key attempts at it are counted: whichever of its publications they were made with."""
+        return str(self.manifest.name)
+
 
 @dataclass(frozen=True)
 class Stranger:
@@ -64,6 +70,11 @@ class Stranger:
         name = self.sighting.name
         return (name.channel, name.epoch, name.sequence)
 
+    @property
+    def counted_as(self) -> str:
+        """Say under which key attempts at it are counted: never that of a batch that we believe."""
+        return f"unread {self.sighting.stem}"
+
 
 def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger]:
     """Read and judge the manifests, but for those that have not changed since; order them by place."""
@@ -76,12 +87,18 @@ def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger
 
     trusted = (site.trusted, site.trusted.in_force(now()))
     terms = (site.network, site.peer, site.channels, trusted, site.require_signature)
-    seen = site.spool.believed.each(sightings, terms, read)
+    seen = list(site.spool.believed.each(sightings, terms, read))
+    for one in seen:
+        if isinstance(one, Stranger) and isinstance(one.fault, Stumbled):
+            site.spool.believed.forget(one.sighting)  # whatever it was, it may not be so the next time
     return sorted(seen, key=lambda one: (*one.place, one.sighting.name.attempt))
 
 
 def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Stranger:
-    """Check a manifest in the order of FORMAT.md section 5: size, signature, addressee, format, what we know."""
+    """Check a manifest in the order of FORMAT.md section 5: size, signature, addressee, format, what we know.
+
+    Whatever goes wrong with it makes it a stranger.
+    """
     line: bytes | None = None
     manifest: Manifest | None = None
     try:
@@ -95,6 +112,10 @@ def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Strange
         channel = _channel(site, manifest)
     except BatchError as fault:
         return Stranger(sighting, fault, digest(line) if line else None, line, manifest)
+    except Exception as error:
+        if not is_its_own(error):
+            raise
+        return Stranger(sighting, stumbled(error))
     signed = signature.encode().decode() if signature else None
     return Arrival(sighting, manifest, line, digest(line), channel, signed)
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters, digesting, repairs
-from exchange.applying import Rejected, letter_of
+from exchange import dead_letters, digesting, hearsay, repairs
+from exchange.applying import LETTER_BYTES, Rejected, letter_of
 from exchange.arrivals import Arrival
 from exchange.channels import Channel
 from exchange.database import now, reading
@@ -50,27 +50,34 @@ def compare(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO
     A digest that can't be meant is parked. Raises Corrupt if the batch is not what its manifest says, and Rejected if
     no end of its records is bad: then nothing of it may be committed.
     """
+    reader = BatchReader(data, arrival.manifest, site.limits.read)
     if not arrival.channel.ordered and not _is_alone(connection, arrival):
-        return Counts(stale=arrival.manifest.total)  # batches overtook it, or it them: another one will be compared
-    theirs, letters = _read(site, arrival, data, {one.stream: one for one in ours})
-    dead_letters.park(connection, letters, "refused on import")
+        return Counts(stale=_count(reader))  # batches overtook it, or it them: another one will be compared
+    theirs, parked = _read(site, connection, arrival, reader, {one.stream: one for one in ours})
     repairs.compared(connection, arrival.channel.name)
     differing = {
         mine.stream: buckets for mine, their in theirs if (buckets := _write_down(connection, arrival, mine, their))
     }
     if differing and site.repair and not site.one_way:
         _ask(connection, arrival.channel.name, differing)
-    return Counts(applied=len(theirs), parked=len(letters))
+    return Counts(applied=len(theirs), parked=parked)
+
+
+def _count(reader: BatchReader) -> int:
+    """Count the lines there are: what the manifest says of them is only a claim until they were read."""
+    return sum(map(len, reader))
 
 
 def _read(
-    site: Site, arrival: Arrival, data: BinaryIO, ours: dict[str, Digest]
-) -> tuple[list[tuple[Digest, Digest]], list[Letter]]:
-    """Read the digests, each beside ours; what can't be one, or is of no stream that we compare, becomes a letter."""
-    reader = BatchReader(data, arrival.manifest, site.limits.read)
+    site: Site, connection: Connection, arrival: Arrival, reader: BatchReader, ours: dict[str, Digest]
+) -> tuple[list[tuple[Digest, Digest]], int]:
+    """Read the digests, each beside ours; what can't be one, or is of no stream that we compare, becomes a letter.
+
+    Gives how many of those there are, too. They are written down as they come: memory holds few of them.
+    """
     pairs: dict[str, tuple[Digest, Digest]] = {}
     letters: list[Letter] = []
-    counted = 0
+    counted = parked = size = 0
     for number, line in _lines(reader):
         try:
             record = records.decode(line)
@@ -78,14 +85,19 @@ def _read(
             mine, their = _pair(record, ours, pairs)
             pairs[mine.stream] = (mine, their)
         except RecordError as error:
-            if len(letters) == site.limits.invalid_records:
-                msg = f"more than {len(letters)} of its records are no digests of this channel; nothing was compared"
+            if parked == site.limits.invalid_records:
+                msg = f"more than {parked} of its records are no digests of this channel; nothing was compared"
                 raise Rejected(msg) from error
             letter = letter_of(arrival.channel, arrival.manifest.schemas, line, error)
             producer = printable(arrival.manifest.producer, 200)
             letters.append(replace(letter, batch=arrival.sighting.stem, line=number, producer=producer))
+            parked, size = parked + 1, size + len(line)
+        if size > LETTER_BYTES:
+            dead_letters.park(connection, letters, "refused on import")
+            letters, size = [], 0
     reader.check_counts({DIGEST: Claimed(counted, 0)})
-    return list(pairs.values()), letters
+    dead_letters.park(connection, letters, "refused on import")
+    return list(pairs.values()), parked
 
 
 def _lines(reader: BatchReader) -> Iterator[tuple[int, bytes]]:
@@ -128,7 +140,8 @@ def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: D
     buckets = [number for number in range(BUCKETS) if number % of in coarse]
     moment = now()
     known = connection.execute(sa.select(agreement).where(_here(arrival.channel.name, mine.stream))).one_or_none()
-    goes_on = known is not None and json.loads(known.buckets) != []
+    before = hearsay.buckets(known.buckets) if known is not None else []
+    goes_on = bool(before)
     values: dict[str, Any] = {
         "epoch": arrival.manifest.epoch,
         "sequence": arrival.manifest.sequence,
@@ -147,7 +160,7 @@ def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: D
     elif not goes_on:  # what was found the last time is no longer what differs
         values |= {"repairs": 0, "found": None}
     elif known.repairs >= MOST_REPAIRS:
-        buckets = sorted(set(buckets) - set(json.loads(known.buckets)))
+        buckets = sorted(set(buckets) - set(before))
         values |= {"repairs": 0} if buckets else {}
     connection.execute(sa.update(agreement).where(_here(arrival.channel.name, mine.stream)).values(**values))
     return buckets

@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import repairs
+from exchange import hearsay, repairs
 from exchange.arrivals import Arrival, part_of
 from exchange.channels import Shard, Stream
 from exchange.database import now
 from exchange.digesting import Reader, parts_of
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.buckets import bucket_of_text, row_hash, shard_of
+from exchange.format.buckets import HASH_BYTES, bucket_of_text, row_hash, shard_of
 from exchange.format.control import Part
 from exchange.format.errors import RecordError
 from exchange.format.record import Op
@@ -34,6 +35,12 @@ MOST_SHOWN = 100
 
 AT_ONCE = 100
 """So many rows are looked up together: a database takes only so many conditions at once."""
+
+MOST_KEYS = 1_000_000
+"""So many rows of one part of a snapshot are remembered; of one with more those that are extra here are not found."""
+
+MOST_KEY_BYTES = 1_000
+"""A longer key is counted and not kept."""
 
 MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
 
@@ -94,20 +101,24 @@ class _Findings:
             agreement.c.channel == arrival.channel.name,
             agreement.c.stream == stream.name,
         )
-        known = json.loads(connection.scalar(sa.select(agreement.c.found).where(self._here)) or "{}")
-        same = known.get("answers") == part.answers
-        self._counts = {what: known[what] if same else 0 for what in (MISSING, EXTRA, DIFFERENT)}
-        self._keys: list[dict[str, Any]] = known["keys"] if same else []
+        known = hearsay.found(connection.scalar(sa.select(agreement.c.found).where(self._here)))
+        before = known if known is not None and known.answers == part.answers else None
+        self._counts = {what: getattr(before, what) if before else 0 for what in (MISSING, EXTRA, DIFFERENT)}
+        self._keys = list(before.keys) if before else []
         self._came: set[bytes] = set()
 
     def compare(self, bodies: Sequence[_Body]) -> None:
         """Look our rows up beside those of the snapshot."""
+        bodies = [body for body in bodies if self._has_key(body)]
+        if not bodies:
+            return
         ours: dict[bytes, bytes | None] = {}
         for found in self._reader.rows(self._have_keys(bodies)):
             ours |= {key: None if data is None else row_hash(data) for key, data in found}
         for body in bodies:
             key, data = self._reader.known(body)
-            self._came.add(key)
+            if len(self._came) <= MOST_KEYS:
+                self._came.add(_short(key))
             if key not in ours:
                 self._note(MISSING, key)
             elif data is not None and ours[key] != row_hash(data):
@@ -115,6 +126,8 @@ class _Findings:
 
     def look_for_extra(self, shard: Shard | None) -> None:
         """Look for rows that no part of the snapshot had: none of them wrote them, and this one will not."""
+        if len(self._came) > MOST_KEYS:
+            return
         part = self._part
         buckets = None if part.buckets is None else frozenset(part.buckets)
         version: sa.ColumnElement[Any] = sa.literal_column(
@@ -128,24 +141,28 @@ class _Findings:
                     continue
                 if buckets is not None and bucket_of_text(key, part.of) not in buckets:
                     continue
-                if key not in self._came and key not in parked:
+                if _short(key) not in self._came and key not in parked:
                     self._note(EXTRA, key)
 
     def write(self) -> None:
         """Write it down where the stream was compared before."""
-        found = {
-            "answers": self._part.answers,
-            "sequence": self._sequence,
-            "at": now().isoformat(),
-            **self._counts,
-            "keys": self._keys,
-        }
-        self._connection.execute(sa.update(agreement).where(self._here).values(found=json.dumps(found)))
+        found = hearsay.Found(
+            answers=self._part.answers, sequence=self._sequence, at=now(), keys=tuple(self._keys), **self._counts
+        )
+        self._connection.execute(sa.update(agreement).where(self._here).values(found=found.as_text()))
 
     def _note(self, what: str, key: bytes) -> None:
         self._counts[what] += 1
-        if len(self._keys) < MOST_SHOWN:
+        if len(self._keys) < MOST_SHOWN and len(key) <= MOST_KEY_BYTES:
             self._keys.append({"what": what, "key": self.stream.shown(json.loads(key))})
+
+    def _has_key(self, body: _Body) -> bool:
+        """Say whether a row's key can be kept here at all: else its record will be parked."""
+        try:
+            self._decode_key([body])
+        except RecordError:
+            return False
+        return True
 
     def _have_keys(self, bodies: Sequence[Mapping[str, Any]]) -> sa.ColumnElement[bool]:
         prepare = self._connection.dialect.identifier_preparer.format_column
@@ -170,6 +187,11 @@ class _Findings:
             )
         )
         return frozenset(key.encode() for key in letters if key is not None)
+
+
+def _short(key: bytes) -> bytes:
+    """Give what is remembered of a key, however long it is."""
+    return sha256(key).digest()[:HASH_BYTES]
 
 
 def _bound(value: object) -> sa.BindParameter[Any]:

@@ -22,18 +22,19 @@ from exchange import (
     carrier_group,
     database,
     far_side,
+    hearsay,
     keys,
     ledger,
     migrate,
     readers,
     status,
+    stumbling,
 )
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
-from exchange.format.manifest import Manifest
 from exchange.format.signing import TrustedKeys
 from exchange.holding import held
 from exchange.models import Direction, ResyncState, batch, event, resync
@@ -413,6 +414,7 @@ def _database(settings: Settings, site: Site) -> Findings:
         ("first start", _first_start, "see the database's own log"),
         ("clock", _database_clock, "see the database's own log"),
         ("letters", _letters, "see the database's own log"),
+        ("batches", _batches, "see the database's own log"),
         ("link", _link, "see the database's own log"),
     )
     for check, step, remedy in steps:
@@ -502,7 +504,8 @@ def _shards(_settings: Settings, site: Site) -> Findings:
                 key=lambda entry: entry.id,
                 default=None,
             )
-            theirs = channel.shards if latest is None else Manifest.parse((latest.manifest or "").encode()).shards
+            claim = hearsay.manifest(latest.manifest) if latest else None
+            theirs = claim.shards if claim else channel.shards
             if theirs != channel.shards:
                 yield Finding(
                     "shards",
@@ -544,6 +547,20 @@ def _letters(_settings: Settings, site: Site) -> Findings:
         yield Finding("letters", Level.WARNING, message, remedy)
     if not alarms:
         yield _ok("letters", "of the dead letters none is too old, nor are too many parked")
+
+
+# Batches
+
+
+def _batches(_settings: Settings, site: Site) -> Findings:
+    """Look for batches that could not be taken in, whatever it was about them."""
+    with database.reading(site.engine) as connection:
+        told = stumbling.told(site, connection)
+    for sentence in told:
+        message, _, remedy = sentence.rpartition("; ")
+        yield Finding("batches", Level.WARNING, message, remedy)
+    if not told:
+        yield _ok("batches", "none failed as it was taken in")
 
 
 # Link

@@ -15,10 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import ledger
-from exchange.format.control import Heartbeat, Range, Receipt, Refused, Sample
-from exchange.format.errors import BatchError, printable
-from exchange.format.manifest import Manifest
+from exchange import hearsay, ledger
+from exchange.format.control import Heartbeat, Range, Refused, Sample
+from exchange.format.errors import printable
 from exchange.models import Direction, network, peer, receipt
 from exchange.site import Site
 
@@ -27,6 +26,9 @@ SILENT_PERIODS = 3
 
 MAX_DIFFERENCE_SECONDS = 60.0
 """How far apart the two sides' clocks may be."""
+
+FURTHEST = timedelta(days=10_000)
+"""So far ahead a next sign of life may be announced, at most."""
 
 MOST_SAID = 3
 """So many refused batches and parked records of a channel are put into sentences; of the others there is the number."""
@@ -127,9 +129,11 @@ def look(site: Site, connection: Connection) -> FarSide:
     """Read what the other side said last."""
     row = connection.execute(sa.select(peer)).one_or_none()
     halted = ledger.halted(connection)
-    behind = tuple(_behind(site, connection, row)) if row else ()
+    said = hearsay.heartbeat(row.said) if row else None
+    behind = tuple(_behind(site, connection, row.sent_at, said)) if row and said else ()
     there = {} if site.one_way else _there(connection)
-    return FarSide(site.peer, site.one_way, _life(row) if row else None, there, halted, behind)
+    life = _life(row, said, site.limits.period_seconds) if row else None
+    return FarSide(site.peer, site.one_way, life, there, halted, behind)
 
 
 def lasting(time: timedelta) -> str:
@@ -140,42 +144,43 @@ def lasting(time: timedelta) -> str:
     return " ".join(worded[:2]) or "0 s"
 
 
-def _life(row: Any) -> Life:
-    said = Heartbeat.parse(json.loads(row.said))
+def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> Life:
+    """Describe the last sign of life; where it can't be read here, as if it had this side's own period."""
+    period = said.period_seconds if said else period_seconds
+    due = said.next_expected_by - row.sent_at if said else timedelta(seconds=period)
     return Life(
         sent_at=row.sent_at,
         heard_at=row.heard_at,
-        expected_by=row.heard_at + (said.next_expected_by - row.sent_at),
-        period_seconds=said.period_seconds,
+        expected_by=row.heard_at + min(max(due, timedelta()), FURTHEST),
+        period_seconds=period,
         clock_ahead_seconds=_ahead(row, said),
     )
 
 
-def _ahead(row: Any, said: Heartbeat) -> float:
+def _ahead(row: Any, said: Heartbeat | None) -> float:
     """Bound the difference of the clocks: the batch was written after the one it had heard, and before it came."""
     least: float = (row.sent_at - row.heard_at).total_seconds()
     if least > 0:
         return least
-    proof = said.heard and said.heard.proof
-    if proof:
-        try:
-            written = Manifest.parse(proof.manifest.encode()).created_at
-        except BatchError:
-            return 0.0
-        most: float = (row.sent_at - written).total_seconds()
-        return min(most, 0.0)
-    return 0.0
+    proof = said.heard.proof if said and said.heard else None
+    written = hearsay.manifest(proof.manifest) if proof else None
+    if written is None:
+        return 0.0
+    most: float = (row.sent_at - written.created_at).total_seconds()
+    return min(most, 0.0)
 
 
-def _behind(site: Site, connection: Connection, row: Any) -> Iterator[str]:
+def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbeat) -> Iterator[str]:
     """Say of which channels the other side has sealed less than was applied here before it said so."""
-    for sent in Heartbeat.parse(json.loads(row.said)).sent:
+    received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
+    for sent in (one for one in said.sent if one.channel in received):
         at = ledger.current_position(connection, Direction.IN, sent.channel)
         if at is None or at.epoch != sent.epoch or at.sequence <= sent.through:
             continue
         applied = ledger.at_place(connection, Direction.IN, sent.channel, at.epoch, at.sequence)
         # By its own clock both: what it sealed after it spoke is no wonder.
-        if applied and applied.manifest and Manifest.parse(applied.manifest.encode()).created_at < row.sent_at:
+        claim = hearsay.manifest(applied.manifest) if applied else None
+        if claim and claim.created_at < sent_at:
             yield (
                 f"{site.peer} says that it has sealed {sent.through} batches of channel {sent.channel}, but"
                 f" {at.sequence} were applied here: its database was restored from an earlier copy;"
@@ -192,7 +197,9 @@ def _there(connection: Connection) -> dict[str, There]:
     )
     found = {}
     for row in rows:
-        said = Receipt.parse(json.loads(row.said))
+        said = hearsay.receipt(row.said)
+        if said is None:
+            continue
         fields = {name: getattr(said, name) for name in There.__dataclass_fields__ if name != "heard_at"}
         found[row.channel] = There(**fields, heard_at=row.heard_at)
     return found
@@ -202,7 +209,8 @@ def _troubles(name: str, channel: str, there: There) -> Iterator[str]:
     if there.missing:
         yield f"{channel}: {name} misses {_listed(there.missing)}; they are sent again by themselves"
     for one in there.refused[:MOST_SAID]:
-        yield f"{channel}: {name} refused batch {one.sequence} ({one.reason}): {printable(one.message, 500)}"
+        why = f"({printable(one.reason, 40)}): {printable(one.message, 500)}"
+        yield f"{channel}: {name} refused batch {one.sequence} {why}"
     if len(there.refused) > MOST_SAID:
         yield f"{channel}: {name} refused {len(there.refused)} batches in all; `exchange batches --state rejected`"
     if there.given_up:
@@ -211,7 +219,8 @@ def _troubles(name: str, channel: str, there: There) -> Iterator[str]:
         yield f"{channel}: {name} has parked {there.parked_now} records that it could not take, among them"
     for letter in there.letters[:MOST_SAID]:
         key = "a record" if letter.key is None else printable(json.dumps(dict(letter.key), ensure_ascii=False), 200)
-        yield f"{channel}: {letter.stream or 'of no known stream'} {key}: {printable(letter.message, 500)}"
+        stream = printable(letter.stream or "of no known stream", 80)
+        yield f"{channel}: {stream} {key}: {printable(letter.message, 500)}"
 
 
 def _listed(ranges: tuple[Range, ...]) -> str:

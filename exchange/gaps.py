@@ -7,7 +7,6 @@ position over it; whatever comes there later changes nothing.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -17,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from exchange import ledger
+from exchange import hearsay, ledger
 from exchange.database import Busy, among, locked, now, reading, whoami, world_errors
-from exchange.format.control import Heartbeat, Range, Sent
+from exchange.format.control import Range, Sent
 from exchange.format.errors import Reason
 from exchange.format.order import Position
 from exchange.models import BatchState, Direction, GapState, batch, gap, peer, position
@@ -111,8 +110,8 @@ def _positions(connection: Connection) -> tuple[dict[str, Position], set[Flow]]:
 
 def _sent(connection: Connection) -> dict[str, Sent]:
     """Give how far the other side has come in what it sends, by channel, as it said last."""
-    said = connection.scalar(sa.select(peer.c.said))
-    return {one.channel: one for one in Heartbeat.parse(json.loads(said)).sent} if said else {}
+    said = hearsay.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    return {one.channel: one for one in said.sent} if said else {}
 
 
 def _there(connection: Connection) -> tuple[dict[Flow, set[int]], dict[Flow, set[int]]]:

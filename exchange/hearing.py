@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from exchange import acknowledging, dead_letters, gaps, ledger, resyncing
+from exchange import acknowledging, dead_letters, gaps, hearsay, ledger, resyncing
 from exchange.arrivals import Arrival
 from exchange.channels import CONTROL, Channel
 from exchange.database import now
@@ -44,6 +44,9 @@ LEAP = 1_000
 MOST_LETTERS = 100
 """So many bad records of a control batch are kept; of those beyond there is only the number."""
 
+LETTER_BYTES = 1024 * 1024
+"""How many bytes of them wait in memory for being written down together."""
+
 Value = TypeVar("Value")
 
 
@@ -59,7 +62,7 @@ def hear(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -
         for number, line in enumerate(lines, reader.first_line):
             ear.hear(number, line)
     reader.check_counts({stream: Records(upsert=count) for stream, count in ear.upserts.items()})
-    dead_letters.park(connection, ear.letters, "refused on import")
+    ear.park()
     return Counts(applied=ear.heard, duplicate=ear.known, parked=ear.refused)
 
 
@@ -86,7 +89,8 @@ class _Ear:
         self._moment = now()
         self._said: set[tuple[str, ...]] = set()
         self.upserts: Counter[str] = Counter()
-        self.letters: list[Letter] = []
+        self._letters: list[Letter] = []
+        self._kept = self._bytes = 0
         self.heard = self.known = self.refused = 0
 
     def hear(self, number: int, line: bytes) -> None:
@@ -102,8 +106,18 @@ class _Ear:
                 self.known += 1
         except RecordError as error:
             self.refused += 1
-            if len(self.letters) < MOST_LETTERS:
-                self.letters.append(self._letter(number, line, record, error))
+            if self._kept < MOST_LETTERS:
+                self._kept += 1
+                self._bytes += len(line)
+                self._letters.append(self._letter(number, line, record, error))
+        if self._bytes > LETTER_BYTES:
+            self.park()
+
+    def park(self) -> None:
+        """Write down the bad records that are still in memory."""
+        dead_letters.park(self._connection, self._letters, "refused on import")
+        self._letters.clear()
+        self._bytes = 0
 
     def _letter(self, number: int, line: bytes, record: Record | None, error: RecordError) -> Letter:
         letter = Letter(
@@ -140,9 +154,9 @@ class _Ear:
             raise RecordError("record", "/op", "what the sides tell each other is said anew, never deleted")
         match record.stream:
             case control.RECEIPT:
-                return self._receipt(_parsed(Receipt.parse, record.body), json.dumps(record.body))
+                return self._receipt(_parsed(Receipt.parse, record.body))
             case control.HEARTBEAT:
-                return self._heartbeat(_parsed(Heartbeat.parse, record.body), json.dumps(record.body))
+                return self._heartbeat(_parsed(Heartbeat.parse, record.body))
             case _:
                 return self._request(_parsed(Request.parse, record.body))
 
@@ -153,7 +167,7 @@ class _Ear:
 
     # Receipts
 
-    def _receipt(self, said: Receipt, text: str) -> bool:
+    def _receipt(self, said: Receipt) -> bool:
         self._once(control.RECEIPT, said.channel, said.epoch)
         channel = self._sent(said.channel)
         claim = Claim(said.channel, said.epoch, said.through, said.digest, said.proof, "/data/through")
@@ -163,7 +177,7 @@ class _Ear:
         if weight is Weight.AGREES:
             self._check_places(said)
         agreed = [_agreed(channel, said, one) for one in said.agreement]
-        values = {"through": said.through, "said": text, "heard_at": self._moment}
+        values = {"through": said.through, "said": json.dumps(said.as_data()), "heard_at": self._moment}
         _put(self._connection, receipt, {"channel": said.channel, "epoch": said.epoch}, values)
         if weight is Weight.RESTORED:
             ledger.halt(self._connection, why)
@@ -203,7 +217,7 @@ class _Ear:
 
     # Heartbeats
 
-    def _heartbeat(self, said: Heartbeat, text: str) -> bool:
+    def _heartbeat(self, said: Heartbeat) -> bool:
         self._once(control.HEARTBEAT)
         manifest = self._arrival.manifest
         if said.epoch != manifest.epoch:
@@ -226,7 +240,7 @@ class _Ear:
             "sequence": manifest.sequence,
             "sent_at": manifest.created_at,
             "heard_at": self._moment,
-            "said": text,
+            "said": json.dumps(said.as_data()),
         }
         _put(self._connection, peer, {"id": 1}, values)
         received = {name for one in self._site.incoming() for name in self._site.names_in_files(one.declared)}
@@ -242,9 +256,11 @@ class _Ear:
         The next one takes a place behind all that may still be on their way. False where that is not enough.
         """
         ours = ledger.known_epoch(self._connection, self._site.network)
-        if self._site.outgoing() or heard.epoch != ours or heard.proof is None:
+        shown = hearsay.manifest(heard.proof.manifest) if heard.proof else None
+        if self._site.outgoing() or heard.epoch != ours or heard.proof is None or shown is None:
             return False
-        behind = {"sequence": heard.sequence + LEAP, "digest": digest(heard.proof.manifest.encode())}
+        # What our own signature proves counts, whatever is said beside it.
+        behind = {"sequence": shown.sequence + LEAP, "digest": digest(heard.proof.manifest.encode())}
         mine = (position.c.direction == Direction.OUT, position.c.channel == CONTROL, position.c.epoch == ours)
         here = (*mine, position.c.sequence < behind["sequence"])
         return self._connection.execute(sa.update(position).where(*here).values(behind)).rowcount > 0
@@ -276,7 +292,9 @@ def _parsed(parse: Callable[[Any], Value], body: object) -> Value:
     """Read a record's data, or a member of it. Raises RecordError, whatever is wrong with it."""
     try:
         return parse(body)
-    except (ValueError, OverflowError) as error:  # a date-time that RFC 3339 knows and Python doesn't
+    except RecordError:
+        raise
+    except hearsay.UNREADABLE as error:  # a date-time that RFC 3339 knows and Python doesn't
         raise RecordError("schema", "/data", f"a value can't be read here: {printable(str(error), 200)}") from error
 
 

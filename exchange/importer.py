@@ -18,8 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots
+from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots, stumbling
 from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
+from exchange.blame import Stumbled, is_its_own, stumbled
 from exchange.channels import Channel
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.folders import NotPlain
@@ -84,17 +85,18 @@ def run(
         if channel is stem is None:
             with world_errors(), suppress(Busy):
                 outcomes.extend(waiting.miss(sightings))
+                stumbling.forget_gone(site, sightings.found)
         sighted = look(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
         arrived = [seen for seen in sighted if _is_called(seen, channel)]
         if hand_over is not None and site.many_writers:
-            handed = _hand_over([seen for seen in arrived if waiting.still(seen) is None], hand_over)
+            handed = _hand_over([seen for seen in arrived if _still(waiting, seen) is None], hand_over)
         for number, seen in enumerate(arrived):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"
                 break
             if seen.place[0] not in busy and _lane(seen) not in handed:
                 outcomes.append(
-                    waiting.still(seen, islice(arrived, number, None)) or take_in(site, seen, release=release)
+                    _still(waiting, seen, islice(arrived, number, None)) or take_in(site, seen, release=release)
                 )
                 waiting.look_again_after(outcomes[-1])
                 if outcomes[-1].verdict is Verdict.BUSY:
@@ -104,11 +106,38 @@ def run(
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
-        gaps.note(site, channel)
-        reunited = _reunite(site, outcomes, snapshots_of.values(), stopping)
-    except WorldError as error:
+        reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
+    except (WorldError, Stumbled) as error:
         trouble = error.sentence
     return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)), reunited)
+
+
+def _still(waiting: Waiting, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
+    """Give the outcome of a batch about which nothing changed; one that can't be told is judged by itself."""
+    try:
+        return waiting.still(seen, here)
+    except Exception as error:
+        if not is_its_own(error):
+            raise
+        return None
+
+
+def _follow_up(
+    site: Site,
+    channel: str | None,
+    outcomes: Iterable[Imported],
+    snapshots_of: Iterable[Channel],
+    stopping: Callable[[], bool],
+) -> tuple[Retried, ...]:
+    """Do what follows on the batches, which are done whatever becomes of it. Raises Stumbled."""
+    try:
+        gaps.note(site, channel)
+        return _reunite(site, outcomes, snapshots_of, stopping)
+    except Exception as error:
+        if not is_its_own(error):
+            raise
+        what = f"{stumbled(error)} while gaps and dead letters were looked after; the batches are done"
+        raise Stumbled(f"{what}, and the next run tries the rest again") from error
 
 
 def _reunite(
@@ -151,17 +180,32 @@ def _lane(seen: Arrival | Stranger) -> str | None:
 
 
 def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:
-    """Bring one arrival to its verdict. Raises WorldError if the database or the disk fails."""
-    with world_errors():
-        try:
-            if isinstance(seen, Stranger):
-                return settle(site, seen, judge_stranger(site, seen))
-            standing = judge(site, seen, release=release)
-            if standing is not NEXT:
-                return settle(site, seen, standing)
-            return attempt(site, seen)
-        except Busy as busy:
-            return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
+    """Bring one arrival to its verdict, whatever goes wrong with it. Raises WorldError if database or disk fails."""
+    try:
+        with world_errors():
+            return _take_in(site, seen, release=release)
+    except Busy as busy:
+        return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
+    except Exception as error:
+        if not is_its_own(error):
+            raise
+        return _stumble(site, seen, error)
+
+
+def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
+    if isinstance(seen, Stranger):
+        if isinstance(seen.fault, Stumbled):
+            raise seen.fault
+        return settle(site, seen, judge_stranger(site, seen))
+    standing = judge(site, seen, release=release)
+    return attempt(site, seen) if standing is NEXT else settle(site, seen, standing)
+
+
+def _stumble(site: Site, seen: Arrival | Stranger, error: Exception) -> Imported:
+    try:
+        return stumbling.settle(site, seen, error)
+    except Busy as busy:
+        return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
 
 
 # Judge: from the manifest, the ledger and the data file's size; nothing is claimed or changed
@@ -258,6 +302,8 @@ def attempt(site: Site, arrival: Arrival) -> Imported:
     unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
     try:
         done = apply(site, arrival)
+    except Stumbled:
+        raise
     except BatchError as fault:
         if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):
             site.spool.give_back(arrival.sighting, arrival.manifest.encoding)

@@ -409,8 +409,10 @@ attempt = Table(
     Column("attempts", Integer, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("who", String(255), nullable=False),
+    Column("why", Text),
 )
-"""Imports begun and not ended: a row that stays is a crash. Keyed by the batch's place, written before the work."""
+"""Imports begun and not ended: a row that stays is a crash. Keyed by the batch's place, written before the work.
+``why`` says what went wrong the last time, where something could still say so; NULL after a process that died."""
 
 holder = Table(
     "exchange_holder",

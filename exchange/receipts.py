@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange import hearsay
 from exchange.channels import CONTROL, Channel
 from exchange.database import among
 from exchange.dead_letters.counting import groups_in
@@ -121,8 +122,8 @@ def _arrived(connection: Connection, channels: Collection[str]) -> set[_Lane]:
 
 def _sent(connection: Connection) -> dict[_Lane, int]:
     """Say how much the other side says that it sealed, by its last sign of life."""
-    said = connection.scalar(sa.select(peer.c.said))
-    return {_Lane(one["channel"], one["epoch"]): one["through"] for one in json.loads(said)["sent"]} if said else {}
+    said = hearsay.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    return {_Lane(one.channel, one.epoch): one.through for one in said.sent} if said else {}
 
 
 def _receipt(
@@ -311,7 +312,7 @@ def _agreement(connection: Connection, lane: _Lane) -> tuple[Mapping[str, Any], 
             "sequence": row.sequence,
             "sent": row.sent,
             "received": row.received,
-            "differing": len(json.loads(row.buckets)),
+            "differing": hearsay.differing(row.buckets),
             "since": row.since and row.since.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         }
         for row in rows

@@ -6,7 +6,6 @@ other side for one, which its next control batch tells. The receiver compares, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import repairs
+from exchange import hearsay, repairs
 from exchange.channels import Channel
 from exchange.database import now, reading, whoami, world_errors, writing
 from exchange.digesting import streams_of
@@ -140,23 +139,21 @@ def _streams(site: Site) -> Iterator[tuple[Direction, Channel, str]]:
 def _standing(direction: Direction, channel: str, stream: str, row: Any) -> Standing:
     if row is None:
         return Standing(channel, direction, stream, NOT_YET)
-    said = json.loads(row.buckets)
-    buckets = said if isinstance(said, int) else len(said)  # of what we send we are told how many, not which
-    found = json.loads(row.found or "{}")
+    buckets, found = hearsay.differing(row.buckets), hearsay.found(row.found)
     looked = {
         "rows": row.sent,
         "buckets": buckets,
         "since": row.since,
         "compared_at": row.compared_at,
-        "looked_at": datetime.fromisoformat(found["at"]) if found else None,
-        "keys": tuple(found.get("keys", ())),
+        "looked_at": found.at if found else None,
+        "keys": found.keys if found else (),
     }
     if not buckets:
         counts = {"equal": row.received, "missing": 0, "extra": 0, "different": 0}
         return Standing(channel, direction, stream, EQUAL, **counts, **looked)
-    if not found:
+    if found is None:
         return Standing(channel, direction, stream, DIFFERENT, **looked)
-    counts = {what: found[what] for what in ("missing", "extra", "different")}
-    counts["equal"] = row.received - found["extra"] - found["different"]
-    state = REPAIRED if found["sequence"] > row.sequence else DIFFERENT
+    counts = {"missing": found.missing, "extra": found.extra, "different": found.different}
+    counts["equal"] = row.received - found.extra - found.different
+    state = REPAIRED if found.sequence > row.sequence else DIFFERENT
     return Standing(channel, direction, stream, state, **counts, **looked)

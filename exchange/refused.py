@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from exchange import applying, gaps, importer, ledger, quarantine, replay
 from exchange.arrivals import Arrival, Stranger, believe
+from exchange.blame import is_its_own, stumbled
 from exchange.channels import CONTROL, Channel
 from exchange.database import join, locked, reading, world_errors
 from exchange.dead_letters import Mask
@@ -90,6 +91,10 @@ def look(site: Site, stem: str, limit: int) -> Look:
         return replace(found, trial=_try(site, _files(site, rows[0]), limit))
     except (BatchError, WorldError) as fault:
         return replace(found, untried=fault.sentence)
+    except Exception as error:
+        if not is_its_own(error):
+            raise
+        return replace(found, untried=f"that fails with {stumbled(error)}")
 
 
 def release(site: Site, stem: str, *, park: bool) -> Imported:

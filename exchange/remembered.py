@@ -45,3 +45,7 @@ class Remembered(Generic[Made]):
                 kept[sighting] = (sighting.mark, made)
             yield made
         self._terms, self._made = terms, kept
+
+    def forget(self, sighting: Sighting) -> None:
+        """Have what was made of a file made anew the next time, though it is still the same one."""
+        self._made.pop(sighting, None)

@@ -6,7 +6,6 @@ this side no longer has the very bytes is lost: the next heartbeat says so, and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -15,10 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import ledger, resyncing, sealing
+from exchange import hearsay, ledger, resyncing, sealing
 from exchange.database import Busy, locked, now, reading, world_errors
 from exchange.format import codes
-from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, Receipt, ranges, shown
+from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
 from exchange.format.errors import Reason, RecordError, WorldError, printable
 from exchange.format.manifest import Manifest
 from exchange.ledger import Entry
@@ -63,9 +62,9 @@ def _asked_for(site: Site, connection: Connection) -> dict[int, None]:
     for row in connection.execute(
         sa.select(receipt).where(receipt.c.epoch == (epoch or "")).order_by(receipt.c.channel)
     ):
-        missing = Receipt.parse(json.loads(row.said)).missing
-        if missing:
-            found |= dict.fromkeys(_due(site, connection, row, missing))
+        said = hearsay.receipt(row.said)
+        if said is not None and said.missing:
+            found |= dict.fromkeys(_due(site, connection, row, said.missing))
     return dict.fromkeys(list(found)[:MOST])
 
 
@@ -156,8 +155,8 @@ def lost(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
         batch.c.reason == Reason.LOST,
     )
     if row is not None:
-        missing = Receipt.parse(json.loads(row.said)).missing
-        reached = min([row.through, *(first - 1 for first, _ in missing)])
+        said = hearsay.receipt(row.said)
+        reached = min([row.through, *(first - 1 for first, _ in said.missing)]) if said else 0
         asking = asking.where(batch.c.sequence > reached)
     found = list(connection.scalars(asking.order_by(batch.c.sequence)))
     every = ranges(found, most=len(found))

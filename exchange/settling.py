@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 
 from exchange import gaps, ledger
 from exchange.arrivals import Arrival, Stranger
-from exchange.database import Busy, locked, now, reading
+from exchange.database import Busy, locked, now, reading, writing
 from exchange.format.errors import BatchError, Incomplete, Reason, Unsupported, Verdict
-from exchange.format.manifest import Kind
+from exchange.format.manifest import Kind, Manifest
 from exchange.format.order import Place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
@@ -26,16 +26,31 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
         verdict = _out_of_patience(site, seen, verdict)
     match verdict:
         case Place(verdict=Verdict.DUPLICATE):
+            _forget_attempts(site, seen)
             site.spool.shelve(seen.sighting)
         case Place(verdict=Verdict.QUARANTINED):
             verdict = _quarantine(site, seen, verdict)
         case Place(verdict=Verdict.HELD):
             _remember(site, seen, BatchState.HELD, verdict)
         case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
-            if reason is not Reason.LOOK_AHEAD and seen.manifest is not None:
+            if seen.manifest is not None and not _is_passing(seen.manifest, reason):
                 _remember(site, seen, BatchState.WAITING, verdict)
     assert verdict.verdict is not None  # NEXT is applied, never settled
     return Imported(seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence)
+
+
+def _is_passing(manifest: Manifest, reason: Reason | None) -> bool:
+    """Say whether nothing is written down of a batch that waits: it is far off, or newer ones will say it all."""
+    return reason is Reason.LOOK_AHEAD or (reason is Reason.CRASHED and manifest.kind is Kind.CONTROL)
+
+
+def _forget_attempts(site: Site, seen: Arrival | Stranger) -> None:
+    """Clear what was counted of a batch that needs no further attempt; most have nothing."""
+    with reading(site.engine) as connection:
+        counted = ledger.has_attempts(connection, seen.counted_as)
+    if counted:
+        with writing(site.engine) as connection:
+            ledger.forget_attempts(connection, seen.counted_as)
 
 
 def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
@@ -44,10 +59,9 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
         given_up = _given_up(connection, seen, verdict)
         if given_up is None:
             _write_down(connection, seen, BatchState.QUARANTINED, verdict)
-        if isinstance(seen, Arrival):
-            ledger.forget_attempts(connection, str(seen.manifest.name))
-            if seen.manifest.kind is not Kind.CONTROL:
-                gaps.note_refused(connection, seen.place, site.limits.look_ahead)
+        ledger.forget_attempts(connection, seen.counted_as)
+        if isinstance(seen, Arrival) and seen.manifest.kind is not Kind.CONTROL:
+            gaps.note_refused(connection, seen.place, site.limits.look_ahead)
     if given_up is None:
         site.spool.quarantine(seen.sighting, verdict.sentence)
         return verdict

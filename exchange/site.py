@@ -51,6 +51,9 @@ class Limits:
     """How often this side gives a sign of life."""
 
 
+_SHARD_NUMBERS = frozenset(map(str, range(MAX_SHARDS)))
+
+
 @dataclass(frozen=True)
 class Site:
     """Everything a workflow needs to know of this side. ``channels`` as they are declared, each once."""
@@ -102,7 +105,9 @@ class Site:
         if name in declared and shards in (None, 1):
             return declared[name]
         base, _, number = name.rpartition("_")
-        if base in declared and number.isdecimal() and (shards is None or int(number) < shards != 1):
+        if base not in declared or number not in _SHARD_NUMBERS or (shards is not None and shards > MAX_SHARDS):
+            return None
+        if shards is None or int(number) < shards != 1:
             return declared[base].part(int(number), shards or 0)
         return None
 

@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import capture, dead_letters, repairs
+from exchange import capture, dead_letters, hearsay, repairs
 from exchange.arrivals import Arrival, part_of
 from exchange.bulk import uncollected
 from exchange.channels import Channel, Stream
@@ -26,7 +26,7 @@ from exchange.format import record as records
 from exchange.format.buckets import bucket_of, key_text, shard_of
 from exchange.format.control import Part
 from exchange.format.errors import RecordError, printable
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import Kind
 from exchange.format.record import Op, Record, Run
 from exchange.ledger import Counts
 from exchange.loader import Loader, Refusal
@@ -35,6 +35,9 @@ from exchange.site import Site
 
 MOST_KEPT = 1_000_000
 """So many rows may stay that other rows hold in place; more of them refuse the batch."""
+
+MANIFESTS_AT_ONCE = 100
+"""So many manifests are in memory while the parts of a snapshot are looked for."""
 
 Key = Mapping[str, Any]
 
@@ -80,14 +83,21 @@ def _concluded_by(connection: Connection, arrival: Arrival) -> Part | None:
     part = part_of(arrival.manifest)
     if part is None or (arrival.channel.ordered and not part.last):
         return None
-    parts = {part.part: part}
+    numbers = {part.part}
     last = part if part.last else None
+    if last is not None and _are_all(numbers, last):
+        return last
     for other in _applied_parts(connection, arrival, part.name):
-        parts[other.part] = other
+        numbers.add(other.part)
         last = other if other.last else last
-        if last is not None and len(parts) >= last.part:
-            break
-    return last if last is not None and parts.keys() >= set(range(1, last.part + 1)) else None
+        if last is not None and _are_all(numbers, last):
+            return last
+    return None
+
+
+def _are_all(numbers: set[int], last: Part) -> bool:
+    """Say whether each part from 1 through the last one is there; what its number says is nothing to count up to."""
+    return len(numbers) >= last.part and sum(number <= last.part for number in numbers) == last.part
 
 
 def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Iterator[Part]:
@@ -105,12 +115,20 @@ def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Itera
         )
         .order_by(batch.c.sequence.desc())
     )
-    with connection.execute(query) as found:
+    with connection.execute(query, execution_options={"yield_per": MANIFESTS_AT_ONCE}) as found:
         for (line,) in found:
-            manifest = Manifest.parse(line.encode())
-            part = part_of(manifest) if manifest.kind is Kind.SNAPSHOT else None
+            part = _part_in(line)
             if part is not None and part.name == name:
                 yield part
+
+
+def _part_in(line: str) -> Part | None:
+    """Read which part of a snapshot an applied batch was; None if it was none, or none that counts here."""
+    manifest = hearsay.manifest(line)
+    try:
+        return part_of(manifest) if manifest is not None and manifest.kind is Kind.SNAPSHOT else None
+    except RecordError:
+        return None
 
 
 def _pruned(channel: Channel, part: Part) -> list[Stream]:

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import alarming, capture, dead_letters, far_side, ledger
+from exchange import alarming, capture, dead_letters, far_side, ledger, stumbling
 from exchange.channels import CONTROL, Channel
 from exchange.database import now, reading, world_errors
 from exchange.dead_letters import Backlog
@@ -101,6 +101,8 @@ class Status:
     far_side: FarSide
     at: datetime
     trouble: str | None = field(default=None)
+    stumbles: tuple[str, ...] = ()
+    """Batches that could not be taken in, whatever it was about them."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -111,6 +113,7 @@ class Status:
             "channels": [channel.as_dict() for channel in self.channels],
             "dead_letters": self.backlog.as_dict() | {"alarms": list(self.alarms)},
             "arrivals": self.arrivals.as_dict() if self.arrivals else None,
+            "stumbles": list(self.stumbles),
             "link": {
                 "kind": "one-way" if self.far_side.one_way else "two-way",
                 "heard": self.far_side.life.as_dict() if self.far_side.life else None,
@@ -162,6 +165,7 @@ def look(site: Site) -> Status:
         there = far_side.look(site, connection)
         channels = _channels(site, connection, there)
         backlog = dead_letters.backlog(connection)
+        stumbles = tuple(stumbling.told(site, connection))
     moment = now()
     alarms = alarming.sentences(backlog, site.limits, moment)
     try:
@@ -170,7 +174,7 @@ def look(site: Site) -> Status:
         trouble = _lost_marker(site)
     except WorldError as error:
         arrivals, trouble = None, error.sentence
-    return Status(site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, trouble)
+    return Status(site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, trouble, stumbles)
 
 
 def _lost_marker(site: Site) -> str | None:

@@ -56,6 +56,7 @@ from exchange.arguments import (
 )
 from exchange.assembly import assemble, load_request_handler, with_present_keys
 from exchange.audit import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, UNKNOWN, Act, Repeated, audited, write_refusal
+from exchange.blame import interrupted_by
 from exchange.bulk_retry import Pace
 from exchange.callers import REFUSED, TICK, caller_by_hand
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
@@ -104,7 +105,11 @@ def _task(name: str) -> Callable[[Work], Work]:
                 check_words("reason", reason, MAX_REASON_CHARACTERS)
                 needed = {"reason": reason} if needs_reason and reason else {}
                 arguments = named(signature, args, kwargs | needed)
-                with world_errors(), _audited(task, arguments, who, reason) as act:
+                with (
+                    interrupted_by(SoftTimeLimitExceeded),
+                    world_errors(),
+                    _audited(task, arguments, who, reason) as act,
+                ):
                     result = work(**arguments)
                     if act is not None:
                         act.came_to(result)

@@ -19,6 +19,7 @@ LAYERS = {
     EDGES: {
         "alembic",
         "arrivals",
+        "blame",
         "bulk",
         "call_secret",
         "capture",
@@ -29,6 +30,7 @@ LAYERS = {
         "digesting",
         "discretion",
         "folders",
+        "hearsay",
         "holding",
         "keys",
         "ledger",
@@ -88,6 +90,7 @@ LAYERS = {
         "snapshot_parts",
         "snapshots",
         "status",
+        "stumbling",
         "telling",
         "understanding",
         "untrusting",

@@ -80,6 +80,8 @@ def _say_what_waits(found: Status) -> None:
             output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
         if one.rejected and one.there is None:
             output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
+    for sentence in found.stumbles:
+        output.complain(sentence)
     for sentence in found.far_side.troubles():
         output.warn(sentence)
     for sentence in found.far_side.alarms(found.at):

@@ -16,6 +16,9 @@ from exchange.database import now
 from exchange.loader.putting import put
 from exchange.models import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction, dead_letter
 
+MOST_KEY_BYTES = 2_000
+"""No index takes much more: of a record that came with a longer key it is kept in the record alone."""
+
 _INDEX = re.compile(r"/\d+")
 
 
@@ -65,6 +68,7 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
     rows = [
         {
             **{name: getattr(letter, name) for name in _AS_THEY_ARE},
+            "key": _key(letter),
             "record": letter.record[:MAX_STORED_RECORD_BYTES],
             "record_bytes": len(letter.record),
             "fingerprint": letter.fingerprint,
@@ -76,6 +80,12 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
     ]
     ids = (_copy if connection.dialect.name == "postgresql" else _insert)(connection, rows)
     ledger.note_dead_letters(connection, ids, None, DeadLetterState.PARKED, cause)
+
+
+def _key(letter: Letter) -> str | None:
+    if letter.direction is Direction.IN and letter.key is not None and len(letter.key.encode()) > MOST_KEY_BYTES:
+        return None
+    return letter.key
 
 
 def _copy(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:

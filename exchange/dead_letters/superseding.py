@@ -141,8 +141,14 @@ class Superseding:
             return None
         names = [column.name for column in stream.key]
         bodies = [orjson.loads(text) for text in found]
-        # A letter may be older than the key that its stream has today.
-        return {tuple(body[name] for name in names) for body in bodies if body.keys() == set(names)}
+        # A letter may be older than the key that its stream has today, or be there because its key is none.
+        return {
+            tuple(body[name] for name in names)
+            for body in bodies
+            if isinstance(body, dict)
+            and body.keys() == set(names)
+            and not any(isinstance(value, dict | list) for value in body.values())
+        }
 
     def _waiting(self, stream: str) -> Conditions:
         letter = dead_letter.c

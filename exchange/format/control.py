@@ -7,7 +7,7 @@ JSON Schema, what it means by whoever hears it. Ranges are pairs of first and la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self
@@ -16,6 +16,7 @@ import jsonschema_rs
 
 from exchange.format.errors import RecordError, printable
 from exchange.format.json import MAX_INTEGER
+from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
 from exchange.format.record import MAX_STREAM_LENGTH
 
@@ -169,6 +170,8 @@ class Heartbeat:
     def parse(cls, data: Mapping[str, Any]) -> Self:
         """Read the record's data. Raises RecordError."""
         known = _known(cls, HEARTBEAT, data)
+        if len({one["channel"] for one in data["sent"]}) < len(data["sent"]):
+            raise RecordError("schema", "/data/sent", "sent: expected each channel once, found one of them again")
         heard = data["heard"]
         return cls(
             **{
@@ -328,8 +331,30 @@ def _of(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
 def _check(what: str, data: Mapping[str, Any]) -> None:
     error = next(_JUDGES[what].iter_errors(data), None)
     if error is not None:
-        pointer = "/data" + "".join(f"/{part}" for part in error.instance_path)
-        raise RecordError("schema", pointer, f"{what}: {printable(error.message, 300)}")
+        raise RecordError("schema", _pointer(error.instance_path), f"{what}: {printable(error.message, 300)}")
+    # To a schema 1.0 is an integer. To us it is none, nor to a database: it would be kept, and come back, as it is.
+    fraction = next(_fractions(_SCHEMAS[what], data), None)
+    if fraction is not None:
+        raise RecordError("schema", _pointer(fraction), f"{what}: expected an integer, found a number with a fraction")
+
+
+def _pointer(path: Iterable[str | int]) -> str:
+    return "/data" + "".join(f"/{part}" for part in path)
+
+
+def _fractions(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[str | int, ...]]:
+    """Give the places of what the schema takes for an integer and is written with a fraction or an exponent."""
+    if type(value) is float and schema.get("type") == "integer":
+        yield ()
+    for inner in schema.get("anyOf", ()):
+        yield from _fractions(inner, value)
+    if isinstance(value, dict):
+        for name, inner in schema.get("properties", {}).items():
+            if name in value:
+                yield from ((name, *path) for path in _fractions(inner, value[name]))
+    if isinstance(value, list) and "items" in schema:
+        for place, one in enumerate(value):
+            yield from ((place, *path) for path in _fractions(schema["items"], one))
 
 
 def _ranges(data: Mapping[str, Any], member: str) -> tuple[Range, ...]:
@@ -371,7 +396,8 @@ _RANGES = _list({"type": "array", "minItems": 2, "maxItems": 2, "items": _SEQUEN
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,80}$"}
 _OF = {"type": "integer", "minimum": 1, "maximum": MAX_BUCKETS}
 _BUCKETS = _or_null(_list({"type": "integer", "minimum": 0, "maximum": MAX_BUCKETS - 1}, MAX_BUCKETS))
-_PROOF = _or_null(_object({"manifest": {"type": "string"}, "signature": _or_null({"type": "string"})}))
+_SHOWN = {"type": "string", "maxLength": MAX_MANIFEST_BYTES}
+_PROOF = _or_null(_object({"manifest": _SHOWN, "signature": _or_null(_SHOWN)}))
 
 SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
     RECEIPT: _object(
@@ -452,7 +478,7 @@ _SNAPSHOT = _object(
     {
         "name": _NAME,
         "version": {**_COUNT, "minimum": 1},
-        "part": {**_COUNT, "minimum": 1},
+        "part": _SEQUENCE,
         "last": {"type": "boolean"},
         "streams": _list(_STREAM, 4096),
         "buckets": _BUCKETS,
@@ -462,7 +488,8 @@ _SNAPSHOT = _object(
     }
 )
 
+_SCHEMAS: Final = {**SCHEMAS, "snapshot": _SNAPSHOT}
+
 _JUDGES = {
-    name: jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
-    for name, schema in {**SCHEMAS, "snapshot": _SNAPSHOT}.items()
+    name: jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True) for name, schema in _SCHEMAS.items()
 }

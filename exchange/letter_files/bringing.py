@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from exchange.blame import stumbled
 from exchange.database import locked, now, world_errors
 from exchange.folders import NotPlain, held
 from exchange.format.errors import Untrusted, printable
 from exchange.format.letters import Ending, FileFault, SavedRevision, Tail, read_entries, read_tail
 from exchange.letter_files.judging import Judge, Unfit
 from exchange.letter_files.shelving import Shelf
+from exchange.loader.putting import refuses_the_row
 from exchange.site import Site
 
 MOST_SENTENCES = 20
@@ -60,8 +63,13 @@ def bring(site: Site, file: Path) -> Brought:
     with world_errors(), _opened(site, file) as content:
         tail = read_tail(content)
         ending = _believed(site, tail)
-        with locked(site.engine, "letters") as connection:
-            return _take_in(site, connection, content, ending)
+        try:
+            with locked(site.engine, "letters") as connection:
+                return _take_in(site, connection, content, ending)
+        except DBAPIError as error:
+            if not refuses_the_row(error):
+                raise
+            raise FileFault(f"the database refuses what is in it ({stumbled(error)})") from error
 
 
 @contextmanager

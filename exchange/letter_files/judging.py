@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -56,12 +57,22 @@ class Judge:
         """Check a letter that this side refused: what is said of its record is what the record says."""
         channel = _channel(self._site.incoming(), letter, "received")
         if letter.record_bytes > len(letter.record):
+            self._check_key(letter)
             return  # a retry refuses it: not all of it was kept
         fault = RecordError(letter.error, letter.pointer or "", letter.message)
         again = letter_of(channel, {}, letter.record, fault)
         said = (letter.stream, letter.op, letter.key, letter.version)
         if said != (again.stream, again.op, again.key, again.version):
             raise Unfit("its stream, op, key or version are not those of its record")
+
+    def _check_key(self, letter: SavedLetter) -> None:
+        """Check that a key of which the record is not there is a key at all: it is read as one wherever it is met."""
+        try:
+            key = None if letter.key is None else json.loads(letter.key)
+        except (ValueError, RecursionError):
+            key = ()
+        if key is not None and not isinstance(key, dict):
+            raise Unfit("its key is no JSON object")
 
     def _refused_by_peer(self, letter: SavedLetter) -> SavedLetter:
         """Make a letter that the peer refused one of ours: its row is mended here, and a retry sends it again."""

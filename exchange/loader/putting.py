@@ -38,9 +38,9 @@ def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Ite
 
 
 def refuses_the_row(error: DBAPIError) -> bool:
-    """Say whether a row is at fault: a constraint, a value out of range, or a trigger of the application's."""
-    raised = getattr(error.orig, "sqlstate", None) == "P0001"
-    return raised or isinstance(error, IntegrityError | DataError)
+    """Say whether a row is at fault: a constraint, a value out of range or too large, or the application's trigger."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state == "P0001" or state.startswith("54") or isinstance(error, IntegrityError | DataError)
 
 
 def _copy(driver: Any, into: str, rows: Iterable[Row]) -> None:

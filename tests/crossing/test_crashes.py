@@ -113,23 +113,6 @@ def test_the_third_crash_on_a_batch_quarantines_it_and_a_replay_tries_again(
     assert replay.run(alike.other.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
 
 
-def test_a_fault_of_ours_counts_as_a_crash(alike: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    alike.one.execute(sa.insert(account).values(id=1, name="a"))
-    alike.one.export()
-    alike.there.carry()
-
-    def fail(*_: Any) -> Any:
-        raise KeyError("a fault of ours")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(applying, "apply_records", fail)
-        for _ in range(3):
-            with pytest.raises(KeyError):
-                alike.other.take_in()
-    [outcome] = alike.other.take_in().batches
-    assert outcome.reason is Reason.CRASHED
-
-
 def test_a_disk_that_fails_is_no_crash_of_the_batch(alike: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     alike.one.execute(sa.insert(account).values(id=1, name="a"))
     alike.one.export()

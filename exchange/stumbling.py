@@ -1,0 +1,98 @@
+"""A batch over which we fell: counted, told, tried again, and quarantined after the set number; the others go on.
+
+The count is in the database, so that it outlives whatever the fall does to the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import ledger, settling
+from exchange.arrivals import Arrival, Stranger
+from exchange.blame import is_its_own, stumbled
+from exchange.database import world_errors, writing
+from exchange.format.errors import Reason, Verdict
+from exchange.format.order import Place
+from exchange.models import BatchState, Direction, batch
+from exchange.outcomes import Imported
+from exchange.site import Site
+from exchange.spool import Sighting
+
+MOST_TOLD = 20
+"""So many batches are told one by one."""
+
+
+def settle(site: Site, seen: Arrival | Stranger, error: Exception) -> Imported:
+    """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError."""
+    fall = stumbled(error)
+    with world_errors():
+        attempts = ledger.count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
+        verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
+        try:
+            return settling.settle(site, seen, verdict)
+        except Exception as further:
+            if not is_its_own(further):
+                raise
+        # What it says of itself can't even be written down: then it is a file with a name.
+        return settling.settle(site, Stranger(seen.sighting, fall), verdict)
+
+
+def _verdict(why: str, attempts: int, most: int) -> Place:
+    what = (
+        f"taking it in failed {attempts} times, the last time with {why}" if attempts > 1 else f"it failed with {why}"
+    )
+    if attempts < most:
+        sentence = f"{what}; nothing of it changed a row, and the next import tries again, {most} times in all"
+        return Place(Verdict.WAITING, Reason.CRASHED, sentence)
+    sentence = f"{what}; it is quarantined and changed nothing: ask its sender, then `exchange replay` it"
+    return Place(Verdict.QUARANTINED, Reason.CRASHED, sentence)
+
+
+def forget_gone(site: Site, sightings: Collection[Sighting]) -> None:
+    """Forget the attempts at batches whose files went away: nobody tries them again."""
+    with world_errors():
+        with site.engine.connect() as connection:
+            failed = {one.batch for one in ledger.stumbles(connection)}
+        gone = failed - {one.name.place for one in sightings} - {f"unread {one.stem}" for one in sightings}
+        if gone:
+            with writing(site.engine) as connection:
+                for key in sorted(gone):
+                    ledger.forget_attempts(connection, key)
+
+
+def told(site: Site, connection: Connection) -> list[str]:
+    """Say which batches could not be taken in, whatever it was about them, and what a person can do."""
+    most = site.limits.crashes
+    tried = [
+        f"batch {one.batch} could not be taken in, {one.attempts} of {most} attempts failed"
+        f" ({one.why or 'the process died'}); the next import tries again, and quarantines it in the end"
+        for one in ledger.stumbles(connection, MOST_TOLD)
+    ]
+    refused = [
+        f"batch {stem} is quarantined, as it could not be taken in; ask {site.peer} about it: `exchange quarantine show"
+        f" {stem}` looks at it, `exchange replay {stem}` tries it again"
+        for stem in _quarantined(connection)
+    ]
+    return tried + refused
+
+
+def _quarantined(connection: Connection) -> list[str]:
+    """Give those that lie in quarantine for it and were not applied since, the newest first."""
+    later = batch.alias("later")
+    applied = sa.exists().where(
+        later.c.direction == Direction.IN,
+        later.c.channel == batch.c.channel,
+        later.c.epoch == batch.c.epoch,
+        later.c.sequence == batch.c.sequence,
+        later.c.state == BatchState.APPLIED,
+    )
+    query = sa.select(batch.c.stem).where(
+        batch.c.state == BatchState.QUARANTINED,
+        batch.c.direction == Direction.IN,
+        batch.c.reason == Reason.CRASHED,
+        ~applied,
+    )
+    return list(dict.fromkeys(connection.scalars(query.order_by(batch.c.id.desc()).limit(MOST_TOLD))))
