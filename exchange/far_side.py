@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import ledger
+from exchange import adopting, ledger
 from exchange.format.control import Heartbeat, Range, Receipt, Refused, Sample
 from exchange.format.errors import BatchError, printable
 from exchange.format.manifest import Manifest
@@ -90,6 +90,8 @@ class FarSide:
     halted: str | None
     behind: tuple[str, ...]
     """Where the other side says that it sent less than came here: it was restored."""
+    decisions: tuple[str, ...] = ()
+    """Which of its epochs wait for a person's decision here."""
 
     def silence(self, moment: datetime) -> str | None:
         """Say that it has been silent for too long, if so."""
@@ -115,7 +117,7 @@ class FarSide:
 
     def alarms(self, moment: datetime) -> Iterator[str]:
         """Say what needs a person, the worst first."""
-        yield from filter(None, (self.halted, *self.behind, self.silence(moment), self.clocks()))
+        yield from filter(None, (self.halted, *self.decisions, *self.behind, self.silence(moment), self.clocks()))
 
     def troubles(self) -> Iterator[str]:
         """Say what the far side could not take, and why."""
@@ -129,7 +131,8 @@ def look(site: Site, connection: Connection) -> FarSide:
     halted = ledger.halted(connection)
     behind = tuple(_behind(site, connection, row)) if row else ()
     there = {} if site.one_way else _there(connection)
-    return FarSide(site.peer, site.one_way, _life(row) if row else None, there, halted, behind)
+    decisions = tuple(adopting.sentences(site.peer, adopting.waiting(connection)))
+    return FarSide(site.peer, site.one_way, _life(row) if row else None, there, halted, behind, decisions)
 
 
 def lasting(time: timedelta) -> str:

@@ -45,6 +45,7 @@ LAYERS = {
     WORKFLOWS: {
         "accepting",
         "acknowledging",
+        "adopting",
         "alarming",
         "applying",
         "bulk_retry",
