@@ -21,39 +21,26 @@ from tests.crossing.sides import Link, Side
 from tests.crossing.test_carriage import Writer
 from tests.crossing.test_healing import ENOUGH, different, go_round, unsettled
 
-ACTS = ("live", "live", "withhold", "replay", "replay", "save", "restore", "restore", "lose sealed")
-
 
 class Life:
-    """One side, the copies that were made of its database, and the epochs that it has had, in the order of the world."""
+    """One side, the copies that were made of its database, and the epochs that it had, in the order of the world."""
 
-    def __init__(self, side: Side, peer: Side, folder: Path) -> None:
-        self.side, self.peer, self.folder = side, peer, folder
+    def __init__(self, side: Side, folder: Path) -> None:
+        self.side, self.folder = side, folder
         self.copies: list[Path] = []
-        self.epochs = [self.epoch]
         self.recorded: dict[str, dict[str, bytes]] = {}
         self.reached: dict[str, int] = {}
+        with reading(side.engine) as connection:
+            self.epochs = [str(ledger.known_epoch(connection, side.site.network))]
 
-    @property
-    def epoch(self) -> str:
-        """The present one."""
-        with reading(self.side.engine) as connection:
-            return str(ledger.known_epoch(connection, self.side.site.network))
+    def put_out(self) -> list[Path]:
+        """Give the files that the carrier finds."""
+        return sorted(self.side.site.spool.folders.outgoing.glob("[a-z]*-*.jsonl*"))
 
     def record(self) -> None:
         """Keep all that this side has put out."""
-        for path in self.side.site.spool.folders.outgoing.glob("*-*.jsonl*"):
-            if not path.name.startswith("."):
-                stem = path.name.partition(".")[0]
-                self.recorded.setdefault(stem, {})[path.name] = path.read_bytes()
-
-    def replay(self, draw: random.Random) -> None:
-        """Bring the other side something that was kept, whole; most of what was kept is of a channel's beginning."""
-        stem = draw.choice(
-            sorted(self.recorded, key=lambda stem: stem.rpartition("-")[2])[: 2 + len(self.recorded) // 2]
-        )
-        for name, content in sorted(self.recorded[stem].items()):
-            (self.peer.site.spool.folders.incoming / name).write_bytes(content)
+        for path in self.put_out():
+            self.recorded.setdefault(path.name.partition(".")[0], {})[path.name] = path.read_bytes()
 
     def save(self) -> None:
         """Make a copy of the database."""
@@ -63,94 +50,119 @@ class Life:
             driver.execute(f"VACUUM INTO '{copy}'")
         self.copies.append(copy)
 
-    def restore(self, draw: random.Random) -> None:
-        """Put any of the copies in the database's place, and say so as the page has it."""
+    def restore(self, copy: Path) -> None:
+        """Put a copy in the database's place, and say so as the page has it."""
         file = str(self.side.engine.url.database)
         self.side.engine.dispose()
         for ending in ("-wal", "-shm"):
             Path(f"{file}{ending}").unlink(missing_ok=True)
-        shutil.copy(draw.choice(self.copies), file)
+        shutil.copy(copy, file)
         self.epochs.append(epochs.begin(self.side.site, "restored").epoch)
-        self.reached = self.positions()
 
-    def positions(self) -> dict[str, int]:
+    def lose_sealed(self) -> None:
+        """Lose the folder that would tell a restored database of the epochs that it forgot."""
+        shutil.rmtree(self.side.site.spool.folders.sealed)
+        self.side.site.spool.prepare(make=True)
+
+
+class World:
+    """Two sides, and a carrier between them that keeps everything and brings what it likes."""
+
+    def __init__(self, link: Link, seed: int, folder: Path) -> None:
+        self.link, self.draw = link, random.Random(seed)
+        self.one, self.two = Life(link.one, folder), Life(link.other, folder)
+        self.writer = Writer(link, seed)
+        for life in (self.one, self.two):
+            life.side.limit(batch_records=self.draw.choice([3, 1000]), gap_seconds=0, period_seconds=1e-6)
+            life.save()
+
+    def other(self, life: Life) -> Life:
+        """Give the other one."""
+        return self.two if life is self.one else self.one
+
+    def positions(self, life: Life) -> dict[str, int]:
         """Give which of the other side's epochs each channel is in, counted from its first."""
-        present = self.side.all(
-            sa.select(position.c.channel, position.c.epoch).where(
-                position.c.direction == Direction.IN, position.c.current == 1
-            )
-        )
-        known = self.others.epochs
-        return {row.channel: known.index(row.epoch) for row in present}
+        here = (position.c.direction == Direction.IN, position.c.current == 1)
+        rows = life.side.all(sa.select(position.c.channel, position.c.epoch).where(*here))
+        return {row.channel: self.other(life).epochs.index(row.epoch) for row in rows}
 
-    others: Life
-
-    def goes_forward(self) -> None:
+    def look(self, life: Life) -> None:
         """See that no channel went back to an epoch that was before the one it was in."""
-        now = self.positions()
-        for channel, before in self.reached.items():
-            assert now[channel] >= before, (channel, self.others.epochs, before, now)
-        self.reached = now
+        now = self.positions(life)
+        for channel, before in life.reached.items():
+            assert now[channel] >= before, (channel, self.other(life).epochs, before, now)
+        life.reached = now
 
+    def live(self) -> None:
+        """Let both work once, and the carrier between."""
+        go_round(self.link)
+        for life in (self.one, self.two):
+            life.record()
+            self.look(life)
 
-def live(seed: int, length: int, folder: Path, link: Link) -> None:
-    """Let two sides live through anything, then see that they agree with nobody's help."""
-    draw = random.Random(seed)
-    one, two = Life(link.one, link.other, folder), Life(link.other, link.one, folder)
-    one.others, two.others = two, one
-    writer = Writer(link, seed)
-    for side in (link.one, link.other):
-        side.limit(batch_records=draw.choice([3, 1000]), gap_seconds=0, period_seconds=1e-6)
-    for life in (one, two):
+    def write_and_live(self, _life: Life) -> None:
+        """Let the applications write, too."""
+        self.writer.write()
+        self.live()
+
+    def withhold(self, life: Life) -> None:
+        """Keep what is put out, and bring it to nobody, unless it is replayed."""
+        self.writer.write()
+        life.side.export()
+        life.record()
+        for path in life.put_out():
+            path.unlink()
+
+    def replay(self, life: Life) -> None:
+        """Bring the other side something that was kept, rather of the beginning of an epoch."""
+        first = sorted(life.recorded, key=lambda stem: stem.rpartition("-")[2])
+        for name, content in sorted(life.recorded[self.draw.choice(first[: 2 + len(first) // 2])].items()):
+            (self.other(life).side.site.spool.folders.incoming / name).write_bytes(content)
+        self.other(life).side.take_in()
+        self.look(self.other(life))
+
+    def restore(self, life: Life) -> None:
+        """Restore any of the copies, on one side with the folders, so that one of them remembers."""
+        life.restore(self.draw.choice(life.copies))
+        if life is self.one and self.draw.random() < 0.5:
+            life.lose_sealed()
+        life.reached = self.positions(life)
+
+    def save(self, life: Life) -> None:
+        """Make a copy."""
         life.save()
 
-    def turn() -> None:
-        go_round(link)
-        for life in (one, two):
-            life.record()
-            life.goes_forward()
+    def agree(self) -> None:
+        """Let nothing but honest rounds pass, and see that both sides agree with nobody's help."""
+        for number in range(ENOUGH):
+            if number % 10 == 0:
+                for side in (self.link.one, self.link.other):
+                    reconciling.run(side.site, reason="the test wants to know")
+            self.live()
+            if not different(self.link) and not unsettled(self.link) and number % 10 > 5:
+                break
+        assert different(self.link) == [], unsettled(self.link)
+        assert unsettled(self.link) == []
+        for life in (self.one, self.two):
+            with reading(life.side.engine) as connection:
+                assert adopting.waiting(connection) == []
+                assert ledger.halted(connection) is None
+            assert set(life.reached.values()) == {len(self.other(life).epochs) - 1}
 
-    turn()
-    log = []
+
+def live(link: Link, seed: int, length: int, folder: Path) -> None:
+    """Let two sides live through anything, and see that they agree."""
+    world = World(link, seed, folder)
+    world.live()
+    acts = [world.write_and_live, world.write_and_live, world.withhold, world.replay, world.replay]
+    acts += [world.restore, world.restore, world.save]
+    lived = []
     for _ in range(length):
-        act, life = draw.choice(ACTS), draw.choice([one, one, two])
-        log.append(f"{act} {life.side.site.network}")
-        match act:
-            case "live":
-                writer.write()
-                turn()
-            case "withhold":  # what is put out is kept by the carrier and brought by nobody, unless it is replayed
-                writer.write()
-                life.side.export()
-                life.record()
-                for path in life.side.site.spool.folders.outgoing.glob("*-*.jsonl*"):
-                    path.unlink()
-            case "replay":
-                life.replay(draw)
-                life.peer.take_in()
-                life.others.goes_forward()
-            case "save":
-                life.save()
-            case "restore":
-                life.restore(draw)
-            case "lose sealed" if life is one:  # of the other side, so that one of them remembers
-                shutil.rmtree(life.side.site.spool.folders.sealed)
-                life.side.site.spool.prepare(make=True)
-    print(f"seed {seed}: {', '.join(log)}")  # noqa: T201 - shown where the test fails
-    for number in range(ENOUGH):
-        if number % 10 == 0:
-            for side in (link.one, link.other):
-                reconciling.run(side.site, reason="the test wants to know")
-        turn()
-        if not different(link) and not unsettled(link) and number % 10 > 5:
-            break
-    assert different(link) == [], unsettled(link)
-    assert unsettled(link) == []
-    for life in (one, two):
-        with reading(life.side.engine) as connection:
-            assert adopting.waiting(connection) == []
-            assert ledger.halted(connection) is None
-        assert set(life.reached.values()) == {len(life.others.epochs) - 1}
+        act, life = world.draw.choice(acts), world.draw.choice([world.one, world.one, world.two])
+        lived.append(f"{act.__name__} {life.side.site.network}")
+        act(life)
+    print(f"seed {seed}: {', '.join(lived)}")  # noqa: T201 - shown where the test fails
+    world.agree()
 
 
 def try_with(seed: int, length: int = 14) -> None:
@@ -159,7 +171,7 @@ def try_with(seed: int, length: int = 14) -> None:
         numbers = iter(range(9))
         new_url = lambda kind: f"{kind}:///{folder}/side-{next(numbers)}.db"  # noqa: E731
         for link in shop_link(Path(folder), new_url, "sqlite", "sqlite"):
-            live(seed, length, Path(folder), link)
+            live(link, seed, length, Path(folder))
 
 
 @settings(
