@@ -89,7 +89,7 @@ class FarSide:
     there: Mapping[str, There]
     halted: str | None
     behind: tuple[str, ...]
-    """Where the other side says that it sent less than came here: it was restored."""
+    """Where the other side says that it sent less than came here: it was restored; or that it does not know ours."""
     decisions: tuple[str, ...] = ()
     """Which of its epochs wait for a person's decision here."""
 
@@ -129,7 +129,7 @@ def look(site: Site, connection: Connection) -> FarSide:
     """Read what the other side said last."""
     row = connection.execute(sa.select(peer)).one_or_none()
     halted = ledger.halted(connection)
-    behind = tuple(_behind(site, connection, row)) if row else ()
+    behind = (*_behind(site, connection, row), *_held_there(site, connection, row)) if row else ()
     there = {} if site.one_way else _there(connection)
     decisions = tuple(adopting.sentences(site.peer, adopting.waiting(connection)))
     return FarSide(site.peer, site.one_way, _life(row) if row else None, there, halted, behind, decisions)
@@ -183,6 +183,22 @@ def _behind(site: Site, connection: Connection, row: Any) -> Iterator[str]:
                 f"{site.peer} says that it has sealed {sent.through} batches of channel {sent.channel}, but"
                 f" {at.sequence} were applied here: its database was restored from an earlier copy;"
                 " its operator runs `exchange epoch new --reason TEXT` there"
+            )
+
+
+def _held_there(site: Site, connection: Connection, row: Any) -> Iterator[str]:
+    """Say that the other side holds what this one sends, as nothing proves there which epoch came before."""
+    ours = ledger.known_epoch(connection, site.network)
+    for proof in Heartbeat.parse(json.loads(row.said)).undecided:
+        try:
+            held = Manifest.parse(proof.manifest.encode())
+        except BatchError:
+            continue
+        if held.epoch == ours:
+            yield (
+                f"{site.peer} holds what this side sends for a decision: nothing proves there that epoch {ours} comes"
+                " after the one that it is in; read that out there (`exchange epoch list --received`) and run `exchange"
+                " epoch new --continues EPOCH --reason TEXT` here"
             )
 
 

@@ -164,6 +164,6 @@ class Waiting:
                 if (found.stem, found.state) != (entry.stem, entry.state):
                     continue
                 ledger.move(connection, found, BatchState.QUARANTINED, sentence, reason=Reason.INCOMPLETE)
-                if entry.believed and entry.channel != CONTROL:
+                if entry.believed and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
                     gaps.note_refused(connection, entry.place, self._site.limits.look_ahead)
             yield Imported(entry.stem, entry.channel, Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 
+from exchange import tasks
+from exchange.arguments import Refused
+from exchange.format.errors import WorldError
 from tests.cli.conftest import Pair
 
 
@@ -92,3 +96,23 @@ def test_an_epoch_that_is_refused_is_stale(anew: tuple[Pair, str, str]) -> None:
 def test_what_no_epoch_is_called_can_not_be_gone_on_with(seeded: Pair) -> None:
     sentence = seeded.response.refused("epoch", "new", "--continues", "yesterday", "--reason", "a slip", code=1)
     assert "expected an epoch, 12 of the digits 0 to 9 and a to f, found 'yesterday'; nothing was done" in sentence
+
+
+def test_the_tasks_decide_as_the_commands_do(anew: tuple[Pair, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, before, held = anew
+    for name, value in pair.request.environment.items():
+        monkeypatch.setenv(name, value)
+    tasks._site_of.cache_clear()
+    wrong: dict[str, Any] = {"epoch": 7}
+    with pytest.raises(Refused, match="epoch: expected a name or null, found 7"):
+        tasks.adopt_epoch(**wrong, reason="odd")
+    with pytest.raises(WorldError, match=f"no batch of epoch {before} waits for a decision"):
+        tasks.refuse_epoch(epoch=before, reason="the wrong one")
+    done = tasks.adopt_epoch(epoch=held, reason="read out")
+    assert (done["decision"], done["channels"]) == ("adopted", ["control", "directory"])
+    assert present(pair) == {held}
+    with pytest.raises(WorldError, match="continues: expected an epoch"):
+        tasks.new_epoch(reason="a slip", continues="yesterday")
+    assert tasks.new_epoch(reason="read out", continues="a" * 12)["before"] != "a" * 12
+    tasks._site().engine.dispose()
+    tasks._site_of.cache_clear()
