@@ -28,6 +28,10 @@ from exchange.models import BatchState, Direction, batch, position
 from exchange.site import Site
 
 
+MOST_LOOKED = 100
+"""So many epochs of channels that wait for a decision are looked at: a peer may begin any number."""
+
+
 @dataclass(frozen=True)
 class Undecided:
     """An epoch of the other side of which batches are held, as nothing proves that it comes after the present one."""
@@ -143,7 +147,7 @@ def waiting(connection: Connection) -> list[Undecided]:
     found: dict[str, list[Any]] = {}
     columns = (batch.c.epoch, batch.c.channel, sa.func.count().label("batches"), sa.func.min(batch.c.created_at))
     grouped = sa.select(*columns, sa.func.min(batch.c.id)).where(*_HELD).group_by(batch.c.epoch, batch.c.channel)
-    for row in connection.execute(grouped.order_by(sa.func.min(batch.c.id))):
+    for row in connection.execute(grouped.order_by(sa.func.min(batch.c.id)).limit(MOST_LOOKED)):
         found.setdefault(row.epoch, []).append(row)
     gone = ledger.left_epochs(connection, "")
     looks = [_look(connection, epoch, rows) for epoch, rows in found.items() if epoch not in gone]
