@@ -27,7 +27,6 @@ from exchange.format.order import Place, Position
 from exchange.models import BatchState, Direction, batch, position
 from exchange.site import Site
 
-
 MOST_LOOKED = 100
 """So many epochs of channels that wait for a decision are looked at: a peer may begin any number."""
 

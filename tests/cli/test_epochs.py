@@ -11,6 +11,7 @@ from exchange import tasks
 from exchange.arguments import Refused
 from exchange.format.errors import WorldError
 from tests.cli.conftest import Pair
+from tests.cli.test_gaps import become
 
 
 @pytest.fixture
@@ -100,9 +101,7 @@ def test_what_no_epoch_is_called_can_not_be_gone_on_with(seeded: Pair) -> None:
 
 def test_the_tasks_decide_as_the_commands_do(anew: tuple[Pair, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     pair, before, held = anew
-    for name, value in pair.request.environment.items():
-        monkeypatch.setenv(name, value)
-    tasks._site_of.cache_clear()
+    become(pair.request, monkeypatch)
     wrong: dict[str, Any] = {"epoch": 7}
     with pytest.raises(Refused, match="epoch: expected a name or null, found 7"):
         tasks.adopt_epoch(**wrong, reason="odd")

@@ -6,6 +6,7 @@ import random
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -121,7 +122,7 @@ class World:
     def replay(self, life: Life) -> None:
         """Bring the other side the beginning of some epochs, as it was kept."""
         first = [stem for stem in sorted(life.recorded) if stem.endswith("-0000000001")]
-        for stem in self.draw.sample(first, min(len(first), 3)):
+        for stem in self.draw.sample(first, min(len(first), 5)):
             for name, content in sorted(life.recorded[stem].items()):
                 (self.other(life).side.site.spool.folders.incoming / name).write_bytes(content)
             self.other(life).side.take_in()
@@ -129,9 +130,9 @@ class World:
 
     def restore(self, life: Life) -> None:
         """Restore any of the copies, on one side with the folders, so that one of them remembers."""
-        life.restore(self.draw.choice(life.copies))
-        if life is self.one and self.draw.random() < 0.5:
+        if life is self.one and self.draw.random() < 0.75:
             life.lose_sealed()
+        life.restore(self.draw.choice(life.copies))
         life.reached = self.positions(life)
 
     def save(self, life: Life) -> None:
@@ -156,28 +157,36 @@ class World:
             assert set(life.reached.values()) == {len(self.other(life).epochs) - 1}
 
 
-def live(link: Link, seed: int, length: int, folder: Path) -> None:
-    """Let two sides live through anything, and see that they agree."""
+Act = Callable[[Life], None]
+
+
+def live(link: Link, seed: int, folder: Path) -> None:
+    """Let two sides live through anything, and see that they agree.
+
+    In each story there is a life of which the other side never heard, a later one that knows nothing of it, and the
+    carrier that brings the beginning of the first one then; the rest is drawn.
+    """
     world = World(link, seed, folder)
+    acts: list[Act] = [world.write_and_live, world.withhold, world.replay, world.save, world.restore, world.lost_life]
+    draws = [(world.draw.choice(acts), world.draw.choice([world.one, world.one, world.two])) for _ in range(6)]
+    plot: list[tuple[Act, Life]] = [(world.lost_life, world.one), (world.restore, world.one)]
+    plot += [(world.write_and_live, world.one), (world.replay, world.one)]
+    story = [*draws[:1], *plot, *draws[1:]]
+    told = ", ".join(f"{act.__name__} {life.side.site.network}" for act, life in story)
+    print(f"seed {seed}: {told}")  # noqa: T201 - shown where the test fails
     world.live()
-    acts = [world.write_and_live, world.write_and_live, world.replay, world.replay, world.save, world.withhold]
-    acts += [world.restore, world.lost_life, world.lost_life]
-    lived = []
-    for _ in range(length):
-        act, life = world.draw.choice(acts), world.draw.choice([world.one, world.one, world.two])
-        lived.append(f"{act.__name__} {life.side.site.network}")
+    for act, life in story:
         act(life)
-    print(f"seed {seed}: {', '.join(lived)}")  # noqa: T201 - shown where the test fails
     world.agree()
 
 
-def try_with(seed: int, length: int = 12) -> None:
+def try_with(seed: int) -> None:
     """Live through what a seed has in store."""
     with tempfile.TemporaryDirectory() as folder:
         numbers = iter(range(9))
         new_url = lambda kind: f"{kind}:///{folder}/side-{next(numbers)}.db"  # noqa: E731
         for link in shop_link(Path(folder), new_url, "sqlite", "sqlite"):
-            live(link, seed, length, Path(folder))
+            live(link, seed, Path(folder))
 
 
 @settings(
