@@ -61,15 +61,20 @@ def run(site: Site, channel: str, first: int, last: int, reason: str, *, snapsho
 
 
 def _epoch(connection: Connection, channel: str, first: int, last: int) -> str | None:
-    """Find the epoch in which something is missing there: the one adopted before one that is still to come."""
+    """Find the epoch in which something is missing there: the one adopted before one that is still to come.
+
+    Of several to come it is the one that none of the others comes before, as far as anything applied shows.
+    """
     found = connection.scalars(
         sa.select(gap.c.epoch)
         .where(MISSING, gap.c.channel == channel, gap.c.sequence.between(first, last))
         .group_by(gap.c.epoch)
-        .order_by(sa.func.max(gap.c.noticed_at).desc())
+        .order_by(gap.c.epoch)
     ).all()
     at = ledger.current_position(connection, Direction.IN, channel)
-    return at.epoch if at is not None and at.epoch in found else next(iter(found), None)
+    if at is not None and at.epoch in found:
+        return at.epoch
+    return min(found, key=lambda one: bool(ledger.still_before(connection, channel, one)), default=None)
 
 
 def _nothing_missing(connection: Connection, channel: str, first: int, last: int) -> str:

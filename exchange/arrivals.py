@@ -20,13 +20,9 @@ from exchange.format.errors import (
     printable,
 )
 from exchange.format.manifest import Kind, Manifest, digest, split_manifest
-from exchange.format.names import EPOCH
 from exchange.models import Direction
 from exchange.site import Site
 from exchange.spool import Sighting
-
-MAX_LEFT_EPOCHS = 100
-"""So many are believed of one manifest."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +207,3 @@ def part_of(manifest: Manifest) -> control.Part | None:
     """
     said = manifest.extra.get("snapshot")
     return None if said is None else control.Part.parse(said)
-
-
-def left_epochs(manifest: Manifest) -> list[str]:
-    """Name the epochs that a manifest says its network has left; what is no epoch is ignored."""
-    said = manifest.extra.get("left_epochs")
-    listed = said if isinstance(said, list) else []
-    return [one for one in listed[:MAX_LEFT_EPOCHS] if isinstance(one, str) and EPOCH.fullmatch(one)]

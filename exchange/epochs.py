@@ -18,7 +18,8 @@ from exchange import capture, ledger, resyncing
 from exchange.channels import CONTROL
 from exchange.database import join, locked, now, whoami, world_errors
 from exchange.format.control import SNAPSHOT
-from exchange.format.errors import printable
+from exchange.format.errors import WorldError, printable
+from exchange.format.names import EPOCH
 from exchange.models import BatchState, Direction, epoch, network, position
 from exchange.site import Site
 
@@ -39,7 +40,10 @@ class NewEpoch:
 
 @dataclass(frozen=True)
 class Life:
-    """One epoch of this database: since when, and for one that was begun by hand by whom and why."""
+    """One epoch of this network: since when, and for one that was begun by hand by whom and why.
+
+    One that this database had forgotten is known since it was told.
+    """
 
     epoch: str
     current: bool
@@ -52,19 +56,32 @@ class Life:
         return {**vars(self), "since": self.since.isoformat() if self.since else None}
 
 
-def begin(site: Site, reason: str) -> NewEpoch:
+def begin(site: Site, reason: str, continues: str | None = None) -> NewEpoch:
     """Begin a new epoch: exports go on in it, from the first sequence, with a snapshot of every outgoing channel.
 
-    Batches that were sealed and not published are discarded, for the snapshots hold what they say. Raises Busy, and
-    WorldError if the database belongs to another network.
+    ``continues`` is the epoch of this network that the other side is in, where this database does not know it, as it
+    was made anew. What lies in ``sealed/`` tells of epochs that an older copy forgot. Batches that were sealed and not
+    published are discarded, for the snapshots hold what they say. Raises Busy, and WorldError if ``continues`` is no
+    epoch or the database belongs to another network.
     """
+    if continues is not None and not EPOCH.fullmatch(continues):
+        msg = (
+            f"continues: expected an epoch, 12 of the digits 0 to 9 and a to f, found {printable(continues, 80)!r};"
+            f" nothing was done; `exchange epoch list --received` on {site.peer} shows it"
+        )
+        raise WorldError(msg)
+    forgotten = site.spool.sealed_epochs()
     with world_errors(), locked(site.engine, "the epoch") as connection:
         for name in (*(one.name for one in site.outgoing()), CONTROL):
             join(connection, f"export {name}", alone=True)
         before = ledger.known_epoch(connection, site.network)
         minted, moment = secrets.token_hex(6), now()
         _remember_first(connection)
-        connection.execute(sa.insert(epoch).values(epoch=minted, at=moment, who=whoami()[:255], reason=reason))
+        for name in sorted(forgotten):
+            ledger.remember_epoch(connection, name, "batches of it lie in sealed/", who="")
+        if continues is not None:
+            ledger.remember_epoch(connection, continues, f"read out: {reason}", who=whoami())
+        ledger.remember_epoch(connection, minted, reason, who=whoami(), at=moment)
         if before is None:
             ledger.open_network(connection, site.network)
         connection.execute(sa.update(network).values(epoch=minted, halted_at=None, halted_because=None))
@@ -84,9 +101,8 @@ def begin(site: Site, reason: str) -> NewEpoch:
 def _remember_first(connection: Connection) -> None:
     """Enter the epoch that began with the database among those that were begun by hand: it is left now."""
     known = connection.execute(sa.select(network.c.epoch, network.c.created_at)).one_or_none()
-    if known is not None and not connection.scalar(sa.select(sa.exists().where(epoch.c.epoch == known.epoch))):
-        first = {"epoch": known.epoch, "at": known.created_at, "who": "", "reason": "the database was made"}
-        connection.execute(sa.insert(epoch).values(first))
+    if known is not None:
+        ledger.remember_epoch(connection, known.epoch, "the database was made", who="", at=known.created_at)
 
 
 def listed(connection: Connection) -> list[Life]:
@@ -99,6 +115,7 @@ def listed(connection: Connection) -> list[Life]:
         .group_by(position.c.epoch)
     )
     moments: dict[str, datetime | None] = {row[0]: row[1] for row in since}
+    numbers = {name: row.number for name, row in by_hand.items()}
     moments |= {name: row.at for name, row in by_hand.items()}
     if known is not None:
         moments.setdefault(known.epoch, known.created_at)
@@ -112,5 +129,4 @@ def listed(connection: Connection) -> list[Life]:
         )
         for name, moment in moments.items()
     ]
-    oldest = datetime.min.replace(tzinfo=now().tzinfo)
-    return sorted(lives, key=lambda one: (one.current, one.since or oldest), reverse=True)
+    return sorted(lives, key=lambda one: (one.current, numbers.get(one.epoch, 0)), reverse=True)

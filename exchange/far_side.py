@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import hearsay, ledger
+from exchange import adopting, hearsay, ledger
 from exchange.format.control import Heartbeat, Range, Refused, Sample
 from exchange.format.errors import printable
 from exchange.models import Direction, network, peer, receipt
@@ -91,7 +91,9 @@ class FarSide:
     there: Mapping[str, There]
     halted: str | None
     behind: tuple[str, ...]
-    """Where the other side says that it sent less than came here: it was restored."""
+    """Where the other side says that it sent less than came here: it was restored; or that it does not know ours."""
+    decisions: tuple[str, ...] = ()
+    """Which of its epochs wait for a person's decision here."""
 
     def silence(self, moment: datetime) -> str | None:
         """Say that it has been silent for too long, if so."""
@@ -117,7 +119,7 @@ class FarSide:
 
     def alarms(self, moment: datetime) -> Iterator[str]:
         """Say what needs a person, the worst first."""
-        yield from filter(None, (self.halted, *self.behind, self.silence(moment), self.clocks()))
+        yield from filter(None, (self.halted, *self.decisions, *self.behind, self.silence(moment), self.clocks()))
 
     def troubles(self) -> Iterator[str]:
         """Say what the far side could not take, and why."""
@@ -130,10 +132,13 @@ def look(site: Site, connection: Connection) -> FarSide:
     row = connection.execute(sa.select(peer)).one_or_none()
     halted = ledger.halted(connection)
     said = hearsay.heartbeat(row.said) if row else None
-    behind = tuple(_behind(site, connection, row.sent_at, said)) if row and said else ()
+    behind = (
+        (*_behind(site, connection, row.sent_at, said), *_held_there(site, connection, said)) if row and said else ()
+    )
     there = {} if site.one_way else _there(connection)
     life = _life(row, said, site.limits.period_seconds) if row else None
-    return FarSide(site.peer, site.one_way, life, there, halted, behind)
+    decisions = tuple(adopting.sentences(site.peer, adopting.waiting(connection)))
+    return FarSide(site.peer, site.one_way, life, there, halted, behind, decisions)
 
 
 def lasting(time: timedelta) -> str:
@@ -185,6 +190,19 @@ def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbe
                 f"{site.peer} says that it has sealed {sent.through} batches of channel {sent.channel}, but"
                 f" {at.sequence} were applied here: its database was restored from an earlier copy;"
                 " its operator runs `exchange epoch new --reason TEXT` there"
+            )
+
+
+def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator[str]:
+    """Say that the other side holds what this one sends, as nothing proves there which epoch came before."""
+    ours = ledger.known_epoch(connection, site.network)
+    for proof in said.undecided:
+        held = hearsay.manifest(proof.manifest)
+        if held is not None and held.epoch == ours:
+            yield (
+                f"{site.peer} holds what this side sends for a decision: nothing proves there that epoch {ours} comes"
+                " after the one that it is in; read that out there (`exchange epoch list --received`) and run `exchange"
+                " epoch new --continues EPOCH --reason TEXT` here"
             )
 
 

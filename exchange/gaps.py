@@ -121,7 +121,10 @@ def _there(connection: Connection) -> tuple[dict[Flow, set[int]], dict[Flow, set
     states = [BatchState.WAITING, BatchState.HELD]
     for channel, epoch, sequence, reason in connection.execute(
         sa.select(batch.c.channel, batch.c.epoch, batch.c.sequence, batch.c.reason).where(
-            batch.c.direction == Direction.IN, batch.c.state.in_(states), batch.c.manifest.is_not(None)
+            batch.c.direction == Direction.IN,
+            batch.c.state.in_(states),
+            batch.c.manifest.is_not(None),
+            batch.c.reason.is_distinct_from(Reason.UNPROVEN_EPOCH),  # before its epoch is adopted it lacks nothing
         )
     ):
         came[Flow(channel, epoch)].add(sequence)
@@ -261,7 +264,17 @@ def accept(connection: Connection, flow: Flow, first: int, last: int, reason: st
 
 def _pass_over(connection: Connection, flow: Flow) -> None:
     at = ledger.current_position(connection, Direction.IN, flow.channel)
-    pass_over(connection, flow, at.sequence if at is not None and at.epoch == flow.epoch else 0)
+    if at is not None and at.epoch == flow.epoch:
+        pass_over(connection, flow, at.sequence)
+    elif _may_begin(connection, flow):
+        pass_over(connection, flow, 0)
+
+
+def _may_begin(connection: Connection, flow: Flow) -> bool:
+    """Tell whether an epoch may be adopted: something applied says so, or the manifest of what waits for its turn."""
+    waits = (batch.c.direction == Direction.IN, batch.c.channel == flow.channel, batch.c.epoch == flow.epoch)
+    proven = sa.exists().where(*waits, batch.c.state == BatchState.WAITING, batch.c.manifest.is_not(None))
+    return not ledger.still_before(connection, *flow) or bool(connection.scalar(sa.select(proven)))
 
 
 def pass_over(connection: Connection, flow: Flow, reached: int) -> None:

@@ -25,7 +25,7 @@ from exchange.dead_letters import Letter
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.control import Heard, Heartbeat, Receipt, Request
+from exchange.format.control import Heard, Heartbeat, Proof, Receipt, Request
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import Counts as Records
 from exchange.format.manifest import digest
@@ -33,7 +33,7 @@ from exchange.format.record import Op, Record
 from exchange.ledger import Counts
 from exchange.models import DeadLetterState, Direction, agreement, dead_letter, peer, position, receipt
 from exchange.site import Site
-from exchange.weighing import Claim, Weight, weigh
+from exchange.weighing import Claim, Weighed, Weight, recall, weigh
 
 MOST_RECORDS = 10_000
 """So many records of a control batch are heard: no side has so many channels."""
@@ -171,9 +171,10 @@ class _Ear:
         self._once(control.RECEIPT, said.channel, said.epoch)
         channel = self._sent(said.channel)
         claim = Claim(said.channel, said.epoch, said.through, said.digest, said.proof, "/data/through")
-        weight, why = weigh(self._site, self._connection, claim)
-        if weight is Weight.PAST:
-            return False
+        weight, why, _ = found = weigh(self._site, self._connection, claim)
+        self._remember(found)
+        if weight in {Weight.PAST, Weight.FORGOTTEN}:
+            return weight is Weight.FORGOTTEN
         if weight is Weight.AGREES:
             self._check_places(said)
         agreed = [_agreed(channel, said, one) for one in said.agreement]
@@ -230,11 +231,14 @@ class _Ear:
         if said.heard is not None:
             heard = said.heard
             claim = Claim(CONTROL, heard.epoch, heard.sequence, None, heard.proof, "/data/heard")
-            weight, why = weigh(self._site, self._connection, claim)
+            weight, why, _ = found = weigh(self._site, self._connection, claim)
+            self._remember(found)
             if weight is Weight.RESTORED and not self._leap(heard):
                 ledger.halt(self._connection, why)
             elif weight is Weight.AGREES:
                 acknowledging.acknowledge_control(self._connection, self._site.peer, heard.epoch, heard.sequence)
+        for proof in said.undecided:
+            self._recall(proof)
         values = {
             "epoch": manifest.epoch,
             "sequence": manifest.sequence,
@@ -264,6 +268,29 @@ class _Ear:
         mine = (position.c.direction == Direction.OUT, position.c.channel == CONTROL, position.c.epoch == ours)
         here = (*mine, position.c.sequence < behind["sequence"])
         return self._connection.execute(sa.update(position).where(*here).values(behind)).rowcount > 0
+
+    # Epochs of ours that this database forgot
+
+    def _recall(self, proof: Proof) -> None:
+        """Take to heart what the other side can't place: if it is of ours and past, it is told so from now on."""
+        found = recall(self._site, self._connection, proof)
+        if found is None:
+            return
+        self._remember(found)
+        if found.weight is Weight.RESTORED:
+            ledger.halt(self._connection, found.why)
+
+    def _remember(self, found: Weighed) -> None:
+        """Enter what a manifest of ours proves of an epoch that is not the present one."""
+        if found.shown is None:
+            return
+        manifest = found.shown.manifest
+        epoch, peer_name = manifest.epoch, self._site.peer
+        if epoch == ledger.known_epoch(self._connection, self._site.network):
+            return
+        because = f"{peer_name} has batch {manifest.name} of it, signed by this side, which forgot it"
+        ledger.remember_epoch(self._connection, epoch, because, who=peer_name)
+        ledger.remember_sealed(self._connection, manifest.channel, epoch, manifest.sequence, found.shown.digest)
 
     # Requests
 

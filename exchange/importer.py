@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots, stumbling
-from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
+from exchange import adopting, applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots, stumbling
+from exchange.arrivals import Arrival, Stranger, believe, look
 from exchange.blame import Stumbled, is_its_own, stumbled
 from exchange.channels import Channel
 from exchange.database import Busy, join, now, reading, world_errors
@@ -38,6 +38,7 @@ from exchange.format.errors import (
     printable,
 )
 from exchange.format.json import MAX_INTEGER
+from exchange.format.lineage import left_by
 from exchange.format.manifest import Kind
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
@@ -250,14 +251,16 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
     known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
     if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
         return _conflict(known)
+    at = ledger.current_position(connection, Direction.IN, channel)
     standing = place(
         arrival.manifest,
         arrival.digest,
-        position=ledger.current_position(connection, Direction.IN, channel),
+        position=at,
         left_epochs=ledger.left_epochs(connection, channel),
         known_digest=known.digest if known and known.state is BatchState.APPLIED else None,
         ordered=arrival.channel.ordered,
         look_ahead=site.limits.look_ahead,
+        undecided=adopting.undecided(connection, arrival, at),
     )
     # Where an ordered channel goes on there is no place that was given up.
     if known is None and (standing is not NEXT or not arrival.channel.ordered):
@@ -342,7 +345,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             data.seek(0)
             batch_id = _enter(connection, arrival)
             counts = _take_effect(site, connection, arrival, data, ours)
-        ledger.leave(connection, arrival.place[0], left_epochs(arrival.manifest), adopted=arrival.manifest.epoch)
+        ledger.leave(connection, arrival.place[0], left_by(arrival.manifest), adopted=arrival.manifest.epoch)
         _advance(connection, arrival)
         ledger.count(connection, batch_id, counts)
         ledger.forget_attempts(connection, key)

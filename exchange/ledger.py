@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from exchange.blame import Stumbled, is_its_own, stumbled
 from exchange.database import Busy, among, is_the_worlds, locked, now, whoami, world_errors, writing
 from exchange.format.errors import BatchError, Reason, WorldError, printable
+from exchange.format.lineage import MOST_NAMED, Left
 from exchange.format.manifest import Manifest, Signature
 from exchange.format.order import Position
 from exchange.format.signing import ALGORITHM
@@ -55,7 +56,13 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
     Direction.IN: {
         None: frozenset({BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}),
         BatchState.WAITING: frozenset(
-            {BatchState.WAITING, BatchState.HELD, BatchState.APPLIED, BatchState.QUARANTINED}
+            {
+                BatchState.WAITING,
+                BatchState.HELD,
+                BatchState.APPLIED,
+                BatchState.QUARANTINED,
+                BatchState.DISCARDED,
+            }
         ),
         BatchState.HELD: frozenset(
             {
@@ -64,6 +71,7 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
                 BatchState.APPLIED,
                 BatchState.QUARANTINED,
                 BatchState.REJECTED,
+                BatchState.DISCARDED,
             }
         ),
         BatchState.QUARANTINED: frozenset({BatchState.REJECTED, BatchState.DISCARDED}),
@@ -72,7 +80,7 @@ TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]
 """From which state a batch may come to which. A waiting or held one may come to be so for another reason; a
 quarantined one stays what it is until a person gives it up: brought back, it is judged anew and gets a row of its
 own. What was acknowledged is published again for a receiver that was restored, what was rejected may be let in there
-after all, and what is left of an epoch that was left is discarded."""
+after all, and what is left of an epoch that was left is discarded; so is what waited, and comes to say nothing new."""
 
 DEAD_LETTER_TRANSITIONS: Mapping[DeadLetterState, frozenset[DeadLetterState]] = {
     DeadLetterState.PARKED: frozenset(
@@ -200,10 +208,49 @@ def known_epoch(connection: Connection, name: str) -> str | None:
     return str(row.epoch)
 
 
-def minted_before(connection: Connection, current: str, most: int = 20) -> list[str]:
-    """Name the epochs that this database has left, the newest first."""
-    rows = sa.select(minted.c.epoch).where(minted.c.epoch != current).order_by(minted.c.at.desc()).limit(most)
-    return list(connection.scalars(rows))
+def left_behind(connection: Connection, channel: str, current: str) -> list[Left]:
+    """Give the epochs that this network has left, the newest first, and how far an outgoing channel came in each."""
+    names = sa.select(minted.c.epoch).where(minted.c.epoch != current)
+    ordered = list(connection.scalars(names.order_by(minted.c.number.desc(), minted.c.epoch).limit(MOST_NAMED)))
+    sealed = {
+        row.epoch: Left(row.epoch, row.sequence, row.digest)
+        for row in connection.execute(
+            sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
+                position.c.direction == Direction.OUT, position.c.channel == channel, position.c.epoch != current
+            )
+        )
+    }
+    return [sealed.get(one, Left(one)) for one in (*ordered, *sorted(sealed.keys() - set(ordered)))]
+
+
+def remember_epoch(connection: Connection, name: str, reason: str, *, who: str, at: datetime | None = None) -> None:
+    """Enter an epoch of this network as the newest of those that it knows, unless it knows it.
+
+    Nothing orders them but their number: clocks are set back, and an older copy of a database is restored later.
+    """
+    if connection.scalar(sa.select(sa.exists().where(minted.c.epoch == name))):
+        return
+    number = (connection.scalar(sa.select(sa.func.max(minted.c.number))) or 0) + 1
+    row = {"epoch": name, "at": at or now(), "who": who[:255], "reason": reason, "number": number}
+    connection.execute(sa.insert(minted).values(row))
+
+
+def remember_sealed(connection: Connection, channel: str, epoch: str, sequence: int, digest: str) -> None:
+    """Note that this network sealed a batch in an epoch that it left, where its database says less or something else.
+
+    Such a database went back to an earlier copy since.
+    """
+    here = (position.c.direction == Direction.OUT) & (position.c.channel == channel) & (position.c.epoch == epoch)
+    past = here & (position.c.current == 0)
+    known = connection.scalar(sa.select(position.c.sequence).where(here))
+    values = {"sequence": sequence, "digest": digest}
+    if known is None:
+        fresh = {"direction": Direction.OUT, "channel": channel, "epoch": epoch, "current": 0, "adopted_at": now()}
+        connection.execute(sa.insert(position).values(fresh | values))
+        return
+    ours = at_place(connection, Direction.OUT, channel, epoch, sequence)
+    if known < sequence or (ours is not None and ours.digest != digest):
+        connection.execute(sa.update(position).where(past).values(values))
 
 
 def halted(connection: Connection) -> str | None:
@@ -527,24 +574,57 @@ def current_position(connection: Connection, direction: Direction, channel: str)
 
 
 def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
-    """Give the epochs that were adopted on an incoming channel before the current one."""
-    rows = connection.scalars(
-        sa.select(position.c.epoch).where(
-            position.c.direction == Direction.IN, position.c.channel == channel, position.c.current == 0
-        )
+    """Give the epochs of the other side that were left, but the one that an incoming channel is still in.
+
+    An epoch is the life of a database: what one channel has left no other one begins.
+    """
+    mine = sa.select(position.c.epoch).where(
+        position.c.direction == Direction.IN, position.c.channel == channel, position.c.current == 1
     )
-    return frozenset(rows)
+    rows = sa.select(position.c.epoch).where(position.c.direction == Direction.IN, position.c.current == 0)
+    return frozenset(connection.scalars(rows.where(position.c.epoch.not_in(mine)).distinct()))
 
 
-def leave(connection: Connection, channel: str, epochs: Collection[str], adopted: str) -> None:
-    """Write down which epochs of an incoming channel came before an ``adopted`` one, heard of or not."""
+def leave(connection: Connection, channel: str, epochs: Collection[str], adopted: str | None = None) -> None:
+    """Write down which epochs of an incoming channel came before an ``adopted`` one, heard of or not.
+
+    Beyond ``MOST_LEFT`` none is written down: no honest side has so many lives.
+    """
     if not epochs:
         return
     here = (position.c.direction == Direction.IN) & (position.c.channel == channel)
     known = set(connection.scalars(sa.select(position.c.epoch).where(here)))
     row = {"direction": Direction.IN, "channel": channel, "sequence": 0, "current": 0, "adopted_at": now()}
-    for one in sorted(set(epochs) - known - {adopted}):
+    for one in sorted(set(epochs) - known - {adopted})[: max(MOST_LEFT - len(known), 0)]:
         connection.execute(sa.insert(position).values(**row, epoch=one))
+
+
+MOST_LEFT = 1000
+"""So many epochs of an incoming channel are remembered, at most."""
+
+
+def still_before(connection: Connection, channel: str, epoch: str) -> frozenset[str]:
+    """Give the epochs that an incoming channel is in, and that nothing applied shows to have been left for ``epoch``.
+
+    A channel of which nothing was applied is in those that the other ones are in. None: ``epoch`` may be adopted.
+    """
+    rows = connection.execute(
+        sa.select(position.c.channel, position.c.epoch, position.c.current).where(position.c.direction == Direction.IN)
+    ).all()
+    current = {row.channel: row.epoch for row in rows if row.current}
+    gone = {row.epoch for row in rows if not row.current}
+    present = {current[channel]} if channel in current else set(current.values()) - gone
+    for other in (other for other, there in current.items() if there == epoch):
+        present -= {row.epoch for row in rows if row.channel == other and not row.current}
+    return frozenset(present - {epoch})
+
+
+def adopt(connection: Connection, channel: str, epoch: str) -> None:
+    """Let an incoming channel be in an epoch of which nothing was applied yet; the one it was in is left."""
+    here = (position.c.direction == Direction.IN) & (position.c.channel == channel)
+    connection.execute(sa.update(position).where(here).values(current=0))
+    row = {"direction": Direction.IN, "channel": channel, "epoch": epoch, "sequence": 0, "current": 1}
+    connection.execute(sa.insert(position).values(**row, adopted_at=now()))
 
 
 def advance(

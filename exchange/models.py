@@ -151,8 +151,10 @@ epoch = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("who", String(255), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("number", Integer, nullable=False, server_default="0"),
 )
-"""The epochs of this database, once another one was begun by hand, after a restore; rows are only ever added."""
+"""The epochs of this network, once another one was begun by hand, after a restore, or an earlier one was heard of that
+this database forgot; rows are only ever added. ``number`` alone is their order."""
 
 change = Table(
     "exchange_change",

@@ -140,7 +140,7 @@ def reject(site: Site, stem: str, reason: str) -> Entry:
         sightings += [kept] if kept else []
     with world_errors(), locked(site.engine, f"import {entry.channel}") as connection:
         ledger.give_up(connection, entry, BatchState.REJECTED, reason)
-        if entry.manifest is not None and entry.channel != CONTROL:
+        if entry.manifest is not None and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
             place = (entry.channel, entry.epoch, entry.sequence)
             gaps.note_refused(connection, place, site.limits.look_ahead)
     with world_errors():

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from exchange import __version__, ledger
 from exchange.database import locked, now, reading
+from exchange.format import lineage
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import WorldError, printable
 from exchange.format.manifest import Kind, Manifest, digest, join_manifest
@@ -80,7 +81,7 @@ def seal(
         previous=before.digest if before else None,
         trace=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
         shards=shards,
-        extra={**(extra or {}), **_left(connection, epoch)},
+        extra={**(extra or {}), **lineage.members(ledger.left_behind(connection, channel, epoch))},
     )
     line = manifest.encode()
     place = (manifest.channel, manifest.epoch, manifest.sequence)
@@ -99,12 +100,6 @@ def seal(
     content = join_manifest(line, site.signing_key.sign(line) if site.signing_key else None)
     site.spool.seal(manifest.name, ENCODING, path, data.bytes, content)
     return manifest
-
-
-def _left(connection: Connection, epoch: str) -> dict[str, list[str]]:
-    """Give the member that names the epochs before this one: a receiver that never heard of them refuses them, too."""
-    left = ledger.minted_before(connection, epoch)
-    return {"left_epochs": left} if left else {}
 
 
 # Publish: files move only after the commit, and each move may be repeated

@@ -27,6 +27,7 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
     match verdict:
         case Place(verdict=Verdict.DUPLICATE):
             _forget_attempts(site, seen)
+            _discard(site, seen, verdict)
             site.spool.shelve(seen.sighting)
         case Place(verdict=Verdict.QUARANTINED):
             verdict = _quarantine(site, seen, verdict)
@@ -68,6 +69,17 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
     site.spool.shelve(seen.sighting)
     sentence = f"a person has {given_up.state} this batch, and it is what it was; nothing changed"
     return Place(Verdict.DUPLICATE, verdict.reason, sentence)
+
+
+def _discard(site: Site, seen: Arrival | Stranger, verdict: Place) -> None:
+    """Close the row of a batch that waited or was held and comes to say nothing new."""
+    if seen.manifest is None:
+        return
+    with reading(site.engine) as connection:
+        known = known_row(connection, seen)
+    if known is not None and known.digest == seen.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
+        with locked(site.engine, lock_of(seen)) as connection:
+            ledger.move(connection, known, BatchState.DISCARDED, verdict.sentence)
 
 
 def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:

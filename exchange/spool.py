@@ -278,6 +278,12 @@ class Spool:
         except FileNotFoundError:
             return False
 
+    def sealed_epochs(self) -> frozenset[str]:
+        """Name the epochs of which our copy of a batch is kept: a database that was restored may know fewer."""
+        with self._listed(self.folders.sealed) as entries:
+            names = (parse_file_name(entry.name) for entry in entries)
+            return frozenset(name[0].epoch for name in names if name is not None)
+
     def forget_sealed(self, name: BatchName, encoding: tuple[str, ...], attempts: int = 1) -> None:
         """Remove our copy of a sealed batch whose retention has ended, and what the carrier left of each attempt."""
         left = [(self.folders.outgoing, name.again(attempt)) for attempt in range(1, attempts + 1)]

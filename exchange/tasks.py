@@ -22,6 +22,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange import (
     accepting,
+    adopting,
     alarming,
     bulk_retry,
     discarding,
@@ -344,11 +345,30 @@ def resync(channel: str, streams: list[str] | None = None, prune: bool = False) 
 
 
 @_task("exchange.new_epoch")
-def new_epoch(reason: str) -> Result:
-    """Begin a new epoch after an earlier copy of the database was restored: everything is sent anew."""
-    done = epochs.begin(_site(), reason).as_dict()
+def new_epoch(reason: str, continues: str | None = None) -> Result:
+    """Begin a new epoch after an earlier copy was restored, or the database made anew: everything is sent anew."""
+    check_text("continues", continues)
+    done = epochs.begin(_site(), reason, continues).as_dict()
     log.info("epoch", **done)
     return done | {"message": f"epoch {done['epoch']} has begun"}
+
+
+@_task("exchange.adopt_epoch")
+def adopt_epoch(reason: str, epoch: str) -> Result:
+    """Take an epoch of the other side that waits for a decision for its newest."""
+    check_text("epoch", epoch or 0)
+    done = adopting.adopt(_site(), epoch, reason).as_dict()
+    log.info("epoch", **done)
+    return done | {"message": f"epoch {epoch} is adopted; the next import takes its batches"}
+
+
+@_task("exchange.refuse_epoch")
+def refuse_epoch(reason: str, epoch: str) -> Result:
+    """Take an epoch of the other side that waits for a decision for one that it left."""
+    check_text("epoch", epoch or 0)
+    done = adopting.refuse(_site(), epoch, reason).as_dict()
+    log.info("epoch", **done)
+    return done | {"message": f"epoch {epoch} was left; the next import quarantines its batches"}
 
 
 @_task("exchange.accept_gap")

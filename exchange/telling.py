@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import ledger, receipts, resending, sealing
+from exchange import adopting, ledger, receipts, resending, sealing
 from exchange.channels import CONTROL
 from exchange.database import Busy, locked, now, reading, world_errors
 from exchange.format import control
@@ -145,6 +145,7 @@ def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbea
         next_expected_by=moment + timedelta(seconds=period * (1 + DUE_SHARE)),
         sent=tuple(_sent(connection, epoch)),
         heard=_heard(connection),
+        undecided=tuple(adopting.proofs(connection)),
     )
 
 
@@ -161,7 +162,7 @@ def _sent(connection: Connection, epoch: str) -> Iterable[Sent]:
 
 def _heard(connection: Connection) -> Heard | None:
     at = ledger.current_position(connection, Direction.IN, CONTROL)
-    if at is None:
+    if at is None or not at.sequence:
         return None
     row = connection.execute(
         sa.select(batch.c.manifest, batch.c.signature).where(

@@ -12,11 +12,12 @@ from itertools import takewhile
 
 from sqlalchemy import Connection
 
-from exchange import gaps, ledger
+from exchange import adopting, gaps, ledger
 from exchange.arrivals import Arrival, Stranger
 from exchange.channels import CONTROL
 from exchange.database import Busy, locked, reading, world_errors
 from exchange.format.errors import Reason, Unsupported, Verdict
+from exchange.format.lineage import Left, left_by
 from exchange.format.order import Place, Position, place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
@@ -36,6 +37,7 @@ class Waiting:
         self._at = {entry.place: entry for entry in self._open if entry.believed}
         self._entered: set[tuple[str, str, int]] = set()
         self._standings: dict[str, tuple[Position | None, frozenset[str]]] = {}
+        self._decisions: dict[tuple[str, str, tuple[Left, ...]], Place | None] = {}
 
     def still(self, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
         """Give the outcome of a batch about which nothing changed; None if it has to be judged and settled.
@@ -127,12 +129,24 @@ class Waiting:
             known_digest=None,  # where a batch waits none is applied
             ordered=seen.channel.ordered,
             look_ahead=self._site.limits.look_ahead,
+            undecided=self._undecided(seen, position),
         )
+
+    def _undecided(self, seen: Arrival, position: Position | None) -> Place | None:
+        """Judge an epoch that is new on its channel, once for all batches that say the same of it."""
+        if position is not None and position.epoch == seen.manifest.epoch:
+            return None
+        said = (*seen.place[:2], tuple(left_by(seen.manifest).values()))
+        if said not in self._decisions or seen.channel.name == CONTROL:
+            with reading(self._site.engine) as connection:
+                self._decisions[said] = adopting.undecided(connection, seen, position)
+        return self._decisions[said]
 
     def look_again_after(self, outcome: Imported) -> None:
         """Forget where a channel stands if a batch of it has been settled: it may have been applied."""
         if outcome.changed and outcome.verdict is not Verdict.WAITING:
             self._standings.pop(outcome.channel, None)
+            self._decisions.clear()
 
     def miss(self, sightings: Sightings) -> Iterator[Imported]:
         """Settle those whose files are no longer there: nobody would ever hear of them.
@@ -150,6 +164,6 @@ class Waiting:
                 if (found.stem, found.state) != (entry.stem, entry.state):
                     continue
                 ledger.move(connection, found, BatchState.QUARANTINED, sentence, reason=Reason.INCOMPLETE)
-                if entry.believed and entry.channel != CONTROL:
+                if entry.believed and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
                     gaps.note_refused(connection, entry.place, self._site.limits.look_ahead)
             yield Imported(entry.stem, entry.channel, Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)

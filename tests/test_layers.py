@@ -53,6 +53,7 @@ LAYERS = {
     WORKFLOWS: {
         "accepting",
         "acknowledging",
+        "adopting",
         "alarming",
         "applying",
         "bulk_retry",

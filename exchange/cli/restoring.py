@@ -86,17 +86,25 @@ def _list(as_json: bool) -> None:
 
 @app.callback()
 def epoch(ctx: typer.Context) -> None:
-    """Show the lives of this database; `new` begins another one after a restore."""
+    """Show the lives of this database; `new` begins another one after a restore, `adopt` decides on one received."""
     if ctx.invoked_subcommand is None:
         list_()
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(
+    received: Annotated[
+        bool, typer.Option("--received", help="The other side's instead, as each channel knows them.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the epochs that this database knows of itself, the newest first."""
     from exchange import epochs
     from exchange.database import reading, world_errors
 
+    if received:
+        _list_received(as_json)
+        return
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         lives = epochs.listed(connection)
     if as_json:
@@ -112,17 +120,45 @@ def list_(as_json: Json = False) -> None:
     )
 
 
+def _list_received(as_json: bool) -> None:
+    from exchange import adopting
+    from exchange.database import reading, world_errors
+
+    with open_site() as site, world_errors(), reading(site.engine) as connection:
+        rows = adopting.received(connection)
+    if as_json:
+        for one in rows:
+            output.emit(one.as_dict())
+        return
+    if not rows:
+        output.say("nothing was received yet")
+        return
+    output.table(
+        ["channel", "epoch", "state", "sequence", "since"],
+        [(one.channel, one.epoch, one.state, one.sequence, moment(one.since)) for one in rows],
+    )
+
+
 @app.command()
 def new(
     reason: Annotated[str, typer.Option(help="Why, as for instance which copy was restored; for the audit.")],
+    continues: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EPOCH",
+            help="Which one the other side is in, read out there (`exchange epoch list --received`), where this"
+            " database does not know it, as it was made anew.",
+            show_default=False,
+        ),
+    ] = None,
     who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Begin a new life after an earlier copy of the database was restored: everything is sent anew."""
+    """Begin a new life after an earlier copy of the database was restored, or it was made anew: everything is sent."""
     from exchange import epochs
 
-    with open_site() as site, by_hand(site, "new_epoch", {}, who=who, why=reason) as act:
-        done = epochs.begin(site, reason)
+    with open_site() as site, by_hand(site, "new_epoch", {"continues": continues}, who=who, why=reason) as act:
+        done = epochs.begin(site, reason, continues)
         act.came_to(done.as_dict())
     if as_json:
         output.emit(done.as_dict())
@@ -132,3 +168,36 @@ def new(
         output.say(f"{done.discarded} batches that were sealed and not published are discarded")
     names = ", ".join(done.channels) or "no channel"
     output.say(f"the next export sends everything anew: {names}; `exchange resync` shows how far it is")
+
+
+_Undecided = Annotated[str, typer.Argument(metavar="EPOCH", help="One that waits, as `exchange status` names it.")]
+_Why = Annotated[str, typer.Option("--reason", help="How that is known; for the audit.")]
+
+
+@app.command()
+def adopt(epoch: _Undecided, reason: _Why, who: As = None, as_json: Json = False) -> None:
+    """Take an epoch of the other side for its newest: what nothing proves to come after the present one is held."""
+    from exchange import adopting
+
+    with open_site() as site, by_hand(site, "adopt_epoch", {"epoch": epoch}, who=who, why=reason) as act:
+        done = adopting.adopt(site, epoch, reason)
+        act.came_to(done.as_dict())
+    if as_json:
+        output.emit(done.as_dict())
+        return
+    output.tell(f"epoch {done.epoch} is the present one of {', '.join(done.channels) or 'no channel yet'}")
+    output.say("the next import takes its batches; those of the epoch before are stale from now on")
+
+
+@app.command()
+def refuse(epoch: _Undecided, reason: _Why, who: As = None, as_json: Json = False) -> None:
+    """Take an epoch of the other side for one that it left: its batches are stale, and the present one goes on."""
+    from exchange import adopting
+
+    with open_site() as site, by_hand(site, "refuse_epoch", {"epoch": epoch}, who=who, why=reason) as act:
+        done = adopting.refuse(site, epoch, reason)
+        act.came_to(done.as_dict())
+    if as_json:
+        output.emit(done.as_dict())
+        return
+    output.tell(f"epoch {done.epoch} was left: the next import quarantines its batches")

@@ -34,6 +34,7 @@ BUCKETS: Final = 1024
 MAX_RANGES: Final = 100
 MAX_REFUSED: Final = 100
 MAX_LETTERS: Final = 20
+MAX_UNDECIDED: Final = 20
 MAX_BUCKETS: Final = 65_536
 """How many of each one record holds at most: what is left out comes with a later one."""
 
@@ -147,13 +148,17 @@ class Heard:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A sign of life; the next one is due after ``period_seconds``."""
+    """A sign of life; the next one is due after ``period_seconds``.
+
+    ``undecided`` are manifests of the other side, one of each epoch that nothing proves to come after the present one.
+    """
 
     epoch: str
     period_seconds: float
     next_expected_by: datetime
     sent: tuple[Sent, ...] = ()
     heard: Heard | None = None
+    undecided: tuple[Proof, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
@@ -164,6 +169,7 @@ class Heartbeat:
             "next_expected_by": self.next_expected_by.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
             "sent": [{**vars(one), "lost": [list(some) for some in one.lost]} for one in self.sent],
             "heard": heard and {**vars(heard), "proof": dict(vars(heard.proof)) if heard.proof else None},
+            **({"undecided": [dict(vars(one)) for one in self.undecided]} if self.undecided else {}),
         }
 
     @classmethod
@@ -179,6 +185,7 @@ class Heartbeat:
                 "next_expected_by": datetime.fromisoformat(data["next_expected_by"]),
                 "sent": tuple(Sent(**{**_of(Sent, one), "lost": _ranges(one, "lost")}) for one in data["sent"]),
                 "heard": heard and Heard(**{**_of(Heard, heard), "proof": _proof(heard["proof"])}),
+                "undecided": tuple(Proof(**_of(Proof, one)) for one in data.get("undecided", ())),
             }
         )
 
@@ -373,8 +380,8 @@ def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
     return None if values is None else tuple(values)
 
 
-def _object(required: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": list(required), "properties": dict(required)}
+def _object(required: Mapping[str, Any], **optional: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": {**required, **optional}}
 
 
 def _list(items: Mapping[str, Any], most: int) -> dict[str, Any]:
@@ -396,8 +403,9 @@ _RANGES = _list({"type": "array", "minItems": 2, "maxItems": 2, "items": _SEQUEN
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,80}$"}
 _OF = {"type": "integer", "minimum": 1, "maximum": MAX_BUCKETS}
 _BUCKETS = _or_null(_list({"type": "integer", "minimum": 0, "maximum": MAX_BUCKETS - 1}, MAX_BUCKETS))
-_SHOWN = {"type": "string", "maxLength": MAX_MANIFEST_BYTES}
-_PROOF = _or_null(_object({"manifest": _SHOWN, "signature": _or_null(_SHOWN)}))
+_TEXT = {"type": "string", "maxLength": MAX_MANIFEST_BYTES}
+_SHOWN = _object({"manifest": _TEXT, "signature": _or_null(_TEXT)})
+_PROOF = _or_null(_SHOWN)
 
 SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
     RECEIPT: _object(
@@ -448,7 +456,8 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
             "next_expected_by": {"type": "string", "format": "date-time"},
             "sent": _list(_object({"channel": _CHANNEL, "epoch": _EPOCH, "through": _THROUGH, "lost": _RANGES}), 4096),
             "heard": _or_null(_object({"epoch": _EPOCH, "sequence": _SEQUENCE, "proof": _PROOF})),
-        }
+        },
+        undecided=_list(_SHOWN, MAX_UNDECIDED),
     ),
     REPAIR: _object(
         {

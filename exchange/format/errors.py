@@ -31,6 +31,7 @@ class Reason(StrEnum):
     CONFLICT = "conflict"
     FORK = "fork"
     STALE_EPOCH = "stale_epoch"
+    UNPROVEN_EPOCH = "unproven_epoch"
     INCOMPLETE = "incomplete"
     MISDIRECTED = "misdirected"
     GAP = "gap"

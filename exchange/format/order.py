@@ -33,7 +33,7 @@ class Place:
 NEXT = Place(None)
 
 
-def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
+def place(
     manifest: Manifest,
     digest: str,
     *,
@@ -42,12 +42,14 @@ def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
     known_digest: str | None,
     ordered: bool,
     look_ahead: int,
+    undecided: Place | None = None,
 ) -> Place:
     """Say where a verified manifest stands.
 
     ``position`` is of the epoch adopted last (None: nothing applied yet); ``left_epochs`` those adopted before
     it; ``known_digest`` that of the batch already applied at this very place, if any. Of control batches the newest
-    counts: none waits for another, and an older one says nothing any more.
+    counts: none waits for another, and an older one says nothing any more. ``undecided`` is what becomes of a batch
+    of an epoch that nothing proves to come after the present one; None if something does.
     """
     if known_digest == digest:
         return Place(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
@@ -59,7 +61,7 @@ def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
             f" {digest[:12]}); two batches claim one place: ask the sender why",
         )
     if manifest.kind is Kind.CONTROL:
-        return _newest(manifest, position, left_epochs, look_ahead)
+        return _newest(manifest, position, left_epochs, look_ahead, undecided)
     if manifest.epoch in left_epochs:
         return Place(
             Verdict.QUARANTINED,
@@ -76,6 +78,12 @@ def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
             f"sequence {manifest.sequence} is more than {look_ahead} beyond {expected}, the next expected;"
             " it is left where it lies and nothing is recorded",
         )
+    return undecided or _follow(manifest, position, ordered=ordered)
+
+
+def _follow(manifest: Manifest, position: Position, *, ordered: bool) -> Place:
+    """Say whether a batch is the next one behind a position of its epoch."""
+    expected = position.sequence + 1
     if ordered and manifest.sequence > expected:
         return Place(
             Verdict.WAITING,
@@ -100,7 +108,13 @@ def place(  # noqa: PLR0911 - one return a row of the table in FORMAT.md
     return NEXT
 
 
-def _newest(manifest: Manifest, position: Position | None, left_epochs: Collection[str], look_ahead: int) -> Place:
+def _newest(
+    manifest: Manifest,
+    position: Position | None,
+    left_epochs: Collection[str],
+    look_ahead: int,
+    undecided: Place | None,
+) -> Place:
     reached = position.sequence if position is not None and position.epoch == manifest.epoch else 0
     if manifest.epoch in left_epochs or manifest.sequence <= reached:
         return Place(Verdict.DUPLICATE, None, "a newer control batch has said it all; nothing changed")
@@ -111,7 +125,7 @@ def _newest(manifest: Manifest, position: Position | None, left_epochs: Collecti
             f"control sequence {manifest.sequence} is absurdly far beyond {reached}, the newest heard; to believe it"
             " would silence all that come before it; it changes nothing: ask the sender why",
         )
-    return NEXT
+    return undecided or NEXT
 
 
 CONTROL_LOOK_AHEAD = 100

@@ -36,7 +36,10 @@ class Batch:
 
 @dataclass
 class Forger:
-    """Makes the batches of one channel, each following the one before, for ``receiver``."""
+    """Makes the batches of one channel, each following the one before, for ``receiver``.
+
+    Its network has ``left`` some epochs, as an older sender says it: by their names.
+    """
 
     receiver: Side
     key: SigningKey
@@ -45,6 +48,7 @@ class Forger:
     sequence: int = 0
     previous: str | None = None
     versions: dict[str, int] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
 
     def make(
         self,
@@ -82,6 +86,7 @@ class Forger:
             "content_bytes": len(content),
             "previous": self.previous,
         }
+        claim |= {"left_epochs": [*self.left]} if self.left else {}
         claim["schemas"] = {name: self.versions.get(name, 1) for name in claim["records"]}
         claim.update(claims or {})
         line = json.dumps({name: value for name, value in claim.items() if value is not ...}).encode()

@@ -206,7 +206,7 @@ def test_the_gaps_of_an_epoch_that_was_left_are_closed(receiver: Side, forger: F
     forger.make()
     forger.send([account(1, FIRST)])
     verdicts(receiver)
-    newer = Forger(receiver, forger.key, epoch=OTHER)
+    newer = Forger(receiver, forger.key, epoch=OTHER, left=(EPOCH,))
     first = newer.make([account(2, FIRST + 5)])
     newer.send([account(3, FIRST + 6)])
     verdicts(receiver)
@@ -287,7 +287,7 @@ def test_a_gap_at_the_beginning_of_a_new_epoch_is_accepted_and_the_epoch_adopted
 ) -> None:
     quick_forger.send([account(1, FIRST)])
     verdicts(quick_receiver)
-    newer = Forger(quick_receiver, quick_forger.key, epoch=OTHER)
+    newer = Forger(quick_receiver, quick_forger.key, epoch=OTHER, left=(EPOCH,))
     newer.make()
     newer.send([account(3, FIRST + 6)])
     verdicts(quick_receiver)
@@ -326,7 +326,7 @@ def test_a_loss_beyond_the_look_ahead_or_of_an_epoch_that_was_left_changes_nothi
     quick_receiver: Side, quick_forger: Forger
 ) -> None:
     quick_forger.send([account(1, FIRST)])
-    newer = Forger(quick_receiver, quick_forger.key, epoch=OTHER)
+    newer = Forger(quick_receiver, quick_forger.key, epoch=OTHER, left=(EPOCH,))
     newer.send([account(2, FIRST + 1)])
     verdicts(quick_receiver)
     lose(quick_receiver, (2, 9))

@@ -410,7 +410,7 @@ def test_a_signature_of_ours_under_another_channels_name_proves_nothing(alike: L
     cross(alike)
     proof = told(alike.one)["proof"]
     mouth = Mouth(trusted_forger(alike.one))
-    mouth.forger.epoch = "f" * 12
+    mouth.forger.epoch, mouth.forger.left = "f" * 12, (epoch_of(alike.other),)
     stolen = {**told(alike.one), "channel": "forth", "through": 99, "proof": proof}
     outcome = mouth.say(upsert("_receipt", 1, **stolen))
     assert outcome.records.parked == 1

@@ -594,7 +594,7 @@ def test_an_epoch_that_was_left_is_stale(receiver: Side, forger: Forger) -> None
     forger.send([account(1, FIRST)])
     late = forger.make([account(1, FIRST + 9, name="late")])
     only(receiver)
-    newer = Forger(receiver, forger.key, epoch="ffffffffffff")
+    newer = Forger(receiver, forger.key, epoch="ffffffffffff", left=(forger.epoch,))
     newer.send([account(1, FIRST + 5, name="restored")])
     assert only(receiver).verdict is Verdict.APPLIED
     quarantined(receiver, forger.deliver(late), Reason.STALE_EPOCH)
@@ -604,7 +604,7 @@ def test_an_epoch_that_was_left_is_stale(receiver: Side, forger: Forger) -> None
 def test_a_new_epoch_begins_with_its_first_batch(quick_receiver: Side, quick_forger: Forger) -> None:
     quick_forger.send([account(1, FIRST)])
     only(quick_receiver)
-    newer = Forger(quick_receiver, quick_forger.key, epoch="ffffffffffff")
+    newer = Forger(quick_receiver, quick_forger.key, epoch="ffffffffffff", left=(quick_forger.epoch,))
     first = newer.make([account(2, FIRST + 5)])
     newer.send([account(3, FIRST + 6)])
     assert only(quick_receiver).verdict is Verdict.WAITING

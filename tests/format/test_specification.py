@@ -99,7 +99,7 @@ def test_every_kind_and_verdict_is_in_the_text() -> None:
     for word in (
         *(Verdict.INCOMPLETE, Verdict.DUPLICATE, Verdict.WAITING),
         *(Reason.UNTRUSTED, Reason.CORRUPT, Reason.UNSUPPORTED, Reason.MISDIRECTED, Reason.CONFLICT),
-        *(Reason.FORK, Reason.STALE_EPOCH),
+        *(Reason.FORK, Reason.STALE_EPOCH, Reason.UNPROVEN_EPOCH),
     ):
         assert f"| {word.replace('_', ' ')} |" in verdicts
 
