@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -182,6 +183,26 @@ def test_attempts_at_files_that_went_away_are_forgotten(quick_receiver: Side, mo
         path.unlink()
     assert quick_receiver.take_in().batches == ()
     assert attempts(quick_receiver) == []
+
+
+def test_a_data_file_that_its_carrier_made_unreadable_stops_nobody(
+    quick_receiver: Side, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forger = trusted_forger(quick_receiver)
+    bad = forger.deliver(forger.make([account(1, 1)]))
+    claim = importer.claim
+
+    def claim_with_a_second_name(site: Any, arrival: Any) -> Any:
+        claimed = claim(site, arrival)
+        os.link(claimed.sighting.path(f"{bad}.jsonl.zst"), tmp_path / "a second name")
+        return claimed
+
+    monkeypatch.setattr(importer, "claim", claim_with_a_second_name)
+    assert verdicts(quick_receiver) == [(Verdict.INCOMPLETE, Reason.INCOMPLETE)]
+    assert attempts(quick_receiver) == []
+    (tmp_path / "a second name").unlink()
+    monkeypatch.undo()
+    assert verdicts(quick_receiver) == [(Verdict.APPLIED, None)]
 
 
 def test_what_cannot_be_told_of_those_that_wait_is_judged_one_by_one(
