@@ -6,7 +6,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, PendingRollbackError
 
 from exchange.blame import Stumbled, interrupted_by, is_its_own, stumbled
 from exchange.database import Busy, is_the_worlds, make_engine, world_errors
@@ -33,7 +33,10 @@ STATES = {
 
 def raised(state: str) -> DBAPIError:
     original = psycopg.errors.lookup(state)("a sentence")
-    return DBAPIError.instance("SELECT", {}, original, psycopg.Error, dialect=make_engine("postgresql://").dialect)
+    dialect = make_engine("postgresql://").dialect
+    error = DBAPIError.instance("SELECT", {}, original, psycopg.Error, dialect=dialect)
+    assert isinstance(error, DBAPIError)
+    return error
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -104,10 +107,9 @@ def test_a_wish_to_stop_is_nobodys_fault_as_long_as_it_is_one() -> None:
 
 
 def test_a_stumble_is_worded_by_kind_and_place_and_never_by_a_value() -> None:
-    try:
+    with pytest.raises(NoSuchModuleError) as caught:
         make_engine("secret://password")
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        said = stumbled(error).sentence
+    said = stumbled(caught.value).sentence
     assert "NoSuchModuleError in exchange/database.py, line " in said
     assert "secret" not in said
     assert stumbled(raised("22003")).sentence == "the database's NumericValueOutOfRange 22003"
