@@ -189,7 +189,8 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
     except Exception as error:
         if not is_its_own(error):
             raise
-        return _stumble(site, seen, error)
+        fall = stumbled(error)
+    return _stumble(site, seen, fall)  # what the error held in memory is free again
 
 
 def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
@@ -201,9 +202,9 @@ def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported
     return attempt(site, seen) if standing is NEXT else settle(site, seen, standing)
 
 
-def _stumble(site: Site, seen: Arrival | Stranger, error: Exception) -> Imported:
+def _stumble(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
     try:
-        return stumbling.settle(site, seen, error)
+        return stumbling.settle(site, seen, fall)
     except Busy as busy:
         return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
 

@@ -22,6 +22,7 @@ from exchange.waiting import Waiting
 from tests.crossing.conftest import trusted_forger
 from tests.crossing.forging import EPOCH, account, upsert
 from tests.crossing.processes import KILLED, fork, join
+from tests.crossing.rubbish import limited
 from tests.crossing.sides import Side
 from tests.crossing.talking import CONTROL, Mouth
 
@@ -120,6 +121,32 @@ def test_one_batch_over_which_we_fall_stops_no_other(
     [row] = receiver.all(sa.select(models.batch).where(models.batch.c.stem == bad))
     assert (row.state, row.reason) == (BatchState.WAITING, Reason.CRASHED)
     assert receiver.rows(models.tombstone) == []
+
+
+def test_a_batch_that_takes_all_memory_leaves_enough_for_the_others(
+    quick_receiver: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forger = trusted_forger(quick_receiver)
+    bad = forger.send([account(1, 1)], claims={"trace": "greedy"})
+    mouth = Mouth(replace(forger, channel=CONTROL, sequence=0, previous=None))
+    apply_records = applying.apply_records
+
+    def take_all(site: Any, connection: Any, arrival: Any, data: Any) -> Any:
+        kept = []
+        while arrival.manifest.trace == "greedy":
+            kept.append(bytearray(100_000))
+        return apply_records(site, connection, arrival, data)
+
+    monkeypatch.setattr(applying, "apply_records", take_all)
+    with limited(64 * 1024**2):
+        for verdict in (Verdict.WAITING, Verdict.WAITING, Verdict.QUARANTINED):
+            mouth.forger.send([], claims={"kind": CONTROL})
+            assert {one.batch: one.verdict for one in quick_receiver.take_in().batches if one.batch == bad} == {
+                bad: verdict
+            }
+    assert quick_receiver.all(sa.select(models.position.c.sequence).where(models.position.c.channel == CONTROL)) == [
+        (3,)
+    ]
 
 
 def test_a_manifest_that_cannot_be_read_at_all_is_counted_by_its_name(
