@@ -199,6 +199,9 @@ _STATES_OF_THE_WORLD = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53"
 Not among them: data (22), constraints (23), what is too large for an index or a statement (54), what triggers say (P0).
 """
 
+_AFTER_A_FAULT = "25P02"
+"""A transaction goes on after a statement of it has failed: what that one's fault was counts."""
+
 _CODES_OF_THE_WORLD = frozenset(
     {
         sqlite3.SQLITE_PERM,
@@ -225,7 +228,7 @@ _NOT_MIGRATED = ("no such table", "no such column", "has no column named")
 def _is_of_the_database(error: DBAPIError) -> bool:
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
-        return state[:2] in _STATES_OF_THE_WORLD
+        return state[:2] in _STATES_OF_THE_WORLD and state != _AFTER_A_FAULT
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in _CODES_OF_THE_WORLD or any(words in str(error.orig) for words in _NOT_MIGRATED)

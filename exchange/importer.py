@@ -7,6 +7,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -190,7 +191,8 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
     except Exception as error:
         if not is_its_own(error):
             raise
-        return _stumble(site, seen, error)
+        fall = stumbled(error)
+    return _stumble(site, seen, fall)  # what the error held in memory is free again
 
 
 def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
@@ -202,9 +204,9 @@ def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported
     return attempt(site, seen) if standing is NEXT else settle(site, seen, standing)
 
 
-def _stumble(site: Site, seen: Arrival | Stranger, error: Exception) -> Imported:
+def _stumble(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
     try:
-        return stumbling.settle(site, seen, error)
+        return stumbling.settle(site, seen, fall)
     except Busy as busy:
         return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
 
@@ -340,7 +342,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             sentence = f"taking it in crashed {crashes} times; see the log of those times"
             return Place(Verdict.QUARANTINED, Reason.CRASHED, sentence)
         arrival = claim(site, arrival)
-        with site.spool.open_data(arrival.sighting, arrival.manifest.encoding) as data:
+        with _opened(site, arrival) as data:
             check_data(data, arrival.manifest)
             data.seek(0)
             batch_id = _enter(connection, arrival)
@@ -350,6 +352,20 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
         ledger.count(connection, batch_id, counts)
         ledger.forget_attempts(connection, key)
     return counts
+
+
+_OF_ITS_OWN = frozenset({errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENXIO, errno.EPERM})
+
+
+def _opened(site: Site, arrival: Arrival) -> BinaryIO:
+    """Open the claimed data file; what its carrier made of it is no fault of the disk. Raises Incomplete, OSError."""
+    try:
+        return site.spool.open_data(arrival.sighting, arrival.manifest.encoding)
+    except OSError as error:
+        if error.errno not in _OF_ITS_OWN:
+            raise
+        msg = f"its data file can't be opened ({error.strerror}), expected a plain file with one name that we may read"
+        raise Incomplete(msg) from error
 
 
 def _advance(connection: Connection, arrival: Arrival) -> None:

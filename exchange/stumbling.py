@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from exchange import ledger, settling
 from exchange.arrivals import Arrival, Stranger
-from exchange.blame import is_its_own, stumbled
+from exchange.blame import Stumbled, is_its_own
 from exchange.database import world_errors, writing
 from exchange.format.errors import Reason, Verdict
 from exchange.format.order import Place
@@ -25,19 +25,20 @@ MOST_TOLD = 20
 """So many batches are told one by one."""
 
 
-def settle(site: Site, seen: Arrival | Stranger, error: Exception) -> Imported:
+def settle(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
     """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError."""
-    fall = stumbled(error)
     with world_errors():
         attempts = ledger.count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
         verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
-        try:
-            return settling.settle(site, seen, verdict)
-        except Exception as further:
-            if not is_its_own(further):
-                raise
-        # What it says of itself can't even be written down: then it is a file with a name.
-        return settling.settle(site, Stranger(seen.sighting, fall), verdict)
+        # What it says of itself may be what can't be written down: then it is a file with a name.
+        for one in (seen, Stranger(seen.sighting, fall)):
+            try:
+                return settling.settle(site, one, verdict)
+            except Exception as further:
+                if not is_its_own(further):
+                    raise
+    # The next run finds it where it lies.
+    return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.CRASHED, verdict.sentence)
 
 
 def _verdict(why: str, attempts: int, most: int) -> Place:

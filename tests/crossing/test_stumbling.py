@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,6 +22,7 @@ from exchange.waiting import Waiting
 from tests.crossing.conftest import trusted_forger
 from tests.crossing.forging import EPOCH, account, upsert
 from tests.crossing.processes import KILLED, fork, join
+from tests.crossing.rubbish import limited
 from tests.crossing.sides import Side
 from tests.crossing.talking import CONTROL, Mouth
 
@@ -121,6 +123,32 @@ def test_one_batch_over_which_we_fall_stops_no_other(
     assert receiver.rows(models.tombstone) == []
 
 
+def test_a_batch_that_takes_all_memory_leaves_enough_for_the_others(
+    quick_receiver: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forger = trusted_forger(quick_receiver)
+    bad = forger.send([account(1, 1)], claims={"trace": "greedy"})
+    mouth = Mouth(replace(forger, channel=CONTROL, sequence=0, previous=None))
+    apply_records = applying.apply_records
+
+    def take_all(site: Any, connection: Any, arrival: Any, data: Any) -> Any:
+        kept = []
+        while arrival.manifest.trace == "greedy":
+            kept.append(bytearray(100_000))
+        return apply_records(site, connection, arrival, data)
+
+    monkeypatch.setattr(applying, "apply_records", take_all)
+    with limited(64 * 1024**2):
+        for verdict in (Verdict.WAITING, Verdict.WAITING, Verdict.QUARANTINED):
+            mouth.forger.send([], claims={"kind": CONTROL})
+            assert {one.batch: one.verdict for one in quick_receiver.take_in().batches if one.batch == bad} == {
+                bad: verdict
+            }
+    assert quick_receiver.all(sa.select(models.position.c.sequence).where(models.position.c.channel == CONTROL)) == [
+        (3,)
+    ]
+
+
 def test_a_manifest_that_cannot_be_read_at_all_is_counted_by_its_name(
     quick_receiver: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +210,26 @@ def test_attempts_at_files_that_went_away_are_forgotten(quick_receiver: Side, mo
         path.unlink()
     assert quick_receiver.take_in().batches == ()
     assert attempts(quick_receiver) == []
+
+
+def test_a_data_file_that_its_carrier_made_unreadable_stops_nobody(
+    quick_receiver: Side, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forger = trusted_forger(quick_receiver)
+    bad = forger.deliver(forger.make([account(1, 1)]))
+    claim = importer.claim
+
+    def claim_with_a_second_name(site: Any, arrival: Any) -> Any:
+        claimed = claim(site, arrival)
+        os.link(claimed.sighting.path(f"{bad}.jsonl.zst"), tmp_path / "a second name")
+        return claimed
+
+    monkeypatch.setattr(importer, "claim", claim_with_a_second_name)
+    assert verdicts(quick_receiver) == [(Verdict.INCOMPLETE, Reason.INCOMPLETE)]
+    assert attempts(quick_receiver) == []
+    (tmp_path / "a second name").unlink()
+    monkeypatch.undo()
+    assert verdicts(quick_receiver) == [(Verdict.APPLIED, None)]
 
 
 def test_what_cannot_be_told_of_those_that_wait_is_judged_one_by_one(
