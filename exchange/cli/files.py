@@ -163,12 +163,12 @@ def _trusted(files: list[Path] | None) -> TrustedKeys | None:
 
 def _found(path: Path) -> list[Files]:
     """Find the batches that a path means. Raises Refused if there is none."""
-    if path.is_dir():
+    stem = _stem(path.name)
+    if stem is None and path.is_dir():
         stems = sorted({stem for entry in path.iterdir() if (stem := _stem(entry.name)) is not None})
         if not stems:
             raise Refused(f"{path}: expected a folder of batches, found none in it")
-        return [Files(path, stem) for stem in stems]
-    stem = _stem(path.name)
+        return [Files(path, one) for one in stems]
     files = Files(path.parent, path.name if stem is None else stem)
     beside = [files.folder / f"{files.stem}{ending}" for ending in (_MANIFEST, *_DATA)]
     if path.exists() and stem is None:
