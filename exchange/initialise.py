@@ -13,7 +13,7 @@ from pathlib import Path
 from exchange import keys
 from exchange.assembly import folders
 from exchange.database import now, world_errors
-from exchange.folders import HOME_MODE, held, make_private
+from exchange.folders import HOME_MODE, make_private, named
 from exchange.format.errors import printable
 from exchange.settings import ENV_FILE, Settings, SettingsFaults, load_settings, variable_name
 from exchange.spool import Spool
@@ -74,7 +74,7 @@ def _agreed(wanted: Mapping[str, str | Path], file: Path) -> Settings:
 def _write_env(file: Path, wanted: Mapping[str, str | Path]) -> None:
     lines = [f"{variable_name(field)}={_quoted(str(value))}\n" for field, value in wanted.items()]
     try:
-        with held(file.parent, follow=True) as folder, folder.write(file.name, mode=0o600, replace=False) as stream:
+        with named(file.parent) as folder, folder.write(file.name, mode=0o600, replace=False) as stream:
             stream.write((_HEAD + "".join(lines)).encode())
     except FileExistsError as error:
         raise SettingsFaults([f"{printable(str(file))}: expected a file or nothing there; move it away"]) from error

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from exchange.folders import Folder, NotPlain, held, make_private
+from exchange.folders import Folder, NotPlain, held, make_private, named
 from exchange.format.errors import WorldError
 
 MARKER = ".exchange-folder"
@@ -91,7 +91,7 @@ class Shared:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as open_folders:
-            parent = open_folders.enter_context(held(self.path.parent, follow=True))
+            parent = open_folders.enter_context(named(self.path.parent))
             self._refuse_our_own(_above(parent), self.private)
             parent.make(self.path.name, self.folder_mode)
             try:

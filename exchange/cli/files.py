@@ -17,7 +17,7 @@ from exchange import keys
 from exchange.cli import output
 from exchange.cli.output import Json
 from exchange.cli.running import Refused
-from exchange.folders import NotPlain, held
+from exchange.folders import NotPlain, named
 from exchange.format.batch import BatchReader
 from exchange.format.errors import BatchError, Reason, RecordError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES, Manifest, split_manifest
@@ -206,7 +206,7 @@ def _is_plain(path: Path) -> bool:
 def _opened(path: Path) -> BinaryIO | None:
     """Open a file; None if there is none. Raises Refused if this user may not read it."""
     try:
-        with held(path.parent, follow=True) as folder:
+        with named(path.parent) as folder:
             return folder.read(path.name, alone=False)
     except FileNotFoundError:
         return None
