@@ -31,6 +31,7 @@ _DRAFT_NAME = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NAMED = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_PLAIN_FILE = {
     errno.EACCES,
     errno.EAGAIN,  # somebody holds a lease on it
@@ -65,7 +66,22 @@ def make_private(folder: Path, mode: int = PRIVATE_MODE) -> None:
 @contextlib.contextmanager
 def held(path: Path, *, follow: bool = False) -> Iterator[Folder]:
     """Hold a folder open. ``follow`` a link to it only where nobody else could have put it. Raises OSError."""
-    descriptor = os.open(path, _FOLDER if follow else _FOLDER | os.O_NOFOLLOW)
+    with _held(path, os.open(path, _FOLDER if follow else _FOLDER | os.O_NOFOLLOW)) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[Folder]:
+    """Hold a folder open that a person named, for files in it whose names we know: it need not be readable.
+
+    Raises OSError.
+    """
+    with _held(path, os.open(path, _NAMED)) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _held(path: Path, descriptor: int) -> Iterator[Folder]:
     try:
         yield Folder(path, descriptor)
     finally:
@@ -228,10 +244,8 @@ class Folder:
         """Hold a folder of this one open."""
         with _naming(self.path / name):
             descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.descriptor)
-        try:
-            yield Folder(self.path / name, descriptor)
-        finally:
-            os.close(descriptor)
+        with _held(self.path / name, descriptor) as folder:
+            yield folder
 
     def _move_a_copy(self, name: str, target: Folder, new_name: str, mode: int) -> None:
         with self.read(name) as source, target.write(new_name, mode=mode) as copy:

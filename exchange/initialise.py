@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 from exchange import call_secret, carrier_group, keys, readers
 from exchange.assembly import folders
 from exchange.database import now, world_errors
-from exchange.folders import HOME_MODE, held, make_private
+from exchange.folders import HOME_MODE, make_private, named
 from exchange.format.errors import printable
 from exchange.format.signing import SigningKey
 from exchange.readers import Readers
@@ -135,7 +135,7 @@ def _open_ones(settings: Settings, file: Path) -> list[str]:
 def _write_env(file: Path, wanted: Mapping[str, str | Path]) -> None:
     lines = [_line(field, value) for field, value in wanted.items()]
     try:
-        with held(file.parent, follow=True) as folder, folder.write(file.name, mode=0o600, replace=False) as stream:
+        with named(file.parent) as folder, folder.write(file.name, mode=0o600, replace=False) as stream:
             stream.write((_HEAD + "".join(lines)).encode())
     except FileExistsError as error:
         raise SettingsFaults([f"{printable(str(file))}: expected a file or nothing there; move it away"]) from error

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exchange import carrier_group
-from exchange.folders import Folder, NotPlain, held, make_private
+from exchange.folders import Folder, NotPlain, held, make_private, named
 from exchange.format.errors import WorldError
 
 MARKER = ".exchange-folder"
@@ -95,7 +95,7 @@ class Shared:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as open_folders:
-            parent = open_folders.enter_context(held(self.path.parent, follow=True))
+            parent = open_folders.enter_context(named(self.path.parent))
             self._refuse_our_own(_above(parent), self.private)
             parent.make(self.path.name, self.folder_mode)
             try:
@@ -130,11 +130,11 @@ class Shared:
         mark = _MARK.fullmatch(said)
         if mark is None:
             return not said
-        # A carrier that copies whole folders brings along the marker of the one at the other end: of the other role,
-        # and not ours.
-        carried_along = mark[1] != self.role
+        # A carrier that copies whole folders brings along the marker of the one at the other end, and where both sides
+        # mount one folder it is that one's: of the other role, and not ours.
+        from_the_other_end = mark[1] != self.role
         token = self._token()
-        return token is None or (mark[2] != token) == carried_along
+        return token is None or (mark[2] != token) == from_the_other_end
 
     def _write_marker(self, folder: Folder) -> None:
         token = self._token()

@@ -17,7 +17,7 @@ from exchange import keys
 from exchange.cli import output
 from exchange.cli.output import Json
 from exchange.cli.running import Refused
-from exchange.folders import NotPlain, held
+from exchange.folders import NotPlain, named
 from exchange.format.batch import BatchReader
 from exchange.format.errors import BatchError, Reason, RecordError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES, Manifest, split_manifest
@@ -164,12 +164,12 @@ def trusted_from(files: list[Path] | None) -> TrustedKeys | None:
 
 def _found(path: Path) -> list[Files]:
     """Find the batches that a path means. Raises Refused if there is none."""
-    if path.is_dir():
+    stem = _stem(path.name)
+    if stem is None and path.is_dir():
         stems = sorted({stem for entry in path.iterdir() if (stem := _stem(entry.name)) is not None})
         if not stems:
             raise Refused(f"{path}: expected a folder of batches, found none in it")
-        return [Files(path, stem) for stem in stems]
-    stem = _stem(path.name)
+        return [Files(path, one) for one in stems]
     files = Files(path.parent, path.name if stem is None else stem)
     beside = [files.folder / f"{files.stem}{ending}" for ending in (_MANIFEST, *_DATA)]
     if path.exists() and stem is None:
@@ -207,7 +207,7 @@ def _is_plain(path: Path) -> bool:
 def _opened(path: Path) -> BinaryIO | None:
     """Open a file; None if there is none. Raises Refused if this user may not read it."""
     try:
-        with held(path.parent, follow=True) as folder:
+        with named(path.parent) as folder:
             return folder.read(path.name, alone=False)
     except FileNotFoundError:
         return None

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.blame import stumbled
 from exchange.database import locked, now, world_errors
-from exchange.folders import NotPlain, held
+from exchange.folders import NotPlain, named
 from exchange.format.errors import Untrusted, printable
 from exchange.format.letters import Ending, FileFault, SavedRevision, Tail, read_entries, read_tail
 from exchange.letter_files.judging import Judge, Unfit
@@ -85,7 +85,7 @@ def _opened(site: Site, file: Path) -> Iterator[BinaryIO]:
 
 def _plain(file: Path) -> BinaryIO:
     try:
-        with held(file.parent, follow=True) as folder:
+        with named(file.parent) as folder:
             return folder.read(file.name, alone=False)
     except NotPlain:
         raise FileFault("expected a plain file, found something else") from None

@@ -15,7 +15,7 @@ from exchange import __version__, ledger
 from exchange.database import now, reading, world_errors
 from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.finding import brief_columns, parked
-from exchange.folders import held
+from exchange.folders import named
 from exchange.format.errors import WorldError, printable
 from exchange.format.letters import Entry, FileFault, LetterWriter, SavedLetter, SavedRevision
 from exchange.letter_files.table import write_table
@@ -82,7 +82,7 @@ def _letters(connection: Connection, where: Where) -> Iterator[Parked]:
 def new_file(file: Path) -> Iterator[BinaryIO]:
     """Write a file that appears when it is whole and on the disk."""
     taken = FileFault(f"{printable(str(file))}: expected a new file, found one")
-    with held(file.parent, follow=True) as folder:
+    with named(file.parent) as folder:
         if folder.has(file.name):  # said before all the work
             raise taken
         try:

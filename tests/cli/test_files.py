@@ -10,6 +10,7 @@ from exchange.format.manifest import Kind, Manifest, join_manifest
 from exchange.format.record import Op, Record, encode
 from exchange.format.signing import SigningKey
 from tests.cli.conftest import Done, Side
+from tests.crossing.planting import SHAPES, Outside
 
 KEY = SigningKey.generate("sender")
 STEM = "requests-0123456789ab-0000000001"
@@ -86,6 +87,19 @@ def test_a_batch_is_named_by_either_file_or_its_folder(side: Side, batch: Batch,
     done = side.do("verify", str(getattr(batch, path)), "--json")
     assert done.line["batch"] == STEM
     assert "signatures were not checked" in done.err
+
+
+@pytest.mark.parametrize("which", ["manifest", "data"])
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "hard link"])  # backups may be made of those
+def test_verify_and_inspect_read_plain_files_alone(
+    side: Side, batch: Batch, tmp_path: Path, shape: str, which: str
+) -> None:
+    outside = Outside(tmp_path / "outside")
+    with outside.untouched():
+        outside.plant(getattr(batch, which), shape)
+        assert verify(side, batch).code == 5
+        assert side.run("verify", str(batch.folder)).code == 5
+        side.do("inspect", str(batch.data if which == "manifest" else batch.manifest))
 
 
 def _corrupt(batch: Batch) -> None:

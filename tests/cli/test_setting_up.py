@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Pair, Side
+from tests.crossing.planting import Outside
 
 
 def _mode(path: Path) -> int:
@@ -47,6 +48,16 @@ def test_init_never_overwrites_settings_that_say_something_else(side: Side) -> N
     before = Path(".env").read_bytes()
     assert "asked for other" in bare(side, "init", "--network", "other", code=2)
     assert Path(".env").read_bytes() == before
+
+
+@pytest.mark.parametrize("shape", ["link to nothing", "link to a folder", "pipe", "socket", "folder"])
+def test_init_writes_no_settings_where_somebody_planted_something(side: Side, tmp_path: Path, shape: str) -> None:
+    outside = Outside(tmp_path / "outside")
+    with outside.untouched():
+        outside.plant(Path(".env"), shape)
+        said = bare(side, "init", "--network", "request", "--peer", "response", code=2)
+    assert "expected a file or nothing there; move it away" in said
+    assert [path.name for path in Path().iterdir()] == [".env"]
 
 
 @pytest.mark.parametrize("words", [(), ("--network", "request"), ("--network", "Not A Name", "--peer", "b")])

@@ -10,7 +10,6 @@ import shutil
 import signal
 import stat
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,21 +157,26 @@ def apart(work: Callable[[], None], *sides: Side, mounted: tuple[Path, ...] = ()
 
 
 def _mount(places: tuple[Path, ...]) -> None:
+    """Mount a file system of its own at each place, which nobody else sees; end where that is not allowed."""
     if not places:
         return
-    library = ctypes.CDLL(None, use_errno=True)
-    user, group = os.geteuid(), os.getegid()
-    flags = _CLONE_NEWNS if user == 0 else _CLONE_NEWNS | _CLONE_NEWUSER
-    allowed = sys.platform == "linux" and library.unshare(flags) == 0
-    if allowed and user:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    allowed = allowed and library.mount(b"none", b"/", None, _MS_PRIVATE_ALL, None) == 0
-    for place in places:
-        allowed = allowed and library.mount(b"none", os.fsencode(place), b"tmpfs", 0, b"mode=0755") == 0
-    if not allowed:
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        user, group = os.geteuid(), os.getegid()
+        _allowed(library.unshare(_CLONE_NEWNS if user == 0 else _CLONE_NEWNS | _CLONE_NEWUSER))
+        if user:
+            for file, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+                Path("/proc/self", file).write_text(line)
+        _allowed(library.mount(b"none", b"/", None, _MS_PRIVATE_ALL, None))
+        for place in places:
+            _allowed(library.mount(b"none", os.fsencode(place), b"tmpfs", 0, b"mode=0755"))
+    except (OSError, AttributeError):
         os._exit(_NO_MOUNTS)
+
+
+def _allowed(result: int) -> None:
+    if result:
+        raise OSError(ctypes.get_errno())
 
 
 def empty(folder: Path) -> None:

@@ -106,6 +106,16 @@ def test_a_marker_that_a_carrier_of_whole_folders_brought_along_does_no_harm(pre
     assert marker(prepared, "incoming").read_bytes() == marker(peer, "outgoing").read_bytes()
 
 
+def test_one_sides_outgoing_folder_may_be_the_other_ones_incoming_folder(prepared: Spool, tmp_path: Path) -> None:
+    peer = Spool(Folders(tmp_path / "peer", tmp_path / "peer/outgoing", prepared.folders.outgoing))
+    peer.prepare(make=True)
+    for one, other in ((peer, prepared), (prepared, peer)):
+        for shared in one.shared:
+            shared.mark()
+        one.prepare()
+        other.prepare()
+
+
 @pytest.mark.parametrize("whose", ["peer", "own"])
 def test_another_folder_in_a_folders_place_is_found_out(prepared: Spool, tmp_path: Path, whose: str) -> None:
     peer = Spool(Folders(tmp_path / "peer", tmp_path / "peer/outgoing", tmp_path / "peer/incoming"))

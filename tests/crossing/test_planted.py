@@ -17,19 +17,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import exporter
+from exchange import exporter, keys
 from exchange.cli import output
 from exchange.folders import held
-from exchange.format.errors import BatchError, WorldError
+from exchange.format.errors import BatchError, Verdict, WorldError
 from exchange.format.names import BatchName, data_name, manifest_name
 from exchange.outcomes import ExportRun
 from exchange.shared import MARKER
 from exchange.spool import Folders, Sighting, Spool
 from exchange.watching import WatchedFolder
+from tests.crossing.forging import Forger
+from tests.crossing.forging import account as forged
 from tests.crossing.planting import SHAPES, Outside, apart, empty
 from tests.crossing.processes import fork, join
 from tests.crossing.shop import account
-from tests.crossing.sides import Link
+from tests.crossing.sides import Link, Side
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells what was touched on Linux alone")
 
@@ -164,6 +166,8 @@ FORETOLD = {
         LETTERS,
         *(f".{name}.tmp" for name in (DATA, MANIFEST, LETTERS, MARKER)),
         f".{LETTERS}.{os.getpid()}.part",
+        f".ours.key.{os.getpid()}.tmp",
+        "ours.pem",
     ],
     "incoming": [f".{name}.{ending}" for name in (DATA, MANIFEST, MARKER) for ending in ("tmp", "part")],
 }
@@ -188,6 +192,8 @@ def test_what_lies_where_we_write_is_replaced_or_left_but_never_followed_or_wait
                 assert not any((folder / name).is_symlink() for folder in shop.shared for name in BYTES)
                 with contextlib.suppress(FileExistsError):
                     _write_letters(shop)
+                with contextlib.suppress(keys.KeyFault):  # a key of this name is there already
+                    keys.new(shop.spool.folders.outgoing, "ours")
                 for one in shop.spool.shared:
                     outside.plant(one.path / MARKER, shape)
                     one.mark()
@@ -345,6 +351,29 @@ def test_who_plants_at_any_moment_loses_us_nothing(small: Link, tmp_path: Path, 
         assert other.rows(account) == one.rows(account) != []
 
     apart(work, one, other, mounted=tuple(paths) if mounts == 2 else ())
+
+
+# After
+
+
+def test_a_claimed_file_that_gets_another_name_is_its_own_batchs_trouble(
+    quick_receiver: Side, quick_forger: Forger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stem = quick_forger.send([forged(1, 1_700_000_000_000_000)])
+    claim = Spool.claim
+
+    def claimed(spool: Spool, sighting: Sighting, encoding: tuple[str, ...]) -> Sighting:
+        there = claim(spool, sighting, encoding)
+        # As its owner can who holds it open, by /proc/self/fd.
+        (tmp_path / "another-name").hardlink_to(there.folder / manifest_name(there.name))
+        return there
+
+    monkeypatch.setattr(Spool, "claim", claimed)
+    run = quick_receiver.take_in()
+
+    assert run.trouble is None
+    assert [(one.batch, one.verdict) for one in run.batches] == [(stem, Verdict.INCOMPLETE)]
+    assert "its manifest: expected a plain file with one name" in run.batches[0].message
 
 
 # Stopping
