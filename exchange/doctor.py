@@ -17,7 +17,9 @@ import sqlalchemy as sa
 
 from exchange import (
     alarming,
+    audit_chain,
     broker,
+    call_secret,
     capture,
     carrier_group,
     database,
@@ -104,6 +106,7 @@ def examine() -> Findings:
     yield from _folders(folders(settings), limits(settings).batch_bytes)
     key_findings = list(_keys(settings))
     yield from key_findings
+    yield from _calls(settings)
     yield from _broker(settings)
     yield from _nudge(settings)
     try:
@@ -343,6 +346,19 @@ def _trusted(settings: Settings, trusted: TrustedKeys, need: Level) -> Findings:
             )
 
 
+# Calls
+
+
+def _calls(settings: Settings) -> Findings:
+    try:
+        call_secret.read(settings.home)
+    except call_secret.SecretFault as fault:
+        message, _, remedy = str(fault).partition("; ")
+        yield _fault("calls", f"nothing can be called by hand: {message}", remedy or "chmod 600 it")
+    else:
+        yield _ok("calls", "calls by hand are signed")
+
+
 # Broker
 
 
@@ -409,6 +425,7 @@ def _database(settings: Settings, site: Site) -> Findings:
         return
     steps: tuple[tuple[str, Callable[[Settings, Site], Findings], str], ...] = (
         ("database", _migrations, f"see that {shown} is right and runs"),
+        ("audit", _audit, "see the database's own log"),
         ("tables", _tables, "see the database's own log"),
         ("shards", _shards, "see the database's own log"),
         ("first start", _first_start, "see the database's own log"),
@@ -442,6 +459,15 @@ def _migrations(settings: Settings, site: Site) -> Findings:
         yield _fault("migrations", "the database has no epoch yet", "run `exchange migrate`")
     else:
         yield _ok("migrations", f"up to date; epoch {epoch}")
+
+
+def _audit(_settings: Settings, site: Site) -> Findings:
+    with database.reading(site.engine) as connection:
+        missing = audit_chain.missing_triggers(connection)
+    if missing:
+        yield Finding("audit", Level.WARNING, missing, "run `exchange audit verify`, and ask who took them away")
+    else:
+        yield _ok("audit", "rows are only ever added to it")
 
 
 def _tables(_settings: Settings, site: Site) -> Findings:
