@@ -172,7 +172,7 @@ def test_a_folder_of_another_user_is_one_sentence(public: Path) -> None:
     (public / "home").mkdir()
     os.chown(public / "home", NOBODY, NOBODY)
     places = Folders(public / "home", public / "outgoing", public / "incoming", group=NOBODY)
-    with as_nobody(), pytest.raises(WorldError, match="belongs to another user.*chown"):
+    with as_nobody(), pytest.raises(WorldError, match=r"belongs to another user.*chown"):
         Spool(places).mark("outgoing")
 
 
