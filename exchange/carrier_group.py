@@ -57,6 +57,8 @@ def give(descriptor: int, number: int | None, what: Path, consequence: str) -> N
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.EINVAL}:
             raise
+        if may_give(number):
+            raise _not_owned(what, consequence) from error
         raise WorldError(not_ours(number, f"{what} can't be given to it: {consequence}")) from error
 
 
@@ -69,8 +71,14 @@ def share(descriptor: int, number: int, mode: int, what: Path) -> None:
     try:
         os.fchmod(descriptor, mode)
     except PermissionError as error:
-        msg = f"{what} belongs to another user, so its permissions stay as they are; give it to this user (chown)"
-        raise WorldError(msg) from error
+        raise _not_owned(what, "nothing was read or written") from error
+
+
+def _not_owned(what: Path, consequence: str) -> WorldError:
+    return WorldError(
+        f"{what} belongs to another user, so that it can't be given to the carrier's group: {consequence};"
+        " give it to this user (chown)"
+    )
 
 
 def not_ours(number: int, consequence: str) -> str:

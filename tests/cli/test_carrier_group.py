@@ -167,6 +167,16 @@ def test_nothing_is_published_to_others_while_it_cannot_be_given_to_the_group(pu
 
 
 @as_root
+def test_a_folder_of_another_user_is_one_sentence(public: Path) -> None:
+    (public / "outgoing").mkdir(mode=0o777)
+    (public / "home").mkdir()
+    os.chown(public / "home", NOBODY, NOBODY)
+    places = Folders(public / "home", public / "outgoing", public / "incoming", group=NOBODY)
+    with as_nobody(), pytest.raises(WorldError, match=r"belongs to another user.*chown"):
+        Spool(places).mark("outgoing")
+
+
+@as_root
 def test_the_group_reads_what_is_exported_and_a_stranger_does_not(public: Path) -> None:
     side = Side("response", public / "home")
     file = exported(side)[0]

@@ -54,6 +54,12 @@ def programs(tmp_path: Path, forked_python: Path) -> Path:
     return write_programs(tmp_path / "bin", forked_python)
 
 
+@pytest.fixture
+def plain_programs(tmp_path: Path) -> Path:
+    """Give programs that are started anew each time: what is to be confined must not be forked from what is not."""
+    return write_programs(tmp_path / "plain")
+
+
 def _side(folder: Path, service: dict[str, Any], programs: Path, **variables: str) -> dict[str, str]:
     """Give the environment of a service, its folders in ``folder``."""
     folders = {"EXCHANGE_HOME": "home", "EXCHANGE_OUTGOING": "outgoing", "EXCHANGE_INCOMING": "incoming"}
@@ -201,7 +207,8 @@ def test_the_units_run_what_the_containers_run() -> None:
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey
-def test_one_side_migrates_works_and_stops(tmp_path: Path, programs: Path, postgres_url: str) -> None:
+def test_one_side_migrates_works_and_stops(tmp_path: Path, plain_programs: Path, postgres_url: str) -> None:
+    programs = plain_programs
     services = compose(DEPLOY / "compose.yaml")["services"]
     folder = tmp_path / "request"
     passwords = _write_secrets(folder)
