@@ -17,7 +17,7 @@ import structlog
 from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
-from exchange import broker, logs
+from exchange import broker, logs, readiness
 from exchange.callers import TICK, headers_by_hand
 from exchange.folders import make_private
 from exchange.format.errors import printable
@@ -193,6 +193,12 @@ def _check_site(**_: Any) -> None:
     if needed:
         fault = "the database has not the tables of this version; run `exchange migrate` first"
         _end([fault], 1, SettingsFaults([fault]))
+
+
+@signals.worker_ready.connect
+@signals.beat_init.connect
+def _tell_ready(**_: Any) -> None:
+    readiness.tell()
 
 
 @signals.worker_ready.connect

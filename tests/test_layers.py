@@ -101,6 +101,8 @@ LAYERS = {
         "logs",
         "nudge",
         "preparing",
+        "readiness",
+        "rehearsing",
         "settings",
         "supervisor",
         "tasks",
