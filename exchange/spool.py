@@ -38,6 +38,9 @@ _MANIFEST = ".manifest.jsonl"
 _REASON = ".reason.txt"
 _ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", _MANIFEST)
 """What a batch's files end in; the manifest comes last wherever they move."""
+_DATA_ENDINGS = _ENDINGS[-2::-1]
+"""Those of data files, the longest first."""
+_DRAFT = ".data"
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -134,6 +137,25 @@ class Sighting:
         return self.folder / f"{self.label}{file.removeprefix(self.stem)}"
 
 
+class Lying(NamedTuple):
+    """A data file, wherever it lies. ``label`` is what its batch's files have in common there; a draft has no name."""
+
+    folder: Path
+    label: str
+    ending: str
+    name: BatchName | None
+
+    @property
+    def stem(self) -> str:
+        """The batch's name, as its files came; empty for a draft."""
+        return str(self.name) if self.name else ""
+
+    @property
+    def channel(self) -> str | None:
+        """The channel that the file's name says."""
+        return self.name.channel if self.name else None
+
+
 @dataclass(frozen=True)
 class Sightings:
     """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone."""
@@ -198,7 +220,7 @@ class Spool:
     @contextlib.contextmanager
     def drafting(self) -> Iterator[tuple[BinaryIO, Path]]:
         """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed."""
-        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}.data"
+        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{_DRAFT}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w+b") as file:
@@ -453,6 +475,33 @@ class Spool:
                     removed += 1
         return removed
 
+    # Wherever they are, for whoever looks for a record in them
+
+    def lying(self) -> list[Lying]:
+        """List every data file, batch's or draft's, in every folder."""
+        folders = self.folders
+        found: list[Lying] = []
+        for folder in (folders.sealed, folders.outgoing, *self._keeping(), folders.tmp):
+            with _scanned(folder) as entries:
+                found += [one for entry in entries if (one := _lying(folder, entry)) is not None]
+        return sorted(found, key=attrgetter("folder", "label", "ending"))
+
+    def open_lying(self, file: Lying) -> BinaryIO:
+        """Open one for reading. Raises OSError unless it is a plain file with one name."""
+        return _open_plain(file.folder / f"{file.label}{file.ending}")
+
+    def erase(self, file: Lying) -> None:
+        """Remove a data file and all that is beside it: the manifest first, so that nothing half is seen.
+
+        May be repeated. Raises WorldError.
+        """
+        try:
+            for ending in (_MANIFEST, *_ENDINGS, _REASON, file.ending):
+                (file.folder / f"{file.label}{ending}").unlink(missing_ok=True)
+            _sync_folder(file.folder)
+        except OSError as error:
+            raise _world(error, "not all was erased; mend the folder and run again") from error
+
     def free_bytes(self) -> int:
         """Free space, in bytes, where batches are sealed."""
         return shutil.disk_usage(self.folders.home).free
@@ -542,6 +591,20 @@ def parse_label(label: str) -> tuple[BatchName, int]:
     if mark and not (number.isascii() and number.isdecimal() and number[0] != "0" and number != "1"):
         raise ValueError(f'"{printable(label)}" names no copy of a batch; expected <batch>~<number>')
     return BatchName.parse(stem), int(number or 1)
+
+
+def _lying(folder: Path, entry: os.DirEntry[str]) -> Lying | None:
+    """Give a data file of a folder, None for anything else."""
+    if _plain(entry) is None or entry.name.endswith(_MANIFEST):
+        return None
+    if entry.name.endswith(_DRAFT):
+        return Lying(folder, entry.name.removesuffix(_DRAFT), _DRAFT, None)
+    for ending in _DATA_ENDINGS:
+        if entry.name.endswith(ending):
+            with contextlib.suppress(ValueError):
+                label = entry.name.removesuffix(ending)
+                return Lying(folder, label, ending, parse_label(label)[0])
+    return None
 
 
 def _lying_in(folder: Path) -> Iterator[Sighting]:

@@ -59,6 +59,7 @@ LAYERS = {
         "epochs",
         "exporter",
         "far_side",
+        "forgetting",
         "gaps",
         "hearing",
         "importer",

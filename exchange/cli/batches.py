@@ -74,7 +74,7 @@ def _list(channel: str | None, state: str | None, direction: str | None, limit: 
             (
                 row.batch,
                 row.direction,
-                row.shown_state,
+                f"{row.shown_state}, erased" if row.erased_at else row.shown_state,
                 row.reason,
                 row.total,
                 row.bytes,
