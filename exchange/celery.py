@@ -33,7 +33,7 @@ from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
-from exchange import broker, call_secret, logs
+from exchange import broker, call_secret, logs, readiness
 from exchange.callers import CALL, TICK, TICK_MARK, Caller, caller_by_hand, sign
 from exchange.folders import make_private
 from exchange.format.errors import printable
@@ -268,6 +268,12 @@ def _check_site(**_: Any) -> None:
     if needed:
         fault = "the database has not the tables of this version; run `exchange migrate` first"
         _end([fault], 1, SettingsFaults([fault]))
+
+
+@signals.worker_ready.connect
+@signals.beat_init.connect
+def _tell_ready(**_: Any) -> None:
+    readiness.tell()
 
 
 @signals.worker_ready.connect

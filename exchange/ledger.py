@@ -134,6 +134,7 @@ class Entry:
     attempt: int
     created_at: Any = field(compare=False)
     updated_at: Any = field(compare=False)
+    erased_at: Any = field(compare=False)
 
 
 class Open(NamedTuple):
@@ -394,6 +395,21 @@ def move_all(
         connection.execute(sa.insert(event).from_select(["subject_id", *said], events))
         moved += len(going)
     return moved
+
+
+def mark_erased(connection: Connection, entry: Entry, cause: str) -> None:
+    """Write down that a batch's bytes were removed by hand: it stays in its state, and is never sent again as it was.
+
+    What was said of it when it was refused may quote a record, and goes, too.
+    """
+    quoting = entry.state in {BatchState.QUARANTINED, BatchState.REJECTED}
+    values = {"erased_at": now(), "pruned_at": sa.func.coalesce(batch.c.pruned_at, now()), "again_at": None}
+    message = {"message": cause} if quoting else {}
+    connection.execute(sa.update(batch).where(batch.c.id == entry.id).values(**values, **message))
+    if quoting:
+        refused = (event.c.subject == "batch", event.c.subject_id == entry.id, event.c.to_state == entry.state)
+        connection.execute(sa.update(event).where(*refused).values(cause=cause))
+    _note(connection, entry.id, entry.state, entry.state, cause)
 
 
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:

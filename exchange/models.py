@@ -230,6 +230,7 @@ batch = Table(
     Column("published_at", UtcDateTime),
     Column("again_at", UtcDateTime),
     Column("signature", Text),
+    Column("erased_at", UtcDateTime),
     Index(
         "uq_exchange_batch_place",
         "direction",
@@ -260,7 +261,7 @@ batch = Table(
 was quarantined, or given up by a person, takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256,
 ``bytes`` the data file's size on disk. ``published_at`` is when it was last put out, ``again_at`` when its next copy
 is due on a one-way link; ``signature`` is line 2 of an incoming one's manifest: the proof, shown to its sender, that
-it was sent."""
+it was sent. ``erased_at`` is when its bytes were removed by hand, as a record was in them that was to be forgotten."""
 
 position = Table(
     "exchange_position",

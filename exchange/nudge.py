@@ -19,7 +19,7 @@ import structlog
 from kombu.exceptions import OperationalError
 from sqlalchemy import Connection, Engine
 
-from exchange import broker, capture, logs
+from exchange import broker, capture, logs, readiness
 from exchange.callers import TICK
 from exchange.celery import app
 from exchange.database import make_engine, missing_file, world_errors
@@ -58,6 +58,7 @@ def run(settings: Settings) -> NoReturn:
     queue = Queue(app.conf.broker_url, app.conf.task_default_queue)
     # A second process would only say everything twice; and doctor asks whether there is one.
     with hold(settings.nudge_lock, _say_waiting):
+        readiness.tell()
         log.info("nudging", imports=f"when files come to {settings.incoming}", exports="after commits")
         while True:
             for way in ways:

@@ -113,9 +113,10 @@ def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | N
         entry = ledger.by_id(connection, number)
         if (entry.state, entry.attempt) != (before.state, before.attempt):
             return None
-        if not site.spool.has_sealed(manifest.name, manifest.encoding, entry.digest, manifest.sha256):
+        kept = entry.erased_at is None
+        if not kept or not site.spool.has_sealed(manifest.name, manifest.encoding, entry.digest, manifest.sha256):
             if asked:
-                return _lose(connection, entry)
+                return _lose(connection, entry, _GONE if kept else _ERASED)
             connection.execute(sa.update(batch).where(batch.c.id == number).values(again_at=None))
             return None
         attempt = entry.attempt + 1
@@ -127,9 +128,18 @@ def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | N
     return Resent(stem, entry.channel, entry.epoch, entry.sequence, attempt, cause)
 
 
-def _lose(connection: Connection, entry: Entry) -> Resent:
+_IN_ITS_PLACE = "a snapshot of the channel goes in its place"
+_GONE = f"it is asked for again, but its files are no longer kept whole; {_IN_ITS_PLACE}"
+_ERASED = f"it is asked for again, but a record in it was to be forgotten and it was erased; {_IN_ITS_PLACE}"
+
+
+def lose_erased(connection: Connection, entry: Entry) -> None:
+    """Write down that a batch that was erased may never have come, where nobody asks for it: as if it was asked for."""
+    _lose(connection, entry, f"it was erased before it was surely carried over; {_IN_ITS_PLACE}")
+
+
+def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
     """Write down that a batch can't be sent any more, and have a snapshot sent in its place."""
-    cause = "it is asked for again, but its files are no longer kept whole; a snapshot of the channel goes in its place"
     if entry.reason != Reason.LOST:
         gone = {"pruned_at": now(), "again_at": None}
         ledger.move(connection, entry, BatchState.REJECTED, cause, reason=Reason.LOST, **gone)

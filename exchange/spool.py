@@ -38,6 +38,9 @@ _ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", _MANIFEST)
 """What a batch's files end in; the manifest comes last wherever they move."""
 _OURS = 0o600
 """The mode of files that we write where we alone read."""
+_DATA_ENDINGS = _ENDINGS[-2::-1]
+"""Those of data files, the longest first."""
+_DRAFT = ".data"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,25 @@ class Sighting:
         return f"{self.label}{file.removeprefix(self.stem)}"
 
 
+class Lying(NamedTuple):
+    """A data file, wherever it lies. ``label`` is what its batch's files have in common there; a draft has no name."""
+
+    folder: Path
+    label: str
+    ending: str
+    name: BatchName | None
+
+    @property
+    def stem(self) -> str:
+        """The batch's name, as its files came; empty for a draft."""
+        return str(self.name) if self.name else ""
+
+    @property
+    def channel(self) -> str | None:
+        """The channel that the file's name says."""
+        return self.name.channel if self.name else None
+
+
 @dataclass(frozen=True)
 class Sightings:
     """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone."""
@@ -200,7 +222,7 @@ class Spool:
     @contextlib.contextmanager
     def drafting(self) -> Iterator[tuple[BinaryIO, Path]]:
         """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed."""
-        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}.data"
+        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{_DRAFT}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w+b") as file:
@@ -502,6 +524,35 @@ class Spool:
                 removed += folder.sweep()
         return removed
 
+    # Wherever they are, for whoever looks for a record in them
+
+    def lying(self) -> list[Lying]:
+        """List every data file, batch's or draft's, in every folder."""
+        folders = self.folders
+        found: list[Lying] = []
+        for folder in (folders.sealed, folders.outgoing, *self._keeping(), folders.tmp):
+            with self._listed(folder) as entries:
+                found += [one for entry in entries if (one := _lying(folder, entry)) is not None]
+        return sorted(found, key=attrgetter("folder", "label", "ending"))
+
+    def open_lying(self, file: Lying) -> BinaryIO:
+        """Open one for reading. Raises OSError unless it is a plain file with one name."""
+        with self._held(file.folder) as folder:
+            return folder.read(f"{file.label}{file.ending}")
+
+    def erase(self, file: Lying) -> None:
+        """Remove a data file and all that is beside it: the manifest first, so that nothing half is seen.
+
+        May be repeated. Raises WorldError.
+        """
+        try:
+            with self._held(file.folder) as folder:
+                for ending in (_MANIFEST, *_ENDINGS, _REASON, file.ending):
+                    folder.remove(f"{file.label}{ending}")
+                folder.sync()
+        except OSError as error:
+            raise _world(error, "not all was erased; mend the folder and run again") from error
+
     def free_bytes(self) -> int:
         """Free space, in bytes, where batches are sealed."""
         return shutil.disk_usage(self.folders.home).free
@@ -573,6 +624,20 @@ def parse_label(label: str) -> tuple[BatchName, int]:
     if mark and not (number.isascii() and number.isdecimal() and number[0] != "0" and number != "1"):
         raise ValueError(f'"{printable(label)}" names no copy of a batch; expected <batch>~<number>')
     return BatchName.parse(stem), int(number or 1)
+
+
+def _lying(folder: Path, entry: os.DirEntry[str]) -> Lying | None:
+    """Give a data file of a folder, None for anything else."""
+    if _plain(entry) is None or entry.name.endswith(_MANIFEST):
+        return None
+    if entry.name.endswith(_DRAFT):
+        return Lying(folder, entry.name.removesuffix(_DRAFT), _DRAFT, None)
+    for ending in _DATA_ENDINGS:
+        if entry.name.endswith(ending):
+            with contextlib.suppress(ValueError):
+                label = entry.name.removesuffix(ending)
+                return Lying(folder, label, ending, parse_label(label)[0])
+    return None
 
 
 def _sync_file(path: Path) -> None:

@@ -142,6 +142,7 @@ class BatchRow:
     created_at: datetime
     updated_at: datetime
     published_at: datetime | None
+    erased_at: datetime | None
     shown_state: str
     """The state as people see it: what is published on a one-way link is ``unconfirmable``."""
 
@@ -223,6 +224,7 @@ def batches(
             created_at=row.created_at,
             updated_at=row.updated_at,
             published_at=row.published_at,
+            erased_at=row.erased_at,
             shown_state=_UNCONFIRMABLE if _is_unconfirmable(site, row) else row.state,
         )
         for row in connection.execute(query)

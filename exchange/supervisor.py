@@ -1,8 +1,9 @@
 """``exchange up``: broker, worker and beat of one side under one roof, started, watched and stopped in order.
 
 One process, no threads: it reads its children's logs, starts again what died, and on Ctrl-C or SIGTERM stops
-what nudges (if EXCHANGE_NUDGE says so), the worker, then beat, then the broker. A second Ctrl-C kills. Nothing is
-left running, even when this process itself is killed: on Linux the kernel ends its children.
+what nudges (if EXCHANGE_NUDGE says so), the worker, then beat, then the broker. A second Ctrl-C kills. What was ready
+once is started again for ever; what ends again and again and never was can't start here, and all of it ends with a
+sentence. Nothing is left running, even when this process itself is killed: on Linux the kernel ends its children.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from types import FrameType
 from typing import TextIO
 
 from exchange.broker import EmbeddedBroker
+from exchange.format.errors import WorldError, printable
 from exchange.preparing import prepare
+from exchange.readiness import Ear
 from exchange.settings import Settings, SettingsFaults
 from exchange.strangers import why_not_imported
 
@@ -31,6 +34,8 @@ FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A child that ran this long has recovered: its next death is a first one."""
+MOST_FALSE_STARTS = 5
+"""So often a child may end that was never ready, while a database comes up, say; then it can't start here."""
 TICK_SECONDS = 0.2
 
 _COLOURS = {"nudge": 34, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
@@ -53,12 +58,18 @@ class _Child:
     backoff_seconds: float = FIRST_BACKOFF_SECONDS
     rest: bytes = field(default=b"", repr=False)
     """The log line that has not ended yet."""
+    last_words: str = ""
+    """The last line of its log that was not empty."""
+    ear: Ear | None = None
+    was_ready: bool = False
+    """Whether it ever was ready, in any of its lives."""
+    false_starts: int = 0
 
 
 def up(settings: Settings, out: TextIO | None = None) -> None:
     """Make one side ready and run it until SIGINT or SIGTERM. Logs go to ``out`` (stderr).
 
-    Raises SettingsFaults, WorldError or BrokerFault if it can't start; then nothing is running.
+    Raises SettingsFaults, WorldError or BrokerFault if it or a process of it can't start; then nothing is running.
     """
     stranger = why_not_imported()
     if stranger is not None:  # Celery has Python import from there
@@ -86,7 +97,7 @@ class Supervisor:
     def run(self) -> None:
         """Run until SIGINT or SIGTERM. Call it in the main thread of a process without others.
 
-        Raises BrokerFault if the embedded broker can't start; then nothing is running.
+        Raises BrokerFault if the embedded broker can't start, WorldError if a child can't; then nothing is running.
         """
         with self._listening():
             try:
@@ -115,26 +126,43 @@ class Supervisor:
         if code is None:
             return
         self._bury(child)
+        if not child.was_ready:
+            self._count_false_start(child, code)
         if now - child.started_at >= STEADY_SECONDS:
             child.backoff_seconds = FIRST_BACKOFF_SECONDS
         child.starts_at = now + child.backoff_seconds
         self._say("exchange", f"{child.name} {_ended(code)}; starting it again in {child.backoff_seconds:g} s")
         child.backoff_seconds = min(child.backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
 
+    def _count_false_start(self, child: _Child, code: int) -> None:
+        child.false_starts += 1
+        if child.false_starts < MOST_FALSE_STARTS:
+            return
+        said = f": {printable(child.last_words, 500)}" if child.last_words else ""
+        msg = (
+            f"the {child.name} can't start: {child.false_starts} times it ended before it was ready, and at last"
+            f" {_ended(code)}{said}; nothing is left running; mend that (`exchange doctor` may know more) and run"
+            " `exchange up` again"
+        )
+        raise WorldError(msg)
+
     def _start(self, child: _Child) -> None:
         parent = os.getpid()
+        child.ear = Ear()
         child.process = subprocess.Popen(
             child.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
-            env=os.environ | _CHILD_ENVIRONMENT,
+            env=os.environ | _CHILD_ENVIRONMENT | child.ear.environment,
+            pass_fds=[child.ear.mouth],
             # A group of its own: Ctrl-C at the terminal reaches only us, who know the order.
             start_new_session=True,
             # Killed, not asked: a worker whose broker has gone may not hear, and its transaction rolls back.
             preexec_fn=lambda: _die_with(parent, signal.SIGKILL),  # noqa: PLW1509 - there are no threads
         )
+        child.ear.started()
         child.started_at = time.monotonic()
         assert child.process.stdout is not None
         os.set_blocking(child.process.stdout.fileno(), False)
@@ -156,8 +184,13 @@ class Supervisor:
             return False
         *lines, child.rest = (child.rest + chunk).split(b"\n")
         for line in lines:
-            self._say(child.name, line.decode(errors="backslashreplace"))
+            self._say_of(child, line)
         return True
+
+    def _say_of(self, child: _Child, line: bytes) -> None:
+        text = line.decode(errors="backslashreplace")
+        child.last_words = text.strip() or child.last_words
+        self._say(child.name, text)
 
     def _bury(self, child: _Child) -> None:
         """Print a dead child's last words and end whatever it left behind in its group."""
@@ -167,13 +200,15 @@ class Supervisor:
         while self._pass_on(child):
             pass
         if child.rest:
-            self._say(child.name, child.rest.decode(errors="backslashreplace"))
+            self._say_of(child, child.rest)
             child.rest = b""
         assert child.process.stdout is not None
         with contextlib.suppress(KeyError):
             self._selector.unregister(child.process.stdout)
         child.process.stdout.close()
         child.process = None
+        assert child.ear is not None
+        child.was_ready |= child.ear.heard()
 
     def _stop(self) -> None:
         """Stop the children and then the broker, in this order: a worker without its broker doesn't stop."""

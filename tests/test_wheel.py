@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.wheels import ROOT, built_once
+
 PROGRAM = "import sys; from exchange.cli import main; sys.argv[0] = 'exchange'; main()"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -21,17 +22,9 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel as the build backend does, without a network."""
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (built,) = folder.glob("exchange-*.whl")
-    return built
+def wheel(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Give the wheel."""
+    return built_once(tmp_path_factory, shared=worker_id != "master")
 
 
 @pytest.fixture(scope="module")

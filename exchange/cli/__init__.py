@@ -18,6 +18,7 @@ from exchange.cli import (
     dead_letters,
     editing,
     files,
+    forgetting,
     gaps,
     keys,
     letter_files,
@@ -91,6 +92,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 dead_letters.app.command()(letter_files.export)
 dead_letters.app.command(name="import")(letter_files.import_)
 app.add_typer(audit.app, name="audit")
+app.command()(forgetting.forget)
 app.command(name="schema")(schema.schema)
 app.command()(reference.submit)
 app.command()(reference.seed)

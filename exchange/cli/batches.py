@@ -79,7 +79,7 @@ def _list(
             (
                 row.batch,
                 row.direction,
-                row.shown_state,
+                f"{row.shown_state}, erased" if row.erased_at else row.shown_state,
                 row.reason,
                 row.total,
                 row.bytes,

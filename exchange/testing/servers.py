@@ -110,7 +110,7 @@ def _package(name: str) -> Path:
     """Where a package lies, without importing it: one of them touches the user's folders when imported."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ServerFailed(f"the package {name} isn't installed; install exchange with its test extra")
+        raise ServerFailed(f"the package {name} isn't installed; install exchange[testing]")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -1,3 +1,5 @@
+import json
+import os
 import re
 import signal
 import stat
@@ -13,6 +15,13 @@ from exchange import broker
 from .conftest import START_SECONDS, Side, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.valkey]
+
+HURRIED = """
+from exchange import supervisor
+from exchange.cli import main
+supervisor.LONGEST_BACKOFF_SECONDS = 0.1
+main()
+"""
 
 
 def ready(log: Path, times: int = 1) -> bool:
@@ -74,3 +83,39 @@ def test_what_dies_is_started_again_and_nothing_outlives_a_killed_supervisor(sid
     up.wait()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def without_packaging(side: Side) -> None:
+    """Let a side lack what kombu's Redis transport imports, as an installation without it does."""
+    lacking = side.folder / "lacking"
+    (lacking / "packaging").mkdir(parents=True)
+    sentence = "No module named 'packaging'"
+    (lacking / "packaging" / "__init__.py").write_text(f'raise ModuleNotFoundError("{sentence}")\n')
+    side.environment["PYTHONPATH"] = os.pathsep.join([str(lacking), side.environment["PYTHONPATH"]])
+
+
+def test_up_gives_up_with_a_sentence_when_a_child_never_starts(side: Side) -> None:
+    without_packaging(side)
+    up, log = side.start("up", "-c", HURRIED, "up")
+    assert up.wait(START_SECONDS) == 1
+    *before, last = log.read_text().splitlines()
+    assert re.fullmatch(
+        r"the (worker|beat) can't start: 5 times it ended before it was ready, and at last ended with code 1:"
+        r" ModuleNotFoundError: No module named 'packaging'; nothing is left running; mend that .*",
+        last,
+    )
+    assert before[-1] == "exchange | stopped; nothing is left running"
+    assert broker.running(side.home / "broker") is None
+
+
+def test_doctor_says_that_a_worker_can_not_start(side: Side) -> None:
+    without_packaging(side)
+    looked, log = side.start("doctor", "-m", "exchange", "doctor", "--json")
+    assert looked.wait(START_SECONDS) == 1
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    (fault,) = (one for one in found if one["check"] == "worker")
+    assert (fault["level"], fault["message"]) == (
+        "fault",
+        "worker and beat can't start: ModuleNotFoundError: No module named 'packaging'",
+    )
+    assert not [one for one in found if one["check"] == "broker"]

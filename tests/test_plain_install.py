@@ -1,0 +1,225 @@
+"""An installation as a user makes it: an empty environment, and in it nothing but what is declared.
+
+The tests' own environment brings along what users lack; here it doesn't.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doors.conftest import until
+from tests.wheels import ROOT, built_once
+
+DEPLOY_LOCK = ROOT / "deploy" / "requirements.lock"
+COMMAND_SECONDS = 120.0
+STOP_SECONDS = 60.0
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, exchange
+for module in pkgutil.walk_packages(exchange.__path__, "exchange."):
+    if module.name != "exchange.__main__":
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+
+
+class Installation:
+    """One empty environment with the exchange in it, and one side that lives beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bin = folder / "venv" / "bin"
+        self.elsewhere = folder / "elsewhere"
+        self.home = folder / "home"
+        self.elsewhere.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("EXCHANGE_", "CELERY_", "PYTHON", "VIRTUAL_ENV", "COV"))
+        }
+        self.environment = kept | {
+            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONNOUSERSITE": "1",
+            "EXCHANGE_NETWORK": "response",
+            "EXCHANGE_PEER": "request",
+            "EXCHANGE_HOME": str(self.home),
+            "EXCHANGE_WORKER_CONCURRENCY": "1",
+            "EXCHANGE_EXPORT_EVERY": "1",
+        }
+
+    def install(self, *what: str) -> None:
+        """Install with the tests' own pip, from whichever index it knows."""
+        quietly = ("--quiet", "--disable-pip-version-check", "--no-compile", "--retries", "0")
+        python = ("--python", str(self.bin / "python"))
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", *python, "install", *quietly, *what],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            _skip_without_index(self.elsewhere)
+        assert done.returncode == 0, done.stderr
+
+    def run(self, command: str, *words: str, codes: tuple[int, ...] = (0,)) -> str:
+        """Run an installed command to its end, which must be one of ``codes``, and give what it prints."""
+        done = subprocess.run(
+            [str(self.bin / command), *words],
+            cwd=self.elsewhere,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        assert done.returncode in codes, f"{command} {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def distributions(self) -> set[str]:
+        """Name what is installed."""
+        listing = "import importlib.metadata as m; print(*{d.metadata['Name'] for d in m.distributions()})"
+        return {_normal(name) for name in self.run("python", "-c", listing).split()}
+
+
+def _skip_without_index(folder: Path) -> None:
+    """Skip the test where pip reaches no index at all; in CI it has to."""
+    wanted = ["--no-deps", "--no-cache-dir", "--retries", "0", "--quiet", "--dest", str(folder / "probe"), "packaging"]
+    probe = subprocess.run([sys.executable, "-m", "pip", "download", *wanted], capture_output=True, check=False)
+    if probe.returncode != 0 and "CI" not in os.environ:
+        pytest.skip("pip reaches no index here, so that nothing can be installed into an empty environment")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _crosses_a_batch(side: Installation, **more: str) -> None:
+    """Set a side up, run it until a call that was sent by Celery has come back, and verify what it made."""
+    side.environment |= more
+    side.run("exchange", "init")
+    side.run("exchange", "migrate")
+    side.run("exchange", "seed")
+    log = side.elsewhere / "up.log"
+    with log.open("wb") as out:
+        up = subprocess.Popen(
+            [str(side.bin / "exchange"), "up"],
+            cwd=side.elsewhere,
+            env=side.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        until(lambda: " ready." in log.read_text() or up.poll() is not None)
+        assert up.poll() is None, log.read_text()
+        # That beat has called for, at its tick.
+        until(lambda: list((side.home / "outgoing").glob("directory-*.manifest.jsonl")))
+        called = side.run("celery", "-A", "exchange", "call", "exchange.export").strip()
+        result = side.run("celery", "-A", "exchange", "result", called)
+        assert "'batches': [" in result, result
+        # It has a fault to tell of, as nobody is trusted yet: not one of these two.
+        looked = map(json.loads, side.run("exchange", "doctor", "--json", codes=(1,)).splitlines())
+        levels = {line["check"]: line["level"] for line in looked}
+        assert (levels["worker"], levels["broker"]) == ("ok", "ok")
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(STOP_SECONDS) == 0, log.read_text()
+    finally:
+        up.kill()
+        up.wait()
+    said = log.read_text()
+    assert "starting it again" not in said, said
+    trusted = next((side.home / "keys").glob("*.pem"))
+    lines = side.run("exchange", "verify", "--json", "--trust", str(trusted), str(side.home / "outgoing")).splitlines()
+    assert {json.loads(line)["verdict"] for line in lines} == {"ok"}
+
+
+@pytest.mark.processes
+def test_the_wheel_and_what_it_declares_are_enough_to_run_a_side(
+    empty: Installation, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> None:
+    # The locked versions, so that a release of today is no failure of ours; nothing beyond what the wheel asks for.
+    wheel = built_once(tmp_path_factory, shared=worker_id != "master")
+    empty.install("--constraint", str(_without_hashes(ROOT / "requirements.lock", empty.elsewhere)), str(wheel))
+    assert "pytest" not in empty.distributions()
+    imported = empty.run("python", "-c", IMPORT_EVERYTHING).split()
+    assert {"exchange.tasks", "exchange.testing.servers"} <= set(imported)
+    _crosses_a_batch(empty)
+
+
+@pytest.mark.processes
+def test_what_the_image_holds_is_enough_to_run_a_side_with_all_that_is_optional(
+    empty: Installation, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> None:
+    wheel = built_once(tmp_path_factory, shared=worker_id != "master")
+    empty.install("--require-hashes", "--requirement", str(DEPLOY_LOCK))
+    empty.install("--no-deps", "--no-index", str(wheel))
+    assert "pytest" not in empty.distributions()
+    empty.run("python", "-c", "import psycopg, redbeat")
+    _crosses_a_batch(empty, EXCHANGE_NUDGE="true")
+
+
+def _without_hashes(lock: Path, folder: Path) -> Path:
+    """Write a lock as constraints: pip takes hashes for all it installs or for nothing, and the wheel has none."""
+    pinned = re.findall(r"^\S+==[^\\\n]+", lock.read_text(), re.MULTILINE)
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(pinned))
+    return constraints
+
+
+# What is declared
+
+
+def _declared() -> Mapping[str, set[str]]:
+    """Give the distributions that the package asks for: always (''), and by extra."""
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {
+        extra: {_normal(re.split(r"[\[<>=!~; ]", one, maxsplit=1)[0]) for one in needs}
+        for extra, needs in asked.items()
+    }
+
+
+def _imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"exchange"}
+
+
+def test_whatever_is_imported_is_declared() -> None:
+    of = {module: {_normal(name) for name in names} for module, names in packages_distributions().items()}
+    declared = _declared()
+    for path in sorted([*(ROOT / "exchange").rglob("*.py"), *(ROOT / "migrations").rglob("*.py")]):
+        # What exchange.testing needs beyond the rest has an extra of its own.
+        allowed = declared[""] | (declared["testing"] if "testing" in path.parts else set())
+        for module in _imported(path):
+            assert of.get(module, {module}) & allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_the_image_holds_all_that_is_declared() -> None:
+    held = {_normal(name) for name in re.findall(r"^([^=\s]+)==", DEPLOY_LOCK.read_text(), re.MULTILINE)}
+    declared = _declared()
+    for extra in ("", "postgres", "redbeat"):
+        assert declared[extra] <= held
