@@ -31,6 +31,20 @@ class Templates:
         shutil.copyfile(self._made[shape], target)
 
 
+class At:
+    """A place of one's own for a database, where it is brought into its shape."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def fresh(self, kind: str, _shape: Hashable = None, prepare: Prepare | None = None) -> str:
+        """Give its URL once ``prepare`` has been there."""
+        assert self._url.startswith(kind)
+        if prepare is not None:
+            prepare(self._url)
+        return self._url
+
+
 class Databases:
     """What one test borrows; all of it is given back when the test ends."""
 

@@ -163,7 +163,7 @@ def test_nothing_is_published_to_others_while_it_cannot_be_given_to_the_group(pu
         assert "the batch stays sealed" in str(told_of.value)
         assert not (own.outgoing / data_name(name, ())).exists()
         with pytest.raises(WorldError, match="add the user to it"):
-            Spool(theirs).mark("outgoing")
+            Spool(theirs).shared[0].mark()
 
 
 @as_root
@@ -173,7 +173,7 @@ def test_a_folder_of_another_user_is_one_sentence(public: Path) -> None:
     os.chown(public / "home", NOBODY, NOBODY)
     places = Folders(public / "home", public / "outgoing", public / "incoming", group=NOBODY)
     with as_nobody(), pytest.raises(WorldError, match=r"belongs to another user.*chown"):
-        Spool(places).mark("outgoing")
+        Spool(places).shared[0].mark()
 
 
 @as_root

@@ -23,6 +23,7 @@ from exchange.models import network, position
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, upsert
 from tests.crossing.sides import Side
+from tests.databases import At
 
 channels = (
     Channel("forth", "one", "two", [Stream(shop.account, exclude=["password"])]),
@@ -222,7 +223,9 @@ class Stage:
     @classmethod
     def make(cls, home: Path, url: str) -> Stage:
         """Make it, with two batches sent, one honest one applied and one sign of life heard."""
-        side = Side("two", "one", url, home, channels, metadata=shop.metadata)
+        side = Side(
+            "two", "one", At(url), url.partition(":")[0].partition("+")[0], home, channels, metadata=shop.metadata
+        )
         key, sender = side.key, SigningKey.generate("by-hand")
         (home / "keys" / "trusted").mkdir(parents=True, exist_ok=True)
         (home / "keys" / "trusted" / f"{sender.name}.pem").write_bytes(sender.public_pem())

@@ -19,7 +19,7 @@ from exchange.schemas import Checker
 from exchange.site import Limits, Site
 from exchange.spool import Folders, Spool
 from exchange.testing.carrier import HONEST, Carrier, Faults
-from tests.databases import Databases
+from tests.databases import At, Databases
 
 QUICK = Limits(settle_seconds=0, grace_seconds=3600)
 
@@ -37,7 +37,7 @@ def quick_engine(url: str) -> Engine:
 
 
 def _database(
-    databases: Databases, kind: str, network: str, channels: tuple[Channel, ...], metadata: sa.MetaData
+    databases: Databases | At, kind: str, network: str, channels: tuple[Channel, ...], metadata: sa.MetaData
 ) -> str:
     """Give the URL of a database with the exchange's tables and the application's, those captured that it sends."""
     streams = [(stream, channel.source == network) for channel in channels for stream in channel.streams]
@@ -64,7 +64,7 @@ class Side:
         self,
         network: str,
         peer: str,
-        databases: Databases,
+        databases: Databases | At,
         kind: str,
         home: Path,
         channels: tuple[Channel, ...],

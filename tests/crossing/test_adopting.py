@@ -22,6 +22,7 @@ from tests.crossing.forging import Forger, account
 from tests.crossing.sides import Link, Side
 from tests.crossing.talking import Mouth, add, cross, halted, take_in, tell
 from tests.crossing.test_hearing import Restored
+from tests.databases import Databases
 
 FIRST = 1_700_000_000_000_000
 OLD, NEW, NEWER = "a" * 12, "b" * 12, "c" * 12
@@ -469,15 +470,14 @@ def test_an_epoch_that_a_restored_side_began_later_stops_it_whatever_its_clock_s
 
 
 @pytest.fixture
-def anew(small: Link, tmp_path: Path) -> Iterator[tuple[Link, str]]:
+def anew(small: Link, databases: Databases) -> Iterator[tuple[Link, str]]:
     """Give a link whose first side has another database than the one whose epoch, given too, the other side is in."""
     go(small)
     add(small.one, 1)
     go(small)
     before = own_epoch(small.one)
     lose_sealed(small.one)
-    url = f"sqlite:///{tmp_path}/anew.db"
-    fresh = Side("one", "two", url, small.one.home, small.one.site.channels, metadata=shop.metadata)
+    fresh = Side("one", "two", databases, "sqlite", small.one.home, small.one.site.channels, metadata=shop.metadata)
     old = small.one.site
     fresh.key, fresh.site = small.one.key, replace(old, engine=fresh.engine)
     old_engine, small.one = old.engine, fresh

@@ -5,19 +5,16 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from exchange import adopting, epochs, ledger, reconciling
 from exchange.database import reading
 from exchange.models import Direction, position
-from tests.crossing.conftest import shop_link
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_carriage import Writer
 from tests.crossing.test_healing import ENOUGH, different, go_round, tick, unsettled
@@ -180,18 +177,8 @@ def live(link: Link, seed: int, folder: Path) -> None:
     world.agree()
 
 
-def try_with(seed: int) -> None:
-    """Live through what a seed has in store."""
-    with tempfile.TemporaryDirectory() as folder:
-        numbers = iter(range(9))
-        new_url = lambda kind: f"{kind}:///{folder}/side-{next(numbers)}.db"  # noqa: E731
-        for link in shop_link(Path(folder), new_url, "sqlite", "sqlite"):
-            live(link, seed, Path(folder))
-
-
-@settings(
-    max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
-)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_no_replay_leads_anybody_back_and_every_restore_heals_with_nobodys_help(seed: int) -> None:
-    try_with(seed)
+@pytest.mark.parametrize("number", [1, *(pytest.param(one, marks=pytest.mark.torture) for one in range(2, 22))])
+def test_no_replay_leads_anybody_back_and_every_restore_heals_with_nobodys_help(
+    small: Link, seed: int, tmp_path: Path, number: int
+) -> None:
+    live(small, seed, tmp_path)

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from exchange.format import codes
-from tests.conftest import Cluster
 from tests.crossing.rubbish import ODD, PLACES, Rubbish, Spoilt, Stage, honest
+from tests.postgresql import Cluster
 
 TORTURE = int(os.environ.get("EXCHANGE_TORTURE", "0"))
 """So many examples instead of the few that every run can afford."""
@@ -55,12 +55,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.fixture(scope="module")
 def postgresql_stage(postgres_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Give a receiver on PostgreSQL."""
-    url = postgres_cluster.create()
+    url = postgres_cluster.lend()
     made = Stage.make(tmp_path_factory.mktemp("rubbish") / "home", url)
     _begin(made)
     yield made
     made.side.engine.dispose()
-    postgres_cluster.drop(url)
+    postgres_cluster.give_back(url)
 
 
 def _begin(stage: Stage) -> None:

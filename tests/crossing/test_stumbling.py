@@ -221,7 +221,7 @@ def test_a_data_file_that_its_carrier_made_unreadable_stops_nobody(
 
     def claim_with_a_second_name(site: Any, arrival: Any) -> Any:
         claimed = claim(site, arrival)
-        os.link(claimed.sighting.path(f"{bad}.jsonl.zst"), tmp_path / "a second name")
+        os.link(claimed.sighting.folder / claimed.sighting.file(f"{bad}.jsonl.zst"), tmp_path / "a second name")
         return claimed
 
     monkeypatch.setattr(importer, "claim", claim_with_a_second_name)

@@ -57,7 +57,7 @@ def programs(tmp_path: Path, forked_python: Path) -> Path:
 @pytest.fixture
 def plain_programs(tmp_path: Path) -> Path:
     """Give programs that are started anew each time: what is to be confined must not be forked from what is not."""
-    return write_programs(tmp_path / "plain")
+    return write_programs(tmp_path / "plain", Path(sys.executable))
 
 
 def _side(folder: Path, service: dict[str, Any], programs: Path, **variables: str) -> dict[str, str]:
