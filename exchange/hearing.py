@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange import acknowledging, dead_letters, gaps, hearsay, ledger, resyncing
+from exchange.applying import LETTER_BYTES
 from exchange.arrivals import Arrival
 from exchange.channels import CONTROL, Channel
 from exchange.database import now
@@ -43,9 +44,6 @@ LEAP = 1_000
 
 MOST_LETTERS = 100
 """So many bad records of a control batch are kept; of those beyond there is only the number."""
-
-LETTER_BYTES = 1024 * 1024
-"""How many bytes of them wait in memory for being written down together."""
 
 Value = TypeVar("Value")
 

@@ -16,7 +16,7 @@ from exchange.format import codes
 from tests.crossing.rubbish import ODD, PLACES, Rubbish, Spoilt, Stage, honest
 from tests.postgresql import Cluster
 
-TORTURE = int(os.environ.get("EXCHANGE_TORTURE", "0"))
+TORTURE = int(os.environ.get("TORTURE", "0"))
 """So many examples instead of the few that every run can afford."""
 
 odd = st.one_of(
@@ -130,7 +130,7 @@ def test_rubbish_costs_no_more_on_postgresql(postgresql_stage: Stage) -> None:
     check()
 
 
-@pytest.mark.skipif(not TORTURE, reason="takes minutes; EXCHANGE_TORTURE=100 runs it")
+@pytest.mark.skipif(not TORTURE, reason="takes minutes; TORTURE=100 runs it")
 def test_every_odd_value_of_every_member_costs_its_own_batch(stage: Stage) -> None:
     for kind in dict.fromkeys(kind for kind, _ in PLACES):
         sent = [Spoilt(*place, value) for place in PLACES if place[0] == kind for value in (None, *ODD)]
