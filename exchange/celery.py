@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from exchange.strangers import Stranger, refuse_imports
+from exchange.ownership import Stranger, refuse_imports
 
 try:
     refuse_imports()

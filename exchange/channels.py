@@ -22,7 +22,7 @@ from sqlalchemy.engine import Dialect
 
 from exchange.format.errors import RecordError, printable
 from exchange.models import VERSION_COLUMN
-from exchange.strangers import why_not_imported
+from exchange.ownership import why_not_imported
 from exchange.values import Codec, EncodeColumn, Json, UnsupportedColumn, as_is, codec_for
 
 CONTROL = "control"

@@ -28,7 +28,7 @@ from sqlalchemy.exc import ArgumentError
 
 from exchange import carrier_group
 from exchange.format.errors import printable
-from exchange.strangers import Stranger, read_ours
+from exchange.ownership import Stranger, read_ours
 
 PREFIX = "EXCHANGE_"
 ENV_FILE = "EXCHANGE_ENV_FILE"

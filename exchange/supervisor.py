@@ -23,10 +23,10 @@ from typing import TextIO
 
 from exchange.broker import EmbeddedBroker
 from exchange.format.errors import WorldError, printable
+from exchange.ownership import why_not_imported
 from exchange.preparing import prepare
 from exchange.readiness import Ear
 from exchange.settings import Settings, SettingsFaults
-from exchange.strangers import why_not_imported
 
 STOP_SECONDS = 30.0
 """How long a worker may take for the batch at hand before it is killed, which rolls the batch back."""

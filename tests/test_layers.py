@@ -45,7 +45,7 @@ LAYERS = {
         "shared",
         "site",
         "spool",
-        "strangers",
+        "ownership",
         "values",
         "watching",
     },

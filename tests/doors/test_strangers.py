@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from exchange.channels import ChannelFaults, load_channels
+from exchange.ownership import Stranger, read_ours, refuse_imports
 from exchange.settings import SettingsFaults, load_settings, variables
-from exchange.strangers import Stranger, read_ours, refuse_imports
 
 SOURCE = Path(__file__).parents[2]
 STRANGER = 12345
