@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from exchange.channels import CONTROL, Channel
 from exchange.format import control
@@ -36,13 +37,23 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Stranger:
-    """A manifest that can't be acted on, and why. ``manifest`` is None if it isn't believed at all."""
+    """A manifest that can't be acted on, and why. ``manifest`` is None if it isn't believed at all.
+
+    ``signed`` says that a key we trust signed it.
+    """
 
     sighting: Sighting
     fault: BatchError
     digest: str | None = None
     line: bytes | None = None
     manifest: Manifest | None = None
+    signed: bool = False
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether it is no batch of our peer to us, as nobody vouches for it or it is for somebody else."""
+        unknown = self.manifest is None and not self.signed
+        return isinstance(self.fault, Misdirected) or (unknown and not isinstance(self.fault, Unsupported))
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -54,7 +65,10 @@ class Stranger:
 
 
 def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger]:
-    """Read and judge the manifests, but for those that have not changed since; order them by place."""
+    """Read and judge the manifests, but for those that have not changed since; order them by place.
+
+    What is nobody's comes last, however it is called: no batch waits for it.
+    """
 
     def read(sighting: Sighting) -> Arrival | Stranger | None:
         try:
@@ -64,23 +78,30 @@ def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger
 
     terms = (site.network, site.peer, site.channels, site.trusted, site.require_signature)
     seen = site.spool.believed.each(sightings, terms, read)
-    return sorted(seen, key=lambda one: (*one.place, one.sighting.name.attempt))
+    return sorted(seen, key=lambda one: (is_nobodys(one), *one.place, one.sighting.name.attempt))
+
+
+def is_nobodys(seen: Arrival | Stranger) -> TypeGuard[Stranger]:
+    """Say whether it is no batch of our peer to us."""
+    return isinstance(seen, Stranger) and seen.is_nobodys
 
 
 def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Stranger:
     """Check a manifest in the order of FORMAT.md section 5: size, signature, addressee, format, what we know."""
     line: bytes | None = None
     manifest: Manifest | None = None
+    signed = False
     try:
         line, signature = split_manifest(content)
         if signature is not None or site.require_signature:
             site.trusted.check(line, signature)
+            signed = True
         manifest = Manifest.parse(line)
         channel = _channel(site, manifest)
     except BatchError as fault:
-        return Stranger(sighting, fault, digest(line) if line else None, line, manifest)
-    signed = signature.encode().decode() if signature else None
-    return Arrival(sighting, manifest, line, digest(line), channel, signed)
+        return Stranger(sighting, fault, digest(line) if line else None, line, manifest, signed)
+    proof = signature.encode().decode() if signature else None
+    return Arrival(sighting, manifest, line, digest(line), channel, proof)
 
 
 def _channel(site: Site, manifest: Manifest) -> Channel:

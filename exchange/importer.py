@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots
-from exchange.arrivals import Arrival, Stranger, believe, left_epochs, look
+from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots, strangers
+from exchange.arrivals import Arrival, Stranger, believe, is_nobodys, left_epochs, look
 from exchange.channels import Channel
 from exchange.database import Busy, join, now, reading, world_errors
 from exchange.format.batch import check_data
@@ -40,7 +40,7 @@ from exchange.format.manifest import Kind
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
-from exchange.outcomes import Imported, ImportRun, Retried
+from exchange.outcomes import Imported, ImportRun, Retried, Strangers
 from exchange.settling import known_row, lock_of, settle, unfinished, verdict_on
 from exchange.site import Site
 from exchange.waiting import Waiting
@@ -75,6 +75,7 @@ def run(
     handed: set[str] = set()
     snapshots_of: dict[str, Channel] = {}
     reunited: tuple[Retried, ...] = ()
+    nobodys = Strangers()
     trouble = None
     try:
         with world_errors(), reading(site.engine) as connection:
@@ -84,7 +85,8 @@ def run(
             with world_errors(), suppress(Busy):
                 outcomes.extend(waiting.miss(sightings))
         sighted = look(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
-        arrived = [seen for seen in sighted if _is_called(seen, channel)]
+        called = [seen for seen in sighted if _is_called(seen, channel)]
+        arrived = [seen for seen in called if not is_nobodys(seen)]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if waiting.still(seen) is None], hand_over)
         for number, seen in enumerate(arrived):
@@ -100,6 +102,8 @@ def run(
                     busy.add(seen.place[0])
                 if outcomes[-1].verdict is Verdict.APPLIED and _is_snapshot(seen):
                     snapshots_of[seen.channel.name] = seen.channel
+        nobodys = Strangers() if trouble else strangers.receive(site, list(filter(is_nobodys, called)))
+        outcomes.extend(nobodys.told)
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
@@ -107,7 +111,8 @@ def run(
         reunited = _reunite(site, outcomes, snapshots_of.values(), stopping)
     except WorldError as error:
         trouble = error.sentence
-    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)), reunited)
+    told, lanes = tuple(outcomes), tuple(sorted(handed))
+    return ImportRun(told, sightings.ignored, sightings.unpaired, trouble, lanes, reunited, nobodys)
 
 
 def _reunite(

@@ -18,9 +18,9 @@ from exchange.format.verify import Report, judge
 from exchange.ledger import Entry, Event
 from exchange.models import BatchState
 from exchange.outcomes import Imported
-from exchange.settling import lock_of
+from exchange.settling import lock_of, verdict_on
 from exchange.site import Site
-from exchange.spool import Sighting, parse_label
+from exchange.spool import Sighting
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ class Look:
 
 
 def listed(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
-    """Give what lies in quarantine, in the order of names, and how many there are. Raises WorldError."""
+    """Give what lies in quarantine, in the order of names, what nobody vouches for last, and how many there are.
+
+    Raises WorldError.
+    """
     wanted = None if channel is None else site.names_in_files(channel)
     lying = [one for one in site.spool.quarantined() if wanted is None or one.name.channel in wanted]
     with world_errors(), reading(site.engine) as connection:
@@ -113,9 +116,7 @@ def _seen(site: Site, lying: list[Sighting]) -> Iterator[Arrival | Stranger]:
 
 
 def _find(site: Site, label: str) -> Arrival | Stranger:
-    name, copy = parse_label(label)
-    wanted = Sighting(name, site.spool.folders.quarantine, copy=copy)
-    for seen in _seen(site, [wanted]):
+    for seen in _seen(site, [site.spool.refused(label)]):
         return seen
     msg = f"no batch {printable(label)} is in quarantine; nothing was done; `exchange quarantine` lists those there are"
     raise WorldError(msg)
@@ -134,11 +135,18 @@ def _described(site: Site, seen: Arrival | Stranger, entry: Entry | None) -> Qua
         channel,
         epoch,
         sequence,
-        entry.reason if entry else None,
-        site.spool.reason(seen.sighting),
+        entry.reason if entry else seen.fault.reason if isinstance(seen, Stranger) else None,
+        site.spool.reason(seen.sighting) or _said_now(seen),
         size,
         since,
     )
+
+
+def _said_now(seen: Arrival | Stranger) -> str:
+    """Say what is wrong with files that have no sentence beside them."""
+    if isinstance(seen, Stranger):
+        return verdict_on(seen.fault).sentence
+    return f"a key that is trusted by now signed it: `exchange quarantine release {seen.sighting.label}` lets it in"
 
 
 def _verified(site: Site, seen: Arrival | Stranger) -> Report:

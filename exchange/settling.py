@@ -17,7 +17,7 @@ from exchange.format.manifest import Kind
 from exchange.format.order import Place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
-from exchange.site import Site
+from exchange.site import Limits, Site
 
 
 def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
@@ -119,14 +119,15 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Pl
     """Quarantine what stayed incomplete beyond the grace period."""
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
-    if seen.manifest is None:
-        # Nobody vouches for it, so nothing is written down before it is quarantined: its file's age must do.
-        waited = site.spool.seconds_since_written(seen.sighting, None)
-    elif known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
+    waited = 0.0
+    if known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
         waited = (now() - known.updated_at) / timedelta(seconds=1)
-    else:
-        waited = 0.0
-    if waited < site.limits.grace_seconds:
+    return worn_out(site.limits, verdict, waited)
+
+
+def worn_out(limits: Limits, verdict: Place, waited: float) -> Place:
+    """Give the verdict on what has been incomplete for so many seconds: that it is, or that this took too long."""
+    if waited < limits.grace_seconds:
         return verdict
     sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
     return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)

@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -60,6 +60,7 @@ class Folders:
             self.work,
             self.archive,
             self.quarantine,
+            self.strangers,
             self.home / "keys",
             self.home / "markers",
         )
@@ -88,6 +89,11 @@ class Folders:
     def quarantine(self) -> Path:
         """Batches refused, each with a sentence beside it."""
         return self.home / "quarantine"
+
+    @property
+    def strangers(self) -> Path:
+        """Files that nobody vouches for, so many of them as the settings allow."""
+        return self.home / "strangers"
 
 
 class Mark(NamedTuple):
@@ -350,16 +356,30 @@ class Spool:
         """Move a refused batch to ``quarantine/`` and write the sentence beside it."""
         self._settle(sighting, self.folders.quarantine, sentence)
 
+    def put_aside(self, sightings: Iterable[Sighting]) -> None:
+        """Move what nobody vouches for to ``strangers/``; the folder is synced once for all of them."""
+        for sighting in sightings:
+            label = self._free_among_refused(sighting.stem)
+            self._move_there(self._files(sighting), self.folders.strangers / label)
+        _sync_folder(self.folders.strangers)
+
+    def _free_among_refused(self, stem: str) -> str:
+        """Give a label that is free in both folders of refused files: a person names one by it."""
+        return _free_stem((self.folders.quarantine, self.folders.strangers), stem)
+
     def _settle(self, sighting: Sighting, folder: Path, sentence: str | None = None) -> None:
-        stem = _free_stem(folder, sighting.stem)
+        stem = self._free_among_refused(sighting.stem) if sentence else _free_stem((folder,), sighting.stem)
         sources = self._files(sighting)
         if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
             reason = f"{printable(sentence, 2000)}\n".encode()
             _write_new(folder / f"{stem}{_REASON}", reason, self.folders.tmp)
+        self._move_there(sources, folder / stem)
+        _sync_folder(folder)
+
+    def _move_there(self, sources: dict[str, Path], target: Path) -> None:
         for ending, source in sources.items():
             with contextlib.suppress(FileNotFoundError):  # another process settles it, too
-                _move(source, folder / f"{stem}{ending}")
-        _sync_folder(folder)
+                _move(source, target.with_name(f"{target.name}{ending}"))
 
     def _files(self, sighting: Sighting) -> dict[str, Path]:
         """Find a batch's plain files by their endings, the manifest last; what is claimed comes first."""
@@ -374,10 +394,16 @@ class Spool:
         return files
 
     def _keeping(self) -> tuple[Path, ...]:
-        return (self.folders.work, self.folders.incoming, self.folders.quarantine, self.folders.archive)
+        return (
+            self.folders.work,
+            self.folders.incoming,
+            self.folders.quarantine,
+            self.folders.archive,
+            self.folders.strangers,
+        )
 
     def kept(self, stem: str) -> Sighting | None:
-        """Find an incoming batch by its stem in work, incoming, quarantine or archive, in this order."""
+        """Find an incoming batch by its stem in work, incoming, quarantine, archive or strangers, in this order."""
         with contextlib.suppress(ValueError):
             name = BatchName.parse(stem)
             for folder in self._keeping():
@@ -396,8 +422,26 @@ class Spool:
         return found
 
     def quarantined(self) -> list[Sighting]:
-        """List what lies in quarantine, in the order of names."""
-        return sorted(_lying_in(self.folders.quarantine), key=attrgetter("name", "copy"))
+        """List what lies in quarantine, in the order of names, and behind it what nobody vouches for."""
+        folders = (self.folders.quarantine, self.folders.strangers)
+        return [one for folder in folders for one in sorted(_lying_in(folder), key=attrgetter("name", "copy"))]
+
+    def refused(self, label: str) -> Sighting:
+        """Say where a batch in quarantine lies, or would, by the label of its files. Raises ValueError."""
+        name, copy = parse_label(label)
+        there = self.folders.strangers / f"{label}{_MANIFEST}"
+        return Sighting(name, there.parent if there.is_file() else self.folders.quarantine, copy=copy)
+
+    def used_by_strangers(self) -> tuple[int, int]:
+        """Say how many files ``strangers/`` holds, and how many bytes they have."""
+        with _scanned(self.folders.strangers) as entries:
+            sizes = [plain.st_size for entry in entries if (plain := _plain(entry)) is not None]
+        return len(sizes), sum(sizes)
+
+    def sizes(self, sighting: Sighting) -> tuple[int, int]:
+        """Say how many files a batch has that arrived, and how many bytes they have."""
+        found = [path.lstat().st_size for path in self._files(sighting).values()]
+        return len(found), sum(found)
 
     def size_and_time(self, sighting: Sighting) -> tuple[int, datetime | None]:
         """Say how many bytes a batch's files have, and since when they have been where they are."""
@@ -428,8 +472,8 @@ class Spool:
 
     def retire(self, sighting: Sighting) -> None:
         """Move a batch that a person gave up to ``archive/``, wherever it lies."""
-        if sighting.folder == self.folders.quarantine:
-            free = _free_stem(self.folders.archive, sighting.stem)
+        if sighting.folder in (self.folders.quarantine, self.folders.strangers):
+            free = _free_stem((self.folders.archive,), sighting.stem)
             self._move_all(sighting, self.folders.archive / free)
         else:
             self.shelve(sighting)
@@ -510,14 +554,14 @@ def _move(source: Path, target: Path) -> None:
         source.unlink()
 
 
-def _free_stem(folder: Path, stem: str) -> str:
-    """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of ``folder`` has.
+def _free_stem(folders: Iterable[Path], stem: str) -> str:
+    """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of any of ``folders`` has.
 
     A carrier that brings the same batch every minute leaves thousands: they are not all asked for.
     """
 
     def taken(number: int) -> bool:
-        return (folder / f"{_label(stem, number)}{_MANIFEST}").exists()
+        return any((folder / f"{_label(stem, number)}{_MANIFEST}").exists() for folder in folders)
 
     free = 1
     while taken(free):

@@ -81,6 +81,7 @@ LAYERS = {
         "snapshot_parts",
         "snapshots",
         "status",
+        "strangers",
         "telling",
         "understanding",
         "waiting",
