@@ -28,6 +28,8 @@ class Arrival:
     channel: Channel
     signature: str | None = None
     """Line 2 of the manifest, as it came."""
+    released: bool = False
+    """A person lets it in, whatever it deletes and however new it says that it is."""
 
     @property
     def place(self) -> tuple[str, str, int]:

@@ -54,6 +54,7 @@ def note(site: Site, channel: str | None = None) -> None:
     """
     with world_errors(), reading(site.engine) as connection:
         stale = {flow.channel for flow, _ in _survey(site, connection)}
+        stale |= {flow.channel for flow, lost in _losses(site, connection) if lost}
     for name in sorted(stale):
         declared = site.channel(name)
         if declared is None or not declared.called(channel):
@@ -62,6 +63,9 @@ def note(site: Site, channel: str | None = None) -> None:
             for flow, news in _survey(site, connection):
                 if flow.channel == name:
                     _write(connection, flow, news)
+            for flow, lost in _losses(site, connection):
+                if flow.channel == name:
+                    _go_on_without(connection, flow, lost)
 
 
 def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
@@ -233,23 +237,43 @@ def close_lost(
 ) -> None:
     """Go on without what the other side says it can't send again, but for what is here. May be repeated.
 
-    Of an epoch that was left, and further than ``look_ahead`` beyond the position, nothing is believed.
+    That it was ever sealed only a batch behind it proves that holds its place here: of anything else, of an epoch that
+    was left, and further than ``look_ahead`` beyond the position, nothing is believed.
     """
     flow = Flow(channel, epoch)
+    _go_on_without(connection, flow, _lost(connection, flow, ranges, look_ahead))
+
+
+def _lost(connection: Connection, flow: Flow, ranges: Iterable[Range], look_ahead: int) -> set[int]:
+    """Give the places that are believed to be lost, and are not given up yet."""
     current, left = _positions(connection)
     if flow in left:
-        return
-    at = current.get(channel)
-    reached = at.sequence if at is not None and at.epoch == epoch else 0
+        return set()
+    at = current.get(flow.channel)
+    reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
+    furthest = min(ledger.furthest_held(connection, Direction.IN, *flow), reached + look_ahead)
     rows, here = _missing(connection)[flow], _there(connection)[1][flow]
     lost: set[int] = set()
     for first, last in ranges:
-        lost |= set(range(max(first, reached + 1), min(last, reached + look_ahead) + 1))
-        lost |= {sequence for sequence in rows if first <= sequence <= last}
-    lost -= here | _given_up_beyond(connection, flow, reached)
-    _open(connection, flow, lost - rows)
-    _close(connection, flow, lost, GapState.LOST, "its sender can't send it again")
-    _pass_over(connection, flow)
+        lost |= set(range(max(first, reached + 1), min(last, furthest) + 1))
+        lost |= {sequence for sequence in rows if first <= sequence <= min(last, max(furthest, reached))}
+    return lost - here - _given_up_beyond(connection, flow, reached) if lost else lost
+
+
+def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
+    if lost:
+        _open(connection, flow, lost)
+        _close(connection, flow, lost, GapState.LOST, "its sender can't send it again")
+        _pass_over(connection, flow)
+
+
+def _losses(site: Site, connection: Connection) -> Iterator[tuple[Flow, set[int]]]:
+    """Give what the other side said that it lost, where batches behind it have come since."""
+    for name, said in _sent(connection).items():
+        channel = site.channel(name)
+        if said.lost and channel is not None and channel.target == site.network:
+            flow = Flow(name, said.epoch)
+            yield flow, _lost(connection, flow, said.lost, site.limits.look_ahead)
 
 
 def accept(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:

@@ -7,18 +7,16 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, BinaryIO, TypeGuard
 
-import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots, strangers
+from exchange import applying, comparing, consent, differences, gaps, hearing, ledger, reuniting, snapshots, strangers
 from exchange.arrivals import Arrival, Stranger, believe, is_nobodys, left_epochs, look
 from exchange.channels import Channel
 from exchange.database import Busy, join, now, reading, world_errors
@@ -35,7 +33,6 @@ from exchange.format.errors import (
     WorldError,
     printable,
 )
-from exchange.format.json import MAX_INTEGER
 from exchange.format.manifest import Kind
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
@@ -62,9 +59,10 @@ def run(
 ) -> ImportRun:
     """Take in what arrived: all of it, one channel's, or one batch. May be repeated at any time.
 
-    ``release`` is a person's word that a batch may delete as many rows as it names. ``stopping`` is asked
-    between batches. Where batches of more than one channel have come, ``hand_over`` is given their names to
-    have each imported beside the others; SQLite has one writer, so there they go one after the other, here.
+    ``release`` is a person's word that a batch may delete what it names, and that its versions are meant.
+    ``stopping`` is asked between batches. Where batches of more than one channel have come, ``hand_over`` is given
+    their names to have each imported beside the others; SQLite has one writer, so there they go one after the other,
+    here. What nobody vouches for comes behind all of them.
     Of a channel that somebody else works on the rest is left to them. Bad batches are outcomes; raises
     WorldError only if the folders can't be listed.
     """
@@ -160,7 +158,8 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
         try:
             if isinstance(seen, Stranger):
                 return settle(site, seen, judge_stranger(site, seen))
-            standing = judge(site, seen, release=release)
+            seen = replace(seen, released=release)
+            standing = judge(site, seen)
             if standing is not NEXT:
                 return settle(site, seen, standing)
             return attempt(site, seen)
@@ -171,7 +170,7 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
 # Judge: from the manifest, the ledger and the data file's size; nothing is claimed or changed
 
 
-def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
+def judge(site: Site, arrival: Arrival) -> Place:
     """Say whether a batch is to be applied now."""
     with reading(site.engine) as connection:
         standing = stand(site, connection, arrival)
@@ -179,9 +178,8 @@ def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
             return unfinished(site, arrival) or standing
         if standing is not NEXT:
             return standing
-        if not release and (sentence := _deletes_too_much(site, connection, arrival)):
-            return Place(Verdict.HELD, Reason.DELETES, sentence)
-    return unfinished(site, arrival) or NEXT
+        lacking = consent.lacking(site, connection, arrival)
+    return lacking or unfinished(site, arrival) or NEXT
 
 
 def judge_stranger(site: Site, stranger: Stranger) -> Place:
@@ -226,32 +224,6 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
             sentence = f"this side went on without it ({state}); it comes too late and changes nothing"
             return Place(Verdict.DUPLICATE, None, sentence)
     return standing
-
-
-def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
-    if arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
-        return None
-    if arrival.manifest.kind is Kind.SNAPSHOT and (sentence := snapshots.removes_too_much(site, connection, arrival)):
-        return sentence
-    for name, counts in arrival.manifest.records.items():
-        if counts.delete <= site.limits.deleted_rows:
-            continue
-        table = arrival.channel.stream(name).table
-        share = site.limits.deleted_share
-        shard = arrival.channel.shard
-        parts = shard.of if shard is not None and name in shard.split else 1
-        # A batch that is held is judged at every run: no more rows are counted than let it through.
-        enough = min(math.ceil(parts * counts.delete / share) + parts, MAX_INTEGER) if share else MAX_INTEGER
-        some = sa.select(sa.literal(1)).select_from(table).limit(enough)
-        rows = (connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0) // parts
-        if counts.delete > rows * share:
-            return (
-                f"it deletes {counts.delete} of {rows} rows of {table.name}"
-                f"{'' if parts == 1 else f' that one of {parts} shards has'}, more than the set share of"
-                f" {share:.0%}; it is held for a person:"
-                f" `exchange import --release {arrival.sighting.stem}` applies it"
-            )
-    return None
 
 
 # Apply: under the channel's lock
@@ -330,7 +302,7 @@ def _take_effect(
         case Kind.SNAPSHOT:
             differences.find(site, connection, arrival, data)
             counts = applying.apply_records(site, connection, arrival, data)
-            return snapshots.conclude(connection, arrival, counts)
+            return snapshots.conclude(site, connection, arrival, counts)
         case Kind.CHANGES:
             return applying.apply_records(site, connection, arrival, data)
 

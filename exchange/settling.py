@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from exchange import gaps, ledger
 from exchange.arrivals import Arrival, Stranger
 from exchange.database import Busy, locked, now, reading
-from exchange.format.errors import BatchError, Incomplete, Reason, Unsupported, Verdict
+from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
 from exchange.format.manifest import Kind
 from exchange.format.order import Place
 from exchange.models import BatchState, Direction
@@ -24,18 +24,20 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
     """Record a verdict other than applied, and put the files where it says. May be repeated."""
     if verdict.verdict is Verdict.INCOMPLETE:
         verdict = _out_of_patience(site, seen, verdict)
+    changed = True
     match verdict:
         case Place(verdict=Verdict.DUPLICATE):
             site.spool.shelve(seen.sighting)
         case Place(verdict=Verdict.QUARANTINED):
             verdict = _quarantine(site, seen, verdict)
         case Place(verdict=Verdict.HELD):
-            _remember(site, seen, BatchState.HELD, verdict)
+            changed = _remember(site, seen, BatchState.HELD, verdict)
         case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
             if reason is not Reason.LOOK_AHEAD and seen.manifest is not None:
                 _remember(site, seen, BatchState.WAITING, verdict)
     assert verdict.verdict is not None  # NEXT is applied, never settled
-    return Imported(seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence)
+    stem, channel = seen.sighting.stem, seen.place[0]
+    return Imported(stem, channel, verdict.verdict, verdict.reason, verdict.sentence, changed=changed)
 
 
 def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
@@ -56,13 +58,15 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
     return Place(Verdict.DUPLICATE, verdict.reason, sentence)
 
 
-def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
-    """Write down that a batch waits or is held, once, not at every run."""
+def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> bool:
+    """Write down that a batch waits or is held, once, not at every run; say whether that was news."""
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
-    if known is None or (known.state, known.reason) != (state, verdict.reason):
-        with locked(site.engine, lock_of(seen)) as connection:
-            _write_down(connection, seen, state, verdict)
+    if known is not None and (known.state, known.reason) == (state, verdict.reason):
+        return False
+    with locked(site.engine, lock_of(seen)) as connection:
+        _write_down(connection, seen, state, verdict)
+    return True
 
 
 def lock_of(seen: Arrival | Stranger) -> str:
@@ -147,6 +151,8 @@ def verdict_on(fault: BatchError) -> Place:
     match fault:
         case Incomplete():
             return Place(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
+        case Ahead():
+            return Place(Verdict.HELD, Reason.VERSIONS, fault.sentence)
         case Unsupported():
             return Place(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
         case _:

@@ -44,6 +44,9 @@ LAYERS = {
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
         "accepting",
+        "ahead",
+        "braking",
+        "consent",
         "acknowledging",
         "alarming",
         "applying",
