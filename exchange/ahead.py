@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from exchange.channels import Channel, Stream
 from exchange.database import join, locked, now, whoami, world_errors
 from exchange.format import json as values
-from exchange.format.errors import RecordError, WorldError, printable
+from exchange.format.errors import RecordError, WorldError, found, printable
 from exchange.loader.staging import canonical_key, target_of
 from exchange.models import VERSION_COLUMN, ahead, event, tombstone
 from exchange.site import Site
@@ -27,6 +27,7 @@ ERROR = "version"
 """The error class of a record whose version is too far ahead."""
 
 _MICROSECOND = timedelta(microseconds=1)
+_DAY = timedelta(days=1) // _MICROSECOND
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -70,7 +71,7 @@ def most(site: Site, connection: Connection, channel: Channel) -> int:
     reached = _microseconds(moment)
     if known is not None:
         reached = max(reached, known.version + max(reached - _microseconds(known.at), 0))
-    return reached + round(site.limits.ahead_days * timedelta(days=1) / _MICROSECOND)
+    return reached + round(site.limits.ahead_days * _DAY)
 
 
 def fault(version: int, most: int, peer: str) -> RecordError:
@@ -164,9 +165,11 @@ def _receiving(site: Site, name: str) -> tuple[Channel, Stream]:
 def _key(site: Site, stream: Stream, text: str) -> dict[str, Any]:
     try:
         body = values.loads(text.encode())
-        site.checkers[stream.name].check_key(body)
+        if isinstance(body, dict):
+            site.checkers[stream.name].check_key(body)
+            return body
+        said = f"found {found(body)}"
     except RecordError as error:
-        columns = ", ".join(f'"{column.name}": ...' for column in stream.key)
         said = printable(error.sentence, 200)
-        raise WorldError(f"the key: expected {{{columns}}} as JSON, but {said}; nothing was done") from error
-    return dict(body)
+    columns = ", ".join(f'"{column.name}": ...' for column in stream.key)
+    raise WorldError(f"the key: expected {{{columns}}} as JSON, but {said}; nothing was done")

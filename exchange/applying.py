@@ -73,7 +73,8 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
         superseding.settle(refused, f"superseded: a later record of its key came with batch {arrival.sighting.stem}")
         _park_refused(bad, refused, loader.records(), lambda: _lines(arrival, data, site.limits))
         bad.write()
-    braking.note(site, connection, arrival.channel, loaded.gone, release=arrival.released)
+    upserts = {name: counts.upsert for name, counts in arrival.manifest.records.items()}
+    braking.note(site, connection, arrival, loaded.gone, upserts)
     if came > newest:
         ahead.let_in(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
     counts = loaded.counts

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
+from exchange.arrivals import Arrival
 from exchange.channels import Channel, Stream
 from exchange.database import now
 from exchange.format.json import MAX_INTEGER
@@ -50,11 +51,11 @@ class Brake:
         """Whether so many deletes more are so many that rows must be counted."""
         return self._before + deletes > self._limits.deleted_rows
 
-    def refusal(self, deletes: int, what: str) -> str | None:
-        """Say why so many deletes more are too many, as ``what`` begins it; None if they are not."""
+    def refusal(self, deletes: int, what: str, *, upserts: int = 0) -> str | None:
+        """Say why so many deletes beside so many upserts are too many, as ``what`` begins it; None if they are not."""
         if not self.is_near(deletes):
             return None
-        return self._of_the_batch(deletes, what) or self._of_the_window(deletes, what)
+        return self._of_the_batch(deletes, what) or self._of_the_window(deletes, what, upserts)
 
     def _of_the_batch(self, deletes: int, what: str) -> str | None:
         """Look at the batch alone, beside the rows that its shard has."""
@@ -66,13 +67,14 @@ class Brake:
         of_shards = "" if self._parts == 1 else f" that one of {self._parts} shards has"
         return f"{what} of {rows} rows of {self._stream.table.name}{of_shards}, {self._more_than()}"
 
-    def _of_the_window(self, deletes: int, what: str) -> str | None:
+    def _of_the_window(self, deletes: int, what: str, upserts: int) -> str | None:
         """Look at it together with those before it, beside all rows that there were meanwhile."""
         if not self._before:
             return None
         total = self._before + deletes
         rows = self._rows(total, 1)
-        if total <= (rows + self._before) * self._limits.deleted_share or self._comes_and_goes(rows - deletes):
+        left = rows - max(deletes - upserts, 0)
+        if total <= (rows + self._before) * self._limits.deleted_share or self._comes_and_goes(left):
             return None
         hours = f"{self._limits.deleted_hours:g} hours"
         return (
@@ -104,26 +106,27 @@ def window_hours(limits: Limits) -> int:
     return math.ceil(limits.deleted_hours)
 
 
-def note(site: Site, connection: Connection, channel: Channel, gone: Mapping[str, int], *, release: bool) -> None:
-    """Count the rows that a batch just deleted, by stream; with ``release``, a person's word, forget those before it.
+def note(
+    site: Site, connection: Connection, arrival: Arrival, gone: Mapping[str, int], upserts: Mapping[str, int]
+) -> None:
+    """Count the rows that a batch just deleted, by stream, beside so many upserts, in the transaction that did.
 
-    In the transaction that deleted them.
+    Where a person let the batch in, what went before it is forgotten with it.
     """
     hour = _hour()
     for name, number in gone.items():
         if not number:
             continue
         mine = deleted.c.stream == name
-        old = mine if release else mine & (deleted.c.hour <= hour - window_hours(site.limits))
+        old = mine if arrival.released else mine & (deleted.c.hour <= hour - window_hours(site.limits))
         connection.execute(sa.delete(deleted).where(old))
-        if release:
-            continue
         here = sa.update(deleted).where(mine, deleted.c.hour == hour)
-        if connection.execute(here.values(deleted=deleted.c.deleted + number)).rowcount:
+        if arrival.released or connection.execute(here.values(deleted=deleted.c.deleted + number)).rowcount:
             continue
-        rows = _count(connection, channel.stream(name), MOST_COUNTED) + number
+        left = _count(connection, arrival.channel.stream(name), MOST_COUNTED)
+        rows = min(left + max(number - upserts.get(name, 0), 0), MOST_COUNTED)
         insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        first = insert(deleted).values(stream=name, hour=hour, deleted=number, rows=min(rows, MOST_COUNTED))
+        first = insert(deleted).values(stream=name, hour=hour, deleted=number, rows=rows)
         more = {"deleted": deleted.c.deleted + first.excluded.deleted}
         connection.execute(first.on_conflict_do_update(index_elements=["stream", "hour"], set_=more))
 

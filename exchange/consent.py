@@ -48,6 +48,6 @@ def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> s
     for name, counts in arrival.manifest.records.items():
         if counts.delete:
             brake = Brake(site, connection, arrival.channel, arrival.channel.stream(name))
-            if sentence := brake.refusal(counts.delete, f"it deletes {counts.delete}"):
+            if sentence := brake.refusal(counts.delete, f"it deletes {counts.delete}", upserts=counts.upsert):
                 return sentence
     return None

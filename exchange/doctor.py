@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status
+from exchange import alarming, broker, capture, database, far_side, keys, ledger, migrate, status, strangers
 from exchange.assembly import assemble, folders, limits, load_request_handler
 from exchange.channels import Channel
 from exchange.folders import HOME_MODE, PRIVATE_MODE
@@ -334,6 +334,7 @@ def _database(settings: Settings, site: Site) -> Findings:
         ("first start", _first_start, "see the database's own log"),
         ("clock", _database_clock, "see the database's own log"),
         ("letters", _letters, "see the database's own log"),
+        ("strangers", _strangers, "see the database's own log"),
         ("link", _link, "see the database's own log"),
     )
     for check, step, remedy in steps:
@@ -465,6 +466,17 @@ def _letters(_settings: Settings, site: Site) -> Findings:
         yield Finding("letters", Level.WARNING, message, remedy)
     if not alarms:
         yield _ok("letters", "of the dead letters none is too old, nor are too many parked")
+
+
+def _strangers(_settings: Settings, site: Site) -> Findings:
+    """Look whether files come that nobody vouches for, and whether more of them are kept than may be."""
+    with database.reading(site.engine) as connection:
+        news = strangers.news(connection)
+    for sentence in (*(group.sentence for group in news), *strangers.lack_of_room(site)):
+        message, _, remedy = sentence.rpartition("; ")
+        yield Finding("strangers", Level.WARNING, message, remedy)
+    if not news:
+        yield _ok("strangers", "of late nothing came that nobody vouches for")
 
 
 # Link

@@ -45,6 +45,7 @@ class News(NamedTuple):
     missing: set[int]
     arrived: set[int]
     left: set[int]
+    lost: set[int]
 
 
 def note(site: Site, channel: str | None = None) -> None:
@@ -54,7 +55,6 @@ def note(site: Site, channel: str | None = None) -> None:
     """
     with world_errors(), reading(site.engine) as connection:
         stale = {flow.channel for flow, _ in _survey(site, connection)}
-        stale |= {flow.channel for flow, lost in _losses(site, connection) if lost}
     for name in sorted(stale):
         declared = site.channel(name)
         if declared is None or not declared.called(channel):
@@ -63,9 +63,6 @@ def note(site: Site, channel: str | None = None) -> None:
             for flow, news in _survey(site, connection):
                 if flow.channel == name:
                     _write(connection, flow, news)
-            for flow, lost in _losses(site, connection):
-                if flow.channel == name:
-                    _go_on_without(connection, flow, lost)
 
 
 def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
@@ -80,7 +77,7 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
             continue
         at, said = current.get(flow.channel), sent.get(flow.channel)
         if not _goes_on(flow, at, said, left):
-            news = News(set(), set(), rows[flow])
+            news = News(set(), set(), rows[flow], set())
         else:
             reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
             told = said.through if said is not None and said.epoch == flow.epoch else 0
@@ -91,7 +88,11 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
             arrived = rows[flow] & whole[flow]
             if channel.ordered:
                 arrived |= {sequence for sequence in rows[flow] if sequence <= reached}
-            news = News(missing, arrived, set())
+            lost: set[int] = set()
+            if said is not None and said.lost and said.epoch == flow.epoch:
+                place = _Place(flow, reached, came[flow], whole[flow], rows[flow])
+                lost = _lost(connection, place, said.lost, site.limits.look_ahead)
+            news = News(missing - lost, arrived, set(), lost)
         if any(news):
             yield flow, news
 
@@ -160,6 +161,7 @@ def _write(connection: Connection, flow: Flow, news: News) -> None:
     _open(connection, flow, news.missing)
     _close(connection, flow, news.arrived, GapState.ARRIVED)
     _close(connection, flow, news.left, GapState.LEFT, "its epoch was left")
+    _go_on_without(connection, flow, news.lost)
 
 
 def _open(connection: Connection, flow: Flow, sequences: Collection[int]) -> None:
@@ -237,27 +239,39 @@ def close_lost(
 ) -> None:
     """Go on without what the other side says it can't send again, but for what is here. May be repeated.
 
-    That it was ever sealed only a batch behind it proves that holds its place here: of anything else, of an epoch that
-    was left, and further than ``look_ahead`` beyond the position, nothing is believed.
+    That it was ever sealed only a batch behind it proves that is here: of anything else, of an epoch that was left, and
+    further than ``look_ahead`` beyond the position, nothing is believed. What proves it later is noted by ``note``.
     """
     flow = Flow(channel, epoch)
-    _go_on_without(connection, flow, _lost(connection, flow, ranges, look_ahead))
-
-
-def _lost(connection: Connection, flow: Flow, ranges: Iterable[Range], look_ahead: int) -> set[int]:
-    """Give the places that are believed to be lost, and are not given up yet."""
     current, left = _positions(connection)
     if flow in left:
-        return set()
-    at = current.get(flow.channel)
-    reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
-    furthest = min(ledger.furthest_held(connection, Direction.IN, *flow), reached + look_ahead)
-    rows, here = _missing(connection)[flow], _there(connection)[1][flow]
+        return
+    at = current.get(channel)
+    reached = at.sequence if at is not None and at.epoch == epoch else 0
+    came, whole = _there(connection)
+    place = _Place(flow, reached, came[flow], whole[flow], _missing(connection)[flow])
+    _go_on_without(connection, flow, _lost(connection, place, ranges, look_ahead))
+
+
+class _Place(NamedTuple):
+    """How far a flow has come, what is here of it behind that, whole or not, and what is missing."""
+
+    flow: Flow
+    reached: int
+    came: set[int]
+    whole: set[int]
+    missing: set[int]
+
+
+def _lost(connection: Connection, at: _Place, ranges: Iterable[Range], look_ahead: int) -> set[int]:
+    """Give the places that are believed to be lost, and are not given up yet."""
+    proven = max([at.reached, *at.came])
+    furthest = min(proven, at.reached + look_ahead)
     lost: set[int] = set()
     for first, last in ranges:
-        lost |= set(range(max(first, reached + 1), min(last, furthest) + 1))
-        lost |= {sequence for sequence in rows if first <= sequence <= min(last, max(furthest, reached))}
-    return lost - here - _given_up_beyond(connection, flow, reached) if lost else lost
+        lost |= set(range(max(first, at.reached + 1), min(last, furthest) + 1))
+        lost |= {sequence for sequence in at.missing if first <= sequence <= min(last, proven)}
+    return lost - at.whole - _given_up_beyond(connection, at.flow, at.reached) if lost else lost
 
 
 def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
@@ -265,15 +279,6 @@ def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
         _open(connection, flow, lost)
         _close(connection, flow, lost, GapState.LOST, "its sender can't send it again")
         _pass_over(connection, flow)
-
-
-def _losses(site: Site, connection: Connection) -> Iterator[tuple[Flow, set[int]]]:
-    """Give what the other side said that it lost, where batches behind it have come since."""
-    for name, said in _sent(connection).items():
-        channel = site.channel(name)
-        if said.lost and channel is not None and channel.target == site.network:
-            flow = Flow(name, said.epoch)
-            yield flow, _lost(connection, flow, said.lost, site.limits.look_ahead)
 
 
 def accept(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:

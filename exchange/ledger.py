@@ -425,12 +425,6 @@ def held_places(
     return set(connection.scalars(sa.select(batch.c.sequence).where(*here, some, sa.text(HOLDS_PLACE))))
 
 
-def furthest_held(connection: Connection, direction: Direction, channel: str, epoch: str) -> int:
-    """Give the last sequence of a channel's epoch at which a batch holds its place; 0 if there is none."""
-    here = (batch.c.direction == direction, batch.c.channel == channel, batch.c.epoch == epoch)
-    return connection.scalar(sa.select(sa.func.max(batch.c.sequence)).where(*here, sa.text(HOLDS_PLACE))) or 0
-
-
 def by_stem(connection: Connection, direction: Direction, stem: str) -> Entry | None:
     """Give the newest row of a stem, in any state."""
     row = connection.execute(

@@ -64,7 +64,7 @@ def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> st
         gone, brake = 0, Brake(site, connection, channel, stream)
         for keys in _missing(connection, channel, stream, last):
             gone += len(keys)
-            what = f"it removes {gone} or more that {site.peer} no longer has"
+            what = f"of what {site.peer} no longer has it removes {gone} or more"
             if sentence := brake.refusal(gone, what):
                 return sentence
     return None
@@ -127,7 +127,7 @@ def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> 
         loaded = loader.load()
         refused = {refusal.line: refusal for refusal in loaded.refusals}
         kept = loader.keys_of(refused)
-    braking.note(site, connection, channel, loaded.gone, release=arrival.released)
+    braking.note(site, connection, arrival, loaded.gone, {})
     letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
     dead_letters.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
     return loaded.counts.applied, len(letters)

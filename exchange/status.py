@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import alarming, capture, dead_letters, far_side, ledger
+from exchange import alarming, capture, dead_letters, far_side, ledger, strangers
 from exchange.channels import CONTROL, Channel
 from exchange.database import now, reading, world_errors
 from exchange.dead_letters import Backlog
@@ -24,6 +24,7 @@ from exchange.format.errors import WorldError
 from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.site import Site
 from exchange.spool import MARKER
+from exchange.strangers import Group
 
 _SHOWN = {
     Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED),
@@ -90,6 +91,7 @@ class Status:
     """This side at a glance.
 
     ``trouble`` says what is wrong with a shared folder; if ``incoming/`` can't be read at all, ``arrivals`` is None.
+    ``strangers`` is what came of late that nobody vouches for.
     """
 
     network: str
@@ -101,6 +103,7 @@ class Status:
     arrivals: Arrivals | None
     far_side: FarSide
     at: datetime
+    strangers: tuple[Group, ...] = ()
     trouble: str | None = field(default=None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,6 +115,7 @@ class Status:
             "channels": [channel.as_dict() for channel in self.channels],
             "dead_letters": self.backlog.as_dict() | {"alarms": list(self.alarms)},
             "arrivals": self.arrivals.as_dict() if self.arrivals else None,
+            "strangers": [group.as_dict() for group in self.strangers],
             "link": {
                 "kind": "one-way" if self.far_side.one_way else "two-way",
                 "heard": self.far_side.life.as_dict() if self.far_side.life else None,
@@ -163,6 +167,7 @@ def look(site: Site) -> Status:
         there = far_side.look(site, connection)
         channels = _channels(site, connection, there)
         backlog = dead_letters.backlog(connection)
+        nobodys = strangers.news(connection)
     moment = now()
     alarms = alarming.sentences(backlog, site.limits, moment)
     try:
@@ -171,7 +176,7 @@ def look(site: Site) -> Status:
         trouble = _lost_marker(site)
     except WorldError as error:
         arrivals, trouble = None, error.sentence
-    return Status(site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, trouble)
+    return Status(site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, nobodys, trouble)
 
 
 def _lost_marker(site: Site) -> str | None:
