@@ -11,14 +11,15 @@ from typing import BinaryIO
 
 from sqlalchemy import Connection
 
-from exchange import dead_letters
+from exchange import ahead, braking, dead_letters
 from exchange.arrivals import Arrival
 from exchange.bulk import uncollected
 from exchange.channels import Channel
 from exchange.dead_letters import Letter, Superseding
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.errors import BatchError, Reason, RecordError, printable, rule_of
+from exchange.format.errors import Ahead, BatchError, Reason, RecordError, printable, rule_of
+from exchange.format.json import MAX_INTEGER
 from exchange.ledger import Counts
 from exchange.loader import Loader, Refusal, TooManyRefusals
 from exchange.loader.staging import canonical_key
@@ -43,19 +44,23 @@ class Rejected(BatchError):  # noqa: N818 - named as the verdict is
 def apply_records(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
     """Load a batch's records and park those that are bad; give what became of them.
 
-    ``data`` is at its start and stays open. Raises Corrupt or Rejected: then nothing of it may be committed.
+    ``data`` is at its start and stays open. Raises Corrupt, Rejected or Ahead: then nothing of it may be committed.
     """
+    newest = ahead.most(site, connection, arrival.channel)
     with uncollected(), Loader(connection, arrival.channel, _allowed(arrival, site.limits)) as loader:
         bad = _BadRecords(connection, loader, arrival, site.limits)
         reader = BatchReader(data, arrival.manifest, site.limits.read)
-        understanding = Understanding(site, arrival.manifest.schemas, loader)
+        taken = MAX_INTEGER if arrival.released else newest
+        understanding = Understanding(site, arrival.manifest.schemas, loader, taken)
         superseding = _superseding(connection, arrival)
+        came = 0
         for lines in reader:
             for understood in understanding.of(lines, reader.first_line):
                 if isinstance(understood, Bad):
                     bad.park(understood.number, understood.line, understood.error)
                     continue
                 loader.add(understood.stream, understood.rows)
+                came = max(came, *understood.rows.versions)
                 if superseding.note(understood.stream, understood.rows):
                     loader.flush()
                     superseding.look_up()
@@ -68,6 +73,10 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
         superseding.settle(refused, f"superseded: a later record of its key came with batch {arrival.sighting.stem}")
         _park_refused(bad, refused, loader.records(), lambda: _lines(arrival, data, site.limits))
         bad.write()
+    upserts = {name: counts.upsert for name, counts in arrival.manifest.records.items()}
+    braking.note(site, connection, arrival, loaded.gone, upserts)
+    if came > newest:
+        ahead.let_in(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
     counts = loaded.counts
     return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
 
@@ -95,6 +104,8 @@ class _BadRecords:
     def park(self, number: int, line: bytes, error: RecordError, cause: str = "") -> None:
         """Park one line, or refuse the batch if that is one too many."""
         self.count += 1
+        if error.error == ahead.ERROR and (not self._allowed or self._beyond_limits()):
+            raise self._ahead(number, error)
         if not self._allowed:
             name = self._arrival.channel.name
             rule = printable(rule_of(error.error, error.pointer, cause), 300)
@@ -126,6 +137,12 @@ class _BadRecords:
             f"more of its {self._arrival.manifest.total} records are bad than the settings allow"
             f" ({self._allowed}, and {self._limits.invalid_share:.0%} of them); no record of it was applied"
         )
+
+    def _ahead(self, number: int, error: RecordError) -> Ahead:
+        command = (
+            f"`exchange import --release {self._arrival.sighting.stem}` applies it, and lets in what is as far ahead"
+        )
+        return Ahead(f"line {number}: {error.sentence}; the batch is held for a person: {command} from then on")
 
     def _beyond_limits(self) -> bool:
         share = self._limits.invalid_share * self._arrival.manifest.total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from exchange import ledger
 from exchange.blame import Stumbled, is_its_own, stumbled
@@ -36,6 +37,8 @@ class Arrival:
     channel: Channel
     signature: str | None = None
     """Line 2 of the manifest, as it came."""
+    released: bool = False
+    """A person lets it in, whatever it deletes and however new it says that it is."""
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -50,13 +53,23 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Stranger:
-    """A manifest that can't be acted on, and why. ``manifest`` is None if it isn't believed at all."""
+    """A manifest that can't be acted on, and why. ``manifest`` is None if it isn't believed at all.
+
+    ``signed`` says that a key we trust signed it.
+    """
 
     sighting: Sighting
     fault: BatchError
     digest: str | None = None
     line: bytes | None = None
     manifest: Manifest | None = None
+    signed: bool = False
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether it is no batch of our peer to us, as nobody vouches for it or it is for somebody else."""
+        unknown = self.manifest is None and not self.signed
+        return isinstance(self.fault, Misdirected) or (unknown and not isinstance(self.fault, Unsupported))
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -73,7 +86,10 @@ class Stranger:
 
 
 def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger]:
-    """Read and judge the manifests, but for those that have not changed since; order them by place."""
+    """Read and judge the manifests, but for those that have not changed since; order them by place.
+
+    What is nobody's comes last, however it is called: no batch waits for it.
+    """
 
     def read(sighting: Sighting) -> Arrival | Stranger | None:
         try:
@@ -87,7 +103,12 @@ def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger
     for one in seen:
         if isinstance(one, Stranger) and isinstance(one.fault, Stumbled):
             site.spool.believed.forget(one.sighting)  # whatever it was, it may not be so the next time
-    return sorted(seen, key=lambda one: (*one.place, one.sighting.name.attempt))
+    return sorted(seen, key=lambda one: (is_nobodys(one), *one.place, one.sighting.name.attempt))
+
+
+def is_nobodys(seen: Arrival | Stranger) -> TypeGuard[Stranger]:
+    """Say whether it is no batch of our peer to us."""
+    return isinstance(seen, Stranger) and seen.is_nobodys
 
 
 def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Stranger:
@@ -97,23 +118,25 @@ def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Strange
     """
     line: bytes | None = None
     manifest: Manifest | None = None
+    signed = False
     try:
         line, signature = split_manifest(content)
         if signature is not None or site.require_signature:
             site.trusted.check(line, signature)
+            signed = True
         claim = Manifest.parse(line)
         if signature is not None:
             _check_terms(site, signature.key, claim, digest(line))
         manifest = claim
         channel = _channel(site, manifest)
     except BatchError as fault:
-        return Stranger(sighting, fault, digest(line) if line else None, line, manifest)
+        return Stranger(sighting, fault, digest(line) if line else None, line, manifest, signed)
     except Exception as error:
         if not is_its_own(error):
             raise
-        return Stranger(sighting, stumbled(error))
-    signed = signature.encode().decode() if signature else None
-    return Arrival(sighting, manifest, line, digest(line), channel, signed)
+        return Stranger(sighting, stumbled(error), signed=signed)
+    proof = signature.encode().decode() if signature else None
+    return Arrival(sighting, manifest, line, digest(line), channel, proof)
 
 
 def _check_terms(site: Site, key: str, claim: Manifest, claim_digest: str) -> None:

@@ -31,6 +31,7 @@ from exchange import (
     readers,
     rehearsing,
     status,
+    strangers,
     stumbling,
 )
 from exchange.assembly import assemble, folders, limits, load_request_handler
@@ -448,6 +449,7 @@ def _database(settings: Settings, site: Site) -> Findings:
         ("clock", _database_clock, "see the database's own log"),
         ("letters", _letters, "see the database's own log"),
         ("batches", _batches, "see the database's own log"),
+        ("strangers", _strangers, "see the database's own log"),
         ("link", _link, "see the database's own log"),
     )
     for check, step, remedy in steps:
@@ -603,6 +605,17 @@ def _batches(_settings: Settings, site: Site) -> Findings:
         yield Finding("batches", Level.WARNING, message, remedy)
     if not told:
         yield _ok("batches", "none failed as it was taken in")
+
+
+def _strangers(_settings: Settings, site: Site) -> Findings:
+    """Look whether files come that nobody vouches for, and whether more of them are kept than may be."""
+    with database.reading(site.engine) as connection:
+        news = strangers.news(connection)
+    for sentence in (*(group.sentence for group in news), *strangers.lack_of_room(site)):
+        message, _, remedy = sentence.rpartition("; ")
+        yield Finding("strangers", Level.WARNING, message, remedy)
+    if not news:
+        yield _ok("strangers", "of late nothing came that nobody vouches for")
 
 
 # Link

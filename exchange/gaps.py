@@ -44,6 +44,7 @@ class News(NamedTuple):
     missing: set[int]
     arrived: set[int]
     left: set[int]
+    lost: set[int]
 
 
 def note(site: Site, channel: str | None = None) -> None:
@@ -75,7 +76,7 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
             continue
         at, said = current.get(flow.channel), sent.get(flow.channel)
         if not _goes_on(flow, at, said, left):
-            news = News(set(), set(), rows[flow])
+            news = News(set(), set(), rows[flow], set())
         else:
             reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
             told = said.through if said is not None and said.epoch == flow.epoch else 0
@@ -86,7 +87,11 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
             arrived = rows[flow] & whole[flow]
             if channel.ordered:
                 arrived |= {sequence for sequence in rows[flow] if sequence <= reached}
-            news = News(missing, arrived, set())
+            lost: set[int] = set()
+            if said is not None and said.lost and said.epoch == flow.epoch:
+                place = _Place(flow, reached, came[flow], whole[flow], rows[flow])
+                lost = _lost(connection, place, said.lost, site.limits.look_ahead)
+            news = News(missing - lost, arrived, set(), lost)
         if any(news):
             yield flow, news
 
@@ -158,6 +163,7 @@ def _write(connection: Connection, flow: Flow, news: News) -> None:
     _open(connection, flow, news.missing)
     _close(connection, flow, news.arrived, GapState.ARRIVED)
     _close(connection, flow, news.left, GapState.LEFT, "its epoch was left")
+    _go_on_without(connection, flow, news.lost)
 
 
 def _open(connection: Connection, flow: Flow, sequences: Collection[int]) -> None:
@@ -235,7 +241,8 @@ def close_lost(
 ) -> None:
     """Go on without what the other side says it can't send again, but for what is here. May be repeated.
 
-    Of an epoch that was left, and further than ``look_ahead`` beyond the position, nothing is believed.
+    That it was ever sealed only a batch behind it proves that is here: of anything else, of an epoch that was left, and
+    further than ``look_ahead`` beyond the position, nothing is believed. What proves it later is noted by ``note``.
     """
     flow = Flow(channel, epoch)
     current, left = _positions(connection)
@@ -243,15 +250,37 @@ def close_lost(
         return
     at = current.get(channel)
     reached = at.sequence if at is not None and at.epoch == epoch else 0
-    rows, here = _missing(connection)[flow], _there(connection)[1][flow]
+    came, whole = _there(connection)
+    place = _Place(flow, reached, came[flow], whole[flow], _missing(connection)[flow])
+    _go_on_without(connection, flow, _lost(connection, place, ranges, look_ahead))
+
+
+class _Place(NamedTuple):
+    """How far a flow has come, what is here of it behind that, whole or not, and what is missing."""
+
+    flow: Flow
+    reached: int
+    came: set[int]
+    whole: set[int]
+    missing: set[int]
+
+
+def _lost(connection: Connection, at: _Place, ranges: Iterable[Range], look_ahead: int) -> set[int]:
+    """Give the places that are believed to be lost, and are not given up yet."""
+    proven = max([at.reached, *at.came])
+    furthest = min(proven, at.reached + look_ahead)
     lost: set[int] = set()
     for first, last in ranges:
-        lost |= set(range(max(first, reached + 1), min(last, reached + look_ahead) + 1))
-        lost |= {sequence for sequence in rows if first <= sequence <= last}
-    lost -= here | _given_up_beyond(connection, flow, reached)
-    _open(connection, flow, lost - rows)
-    _close(connection, flow, lost, GapState.LOST, "its sender can't send it again")
-    _pass_over(connection, flow)
+        lost |= set(range(max(first, at.reached + 1), min(last, furthest) + 1))
+        lost |= {sequence for sequence in at.missing if first <= sequence <= min(last, proven)}
+    return lost - at.whole - _given_up_beyond(connection, at.flow, at.reached) if lost else lost
+
+
+def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
+    if lost:
+        _open(connection, flow, lost)
+        _close(connection, flow, lost, GapState.LOST, "its sender can't send it again")
+        _pass_over(connection, flow)
 
 
 def accept(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:

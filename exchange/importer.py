@@ -8,19 +8,30 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 from __future__ import annotations
 
 import errno
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, BinaryIO, TypeGuard
 
-import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange import adopting, applying, comparing, differences, gaps, hearing, ledger, reuniting, snapshots, stumbling
-from exchange.arrivals import Arrival, Stranger, believe, look
+from exchange import (
+    adopting,
+    applying,
+    comparing,
+    consent,
+    differences,
+    gaps,
+    hearing,
+    ledger,
+    reuniting,
+    snapshots,
+    strangers,
+    stumbling,
+)
+from exchange.arrivals import Arrival, Stranger, believe, is_nobodys, look
 from exchange.blame import Stumbled, is_its_own, stumbled
 from exchange.channels import Channel
 from exchange.database import Busy, join, now, reading, world_errors
@@ -38,13 +49,12 @@ from exchange.format.errors import (
     WorldError,
     printable,
 )
-from exchange.format.json import MAX_INTEGER
 from exchange.format.lineage import left_by
 from exchange.format.manifest import Kind
 from exchange.format.order import NEXT, Place, place
 from exchange.ledger import Counts, Entry
 from exchange.models import BatchState, Direction
-from exchange.outcomes import Imported, ImportRun, Retried
+from exchange.outcomes import Imported, ImportRun, Retried, Strangers
 from exchange.settling import known_row, lock_of, settle, unfinished, verdict_on
 from exchange.site import Site
 from exchange.waiting import Waiting
@@ -66,9 +76,10 @@ def run(
 ) -> ImportRun:
     """Take in what arrived: all of it, one channel's, or one batch. May be repeated at any time.
 
-    ``release`` is a person's word that a batch may delete as many rows as it names. ``stopping`` is asked
-    between batches. Where batches of more than one channel have come, ``hand_over`` is given their names to
-    have each imported beside the others; SQLite has one writer, so there they go one after the other, here.
+    ``release`` is a person's word that a batch may delete what it names, and that its versions are meant.
+    ``stopping`` is asked between batches. Where batches of more than one channel have come, ``hand_over`` is given
+    their names to have each imported beside the others; SQLite has one writer, so there they go one after the other,
+    here. What nobody vouches for comes behind all of them.
     Of a channel that somebody else works on the rest is left to them. Bad batches are outcomes; raises
     WorldError only if the folders can't be listed.
     """
@@ -79,6 +90,7 @@ def run(
     handed: set[str] = set()
     snapshots_of: dict[str, Channel] = {}
     reunited: tuple[Retried, ...] = ()
+    nobodys = Strangers()
     trouble = None
     try:
         with world_errors(), reading(site.engine) as connection:
@@ -89,7 +101,8 @@ def run(
                 outcomes.extend(waiting.miss(sightings))
                 stumbling.forget_gone(site, sightings.found)
         sighted = look(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
-        arrived = [seen for seen in sighted if _is_called(seen, channel)]
+        called = [seen for seen in sighted if _is_called(seen, channel)]
+        arrived = [seen for seen in called if not is_nobodys(seen)]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _still(waiting, seen) is None], hand_over)
         for number, seen in enumerate(arrived):
@@ -105,13 +118,16 @@ def run(
                     busy.add(seen.place[0])
                 if outcomes[-1].verdict is Verdict.APPLIED and _is_snapshot(seen):
                     snapshots_of[seen.channel.name] = seen.channel
+        nobodys = Strangers() if trouble else strangers.receive(site, list(filter(is_nobodys, called)))
+        outcomes.extend(nobodys.told)
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             ledger.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
         reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
     except (WorldError, Stumbled) as error:
         trouble = error.sentence
-    return ImportRun(tuple(outcomes), sightings.ignored, sightings.unpaired, trouble, tuple(sorted(handed)), reunited)
+    told, lanes = tuple(outcomes), tuple(sorted(handed))
+    return ImportRun(told, sightings.ignored, sightings.unpaired, trouble, lanes, reunited, nobodys)
 
 
 def _still(waiting: Waiting, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
@@ -200,7 +216,8 @@ def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported
         if isinstance(seen.fault, Stumbled):
             raise seen.fault
         return settle(site, seen, judge_stranger(site, seen))
-    standing = judge(site, seen, release=release)
+    seen = replace(seen, released=release)
+    standing = judge(site, seen)
     return attempt(site, seen) if standing is NEXT else settle(site, seen, standing)
 
 
@@ -214,7 +231,7 @@ def _stumble(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
 # Judge: from the manifest, the ledger and the data file's size; nothing is claimed or changed
 
 
-def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
+def judge(site: Site, arrival: Arrival) -> Place:
     """Say whether a batch is to be applied now."""
     with reading(site.engine) as connection:
         standing = stand(site, connection, arrival)
@@ -222,9 +239,8 @@ def judge(site: Site, arrival: Arrival, *, release: bool) -> Place:
             return unfinished(site, arrival) or standing
         if standing is not NEXT:
             return standing
-        if not release and (sentence := _deletes_too_much(site, connection, arrival)):
-            return Place(Verdict.HELD, Reason.DELETES, sentence)
-    return unfinished(site, arrival) or NEXT
+        lacking = consent.lacking(site, connection, arrival)
+    return lacking or unfinished(site, arrival) or NEXT
 
 
 def judge_stranger(site: Site, stranger: Stranger) -> Place:
@@ -271,32 +287,6 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
             sentence = f"this side went on without it ({state}); it comes too late and changes nothing"
             return Place(Verdict.DUPLICATE, None, sentence)
     return standing
-
-
-def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
-    if arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
-        return None
-    if arrival.manifest.kind is Kind.SNAPSHOT and (sentence := snapshots.removes_too_much(site, connection, arrival)):
-        return sentence
-    for name, counts in arrival.manifest.records.items():
-        if counts.delete <= site.limits.deleted_rows:
-            continue
-        table = arrival.channel.stream(name).table
-        share = site.limits.deleted_share
-        shard = arrival.channel.shard
-        parts = shard.of if shard is not None and name in shard.split else 1
-        # A batch that is held is judged at every run: no more rows are counted than let it through.
-        enough = min(math.ceil(parts * counts.delete / share) + parts, MAX_INTEGER) if share else MAX_INTEGER
-        some = sa.select(sa.literal(1)).select_from(table).limit(enough)
-        rows = (connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0) // parts
-        if counts.delete > rows * share:
-            return (
-                f"it deletes {counts.delete} of {rows} rows of {table.name}"
-                f"{'' if parts == 1 else f' that one of {parts} shards has'}, more than the set share of"
-                f" {share:.0%}; it is held for a person:"
-                f" `exchange import --release {arrival.sighting.stem}` applies it"
-            )
-    return None
 
 
 # Apply: under the channel's lock
@@ -391,7 +381,7 @@ def _take_effect(
         case Kind.SNAPSHOT:
             differences.find(site, connection, arrival, data)
             counts = applying.apply_records(site, connection, arrival, data)
-            return snapshots.conclude(connection, arrival, counts)
+            return snapshots.conclude(site, connection, arrival, counts)
         case Kind.CHANGES:
             return applying.apply_records(site, connection, arrival, data)
 

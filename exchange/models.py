@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Identity,
     Index,
@@ -395,6 +396,43 @@ agreement = Table(
 )
 """How a stream compared at its last checkpoint: rows ``sent`` and ``received`` there, the ``buckets`` that differ (a
 JSON array), what a repair ``found`` different (JSON; NULL where nobody looked), and since when."""
+
+stranger = Table(
+    "exchange_stranger",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("cause", String(31), primary_key=True),
+    Column("batches", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("samples", Text, nullable=False),
+)
+"""What came of a day (UTC) that nobody vouches for, counted by its cause, a reason for which batches are refused.
+``bytes`` are those of all their files, ``samples`` a JSON array of the first ones: name, and what was said of it."""
+
+deleted = Table(
+    "exchange_deleted",
+    metadata,
+    Column("stream", String(63), primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("deleted", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+)
+"""How many rows of a received stream batches deleted in an hour (since 1970), and how many rows there were before the
+first of those went, counted no further than ``braking.MOST_COUNTED``. What a person let in is not counted."""
+
+ahead = Table(
+    "exchange_ahead",
+    metadata,
+    Column("channel", String(31), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""How far ahead of this side's clock a person lets the versions of an incoming channel be, by its declared name: the
+version that was believed, and when."""
 
 success = Table(
     "exchange_success",

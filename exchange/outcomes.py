@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -73,11 +74,39 @@ class Retried:
 
 
 @dataclass(frozen=True)
+class Strangers:
+    """What became of files that nobody vouches for: ``put_aside``, or ``left`` in incoming, and ``why``.
+
+    ``told`` are the first of them.
+    """
+
+    told: tuple[Imported, ...] = ()
+    put_aside: int = 0
+    left: int = 0
+    why: str = ""
+
+    def sentences(self) -> Iterator[str]:
+        """Say it for people, as far as ``told`` doesn't."""
+        if self.put_aside > len(self.told):
+            yield (
+                f"{self.put_aside} batches that nobody vouches for were put aside;"
+                " `exchange quarantine strangers` shows them by day and cause"
+            )
+        if self.left and not (self.told and self.told[0].message.endswith(self.why)):
+            yield f"of {self.left} more that nobody vouches for each one stays: {self.why}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {"put_aside": self.put_aside, "left": self.left, "why": self.why or None}
+
+
+@dataclass(frozen=True)
 class ImportRun:
     """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches.
 
     ``handed`` names the channels that were handed over, to be imported beside this run. ``reunited`` are parked
-    records that were retried because what they refer to may have come.
+    records that were retried because what they refer to may have come. Of ``strangers`` those that are told of are
+    among ``batches``.
     """
 
     batches: tuple[Imported, ...]
@@ -86,6 +115,7 @@ class ImportRun:
     trouble: str | None = None
     handed: tuple[str, ...] = ()
     reunited: tuple[Retried, ...] = ()
+    strangers: Strangers = field(default_factory=Strangers)
 
     @property
     def busy(self) -> tuple[Busy, ...]:
@@ -101,6 +131,7 @@ class ImportRun:
             "trouble": self.trouble,
             "handed": list(self.handed),
             "reunited": len(self.reunited),
+            "strangers": self.strangers.as_dict(),
         }
 
 

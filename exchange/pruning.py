@@ -1,6 +1,7 @@
 """Prune: let go of files and settled dead letters whose retention has ended.
 
-Rows of the ledger and events stay: they are small, and they are the proof. Parked dead letters stay, too.
+Rows of the ledger and events stay: they are small, and they are the proof. Parked dead letters stay, too. What nobody
+vouches for goes with its files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from exchange import dead_letters
+from exchange import dead_letters, strangers
 from exchange.channels import CONTROL
 from exchange.database import now, world_errors, writing
 from exchange.format.manifest import Manifest
@@ -36,6 +37,7 @@ class Pruned:
     quarantined: int
     stray: int
     letters: int
+    strangers: int
 
     def as_dict(self) -> dict[str, int]:
         """Give the fields that scripts rely on."""
@@ -45,6 +47,7 @@ class Pruned:
             "quarantined": self.quarantined,
             "stray": self.stray,
             "letters": self.letters,
+            "strangers": self.strangers,
         }
 
 
@@ -61,6 +64,7 @@ def run(site: Site) -> Pruned:
             quarantined=site.spool.prune(folders.quarantine, oldest),
             stray=site.spool.prune(folders.tmp, oldest) + site.spool.sweep(),
             letters=_prune_letters(site),
+            strangers=strangers.prune(site, before),
         )
 
 

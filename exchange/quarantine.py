@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
 
+from sqlalchemy import Connection
+
 from exchange import ledger, replay
 from exchange.arrivals import Arrival, Stranger, believe
 from exchange.database import locked, now, reading, world_errors
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.verify import Report, judge
 from exchange.ledger import Entry, Event
 from exchange.models import BatchState
 from exchange.outcomes import Imported
-from exchange.settling import lock_of
+from exchange.settling import lock_of, verdict_on
 from exchange.site import Site
-from exchange.spool import Sighting, parse_label
+from exchange.spool import Sighting
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,14 @@ class Look:
 
 
 def listed(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
-    """Give what lies in quarantine, in the order of names, and how many there are. Raises WorldError."""
+    """Give what lies in quarantine, in the order of names, what nobody vouches for last, and how many there are.
+
+    Raises WorldError.
+    """
     wanted = None if channel is None else site.names_in_files(channel)
     lying = [one for one in site.spool.quarantined() if wanted is None or one.name.channel in wanted]
     with world_errors(), reading(site.engine) as connection:
-        shown = [
-            _described(site, seen, ledger.quarantined(connection, *_known_by(seen)))
-            for seen in _seen(site, lying[:limit])
-        ]
+        shown = [_described(site, seen, _entry(site, connection, seen)) for seen in _seen(site, lying[:limit])]
     return shown, len(lying)
 
 
@@ -70,7 +72,7 @@ def look(site: Site, label: str) -> Look:
     """Look at one closely: its files are verified again. Raises WorldError if there is none of this name."""
     seen = _find(site, label)
     with world_errors(), reading(site.engine) as connection:
-        entry = ledger.quarantined(connection, *_known_by(seen))
+        entry = _entry(site, connection, seen)
         history = ledger.history(connection, [entry.id]) if entry else []
     return Look(_described(site, seen, entry), _verified(site, seen), tuple(history))
 
@@ -89,7 +91,7 @@ def discard(site: Site, label: str, reason: str) -> Quarantined:
     """Give one up: nobody is told, its files go to the archive until their retention ends. Raises Busy, WorldError."""
     seen = _find(site, label)
     with world_errors(), locked(site.engine, lock_of(seen)) as connection:
-        entry = ledger.quarantined(connection, *_known_by(seen))
+        entry = _entry(site, connection, seen)
         found = _described(site, seen, entry)
         if entry is not None:
             ledger.give_up(connection, entry, BatchState.DISCARDED, reason)
@@ -113,16 +115,17 @@ def _seen(site: Site, lying: list[Sighting]) -> Iterator[Arrival | Stranger]:
 
 
 def _find(site: Site, label: str) -> Arrival | Stranger:
-    name, copy = parse_label(label)
-    wanted = Sighting(name, site.spool.folders.quarantine, copy=copy)
-    for seen in _seen(site, [wanted]):
+    for seen in _seen(site, [site.spool.refused(label)]):
         return seen
     msg = f"no batch {printable(label)} is in quarantine; nothing was done; `exchange quarantine` lists those there are"
     raise WorldError(msg)
 
 
-def _known_by(seen: Arrival | Stranger) -> tuple[str, str | None]:
-    return seen.sighting.stem, seen.digest
+def _entry(site: Site, connection: Connection, seen: Arrival | Stranger) -> Entry | None:
+    """Find the row that speaks of refused files; of what nobody vouched for there is none, whose line ever it has."""
+    if seen.sighting.folder == site.spool.folders.strangers:
+        return None
+    return ledger.quarantined(connection, seen.sighting.stem, seen.digest)
 
 
 def _described(site: Site, seen: Arrival | Stranger, entry: Entry | None) -> Quarantined:
@@ -134,11 +137,19 @@ def _described(site: Site, seen: Arrival | Stranger, entry: Entry | None) -> Qua
         channel,
         epoch,
         sequence,
-        entry.reason if entry else None,
-        site.spool.reason(seen.sighting),
+        entry.reason if entry else seen.fault.reason if isinstance(seen, Stranger) else None,
+        site.spool.reason(seen.sighting) or _said_now(seen),
         size,
         since,
     )
+
+
+def _said_now(seen: Arrival | Stranger) -> str:
+    """Say what is wrong with files that have no sentence beside them."""
+    if isinstance(seen, Stranger):
+        young = isinstance(seen.fault, Incomplete)
+        return f"{seen.fault}; have it sent again" if young else verdict_on(seen.fault).sentence
+    return f"a key that is trusted by now signed it: `exchange quarantine release {seen.sighting.label}` lets it in"
 
 
 def _verified(site: Site, seen: Arrival | Stranger) -> Report:

@@ -158,7 +158,8 @@ def _newest(site: Site, stem: str) -> Entry:
 
 
 def _unknown(stem: str) -> WorldError:
-    return WorldError(f"the ledger has no batch {stem}; nothing was done; `exchange batches` lists those there are")
+    listed = "`exchange batches` lists those there are, `exchange quarantine` also what nobody vouches for"
+    return WorldError(f"the ledger has no batch {stem}; nothing was done; {listed}")
 
 
 def _is_refused(entry: Entry) -> bool:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange import dead_letters
+from exchange import ahead, dead_letters
 from exchange.bulk import uncollected
 from exchange.channels import CONTROL, Channel
 from exchange.database import among, join, locked, reading, world_errors
@@ -247,7 +247,7 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
     refused: dict[int, Outcome] = {}
     with uncollected(), Loader(connection, channel, len(whole)) as loader:
         superseding = Superseding(connection, channel, streams, len(whole), but=mine)
-        for understood in _understood(site, channel, loader, whole):
+        for understood in _understood(site, connection, channel, loader, whole):
             if isinstance(understood, Bad):
                 refused[understood.number] = _refused(by_line[understood.number], understood.error)
             else:
@@ -269,13 +269,15 @@ def _kind(taken: Taken) -> tuple[int, str, str]:
     return (letter.schema_version or 0, letter.stream or "", letter.op or "")
 
 
-def _understood(site: Site, channel: Channel, loader: Loader, whole: Sequence[Taken]) -> Iterator[Any]:
+def _understood(
+    site: Site, connection: Connection, channel: Channel, loader: Loader, whole: Sequence[Taken]
+) -> Iterator[Any]:
     """Read the records; those of one kind follow each other, so that they are understood together."""
-    first = 1
+    first, newest = 1, ahead.most(site, connection, channel)
     for (version, *_), some in groupby(whole, key=_kind):
         lines = [one.record for one in some]
         schemas = {stream.name: version for stream in channel.streams} if version else {}
-        yield from Understanding(site, schemas, loader).of(lines, first)
+        yield from Understanding(site, schemas, loader, newest).of(lines, first)
         first += len(lines)
 
 

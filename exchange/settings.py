@@ -100,6 +100,7 @@ PasswordFile = Annotated[
 ]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of seconds above 0")]
 Patience = Annotated[float, Field(ge=0, allow_inf_nan=False), Expected("a number of seconds, 0 or more")]
+Hours = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of hours above 0")]
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of days above 0")]
 Share = Annotated[float, Field(ge=0, le=1), Expected("a share from 0 to 1")]
 Positive = Annotated[int, Field(ge=1, le=2**62), Expected("a whole number, 1 or more")]
@@ -214,11 +215,24 @@ class Settings(BaseSettings):
     poison_after: Positive = Field(
         default=5, description="After so many failed retries a dead letter is poison: retried only by its id."
     )
-    deleted_rows: Number = Field(default=1000, description="So many deletes in one batch are never held for a person.")
+    deleted_rows: Number = Field(
+        default=1000, description="So many deletes in a table, by batches of a while, are never held for a person."
+    )
     deleted_share: Share = Field(
-        default=0.5, description="Deletes of a larger share of a table hold the batch for a person."
+        default=0.5, description="Deletes of a larger share of a table, by batches of a while, hold one for a person."
+    )
+    deleted_hours: Hours = Field(
+        default=24.0, description="That while: deletes of so many hours before a batch count with its own."
+    )
+    ahead_days: Days = Field(
+        default=30.0, description="How far ahead of this clock a version may be until a person lets it in."
     )
     look_ahead: Positive = Field(default=10_000, description="How far ahead of the expected sequence a batch may be.")
+    strangers_at_once: Positive = Field(
+        default=1000, description="So many batches that nobody vouches for one import puts aside, at most."
+    )
+    stranger_files: Positive = Field(default=10_000, description="So many files of them are kept, at most.")
+    stranger_bytes: Positive = Field(default=256 * 1024**2, description="So many bytes of them are kept, at most.")
     grace_seconds: Patience = Field(
         default=3600.0, description="How long an incomplete batch is waited for before it is quarantined."
     )

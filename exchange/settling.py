@@ -12,18 +12,19 @@ from sqlalchemy import Connection
 from exchange import gaps, ledger
 from exchange.arrivals import Arrival, Stranger
 from exchange.database import Busy, locked, now, reading, writing
-from exchange.format.errors import BatchError, Incomplete, Reason, Unsupported, Verdict
+from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
 from exchange.format.manifest import Kind, Manifest
 from exchange.format.order import Place
 from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported
-from exchange.site import Site
+from exchange.site import Limits, Site
 
 
 def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
     """Record a verdict other than applied, and put the files where it says. May be repeated."""
     if verdict.verdict is Verdict.INCOMPLETE:
         verdict = _out_of_patience(site, seen, verdict)
+    changed = True
     match verdict:
         case Place(verdict=Verdict.DUPLICATE):
             _forget_attempts(site, seen)
@@ -32,12 +33,13 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
         case Place(verdict=Verdict.QUARANTINED):
             verdict = _quarantine(site, seen, verdict)
         case Place(verdict=Verdict.HELD):
-            _remember(site, seen, BatchState.HELD, verdict)
+            changed = _remember(site, seen, BatchState.HELD, verdict)
         case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
             if seen.manifest is not None and not _is_passing(seen.manifest, reason):
                 _remember(site, seen, BatchState.WAITING, verdict)
     assert verdict.verdict is not None  # NEXT is applied, never settled
-    return Imported(seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence)
+    stem, channel = seen.sighting.stem, seen.place[0]
+    return Imported(stem, channel, verdict.verdict, verdict.reason, verdict.sentence, changed=changed)
 
 
 def _is_passing(manifest: Manifest, reason: Reason | None) -> bool:
@@ -82,13 +84,15 @@ def _discard(site: Site, seen: Arrival | Stranger, verdict: Place) -> None:
             ledger.move(connection, known, BatchState.DISCARDED, verdict.sentence)
 
 
-def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
-    """Write down that a batch waits or is held, once, not at every run."""
+def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> bool:
+    """Write down that a batch waits or is held, once, not at every run; say whether that was news."""
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
-    if known is None or (known.state, known.reason) != (state, verdict.reason):
-        with locked(site.engine, lock_of(seen)) as connection:
-            _write_down(connection, seen, state, verdict)
+    if known is not None and (known.state, known.reason) == (state, verdict.reason):
+        return False
+    with locked(site.engine, lock_of(seen)) as connection:
+        _write_down(connection, seen, state, verdict)
+    return True
 
 
 def lock_of(seen: Arrival | Stranger) -> str:
@@ -145,14 +149,15 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Pl
     """Quarantine what stayed incomplete beyond the grace period."""
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
-    if seen.manifest is None:
-        # Nobody vouches for it, so nothing is written down before it is quarantined: its file's age must do.
-        waited = site.spool.seconds_since_written(seen.sighting, None)
-    elif known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
+    waited = 0.0
+    if known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
         waited = (now() - known.updated_at) / timedelta(seconds=1)
-    else:
-        waited = 0.0
-    if waited < site.limits.grace_seconds:
+    return worn_out(site.limits, verdict, waited)
+
+
+def worn_out(limits: Limits, verdict: Place, waited: float) -> Place:
+    """Give the verdict on what has been incomplete for so many seconds: that it is, or that this took too long."""
+    if waited < limits.grace_seconds:
         return verdict
     sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
     return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
@@ -172,6 +177,8 @@ def verdict_on(fault: BatchError) -> Place:
     match fault:
         case Incomplete():
             return Place(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
+        case Ahead():
+            return Place(Verdict.HELD, Reason.VERSIONS, fault.sentence)
         case Unsupported():
             return Place(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
         case _:

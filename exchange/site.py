@@ -27,7 +27,12 @@ class Limits:
     invalid_share: float = 0.1
     deleted_rows: int = 1_000
     deleted_share: float = 0.5
+    deleted_hours: float = 24.0
+    ahead_days: float = 30.0
     look_ahead: int = 10_000
+    strangers_at_once: int = 1_000
+    stranger_files: int = 10_000
+    stranger_bytes: int = 256 * 1024 * 1024
     grace_seconds: float = 3600.0
     settle_seconds: float = 10.0
     crashes: int = 3

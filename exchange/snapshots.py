@@ -16,8 +16,9 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import capture, dead_letters, hearsay, repairs
+from exchange import braking, capture, dead_letters, hearsay, repairs
 from exchange.arrivals import Arrival, part_of
+from exchange.braking import Brake
 from exchange.bulk import uncollected
 from exchange.channels import Channel, Stream
 from exchange.database import among
@@ -42,7 +43,7 @@ MANIFESTS_AT_ONCE = 100
 Key = Mapping[str, Any]
 
 
-def conclude(connection: Connection, arrival: Arrival, counts: Counts) -> Counts:
+def conclude(site: Site, connection: Connection, arrival: Arrival, counts: Counts) -> Counts:
     """Do what the last part of a snapshot asks for, once all parts are in; give what became of records and rows.
 
     ``counts`` is what became of this part's records. Runs in the transaction that applied them.
@@ -50,31 +51,25 @@ def conclude(connection: Connection, arrival: Arrival, counts: Counts) -> Counts
     last = _concluded_by(connection, arrival)
     if last is None:
         return counts
-    removed, kept = _prune(connection, arrival, last)
+    removed, kept = _prune(site, connection, arrival, last)
     if last.answers is not None:
         repairs.answered(connection, last.answers)
     return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept)
 
 
 def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
-    """Say why a snapshot's last part is held for a person, if it removes more rows than the settings let pass."""
+    """Say that a snapshot's last part removes more rows than the settings let pass, if so."""
     last = _concluded_by(connection, arrival)
     if last is None:
         return None
-    channel, limits = arrival.channel, site.limits
+    channel = arrival.channel
     for stream in _pruned(channel, last):
-        gone = rows = 0
+        gone, brake = 0, Brake(site, connection, channel, stream)
         for keys in _missing(connection, channel, stream, last):
             gone += len(keys)
-            if gone <= limits.deleted_rows:
-                continue
-            rows = rows or _count(connection, channel, stream)
-            if gone > rows * limits.deleted_share:
-                return (
-                    f"it removes {gone} or more of {rows} rows of {stream.table.name} that {site.peer} no longer has,"
-                    f" more than the set share of {limits.deleted_share:.0%}; it is held for a person:"
-                    f" `exchange import --release {arrival.sighting.stem}` applies it"
-                )
+            what = f"of what {site.peer} no longer has it removes {gone} or more"
+            if sentence := brake.refusal(gone, what):
+                return sentence
     return None
 
 
@@ -135,7 +130,7 @@ def _pruned(channel: Channel, part: Part) -> list[Stream]:
     return [one for one in capture.carried(channel.streams, channel.shard) if one.name in part.prune]
 
 
-def _prune(connection: Connection, arrival: Arrival, part: Part) -> tuple[int, int]:
+def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> tuple[int, int]:
     """Delete what the snapshot did not bring; give how many rows went, and how many had to stay."""
     channel = arrival.channel
     with uncollected(), Loader(connection, channel, MOST_KEPT) as loader:
@@ -150,6 +145,7 @@ def _prune(connection: Connection, arrival: Arrival, part: Part) -> tuple[int, i
         loaded = loader.load()
         refused = {refusal.line: refusal for refusal in loaded.refusals}
         kept = loader.keys_of(refused)
+    braking.note(site, connection, arrival, loaded.gone, {})
     letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
     dead_letters.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
     return loaded.counts.applied, len(letters)
@@ -230,9 +226,3 @@ def _hashed_alike(key: Key, stream: Stream) -> bool:
         if not plain:
             return False
     return True
-
-
-def _count(connection: Connection, channel: Channel, stream: Stream) -> int:
-    shard = channel.shard
-    parts = shard.of if shard is not None and stream.name in shard.split else 1
-    return (connection.scalar(sa.select(sa.func.count()).select_from(stream.table)) or 0) // parts

@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -66,6 +66,7 @@ class Folders:
             self.work,
             self.archive,
             self.quarantine,
+            self.strangers,
             self.home / "keys",
             self.home / "markers",
         )
@@ -94,6 +95,11 @@ class Folders:
     def quarantine(self) -> Path:
         """Batches refused, each with a sentence beside it."""
         return self.home / "quarantine"
+
+    @property
+    def strangers(self) -> Path:
+        """Files that nobody vouches for, so many of them as the settings allow."""
+        return self.home / "strangers"
 
 
 class Mark(NamedTuple):
@@ -401,27 +407,45 @@ class Spool:
         """Move a refused batch to ``quarantine/`` and write the sentence beside it."""
         self._settle(sighting, self.folders.quarantine, sentence)
 
+    def put_aside(self, sightings: Iterable[Sighting]) -> None:
+        """Move what nobody vouches for to ``strangers/``; the folder is synced once for all of them."""
+        with (
+            self._held(self.folders.work) as work,
+            self._held(self.folders.incoming) as incoming,
+            self._held(self.folders.quarantine) as quarantine,
+            self._held(self.folders.strangers) as strangers,
+        ):
+            for sighting in sightings:
+                stem = _free_stem((quarantine, strangers), sighting.stem)  # a person names one of either by it
+                _take(_files(sighting.stem, (work, incoming)), sighting.stem, strangers, stem)
+            strangers.sync()
+
     def _settle(self, sighting: Sighting, path: Path, sentence: str | None = None) -> None:
         """Move a batch's plain files, the manifest last; what is claimed comes first, and anything else stays."""
         with (
             self._held(self.folders.work) as work,
             self._held(self.folders.incoming) as incoming,
+            self._held(self.folders.strangers) as strangers,
             self._held(path) as folder,
         ):
-            stem = _free_stem(folder, sighting.stem)
+            stem = _free_stem((folder, strangers) if sentence else (folder,), sighting.stem)
             sources = _files(sighting.stem, (work, incoming))
             if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
                 self._write(folder, f"{stem}{_REASON}", f"{printable(sentence, 2000)}\n".encode())
-            for ending, source in sources.items():
-                with contextlib.suppress(FileNotFoundError, NotPlain):  # another process settles it, or it changed
-                    source.take(f"{sighting.stem}{ending}", folder, f"{stem}{ending}", mode=_OURS)
+            _take(sources, sighting.stem, folder, stem)
             folder.sync()
 
     def _keeping(self) -> tuple[Path, ...]:
-        return (self.folders.work, self.folders.incoming, self.folders.quarantine, self.folders.archive)
+        return (
+            self.folders.work,
+            self.folders.incoming,
+            self.folders.quarantine,
+            self.folders.archive,
+            self.folders.strangers,
+        )
 
     def kept(self, stem: str) -> Sighting | None:
-        """Find an incoming batch by its stem in work, incoming, quarantine or archive, in this order."""
+        """Find an incoming batch by its stem in work, incoming, quarantine, archive or strangers, in this order."""
         with contextlib.suppress(ValueError):
             name = BatchName.parse(stem)
             for path in self._keeping():
@@ -441,8 +465,30 @@ class Spool:
         return found
 
     def quarantined(self) -> list[Sighting]:
-        """List what lies in quarantine, in the order of names."""
-        return sorted(self._lying_in(self.folders.quarantine), key=attrgetter("name", "copy"))
+        """List what lies in quarantine, in the order of names, and behind it what nobody vouches for."""
+        folders = (self.folders.quarantine, self.folders.strangers)
+        return [one for path in folders for one in sorted(self._lying_in(path), key=attrgetter("name", "copy"))]
+
+    def refused(self, label: str) -> Sighting:
+        """Say where a batch in quarantine lies, or would, by the label of its files. Raises ValueError."""
+        name, copy = parse_label(label)
+        with self._held(self.folders.strangers) as strangers:
+            there = strangers.look(f"{label}{_MANIFEST}") is not None
+        return Sighting(name, self.folders.strangers if there else self.folders.quarantine, copy=copy)
+
+    def used_by_strangers(self) -> tuple[int, int]:
+        """Say how many files ``strangers/`` holds, and how many bytes they have."""
+        with self._listed(self.folders.strangers) as entries:
+            sizes = [plain.st_size for entry in entries if (plain := _plain(entry)) is not None]
+        return len(sizes), sum(sizes)
+
+    def sizes(self, sighting: Sighting) -> tuple[int, int]:
+        """Say how many files a batch has that arrived, and how many bytes they have."""
+        with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming:
+            files = _files(sighting.stem, (work, incoming))
+            looks = [folder.look(f"{sighting.stem}{ending}") for ending, folder in files.items()]
+        found = [one.st_size for one in looks if one is not None]
+        return len(found), sum(found)
 
     def _lying_in(self, path: Path) -> Iterator[Sighting]:
         """Give the batches of a folder, by their manifests."""
@@ -488,9 +534,9 @@ class Spool:
 
     def retire(self, sighting: Sighting) -> None:
         """Move a batch that a person gave up to ``archive/``, wherever it lies."""
-        if sighting.folder == self.folders.quarantine:
+        if sighting.folder in (self.folders.quarantine, self.folders.strangers):
             with self._held(self.folders.archive) as archive:
-                free = _free_stem(archive, sighting.stem)
+                free = _free_stem((archive,), sighting.stem)
             self._move_all(sighting, self.folders.archive, free)
         else:
             self.shelve(sighting)
@@ -592,14 +638,20 @@ def _files(stem: str, folders: tuple[Folder, ...]) -> dict[str, Folder]:
     return files
 
 
-def _free_stem(folder: Folder, stem: str) -> str:
-    """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of ``folder`` has.
+def _take(sources: dict[str, Folder], stem: str, target: Folder, label: str) -> None:
+    for ending, source in sources.items():
+        with contextlib.suppress(FileNotFoundError, NotPlain):  # another process settles it, or it changed
+            source.take(f"{stem}{ending}", target, f"{label}{ending}", mode=_OURS)
+
+
+def _free_stem(folders: tuple[Folder, ...], stem: str) -> str:
+    """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of any of ``folders`` has.
 
     A carrier that brings the same batch every minute leaves thousands: they are not all asked for.
     """
 
     def taken(number: int) -> bool:
-        return folder.has(f"{_label(stem, number)}{_MANIFEST}")
+        return any(folder.has(f"{_label(stem, number)}{_MANIFEST}") for folder in folders)
 
     free = 1
     while taken(free):

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import alarming, capture, dead_letters, far_side, ledger, stumbling
+from exchange import alarming, capture, dead_letters, far_side, ledger, strangers, stumbling
 from exchange.channels import CONTROL, Channel
 from exchange.database import now, reading, world_errors
 from exchange.dead_letters import Backlog
@@ -23,6 +23,7 @@ from exchange.far_side import FarSide, There
 from exchange.format.errors import WorldError
 from exchange.models import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.site import Site
+from exchange.strangers import Group
 
 _SHOWN = {
     Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED),
@@ -89,6 +90,7 @@ class Status:
     """This side at a glance.
 
     ``trouble`` says what is wrong with a shared folder; if ``incoming/`` can't be read at all, ``arrivals`` is None.
+    ``strangers`` is what came of late that nobody vouches for.
     """
 
     network: str
@@ -100,6 +102,7 @@ class Status:
     arrivals: Arrivals | None
     far_side: FarSide
     at: datetime
+    strangers: tuple[Group, ...] = ()
     trouble: str | None = field(default=None)
     stumbles: tuple[str, ...] = ()
     """Batches that could not be taken in, whatever it was about them."""
@@ -114,6 +117,7 @@ class Status:
             "dead_letters": self.backlog.as_dict() | {"alarms": list(self.alarms)},
             "arrivals": self.arrivals.as_dict() if self.arrivals else None,
             "stumbles": list(self.stumbles),
+            "strangers": [group.as_dict() for group in self.strangers],
             "link": {
                 "kind": "one-way" if self.far_side.one_way else "two-way",
                 "heard": self.far_side.life.as_dict() if self.far_side.life else None,
@@ -167,6 +171,7 @@ def look(site: Site) -> Status:
         channels = _channels(site, connection, there)
         backlog = dead_letters.backlog(connection)
         stumbles = tuple(stumbling.told(site, connection))
+        nobodys = strangers.news(connection)
     moment = now()
     alarms = alarming.sentences(backlog, site.limits, moment)
     try:
@@ -175,7 +180,9 @@ def look(site: Site) -> Status:
         trouble = _lost_marker(site)
     except WorldError as error:
         arrivals, trouble = None, error.sentence
-    return Status(site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, trouble, stumbles)
+    return Status(
+        site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, nobodys, trouble, stumbles
+    )
 
 
 def _lost_marker(site: Site) -> str | None:

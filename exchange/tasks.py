@@ -23,6 +23,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from exchange import (
     accepting,
     adopting,
+    ahead,
     alarming,
     bulk_retry,
     discarding,
@@ -37,6 +38,7 @@ from exchange import (
     resending,
     resyncing,
     retry,
+    strangers,
     telling,
 )
 from exchange.arguments import (
@@ -63,6 +65,7 @@ from exchange.callers import REFUSED, TICK, caller_by_hand
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
 from exchange.database import Busy, acting_for, world_errors
 from exchange.format.errors import RecordError, WorldError
+from exchange.format.json import MAX_INTEGER
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.holding import holding_name
 from exchange.models import BatchState
@@ -216,6 +219,8 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     _raise_if_only_busy(run.busy, done)
     if run.reunited:
         log.info("reunited", dead_letters=len(run.reunited))
+    if run.strangers.put_aside:
+        log.warning("strangers", **run.strangers.as_dict())
     return _told(run.batches, run.as_dict(), "nothing to import")
 
 
@@ -326,6 +331,30 @@ def discard_quarantined(batch: str, reason: str) -> Result:
     check_batch(batch, parse_label)
     quarantine.discard(_site(), batch, reason)
     return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
+
+
+@_task("exchange.clear_strangers")
+def clear_strangers() -> Result:
+    """Remove all files that nobody vouches for from quarantine."""
+    return _counted({"removed": strangers.clear(_site())}, "nothing to remove")
+
+
+@_task("exchange.let_in_versions")
+def let_in_versions(reason: str, channel: str, version: int) -> Result:
+    """Believe a version of a channel that this side receives, and what is as far ahead from now on."""
+    site = _site()
+    check_channel(channel or "", site.incoming(), "received")
+    if type(version) is not int or not 0 < version <= MAX_INTEGER:
+        raise Refused(f"version: expected a whole number from 1 to {MAX_INTEGER}, found {shown(version)}")
+    return ahead.let_in_by_hand(site, channel, version, reason).as_dict()
+
+
+@_task("exchange.free_row")
+def free_row(stream: str, key: str) -> Result:
+    """Let a row that an absurd version has frozen, or a deleted key, take the next record again."""
+    for name, value in (("stream", stream), ("key", key)):
+        check_text(name, value or None)
+    return ahead.free(_site(), stream or "", key or "").as_dict()
 
 
 @_task("exchange.resync")

@@ -22,7 +22,7 @@ from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.control import Heard, Heartbeat, Proof, Request, Sent
-from exchange.format.errors import Verdict, WorldError, printable
+from exchange.format.errors import Reason, Verdict, WorldError, printable
 from exchange.format.manifest import Kind, Manifest
 from exchange.format.record import Op, Record
 from exchange.models import BatchState, Direction, RepairState, batch, position, repair
@@ -31,6 +31,9 @@ from exchange.site import Site
 
 DUE_SHARE = 0.5
 """With an export a control batch goes out if the last one is older than this share of the period."""
+
+NOBODYS = frozenset({Reason.UNTRUSTED, Reason.MISDIRECTED})
+"""Why files are refused of which there is nothing to tell: they are not the other side's."""
 
 MOST_REQUESTS = 100
 """So many open requests are told, the oldest first."""
@@ -43,7 +46,7 @@ def after_import(site: Site, outcomes: Iterable[Imported], stopping: Callable[[]
     """
     changed = [one for one in outcomes if one.changed and one.verdict is not Verdict.BUSY]
     heard = any(one.channel == CONTROL and one.verdict is Verdict.APPLIED for one in changed)
-    news = any(one.channel != CONTROL for one in changed)
+    news = any(one.channel != CONTROL and one.reason not in NOBODYS for one in changed)
     trouble = None
     if heard:
         trouble = _in_peace(lambda: resending.run(site, stopping))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from exchange import ahead
 from exchange.format import record as records
 from exchange.format.errors import RecordError, printable
 from exchange.format.json import Unreadable
@@ -43,8 +44,9 @@ class Bad(NamedTuple):
 class Understanding:
     """Reads the lines of one batch."""
 
-    def __init__(self, site: Site, schemas: Mapping[str, int], loader: Loader) -> None:
-        """Prepare for a batch whose manifest lists ``schemas``."""
+    def __init__(self, site: Site, schemas: Mapping[str, int], loader: Loader, newest: int) -> None:
+        """Prepare for a batch whose manifest lists ``schemas``, of which no version above ``newest`` is taken."""
+        self._newest = newest
         self._site = site
         self._schemas = schemas
         self._loader = loader
@@ -81,7 +83,13 @@ class Understanding:
     def _checked(self, lines: Sequence[bytes], numbers: Sequence[int], run: Run) -> Iterator[Good | Bad]:
         """Check the records of ``lines``, lift them to the current schema version, and make their rows."""
         refused: set[int] = set()
+        if max(run.versions, default=0) > self._newest:
+            refused = {place for place, version in enumerate(run.versions) if version > self._newest}
+            for place in refused:
+                yield Bad(numbers[place], lines[place], ahead.fault(run.versions[place], self._newest, self._site.peer))
         for place in self._suspects(run):
+            if place in refused:
+                continue
             record = Record(run.stream, run.op, run.versions[place], run.bodies[place])
             try:
                 run.bodies[place] = checked(self._site, self._schemas, record).body

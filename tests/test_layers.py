@@ -52,6 +52,9 @@ LAYERS = {
     # The stories, readable top to bottom. They know neither Celery nor settings, so any door may call them.
     WORKFLOWS: {
         "accepting",
+        "ahead",
+        "braking",
+        "consent",
         "acknowledging",
         "adopting",
         "alarming",
@@ -93,6 +96,7 @@ LAYERS = {
         "snapshots",
         "status",
         "stumbling",
+        "strangers",
         "telling",
         "understanding",
         "untrusting",

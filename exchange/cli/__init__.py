@@ -30,6 +30,7 @@ from exchange.cli import (
     schema,
     setup,
     state,
+    versions,
 )
 from exchange.cli.running import Commands
 
@@ -77,6 +78,7 @@ app.command()(reconcile.reconcile)
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(gaps.app, name="gaps")
+app.add_typer(versions.app, name="versions")
 app.command()(gaps.resend)
 app.command()(files.verify)
 app.command()(files.inspect)

@@ -51,7 +51,9 @@ def import_(
     release: Annotated[
         str | None,
         typer.Option(
-            metavar="STEM", help="Only this batch, though it deletes more than the settings allow.", show_default=False
+            metavar="STEM",
+            help="Only this batch, though it deletes more, or is newer, than the settings allow.",
+            show_default=False,
         ),
     ] = None,
     reason: Reason = None,
@@ -79,6 +81,8 @@ def import_(
     show_imported(run.batches, as_json)
     if trouble:
         output.warn(trouble)
+    for sentence in run.strangers.sentences():
+        output.warn(sentence)
     if run.ignored or run.unpaired:
         output.say(
             f"left alone in incoming: {run.ignored} files that are no batch,"

@@ -125,3 +125,44 @@ def discard(
         output.emit(done)
     else:
         output.tell(f"batch {wanted} is discarded; its files are in the archive until their retention ends")
+
+
+@app.command()
+def strangers(limit: Limit = 50, as_json: Json = False) -> None:
+    """Show what came that nobody vouches for, by day and cause, the newest first."""
+    from exchange import strangers as counting
+    from exchange.database import reading, world_errors
+
+    with open_site() as site, world_errors(), reading(site.engine) as connection:
+        found = counting.groups(connection, limit=limit)
+    if as_json:
+        for group in found:
+            output.emit(group.as_dict())
+        return
+    if not found:
+        output.say("nothing came that nobody vouches for")
+        return
+    output.table(
+        ["day", "cause", "batches", "bytes", "last", "such as"],
+        [(one.day, one.cause, one.batches, one.bytes, moment(one.last_at), one.samples[0]["batch"]) for one in found],
+    )
+    for group in found[:1]:
+        output.warn(f"{group.samples[0]['batch']}: {group.samples[0]['message']}")
+
+
+@app.command()
+def clear(
+    reason: Annotated[str, typer.Option(help="Why nobody needs them; it is kept in the audit.")],
+    who: As = None,
+    as_json: Json = False,
+) -> None:
+    """Remove all files that nobody vouches for from quarantine. What was counted of them stays."""
+    from exchange import strangers as counting
+
+    with open_site() as site, by_hand(site, "clear_strangers", {}, who=who, why=reason) as act:
+        done = {"removed": counting.clear(site)}
+        act.came_to(done)
+    if as_json:
+        output.emit(done)
+    else:
+        output.tell(f"{done['removed']} files that nobody vouches for are removed")

@@ -90,6 +90,12 @@ def _say_what_waits(found: Status) -> None:
         output.warn(f"{found.backlog.parked} dead letters are parked; `exchange dead-letters` shows them by cause")
     for sentence in found.alarms:
         output.complain(sentence)
+    _say_what_is_nobodys(found)
+
+
+def _say_what_is_nobodys(found: Status) -> None:
+    for group in found.strangers:
+        output.warn(group.sentence)
     if found.arrivals and (found.arrivals.ignored or found.arrivals.unpaired):
         output.say(
             f"left alone in incoming: {found.arrivals.ignored} files that are no batch,"

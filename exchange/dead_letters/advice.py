@@ -47,6 +47,12 @@ _INCOMING = {
         "the other side said of itself or of us what can't be: it changed nothing, and its next control batch settles"
         " it; if it comes again, ask its operator, and see whether either database was restored (`exchange doctor`)",
     ),
+    "version": Advice(
+        _SENDER,
+        "see both sides' clocks (`exchange doctor`); if the version is meant, `exchange versions let-in CHANNEL VERSION"
+        " --reason TEXT`, then `exchange dead-letters retry {id}`; if not, discard it, and have the row sent again"
+        " (`exchange reconcile CHANNEL`)",
+    ),
     "unique": Advice(_HERE, _MAKE_ROOM),
     "constraint": Advice(_HERE, _MAKE_ROOM),
     "database": Advice(_HERE, _MAKE_ROOM),

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     REJECTED = "rejected"
     CRASHED = "crashed"
     DELETES = "deletes"
+    VERSIONS = "versions"
     LOOK_AHEAD = "look_ahead"
     LOST = "lost"
     GIVEN_UP = "given_up"
@@ -85,6 +86,12 @@ class Unsupported(BatchError):  # noqa: N818 - the name is the verdict
     """A newer writer made this: hold it untouched until this side is upgraded."""
 
     reason = Reason.UNSUPPORTED
+
+
+class Ahead(BatchError):  # noqa: N818 - the name is the verdict
+    """Versions of its records are far ahead of every clock: hold it until a person says that they are meant."""
+
+    reason = Reason.VERSIONS
 
 
 class Incomplete(BatchError):  # noqa: N818 - the name is the verdict

@@ -36,10 +36,11 @@ class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the load did, and the lines it refused."""
+    """What the load did, the lines it refused, and how many rows it deleted, by stream."""
 
     counts: Counts
     refusals: tuple[Refusal, ...]
+    gone: Mapping[str, int]
 
 
 class Loader:
@@ -99,7 +100,8 @@ class Loader:
             self._apply(staged)
         if self._hidden:
             self._show_to_capture()
-        return Loaded(self._count(intakes), tuple(self._refusals))
+        gone = {intake.stream.name: intake.stage.gone for intake in intakes}
+        return Loaded(self._count(intakes), tuple(self._refusals), gone)
 
     def unchanged(self) -> dict[int, str]:
         """Give the lines that changed nothing, each with its outcome, ``DUPLICATE`` or ``STALE``; after ``load``."""

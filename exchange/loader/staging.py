@@ -127,6 +127,8 @@ class Stage(Arrivals):
         self.rows = 0
         """How many rows are in it, and how many of them are deletes."""
         self.deletes = 0
+        self.gone = 0
+        """How many rows of the target those deleted, once they are written."""
 
     def keep(self, rows: Rows) -> None:
         """Put rows into it."""

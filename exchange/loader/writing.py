@@ -44,6 +44,7 @@ def upsert(stage: Stage) -> list[Refusal]:
 
 def delete(stage: Stage) -> list[Refusal]:
     """Delete every applying key of a stream; give those that the database refused."""
+    stage.gone = 0
     return _write(stage, Op.DELETE, lambda lines: _delete_statement(stage, lines))
 
 
@@ -165,7 +166,8 @@ def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: i
     lines = stage.table.c[LINE].between(first, last)
     try:
         with stage.connection.begin_nested():
-            stage.connection.execute(statement(lines))
+            done = stage.connection.execute(statement(lines))
+            stage.gone += done.rowcount if op is Op.DELETE else 0
             return
     except DBAPIError as error:
         if not refuses_the_row(error):

@@ -316,10 +316,26 @@ def test_what_was_lost_before_anybody_missed_it_is_not_waited_for(receiver: Side
     forger.send([account(1, FIRST)])
     verdicts(receiver)
     forger.make()
-    lose(receiver, (2, 2))
+    say(receiver, 3, lost=((2, 2),))
     forger.send([account(3, FIRST + 3)])
-    assert verdicts(receiver) == [Verdict.APPLIED]
+    assert verdicts(receiver) == [Verdict.WAITING]  # it proves that there was a second one
     assert rows(receiver, GapState.LOST) == [2]
+    assert verdicts(receiver) == [Verdict.APPLIED]
+    assert rows(receiver) == []
+
+
+def test_a_loss_moves_nothing_that_no_batch_behind_it_proves(receiver: Side, forger: Forger) -> None:
+    forger.send([account(1, FIRST)])
+    verdicts(receiver)
+    say(receiver, 9_999_999_999, lost=((2, 9_999_999_999),))
+    lose(receiver, (2, 9_999_999_999))
+    lose(receiver, (1, 9_999_999_999), epoch=OTHER)
+    verdicts(receiver)
+    assert (rows(receiver, GapState.LOST), rows(receiver, GapState.LOST, OTHER)) == ([], [])
+    assert reached(receiver)[:2] == (EPOCH, 1)
+    forger.send([account(2, FIRST + 2)])
+    assert verdicts(receiver) == [Verdict.APPLIED]
+    assert ids(receiver) == [1, 2]
 
 
 def test_a_loss_beyond_the_look_ahead_or_of_an_epoch_that_was_left_changes_nothing(
