@@ -573,12 +573,13 @@ class Spool:
     # Wherever they are, for whoever looks for a record in them
 
     def lying(self) -> list[Lying]:
-        """List every data file, batch's or draft's, in every folder."""
+        """List every data file in every folder, and every draft that a crash may have left, but for the carrier's."""
         folders = self.folders
         found: list[Lying] = []
         for folder in (folders.sealed, folders.outgoing, *self._keeping(), folders.tmp):
             with self._listed(folder) as entries:
-                found += [one for entry in entries if (one := _lying(folder, entry)) is not None]
+                lying = (_lying(folder, entry) for entry in entries)
+                found += [one for one in lying if one and (one.name or folder != folders.incoming)]
         return sorted(found, key=attrgetter("folder", "label", "ending"))
 
     def open_lying(self, file: Lying) -> BinaryIO:
@@ -682,8 +683,9 @@ def _lying(folder: Path, entry: os.DirEntry[str]) -> Lying | None:
     """Give a data file of a folder, None for anything else."""
     if _plain(entry) is None or entry.name.endswith(_MANIFEST):
         return None
-    if entry.name.endswith(_DRAFT):
-        return Lying(folder, entry.name.removesuffix(_DRAFT), _DRAFT, None)
+    for ending in (_DRAFT, ".tmp"):
+        if entry.name.endswith(ending):
+            return Lying(folder, entry.name.removesuffix(ending), ending, None)
     for ending in _DATA_ENDINGS:
         if entry.name.endswith(ending):
             with contextlib.suppress(ValueError):

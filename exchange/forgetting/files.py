@@ -21,6 +21,8 @@ from exchange.site import Site
 from exchange.spool import Lying
 
 _PIECE_BYTES = 1024 * 1024
+_FRAME = b"\x28\xb5\x2f\xfd"
+"""How a zstd frame begins."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def find(site: Site, connection: Connection, sought: Sought) -> list[Found]:
     found = []
     for files in site.spool.lying():
         what = _look(site, files, sought)
-        if what is None or (what is What.UNREADABLE and files.channel not in carrying):
+        # Of a draft nobody knows whose it is, and nobody misses it.
+        if what is None or (what is What.UNREADABLE and files.name and files.channel not in carrying):
             continue
         found.append(judged(site, connection, Found(files, what)))
     return found
@@ -56,6 +59,8 @@ def find(site: Site, connection: Connection, sought: Sought) -> list[Found]:
 def _look(site: Site, files: Lying, sought: Sought) -> What | None:
     try:
         with site.spool.open_lying(files) as file:
+            if files.ending.endswith(".age"):
+                return What.UNREADABLE
             for line in _lines(site, _content(file, files.ending)):
                 what = sought.find(line)
                 if what is not None:
@@ -68,9 +73,9 @@ def _look(site: Site, files: Lying, sought: Sought) -> What | None:
 
 
 def _content(file: BinaryIO, ending: str) -> Iterator[bytes]:
-    """Give the content as far as it can be read. Raises EOFError or Corrupt where that ends."""
-    if ending.endswith(".age"):
-        raise EOFError
+    """Give the content as far as it can be read, whatever its name says. Raises EOFError or Corrupt where that ends."""
+    compressed = file.read(len(_FRAME)) == _FRAME
+    file.seek(0)
 
     def exactly(size: int) -> bytes:
         piece = file.read(size)
@@ -78,10 +83,12 @@ def _content(file: BinaryIO, ending: str) -> Iterator[bytes]:
             raise EOFError
         return piece
 
-    if ending != ".jsonl":
+    if compressed:
         yield from open_frame(exactly)
     # Of what is not compressed all, of a frame what somebody put behind it.
     yield from iter(lambda: file.read(_PIECE_BYTES), b"")
+    if ending.endswith(".zst") and not compressed:
+        raise EOFError  # its first bytes are damaged
 
 
 def _lines(site: Site, content: Iterator[bytes]) -> Iterator[bytes]:
@@ -108,17 +115,15 @@ def _check_bounds(size: int, most: int) -> None:
 def judged(site: Site, connection: Connection, found: Found) -> Found:
     """Say what the ledger knows of a batch now, and whether its files are still needed."""
     folders, files = site.spool.folders, found.files
+    if files.name is None:
+        return found
     if files.folder in (folders.work, folders.incoming):
         entry = ledger.by_stem(connection, Direction.IN, files.stem)
         return replace(found, entry=entry, kept="it waits to be imported: run this again after that")
-    if files.folder not in (folders.sealed, folders.outgoing) or files.name is None:
-        return replace(found, entry=_received(connection, files))
+    if files.folder not in (folders.sealed, folders.outgoing):
+        return replace(found, entry=ledger.by_stem(connection, Direction.IN, files.stem))
     entry = ledger.by_stem(connection, Direction.OUT, str(files.name.again(1)))
     return replace(found, entry=entry, kept=_needed(site, entry, found.what))
-
-
-def _received(connection: Connection, files: Lying) -> Entry | None:
-    return ledger.by_stem(connection, Direction.IN, files.stem) if files.name is not None else None
 
 
 def _needed(site: Site, entry: Entry | None, what: What) -> str | None:

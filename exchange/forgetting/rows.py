@@ -6,7 +6,7 @@ The application's tables are none of ours. What people did by hand stays written
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,7 +230,7 @@ _WORDS = (
 
 def _find_words(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
     for place, table, column in _WORDS:
-        there = sa.select(sa.func.count()).select_from(table).where(_names(column, sought))
+        there = sa.select(sa.func.count()).select_from(table).where(_has(connection, column, sought.phrases))
         if number := connection.scalar(there):
             yield Standing(place, f"{number} of them", What.MENTION)
 
@@ -238,19 +238,21 @@ def _find_words(_site: Site, connection: Connection, sought: Sought) -> Iterator
 def _erase_words(_site: Site, connection: Connection, sought: Sought) -> None:
     for _, table, column in _WORDS:
         for phrase, without in sought.phrases.items():
-            naming = sa.update(table).where(column.contains(phrase, autoescape=True))
+            naming = sa.update(table).where(_has(connection, column, [phrase]))
             connection.execute(naming.values({column.name: sa.func.replace(column, phrase, without)}))
 
 
-def _names(column: sa.Column[Any], sought: Sought) -> sa.ColumnElement[bool]:
-    return sa.or_(*(column.contains(phrase, autoescape=True) for phrase in sought.phrases))
+def _has(connection: Connection, column: sa.Column[Any], texts: Iterable[str]) -> sa.ColumnElement[bool]:
+    """Say that one of these texts stands in a column, to the letter: LIKE takes upper case for lower on SQLite."""
+    place = sa.func.strpos if connection.dialect.name == "postgresql" else sa.func.instr
+    return sa.or_(*(place(column, text) > 0 for text in texts))
 
 
 def _find_audit(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
     written = [*sought.phrases, *sought.texts]
     texts = dict.fromkeys([*written, *(json.dumps(text)[1:-1] for text in written)])
     columns = (audit.c.arguments, audit.c.why, audit.c.result)
-    naming = sa.or_(*(column.contains(text, autoescape=True) for column in columns for text in texts))
+    naming = sa.or_(*(_has(connection, column, texts) for column in columns))
     for number in connection.scalars(sa.select(audit.c.id).where(naming).order_by(audit.c.id)):
         yield Standing("audit", str(number), What.MENTION, _AUDIT_STAYS)
 

@@ -235,6 +235,7 @@ def test_a_damaged_batch_in_quarantine_is_erased_with_what_was_said_of_it_and_ot
 def test_a_file_that_can_not_be_read_to_its_end_may_have_the_row_and_goes(small: Link) -> None:
     quarantine = small.one.site.spool.folders.quarantine
     (quarantine / "forth-0123456789ab-0000000001.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00\x00")
+    (quarantine / "forth-0123456789ab-0000000002.jsonl.zst").write_bytes(b"!\xb5\x2f\xfd\x00\x00")
     (quarantine / "strange-0123456789ab-0000000001.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00\x00")
     (quarantine / "strange-0123456789ab-0000000002.jsonl").write_text(
         f'{{"stream":"seat","op":"upsert","version":1,"data":{{"id": {ID}, "code":'
@@ -242,6 +243,7 @@ def test_a_file_that_can_not_be_read_to_its_end_may_have_the_row_and_goes(small:
     found = erase(small.one)
     assert [(one.name, one.what) for one in found.places] == [
         ("forth-0123456789ab-0000000001", "can't be read to its end, and may have it"),
+        ("forth-0123456789ab-0000000002", "can't be read to its end, and may have it"),
         ("strange-0123456789ab-0000000002", "broken record"),
     ]
     assert [path.name for path in quarantine.iterdir()] == ["strange-0123456789ab-0000000001.jsonl.zst"]
@@ -335,12 +337,25 @@ def test_on_a_one_way_link_what_may_not_have_come_is_lost_at_once(small: Link) -
     assert len(small.one.all(sa.select(resync).where(resync.c.prune == 1))) == 1
 
 
-def test_a_draft_that_a_crash_left_goes_and_the_retention_is_not_asked(small: Link) -> None:
+def test_drafts_that_a_crash_left_go_wherever_they_are_and_the_retention_is_not_asked(small: Link) -> None:
     line = json.dumps({"stream": "seat", "op": "upsert", "version": 1, "data": {"id": ID, "code": CODE}}) + "\n"
-    draft = small.one.site.spool.folders.tmp / "1-0123456789ab.data"
-    draft.write_bytes(zstandard.compress(line.encode()))
-    assert places(erase(small.one)) == {"tmp": None}
-    assert not draft.exists()
+    folders = small.one.site.spool.folders
+    other_line = line.replace(str(ID), "1").replace(CODE, "other")
+    drafts = {
+        folders.tmp / "1-0123456789ab.data": zstandard.compress(line.encode()),
+        folders.tmp / "2-0123456789ab.data": zstandard.compress(line.encode())[:-4],  # cut short
+        folders.outgoing / ".forth-0123456789ab-0000000001.jsonl.zst.tmp": zstandard.compress(line.encode()),
+        folders.archive / ".anything.tmp": line.encode(),
+    }
+    others = {
+        folders.incoming / ".of-the-carrier.tmp": line.encode(),
+        folders.archive / ".another.tmp": other_line.encode(),
+    }
+    for path, content in (drafts | others).items():
+        path.write_bytes(content)
+    assert places(erase(small.one)) == {"tmp": None, "outgoing": None, "archive": None}
+    assert [path for path in drafts if path.exists()] == []
+    assert [path for path in others if not path.exists()] == []
     assert pruning.run(small.one.site).stray == 0
 
 
