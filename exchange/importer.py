@@ -84,7 +84,7 @@ def run(
                 outcomes.extend(waiting.miss(sightings))
         sighted = look(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
         called = [seen for seen in sighted if _is_called(seen, channel)]
-        arrived = [seen for seen in called if not is_nobodys(seen)]
+        arrived = sorted((seen for seen in called if not is_nobodys(seen)), key=waiting.is_past)
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if waiting.still(seen) is None], hand_over)
         for number, seen in enumerate(arrived):

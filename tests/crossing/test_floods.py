@@ -75,6 +75,18 @@ def test_genuine_batches_go_before_a_flood_however_it_is_called(
     assert [row["id"] for row in quick_receiver.rows(shop.account)] == [1]
 
 
+def test_a_new_batch_goes_before_copies_of_old_ones(quick_receiver: Side, quick_forger: Forger) -> None:
+    old = quick_forger.make([account(1, FIRST)])
+    quick_forger.deliver(old)
+    quick_receiver.take_in()
+    for attempt in range(2, 9):
+        quick_forger.deliver(replace(old, stem=f"{old.stem}.r{attempt}"))
+    new = [quick_forger.send([account(number, FIRST + number)]) for number in (2, 3)]
+    done = quick_receiver.take_in().batches
+    assert [one.batch for one in done[:2]] == new
+    assert [one.verdict for one in done] == [Verdict.APPLIED] * 2 + [Verdict.DUPLICATE] * 7
+
+
 def test_a_flood_costs_one_row_and_no_more_statements_however_large_it_is(receiver: Side, forger: Forger) -> None:
     costs = []
     for count in (2, 60):
@@ -114,7 +126,7 @@ def test_a_run_puts_aside_so_many_and_the_next_ones_go_on(quick_receiver: Side, 
     plant(quick_forger, 25)
     runs = [quick_receiver.take_in() for _ in range(4)]
     assert [of_strangers(run) for run in runs] == [(10, 15), (10, 5), (5, 0), (0, 0)]
-    assert "until one of the next runs" in runs[0].strangers.why
+    assert runs[0].strangers.why == "the next runs take them, 10 at a time"
     assert counted(quick_receiver) == {"untrusted": 25}
 
 
