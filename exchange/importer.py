@@ -40,6 +40,7 @@ from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported, ImportRun, Retried, Strangers
 from exchange.settling import known_row, lock_of, settle, unfinished, verdict_on
 from exchange.site import Site
+from exchange.spool import Sightings
 from exchange.waiting import Waiting
 
 
@@ -109,8 +110,10 @@ def run(
         reunited = _reunite(site, outcomes, snapshots_of.values(), stopping)
     except WorldError as error:
         trouble = error.sentence
-    told, lanes = tuple(outcomes), tuple(sorted(handed))
-    return ImportRun(told, sightings.ignored, sightings.unpaired, trouble, lanes, reunited, nobodys)
+    lanes = tuple(sorted(handed))
+    return ImportRun(
+        _told(outcomes, sightings), sightings.ignored, sightings.unpaired, trouble, lanes, reunited, nobodys
+    )
 
 
 def _reunite(
@@ -125,6 +128,12 @@ def _reunite(
         if not traded and not any(one.records.applied for one in outcomes):
             return ()
         return (*traded, *reuniting.run(site, site.incoming(), stopping))
+
+
+def _told(outcomes: Iterable[Imported], sightings: Sightings) -> tuple[Imported, ...]:
+    """Give outcomes in the order of the batches' names, whichever was dealt with first."""
+    order = {sighting.stem: number for number, sighting in enumerate(sightings.found)}
+    return tuple(sorted(outcomes, key=lambda one: order.get(one.batch, -1)))
 
 
 def _is_snapshot(seen: Arrival | Stranger) -> TypeGuard[Arrival]:
