@@ -57,6 +57,7 @@ from exchange.models import BatchState, Direction
 from exchange.outcomes import Imported, ImportRun, Retried, Strangers
 from exchange.settling import known_row, lock_of, settle, unfinished, verdict_on
 from exchange.site import Site
+from exchange.spool import Sightings
 from exchange.waiting import Waiting
 
 
@@ -102,7 +103,7 @@ def run(
                 stumbling.forget_gone(site, sightings.found)
         sighted = look(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
         called = [seen for seen in sighted if _is_called(seen, channel)]
-        arrived = [seen for seen in called if not is_nobodys(seen)]
+        arrived = sorted((seen for seen in called if not is_nobodys(seen)), key=waiting.is_past)
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _still(waiting, seen) is None], hand_over)
         for number, seen in enumerate(arrived):
@@ -126,8 +127,10 @@ def run(
         reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
     except (WorldError, Stumbled) as error:
         trouble = error.sentence
-    told, lanes = tuple(outcomes), tuple(sorted(handed))
-    return ImportRun(told, sightings.ignored, sightings.unpaired, trouble, lanes, reunited, nobodys)
+    lanes = tuple(sorted(handed))
+    return ImportRun(
+        _told(outcomes, sightings), sightings.ignored, sightings.unpaired, trouble, lanes, reunited, nobodys
+    )
 
 
 def _still(waiting: Waiting, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
@@ -170,6 +173,12 @@ def _reunite(
         if not traded and not any(one.records.applied for one in outcomes):
             return ()
         return (*traded, *reuniting.run(site, site.incoming(), stopping))
+
+
+def _told(outcomes: Iterable[Imported], sightings: Sightings) -> tuple[Imported, ...]:
+    """Give outcomes in the order of the batches' names, whichever was dealt with first."""
+    order = {sighting.stem: number for number, sighting in enumerate(sightings.found)}
+    return tuple(sorted(outcomes, key=lambda one: order.get(one.batch, -1)))
 
 
 def _is_snapshot(seen: Arrival | Stranger) -> TypeGuard[Arrival]:

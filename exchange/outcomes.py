@@ -93,7 +93,7 @@ class Strangers:
                 " `exchange quarantine strangers` shows them by day and cause"
             )
         if self.left and not (self.told and self.told[0].message.endswith(self.why)):
-            yield f"of {self.left} more that nobody vouches for each one stays: {self.why}"
+            yield f"{self.left} batches that nobody vouches for stay in incoming: {self.why}"
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""

@@ -104,7 +104,8 @@ def receive(site: Site, seen: Sequence[Stranger]) -> Strangers:
     why = _why_left(site.limits, full=full) if left else ""
     told = [*(one.judged for one in picked), *young][:MOST_TOLD]
     if len(seen) == len(left) == 1:
-        told = [_Judged(left[0].seen, Place(Verdict.WAITING, left[0].verdict.reason, f"{left[0].seen.fault}; {why}"))]
+        stays = f"{left[0].seen.fault}; it stays in incoming: {why}"
+        told = [_Judged(left[0].seen, Place(Verdict.WAITING, left[0].verdict.reason, stays))]
     return Strangers(tuple(one.outcome for one in told), len(picked), len(left), why)
 
 
@@ -160,11 +161,11 @@ def _is_claimed(site: Site, sighting: Sighting) -> bool:
 
 def _why_left(limits: Limits, *, full: bool) -> str:
     if not full:
-        return f"it stays in incoming until one of the next runs, which take {limits.strangers_at_once} at a time"
+        return f"the next runs take them, {limits.strangers_at_once} at a time"
     return (
-        f"it stays in incoming, as the {limits.stranger_files} files or {limits.stranger_bytes} bytes are used up that"
-        " are kept of such (EXCHANGE_STRANGER_FILES, EXCHANGE_STRANGER_BYTES): see who brings them, and remove them"
-        " there; `exchange quarantine clear --reason TEXT` makes room here"
+        f"of such {limits.stranger_files} files of {limits.stranger_bytes} bytes are kept at most"
+        " (EXCHANGE_STRANGER_FILES, EXCHANGE_STRANGER_BYTES); see who brings them, and remove them there;"
+        " `exchange quarantine clear --reason TEXT` makes room here"
     )
 
 

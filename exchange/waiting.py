@@ -58,6 +58,15 @@ class Waiting:
             seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence, changed=changed
         )
 
+    def is_past(self, seen: Arrival | Stranger) -> bool:
+        """Whether its channel has gone beyond it already: nothing waits for such, and of copies there may be many."""
+        if isinstance(seen, Stranger):
+            return False
+        position, left_epochs = self._standing(seen.channel.name)
+        _, epoch, sequence = seen.place
+        passed = position is not None and (position.epoch, sequence <= position.sequence) == (epoch, True)
+        return passed or epoch in left_epochs
+
     def _lacks_data(self, seen: Arrival | Stranger, behind: Place) -> bool:
         """Whether a batch that waits behind a gap is one itself: its turn would come without its data file."""
         return isinstance(seen, Arrival) and behind.reason is Reason.GAP and unfinished(self._site, seen) is not None
@@ -113,14 +122,7 @@ class Waiting:
         return verdict_on(seen.fault) if known else None
 
     def _behind(self, seen: Arrival) -> Place:
-        name = seen.channel.name
-        if name not in self._standings:
-            with reading(self._site.engine) as connection:
-                self._standings[name] = (
-                    ledger.current_position(connection, Direction.IN, name),
-                    ledger.left_epochs(connection, name),
-                )
-        position, left_epochs = self._standings[name]
+        position, left_epochs = self._standing(seen.channel.name)
         return place(
             seen.manifest,
             seen.digest,
@@ -141,6 +143,16 @@ class Waiting:
             with reading(self._site.engine) as connection:
                 self._decisions[said] = adopting.undecided(connection, seen, position)
         return self._decisions[said]
+
+    def _standing(self, name: str) -> tuple[Position | None, frozenset[str]]:
+        """Give where a channel stands, and the epochs that it left."""
+        if name not in self._standings:
+            with reading(self._site.engine) as connection:
+                self._standings[name] = (
+                    ledger.current_position(connection, Direction.IN, name),
+                    ledger.left_epochs(connection, name),
+                )
+        return self._standings[name]
 
     def look_again_after(self, outcome: Imported) -> None:
         """Forget where a channel stands if a batch of it has been settled: it may have been applied."""

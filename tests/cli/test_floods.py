@@ -52,7 +52,7 @@ def test_a_flood_is_told_of_counted_shown_and_cleared(flooded: Side) -> None:
 
 def test_what_there_is_no_room_for_is_said_to_stay(flooded: Side) -> None:
     done = flooded.do("import", EXCHANGE_STRANGER_FILES="5")
-    assert "of 7 more that nobody vouches for each one stays: it stays in incoming" in done.err
+    assert "7 batches that nobody vouches for stay in incoming: of such 5 files" in done.err
 
 
 def test_versions_are_let_in_listed_and_audited(seeded: Pair) -> None:

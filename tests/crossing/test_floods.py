@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -55,24 +56,45 @@ def of_strangers(run: ImportRun) -> tuple[int, int]:
 # First come genuine ones
 
 
+@pytest.fixture
+def lying(quick_receiver: Side, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Give how many manifests lay in incoming each time that a batch was applied."""
+    found: list[int] = []
+    apply = importer.apply
+
+    def watching(*args: Any) -> Any:
+        found.append(incoming(quick_receiver))
+        return apply(*args)
+
+    monkeypatch.setattr(importer, "apply", watching)
+    return found
+
+
 def test_genuine_batches_go_before_a_flood_however_it_is_called(
-    quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
+    quick_receiver: Side, quick_forger: Forger, lying: list[int]
 ) -> None:
     plant(quick_forger, 40)
     stem = quick_forger.send([account(1, FIRST)])
-    still_there: list[int] = []
-    apply = importer.apply
-
-    def watching(*args: object) -> object:
-        still_there.append(incoming(quick_receiver))
-        return apply(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(importer, "apply", watching)
     run = quick_receiver.take_in()
-
-    assert still_there == [41]  # nothing was done about the flood before
-    assert (run.batches[0].batch, run.batches[0].verdict) == (stem, Verdict.APPLIED)
+    assert lying == [41]  # nothing was done about the flood before
+    assert [one.batch for one in run.batches if one.verdict is Verdict.APPLIED] == [stem]
     assert [row["id"] for row in quick_receiver.rows(shop.account)] == [1]
+
+
+def test_a_new_batch_goes_before_copies_of_old_ones(
+    quick_receiver: Side, quick_forger: Forger, lying: list[int]
+) -> None:
+    old = quick_forger.send([account(1, FIRST)])
+    quick_receiver.take_in()
+    kept = {path.name: path.read_bytes() for path in (quick_receiver.home / "archive").iterdir()}
+    for attempt in range(2, 9):
+        for name, content in kept.items():
+            quick_forger.put(name.replace(old, f"{old}.r{attempt}"), content)
+    for number in (2, 3):
+        quick_forger.send([account(number, FIRST + number)])
+    done = quick_receiver.take_in().batches
+    assert lying == [1, 9, 8]
+    assert [one.verdict for one in done] == [Verdict.DUPLICATE] * 7 + [Verdict.APPLIED] * 2
 
 
 def test_a_flood_costs_one_row_and_no_more_statements_however_large_it_is(receiver: Side, forger: Forger) -> None:
@@ -114,7 +136,7 @@ def test_a_run_puts_aside_so_many_and_the_next_ones_go_on(quick_receiver: Side, 
     plant(quick_forger, 25)
     runs = [quick_receiver.take_in() for _ in range(4)]
     assert [of_strangers(run) for run in runs] == [(10, 15), (10, 5), (5, 0), (0, 0)]
-    assert "until one of the next runs" in runs[0].strangers.why
+    assert runs[0].strangers.why == "the next runs take them, 10 at a time"
     assert counted(quick_receiver) == {"untrusted": 25}
 
 
