@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import adopting, epochs, gaps, ledger, status
+from exchange import accepting, adopting, epochs, gaps, ledger, status
 from exchange.database import Busy, locked, now, reading
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.models import BatchState, Direction, batch, epoch, gap, network, position
@@ -125,6 +125,12 @@ def test_no_loss_and_no_persons_word_on_a_gap_adopts_an_unproven_epoch(
     only(quick_receiver)
     with quick_receiver.engine.begin() as connection:
         gaps.close_lost(connection, "forth", NEW, [(1, 3)])
+    recorded = later(quick_forger, NEWER)
+    recorded.make()
+    recorded.send([account(2, FIRST)])
+    assert verdict(quick_receiver) == HELD
+    with pytest.raises(WorldError, match="channel forth does not miss 1"):
+        accepting.run(quick_receiver.site, "forth", 1, 1, "go on")
     assert present(quick_receiver) == quick_forger.epoch
 
 
@@ -244,8 +250,8 @@ def test_a_control_batch_of_an_unproven_epoch_is_held_and_not_heard(quick_receiv
     mouth = Mouth(later(quick_forger, NEW))
     assert mouth.say().verdict is Verdict.APPLIED
     recorded = Mouth(later(quick_forger, OLD))
-    held = [recorded.say() for _ in range(1)]
-    assert [(one.verdict, one.reason) for one in held] == [HELD]
+    held = recorded.say()
+    assert (held.verdict, held.reason) == HELD
     assert present(quick_receiver, "control") == NEW
     mouth.forger.send(claims={"kind": "control", "schemas": {}, "records": {}})
     assert Verdict.APPLIED in {one.verdict for one in quick_receiver.take_in().batches}
