@@ -376,6 +376,27 @@ def test_a_claimed_file_that_gets_another_name_is_its_own_batchs_trouble(
     assert "its manifest: expected a plain file with one name" in run.batches[0].message
 
 
+def test_a_file_has_its_name_on_the_one_file_system_for_good_before_it_goes_from_the_other(tmp_path: Path) -> None:
+    def work() -> None:
+        shop = Workshop(home)
+        shop.renew()
+        for call in ("fsync", "rename", "unlink"):
+            setattr(os, call, noting(call, getattr(os, call)))
+        _claim(shop)
+        assert calls == ["rename", "fsync", "rename", "fsync", "unlink"] * 2  # the first one meets two file systems
+
+    def noting(call: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*values: Any, **named: Any) -> Any:
+            calls.append(call)
+            return function(*values, **named)
+
+        return noted
+
+    calls: list[str] = []
+    with workshop(tmp_path, 2) as (apart_from_us, home):
+        apart_from_us(work)
+
+
 # Stopping
 
 
