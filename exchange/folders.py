@@ -254,6 +254,7 @@ class Folder:
             while left and (piece := source.read(min(left, COPY_BYTES))):
                 copy.write(piece)
                 left -= len(piece)
+        target.sync()  # two file systems: the one must have the name before the other lets go of it
         still = self.look(name)
         if still is not None and os.path.samestat(still, found):
             with _naming(self.path / name):

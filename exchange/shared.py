@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exchange import carrier_group
-from exchange.folders import Folder, NotPlain, held, make_private, named
+from exchange.folders import Folder, held, make_private, named
 from exchange.format.errors import WorldError
 
 MARKER = ".exchange-folder"
@@ -119,12 +119,12 @@ class Shared:
                 return file.read(_MOST_BYTES).decode(errors="replace")
         except FileNotFoundError:
             raise self._without_marker() from None
-        except NotPlain:
+        except OSError as error:
             msg = (
-                f"{self.path}, the {self.role} folder: expected its marker {MARKER} to be a plain file with one name,"
-                f" found something else; {_NOTHING_DONE}; `exchange init` puts a new one there"
+                f"{self.path}, the {self.role} folder, its marker {MARKER}: {error.strerror}; {_NOTHING_DONE};"
+                " `exchange init` puts a new one there"
             )
-            raise WorldError(msg) from None
+            raise WorldError(msg) from error
 
     def _is_meant(self, said: str) -> bool:
         mark = _MARK.fullmatch(said)

@@ -171,7 +171,7 @@ def test_a_marker_that_is_no_plain_file_is_said_and_replaced_by_a_person(prepare
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(WorldError, match="to be a plain file with one name, found something else"):
+    with pytest.raises(WorldError, match="expected a plain file with one name, found something else"):
         prepared.prepare()
     prepared.shared[1].mark()
     assert (path.is_symlink(), path.read_bytes()) == (False, said)

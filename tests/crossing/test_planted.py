@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import random
@@ -42,6 +43,7 @@ DATA, MANIFEST = data_name(BATCH, ENCODING), manifest_name(BATCH)
 LETTERS = "letters.jsonl"
 BYTES = {DATA: b"the data", MANIFEST: b"the manifest"}
 ROUNDS = 8
+PR_SET_PDEATHSIG = 1
 
 
 class Workshop:
@@ -86,14 +88,12 @@ def put_back(folder: Path) -> None:
         was.rename(folder)
 
 
-@contextmanager
-def workshop(tmp_path: Path, mounts: int) -> Iterator[tuple[Callable[[Callable[[], None]], None], Path]]:
-    """Give what runs work beside an outside that it must not touch, and where the workshop may be."""
-    home = tmp_path / "home"
-    places = (tmp_path / "outgoing", tmp_path / "incoming") if mounts == 2 else ()
+def work_there(work: Callable[[Workshop], None], tmp_path: Path, mounts: int) -> None:
+    """Work in a workshop whose shared folders are on the file system of its home, or each on one of its own."""
+    places = (tmp_path / "outgoing", tmp_path / "incoming")
     for place in places:
         place.mkdir()
-    yield lambda work: apart(work, mounted=places), home
+    apart(lambda: work(Workshop(tmp_path / "home")), mounted=places if mounts == 2 else ())
 
 
 # Everything that is done in a shared folder
@@ -178,8 +178,7 @@ FORETOLD = {
 def test_what_lies_where_we_write_is_replaced_or_left_but_never_followed_or_waited_for(
     tmp_path: Path, mounts: int
 ) -> None:
-    def work() -> None:
-        shop = Workshop(home)
+    def work(shop: Workshop) -> None:
         for shape in SHAPES:
             shop.renew()
             with outside.untouched():
@@ -201,8 +200,7 @@ def test_what_lies_where_we_write_is_replaced_or_left_but_never_followed_or_wait
             shop.check_private()
 
     outside = Outside(tmp_path / "outside")
-    with workshop(tmp_path, mounts) as (apart_from_us, home):
-        apart_from_us(work)
+    work_there(work, tmp_path, mounts)
 
 
 # During each step
@@ -254,8 +252,7 @@ class Planter:
 
 @MOUNTS
 def test_what_is_planted_during_any_step_leads_nowhere(tmp_path: Path, mounts: int) -> None:
-    def work() -> None:
-        shop = Workshop(home)
+    def work(shop: Workshop) -> None:
         planter = Planter(outside, shop.shared)
         planted = 0
         for before, act in STEPS.values():
@@ -275,15 +272,15 @@ def test_what_is_planted_during_any_step_leads_nowhere(tmp_path: Path, mounts: i
         assert planted > 100
 
     outside = Outside(tmp_path / "outside")
-    with workshop(tmp_path, mounts) as (apart_from_us, home):
-        apart_from_us(work)
+    work_there(work, tmp_path, mounts)
 
 
 # At any moment
 
 
 def plant_for_ever(outside: Outside, shared: list[Path], seed: int) -> None:
-    """Plant at random, as fast as can be: whole folders too."""
+    """Plant at random, as fast as can be: whole folders too. It ends with whoever started it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     draw = random.Random(seed)
     folders = [Path(f"/proc/self/fd/{os.open(path, os.O_DIRECTORY)}") for path in shared]
     while True:
@@ -374,6 +371,25 @@ def test_a_claimed_file_that_gets_another_name_is_its_own_batchs_trouble(
     assert run.trouble is None
     assert [(one.batch, one.verdict) for one in run.batches] == [(stem, Verdict.INCOMPLETE)]
     assert "its manifest: expected a plain file with one name" in run.batches[0].message
+
+
+def test_a_file_has_its_name_on_the_one_file_system_for_good_before_it_goes_from_the_other(tmp_path: Path) -> None:
+    def work(shop: Workshop) -> None:
+        shop.renew()
+        for call in ("fsync", "rename", "unlink"):
+            setattr(os, call, noting(call, getattr(os, call)))
+        _claim(shop)
+        assert calls == ["rename", "fsync", "rename", "fsync", "unlink"] * 2  # the first one meets two file systems
+
+    def noting(call: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*values: Any, **named: Any) -> Any:
+            calls.append(call)
+            return function(*values, **named)
+
+        return noted
+
+    calls: list[str] = []
+    work_there(work, tmp_path, 2)
 
 
 # Stopping
