@@ -16,14 +16,12 @@ import psutil
 import pytest
 import redis
 import sqlalchemy as sa
-from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from exchange import audit, call_secret, exporter, importer, models, preparing
 from exchange.audit import Entry
 from exchange.callers import TICK, Caller, sign
-from exchange.celery import SigningAMQP
 from exchange.database import locked, reading, user, writing
 from exchange.dead_letters import Filters, selecting
 from exchange.keys import candidate, new, trust
@@ -32,23 +30,10 @@ from exchange.reference.models import ProfileType, Request, User
 from exchange.settings import Settings
 from exchange.site import Site
 
+from .calling import signing_client
 from .conftest import Side, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.valkey]
-
-
-class SigningClient(Celery):  # type: ignore[misc]
-    """Somebody with the secret, quicker than a command for each call."""
-
-    amqp_cls = SigningAMQP
-    home: Path
-    caller_here: Caller | None = None
-
-    def caller(self) -> Caller | None:
-        return self.caller_here
-
-    def secret(self) -> bytes:
-        return call_secret.read(self.home)
 
 
 class Desk:
@@ -57,8 +42,7 @@ class Desk:
     def __init__(self, side: Side, site: Site, broker_url: str) -> None:
         self.side, self.site = side, site
         self._redis = redis.Redis.from_url(broker_url)
-        self._client = SigningClient(broker=broker_url, backend=broker_url, set_as_current=False)
-        self._client.home, self._client.caller_here = side.home, Caller.here()
+        self._client = signing_client(side.home, broker_url)
 
     @property
     def engine(self) -> Engine:
@@ -381,6 +365,30 @@ def test_a_call_counts_once_as_it_was_signed_and_for_a_day(desk: Desk) -> None:
         secret = call_secret.read(desk.side.home)
         headers |= sign(headers, [[], {}, {}], secret, Caller.here(), time.time() + seconds)
         assert said in desk.push(message(headers, [[], {}, {}]))
+
+
+PROGRAM = """
+from celery import chain
+from exchange.tasks import prune, reconcile
+print(chain(prune.si(), reconcile.si(channel="requests", reason="now it is tidy")).apply_async().id)
+"""
+
+
+def test_a_program_of_ours_signs_what_it_calls_and_what_is_to_follow(desk: Desk, side: Side) -> None:
+    called = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=side.environment,
+        cwd=side.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert called.returncode == 0, called.stderr
+    assert desk.result(called.stdout.strip())["channels"][0]["channel"] == "requests"
+    assert [(one.who, one.action, one.why) for one in desk.audited()] == [
+        (user(), "reconcile", "now it is tidy"),
+        (user(), "prune", None),
+    ]
 
 
 WAITING = """

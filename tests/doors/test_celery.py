@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from exchange import capture, celery, preparing, tasks
 from exchange.arguments import Refused
+from exchange.callers import Caller, NotAccepted, judge
 from exchange.database import make_engine
 from exchange.reference.models import ProfileType, Request, Response, User
 from exchange.settings import Settings
@@ -75,6 +76,21 @@ def test_redbeat_is_used_where_it_is_asked_for_and_a_killed_one_is_replaced_with
     given = configured(redbeat=True, broker_url=BROKER)
     assert given["beat_scheduler"] == "redbeat.RedBeatScheduler"
     assert given["beat_max_loop_interval"] * 5 <= 60
+
+
+@pytest.mark.parametrize("service", ["beat", "worker"])
+def test_neither_beat_nor_a_worker_signs_by_itself(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    assert celery.app.caller() == Caller.here()
+    monkeypatch.setattr(celery.app, "runs", service)
+    assert celery.app.caller() is None
+
+
+def test_a_tick_is_what_beat_sends_and_nothing_else() -> None:
+    for entry in configured()["beat_schedule"].values():
+        headers = {"task": entry["task"], "id": "1"}
+        assert judge(headers, [[], entry["kwargs"], {}], "no secret", 0, 1).kwargs == entry["kwargs"]
+        with pytest.raises(NotAccepted, match="expected a signature, as it is no tick of beat's, found none"):
+            judge(headers, [[], {**entry["kwargs"], "reason": "x"}, {}], "no secret", 0, 1)
 
 
 def test_a_stop_is_seen_in_a_process_forked_before_it() -> None:

@@ -12,6 +12,7 @@ from celery import Celery
 
 from exchange import broker
 
+from .calling import signing_client
 from .conftest import START_SECONDS, Side, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.valkey]
@@ -32,7 +33,7 @@ def client(side: Side) -> Celery:
     """Connect to a side's broker as an application would: quicker than a command for each task."""
     address = broker.running(side.home / "broker")
     assert address is not None
-    return Celery(broker=address.url, backend=address.url, set_as_current=False)
+    return signing_client(side.home, address.url)
 
 
 def result(app: Celery, task: str, **arguments: Any) -> Any:
