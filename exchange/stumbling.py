@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from exchange import ledger, settling
 from exchange.arrivals import Arrival, Stranger
 from exchange.blame import Stumbled, is_its_own
-from exchange.database import world_errors, writing
+from exchange.database import reading, world_errors, writing
 from exchange.format.errors import Reason, Verdict
 from exchange.format.order import Place
 from exchange.models import BatchState, Direction, batch
@@ -55,7 +55,7 @@ def _verdict(why: str, attempts: int, most: int) -> Place:
 def forget_gone(site: Site, sightings: Collection[Sighting]) -> None:
     """Forget the attempts at batches whose files went away: nobody tries them again."""
     with world_errors():
-        with site.engine.connect() as connection:
+        with reading(site.engine) as connection:
             failed = {one.batch for one in ledger.stumbles(connection)}
         gone = failed - {one.name.place for one in sightings} - {f"unread {one.stem}" for one in sightings}
         if gone:

@@ -57,7 +57,8 @@ _OBJECTS: LiteralString = """
             oid::regtype)
         FROM pg_type WHERE oid >= 16384 AND typtype IN ('e', 'd')"""
 
-# Each by itself, for one may go with another: a sequence with its table, a type with its schema.
+# Each by itself, for one may go with another: a sequence with its table, a type with its schema. What is gone has no
+# name.
 _DROP: LiteralString = """
     DO $$
     DECLARE found record;
@@ -66,7 +67,7 @@ _DROP: LiteralString = """
             BEGIN
                 EXECUTE found.what;
             EXCEPTION WHEN undefined_object OR undefined_table OR undefined_function OR invalid_schema_name
-                OR dependent_objects_still_exist THEN
+                OR dependent_objects_still_exist OR syntax_error THEN
             END;
         END LOOP;
     END $$"""

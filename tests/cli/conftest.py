@@ -169,18 +169,16 @@ def paired(folder: Path, databases: Databases, kind: str, app: str | None = None
     """
     environment = {"EXCHANGE_APP": app} if app else {}
     request, response = sides = [Side(name, folder / name, dict(environment)) for name in PEERS]
-    made = {}
+    made = {one.network: one.do("init", "--json").line for one in sides}
     for one in sides:
-        made[one.network] = one.do("init", "--json").line
+        key = made[PEERS[one.network]]
+        one.do("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
         commands = ["migrate", "seed"] if seed and one is response else ["migrate"]
         url = databases.fresh(kind, (one.network, app, *commands), partial(_made_by, one, commands))
         if kind == "sqlite":
             Path(url.removeprefix("sqlite:///")).rename(one.home / "exchange.db")
         else:
             one.environment["EXCHANGE_DATABASE_URL"] = url
-    for one in sides:
-        key = made[PEERS[one.network]]
-        one.do("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
     return Pair(request, response)
 
 

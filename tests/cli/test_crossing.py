@@ -2,6 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
+from exchange.format.manifest import join_manifest, split_manifest
+from exchange.keys import load_signing_key
 from tests.cli.conftest import Pair
 
 CHANNEL_FIELDS = {
@@ -100,12 +102,15 @@ def test_a_quarantined_batch_is_shown_and_no_failure_of_the_command(seeded: Pair
 
 
 def test_a_batch_of_a_channel_that_nobody_declared_is_counted_under_its_name(seeded: Pair, stem: str) -> None:
-    for path in (seeded.response.home / "outgoing").glob(f"{stem}.*"):
-        other = path.name.replace("directory-", "elsewhere-")
-        (seeded.request.home / "incoming" / other).write_bytes(path.read_bytes().replace(b"directory", b"elsewhere"))
+    key = load_signing_key(seeded.response.home / "keys")
+    assert key is not None
+    manifest = (seeded.response.home / "outgoing" / f"{stem}.manifest.jsonl").read_bytes()
+    line = split_manifest(manifest)[0].replace(b"directory", b"elsewhere")
+    other = f"{stem.replace('directory', 'elsewhere')}.manifest.jsonl"
+    (seeded.request.home / "incoming" / other).write_bytes(join_manifest(line, key.sign(line)))
     seeded.request.do("import")
     (found,) = [one for one in seeded.request.do("status", "--json").line["channels"] if one["channel"] == "elsewhere"]
-    assert (found["direction"], found["quarantined"]) == ("in", 1)
+    assert (found["direction"], found["held"]) == ("in", 1)
 
 
 def test_a_replayed_batch_that_is_applied_stays_as_it_is(seeded: Pair, stem: str) -> None:
@@ -131,7 +136,7 @@ def test_a_lost_marker_stops_an_import_and_shows_in_the_status(pair: Pair) -> No
 
 def test_prune_says_how_many_files_went(pair: Pair) -> None:
     counts = pair.request.do("prune", "--json").line
-    assert counts == {"sealed": 0, "archived": 0, "quarantined": 0, "stray": 0, "letters": 0}
+    assert counts == {"sealed": 0, "archived": 0, "quarantined": 0, "strangers": 0, "stray": 0, "letters": 0}
 
 
 def test_a_dead_letter_is_listed_shown_retried_and_discarded(seeded: Pair, parked: Callable[[], int]) -> None:

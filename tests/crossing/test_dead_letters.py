@@ -280,6 +280,7 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
         "sealed": 0,
         "archived": 0,
         "quarantined": 0,
+        "strangers": 0,
         "stray": 0,
         "letters": 0,
     }
@@ -292,6 +293,7 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
         "sealed": 3,
         "archived": 0,
         "quarantined": 0,
+        "strangers": 0,
         "stray": 0,
         "letters": 0,
     }

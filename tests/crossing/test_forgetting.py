@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 import zstandard
 
-from exchange import editing, forgetting, pruning, resending, retry
+from exchange import audit_chain, editing, forgetting, pruning, resending, retry
 from exchange.database import now, reading, writing
 from exchange.dead_letters import Filters, selecting
 from exchange.forgetting import Forgotten
@@ -315,9 +315,10 @@ def test_what_a_comparison_found_and_what_the_other_side_told_lose_the_key_alone
 
 
 def test_what_was_done_by_hand_stays_written_and_is_named(small: Link) -> None:
-    values = {"at": now(), "who": "ada", "origin": "here", "action": "select_dead_letters"}
+    values = {"who": "ada", "origin": "here", "action": "select_dead_letters"}
     arguments = json.dumps({"name": "mine", "filters": {"keys": [f'{{"id":{ID}}}']}})
-    small.one.execute(sa.insert(audit).values(**values, arguments=arguments))
+    with audit_chain.adding(small.one.engine, 5) as connection:
+        audit_chain.add(connection, {**values, "arguments": arguments})
     assert places(erase(small.one)) == {"audit": "what was done by hand is only ever added to: it stays"}
     assert small.one.all(sa.select(audit.c.arguments))[0].arguments == arguments
 
