@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from exchange.channels import Channel, Stream
 from exchange.cli import app
+from exchange.folders import HOME_MODE, make_private
 from exchange.format.control import BUCKETS
 from exchange.format.signing import SigningKey
 from exchange.models import network, position
@@ -223,6 +224,7 @@ class Stage:
     @classmethod
     def make(cls, home: Path, url: str) -> Stage:
         """Make it, with two batches sent, one honest one applied and one sign of life heard."""
+        make_private(home, HOME_MODE)
         side = Side(
             "two", "one", At(url), url.partition(":")[0].partition("+")[0], home, channels, metadata=shop.metadata
         )
