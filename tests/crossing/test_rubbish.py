@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,6 @@ from hypothesis import strategies as st
 from exchange.format import codes
 from tests.crossing.rubbish import ODD, PLACES, Rubbish, Spoilt, Stage, honest
 from tests.postgresql import Cluster
-
-TORTURE = int(os.environ.get("TORTURE", "0"))
-"""So many examples instead of the few that every run can afford."""
 
 odd = st.one_of(
     st.sampled_from(ODD),
@@ -32,10 +28,10 @@ WEIRD = st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ- iloU\x1b", max_size=300)
 
 def bounded(examples: int) -> settings:
     return settings(
-        max_examples=TORTURE or examples,
+        max_examples=examples,
         deadline=None,
         database=None,
-        phases=[Phase.generate, Phase.shrink] if TORTURE else [Phase.generate],
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
 
@@ -107,8 +103,9 @@ def clean_after_import(stage: Stage) -> list[str]:
     return [one["verdict"] for one in outcomes if one["batch"].startswith("clean-")]
 
 
-def test_rubbish_costs_its_own_batch_and_nothing_else(stage: Stage) -> None:
-    @bounded(5)
+@pytest.mark.parametrize("examples", [5, pytest.param(200, marks=pytest.mark.torture)])
+def test_rubbish_costs_its_own_batch_and_nothing_else(stage: Stage, examples: int) -> None:
+    @bounded(examples)
     @given(st.lists(spoilt, min_size=30, max_size=40, unique=True))
     def check(sent: list[Spoilt]) -> None:
         restore(stage)
@@ -130,7 +127,7 @@ def test_rubbish_costs_no_more_on_postgresql(postgresql_stage: Stage) -> None:
     check()
 
 
-@pytest.mark.skipif(not TORTURE, reason="takes minutes; TORTURE=100 runs it")
+@pytest.mark.torture
 def test_every_odd_value_of_every_member_costs_its_own_batch(stage: Stage) -> None:
     for kind in dict.fromkeys(kind for kind, _ in PLACES):
         sent = [Spoilt(*place, value) for place in PLACES if place[0] == kind for value in (None, *ODD)]
