@@ -99,13 +99,16 @@ def test_a_quarantined_batch_is_shown_and_no_failure_of_the_command(seeded: Pair
     assert rows[0].keys() >= {"batch", "direction", "channel", "epoch", "sequence", "state", "reason", "message"}
 
 
-def test_a_batch_of_a_channel_that_nobody_declared_is_counted_under_its_name(seeded: Pair, stem: str) -> None:
+def test_an_altered_batch_is_counted_among_strangers_by_its_name(seeded: Pair, stem: str) -> None:
     for path in (seeded.response.home / "outgoing").glob(f"{stem}.*"):
         other = path.name.replace("directory-", "elsewhere-")
         (seeded.request.home / "incoming" / other).write_bytes(path.read_bytes().replace(b"directory", b"elsewhere"))
     seeded.request.do("import")
-    (found,) = [one for one in seeded.request.do("status", "--json").line["channels"] if one["channel"] == "elsewhere"]
-    assert (found["direction"], found["quarantined"]) == ("in", 1)
+    status = seeded.request.do("status", "--json").line
+    (found,) = status["strangers"]
+    assert (found["cause"], found["batches"]) == ("untrusted", 1)
+    assert found["samples"][0]["batch"].startswith("elsewhere-")
+    assert all(one["channel"] != "elsewhere" for one in status["channels"])
 
 
 def test_a_replayed_batch_that_is_applied_stays_as_it_is(seeded: Pair, stem: str) -> None:
@@ -131,7 +134,7 @@ def test_a_lost_marker_stops_an_import_and_shows_in_the_status(pair: Pair) -> No
 
 def test_prune_says_how_many_files_went(pair: Pair) -> None:
     counts = pair.request.do("prune", "--json").line
-    assert counts == {"sealed": 0, "archived": 0, "quarantined": 0, "stray": 0, "letters": 0}
+    assert counts == {"sealed": 0, "archived": 0, "quarantined": 0, "stray": 0, "letters": 0, "strangers": 0}
 
 
 def test_a_dead_letter_is_listed_shown_retried_and_discarded(seeded: Pair, parked: Callable[[], int]) -> None:
