@@ -113,6 +113,18 @@ def test_a_batch_of_a_channel_that_nobody_declared_is_counted_under_its_name(see
     assert (found["direction"], found["held"]) == ("in", 1)
 
 
+def test_an_altered_batch_is_counted_among_strangers_by_its_name(seeded: Pair, stem: str) -> None:
+    for path in (seeded.response.home / "outgoing").glob(f"{stem}.*"):
+        other = path.name.replace("directory-", "elsewhere-")
+        (seeded.request.home / "incoming" / other).write_bytes(path.read_bytes().replace(b"directory", b"elsewhere"))
+    seeded.request.do("import")
+    status = seeded.request.do("status", "--json").line
+    (found,) = status["strangers"]
+    assert (found["cause"], found["batches"]) == ("untrusted", 1)
+    assert found["samples"][0]["batch"].startswith("elsewhere-")
+    assert all(one["channel"] != "elsewhere" for one in status["channels"])
+
+
 def test_a_replayed_batch_that_is_applied_stays_as_it_is(seeded: Pair, stem: str) -> None:
     seeded.carry()
     seeded.request.do("import")
