@@ -151,11 +151,12 @@ class Folder:
                     if os.fstat(file.fileno()).st_mode & mode != mode:  # the umask took some away
                         os.fchmod(file.fileno(), mode)
                     os.fsync(file.fileno())
-            if replace:
-                _rename(where, draft, self, name)
-                renamed = True
-            else:
-                _link(where, draft, self, name)
+            with _naming(self.path / name):
+                if replace:
+                    _rename(where, draft, self, name)
+                    renamed = True
+                else:
+                    _link(where, draft, self, name)
         finally:
             if not renamed:
                 with contextlib.suppress(OSError):  # the folder may be away: it is swept out later

@@ -109,15 +109,18 @@ def faults(side: Side, **environment: str) -> list[tuple[str, str]]:
 def test_doctor_names_what_is_wrong_with_folders_and_keys(pair: Pair) -> None:
     home = pair.request.home
     (home / "incoming/.exchange-folder").unlink()
+    (home / "outgoing").rename(home / "elsewhere")
+    (home / "outgoing").symlink_to(home / "elsewhere")
     (home / "archive").chmod(0o755)
     next((home / "keys").glob("*.key")).chmod(0o644)
     next((home / "keys/trusted").glob("*.pem")).unlink()
     found = faults(pair.request)
-    assert [check for check, _ in found] == ["folders", "incoming", "keys", "keys"]
+    assert [check for check, _ in found] == ["folders", "outgoing", "incoming", "keys", "keys"]
     assert "archive is 0755" in found[0][1]
-    assert "no marker" in found[1][1]
-    assert "no key of response is trusted" in found[2][1]
-    assert "others can read" in found[3][1]
+    assert "outgoing is a link" in found[1][1]
+    assert "no marker" in found[2][1]
+    assert "no key of response is trusted" in found[3][1]
+    assert "others can read" in found[4][1]
 
 
 def test_doctor_names_a_missing_trigger(pair: Pair) -> None:
