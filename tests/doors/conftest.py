@@ -104,9 +104,16 @@ def until(true: Callable[[], object], seconds: float = START_SECONDS) -> None:
 @pytest.fixture
 def side(tmp_path: Path, forked_python: Path) -> Iterator[Side]:
     """Give the response network, and a folder to run commands in: neither its home nor the source tree."""
-    folder = tmp_path / "elsewhere"
+    made = new_side(tmp_path, forked_python)
+    yield made
+    made.stop()
+
+
+def new_side(below: Path, python: Path) -> Side:
+    """Make the response network's environment and folders; whoever starts processes there stops it."""
+    folder = below / "elsewhere"
     folder.mkdir()
-    home = tmp_path / "home"
+    home = below / "home"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("EXCHANGE_", "CELERY_"))}
     environment |= {
         "EXCHANGE_NETWORK": "response",
@@ -115,6 +122,4 @@ def side(tmp_path: Path, forked_python: Path) -> Iterator[Side]:
         "EXCHANGE_WORKER_CONCURRENCY": "1",
         "PYTHONPATH": str(SOURCE),
     }
-    made = Side(home, folder, environment, forked_python)
-    yield made
-    made.stop()
+    return Side(home, folder, environment, python)
