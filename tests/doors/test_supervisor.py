@@ -21,6 +21,7 @@ HURRIED = """
 from exchange import supervisor
 from exchange.cli import main
 supervisor.LONGEST_BACKOFF_SECONDS = 0.1
+supervisor.MOST_FALSE_STARTS = 2
 main()
 """
 
@@ -101,7 +102,7 @@ def test_up_gives_up_with_a_sentence_when_a_child_never_starts(side: Side) -> No
     assert up.wait(START_SECONDS) == 1
     *before, last = log.read_text().splitlines()
     assert re.fullmatch(
-        r"the (worker|beat) can't start: 5 times it ended before it was ready, and at last ended with code 1:"
+        r"the (worker|beat) can't start: 2 times it ended before it was ready, and at last ended with code 1:"
         r" ModuleNotFoundError: No module named 'packaging'; nothing is left running; mend that .*",
         last,
     )
