@@ -18,6 +18,7 @@ import psutil
 import pytest
 import redis
 from hypothesis import HealthCheck
+from hypothesis.configuration import set_hypothesis_home_dir
 from sqlalchemy import Engine
 
 from exchange.database import make_engine
@@ -28,6 +29,7 @@ from tests.forking import Forking
 from tests.postgresql import Cluster
 
 # A machine may be slow: no clock says that a property does not hold.
+set_hypothesis_home_dir(Path(__file__).parents[1] / ".cache" / "hypothesis")
 hypothesis.settings.register_profile(
     "exchange", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )

@@ -181,7 +181,9 @@ def _counted(fields: dict[str, Any]) -> list[str]:
 
 
 def _number(value: Any) -> Any:
-    """Give how many a list has: what they came to, if they say so."""
+    """Give how many a list has: what they came to, if they say so; of an object what it counted."""
+    if isinstance(value, dict):
+        return ", ".join(_counted(value))
     if not isinstance(value, list):
         return value
     came_to = Counter(one.get("verdict") or one.get("state") for one in value if isinstance(one, dict))

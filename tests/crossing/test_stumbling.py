@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError
 
-from exchange import applying, arrivals, hearing, importer, ledger, models, replay, status
+from exchange import applying, arrivals, consent, hearing, importer, ledger, models, replay, status
 from exchange.blame import interrupted_by
 from exchange.format.errors import Reason, RecordError, Verdict, WorldError
 from exchange.format.manifest import Manifest
@@ -58,7 +58,7 @@ def verdicts(side: Side) -> list[tuple[Verdict, Reason | None]]:
 
 STEPS: dict[str, tuple[Any, str]] = {
     "looked at": (importer, "stand"),
-    "judged": (importer, "_deletes_too_much"),
+    "judged": (consent, "_deletes_too_much"),
     "claimed": (importer, "claim"),
     "applied": (applying, "apply_records"),
     "written down": (ledger, "count"),

@@ -61,7 +61,7 @@ def test_a_working_process_heeds_at_its_next_batch_whom_this_side_trusts(bench: 
     wanted = keys.candidate(bench.settings.home.with_name("request") / "keys/request-test.pem")
     assert bench.work() == [("quarantined", "untrusted")]
     keys.trust(folder, wanted)
-    (first,) = bench.settings.home.glob("quarantine/*.manifest.jsonl")
+    (first,) = bench.settings.home.glob("strangers/*.manifest.jsonl")
     replay.run(bench.task(), first.name.partition(".")[0])
     assert bench.work() == [("applied", None)]
     at_work = bench.task()
