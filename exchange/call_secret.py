@@ -12,7 +12,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from exchange.folders import HOME_MODE, make_private
+from exchange.folders import HOME_MODE, held, make_private
 from exchange.format.errors import printable
 
 FILE = "call.secret"
@@ -32,17 +32,12 @@ def make(home: Path) -> None:
     if path.exists() or path.is_symlink():
         return
     make_private(home, HOME_MODE)
-    draft = home / f".{FILE}.{secrets.token_hex(8)}.tmp"
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as out:
-            out.write(secrets.token_hex(_BYTES).encode() + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was quicker: its secret counts
-            os.link(draft, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
+    with (
+        contextlib.suppress(FileExistsError),  # another process was quicker: its secret counts
+        held(home, follow=True) as folder,
+        folder.write(FILE, mode=0o600, replace=False) as out,
+    ):
+        out.write(secrets.token_hex(_BYTES).encode() + b"\n")
 
 
 def read(home: Path) -> bytes:

@@ -38,7 +38,7 @@ from exchange.reference.models import ProfileType, Response, User
 from exchange.reference.submit import submit
 from exchange.testing.carrier import Carrier
 
-EVERY_SECONDS = 2
+EVERY_SECONDS = 1
 PATIENCE_SECONDS = 60.0
 USERS = (("alice", "standard"), ("bob", "basic"), ("carol", "urgent"))
 REQUESTS = 12

@@ -7,6 +7,7 @@ A carrier's group is the one setting that it adds to a ``.env`` that does not sp
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from dotenv import dotenv_values
 from exchange import call_secret, carrier_group, keys, readers
 from exchange.assembly import folders
 from exchange.database import now, world_errors
-from exchange.folders import HOME_MODE, make_private, named
+from exchange.folders import HOME_MODE, held, make_private, named
 from exchange.format.errors import printable
 from exchange.format.signing import SigningKey
 from exchange.readers import Readers
@@ -92,9 +93,10 @@ def _write_down(file: Path, wanted: Mapping[str, str | Path], *, new: bool) -> s
     name = variable_name("carrier_group")
     if "carrier_group" not in wanted or name in os.environ or name in dotenv_values(file):
         return _AS_IT_WAS
-    with file.open("r+", encoding="utf-8") as stream:
-        ends = stream.read()[-1:] in {"", "\n"}
-        stream.write(f"{'' if ends else chr(10)}{_line('carrier_group', wanted['carrier_group'])}")
+    before = file.read_bytes()
+    ends = before[-1:] in {b"", b"\n"}
+    added = f"{'' if ends else chr(10)}{_line('carrier_group', wanted['carrier_group'])}"
+    _replace(file, before + added.encode())
     return f"{name} added"
 
 
@@ -102,7 +104,15 @@ def _put_back(file: Path, before: bytes | None) -> None:
     if before is None:
         file.unlink()
     else:
-        file.write_bytes(before)
+        _replace(file, before)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a ``.env`` anew; where it is a link, the file that it leads to."""
+    real = file.resolve()
+    mode = stat.S_IMODE(real.stat().st_mode)
+    with held(real.parent, follow=True) as folder, folder.write(real.name, mode=mode) as stream:
+        stream.write(content)
 
 
 def _agreed(wanted: Mapping[str, str | Path], file: Path) -> Settings:

@@ -157,11 +157,14 @@ def _limit(folder: Path, name: str, terms: Terms) -> None:
     if terms == NO_LIMITS:
         path.unlink(missing_ok=True)
         return
-    draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
-    _write(draft, terms.encode(), 0o600)
-    draft.replace(path)
-    _sync(path.parent)
+    try:
+        make_private(path.parent)
+        with held(path.parent, follow=True) as trusted:
+            with trusted.write(path.name, mode=0o600) as stream:
+                stream.write(terms.encode())
+            trusted.sync()
+    except OSError as error:
+        raise KeyFault(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _trusted_path(folder: Path, name: str) -> Path:

@@ -44,6 +44,7 @@ def pending(side: Side) -> int:
     return int(side.all(sa.select(sa.func.count()).select_from(models.change))[0][0])
 
 
+@pytest.mark.quick
 def test_every_type_crosses_and_is_what_it_was(link: Link) -> None:
     link.one.execute(sa.insert(everything), [one_of_everything(1), one_of_everything(2, empty=True)])
     crossed(link)

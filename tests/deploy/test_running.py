@@ -172,7 +172,7 @@ def _wait_until_healthy(command: list[str], env: dict[str, str], log: Path) -> N
         if done.returncode == 0:
             return
         assert time.monotonic() < deadline, f"{done.stdout}{done.stderr}\n{log.read_text()}"
-        time.sleep(1)
+        time.sleep(0.2)
 
 
 def _exists(tree: Any, words: list[str]) -> bool:
@@ -293,4 +293,4 @@ def _until(database: Engine, rows: sa.Select[Any], log: Path) -> None:
             if connection.execute(rows).first():
                 return
         assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.5)
+        time.sleep(0.1)
