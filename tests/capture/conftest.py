@@ -5,34 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine
 
 from exchange import models
 from exchange.database import make_engine
 from tests.capture.lab import Lab
+from tests.databases import Databases
 
 
-@pytest.fixture
-def lab(engine: Engine) -> Lab:
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def lab(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Lab]:
     """Give such a database, of each kind in turn."""
-    models.metadata.create_all(engine)
-    return Lab(engine)
+    yield from _lab(databases, request.param)
 
 
 @pytest.fixture
-def postgres_lab(postgres_url: str) -> Iterator[Lab]:
+def postgres_lab(databases: Databases) -> Iterator[Lab]:
     """Give such a PostgreSQL database."""
-    yield from _lab(postgres_url)
+    yield from _lab(databases, "postgresql")
 
 
 @pytest.fixture
-def sqlite_lab(sqlite_url: str) -> Iterator[Lab]:
+def sqlite_lab(databases: Databases) -> Iterator[Lab]:
     """Give such a SQLite database."""
-    yield from _lab(sqlite_url)
+    yield from _lab(databases, "sqlite")
 
 
-def _lab(url: str) -> Iterator[Lab]:
+def _lab(databases: Databases, kind: str) -> Iterator[Lab]:
+    engine = make_engine(databases.fresh(kind, "the exchange's tables", _create_tables))
+    yield Lab(engine)
+    engine.dispose()
+
+
+def _create_tables(url: str) -> None:
     engine = make_engine(url)
     models.metadata.create_all(engine)
-    yield Lab(engine)
     engine.dispose()
