@@ -3,12 +3,16 @@
 What batches deleted is counted by the hour, in the transaction that deletes it, so that a window of time can be looked
 at: a batch counts together with those before it. A table whose rows come and go all day is not being emptied as long
 as it has the rows that it had. What a person let in is not counted, and the counting begins anew behind it.
+
+Of a large table with few deletes no more rows are counted than say that it has plenty: a multiple of what was deleted,
+at the first delete of an hour and whenever that has doubled.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -21,12 +25,14 @@ from exchange.format.json import MAX_INTEGER
 from exchange.models import deleted
 from exchange.site import Limits, Site
 
-MOST_COUNTED = 1_000_000
-"""No more rows of a table are counted: where there are more, it is not looked whether they come and go."""
-
+MOST_COUNTED = 2**24
+"""No more rows of a table are counted, however many were deleted."""
 
 AT_A_TIME = 4
 """So many times more rows are looked for than are needed now."""
+
+AHEAD = 2
+"""And so many times more are counted for the batches to come: enough until twice as many are deleted."""
 
 
 class Brake:
@@ -39,11 +45,8 @@ class Brake:
         self._stream = stream
         shard = channel.shard
         self._parts = shard.of if shard is not None and stream.name in shard.split else 1
-        of_late = (deleted.c.stream == stream.name, deleted.c.hour > _hour() - window_hours(site.limits))
-        sums = sa.select(sa.func.coalesce(sa.func.sum(deleted.c.deleted), 0), sa.func.max(deleted.c.rows))
-        before, most = connection.execute(sums.where(*of_late)).one()
-        self._before = int(before)
-        self._most: int | None = most
+        self._past = _Past(connection, stream.name, _hour() - window_hours(site.limits))
+        self._before = self._past.deleted
         self._looked_for = 0
         self._found = 0
 
@@ -72,9 +75,11 @@ class Brake:
         if not self._before:
             return None
         total = self._before + deletes
+        if self._is_part(total, self._past.at_least()):
+            return None  # as at nearly every batch: nothing is counted for it
         rows = self._rows(total, 1)
         left = rows - max(deletes - upserts, 0)
-        if total <= (rows + self._before) * self._limits.deleted_share or self._comes_and_goes(left):
+        if self._is_part(total, rows) or self._comes_and_goes(rows, left):
             return None
         hours = f"{self._limits.deleted_hours:g} hours"
         return (
@@ -82,23 +87,73 @@ class Brake:
             f" {hours}: together {self._more_than()}"
         )
 
-    def _comes_and_goes(self, left: int) -> bool:
+    def _is_part(self, total: int, rows: int) -> bool:
+        """Whether so many deletes are no more than the set share of the rows that there are and that went."""
+        return total <= (rows + self._before) * self._limits.deleted_share
+
+    def _comes_and_goes(self, rows: int, left: int) -> bool:
         """Whether the table keeps its rows, however many went: others came."""
-        known = self._most is not None and self._most < MOST_COUNTED
-        return known and left >= (self._most or 0) * (1 - self._limits.deleted_share)
+        return left >= self._past.most(rows) * (1 - self._limits.deleted_share)
 
     def _more_than(self) -> str:
         return f"more than the set share of {self._limits.deleted_share:.0%}"
 
     def _rows(self, deletes: int, parts: int) -> int:
         """Count the rows that one of ``parts`` has, but hardly more than let it through: it is judged at every run."""
-        share = self._limits.deleted_share
-        enough = math.ceil(parts * deletes / share) + parts if share else MAX_INTEGER
+        enough = parts * _enough(self._limits, deletes) + parts
         if enough > self._looked_for and self._found == self._looked_for:
             # Of a snapshot ever more rows turn out to go: they are not to be counted each time.
             self._looked_for = min(AT_A_TIME * enough, MAX_INTEGER)
             self._found = _count(self._connection, self._stream, self._looked_for)
         return self._found // parts
+
+
+@dataclass(frozen=True)
+class _Hour:
+    """What was deleted in an hour, and how many rows there were before; that or more, if the counting was cut off."""
+
+    hour: int
+    deleted: int
+    rows: int
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the counting was cut off: that happens at powers of two. One that is exact does no harm as well."""
+        return self.rows >= MOST_COUNTED or self.rows & (self.rows - 1) == 0
+
+
+class _Past:
+    """What was deleted of a stream of late."""
+
+    def __init__(self, connection: Connection, stream: str, after: int) -> None:
+        """Read of the hours after that one."""
+        columns = sa.select(deleted.c.hour, deleted.c.deleted, deleted.c.rows)
+        of_late = columns.where(deleted.c.stream == stream, deleted.c.hour > after)
+        self._hours = [_Hour(*row) for row in connection.execute(of_late.order_by(deleted.c.hour.desc()))]
+        self.deleted = sum(one.deleted for one in self._hours)
+
+    def of(self, hour: int) -> _Hour | None:
+        """Give what is known of an hour."""
+        return next((one for one in self._hours if one.hour == hour), None)
+
+    def at_least(self) -> int:
+        """Say how many rows there still are at least: those that there were, but for all that went since."""
+        gone = least = 0
+        for one in self._hours:
+            gone += one.deleted
+            least = max(least, one.rows - gone)
+        return least
+
+    def most(self, rows: int) -> int:
+        """Say how many rows there were at most at the beginning of any hour, beside so many now.
+
+        Where the counting was cut off, there were no more than were there later and those that went meanwhile.
+        """
+        most, there = 0, rows
+        for one in self._hours:
+            there = there + one.deleted if one.is_cut else one.rows
+            most = max(most, there)
+        return most
 
 
 def window_hours(limits: Limits) -> int:
@@ -114,21 +169,42 @@ def note(
     Where a person let the batch in, what went before it is forgotten with it.
     """
     hour = _hour()
+    passed = hour - window_hours(site.limits)
     for name, number in gone.items():
         if not number:
             continue
         mine = deleted.c.stream == name
-        old = mine if arrival.released else mine & (deleted.c.hour <= hour - window_hours(site.limits))
+        old = mine if arrival.released else mine & (deleted.c.hour <= passed)
         connection.execute(sa.delete(deleted).where(old))
-        here = sa.update(deleted).where(mine, deleted.c.hour == hour)
-        if arrival.released or connection.execute(here.values(deleted=deleted.c.deleted + number)).rowcount:
+        if arrival.released:
             continue
-        left = _count(connection, arrival.channel.stream(name), MOST_COUNTED)
-        rows = min(left + max(number - upserts.get(name, 0), 0), MOST_COUNTED)
+        here = sa.update(deleted).where(mine, deleted.c.hour == hour)
+        connection.execute(here.values(deleted=deleted.c.deleted + number))
+        past = _Past(connection, name, passed)
+        known = past.of(hour)
+        bound = _bound(site.limits, past.deleted + (0 if known else number))
+        if known is not None and (not known.is_cut or known.rows >= bound):
+            continue
+        left = _count(connection, arrival.channel.stream(name), bound)
+        if known is not None:  # what came in this hour is not known: there were so many before it, or fewer
+            connection.execute(here.values(rows=min(left + known.deleted, bound)))
+            continue
+        rows = min(left + max(number - upserts.get(name, 0), 0), bound)
         insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         first = insert(deleted).values(stream=name, hour=hour, deleted=number, rows=rows)
         more = {"deleted": deleted.c.deleted + first.excluded.deleted}
         connection.execute(first.on_conflict_do_update(index_elements=["stream", "hour"], set_=more))
+
+
+def _enough(limits: Limits, deletes: int) -> int:
+    """Say of how many rows so many deletes are the set share."""
+    return math.ceil(deletes / limits.deleted_share) if limits.deleted_share else MAX_INTEGER
+
+
+def _bound(limits: Limits, deletes: int) -> int:
+    """Say how far to count rows beside so many deletes: to a power of two, which tells later that it was cut off."""
+    enough = min(AHEAD * _enough(limits, deletes), MOST_COUNTED)
+    return min(1 << (enough - 1).bit_length(), MOST_COUNTED)
 
 
 def _count(connection: Connection, stream: Stream, most: int) -> int:

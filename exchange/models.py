@@ -420,7 +420,7 @@ deleted = Table(
     Column("rows", BigInteger, nullable=False),
 )
 """How many rows of a received stream batches deleted in an hour (since 1970), and how many rows there were before the
-first of those went, counted no further than ``braking.MOST_COUNTED``. What a person let in is not counted."""
+first of those went at most; of a large table fewer, a power of two. What a person let in is not counted."""
 
 ahead = Table(
     "exchange_ahead",

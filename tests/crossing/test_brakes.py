@@ -113,6 +113,46 @@ def test_a_table_whose_rows_come_and_go_is_not_being_emptied(receiver: Side, for
     assert held(receiver, Reason.DELETES).batch == stem
 
 
+def test_rows_that_came_and_went_before_they_were_all_counted_are_not_being_emptied(
+    receiver: Side, forger: Forger
+) -> None:
+    def come_and_go(first: int, count: int, more: int = 0) -> str:
+        new = [account(n, FIRST + n) for n in range(first + 30, first + 30 + count + more)]
+        return forger.send([*new, *(delete("account", FIRST + 1000 + n, id=n) for n in range(first, first + count))])
+
+    receiver.limit(deleted_rows=20)
+    forger.send([account(n, FIRST + n) for n in range(1, 31)])
+    come_and_go(1, 1)
+    assert verdicts(receiver) == [Verdict.APPLIED] * 2
+    assert receiver.all(sa.select(models.deleted.c.rows)) == [(4,)]  # or more: there are plenty beside one delete
+    hours_ago(receiver, 2)
+    for first in range(2, 122, 2):
+        come_and_go(first, 2)
+    assert set(verdicts(receiver)) == {Verdict.APPLIED}
+    assert len(ids(receiver)) == 30
+    remove(forger, 122, 131)
+    stem = remove(forger, 132, 141)
+    assert held(receiver, Reason.DELETES).batch == stem
+
+
+def test_of_a_large_table_few_rows_are_counted_and_more_when_more_went(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    quick_receiver.limit(deleted_rows=5)
+    quick_forger.send([account(n, FIRST + n) for n in range(1, 101)])
+    counted = []
+    for number in range(1, 9):
+        remove(quick_forger, number, number)
+        assert set(verdicts(quick_receiver)) == {Verdict.APPLIED}
+        counted += quick_receiver.all(sa.select(models.deleted.c.rows))
+    assert [rows for (rows,) in counted] == [4, 8, 16, 16, 32, 32, 32, 32]
+    remove(quick_forger, 9, 48)
+    assert verdicts(quick_receiver) == [Verdict.APPLIED]
+    assert quick_receiver.all(sa.select(models.deleted.c.deleted, models.deleted.c.rows)) == [(48, 100)]
+    stem = remove(quick_forger, 49, 54)
+    assert held(quick_receiver, Reason.DELETES).batch == stem
+
+
 def test_deletes_of_rows_that_are_not_here_do_not_count(receiver: Side, forger: Forger) -> None:
     receiver.limit(deleted_rows=5)
     forger.send([account(n, FIRST + n) for n in range(1, 21)])

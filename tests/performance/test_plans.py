@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import (
+    audit,
     dead_letters,
     gaps,
     importer,
@@ -43,7 +44,14 @@ BATCHES = 5_000
 LETTERS = 30_000
 ROWS, CHANGED = 30_000, 10
 FIRST = 1_700_000_000_000_000
-GROWING = ("exchange_batch", "exchange_event", "exchange_change", "exchange_dead_letter", "exchange_tombstone")
+GROWING = (
+    "exchange_batch",
+    "exchange_event",
+    "exchange_change",
+    "exchange_dead_letter",
+    "exchange_tombstone",
+    "exchange_audit",
+)
 TABLES = tuple(table.name for table in shop.FORTH)
 
 with_and_without_statistics = pytest.mark.parametrize("analysed", [True, False], ids=["with statistics", "without"])
@@ -106,8 +114,23 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_dead_letter_orphan": lambda side, _: reuniting.run(side.site, side.site.incoming(), importer.never),
     # `exchange dead-letters show`
     "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
+    # Was this call made before, and did it come to its end? Asked at every call by hand.
+    "uq_exchange_audit_call": lambda side, _: call_again(side),
+    "uq_exchange_audit_concludes": lambda side, _: call_again(side),
 }
 """Each index and the work that needs it."""
+
+KEEPING = {"uq_exchange_audit_previous"}
+"""And those in which nobody looks anything up: this one keeps two acts from following on the same one."""
+
+
+def call_again(side: Side) -> None:
+    """Make a call by hand that was made before."""
+    with (
+        pytest.raises(audit.Repeated),
+        audit.audited(side.engine, "retry", {}, who="somebody", origin="here", call="c77"),
+    ):
+        pass
 
 
 def ask_again(side: Side) -> None:
@@ -133,7 +156,9 @@ def prune_files(side: Side) -> None:
 
 
 def test_every_index_is_there_for_a_query() -> None:
-    assert set(QUERIES) == {str(index.name) for table in models.metadata.tables.values() for index in table.indexes}
+    indexes = {str(index.name) for table in models.metadata.tables.values() for index in table.indexes}
+
+    assert set(QUERIES) | KEEPING == indexes
 
 
 @with_and_without_statistics
@@ -148,6 +173,11 @@ def test_each_index_is_used_by_its_query(receiver: Side, forger: Forger, *, anal
     receiver.execute(sa.insert(models.resync), asked_for)
     answered = {**past, "state": models.RepairState.ANSWERED, "asked_at": now()}
     receiver.execute(sa.insert(models.repair), [{**answered, "name": f"n{n}"} for n in range(BATCHES)])
+    acted = {"at": now(), "who": "somebody", "origin": "here", "action": "retry", "arguments": "{}"}
+    begun = [{"id": n, "call": f"c{n}", "previous": f"p{n}", "digest": f"p{n + 1}"} for n in range(1, BATCHES)]
+    ended = [{"concludes": n, "id": n + BATCHES, "previous": f"q{n}", "digest": f"q{n + 1}"} for n in range(1, BATCHES)]
+    for rows in (begun, ended):
+        receiver.execute(sa.insert(models.audit), [acted | row for row in rows])
     if analysed:
         analyse(receiver)
     unused = {}
@@ -293,6 +323,22 @@ def test_an_import_of_some_deletes_reads_no_large_table(grown: Forger, *, analys
         analyse(grown.receiver)
 
     assert read_by(grown, DELETES) == {}
+
+
+@with_and_without_statistics
+def test_many_deletes_before_do_not_have_a_large_table_counted_at_every_batch(grown: Forger, *, analysed: bool) -> None:
+    grown.receiver.limit(deleted_rows=CHANGED)
+    if analysed:
+        analyse(grown.receiver)
+    counted = []
+    for first in range(1, 1 + 40 * CHANGED, CHANGED):
+        gone = [delete("seat", FIRST + n, id=n) for n in range(first, first + CHANGED)]
+        with watched(grown.receiver.engine) as seen:
+            applied(grown, gone)
+        assert seen.read_whole(*GROWING) == []
+        counted.append(sum(table == "seat" and "count(" in statement for table, statement in seen.begun))
+
+    assert 0 < sum(counted) <= 7, counted  # whenever twice as many went
 
 
 # What people ask for

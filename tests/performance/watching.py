@@ -25,11 +25,24 @@ from sqlalchemy import Connection, Engine
 from exchange.shared import MARKER
 
 PLENTY = 1_000
-"""From how many rows on PostgreSQL's reading without a condition counts as reading a whole table."""
+"""From how many rows on reading without a condition counts as reading a whole table: rows that PostgreSQL read, or
+that a statement lets SQLite read."""
 
 _HELD = {MARKER, "token"}
 _FILE_EVENTS = ("open", "os.listdir", "os.rename", "os.remove", "os.mkdir")
 _ABOUT_NO_ROW = re.compile(r"WHERE (1 = 0|0 = 1)")
+_GIVES_A_ROW = {
+    "IfPos",
+    "Rowid",
+    "Column",
+    "Variable",
+    "Integer",
+    "Copy",
+    "SCopy",
+    "ResultRow",
+    "Yield",
+    "DecrJumpZero",
+}
 _watching: list[Watched] = []
 
 
@@ -50,6 +63,9 @@ class Watched:
     """The indexes in which something was looked up."""
     whole: list[tuple[str, str]] = field(default_factory=list)
     """Tables that were read from end to end, by their rows or by an index, and the statement that did it."""
+
+    begun: list[tuple[str, str]] = field(default_factory=list)
+    """Those that were read from an end of theirs, to the other one or not as far."""
 
     @property
     def cost(self) -> tuple[int, int, dict[str, int], list[str], dict[str, int]]:
@@ -146,8 +162,10 @@ def _read_plan(told: dict[str, Any], seen: Watched) -> None:
             removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
             rows = round((node["Actual Rows"] + removed) * node["Actual Loops"])
             seen.steps += rows
-            if not looked_up and rows > PLENTY:
-                seen.whole.append((node["Relation Name"], told["Query Text"]))
+            if not looked_up:
+                seen.begun.append((node["Relation Name"], told["Query Text"]))
+                if rows > PLENTY:
+                    seen.whole.append((node["Relation Name"], told["Query Text"]))
 
 
 def _prepare_sqlite(driver: sqlite3.Connection, seen: Watched) -> None:
@@ -168,11 +186,39 @@ def _explain_sqlite(driver: sqlite3.Connection, statement: str, parameters: Any,
     if _ABOUT_NO_ROW.search(statement):  # what it opens it never steps through
         return
     opened: dict[int, tuple[str, str]] = {}
-    for _, opcode, cursor, place, database, *_ in driver.execute(f"EXPLAIN {statement}", parameters).fetchall():
+    program = driver.execute(f"EXPLAIN {statement}", parameters).fetchall()
+    for address, opcode, cursor, place, database, *_ in program:
         if opcode in {"OpenRead", "OpenWrite", "ReopenIdx"} and (database, place) in names:
             opened[cursor] = names[database, place]
         elif cursor in opened and opcode in {"SeekGE", "SeekGT", "SeekLE", "SeekLT", "NotFound", "Found"}:
             seen.indexes.add(opened[cursor][0])
         elif cursor in opened and opcode in {"Rewind", "Last", "Count"}:
-            seen.whole.append((opened[cursor][1], statement))
+            seen.begun.append((opened[cursor][1], statement))
+            if opcode == "Count" or not _ends_soon(program, address, parameters):
+                seen.whole.append((opened[cursor][1], statement))
     seen.steps = steps
+
+
+def _ends_soon(program: list[Any], start: int, parameters: Any) -> bool:
+    """Whether the loop behind a rewind goes through few rows: it looks for none, and counts down a small limit.
+
+    Only such a loop is believed in which each step gives a row, or leaves one out for the offset.
+    """
+    cursor = program[start][2]
+    end = next((row[0] for row in program[start:] if row[1] in {"Next", "Prev"} and row[2] == cursor), start)
+    body = program[start + 1 : end]
+    counted = [row[2] for row in body if row[1] == "DecrJumpZero"]
+    if len(counted) != 1 or not {row[1] for row in body} <= _GIVES_A_ROW:
+        return False
+    counted += [row[2] for row in body if row[1] == "IfPos"]
+    most = [_value_of(program, register, parameters) for register in counted]
+    return min(most) >= 0 and sum(most) <= PLENTY
+
+
+def _value_of(program: list[Any], register: int, parameters: Any) -> int:
+    """Give the number that a program puts into a register at its beginning; -1 if there is no such."""
+    loads = [row for row in program if row[1] in {"Variable", "Integer"} and row[3] == register]
+    if len(loads) != 1:
+        return -1
+    _, opcode, number, *_ = loads[0]
+    return int(number if opcode == "Integer" else parameters[number - 1])
