@@ -165,6 +165,7 @@ def test_the_wheel_and_what_it_declares_are_enough_to_run_a_side(
     _crosses_a_batch(empty)
 
 
+@pytest.mark.torture  # CI runs it, too
 @pytest.mark.processes
 def test_what_the_image_holds_is_enough_to_run_a_side_with_all_that_is_optional(
     empty: Installation, tmp_path_factory: pytest.TempPathFactory, worker_id: str

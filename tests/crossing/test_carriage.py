@@ -109,7 +109,11 @@ def settled_once(side: Side, sender: Side) -> None:
 
 @pytest.mark.parametrize(
     "alike, seed",
-    [("sqlite", 1), ("sqlite", 2), pytest.param("postgresql", 1, marks=pytest.mark.postgres)],
+    [
+        ("sqlite", 1),
+        pytest.param("sqlite", 2, marks=pytest.mark.torture),
+        pytest.param("postgresql", 1, marks=pytest.mark.postgres),
+    ],
     indirect=["alike"],
 )
 def test_a_bad_carrier_delays_rows_and_never_loses_doubles_or_mixes_them(alike: Link, seed: int) -> None:

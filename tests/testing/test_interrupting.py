@@ -80,7 +80,11 @@ def out_of_the_blue(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize(
     "interrupt",
-    [to_main, pytest.param(to_group, marks=pytest.mark.torture), out_of_the_blue],
+    [
+        to_main,
+        pytest.param(to_group, marks=pytest.mark.torture),
+        pytest.param(out_of_the_blue, marks=pytest.mark.torture),
+    ],
     ids=lambda how: how.__name__,
 )
 def test_an_interrupted_run_leaves_nothing_and_says_what_had_failed(
