@@ -444,29 +444,39 @@ def test_a_part_is_a_batch_like_any_other_and_not_taken_twice(small: Link) -> No
 @needs_postgres
 def test_a_snapshot_that_is_taken_while_others_write_agrees_with_them_in_the_end(postgresql_link: Link) -> None:
     side = postgresql_link.one
-    side.limit(batch_records=100)
-    side.execute(sa.insert(shop.account), accounts(1, 800))
+    side.limit(batch_records=40)
+    side.execute(sa.insert(shop.account), accounts(1, 240))
     forget(side)
     ask(side, prune=True)
     postgresql_link.other.execute(sa.insert(shop.account), accounts(5_000, 5_010))
     done = threading.Event()
+    turns = threading.Semaphore(0)
 
     def write(seed: int) -> None:
         draw = random.Random(seed)
-        while not done.is_set():
-            number = draw.randrange(1, 1_000)
+        while turns.acquire() and not done.is_set():
+            number = draw.randrange(1, 300)
             with side.engine.begin() as connection:
                 connection.execute(sa.delete(shop.account).where(shop.account.c.id == number))
                 if draw.random() < 0.7:
                     row = {"id": number, "name": f"{seed} {draw.random()}"[:40], "age": 1}
                     connection.execute(sa.insert(shop.account), [row])
 
-    writer = threading.Thread(target=write, args=(1,))
+    writer = threading.Thread(target=write, args=(1,), daemon=True)
     writer.start()
+
+    def go_on() -> bool:
+        """Let some be written beside the next batch."""
+        turns.release(10)
+        return False
+
     while not done.is_set():
-        cross(postgresql_link)
+        assert exporter.run(side.site, stopping=go_on).trouble is None
+        postgresql_link.there.carry()
+        postgresql_link.other.take_in()
         if wishes(side)[0].state == ResyncState.DONE:
             done.set()
+    turns.release()
     writer.join()
     cross(postgresql_link)
 
