@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from exchange import capture, exporter, importer, resyncing
@@ -23,6 +24,9 @@ from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account
 from tests.crossing.sides import Link, Side
+
+each_to_the_other = pytest.mark.parametrize("link", ["sqlite-postgresql", "postgresql-sqlite"], indirect=True)
+"""Each database sends and receives."""
 
 
 def forget(side: Side) -> None:
@@ -208,6 +212,8 @@ def test_without_prune_rows_that_the_sender_lacks_stay(alike: Link) -> None:
     assert [row["id"] for row in alike.other.rows(shop.account)] == [1, 2, 7, 8]
 
 
+@needs_postgres
+@each_to_the_other
 def test_with_prune_rows_that_the_sender_lacks_go_children_first_and_leave_tombstones(link: Link) -> None:
     for side in (link.one, link.other):
         side.execute(sa.insert(shop.place), [{"country": "at", "number": 1, "name": "p"}])
@@ -242,6 +248,8 @@ def test_only_the_streams_that_were_asked_for_are_sent_and_pruned(alike: Link) -
     assert len(alike.other.rows(shop.place)) == 1
 
 
+@needs_postgres
+@each_to_the_other
 def test_only_the_buckets_that_were_asked_for_are_sent_and_pruned(link: Link) -> None:
     link.one.execute(sa.insert(shop.account), accounts(1, 60))
     link.other.execute(sa.insert(shop.account), accounts(41, 99))
