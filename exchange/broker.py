@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import IO, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from exchange.database import whoami
 from exchange.folders import held, make_private
@@ -55,10 +57,15 @@ class Address:
     def answers(self, seconds: float = 1.0) -> bool:
         """Tell whether our broker is there: somebody else's on the same port doesn't know the password."""
         try:
-            with redis.Redis(host=HOST, port=self.port, password=self.password, socket_timeout=seconds) as client:
+            with self.client(seconds) as client:
                 return bool(client.ping())
         except (redis.RedisError, OSError):
             return False
+
+    def client(self, seconds: float) -> redis.Redis:
+        """Give a client that asks once: redis-py's own would go on for seconds, also where nobody is any more."""
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(host=HOST, port=self.port, password=self.password, socket_timeout=seconds, retry=once)
 
 
 def running(folder: Path) -> Address | None:
@@ -255,10 +262,7 @@ def find_server() -> Path:
 
 
 def _shut_down(address: Address) -> None:
-    with (
-        contextlib.suppress(redis.RedisError, OSError),
-        redis.Redis(host=HOST, port=address.port, password=address.password, socket_timeout=STOP_SECONDS) as client,
-    ):
+    with contextlib.suppress(redis.RedisError, OSError), address.client(STOP_SECONDS) as client:
         client.shutdown(nosave=True)
 
 

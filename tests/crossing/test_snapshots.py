@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from exchange import capture, exporter, importer, resyncing
@@ -23,6 +24,9 @@ from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account
 from tests.crossing.sides import Link, Side
+
+each_to_the_other = pytest.mark.parametrize("link", ["sqlite-postgresql", "postgresql-sqlite"], indirect=True)
+"""Each database sends and receives."""
 
 
 def forget(side: Side) -> None:
@@ -208,6 +212,8 @@ def test_without_prune_rows_that_the_sender_lacks_stay(alike: Link) -> None:
     assert [row["id"] for row in alike.other.rows(shop.account)] == [1, 2, 7, 8]
 
 
+@needs_postgres
+@each_to_the_other
 def test_with_prune_rows_that_the_sender_lacks_go_children_first_and_leave_tombstones(link: Link) -> None:
     for side in (link.one, link.other):
         side.execute(sa.insert(shop.place), [{"country": "at", "number": 1, "name": "p"}])
@@ -242,6 +248,8 @@ def test_only_the_streams_that_were_asked_for_are_sent_and_pruned(alike: Link) -
     assert len(alike.other.rows(shop.place)) == 1
 
 
+@needs_postgres
+@each_to_the_other
 def test_only_the_buckets_that_were_asked_for_are_sent_and_pruned(link: Link) -> None:
     link.one.execute(sa.insert(shop.account), accounts(1, 60))
     link.other.execute(sa.insert(shop.account), accounts(41, 99))
@@ -444,29 +452,39 @@ def test_a_part_is_a_batch_like_any_other_and_not_taken_twice(small: Link) -> No
 @needs_postgres
 def test_a_snapshot_that_is_taken_while_others_write_agrees_with_them_in_the_end(postgresql_link: Link) -> None:
     side = postgresql_link.one
-    side.limit(batch_records=100)
-    side.execute(sa.insert(shop.account), accounts(1, 800))
+    side.limit(batch_records=40)
+    side.execute(sa.insert(shop.account), accounts(1, 240))
     forget(side)
     ask(side, prune=True)
     postgresql_link.other.execute(sa.insert(shop.account), accounts(5_000, 5_010))
     done = threading.Event()
+    turns = threading.Semaphore(0)
 
     def write(seed: int) -> None:
         draw = random.Random(seed)
-        while not done.is_set():
-            number = draw.randrange(1, 1_000)
+        while turns.acquire() and not done.is_set():
+            number = draw.randrange(1, 300)
             with side.engine.begin() as connection:
                 connection.execute(sa.delete(shop.account).where(shop.account.c.id == number))
                 if draw.random() < 0.7:
                     row = {"id": number, "name": f"{seed} {draw.random()}"[:40], "age": 1}
                     connection.execute(sa.insert(shop.account), [row])
 
-    writer = threading.Thread(target=write, args=(1,))
+    writer = threading.Thread(target=write, args=(1,), daemon=True)
     writer.start()
+
+    def go_on() -> bool:
+        """Let some be written beside the next batch."""
+        turns.release(10)
+        return False
+
     while not done.is_set():
-        cross(postgresql_link)
+        assert exporter.run(side.site, stopping=go_on).trouble is None
+        postgresql_link.there.carry()
+        postgresql_link.other.take_in()
         if wishes(side)[0].state == ResyncState.DONE:
             done.set()
+    turns.release()
     writer.join()
     cross(postgresql_link)
 

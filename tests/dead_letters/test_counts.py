@@ -78,7 +78,7 @@ def test_folding_changes_no_count_and_leaves_few_rows(many: Connection) -> None:
         assert min(hour for *_, hour in kept(many)) == 0
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("migrated", ["postgresql"], indirect=True)
 @pytest.mark.postgres
 def test_two_who_park_letters_of_one_cause_do_not_wait_for_each_other(migrated: Engine) -> None:
     with migrated.begin() as one, migrated.begin() as other:

@@ -1,4 +1,5 @@
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -36,7 +37,8 @@ def test_it_is_found_while_it_runs_and_not_after(tmp_path: Path) -> None:
 def test_it_asks_for_a_password_never_evicts_and_listens_on_loopback_only(tmp_path: Path) -> None:
     with EmbeddedBroker(tmp_path / "broker") as broker:
         assert broker.address is not None
-        with redis.Redis(port=broker.address.port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger = replace(broker.address, password="").client(5)
+        with stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
         with redis.Redis.from_url(broker.address.url) as client:
             assert client.config_get("bind") == {"bind": "127.0.0.1"}

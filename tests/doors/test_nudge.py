@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,42 +146,55 @@ def test_an_export_follows_a_commit_and_an_import_a_whole_batch(side: Side, nudg
 
 def test_nudges_do_not_pile_up_where_no_worker_takes_them(side: Side, nudged: redis.Redis) -> None:
     prepare(side)
+    nudged.config_resetstat()
     log = start(side)
     until(lambda: "event=nudging" in log.read_text())
-    longest = 0
-    for number in range(40):
+    longest, stems = 0, (f"{STEM[:-2]}{number:02}" for number in itertools.count())
+
+    def looked_again() -> bool:
+        """Bring more to nudge for until the process has looked at its full queue a few times."""
+        nonlocal longest
         commit(side)
-        bring(side, f"{STEM[:-2]}{number:02}")
-        longest = max(longest, int(str(nudged.llen("exchange-response"))))
-        time.sleep(0.05)
-    until(lambda: nudged.llen("exchange-response"))
-    assert longest <= 2
+        bring(side, next(stems))
+        longest = max(longest, len(nudged.lrange("exchange-response", 0, -1)))
+        looks = nudged.info("commandstats").get("cmdstat_llen", {"calls": 0})
+        return bool(looks["calls"] > 4)
+
+    until(looked_again)
+    assert 1 <= longest <= 2
     message = nudged.rpop("exchange-response")
     assert isinstance(message, bytes)
     assert json.loads(message)["headers"]["expires"]
 
 
-def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, nudged: redis.Redis) -> None:
-    log = start(side)
-    until(lambda: log.read_text().count("event=away") == 2)
-    time.sleep(3)
-    said = log.read_text()
-    for what in ("the database", "the incoming folder"):
-        assert said.count(f'event=away what="{what}"') == 1, said
+_IMPATIENT = "from exchange import cli, nudge; nudge.AWAY_SECONDS = 0.2; cli.app(['nudge'])"
 
+
+def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, nudged: redis.Redis) -> None:
+    _, log = side.start("nudge", "-c", _IMPATIENT, forked=True)
+    away = 'event=away what="{}"'.format
+    until(lambda: log.read_text().count("event=away") == 2)
+    (side.home / "incoming").mkdir(parents=True)
+    for number in range(2):  # between two imports the database is asked again and again
+        bring(side, f"{STEM[:-1]}{number}")
+        until(lambda: take(nudged) == "exchange.import")
     prepare(side)
     commit(side)
     until(lambda: take(nudged) == "exchange.export")
-    bring(side)
-    until(lambda: take(nudged) == "exchange.import")
     assert log.read_text().count("event=back") == 2
 
     shutil.move(side.home / "incoming", side.home / "elsewhere")
-    until(lambda: log.read_text().count('away what="the incoming folder"') == 2)
+    until(lambda: log.read_text().count(away("the incoming folder")) == 2)
+    for _ in range(2):  # and between two exports the folder
+        commit(side)
+        until(lambda: take(nudged) == "exchange.export")
     shutil.move(side.home / "elsewhere", side.home / "incoming")
     bring(side, f"{STEM[:-1]}3")
     until(lambda: take(nudged) == "exchange.import")
-    assert "Traceback" not in log.read_text()
+    said = log.read_text()
+    assert (said.count(away("the database")), said.count(away("the incoming folder"))) == (1, 2), said
+    assert said.count("event=back") == 3
+    assert "Traceback" not in said
 
 
 def test_a_second_process_waits_for_the_first(side: Side, nudged: redis.Redis) -> None:

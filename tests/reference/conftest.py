@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -10,14 +10,29 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from exchange import models
+from exchange.database import make_engine
 from exchange.reference.models import Base, ProfileType, User
+from tests.databases import Databases
+
+
+def _prepare(url: str) -> None:
+    engine = make_engine(url)
+    models.metadata.create_all(engine)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, databases: Databases) -> str:
+    """Give the URL of a database with all tables and no rows, of each kind in turn."""
+    return databases.fresh(request.param, "reference", _prepare)
 
 
 @pytest.fixture
-def database(engine: Engine) -> Engine:
-    models.metadata.create_all(engine)
-    Base.metadata.create_all(engine)
-    return engine
+def database(database_url: str) -> Iterator[Engine]:
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sqlite3
 import threading
 import time
 import uuid
@@ -17,7 +18,6 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange import models
 from exchange.database import Busy, make_engine, now
 from exchange.reference import answering
 from exchange.reference.answering import Answers, answer_requests
@@ -25,13 +25,16 @@ from exchange.reference.handlers import Question, echo, load_handler
 from exchange.reference.models import (
     AnswerAttempt,
     Base,
-    ProfileType,
     Request,
     RequestStatus,
     Response,
     ResponseStatus,
     User,
 )
+from tests.crossing.processes import fork, join
+
+# For what no database has a say in.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def _ask(database: Engine, query: str = "q", **given: Any) -> uuid.UUID:
@@ -109,6 +112,7 @@ def _raise(error: BaseException) -> Callable[[Question], Any]:
     return handler
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "handler, sentence",
     [
@@ -140,10 +144,12 @@ def test_whatever_goes_wrong_in_a_handler_is_the_response(
     assert len(response.error) <= answering.LONGEST_ERROR
 
 
-@pytest.mark.parametrize("value", [None, 0, "", [], {}, "ünïcode 🦊", 2**63 - 1, -(2**63), 0.1, True])
-def test_any_plain_json_is_a_result(database: Engine, asked: uuid.UUID, value: Any) -> None:
-    assert answer_requests(database, lambda _q: value, "response") == Answers(answered=1)
-    assert _response(database, asked).result == value
+def test_any_plain_json_is_a_result(database: Engine, ada: str) -> None:
+    values: list[Any] = [None, 0, "", [], {}, "ünïcode 🦊", 2**63 - 1, -(2**63), 0.1, True]
+    asked = [_ask(database, str(number)) for number in range(len(values))]
+    answers = answer_requests(database, lambda question: values[int(question.query)], "response")
+    assert answers == Answers(answered=len(values))
+    assert [repr(_response(database, one).result) for one in asked] == [repr(value) for value in values]
 
 
 def _swallowing(_question: Question) -> None:
@@ -152,6 +158,7 @@ def _swallowing(_question: Question) -> None:
             time.sleep(60)
 
 
+@on_sqlite
 @pytest.mark.parametrize("handler", [lambda _q: time.sleep(60), _swallowing])
 def test_a_handler_that_hangs_is_stopped(
     database: Engine, asked: uuid.UUID, handler: Callable[[Question], Any]
@@ -174,20 +181,11 @@ def _end_the_process(_question: Question) -> None:
     os._exit(9)
 
 
-def _answer_in_a_process(url: str, handler: Callable[[Question], Any]) -> None:
-    answer_requests(make_engine(url), handler, "response")
-
-
-@pytest.mark.processes
 def test_a_handler_that_kills_the_process_is_answered_for_after_three_starts(
     database: Engine, database_url: str, asked: uuid.UUID
 ) -> None:
-    process = multiprocessing.get_context("spawn").Process(
-        target=_answer_in_a_process, args=(database_url, _end_the_process)
-    )
-    process.start()
-    process.join(60)
-    assert process.exitcode == 9
+    database.dispose()
+    assert join(fork(lambda: answer_requests(make_engine(database_url), _end_the_process, "response"))) == 9
     with database.begin() as connection:
         assert connection.scalar(sa.select(AnswerAttempt.attempts)) == 1
         connection.execute(sa.update(AnswerAttempt).values(attempts=answering.STARTS))
@@ -282,17 +280,6 @@ def test_a_request_withdrawn_meanwhile_gets_no_response(
     assert count(AnswerAttempt) == 0
 
 
-def _note_and_answer(url: str, folder: str, start: Any) -> None:
-    def handler(question: Question) -> str:
-        (Path(folder) / f"{question.id}-{os.getpid()}").touch()
-        return str(os.getpid())
-
-    engine = make_engine(url)
-    start.wait()
-    answer_requests(engine, handler, "response")
-
-
-@pytest.mark.processes
 def test_several_answerers_at_once_answer_each_request_once(
     database: Engine, database_url: str, ada: str, tmp_path: Path, count: Callable[[type[Base]], int]
 ) -> None:
@@ -300,18 +287,24 @@ def test_several_answerers_at_once_answer_each_request_once(
         _ask(database)
     noted = tmp_path / "noted"
     noted.mkdir()
-    context = multiprocessing.get_context("spawn")
-    start = context.Barrier(2)
-    processes = [context.Process(target=_note_and_answer, args=(database_url, str(noted), start)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+    start = multiprocessing.get_context("fork").Barrier(2)
+
+    def handler(question: Question) -> str:
+        (noted / f"{question.id}-{os.getpid()}").touch()
+        return str(os.getpid())
+
+    def work() -> None:
+        engine = make_engine(database_url)
+        start.wait()
+        answer_requests(engine, handler, "response")
+
+    database.dispose()
+    assert [join(child) for child in [fork(work) for _ in range(2)]] == [0, 0]
     assert count(Response) == 40
     assert len(list(noted.iterdir())) == 40
 
 
+@on_sqlite
 def test_outside_the_main_thread_it_refuses_to_begin(database: Engine, asked: uuid.UUID) -> None:
     raised: list[BaseException] = []
 
@@ -327,41 +320,45 @@ def test_outside_the_main_thread_it_refuses_to_begin(database: Engine, asked: uu
     assert "main thread" in str(raised[0])
 
 
-def test_an_answer_waits_for_a_long_import_on_sqlite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exchange.database.SQLITE_WAIT_SECONDS", 0.1)
-    database = make_engine(sqlite_url)
-    _prepare(database)
-    request_id = _ask(database)
-    writer = database.connect()
+@pytest.fixture
+def impatient(database: Engine) -> Engine:
+    """Have a writer wait but a moment for another one, as it would for five seconds."""
+
+    @sa.event.listens_for(database, "connect")
+    def _hurry(driver: sqlite3.Connection, _record: object) -> None:
+        driver.execute("PRAGMA busy_timeout = 20")
+
+    database.dispose()
+    return database
+
+
+@on_sqlite
+def test_an_answer_waits_for_a_long_import_on_sqlite(impatient: Engine, asked: uuid.UUID) -> None:
+    refusals: list[object] = []
+    writer = impatient.connect()
 
     def handler(_question: Question) -> str:
         transaction = writer.begin()
-        threading.Timer(1.0, transaction.rollback).start()
+
+        @sa.event.listens_for(impatient, "handle_error")
+        def _refused(context: sa.engine.ExceptionContext) -> None:
+            refusals.append(context.original_exception)
+            if len(refusals) == 2:
+                transaction.rollback()
+
         return "kept"
 
-    assert answer_requests(database, handler, "response") == Answers(answered=1)
-    assert _response(database, request_id).result == "kept"
+    assert answer_requests(impatient, handler, "response") == Answers(answered=1)
+    assert len(refusals) == 2
+    assert _response(impatient, asked).result == "kept"
     writer.close()
-    database.dispose()
 
 
-def test_a_claim_that_meets_a_long_import_on_sqlite_says_busy(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exchange.database.SQLITE_WAIT_SECONDS", 0.1)
-    database = make_engine(sqlite_url)
-    _prepare(database)
-    _ask(database)
-    with database.begin(), pytest.raises(Busy, match="answering is busy"):
-        answer_requests(database, echo, "response")
-    assert answer_requests(database, echo, "response") == Answers(answered=1)
-    database.dispose()
-
-
-def _prepare(database: Engine) -> None:
-    models.metadata.create_all(database)
-    Base.metadata.create_all(database)
-    with Session(database) as session, session.begin():
-        profile = ProfileType(name="p", daily_limit=1, priority=1)
-        session.add(User(name="ada", email="ada@example.org", profile_type=profile))
+@on_sqlite
+def test_a_claim_that_meets_a_long_import_on_sqlite_says_busy(impatient: Engine, asked: uuid.UUID) -> None:
+    with impatient.begin(), pytest.raises(Busy, match="answering is busy"):
+        answer_requests(impatient, echo, "response")
+    assert answer_requests(impatient, echo, "response") == Answers(answered=1)
 
 
 def test_a_handler_is_loaded_by_its_name() -> None:
