@@ -23,6 +23,9 @@ from tests.benchmarks.environments import Environments
 from tests.benchmarks.measuring import Measured, note, our_step, run_together
 from tests.benchmarks.networks import add_requests, make_keys, migrated, signing_key
 
+_LARGE = 10_000
+"""With so many records copying files is quicker than logging their pages."""
+
 UNCUT = {"batch_records": 10_000_000, "batch_bytes": 4 * 1024**3}
 """Limits of an exporter that makes one batch of everything."""
 
@@ -62,7 +65,8 @@ class Workshop:
         if kind == "sqlite":
             return f"sqlite:///{self.path('.db')}"
         name = f"bench_{next(self._numbers)}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        strategy = "wal_log" if self.sizes.records < _LARGE else "file_copy"  # which has checkpoints made
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY {strategy}")
         return f"{self._server.rpartition('/')[0]}/{name}"
 
     def duplicate(self, url: str) -> str:
