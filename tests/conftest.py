@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -51,6 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     run = config.stash[_run_key] = sweeping.Run()
+    # Whatever makes a temporary file or a server's folder makes it where it is removed with the run.
+    os.environ["TMPDIR"] = tempfile.tempdir = str(run.folder / "temporary")
+    Path(tempfile.tempdir).mkdir()
     if config.option.basetemp is None:
         config.option.basetemp = str(run.folder / "tests")
     if config.option.hypothesis_seed is None:

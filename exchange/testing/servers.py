@@ -26,6 +26,8 @@ from pathlib import Path
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 PORT_ATTEMPTS = 3
+MOST_PATH_BYTES = 70
+"""With a folder and a socket's name behind it a path of this length can still be a socket's."""
 
 
 class ServerFailed(Exception):  # noqa: N818 - reads as what happened
@@ -97,13 +99,20 @@ def _unprivileged() -> _User:
 @contextlib.contextmanager
 def _folder(prefix: str, user: _User) -> Iterator[Path]:
     """Make a folder with a short path (a Unix socket's is limited); the guard removes it too, if we can't."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp" if Path("/tmp").is_dir() else None))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=_place(user)))
     try:
         if user.uid is not None and user.gid is not None:
             os.chown(folder, user.uid, user.gid)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place(user: _User) -> str:
+    """Give the folder for temporary files; where its path is too long, or another user can't go there, ``/tmp``."""
+    usual = tempfile.gettempdir()
+    too_long = len(os.fsencode(usual)) > MOST_PATH_BYTES
+    return "/tmp" if Path("/tmp").is_dir() and (too_long or user.uid is not None) else usual  # noqa: S108
 
 
 def _package(name: str) -> Path:

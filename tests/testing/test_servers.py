@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ def starter(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_server_ends_with_the_process_that_started_it(starter: subprocess.Popen[str], sign: signal.Signals) -> None:
     family = psutil.Process(starter.pid).children(recursive=True)
-    folders = {child.cwd() for child in family if child.cwd().startswith("/tmp/")} - {str(Path.cwd())}  # noqa: S108
+    folders = {child.cwd() for child in family if child.cwd().startswith(tempfile.gettempdir())} - {str(Path.cwd())}
     assert family
     assert folders
     starter.send_signal(sign)
