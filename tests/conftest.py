@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[_run_key] = sweeping.Run()
     # Whatever makes a temporary file or a server's folder makes it where it is removed with the run.
     os.environ["TMPDIR"] = tempfile.tempdir = str(run.folder / "temporary")
-    Path(tempfile.tempdir).mkdir()
+    Path(tempfile.tempdir).mkdir(mode=0o711)
     if config.option.basetemp is None:
         config.option.basetemp = str(run.folder / "tests")
     if config.option.hypothesis_seed is None:

@@ -266,6 +266,7 @@ def _code(end: SystemExit) -> int:
 
 def _run(words: list[str]) -> int:
     program, flag, what, *arguments = words
+    sys.executable = program  # what it starts with its own interpreter is forked, too
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [path for path in paths if path]
     if flag == "-m":

@@ -37,6 +37,7 @@ class Run:
         word = secrets.token_hex(8)
         os.environ[WORD] = word
         self.folder = Path(tempfile.mkdtemp(prefix="exchange-tests-", dir=_place()))
+        self.folder.chmod(0o711)  # some tests are about what other users can see
         self._sweeper = subprocess.Popen(
             [sys.executable, __file__, word, str(self.folder)],
             stdin=subprocess.PIPE,

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -13,10 +12,10 @@ import pytest
 pytestmark = pytest.mark.processes
 
 
-def exchange(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def exchange(python: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EXCHANGE_")}
     return subprocess.run(
-        [sys.executable, "-m", "exchange", *words],
+        [str(python), "-m", "exchange", *words],
         env=clean | environment,
         capture_output=True,
         text=True,
@@ -25,10 +24,12 @@ def exchange(*words: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_nothing_running(
+    tmp_path: Path, forked_python: Path
+) -> None:
     home = tmp_path / "demo"
 
-    shown = exchange("demo", "--home", str(home))
+    shown = exchange(forked_python, "demo", "--home", str(home))
 
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "the two sides agree" in shown.stdout
@@ -38,7 +39,7 @@ def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_not
     left = [process.info["name"] for process in psutil.process_iter(["name", "cmdline"]) if _of(process, home)]
     assert left == []
 
-    status = exchange("status", "--json", EXCHANGE_ENV_FILE=str(home / "response" / "settings.env"))
+    status = exchange(forked_python, "status", "--json", EXCHANGE_ENV_FILE=str(home / "response" / "settings.env"))
     told = json.loads(status.stdout)
     assert told["dead_letters"]["parked"] == 1
     # What was quarantined was carried again and applied since: it is nobody's worry any more, and still listed.
@@ -46,7 +47,12 @@ def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_not
         "requests": 0
     }
     kept = exchange(
-        "batches", "--json", "--state", "quarantined", EXCHANGE_ENV_FILE=str(home / "response/settings.env")
+        forked_python,
+        "batches",
+        "--json",
+        "--state",
+        "quarantined",
+        EXCHANGE_ENV_FILE=str(home / "response/settings.env"),
     )
     assert json.loads(kept.stdout)["reason"] == "corrupt"
 

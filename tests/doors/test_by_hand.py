@@ -123,14 +123,14 @@ def _settings(home: Path, database_url: str, broker_url: str) -> dict[str, Any]:
 @pytest.fixture
 def own_desk(side: Side, valkey_url: str, postgres_url: str) -> Iterator[Desk]:
     """Give the response network on PostgreSQL, with a worker of its own, to which a test may do anything."""
-    yield from _at_work(side, _settings(side.home, postgres_url, valkey_url))
+    yield from _at_work(side, _settings(side.home, postgres_url, valkey_url), forked=False)
 
 
-def _at_work(side: Side, settings: dict[str, Any]) -> Iterator[Desk]:
+def _at_work(side: Side, settings: dict[str, Any], *, forked: bool) -> Iterator[Desk]:
     side.environment |= {f"EXCHANGE_{name.upper()}": str(value) for name, value in settings.items()}
     new(side.home / "keys", "response-test")
     site = preparing.prepare(Settings(**settings))
-    side.start("worker", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO")
+    side.start("worker", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO", forked=forked)
     made = Desk(side, site, settings["broker_url"])
     until(lambda: "ready." in (side.folder / "worker.log").read_text())
     yield made
@@ -145,7 +145,7 @@ def _shared(
     side = new_side(tmp_path_factory.mktemp("desk"), forked_python)
     url = postgres_cluster.lend("the response network's", _migrated)
     with servers.valkey() as broker:
-        yield from ((desk, postgres_cluster) for desk in _at_work(side, _settings(side.home, url, broker)))
+        yield from ((desk, postgres_cluster) for desk in _at_work(side, _settings(side.home, url, broker), forked=True))
         side.stop()
     postgres_cluster.give_back(url)
 

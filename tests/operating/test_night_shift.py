@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ def _network(folder: Path, name: str, url: str, python: Path) -> Network:
 def _up(network: Network) -> Iterator[None]:
     with network.log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "exchange", "up"],
+            [str(network.python), "-m", "exchange", "up"],
             env=network.environment,
             cwd=network.home,
             stdin=subprocess.DEVNULL,
