@@ -114,6 +114,7 @@ def test_one_sides_outgoing_folder_may_be_the_other_ones_incoming_folder(prepare
             shared.mark()
         one.prepare()
         other.prepare()
+        assert [shared.fault() for side in (one, other) for shared in side.shared] == [None] * 4
 
 
 @pytest.mark.parametrize("whose", ["peer", "own"])
