@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,10 @@ set_hypothesis_home_dir(Path(__file__).parents[1] / ".cache" / "hypothesis")
 hypothesis.settings.register_profile(
     "exchange", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
+
+# Every process of a run reads what an earlier one compiled, whatever the shell has: it is most of a start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 compiled.share()
 

@@ -8,6 +8,7 @@ shape has (a column, a trigger, a setting, statistics), the database is dropped 
 from __future__ import annotations
 
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -162,10 +163,13 @@ def _connect(url: str) -> psycopg.Connection:
 
 
 def _disconnect_others(admin: psycopg.Connection) -> None:
-    admin.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    """End what others have open, and wait until it is gone: the server's own wait looks ten times a second only."""
+    ended = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
+    while admin.execute(ended).fetchall():
+        time.sleep(0.001)
 
 
 def _looked_at(shape: Hashable, url: str) -> _Database:
