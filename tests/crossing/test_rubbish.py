@@ -127,6 +127,13 @@ def test_rubbish_costs_no_more_on_postgresql(postgresql_stage: Stage) -> None:
     check()
 
 
+def test_a_key_that_is_nested_as_deep_as_a_line_may_be_silences_no_receipt(stage: Stage) -> None:
+    restore(stage)
+    deep = Spoilt("record", ("data", "country"), '{"a":' * 60 + "0" + "}" * 60)
+
+    is_harmless(stage, Rubbish(stage), [deep], 2)
+
+
 @pytest.mark.torture
 def test_every_odd_value_of_every_member_costs_its_own_batch(stage: Stage) -> None:
     for kind in dict.fromkeys(kind for kind, _ in PLACES):

@@ -286,7 +286,7 @@ def read_by(forger: Forger, batches: dict[str, list[dict[str, Any]]]) -> dict[st
 
 
 NUMBERS = range(1, CHANGED + 1)
-UPSERTS: dict[str, list[dict[str, Any]]] = {
+BROUGHT: dict[str, list[dict[str, Any]]] = {
     "new rows": [account(ROWS + n, FIRST + n) for n in NUMBERS],
     "changed rows": [account(n, FIRST + n) for n in NUMBERS],
     "both": [account(ROWS + CHANGED // 2 + n, FIRST + 2 * CHANGED + n) for n in NUMBERS],
@@ -298,15 +298,12 @@ UPSERTS: dict[str, list[dict[str, Any]]] = {
     "unique values that are taken": [
         upsert("seat", FIRST + n, id=n, code=f"s{n + (n < CHANGED // 2)}", rank=n, row=1) for n in NUMBERS
     ],
-}
-"""What batches bring, for every way in which rows enter a table."""
-
-DELETES: dict[str, list[dict[str, Any]]] = {
     "deleted rows": [delete("seat", FIRST + 4 * CHANGED + n, id=n) for n in NUMBERS],
     "rows that come back": [
         upsert("seat", FIRST + 6 * CHANGED + n, id=n, code=f"s{n}", rank=n, row=1) for n in NUMBERS
     ],
 }
+"""What batches bring, for every way in which rows enter a table and leave it."""
 
 
 @with_and_without_statistics
@@ -314,31 +311,20 @@ def test_an_import_of_some_records_reads_no_large_table(grown: Forger, *, analys
     if analysed:
         analyse(grown.receiver)
 
-    assert read_by(grown, UPSERTS) == {}
+    assert read_by(grown, BROUGHT) == {}
 
 
-@with_and_without_statistics
-def test_an_import_of_some_deletes_reads_no_large_table(grown: Forger, *, analysed: bool) -> None:
-    if analysed:
-        analyse(grown.receiver)
-
-    assert read_by(grown, DELETES) == {}
-
-
-@with_and_without_statistics
-def test_many_deletes_before_do_not_have_a_large_table_counted_at_every_batch(grown: Forger, *, analysed: bool) -> None:
+def test_many_deletes_before_do_not_have_a_large_table_counted_at_every_batch(grown: Forger) -> None:
     grown.receiver.limit(deleted_rows=CHANGED)
-    if analysed:
-        analyse(grown.receiver)
     counted = []
-    for first in range(1, 1 + 40 * CHANGED, CHANGED):
+    for first in range(1, 1 + 10 * CHANGED, CHANGED):
         gone = [delete("seat", FIRST + n, id=n) for n in range(first, first + CHANGED)]
         with watched(grown.receiver.engine) as seen:
             applied(grown, gone)
         assert seen.read_whole(*GROWING) == []
         counted.append(sum(table == "seat" and "count(" in statement for table, statement in seen.begun))
 
-    assert 0 < sum(counted) <= 7, counted  # whenever twice as many went
+    assert 0 < sum(counted) <= 5, counted  # whenever twice as many went
 
 
 # What people ask for

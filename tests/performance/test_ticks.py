@@ -19,7 +19,7 @@ from tests.crossing.sides import Side
 from tests.performance.history import analyse, live
 from tests.performance.watching import Watched, watched
 
-FEW, MANY = 3_000, 30_000
+FEW, MANY = 1_500, 15_000
 FIRST = 1_700_000_000_000_000
 
 
