@@ -289,10 +289,10 @@ def _sample(channel: Channel | None, row: Any) -> Sample:
     key = None
     if stream is not None and row.key is not None and len(row.key) <= MOST_KEY_CHARACTERS:
         names = {column.name for column in stream.key}
-        said = {name: value for name, value in json.loads(row.key).items() if name in names}
+        values = {name: value for name, value in json.loads(row.key).items() if name in names}
         # What is no key's value may be nested as deep as a line may be, and would be deeper here.
-        if not any(isinstance(value, (dict, list)) for value in said.values()):
-            key = stream.shown(said)
+        if not any(isinstance(value, (dict, list)) for value in values.values()):
+            key = stream.shown(values)
     said = printable(rule_of(row.error, row.pointer, row.cause), MAX_WORDS)
     return Sample(row.stream if stream else None, key, row.error, said)
 
