@@ -19,6 +19,11 @@ except Stranger as stranger:
     print(stranger, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
     sys.exit(2)
 
+from exchange import garbage
+
+if "celery.bin.celery" in sys.modules:
+    garbage.look_seldom()
+
 import json
 import logging
 import mmap
@@ -43,6 +48,8 @@ from exchange.workers import why_it_waits
 VISIBILITY_MARGIN_SECONDS = 600
 RESULT_SECONDS = 24 * 3600
 ANSWER_SECONDS = 5
+AGAIN_SECONDS = 0.2
+"""So long after the first try a broker that does not answer is asked once more."""
 DAY_SECONDS = 24 * 3600
 EXPIRY_SHARE = 0.9
 """Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
@@ -218,7 +225,7 @@ class _Exchange(Celery):
         if command is not None and command.info_name == "call":
             try:
                 with self.connection_for_write() as connection:
-                    connection.ensure_connection(max_retries=1, timeout=ANSWER_SECONDS)
+                    connection.ensure_connection(max_retries=1, interval_start=AGAIN_SECONDS, timeout=ANSWER_SECONDS)
             except OperationalError as error:
                 _end([f"the broker does not answer: {printable(str(error))}; nothing was called"], 1, error)
             waits = why_it_waits(self)

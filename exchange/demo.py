@@ -38,7 +38,7 @@ from exchange.reference.models import ProfileType, Response, User
 from exchange.reference.submit import submit
 from exchange.testing.carrier import Carrier
 
-EVERY_SECONDS = 1
+EVERY_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 USERS = (("alice", "standard"), ("bob", "basic"), ("carol", "urgent"))
 REQUESTS = 12
@@ -96,7 +96,7 @@ class Network:
         self.env_file.write_text(
             f"EXCHANGE_NETWORK={self.name}\nEXCHANGE_PEER={self.peer}\nEXCHANGE_HOME=.\n"
             f"EXCHANGE_EXPORT_EVERY={EVERY_SECONDS}\nEXCHANGE_IMPORT_EVERY={EVERY_SECONDS}\n"
-            "EXCHANGE_ANSWER_EVERY=1\nEXCHANGE_SETTLE_SECONDS=1\nEXCHANGE_GAP_SECONDS=1\n"
+            f"EXCHANGE_ANSWER_EVERY={EVERY_SECONDS}\nEXCHANGE_SETTLE_SECONDS=0.5\nEXCHANGE_GAP_SECONDS=0.5\n"
         )
         self.command("init")
         self.command("migrate")

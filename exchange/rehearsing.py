@@ -17,6 +17,7 @@ from exchange import broker
 from exchange.format.errors import printable
 
 CONNECT_SECONDS = 5
+AGAIN_SECONDS = 0.2
 _RUN_SECONDS = 30
 
 _PARTS = (
@@ -44,7 +45,7 @@ def connection_refused(url: str) -> str | None:
     """Connect as a worker does, and let go; say why that can't be."""
     try:
         with Connection(url, connect_timeout=CONNECT_SECONDS) as connection:  # type: ignore[no-untyped-call]
-            connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
+            connection.ensure_connection(max_retries=1, interval_start=AGAIN_SECONDS, timeout=CONNECT_SECONDS)
     except (OperationalError, redis.RedisError, OSError, ValueError) as error:
         return f"the broker does not take a worker's connection: {printable(str(error), 300)}"
     return None

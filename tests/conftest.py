@@ -73,10 +73,11 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_keyboard_interrupt() -> None:
     """Have the test processes tidy up at once; only this one may have been told to end."""
     for process in psutil.Process().children():
-        if any("execnet" in word for word in process.cmdline()):
+        if any("exec(eval(sys.stdin.readline()))" in word for word in process.cmdline()):  # as execnet starts one
             process.terminate()
 
 

@@ -1,7 +1,7 @@
 """Python programs that begin with their imports done: most of what a short command costs is reading these.
 
 A server imports what our programs need, once in a test process, and forks itself for each program that is asked for.
-``python`` in its folder takes ``-m`` and ``-c`` as the real one does, and runs with the arguments, environment,
+``python`` in its folder takes ``-m``, ``-c`` and a file as the real one does, and runs with the arguments, environment,
 folder and open files that it was given. It passes on the signals that it gets, and dies with its program, and the
 program with it. What a program imports of ours beyond the list below is read anew, and so are its settings.
 Where the very start of a process is what a test is about, it starts ``sys.executable``.
@@ -100,6 +100,7 @@ class Forking:
         """End the server, and what it still runs."""
         assert self._server.stdin is not None
         self._server.stdin.close()
+        self._server.terminate()  # which ends one that still imports, and so has nothing that runs
         self._server.wait()
 
 
@@ -126,6 +127,7 @@ class _Server:
         """Serve until standard input ends; then end what still runs."""
         woken, wakes = os.pipe()
         os.set_blocking(wakes, False)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakes)
         for readable, does in (
@@ -193,8 +195,10 @@ def _begin(listening: socket.socket) -> _Program | None:
 
 
 def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+    """Kill a program and what it forked: it leads a session, unless it has yet to become one."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
 
 
 def _ended() -> list[tuple[int, int]]:
@@ -265,20 +269,26 @@ def _code(end: SystemExit) -> int:
 
 
 def _run(words: list[str]) -> int:
-    program, flag, what, *arguments = words
+    program, flag, *rest = words
     sys.executable = program  # what it starts with its own interpreter is forked, too
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [path for path in paths if path]
     if flag == "-m":
+        what, *arguments = rest
         sys.argv = [program, *arguments]
         sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as the interpreter has it
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     elif flag == "-c":
+        what, *arguments = rest
         sys.argv = ["-c", *arguments]
         sys.path.insert(0, "")
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 - as the interpreter does
+    elif not flag.startswith("-"):
+        sys.argv = [flag, *rest]
+        sys.path.insert(0, str(Path(flag).absolute().parent))
+        runpy.run_path(flag, run_name="__main__")
     else:
-        sys.stderr.write(f"{program}: only -m and -c are known here\n")
+        sys.stderr.write(f"{program}: only -m, -c and a file are known here\n")
         return 2
     return 0
 

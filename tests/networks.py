@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import Engine
 
+from exchange import broker
 from exchange.database import make_engine
 
 START_SECONDS = 90.0
@@ -43,6 +44,13 @@ class Network:
         """Give the supervisor's child with this word in its command."""
         return next(one for one in self.process.children() if any(word in part for part in one.cmdline()))
 
+    def kill_broker(self) -> None:
+        """Kill the embedded broker."""
+        address = broker.running(self.home / "broker")
+        assert address is not None
+        with address.client(START_SECONDS) as client:
+            psutil.Process(client.info("server")["process_id"]).kill()
+
     def exchange(self, *words: str) -> str:
         """Run a command and give what it printed."""
         return _exchange(self.python, self.environment, self.home, *words)
@@ -54,8 +62,8 @@ def two_networks(
 ) -> Iterator[dict[str, Network]]:
     """Run both networks below ``folder`` until the end, ready when this begins.
 
-    ``urls`` are their databases by name (SQLite files); ``python`` runs the commands; ``settings`` go to both, by the
-    names of their variables.
+    ``urls`` are their databases by name (SQLite files); ``python`` runs the commands (``process`` has no children with
+    one that forks); ``settings`` go to both, by the names of their variables.
     """
     databases = urls or {name: f"sqlite:///{folder}/{name}.db" for name in NAMES}
     for name in NAMES:
@@ -97,7 +105,12 @@ def two_networks(
         }
         for network in networks.values():
             _wait_until_ready(network)
-        yield networks
+        try:
+            yield networks
+        finally:
+            for network in networks.values():  # both at once: each stops its own in order
+                with suppress(psutil.NoSuchProcess):
+                    network.process.terminate()
 
 
 @contextmanager
@@ -105,7 +118,7 @@ def _up(name: str, folder: Path, environment: dict[str, str], url: str, python: 
     log = folder / f"{name}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "exchange", "up"],
+            [str(python), "-m", "exchange", "up"],
             env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,

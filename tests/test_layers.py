@@ -114,6 +114,7 @@ LAYERS = {
         "cli",
         "demo",
         "doctor",
+        "garbage",
         "gate",
         "initialise",
         "logs",

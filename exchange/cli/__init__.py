@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from exchange import __version__
+from exchange import __version__, garbage
 from exchange.cli import (
     audit,
     batches,
@@ -102,4 +102,5 @@ app.command()(reference.seed)
 
 def main() -> None:
     """Run the command line."""
+    garbage.look_seldom()
     app(prog_name="exchange")

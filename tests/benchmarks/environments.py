@@ -59,8 +59,9 @@ class Environments:
             return python
         note(f"installing {requirement} (once)")
         shutil.rmtree(folder, ignore_errors=True)
-        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
-        venv: list[str | Path] = [sys.executable, "-m", "venv", folder]
+        venv: list[str | Path] = [sys.executable, "-m", "venv", "--without-pip", folder]
+        ours: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+        pip = [*ours, "install", "--quiet", requirement]
         for command in (venv, pip):
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:

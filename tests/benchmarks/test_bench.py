@@ -15,13 +15,21 @@ from tests.benchmarks.bench import CONTESTS
 from tests.benchmarks.environments import Environments
 from tests.benchmarks.measuring import ROOT, Measured
 
-QUICK = [name for name in CONTESTS if name != "nudge"]
-"""A nudge's way is timed between two whole networks."""
+FIRST, *OTHERS, NUDGE = CONTESTS
+"""A nudge's way is timed between two whole networks, the others beside one PostgreSQL."""
 
 
 @pytest.mark.postgres
 @pytest.mark.processes
-@pytest.mark.parametrize("contests", [QUICK, pytest.param(["nudge"], marks=[pytest.mark.torture, pytest.mark.valkey])])
+@pytest.mark.parametrize(
+    "contests",
+    [
+        [FIRST],
+        pytest.param(OTHERS, marks=pytest.mark.torture),
+        pytest.param([NUDGE], marks=[pytest.mark.torture, pytest.mark.valkey]),
+    ],
+    ids=["first", "others", "nudge"],
+)
 def test_every_contest_runs_at_small_sizes_and_the_report_has_its_bars(
     tmp_path: Path, forked_python: Path, contests: list[str]
 ) -> None:

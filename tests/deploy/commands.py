@@ -61,9 +61,9 @@ def all_commands() -> set[str]:
 
 
 def write_programs(folder: Path, python: Path) -> Path:
-    """Make ``exchange`` and ``celery`` commands that run this source tree, installed or not."""
+    """Make ``exchange`` and ``celery`` commands that run this source tree, installed or not, and ``alembic``."""
     folder.mkdir()
-    for name, module in (("exchange", "exchange.cli"), ("celery", "celery.__main__")):
+    for name, module in (("exchange", "exchange.cli"), ("celery", "celery.__main__"), ("alembic", "alembic.config")):
         program = folder / name
         program.write_text(
             f"#!/bin/sh\nexec {shlex.quote(str(python))} -c 'from {module} import main; main()' \"$@\"\n"

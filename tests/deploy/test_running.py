@@ -60,6 +60,10 @@ def plain_programs(tmp_path: Path) -> Path:
     return write_programs(tmp_path / "plain", Path(sys.executable))
 
 
+Service = tuple[list[str], dict[str, str], Path]
+"""Its command, its environment and its log."""
+
+
 def _side(folder: Path, service: dict[str, Any], programs: Path, **variables: str) -> dict[str, str]:
     """Give the environment of a service, its folders in ``folder``."""
     folders = {"EXCHANGE_HOME": "home", "EXCHANGE_OUTGOING": "outgoing", "EXCHANGE_INCOMING": "incoming"}
@@ -97,7 +101,7 @@ def _broker(folder: Path, programs: Path) -> Iterator[str]:
     (command, _) = service_commands(compose(DEPLOY / "compose.yaml")["services"]["broker"])
     command = [_here(word, folder).replace("dir /data", f"dir {folder}/data\nport {port}") for word in command]
     env = environment(programs, EXCHANGE_HOME=str(folder))
-    with _running(command, env, folder / "broker.log"):
+    with _running((command, env, folder / "broker.log")):
         url = f"redis://127.0.0.1:{port}/0"
         deadline = time.monotonic() + START_SECONDS
         while not _asks_for_a_password(url):
@@ -140,21 +144,30 @@ def test_a_units_filter_of_system_calls_is_in_force_where_it_is_tried(tmp_path: 
 
 
 @contextlib.contextmanager
-def _running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a service until the block ends; it must then end in order on SIGTERM, as its manager would ask."""
+def _running(*services: Service) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run services until the block ends; they must then end in order on SIGTERM, as their manager would ask them."""
+    processes = [_started(*service) for service in services]
+    logs = [log for _, _, log in services]
+    try:
+        yield processes
+        for process, log in zip(processes, logs, strict=True):
+            assert process.poll() is None, log.read_text()
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process, log in zip(processes, logs, strict=True):
+            assert process.wait(STOP_SECONDS) in {0, -signal.SIGTERM}, log.read_text()
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _started(command: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command, env=env, cwd=env["EXCHANGE_HOME"], stdout=out, stderr=out, start_new_session=True
         )
-    try:
-        yield process
-        assert process.poll() is None, log.read_text()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP_SECONDS) in {0, -signal.SIGTERM}, log.read_text()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _run(command: list[str], env: dict[str, str]) -> str:
@@ -207,8 +220,9 @@ def test_the_units_run_what_the_containers_run() -> None:
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey
-def test_one_side_migrates_works_and_stops(tmp_path: Path, plain_programs: Path, postgres_url: str) -> None:
-    programs = plain_programs
+def test_one_side_migrates_works_and_stops(
+    tmp_path: Path, programs: Path, plain_programs: Path, postgres_url: str
+) -> None:
     services = compose(DEPLOY / "compose.yaml")["services"]
     folder = tmp_path / "request"
     passwords = _write_secrets(folder)
@@ -230,8 +244,11 @@ def test_one_side_migrates_works_and_stops(tmp_path: Path, plain_programs: Path,
         beat, _ = service_commands(services["beat"])
         # The shell's host name is Celery's where a container names it; here it may be a longer one.
         check = [word.replace("$(hostname)", socket.gethostname()) for word in check]
+        # As long is waited where no worker is there yet.
+        check = [word.replace("--timeout 10", "--timeout 1") for word in check]
         work, beat = _confined("exchange-worker.service", work), _confined("exchange-beat.service", beat)
-        with _running(work, env, log) as worker, _running(beat, env, tmp_path / "beat.log"):
+        plain = environment(plain_programs, **{name: value for name, value in env.items() if name != "PATH"})
+        with _running((work, plain, log), (beat, plain, tmp_path / "beat.log")) as (worker, _):
             _wait_until_healthy(check, env, log)
             called = _run(["celery", "-A", "exchange", "call", "exchange.export"], env).strip()
             assert "message" in _run(["celery", "-A", "exchange", "result", called], env)
@@ -268,10 +285,8 @@ def test_both_sides_of_the_demo_come_up_and_a_request_is_answered(tmp_path: Path
     for side, env in envs.items():
         (command,) = service_commands(services[f"{side}-key"])
         _run(command, env)
-    with contextlib.ExitStack() as both:
-        for side, env in envs.items():
-            command, _ = service_commands(services[f"{side}-side"])
-            both.enter_context(_running(command, env, tmp_path / f"{side}.log"))
+    commands = {side: next(service_commands(services[f"{side}-side"])) for side in envs}
+    with _running(*((commands[side], env, tmp_path / f"{side}.log") for side, env in envs.items())):
         for side, env in envs.items():
             _, check = service_commands(services[f"{side}-side"])
             _wait_until_healthy(check, env, tmp_path / f"{side}.log")

@@ -27,6 +27,7 @@ import zstandard
 from exchange.database import make_engine
 from exchange.testing import servers
 from tests.cli.conftest import Done, Side
+from tests.doors.calling import signing_client
 
 SOURCE = Path(__file__).parents[2]
 START_SECONDS = 90.0
@@ -123,9 +124,9 @@ def environment(side: Side) -> dict[str, str]:
     return {**kept, **side.environment, "PYTHONPATH": f"{SOURCE}{os.pathsep}{Path.cwd()}"}
 
 
-def call(side: Side, task: str, arguments: str = "{}") -> str:
+def call(side: Side, python: Path, task: str) -> str:
     """Call a task as a person does, and give its id."""
-    command = [sys.executable, "-m", "celery", "-A", "exchange", "call", f"exchange.{task}", "--kwargs", arguments]
+    command = [str(python), "-m", "celery", "-A", "exchange", "call", f"exchange.{task}"]
     done = subprocess.run(command, env=environment(side), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -241,7 +242,9 @@ def note(traces: Traces, side: Side, command: str) -> None:
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey
-def test_no_password_key_or_row_is_found_where_it_does_not_belong(tmp_path: Path, response: Side, broker: str) -> None:
+def test_no_password_key_or_row_is_found_where_it_does_not_belong(
+    tmp_path: Path, response: Side, broker: str, forked_python: Path
+) -> None:
     request = Side("request", tmp_path / "request")
     traces, log = Traces(), tmp_path / "worker.log"
     for side in (response, request):
@@ -263,15 +266,16 @@ def test_no_password_key_or_row_is_found_where_it_does_not_belong(tmp_path: Path
     request.do("export")
     carry(request, response)
 
-    with redis.Redis.from_url(broker) as client:
-        tasks = [call(response, "import"), call(response, "answer_requests")]
-        tasks.append(call(response, "retry_dead_letter", '{"ids": [1]}'))
+    with redis.Redis.from_url(broker) as client, signing_client(response.home, broker) as program:
+        tasks = [call(response, forked_python, "import")]  # which waits for a worker's answer in vain
+        for task, arguments in (("answer_requests", {}), ("retry_dead_letter", {"ids": [1]})):
+            tasks.append(program.send_task(f"exchange.{task}", kwargs=arguments, queue="exchange-response").id)
         traces.add("queue", everything_in(client))
         with worker(response, log) as running:
             wait_for(client, tasks, log)
             traces.add("redis", everything_in(client))
             look_through_processes(traces, running)
-            inspecting = [sys.executable, "-c", INSPECTING]
+            inspecting = [str(forked_python), "-c", INSPECTING]
             asked = subprocess.run(inspecting, env=environment(response), capture_output=True, text=True, check=False)
             traces.add("output inspect", asked.stdout + asked.stderr)
             look_through_tables(traces, response.database_url)

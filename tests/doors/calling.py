@@ -25,7 +25,8 @@ class SigningClient(Celery):  # type: ignore[misc]
 
 
 def signing_client(home: Path, url: str) -> Celery:
-    """Connect to a broker; the side's home holds the secret."""
+    """Connect to the response network's broker; its home holds the secret."""
     made = SigningClient(broker=url, backend=url, set_as_current=False)
+    made.conf.control_exchange = "exchange-response"
     made.home = home
     return made

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 SOURCE = Path(__file__).parents[2]
@@ -77,19 +78,20 @@ class Side:
         self.processes.append(process)
         return process, log
 
-    def up(self, name: str = "up") -> tuple[subprocess.Popen[bytes], Path]:
+    def up(self, name: str = "up", *, forked: bool = False) -> tuple[subprocess.Popen[bytes], Path]:
         """Start this side as ``exchange up`` does."""
-        return self.start(name, "-c", _UP)
+        return self.start(name, "-c", _UP, forked=forked)
 
     def stop(self) -> None:
-        """End whatever the test left."""
+        """End whatever the test left: how that ends in order is a fact of some tests, and takes seconds."""
         for process in self.processes:
-            if process.poll() is None:
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(15)
+            left = [psutil.Process(process.pid)] if process.poll() is None else []
+            left += [child for one in left for child in one.children(recursive=True)]
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            for one in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             process.wait()
 
 

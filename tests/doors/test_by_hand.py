@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import socket
 import subprocess
 import time
 import uuid
@@ -34,7 +35,7 @@ from exchange.testing import servers
 from tests.postgresql import Cluster
 
 from .calling import signing_client
-from .conftest import Side, new_side, until
+from .conftest import START_SECONDS, Side, new_side, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.valkey]
 
@@ -99,6 +100,15 @@ class Desk:
             headers | sign(headers, body, call_secret.read(self.side.home), Caller.here(), time.time()), body
         )
 
+    def kill_worker(self) -> None:
+        """Kill the worker with its children, and wait until they are gone."""
+        (worker,) = (self._client.control.inspect(timeout=START_SECONDS, limit=1).stats() or {}).values()
+        process = psutil.Process(worker["pid"])
+        family = [process, *process.children(recursive=True)]  # it first, or it replaces its children
+        for one in family:
+            one.kill()
+        psutil.wait_procs(family)
+
     def letters(self) -> list[tuple[int, str]]:
         """Give the dead letters and their states."""
         letter = models.dead_letter.c
@@ -123,14 +133,14 @@ def _settings(home: Path, database_url: str, broker_url: str) -> dict[str, Any]:
 @pytest.fixture
 def own_desk(side: Side, valkey_url: str, postgres_url: str) -> Iterator[Desk]:
     """Give the response network on PostgreSQL, with a worker of its own, to which a test may do anything."""
-    yield from _at_work(side, _settings(side.home, postgres_url, valkey_url), forked=False)
+    yield from _at_work(side, _settings(side.home, postgres_url, valkey_url))
 
 
-def _at_work(side: Side, settings: dict[str, Any], *, forked: bool) -> Iterator[Desk]:
+def _at_work(side: Side, settings: dict[str, Any]) -> Iterator[Desk]:
     side.environment |= {f"EXCHANGE_{name.upper()}": str(value) for name, value in settings.items()}
     new(side.home / "keys", "response-test")
     site = preparing.prepare(Settings(**settings))
-    side.start("worker", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO", forked=forked)
+    side.start("worker", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO", forked=True)
     made = Desk(side, site, settings["broker_url"])
     until(lambda: "ready." in (side.folder / "worker.log").read_text())
     yield made
@@ -145,7 +155,7 @@ def _shared(
     side = new_side(tmp_path_factory.mktemp("desk"), forked_python)
     url = postgres_cluster.lend("the response network's", _migrated)
     with servers.valkey() as broker:
-        yield from ((desk, postgres_cluster) for desk in _at_work(side, _settings(side.home, url, broker), forked=True))
+        yield from ((desk, postgres_cluster) for desk in _at_work(side, _settings(side.home, url, broker)))
         side.stop()
     postgres_cluster.give_back(url)
 
@@ -378,10 +388,9 @@ def test_who_reaches_the_broker_alone_can_cause_a_tick_and_nothing_else(desk: De
     assert all(one.origin.startswith("the broker, ") for one in entries)
     # What Celery itself would act on: limits, a time to begin, its own remote control.
     assert stranger("exchange.prune", {}, timelimit=[0.001, 0.001], eta="2999-01-01T00:00:00Z", shadow="x\ny")
+    to_it = ("--timeout", str(START_SECONDS), "--destination", f"celery@{socket.gethostname()}")
     for words in (("shutdown",), ("pool_shrink", "1"), ("time_limit", "exchange.prune", "0.001")):
-        assert (
-            "through the broker a worker is only looked at" in side.celery("control", "--timeout", "2", *words).stdout
-        )
+        assert "through the broker a worker is only looked at" in side.celery("control", *to_it, *words).stdout
     assert stranger("exchange.prune", {})["message"] == "nothing to prune"
     assert side.processes[-1].poll() is None
     log = (side.folder / "worker.log").read_text()
@@ -470,12 +479,8 @@ def test_a_call_that_was_cut_off_is_gone_on_with_and_never_done_beside_itself(
     desk.put(caught)
     until(desk.audited)
     assert "is being done already, and came again; nothing was done" in desk.push(caught)
-    worker = psutil.Process(side.processes[-1].pid)
-    family = [worker, *worker.children(recursive=True)]  # it first, or it replaces its children
-    for process in family:
-        process.kill()
-    psutil.wait_procs(family)
-    _, log = side.start("heir", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO")
+    desk.kill_worker()
+    _, log = side.start("heir", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO", forked=True)
     until(lambda: "ready." in log.read_text())
     (side.folder / "go").touch()
     # As the broker gives it back, once it is sure that its worker is gone.
@@ -487,9 +492,7 @@ def test_a_call_that_was_cut_off_is_gone_on_with_and_never_done_beside_itself(
 def test_a_call_says_what_it_waits_for(own_desk: Desk, side: Side) -> None:
     free = side.celery("call", "exchange.prune")
     assert free.stderr == ""
-    worker = side.processes[-1]
-    worker.terminate()
-    assert worker.wait(30) == 0
+    own_desk.kill_worker()
     waits = side.celery("call", "exchange.prune")
     assert waits.returncode == 0
     assert waits.stderr.startswith("no worker answered within 2 seconds; the call waits in the queue")

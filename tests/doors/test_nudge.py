@@ -46,6 +46,11 @@ def has(engine: Engine, query: sa.Select[str]) -> Callable[[], bool]:
     return there
 
 
+def holder(side: Side) -> str:
+    """Say who nudges on a side: its name ends with the number of its process."""
+    return (side.home / "run" / "nudge.lock").read_text()
+
+
 def user(name: str) -> sa.Select[str]:
     return sa.select(User.name).where(User.name == name)
 
@@ -70,7 +75,7 @@ def test_nudges_alone_bring_a_row_across_both_ways_and_go_on_after_the_broker_di
         assert {one["level"] for one in findings if one["check"] == "nudge"} == {"ok"}
 
         for network in (owner, asker):
-            network.child("valkey-server").kill()
+            network.kill_broker()
         add_user(owner.engine, "bob")
         until(has(asker.engine, user("bob")))
     for network in networks.values():
@@ -86,9 +91,9 @@ def test_what_a_process_that_hangs_did_not_nudge_for_beat_finds(side: Side) -> N
         "EXCHANGE_EXPORT_EVERY": "1",
         "EXCHANGE_REQUIRE_SIGNATURE": "false",
     }
-    up, log = side.up()
+    _, log = side.up(forked=True)
     until(lambda: "event=nudging" in log.read_text())
-    hanging = next(one for one in psutil.Process(up.pid).children() if one.cmdline()[-1:] == ["nudge"])
+    hanging = psutil.Process(int(holder(side).rpartition(" ")[2]))
     hanging.suspend()
     engine = make_engine(f"sqlite:///{side.home}/exchange.db")
     add_user(engine, "alice")
@@ -111,8 +116,8 @@ def prepare(side: Side) -> None:
     side.run("migrate")
 
 
-def start(side: Side, name: str = "nudge", *, forked: bool = True) -> Path:
-    _, log = side.start(name, "-m", "exchange", "nudge", forked=forked)
+def start(side: Side, name: str = "nudge") -> Path:
+    _, log = side.start(name, "-m", "exchange", "nudge", forked=True)
     return log
 
 
@@ -207,11 +212,11 @@ def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, 
 
 def test_a_second_process_waits_for_the_first(side: Side, nudged: redis.Redis) -> None:
     prepare(side)
-    first_log = start(side, forked=False)
+    first_log = start(side)
     until(lambda: "event=nudging" in first_log.read_text())
     first = side.processes[-1]
     second_log = start(side, "second")
-    until(lambda: f"pid {first.pid} nudges here" in second_log.read_text())
+    until(lambda: f"{holder(side)} nudges here" in second_log.read_text())
     first.terminate()
     until(lambda: "event=nudging" in second_log.read_text())
 

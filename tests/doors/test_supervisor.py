@@ -2,7 +2,9 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from .conftest import START_SECONDS, Side, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.valkey]
 
-HURRIED = """
+HURRIED = f"""
+import sys
+sys.executable = {sys.executable!r}
 from exchange import supervisor
 from exchange.cli import main
 supervisor.LONGEST_BACKOFF_SECONDS = 0.1
@@ -50,16 +54,17 @@ def test_up_runs_a_side_that_answers_from_any_folder_and_ctrl_c_leaves_nothing(s
     assert result(app, "exchange.import")["batches"] == []
     with pytest.raises(Exception, match=r"channel: expected one that is sent here \(directory, responses\)"):
         result(app, "exchange.export", channel="requests")
-    assert "pong" in side.celery("inspect", "ping", "--timeout", "5").stdout
+    worker = f"exchange-response@{socket.gethostname()}"
+    assert "pong" in side.celery("inspect", "ping", "--timeout", str(START_SECONDS), "--destination", worker).stdout
 
-    second, second_log = side.up("second")
-    assert second.wait(30) == 3
+    second, second_log = side.up("second", forked=True)
+    assert second.wait(START_SECONDS) == 3
     assert re.search(r"in use by .* pid \d+ since .*; stop that one first", second_log.read_text())
 
     family = psutil.Process(up.pid).children(recursive=True)
     assert len(family) >= 4  # broker, worker and its child, beat
     up.send_signal(signal.SIGINT)
-    assert up.wait(20) == 0, log.read_text()
+    assert up.wait(START_SECONDS) == 0, log.read_text()
     assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     said = log.read_text()
     assert said.index("stopping worker") < said.index("stopping beat") < said.index("nothing is left running")
@@ -87,18 +92,19 @@ def test_what_dies_is_started_again_and_nothing_outlives_a_killed_supervisor(sid
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def without_packaging(side: Side) -> None:
-    """Let a side lack what kombu's Redis transport imports, as an installation without it does."""
+def without_packaging(side: Side, module: str) -> None:
+    """Let a module fail as it does in an installation without what kombu's Redis transport imports."""
     lacking = side.folder / "lacking"
-    (lacking / "packaging").mkdir(parents=True)
-    sentence = "No module named 'packaging'"
-    (lacking / "packaging" / "__init__.py").write_text(f'raise ModuleNotFoundError("{sentence}")\n')
+    path = lacking / module
+    path.parent.mkdir(parents=True)
+    (path.parent / "__init__.py").touch()
+    path.write_text("raise ModuleNotFoundError(\"No module named 'packaging'\")\n")
     side.environment["PYTHONPATH"] = os.pathsep.join([str(lacking), side.environment["PYTHONPATH"]])
 
 
 def test_up_gives_up_with_a_sentence_when_a_child_never_starts(side: Side) -> None:
-    without_packaging(side)
-    up, log = side.start("up", "-c", HURRIED, "up")
+    without_packaging(side, "celery/__main__.py")  # at once: a start comes that far only after a second
+    up, log = side.start("up", "-c", HURRIED, "up", forked=True)
     assert up.wait(START_SECONDS) == 1
     *before, last = log.read_text().splitlines()
     assert re.fullmatch(
@@ -111,7 +117,7 @@ def test_up_gives_up_with_a_sentence_when_a_child_never_starts(side: Side) -> No
 
 
 def test_doctor_says_that_a_worker_can_not_start(side: Side) -> None:
-    without_packaging(side)
+    without_packaging(side, "packaging/__init__.py")
     looked, log = side.start("doctor", "-m", "exchange", "doctor", "--json")
     assert looked.wait(START_SECONDS) == 1
     found = [json.loads(line) for line in log.read_text().splitlines()]

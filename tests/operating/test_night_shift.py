@@ -155,8 +155,8 @@ def _up(network: Network) -> Iterator[None]:
         until(lambda: " ready." in network.log.read_text(), network.log.read_text)
         yield
     finally:
-        process.terminate()
-        process.wait(30)
+        process.kill()  # and what it started with it
+        process.wait()
 
 
 def readings(machine: int, numbers: Sequence[int]) -> list[Reading]:

@@ -23,6 +23,7 @@ SESSIONS = read_sessions(README)
 def _play(session: Session, folder: Path, python: Path, replaced: dict[str, str] | None = None) -> None:
     """Run a session below ``folder``, with this source tree's commands before any installed ones."""
     programs = write_programs(folder / "bin", python)
+    (programs / "python").symlink_to(python)
     place = folder / "here"
     for name, content in session.files.items():
         path = place / name

@@ -43,7 +43,16 @@ def starter(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     process.stdout.close()
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        signal.SIGKILL,
+        pytest.param(
+            signal.SIGTERM, marks=pytest.mark.torture
+        ),  # a program that does not handle it dies as of the other
+        signal.SIGINT,
+    ],
+)
 def test_a_server_ends_with_the_process_that_started_it(starter: subprocess.Popen[str], sign: signal.Signals) -> None:
     family = psutil.Process(starter.pid).children(recursive=True)
     folders = {child.cwd() for child in family if child.cwd().startswith(tempfile.gettempdir())} - {str(Path.cwd())}
