@@ -112,7 +112,9 @@ def is_nobodys(seen: Arrival | Stranger) -> TypeGuard[Stranger]:
 
 
 def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Stranger:
-    """Check a manifest in the order of FORMAT.md section 5: size, signature, addressee, format, what we know.
+    """Check a manifest: size, signature, addressee, format, what we know.
+
+    In the order of FORMAT.md, "Order of writing and of reading".
 
     Whatever goes wrong with it makes it a stranger.
     """

@@ -1,4 +1,4 @@
-"""What the two sides tell each other: the records of control and checkpoint batches (FORMAT.md section 10).
+"""The records of control and checkpoint batches: FORMAT.md, "What the two sides tell each other".
 
 A receipt says how far a channel was applied, a heartbeat that its sender lives and what it sent, a request what
 shall be sent again, a digest what a stream's rows are. Each is the ``data`` of an upsert; its shape is checked by a

@@ -1,4 +1,4 @@
-"""The epochs that a network has left, as its manifests list them: FORMAT.md section 10.
+"""The epochs that a network has left, as its manifests list them: FORMAT.md, "Gaps and epochs".
 
 A list is in the order in which they were left, the newest first, and says of each how far the writer had come in it
 in the manifest's own channel: by that a receiver sees that it is the epoch it knows. No clock orders them.

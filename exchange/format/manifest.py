@@ -49,7 +49,7 @@ _MAX_TEXT_LENGTH: Final = 200
 
 
 class Kind(StrEnum):
-    """What a batch is for (FORMAT.md section 6)."""
+    """What a batch is for (FORMAT.md, "The manifest file")."""
 
     CHANGES = "changes"
     SNAPSHOT = "snapshot"

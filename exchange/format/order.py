@@ -1,4 +1,4 @@
-"""Where a batch stands in its channel: FORMAT.md section 5, decided from values alone."""
+"""Where a batch stands in its channel: FORMAT.md, "Verdicts", decided from values alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One record: a line of a data file, as FORMAT.md section 3 says."""
+"""One record: a line of a data file, as FORMAT.md, "Records" says."""
 
 from __future__ import annotations
 

@@ -54,7 +54,9 @@ def judge(
     name: BatchName | None = None,
     at: datetime | None = None,
 ) -> Report:
-    """Verify a batch in the order of FORMAT.md section 5, reading all of it, in constant memory.
+    """Verify a batch, reading all of it, in constant memory.
+
+    In the order of FORMAT.md, "Order of writing and of reading".
 
     ``data`` is ``None`` when the data file is absent; otherwise it is seekable and at its beginning, as it is
     read twice. Without ``trusted`` signatures are not checked, without ``name`` the files' name is not, without ``at``,

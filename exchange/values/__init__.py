@@ -1,4 +1,4 @@
-"""How a column's values look on the wire (FORMAT.md section 3), and back: exact, or refused with a sentence.
+"""How a column's values look on the wire (FORMAT.md, "Values"), and back: exact, or refused with a sentence.
 
 ``codec_for`` finds the codec of a column by its type without any decorator or variant: what crosses is what
 the database keeps, not what an application's own type makes of it. A value that one of the two databases

@@ -200,3 +200,15 @@ def test_the_record_schema_agrees_with_the_reader(record: object) -> None:
     else:
         readable = True
     assert validator("record.schema.json").is_valid(record) is readable
+
+
+def test_clauses_are_cited_by_headings_that_exist() -> None:
+    headings = set(re.findall(r"^#+ (?:\d+ )?(.*)$", TEXT, re.MULTILINE))
+    root = SCHEMAS.parent
+    cited = set()
+    for path in [*root.glob("exchange/**/*.py"), *SCHEMAS.glob("*.json"), *root.glob("tests/**/*.py")]:
+        text = path.read_text()
+        cited |= set(re.findall(r'FORMAT\.md, \\?"([^"\\]+)\\?"', text))
+        assert not re.search(r"FORMAT\.md section \d", text), f"{path}: a number changes when a section is added"
+    assert len(cited) > 5
+    assert cited <= headings

@@ -1,4 +1,4 @@
-"""What README.md says is so: its commands are run, its tables compared, what it names exists."""
+"""What the pages say is so: their commands are run, their tables compared, what they name exists."""
 
 from __future__ import annotations
 
@@ -7,17 +7,50 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from exchange.channels import check
+from exchange.models import metadata
 from exchange.settings import Variable, variables
 from exchange.testing import servers
 from tests.deploy.commands import write_programs
 from tests.readme.session import Play, Session, Shell, read_sessions
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-SESSIONS = read_sessions(README)
+PAGES = {
+    path: (ROOT / path).read_text()
+    for path in (
+        "README.md",
+        "CHANNELS.md",
+        "deploy/OPERATE.md",
+        "deploy/BY-HAND.md",
+        "deploy/RECOVER.md",
+        "deploy/SETTINGS.md",
+        "deploy/README.md",
+        "exchange/reference/README.md",
+        "ARCHITECTURE.md",
+        "SECURITY.md",
+        "schemas/FORMAT.md",
+        "tests/benchmarks/RESULTS.md",
+        "CHANGELOG.md",
+    )
+}
+"""In the order in which one reads them: a session goes on from page to page."""
+
+README = PAGES["README.md"]
+SESSIONS = read_sessions("\n".join(PAGES.values()))
+
+KNOWN = {variable.name for variable in variables()} | {
+    "EXCHANGE_ENV_FILE",
+    "EXCHANGE_ADMINISTRATOR_PASSWORD",
+    "EXCHANGE_DATA",
+}
+
+
+MADE = {"deploy/.env", "deploy/secrets/broker_password", "deploy/secrets/database_password"}
+"""Files that a page has somebody make."""
 
 
 def _play(session: Session, folder: Path, python: Path, replaced: dict[str, str] | None = None) -> None:
@@ -62,7 +95,15 @@ def test_the_reference_application_runs_on_postgresql_and_redis_as_it_stands(
 
 
 def test_every_console_block_belongs_to_a_session_that_is_run() -> None:
-    assert {name for name, session in SESSIONS.items() if session.steps} == {"factory", "reference"}
+    assert {name for name, session in SESSIONS.items() if session.steps} == {"factory", "reference", "security"}
+
+
+def test_the_first_page_leads_to_every_other_and_no_page_is_left_out() -> None:
+    made = {"var", "dist"}
+    tops = [path for path in ROOT.iterdir() if not path.name.startswith(".") and path.name not in made]
+    ours = [page for top in tops for page in ([top] if top.is_file() else top.rglob("*")) if page.suffix == ".md"]
+    assert {str(page.relative_to(ROOT)) for page in ours} == set(PAGES)
+    assert set(re.findall(r"\]\(([\w./-]+\.md)\)", README)) == set(PAGES) - {"README.md"}
 
 
 def test_the_first_commands_are_targets_of_the_makefile() -> None:
@@ -72,13 +113,20 @@ def test_the_first_commands_are_targets_of_the_makefile() -> None:
         subprocess.run([*command.split(), "-n"], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_the_lines_that_declare_channels_declare_one_without_fault() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    declared: dict[str, Any] = {"__name__": "declared"}
+    exec(compile(code, "README.md", "exec", dont_inherit=True), declared)  # noqa: S102 - what a reader puts into a file
+    check(declared["channels"])
+
+
 def test_the_table_of_settings_is_the_settings_class() -> None:
-    shown = re.findall(r"^\| `EXCHANGE_.*$", README, re.MULTILINE)
+    shown = re.findall(r"^\| `EXCHANGE_.*$", PAGES["deploy/SETTINGS.md"], re.MULTILINE)
     assert shown == [settings_row(variable) for variable in variables()]
 
 
 def settings_row(variable: Variable) -> str:
-    """Give a setting's row in the README's table."""
+    """Give a setting's row in the table."""
     meaning, default = variable.description, variable.default
     if said := re.fullmatch(r"(.*) \(default: (.*)\)\.", meaning):
         meaning, default = f"{said[1]}.", said[2]
@@ -86,16 +134,29 @@ def settings_row(variable: Variable) -> str:
     return f"| `{variable.name}` | {meaning.replace('<', '&lt;')} | {shown} |"
 
 
-def test_every_path_that_is_named_is_there() -> None:
-    named = set(re.findall(r"(?:`|\()((?:tests|schemas|deploy|exchange)/[\w./-]*)(?:`|\))", README))
-    named |= set(re.findall(r"\]\(([\w./-]+)\)", README))
-    assert len(named) > 10
-    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_every_setting_file_and_heading_that_a_page_names_is_there(page: str) -> None:
+    text = PAGES[page]
+    named = set(re.findall(r"`((?:tests|schemas|deploy|exchange)/[\w./-]*)`", text)) - MADE
+    gone = {path for path in named if not (ROOT / path).exists()}
+    for target in re.findall(r"\]\(([\w./#-]+)\)", text):
+        path, _, heading = target.partition("#")
+        other = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+        if not other.exists() or (heading and heading not in headings(other.read_text())):
+            gone.add(target)
+    assert gone == set()
+    if page != "CHANGELOG.md":
+        assert set(re.findall(r"`(EXCHANGE_[A-Z_]+)[`=]", text)) <= KNOWN
 
 
-def test_every_link_within_the_page_leads_to_a_heading() -> None:
-    headings = {
-        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    }
-    assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= headings
+def headings(text: str) -> set[str]:
+    """Give the names by which links lead to a page's headings."""
+    lines = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in lines}
+
+
+def test_every_table_and_room_is_explained() -> None:
+    page = PAGES["ARCHITECTURE.md"]
+    assert set(re.findall(r"`(exchange_[a-z_]+)`", page)) == set(metadata.tables)
+    rooms = {path.name for path in (ROOT / "exchange").iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(re.findall(r"`(\w+)/`", page))
