@@ -44,17 +44,17 @@ def prune(side: Side) -> int:
     return pruning.run(side.site).letters
 
 
-def test_a_settled_letter_goes_when_its_state_is_kept_no_longer_and_a_parked_one_never(receiver: Side) -> None:
-    receiver.limit(letter_days=KEPT)
+def test_a_settled_letter_goes_when_its_state_is_kept_no_longer_and_a_parked_one_never(quick_receiver: Side) -> None:
+    quick_receiver.limit(letter_days=KEPT)
     due: list[int] = []
     stays: list[int] = []
     for days in (31, 21, 11, 9):
         for state in DeadLetterState:
-            (due if days > KEPT.get(state, 1_000) else stays).extend(settled(receiver, state, days))
+            (due if days > KEPT.get(state, 1_000) else stays).extend(settled(quick_receiver, state, days))
     assert len(due) == 6
-    assert prune(receiver) == 6
-    assert ids(receiver) == stays
-    assert prune(receiver) == 0
+    assert prune(quick_receiver) == 6
+    assert ids(quick_receiver) == stays
+    assert prune(quick_receiver) == 0
 
 
 def test_an_id_is_never_given_out_twice(receiver: Side) -> None:
@@ -67,26 +67,26 @@ def test_an_id_is_never_given_out_twice(receiver: Side) -> None:
     assert first < last not in ids(receiver)
 
 
-def test_the_history_of_a_letter_outlives_it_and_says_why_it_went(receiver: Side) -> None:
-    receiver.limit(letter_days=KEPT)
-    [letter, _] = settled(receiver, DeadLetterState.DISCARDED, 31, count=2)
-    with receiver.engine.begin() as connection:
+def test_the_history_of_a_letter_outlives_it_and_says_why_it_went(quick_receiver: Side) -> None:
+    quick_receiver.limit(letter_days=KEPT)
+    [letter, _] = settled(quick_receiver, DeadLetterState.DISCARDED, 31, count=2)
+    with quick_receiver.engine.begin() as connection:
         mended = {"letter": letter, "number": 1, "record": b"{}", "difference": "", "who": "me", "why": "because"}
         connection.execute(sa.insert(revision).values(at=now(), **mended))
-    assert prune(receiver) == 1
-    with receiver.engine.connect() as connection:
+    assert prune(quick_receiver) == 1
+    with quick_receiver.engine.connect() as connection:
         causes = [happened["cause"] for happened in dead_letters.history(connection, letter)]
     assert causes == ["test", "removed, as it has been discarded for 30 days"]
-    assert receiver.all(sa.select(revision)) == []
+    assert quick_receiver.all(sa.select(revision)) == []
 
 
-def test_a_letter_settled_late_is_kept_though_it_was_parked_long_ago(receiver: Side) -> None:
-    receiver.limit(letter_days=KEPT)
-    [late, due, newest] = settled(receiver, DeadLetterState.APPLIED, 99, count=3)
-    receiver.execute(sa.update(dead_letter).where(dead_letter.c.id == late).values(updated_at=now()))
-    assert prune(receiver) == 1
-    assert ids(receiver) == [late, newest]
-    assert due not in ids(receiver)
+def test_a_letter_settled_late_is_kept_though_it_was_parked_long_ago(quick_receiver: Side) -> None:
+    quick_receiver.limit(letter_days=KEPT)
+    [late, due, newest] = settled(quick_receiver, DeadLetterState.APPLIED, 99, count=3)
+    quick_receiver.execute(sa.update(dead_letter).where(dead_letter.c.id == late).values(updated_at=now()))
+    assert prune(quick_receiver) == 1
+    assert ids(quick_receiver) == [late, newest]
+    assert due not in ids(quick_receiver)
 
 
 def test_many_letters_go_in_parts_and_no_more_than_a_run_may_take(
@@ -105,19 +105,19 @@ def test_a_state_that_is_not_settled_is_refused(quick_receiver: Side) -> None:
         dead_letters.retire(quick_receiver.engine, DeadLetterState.PARKED, now(), "a mistake", 10)
 
 
-def test_a_selection_goes_with_the_last_of_its_letters(receiver: Side) -> None:
-    receiver.limit(letter_days=KEPT)
-    [gone, _] = settled(receiver, DeadLetterState.APPLIED, 99, count=2)
-    [stays] = settled(receiver, DeadLetterState.PARKED, 99)
-    with receiver.engine.begin() as connection:
+def test_a_selection_goes_with_the_last_of_its_letters(quick_receiver: Side) -> None:
+    quick_receiver.limit(letter_days=KEPT)
+    [gone, _] = settled(quick_receiver, DeadLetterState.APPLIED, 99, count=2)
+    [stays] = settled(quick_receiver, DeadLetterState.PARKED, 99)
+    with quick_receiver.engine.begin() as connection:
         for name, letters in (("old", [gone]), ("mixed", [gone, stays])):
             made: dict[str, Any] = {"filters": "{}", "letters": len(letters), "at": now(), "who": "me"}
             connection.execute(sa.insert(selection).values(name=name, **made))
             rows = [{"selection": name, "letter": letter, "attempts": 1, "revision": 0} for letter in letters]
             connection.execute(sa.insert(selected), rows)
-    prune(receiver)
-    assert [row.name for row in receiver.all(sa.select(selection.c.name))] == ["mixed"]
-    assert {row.selection for row in receiver.all(sa.select(selected.c.selection))} == {"mixed"}
+    prune(quick_receiver)
+    assert [row.name for row in quick_receiver.all(sa.select(selection.c.name))] == ["mixed"]
+    assert {row.selection for row in quick_receiver.all(sa.select(selected.c.selection))} == {"mixed"}
 
 
 # Alarms
@@ -137,15 +137,15 @@ def test_too_many_and_too_old_are_an_alarm_each(parked: int, days: float | None,
     assert all(words in sentence for words, sentence in zip(alarms, said, strict=True))
 
 
-def test_the_backlog_is_that_of_the_parked_letters_alone(receiver: Side) -> None:
-    with receiver.engine.connect() as connection:
+def test_the_backlog_is_that_of_the_parked_letters_alone(quick_receiver: Side) -> None:
+    with quick_receiver.engine.connect() as connection:
         assert dead_letters.backlog(connection) == Backlog(0, None, None)
-    settled(receiver, DeadLetterState.APPLIED, 9)
-    oldest, _ = settled(receiver, DeadLetterState.PARKED, 5, count=2)
-    settled(receiver, DeadLetterState.PARKED, 3)
-    with receiver.engine.connect() as connection:
+    settled(quick_receiver, DeadLetterState.APPLIED, 9)
+    oldest, _ = settled(quick_receiver, DeadLetterState.PARKED, 5, count=2)
+    settled(quick_receiver, DeadLetterState.PARKED, 3)
+    with quick_receiver.engine.connect() as connection:
         found = dead_letters.backlog(connection)
     assert (found.parked, found.oldest) == (3, oldest)
     assert found.oldest_at is not None
     assert found.oldest_at < now() - timedelta(days=4)
-    assert receiver.all(sa.select(event.c.id)) != []
+    assert quick_receiver.all(sa.select(event.c.id)) != []
