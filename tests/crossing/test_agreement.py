@@ -211,22 +211,22 @@ def test_a_difference_is_known_since_it_was_first_seen_and_forgotten_when_it_is_
 
 
 def test_a_snapshot_that_was_asked_for_tells_which_rows_differed_before_it_is_applied(
-    quick_receiver: Side, quick_forger: Forger
+    receiver: Side, forger: Forger
 ) -> None:
-    quick_forger.send([account(number, number) for number in (1, 2, 3)])
-    quick_receiver.take_in()
-    quick_receiver.execute("UPDATE account SET name = 'by hand' WHERE id = 2")
-    quick_receiver.execute("DELETE FROM account WHERE id = 3")
-    quick_receiver.execute("INSERT INTO account (id, name) VALUES (4, 'mine')")
-    name = _compared_before(quick_receiver)
+    forger.send([account(number, number) for number in (1, 2, 3)])
+    receiver.take_in()
+    receiver.execute("UPDATE account SET name = 'by hand' WHERE id = 2")
+    receiver.execute("DELETE FROM account WHERE id = 3")
+    receiver.execute("INSERT INTO account (id, name) VALUES (4, 'mine')")
+    name = _compared_before(receiver)
     part = Part("snap", 100, 1, last=False, streams=("account",), prune=("account",), answers=name)
 
-    quick_forger.send([account(1, 100), account(2, 100)], claims=_claims(part))
-    quick_forger.send([account(3, 100)], claims=_claims(replace(part, part=2, last=True)))
-    verdicts = [one.verdict for one in quick_receiver.take_in().batches]
+    forger.send([account(1, 100), account(2, 100)], claims=_claims(part))
+    forger.send([account(3, 100)], claims=_claims(replace(part, part=2, last=True)))
+    verdicts = [one.verdict for one in receiver.take_in().batches]
 
     assert verdicts == [Verdict.APPLIED] * 2
-    (row,) = quick_receiver.all(sa.select(agreement.c.found))
+    (row,) = receiver.all(sa.select(agreement.c.found))
     found = json.loads(row.found)
     assert {what: found[what] for what in ("missing", "extra", "different")} == {
         "missing": 1,

@@ -72,14 +72,14 @@ def test_both_ways_in_one_round_and_nothing_comes_back(link: Link) -> None:
     assert link.one.export().batches == link.other.export().batches == ()
 
 
-def test_excluded_columns_keep_the_receivers_own_values(link: Link) -> None:
-    link.one.execute(sa.insert(account), [{"id": 1, "name": "a", "password": "theirs"}])
-    crossed(link)
-    assert link.other.rows(account)[0]["password"] is None
-    link.other.execute(sa.update(account).values(password="mine"))
-    link.one.execute(sa.update(account).values(name="b", password="changed"))
-    crossed(link)
-    assert link.other.rows(account) == [{"id": 1, "name": "b", "age": None, "password": "mine"}]
+def test_excluded_columns_keep_the_receivers_own_values(small: Link) -> None:
+    small.one.execute(sa.insert(account), [{"id": 1, "name": "a", "password": "theirs"}])
+    crossed(small)
+    assert small.other.rows(account)[0]["password"] is None
+    small.other.execute(sa.update(account).values(password="mine"))
+    small.one.execute(sa.update(account).values(name="b", password="changed"))
+    crossed(small)
+    assert small.other.rows(account) == [{"id": 1, "name": "b", "age": None, "password": "mine"}]
 
 
 def test_composite_keys_cross_with_their_references(link: Link) -> None:
@@ -165,13 +165,13 @@ def test_unique_values_pass_between_rows(alike: Link, second: str) -> None:
     crossed(alike)
 
 
-def test_a_deleted_key_that_comes_back_is_there(link: Link) -> None:
+def test_a_deleted_key_that_comes_back_is_there(small: Link) -> None:
     for turn in range(3):
-        link.one.execute(sa.insert(account).values(id=1, name=f"turn {turn}"))
-        crossed(link)
-        link.one.execute(sa.delete(account))
+        small.one.execute(sa.insert(account).values(id=1, name=f"turn {turn}"))
+        crossed(small)
+        small.one.execute(sa.delete(account))
         if turn != 1:
-            crossed(link)
+            crossed(small)
 
 
 def test_many_changes_of_one_row_are_one_record(small: Link) -> None:
@@ -268,15 +268,15 @@ def versions(side: Side, table: sa.Table) -> list[Any]:
     return [row[0] for row in side.all(sa.select(sa.column("exchange_version")).select_from(sa.table(table.name)))]
 
 
-def test_received_rows_have_the_version_of_their_change_and_the_owners_none(link: Link) -> None:
-    link.one.execute(sa.insert(account).values(id=1, name="a"))
-    crossed(link)
-    [first] = versions(link.other, account)
-    link.one.execute(sa.update(account).values(name="b"))
-    crossed(link)
-    [second] = versions(link.other, account)
+def test_received_rows_have_the_version_of_their_change_and_the_owners_none(small: Link) -> None:
+    small.one.execute(sa.insert(account).values(id=1, name="a"))
+    crossed(small)
+    [first] = versions(small.other, account)
+    small.one.execute(sa.update(account).values(name="b"))
+    crossed(small)
+    [second] = versions(small.other, account)
     assert second > first > 1_600_000_000_000_000
-    assert versions(link.one, account) == [None]
+    assert versions(small.one, account) == [None]
 
 
 def test_a_value_handed_on_by_a_delete_that_must_stay_leaves_both_rows_as_they_were(alike: Link) -> None:

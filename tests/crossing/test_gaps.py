@@ -230,29 +230,27 @@ def test_nothing_of_an_epoch_is_missing_that_its_sender_has_left_before_it_came(
 # Given up
 
 
-def test_accepting_a_gap_lets_in_what_waited_and_asks_for_a_snapshot(
-    quick_receiver: Side, quick_forger: Forger
-) -> None:
-    lost = [quick_forger.make([account(n, FIRST + n)]) for n in range(1, 4)]
+def test_accepting_a_gap_lets_in_what_waited_and_asks_for_a_snapshot(receiver: Side, forger: Forger) -> None:
+    lost = [forger.make([account(n, FIRST + n)]) for n in range(1, 4)]
     for number in range(4, 7):
-        quick_forger.send([account(number, FIRST + number)])
-    verdicts(quick_receiver)
-    done = accept(quick_receiver, 1, 3)
+        forger.send([account(number, FIRST + number)])
+    verdicts(receiver)
+    done = accept(receiver, 1, 3)
     assert (done.sequences, done.epoch, done.shown) == ((1, 2, 3), EPOCH, "1-3")
-    assert reached(quick_receiver) == (EPOCH, 3, None)
-    assert verdicts(quick_receiver) == [Verdict.APPLIED] * 3
-    assert rows(quick_receiver, GapState.ACCEPTED) == [1, 2, 3]
-    (asked,) = quick_receiver.all(sa.select(repair))
+    assert reached(receiver) == (EPOCH, 3, None)
+    assert verdicts(receiver) == [Verdict.APPLIED] * 3
+    assert rows(receiver, GapState.ACCEPTED) == [1, 2, 3]
+    (asked,) = receiver.all(sa.select(repair))
     assert (asked.name, asked.channel, asked.want, asked.prune) == (done.request, "forth", "snapshot", 1)
     assert "batch 1-3 was given up: the stick fell into the sea" in asked.reason
-    cause, who = quick_receiver.all(sa.select(gap.c.cause, gap.c.who).distinct())[0]
+    cause, who = receiver.all(sa.select(gap.c.cause, gap.c.who).distinct())[0]
     assert cause == "the stick fell into the sea"
     assert "pid" in who
-    quick_forger.deliver(lost[1])
-    run = quick_receiver.take_in()
+    forger.deliver(lost[1])
+    run = receiver.take_in()
     assert [(one.verdict, one.reason) for one in run.batches] == [(Verdict.DUPLICATE, None)]
     assert run.batches[0].message == ("this side went on without it (accepted); it comes too late and changes nothing")
-    assert ids(quick_receiver) == [4, 5, 6]
+    assert ids(receiver) == [4, 5, 6]
 
 
 def test_a_place_beyond_another_gap_is_given_up_when_its_turn_comes(quick_receiver: Side, quick_forger: Forger) -> None:

@@ -256,15 +256,15 @@ def test_the_next_control_batch_settles_what_was_refused_of_the_one_before(mouth
     assert {one.state for one in letters(mouth.side)} == {DeadLetterState.SUPERSEDED}
 
 
-def test_a_refused_word_can_be_neither_retried_nor_mended_but_discarded(quick_mouth: Mouth) -> None:
-    quick_mouth.say(said_receipt(quick_mouth, through=9))
-    [letter] = letters(quick_mouth.side)
-    [retried] = retry.run(quick_mouth.side.site, [letter.id])
+def test_a_refused_word_can_be_neither_retried_nor_mended_but_discarded(mouth: Mouth) -> None:
+    mouth.say(said_receipt(mouth, through=9))
+    [letter] = letters(mouth.side)
+    [retried] = retry.run(mouth.side.site, [letter.id])
     assert not retried.changed
     assert "the next control batch says it anew" in retried.message
     with pytest.raises(WorldError, match="the other side's own word"):
-        editing.draft(quick_mouth.side.site, letter.id)
-    with quick_mouth.side.engine.begin() as connection:
+        editing.draft(mouth.side.site, letter.id)
+    with mouth.side.engine.begin() as connection:
         assert dead_letters.discard(connection, letter.id, "seen") is None
 
 

@@ -283,12 +283,12 @@ def test_on_a_two_way_link_nothing_is_copied(small: Link) -> None:
 # By hand
 
 
-def test_a_person_has_batches_sent_again_at_once(small: Link) -> None:
-    send(small, 3)
-    done = resending.by_hand(small.one.site, "forth", [3, 1, 3])
+def test_a_person_has_batches_sent_again_at_once(alike: Link) -> None:
+    send(alike, 3)
+    done = resending.by_hand(alike.one.site, "forth", [3, 1, 3])
     assert [one.sequence for one in done] == [1, 3]
     assert "asked for by hand" in done[0].message
-    assert state(small.one, 2)[2] == 1
+    assert state(alike.one, 2)[2] == 1
 
 
 def test_a_code_read_out_on_a_one_way_link_brings_what_is_missing(small: Link) -> None:

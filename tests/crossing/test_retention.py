@@ -44,17 +44,17 @@ def prune(side: Side) -> int:
     return pruning.run(side.site).letters
 
 
-def test_a_settled_letter_goes_when_its_state_is_kept_no_longer_and_a_parked_one_never(quick_receiver: Side) -> None:
-    quick_receiver.limit(letter_days=KEPT)
+def test_a_settled_letter_goes_when_its_state_is_kept_no_longer_and_a_parked_one_never(receiver: Side) -> None:
+    receiver.limit(letter_days=KEPT)
     due: list[int] = []
     stays: list[int] = []
     for days in (31, 21, 11, 9):
         for state in DeadLetterState:
-            (due if days > KEPT.get(state, 1_000) else stays).extend(settled(quick_receiver, state, days))
+            (due if days > KEPT.get(state, 1_000) else stays).extend(settled(receiver, state, days))
     assert len(due) == 6
-    assert prune(quick_receiver) == 6
-    assert ids(quick_receiver) == stays
-    assert prune(quick_receiver) == 0
+    assert prune(receiver) == 6
+    assert ids(receiver) == stays
+    assert prune(receiver) == 0
 
 
 def test_an_id_is_never_given_out_twice(receiver: Side) -> None:
@@ -105,19 +105,19 @@ def test_a_state_that_is_not_settled_is_refused(quick_receiver: Side) -> None:
         dead_letters.retire(quick_receiver.engine, DeadLetterState.PARKED, now(), "a mistake", 10)
 
 
-def test_a_selection_goes_with_the_last_of_its_letters(quick_receiver: Side) -> None:
-    quick_receiver.limit(letter_days=KEPT)
-    [gone, _] = settled(quick_receiver, DeadLetterState.APPLIED, 99, count=2)
-    [stays] = settled(quick_receiver, DeadLetterState.PARKED, 99)
-    with quick_receiver.engine.begin() as connection:
+def test_a_selection_goes_with_the_last_of_its_letters(receiver: Side) -> None:
+    receiver.limit(letter_days=KEPT)
+    [gone, _] = settled(receiver, DeadLetterState.APPLIED, 99, count=2)
+    [stays] = settled(receiver, DeadLetterState.PARKED, 99)
+    with receiver.engine.begin() as connection:
         for name, letters in (("old", [gone]), ("mixed", [gone, stays])):
             made: dict[str, Any] = {"filters": "{}", "letters": len(letters), "at": now(), "who": "me"}
             connection.execute(sa.insert(selection).values(name=name, **made))
             rows = [{"selection": name, "letter": letter, "attempts": 1, "revision": 0} for letter in letters]
             connection.execute(sa.insert(selected), rows)
-    prune(quick_receiver)
-    assert [row.name for row in quick_receiver.all(sa.select(selection.c.name))] == ["mixed"]
-    assert {row.selection for row in quick_receiver.all(sa.select(selected.c.selection))} == {"mixed"}
+    prune(receiver)
+    assert [row.name for row in receiver.all(sa.select(selection.c.name))] == ["mixed"]
+    assert {row.selection for row in receiver.all(sa.select(selected.c.selection))} == {"mixed"}
 
 
 # Alarms

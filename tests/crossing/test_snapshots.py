@@ -166,22 +166,22 @@ def test_rows_that_refer_to_rows_of_their_own_table_come_with_those(alike: Link)
     assert not alike.other.all(sa.select(dead_letter))
 
 
-def test_rows_whose_references_run_in_a_circle_come_together(small: Link) -> None:
-    small.one.limit(batch_records=6)
-    with small.one.engine.begin() as connection:
+def test_rows_whose_references_run_in_a_circle_come_together(alike: Link) -> None:
+    alike.one.limit(batch_records=6)
+    with alike.one.engine.begin() as connection:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         connection.execute(sa.insert(shop.team), [{"id": n, "name": f"t{n}", "leader": 100 - n} for n in range(12)])
         people = [{"id": 100 - n, "name": f"p{n}", "team": n} for n in range(12)]
         connection.execute(sa.insert(shop.person), people)
-    forget(small.one)
-    ask(small.one)
+    forget(alike.one)
+    ask(alike.one)
 
-    assert set(cross(small)) == {Verdict.APPLIED}
+    assert set(cross(alike)) == {Verdict.APPLIED}
 
-    assert small.other.rows(shop.team) == small.one.rows(shop.team)
-    assert small.other.rows(shop.person) == small.one.rows(shop.person)
-    assert not small.other.all(sa.select(dead_letter))
+    assert alike.other.rows(shop.team) == alike.one.rows(shop.team)
+    assert alike.other.rows(shop.person) == alike.one.rows(shop.person)
+    assert not alike.other.all(sa.select(dead_letter))
 
 
 def test_a_chain_longer_than_a_batch_crosses_and_what_came_too_early_is_reunited(small: Link) -> None:
@@ -242,17 +242,17 @@ def test_only_the_streams_that_were_asked_for_are_sent_and_pruned(small: Link) -
     assert len(small.other.rows(shop.place)) == 1
 
 
-def test_only_the_buckets_that_were_asked_for_are_sent_and_pruned(link: Link) -> None:
-    link.one.execute(sa.insert(shop.account), accounts(1, 60))
-    link.other.execute(sa.insert(shop.account), accounts(41, 99))
-    link.other.execute("UPDATE account SET name = 'by hand'")
-    forget(link.one)
+def test_only_the_buckets_that_were_asked_for_are_sent_and_pruned(small: Link) -> None:
+    small.one.execute(sa.insert(shop.account), accounts(1, 60))
+    small.other.execute(sa.insert(shop.account), accounts(41, 99))
+    small.other.execute("UPDATE account SET name = 'by hand'")
+    forget(small.one)
     mine = {n for n in range(1, 100) if bucket_of({"id": n}, 8) in {2, 5}}
-    ask(link.one, streams=["account"], buckets=[2, 5], of=8, prune=True)
+    ask(small.one, streams=["account"], buckets=[2, 5], of=8, prune=True)
 
-    cross(link)
+    cross(small)
 
-    there = {row["id"]: row["name"] for row in link.other.rows(shop.account)}
+    there = {row["id"]: row["name"] for row in small.other.rows(shop.account)}
     assert {n for n in there if n in mine} == {n for n in mine if n <= 60}
     assert {n for n in there if n not in mine} == {n for n in range(41, 100) if n not in mine}
     assert all((there[n] == "by hand") is (n not in mine) for n in there)
@@ -332,22 +332,22 @@ def test_a_manifest_that_says_nonsense_of_its_snapshot_is_quarantined(
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.QUARANTINED]
 
 
-def test_a_row_that_cannot_be_sent_is_parked_once_and_its_stream_is_not_pruned(small: Link) -> None:
-    small.other.execute(sa.insert(shop.account), accounts(1, 3))
-    small.other.execute(sa.insert(shop.place), [{"country": "at", "number": 1, "name": "p"}])
-    small.one.execute(sa.insert(shop.account), accounts(1, 1))
-    small.one.execute(sa.insert(shop.account), [{"id": 2, "name": "\x01" * 30, "age": 1}])
-    small.one.limit(read=small.one.site.limits.read.__class__(max_record_bytes=110))
-    forget(small.one)
-    ask(small.one, prune=True)
-    cross(small)
-    ask(small.one, prune=True)
-    cross(small)
+def test_a_row_that_cannot_be_sent_is_parked_once_and_its_stream_is_not_pruned(alike: Link) -> None:
+    alike.other.execute(sa.insert(shop.account), accounts(1, 3))
+    alike.other.execute(sa.insert(shop.place), [{"country": "at", "number": 1, "name": "p"}])
+    alike.one.execute(sa.insert(shop.account), accounts(1, 1))
+    alike.one.execute(sa.insert(shop.account), [{"id": 2, "name": "\x01" * 30, "age": 1}])
+    alike.one.limit(read=alike.one.site.limits.read.__class__(max_record_bytes=110))
+    forget(alike.one)
+    ask(alike.one, prune=True)
+    cross(alike)
+    ask(alike.one, prune=True)
+    cross(alike)
 
-    assert len(small.one.all(sa.select(dead_letter))) == 1
-    assert [row["id"] for row in small.other.rows(shop.account)] == [1, 2, 3]
-    assert not small.other.rows(shop.place)
-    assert json.loads(wishes(small.one)[0].unsent) == ["account"]
+    assert len(alike.one.all(sa.select(dead_letter))) == 1
+    assert [row["id"] for row in alike.other.rows(shop.account)] == [1, 2, 3]
+    assert not alike.other.rows(shop.place)
+    assert json.loads(wishes(alike.one)[0].unsent) == ["account"]
 
 
 def test_the_same_wish_is_not_taken_twice_while_it_waits_for_its_turn(small: Link) -> None:
