@@ -1,4 +1,4 @@
-"""Two networks, on each pair of databases or on two of a kind."""
+"""Two networks: on databases of both kinds where a database has a say, on SQLite where none has."""
 
 from __future__ import annotations
 
@@ -26,16 +26,22 @@ def shop_link(tmp_path: Path, databases: Databases, one: str, other: str) -> Ite
     second.engine.dispose()
 
 
-@pytest.fixture(
-    params=[
+_EACH_TO_THE_OTHER = ("sqlite-postgresql", "postgresql-sqlite")
+
+every_pair = pytest.mark.parametrize(
+    "link",
+    [
         "sqlite-sqlite",
-        pytest.param("postgresql-postgresql", marks=needs_postgres),
-        pytest.param("sqlite-postgresql", marks=needs_postgres),
-        pytest.param("postgresql-sqlite", marks=needs_postgres),
-    ]
+        *(pytest.param(kinds, marks=needs_postgres) for kinds in ("postgresql-postgresql", *_EACH_TO_THE_OTHER)),
+    ],
+    indirect=True,
 )
+"""Two of a kind as well, which ``link`` leaves out."""
+
+
+@pytest.fixture(params=[pytest.param(kinds, marks=needs_postgres) for kinds in _EACH_TO_THE_OTHER])
 def link(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Link]:
-    """Give two networks on every pair of databases."""
+    """Give two networks, so that each kind of database sends to the other: there are but files between them."""
     yield from shop_link(tmp_path, databases, *request.param.split("-"))
 
 

@@ -137,14 +137,16 @@ def test_no_loss_and_no_persons_word_on_a_gap_adopts_an_unproven_epoch(
 # Proven
 
 
-def test_an_epoch_is_adopted_that_lists_the_present_one_as_an_older_sender_does(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, FIRST)])
-    only(receiver)
-    later(forger).send([account(2, FIRST)], claims={"left_epochs": [OLD, forger.epoch]})
-    assert only(receiver).verdict is Verdict.APPLIED
-    assert present(receiver) == NEW
-    later(forger, OLD).send([account(3, FIRST)], claims=left(NEW))
-    assert verdict(receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
+def test_an_epoch_is_adopted_that_lists_the_present_one_as_an_older_sender_does(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    quick_forger.send([account(1, FIRST)])
+    only(quick_receiver)
+    later(quick_forger).send([account(2, FIRST)], claims={"left_epochs": [OLD, quick_forger.epoch]})
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    assert present(quick_receiver) == NEW
+    later(quick_forger, OLD).send([account(3, FIRST)], claims=left(NEW))
+    assert verdict(quick_receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
 
 
 @pytest.mark.parametrize("known", ["the last", "one before", "one that never came", "none"])
@@ -161,12 +163,12 @@ def test_an_epoch_is_adopted_that_goes_on_behind_what_is_known_here(
     assert only(quick_receiver).verdict is Verdict.APPLIED
 
 
-def test_an_epoch_that_goes_on_behind_another_history_is_held(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, FIRST)])
-    forger.send([account(2, FIRST)])
-    receiver.take_in()
-    later(forger).send([account(9, FIRST)], claims=left((forger.epoch, 1, "f" * 64)))
-    outcome = only(receiver)
+def test_an_epoch_that_goes_on_behind_another_history_is_held(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([account(1, FIRST)])
+    quick_forger.send([account(2, FIRST)])
+    quick_receiver.take_in()
+    later(quick_forger).send([account(9, FIRST)], claims=left((quick_forger.epoch, 1, "f" * 64)))
+    outcome = only(quick_receiver)
     assert (outcome.verdict, outcome.reason) == HELD
     assert "behind batch 1 with manifest ffffffffffff, but the one applied here is" in outcome.message
 
@@ -221,15 +223,17 @@ def test_what_one_channel_has_adopted_and_left_counts_for_all(small: Link) -> No
 # First contact
 
 
-def test_at_first_contact_any_epoch_is_adopted_and_the_honest_later_one_wins(receiver: Side, forger: Forger) -> None:
-    recorded = later(forger, OLD)
+def test_at_first_contact_any_epoch_is_adopted_and_the_honest_later_one_wins(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    recorded = later(quick_forger, OLD)
     recorded.send([account(1, FIRST)])
-    assert only(receiver).verdict is Verdict.APPLIED
-    later(forger, NEW).send([account(1, FIRST + 5, name="present")], claims=left(OLD))
-    assert only(receiver).verdict is Verdict.APPLIED
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    later(quick_forger, NEW).send([account(1, FIRST + 5, name="present")], claims=left(OLD))
+    assert only(quick_receiver).verdict is Verdict.APPLIED
     recorded.send([account(1, FIRST + 9, name="old")])
-    assert verdict(receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
-    assert [row["name"] for row in receiver.rows(shop.account)] == ["present"]
+    assert verdict(quick_receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
+    assert [row["name"] for row in quick_receiver.rows(shop.account)] == ["present"]
 
 
 def test_a_channel_that_was_never_heard_of_begins_in_the_epoch_that_the_others_are_in(
@@ -299,20 +303,20 @@ def test_a_person_adopts_an_epoch_and_its_batches_are_taken(receiver: Side, forg
     assert known == [(NEW, "present", 2), (forger.epoch, "left", 1)]
 
 
-def test_a_person_refuses_an_epoch_and_its_batches_are_stale(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, FIRST)])
-    only(receiver)
-    later(forger).send([account(2, FIRST + 1)])
-    receiver.take_in()
+def test_a_person_refuses_an_epoch_and_its_batches_are_stale(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([account(1, FIRST)])
+    only(quick_receiver)
+    later(quick_forger).send([account(2, FIRST + 1)])
+    quick_receiver.take_in()
 
-    adopting.refuse(receiver.site, NEW, "nobody restored anything")
+    adopting.refuse(quick_receiver.site, NEW, "nobody restored anything")
 
-    assert alarms(receiver) == []
-    assert verdict(receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
-    assert present(receiver) == forger.epoch
+    assert alarms(quick_receiver) == []
+    assert verdict(quick_receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
+    assert present(quick_receiver) == quick_forger.epoch
     for decide in (adopting.adopt, adopting.refuse):
         with pytest.raises(WorldError, match=f"no batch of epoch {NEW} waits for a decision; nothing was done"):
-            decide(receiver.site, NEW, "another thought")
+            decide(quick_receiver.site, NEW, "another thought")
 
 
 def test_what_a_person_adopts_is_adopted_on_every_channel(quick_receiver: Side, quick_forger: Forger) -> None:

@@ -69,7 +69,7 @@ def some_of_everything(side: Side) -> None:
     side.execute(sa.insert(accounts), [{"id": n, "name": f"account {n}", "password": "secret"} for n in range(1, 1001)])
 
 
-def test_rows_of_every_type_agree_on_every_pair_of_databases(link: Link) -> None:
+def test_rows_of_every_type_agree_between_databases_of_each_kind(link: Link) -> None:
     some_of_everything(link.one)
     link.round()
 
@@ -144,12 +144,12 @@ def test_nobody_is_kept_from_writing_while_rows_are_digested(alike: Link, monkey
     assert len(alike.one.rows(accounts)) == len(alike.other.rows(accounts)) == 2
 
 
-def test_a_checkpoint_is_sealed_once_for_each_time_it_was_asked_for(alike: Link) -> None:
-    row = ask(alike.one)
+def test_a_checkpoint_is_sealed_once_for_each_time_it_was_asked_for(small: Link) -> None:
+    row = ask(small.one)
 
-    assert checkpointing.seal(alike.one.site, FORTH, row)
-    assert checkpointing.seal(alike.one.site, FORTH, row) is None
-    (batch,) = alike.one.all(sa.select(models.batch.c.records).where(models.batch.c.direction == Direction.OUT))
+    assert checkpointing.seal(small.one.site, FORTH, row)
+    assert checkpointing.seal(small.one.site, FORTH, row) is None
+    (batch,) = small.one.all(sa.select(models.batch.c.records).where(models.batch.c.direction == Direction.OUT))
     assert batch.records == len(FORTH.streams)
 
 
@@ -240,17 +240,21 @@ def test_a_snapshot_that_was_asked_for_tells_which_rows_differed_before_it_is_ap
     ]
 
 
-def test_a_snapshot_that_nobody_asked_for_is_not_looked_at_more_closely(receiver: Side, forger: Forger) -> None:
-    _compared_before(receiver)
+def test_a_snapshot_that_nobody_asked_for_is_not_looked_at_more_closely(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    _compared_before(quick_receiver)
     part = Part("snap", 100, 1, last=True, streams=("account",), answers="somebody-else")
-    forger.send([account(1, 100)], claims=_claims(part))
-    receiver.take_in()
+    quick_forger.send([account(1, 100)], claims=_claims(part))
+    quick_receiver.take_in()
 
-    assert receiver.all(sa.select(agreement.c.found)) == [(None,)]
+    assert quick_receiver.all(sa.select(agreement.c.found)) == [(None,)]
 
 
-def test_a_digest_that_can_not_be_meant_is_parked_and_the_others_are_compared(receiver: Side, forger: Forger) -> None:
-    with reading(receiver.engine) as connection:
+def test_a_digest_that_can_not_be_meant_is_parked_and_the_others_are_compared(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    with reading(quick_receiver.engine) as connection:
         good = digesting.digest(connection, FORTH.stream("account")).as_data()
     bad = [
         {**good, "stream": "nothing"},
@@ -261,50 +265,52 @@ def test_a_digest_that_can_not_be_meant_is_parked_and_the_others_are_compared(re
     ]
     lines = [digested(data) for data in [good, *bad]]
 
-    forger.send(lines, claims={"kind": "checkpoint"})
-    (done,) = receiver.take_in().batches
+    quick_forger.send(lines, claims={"kind": "checkpoint"})
+    (done,) = quick_receiver.take_in().batches
 
     assert (done.verdict, done.records.applied, done.records.parked) == (Verdict.APPLIED, 1, 5)
-    assert differing(receiver) == {"account": (0, 0, 0)}
-    errors = receiver.all(sa.select(dead_letter.c.error).order_by(dead_letter.c.line))
+    assert differing(quick_receiver) == {"account": (0, 0, 0)}
+    errors = quick_receiver.all(sa.select(dead_letter.c.error).order_by(dead_letter.c.line))
     assert [one.error for one in errors] == ["absurd", "schema", "schema", "absurd", "absurd"]
 
 
-def test_a_checkpoint_full_of_nonsense_is_refused_whole(receiver: Side, forger: Forger) -> None:
-    receiver.limit(invalid_records=3)
-    forger.send([digested({"stream": "account"})] * 4, claims={"kind": "checkpoint"})
+def test_a_checkpoint_full_of_nonsense_is_refused_whole(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(invalid_records=3)
+    quick_forger.send([digested({"stream": "account"})] * 4, claims={"kind": "checkpoint"})
 
-    (done,) = receiver.take_in().batches
+    (done,) = quick_receiver.take_in().batches
 
     assert (done.verdict, done.reason) == (Verdict.QUARANTINED, "rejected")
-    assert receiver.all(sa.select(agreement)) == []
+    assert quick_receiver.all(sa.select(agreement)) == []
 
 
 def test_a_checkpoint_that_came_to_another_number_of_buckets_is_compared_in_those(
-    receiver: Side, forger: Forger
+    quick_receiver: Side, quick_forger: Forger
 ) -> None:
-    receiver.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
-    with reading(receiver.engine) as connection:
+    quick_receiver.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
+    with reading(quick_receiver.engine) as connection:
         good = digesting.folded(digesting.digest(connection, FORTH.stream("account")), 8)
-    forger.send([digested(good.as_data())], claims={"kind": "checkpoint"})
-    receiver.take_in()
-    assert differing(receiver) == {"account": (0, 1, 1)}
+    quick_forger.send([digested(good.as_data())], claims={"kind": "checkpoint"})
+    quick_receiver.take_in()
+    assert differing(quick_receiver) == {"account": (0, 1, 1)}
 
-    receiver.execute("UPDATE account SET name = 'changed'")
-    forger.send([digested(good.as_data())], claims={"kind": "checkpoint"})
-    receiver.take_in()
-    assert differing(receiver) == {"account": (BUCKETS // 8, 1, 1)}
+    quick_receiver.execute("UPDATE account SET name = 'changed'")
+    quick_forger.send([digested(good.as_data())], claims={"kind": "checkpoint"})
+    quick_receiver.take_in()
+    assert differing(quick_receiver) == {"account": (BUCKETS // 8, 1, 1)}
 
 
-def test_where_the_sides_know_other_versions_of_a_stream_rows_are_only_counted(receiver: Side, forger: Forger) -> None:
-    receiver.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
-    with reading(receiver.engine) as connection:
+def test_where_the_sides_know_other_versions_of_a_stream_rows_are_only_counted(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    quick_receiver.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
+    with reading(quick_receiver.engine) as connection:
         good = digesting.digest(connection, FORTH.stream("account"))
-    receiver.execute("UPDATE account SET name = 'other'")
-    forger.send([digested(replace(good, schema_version=2).as_data())], claims={"kind": "checkpoint"})
-    receiver.take_in()
+    quick_receiver.execute("UPDATE account SET name = 'other'")
+    quick_forger.send([digested(replace(good, schema_version=2).as_data())], claims={"kind": "checkpoint"})
+    quick_receiver.take_in()
 
-    assert differing(receiver) == {"account": (0, 1, 1)}
+    assert differing(quick_receiver) == {"account": (0, 1, 1)}
 
 
 def test_a_row_that_can_not_be_sent_counts_and_never_seems_to_agree(small: Link) -> None:
@@ -364,13 +370,13 @@ def test_in_a_channel_without_order_a_checkpoint_counts_only_where_all_before_it
     assert differing(quick_receiver)["account"] == (1, 0, 1)
 
 
-def test_two_checkpoints_at_once_do_not_meet(alike: Link) -> None:
-    rows = [ask(alike.one) for _ in range(2)]
+def test_two_checkpoints_at_once_do_not_meet(small: Link) -> None:
+    rows = [ask(small.one) for _ in range(2)]
     done: list[Any] = []
 
     def work(row: sa.Row[Any]) -> None:
         try:
-            done.append(checkpointing.seal(alike.one.site, FORTH, row))
+            done.append(checkpointing.seal(small.one.site, FORTH, row))
         except Exception as busy:  # noqa: BLE001 - looked at below
             done.append(busy)
 
@@ -381,7 +387,7 @@ def test_two_checkpoints_at_once_do_not_meet(alike: Link) -> None:
         thread.join()
 
     sealed = sum(isinstance(one, Sealed) for one in done)
-    positions = alike.one.all(sa.select(models.position.c.sequence).where(models.position.c.channel == "forth"))
+    positions = small.one.all(sa.select(models.position.c.sequence).where(models.position.c.channel == "forth"))
     assert positions == [(sealed,)]
     assert {type(one).__name__ for one in done} <= {"Sealed", "Busy"}
 

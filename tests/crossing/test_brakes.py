@@ -103,38 +103,40 @@ def test_a_release_lets_in_what_follows_until_the_rest_is_being_emptied(
     assert len(ids(quick_receiver)) == 4
 
 
-def test_a_table_whose_rows_come_and_go_is_not_being_emptied(receiver: Side, forger: Forger) -> None:
-    receiver.limit(deleted_rows=5)
-    forger.send([account(n, FIRST + n) for n in range(1, 7)])
+def test_a_table_whose_rows_come_and_go_is_not_being_emptied(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(deleted_rows=5)
+    quick_forger.send([account(n, FIRST + n) for n in range(1, 7)])
     for first in range(1, 22, 3):
         records = [account(n, FIRST + n) for n in range(first + 6, first + 9)]
-        forger.send([*records, *(delete("account", FIRST + 1000 + n, id=n) for n in range(first, first + 3))])
-    assert set(verdicts(receiver)) == {Verdict.APPLIED}
-    assert len(ids(receiver)) == 6
-    stem = remove(forger, 22, 25)
-    assert held(receiver, Reason.DELETES).batch == stem
+        quick_forger.send([*records, *(delete("account", FIRST + 1000 + n, id=n) for n in range(first, first + 3))])
+    assert set(verdicts(quick_receiver)) == {Verdict.APPLIED}
+    assert len(ids(quick_receiver)) == 6
+    stem = remove(quick_forger, 22, 25)
+    assert held(quick_receiver, Reason.DELETES).batch == stem
 
 
 def test_rows_that_came_and_went_before_they_were_all_counted_are_not_being_emptied(
-    receiver: Side, forger: Forger
+    quick_receiver: Side, quick_forger: Forger
 ) -> None:
     def come_and_go(first: int, count: int, more: int = 0) -> str:
         new = [account(n, FIRST + n) for n in range(first + 30, first + 30 + count + more)]
-        return forger.send([*new, *(delete("account", FIRST + 1000 + n, id=n) for n in range(first, first + count))])
+        return quick_forger.send(
+            [*new, *(delete("account", FIRST + 1000 + n, id=n) for n in range(first, first + count))]
+        )
 
-    receiver.limit(deleted_rows=20)
-    forger.send([account(n, FIRST + n) for n in range(1, 31)])
+    quick_receiver.limit(deleted_rows=20)
+    quick_forger.send([account(n, FIRST + n) for n in range(1, 31)])
     come_and_go(1, 1)
-    assert verdicts(receiver) == [Verdict.APPLIED] * 2
-    assert receiver.all(sa.select(models.deleted.c.rows)) == [(4,)]  # or more: there are plenty beside one delete
-    hours_ago(receiver, 2)
-    for first in range(2, 122, 2):
+    assert verdicts(quick_receiver) == [Verdict.APPLIED] * 2
+    assert quick_receiver.all(sa.select(models.deleted.c.rows)) == [(4,)]  # or more: there are plenty beside one delete
+    hours_ago(quick_receiver, 2)
+    for first in range(2, 62, 2):  # twice the table
         come_and_go(first, 2)
-    assert set(verdicts(receiver)) == {Verdict.APPLIED}
-    assert len(ids(receiver)) == 30
-    remove(forger, 122, 131)
-    stem = remove(forger, 132, 141)
-    assert held(receiver, Reason.DELETES).batch == stem
+    assert set(verdicts(quick_receiver)) == {Verdict.APPLIED}
+    assert len(ids(quick_receiver)) == 30
+    remove(quick_forger, 62, 71)
+    stem = remove(quick_forger, 72, 81)
+    assert held(quick_receiver, Reason.DELETES).batch == stem
 
 
 def test_of_a_large_table_few_rows_are_counted_and_more_when_more_went(
@@ -155,14 +157,14 @@ def test_of_a_large_table_few_rows_are_counted_and_more_when_more_went(
     assert held(quick_receiver, Reason.DELETES).batch == stem
 
 
-def test_deletes_of_rows_that_are_not_here_do_not_count(receiver: Side, forger: Forger) -> None:
-    receiver.limit(deleted_rows=5)
-    forger.send([account(n, FIRST + n) for n in range(1, 21)])
+def test_deletes_of_rows_that_are_not_here_do_not_count(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(deleted_rows=5)
+    quick_forger.send([account(n, FIRST + n) for n in range(1, 21)])
     for first in (101, 104, 107, 110, 113):
-        remove(forger, first, first + 2)
-    remove(forger, 1, 3)
-    assert set(verdicts(receiver)) == {Verdict.APPLIED}
-    assert receiver.all(sa.select(models.deleted.c.stream, models.deleted.c.deleted)) == [("account", 3)]
+        remove(quick_forger, first, first + 2)
+    remove(quick_forger, 1, 3)
+    assert set(verdicts(quick_receiver)) == {Verdict.APPLIED}
+    assert quick_receiver.all(sa.select(models.deleted.c.stream, models.deleted.c.deleted)) == [("account", 3)]
 
 
 def test_what_is_rolled_back_is_not_counted(receiver: Side, forger: Forger) -> None:
@@ -217,17 +219,17 @@ def letters(side: Side) -> list[Any]:
     return side.all(sa.select(*columns).order_by(dead_letter.c.id))
 
 
-def test_a_version_far_ahead_is_parked_and_the_row_goes_on(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, FIRST), account(2, FIRST + 1)])
-    forger.send([account(1, FAR, name="for ever"), delete("account", FAR, id=2), account(3, FIRST + 2)])
-    forger.send([account(1, FIRST + 5, name="and on"), account(2, FIRST + 6, name="still here")])
-    assert verdicts(receiver) == [Verdict.APPLIED] * 3
-    assert [row["name"] for row in receiver.rows(shop.account)] == ["and on", "still here", "account 3"]
-    assert receiver.all(sa.select(models.tombstone)) == []
-    found = letters(receiver)
+def test_a_version_far_ahead_is_parked_and_the_row_goes_on(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([account(1, FIRST), account(2, FIRST + 1)])
+    quick_forger.send([account(1, FAR, name="for ever"), delete("account", FAR, id=2), account(3, FIRST + 2)])
+    quick_forger.send([account(1, FIRST + 5, name="and on"), account(2, FIRST + 6, name="still here")])
+    assert verdicts(quick_receiver) == [Verdict.APPLIED] * 3
+    assert [row["name"] for row in quick_receiver.rows(shop.account)] == ["and on", "still here", "account 3"]
+    assert quick_receiver.all(sa.select(models.tombstone)) == []
+    found = letters(quick_receiver)
     assert [(one.error, one.state) for one in found] == [("version", DeadLetterState.PARKED)] * 2
     assert "further ahead than EXCHANGE_AHEAD_DAYS lets it be" in found[0].message
-    (again, _) = retry.run(receiver.site, [one.id for one in found])
+    (again, _) = retry.run(quick_receiver.site, [one.id for one in found])
     assert again.state is DeadLetterState.PARKED  # no retry goes round it
 
 

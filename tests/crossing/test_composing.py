@@ -225,14 +225,14 @@ def test_each_bad_row_among_good_ones_is_refused_as_one_at_a_time(side: Side) ->
 
 
 def test_a_batch_is_filled_to_the_last_record_that_fits_and_the_rest_follows(side: Side) -> None:
-    insert_items(side, 4000, document={"text": "x" * 2000})
-    side.limit(batch_bytes=3_000_000)
+    insert_items(side, 2000, document={"text": "x" * 2000})
+    side.limit(batch_bytes=2_000_000)
     expected, _ = one_at_a_time(side)
     found = contents(side)
     assert len(found) > 2
     assert b"".join(found) == b"".join(expected)
     for full, following in itertools.pairwise(found):
-        assert len(full) <= 3_000_000 < len(full) + following.index(b"\n") + 1
+        assert len(full) <= 2_000_000 < len(full) + following.index(b"\n") + 1
 
 
 def test_large_rows_are_written_as_one_at_a_time(side: Side) -> None:

@@ -84,39 +84,41 @@ def test_a_retried_row_is_not_exported_back(alike: Link) -> None:
     assert alike.one.rows(shop.seat) == alike.other.rows(shop.seat)
 
 
-def test_an_older_letter_never_overwrites_a_newer_row_and_is_superseded(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, FIRST, age=300), account(2, FIRST, age=300)])
-    forger.send([account(1, FIRST + 1, name="newer"), delete("account", FIRST + 2, id=2)])
-    receiver.take_in()
+def test_an_older_letter_never_overwrites_a_newer_row_and_is_superseded(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    quick_forger.send([account(1, FIRST, age=300), account(2, FIRST, age=300)])
+    quick_forger.send([account(1, FIRST + 1, name="newer"), delete("account", FIRST + 2, id=2)])
+    quick_receiver.take_in()
     # The constraint that refused them is no longer there, so only their versions stand in the way.
-    if receiver.engine.dialect.name == "postgresql":
-        receiver.execute("ALTER TABLE account DROP CONSTRAINT account_age")
-    done = retry.run(receiver.site, [letter.id for letter in letters(receiver)])
+    if quick_receiver.engine.dialect.name == "postgresql":
+        quick_receiver.execute("ALTER TABLE account DROP CONSTRAINT account_age")
+    done = retry.run(quick_receiver.site, [letter.id for letter in letters(quick_receiver)])
     assert {one.state for one in done} == {DeadLetterState.SUPERSEDED}
-    assert [(row["id"], row["name"]) for row in receiver.rows(shop.account)] == [(1, "newer")]
+    assert [(row["id"], row["name"]) for row in quick_receiver.rows(shop.account)] == [(1, "newer")]
 
 
-def test_letters_that_cannot_be_read_stay_parked_with_a_sentence(receiver: Side, forger: Forger) -> None:
-    forger.send([b"{", b"[]", account(1, FIRST, age=300)])
-    receiver.take_in()
-    done = retry.run(receiver.site, [letter.id for letter in letters(receiver)])
+def test_letters_that_cannot_be_read_stay_parked_with_a_sentence(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([b"{", b"[]", account(1, FIRST, age=300)])
+    quick_receiver.take_in()
+    done = retry.run(quick_receiver.site, [letter.id for letter in letters(quick_receiver)])
     assert {one.state for one in done} == {DeadLetterState.PARKED}
     assert all(one.message for one in done)
-    [missing] = retry.run(receiver.site, [999_999])
+    [missing] = retry.run(quick_receiver.site, [999_999])
     assert (missing.state, missing.changed) == (None, False)
 
 
-def test_a_discarded_letter_stays_so(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, FIRST, age=300)])
-    receiver.take_in()
-    [letter] = letters(receiver)
-    with receiver.engine.begin() as connection:
+def test_a_discarded_letter_stays_so(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([account(1, FIRST, age=300)])
+    quick_receiver.take_in()
+    [letter] = letters(quick_receiver)
+    with quick_receiver.engine.begin() as connection:
         assert dead_letters.discard(connection, letter.id, "it was\x1b[31m a test") is None
         assert "already" in (dead_letters.discard(connection, letter.id, "again") or "")
         assert "no dead letter" in (dead_letters.discard(connection, 999, "none") or "")
         assert "\x1b" not in str(dead_letters.history(connection, letter.id))
         assert dead_letters.count_parked(connection) == 0
-    [done] = retry.run(receiver.site, [letter.id])
+    [done] = retry.run(quick_receiver.site, [letter.id])
     assert (done.state, done.changed) == (DeadLetterState.DISCARDED, False)
 
 
@@ -250,17 +252,21 @@ def _key_text(side: Side) -> str:
 # Replay and prune
 
 
-def test_a_quarantined_batch_is_replayed_after_its_cause_is_gone(receiver: Side, forger: Forger) -> None:
-    receiver.limit(invalid_records=0)
-    forger.send([visit(1, 1, FIRST)])
-    [outcome] = receiver.take_in().batches
+def test_a_quarantined_batch_is_replayed_after_its_cause_is_gone(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(invalid_records=0)
+    quick_forger.send([visit(1, 1, FIRST)])
+    [outcome] = quick_receiver.take_in().batches
     assert outcome.verdict is Verdict.QUARANTINED
-    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.QUARANTINED  # nothing is skipped
-    receiver.execute(sa.insert(shop.place).values(country="at", number=1, name="p"))
-    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
-    assert replay.run(receiver.site, outcome.batch).batches[0].verdict is Verdict.DUPLICATE  # from the archive: a no-op
-    assert [row["id"] for row in receiver.rows(shop.visit)] == [1]
-    assert not list(receiver.site.spool.folders.quarantine.iterdir())
+    assert (
+        replay.run(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.QUARANTINED
+    )  # nothing is skipped
+    quick_receiver.execute(sa.insert(shop.place).values(country="at", number=1, name="p"))
+    assert replay.run(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
+    assert (
+        replay.run(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.DUPLICATE
+    )  # from the archive: a no-op
+    assert [row["id"] for row in quick_receiver.rows(shop.visit)] == [1]
+    assert not list(quick_receiver.site.spool.folders.quarantine.iterdir())
 
 
 def test_a_replay_of_nothing_is_one_sentence(quick_receiver: Side) -> None:

@@ -90,20 +90,20 @@ def test_a_batch_of_the_epoch_before_is_refused_once_a_newer_one_was_adopted(sma
     assert (refused.verdict, refused.reason) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
 
 
-def test_what_was_sealed_and_not_published_is_discarded_with_its_epoch(alike: Link) -> None:
-    side = alike.one
+def test_what_was_sealed_and_not_published_is_discarded_with_its_epoch(small: Link) -> None:
+    side = small.one
     side.execute(sa.insert(shop.account), accounts(1, 3))
     exporter.seal(side.site, side.site.outgoing()[0])
     done = epochs.begin(side.site, "restored")
 
     assert done.discarded == 1
     assert [row.state for row in side.all(sa.select(batch.c.state))] == [BatchState.DISCARDED]
-    assert set(cross(alike)) == {Verdict.APPLIED}
-    assert names(alike.other) == names(side)
+    assert set(cross(small)) == {Verdict.APPLIED}
+    assert names(small.other) == names(side)
 
 
-def test_what_was_being_sent_begins_anew_in_the_new_epoch(alike: Link) -> None:
-    side = alike.one
+def test_what_was_being_sent_begins_anew_in_the_new_epoch(small: Link) -> None:
+    side = small.one
     side.execute(sa.insert(shop.account), accounts(1, 3))
     ask(side, answers="two-1")
     epochs.begin(side.site, "restored")
@@ -136,34 +136,32 @@ def test_a_halted_database_exports_again_in_a_new_epoch(small: Link) -> None:
         assert [one.current for one in epochs.listed(connection)] == [True, False]
 
 
-def test_a_one_way_link_sends_everything_anew_on_a_schedule(alike: Link) -> None:
-    side = alike.one
+def test_a_one_way_link_sends_everything_anew_on_a_schedule(small: Link) -> None:
+    side = small.one
     side.site = replace(side.site, one_way=True)
     side.limit(snapshot_days=7)
-    alike.other.execute(sa.insert(shop.account), accounts(8, 9))
+    small.other.execute(sa.insert(shop.account), accounts(8, 9))
     side.execute(sa.insert(shop.account), accounts(1, 3))
     export(side)
     assert not side.all(sa.select(resync))
 
     side.execute(sa.update(network).values(created_at=now() - timedelta(days=8)))
-    cross(alike)
+    cross(small)
     export(side)
 
     assert [row.state for row in side.all(sa.select(resync))] == [ResyncState.DONE]
-    assert names(alike.other) == names(side)
+    assert names(small.other) == names(side)
     side.execute(sa.update(resync).values(created_at=now() - timedelta(days=8)))
-    cross(alike)
+    cross(small)
     assert len(side.all(sa.select(resync))) == 2
 
 
-@pytest.mark.parametrize("kinds", ["sqlite-sqlite", pytest.param("sqlite-postgresql", marks=needs_postgres)])
-def test_a_shard_is_sent_and_pruned_by_itself(tmp_path: Path, databases: Databases, kinds: str) -> None:
+def test_a_shard_is_sent_and_pruned_by_itself(tmp_path: Path, databases: Databases) -> None:
     metadata = sa.MetaData()
     thing = sa.Table("thing", metadata, sa.Column("id", sa.Text, primary_key=True), sa.Column("name", sa.Text))
     channels = (Channel("forth", "one", "two", [Stream(thing)], shards=3),)
-    one, other = kinds.split("-")
-    first = Side("one", "two", databases, one, tmp_path / "one", channels, metadata=metadata)
-    second = Side("two", "one", databases, other, tmp_path / "two", channels, metadata=metadata)
+    first = Side("one", "two", databases, "sqlite", tmp_path / "one", channels, metadata=metadata)
+    second = Side("two", "one", databases, "sqlite", tmp_path / "two", channels, metadata=metadata)
     link = Link(first, second)
     rows = [{"id": f"thing {n}", "name": str(n)} for n in range(30)]
     first.execute(sa.insert(thing), rows)

@@ -197,15 +197,15 @@ def test_they_are_grouped_by_day_and_cause_with_samples(receiver: Side, forger: 
     assert all("`exchange quarantine strangers`" in sentence for sentence in said)
 
 
-def test_they_go_with_the_retention_like_the_rest(receiver: Side, forger: Forger) -> None:
-    plant(forger, 3)
-    receiver.take_in()
-    assert pruning.run(receiver.site).strangers == 0
-    assert counted(receiver) == {"untrusted": 3}
-    receiver.execute(sa.update(models.stranger).values(day=(now() - timedelta(days=400)).date()))
-    receiver.limit(retention_days=1e-9)
-    assert pruning.run(receiver.site).strangers == 3
-    assert (counted(receiver), aside(receiver)) == ({}, [])
+def test_they_go_with_the_retention_like_the_rest(quick_receiver: Side, quick_forger: Forger) -> None:
+    plant(quick_forger, 3)
+    quick_receiver.take_in()
+    assert pruning.run(quick_receiver.site).strangers == 0
+    assert counted(quick_receiver) == {"untrusted": 3}
+    quick_receiver.execute(sa.update(models.stranger).values(day=(now() - timedelta(days=400)).date()))
+    quick_receiver.limit(retention_days=1e-9)
+    assert pruning.run(quick_receiver.site).strangers == 3
+    assert (counted(quick_receiver), aside(quick_receiver)) == ({}, [])
 
 
 def test_while_somebody_else_is_at_them_they_are_left_to_him(quick_receiver: Side, quick_forger: Forger) -> None:

@@ -141,9 +141,9 @@ def test_nothing_of_a_forgotten_row_is_left_on_either_side(alike: Link) -> None:
     assert {seen.verdict for seen in other.take_in().batches} == {Verdict.APPLIED}
 
 
-def test_an_erased_batch_that_is_asked_for_again_is_answered_with_a_snapshot(alike: Link) -> None:
-    one, other = alike.one, alike.other
-    send(alike, {"id": ID, "code": CODE}, {"id": 2, "code": "two"})
+def test_an_erased_batch_that_is_asked_for_again_is_answered_with_a_snapshot(small: Link) -> None:
+    one, other = small.one, small.other
+    send(small, {"id": ID, "code": CODE}, {"id": 2, "code": "two"})
     one.execute(sa.delete(seat).where(seat.c.id == ID))
     assert one.export().trouble is None
     found = erase(one)
@@ -152,7 +152,7 @@ def test_an_erased_batch_that_is_asked_for_again_is_answered_with_a_snapshot(ali
         "outgoing": "it has two delete the row, and is not acknowledged: run this again after that",
     }
     assert {one.name for one in found.places if one.kept is None} == {of_batch(one, Direction.OUT, 1).stem}
-    alike.there.carry()
+    small.there.carry()
     assert {seen.verdict for seen in other.take_in().batches} == {Verdict.WAITING}
     misses(one, 1)
     [lost] = resending.run(one.site, never)
@@ -163,7 +163,7 @@ def test_an_erased_batch_that_is_asked_for_again_is_answered_with_a_snapshot(ali
     for _ in range(3):
         one.export()
         tell(one)
-        cross(alike)
+        cross(small)
     assert [row["id"] for row in other.rows(seat)] == [2]
     assert left_in_files(other, CODE) == []
 

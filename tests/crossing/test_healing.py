@@ -183,8 +183,8 @@ def agreed(link: Link) -> None:
 @pytest.mark.parametrize(
     "kinds, rounds",
     [
-        ("sqlite-sqlite", 20),
-        ("sqlite-postgresql", 12),
+        ("sqlite-postgresql", 6),
+        pytest.param("sqlite-sqlite", 20, marks=pytest.mark.torture),
         *(
             pytest.param(f"{one}-{other}", 80, marks=pytest.mark.torture)
             for one in ("sqlite", "postgresql")

@@ -26,7 +26,7 @@ from exchange.models import (
     resync,
 )
 from tests.crossing import shop
-from tests.crossing.conftest import trusted_forger
+from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import EPOCH, upsert
 from tests.crossing.sides import Link, Side
 from tests.crossing.talking import CONTROL, Mouth, add, controls, cross, halted, letters, states, take_in, tell, told
@@ -37,7 +37,18 @@ BACK = "back"
 
 @pytest.fixture
 def mouth(receiver: Side) -> Mouth:
-    """Give the other side of one that has sent two batches."""
+    """Give the other side of one that has sent two batches, on each kind of database."""
+    return other_side_of(receiver)
+
+
+@pytest.fixture
+def quick_mouth(quick_receiver: Side) -> Mouth:
+    """Give the other side of one on SQLite that has sent two batches."""
+    return other_side_of(quick_receiver)
+
+
+def other_side_of(receiver: Side) -> Mouth:
+    """Let a side send two batches; give who speaks for the other one."""
     for number in (1, 2):
         receiver.execute(sa.insert(shop.note).values(id=number, text="hello"))
         assert receiver.export().trouble is None
@@ -109,92 +120,112 @@ def test_a_true_receipt_acknowledges(mouth: Mouth) -> None:
     assert letters(mouth.side) == []
 
 
-@pytest.mark.parametrize(
-    "other, error, words",
-    [
-        ({"through": 3}, "absurd", "sequence 3 of epoch"),
-        ({"through": MAX_SEQUENCE}, "absurd", "the last one sealed here is 2"),
-        ({"epoch": "0" * 12}, "absurd", "which this side never had"),
-        ({"channel": "forth"}, "absurd", "this side sends no channel forth"),
-        ({"channel": CONTROL}, "absurd", "this side sends no channel control"),
-        ({"missing": [[1, MAX_SEQUENCE]]}, "absurd", "the last sealed is 2"),
-        ({"missing": [[2, 1]]}, "schema", "is empty"),
-        ({"missing": [[1, 1]] * 101}, "schema", "_receipt: "),
-        ({"given_up": [[9, 9]]}, "absurd", "given_up names sequence 9"),
-        ({"refused": [{"sequence": 7, "reason": "x", "message": ""}]}, "absurd", "refused names sequence 7"),
-        ({"digest": "0" * 64}, "absurd", "which is not the one sealed"),
-        ({"through": "2"}, "schema", "_receipt: "),
-        ({"through": -1}, "schema", "_receipt: "),
-        ({"through": 10**30}, "json", ""),
-        ({"letters": [{}]}, "schema", "_receipt: "),
-        (
-            {
-                "agreement": [
-                    {"stream": "nobody", "sequence": 1, "sent": 1, "received": 1, "differing": 0, "since": None}
-                ]
-            },
-            "absurd",
-            "no stream nobody to agree on",
-        ),
-        (
-            {
-                "agreement": [
-                    {
-                        "stream": "note",
-                        "sequence": 1,
-                        "sent": 1,
-                        "received": 1,
-                        "differing": 0,
-                        "since": "0001-01-01T00:00:00+14:00",
-                    }
-                ]
-            },
-            "schema",
-            "can't be read",
-        ),
-        ({"proof": {"manifest": "no", "signature": None}, "through": 3}, "absurd", "shows no manifest of ours"),
-    ],
-)
+ABSURD_RECEIPTS: list[tuple[dict[str, Any], str, str]] = [
+    ({"through": 3}, "absurd", "sequence 3 of epoch"),
+    ({"through": MAX_SEQUENCE}, "absurd", "the last one sealed here is 2"),
+    ({"epoch": "0" * 12}, "absurd", "which this side never had"),
+    ({"channel": "forth"}, "absurd", "this side sends no channel forth"),
+    ({"channel": CONTROL}, "absurd", "this side sends no channel control"),
+    ({"missing": [[1, MAX_SEQUENCE]]}, "absurd", "the last sealed is 2"),
+    ({"missing": [[2, 1]]}, "schema", "is empty"),
+    ({"missing": [[1, 1]] * 101}, "schema", "_receipt: "),
+    ({"given_up": [[9, 9]]}, "absurd", "given_up names sequence 9"),
+    ({"refused": [{"sequence": 7, "reason": "x", "message": ""}]}, "absurd", "refused names sequence 7"),
+    ({"digest": "0" * 64}, "absurd", "which is not the one sealed"),
+    ({"through": "2"}, "schema", "_receipt: "),
+    ({"through": -1}, "schema", "_receipt: "),
+    ({"through": 10**30}, "json", ""),
+    ({"letters": [{}]}, "schema", "_receipt: "),
+    (
+        {"agreement": [{"stream": "nobody", "sequence": 1, "sent": 1, "received": 1, "differing": 0, "since": None}]},
+        "absurd",
+        "no stream nobody to agree on",
+    ),
+    (
+        {
+            "agreement": [
+                {
+                    "stream": "note",
+                    "sequence": 1,
+                    "sent": 1,
+                    "received": 1,
+                    "differing": 0,
+                    "since": "0001-01-01T00:00:00+14:00",
+                }
+            ]
+        },
+        "schema",
+        "can't be read",
+    ),
+    ({"proof": {"manifest": "no", "signature": None}, "through": 3}, "absurd", "shows no manifest of ours"),
+]
+
+
+@pytest.mark.parametrize("other, error, words", ABSURD_RECEIPTS)
 def test_an_absurd_receipt_is_refused_and_shown_and_acknowledges_nothing(
-    mouth: Mouth, other: dict[str, Any], error: str, words: str
+    quick_mouth: Mouth, other: dict[str, Any], error: str, words: str
 ) -> None:
+    a_receipt_is_refused(quick_mouth, other, error, words)
+
+
+@needs_postgres
+@pytest.mark.parametrize("receiver", ["postgresql"], indirect=True)
+def test_no_absurd_receipt_is_too_much_for_postgresql(mouth: Mouth) -> None:
+    for other, error, words in ABSURD_RECEIPTS:
+        a_receipt_is_refused(mouth, other, error, words)
+
+
+def a_receipt_is_refused(mouth: Mouth, other: dict[str, Any], error: str, words: str) -> None:
+    """Say a receipt, and that nothing came of it but a letter, which stands for those before it."""
     outcome = mouth.say(said_receipt(mouth, **other), said_heartbeat())
     assert (outcome.verdict, outcome.records.applied, outcome.records.parked) == (Verdict.APPLIED, 1, 1)
-    [letter] = letters(mouth.side)
+    [letter] = [one for one in letters(mouth.side) if one.state == DeadLetterState.PARKED]
     assert (letter.error, letter.direction, letter.line) == (error, Direction.IN, 1)
     assert words in letter.message
     assert untouched(mouth.side)
     assert len(mouth.side.all(sa.select(peer))) == 1  # the good word beside it is heard
 
 
-@pytest.mark.parametrize(
-    "record, error, words",
-    [
-        (said_heartbeat(epoch="0" * 12), "absurd", "but came in a batch of epoch"),
-        (said_heartbeat(heard={"epoch": EPOCH, "sequence": 4, "proof": None}), "absurd", "never had"),
-        (
-            said_heartbeat(sent=[{"channel": "forth", "epoch": EPOCH, "through": 3, "lost": [[2, 9]]}]),
-            "absurd",
-            "can't be lost",
-        ),
-        (said_heartbeat(next_expected_by="2026-12-31T23:59:60Z"), "schema", ""),
-        (said_heartbeat(period_seconds=0), "schema", "_heartbeat: "),
-        (said_request(channel="forth"), "absurd", "this side sends no channel forth"),
-        (said_request(streams=["nobody"]), "absurd", "no stream nobody"),
-        (said_request(buckets=[1024]), "schema", "expected numbers below it"),
-        (said_request(want="everything"), "schema", "_repair: "),
-        ({"stream": "_repair", "op": "delete", "version": 1, "key": {"name": "x"}}, "record", "never deleted"),
-        (upsert("account", 1, id=1), "record", "speaks of no stream account"),
-        (b"not json", "json", ""),
-        (b"[]", "record", ""),
-    ],
-)
+ABSURD_WORDS: list[tuple[dict[str, Any] | bytes, str, str]] = [
+    (said_heartbeat(epoch="0" * 12), "absurd", "but came in a batch of epoch"),
+    (said_heartbeat(heard={"epoch": EPOCH, "sequence": 4, "proof": None}), "absurd", "never had"),
+    (
+        said_heartbeat(sent=[{"channel": "forth", "epoch": EPOCH, "through": 3, "lost": [[2, 9]]}]),
+        "absurd",
+        "can't be lost",
+    ),
+    (said_heartbeat(next_expected_by="2026-12-31T23:59:60Z"), "schema", ""),
+    (said_heartbeat(period_seconds=0), "schema", "_heartbeat: "),
+    (said_request(channel="forth"), "absurd", "this side sends no channel forth"),
+    (said_request(streams=["nobody"]), "absurd", "no stream nobody"),
+    (said_request(buckets=[1024]), "schema", "expected numbers below it"),
+    (said_request(want="everything"), "schema", "_repair: "),
+    ({"stream": "_repair", "op": "delete", "version": 1, "key": {"name": "x"}}, "record", "never deleted"),
+    (upsert("account", 1, id=1), "record", "speaks of no stream account"),
+    (b"not json", "json", ""),
+    (b"[]", "record", ""),
+]
+
+
+@pytest.mark.parametrize("record, error, words", ABSURD_WORDS)
 def test_absurd_words_are_refused_and_shown_and_change_nothing(
-    mouth: Mouth, record: dict[str, Any] | bytes, error: str, words: str
+    quick_mouth: Mouth, record: dict[str, Any] | bytes, error: str, words: str
 ) -> None:
+    words_are_refused(quick_mouth, record, error, words)
+
+
+@needs_postgres
+@pytest.mark.parametrize("receiver", ["postgresql"], indirect=True)
+def test_no_absurd_words_are_too_much_for_postgresql(mouth: Mouth) -> None:
+    for record, error, words in ABSURD_WORDS:
+        words_are_refused(mouth, record, error, words)
+
+
+def words_are_refused(mouth: Mouth, record: dict[str, Any] | bytes, error: str, words: str) -> None:
+    """Say something, and that nothing came of it but a letter, which stands for those before it."""
     outcome = mouth.say(record)
     assert (outcome.verdict, outcome.records.applied, outcome.records.parked) == (Verdict.APPLIED, 0, 1)
-    [letter] = letters(mouth.side)
+    [letter] = [one for one in letters(mouth.side) if one.state == DeadLetterState.PARKED]
     assert letter.error == error
     assert words in letter.message
     assert untouched(mouth.side)
@@ -202,19 +233,19 @@ def test_absurd_words_are_refused_and_shown_and_change_nothing(
 
 
 def test_of_a_flood_of_bad_records_some_are_kept_and_all_are_counted(
-    mouth: Mouth, monkeypatch: pytest.MonkeyPatch
+    quick_mouth: Mouth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hearing, "MOST_RECORDS", 150)
     requests = [said_request(name=f"ask-{number}", channel="forth") for number in range(200)]
-    outcome = mouth.say(*requests)
+    outcome = quick_mouth.say(*requests)
     assert outcome.records.parked == 200
-    assert len(letters(mouth.side)) == hearing.MOST_LETTERS
+    assert len(letters(quick_mouth.side)) == hearing.MOST_LETTERS
 
 
-def test_what_is_said_twice_in_one_batch_counts_once(mouth: Mouth) -> None:
-    outcome = mouth.say(said_receipt(mouth), said_receipt(mouth, through=0))
+def test_what_is_said_twice_in_one_batch_counts_once(quick_mouth: Mouth) -> None:
+    outcome = quick_mouth.say(said_receipt(quick_mouth), said_receipt(quick_mouth, through=0))
     assert (outcome.records.applied, outcome.records.parked) == (1, 1)
-    assert told(mouth.side, BACK)["through"] == 2
+    assert told(quick_mouth.side, BACK)["through"] == 2
 
 
 def test_the_next_control_batch_settles_what_was_refused_of_the_one_before(mouth: Mouth) -> None:
@@ -237,13 +268,13 @@ def test_a_refused_word_can_be_neither_retried_nor_mended_but_discarded(mouth: M
         assert dead_letters.discard(connection, letter.id, "seen") is None
 
 
-def test_an_older_control_batch_says_nothing_any_more(mouth: Mouth) -> None:
-    first = mouth.forger.make([said_receipt(mouth)], claims=control_claims("_receipt"))
-    mouth.say(said_heartbeat())
-    mouth.forger.deliver(first)
-    [outcome] = mouth.side.take_in().batches
+def test_an_older_control_batch_says_nothing_any_more(quick_mouth: Mouth) -> None:
+    first = quick_mouth.forger.make([said_receipt(quick_mouth)], claims=control_claims("_receipt"))
+    quick_mouth.say(said_heartbeat())
+    quick_mouth.forger.deliver(first)
+    [outcome] = quick_mouth.side.take_in().batches
     assert outcome.verdict is Verdict.DUPLICATE
-    assert untouched(mouth.side)
+    assert untouched(quick_mouth.side)
 
 
 def control_claims(stream: str) -> dict[str, Any]:
@@ -405,20 +436,20 @@ def test_the_other_side_is_told_by_an_alarm_that_the_first_one_was_restored(rest
     assert sentence.startswith("one says that it has sealed 1 batches of channel forth, but 2 were applied here")
 
 
-def test_a_signature_of_ours_under_another_channels_name_proves_nothing(alike: Link) -> None:
-    add(alike.one, 1)
-    cross(alike)
-    proof = told(alike.one)["proof"]
-    mouth = Mouth(trusted_forger(alike.one))
-    mouth.forger.epoch, mouth.forger.left = "f" * 12, (epoch_of(alike.other),)
-    stolen = {**told(alike.one), "channel": "forth", "through": 99, "proof": proof}
+def test_a_signature_of_ours_under_another_channels_name_proves_nothing(small: Link) -> None:
+    add(small.one, 1)
+    cross(small)
+    proof = told(small.one)["proof"]
+    mouth = Mouth(trusted_forger(small.one))
+    mouth.forger.epoch, mouth.forger.left = "f" * 12, (epoch_of(small.other),)
+    stolen = {**told(small.one), "channel": "forth", "through": 99, "proof": proof}
     outcome = mouth.say(upsert("_receipt", 1, **stolen))
     assert outcome.records.parked == 1
-    assert halted(alike.one) is None
+    assert halted(small.one) is None
     faked = {"manifest": proof["manifest"].replace('"sequence":1,', '"sequence":99,'), "signature": proof["signature"]}
     mouth.say(upsert("_receipt", 1, **{**stolen, "proof": faked}))
-    assert halted(alike.one) is None
-    assert [one.error for one in letters(alike.one)] == ["absurd", "absurd"]
+    assert halted(small.one) is None
+    assert [one.error for one in letters(small.one)] == ["absurd", "absurd"]
 
 
 def test_once_the_new_epoch_is_adopted_nothing_of_the_old_one_is_waited_for(small: Link) -> None:

@@ -37,7 +37,18 @@ def letters(side: Side) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def parked(receiver: Side, forger: Forger) -> Side:
-    """Give a receiver with letters of many kinds, one of them mended once and one discarded."""
+    """Give a receiver with letters of many kinds, on each kind of database."""
+    return with_letters(receiver, forger)
+
+
+@pytest.fixture
+def quick_parked(quick_receiver: Side, quick_forger: Forger) -> Side:
+    """Give a receiver on SQLite with letters of many kinds."""
+    return with_letters(quick_receiver, quick_forger)
+
+
+def with_letters(receiver: Side, forger: Forger) -> Side:
+    """Let a receiver park letters of many kinds, one of them mended once and one discarded."""
     visit = upsert("visit", FIRST, id=1, country="at", number=1)
     forger.send([visit, account(1, FIRST, age=300), b"{", b"\xff\x00", account(2, FIRST, name='=1+1|"\u202e')])
     receiver.take_in()
@@ -96,14 +107,14 @@ def test_what_was_removed_comes_back_as_it_was_with_its_id_and_its_revisions(par
     assert last["cause"].startswith("brought from a file of two's of 20")
 
 
-def test_a_file_brought_twice_brings_nothing_the_second_time(parked: Side, tmp_path: Path) -> None:
-    file = saved(parked, tmp_path)
-    before, events = letters(parked), len(parked.all(sa.select(event)))
+def test_a_file_brought_twice_brings_nothing_the_second_time(quick_parked: Side, tmp_path: Path) -> None:
+    file = saved(quick_parked, tmp_path)
+    before, events = letters(quick_parked), len(quick_parked.all(sa.select(event)))
     for _ in range(2):
-        done = letter_files.bring(parked.site, file)
+        done = letter_files.bring(quick_parked.site, file)
         assert (done.imported, done.duplicate) == (0, len(before))
-    assert letters(parked) == before
-    assert len(parked.all(sa.select(event))) == events
+    assert letters(quick_parked) == before
+    assert len(quick_parked.all(sa.select(event))) == events
 
 
 def test_a_letter_whose_id_another_one_has_gets_a_new_one(parked: Side, tmp_path: Path) -> None:
@@ -130,15 +141,15 @@ def test_an_id_beyond_the_newest_is_not_taken_out_of_turn(parked: Side, tmp_path
     assert len(set(ids)) == len(before)
 
 
-def test_many_letters_are_written_in_parts(parked: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = saved(parked, tmp_path)
-    before = letters(parked)
-    parked.execute(sa.delete(dead_letter).where(dead_letter.c.id < before[-1]["id"]))
+def test_many_letters_are_written_in_parts(quick_parked: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = saved(quick_parked, tmp_path)
+    before = letters(quick_parked)
+    quick_parked.execute(sa.delete(dead_letter).where(dead_letter.c.id < before[-1]["id"]))
     monkeypatch.setattr(bringing, "CHUNK_LETTERS", 2)
-    parked.execute(sa.delete(revision))
-    assert letter_files.bring(parked.site, file).imported == len(before) - 1
-    assert letters(parked) == before
-    assert len(parked.all(sa.select(revision))) == 1
+    quick_parked.execute(sa.delete(revision))
+    assert letter_files.bring(quick_parked.site, file).imported == len(before) - 1
+    assert letters(quick_parked) == before
+    assert len(quick_parked.all(sa.select(revision))) == 1
 
 
 # The other network
@@ -173,20 +184,20 @@ def test_a_sender_mends_what_its_receiver_refused(alike: Link) -> None:
     assert alike.one.rows(shop.seat) == alike.other.rows(shop.seat)
 
 
-def test_what_the_peer_settled_or_never_sent_is_not_ours_to_mend(alike: Link) -> None:
-    file = refused_at_peer(alike)
+def test_what_the_peer_settled_or_never_sent_is_not_ours_to_mend(small: Link) -> None:
+    file = refused_at_peer(small)
     file.unlink()
     settle = sa.update(dead_letter).where(dead_letter.c.line == 3).values(state="discarded")
-    alike.other.execute(settle)
-    alike.other.execute(sa.update(dead_letter).where(dead_letter.c.line == 4).values(direction="out", channel="back"))
-    letter_files.save(alike.other.site, file)
-    done = letter_files.bring(alike.one.site, file)
+    small.other.execute(settle)
+    small.other.execute(sa.update(dead_letter).where(dead_letter.c.line == 4).values(direction="out", channel="back"))
+    letter_files.save(small.other.site, file)
+    done = letter_files.bring(small.one.site, file)
     assert (done.imported, done.refused) == (0, 2)
     assert done.sentences == [
         "line 1: it is discarded at two, so there is nothing to mend here",
         "line 2: it never left two, and is mended there",
     ]
-    assert letters(alike.one) == []
+    assert letters(small.one) == []
 
 
 def test_the_key_that_is_sent_again_is_the_one_that_triggers_note(alike: Link) -> None:
@@ -212,9 +223,9 @@ def test_the_key_that_is_sent_again_is_the_one_that_triggers_note(alike: Link) -
 # Bad input
 
 
-def test_a_file_that_is_not_what_its_ending_says_changes_nothing(parked: Side, tmp_path: Path) -> None:
-    file = saved(parked, tmp_path)
-    parked.execute(sa.delete(dead_letter))
+def test_a_file_that_is_not_what_its_ending_says_changes_nothing(quick_parked: Side, tmp_path: Path) -> None:
+    file = saved(quick_parked, tmp_path)
+    quick_parked.execute(sa.delete(dead_letter))
     whole = file.read_bytes()
     lines = whole.splitlines(keepends=True)
     damaged = {
@@ -236,15 +247,15 @@ def test_a_file_that_is_not_what_its_ending_says_changes_nothing(parked: Side, t
     for what, content in damaged.items():
         file.write_bytes(content)
         with pytest.raises(FileFault, match="nothing was imported") as raised:
-            letter_files.bring(parked.site, file)
+            letter_files.bring(quick_parked.site, file)
         assert str(raised.value).isprintable(), what
-        assert letters(parked) == [], what
+        assert letters(quick_parked) == [], what
 
 
-def test_a_file_of_a_stranger_changes_nothing(parked: Side, tmp_path: Path) -> None:
-    file = saved(parked, tmp_path)
-    parked.execute(sa.delete(dead_letter))
-    stranger = SigningKey.generate(parked.key.name)
+def test_a_file_of_a_stranger_changes_nothing(quick_parked: Side, tmp_path: Path) -> None:
+    file = saved(quick_parked, tmp_path)
+    quick_parked.execute(sa.delete(dead_letter))
+    stranger = SigningKey.generate(quick_parked.key.name)
     for key, said in (
         (stranger, "it is not what"),
         (SigningKey.generate("x"), "a key that is not trusted here"),
@@ -252,23 +263,23 @@ def test_a_file_of_a_stranger_changes_nothing(parked: Side, tmp_path: Path) -> N
     ):
         other = rewritten(file, len, key)
         with pytest.raises(FileFault, match=said):
-            letter_files.bring(parked.site, other)
+            letter_files.bring(quick_parked.site, other)
     # Our own file is ours to take, and no key of the peer's makes it so.
     with pytest.raises(FileFault, match="not trusted here"):
-        letter_files.bring(replace(parked.site, own=TrustedKeys({}), trusted=parked.site.own), file)
-    assert letters(parked) == []
+        letter_files.bring(replace(quick_parked.site, own=TrustedKeys({}), trusted=quick_parked.site.own), file)
+    assert letters(quick_parked) == []
 
 
-def test_an_unsigned_file_is_taken_only_where_that_is_allowed(parked: Side, tmp_path: Path) -> None:
-    parked.site = replace(parked.site, signing_key=None)
-    file = saved(parked, tmp_path)
-    parked.execute(sa.delete(dead_letter))
-    parked.execute(sa.delete(revision))
+def test_an_unsigned_file_is_taken_only_where_that_is_allowed(quick_parked: Side, tmp_path: Path) -> None:
+    quick_parked.site = replace(quick_parked.site, signing_key=None)
+    file = saved(quick_parked, tmp_path)
+    quick_parked.execute(sa.delete(dead_letter))
+    quick_parked.execute(sa.delete(revision))
     with pytest.raises(FileFault, match="it is not signed"):
-        letter_files.bring(parked.site, file)
-    parked.site = replace(parked.site, require_signature=False)
-    assert letter_files.bring(parked.site, file).refused == 0
-    assert len(letters(parked)) > 3
+        letter_files.bring(quick_parked.site, file)
+    quick_parked.site = replace(quick_parked.site, require_signature=False)
+    assert letter_files.bring(quick_parked.site, file).refused == 0
+    assert len(letters(quick_parked)) > 3
 
 
 @pytest.mark.parametrize(
@@ -377,41 +388,45 @@ def test_a_file_is_ours_alone_and_never_overwritten(quick_receiver: Side, tmp_pa
     assert file.read_bytes() == before
 
 
-def test_an_export_that_fails_leaves_no_file(parked: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_fails_leaves_no_file(
+    quick_parked: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(format_letters, "MAX_LINE_BYTES", 10)
     with pytest.raises(FileFault, match="longer than 10 bytes"):
-        letter_files.save(parked.site, tmp_path / "letters.jsonl")
+        letter_files.save(quick_parked.site, tmp_path / "letters.jsonl")
     assert not [path for path in tmp_path.iterdir() if "letters" in path.name]
 
 
-def test_only_the_letters_that_were_asked_for_are_written(parked: Side, tmp_path: Path) -> None:
+def test_only_the_letters_that_were_asked_for_are_written(quick_parked: Side, tmp_path: Path) -> None:
     file = tmp_path / "some.jsonl"
-    assert letter_files.save(parked.site, file, dead_letters.Filters(state=DeadLetterState.DISCARDED)).letters == 1
+    assert (
+        letter_files.save(quick_parked.site, file, dead_letters.Filters(state=DeadLetterState.DISCARDED)).letters == 1
+    )
 
 
 # Tables
 
 
-def test_a_table_has_no_formula_no_control_character_and_no_secret(parked: Side, tmp_path: Path) -> None:
-    parked.execute(sa.update(dead_letter).where(dead_letter.c.line == 1).values(message="=cmd|'/c calc'!A1"))
-    file = saved(parked, tmp_path, "letters.csv")
+def test_a_table_has_no_formula_no_control_character_and_no_secret(quick_parked: Side, tmp_path: Path) -> None:
+    quick_parked.execute(sa.update(dead_letter).where(dead_letter.c.line == 1).values(message="=cmd|'/c calc'!A1"))
+    file = saved(quick_parked, tmp_path, "letters.csv")
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert len(rows) == len(letters(parked))
+    assert len(rows) == len(letters(quick_parked))
     assert tuple(rows[0]) == table.COLUMNS
     assert {row["message"] for row in rows if row["line"] == "1"} == {"'=cmd|'/c calc'!A1"}
     assert all(value.isprintable() for row in rows for value in row.values())
 
 
-def test_a_table_hides_what_is_sensitive_and_json_lines_keep_it(parked: Side, tmp_path: Path) -> None:
+def test_a_table_hides_what_is_sensitive_and_json_lines_keep_it(quick_parked: Side, tmp_path: Path) -> None:
     account_stream = Stream(shop.account, exclude=["password"], sensitive=["id", "age"])
     channel = Channel("forth", "one", "two", [*(Stream(one) for one in shop.FORTH[:-1]), account_stream])
-    parked.site = replace(parked.site, channels=(channel, shop.channels[1]))
-    with saved(parked, tmp_path, "letters.csv").open(newline="") as lines:
+    quick_parked.site = replace(quick_parked.site, channels=(channel, shop.channels[1]))
+    with saved(quick_parked, tmp_path, "letters.csv").open(newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["stream"] in {"account", ""}]
     assert len(rows) >= 4
     assert not any("300" in value or '"id":1' in value for row in rows for value in (row["key"], row["record"]))
-    assert b'\\"age\\": 300' in saved(parked, tmp_path).read_bytes()
+    assert b'\\"age\\": 300' in saved(quick_parked, tmp_path).read_bytes()
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "\uff1d", "\uff0b", "\uff0d", "\uff20"])

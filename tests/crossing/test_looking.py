@@ -181,6 +181,7 @@ def test_nothing_sensitive_is_seen_anywhere(discreet: Side) -> None:
         assert SECRET[:2] not in repr({**one, "id": 0} if isinstance(one, dict) else one), one
 
 
+@pytest.mark.parametrize("discreet", ["sqlite"], indirect=True)
 def test_what_is_not_sensitive_is_shown_whole(discreet: Side) -> None:
     forger = trusted_forger(discreet)
     forger.send([account(1, FIRST, name="a", age="x")])

@@ -78,20 +78,22 @@ def rejected(forger: Forger, records: list[dict[str, object] | bytes] = BAD) -> 
 # Look
 
 
-def test_what_lies_in_quarantine_is_listed_with_reason_sentence_size_and_time(receiver: Side, forger: Forger) -> None:
-    stem = damaged(forger)
-    [found], total = quarantine.listed(receiver.site)
+def test_what_lies_in_quarantine_is_listed_with_reason_sentence_size_and_time(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    stem = damaged(quick_forger)
+    [found], total = quarantine.listed(quick_receiver.site)
     assert total == 1
     assert (found.label, found.batch, found.channel, found.sequence) == (stem, stem, "forth", 1)
     assert found.reason == "corrupt"
     assert "it is quarantined and changed nothing" in found.message
     assert found.bytes > 0
     assert found.since is not None
-    assert quarantine.listed(receiver.site, channel="back") == ([], 0)
+    assert quarantine.listed(quick_receiver.site, channel="back") == ([], 0)
 
 
-def test_one_is_looked_at_closely_with_every_check_made_again(receiver: Side, forger: Forger) -> None:
-    found = quarantine.look(receiver.site, damaged(forger))
+def test_one_is_looked_at_closely_with_every_check_made_again(quick_receiver: Side, quick_forger: Forger) -> None:
+    found = quarantine.look(quick_receiver.site, damaged(quick_forger))
     assert found.report.reason is Reason.CORRUPT
     assert {one.name: one.ok for one in found.report.checks} == {
         **dict.fromkeys(("manifest file", "signature", "claim", "file name"), True),
@@ -143,31 +145,37 @@ def test_one_that_is_not_there_is_one_sentence(quick_receiver: Side, label: str)
 # Let in
 
 
-def test_a_released_batch_is_judged_anew_and_no_signature_is_skipped(receiver: Side, forger: Forger) -> None:
-    known, stranger = receiver.site.trusted, SigningKey.generate("stranger")
-    forger.key = stranger
-    stem = forger.send([account(1, 1)])
-    receiver.take_in()
-    outcome = quarantine.release(receiver.site, stem)
+def test_a_released_batch_is_judged_anew_and_no_signature_is_skipped(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    known, stranger = quick_receiver.site.trusted, SigningKey.generate("stranger")
+    quick_forger.key = stranger
+    stem = quick_forger.send([account(1, 1)])
+    quick_receiver.take_in()
+    outcome = quarantine.release(quick_receiver.site, stem)
     assert (outcome.verdict, outcome.reason) == (Verdict.QUARANTINED, Reason.UNTRUSTED)
-    assert labels(receiver) == [stem]
-    assert receiver.rows(account_table) == []
-    receiver.site = replace(receiver.site, trusted=TrustedKeys.from_pems({stranger.name: stranger.public_pem()}))
-    assert quarantine.release(receiver.site, stem).verdict is Verdict.APPLIED
-    assert (labels(receiver), len(receiver.rows(account_table))) == ([], 1)
-    assert known is not receiver.site.trusted
+    assert labels(quick_receiver) == [stem]
+    assert quick_receiver.rows(account_table) == []
+    quick_receiver.site = replace(
+        quick_receiver.site, trusted=TrustedKeys.from_pems({stranger.name: stranger.public_pem()})
+    )
+    assert quarantine.release(quick_receiver.site, stem).verdict is Verdict.APPLIED
+    assert (labels(quick_receiver), len(quick_receiver.rows(account_table))) == ([], 1)
+    assert known is not quick_receiver.site.trusted
 
 
-def test_a_released_batch_that_deletes_too_much_is_held_like_any_other(receiver: Side, forger: Forger) -> None:
-    receiver.limit(deleted_rows=1)
-    forger.send([account(n, n) for n in range(1, 5)])
-    receiver.take_in()
-    trusted = receiver.site.trusted
-    receiver.site = replace(receiver.site, trusted=TrustedKeys.from_pems({}))
-    stem = forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
-    receiver.take_in()
-    receiver.site = replace(receiver.site, trusted=trusted)
-    assert quarantine.release(receiver.site, stem).verdict is Verdict.HELD
+def test_a_released_batch_that_deletes_too_much_is_held_like_any_other(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    quick_receiver.limit(deleted_rows=1)
+    quick_forger.send([account(n, n) for n in range(1, 5)])
+    quick_receiver.take_in()
+    trusted = quick_receiver.site.trusted
+    quick_receiver.site = replace(quick_receiver.site, trusted=TrustedKeys.from_pems({}))
+    stem = quick_forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
+    quick_receiver.take_in()
+    quick_receiver.site = replace(quick_receiver.site, trusted=trusted)
+    assert quarantine.release(quick_receiver.site, stem).verdict is Verdict.HELD
 
 
 def test_what_can_not_be_released_as_somebody_is_at_work_stays_in_quarantine(receiver: Side, forger: Forger) -> None:
@@ -185,58 +193,60 @@ def test_what_can_not_be_released_as_somebody_is_at_work_stays_in_quarantine(rec
 # Give up
 
 
-def test_a_discarded_batch_is_in_the_archive_and_nobodys_worry(receiver: Side, forger: Forger) -> None:
-    stem = damaged(forger)
-    quarantine.discard(receiver.site, stem, "will be sent again")
-    assert states(receiver) == [("discarded", "corrupt")]
-    assert lying(receiver, "quarantine") == []
-    assert lying(receiver, "archive") == [f"{stem}.jsonl.zst", f"{stem}.manifest.jsonl"]
-    assert next(one for one in status.look(receiver.site).channels if one.channel == "forth").quarantined == 0
-    event = refused.look(receiver.site, stem, 10).history[-1]
+def test_a_discarded_batch_is_in_the_archive_and_nobodys_worry(quick_receiver: Side, quick_forger: Forger) -> None:
+    stem = damaged(quick_forger)
+    quarantine.discard(quick_receiver.site, stem, "will be sent again")
+    assert states(quick_receiver) == [("discarded", "corrupt")]
+    assert lying(quick_receiver, "quarantine") == []
+    assert lying(quick_receiver, "archive") == [f"{stem}.jsonl.zst", f"{stem}.manifest.jsonl"]
+    assert next(one for one in status.look(quick_receiver.site).channels if one.channel == "forth").quarantined == 0
+    event = refused.look(quick_receiver.site, stem, 10).history[-1]
     assert (event.to_state, event.cause) == ("discarded", "discarded by hand: will be sent again")
 
 
-def test_a_batch_that_was_given_up_leaves_its_place_to_a_good_one(receiver: Side, forger: Forger) -> None:
-    stem = rejected(forger)
-    refused.reject(receiver.site, stem, "wrong ages")
-    forger.sequence, forger.previous = 0, None
-    forger.send([account(1, 1)])
-    assert [one.verdict for one in receiver.take_in().batches] == [Verdict.APPLIED]
-    assert [state for state, _ in states(receiver)] == ["rejected", "applied"]
+def test_a_batch_that_was_given_up_leaves_its_place_to_a_good_one(quick_receiver: Side, quick_forger: Forger) -> None:
+    stem = rejected(quick_forger)
+    refused.reject(quick_receiver.site, stem, "wrong ages")
+    quick_forger.sequence, quick_forger.previous = 0, None
+    quick_forger.send([account(1, 1)])
+    assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED]
+    assert [state for state, _ in states(quick_receiver)] == ["rejected", "applied"]
 
 
-def test_a_batch_that_was_given_up_and_is_carried_again_is_no_news(receiver: Side, forger: Forger) -> None:
-    strict(receiver)
-    batch = forger.make(BAD)  # type: ignore[arg-type]
-    forger.deliver(batch)
-    receiver.take_in()
-    refused.reject(receiver.site, batch.stem, "wrong ages")
-    forger.deliver(batch)
-    [outcome] = receiver.take_in().batches
+def test_a_batch_that_was_given_up_and_is_carried_again_is_no_news(quick_receiver: Side, quick_forger: Forger) -> None:
+    strict(quick_receiver)
+    batch = quick_forger.make(BAD)  # type: ignore[arg-type]
+    quick_forger.deliver(batch)
+    quick_receiver.take_in()
+    refused.reject(quick_receiver.site, batch.stem, "wrong ages")
+    quick_forger.deliver(batch)
+    [outcome] = quick_receiver.take_in().batches
     assert (outcome.verdict, outcome.reason) == (Verdict.DUPLICATE, Reason.REJECTED)
     assert "a person has rejected this batch" in outcome.message
-    assert states(receiver) == [("rejected", "rejected")]
-    assert lying(receiver, "quarantine") == []
+    assert states(quick_receiver) == [("rejected", "rejected")]
+    assert lying(quick_receiver, "quarantine") == []
 
 
-def test_a_batch_that_was_given_up_is_applied_once_it_is_good(receiver: Side, forger: Forger) -> None:
-    stem = rejected(forger, [account(1, 1), upsert("seat", 2, id=1, code="a", rank=None, row=None, more=1)])
-    refused.reject(receiver.site, stem, "not yet")
-    receiver.site = replace(receiver.site, channels=tuple(copy.copy(one) for one in receiver.site.channels))
-    for channel in receiver.site.channels:
+def test_a_batch_that_was_given_up_is_applied_once_it_is_good(quick_receiver: Side, quick_forger: Forger) -> None:
+    stem = rejected(quick_forger, [account(1, 1), upsert("seat", 2, id=1, code="a", rank=None, row=None, more=1)])
+    refused.reject(quick_receiver.site, stem, "not yet")
+    quick_receiver.site = replace(
+        quick_receiver.site, channels=tuple(copy.copy(one) for one in quick_receiver.site.channels)
+    )
+    for channel in quick_receiver.site.channels:
         channel.on_invalid = "park"
-    assert replay.run(receiver.site, stem).batches[0].verdict is Verdict.APPLIED
+    assert replay.run(quick_receiver.site, stem).batches[0].verdict is Verdict.APPLIED
 
 
-def test_a_held_batch_is_rejected_and_not_held_again(receiver: Side, forger: Forger) -> None:
-    receiver.limit(deleted_rows=1)
-    forger.send([account(n, n) for n in range(1, 5)])
-    stem = forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
-    assert [one.verdict for one in receiver.take_in().batches] == [Verdict.APPLIED, Verdict.HELD]
-    refused.reject(receiver.site, stem, "not all of them")
-    assert states(receiver)[1] == ("rejected", "deletes")
-    assert receiver.take_in().batches == ()
-    assert len(receiver.rows(account_table)) == 4
+def test_a_held_batch_is_rejected_and_not_held_again(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(deleted_rows=1)
+    quick_forger.send([account(n, n) for n in range(1, 5)])
+    stem = quick_forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
+    assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED, Verdict.HELD]
+    refused.reject(quick_receiver.site, stem, "not all of them")
+    assert states(quick_receiver)[1] == ("rejected", "deletes")
+    assert quick_receiver.take_in().batches == ()
+    assert len(quick_receiver.rows(account_table)) == 4
 
 
 @pytest.mark.parametrize("give_up", [quarantine.discard, refused.reject])
@@ -265,9 +275,9 @@ def test_every_bad_record_of_a_refused_batch_is_listed_at_once_and_nothing_is_ch
     assert labels(receiver) == [stem]
 
 
-def test_of_many_bad_records_so_many_are_listed_as_were_asked_for(receiver: Side, forger: Forger) -> None:
-    stem = rejected(forger, [account(n, n, age=500) for n in range(1, 2001)])
-    found = refused.look(receiver.site, stem, 7)
+def test_of_many_bad_records_so_many_are_listed_as_were_asked_for(quick_receiver: Side, quick_forger: Forger) -> None:
+    stem = rejected(quick_forger, [account(n, n, age=500) for n in range(1, 2001)])
+    found = refused.look(quick_receiver.site, stem, 7)
     assert found.trial is not None
     assert [one.line for one in found.trial.bad] == [1, 2, 3, 4, 5, 6, 7]
     assert found.trial.counts.parked == 2000
@@ -288,82 +298,90 @@ def test_a_refused_batch_is_let_in_with_its_bad_records_parked(receiver: Side, f
     assert [state for state, _ in states(receiver)] == ["quarantined", "applied"]
 
 
-def test_a_batch_with_too_large_a_share_of_bad_records_is_let_in_too(receiver: Side, forger: Forger) -> None:
-    receiver.limit(invalid_records=5)
-    stem = forger.send([account(n, n, age=500 if n % 2 else 5) for n in range(1, 41)])
-    [outcome] = receiver.take_in().batches
+def test_a_batch_with_too_large_a_share_of_bad_records_is_let_in_too(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    quick_receiver.limit(invalid_records=5)
+    stem = quick_forger.send([account(n, n, age=500 if n % 2 else 5) for n in range(1, 41)])
+    [outcome] = quick_receiver.take_in().batches
     assert outcome.reason is Reason.REJECTED
-    done = refused.release(receiver.site, stem, park=True)
+    done = refused.release(quick_receiver.site, stem, park=True)
     assert (done.records.applied, done.records.parked) == (20, 20)
 
 
-def test_parking_skips_no_signature(receiver: Side, forger: Forger) -> None:
-    stem = rejected(forger)
-    receiver.site = replace(receiver.site, trusted=TrustedKeys.from_pems({}))
-    untried = refused.look(receiver.site, stem, 10).untried
+def test_parking_skips_no_signature(quick_receiver: Side, quick_forger: Forger) -> None:
+    stem = rejected(quick_forger)
+    quick_receiver.site = replace(quick_receiver.site, trusted=TrustedKeys.from_pems({}))
+    untried = refused.look(quick_receiver.site, stem, 10).untried
     assert untried is not None
     assert "by-hand" in untried
-    assert refused.release(receiver.site, stem, park=True).reason is Reason.UNTRUSTED
-    assert receiver.rows(account_table) == []
+    assert refused.release(quick_receiver.site, stem, park=True).reason is Reason.UNTRUSTED
+    assert quick_receiver.rows(account_table) == []
 
 
-def test_a_batch_held_for_its_deletes_is_released(receiver: Side, forger: Forger) -> None:
-    receiver.limit(deleted_rows=1)
-    forger.send([account(n, n) for n in range(1, 5)])
-    stem = forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
-    receiver.take_in()
-    assert refused.release(receiver.site, stem, park=False).verdict is Verdict.APPLIED
-    assert receiver.rows(account_table) == []
+def test_a_batch_held_for_its_deletes_is_released(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(deleted_rows=1)
+    quick_forger.send([account(n, n) for n in range(1, 5)])
+    stem = quick_forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
+    quick_receiver.take_in()
+    assert refused.release(quick_receiver.site, stem, park=False).verdict is Verdict.APPLIED
+    assert quick_receiver.rows(account_table) == []
 
 
-def test_what_is_neither_held_nor_refused_is_neither_released_nor_rejected(receiver: Side, forger: Forger) -> None:
-    stem = forger.send([account(1, 1)])
-    receiver.take_in()
+def test_what_is_neither_held_nor_refused_is_neither_released_nor_rejected(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    stem = quick_forger.send([account(1, 1)])
+    quick_receiver.take_in()
     with pytest.raises(WorldError, match="is applied, neither held nor refused"):
-        refused.release(receiver.site, stem, park=True)
+        refused.release(quick_receiver.site, stem, park=True)
     with pytest.raises(WorldError, match="is applied; only one that is quarantined or held"):
-        refused.reject(receiver.site, stem, "why")
+        refused.reject(quick_receiver.site, stem, "why")
     for ask in (
-        lambda: refused.release(receiver.site, "forth-0123456789ab-0000000077", park=True),
-        lambda: refused.reject(receiver.site, "forth-0123456789ab-0000000077", "why"),
-        lambda: refused.look(receiver.site, "forth-0123456789ab-0000000077", 1),
+        lambda: refused.release(quick_receiver.site, "forth-0123456789ab-0000000077", park=True),
+        lambda: refused.reject(quick_receiver.site, "forth-0123456789ab-0000000077", "why"),
+        lambda: refused.look(quick_receiver.site, "forth-0123456789ab-0000000077", 1),
     ):
         with pytest.raises(WorldError, match="the ledger has no batch"):
             ask()
-    assert refused.look(receiver.site, stem, 1).trial is None
+    assert refused.look(quick_receiver.site, stem, 1).trial is None
 
 
 # A range
 
 
-def test_a_range_of_kept_batches_is_replayed_in_order(receiver: Side, forger: Forger) -> None:
-    stems = [forger.send([account(n, n)]) for n in range(1, 4)]
-    receiver.site = replace(receiver.site, trusted=TrustedKeys.from_pems({}))
-    receiver.take_in()
-    assert labels(receiver) == stems
-    receiver.site = replace(receiver.site, trusted=TrustedKeys.from_pems({forger.key.name: forger.key.public_pem()}))
-    done = replay.run(receiver.site, stems[0], 3)
+def test_a_range_of_kept_batches_is_replayed_in_order(quick_receiver: Side, quick_forger: Forger) -> None:
+    stems = [quick_forger.send([account(n, n)]) for n in range(1, 4)]
+    quick_receiver.site = replace(quick_receiver.site, trusted=TrustedKeys.from_pems({}))
+    quick_receiver.take_in()
+    assert labels(quick_receiver) == stems
+    quick_receiver.site = replace(
+        quick_receiver.site, trusted=TrustedKeys.from_pems({quick_forger.key.name: quick_forger.key.public_pem()})
+    )
+    done = replay.run(quick_receiver.site, stems[0], 3)
     assert [(one.batch, one.verdict) for one in done.batches] == [(stem, Verdict.APPLIED) for stem in stems]
     assert (done.missing, done.left, done.trouble) == (0, 0, None)
-    again = replay.run(receiver.site, stems[1], 9)
+    again = replay.run(quick_receiver.site, stems[1], 9)
     assert [one.verdict for one in again.batches] == [Verdict.DUPLICATE] * 2
     assert again.missing == 6
     assert "6 of the range are not kept" in (again.trouble or "")
 
 
 def test_a_range_ends_behind_the_first_that_does_not_apply_and_leaves_the_rest_where_it_lies(
-    receiver: Side, forger: Forger
+    quick_receiver: Side, quick_forger: Forger
 ) -> None:
-    batches = [forger.make([account(n, n)]) for n in range(1, 4)]
+    batches = [quick_forger.make([account(n, n)]) for n in range(1, 4)]
     for batch in batches:
-        forger.deliver(batch, data=batch.data[:-1] + b"!" if batch is batches[0] else None)
-    receiver.site = replace(receiver.site, trusted=TrustedKeys.from_pems({}))
-    receiver.take_in()
-    receiver.site = replace(receiver.site, trusted=TrustedKeys.from_pems({forger.key.name: forger.key.public_pem()}))
-    done = replay.run(receiver.site, batches[0].stem, 3)
+        quick_forger.deliver(batch, data=batch.data[:-1] + b"!" if batch is batches[0] else None)
+    quick_receiver.site = replace(quick_receiver.site, trusted=TrustedKeys.from_pems({}))
+    quick_receiver.take_in()
+    quick_receiver.site = replace(
+        quick_receiver.site, trusted=TrustedKeys.from_pems({quick_forger.key.name: quick_forger.key.public_pem()})
+    )
+    done = replay.run(quick_receiver.site, batches[0].stem, 3)
     assert [(one.verdict, one.reason) for one in done.batches] == [(Verdict.QUARANTINED, Reason.CORRUPT)]
     assert done.left == 2
-    assert labels(receiver) == [one.stem for one in batches]
+    assert labels(quick_receiver) == [one.stem for one in batches]
 
 
 @pytest.mark.parametrize("first, last", [("forth-0123456789ab-0000000005", 9), ("forth-0123456789ab-0000000005", 4)])
@@ -389,15 +407,17 @@ def test_another_publication_of_a_batch_stays_where_it_is_when_one_is_brought_ba
 # Shards
 
 
-def test_a_refused_batch_of_a_shard_is_shown_and_let_in_under_its_channels_name(receiver: Side, forger: Forger) -> None:
-    forth, back = receiver.site.channels
+def test_a_refused_batch_of_a_shard_is_shown_and_let_in_under_its_channels_name(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    forth, back = quick_receiver.site.channels
     split = Channel("forth", "one", "two", [forth.stream("account")], on_invalid="reject", shards=2)
-    receiver.site = replace(receiver.site, channels=(split, back))
-    forger.channel = "forth_1"
-    stem = forger.send([account(1, 1), account(2, 2, age=500)], claims={"shards": 2})
-    assert [one.verdict for one in receiver.take_in().batches] == [Verdict.QUARANTINED]
-    assert [one.label for one in quarantine.listed(receiver.site, channel="forth")[0]] == [stem]
-    trial = refused.look(receiver.site, stem, 10).trial
+    quick_receiver.site = replace(quick_receiver.site, channels=(split, back))
+    quick_forger.channel = "forth_1"
+    stem = quick_forger.send([account(1, 1), account(2, 2, age=500)], claims={"shards": 2})
+    assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.QUARANTINED]
+    assert [one.label for one in quarantine.listed(quick_receiver.site, channel="forth")[0]] == [stem]
+    trial = refused.look(quick_receiver.site, stem, 10).trial
     assert trial is not None
     assert (trial.counts.applied, [one.line for one in trial.bad]) == (1, [2])
-    assert refused.release(receiver.site, stem, park=True).records.parked == 1
+    assert refused.release(quick_receiver.site, stem, park=True).records.parked == 1

@@ -93,26 +93,26 @@ def test_a_person_reads_how_many_rows_agree_and_since_when_they_do_not(alike: Li
     assert {one.stream for one in reconciling.report(alike.other.site, "back")} == {note.name}
 
 
-def test_after_a_repair_a_person_reads_which_rows_it_put_right(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, 1), account(2, 2)])
-    receiver.take_in()
-    with reading(receiver.engine) as connection:
+def test_after_a_repair_a_person_reads_which_rows_it_put_right(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([account(1, 1), account(2, 2)])
+    quick_receiver.take_in()
+    with reading(quick_receiver.engine) as connection:
         good = digest(connection, FORTH.stream("account")).as_data()
-    send_digest(forger, good)
-    assert standing(receiver).state == EQUAL
-    receiver.execute("UPDATE account SET name = 'by hand' WHERE id = 2")
-    send_digest(forger, good)
-    (asked,) = receiver.all(sa.select(repair.c.name))
+    send_digest(quick_forger, good)
+    assert standing(quick_receiver).state == EQUAL
+    quick_receiver.execute("UPDATE account SET name = 'by hand' WHERE id = 2")
+    send_digest(quick_forger, good)
+    (asked,) = quick_receiver.all(sa.select(repair.c.name))
     part = Part("snap", 100, 1, last=True, streams=("account",), answers=asked.name)
 
-    forger.send([account(1, 100), account(2, 100)], claims={"kind": "snapshot", "snapshot": part.as_data()})
-    receiver.take_in()
+    quick_forger.send([account(1, 100), account(2, 100)], claims={"kind": "snapshot", "snapshot": part.as_data()})
+    quick_receiver.take_in()
 
-    found = standing(receiver)
+    found = standing(quick_receiver)
     assert (found.state, found.equal, found.missing, found.extra, found.different) == (REPAIRED, 1, 0, 0, 1)
     assert found.keys == ({"what": "different", "key": {"id": 2}},)
-    send_digest(forger, good)
-    found = standing(receiver)
+    send_digest(quick_forger, good)
+    found = standing(quick_receiver)
     assert (found.state, found.equal, found.different, found.since) == (EQUAL, 2, 0, None)
     assert found.keys == ({"what": "different", "key": {"id": 2}},)
 

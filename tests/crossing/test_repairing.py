@@ -70,19 +70,19 @@ def test_rows_changed_removed_and_added_by_hand_are_put_right_and_shown(link: Li
     assert pass_on(link) == []
 
 
-def test_rows_that_passed_unique_values_round_and_were_cut_apart_are_put_right_by_a_snapshot(alike: Link) -> None:
-    alike.one.limit(batch_records=2)
+def test_rows_that_passed_unique_values_round_and_were_cut_apart_are_put_right_by_a_snapshot(small: Link) -> None:
+    small.one.limit(batch_records=2)
     codes = ["a", "b", "c", "d"]
-    alike.one.execute(sa.insert(seat), [{"id": n, "code": code, "row": 1, "rank": n} for n, code in enumerate(codes)])
-    alike.round()
-    alike.one.execute(sa.update(seat).values(code="-" + seat.c.code))
+    small.one.execute(sa.insert(seat), [{"id": n, "code": code, "row": 1, "rank": n} for n, code in enumerate(codes)])
+    small.round()
+    small.one.execute(sa.update(seat).values(code="-" + seat.c.code))
     for number, code in enumerate([*codes[1:], codes[0]]):
-        alike.one.execute(sa.update(seat).where(seat.c.id == number).values(code=code))
-    alike.round()
-    assert [row["code"] for row in alike.other.rows(seat)] == codes  # each waits for another one's value
-    with alike.one.engine.begin() as connection:
+        small.one.execute(sa.update(seat).where(seat.c.id == number).values(code=code))
+    small.round()
+    assert [row["code"] for row in small.other.rows(seat)] == codes  # each waits for another one's value
+    with small.one.engine.begin() as connection:
         resyncing.ask(connection, channel="forth", want="snapshot", streams=["seat"], reason="they differ")
-    alike.round()
-    assert alike.other.rows(seat) == alike.one.rows(seat)
+    small.round()
+    assert small.other.rows(seat) == small.one.rows(seat)
     parked = sa.select(dead_letter.c.id).where(dead_letter.c.state == DeadLetterState.PARKED)
-    assert alike.other.all(parked) == []
+    assert small.other.all(parked) == []

@@ -136,14 +136,14 @@ def test_what_is_asked_for_again_and_again_is_sent_at_longer_intervals(small: Li
     assert waits == [301, 601, 1_201, 2_401, 2_401, 2_401]
 
 
-def test_an_acknowledged_batch_is_sent_again_to_a_receiver_that_was_restored(alike: Link) -> None:
-    send(alike, 2)
-    alike.one.execute(sa.update(batch).values(state=BatchState.ACKNOWLEDGED))
-    long_ago(alike.one)
-    hear(alike.one, (2, 2), through=1)
-    assert len(run(alike.one)) == 1
-    assert state(alike.one, 1) == ("acknowledged", None, 1)
-    assert state(alike.one, 2) == ("published", None, 2)
+def test_an_acknowledged_batch_is_sent_again_to_a_receiver_that_was_restored(small: Link) -> None:
+    send(small, 2)
+    small.one.execute(sa.update(batch).values(state=BatchState.ACKNOWLEDGED))
+    long_ago(small.one)
+    hear(small.one, (2, 2), through=1)
+    assert len(run(small.one)) == 1
+    assert state(small.one, 1) == ("acknowledged", None, 1)
+    assert state(small.one, 2) == ("published", None, 2)
 
 
 def test_a_receipt_that_asks_for_everything_has_a_bounded_number_sent_in_one_run(
@@ -183,13 +183,13 @@ def test_a_channel_that_somebody_works_on_is_left_to_the_next_run(alike: Link) -
 
 
 @pytest.mark.parametrize("how", ["pruned", "removed", "damaged", "exchanged"])
-def test_what_is_no_longer_kept_whole_is_lost_and_a_snapshot_goes_in_its_place_once(alike: Link, how: str) -> None:
-    send(alike, 3)
-    sealed = alike.one.site.spool.folders.sealed
+def test_what_is_no_longer_kept_whole_is_lost_and_a_snapshot_goes_in_its_place_once(small: Link, how: str) -> None:
+    send(small, 3)
+    sealed = small.one.site.spool.folders.sealed
     if how == "pruned":
-        alike.one.limit(retention_days=0)
-        alike.one.execute(sa.update(batch).where(batch.c.sequence == 2).values(state=BatchState.ACKNOWLEDGED))
-        pruning.run(alike.one.site)
+        small.one.limit(retention_days=0)
+        small.one.execute(sa.update(batch).where(batch.c.sequence == 2).values(state=BatchState.ACKNOWLEDGED))
+        pruning.run(small.one.site)
     for path in sealed.glob("*-0000000002.*"):
         if how == "removed":
             path.unlink()
@@ -198,35 +198,35 @@ def test_what_is_no_longer_kept_whole_is_lost_and_a_snapshot_goes_in_its_place_o
         elif how == "exchanged":
             path.write_bytes((sealed / path.name.replace("02.", "03.")).read_bytes())
     for _ in range(3):
-        hear(alike.one, (2, 2), through=1)
-        long_ago(alike.one)
-        run(alike.one)
-    assert state(alike.one, 2) == ("rejected", "lost", 1)
-    (wish,) = alike.one.all(sa.select(resync))
+        hear(small.one, (2, 2), through=1)
+        long_ago(small.one)
+        run(small.one)
+    assert state(small.one, 2) == ("rejected", "lost", 1)
+    (wish,) = small.one.all(sa.select(resync))
     assert (wish.channel, wish.want, wish.prune, wish.state) == ("forth", "snapshot", 1, "asked")
-    with reading(alike.one.engine) as connection:
-        assert resending.lost(connection, "forth", epoch(alike.one)) == ((2, 2),)
-        assert resending.lost(connection, "back", epoch(alike.one)) == ()
-    assert outgoing(alike.one, "*.r2.*") == []
+    with reading(small.one.engine) as connection:
+        assert resending.lost(connection, "forth", epoch(small.one)) == ((2, 2),)
+        assert resending.lost(connection, "back", epoch(small.one)) == ()
+    assert outgoing(small.one, "*.r2.*") == []
 
 
-def test_the_receiver_goes_on_without_what_its_sender_lost(alike: Link) -> None:
-    send(alike, 3)
-    drop_the_first(alike)
-    for path in alike.one.site.spool.folders.sealed.glob("*-0000000001.*"):
+def test_the_receiver_goes_on_without_what_its_sender_lost(small: Link) -> None:
+    send(small, 3)
+    drop_the_first(small)
+    for path in small.one.site.spool.folders.sealed.glob("*-0000000001.*"):
         path.unlink()
-    alike.there.carry()
-    alike.other.take_in()
-    long_ago(alike.one)
-    hear(alike.one, (1, 1))
-    (done,) = run(alike.one)
+    small.there.carry()
+    small.other.take_in()
+    long_ago(small.one)
+    hear(small.one, (1, 1))
+    (done,) = run(small.one)
     assert (done.attempt, done.as_dict()["state"]) == (None, "lost")
-    with reading(alike.one.engine) as connection:
-        told = resending.lost(connection, "forth", epoch(alike.one))
-    with alike.other.engine.begin() as connection:
-        gaps.close_lost(connection, "forth", epoch(alike.one), told)
-    assert {seen.verdict for seen in alike.other.take_in().batches} == {Verdict.APPLIED}
-    assert [row["id"] for row in alike.other.rows(account)] == [2, 3]
+    with reading(small.one.engine) as connection:
+        told = resending.lost(connection, "forth", epoch(small.one))
+    with small.other.engine.begin() as connection:
+        gaps.close_lost(connection, "forth", epoch(small.one), told)
+    assert {seen.verdict for seen in small.other.take_in().batches} == {Verdict.APPLIED}
+    assert [row["id"] for row in small.other.rows(account)] == [2, 3]
 
 
 def test_what_the_receiver_has_got_beyond_is_not_told_any_more(small: Link) -> None:
@@ -243,22 +243,22 @@ def test_what_the_receiver_has_got_beyond_is_not_told_any_more(small: Link) -> N
 # A one-way link
 
 
-def test_on_a_one_way_link_each_batch_is_published_a_set_number_of_times_at_intervals(alike: Link) -> None:
-    alike.one.site = replace(alike.one.site, one_way=True)
-    alike.one.limit(copies=3, copy_seconds=3600)
-    send(alike, 1)
-    assert run(alike.one) == ()
+def test_on_a_one_way_link_each_batch_is_published_a_set_number_of_times_at_intervals(small: Link) -> None:
+    small.one.site = replace(small.one.site, one_way=True)
+    small.one.limit(copies=3, copy_seconds=3600)
+    send(small, 1)
+    assert run(small.one) == ()
     made: list[Resent] = []
     for _ in range(4):
         due = now() - timedelta(seconds=1)
-        alike.one.execute(sa.update(batch).where(batch.c.again_at.is_not(None)).values(again_at=due))
-        made += run(alike.one)
-        assert run(alike.one) == ()
+        small.one.execute(sa.update(batch).where(batch.c.again_at.is_not(None)).values(again_at=due))
+        made += run(small.one)
+        assert run(small.one) == ()
     assert [one.attempt for one in made] == [2, 3]
-    assert state(alike.one, 1) == ("published", None, 3)
-    assert len(set(outgoing(alike.one, "*.zst"))) == 1
-    alike.there.carry()
-    assert sorted(seen.verdict for seen in alike.other.take_in().batches) == [
+    assert state(small.one, 1) == ("published", None, 3)
+    assert len(set(outgoing(small.one, "*.zst"))) == 1
+    small.there.carry()
+    assert sorted(seen.verdict for seen in small.other.take_in().batches) == [
         Verdict.APPLIED,
         Verdict.DUPLICATE,
         Verdict.DUPLICATE,
@@ -291,19 +291,19 @@ def test_a_person_has_batches_sent_again_at_once(alike: Link) -> None:
     assert state(alike.one, 2)[2] == 1
 
 
-def test_a_code_read_out_on_a_one_way_link_brings_what_is_missing(alike: Link) -> None:
-    alike.other.site = replace(alike.other.site, one_way=True)
-    send(alike, 3)
-    drop_the_first(alike)
-    alike.there.carry()
-    alike.other.take_in()
-    (code,) = missing.look(alike.other.site, channel=None, state=GapState.MISSING, limit=9).codes.values()
-    (again,) = resending.by_code(alike.one.site, code.lower())
+def test_a_code_read_out_on_a_one_way_link_brings_what_is_missing(small: Link) -> None:
+    small.other.site = replace(small.other.site, one_way=True)
+    send(small, 3)
+    drop_the_first(small)
+    small.there.carry()
+    small.other.take_in()
+    (code,) = missing.look(small.other.site, channel=None, state=GapState.MISSING, limit=9).codes.values()
+    (again,) = resending.by_code(small.one.site, code.lower())
     assert again.batch.endswith("0000000001.r2")
-    alike.there.carry()
-    assert {seen.verdict for seen in alike.other.take_in().batches} == {Verdict.APPLIED}
+    small.there.carry()
+    assert {seen.verdict for seen in small.other.take_in().batches} == {Verdict.APPLIED}
     with pytest.raises(WorldError, match=r"is of no channel that this side sends .*; nothing was done"):
-        resending.by_code(alike.other.site, code)
+        resending.by_code(small.other.site, code)
 
 
 def test_what_was_never_sent_can_t_be_sent_again(small: Link) -> None:

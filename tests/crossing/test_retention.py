@@ -67,26 +67,26 @@ def test_an_id_is_never_given_out_twice(receiver: Side) -> None:
     assert first < last not in ids(receiver)
 
 
-def test_the_history_of_a_letter_outlives_it_and_says_why_it_went(receiver: Side) -> None:
-    receiver.limit(letter_days=KEPT)
-    [letter, _] = settled(receiver, DeadLetterState.DISCARDED, 31, count=2)
-    with receiver.engine.begin() as connection:
+def test_the_history_of_a_letter_outlives_it_and_says_why_it_went(quick_receiver: Side) -> None:
+    quick_receiver.limit(letter_days=KEPT)
+    [letter, _] = settled(quick_receiver, DeadLetterState.DISCARDED, 31, count=2)
+    with quick_receiver.engine.begin() as connection:
         mended = {"letter": letter, "number": 1, "record": b"{}", "difference": "", "who": "me", "why": "because"}
         connection.execute(sa.insert(revision).values(at=now(), **mended))
-    assert prune(receiver) == 1
-    with receiver.engine.connect() as connection:
+    assert prune(quick_receiver) == 1
+    with quick_receiver.engine.connect() as connection:
         causes = [happened["cause"] for happened in dead_letters.history(connection, letter)]
     assert causes == ["test", "removed, as it has been discarded for 30 days"]
-    assert receiver.all(sa.select(revision)) == []
+    assert quick_receiver.all(sa.select(revision)) == []
 
 
-def test_a_letter_settled_late_is_kept_though_it_was_parked_long_ago(receiver: Side) -> None:
-    receiver.limit(letter_days=KEPT)
-    [late, due, newest] = settled(receiver, DeadLetterState.APPLIED, 99, count=3)
-    receiver.execute(sa.update(dead_letter).where(dead_letter.c.id == late).values(updated_at=now()))
-    assert prune(receiver) == 1
-    assert ids(receiver) == [late, newest]
-    assert due not in ids(receiver)
+def test_a_letter_settled_late_is_kept_though_it_was_parked_long_ago(quick_receiver: Side) -> None:
+    quick_receiver.limit(letter_days=KEPT)
+    [late, due, newest] = settled(quick_receiver, DeadLetterState.APPLIED, 99, count=3)
+    quick_receiver.execute(sa.update(dead_letter).where(dead_letter.c.id == late).values(updated_at=now()))
+    assert prune(quick_receiver) == 1
+    assert ids(quick_receiver) == [late, newest]
+    assert due not in ids(quick_receiver)
 
 
 def test_many_letters_go_in_parts_and_no_more_than_a_run_may_take(
@@ -137,15 +137,15 @@ def test_too_many_and_too_old_are_an_alarm_each(parked: int, days: float | None,
     assert all(words in sentence for words, sentence in zip(alarms, said, strict=True))
 
 
-def test_the_backlog_is_that_of_the_parked_letters_alone(receiver: Side) -> None:
-    with receiver.engine.connect() as connection:
+def test_the_backlog_is_that_of_the_parked_letters_alone(quick_receiver: Side) -> None:
+    with quick_receiver.engine.connect() as connection:
         assert dead_letters.backlog(connection) == Backlog(0, None, None)
-    settled(receiver, DeadLetterState.APPLIED, 9)
-    oldest, _ = settled(receiver, DeadLetterState.PARKED, 5, count=2)
-    settled(receiver, DeadLetterState.PARKED, 3)
-    with receiver.engine.connect() as connection:
+    settled(quick_receiver, DeadLetterState.APPLIED, 9)
+    oldest, _ = settled(quick_receiver, DeadLetterState.PARKED, 5, count=2)
+    settled(quick_receiver, DeadLetterState.PARKED, 3)
+    with quick_receiver.engine.connect() as connection:
         found = dead_letters.backlog(connection)
     assert (found.parked, found.oldest) == (3, oldest)
     assert found.oldest_at is not None
     assert found.oldest_at < now() - timedelta(days=4)
-    assert receiver.all(sa.select(event.c.id)) != []
+    assert quick_receiver.all(sa.select(event.c.id)) != []

@@ -103,7 +103,7 @@ def clean_after_import(stage: Stage) -> list[str]:
     return [one["verdict"] for one in outcomes if one["batch"].startswith("clean-")]
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(200, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("examples", [2, pytest.param(200, marks=pytest.mark.torture)])
 def test_rubbish_costs_its_own_batch_and_nothing_else(stage: Stage, examples: int) -> None:
     @bounded(examples)
     @given(st.lists(spoilt, min_size=30, max_size=40, unique=True))
@@ -115,11 +115,12 @@ def test_rubbish_costs_its_own_batch_and_nothing_else(stage: Stage, examples: in
 
 
 @pytest.mark.postgres
-def test_rubbish_costs_no_more_on_postgresql(postgresql_stage: Stage) -> None:
+@pytest.mark.parametrize("examples", [1, pytest.param(20, marks=pytest.mark.torture)])
+def test_rubbish_costs_no_more_on_postgresql(postgresql_stage: Stage, examples: int) -> None:
     rubbish = Rubbish(postgresql_stage)
     numbers = iter(range(2, 1_000_000, 2))
 
-    @bounded(2)
+    @bounded(examples)
     @given(st.lists(spoilt, min_size=30, max_size=40, unique=True))
     def check(sent: list[Spoilt]) -> None:
         is_harmless(postgresql_stage, rubbish, sent, next(numbers))

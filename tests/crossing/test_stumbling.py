@@ -19,7 +19,7 @@ from exchange.format.errors import Reason, RecordError, Verdict, WorldError
 from exchange.format.manifest import Manifest
 from exchange.models import BatchState
 from exchange.waiting import Waiting
-from tests.crossing.conftest import trusted_forger
+from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import EPOCH, account, upsert
 from tests.crossing.processes import KILLED, fork, join
 from tests.crossing.rubbish import limited
@@ -94,7 +94,17 @@ def test_whatever_goes_wrong_with_a_batch_is_counted_and_quarantines_it_in_the_e
     assert attempts(quick_receiver) == []
 
 
-@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "receiver, error",
+    [
+        *(pytest.param("sqlite", error, id=f"sqlite-{type(error).__name__}") for error in FAULTS),
+        *(
+            pytest.param("postgresql", error, id=f"postgresql-{type(error).__name__}", marks=needs_postgres)
+            for error in FAULTS[-2:]
+        ),
+    ],
+    indirect=["receiver"],
+)
 def test_one_batch_over_which_we_fall_stops_no_other(
     receiver: Side, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -337,6 +337,7 @@ def test_what_a_key_had_signed_that_counts_here_is_listed_as_it_is_trusted_no_lo
     assert ids(side) == [1, 2]
 
 
+@pytest.mark.parametrize("receiver", ["sqlite"], indirect=True)
 def test_of_many_the_ones_to_decide_on_come_first_and_the_same_key_under_another_name_is_told(signed: Forger) -> None:
     side = signed.receiver
     side.home.with_name("again.pem").write_bytes(signed.key.public_pem())

@@ -129,17 +129,17 @@ def test_an_uncompressed_batch_with_unknown_members_applies(quick_receiver: Side
 # Incomplete
 
 
-def test_a_manifest_without_its_data_file_waits_for_it(receiver: Side, forger: Forger) -> None:
-    batch = forger.make([account(1, FIRST)])
-    forger.put(f"{batch.stem}.manifest.jsonl", batch.manifest)
-    assert only(receiver).verdict is Verdict.INCOMPLETE
-    assert ledger_of(receiver) == [("waiting", "incomplete")]
-    assert only(receiver).verdict is Verdict.INCOMPLETE
-    forger.put(f"{batch.stem}.jsonl.zst", batch.data[:-1])
-    assert only(receiver).verdict is Verdict.INCOMPLETE
-    forger.put(f"{batch.stem}.jsonl.zst", batch.data)
-    assert only(receiver).verdict is Verdict.APPLIED
-    assert ledger_of(receiver) == [("applied", None)]
+def test_a_manifest_without_its_data_file_waits_for_it(quick_receiver: Side, quick_forger: Forger) -> None:
+    batch = quick_forger.make([account(1, FIRST)])
+    quick_forger.put(f"{batch.stem}.manifest.jsonl", batch.manifest)
+    assert only(quick_receiver).verdict is Verdict.INCOMPLETE
+    assert ledger_of(quick_receiver) == [("waiting", "incomplete")]
+    assert only(quick_receiver).verdict is Verdict.INCOMPLETE
+    quick_forger.put(f"{batch.stem}.jsonl.zst", batch.data[:-1])
+    assert only(quick_receiver).verdict is Verdict.INCOMPLETE
+    quick_forger.put(f"{batch.stem}.jsonl.zst", batch.data)
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    assert ledger_of(quick_receiver) == [("applied", None)]
 
 
 def test_a_data_file_without_its_manifest_is_no_batch_yet(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -168,35 +168,37 @@ def test_a_manifest_that_stays_cut_is_quarantined_after_the_grace_period(
     assert "have it sent again" in put_aside(quick_receiver, stem, Reason.INCOMPLETE)
 
 
-def test_another_digest_of_a_young_file_may_be_a_copy_under_way(receiver: Side, forger: Forger) -> None:
-    receiver.limit(settle_seconds=60)
-    batch = forger.make([account(1, FIRST)])
-    forger.deliver(batch, data=bytes(len(batch.data)))  # the size is there, the bytes are not: rsync --inplace
-    assert only(receiver).verdict is Verdict.INCOMPLETE
-    assert f"{batch.stem}.jsonl.zst" in kept(receiver.site.spool.folders.incoming)  # the carrier can go on
-    assert not kept(receiver.site.spool.folders.work)
-    assert receiver.all(sa.select(models.attempt)) == []
-    forger.deliver(batch)
-    assert only(receiver).verdict is Verdict.APPLIED
+def test_another_digest_of_a_young_file_may_be_a_copy_under_way(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(settle_seconds=60)
+    batch = quick_forger.make([account(1, FIRST)])
+    quick_forger.deliver(batch, data=bytes(len(batch.data)))  # the size is there, the bytes are not: rsync --inplace
+    assert only(quick_receiver).verdict is Verdict.INCOMPLETE
+    assert f"{batch.stem}.jsonl.zst" in kept(quick_receiver.site.spool.folders.incoming)  # the carrier can go on
+    assert not kept(quick_receiver.site.spool.folders.work)
+    assert quick_receiver.all(sa.select(models.attempt)) == []
+    quick_forger.deliver(batch)
+    assert only(quick_receiver).verdict is Verdict.APPLIED
 
 
-def test_another_digest_of_a_settled_file_is_corrupt(receiver: Side, forger: Forger) -> None:
-    receiver.limit(settle_seconds=60)
-    batch = forger.make([account(1, FIRST)])
-    stem = forger.deliver(batch, data=bytes(len(batch.data)))
-    age(receiver.site.spool.folders.incoming / f"{stem}.jsonl.zst", 61)
-    assert "SHA-256" in quarantined(receiver, stem, Reason.CORRUPT)
+def test_another_digest_of_a_settled_file_is_corrupt(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(settle_seconds=60)
+    batch = quick_forger.make([account(1, FIRST)])
+    stem = quick_forger.deliver(batch, data=bytes(len(batch.data)))
+    age(quick_receiver.site.spool.folders.incoming / f"{stem}.jsonl.zst", 61)
+    assert "SHA-256" in quarantined(quick_receiver, stem, Reason.CORRUPT)
 
 
-def test_what_stays_incomplete_is_quarantined_after_the_grace_period(receiver: Side, forger: Forger) -> None:
-    batch = forger.make([account(1, FIRST)])
-    stem = forger.deliver(batch, data=batch.data[:10])
-    assert only(receiver).verdict is Verdict.INCOMPLETE
-    receiver.limit(grace_seconds=0)
-    assert "have it sent again" in quarantined(receiver, stem, Reason.INCOMPLETE)
-    forger.deliver(batch)
-    assert only(receiver).verdict is Verdict.APPLIED
-    assert ledger_of(receiver) == [("quarantined", "incomplete"), ("applied", None)]
+def test_what_stays_incomplete_is_quarantined_after_the_grace_period(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    batch = quick_forger.make([account(1, FIRST)])
+    stem = quick_forger.deliver(batch, data=batch.data[:10])
+    assert only(quick_receiver).verdict is Verdict.INCOMPLETE
+    quick_receiver.limit(grace_seconds=0)
+    assert "have it sent again" in quarantined(quick_receiver, stem, Reason.INCOMPLETE)
+    quick_forger.deliver(batch)
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    assert ledger_of(quick_receiver) == [("quarantined", "incomplete"), ("applied", None)]
 
 
 def test_patience_begins_when_a_batch_is_found_incomplete_not_when_it_waited_for_others(
@@ -217,8 +219,8 @@ def test_patience_begins_when_a_batch_is_found_incomplete_not_when_it_waited_for
 # Untrusted
 
 
-def test_an_unsigned_batch_is_untrusted(receiver: Side, forger: Forger) -> None:
-    put_aside(receiver, forger.send([account(1, FIRST)], signed=False), Reason.UNTRUSTED)
+def test_an_unsigned_batch_is_untrusted(quick_receiver: Side, quick_forger: Forger) -> None:
+    put_aside(quick_receiver, quick_forger.send([account(1, FIRST)], signed=False), Reason.UNTRUSTED)
 
 
 def test_an_unsigned_batch_applies_only_where_no_signature_is_required(
@@ -259,11 +261,11 @@ def test_an_untrusted_file_takes_no_batchs_place(quick_receiver: Side, quick_for
     assert only(quick_receiver).verdict is Verdict.APPLIED
 
 
-def test_an_applied_batch_without_its_signature_is_untrusted(receiver: Side, forger: Forger) -> None:
-    batch = forger.make([account(1, FIRST)])
-    forger.deliver(batch)
-    only(receiver)
-    put_aside(receiver, forger.deliver(batch, manifest=batch.line + b"\n"), Reason.UNTRUSTED)
+def test_an_applied_batch_without_its_signature_is_untrusted(quick_receiver: Side, quick_forger: Forger) -> None:
+    batch = quick_forger.make([account(1, FIRST)])
+    quick_forger.deliver(batch)
+    only(quick_receiver)
+    put_aside(quick_receiver, quick_forger.deliver(batch, manifest=batch.line + b"\n"), Reason.UNTRUSTED)
 
 
 def test_an_unsigned_copy_leaves_the_row_of_a_waiting_batch_alone(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -383,17 +385,19 @@ def test_a_batch_that_breaks_the_format_is_corrupt(quick_receiver: Side, quick_f
     assert quick_receiver.all(sa.select(models.dead_letter)) == []
 
 
-def test_bytes_after_the_compressed_content_are_corrupt(receiver: Side, forger: Forger) -> None:
-    batch = forger.make([account(1, FIRST)], follow=False)
-    forger.deliver(forger.make([account(1, FIRST)], data=batch.data + b"more", follow=False))
-    quarantined(receiver, batch.stem, Reason.CORRUPT)
+def test_bytes_after_the_compressed_content_are_corrupt(quick_receiver: Side, quick_forger: Forger) -> None:
+    batch = quick_forger.make([account(1, FIRST)], follow=False)
+    quick_forger.deliver(quick_forger.make([account(1, FIRST)], data=batch.data + b"more", follow=False))
+    quarantined(quick_receiver, batch.stem, Reason.CORRUPT)
 
 
-def test_a_truncated_batch_that_claims_to_be_so_is_corrupt_and_changes_nothing(receiver: Side, forger: Forger) -> None:
+def test_a_truncated_batch_that_claims_to_be_so_is_corrupt_and_changes_nothing(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
     records = [account(n, FIRST + n) for n in range(5_000)]
-    whole = forger.make(records, follow=False)
-    forger.deliver(forger.make(records, data=whole.data[:-20], follow=False))
-    quarantined(receiver, whole.stem, Reason.CORRUPT)
+    whole = quick_forger.make(records, follow=False)
+    quick_forger.deliver(quick_forger.make(records, data=whole.data[:-20], follow=False))
+    quarantined(quick_receiver, whole.stem, Reason.CORRUPT)
 
 
 # Unsupported
@@ -428,23 +432,25 @@ def test_a_newer_format_is_held(quick_receiver: Side, quick_forger: Forger) -> N
 
 
 def test_a_newer_format_is_applied_after_the_upgrade(
-    receiver: Side, forger: Forger, monkeypatch: pytest.MonkeyPatch
+    quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stem = forger.send([account(1, FIRST)], claims={"format": "exchange-batch/2"})
-    held(receiver)
+    stem = quick_forger.send([account(1, FIRST)], claims={"format": "exchange-batch/2"})
+    held(quick_receiver)
     monkeypatch.setattr("exchange.format.manifest.FORMAT", "exchange-batch/2")
-    assert only(receiver).verdict is Verdict.APPLIED
+    assert only(quick_receiver).verdict is Verdict.APPLIED
     columns = models.batch.c
-    assert receiver.all(sa.select(columns.state, columns.stem, columns.records)) == [("applied", stem, 1)]
+    assert quick_receiver.all(sa.select(columns.state, columns.stem, columns.records)) == [("applied", stem, 1)]
 
 
-def test_a_newer_schema_version_is_held_and_applied_after_the_upgrade(receiver: Side, forger: Forger) -> None:
-    forger.versions = {"account": 2}
-    forger.send([account(1, FIRST)])
-    assert "schema version 2" in held(receiver)
-    upgraded(receiver, "forth", Stream(shop.account, exclude=["password"], schema_version=2))
-    assert only(receiver).verdict is Verdict.APPLIED
-    assert ledger_of(receiver) == [("applied", None)]
+def test_a_newer_schema_version_is_held_and_applied_after_the_upgrade(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    quick_forger.versions = {"account": 2}
+    quick_forger.send([account(1, FIRST)])
+    assert "schema version 2" in held(quick_receiver)
+    upgraded(quick_receiver, "forth", Stream(shop.account, exclude=["password"], schema_version=2))
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    assert ledger_of(quick_receiver) == [("applied", None)]
 
 
 def test_an_unknown_stream_is_held_until_it_is_declared(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -477,15 +483,15 @@ def test_an_encrypted_batch_is_held(quick_receiver: Side, quick_forger: Forger) 
     held(quick_receiver)
 
 
-def test_records_of_an_older_schema_version_are_lifted(receiver: Side, forger: Forger) -> None:
+def test_records_of_an_older_schema_version_are_lifted(quick_receiver: Side, quick_forger: Forger) -> None:
     def with_age(data: dict[str, Any]) -> dict[str, Any]:
         return {**data, "name": data["name"].upper()}
 
     new = Stream(shop.account, exclude=["password"], schema_version=2, upgrades={1: with_age})
-    upgraded(receiver, "forth", new)
-    forger.send([account(1, FIRST), delete("account", FIRST + 1, id=7)])
-    assert only(receiver).records.applied == 2
-    assert receiver.rows(shop.account)[0]["name"] == "ACCOUNT 1"
+    upgraded(quick_receiver, "forth", new)
+    quick_forger.send([account(1, FIRST), delete("account", FIRST + 1, id=7)])
+    assert only(quick_receiver).records.applied == 2
+    assert quick_receiver.rows(shop.account)[0]["name"] == "ACCOUNT 1"
 
 
 def test_an_older_schema_version_without_steps_is_held(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -507,22 +513,22 @@ def test_a_held_batch_holds_back_those_after_it(quick_receiver: Side, quick_forg
 # Duplicate, conflict, fork, epochs
 
 
-def test_a_batch_seen_again_is_a_duplicate_and_is_archived(receiver: Side, forger: Forger) -> None:
-    batch = forger.make([account(1, FIRST)])
-    forger.deliver(batch)
-    assert only(receiver).verdict is Verdict.APPLIED
-    receiver.execute(sa.delete(shop.account))  # so that applying it again would show
+def test_a_batch_seen_again_is_a_duplicate_and_is_archived(quick_receiver: Side, quick_forger: Forger) -> None:
+    batch = quick_forger.make([account(1, FIRST)])
+    quick_forger.deliver(batch)
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    quick_receiver.execute(sa.delete(shop.account))  # so that applying it again would show
     for _ in range(2):
-        forger.deliver(batch)
-        assert only(receiver).verdict is Verdict.DUPLICATE
+        quick_forger.deliver(batch)
+        assert only(quick_receiver).verdict is Verdict.DUPLICATE
     again = replace(batch, stem=f"{batch.stem}.r2")
-    forger.deliver(again)
-    assert only(receiver).verdict is Verdict.DUPLICATE
-    assert ids(receiver) == []
-    assert ledger_of(receiver) == [("applied", None)]
-    archive = kept(receiver.site.spool.folders.archive)
+    quick_forger.deliver(again)
+    assert only(quick_receiver).verdict is Verdict.DUPLICATE
+    assert ids(quick_receiver) == []
+    assert ledger_of(quick_receiver) == [("applied", None)]
+    archive = kept(quick_receiver.site.spool.folders.archive)
     assert {f"{batch.stem}.manifest.jsonl", f"{batch.stem}~2.manifest.jsonl", f"{again.stem}.manifest.jsonl"} < archive
-    assert kept(receiver.site.spool.folders.incoming) == {MARKER}
+    assert kept(quick_receiver.site.spool.folders.incoming) == {MARKER}
 
 
 def test_a_duplicate_without_its_data_file_is_a_duplicate(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -550,12 +556,12 @@ def test_a_resent_copy_applies_where_the_first_one_stays_incomplete(quick_receiv
     assert ledger_of(quick_receiver) == [("applied", None)]
 
 
-def test_another_batch_at_an_applied_place_is_a_conflict(receiver: Side, forger: Forger) -> None:
-    other = forger.make([account(2, FIRST)], follow=False)
-    forger.send([account(1, FIRST)])
-    assert only(receiver).verdict is Verdict.APPLIED
-    quarantined(receiver, forger.deliver(other), Reason.CONFLICT)
-    assert ledger_of(receiver) == [("applied", None), ("quarantined", "conflict")]
+def test_another_batch_at_an_applied_place_is_a_conflict(quick_receiver: Side, quick_forger: Forger) -> None:
+    other = quick_forger.make([account(2, FIRST)], follow=False)
+    quick_forger.send([account(1, FIRST)])
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    quarantined(quick_receiver, quick_forger.deliver(other), Reason.CONFLICT)
+    assert ledger_of(quick_receiver) == [("applied", None), ("quarantined", "conflict")]
 
 
 def test_another_batch_at_a_waiting_place_is_a_conflict(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -603,26 +609,26 @@ def test_two_unsupported_batches_at_one_place_are_a_conflict(quick_receiver: Sid
     assert outcomes == {one.stem: Reason.UNSUPPORTED, stem: Reason.CONFLICT}
 
 
-def test_a_batch_that_follows_another_history_is_a_fork(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, FIRST)])
-    assert only(receiver).verdict is Verdict.APPLIED
-    stem = forger.send([account(2, FIRST + 1)], claims={"previous": "0" * 64}, follow=False)
-    quarantined(receiver, stem, Reason.FORK)
-    stem = forger.send([account(2, FIRST + 1)], claims={"previous": None}, follow=False, attempt=".r2")
-    quarantined(receiver, stem, Reason.FORK)
-    forger.send([account(2, FIRST + 1)])
-    assert only(receiver).verdict is Verdict.APPLIED
+def test_a_batch_that_follows_another_history_is_a_fork(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([account(1, FIRST)])
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    stem = quick_forger.send([account(2, FIRST + 1)], claims={"previous": "0" * 64}, follow=False)
+    quarantined(quick_receiver, stem, Reason.FORK)
+    stem = quick_forger.send([account(2, FIRST + 1)], claims={"previous": None}, follow=False, attempt=".r2")
+    quarantined(quick_receiver, stem, Reason.FORK)
+    quick_forger.send([account(2, FIRST + 1)])
+    assert only(quick_receiver).verdict is Verdict.APPLIED
 
 
-def test_an_epoch_that_was_left_is_stale(receiver: Side, forger: Forger) -> None:
-    forger.send([account(1, FIRST)])
-    late = forger.make([account(1, FIRST + 9, name="late")])
-    only(receiver)
-    newer = Forger(receiver, forger.key, epoch="ffffffffffff", left=(forger.epoch,))
+def test_an_epoch_that_was_left_is_stale(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_forger.send([account(1, FIRST)])
+    late = quick_forger.make([account(1, FIRST + 9, name="late")])
+    only(quick_receiver)
+    newer = Forger(quick_receiver, quick_forger.key, epoch="ffffffffffff", left=(quick_forger.epoch,))
     newer.send([account(1, FIRST + 5, name="restored")])
-    assert only(receiver).verdict is Verdict.APPLIED
-    quarantined(receiver, forger.deliver(late), Reason.STALE_EPOCH)
-    assert receiver.rows(shop.account)[0]["name"] == "restored"
+    assert only(quick_receiver).verdict is Verdict.APPLIED
+    quarantined(quick_receiver, quick_forger.deliver(late), Reason.STALE_EPOCH)
+    assert quick_receiver.rows(shop.account)[0]["name"] == "restored"
 
 
 def test_a_new_epoch_begins_with_its_first_batch(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -723,16 +729,41 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_LINES)
-def test_a_bad_line_is_parked_and_the_rest_applies(receiver: Side, forger: Forger, kind: str) -> None:
+def test_a_bad_line_is_parked_and_the_rest_applies(quick_receiver: Side, quick_forger: Forger, kind: str) -> None:
     line, error = BAD_LINES[kind]
-    forger.send([account(7, FIRST + 7), line, account(8, FIRST + 8)])
-    outcome = only(receiver)
+    quick_forger.send([account(7, FIRST + 7), line, account(8, FIRST + 8)])
+    outcome = only(quick_receiver)
     assert (outcome.verdict, outcome.records.applied, outcome.records.parked) == (Verdict.APPLIED, 2, 1), outcome
-    assert ids(receiver) == [7, 8]
-    [letter] = receiver.all(sa.select(models.dead_letter))
-    assert (letter.error, letter.line, bytes(letter.record), letter.state) == (error, 2, line, "parked")
-    assert letter.message.isprintable()
-    assert (letter.batch, letter.channel, letter.direction) == (outcome.batch, "forth", "in")
+    assert ids(quick_receiver) == [7, 8]
+    assert parked(quick_receiver, outcome) == [(error, 2, line)]
+
+
+def test_bad_lines_of_every_kind_are_parked_together_and_the_rest_applies(receiver: Side, forger: Forger) -> None:
+    receiver.limit(invalid_share=1.0)
+    # Those of one key by themselves: the second one of it would be parked for that.
+    sent = [json.dumps(account(7, FIRST + 7)).encode()]
+    for number, (line, _) in enumerate(BAD_LINES.values(), 100):
+        sent += [
+            line.replace(b'"id": 1,', b'"id": %d,' % number),
+            json.dumps(account(number + 100, FIRST + 9)).encode(),
+        ]
+    forger.send(sent)
+    outcome = only(receiver)
+    applied = len(BAD_LINES) + 1
+    assert (outcome.records.applied, outcome.records.parked) == (applied, len(BAD_LINES)), outcome
+    assert ids(receiver) == [7, *range(200, 200 + len(BAD_LINES))]
+    errors = [error for _, error in BAD_LINES.values()]
+    assert parked(receiver, outcome) == [*zip(errors, range(2, 2 * applied, 2), sent[1::2], strict=True)]
+
+
+def parked(side: Side, outcome: Imported) -> list[tuple[str, int, bytes]]:
+    """Give cause, line and bytes of each letter, all of them parked by that import."""
+    letters = side.all(sa.select(models.dead_letter).order_by(models.dead_letter.c.line))
+    for letter in letters:
+        assert letter.message.isprintable()
+        assert (letter.batch, letter.channel, letter.direction) == (outcome.batch, "forth", "in")
+        assert letter.state == "parked"
+    return [(letter.error, letter.line, bytes(letter.record)) for letter in letters]
 
 
 def test_a_reference_to_nothing_is_parked_and_named(receiver: Side, forger: Forger) -> None:
@@ -776,23 +807,23 @@ def test_a_channel_that_rejects_takes_no_batch_with_a_bad_line(receiver: Side, f
     assert receiver.all(sa.select(models.dead_letter)) == []
 
 
-def test_more_bad_lines_than_the_number_allows_refuse_the_batch(receiver: Side, forger: Forger) -> None:
-    receiver.limit(invalid_records=3, invalid_share=1.0)
+def test_more_bad_lines_than_the_number_allows_refuse_the_batch(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(invalid_records=3, invalid_share=1.0)
     good = [account(n, FIRST + n) for n in range(100)]
-    forger.send([*good, *[b"{}"] * 3])
-    assert only(receiver).records.parked == 3
-    stem = forger.send([*good, *[b"{}"] * 4])
-    quarantined(receiver, stem, Reason.REJECTED)
-    assert len(receiver.all(sa.select(models.dead_letter))) == 3
+    quick_forger.send([*good, *[b"{}"] * 3])
+    assert only(quick_receiver).records.parked == 3
+    stem = quick_forger.send([*good, *[b"{}"] * 4])
+    quarantined(quick_receiver, stem, Reason.REJECTED)
+    assert len(quick_receiver.all(sa.select(models.dead_letter))) == 3
 
 
-def test_more_bad_lines_than_the_share_allows_refuse_the_batch(receiver: Side, forger: Forger) -> None:
-    receiver.limit(invalid_share=0.1)
+def test_more_bad_lines_than_the_share_allows_refuse_the_batch(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(invalid_share=0.1)
     good = [account(n, FIRST + n) for n in range(180)]
-    stem = forger.send([*good, *[b"{}"] * 21], follow=False)
-    quarantined(receiver, stem, Reason.REJECTED)
-    forger.send([*good, *[b"{}"] * 20])
-    assert only(receiver).records.parked == 20
+    stem = quick_forger.send([*good, *[b"{}"] * 21], follow=False)
+    quarantined(quick_receiver, stem, Reason.REJECTED)
+    quick_forger.send([*good, *[b"{}"] * 20])
+    assert only(quick_receiver).records.parked == 20
 
 
 def test_more_rows_than_the_database_takes_refuse_the_batch(receiver: Side, forger: Forger) -> None:

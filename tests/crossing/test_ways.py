@@ -120,12 +120,12 @@ def statements(side: Side, run: Callable[[], Any]) -> list[str]:
     return [one for one in said if "account" in one or "seat" in one or "exchange_arriving" in one]
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(2, 30))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(1, 30))])
 def test_few_rows_at_a_time_end_where_all_compared_at_once_do(
     seed: int, new_side: Callable[[], tuple[Side, Forger]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = random.Random(seed)
-    batches = [batch(draw, number) for number in range(4)]
+    batches = [batch(draw, number) for number in range(3)]
     (careful, to_careful), (usual, to_usual) = new_side(), new_side()
     for records in batches:
         to_careful.send(records)
