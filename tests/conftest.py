@@ -6,6 +6,8 @@ test wrote is gone before the next.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import random
 import signal
@@ -35,6 +37,9 @@ set_hypothesis_home_dir(Path(__file__).parents[1] / ".cache" / "hypothesis")
 hypothesis.settings.register_profile(
     "exchange", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
+
+# What a test process has at its end is no garbage, and looking through all of it takes ten seconds.
+atexit.register(gc.freeze)
 
 # Every process of a run reads what an earlier one compiled, whatever the shell has: it is most of a start.
 sys.dont_write_bytecode = False
