@@ -2,7 +2,7 @@
 
 import sys
 
-from exchange.ownership import Stranger, refuse_imports
+from exchange.files.ownership import Stranger, refuse_imports
 
 try:
     refuse_imports()

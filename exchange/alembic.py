@@ -17,8 +17,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.sql.schema import SchemaItem
 
-from exchange import capture
-from exchange.models import VERSION_COLUMN
+from exchange.database.tables import VERSION_COLUMN
+from exchange.tables import capture
 
 NETWORK_ATTRIBUTE = "exchange_network"
 """The attribute of the Alembic configuration that names this network; without it, EXCHANGE_NETWORK does."""

@@ -26,9 +26,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from exchange import carrier_group
+from exchange.files import carrier_group
+from exchange.files.ownership import Stranger, read_ours
 from exchange.format.errors import printable
-from exchange.ownership import Stranger, read_ours
 
 PREFIX = "EXCHANGE_"
 ENV_FILE = "EXCHANGE_ENV_FILE"

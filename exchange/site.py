@@ -8,12 +8,12 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from exchange.channels import MAX_SHARDS, Channel
+from exchange.channels.channel import MAX_SHARDS, Channel
+from exchange.channels.schemas import Checker
+from exchange.database.tables import DeadLetterState
+from exchange.files.spool import Spool
 from exchange.format.batch import ReadLimits
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.models import DeadLetterState
-from exchange.schemas import Checker
-from exchange.spool import Spool
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""Run the exchange's migrations on the connection that ``exchange.migrate`` hands over."""
+"""Run the exchange's migrations on the connection that ``exchange.operating.migrate`` hands over."""
 
 from __future__ import annotations
 
 from alembic import context
 
 import exchange.alembic
-import exchange.models
+import exchange.database.tables
 import exchange.reference.models
-from exchange import migrate
+from exchange.operating import migrate
 
 assert exchange.alembic.NETWORK_ATTRIBUTE  # imported for its operations
 
@@ -20,7 +20,7 @@ if connection is None:
 
 context.configure(
     connection=connection,
-    target_metadata=[exchange.models.metadata, exchange.reference.models.Base.metadata],
+    target_metadata=[exchange.database.tables.metadata, exchange.reference.models.Base.metadata],
     version_table=migrate.VERSION_TABLE,
     # Whole or not at all: make_engine's SQLite transactions take table definitions in, too.
     transactional_ddl=True,

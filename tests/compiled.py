@@ -8,7 +8,7 @@ from typing import Any
 import typer.testing
 from sqlalchemy import Engine, create_engine
 
-from exchange import database
+from exchange.database import engine as database_engine
 
 
 class _Compiled(dict[Any, Any]):
@@ -33,5 +33,5 @@ def _create_engine(*words: Any, **options: Any) -> Engine:
 
 def share() -> None:
     """Have each engine of this process and each run of its command line use what others before it made."""
-    database.create_engine = _create_engine  # type: ignore[attr-defined]
+    database_engine.create_engine = _create_engine  # type: ignore[attr-defined]
     typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]

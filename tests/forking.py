@@ -56,11 +56,11 @@ PRELOADED = (
     "typer",
     "zstandard",
     "exchange.cli",
-    "exchange.assembly",
-    "exchange.exporter",
-    "exchange.importer",
-    "exchange.status",
-    "exchange.migrate",
+    "exchange.operating.assemble",
+    "exchange.outgoing.exporter",
+    "exchange.incoming.importer",
+    "exchange.operating.status",
+    "exchange.operating.migrate",
     "exchange.reference",
 )
 

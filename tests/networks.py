@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 from sqlalchemy import Engine
 
-from exchange import broker
 from exchange.database import make_engine
+from exchange.operating import broker
 
 START_SECONDS = 90.0
 NAMES = ("response", "request")

@@ -24,8 +24,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from exchange import broker
-from tests.doors.conftest import until
+from exchange.operating import broker
+from tests.celery.conftest import until
 from tests.wheels import ROOT, built_once
 
 DEPLOY_LOCK = ROOT / "deploy" / "requirements.lock"
@@ -214,7 +214,7 @@ def test_the_wheel_and_what_it_declares_are_enough_to_run_a_side(empty: Installa
     empty.install("--no-deps", "--no-index", str(wheel))
     imported, distributions = empty.holds()
     assert "pytest" not in distributions
-    assert {"exchange.tasks", "exchange.testing.servers"} <= imported
+    assert {"exchange.celery.tasks", "exchange.testing.servers"} <= imported
     _crosses_a_batch(empty)
 
 
@@ -226,7 +226,7 @@ def test_pip_finds_what_the_wheel_declares_and_nothing_more_than_is_linked_above
     # The locked versions, so that a release of today is no failure of ours.
     empty.install("--constraint", str(_without_hashes(ROOT / "requirements.lock", empty.elsewhere)), str(wheel))
     imported, distributions = empty.holds()
-    assert "exchange.tasks" in imported
+    assert "exchange.celery.tasks" in imported
     assert distributions == {"exchange", *(_normal(one.name) for one in _needed_by(wheel))}
     _crosses_a_batch(empty)
 

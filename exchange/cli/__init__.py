@@ -10,29 +10,30 @@ from typing import Annotated
 
 import typer
 
-from exchange import __version__, garbage
+from exchange import __version__
 from exchange.cli import (
     audit,
     batches,
-    crossing,
     dead_letters,
-    editing,
-    files,
-    forgetting,
+    dead_letters_edit,
+    dead_letters_file,
+    dead_letters_retry,
+    forget,
     gaps,
     keys,
-    letter_files,
-    mending,
     quarantine,
     reconcile,
     reference,
-    restoring,
+    resync,
     schema,
     setup,
-    state,
+    status,
+    transfer,
+    verify,
     versions,
 )
-from exchange.cli.running import Commands
+from exchange.cli.runtime import Commands
+from exchange.operating import garbage
 
 app = typer.Typer(
     name="exchange",
@@ -67,34 +68,34 @@ app.command()(setup.up)
 app.command()(setup.nudge)
 app.command()(setup.demo)
 app.command()(setup.doctor)
-app.command()(state.status)
-app.command()(crossing.export)
-app.command(name="import")(crossing.import_)
-app.command()(crossing.replay)
-app.command()(crossing.prune)
-app.command()(restoring.resync)
-app.add_typer(restoring.app, name="epoch")
+app.command()(status.status)
+app.command()(transfer.export)
+app.command(name="import")(transfer.import_)
+app.command()(transfer.replay)
+app.command()(transfer.prune)
+app.command()(resync.resync)
+app.add_typer(resync.app, name="epoch")
 app.command()(reconcile.reconcile)
 app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(gaps.app, name="gaps")
 app.add_typer(versions.app, name="versions")
 app.command()(gaps.resend)
-app.command()(files.verify)
-app.command()(files.inspect)
+app.command()(verify.verify)
+app.command()(verify.inspect)
 app.add_typer(keys.app, name="keys")
-dead_letters.app.command()(editing.edit)
-dead_letters.app.command()(mending.select)
-dead_letters.app.command()(mending.selections)
-dead_letters.app.command()(mending.unselect)
-dead_letters.app.command()(mending.retry)
-dead_letters.app.command()(mending.discard)
-dead_letters.app.command()(mending.restore)
+dead_letters.app.command()(dead_letters_edit.edit)
+dead_letters.app.command()(dead_letters_retry.select)
+dead_letters.app.command()(dead_letters_retry.selections)
+dead_letters.app.command()(dead_letters_retry.unselect)
+dead_letters.app.command()(dead_letters_retry.retry)
+dead_letters.app.command()(dead_letters_retry.discard)
+dead_letters.app.command()(dead_letters_retry.restore)
 app.add_typer(dead_letters.app, name="dead-letters")
-dead_letters.app.command()(letter_files.export)
-dead_letters.app.command(name="import")(letter_files.import_)
+dead_letters.app.command()(dead_letters_file.export)
+dead_letters.app.command(name="import")(dead_letters_file.import_)
 app.add_typer(audit.app, name="audit")
-app.command()(forgetting.forget)
+app.command()(forget.forget)
 app.command(name="schema")(schema.schema)
 app.command()(reference.submit)
 app.command()(reference.seed)

@@ -11,14 +11,14 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.batches import Limit
-from exchange.cli.files import CODES, Trust, trusted_from
 from exchange.cli.output import Json
-from exchange.cli.running import fail, moment, open_site
+from exchange.cli.runtime import fail, moment, open_site
+from exchange.cli.verify import CODES, Trust, trusted_from
 
 if TYPE_CHECKING:
-    from exchange.audit_chain import Checked
+    from exchange.database.audit_chain import Checked
+    from exchange.format.audit_file import Ending
     from exchange.format.signing import TrustedKeys
-    from exchange.format.trail import Ending
 
 app = typer.Typer(help="What was done by hand.", invoke_without_command=True)
 
@@ -40,8 +40,8 @@ def listed(
     """List what was done by hand: who, when, from where, what, why, and what came of it."""
     if context.invoked_subcommand is not None:
         return
-    from exchange import audit as auditing
-    from exchange.database import reading, world_errors
+    from exchange.database import audit_log as auditing
+    from exchange.database.engine import reading, world_errors
 
     begin, end = moment("since", since), moment("until", until)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
@@ -79,8 +79,8 @@ def export(
 
     Kept elsewhere, it tells when somebody who owns the database wrote its audit anew, or cut it off.
     """
-    from exchange import audit_chain
-    from exchange.format.letters import FileFault
+    from exchange.database import audit_chain
+    from exchange.format.dead_letter_file import FileFault
 
     with open_site() as site:
         try:
@@ -109,7 +109,7 @@ def verify(
     Without FILE the rows of this side's database; with FILE that file, and that the database still has what it has.
     With --trust the file alone, with no database and no settings. Exit codes: 0 all is well, 3 corrupt, 4 untrusted.
     """
-    from exchange import audit_chain
+    from exchange.database import audit_chain
 
     keys = trusted_from(trust)
     if file is not None and keys is not None:
@@ -123,9 +123,9 @@ def verify(
 
 
 def _checked_file(file: Path, keys: TrustedKeys, as_json: bool) -> Ending:
-    from exchange import audit_chain
+    from exchange.database import audit_chain
+    from exchange.format.dead_letter_file import FileFault
     from exchange.format.errors import Untrusted, printable
-    from exchange.format.letters import FileFault
 
     shown = printable(str(file))
     try:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exchange.cli import crossing, output
-from exchange.cli.by_hand import As, Reason, by_hand
+from exchange.cli import output, transfer
+from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.output import Json
-from exchange.cli.running import fail, one_of, open_site, refuse_unknown, stem
+from exchange.cli.runtime import fail, one_of, open_site, refuse_unknown, stem
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from exchange.ledger import Event
-    from exchange.refused import Look, Trial
+    from exchange.database.ledger import Event
+    from exchange.incoming.release import Look, Trial
+    from exchange.operating.status import BatchRow
     from exchange.site import Site
-    from exchange.status import BatchRow
 
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show so many at most.")]
 ChannelOption = Annotated[
@@ -52,9 +52,9 @@ def batches(
 def _list(
     channel: str | None, state: str | None, direction: str | None, key: str | None, limit: int, as_json: bool
 ) -> None:
-    from exchange import status
-    from exchange.database import reading, world_errors
-    from exchange.models import BatchState, Direction
+    from exchange.database.engine import reading, world_errors
+    from exchange.database.tables import BatchState, Direction
+    from exchange.operating import status
 
     wanted_state = one_of("state", state, BatchState)
     wanted_direction = one_of("direction", direction, Direction)
@@ -97,11 +97,11 @@ def _list(
 
 def _troubles(site: Site, connection: Connection, rows: Sequence[BatchRow]) -> list[str]:
     """Say what the far side could not take of the channels whose batches are listed, and why."""
-    from exchange import far_side
-    from exchange.models import Direction
+    from exchange.database.tables import Direction
+    from exchange.link import peer_state
 
     sent = {row.channel for row in rows if row.direction is Direction.OUT}
-    there = far_side.look(site, connection)
+    there = peer_state.look(site, connection)
     told = {channel: one for channel, one in there.there.items() if channel in sent}
     return list(replace(there, there=told).troubles())
 
@@ -116,11 +116,11 @@ def show(
 
     For that it is applied with the bad ones parked, and rolled back.
     """
-    from exchange import refused
+    from exchange.incoming import release as releasing
 
     wanted = stem(batch)
     with open_site() as site:
-        found = refused.look(site, wanted, limit)
+        found = releasing.look(site, wanted, limit)
     if as_json:
         output.emit(_fields(found))
         return
@@ -166,7 +166,7 @@ def _show_trial(batch: str, trial: Trial) -> None:
     if len(trial.bad) < trial.counts.parked:
         output.warn(f"these are the first {len(trial.bad)} of {trial.counts.parked} bad records; --limit shows more")
     output.tell(
-        f"with these parked it would come to: {crossing.counted(trial.counts.as_dict())};"
+        f"with these parked it would come to: {transfer.counted(trial.counts.as_dict())};"
         f" `exchange batches release {batch} --park --reason ...` does it,"
         f" `exchange batches reject {batch} --reason ...` gives it back to its sender"
     )
@@ -184,16 +184,16 @@ def release(
 
     Every other check is made anew.
     """
-    from exchange import refused
+    from exchange.incoming import release as releasing
 
     wanted = stem(batch)
     with open_site() as site:
         arguments = {"batch": wanted, "park": park or None}
         with by_hand(site, "release_batch", arguments, who=who, why=reason) as act:
-            done = refused.release(site, wanted, park=park)
+            done = releasing.release(site, wanted, park=park)
             act.came_to(done.as_dict())
-            crossing.tell(site)
-    crossing.show_imported([done], as_json)
+            transfer.tell(site)
+    transfer.show_imported([done], as_json)
     if done.busy:
         fail()
 
@@ -206,14 +206,14 @@ def reject(
     as_json: Json = False,
 ) -> None:
     """Give up a quarantined or held batch, so that its sender is told."""
-    from exchange import refused
+    from exchange.incoming import release as releasing
 
     wanted = stem(batch)
     with open_site() as site, by_hand(site, "reject_batch", {"batch": wanted}, who=who, why=reason) as act:
-        refused.reject(site, wanted, reason)
+        releasing.reject(site, wanted, reason)
         done = {"batch": wanted, "state": "rejected"}
         act.came_to(done)
-        crossing.tell(site)
+        transfer.tell(site)
     if as_json:
         output.emit(done)
     else:

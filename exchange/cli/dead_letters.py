@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.letter_filters import (
+from exchange.cli.dead_letters_filters import (
     BatchOption,
     ChannelOption,
     DirectionOption,
@@ -25,7 +25,7 @@ from exchange.cli.letter_filters import (
     refuse_unknown_names,
 )
 from exchange.cli.output import Json
-from exchange.cli.running import Refused, fail, open_site
+from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.errors import printable
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def by_cause(
     if context.invoked_subcommand is not None:
         return
     from exchange import dead_letters
-    from exchange.database import reading, world_errors
+    from exchange.database.engine import reading, world_errors
 
     with open_site() as site:
         filters = read_filters(
@@ -167,8 +167,8 @@ def list_(
 ) -> None:
     """List dead letters, newest first, a page at a time."""
     from exchange import dead_letters
-    from exchange.database import reading, world_errors
-    from exchange.dead_letters import selecting
+    from exchange.database.engine import reading, world_errors
+    from exchange.dead_letters import selections
 
     with open_site() as site:
         filters = read_filters(
@@ -188,7 +188,7 @@ def list_(
         )
         with world_errors(), reading(site.engine) as connection:
             if selection is not None:
-                selecting.find_selection(connection, selection)
+                selections.find_selection(connection, selection)
             place = dead_letters.place(connection, after) if after is not None else None
             if after is not None and place is None:
                 raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
@@ -243,7 +243,7 @@ def _say_where(page: Page) -> None:
 def show(letter_id: Id, as_json: Json = False) -> None:
     """Show one dead letter: what is wrong, the record, its row as it stands now, and its history."""
     from exchange import dead_letters
-    from exchange.database import reading, world_errors
+    from exchange.database.engine import reading, world_errors
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         found = dead_letters.view(site, connection, letter_id)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
+from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.batches import ChannelOption, Limit, moment
-from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
-from exchange.cli.running import Refused, fail, known_channel, one_of, open_site, refuse_unknown
+from exchange.cli.runtime import Refused, fail, known_channel, one_of, open_site, refuse_unknown
 from exchange.format.names import MAX_SEQUENCE
 
 if TYPE_CHECKING:
-    from exchange.missing import Gaps
-    from exchange.outcomes import Resent
+    from exchange.link.gap_report import Gaps
+    from exchange.results import Resent
     from exchange.site import Site
 
 app = typer.Typer(help="Batches that others came before.", invoke_without_command=True)
@@ -38,12 +38,12 @@ def gaps(
 
 
 def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
-    from exchange import missing
-    from exchange.models import GapState
+    from exchange.database.tables import GapState
+    from exchange.link import gap_report
 
     wanted = one_of("state", state, GapState) or GapState.MISSING
     with open_site() as site:
-        look = missing.look(site, channel=channel, state=wanted, limit=limit)
+        look = gap_report.look(site, channel=channel, state=wanted, limit=limit)
         if not look.found:
             refuse_unknown(channel, site)
     if as_json:
@@ -104,7 +104,7 @@ def accept(
     as_json: Json = False,
 ) -> None:
     """Go on without a missing batch. If it comes after all, it changes nothing."""
-    from exchange import accepting
+    from exchange.link import accept_gap
 
     with open_site() as site:
         known_channel(channel, site.incoming(), "received")
@@ -112,7 +112,7 @@ def accept(
             raise Refused(f"--through: expected {sequence} or more, found {through}; nothing was done")
         arguments = {"channel": channel, "sequence": sequence, "through": through, "no_snapshot": not snapshot}
         with by_hand(site, "accept_gap", arguments, who=who, why=reason) as act:
-            done = accepting.run(site, channel, sequence, through or sequence, reason, snapshot=snapshot)
+            done = accept_gap.run(site, channel, sequence, through or sequence, reason, snapshot=snapshot)
             act.came_to(done.as_dict())
     if as_json:
         output.emit(done.as_dict())
@@ -134,7 +134,7 @@ def resend(
     as_json: Json = False,
 ) -> None:
     """Publish batches again, the same bytes under the next name: those of a channel, or those of a request code."""
-    from exchange import resending
+    from exchange.outgoing import resend as resending
 
     if (channel is None or not sequences) if code is None else (channel or sequences):
         raise Refused("expected CHANNEL and SEQUENCE, or --code; `exchange resend --help` shows both")

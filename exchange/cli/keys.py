@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exchange import keys
 from exchange.cli import output
+from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.batches import Limit
-from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
-from exchange.cli.running import Refused, moment, open_site, settings
+from exchange.cli.runtime import Refused, moment, open_site, settings
+from exchange.files import keys
 from exchange.format.errors import printable
+from exchange.format.key_terms import NO_LIMITS, Terms
 from exchange.format.signing import FINGERPRINT
-from exchange.format.terms import NO_LIMITS, Terms
 
 if TYPE_CHECKING:
-    from exchange.keys import Candidate, KeyFile
+    from exchange.files.keys import Candidate, KeyFile
+    from exchange.operating.untrust import Ended
     from exchange.settings import Settings
-    from exchange.untrusting import Ended
 
 app = typer.Typer(help="Keys: who signs here, and who is trusted.", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Make a signing key; it signs from the next export on."""
-    from exchange.initialise import new_key_name
+    from exchange.operating.init import new_key_name
 
     current = settings()
     public = keys.new(current.keys_folder, name or new_key_name(current))
@@ -110,12 +110,12 @@ def _written_down(
     current: Settings, action: str, arguments: dict[str, Any], *, who: str | None, why: str | None
 ) -> Iterator[None]:
     """Do it with a row in the audit; keys are exchanged before `exchange migrate`, too, and then there is none yet."""
-    from exchange import audit
-    from exchange.database import make_engine
+    from exchange.database import audit_log
+    from exchange.database.engine import make_engine
 
     engine = make_engine(current.database_url)
     try:
-        kept = audit.is_kept(engine)
+        kept = audit_log.is_kept(engine)
     finally:
         engine.dispose()
     if not kept:
@@ -143,8 +143,8 @@ def _terms(
 
 def _check_channels(current: Settings, channels: list[str], wanted: Candidate) -> None:
     """See that each is one that this side receives. Raises Refused."""
-    from exchange.assembly import assemble
-    from exchange.channels import CONTROL, known_names
+    from exchange.channels.channel import CONTROL, known_names
+    from exchange.operating.assemble import assemble
 
     known = [*known_names(assemble(current, distrusting=wanted.name).incoming()), CONTROL]
     for name in channels:
@@ -187,7 +187,7 @@ def untrust(
     as_json: Json = False,
 ) -> None:
     """Trust a key no longer, from the next batch on, and list what it had signed that is applied, waiting or held."""
-    from exchange import untrusting
+    from exchange.operating import untrust as untrusting
 
     current = settings()
     known = next((one for one in keys.listed(current.keys_folder) if one.trusted and one.name == name), None)
@@ -203,7 +203,7 @@ def untrust(
 
 
 def _tell_signed(done: Ended) -> None:
-    from exchange.models import BatchState
+    from exchange.database.tables import BatchState
 
     waiting, held, applied = (done.as_dict()[word] for word in ("waiting", "held", "applied"))
     output.tell(f"it had signed what is here: {applied} applied, {waiting} waiting, {held} held")
@@ -256,7 +256,7 @@ def _fields(key: KeyFile) -> dict[str, object]:
 
 
 def _use(key: KeyFile) -> str:
-    from exchange.database import now
+    from exchange.database.engine import now
 
     if key.trusted:
         return "trusted" if key.terms.in_force(now()) else "out of its time"

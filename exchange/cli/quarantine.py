@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exchange.cli import crossing, output
+from exchange.cli import output, transfer
+from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.batches import ChannelOption, Limit, moment, show_history
-from exchange.cli.by_hand import As, Reason, by_hand
 from exchange.cli.output import Json
-from exchange.cli.running import fail, label, open_site, refuse_unknown
+from exchange.cli.runtime import fail, label, open_site, refuse_unknown
 
 if TYPE_CHECKING:
-    from exchange.quarantine import Look
+    from exchange.incoming.quarantine import Look
 
 app = typer.Typer(help="Batches whose files were refused.", invoke_without_command=True)
 Batch = Annotated[str, typer.Argument(metavar="BATCH", help="Its name, as the list shows it.")]
@@ -29,7 +29,7 @@ def quarantine(ctx: typer.Context) -> None:
 @app.command("list")
 def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = False) -> None:
     """List what lies in quarantine, in the order of names."""
-    from exchange import quarantine as quarantining
+    from exchange.incoming import quarantine as quarantining
 
     with open_site() as site:
         found, total = quarantining.listed(site, channel=channel, limit=limit)
@@ -64,7 +64,7 @@ def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = Fals
 @app.command()
 def show(batch: Batch, as_json: Json = False) -> None:
     """Show one closely: why it was refused, and what every check says of its files now."""
-    from exchange import quarantine as quarantining
+    from exchange.incoming import quarantine as quarantining
 
     wanted = label(batch)
     with open_site() as site:
@@ -94,14 +94,14 @@ def _fields(found: Look) -> dict[str, Any]:
 @app.command()
 def release(batch: Batch, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Judge one anew, as if it had just arrived: every check is made, the signature's too."""
-    from exchange import quarantine as quarantining
+    from exchange.incoming import quarantine as quarantining
 
     wanted = label(batch)
     with open_site() as site, by_hand(site, "release_quarantined", {"batch": wanted}, who=who, why=reason) as act:
         done = quarantining.release(site, wanted)
         act.came_to(done.as_dict())
-        crossing.tell(site)
-    crossing.show_imported([done], as_json)
+        transfer.tell(site)
+    transfer.show_imported([done], as_json)
     if done.busy:
         fail()
 
@@ -114,7 +114,7 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Give one up. Nobody is told; its files stay in the archive until their retention ends."""
-    from exchange import quarantine as quarantining
+    from exchange.incoming import quarantine as quarantining
 
     wanted = label(batch)
     with open_site() as site, by_hand(site, "discard_quarantined", {"batch": wanted}, who=who, why=reason) as act:
@@ -130,8 +130,8 @@ def discard(
 @app.command()
 def strangers(limit: Limit = 50, as_json: Json = False) -> None:
     """Show what came that nobody vouches for, by day and cause, the newest first."""
-    from exchange import strangers as counting
-    from exchange.database import reading, world_errors
+    from exchange.database.engine import reading, world_errors
+    from exchange.incoming import strangers as counting
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         found = counting.groups(connection, limit=limit)
@@ -157,7 +157,7 @@ def clear(
     as_json: Json = False,
 ) -> None:
     """Remove all files that nobody vouches for from quarantine. What was counted of them stays."""
-    from exchange import strangers as counting
+    from exchange.incoming import strangers as counting
 
     with open_site() as site, by_hand(site, "clear_strangers", {}, who=who, why=reason) as act:
         done = {"removed": counting.clear(site)}

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.by_hand import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.output import Json
-from exchange.cli.running import known_channel, open_site
+from exchange.cli.runtime import known_channel, open_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from exchange.reconciling import Standing
+    from exchange.link.reconcile import Standing
     from exchange.site import Site
 
 FEW_KEYS = 10
@@ -33,7 +33,7 @@ def reconcile(
     as_json: Json = False,
 ) -> None:
     """Have both sides compare their rows, at one point of each channel, without a pause in writing."""
-    from exchange import reconciling
+    from exchange.link import reconcile as reconciling
 
     with open_site() as site:
         known_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
@@ -44,7 +44,7 @@ def reconcile(
 
 
 def _ask(site: Site, channel: str | None, reason: str | None, who: str | None, as_json: bool) -> None:
-    from exchange import reconciling
+    from exchange.link import reconcile as reconciling
 
     with by_hand(site, "reconcile", {"channel": channel}, who=who, why=reason) as act:
         asked = [one.as_dict() for one in reconciling.run(site, channel, reason=reason)]

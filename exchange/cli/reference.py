@@ -9,8 +9,8 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.output import Json
-from exchange.cli.running import Refused, open_site, settings
-from exchange.format import json
+from exchange.cli.runtime import Refused, open_site, settings
+from exchange.format import strict_json
 from exchange.format.errors import RecordError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def submit(
     """Submit a request (reference application)."""
     from sqlalchemy.orm import Session
 
-    from exchange.database import world_errors
+    from exchange.database.engine import world_errors
     from exchange.reference import submit as submitting
 
     _check_network(settings(), "requests", "requests are submitted")
@@ -54,7 +54,7 @@ def seed(as_json: Json = False) -> None:
 
     The administrator's password is that of EXCHANGE_ADMINISTRATOR_PASSWORD, else one is made and shown once.
     """
-    from exchange.database import world_errors
+    from exchange.database.engine import world_errors
     from exchange.reference import seeds
 
     _check_network(settings(), "directory", "users are kept")
@@ -91,7 +91,7 @@ def _check_network(current: Settings, channel: str, what: str) -> None:
 
 def _parameters(text: str) -> dict[str, Any]:
     try:
-        read = json.loads(text.encode("utf-8", "surrogatepass"))
+        read = strict_json.loads(text.encode("utf-8", "surrogatepass"))
     except RecordError as error:
         raise Refused(f"--parameters: expected a JSON object, but {error.sentence}") from error
     if not isinstance(read, dict):

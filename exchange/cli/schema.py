@@ -9,7 +9,7 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.output import Json
-from exchange.cli.running import Refused, fail, settings
+from exchange.cli.runtime import Refused, fail, settings
 from exchange.format.errors import printable
 
 
@@ -27,8 +27,8 @@ def schema(
     as_json: Json = False,
 ) -> None:
     """Show, write or check the JSON Schema of each stream."""
-    from exchange import schemas
-    from exchange.channels import load_channels
+    from exchange.channels import schemas
+    from exchange.channels.channel import load_channels
 
     streams = [one for channel in load_channels(settings().app) for one in channel.streams]
     chosen = [one for one in streams if stream in (None, one.name)]

@@ -10,7 +10,7 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.output import Json
-from exchange.cli.running import Refused, fail, settings
+from exchange.cli.runtime import Refused, fail, settings
 
 if TYPE_CHECKING:
     from exchange.settings import Settings
@@ -45,7 +45,7 @@ def init(
 
     What is there stays as it is; a shared folder that lost its marker is marked anew.
     """
-    from exchange.initialise import initialise
+    from exchange.operating.init import initialise
 
     texts = {"network": network, "peer": peer, "app": app, "carrier_group": carrier_group}
     places = {"home": home, "outgoing": outgoing, "incoming": incoming}
@@ -89,10 +89,10 @@ def migrate(as_json: Json = False) -> None:
 
     Folders that are missing are made too.
     """
-    from exchange import ledger
-    from exchange import migrate as migrating
-    from exchange.database import reading, world_errors
-    from exchange.preparing import prepare
+    from exchange.database import ledger
+    from exchange.database.engine import reading, world_errors
+    from exchange.operating import migrate as migrating
+    from exchange.operating.prepare import prepare
 
     current = settings()
     site = prepare(current)
@@ -114,9 +114,9 @@ def migrate(as_json: Json = False) -> None:
 
 def _uncaptured(current: Settings, site: Site) -> list[str]:
     """Say what an application's own tables still lack: only its own migrations may change them."""
-    from exchange import capture
-    from exchange.database import reading
+    from exchange.database.engine import reading
     from exchange.settings import REFERENCE_APP
+    from exchange.tables import capture
 
     if current.app == REFERENCE_APP:
         return []
@@ -134,7 +134,7 @@ def up() -> None:
 
     Ctrl-C stops all of it in order.
     """
-    from exchange import supervisor
+    from exchange.operating import supervisor
 
     supervisor.up(settings())
 
@@ -144,7 +144,7 @@ def nudge() -> None:
 
     It runs beside a worker and beat, until it is stopped. With EXCHANGE_NUDGE=true `exchange up` starts it.
     """
-    from exchange import nudge as nudging
+    from exchange.celery import nudge as nudging
 
     with contextlib.suppress(KeyboardInterrupt):
         nudging.run(settings())
@@ -154,7 +154,7 @@ def demo(
     home: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to show it; it is made anew.")] = Path("var/demo"),
 ) -> None:
     """Show two networks at work on this machine, in under a minute."""
-    from exchange import demo as showing
+    from exchange.operating import demo as showing
 
     folder = home.absolute()
     if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= _DEMO_FOLDERS):
@@ -173,7 +173,7 @@ def doctor(as_json: Json = False) -> None:
 
     Exit code 1 if there is a fault.
     """
-    from exchange import doctor as examining
+    from exchange.operating import doctor as examining
 
     findings = list(examining.examine())
     if as_json:

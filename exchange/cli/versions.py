@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from exchange.cli import output
+from exchange.cli.audited import As, by_hand
 from exchange.cli.batches import moment
-from exchange.cli.by_hand import As, by_hand
 from exchange.cli.output import Json
-from exchange.cli.running import known_channel, open_site
+from exchange.cli.runtime import known_channel, open_site
 
 app = typer.Typer(help="Versions of records that are ahead of this side's clock.", invoke_without_command=True)
 
@@ -26,11 +26,11 @@ def versions(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from exchange import ahead
-    from exchange.database import reading, world_errors
+    from exchange.database.engine import reading, world_errors
+    from exchange.tables import version_limit
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = ahead.listed(connection)
+        found = version_limit.listed(connection)
     if as_json:
         for one in found:
             output.emit(one.as_dict())
@@ -56,13 +56,13 @@ def let_in(
 
     What is held for it is applied by the next import; parked records are retried by hand.
     """
-    from exchange import ahead
+    from exchange.tables import version_limit
 
     with open_site() as site:
         known_channel(channel, site.incoming(), "received")
         arguments = {"channel": channel, "version": version}
         with by_hand(site, "let_in_versions", arguments, who=who, why=reason) as act:
-            done = ahead.let_in_by_hand(site, channel, version, reason).as_dict()
+            done = version_limit.let_in_by_hand(site, channel, version, reason).as_dict()
             act.came_to(done)
     if as_json:
         output.emit(done)
@@ -85,13 +85,13 @@ def free(
 
     The same of a key that was deleted.
     """
-    from exchange import ahead
+    from exchange.tables import version_limit
 
     with (
         open_site() as site,
         by_hand(site, "free_row", {"stream": stream, "key": key}, who=who, why=reason) as act,
     ):
-        done = ahead.free(site, stream, key).as_dict()
+        done = version_limit.free(site, stream, key).as_dict()
         act.came_to(done)
     if as_json:
         output.emit(done)

@@ -6,19 +6,19 @@ This package keeps, finds and shows them; retrying one is the ``retry`` workflow
 from __future__ import annotations
 
 from exchange.dead_letters.backlog import Backlog, backlog
-from exchange.dead_letters.counting import count_in, count_parked, fold
+from exchange.dead_letters.counts import count_in, count_parked, fold
 from exchange.dead_letters.filters import Filters, key_texts
-from exchange.dead_letters.finding import Brief, Parked, find, history
-from exchange.dead_letters.grouping import Group, grouped
-from exchange.dead_letters.keeping import Letter, park
+from exchange.dead_letters.groups import Group, grouped
+from exchange.dead_letters.insert import Letter, park
 from exchange.dead_letters.masking import Mask
-from exchange.dead_letters.ordering import Order, Place
-from exchange.dead_letters.paging import counted, page, place
-from exchange.dead_letters.retiring import SETTLED, forget_selections, retire
-from exchange.dead_letters.searching import Count, Page
-from exchange.dead_letters.settling import Outcome, Taken, discard, restore, settle, supersede, take
-from exchange.dead_letters.showing import View, view
-from exchange.dead_letters.superseding import Superseding, parked_sent, supersede_sent
+from exchange.dead_letters.order import Order, Place
+from exchange.dead_letters.pages import counted, page, place
+from exchange.dead_letters.retention import SETTLED, forget_selections, retire
+from exchange.dead_letters.search import Count, Page
+from exchange.dead_letters.show import View, view
+from exchange.dead_letters.store import Brief, Parked, find, history
+from exchange.dead_letters.supersede import Superseding, parked_sent, supersede_sent
+from exchange.dead_letters.transitions import Outcome, Taken, settle, take
 
 __all__ = [
     "SETTLED",
@@ -41,7 +41,6 @@ __all__ = [
     "count_in",
     "count_parked",
     "counted",
-    "discard",
     "find",
     "fold",
     "forget_selections",
@@ -52,10 +51,8 @@ __all__ = [
     "park",
     "parked_sent",
     "place",
-    "restore",
     "retire",
     "settle",
-    "supersede",
     "supersede_sent",
     "take",
     "view",

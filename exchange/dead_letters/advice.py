@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from exchange.models import Direction
+from exchange.database.tables import Direction
 
 
 class Advice(NamedTuple):

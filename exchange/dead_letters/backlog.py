@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.dead_letters.counting import count_parked
-from exchange.models import DeadLetterState, dead_letter
+from exchange.database.tables import DeadLetterState, dead_letter
+from exchange.dead_letters.counts import count_parked
 
 
 @dataclass(frozen=True)

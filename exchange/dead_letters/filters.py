@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from exchange.channels import Channel, Stream
-from exchange.models import DeadLetterState, Direction, dead_letter, selected
+from exchange.channels.channel import Channel, Stream
+from exchange.database.tables import DeadLetterState, Direction, dead_letter, selected
 
 
 @dataclass(frozen=True)

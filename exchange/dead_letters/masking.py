@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from exchange.channels import HIDDEN, Channel, Stream
-from exchange.dead_letters.finding import Brief, Parked
+from exchange.channels.channel import HIDDEN, Channel, Stream
+from exchange.dead_letters.store import Brief, Parked
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+|\s+', re.DOTALL)
 

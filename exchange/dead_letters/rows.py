@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange import capture
-from exchange.channels import Stream
-from exchange.dead_letters.finding import Brief
+from exchange.channels.channel import Stream
+from exchange.database.tables import VERSION_COLUMN, Direction, tombstone
+from exchange.dead_letters.store import Brief
 from exchange.format.errors import RecordError
-from exchange.models import VERSION_COLUMN, Direction, tombstone
+from exchange.tables import capture
 
 
 @dataclass(frozen=True)

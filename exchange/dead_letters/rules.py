@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection
 
-from exchange.channels import Stream
-from exchange.dead_letters.finding import Brief
-from exchange.loader.constraints import reflect
-from exchange.schemas import stream_schema
+from exchange.channels.channel import Stream
+from exchange.channels.schemas import stream_schema
+from exchange.dead_letters.store import Brief
+from exchange.tables.loader.constraints import reflect
 
 _PLACE = 2
 """Steps of a pointer to a column: the record's member, and the column in it."""

@@ -15,10 +15,10 @@ from typing import Any, Final, Self
 import jsonschema_rs
 
 from exchange.format.errors import RecordError, printable
-from exchange.format.json import MAX_INTEGER
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
 from exchange.format.record import MAX_STREAM_LENGTH
+from exchange.format.strict_json import MAX_INTEGER
 
 RECEIPT: Final = "_receipt"
 HEARTBEAT: Final = "_heartbeat"

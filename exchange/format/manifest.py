@@ -17,7 +17,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
-from exchange.format import json
+from exchange.format import strict_json
 from exchange.format.errors import (
     BatchError,
     Corrupt,
@@ -161,7 +161,7 @@ class Manifest:
         if self.shards != 1:
             claim["shards"] = self.shards
         try:
-            line = json.dumps(claim | dict(self.extra))
+            line = strict_json.dumps(claim | dict(self.extra))
             agreed = Manifest.parse(line) == self
         except (BatchError, RecordError) as error:
             raise ValueError(f"this manifest breaks the format: {error}") from error
@@ -197,7 +197,7 @@ class Signature:
     def encode(self) -> bytes:
         """Write line 2, without its newline."""
         encoded = base64.b64encode(self.signature).decode("ascii")
-        return json.dumps({"algorithm": self.algorithm, "key": self.key, "signature": encoded})
+        return strict_json.dumps({"algorithm": self.algorithm, "key": self.key, "signature": encoded})
 
 
 def digest(line: bytes) -> str:
@@ -237,7 +237,7 @@ def split_manifest(content: bytes) -> tuple[bytes, Signature | None]:
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = strict_json.loads(line)
     except RecordError as error:
         raise Corrupt(f"the manifest: {error}", Fault.MANIFEST) from error
     if not isinstance(value, dict):
@@ -254,8 +254,8 @@ def _agree(manifest: Manifest) -> None:
     for stream in manifest.records:
         if stream not in manifest.schemas:
             raise _wrong("records", "streams that schemas lists", stream)
-    if manifest.total > json.MAX_INTEGER:
-        raise _wrong("records", f"counts that add up to at most {json.MAX_INTEGER}", manifest.total)
+    if manifest.total > strict_json.MAX_INTEGER:
+        raise _wrong("records", f"counts that add up to at most {strict_json.MAX_INTEGER}", manifest.total)
     if not manifest.encoding and manifest.bytes != manifest.content_bytes:
         raise _wrong("content_bytes", "what bytes says, as nothing is encoded", manifest.content_bytes)
     if not manifest.encoding and manifest.sha256 != manifest.content_sha256:
@@ -300,7 +300,7 @@ class _Members:
     def optional(self, member: str, pattern: re.Pattern[str]) -> str | None:
         return self.matching_or_null(member, pattern) if member in self._members else None
 
-    def integer(self, member: str, least: int, most: int = json.MAX_INTEGER) -> int:
+    def integer(self, member: str, least: int, most: int = strict_json.MAX_INTEGER) -> int:
         return _integer(member, self.value(member), least, most)
 
     def integer_or_absent(self, member: str, default: int) -> int:
@@ -346,7 +346,7 @@ class _Members:
         return value.items()
 
 
-def _integer(member: str, value: object, least: int, most: int = json.MAX_INTEGER) -> int:
+def _integer(member: str, value: object, least: int, most: int = strict_json.MAX_INTEGER) -> int:
     # A bool is an int to Python, and a float may equal one: neither is one on the wire.
     if type(value) is not int or not least <= value <= most:
         raise _wrong(member, f"an integer from {least} to {most}", value)

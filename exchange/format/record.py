@@ -7,14 +7,14 @@ from enum import StrEnum
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from exchange.format import json
+from exchange.format import strict_json
 from exchange.format.errors import RecordError, found
-from exchange.format.json import Unreadable
+from exchange.format.strict_json import Unreadable
 
 MAX_STREAM_LENGTH: Final = 63
 """Characters of a stream's name."""
 
-MAX_BODY_DEPTH: Final = json.MAX_DEPTH - 2
+MAX_BODY_DEPTH: Final = strict_json.MAX_DEPTH - 2
 """Objects and arrays within each other in one member of a record's data."""
 
 
@@ -57,7 +57,7 @@ def encode(record: Record) -> bytes:
     stream, op, version, body = record
     member = "data" if op is Op.UPSERT else "key"
     nulls = [*body.values()].count(None)
-    return json.dumps({"stream": stream, "op": op.value, "version": version, member: body}, nulls) + b"\n"
+    return strict_json.dumps({"stream": stream, "op": op.value, "version": version, member: body}, nulls) + b"\n"
 
 
 def encode_all(stream: str, op: Op, versions: Iterable[int], bodies: Iterable[dict[str, Any]]) -> list[bytes] | None:
@@ -67,7 +67,7 @@ def encode_all(stream: str, op: Op, versions: Iterable[int], bodies: Iterable[di
     others deeper than ``MAX_BODY_DEPTH``.
     """
     member, name = "data" if op is Op.UPSERT else "key", op.value
-    return json.dumps_all(
+    return strict_json.dumps_all(
         [
             {"stream": stream, "op": name, "version": version, member: body}
             for version, body in zip(versions, bodies, strict=True)
@@ -80,7 +80,7 @@ def decode(line: bytes) -> Record:
 
     Raises ``RecordError`` of class ``json`` or ``record``. Members that the format does not know are ignored.
     """
-    return _record(json.loads(line))
+    return _record(strict_json.loads(line))
 
 
 def decode_run(lines: Sequence[bytes]) -> Run | Unreadable | None:
@@ -89,7 +89,7 @@ def decode_run(lines: Sequence[bytes]) -> Run | Unreadable | None:
     None unless all of them are records of one stream and one op without unknown members; then each may be read by
     itself. Where one is no JSON at all, and easily found, its place is given, so that the others may be read without.
     """
-    values = json.loads_all(lines)
+    values = strict_json.loads_all(lines)
     if isinstance(values, Unreadable):
         return values
     if not values:
@@ -116,7 +116,7 @@ def _record(value: Any) -> Record:
     if type(stream) is not str or not 0 < len(stream) <= MAX_STREAM_LENGTH:
         raise _wrong(value, "stream", f"a string of 1 to {MAX_STREAM_LENGTH} characters")
     if type(version) is not int or version < 1:
-        raise _wrong(value, "version", f"an integer from 1 to {json.MAX_INTEGER}")
+        raise _wrong(value, "version", f"an integer from 1 to {strict_json.MAX_INTEGER}")
     if op == "upsert":
         body = get("data")
         if type(body) is not dict or "key" in value:

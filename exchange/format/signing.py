@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from exchange.format.errors import Untrusted, printable
+from exchange.format.key_terms import NO_LIMITS, Terms, shown
 from exchange.format.manifest import KEY_NAME, Manifest, Signature
-from exchange.format.terms import NO_LIMITS, Terms, shown
 
 ALGORITHM: Final = "ed25519"
 

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
-from exchange.database import Busy, now, reading, whoami, writing
+from exchange.database.engine import Busy, now, reading, whoami, writing
 from exchange.format.errors import printable
 from exchange.reference.handlers import Handler, Question
 from exchange.reference.models import AnswerAttempt, Request, RequestStatus, Response, ResponseStatus, User

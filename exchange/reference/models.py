@@ -11,24 +11,11 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    CheckConstraint,
-    Enum,
-    ForeignKey,
-    Index,
-    MetaData,
-    String,
-    Text,
-    Uuid,
-    func,
-    text,
-    true,
-)
+from sqlalchemy import JSON, CheckConstraint, Enum, ForeignKey, Index, MetaData, String, Text, Uuid, func, text, true
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from exchange.database import now
-from exchange.models import UtcDateTime
+from exchange.database.engine import now
+from exchange.database.tables import UtcDateTime
 
 LOWEST_PRIORITY = 0
 HIGHEST_PRIORITY = 9

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from exchange.format import json
+from exchange.format import strict_json
 from exchange.format.errors import RecordError
 
 LONGEST_VALUE_BYTES = 900_000
@@ -27,7 +27,7 @@ def check_plain(value: Any) -> None:
     if len(encoded) > LONGEST_VALUE_BYTES:
         raise ValueError(f"has {len(encoded)} bytes as JSON, at most {LONGEST_VALUE_BYTES} cross")
     try:
-        read = json.loads(encoded)["data"]["value"]
+        read = strict_json.loads(encoded)["data"]["value"]
     except RecordError as error:
         raise ValueError(f"can't cross: {error.sentence}") from error
     if read != value:

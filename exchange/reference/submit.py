@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from exchange.database import now
+from exchange.database.engine import now
 from exchange.format.errors import printable
 from exchange.reference.models import HIGHEST_PRIORITY, LOWEST_PRIORITY, ProfileType, Request, User
 from exchange.reference.plain import check_plain

@@ -10,7 +10,7 @@ import time
 import sqlalchemy as sa
 from alembic import op
 
-from exchange import capture
+from exchange.tables import capture
 
 revision = "core_0001"
 down_revision = None

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from alembic import op
 
-from exchange.format.trail import FIRST, Row
+from exchange.format.audit_file import FIRST, Row
 
 revision = "core_0006"
 down_revision = "core_0005"

@@ -10,15 +10,15 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import ledger, migrate
 from exchange.channels import Channel
-from exchange.database import make_engine
+from exchange.channels.schemas import Checker
+from exchange.database import ledger, make_engine
+from exchange.files.spool import Folders, Spool
 from exchange.format.signing import SigningKey, TrustedKeys
+from exchange.operating import migrate
 from exchange.reference import channels as reference_channels
 from exchange.reference.models import ProfileType, Request, User
-from exchange.schemas import Checker
 from exchange.site import Limits, Site
-from exchange.spool import Folders, Spool
 from tests.benchmarks.data import COLUMNS, USERS, copy_line, requests
 
 PEERS = {"request": "response", "response": "request"}

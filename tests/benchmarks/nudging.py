@@ -17,7 +17,7 @@ from statistics import median, quantiles
 
 import psycopg
 
-from exchange.demo import Network
+from exchange.operating.demo import Network
 from exchange.settings import Settings
 from exchange.testing.carrier import Carrier
 from tests.benchmarks.bars import Bar, Outcome, at_most, not_measured

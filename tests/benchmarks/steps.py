@@ -15,13 +15,15 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from exchange import digesting, exporter, importer
 from exchange.database import make_engine
 from exchange.format.errors import Verdict
-from exchange.outcomes import ImportRun
+from exchange.incoming import importer
+from exchange.outgoing import exporter
 from exchange.reference import channels
 from exchange.reference.models import Request
+from exchange.results import ImportRun
 from exchange.site import Limits, Site
+from exchange.tables import bucket_digests
 from tests.benchmarks.data import ALL_COLUMNS, COLUMNS, identity
 from tests.benchmarks.measuring import Clock, answer
 from tests.benchmarks.networks import site
@@ -117,7 +119,7 @@ def digest(clock: Clock, *, url: str) -> int:
     stream = next(one for channel in channels for one in channel.streams if one.name == "request")
     engine = make_engine(url)
     with engine.connect() as connection, clock:
-        return digesting.digest(connection, stream).rows
+        return bucket_digests.digest(connection, stream).rows
 
 
 # The databases' own

@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg
 
-from exchange import capture
 from exchange.database import make_engine
 from exchange.format.manifest import Manifest
+from exchange.tables import capture
 from tests.benchmarks import spoiling
 from tests.benchmarks.data import ALL_COLUMNS, CHANGE, COLUMNS, Sizes
 from tests.benchmarks.environments import Environments

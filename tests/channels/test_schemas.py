@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 from sqlalchemy import Column, MetaData, Table
 
 from exchange.channels import Stream
+from exchange.channels.schemas import Checker, agreement, check_schema, schema_path, schema_text, stream_schema
 from exchange.format.errors import RecordError
-from exchange.schemas import Checker, agreement, check_schema, schema_path, schema_text, stream_schema
 
 THING = Table(
     "thing",

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from exchange import audit, audit_chain
-from exchange.database import make_engine
+from exchange.database import audit_chain, audit_log, make_engine
 from tests.cli.conftest import Pair, Side
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -133,8 +132,8 @@ def test_what_is_at_work_or_was_killed_has_no_result(pair: Pair) -> None:
 
 
 def test_long_arguments_and_results_are_cut_and_say_so() -> None:
-    kept = json.loads(audit._json({"ids": list(range(100_000)), "text": "x" * 100_000}))
+    kept = json.loads(audit_log._json({"ids": list(range(100_000)), "text": "x" * 100_000}))
     assert kept.keys() == {"ids", "text"}
     assert "100000" in kept["ids"]
     assert len(json.dumps(kept)) < 2000
-    assert json.loads(audit._json({"ids": list(range(100))}))["ids"] == {"count": 100, "first": list(range(20))}
+    assert json.loads(audit_log._json({"ids": list(range(100))}))["ids"] == {"count": 100, "first": list(range(20))}

@@ -14,8 +14,10 @@ from alembic import command
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from exchange import audit, audit_chain, keys, migrate
-from exchange.database import make_engine, reading
+from exchange.database import audit_chain, audit_log
+from exchange.database.engine import make_engine, reading
+from exchange.files import keys
+from exchange.operating import migrate
 from tests.cli.conftest import Side
 
 STRAY = (
@@ -25,7 +27,7 @@ STRAY = (
 
 
 def act(engine: Engine, who: str) -> None:
-    with audit.audited(engine, "prune", {"n": 1}, who=who, origin="here", why="tidy") as doing:
+    with audit_log.audited(engine, "prune", {"n": 1}, who=who, origin="here", why="tidy") as doing:
         doing.came_to({"done": 1})
 
 
@@ -70,7 +72,7 @@ def test_nobody_changes_or_removes_a_row_and_writers_at_once_make_one_chain(engi
     checked = audit_chain.check(engine)
     assert (checked.rows, checked.faults) == (24, ())
     with reading(engine) as connection:
-        entries = audit.entries(connection)
+        entries = audit_log.entries(connection)
     assert sorted(one.who for one in entries) == sorted(f"person {number}" for number in range(12))
     assert {json.dumps(one.result) for one in entries} == {'{"done": 1}'}
 
@@ -182,7 +184,7 @@ def test_rows_from_before_the_chain_are_in_it_as_they_stand_and_come_back_out(tm
     act(engine, "bob")
     assert audit_chain.check(engine).as_dict() | {"head": ""} == {"rows": 5, "head": "", "wrong": 0, "faults": []}
     with reading(engine) as connection:
-        before = audit.entries(connection)
+        before = audit_log.entries(connection)
     with migrate._config(engine, None) as config:
         command.downgrade(config, "core_0005")
     with engine.begin() as connection:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from exchange import readers
+from exchange.files import read_access
+from exchange.files.spool import Folders, Spool
 from exchange.format.errors import WorldError
 from exchange.format.names import BatchName, data_name, manifest_name
-from exchange.spool import Folders, Spool
 from tests.cli.conftest import Pair, Side
 
 NOBODY = 65534
@@ -223,7 +223,7 @@ def test_who_can_read_is_what_the_kernel_says(public: Path, folder_mode: int, fi
     file = folder / "file"
     file.touch()
     file.chmod(file_mode)
-    seen = readers.look(Folders(public / "home", folder, public, folder_mode, file_mode))
+    seen = read_access.look(Folders(public / "home", folder, public, folder_mode, file_mode))
     assert seen.everybody is reads(file, NOBODY)
     assert (seen.group is not None) is reads(file, GROUP.gr_gid)
 

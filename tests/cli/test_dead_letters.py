@@ -13,8 +13,8 @@ import pytest
 
 from exchange import dead_letters
 from exchange.database import make_engine
+from exchange.database.tables import Direction
 from exchange.dead_letters import Letter
-from exchange.models import Direction
 from tests.cli.conftest import Pair, Side
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from exchange import tasks
-from exchange.arguments import Refused
+from exchange.celery import tasks
+from exchange.celery.arguments import Refused
 from tests.cli.conftest import Pair, Side
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from exchange.database import make_engine
-from exchange.models import agreement
+from exchange.database.tables import agreement
 from tests.cli.conftest import Pair, Side
 
 

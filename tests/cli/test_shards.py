@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exchange import capture
 from exchange.database import make_engine
+from exchange.tables import capture
 from tests.cli.conftest import Pair, paired
 from tests.databases import Databases
 

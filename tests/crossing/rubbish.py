@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from exchange.channels import Channel, Stream
 from exchange.cli import app
-from exchange.folders import HOME_MODE, make_private
+from exchange.database.tables import network, position
+from exchange.files.folder import HOME_MODE, make_private
 from exchange.format.control import BUCKETS
 from exchange.format.signing import SigningKey
-from exchange.models import network, position
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, upsert
 from tests.crossing.sides import Side

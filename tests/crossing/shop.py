@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
-from exchange.models import UtcDateTime
+from exchange.database.tables import UtcDateTime
 
 metadata = sa.MetaData()
 

@@ -10,14 +10,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from exchange import capture, exporter, importer, ledger, migrate
 from exchange.channels import Channel
-from exchange.database import make_engine, reading
+from exchange.channels.schemas import Checker
+from exchange.database import ledger
+from exchange.database.engine import make_engine, reading
+from exchange.files.spool import Folders, Spool
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.outcomes import ExportRun, ImportRun
-from exchange.schemas import Checker
+from exchange.incoming import importer
+from exchange.operating import migrate
+from exchange.outgoing import exporter
+from exchange.results import ExportRun, ImportRun
 from exchange.site import Limits, Site
-from exchange.spool import Folders, Spool
+from exchange.tables import capture
 from exchange.testing.carrier import HONEST, Carrier, Faults
 from tests.databases import At, Databases
 

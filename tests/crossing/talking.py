@@ -7,11 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exchange import ledger, telling
-from exchange.database import reading
-from exchange.importer import never
-from exchange.models import BatchState, Direction, batch, dead_letter, receipt
-from exchange.outcomes import Imported, ImportRun
+from exchange.database import ledger
+from exchange.database.engine import reading
+from exchange.database.tables import BatchState, Direction, batch, dead_letter, receipt
+from exchange.incoming.importer import never
+from exchange.outgoing import control_batch
+from exchange.results import Imported, ImportRun
 from tests.crossing import shop
 from tests.crossing.forging import Forger
 from tests.crossing.sides import Link, Side
@@ -29,13 +30,13 @@ def add(side: Side, *ids: int) -> None:
 def take_in(side: Side) -> ImportRun:
     """Import as a task does: the other side is told."""
     run = side.take_in()
-    assert telling.after_import(side.site, run.batches, never) is None
+    assert control_batch.after_import(side.site, run.batches, never) is None
     return run
 
 
 def tell(side: Side) -> None:
     """Write a control batch."""
-    assert telling.at_once(side.site) is None
+    assert control_batch.at_once(side.site) is None
 
 
 def cross(link: Link) -> None:

@@ -12,13 +12,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import checkpointing, digesting, models, repairs, retry, sealing
-from exchange.changes import Sealed
-from exchange.database import now, reading
+from exchange.database import tables
+from exchange.database.engine import now, reading
+from exchange.database.tables import Direction, RepairState, ResyncState, agreement, dead_letter, repair, resync
+from exchange.dead_letters import retry
 from exchange.format.control import BUCKETS, CHECKPOINT, DIGEST, SNAPSHOT, Part
 from exchange.format.errors import Verdict
-from exchange.models import Direction, RepairState, ResyncState, agreement, dead_letter, repair, resync
-from exchange.outcomes import Imported
+from exchange.link import asked_requests
+from exchange.outgoing import checkpoint as outgoing_checkpoint
+from exchange.outgoing import seal
+from exchange.outgoing.changes import Sealed
+from exchange.results import Imported
+from exchange.tables import bucket_digests
 from tests.crossing import shop
 from tests.crossing.forging import Forger, account
 from tests.crossing.shop import account as accounts
@@ -40,9 +45,9 @@ def ask(side: Side, channel: str = "forth") -> sa.Row[Any]:
 
 def checkpoint(side: Side) -> Sealed:
     """Seal and publish a checkpoint."""
-    sealed = checkpointing.seal(side.site, FORTH, ask(side))
+    sealed = outgoing_checkpoint.seal(side.site, FORTH, ask(side))
     assert sealed is not None
-    sealing.publish_sealed(side.site, "forth")
+    seal.publish_sealed(side.site, "forth")
     return sealed
 
 
@@ -123,7 +128,7 @@ def test_what_is_pending_goes_before_the_checkpoint_and_what_comes_later_is_not_
 def test_nobody_is_kept_from_writing_while_rows_are_digested(alike: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     alike.one.execute("INSERT INTO account (id, name) VALUES (1, 'one')")
     alike.round()
-    digest = digesting.digest
+    digest = bucket_digests.digest
 
     def meanwhile(side: Side, number: int) -> Callable[..., Any]:
         def slow(*arguments: Any) -> Any:
@@ -133,9 +138,9 @@ def test_nobody_is_kept_from_writing_while_rows_are_digested(alike: Link, monkey
 
         return slow
 
-    monkeypatch.setattr(digesting, "digest", meanwhile(alike.one, 2))
+    monkeypatch.setattr(bucket_digests, "digest", meanwhile(alike.one, 2))
     checkpoint(alike.one)
-    monkeypatch.setattr(digesting, "digest", meanwhile(alike.other, 3))
+    monkeypatch.setattr(bucket_digests, "digest", meanwhile(alike.other, 3))
     alike.there.carry()
     alike.other.take_in()
 
@@ -147,9 +152,9 @@ def test_nobody_is_kept_from_writing_while_rows_are_digested(alike: Link, monkey
 def test_a_checkpoint_is_sealed_once_for_each_time_it_was_asked_for(small: Link) -> None:
     row = ask(small.one)
 
-    assert checkpointing.seal(small.one.site, FORTH, row)
-    assert checkpointing.seal(small.one.site, FORTH, row) is None
-    (batch,) = small.one.all(sa.select(models.batch.c.records).where(models.batch.c.direction == Direction.OUT))
+    assert outgoing_checkpoint.seal(small.one.site, FORTH, row)
+    assert outgoing_checkpoint.seal(small.one.site, FORTH, row) is None
+    (batch,) = small.one.all(sa.select(tables.batch.c.records).where(tables.batch.c.direction == Direction.OUT))
     assert batch.records == len(FORTH.streams)
 
 
@@ -164,7 +169,7 @@ def test_the_same_buckets_are_asked_for_twice_and_no_more(small: Link) -> None:
         assert len(names) == times
         with small.other.engine.begin() as connection:
             for name in names:
-                repairs.answered(connection, name.name)
+                asked_requests.answered(connection, name.name)
 
     small.other.execute("INSERT INTO account (id, name) VALUES (2, 'mine')")
     compared(small)
@@ -180,7 +185,7 @@ def test_while_an_answer_is_under_way_nothing_is_asked_for_again(small: Link) ->
     compared(small)
     assert len(small.other.all(sa.select(repair.c.name))) == 1
 
-    small.other.execute(sa.update(repair).values(asked_at=now() - 2 * repairs.PATIENCE))
+    small.other.execute(sa.update(repair).values(asked_at=now() - 2 * asked_requests.PATIENCE))
     compared(small)
     states = small.other.all(sa.select(repair.c.state).order_by(repair.c.id))
     assert [one.state for one in states] == [RepairState.WITHDRAWN, RepairState.OPEN]
@@ -255,7 +260,7 @@ def test_a_digest_that_can_not_be_meant_is_parked_and_the_others_are_compared(
     quick_receiver: Side, quick_forger: Forger
 ) -> None:
     with reading(quick_receiver.engine) as connection:
-        good = digesting.digest(connection, FORTH.stream("account")).as_data()
+        good = bucket_digests.digest(connection, FORTH.stream("account")).as_data()
     bad = [
         {**good, "stream": "nothing"},
         {**good, "counts": [1, 2]},
@@ -289,7 +294,7 @@ def test_a_checkpoint_that_came_to_another_number_of_buckets_is_compared_in_thos
 ) -> None:
     quick_receiver.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
     with reading(quick_receiver.engine) as connection:
-        good = digesting.folded(digesting.digest(connection, FORTH.stream("account")), 8)
+        good = bucket_digests.folded(bucket_digests.digest(connection, FORTH.stream("account")), 8)
     quick_forger.send([digested(good.as_data())], claims={"kind": "checkpoint"})
     quick_receiver.take_in()
     assert differing(quick_receiver) == {"account": (0, 1, 1)}
@@ -305,7 +310,7 @@ def test_where_the_sides_know_other_versions_of_a_stream_rows_are_only_counted(
 ) -> None:
     quick_receiver.execute("INSERT INTO account (id, name) VALUES (1, 'mine')")
     with reading(quick_receiver.engine) as connection:
-        good = digesting.digest(connection, FORTH.stream("account"))
+        good = bucket_digests.digest(connection, FORTH.stream("account"))
     quick_receiver.execute("UPDATE account SET name = 'other'")
     quick_forger.send([digested(replace(good, schema_version=2).as_data())], claims={"kind": "checkpoint"})
     quick_receiver.take_in()
@@ -334,8 +339,8 @@ def test_a_shard_is_compared_by_itself(small: Link) -> None:
     some_of_everything(small.one)
     small.round()
     for part in channels[0].in_files():
-        assert checkpointing.seal(small.one.site, part, ask(small.one, part.name))
-        sealing.publish_sealed(small.one.site, part.name)
+        assert outgoing_checkpoint.seal(small.one.site, part, ask(small.one, part.name))
+        seal.publish_sealed(small.one.site, part.name)
     small.there.carry()
     small.other.take_in()
 
@@ -353,7 +358,7 @@ def test_in_a_channel_without_order_a_checkpoint_counts_only_where_all_before_it
     forth = type(FORTH)("forth", "one", "two", FORTH.streams, ordered=False)
     quick_receiver.site = replace(quick_receiver.site, channels=(forth, shop.channels[1]))
     with reading(quick_receiver.engine) as connection:
-        empty = digesting.digest(connection, FORTH.stream("account"))
+        empty = bucket_digests.digest(connection, FORTH.stream("account"))
     first, second, third = (
         quick_forger.make([account(1, 1)]),
         quick_forger.make([digested(empty.as_data())], claims={"kind": "checkpoint"}),
@@ -376,7 +381,7 @@ def test_two_checkpoints_at_once_do_not_meet(small: Link) -> None:
 
     def work(row: sa.Row[Any]) -> None:
         try:
-            done.append(checkpointing.seal(small.one.site, FORTH, row))
+            done.append(outgoing_checkpoint.seal(small.one.site, FORTH, row))
         except Exception as busy:  # noqa: BLE001 - looked at below
             done.append(busy)
 
@@ -387,7 +392,7 @@ def test_two_checkpoints_at_once_do_not_meet(small: Link) -> None:
         thread.join()
 
     sealed = sum(isinstance(one, Sealed) for one in done)
-    positions = small.one.all(sa.select(models.position.c.sequence).where(models.position.c.channel == "forth"))
+    positions = small.one.all(sa.select(tables.position.c.sequence).where(tables.position.c.channel == "forth"))
     assert positions == [(sealed,)]
     assert {type(one).__name__ for one in done} <= {"Sealed", "Busy"}
 
@@ -413,7 +418,7 @@ def _compared_before(receiver: Side) -> str:
                 buckets="[1]",
             )
         )
-        return repairs.request(
+        return asked_requests.request(
             connection, channel="forth", want=SNAPSHOT, streams=["account"], reason="a test", who="test"
         )
 

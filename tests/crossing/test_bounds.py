@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import far_side, gaps, hearing, receipts, reconciling, repairs, resending, telling
 from exchange.channels import Channel
-from exchange.database import now, reading
-from exchange.dead_letters.keeping import MOST_KEY_BYTES
+from exchange.database.engine import now, reading
+from exchange.database.tables import agreement, batch, dead_letter, gap, peer, position, receipt
+from exchange.dead_letters.insert import MOST_KEY_BYTES
 from exchange.format.errors import Reason, Verdict
-from exchange.format.json import MAX_INTEGER
 from exchange.format.names import MAX_SEQUENCE
-from exchange.models import agreement, batch, dead_letter, gap, peer, position, receipt
+from exchange.format.strict_json import MAX_INTEGER
+from exchange.incoming import control_batch
+from exchange.link import asked_requests, gaps, peer_state, receipts, reconcile
+from exchange.outgoing import control_batch as outgoing_control
+from exchange.outgoing import resend
 from tests.crossing.conftest import trusted_forger
 from tests.crossing.forging import EPOCH, account, delete, upsert
 from tests.crossing.rubbish import limited
@@ -132,9 +135,9 @@ def test_no_date_is_too_far_to_be_shown(quick_receiver: Side, due: str, written:
     mouth = Mouth(trusted_forger(quick_receiver))
     assert mouth.say(heartbeat(next_expected_by=due), created_at=written).records.applied == 1
     with reading(quick_receiver.engine) as connection:
-        life = far_side.look(quick_receiver.site, connection).life
+        life = peer_state.look(quick_receiver.site, connection).life
     assert life is not None
-    assert life.heard_at <= life.expected_by <= life.heard_at + far_side.FURTHEST
+    assert life.heard_at <= life.expected_by <= life.heard_at + peer_state.FURTHEST
 
 
 def test_what_a_checkpoint_claims_to_hold_is_not_counted_before_it_is_read(quick_receiver: Side) -> None:
@@ -171,7 +174,7 @@ def test_a_key_that_is_none_or_too_long_for_an_index_is_parked_and_harms_no_late
 
 def test_a_row_of_a_wanted_snapshot_whose_key_cannot_be_kept_is_parked_as_any_other(quick_receiver: Side) -> None:
     with quick_receiver.engine.begin() as connection:
-        asked = repairs.request(connection, channel="forth", want="snapshot", reason="a test", who="me")
+        asked = asked_requests.request(connection, channel="forth", want="snapshot", reason="a test", who="me")
     forger = trusted_forger(quick_receiver)
     part = {**PART, "prune": [], "answers": asked, "streams": ["everything", "account"]}
     bad = account(2**31, 9)
@@ -185,7 +188,7 @@ def test_a_restored_side_leaps_no_further_than_is_proven(quick_receiver: Side) -
     side = quick_receiver
     forth, _ = channels
     side.site = replace(side.site, channels=(forth,))  # it sends words alone
-    shown = telling.tell(side.site)
+    shown = outgoing_control.tell(side.site)
     assert shown is not None
     [proof] = side.all(sa.select(batch.c.manifest).where(batch.c.direction == "out"))
     signature = side.key.sign(proof.manifest.encode()).encode().decode()
@@ -203,7 +206,7 @@ def test_a_restored_side_leaps_no_further_than_is_proven(quick_receiver: Side) -
     )
     Mouth(trusted_forger(side)).say(heartbeat(heard=heard))
     [at] = side.all(sa.select(position.c.sequence).where(position.c.direction == "out"))
-    assert at.sequence == shown.sequence + hearing.LEAP
+    assert at.sequence == shown.sequence + control_batch.LEAP
 
 
 KEPT = ("", "null", "[]", "{", '{"sent": 1}', '{"sent": [{"channel": "forth"}]}', "9" * 5_000, "[" * 5_000, '"\\ud800"')
@@ -228,15 +231,15 @@ def test_rows_that_cannot_be_read_break_no_command_and_no_import(quick_receiver:
     run = take_in(side)
     assert run.trouble is None
     assert [one.verdict for one in run.batches] == [Verdict.APPLIED]
-    assert {one.stream: one.buckets for one in reconciling.report(side.site, "forth")}["place"] == 2
+    assert {one.stream: one.buckets for one in reconcile.report(side.site, "forth")}["place"] == 2
     with reading(side.engine) as connection:
-        look = far_side.look(side.site, connection)
+        look = peer_state.look(side.site, connection)
         assert look.life is not None
         assert look.life.period_seconds == side.site.limits.period_seconds
         assert look.there == {}
-        assert resending.lost(connection, "back", epoch) == ()
+        assert resend.lost(connection, "back", epoch) == ()
         assert receipts.written(side.site, connection, moment)
-    assert resending.run(side.site, lambda: False) == ()
+    assert resend.run(side.site, lambda: False) == ()
     gaps.note(side.site)
 
 

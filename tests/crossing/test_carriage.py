@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from exchange import models
+from exchange.database import tables
 from exchange.format.errors import Verdict
 from exchange.testing.carrier import Faults
 from tests.crossing.shop import account, note, place, seat, visit
@@ -83,7 +83,7 @@ def deliver_again(link: Link, limit: int) -> int:
     """Carry once more, whole, what the other side has not applied; say how many batches that were."""
     delivered = 0
     for side, other, carrier in ((link.one, link.other, link.there), (link.other, link.one, link.back)):
-        columns = models.batch.c
+        columns = tables.batch.c
         sent = {row[0] for row in side.all(sa.select(columns.stem).where(columns.direction == "out"))}
         got = {row[0] for row in other.all(sa.select(columns.stem).where(columns.state == "applied"))}
         for stem in sorted(sent - got)[:limit]:
@@ -95,13 +95,13 @@ def deliver_again(link: Link, limit: int) -> int:
 
 def settled_once(side: Side, sender: Side) -> None:
     """Say that each batch took effect once, and that each record of it has one outcome."""
-    columns = models.batch.c
+    columns = tables.batch.c
     places = side.all(sa.select(columns.stem).where(columns.state == "applied"))
     assert len(places) == len(set(places)) == len(sender.all(sa.select(columns.id).where(columns.direction == "out")))
     outcomes = columns.applied + columns.duplicate + columns.stale + columns.parked
     assert side.all(sa.select(columns.stem).where(columns.state == "applied", columns.records != outcomes)) == []
     assert side.all(sa.select(columns.id).where(columns.direction == "in", columns.duplicate + columns.stale > 0)) == []
-    events = models.event.c
+    events = tables.event.c
     applied = sa.select(events.subject_id).where(events.subject == "batch", events.to_state == "applied")
     ids = [row[0] for row in side.all(applied)]
     assert len(ids) == len(set(ids)) == len(places)
@@ -138,8 +138,8 @@ def test_a_bad_carrier_delays_rows_and_never_loses_doubles_or_mixes_them(alike: 
     assert verdicts.keys() >= {Verdict.APPLIED, Verdict.DUPLICATE, Verdict.WAITING, Verdict.QUARANTINED}
     settled_once(alike.other, alike.one)
     settled_once(alike.one, alike.other)
-    parked = alike.one.all(sa.select(models.dead_letter.c.error)) + alike.other.all(
-        sa.select(models.dead_letter.c.error)
+    parked = alike.one.all(sa.select(tables.dead_letter.c.error)) + alike.other.all(
+        sa.select(tables.dead_letter.c.error)
     )
     # A note may speak of an account that its own side had deleted meanwhile: that, and nothing else, is parked.
     assert {row[0] for row in parked} <= {"foreign_key", "unique"}, parked

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from exchange import models
-from exchange.database import Busy, locked, make_engine, whoami
+from exchange.database import tables
+from exchange.database.engine import Busy, locked, make_engine, whoami
+from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict
-from exchange.shared import MARKER
 from tests.crossing.processes import fork, join
 from tests.crossing.shop import account, place, visit
 from tests.crossing.sides import Link, Side
@@ -36,13 +36,13 @@ def test_four_importers_over_one_folder_apply_each_batch_once(alike: Link) -> No
     alike.there.carry()
     children = [fork(lambda: import_all(alike.other), alike.other, alike.one) for _ in range(4)]
     assert [join(child) for child in children] == [0, 0, 0, 0]
-    columns = models.batch.c
+    columns = tables.batch.c
     found = alike.other.all(
         sa.select(columns.state, sa.func.count(), sa.func.sum(columns.applied)).group_by(columns.state)
     )
     assert [tuple(map(str, row)) for row in found] == [("applied", "12", "60")]
     assert len(alike.other.rows(account)) == 60
-    assert alike.other.all(sa.select(models.attempt)) == alike.other.all(sa.select(models.dead_letter)) == []
+    assert alike.other.all(sa.select(tables.attempt)) == alike.other.all(sa.select(tables.dead_letter)) == []
     assert not list(alike.other.site.spool.folders.quarantine.iterdir())
     assert len(list(alike.other.site.spool.folders.archive.iterdir())) == 24
 
@@ -91,7 +91,7 @@ def test_two_exporters_and_writers_that_commit_late_lose_nothing(postgresql_link
     assert link.one.rows(visit) == link.other.rows(visit)
     assert link.one.rows(place) == link.other.rows(place)
     assert len(link.one.rows(visit)) > 50
-    sequences = link.one.all(sa.select(models.batch.c.sequence).order_by(models.batch.c.sequence))
+    sequences = link.one.all(sa.select(tables.batch.c.sequence).order_by(tables.batch.c.sequence))
     assert [row[0] for row in sequences] == list(range(1, len(sequences) + 1))
 
 
@@ -119,7 +119,7 @@ def test_busy_says_who_and_since_when(alike: Link) -> None:
     finally:
         release.set()
         holder.join()
-    assert alike.other.all(sa.select(models.attempt)) == []
+    assert alike.other.all(sa.select(tables.attempt)) == []
     assert [one.verdict for one in alike.other.take_in().batches] == [Verdict.APPLIED]
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import applying, models, replay
+from exchange.database import tables
+from exchange.files.shared_folders import MARKER
+from exchange.files.spool import Spool
 from exchange.format.errors import Reason, Verdict
-from exchange.outcomes import ImportRun
-from exchange.shared import MARKER
-from exchange.spool import Spool
+from exchange.incoming import apply, replay
+from exchange.results import ImportRun
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.processes import KILLED, fork, join, run_killed_at
 from tests.crossing.shop import account
@@ -37,7 +38,7 @@ def export_after_a_crash(side: Side) -> None:
 
 def sums(side: Side, direction: str) -> tuple[int, int, int]:
     """Give records, applied ones and batches of the ledger in one direction."""
-    columns = models.batch.c
+    columns = tables.batch.c
     total = sa.func.coalesce
     query = sa.select(total(sa.func.sum(columns.records), 0), total(sa.func.sum(columns.applied), 0), sa.func.count())
     return tuple(map(int, side.all(query.where(columns.direction == direction))[0]))  # type: ignore[return-value]
@@ -77,7 +78,7 @@ def test_an_export_killed_at_any_step_is_carried_on(alike: Link, stride: int, se
     turns = 1 + (step - first) // stride
     assert sums(one, "out") == (turns, 0, turns)
     assert sums(other, "in") == (turns, turns, turns)
-    assert {row[0] for row in one.all(sa.select(models.batch.c.state))} == {"published"}
+    assert {row[0] for row in one.all(sa.select(tables.batch.c.state))} == {"published"}
     folders = one.site.spool.folders
     assert {path.name for path in folders.sealed.iterdir()} | {MARKER} == {p.name for p in folders.outgoing.iterdir()}
 
@@ -100,8 +101,8 @@ def test_an_import_killed_at_any_step_is_carried_on(alike: Link, stride: int, se
     assert step > 10
     turns = 1 + (step - first) // stride
     assert sums(other, "in") == (turns, turns, turns)
-    assert {row[0] for row in other.all(sa.select(models.batch.c.state))} == {"applied"}
-    assert other.all(sa.select(models.attempt)) == []
+    assert {row[0] for row in other.all(sa.select(tables.batch.c.state))} == {"applied"}
+    assert other.all(sa.select(tables.attempt)) == []
     folders = other.site.spool.folders
     assert {path.name for path in folders.incoming.iterdir()} == {MARKER}
     assert list(folders.work.iterdir()) == []
@@ -119,15 +120,15 @@ def test_the_third_crash_on_a_batch_quarantines_it_and_a_replay_tries_again(
         os._exit(KILLED)
 
     with monkeypatch.context() as patched:
-        patched.setattr(applying, "apply_records", die)
+        patched.setattr(apply, "apply_records", die)
         for crash in range(3):
             assert join(fork(alike.other.take_in, alike.other)) == KILLED, crash
-            [attempts] = alike.other.all(sa.select(models.attempt.c.attempts))
+            [attempts] = alike.other.all(sa.select(tables.attempt.c.attempts))
             assert attempts == (crash + 1,)
         [outcome] = take_in_after_a_crash(alike.other).batches  # unopened: it would take this process along
     assert (outcome.verdict, outcome.reason) == (Verdict.QUARANTINED, Reason.CRASHED)
     assert "3 times" in outcome.message
-    assert alike.other.all(sa.select(models.attempt)) == []
+    assert alike.other.all(sa.select(tables.attempt)) == []
     assert names(alike.other) == []
     assert replay.run(alike.other.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
 
@@ -146,7 +147,7 @@ def test_a_disk_that_fails_is_no_crash_of_the_batch(small: Link, monkeypatch: py
             run = small.other.take_in()
             assert run.batches == ()
             assert "Input/output error" in (run.trouble or "")
-    assert small.other.all(sa.select(models.attempt)) == []
+    assert small.other.all(sa.select(tables.attempt)) == []
     assert [one.verdict for one in small.other.take_in().batches] == [Verdict.APPLIED]
 
 
@@ -162,7 +163,7 @@ def test_a_disk_that_fails_on_export_leaves_the_changes_pending(small: Link, mon
             run = small.one.export()
             assert "No space left" in (run.trouble or "")
     assert list(small.one.site.spool.folders.tmp.iterdir()) == []
-    assert small.one.all(sa.select(models.batch)) == []
+    assert small.one.all(sa.select(tables.batch)) == []
     _, there = small.round()
     assert [one.verdict for one in there.batches] == [Verdict.APPLIED]
     assert sums(small.one, "out")[2] == 1

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import models, retry
+from exchange.database import tables
+from exchange.dead_letters import retry
 from exchange.format.errors import Verdict
-from exchange.outcomes import ImportRun
+from exchange.results import ImportRun
 from tests.crossing import shop
 from tests.crossing.conftest import every_pair, needs_postgres
 from tests.crossing.shop import account, everything, node, note, one_of_everything, person, place, seat, team, visit
@@ -42,7 +43,7 @@ def equal(link: Link) -> None:
 
 def pending(side: Side) -> int:
     """Count what is captured and not exported."""
-    return int(side.all(sa.select(sa.func.count()).select_from(models.change))[0][0])
+    return int(side.all(sa.select(sa.func.count()).select_from(tables.change))[0][0])
 
 
 @every_pair
@@ -252,14 +253,14 @@ def test_unique_values_pass_between_rows_of_different_batches(alike: Link) -> No
     assert all(one.verdict is Verdict.APPLIED for one in run.batches)
     # None of these batches holds the whole ring: all of it is parked, never half, and named.
     assert [row["code"] for row in alike.other.rows(seat)] == [f"c{n}" for n in range(8)]
-    letters = alike.other.all(sa.select(models.dead_letter.c.error, models.dead_letter.c.message))
+    letters = alike.other.all(sa.select(tables.dead_letter.c.error, tables.dead_letter.c.message))
     assert len(letters) == 8
     assert all(error == "unique" and "is taken by the row id = " in message for error, message in letters)
     alike.one.limit(batch_records=100)
     alike.one.execute(sa.update(seat).values(row=seat.c.row))
     crossed(alike)
-    parked = [row[0] for row in alike.other.all(sa.select(models.dead_letter.c.id))]
-    assert {one.state for one in retry.run(alike.other.site, parked)} == {models.DeadLetterState.SUPERSEDED}
+    parked = [row[0] for row in alike.other.all(sa.select(tables.dead_letter.c.id))]
+    assert {one.state for one in retry.run(alike.other.site, parked)} == {tables.DeadLetterState.SUPERSEDED}
     equal(alike)
 
 
@@ -291,7 +292,7 @@ def test_a_value_handed_on_by_a_delete_that_must_stay_leaves_both_rows_as_they_w
     _, run = alike.round()
     assert run.batches[0].records.parked == 2
     assert [row["code"] for row in alike.other.rows(seat)] == ["a", "b"]
-    errors = alike.other.all(sa.select(models.dead_letter.c.error).order_by(models.dead_letter.c.error))
+    errors = alike.other.all(sa.select(tables.dead_letter.c.error).order_by(tables.dead_letter.c.error))
     assert [row[0] for row in errors] == ["foreign_key", "unique"]
 
 

@@ -8,10 +8,14 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from exchange import dead_letters, models, pruning, replay, retry
-from exchange.database import whoami
+from exchange import dead_letters
+from exchange.database import tables
+from exchange.database.engine import whoami
+from exchange.database.tables import DeadLetterState
+from exchange.dead_letters import retry, transitions
 from exchange.format.errors import Verdict, WorldError
-from exchange.models import DeadLetterState
+from exchange.incoming import replay
+from exchange.operating import prune
 from tests.crossing import shop
 from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.sides import Link, Side
@@ -113,9 +117,9 @@ def test_a_discarded_letter_stays_so(quick_receiver: Side, quick_forger: Forger)
     quick_receiver.take_in()
     [letter] = letters(quick_receiver)
     with quick_receiver.engine.begin() as connection:
-        assert dead_letters.discard(connection, letter.id, "it was\x1b[31m a test") is None
-        assert "already" in (dead_letters.discard(connection, letter.id, "again") or "")
-        assert "no dead letter" in (dead_letters.discard(connection, 999, "none") or "")
+        assert transitions.discard(connection, letter.id, "it was\x1b[31m a test") is None
+        assert "already" in (transitions.discard(connection, letter.id, "again") or "")
+        assert "no dead letter" in (transitions.discard(connection, 999, "none") or "")
         assert "\x1b" not in str(dead_letters.history(connection, letter.id))
         assert dead_letters.count_parked(connection) == 0
     [done] = retry.run(quick_receiver.site, [letter.id])
@@ -130,7 +134,7 @@ def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> No
 
     def discard() -> None:
         with receiver.engine.begin() as connection:
-            told.append(dead_letters.discard(connection, letter.id, "one of two"))
+            told.append(transitions.discard(connection, letter.id, "one of two"))
 
     people = [threading.Thread(target=discard) for _ in range(2)]
     for person in people:
@@ -146,10 +150,10 @@ def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> No
 def test_a_letter_longer_than_is_kept_says_so(quick_receiver: Side, quick_forger: Forger) -> None:
     wide = replace(quick_receiver.site.limits.read, max_record_bytes=4 * 1024 * 1024)
     quick_receiver.limit(read=wide)
-    quick_forger.send([account(1, FIRST, name="x" * (models.MAX_STORED_RECORD_BYTES + 10))])
+    quick_forger.send([account(1, FIRST, name="x" * (tables.MAX_STORED_RECORD_BYTES + 10))])
     quick_receiver.take_in()
     [letter] = letters(quick_receiver)
-    assert len(letter.record) == models.MAX_STORED_RECORD_BYTES < letter.record_bytes
+    assert len(letter.record) == tables.MAX_STORED_RECORD_BYTES < letter.record_bytes
     [done] = retry.run(quick_receiver.site, [letter.id])
     assert done.state is DeadLetterState.PARKED
     assert "sent again" in done.message
@@ -224,7 +228,7 @@ def test_a_retried_outgoing_delete_goes_out_as_a_delete(alike: Link) -> None:
             connection,
             [
                 dead_letters.Letter(
-                    models.Direction.OUT,
+                    tables.Direction.OUT,
                     "forth",
                     b"{}",
                     "value",
@@ -237,7 +241,7 @@ def test_a_retried_outgoing_delete_goes_out_as_a_delete(alike: Link) -> None:
             "test",
         )
     alike.one.execute("DELETE FROM account")
-    alike.one.execute(sa.delete(models.change))  # as if it had been lost
+    alike.one.execute(sa.delete(tables.change))  # as if it had been lost
     [done] = retry.run(alike.one.site, [letters(alike.one)[0].id])
     assert done.state is DeadLetterState.APPLIED
     alike.round()
@@ -246,7 +250,7 @@ def test_a_retried_outgoing_delete_goes_out_as_a_delete(alike: Link) -> None:
 
 def _key_text(side: Side) -> str:
     side.execute("UPDATE account SET name = 'b'")
-    return str(side.all(sa.select(models.change.c.key))[0][0])
+    return str(side.all(sa.select(tables.change.c.key))[0][0])
 
 
 # Replay and prune
@@ -282,7 +286,7 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
         alike.round()
     stray = alike.one.site.spool.folders.tmp / "stray.data"
     stray.write_bytes(b"x")
-    assert pruning.run(alike.one.site).as_dict() == {
+    assert prune.run(alike.one.site).as_dict() == {
         "sealed": 0,
         "archived": 0,
         "quarantined": 0,
@@ -292,10 +296,10 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
     }
     alike.one.limit(retention_days=-1.0)
     alike.other.limit(retention_days=-1.0)
-    found = pruning.run(alike.one.site)
+    found = prune.run(alike.one.site)
     assert (found.sealed, found.stray) == (0, 1)  # nobody has said that the batches arrived
-    alike.one.execute(sa.update(models.batch).values(state="acknowledged"))
-    assert pruning.run(alike.one.site).as_dict() == {
+    alike.one.execute(sa.update(tables.batch).values(state="acknowledged"))
+    assert prune.run(alike.one.site).as_dict() == {
         "sealed": 3,
         "archived": 0,
         "quarantined": 0,
@@ -303,10 +307,10 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
         "stray": 0,
         "letters": 0,
     }
-    assert pruning.run(alike.other.site).archived == 6
-    assert pruning.run(alike.one.site).sealed == 0
+    assert prune.run(alike.other.site).archived == 6
+    assert prune.run(alike.one.site).sealed == 0
     assert list(alike.one.site.spool.folders.sealed.iterdir()) == []
-    assert len(alike.one.all(sa.select(models.batch.c.id))) == 3
+    assert len(alike.one.all(sa.select(tables.batch.c.id))) == 3
     alike.one.execute(sa.insert(shop.account).values(id=9, name="a"))
     alike.round()
     assert alike.one.rows(shop.account) == alike.other.rows(shop.account)

@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from exchange import capture, epochs, exporter, ledger
 from exchange.channels import Channel, Stream
-from exchange.database import Busy, locked, now, reading
+from exchange.database import ledger
+from exchange.database.engine import Busy, locked, now, reading
+from exchange.database.tables import BatchState, ResyncState, batch, change, dead_letter, network, resync
 from exchange.format.errors import Reason, Verdict
-from exchange.models import BatchState, ResyncState, batch, change, dead_letter, network, resync
+from exchange.link import epochs
+from exchange.outgoing import exporter
+from exchange.tables import capture
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.sides import Link, Side
-from tests.crossing.test_snapshots import accounts, ask, cross, export, forget
+from tests.crossing.test_snapshot import accounts, ask, cross, export, forget
 from tests.databases import Databases
 
 

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import importer, models, pruning, quarantine, refused, replay, status, strangers, telling
-from exchange.database import now, reading
+from exchange.database import tables
+from exchange.database.engine import now, reading
+from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.outcomes import ImportRun
-from exchange.shared import MARKER
+from exchange.incoming import importer, quarantine, release, replay, strangers
+from exchange.operating import prune, status
+from exchange.outgoing import control_batch
+from exchange.results import ImportRun
 from tests.crossing import shop
 from tests.crossing.forging import Forger, account
 from tests.crossing.sides import Side
@@ -107,8 +110,8 @@ def test_a_flood_costs_one_row_and_no_more_statements_however_large_it_is(receiv
         costs.append(seen.statements)
     assert costs[0] == costs[1]
     assert counted(receiver) == {"untrusted": 62}
-    assert receiver.all(sa.select(models.batch)) == []
-    assert receiver.all(sa.select(models.event)) == []
+    assert receiver.all(sa.select(tables.batch)) == []
+    assert receiver.all(sa.select(tables.event)) == []
     assert len(aside(receiver)) == 62  # one file each: no sentence beside it
 
 
@@ -124,7 +127,7 @@ def test_what_a_run_tells_of_a_flood_is_a_few_and_a_number(quick_receiver: Side,
 def test_a_flood_is_no_news_to_the_other_side(quick_receiver: Side, quick_forger: Forger) -> None:
     plant(quick_forger, 3)
     run = quick_receiver.take_in()
-    assert telling.after_import(quick_receiver.site, run.batches, importer.never) is None
+    assert control_batch.after_import(quick_receiver.site, run.batches, importer.never) is None
     assert list(quick_receiver.site.spool.folders.outgoing.glob("control-*")) == []
 
 
@@ -200,11 +203,11 @@ def test_they_are_grouped_by_day_and_cause_with_samples(receiver: Side, forger: 
 def test_they_go_with_the_retention_like_the_rest(quick_receiver: Side, quick_forger: Forger) -> None:
     plant(quick_forger, 3)
     quick_receiver.take_in()
-    assert pruning.run(quick_receiver.site).strangers == 0
+    assert prune.run(quick_receiver.site).strangers == 0
     assert counted(quick_receiver) == {"untrusted": 3}
-    quick_receiver.execute(sa.update(models.stranger).values(day=(now() - timedelta(days=400)).date()))
+    quick_receiver.execute(sa.update(tables.stranger).values(day=(now() - timedelta(days=400)).date()))
     quick_receiver.limit(retention_days=1e-9)
-    assert pruning.run(quick_receiver.site).strangers == 3
+    assert prune.run(quick_receiver.site).strangers == 3
     assert (counted(quick_receiver), aside(quick_receiver)) == ({}, [])
 
 
@@ -232,7 +235,7 @@ def test_one_is_looked_at_released_and_given_up_by_its_name(quick_receiver: Side
     assert quarantine.look(quick_receiver.site, stem).report.reason is Reason.UNTRUSTED
     assert quarantine.release(quick_receiver.site, stem).reason is Reason.UNTRUSTED
     with pytest.raises(WorldError, match="`exchange quarantine` also what nobody vouches for"):
-        refused.reject(quick_receiver.site, stem, "whose is it")
+        release.reject(quick_receiver.site, stem, "whose is it")
     quick_receiver.site = replace(
         quick_receiver.site, trusted=TrustedKeys.from_pems({stranger.name: stranger.public_pem()})
     )
@@ -279,6 +282,6 @@ def test_what_our_peer_signed_and_nobody_can_read_has_a_row_of_its_own(
     stem = quick_forger.deliver(batch)
     (outcome,) = quick_receiver.take_in().batches
     assert (outcome.batch, outcome.reason) == (stem, Reason.CORRUPT)
-    rows = quick_receiver.all(sa.select(models.batch.c.state, models.batch.c.reason))
+    rows = quick_receiver.all(sa.select(tables.batch.c.state, tables.batch.c.reason))
     assert [tuple(row) for row in rows] == [("quarantined", "corrupt")]
     assert counted(quick_receiver) == {}

@@ -9,14 +9,16 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from exchange import accepting, gaps, ledger, missing, refused
 from exchange.channels import Channel
-from exchange.database import now, reading
-from exchange.format import codes
+from exchange.database import ledger
+from exchange.database.engine import now, reading
+from exchange.database.tables import Direction, GapState, gap, peer, position, repair
+from exchange.format import resend_codes
 from exchange.format.control import Heartbeat, Range, Sent, ranges
 from exchange.format.errors import Reason, Verdict, WorldError
-from exchange.models import Direction, GapState, gap, peer, position, repair
-from exchange.outcomes import Imported
+from exchange.incoming import release
+from exchange.link import accept_gap, gap_report, gaps
+from exchange.results import Imported
 from exchange.site import Site
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account
@@ -69,8 +71,8 @@ def lose(side: Side, *lost: Range, epoch: str = EPOCH) -> None:
         gaps.close_lost(connection, "forth", epoch, lost)
 
 
-def accept(side: Side, first: int, last: int | None = None, **how: bool) -> accepting.Accepted:
-    return accepting.run(side.site, "forth", first, last or first, "the stick fell into the sea", **how)
+def accept(side: Side, first: int, last: int | None = None, **how: bool) -> accept_gap.Accepted:
+    return accept_gap.run(side.site, "forth", first, last or first, "the stick fell into the sea", **how)
 
 
 # Noticed and closed
@@ -150,7 +152,7 @@ def test_a_damaged_batch_is_missing_though_nothing_came_behind_it(quick_receiver
     quick_forger.deliver(batch, data=batch.data[:-1] + b"!")
     assert verdicts(quick_receiver) == [Verdict.QUARANTINED]
     assert rows(quick_receiver) == [1]
-    (found,) = missing.look(quick_receiver.site, channel=None, state=GapState.MISSING, limit=10).found
+    (found,) = gap_report.look(quick_receiver.site, channel=None, state=GapState.MISSING, limit=10).found
     assert (found.first, found.last, found.refused) == (1, 1, Reason.CORRUPT)
     again = replace(batch, stem=f"{batch.stem}.r2")
     quick_forger.deliver(again)
@@ -175,7 +177,7 @@ def test_a_held_batch_that_a_person_rejected_is_missing(quick_receiver: Side, qu
     stem = quick_forger.send([account(1, FIRST)], claims={"schemas": {"account": 9}})
     assert verdicts(quick_receiver) == [Verdict.HELD]
     assert rows(quick_receiver) == []
-    refused.reject(quick_receiver.site, stem, "nobody needs it")
+    release.reject(quick_receiver.site, stem, "nobody needs it")
     assert rows(quick_receiver) == [1]
 
 
@@ -362,13 +364,13 @@ def test_neighbours_of_which_the_same_is_known_are_one_range(receiver: Side, for
         elif number == 1:
             forger.deliver(batch, data=b"!" * len(batch.data))
     verdicts(receiver)
-    look = missing.look(receiver.site, channel="forth", state=GapState.MISSING, limit=3)
+    look = gap_report.look(receiver.site, channel="forth", state=GapState.MISSING, limit=3)
     shown = [(one.first, one.last, one.refused) for one in look.found]
     assert shown == [(1, 1, "corrupt"), (2, 3, None), (5, 7, None)]
     assert (look.total, look.codes) == (3, {})
-    assert missing.look(receiver.site, channel="back", state=GapState.MISSING, limit=3).found == ()
+    assert gap_report.look(receiver.site, channel="back", state=GapState.MISSING, limit=3).found == ()
     receiver.execute(sa.update(gap).values(noticed_at=now() - timedelta(hours=3)))
-    (rest,) = missing.look(receiver.site, channel=None, state=GapState.MISSING, limit=9).found[2:]
+    (rest,) = gap_report.look(receiver.site, channel=None, state=GapState.MISSING, limit=9).found[2:]
     assert (rest.first, rest.last, str(rest.age)) == (5, 7, "3:00:00")
     assert rest.as_dict()["age_seconds"] == 3 * 3600
 
@@ -380,8 +382,8 @@ def test_a_one_way_link_shows_a_code_that_its_sender_can_read(quick_receiver: Si
         if number in {4, 8}:
             quick_forger.deliver(batch)
     verdicts(quick_receiver)
-    look = missing.look(quick_receiver.site, channel=None, state=GapState.MISSING, limit=1)
-    assert codes.decode(look.codes["forth", EPOCH], [("forth", EPOCH)])[2] == [(1, 3), (5, 7)]
+    look = gap_report.look(quick_receiver.site, channel=None, state=GapState.MISSING, limit=1)
+    assert resend_codes.decode(look.codes["forth", EPOCH], [("forth", EPOCH)])[2] == [(1, 3), (5, 7)]
     assert "have `exchange resync forth --prune-missing` run on one" in accept(quick_receiver, 1).message
     assert quick_receiver.all(sa.select(repair)) == []
 

@@ -14,8 +14,11 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from exchange import epochs, models, reconciling, status, telling
-from exchange.importer import never
+from exchange.database import tables
+from exchange.incoming.importer import never
+from exchange.link import epochs, reconcile
+from exchange.operating import status
+from exchange.outgoing import control_batch
 from exchange.testing.carrier import HONEST, Faults
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres, shop_link
@@ -33,14 +36,14 @@ def tick(side: Side) -> None:
     """Export and say so, as beat has it done."""
     run = side.export()
     assert run.trouble is None, run.trouble
-    assert telling.after_export(side.site) is None
+    assert control_batch.after_export(side.site) is None
 
 
 def take_in(side: Side) -> None:
     """Import and say so."""
     run = side.take_in()
     assert run.trouble is None, run.trouble
-    assert telling.after_import(side.site, run.batches, never) is None
+    assert control_batch.after_import(side.site, run.batches, never) is None
 
 
 def go_round(link: Link) -> None:
@@ -68,19 +71,19 @@ def different(link: Link) -> list[str]:
 def unsettled(link: Link) -> list[str]:
     """Say what is still to come: changes, batches that were not acknowledged, gaps, requests."""
     waiting = (
-        ("pending", sa.select(models.change.c.id)),
+        ("pending", sa.select(tables.change.c.id)),
         (
             "unacknowledged",
-            sa.select(models.batch.c.stem).where(
-                models.batch.c.direction == "out",
-                models.batch.c.channel != "control",
-                models.batch.c.state.in_(["sealed", "published"]),
-                models.batch.c.epoch == sa.select(models.network.c.epoch).scalar_subquery(),
+            sa.select(tables.batch.c.stem).where(
+                tables.batch.c.direction == "out",
+                tables.batch.c.channel != "control",
+                tables.batch.c.state.in_(["sealed", "published"]),
+                tables.batch.c.epoch == sa.select(tables.network.c.epoch).scalar_subquery(),
             ),
         ),
-        ("missing", sa.select(models.gap.c.sequence).where(models.gap.c.state == "missing")),
-        ("asked", sa.select(models.repair.c.name).where(models.repair.c.state == "open")),
-        ("to be sent", sa.select(models.resync.c.id).where(models.resync.c.state.in_(["asked", "running"]))),
+        ("missing", sa.select(tables.gap.c.sequence).where(tables.gap.c.state == "missing")),
+        ("asked", sa.select(tables.repair.c.name).where(tables.repair.c.state == "open")),
+        ("to be sent", sa.select(tables.resync.c.id).where(tables.resync.c.state.in_(["asked", "running"]))),
     )
     return [
         f"{side.site.network}: {len(found)} {what}"
@@ -155,7 +158,7 @@ def heal(link: Link, seed: int, rounds: int, cluster: Cluster) -> None:
     for turn in range(ENOUGH):
         if turn % 10 == 0:
             for side in (link.one, link.other):
-                reconciling.run(side.site, reason="the test wants to know")
+                reconcile.run(side.site, reason="the test wants to know")
         go_round(link)
         if not different(link) and not unsettled(link) and turn % 10 > 5:
             break
@@ -173,7 +176,7 @@ def drift(link: Link) -> None:
 def agreed(link: Link) -> None:
     """Say that the last comparison of every stream found nothing different."""
     for side in (link.one, link.other):
-        found = side.all(sa.select(models.agreement.c.stream, models.agreement.c.buckets))
+        found = side.all(sa.select(tables.agreement.c.stream, tables.agreement.c.buckets))
         assert found
         assert [row.stream for row in found if row.buckets not in {"[]", "0"}] == []
         assert status.look(side.site).epoch

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from exchange import digesting
-from exchange.database import SQLITE_CACHE_KIB, reading
+from exchange.database.engine import SQLITE_CACHE_KIB, reading
 from exchange.format.errors import Verdict
+from exchange.tables import bucket_digests
 from tests.crossing.processes import fork, join
 from tests.crossing.shop import channels
 from tests.crossing.sides import Link, Side
@@ -65,7 +65,7 @@ def take_in(side: Side, number: int) -> None:
 
 def digest(side: Side) -> None:
     with reading(side.engine) as connection:
-        assert digesting.digest(connection, channels[0].stream("account")).rows
+        assert bucket_digests.digest(connection, channels[0].stream("account")).rows
 
 
 def peak_of(side: Side, work: Callable[[], None], folder: Path) -> int:

@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import exporter, keys
+from exchange.celery.nudge_watch import WatchedFolder
 from exchange.cli import output
-from exchange.folders import held
+from exchange.files import keys
+from exchange.files.folder import held
+from exchange.files.shared_folders import MARKER
+from exchange.files.spool import Folders, Sighting, Spool
 from exchange.format.errors import BatchError, Verdict, WorldError
 from exchange.format.names import BatchName, data_name, manifest_name
-from exchange.outcomes import ExportRun
-from exchange.shared import MARKER
-from exchange.spool import Folders, Sighting, Spool
-from exchange.watching import WatchedFolder
+from exchange.outgoing import exporter
+from exchange.results import ExportRun
 from tests.crossing.forging import Forger
 from tests.crossing.forging import account as forged
 from tests.crossing.planting import SHAPES, Outside, apart, empty

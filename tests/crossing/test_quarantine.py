@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from exchange import importer, models, quarantine, refused, replay, status
 from exchange.channels import Channel
-from exchange.database import locked
+from exchange.database import tables
+from exchange.database.engine import locked
+from exchange.database.tables import BatchState
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.models import BatchState
+from exchange.incoming import importer, quarantine, release, replay
+from exchange.operating import status
 from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.shop import account as account_table
 from tests.crossing.sides import Side
@@ -34,7 +36,7 @@ def strict(side: Side) -> None:
 
 def states(side: Side) -> list[tuple[str, str | None]]:
     """Give what the ledger says of each batch."""
-    rows = side.all(sa.select(models.batch.c.state, models.batch.c.reason).order_by(models.batch.c.id))
+    rows = side.all(sa.select(tables.batch.c.state, tables.batch.c.reason).order_by(tables.batch.c.id))
     return [tuple(row) for row in rows]
 
 
@@ -200,13 +202,13 @@ def test_a_discarded_batch_is_in_the_archive_and_nobodys_worry(quick_receiver: S
     assert lying(quick_receiver, "quarantine") == []
     assert lying(quick_receiver, "archive") == [f"{stem}.jsonl.zst", f"{stem}.manifest.jsonl"]
     assert next(one for one in status.look(quick_receiver.site).channels if one.channel == "forth").quarantined == 0
-    event = refused.look(quick_receiver.site, stem, 10).history[-1]
+    event = release.look(quick_receiver.site, stem, 10).history[-1]
     assert (event.to_state, event.cause) == ("discarded", "discarded by hand: will be sent again")
 
 
 def test_a_batch_that_was_given_up_leaves_its_place_to_a_good_one(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = rejected(quick_forger)
-    refused.reject(quick_receiver.site, stem, "wrong ages")
+    release.reject(quick_receiver.site, stem, "wrong ages")
     quick_forger.sequence, quick_forger.previous = 0, None
     quick_forger.send([account(1, 1)])
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED]
@@ -218,7 +220,7 @@ def test_a_batch_that_was_given_up_and_is_carried_again_is_no_news(quick_receive
     batch = quick_forger.make(BAD)  # type: ignore[arg-type]
     quick_forger.deliver(batch)
     quick_receiver.take_in()
-    refused.reject(quick_receiver.site, batch.stem, "wrong ages")
+    release.reject(quick_receiver.site, batch.stem, "wrong ages")
     quick_forger.deliver(batch)
     [outcome] = quick_receiver.take_in().batches
     assert (outcome.verdict, outcome.reason) == (Verdict.DUPLICATE, Reason.REJECTED)
@@ -229,7 +231,7 @@ def test_a_batch_that_was_given_up_and_is_carried_again_is_no_news(quick_receive
 
 def test_a_batch_that_was_given_up_is_applied_once_it_is_good(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = rejected(quick_forger, [account(1, 1), upsert("seat", 2, id=1, code="a", rank=None, row=None, more=1)])
-    refused.reject(quick_receiver.site, stem, "not yet")
+    release.reject(quick_receiver.site, stem, "not yet")
     quick_receiver.site = replace(
         quick_receiver.site, channels=tuple(copy.copy(one) for one in quick_receiver.site.channels)
     )
@@ -243,13 +245,13 @@ def test_a_held_batch_is_rejected_and_not_held_again(quick_receiver: Side, quick
     quick_forger.send([account(n, n) for n in range(1, 5)])
     stem = quick_forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED, Verdict.HELD]
-    refused.reject(quick_receiver.site, stem, "not all of them")
+    release.reject(quick_receiver.site, stem, "not all of them")
     assert states(quick_receiver)[1] == ("rejected", "deletes")
     assert quick_receiver.take_in().batches == ()
     assert len(quick_receiver.rows(account_table)) == 4
 
 
-@pytest.mark.parametrize("give_up", [quarantine.discard, refused.reject])
+@pytest.mark.parametrize("give_up", [quarantine.discard, release.reject])
 def test_nothing_is_given_up_while_somebody_is_at_work(receiver: Side, forger: Forger, give_up: object) -> None:
     stem = damaged(forger)
     with somebody_at_work(receiver), pytest.raises(Exception, match="import forth is busy"):
@@ -265,19 +267,19 @@ def test_every_bad_record_of_a_refused_batch_is_listed_at_once_and_nothing_is_ch
     receiver: Side, forger: Forger
 ) -> None:
     stem = rejected(forger)
-    found = refused.look(receiver.site, stem, 100)
+    found = release.look(receiver.site, stem, 100)
     assert found.trial is not None
     assert [(one.line, one.error) for one in found.trial.bad] == [(2, "constraint"), (4, "schema"), (5, "record")]
     assert "account_age" in found.trial.bad[0].message
     assert found.trial.counts.as_dict() == {"applied": 2, "duplicate": 0, "stale": 0, "parked": 3}
     assert receiver.rows(account_table) == []
-    assert receiver.all(sa.select(models.dead_letter)) == []
+    assert receiver.all(sa.select(tables.dead_letter)) == []
     assert labels(receiver) == [stem]
 
 
 def test_of_many_bad_records_so_many_are_listed_as_were_asked_for(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = rejected(quick_forger, [account(n, n, age=500) for n in range(1, 2001)])
-    found = refused.look(quick_receiver.site, stem, 7)
+    found = release.look(quick_receiver.site, stem, 7)
     assert found.trial is not None
     assert [one.line for one in found.trial.bad] == [1, 2, 3, 4, 5, 6, 7]
     assert found.trial.counts.parked == 2000
@@ -286,13 +288,13 @@ def test_of_many_bad_records_so_many_are_listed_as_were_asked_for(quick_receiver
 def test_a_refused_batch_is_let_in_with_its_bad_records_parked(receiver: Side, forger: Forger) -> None:
     stem = rejected(forger)
     with pytest.raises(WorldError, match="--park lets the others in"):
-        refused.release(receiver.site, stem, park=False)
-    outcome = refused.release(receiver.site, stem, park=True)
+        release.release(receiver.site, stem, park=False)
+    outcome = release.release(receiver.site, stem, park=True)
     assert outcome.verdict is Verdict.APPLIED
     assert (outcome.records.applied, outcome.records.parked) == (2, 3)
     assert [row["id"] for row in receiver.rows(account_table)] == [1, 3]
-    columns = [models.dead_letter.c[name] for name in ("line", "batch", "state")]
-    letters = receiver.all(sa.select(*columns).order_by(models.dead_letter.c.line))
+    columns = [tables.dead_letter.c[name] for name in ("line", "batch", "state")]
+    letters = receiver.all(sa.select(*columns).order_by(tables.dead_letter.c.line))
     assert [tuple(row) for row in letters] == [(2, stem, "parked"), (4, stem, "parked"), (5, stem, "parked")]
     assert labels(receiver) == []
     assert [state for state, _ in states(receiver)] == ["quarantined", "applied"]
@@ -305,17 +307,17 @@ def test_a_batch_with_too_large_a_share_of_bad_records_is_let_in_too(
     stem = quick_forger.send([account(n, n, age=500 if n % 2 else 5) for n in range(1, 41)])
     [outcome] = quick_receiver.take_in().batches
     assert outcome.reason is Reason.REJECTED
-    done = refused.release(quick_receiver.site, stem, park=True)
+    done = release.release(quick_receiver.site, stem, park=True)
     assert (done.records.applied, done.records.parked) == (20, 20)
 
 
 def test_parking_skips_no_signature(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = rejected(quick_forger)
     quick_receiver.site = replace(quick_receiver.site, trusted=TrustedKeys.from_pems({}))
-    untried = refused.look(quick_receiver.site, stem, 10).untried
+    untried = release.look(quick_receiver.site, stem, 10).untried
     assert untried is not None
     assert "by-hand" in untried
-    assert refused.release(quick_receiver.site, stem, park=True).reason is Reason.UNTRUSTED
+    assert release.release(quick_receiver.site, stem, park=True).reason is Reason.UNTRUSTED
     assert quick_receiver.rows(account_table) == []
 
 
@@ -324,7 +326,7 @@ def test_a_batch_held_for_its_deletes_is_released(quick_receiver: Side, quick_fo
     quick_forger.send([account(n, n) for n in range(1, 5)])
     stem = quick_forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
     quick_receiver.take_in()
-    assert refused.release(quick_receiver.site, stem, park=False).verdict is Verdict.APPLIED
+    assert release.release(quick_receiver.site, stem, park=False).verdict is Verdict.APPLIED
     assert quick_receiver.rows(account_table) == []
 
 
@@ -334,17 +336,17 @@ def test_what_is_neither_held_nor_refused_is_neither_released_nor_rejected(
     stem = quick_forger.send([account(1, 1)])
     quick_receiver.take_in()
     with pytest.raises(WorldError, match="is applied, neither held nor refused"):
-        refused.release(quick_receiver.site, stem, park=True)
+        release.release(quick_receiver.site, stem, park=True)
     with pytest.raises(WorldError, match="is applied; only one that is quarantined or held"):
-        refused.reject(quick_receiver.site, stem, "why")
+        release.reject(quick_receiver.site, stem, "why")
     for ask in (
-        lambda: refused.release(quick_receiver.site, "forth-0123456789ab-0000000077", park=True),
-        lambda: refused.reject(quick_receiver.site, "forth-0123456789ab-0000000077", "why"),
-        lambda: refused.look(quick_receiver.site, "forth-0123456789ab-0000000077", 1),
+        lambda: release.release(quick_receiver.site, "forth-0123456789ab-0000000077", park=True),
+        lambda: release.reject(quick_receiver.site, "forth-0123456789ab-0000000077", "why"),
+        lambda: release.look(quick_receiver.site, "forth-0123456789ab-0000000077", 1),
     ):
         with pytest.raises(WorldError, match="the ledger has no batch"):
             ask()
-    assert refused.look(quick_receiver.site, stem, 1).trial is None
+    assert release.look(quick_receiver.site, stem, 1).trial is None
 
 
 # A range
@@ -417,7 +419,7 @@ def test_a_refused_batch_of_a_shard_is_shown_and_let_in_under_its_channels_name(
     stem = quick_forger.send([account(1, 1), account(2, 2, age=500)], claims={"shards": 2})
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.QUARANTINED]
     assert [one.label for one in quarantine.listed(quick_receiver.site, channel="forth")[0]] == [stem]
-    trial = refused.look(quick_receiver.site, stem, 10).trial
+    trial = release.look(quick_receiver.site, stem, 10).trial
     assert trial is not None
     assert (trial.counts.applied, [one.line for one in trial.bad]) == (1, [2])
-    assert refused.release(quick_receiver.site, stem, park=True).records.parked == 1
+    assert release.release(quick_receiver.site, stem, park=True).records.parked == 1

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from exchange import adopting, epochs, ledger, reconciling
-from exchange.database import reading
-from exchange.models import Direction, position
+from exchange.database import ledger
+from exchange.database.engine import reading
+from exchange.database.tables import Direction, position
+from exchange.link import epoch_adoption, epochs, reconcile
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_carriage import Writer
 from tests.crossing.test_healing import ENOUGH, different, go_round, tick, unsettled
@@ -141,7 +142,7 @@ class World:
         for number in range(ENOUGH):
             if number % 10 == 0:
                 for side in (self.link.one, self.link.other):
-                    reconciling.run(side.site, reason="the test wants to know")
+                    reconcile.run(side.site, reason="the test wants to know")
             self.live()
             if not different(self.link) and not unsettled(self.link) and number % 10 > 5:
                 break
@@ -149,7 +150,7 @@ class World:
         assert unsettled(self.link) == []
         for life in (self.one, self.two):
             with reading(life.side.engine) as connection:
-                assert adopting.waiting(connection) == []
+                assert epoch_adoption.waiting(connection) == []
                 assert ledger.halted(connection) is None
             assert set(life.reached.values()) == {len(self.other(life).epochs) - 1}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from exchange.format import codes
+from exchange.format import resend_codes
 from tests.crossing.rubbish import ODD, PLACES, Rubbish, Spoilt, Stage, honest
 from tests.postgresql import Cluster
 
@@ -148,11 +148,11 @@ def test_every_odd_value_of_every_member_costs_its_own_batch(stage: Stage) -> No
 @settings(deadline=None, database=None)
 def test_a_request_code_is_one_or_a_sentence_whatever_was_typed(text: str) -> None:
     try:
-        _, _, wanted = codes.decode(text, [("forth", "0" * 12)])
+        _, _, wanted = resend_codes.decode(text, [("forth", "0" * 12)])
     except ValueError as error:
         wanted, text = [], str(error)
         assert text.isprintable()
-    assert sum(last - first + 1 for first, last in wanted) <= codes.MAX_SEQUENCES
+    assert sum(last - first + 1 for first, last in wanted) <= resend_codes.MAX_SEQUENCES
 
 
 def test_a_code_that_is_none_ends_a_command_with_one_sentence(stage: Stage) -> None:

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import applying, exporter, importer, models, retry
 from exchange.channels import Channel, check
-from exchange.database import join, locked, reading
-from exchange.exporter import seal
+from exchange.database import tables as database_tables
+from exchange.database.engine import join, locked, reading
+from exchange.dead_letters import retry
+from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict
-from exchange.shared import MARKER
+from exchange.incoming import apply, importer
+from exchange.outgoing import exporter
+from exchange.outgoing.exporter import seal
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.processes import KILLED, fork, run_killed_at, until
@@ -71,7 +74,7 @@ def verdicts(link: Link) -> set[tuple[Verdict, int]]:
 def carried_by(side: Side) -> dict[str, set[str]]:
     """Say which streams each channel of the files has carried."""
     found: dict[str, set[str]] = {}
-    for channel, line in side.all(sa.select(models.batch.c.channel, models.batch.c.manifest)):
+    for channel, line in side.all(sa.select(database_tables.batch.c.channel, database_tables.batch.c.manifest)):
         found.setdefault(channel, set()).update(json.loads(line)["records"])
     return found
 
@@ -128,7 +131,7 @@ def test_a_shard_is_a_channel_of_its_own_and_the_declared_name_means_all_of_them
     assert {seen.channel for seen in importer.run(link.other.site, channel="forth_2").batches} == {"forth_2"}
     assert {seen.channel for seen in importer.run(link.other.site, channel="forth").batches} == {"forth_0", "forth_1"}
     assert alike(link)
-    channels = {name for (name,) in link.other.all(sa.select(models.success.c.channel))}
+    channels = {name for (name,) in link.other.all(sa.select(database_tables.success.c.channel))}
     assert channels == {"forth_0", "forth_1", "forth_2"}
 
 
@@ -168,8 +171,8 @@ def test_another_number_of_shards_loses_nothing_and_no_older_record_wins(
         importer.run(link.other.site, stem=stem)
     assert verdicts(link) <= {(Verdict.APPLIED, 0)}
     assert alike(link)
-    assert {state for (state,) in link.other.all(sa.select(models.batch.c.state))} == {"applied"}
-    assert link.other.all(sa.select(sa.func.sum(models.batch.c.stale)))[0][0] > 0
+    assert {state for (state,) in link.other.all(sa.select(database_tables.batch.c.state))} == {"applied"}
+    assert link.other.all(sa.select(sa.func.sum(database_tables.batch.c.stale)))[0][0] > 0
 
 
 def test_the_receiver_takes_whatever_number_of_shards_the_sender_has(shards: Callable[..., Link]) -> None:
@@ -218,11 +221,13 @@ def test_a_dead_letter_of_a_shard_that_is_no_more_is_retried(shards: Callable[..
     link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(60)])
     link.round()
     link.other.execute("DROP TRIGGER picky")
-    [(number, channel)] = link.other.all(sa.select(models.dead_letter.c.id, models.dead_letter.c.channel))
+    [(number, channel)] = link.other.all(
+        sa.select(database_tables.dead_letter.c.id, database_tables.dead_letter.c.channel)
+    )
     assert channel.startswith("forth_")
     reshard(link.other, 1)
     [tried] = retry.run(link.other.site, [number])
-    assert tried.state is models.DeadLetterState.APPLIED
+    assert tried.state is database_tables.DeadLetterState.APPLIED
     assert alike(link)
 
 
@@ -237,7 +242,7 @@ def test_two_processes_apply_two_shards_at_the_same_time(
     link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(60)])
     assert len(link.one.export().batches) == 2
     link.there.carry()
-    apply_records = applying.apply_records
+    apply_records = apply.apply_records
 
     def both_are_here(site: Any, connection: Any, arrival: Any, data: Any) -> Any:
         counts = apply_records(site, connection, arrival, data)
@@ -245,12 +250,12 @@ def test_two_processes_apply_two_shards_at_the_same_time(
         until(lambda: len(list(tmp_path.glob("*.inside"))) == 2)  # neither has committed
         return counts
 
-    monkeypatch.setattr(applying, "apply_records", both_are_here)
+    monkeypatch.setattr(apply, "apply_records", both_are_here)
     # Both begin with all channels: whoever finds one taken goes to the next.
     children = [fork(link.other.take_in, link.other, link.one) for _ in range(2)]
     assert [wait_for(child) for child in children] == [0, 0]
     assert alike(link)
-    assert link.other.all(sa.select(sa.func.sum(models.batch.c.applied)))[0][0] == 60
+    assert link.other.all(sa.select(sa.func.sum(database_tables.batch.c.applied)))[0][0] == 60
 
 
 @pytest.mark.postgres
@@ -265,7 +270,7 @@ def test_shards_of_another_number_wait_for_each_other(shards: Callable[..., Link
         assert {seen.verdict for seen in link.other.take_in().batches} == {Verdict.BUSY}
         reshard(link.other, 2)
         assert verdicts(link) == {(Verdict.APPLIED, 0)}
-    assert link.other.all(sa.select(models.attempt)) == []
+    assert link.other.all(sa.select(database_tables.attempt)) == []
 
 
 @pytest.mark.postgres
@@ -283,7 +288,7 @@ def test_two_exporters_take_each_change_once(shards: Callable[..., Link]) -> Non
     assert [wait_for(child) for child in [fork(export, link.one, link.other) for _ in range(2)]] == [0, 0]
     link.there.carry()
     assert verdicts(link) == {(Verdict.APPLIED, 0)}
-    columns = models.batch.c
+    columns = database_tables.batch.c
     assert link.other.all(sa.select(sa.func.sum(columns.applied), sa.func.sum(columns.duplicate)))[0] == (300, 0)
     assert alike(link)
 
@@ -301,7 +306,7 @@ def test_each_channel_with_work_is_handed_over_and_the_rest_is_done_here(shards:
     handed.clear()
     arrived = importer.run(link.other.site, hand_over=handed.append)
     assert (arrived.batches, arrived.handed, handed) == ((), ("forth_0", "forth_1"), ["forth_0", "forth_1"])
-    assert link.other.all(sa.select(models.success.c.channel)) == []  # theirs to say
+    assert link.other.all(sa.select(database_tables.success.c.channel)) == []  # theirs to say
     assert len(importer.run(link.other.site, channel="forth_0").batches) == 1
     handed.clear()
     assert len(importer.run(link.other.site, hand_over=handed.append).batches) == 1  # alone it goes at once
@@ -362,6 +367,6 @@ def test_shards_killed_at_any_step_take_effect_once(
     assert list(folders.work.iterdir()) == []
     with reading(link.other.engine) as connection:
         applied, parked = connection.execute(
-            sa.select(sa.func.sum(models.batch.c.applied), sa.func.sum(models.batch.c.parked))
+            sa.select(sa.func.sum(database_tables.batch.c.applied), sa.func.sum(database_tables.batch.c.parked))
         ).one()
     assert (applied, parked) == ((1 + (step - first) // stride) * 8, 0)

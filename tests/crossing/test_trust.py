@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from exchange import arrivals, importer, keys, letter_files, quarantine, replay, spool, status, untrusting
 from exchange.channels import Channel
-from exchange.database import now, reading
+from exchange.database.engine import now, reading
+from exchange.database.tables import BatchState, batch, dead_letter
+from exchange.dead_letters import file as letter_file
+from exchange.dead_letters.file import FileFault
+from exchange.files import keys, spool
 from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.key_terms import Terms
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.format.terms import Terms
-from exchange.letter_files import FileFault
-from exchange.models import BatchState, batch, dead_letter
-from exchange.outcomes import Imported
+from exchange.incoming import importer, manifests, quarantine, replay
+from exchange.operating import status, untrust
+from exchange.results import Imported
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account
 from tests.crossing.sides import Side
@@ -40,7 +43,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(arrivals, "now", made.now)
+    monkeypatch.setattr(manifests, "now", made.now)
     return made
 
 
@@ -238,17 +241,17 @@ def test_a_file_of_dead_letters_is_within_its_keys_limits_or_refused(
     forger.send([account(1, FIRST, age=300)])
     side.take_in()
     file = tmp_path / "letters.jsonl"
-    letter_files.save(side.site, file)
+    letter_file.save(side.site, file)
     *letters, ending, _ = file.read_bytes().splitlines()
     theirs = json.dumps(json.loads(ending) | {"network": side.site.peer}).encode()
     file.write_bytes(b"\n".join([*letters, theirs, forger.key.sign(theirs).encode(), b""]))
     trust(side, forger.key, terms)
     before = side.all(sa.select(dead_letter))
     if said is None:
-        assert letter_files.bring(side.site, file).network == "one"
+        assert letter_file.bring(side.site, file).network == "one"
         return
     with pytest.raises(FileFault, match=said):
-        letter_files.bring(side.site, file)
+        letter_file.bring(side.site, file)
     assert side.all(sa.select(dead_letter)) == before
 
 
@@ -318,7 +321,7 @@ def signed(receiver: Side) -> Forger:
 
 def test_what_a_key_had_signed_that_counts_here_is_listed_as_it_is_trusted_no_longer(signed: Forger) -> None:
     side = signed.receiver
-    done = untrusting.run(side.site, side.home / "keys", "by_hand")
+    done = untrust.run(side.site, side.home / "keys", "by_hand")
     assert done.fingerprint == signed.key.fingerprint
     assert done.counts == {BatchState.WAITING: 1, BatchState.HELD: 1, BatchState.APPLIED: 2}
     stem = f"forth-{EPOCH}-{{:010d}}".format
@@ -342,7 +345,7 @@ def test_of_many_the_ones_to_decide_on_come_first_and_the_same_key_under_another
     side = signed.receiver
     side.home.with_name("again.pem").write_bytes(signed.key.public_pem())
     keys.trust(side.home / "keys", keys.candidate(side.home.with_name("again.pem")))
-    done = untrusting.run(side.site, side.home / "keys", "by_hand", limit=2)
+    done = untrust.run(side.site, side.home / "keys", "by_hand", limit=2)
     assert [one.state.value for one in done.batches] == ["waiting", "held"]
     assert sum(done.counts.values()) == 4
     assert done.still == ("again",)

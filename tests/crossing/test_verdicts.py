@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import models, quarantine, replay, strangers
 from exchange.channels import Channel, Stream
-from exchange.database import reading
+from exchange.channels.schemas import Checker
+from exchange.database import tables
+from exchange.database.engine import reading
+from exchange.files.shared_folders import MARKER
+from exchange.files.spool import Sightings, Spool
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey
-from exchange.outcomes import Imported
-from exchange.schemas import Checker
-from exchange.shared import MARKER
-from exchange.spool import Sightings, Spool
-from exchange.status import look
-from exchange.waiting import Waiting
+from exchange.incoming import quarantine, replay, strangers
+from exchange.incoming.held import Waiting
+from exchange.operating.status import look
+from exchange.results import Imported
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account, age, delete, upsert
 from tests.crossing.sides import Side
@@ -46,7 +47,7 @@ def ids(side: Side) -> list[int]:
 
 def ledger_of(side: Side) -> list[tuple[str, str | None]]:
     """Give state and reason of every batch in the ledger."""
-    columns = models.batch.c
+    columns = tables.batch.c
     return [tuple(row) for row in side.all(sa.select(columns.state, columns.reason).order_by(columns.id))]
 
 
@@ -70,7 +71,7 @@ def quarantined(side: Side, stem: str, reason: Reason) -> str:
     assert not kept(folders.work)
     assert kept(folders.incoming) == {MARKER}
     assert side.take_in().batches == ()
-    message = side.all(sa.select(models.batch.c.message).order_by(models.batch.c.id.desc()).limit(1))[0][0]
+    message = side.all(sa.select(tables.batch.c.message).order_by(tables.batch.c.id.desc()).limit(1))[0][0]
     assert message == outcome.message
     return sentence
 
@@ -175,7 +176,7 @@ def test_another_digest_of_a_young_file_may_be_a_copy_under_way(quick_receiver: 
     assert only(quick_receiver).verdict is Verdict.INCOMPLETE
     assert f"{batch.stem}.jsonl.zst" in kept(quick_receiver.site.spool.folders.incoming)  # the carrier can go on
     assert not kept(quick_receiver.site.spool.folders.work)
-    assert quick_receiver.all(sa.select(models.attempt)) == []
+    assert quick_receiver.all(sa.select(tables.attempt)) == []
     quick_forger.deliver(batch)
     assert only(quick_receiver).verdict is Verdict.APPLIED
 
@@ -208,7 +209,7 @@ def test_patience_begins_when_a_batch_is_found_incomplete_not_when_it_waited_for
     quick_forger.deliver(second)
     assert only(quick_receiver).verdict is Verdict.WAITING
     (quick_receiver.site.spool.folders.incoming / f"{second.stem}.jsonl.zst").unlink()
-    quick_receiver.execute(sa.update(models.batch).values(created_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    quick_receiver.execute(sa.update(tables.batch).values(created_at=datetime(2020, 1, 1, tzinfo=UTC)))
     quick_forger.deliver(first)
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED, Verdict.INCOMPLETE]
     assert only(quick_receiver).verdict is Verdict.INCOMPLETE
@@ -382,7 +383,7 @@ def test_a_batch_that_breaks_the_format_is_corrupt(quick_receiver: Side, quick_f
     quick_forger.send([account(2, FIRST + 2)])  # its place is free for the right one
     assert only(quick_receiver).verdict is Verdict.APPLIED
     assert ids(quick_receiver) == [2, 9]
-    assert quick_receiver.all(sa.select(models.dead_letter)) == []
+    assert quick_receiver.all(sa.select(tables.dead_letter)) == []
 
 
 def test_bytes_after_the_compressed_content_are_corrupt(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -421,7 +422,7 @@ def held(side: Side, reason: Reason = Reason.UNSUPPORTED) -> str:
     assert only(side) == outcome
     assert ids(side) == before
     assert ledger_of(side)[-1] == ("held", reason)
-    assert len(side.all(sa.select(models.event).where(models.event.c.to_state == "held"))) == 1
+    assert len(side.all(sa.select(tables.event).where(tables.event.c.to_state == "held"))) == 1
     return outcome.message
 
 
@@ -438,7 +439,7 @@ def test_a_newer_format_is_applied_after_the_upgrade(
     held(quick_receiver)
     monkeypatch.setattr("exchange.format.manifest.FORMAT", "exchange-batch/2")
     assert only(quick_receiver).verdict is Verdict.APPLIED
-    columns = models.batch.c
+    columns = tables.batch.c
     assert quick_receiver.all(sa.select(columns.state, columns.stem, columns.records)) == [("applied", stem, 1)]
 
 
@@ -696,7 +697,7 @@ def test_names_prove_nothing_and_the_manifest_everything(quick_receiver: Side, q
     quick_forger.deliver(replace(batch, stem=f"back-{EPOCH}-0000000077"))
     outcome = only(quick_receiver)
     assert (outcome.verdict, outcome.channel) == (Verdict.APPLIED, "forth")
-    position = models.position.c
+    position = tables.position.c
     assert quick_receiver.all(sa.select(position.channel, position.sequence)) == [("forth", 1)]
 
 
@@ -758,7 +759,7 @@ def test_bad_lines_of_every_kind_are_parked_together_and_the_rest_applies(receiv
 
 def parked(side: Side, outcome: Imported) -> list[tuple[str, int, bytes]]:
     """Give cause, line and bytes of each letter, all of them parked by that import."""
-    letters = side.all(sa.select(models.dead_letter).order_by(models.dead_letter.c.line))
+    letters = side.all(sa.select(tables.dead_letter).order_by(tables.dead_letter.c.line))
     for letter in letters:
         assert letter.message.isprintable()
         assert (letter.batch, letter.channel, letter.direction) == (outcome.batch, "forth", "in")
@@ -775,7 +776,7 @@ def test_a_reference_to_nothing_is_parked_and_named(receiver: Side, forger: Forg
         ]
     )
     assert (outcome := only(receiver)).records.parked == 1, outcome
-    [letter] = receiver.all(sa.select(models.dead_letter))
+    [letter] = receiver.all(sa.select(tables.dead_letter))
     assert letter.error == "foreign_key"
     assert "place" in letter.message
     assert [row["id"] for row in receiver.rows(shop.visit)] == [1]
@@ -785,7 +786,7 @@ def test_a_taken_unique_value_is_parked_and_names_who_has_it(receiver: Side, for
     receiver.execute(sa.insert(shop.seat).values(id=5, code="a"))
     forger.send([upsert("seat", FIRST, id=1, code="a", rank=None, row=None)])
     assert only(receiver).records.parked == 1
-    [letter] = receiver.all(sa.select(models.dead_letter))
+    [letter] = receiver.all(sa.select(tables.dead_letter))
     assert letter.error == "unique"
     assert "id = 5" in letter.message
 
@@ -804,7 +805,7 @@ def test_a_channel_that_rejects_takes_no_batch_with_a_bad_line(receiver: Side, f
         quarantined(receiver, stem, Reason.REJECTED)
         for path in receiver.site.spool.folders.quarantine.iterdir():
             path.unlink()
-    assert receiver.all(sa.select(models.dead_letter)) == []
+    assert receiver.all(sa.select(tables.dead_letter)) == []
 
 
 def test_more_bad_lines_than_the_number_allows_refuse_the_batch(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -814,7 +815,7 @@ def test_more_bad_lines_than_the_number_allows_refuse_the_batch(quick_receiver: 
     assert only(quick_receiver).records.parked == 3
     stem = quick_forger.send([*good, *[b"{}"] * 4])
     quarantined(quick_receiver, stem, Reason.REJECTED)
-    assert len(quick_receiver.all(sa.select(models.dead_letter))) == 3
+    assert len(quick_receiver.all(sa.select(tables.dead_letter))) == 3
 
 
 def test_more_bad_lines_than_the_share_allows_refuse_the_batch(quick_receiver: Side, quick_forger: Forger) -> None:

@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from exchange import migrate
 from exchange.database import make_engine
-from exchange.models import DeadLetterState, dead_letter
+from exchange.database.tables import DeadLetterState, dead_letter
+from exchange.operating import migrate
 from tests.databases import Databases, Templates
 
 NOW = datetime(2026, 11, 22, 6, 15, tzinfo=UTC)

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from exchange import dead_letters
+from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
 from exchange.dead_letters import Filters
-from exchange.dead_letters.counting import TREND_HOURS, hour_of
-from exchange.models import DeadLetterState, dead_letter, dead_letter_count
+from exchange.dead_letters.counts import TREND_HOURS, hour_of
 from tests.dead_letters.conftest import MANY, NOW, STATES, letter
 
 PARKED, DISCARDED, APPLIED = DeadLetterState.PARKED, DeadLetterState.DISCARDED, DeadLetterState.APPLIED

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.dead_letters import Brief, Filters, searching, selecting
-from exchange.dead_letters.finding import brief
-from exchange.models import DeadLetterState, Direction, dead_letter
+from exchange.database.tables import DeadLetterState, Direction, dead_letter
+from exchange.dead_letters import Brief, Filters, search, selections
+from exchange.dead_letters.store import brief
 from tests.dead_letters.conftest import MANY, NOW
 
 PARKED = DeadLetterState.PARKED
@@ -95,8 +95,8 @@ def test_pages_put_together_are_all_that_is_meant_in_order(many: Connection, ask
 def test_a_search_that_ends_early_goes_on_where_it_ended(
     many: Connection, monkeypatch: pytest.MonkeyPatch, asked: str, *, oldest_first: bool
 ) -> None:
-    monkeypatch.setattr(searching, "LOOKED_AT", 20)
-    monkeypatch.setattr(searching, "LOOKING_SECONDS", 0)
+    monkeypatch.setattr(search, "LOOKED_AT", 20)
+    monkeypatch.setattr(search, "LOOKING_SECONDS", 0)
     filters, meant = ASKED[asked]
     assert all_pages(many, filters, oldest_first=oldest_first, limit=10) == expected(
         many, meant, oldest_first=oldest_first
@@ -110,7 +110,7 @@ def test_a_search_that_ends_early_goes_on_where_it_ended(
 def test_a_count_within_a_time_goes_only_so_far(many: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     filters = Filters(since=NOW - timedelta(hours=1))
     exact = dead_letters.counted(many, filters)
-    monkeypatch.setattr("exchange.dead_letters.paging.COUNTED", 20)
+    monkeypatch.setattr("exchange.dead_letters.pages.COUNTED", 20)
     assert exact.exact
     assert exact.letters > 20
     assert dead_letters.counted(many, filters) == (20, False)
@@ -125,7 +125,7 @@ def test_filters_come_back_from_what_was_written_of_them() -> None:
 
 @either_way
 def test_a_selection_is_paged_and_filtered_as_it_was_kept(many: Connection, *, oldest_first: bool) -> None:
-    selecting.select(many, "fix1", Filters(stream="stream_1"))
+    selections.select(many, "fix1", Filters(stream="stream_1"))
     for filters, meant in (
         (Filters(selection="fix1"), ASKED["stream, error and direction"][0].only("stream")),
         (Filters(PARKED, selection="fix1", text="worse"), Filters(PARKED, text="worse")),

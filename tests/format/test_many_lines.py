@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange.format import json, record
+from exchange.format import record, strict_json
 from exchange.format.errors import RecordError
 from exchange.format.record import Record
 
@@ -35,7 +35,7 @@ LINES = {
     "a byte order mark": b"\xef\xbb\xbf" + GOOD,
     "a number": b"7",
     "many members": b'{"stream":"s","op":"upsert","version":7,"data":{%b}}'
-    % b",".join(b'"%d":0' % number for number in range(json.MAX_MEMBERS + 1)),
+    % b",".join(b'"%d":0' % number for number in range(strict_json.MAX_MEMBERS + 1)),
 }
 
 
@@ -53,7 +53,7 @@ def all_at_once(lines: list[bytes]) -> list[Record | str]:
     run = record.decode_run(lines)
     if run is None:
         return one_by_one(lines)
-    if isinstance(run, json.Unreadable):
+    if isinstance(run, strict_json.Unreadable):
         (sentence,) = one_by_one([lines[run.place]])
         assert isinstance(sentence, str), "what is readable is not called unreadable"
         others = all_at_once([*lines[: run.place], *lines[run.place + 1 :]])
@@ -80,13 +80,13 @@ def test_a_line_that_is_no_json_is_found_among_others(broken: bytes, place: int)
     lines = ['{"stream":"s","op":"upsert","version":7,"data":{"id":"ä😀"}}'.encode()] * 5
     lines.insert(place, broken)
 
-    assert record.decode_run(lines) == json.Unreadable(place)
+    assert record.decode_run(lines) == strict_json.Unreadable(place)
 
 
 def test_a_value_spread_over_two_lines_is_not_hidden_by_a_line_with_two() -> None:
     lines = [LINES["begins an array"], LINES["ends an array"], LINES["two values"]]
 
-    assert json.loads_all(lines) is None
+    assert strict_json.loads_all(lines) is None
     assert record.decode_run(lines) is None
 
 

@@ -4,14 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.format.names import (
-    ENCODINGS,
-    BatchName,
-    FileKind,
-    data_name,
-    manifest_name,
-    parse_file_name,
-)
+from exchange.format.names import ENCODINGS, BatchName, FileKind, data_name, manifest_name, parse_file_name
 
 NAME = BatchName("requests", "4f1c0a9be2d7", 42)
 

@@ -16,11 +16,11 @@ from jsonschema import Draft202012Validator
 
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import BatchError, Reason, RecordError, Verdict
-from exchange.format.json import MAX_DEPTH, MAX_MEMBERS
 from exchange.format.manifest import MAX_MANIFEST_BYTES, Kind, Manifest, split_manifest
 from exchange.format.names import MAX_SEQUENCE, FileKind, parse_file_name
 from exchange.format.record import decode
 from exchange.format.signing import TrustedKeys, fingerprint
+from exchange.format.strict_json import MAX_DEPTH, MAX_MEMBERS
 from exchange.format.verify import judge
 
 SCHEMAS = Path(__file__).parent.parent.parent / "schemas"

@@ -13,9 +13,10 @@ from alembic.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Engine
 
-from exchange import capture, migrate
 from exchange.alembic import include_name, include_object
 from exchange.channels import Stream
+from exchange.operating import migrate
+from exchange.tables import capture
 
 METADATA = sa.MetaData()
 ORDER = sa.Table("order", METADATA, sa.Column("id", sa.Integer, primary_key=True), sa.Column("what", sa.Text))

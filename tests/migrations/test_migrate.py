@@ -12,10 +12,11 @@ from alembic.util import CommandError
 from sqlalchemy import Engine
 
 import exchange
-from exchange import capture, migrate, models
-from exchange.database import make_engine
+from exchange.database import make_engine, tables
+from exchange.operating import migrate
 from exchange.reference import channels
 from exchange.reference.models import Base
+from exchange.tables import capture
 
 BOTH = (migrate.CORE, migrate.REFERENCE)
 
@@ -28,7 +29,7 @@ def described(engine: Engine) -> dict[str, Any]:
         for name in inspector.get_table_names():
             if name == migrate.VERSION_TABLE:
                 continue
-            columns = [c for c in inspector.get_columns(name) if c["name"] != models.VERSION_COLUMN]
+            columns = [c for c in inspector.get_columns(name) if c["name"] != tables.VERSION_COLUMN]
             found[name] = {
                 "columns": [{**c, "type": repr(c["type"])} for c in columns],
                 "key": inspector.get_pk_constraint(name),
@@ -51,7 +52,7 @@ def test_migrations_make_exactly_the_declared_tables(
     migrated = described(engine)
     migrate.downgrade(engine)
     with engine.begin() as connection:
-        models.metadata.create_all(connection)
+        tables.metadata.create_all(connection)
         Base.metadata.create_all(connection)
     assert migrated == described(engine)
 
@@ -74,7 +75,7 @@ def test_up_down_and_up_again_with_data_in_place(engine: Engine) -> None:
         assert not migrate.pending(engine)
         assert migrate.pending(engine, BOTH)
         with engine.connect() as connection:
-            assert connection.scalar(sa.select(sa.func.count()).select_from(models.change)) == 1
+            assert connection.scalar(sa.select(sa.func.count()).select_from(tables.change)) == 1
         migrate.downgrade(engine)
     with engine.connect() as connection:
         assert set(sa.inspect(connection).get_table_names()) <= {migrate.VERSION_TABLE}
@@ -84,7 +85,7 @@ def test_the_core_alone_leaves_the_reference_tables_out(engine: Engine) -> None:
     migrate.upgrade(engine)
     with engine.connect() as connection:
         assert set(sa.inspect(connection).get_table_names()) == {
-            *models.metadata.tables,
+            *tables.metadata.tables,
             migrate.VERSION_TABLE,
         }
 
@@ -104,8 +105,8 @@ def test_versions_begin_at_the_time_in_microseconds(engine: Engine) -> None:
     before = time.time_ns() // 1000
     migrate.upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(sa.insert(models.change).values(stream="s", op="I", key="{}"))
-        first = connection.scalar(sa.select(models.change.c.id))
+        connection.execute(sa.insert(tables.change).values(stream="s", op="I", key="{}"))
+        first = connection.scalar(sa.select(tables.change.c.id))
     assert first is not None
     assert before <= first <= time.time_ns() // 1000 + 1
 

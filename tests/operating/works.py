@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy import ForeignKey, Numeric, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from exchange import capture
 from exchange.channels import Channel, Stream
 from exchange.database import make_engine
 from exchange.settings import load_settings
+from exchange.tables import capture
 
 
 class Base(DeclarativeBase):

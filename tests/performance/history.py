@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import models
+from exchange.database import tables
 from exchange.format.manifest import Counts, Kind, Manifest
 from tests.crossing.forging import EPOCH
 from tests.crossing.sides import Side
@@ -66,7 +66,7 @@ def text_of(before: str, number: sa.ColumnElement[int], after: str = "") -> sa.C
 def _moment_of(number: sa.ColumnElement[int]) -> sa.ColumnElement[datetime]:
     """Write the SQL for one of some moments: letters of one batch have it in common."""
     moments = ((number % MOMENTS == one, LONG_AGO + timedelta(minutes=one)) for one in range(MOMENTS))
-    return sa.case(*((which, sa.literal(moment, models.UtcDateTime)) for which, moment in moments))
+    return sa.case(*((which, sa.literal(moment, tables.UtcDateTime)) for which, moment in moments))
 
 
 def live(side: Side, batches: int) -> None:
@@ -77,12 +77,12 @@ def live(side: Side, batches: int) -> None:
         for direction, channel, state in (("in", "forth", "applied"), ("out", "back", "acknowledged")):
             values = {"direction": direction, "channel": channel, "state": state, "manifest": MANIFEST, **common}
             stem = {"stem": lambda n, channel=channel: text_of(f"{channel}-{EPOCH}-", n)}
-            fill(connection, models.batch, batches, values | stem)
+            fill(connection, tables.batch, batches, values | stem)
             moment = {"digest": "d" * 64, "adopted_at": LONG_AGO}
             place = {"direction": direction, "channel": channel, "epoch": EPOCH, "sequence": batches}
-            connection.execute(sa.insert(models.position).values(**place, **moment))
+            connection.execute(sa.insert(tables.position).values(**place, **moment))
         refused = {"direction": "in", "channel": "forth", "state": "quarantined", "reason": "corrupt", **common}
-        fill(connection, models.batch, batches // 20, refused | {"stem": lambda n: text_of("bad-", n)})
+        fill(connection, tables.batch, batches // 20, refused | {"stem": lambda n: text_of("bad-", n)})
         letter = {
             "direction": "in",
             "channel": "forth",
@@ -96,15 +96,15 @@ def live(side: Side, batches: int) -> None:
             "created_at": _moment_of,
             "updated_at": LONG_AGO,
         }
-        fill(connection, models.dead_letter, batches, letter | {"state": "discarded"})
-        fill(connection, models.dead_letter, batches // 20, letter | {"state": "parked"})
+        fill(connection, tables.dead_letter, batches, letter | {"state": "discarded"})
+        fill(connection, tables.dead_letter, batches // 20, letter | {"state": "parked"})
         happened = {"at": LONG_AGO, "to_state": "applied", "cause": "applied", "who": "me", "subject_id": lambda n: n}
         for subject in ("batch", "dead_letter"):
-            fill(connection, models.event, 2 * batches, happened | {"subject": subject})
+            fill(connection, tables.event, 2 * batches, happened | {"subject": subject})
         gone = {"stream": "account", "key": lambda n: text_of('{"id":-', n, "}"), "version": lambda n: n}
-        fill(connection, models.tombstone, batches, gone)
+        fill(connection, tables.tombstone, batches, gone)
         pending = {"stream": "elsewhere", "op": "I", "key": lambda n: text_of('{"id":', n, "}")}
-        fill(connection, models.change, 5 * batches, pending)
+        fill(connection, tables.change, 5 * batches, pending)
     folders = side.site.spool.folders
     for folder in (folders.archive, folders.quarantine, folders.sealed):
         for number in range(batches // 100):

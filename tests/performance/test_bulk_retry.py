@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from exchange import bulk_retry, dead_letters, importer, retry
-from exchange.database import writing
-from exchange.dead_letters import Filters, Letter, selecting
-from exchange.models import DeadLetterState, Direction
+from exchange import dead_letters
+from exchange.database.engine import writing
+from exchange.database.tables import DeadLetterState, Direction
+from exchange.dead_letters import Filters, Letter, bulk_retry, retry, selections, transitions
+from exchange.incoming import importer
 from tests.crossing.sides import Side
 from tests.performance.watching import watched
 
@@ -34,7 +35,7 @@ def park(side: Side, name: str, numbers: range, *, age: int = 30, text: str = ""
     ]
     with writing(side.engine) as connection:
         dead_letters.park(connection, letters, "test")
-        selecting.select(connection, name, Filters(state=DeadLetterState.PARKED))
+        selections.select(connection, name, Filters(state=DeadLetterState.PARKED))
 
 
 @pytest.mark.parametrize("age, state", [(30, DeadLetterState.APPLIED), (300, DeadLetterState.PARKED)])
@@ -47,7 +48,7 @@ def test_ten_times_the_letters_take_no_more_statements(receiver: Side, age: int,
         assert bulk.states[state] >= len(numbers)
         statements.append(seen.statements)
         with writing(receiver.engine) as connection:
-            dead_letters.discard(connection, selecting.parked_in(connection, name), "the next begin anew")
+            transitions.discard(connection, selections.parked_in(connection, name), "the next begin anew")
 
     # Settling what stays parked is a statement for each on SQLite, which counts as one.
     assert statements[1] <= statements[0] + 10

@@ -13,25 +13,16 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import (
-    audit,
-    dead_letters,
-    gaps,
-    importer,
-    ledger,
-    models,
-    pruning,
-    repairs,
-    resending,
-    resyncing,
-    retry,
-    reuniting,
-    status,
-)
-from exchange.database import now, reading, writing
-from exchange.dead_letters import Filters
+from exchange import dead_letters
+from exchange.database import audit_log, ledger, tables
+from exchange.database.engine import now, reading, writing
+from exchange.database.tables import BatchState, DeadLetterState, Direction
+from exchange.dead_letters import Filters, auto_retry, retry
 from exchange.format.errors import Verdict
-from exchange.models import BatchState, DeadLetterState, Direction
+from exchange.incoming import importer
+from exchange.link import asked_requests, gaps, send_requests
+from exchange.operating import prune, status
+from exchange.outgoing import resend
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import EPOCH, Forger, account, delete, upsert
@@ -91,13 +82,13 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # What is missing? Asked at every import.
     "ix_exchange_gap_missing": lambda side, _: gaps.note(side.site),
     # Of which batches is a further copy due? Asked at every export on a one-way link.
-    "ix_exchange_batch_again": lambda side, _: resending.run(replace(side.site, one_way=True), importer.never),
+    "ix_exchange_batch_again": lambda side, _: resend.run(replace(side.site, one_way=True), importer.never),
     # Does anybody want a snapshot? Asked of each channel at every export.
-    "ix_exchange_resync_state": asked(lambda c: resyncing.next_open(c, "forth")),
+    "ix_exchange_resync_state": asked(lambda c: send_requests.next_open(c, "forth")),
     # Was this request of the other side's taken before? Asked of each that a control batch tells.
     "uq_exchange_resync_answers": lambda side, _: ask_again(side),
     # Did we ask for this snapshot? Asked when one has come.
-    "uq_exchange_repair_name": asked(lambda c: repairs.is_ours(c, "forth", "n77")),
+    "uq_exchange_repair_name": asked(lambda c: asked_requests.is_ours(c, "forth", "n77")),
     # What is still to be asked for? Told in every control batch.
     "ix_exchange_repair_state": lambda side, _: close_requests(side),
     # `exchange dead-letters list`, by what letters of one fingerprint have in common
@@ -111,7 +102,7 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # Does a record make a parked one pointless? Asked of each stream of a batch, and of one that goes out.
     "ix_exchange_dead_letter_parked_key": lambda _, forger: applied(forger, [account(2, FIRST)]),
     # Which records wait for a row that may have come? Asked after each import.
-    "ix_exchange_dead_letter_orphan": lambda side, _: reuniting.run(side.site, side.site.incoming(), importer.never),
+    "ix_exchange_dead_letter_orphan": lambda side, _: auto_retry.run(side.site, side.site.incoming(), importer.never),
     # `exchange dead-letters show`
     "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
     # Was this call made before, and did it come to its end? Asked at every call by hand.
@@ -127,8 +118,8 @@ KEEPING = {"uq_exchange_audit_previous"}
 def call_again(side: Side) -> None:
     """Make a call by hand that was made before."""
     with (
-        pytest.raises(audit.Repeated),
-        audit.audited(side.engine, "retry", {}, who="somebody", origin="here", call="c77"),
+        pytest.raises(audit_log.Repeated),
+        audit_log.audited(side.engine, "retry", {}, who="somebody", origin="here", call="c77"),
     ):
         pass
 
@@ -136,13 +127,13 @@ def call_again(side: Side) -> None:
 def ask_again(side: Side) -> None:
     """Take a request that was taken before."""
     with writing(side.engine) as connection:
-        assert not resyncing.ask(connection, channel="forth", want="snapshot", reason="again", answers="n77")
+        assert not send_requests.ask(connection, channel="forth", want="snapshot", reason="again", answers="n77")
 
 
 def close_requests(side: Side) -> None:
     """See that a checkpoint has come."""
     with writing(side.engine) as connection:
-        repairs.compared(connection, "forth")
+        asked_requests.compared(connection, "forth")
 
 
 INSTEAD = {"ix_exchange_change_stream_id": "pk_exchange_change"}
@@ -152,11 +143,11 @@ INSTEAD = {"ix_exchange_change_stream_id": "pk_exchange_change"}
 def prune_files(side: Side) -> None:
     """Let go of files alone: of dead letters there would be more to remove than to keep."""
     side.limit(letter_days={})
-    pruning.run(side.site)
+    prune.run(side.site)
 
 
 def test_every_index_is_there_for_a_query() -> None:
-    indexes = {str(index.name) for table in models.metadata.tables.values() for index in table.indexes}
+    indexes = {str(index.name) for table in tables.metadata.tables.values() for index in table.indexes}
 
     assert set(QUERIES) | KEEPING == indexes
 
@@ -165,19 +156,19 @@ def test_every_index_is_there_for_a_query() -> None:
 def test_each_index_is_used_by_its_query(receiver: Side, forger: Forger, *, analysed: bool) -> None:
     live(receiver, BATCHES)
     forger.sequence, forger.previous = BATCHES, "d" * 64
-    closed = {"channel": "forth", "epoch": EPOCH, "state": models.GapState.ARRIVED, "noticed_at": now()}
-    receiver.execute(sa.insert(models.gap), [{**closed, "sequence": n} for n in range(1, BATCHES)])
+    closed = {"channel": "forth", "epoch": EPOCH, "state": tables.GapState.ARRIVED, "noticed_at": now()}
+    receiver.execute(sa.insert(tables.gap), [{**closed, "sequence": n} for n in range(1, BATCHES)])
     past = {"channel": "forth", "want": "snapshot", "reason": "long ago", "who": "somebody", "state": "done"}
     moments = dict.fromkeys(("created_at", "updated_at"), now())
     asked_for = [{**past, **moments, "answers": f"n{n}"} for n in range(BATCHES)]
-    receiver.execute(sa.insert(models.resync), asked_for)
-    answered = {**past, "state": models.RepairState.ANSWERED, "asked_at": now()}
-    receiver.execute(sa.insert(models.repair), [{**answered, "name": f"n{n}"} for n in range(BATCHES)])
+    receiver.execute(sa.insert(tables.resync), asked_for)
+    answered = {**past, "state": tables.RepairState.ANSWERED, "asked_at": now()}
+    receiver.execute(sa.insert(tables.repair), [{**answered, "name": f"n{n}"} for n in range(BATCHES)])
     acted = {"at": now(), "who": "somebody", "origin": "here", "action": "retry", "arguments": "{}"}
     begun = [{"id": n, "call": f"c{n}", "previous": f"p{n}", "digest": f"p{n + 1}"} for n in range(1, BATCHES)]
     ended = [{"concludes": n, "id": n + BATCHES, "previous": f"q{n}", "digest": f"q{n + 1}"} for n in range(1, BATCHES)]
     for rows in (begun, ended):
-        receiver.execute(sa.insert(models.audit), [acted | row for row in rows])
+        receiver.execute(sa.insert(tables.audit), [acted | row for row in rows])
     if analysed:
         analyse(receiver)
     unused = {}
@@ -206,9 +197,9 @@ def sender(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases)
     side = Side("one", "two", databases, request.param, tmp_path / "one", shop.channels, metadata=shop.metadata)
     grow(side)
     with writing(side.engine) as connection:
-        connection.execute(sa.delete(models.change))
+        connection.execute(sa.delete(tables.change))
         pending = {"stream": "elsewhere", "op": "I", "key": lambda n: text_of('{"id":', n, "}")}
-        fill(connection, models.change, ROWS, pending)
+        fill(connection, tables.change, ROWS, pending)
     yield side
     side.engine.dispose()
 
@@ -232,7 +223,7 @@ def grow(side: Side, **more: Any) -> None:
 def wide(table: sa.Table) -> sa.Table:
     """Give a received table with its version."""
     columns = [sa.Column(column.name, column.type) for column in table.columns]
-    return sa.Table(table.name, sa.MetaData(), *columns, sa.Column(models.VERSION_COLUMN, sa.BigInteger))
+    return sa.Table(table.name, sa.MetaData(), *columns, sa.Column(tables.VERSION_COLUMN, sa.BigInteger))
 
 
 def change_some(side: Side) -> None:
@@ -375,7 +366,7 @@ PAGES = {
 def test_a_page_and_the_grouped_view_look_at_few_of_many_dead_letters(
     receiver: Side, monkeypatch: pytest.MonkeyPatch, *, analysed: bool
 ) -> None:
-    monkeypatch.setattr("exchange.dead_letters.paging.COUNTED", 100)
+    monkeypatch.setattr("exchange.dead_letters.pages.COUNTED", 100)
     live(receiver, LETTERS)
     if analysed:
         analyse(receiver)
@@ -397,13 +388,13 @@ def test_a_page_and_the_grouped_view_look_at_few_of_many_dead_letters(
 @with_and_without_statistics
 def test_letting_some_dead_letters_go_reads_no_large_table(receiver: Side, *, analysed: bool) -> None:
     live(receiver, BATCHES)
-    applied_long_ago = sa.update(models.dead_letter).where(models.dead_letter.c.id <= CHANGED)
+    applied_long_ago = sa.update(tables.dead_letter).where(tables.dead_letter.c.id <= CHANGED)
     receiver.execute(applied_long_ago.values(state=DeadLetterState.APPLIED))
     if analysed:
         analyse(receiver)
     receiver.limit(letter_days={DeadLetterState.APPLIED: 1.0, DeadLetterState.DISCARDED: 100_000.0})
     with watched(receiver.engine) as seen:
-        assert pruning.run(receiver.site).letters == CHANGED
+        assert prune.run(receiver.site).letters == CHANGED
         with reading(receiver.engine) as connection:
             dead_letters.backlog(connection)
 

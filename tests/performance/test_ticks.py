@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from exchange import spool
-from exchange.folders import Folder
+from exchange.database.tables import audit, metadata, network
+from exchange.files import spool
+from exchange.files.folder import Folder
 from exchange.format.errors import Reason, Verdict
 from exchange.format.signing import TrustedKeys
-from exchange.models import audit, metadata, network
 from tests.crossing.forging import Forger, account
 from tests.crossing.sides import Side
 from tests.performance.history import analyse, live

@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from exchange.shared import MARKER
+from exchange.files.shared_folders import MARKER
 
 PLENTY = 1_000
 """From how many rows on reading without a condition counts as reading a whole table: rows that PostgreSQL read, or

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exchange.channels import check
-from exchange.models import metadata
+from exchange.database.tables import metadata
 from exchange.settings import Variable, variables
 from exchange.testing import servers
 from tests.deploy.commands import write_programs

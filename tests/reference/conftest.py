@@ -9,15 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange import models
-from exchange.database import make_engine
+from exchange.database import make_engine, tables
 from exchange.reference.models import Base, ProfileType, User
 from tests.databases import Databases
 
 
 def _prepare(url: str) -> None:
     engine = make_engine(url)
-    models.metadata.create_all(engine)
+    tables.metadata.create_all(engine)
     Base.metadata.create_all(engine)
     engine.dispose()
 

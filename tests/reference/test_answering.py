@@ -18,19 +18,11 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange.database import Busy, make_engine, now
+from exchange.database.engine import Busy, make_engine, now
 from exchange.reference import answering
 from exchange.reference.answering import Answers, answer_requests
 from exchange.reference.handlers import Question, echo, load_handler
-from exchange.reference.models import (
-    AnswerAttempt,
-    Base,
-    Request,
-    RequestStatus,
-    Response,
-    ResponseStatus,
-    User,
-)
+from exchange.reference.models import AnswerAttempt, Base, Request, RequestStatus, Response, ResponseStatus, User
 from tests.crossing.processes import fork, join
 
 # For what no database has a say in.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from exchange.channels import Stream, check, load_channels
+from exchange.channels.channel import Stream, check, load_channels
+from exchange.channels.schemas import agreement
 from exchange.reference import channels
-from exchange.schemas import agreement
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 STREAMS = [stream for channel in channels for stream in channel.streams]

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from exchange.database import now
+from exchange.database.engine import now
 from exchange.reference.models import ProfileType, Request, RequestStatus, Response, ResponseStatus, User
 
 

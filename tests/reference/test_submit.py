@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange.database import now
+from exchange.database.engine import now
 from exchange.reference.models import Base, ProfileType, Request, RequestStatus, User
 from exchange.reference.submit import SubmitRefused, submit
 

@@ -1,0 +1,296 @@
+"""The Celery application: ``celery -A exchange worker|beat|call|inspect``, from any folder.
+
+Celery is the alarm clock and nothing more: every task derives its work anew from the database and the
+folders, so that a lost, repeated or late message does no harm. Settings are read when Celery first needs
+them, and nothing connects to the database before a fork.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from exchange.files.ownership import Stranger, refuse_imports
+
+try:
+    refuse_imports()
+except Stranger as stranger:
+    if "celery.bin.celery" not in sys.modules:  # a program's own affair
+        raise
+    print(stranger, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
+    sys.exit(2)
+
+from exchange.operating import garbage
+
+if "celery.bin.celery" in sys.modules:
+    garbage.look_seldom()
+
+import json
+import logging
+import mmap
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+import structlog
+from celery import Celery, current_task, signals
+from celery.app.amqp import AMQP
+from kombu.exceptions import OperationalError
+from kombu.utils.json import dumps
+
+from exchange.celery.calls import CALL, TICK, TICK_MARK, Caller, caller_by_hand, sign
+from exchange.celery.workers import why_it_waits
+from exchange.files import call_secret
+from exchange.files.folder import make_private
+from exchange.format.errors import printable
+from exchange.operating import broker, logs, readiness
+from exchange.settings import Settings, SettingsFaults, load_settings
+
+VISIBILITY_MARGIN_SECONDS = 600
+RESULT_SECONDS = 24 * 3600
+ANSWER_SECONDS = 5
+AGAIN_SECONDS = 0.2
+"""So long after the first try a broker that does not answer is asked once more."""
+DAY_SECONDS = 24 * 3600
+EXPIRY_SHARE = 0.9
+"""Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
+SOFT_SHARE = 0.9
+"""Of its hard limit a task has until it is asked to end: rolled back in order rather than killed."""
+
+# Shared with the forked pool: made before the fork, one byte, set once.
+_stop = mmap.mmap(-1, 1)
+
+
+def stopping() -> bool:
+    """Tell a running task that its worker is shutting down: end after the batch at hand."""
+    return _stop[0] != 0
+
+
+def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
+    """Give Celery's settings. Each protects from something that was seen to happen."""
+    # Above every hard limit, in all three places, or a task that still runs is delivered again.
+    visibility = {"visibility_timeout": _visibility_seconds(settings)}
+    ours = f"exchange-{settings.network}"
+    return {
+        "broker_url": broker_url,
+        "result_backend": broker_url,
+        "broker_transport_options": visibility,
+        "result_backend_transport_options": visibility,
+        **visibility,
+        "broker_connection_retry_on_startup": True,
+        # A shared Redis: the other side's worker must neither take our tasks nor answer for us.
+        "task_default_queue": ours,
+        "control_exchange": ours,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_expires": RESULT_SECONDS,
+        "enable_utc": True,
+        "timezone": "UTC",
+        # Late: a killed worker's task comes back. Never on a lost child: that loops as fast as it crashes.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_concurrency": settings.worker_concurrency,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Nothing of a message is acted on that was not judged before.
+        "worker_consumer": "exchange.celery.gate:Gate",
+        "task_time_limit": settings.task_seconds,
+        "task_soft_time_limit": settings.task_seconds * SOFT_SHARE,
+        "worker_log_format": logs.LINE,
+        "worker_task_log_format": logs.LINE,
+        "beat_log_format": logs.LINE,
+        "beat_schedule": schedule(settings),
+        **_scheduler(settings, ours),
+    }
+
+
+def _visibility_seconds(settings: Settings) -> int:
+    return int(settings.task_seconds) + VISIBILITY_MARGIN_SECONDS
+
+
+def valid_seconds(settings: Settings) -> float:
+    """Say how long a signed call may wait: as long as its result would be kept, and past a killed worker's return."""
+    return max(RESULT_SECONDS, 2 * _visibility_seconds(settings))
+
+
+def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Give beat's entries, every one gone before its next tick."""
+    entries = {
+        "export": _every(settings.export_every, "exchange.export", spread=True),
+        "import": _every(settings.import_every, "exchange.import", spread=True),
+        "prune": _every(DAY_SECONDS, "exchange.prune"),
+        "reconcile": _every(settings.reconcile_every, "exchange.reconcile", incoming=False),
+    }
+    if settings.answers_requests:
+        entries["answer_requests"] = _every(settings.answer_every, "exchange.answer_requests")
+    return entries
+
+
+def _every(seconds: float, task: str, **arguments: Any) -> dict[str, Any]:
+    options = {"expires": seconds * EXPIRY_SHARE, "headers": TICK}
+    return {"task": task, "schedule": seconds, "kwargs": arguments, "options": options}
+
+
+def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:
+    if settings.redbeat:
+        return {
+            "beat_scheduler": "redbeat.RedBeatScheduler",
+            "redbeat_key_prefix": f"{ours}:",
+            # The lock of a killed beat is held for five of these.
+            "beat_max_loop_interval": 5,
+        }
+    return {"beat_schedule_filename": str(settings.run_folder / "beat-schedule")}
+
+
+def settings_or_exit() -> Settings:
+    """Read the settings; on a command line, faults are printed and end the program with code 2.
+
+    Raises SettingsFaults where no command line is being run.
+    """
+    try:
+        return load_settings()
+    except SettingsFaults as faults:
+        _end(faults.faults, 2, faults)
+
+
+def _configure() -> dict[str, Any]:
+    settings = settings_or_exit()
+    url = settings.broker_url
+    if url is None:
+        found = broker.running(settings.broker_folder)
+        if found is None:
+            fault = f"no broker runs in {settings.broker_folder}; start `exchange up`, or set EXCHANGE_BROKER_URL"
+            _end([fault], 1, broker.BrokerFault(fault))
+        url = found.url
+    try:
+        make_private(settings.run_folder)
+    except OSError as error:
+        fault = f"{error.filename}: {error.strerror}; EXCHANGE_HOME must be a folder that we can write"
+        _end([fault], 2, SettingsFaults([fault]))
+    return configuration(settings, url)
+
+
+def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
+    if click.get_current_context(silent=True) is None:
+        raise error
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
+    raise SystemExit(code)
+
+
+class SigningAMQP(AMQP):
+    """What makes messages: one that somebody calls by hand is signed, in its last form."""
+
+    def _create_task_sender(self) -> Callable[..., Any]:
+        send: Callable[..., Any] = super()._create_task_sender()
+
+        def signing(producer: Any, name: str, message: Any, headers: Any = None, **options: Any) -> Any:
+            ours = {**(headers or {})}
+            ours.pop(CALL, None)
+            if ours.pop(TICK_MARK, None) is None and (caller := self.app.caller()) is not None:
+                body = json.loads(dumps(message.body))  # type: ignore[no-untyped-call]
+                ours |= sign({**message.headers, **ours}, body, self.app.secret(), caller, time.time())
+            return send(producer, name, message, headers=ours, **options)
+
+        return signing
+
+
+class _Exchange(Celery):
+    """Celery, but calls are signed, and ``celery call`` says at once that the broker is away or the workers busy."""
+
+    amqp_cls = SigningAMQP
+    runs: str | None = None
+    """Which of Celery's services this process is: neither speaks for whoever started it."""
+
+    def caller(self) -> Caller | None:
+        """Name who calls what this process sends; None if nobody does.
+
+        Beat sends what its schedule says, which may be kept in the broker. A worker sends what is to follow a task,
+        and that is whose that task was.
+        """
+        if self.runs == "worker":
+            return caller_by_hand(current_task.request) if current_task else None
+        return None if self.runs else Caller.here()
+
+    def secret(self) -> bytes:
+        """Give the secret that signs. Raises SecretFault; on a command line that is printed and ends it with code 1."""
+        try:
+            return call_secret.read(settings_or_exit().home)
+        except call_secret.SecretFault as fault:
+            _end([f"{fault}; nothing was called"], 1, fault)
+
+    def send_task(self, *args: Any, **options: Any) -> Any:
+        """Send a task; beat and programs go on trying, as they outlive a broker's absence."""
+        command = click.get_current_context(silent=True)
+        if command is not None and command.info_name == "call":
+            try:
+                with self.connection_for_write() as connection:
+                    connection.ensure_connection(max_retries=1, interval_start=AGAIN_SECONDS, timeout=ANSWER_SECONDS)
+            except OperationalError as error:
+                _end([f"the broker does not answer: {printable(str(error))}; nothing was called"], 1, error)
+            waits = why_it_waits(self)
+            if waits:
+                print(waits, file=sys.stderr)  # noqa: T201 - a command line's own answer
+        return super().send_task(*args, **options)
+
+
+app = _Exchange("exchange", include=["exchange.celery.tasks"], set_as_current=False)
+app.add_defaults(_configure)
+logs.configure()
+
+
+@signals.beat_init.connect
+@signals.beat_embedded_init.connect
+def _is_beat(**_: Any) -> None:
+    app.runs = "beat"
+
+
+@signals.worker_init.connect
+def _is_worker(**_: Any) -> None:
+    app.runs = "worker"
+
+
+@signals.after_setup_logger.connect
+def _quieten(loglevel: int, **_: Any) -> None:
+    """Leave our own events: every tick of an idle alarm clock would bury them."""
+    if loglevel > logging.DEBUG:
+        for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@signals.worker_init.connect
+def _check_site(**_: Any) -> None:
+    """Refuse to start with faulty channels, keys or handler or without tables: every task could only fail."""
+    # `celery call` starts a second sooner without these.
+    from exchange.operating.assemble import load_request_handler  # noqa: PLC0415
+    from exchange.operating.prepare import behind  # noqa: PLC0415
+
+    settings = settings_or_exit()
+    try:
+        needed = behind(settings)
+        if settings.answers_requests:
+            load_request_handler(settings)
+    except SettingsFaults as faults:
+        _end(faults.faults, 2, faults)
+    if needed:
+        fault = "the database has not the tables of this version; run `exchange migrate` first"
+        _end([fault], 1, SettingsFaults([fault]))
+
+
+@signals.worker_ready.connect
+@signals.beat_init.connect
+def _tell_ready(**_: Any) -> None:
+    readiness.tell()
+
+
+@signals.worker_ready.connect
+def _say_worries(**_: Any) -> None:
+    for worry in broker.worries(app.conf.broker_url):
+        structlog.get_logger("exchange").warning(worry)
+
+
+@signals.worker_shutting_down.connect
+@signals.worker_shutdown.connect
+def _ask_to_stop(**_: Any) -> None:
+    _stop[0] = 1

@@ -1,0 +1,108 @@
+"""The gate between broker and worker: a message is judged before Celery acts on anything in it.
+
+Celery believes what a message says: which tasks follow it, how long it may take, whose child it is. So only a message
+that is checked gets through, made anew from what was checked; any other becomes the task that writes its refusal
+down. Of remote control nothing is left but what only looks.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer
+from celery.worker.control import Panel
+
+from exchange.celery import settings_or_exit, valid_seconds
+from exchange.celery.calls import CALL, REFUSED, Accepted, NotAccepted, judge
+from exchange.files import call_secret
+from exchange.format.errors import printable
+
+LOOKS = frozenset(
+    {
+        *("active", "active_queues", "clock", "conf", "ping", "query_task", "registered", "report", "reserved"),
+        *("revoked", "scheduled", "stats"),
+        # These have the worker tell more of itself, to whoever watches the broker.
+        *("enable_events", "disable_events", "heartbeat"),
+    }
+)
+"""What may be asked of a worker through the broker."""
+
+_MOST_ORIGIN = 60
+
+log = structlog.get_logger("exchange")
+
+
+class Gate(Consumer):  # type: ignore[misc]
+    """Celery's consumer, which sees no message that was not judged."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        Panel.data.update(dict.fromkeys(set(Panel.data) - LOOKS, _refuse_control))
+        self._settings = settings_or_exit()
+        super().__init__(*args, **options)
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
+        """Give what is called with every message."""
+        handle: Callable[[Any], Any] = super().create_task_handler(*args, **options)
+
+        def judged(message: Any) -> Any:
+            try:
+                accepted = self._judged(message)
+            except Exception as error:  # noqa: BLE001 - whatever a stranger's message does, the worker lives on
+                accepted = _refusal(message.headers, f"it can't be read: {type(error).__name__}: {error}")
+            _write(message, accepted)
+            return handle(message)
+
+        return judged
+
+    def _judged(self, message: Any) -> Accepted:
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        try:
+            secret, valid = self._secret(headers), valid_seconds(self._settings)
+            return judge(headers, _body(message), secret, time.time(), valid)
+        except NotAccepted as refusal:
+            return _refusal(headers, str(refusal))
+
+    def _secret(self, headers: Mapping[str, Any]) -> bytes | str:
+        if CALL not in headers:
+            return ""
+        try:
+            return call_secret.read(self._settings.home)
+        except call_secret.SecretFault as fault:
+            return str(fault)
+
+
+def _refuse_control(_state: Any, **_: Any) -> dict[str, str]:
+    return {"error": "through the broker a worker is only looked at; stop it with SIGTERM, set it up in its settings"}
+
+
+def _body(message: Any) -> Any:
+    if message.errors or message.content_type != "application/json":
+        raise NotAccepted("body: expected JSON, found something else")
+    return json.loads(message.body)
+
+
+def _refusal(headers: Any, sentence: str) -> Accepted:
+    """Give the call that writes a refusal down, under the same id, so that whoever waits for it is told."""
+    said = headers if isinstance(headers, dict) else {}
+    number, task = said.get("id"), said.get("task")
+    told = {
+        "task": printable(str(task), 63),
+        "number": printable(str(number), 64),
+        "sentence": sentence,
+        "origin": printable(str(said.get("origin")), _MOST_ORIGIN),
+    }
+    known = number if isinstance(number, str) and number.isprintable() and len(number) <= len(told["number"]) else ""
+    return Accepted({"task": REFUSED, "id": known or "unknown", "expires": None, "ignore_result": False}, (), told, {})
+
+
+def _write(message: Any, accepted: Accepted) -> None:
+    """Make the message anew: what a worker child reads is this."""
+    message.errors = []
+    message.headers = {"lang": "py", "retries": 0, **accepted.headers, "argsrepr": "", "kwargsrepr": ""}
+    message.body = json.dumps([list(accepted.args), dict(accepted.kwargs), dict(accepted.following)]).encode()
+    message.content_type, message.content_encoding = "application/json", "utf-8"
+    message.properties = {"priority": 0, "delivery_tag": message.delivery_tag}

@@ -1,0 +1,210 @@
+"""``exchange nudge``: an export shortly after a commit and an import when files arrive, beside beat's rhythm.
+
+It looks, and calls the tasks that beat calls; it does no work of its own and keeps no state that anybody would
+miss. Commits are looked for rather than announced: PostgreSQL's NOTIFY takes one lock over all commits of its
+kind, and an application's commits are not to wait for us. Two looks at an index cost neither side anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeVar
+
+import redis
+import structlog
+from kombu.exceptions import OperationalError
+from sqlalchemy import Connection, Engine
+
+from exchange.celery import app
+from exchange.celery.calls import TICK
+from exchange.celery.nudge_pace import Pace, Waiting
+from exchange.celery.nudge_watch import WatchedFolder
+from exchange.database.engine import make_engine, missing_file, world_errors
+from exchange.files.pid_lock import hold
+from exchange.format.errors import WorldError, printable
+from exchange.operating import broker, logs, readiness
+from exchange.settings import Settings
+from exchange.tables import capture
+
+COMMITS_SECONDS = 0.2
+"""How often we look for commits."""
+FOLDER_SECONDS = 0.5
+"""How often we list the incoming folder, whether we are told of arrivals or not."""
+IDLE_SHARE = 50
+"""After a look we rest at least this many times as long as it took, however full a folder or far a database."""
+AWAY_SECONDS = 2.0
+"""How soon we ask again for something that was away."""
+EXPIRES_SECONDS = 10.0
+"""A nudge that no worker took for so long is void: what it was for is still there, and is nudged for again."""
+
+log = structlog.get_logger("exchange")
+Answer = TypeVar("Answer")
+
+
+def run(settings: Settings) -> NoReturn:
+    """Nudge until this process is ended, which may be done at any time and in any way.
+
+    What is away (broker, database, folder) is said once and waited for. Raises BrokerFault if the embedded
+    broker does not run when this begins.
+    """
+    logging.basicConfig(format=logs.LINE, level=settings.log_level)
+    folder, changes = WatchedFolder(settings.incoming), Changes(make_engine(settings.database_url))
+    imports = Way("exchange.import", "the incoming folder", FOLDER_SECONDS, lambda: _arrived(folder))
+    exports = Way("exchange.export", "the database", COMMITS_SECONDS, changes.look)
+    ways = (imports, exports)
+    queue = Queue(app.conf.broker_url, app.conf.task_default_queue)
+    # A second process would only say everything twice; and doctor asks whether there is one.
+    with hold(settings.nudge_lock, _say_waiting):
+        readiness.tell()
+        log.info("nudging", imports=f"when files come to {settings.incoming}", exports="after commits")
+        while True:
+            for way in ways:
+                way.look()
+            now = time.monotonic()
+            due = [way for way in ways if way.pace.due_at <= now]
+            if due:
+                queue.nudge(due)
+            if folder.wait(max(0.0, min(way.next_at for way in ways) - time.monotonic())):
+                imports.hurry()
+
+
+class Outside:
+    """Something that may be away: said once, and asked again now and then until it is back."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._away = False
+        self.again_at = 0.0
+
+    def ask(self, question: Callable[[], Answer]) -> Answer | None:
+        """Ask, or give None while it is away."""
+        if time.monotonic() < self.again_at:
+            return None
+        try:
+            answer = question()
+        except (WorldError, OSError, redis.RedisError, OperationalError) as error:
+            if not self._away:
+                log.warning(
+                    "away", what=self._what, message=f"{printable(str(error))}; beat and we go on when it is back"
+                )
+            self._away, self.again_at = True, time.monotonic() + AWAY_SECONDS
+            return None
+        if self._away:
+            log.info("back", what=self._what)
+            self._away = False
+        return answer
+
+
+@dataclass
+class Way:
+    """One of the two ways: where to look, how often, and which task to call."""
+
+    task: str
+    place: str
+    every_seconds: float
+    find: Callable[[], Waiting]
+    pace: Pace = field(default_factory=Pace)
+    _look_at: float = 0.0
+    _rested_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._outside = Outside(self.place)
+
+    def look(self) -> None:
+        """See what waits, if it is time to."""
+        began = time.monotonic()
+        if began < max(self._look_at, self._rested_at, self._outside.again_at):
+            return
+        found = self._outside.ask(self.find)
+        ended = time.monotonic()
+        if found is not None:
+            self.pace.see(found, ended)
+        self._rested_at = ended + IDLE_SHARE * (ended - began)
+        self._look_at = ended + self.every_seconds
+
+    def hurry(self) -> None:
+        """Look as soon as we have rested."""
+        self._look_at = 0.0
+
+    @property
+    def next_at(self) -> float:
+        """When there is something to do."""
+        return min(self.pace.due_at, max(self._look_at, self._rested_at, self._outside.again_at))
+
+
+class Changes:
+    """The application's database, asked for pending changes over one connection."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+
+    def look(self) -> Waiting:
+        """See the oldest and the newest pending change. Raises WorldError."""
+        try:
+            with world_errors(), self._connected().begin():
+                assert self._connection is not None
+                found = capture.extent(self._connection)
+        except WorldError:
+            self._leave()
+            raise
+        if found is None:
+            return Waiting()
+        oldest, newest = found
+        return Waiting(work=frozenset([oldest]), news=frozenset([newest]))
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            missing = missing_file(self._engine)
+            if missing is not None:
+                raise WorldError(f"{missing}: there is no database yet; `exchange migrate` makes it")
+            options = {"isolation_level": "AUTOCOMMIT"} if self._engine.dialect.name == "postgresql" else {}
+            self._connection = self._engine.connect().execution_options(exchange_read_only=True, **options)
+        return self._connection
+
+    def _leave(self) -> None:
+        if self._connection is not None:
+            with suppress(Exception):
+                self._connection.invalidate()
+            self._connection = None
+        self._engine.dispose()
+
+
+class Queue:
+    """The worker's queue: a nudge goes in only if nothing waits there, so nudges never pile up."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._client = broker.connect(url)
+        self._name = name
+        self._outside = Outside("the broker")
+
+    def nudge(self, ways: list[Way]) -> None:
+        """Call the tasks of these ways, or put them off: the broker is away, or the worker busy or away."""
+        sent = self._outside.ask(lambda: self._send(ways))
+        now = time.monotonic()
+        for way in ways:
+            if sent:
+                way.pace.nudged(now)
+            else:
+                way.pace.hold(now)
+
+    def _send(self, ways: list[Way]) -> bool:
+        if self._client.llen(self._name):
+            return False
+        for way in ways:
+            app.send_task(way.task, kwargs={"spread": True}, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
+            log.debug("nudged", task=way.task)
+        return True
+
+
+def _say_waiting(who: str) -> None:
+    log.warning("waiting", message=f"{printable(who) or 'another process'} nudges here; this one goes on after it")
+
+
+def _arrived(folder: WatchedFolder) -> Waiting:
+    found = folder.look()
+    return Waiting(work=found, news=found)

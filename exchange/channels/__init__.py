@@ -1,0 +1,8 @@
+"""What an application declares: channels, their streams, and how the values of each column are written.
+
+``exchange.channels:Channel`` and ``Stream`` are all that a declaration needs; ``check`` says what is wrong with one.
+"""
+
+from exchange.channels.channel import Channel, ChannelFaults, Stream, check
+
+__all__ = ["Channel", "ChannelFaults", "Stream", "check"]

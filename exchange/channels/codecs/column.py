@@ -1,0 +1,273 @@
+"""The codec of one column: which kind of values it has, and what to say when one of them is refused."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from sys import getsizeof
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import types
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColumn, Json, Kind, as_is
+from exchange.channels.codecs.numeric import Exact, Real, Truth, Whole
+from exchange.channels.codecs.temporal import Day, Duration, Moment, TimeOfDay
+from exchange.channels.codecs.text import Choice, Document, Identifier, Octets, Words
+from exchange.format.errors import RecordError, found
+from exchange.format.errors import printable as shown
+
+_SINGLE_PRECISION_BITS = 24
+_MICROSECOND_DIGITS = 6
+
+
+class UnsupportedColumn(ValueError):  # noqa: N818 - a declaration that can't work, said as what it is
+    """A column whose values can't cross exactly. The sentence names the column, its type and why."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One column's values, both ways. ``json_schema`` is of the wire value, null included."""
+
+    column: sa.Column[Any]
+    nullable: bool
+    json_schema: Mapping[str, Any]
+    kind: Kind = field(repr=False)
+    sensitive: bool = False
+
+    def selected(self, dialect: Dialect) -> sa.ColumnElement[Any]:
+        """Say what to select, labelled with the column's name, so that ``encoder`` gets it untouched."""
+        return self.kind.selected(self.column, sqlite=_is_sqlite(dialect)).label(self.column.name)
+
+    def encoder(self, dialect: Dialect, under: str = "/data") -> Encode:
+        """Make the function from a selected value that is not NULL to the wire's.
+
+        It raises RecordError of class ``value`` at the column's member below ``under``. It is ``as_is``
+        where nothing is left to do.
+        """
+        return self.kind.encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+
+    def column_encoder(self, dialect: Dialect, under: str = "/data") -> EncodeColumn:
+        """Make the function from many selected values, NULL or not, to the wire's: what ``encoder`` makes of each.
+
+        It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse one of them, and if they are too large to
+        be many; a value that ``json_schema`` refuses may get through.
+        """
+        encode = self.kind.column_encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        encode = as_is if encode is as_is else partial(_but_null, encode)
+        return partial(_but_large, encode) if self.kind.long else encode
+
+    def decoder(self, dialect: Dialect, under: str = "/data") -> Decode:
+        """Make the function from a wire value that is not null to what the driver binds without conversion.
+
+        It raises RecordError of class ``value`` at the column's member below ``under``.
+        """
+        return self.kind.decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+
+    def column_decoder(self, dialect: Dialect, under: str = "/data") -> Callable[[list[Json]], list[Any]]:
+        """Make the same for many values that the strict reader read and the schema accepted, nulls among them.
+
+        For null the driver gets None, but JSON's null in a JSON column that is NOT NULL.
+        """
+        decode = self.kind.checked_decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        # Both databases read the text null as JSON's.
+        null = "null" if isinstance(self.kind, Document) and not self.nullable else None
+        as_they_are = {type(None), *self.kind.bound_as_is}
+
+        def column(values: list[Json]) -> list[Any]:
+            if null is None and as_they_are.issuperset(map(type, values)):
+                return values
+            return [null if value is None else decode(value) for value in values]
+
+        if decode is as_is and null is None:
+            return as_is
+        return column
+
+    def _refusal(self, under: str, value: object, why: str = "") -> RecordError:
+        if isinstance(value, bytes):  # a text as SQLite keeps it
+            value = value.decode("utf-8", "backslashreplace")
+        what = "a value that is not shown" if self.sensitive else found(value)
+        because = f" ({why})" if why and not self.sensitive else ""
+        member = self.column.name.replace("~", "~0").replace("/", "~1")
+        sentence = f"{shown(self.column.name)}: expected {shown(self.kind.expected, 400)}, found {what}{because}"
+        return RecordError("value", f"{under}/{member}", sentence)
+
+
+def _but_large(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
+    if sum(map(getsizeof, values)) > MANY_BYTES:
+        raise ValueError
+    return encode(values)
+
+
+def _but_null(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
+    if None not in values:
+        return encode(values)
+    made = iter(encode([value for value in values if value is not None]))
+    return [None if value is None else next(made) for value in values]
+
+
+def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> Codec:
+    """Find the codec of a column; ``sensitive`` keeps its values out of every sentence.
+
+    Raises UnsupportedColumn for a type, a variant or a key column that can't cross exactly.
+    """
+    kind = _kind(column, _undecorated(column, column.type))
+    for dialect in (_SQLITE, _POSTGRESQL):
+        resolved = _undecorated(column, column.type.dialect_impl(dialect))
+        _check_storage(column, resolved)
+        if _kind(column, resolved).family() != kind.family():
+            raise _unsupported(column, f"{dialect.name} keeps another kind of values for it")
+    if column.primary_key and not kind.keyable:
+        raise _unsupported(column, "equal values of it may be written differently, so it can't be part of a key")
+    schema = kind.schema()
+    if column.nullable:
+        schema = _or_null(schema)
+    return Codec(column, bool(column.nullable), schema, kind, sensitive)
+
+
+_SQLITE: Dialect = sqlite.dialect()
+_POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+def _is_sqlite(dialect: Dialect) -> bool:
+    if dialect.name in {_SQLITE.name, _POSTGRESQL.name}:
+        return dialect.name == _SQLITE.name
+    raise ValueError(f"the exchange works on SQLite and PostgreSQL, not on {dialect.name}")
+
+
+def _unsupported(column: sa.Column[Any], why: str) -> UnsupportedColumn:
+    return UnsupportedColumn(f"column {column.name} of type {shown(repr(column.type), 80)} can't cross: {why}")
+
+
+def _undecorated(column: sa.Column[Any], kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    # SQLAlchemy's Interval is a decorator too, but one that we know.
+    while isinstance(kind, TypeDecorator) and not isinstance(kind, types.Interval):
+        if isinstance(kind, types.PickleType):
+            raise _unsupported(column, "unpickling what another network sent would run its code")
+        kind = kind.impl_instance
+    return kind
+
+
+def _check_storage(column: sa.Column[Any], resolved: TypeEngine[Any]) -> None:
+    """Refuse what keeps dates in a way of its own."""
+    attribute = "_storage_format"
+    written = isinstance(resolved, (sa.Date, sa.DateTime, sa.Time))
+    if written and getattr(resolved, attribute, None) != getattr(type(resolved), attribute, None):
+        raise _unsupported(column, "it has a storage format of its own on SQLite")
+    if getattr(resolved, "fields", None):
+        raise _unsupported(column, "PostgreSQL drops what lies outside of the interval's fields")
+
+
+def _kind(column: sa.Column[Any], kind: TypeEngine[Any]) -> Kind:
+    for known, make in _KINDS:
+        if isinstance(kind, known):
+            return make(column, kind)
+    if isinstance(kind, types.NullType):
+        raise _unsupported(column, "its type isn't known; define the table that it refers to before the stream")
+    raise _unsupported(column, "its values have no exact form that both databases share")
+
+
+def _whole(bits: int) -> Callable[[sa.Column[Any], Any], Kind]:
+    return lambda _column, _kind: Whole(bits)
+
+
+def _exact(column: sa.Column[Any], kind: sa.Numeric[Any]) -> Kind:
+    if kind.precision is None:
+        return Exact(None, 0, bool(column.primary_key))
+    scale = kind.scale or 0
+    if not 0 <= scale <= kind.precision:
+        raise _unsupported(column, "its scale must lie between 0 and its precision")
+    return Exact(kind.precision, scale, bool(column.primary_key))
+
+
+def _real(_column: sa.Column[Any], kind: sa.Float[Any]) -> Kind:
+    bits = kind.precision
+    return Real(isinstance(kind, sa.REAL) or (bits is not None and bits <= _SINGLE_PRECISION_BITS))
+
+
+def _words(_column: sa.Column[Any], kind: sa.String) -> Kind:
+    # Two texts that differ may be one key where case does not count.
+    counts_case = not isinstance(kind, postgresql.CITEXT)
+    return Words(kind.length, isinstance(kind, (sa.CHAR, sa.NCHAR)), counts_case)
+
+
+def _choice(column: sa.Column[Any], kind: sa.Enum) -> Kind:
+    values = list(_enum_values(kind))
+    if not values or len(values) != len(kind.enums):
+        raise _unsupported(column, "it must have values, and one name kept for each")
+    wires = tuple(zip(kind.enums, values, strict=True))
+    if any(type(wire) not in {str, int} or "\0" in str(wire) for _, wire in wires):
+        raise _unsupported(column, "the value of each of its members must be a string or an integer")
+    return Choice(wires)
+
+
+def _enum_values(kind: sa.Enum) -> Iterator[Any]:
+    """Give the wire values in the order of the names kept for them; aliases only if those are kept too."""
+    if kind.enum_class is None:
+        yield from kind.enums
+        return
+    members: Mapping[str, enum.Enum] = kind.enum_class.__members__
+    distinct = [member for name, member in members.items() if member.name == name]
+    for member in distinct if len(distinct) == len(kind.enums) else members.values():
+        yield member.value
+
+
+def _identifier(_column: sa.Column[Any], kind: sa.Uuid[Any]) -> Kind:
+    return Identifier(bool(kind.native_uuid))
+
+
+def _time(column: sa.Column[Any], kind: sa.Time) -> Kind:
+    if kind.timezone:
+        raise _unsupported(column, "a time with zone means no moment; make it a time without zone")
+    return TimeOfDay(_digits(kind), bool(column.primary_key))
+
+
+def _moment(_column: sa.Column[Any], kind: sa.DateTime) -> Kind:
+    return Moment(bool(kind.timezone), _digits(kind))
+
+
+def _duration(_column: sa.Column[Any], kind: Any) -> Kind:
+    digits = kind.second_precision if isinstance(kind, types.Interval) else kind.precision
+    return Duration(bool(kind.native), _MICROSECOND_DIGITS if digits is None else digits)
+
+
+def _digits(kind: TypeEngine[Any]) -> int:
+    """How many digits of a second's fraction the column keeps: PostgreSQL rounds the others away."""
+    digits = getattr(kind, "precision", None)
+    return _MICROSECOND_DIGITS if digits is None else int(digits)
+
+
+# The first that fits: a subclass stands before its base.
+_KINDS: tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[sa.Column[Any], Any], Kind]], ...] = (
+    (sa.Enum, _choice),
+    (sa.String, _words),
+    (sa.Boolean, lambda _column, _kind: Truth()),
+    (sa.SmallInteger, _whole(16)),
+    (sa.BigInteger, _whole(64)),
+    (sa.Integer, _whole(32)),
+    (sa.Float, _real),
+    (sa.Numeric, _exact),
+    ((types.Interval, postgresql.INTERVAL), _duration),
+    (sa.DateTime, _moment),
+    (sa.Date, lambda _column, _kind: Day()),
+    (sa.Time, _time),
+    (sa.Uuid, _identifier),
+    (sa.LargeBinary, lambda _column, _kind: Octets()),
+    (sa.JSON, lambda _column, _kind: Document()),
+)
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let null through as well; a schema without type lets everything through already."""
+    kinds = schema.get("type")
+    if kinds is None:
+        return schema
+    nullable = {**schema, "type": [*([kinds] if isinstance(kinds, str) else kinds), "null"]}
+    if "enum" in schema:
+        nullable["enum"] = [*schema["enum"], None]
+    return nullable

@@ -1,0 +1,213 @@
+"""The JSON Schema of a stream: written from its model, kept as a file per version, checked on every record.
+
+``jsonschema_rs`` decides, ``jsonschema`` words what it refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import SchemaError, best_match
+
+from exchange.channels.channel import Stream
+from exchange.format.errors import RecordError, printable
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_SENTENCE_LENGTH = 300
+
+
+def stream_schema(stream: Stream) -> dict[str, Any]:
+    """Write the schema of a stream's data from its model; that of its key is ``$defs.key`` in it."""
+    columns = {str(column.name): dict(stream.codecs[column.name].json_schema) for column in stream.columns}
+    key = {str(column.name): dict(stream.codecs[column.name].json_schema) for column in stream.key}
+    return {
+        "$schema": DIALECT,
+        "title": f"{stream.name}, schema version {stream.schema_version}",
+        **_object(columns),
+        "$defs": {"key": _object(key)},
+    }
+
+
+def schema_text(stream: Stream) -> str:
+    """Write the schema as its file has it: the same text for the same model."""
+    return json.dumps(stream_schema(stream), indent=2, ensure_ascii=True) + "\n"
+
+
+def schema_path(folder: Path, stream: Stream, version: int) -> Path:
+    """Say where the schema of a version lies below the schemas folder."""
+    return folder / "streams" / stream.name / f"{version}.json"
+
+
+def check_schema(schema: object) -> None:
+    """Check that a schema is one, of draft 2020-12; raises ValueError with one sentence."""
+    if not isinstance(schema, dict):
+        raise ValueError("a stream's schema is a JSON object")  # noqa: TRY004 - a wrong file, not a wrong call
+    if schema.get("$schema") != DIALECT:
+        raise ValueError(f"its $schema must be {DIALECT}")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        where = printable(error.json_path, 80)
+        raise ValueError(f"it is no JSON Schema: {printable(error.message)} at {where}") from error
+
+
+def agreement(stream: Stream, folder: Path) -> list[str]:
+    """Compare the written schema of the stream's version with its model: a sentence per difference."""
+    path = schema_path(folder, stream, stream.schema_version)
+    try:
+        written = _read(path)
+    except ValueError as error:
+        return [str(error)]
+    differences = [f"{path}: {difference}" for difference in _differences("", written, stream_schema(stream))]
+    if differences:
+        differences.append(
+            f"{path}: write it anew, or raise the stream's schema_version if records of this one have crossed"
+        )
+    return differences
+
+
+class Checker:
+    """Checks the records of one stream, each against the schema of its version.
+
+    An older version is checked by its written schema below ``schemas_dir`` if there is one; what its upgrade
+    makes of it is checked as current in any case, by whoever lifts it. Raises ValueError for a written schema
+    that is none.
+    """
+
+    def __init__(self, stream: Stream, schemas_dir: Path | None = None) -> None:
+        self.stream = stream
+        current = stream_schema(stream)
+        self._data = {stream.schema_version: _Judge(current, "/data", stream.sensitive)}
+        self._key = _Judge(current["$defs"]["key"], "/key", stream.sensitive)
+        if schemas_dir is not None:
+            self._data |= self._older(schemas_dir)
+
+    def _older(self, folder: Path) -> dict[int, _Judge]:
+        versions = range(1, self.stream.schema_version)
+        paths = {version: schema_path(folder, self.stream, version) for version in versions}
+        return {
+            version: _Judge(_read(path), "/data", self.stream.sensitive)
+            for version, path in paths.items()
+            if path.is_file()
+        }
+
+    def check_data(self, data: dict[str, Any], schema_version: int | None = None) -> None:
+        """Check an upsert's data as of ``schema_version``, the current one unless given.
+
+        Raises RecordError of class ``schema`` that points at the member.
+        """
+        version = self.stream.schema_version if schema_version is None else schema_version
+        judge = self._data.get(version)
+        if judge is not None:
+            judge.check(data)
+        elif not self.stream.oldest_version <= version <= self.stream.schema_version:
+            oldest, newest = self.stream.oldest_version, self.stream.schema_version
+            raise RecordError(
+                "schema",
+                "/data",
+                f"{self.stream.name}: schema version {version}, expected {oldest} to {newest}",
+            )
+
+    def accepts_all(self, data: list[dict[str, Any]]) -> bool:
+        """Say whether ``check_data`` would take every one of them as of the current version: one call for many."""
+        return self._data[self.stream.schema_version].accepts_all(data)
+
+    def accepts_all_keys(self, keys: list[dict[str, Any]]) -> bool:
+        """Say whether ``check_key`` would take every one of them: one call for many."""
+        return self._key.accepts_all(keys)
+
+    def refused(self, data: list[dict[str, Any]]) -> list[int]:
+        """Give the places of those that ``check_data`` would not take as of the current version: one call for many."""
+        return self._data[self.stream.schema_version].refused(data)
+
+    def refused_keys(self, keys: list[dict[str, Any]]) -> list[int]:
+        """Give the places of those that ``check_key`` would not take: one call for many."""
+        return self._key.refused(keys)
+
+    def check_key(self, key: dict[str, Any]) -> None:
+        """Check a delete's key; raises RecordError of class ``schema`` that points at the member."""
+        self._key.check(key)
+
+
+class _Judge:
+    """One schema, compiled once."""
+
+    def __init__(self, schema: Mapping[str, Any], under: str, sensitive: frozenset[str]) -> None:
+        self._schema = schema
+        self._under = under
+        self._sensitive = sensitive
+        self._validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
+        self._wording = Draft202012Validator(self._schema, format_checker=FormatChecker())
+        self._is_valid = self._validator.is_valid
+        self._each = jsonschema_rs.Draft202012Validator({"type": "array", "items": dict(schema)}, validate_formats=True)
+        self.accepts_all = self._each.is_valid
+
+    def refused(self, values: list[dict[str, Any]]) -> list[int]:
+        # Looking for all errors takes no longer than looking for the first one.
+        return sorted({int(error.instance_path[0]) for error in self._each.iter_errors(values)})
+
+    def check(self, value: dict[str, Any]) -> None:
+        if not self._is_valid(value):
+            raise self._refusal(value)
+
+    def _refusal(self, value: dict[str, Any]) -> RecordError:
+        path, message, rule = self._fault(value)
+        pointer = self._under + "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+        # A fault of the whole object quotes all of it, but for the rules that name members only.
+        quoted = path[:1] or (() if rule in {"required", "additionalProperties"} else value)
+        if not self._sensitive.isdisjoint(quoted):
+            message = f"the schema's rule {rule} is broken (the value is not shown)"
+        where = f"{printable('.'.join(map(str, path)), 80)}: " if path else ""
+        return RecordError("schema", printable(pointer), where + printable(message, _SENTENCE_LENGTH))
+
+    def _fault(self, value: dict[str, Any]) -> tuple[list[str | int], str, str]:
+        worded = best_match(self._wording.iter_errors(value))
+        if worded is not None:
+            return list(worded.absolute_path), worded.message, str(worded.validator)
+        # It checks fewer formats than jsonschema_rs, unless more packages are installed.
+        refused = next(iter(self._validator.iter_errors(value)))
+        return list(refused.instance_path), refused.message, str(refused.kind.name)
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: there is no such schema file") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: it is not JSON: {printable(str(error))}") from error
+    try:
+        check_schema(schema)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    written: dict[str, Any] = schema
+    return written
+
+
+def _differences(where: str, written: Any, model: Any) -> Iterator[str]:
+    if isinstance(written, dict) and isinstance(model, dict):
+        for name in dict.fromkeys((*written, *model)):
+            at = f"{where}/{name}"
+            if name not in model:
+                yield f"{at} is not in the model"
+            elif name not in written:
+                yield f"{at} is missing, the model says {printable(json.dumps(model[name]))}"
+            else:
+                yield from _differences(at, written[name], model[name])
+    elif json.dumps(written) != json.dumps(model):
+        yield (f"{where} is {printable(json.dumps(written))}, the model says {printable(json.dumps(model))}")

@@ -1,0 +1,63 @@
+"""What every command that changes something has in common: who asks, why, and a row in the audit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exchange.cli import output
+from exchange.cli.runtime import Refused
+from exchange.format.errors import printable
+
+if TYPE_CHECKING:
+    from exchange.database.audit_log import Act
+    from exchange.site import Site
+
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="NAME", help="Who asks, for the audit; else the operating system's user.", show_default=False
+    ),
+]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the audit.", show_default=False)]
+
+
+@contextmanager
+def by_hand(
+    site: Site, action: str, arguments: Mapping[str, Any], *, who: str | None = None, why: str | None = None
+) -> Iterator[Act]:
+    """Do what a person asked for on the command line, with a row in the audit; the block is the work.
+
+    ``action`` and ``arguments`` are named as the task that does the same names them. ``who`` comes from ``--as``,
+    ``why`` from ``--reason``. Raises Refused, Busy and WorldError: then nothing was done.
+    """
+    from exchange.database.audit_log import audited
+    from exchange.database.engine import acting_for, user, whoami
+
+    _check(who, why)
+    origin = f"command line, {whoami()}"
+    if "SUDO_USER" in os.environ:
+        origin += f", sudo by {os.environ['SUDO_USER']}"
+    act = None
+    try:
+        with (
+            acting_for(who) if who else nullcontext(),
+            audited(site.engine, action, arguments, who=who or user(), origin=origin, why=why) as act,
+        ):
+            yield act
+    finally:
+        if act is not None and act.trouble:
+            output.warn(act.trouble)
+
+
+def _check(who: str | None, why: str | None) -> None:
+    from exchange.database.audit_log import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS
+
+    for option, text, most in (("--as", who, MAX_NAME_CHARACTERS), ("--reason", why, MAX_REASON_CHARACTERS)):
+        if text is not None and not (text.strip() and text.isprintable() and len(text) <= most):
+            shown = printable(repr(text), 80)
+            raise Refused(f"{option}: expected 1 to {most} printable characters, found {shown}; nothing was done")

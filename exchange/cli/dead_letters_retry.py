@@ -1,0 +1,328 @@
+"""``exchange dead-letters``: selecting, retrying, giving up and taking back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exchange.cli import output
+from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.dead_letters import LARGEST_ID, many
+from exchange.cli.dead_letters_filters import (
+    BatchOption,
+    ChannelOption,
+    DirectionOption,
+    ErrorOption,
+    FingerprintOption,
+    KeyOption,
+    SinceOption,
+    StreamOption,
+    TextOption,
+    UntilOption,
+    read_filters,
+    refuse_unknown_names,
+)
+from exchange.cli.output import Json
+from exchange.cli.runtime import Refused, fail, open_site
+from exchange.format.errors import printable
+
+if TYPE_CHECKING:
+    from exchange.dead_letters.bulk_retry import Bulk, Pace
+    from exchange.results import Retried
+    from exchange.site import Site
+
+SHOWN_FAILURES = 20
+"""So many of those that stay parked are shown to people; `--json` gives all."""
+
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=LARGEST_ID, show_default=False)]
+SelectionOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The letters of this selection.", show_default=False)
+]
+SkipChanged = Annotated[
+    bool, typer.Option("--skip-changed", help="Leave out letters that changed since they were selected.")
+]
+Why = Annotated[str, typer.Option("--reason", help="Why; it is kept in the history and the audit.")]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def select(
+    *,
+    name: Annotated[str, typer.Option(metavar="NAME", help="How the selection is to be called.")],
+    state: Annotated[str, typer.Option(help="In this state.")] = "parked",
+    channel: ChannelOption = None,
+    stream: StreamOption = None,
+    batch: BatchOption = None,
+    error: ErrorOption = None,
+    fingerprint: FingerprintOption = None,
+    key: KeyOption = None,
+    direction: DirectionOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    text: TextOption = None,
+    as_name: As = None,
+    as_json: Json = False,
+) -> None:
+    """Freeze the letters that filters mean now under a name, to retry or discard just these."""
+    from exchange.database.engine import world_errors, writing
+    from exchange.dead_letters import selections as saved_selections
+
+    wanted = _selection_name(name)
+    with open_site() as site:
+        filters = read_filters(
+            site,
+            state=state,
+            channel=channel,
+            stream=stream,
+            direction=direction,
+            error=error,
+            fingerprint=fingerprint,
+            batch=batch,
+            key=key,
+            since=since,
+            until=until,
+            text=text,
+        )
+        refuse_unknown_names(site, channel, stream)
+        arguments = {"name": wanted, "filters": filters.as_dict()}
+        with by_hand(site, "select_dead_letters", arguments, who=as_name) as act:
+            with world_errors(), writing(site.engine) as connection:
+                made = saved_selections.select(connection, wanted, filters)
+            act.came_to({"letters": made.letters})
+    if as_json:
+        output.emit(made.as_dict())
+    else:
+        output.tell(f"selection {made.name} has {many(made.letters)}")
+
+
+def selections(as_json: Json = False) -> None:
+    """List selections, newest first."""
+    from exchange.database.engine import reading, world_errors
+    from exchange.dead_letters import selections as saved_selections
+
+    with open_site() as site, world_errors(), reading(site.engine) as connection:
+        found = saved_selections.selections(connection)
+    if as_json:
+        for one in found:
+            output.emit(one.as_dict())
+        return
+    if not found:
+        output.say("there is no selection; `exchange dead-letters select` makes one")
+        return
+    output.table(
+        ["name", "letters", "not tried", "still parked", "made", "who", "filters"],
+        [
+            (
+                one.name,
+                one.letters,
+                one.left,
+                one.parked,
+                f"{one.at:%Y-%m-%d %H:%M:%S}Z",
+                one.who,
+                ", ".join(f"{name} {value}" for name, value in one.filters.items()),
+            )
+            for one in found
+        ],
+    )
+
+
+def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As = None, as_json: Json = False) -> None:
+    """Forget a selection. Its letters stay as they are."""
+    from exchange.database.engine import world_errors, writing
+    from exchange.dead_letters import selections as saved_selections
+
+    wanted = _selection_name(name)
+    with (
+        open_site() as site,
+        by_hand(site, "unselect_dead_letters", {"name": wanted}, who=as_name),
+        world_errors(),
+        writing(site.engine) as connection,
+    ):
+        saved_selections.unselect(connection, wanted)
+    if as_json:
+        output.emit({"name": wanted})
+    else:
+        output.tell(f"selection {wanted} is forgotten")
+
+
+def retry(
+    ids: Ids = None,
+    *,
+    selection: SelectionOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen to each; change nothing.")] = False,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Of a selection: at most so many a second.", show_default=False)
+    ] = None,
+    canary: Annotated[
+        int | None, typer.Option(min=1, help="Of a selection: so many first; go on if all hold.", show_default=False)
+    ] = None,
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="Of a selection: end after so many failures.", show_default=False)
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Of a selection: also those tried that stayed parked.")
+    ] = False,
+    skip_changed: SkipChanged = False,
+    reason: Reason = None,
+    as_name: As = None,
+    as_json: Json = False,
+) -> None:
+    """Try parked records again, with every check that a batch's record meets.
+
+    A selection is tried group by group. Ctrl-C ends between two of them, and the same command goes on.
+    """
+    from exchange.dead_letters import retry as retrying
+    from exchange.dead_letters.bulk_retry import Pace
+
+    pace = Pace(rate, canary, stop_after)
+    chosen = _ids_or_selection(ids, selection)
+    if chosen is None and (pace != Pace() or again or skip_changed):
+        raise Refused("--rate, --canary, --stop-after, --again and --skip-changed are for a --selection")
+    arguments = {"ids": ids or None, "selection": chosen, **vars(pace), "again": again, "skip_changed": skip_changed}
+    with open_site() as site:
+        action = by_hand(site, "retry_dead_letter", arguments, who=as_name, why=reason)
+        with nullcontext() if dry_run else action as act:
+            if chosen is not None:
+                bulk = _retry_selection(
+                    site, chosen, pace, rehearse=dry_run, again=again, skip_changed=skip_changed, as_json=as_json
+                )
+                if act:
+                    act.came_to(bulk.as_dict())
+                done: Sequence[Retried] = ()
+            else:
+                bulk = None
+                done = retrying.run(site, ids or (), rehearse=dry_run)
+                if act:
+                    act.came_to({"dead_letters": [one.without_values().as_dict() for one in done]})
+    if bulk is not None:
+        _tell_bulk(bulk, as_json)
+        if bulk.stopped or (bulk.failed and not dry_run):
+            fail()
+        return
+    _tell_retried(done, as_json, dry_run)
+    if not dry_run and not all(one.changed and not one.failed for one in done):
+        fail()
+
+
+def _retry_selection(
+    site: Site, name: str, pace: Pace, *, rehearse: bool, again: bool, skip_changed: bool, as_json: bool
+) -> Bulk:
+    from exchange.dead_letters import bulk_retry
+
+    total = bulk_retry.count_left(site, name)
+    shown = done = 0
+    with output.between_groups("retrying", total) as (stopping, show):
+
+        def told(retried: Sequence[Retried]) -> None:
+            nonlocal shown, done
+            done += len(retried)
+            show(done)
+            few = retried if as_json or rehearse else [one for one in retried if one.failed][: SHOWN_FAILURES - shown]
+            shown += len(few)
+            if few:
+                _tell_retried(few, as_json, rehearse)
+
+        return bulk_retry.run(
+            site,
+            name,
+            pace,
+            rehearse=rehearse,
+            again=again,
+            skip_changed=skip_changed,
+            stopping=stopping,
+            told=told,
+        )
+
+
+def _tell_retried(done: Sequence[Retried], as_json: bool, rehearsal: bool) -> None:
+    if as_json:
+        for one in done:
+            output.emit(one.as_dict() | ({"dry_run": True} if rehearsal else {}))
+        return
+    state = "would be" if rehearsal else "state"
+    output.table(["id", state, "message"], [(one.id, one.state, one.message) for one in done])
+
+
+def _tell_bulk(bulk: Bulk, as_json: bool) -> None:
+    fields = bulk.as_dict()
+    if as_json:
+        output.emit(fields)
+        return
+    counted = ("tried", "applied", "superseded", "parked", "left", "poison")
+    output.table(["outcome", "letters"], [(name, fields[name]) for name in counted])
+    if bulk.poison:
+        output.say(f"{bulk.poison:,} are poison: they failed too often to be retried but by id")
+    if bulk.stopped:
+        output.complain(bulk.stopped)
+    elif bulk.failed and not bulk.rehearsal:
+        output.warn(f"{bulk.failed:,} stay parked; `--again` retries them once their cause is gone")
+
+
+def discard(
+    ids: Ids = None,
+    *,
+    reason: Why,
+    selection: SelectionOption = None,
+    skip_changed: SkipChanged = False,
+    as_name: As = None,
+    as_json: Json = False,
+) -> None:
+    """Give parked records up, all that are named or none."""
+    from exchange.dead_letters import discard as discarding
+
+    chosen = _ids_or_selection(ids, selection)
+    arguments = {"ids": ids or None, "selection": chosen}
+    with open_site() as site, by_hand(site, "discard_dead_letter", arguments, who=as_name, why=reason) as act:
+        number = discarding.discard(site, reason, ids=ids or (), selection=chosen, skip_changed=skip_changed)
+        act.came_to({"discarded": number})
+    _tell_number(ids, chosen, number, "discarded", as_json)
+
+
+def restore(
+    ids: Ids = None,
+    *,
+    reason: Why,
+    selection: SelectionOption = None,
+    as_name: As = None,
+    as_json: Json = False,
+) -> None:
+    """Take back records that were discarded: they are parked again."""
+    from exchange.dead_letters import discard as discarding
+
+    chosen = _ids_or_selection(ids, selection)
+    arguments = {"ids": ids or None, "selection": chosen}
+    with open_site() as site, by_hand(site, "restore_dead_letter", arguments, who=as_name, why=reason) as act:
+        number = discarding.restore(site, reason, ids=ids or (), selection=chosen)
+        act.came_to({"restored": number})
+    _tell_number(ids, chosen, number, "parked", as_json)
+
+
+def _tell_number(ids: Sequence[int] | None, selection: str | None, number: int, state: str, as_json: bool) -> None:
+    if as_json:
+        if ids:
+            for one in ids:
+                output.emit({"id": one, "state": state})
+        else:
+            output.emit({"selection": selection, "letters": number, "state": state})
+    elif ids and number == 1:
+        output.tell(f"dead letter {ids[0]} is {state}")
+    else:
+        output.tell(f"{many(number)} {'is' if number == 1 else 'are'} {state}")
+
+
+def _ids_or_selection(ids: Sequence[int] | None, selection: str | None) -> str | None:
+    if bool(ids) is (selection is not None):
+        found = "both" if ids else "neither"
+        raise Refused(f"expected the ids of dead letters or --selection NAME, found {found}")
+    return None if selection is None else _selection_name(selection)
+
+
+def _selection_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        shown = printable(repr(text), 80)
+        raise Refused(f"name: expected at most 63 lower-case letters, digits, - and _, found {shown}")
+    return text

@@ -1,0 +1,184 @@
+"""How a command begins and how it ends: settings and site opened, what went wrong said in one sentence.
+
+Exit codes: 0 done, 1 failed, 2 a wrong argument or setting. Only a fault of our own shows a traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from exchange.cli.output import complain
+from exchange.files.keys import KeyFault
+from exchange.format.errors import WorldError, printable
+from exchange.format.names import BatchName
+
+if TYPE_CHECKING:
+    from exchange.channels.channel import Channel
+    from exchange.settings import Settings
+    from exchange.site import Site
+
+FAILED = 1
+USAGE = 2
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Refused(Exception):  # noqa: N818 - an answer to a person
+    """An argument makes no sense here; the text is one sentence."""
+
+
+class Commands(TyperGroup):
+    """The commands. Whatever a person can mend is said in a sentence a line, with the exit code for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            raise
+        except Exception as error:
+            sentences, code = _explained(error)
+            if not sentences:
+                raise
+            for sentence in sentences:
+                complain(sentence)
+            raise typer.Exit(code) from error
+
+
+def _explained(error: Exception) -> tuple[list[str], int]:
+    """Word what went wrong; no words for a fault of our own."""
+    match error:
+        case Refused():
+            return [str(error)], USAGE
+        case WorldError() | KeyFault():
+            return [str(error)], FAILED
+        case OSError():
+            return [f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED
+    # Whoever raises one of these has loaded its module already.
+    from exchange.channels.channel import ChannelFaults
+    from exchange.database.engine import Busy
+    from exchange.operating.broker import BrokerFault
+    from exchange.settings import SettingsFaults
+
+    match error:
+        case SettingsFaults() | ChannelFaults():
+            return list(error.faults), USAGE
+        case Busy() | BrokerFault():
+            return [str(error)], FAILED
+    return [], FAILED
+
+
+def fail() -> NoReturn:
+    """End the command with exit code 1; what failed has been said."""
+    raise typer.Exit(FAILED)
+
+
+def settings() -> Settings:
+    """Read the settings. Raises SettingsFaults."""
+    from exchange.settings import load_settings
+
+    return load_settings()
+
+
+@contextmanager
+def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
+    """Open this side: settings, channels, keys, and a database that is this network's.
+
+    ``distrusting`` leaves out a trusted key by its name, whatever is wrong with its file.
+    Raises SettingsFaults, and WorldError if the database is away, not made yet or somebody else's.
+    """
+    from exchange.database import ledger
+    from exchange.database.engine import missing_file, reading, world_errors
+    from exchange.operating.assemble import assemble
+
+    site = assemble(settings(), distrusting=distrusting)
+    try:
+        missing = missing_file(site.engine)
+        if missing is not None:
+            raise WorldError(f"{missing}: there is no database yet; `exchange migrate` makes it")
+        with world_errors(), reading(site.engine) as connection:
+            ledger.known_epoch(connection, site.network)
+        yield site
+    finally:
+        site.engine.dispose()
+
+
+def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> str | None:
+    """Check the name of a channel; None means all. Raises Refused naming those there are."""
+    from exchange.channels.channel import known_names
+
+    known = known_names(channels)
+    if name is not None and name not in known:
+        shown = ", ".join(known) or "none"
+        raise Refused(f"channel: expected one that is {way} here ({shown}), found {_quoted(name)}")
+    return name
+
+
+def stem(text: str) -> str:
+    """Check a batch's stem. Raises Refused."""
+    try:
+        return str(BatchName.parse(text))
+    except ValueError as error:
+        raise Refused(f"batch: {error}") from error
+
+
+def label(text: str) -> str:
+    """Check the name under which a batch lies in quarantine. Raises Refused."""
+    from exchange.files.spool import parse_label
+
+    try:
+        parse_label(text)
+    except ValueError as error:
+        raise Refused(f"batch: {error}") from error
+    return text
+
+
+def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
+    """Check a word; None means any. Raises Refused naming the words there are."""
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        words = ", ".join(kind)
+        raise Refused(f"{what}: expected one of {words}, found {_quoted(text)}") from None
+
+
+def moment(what: str, text: str | None) -> datetime | None:
+    """Read a moment: a date, a date and time (UTC unless it says otherwise), or so long ago. Raises Refused."""
+    if text is None:
+        return None
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        shown = _quoted(text)
+        raise Refused(f"{what}: expected a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago, found {shown}") from None
+    return read if read.tzinfo else read.replace(tzinfo=UTC)
+
+
+_AGO = re.compile(r"([0-9]{1,5})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _quoted(text: str) -> str:
+    return printable(repr(text), 80)
+
+
+def refuse_unknown(channel: str | None, site: Site) -> None:
+    """Refuse a channel that is not declared, where nothing was found under its name: it is mistyped."""
+    from exchange.channels.channel import CONTROL, known_names
+
+    known = known_names([*site.outgoing(), *site.incoming()])
+    if channel is not None and channel not in {*known, CONTROL}:
+        names = ", ".join(known)
+        raise Refused(f"channel: expected one of {names}, found {printable(channel, 80)}")

@@ -1,0 +1,103 @@
+"""``exchange status``: how far each channel has come, and what waits for somebody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exchange.cli import output
+from exchange.cli.output import Json
+from exchange.cli.runtime import open_site
+
+if TYPE_CHECKING:
+    from exchange.operating.status import Status
+
+_ONE_WAY = ("channel", "pending", "unconfirmable", "sequence")
+_COLUMNS = {
+    "out": ("channel", "pending", "published", "acknowledged", "sequence"),
+    "in": ("channel", "applied", "waiting", "held", "quarantined", "sequence"),
+}
+
+
+def status(as_json: Json = False) -> None:
+    """Show how far each channel has come."""
+    from exchange.operating import status as stand
+
+    with open_site() as site:
+        found = stand.look(site)
+    if as_json:
+        output.emit(found.as_dict())
+    else:
+        _show_channels(found)
+        _show_link(found)
+        _say_what_waits(found)
+    if found.trouble:
+        output.warn(found.trouble)
+
+
+def _show_channels(found: Status) -> None:
+    output.tell(f"{found.network}, epoch {found.epoch or 'none yet'}")
+    shown = _COLUMNS | ({"out": _ONE_WAY} if found.far_side.one_way else {})
+    for direction, columns in shown.items():
+        rows = [one.as_dict() for one in found.channels if one.direction == direction]
+        if not rows:
+            continue
+        output.tell("")
+        output.tell(f"{'to' if direction == 'out' else 'from'} {found.peer}")
+        output.table(
+            [*columns, "last success"],
+            [[*(row[name] for name in columns), _moment(row["last_success_at"])] for row in rows],
+        )
+
+
+def _show_link(found: Status) -> None:
+    """Say when the other side was last heard of, and how long things have been under way."""
+    from exchange.link.peer_state import lasting
+
+    life = found.far_side.life
+    output.tell("")
+    if life is None and found.far_side.one_way:
+        output.tell(f"nothing comes back from {found.peer}: what is published is unconfirmable")
+    elif life is None:
+        output.tell(f"{found.peer} was never heard of")
+    else:
+        due = f"expected again by {_moment(life.expected_by.isoformat())}"
+        output.tell(f"{found.peer} was heard of {lasting(found.at - life.heard_at)} ago, {due}")
+    for one in found.channels:
+        if one.pending and one.pending_since:
+            output.tell(f"{one.channel}: the oldest change waits for at most {lasting(found.at - one.pending_since)}")
+        if one.unacknowledged_since:
+            age = lasting(found.at - one.unacknowledged_since)
+            output.tell(f"{one.channel}: the oldest unacknowledged batch was sealed {age} ago")
+
+
+def _moment(written: str | None) -> str:
+    return f"{written[:19]}Z" if written else "-"
+
+
+def _say_what_waits(found: Status) -> None:
+    for one in found.channels:
+        if one.sealed:
+            output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
+        if one.rejected and one.there is None:
+            output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
+    for sentence in found.stumbles:
+        output.complain(sentence)
+    for sentence in found.far_side.troubles():
+        output.warn(sentence)
+    for sentence in found.far_side.alarms(found.at):
+        output.complain(sentence)
+    if found.backlog.parked and not found.alarms:
+        output.warn(f"{found.backlog.parked} dead letters are parked; `exchange dead-letters` shows them by cause")
+    for sentence in found.alarms:
+        output.complain(sentence)
+    _say_what_is_nobodys(found)
+
+
+def _say_what_is_nobodys(found: Status) -> None:
+    for group in found.strangers:
+        output.warn(group.sentence)
+    if found.arrivals and (found.arrivals.ignored or found.arrivals.unpaired):
+        output.say(
+            f"left alone in incoming: {found.arrivals.ignored} files that are no batch,"
+            f" {found.arrivals.unpaired} data files whose manifest has not arrived"
+        )

@@ -1,0 +1,209 @@
+"""Batches on their way: export, import, replay, and letting go of old files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exchange.cli import output
+from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.output import Json
+from exchange.cli.runtime import Refused, fail, known_channel, open_site, stem
+from exchange.format.errors import Verdict
+from exchange.format.manifest import CONTROL_CHANNEL as CONTROL
+from exchange.format.names import MAX_SEQUENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exchange.results import ExportRun, Imported
+    from exchange.site import Site
+
+_AS_USUAL = {Verdict.APPLIED, Verdict.DUPLICATE}
+
+Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)]
+
+
+def export(channel: Channel = None, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
+    """Export what changed as signed batches."""
+    from exchange.outgoing import control_batch, exporter
+
+    with open_site() as site:
+        known_channel(channel, site.outgoing(), "sent")
+        with by_hand(site, "export", {"channel": channel}, who=who, why=reason) as act:
+            with output.between_batches("exporting") as stopping:
+                run = exporter.run(site, channel=channel, stopping=stopping)
+            trouble = control_batch.after_export(site) if channel is None and not run.trouble else None
+            act.came_to(run.as_dict())
+    show_exported(run, as_json)
+    if trouble:
+        output.complain(trouble)
+    if run.trouble or run.busy or trouble:
+        fail()
+    if not (run.batches or run.parked or run.resent):
+        output.say("nothing to export")
+
+
+def import_(
+    channel: Channel = None,
+    batch: Annotated[str | None, typer.Option(metavar="STEM", help="Only this batch.", show_default=False)] = None,
+    release: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEM",
+            help="Only this batch, though it deletes more, or is newer, than the settings allow.",
+            show_default=False,
+        ),
+    ] = None,
+    reason: Reason = None,
+    who: As = None,
+    as_json: Json = False,
+) -> None:
+    """Import what arrived.
+
+    Each batch is verified, then applied in one transaction or not at all.
+    """
+    from exchange.incoming import importer
+    from exchange.outgoing import control_batch
+
+    if batch and release and batch != release:
+        raise Refused("--batch and --release: expected one batch, found two")
+    wanted = stem(release or batch or "") if release or batch else None
+    with open_site() as site:
+        known_channel(channel, site.incoming(), "received")
+        arguments = {"channel": channel, "batch": wanted, "release": bool(release) or None}
+        with by_hand(site, "import", arguments, who=who, why=reason) as act:
+            site.spool.prepare()
+            with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
+                run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
+                trouble = control_batch.after_import(site, run.batches, stopping)
+            act.came_to(run.as_dict())
+    show_imported(run.batches, as_json)
+    if trouble:
+        output.warn(trouble)
+    for sentence in run.strangers.sentences():
+        output.warn(sentence)
+    if run.ignored or run.unpaired:
+        output.say(
+            f"left alone in incoming: {run.ignored} files that are no batch,"
+            f" {run.unpaired} data files whose manifest has not arrived"
+        )
+    if run.reunited:
+        held = sum(not one.failed for one in run.reunited)
+        output.say(f"{len(run.reunited)} parked records were retried, as what they refer to has come: {held} held")
+    if run.trouble:
+        output.complain(run.trouble)
+        fail()
+    if wanted and not run.batches:
+        output.complain(f"batch {wanted} does not lie in incoming; `exchange batches` says what became of it")
+        fail()
+    if run.busy:
+        fail()
+    if not run.batches:
+        output.say("nothing to import")
+
+
+def replay(
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="The stem of a batch that was kept.")],
+    through: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SEQUENCE",
+            min=1,
+            max=MAX_SEQUENCE,
+            help="And those after it, through this sequence.",
+            show_default=False,
+        ),
+    ] = None,
+    reason: Reason = None,
+    who: As = None,
+    as_json: Json = False,
+) -> None:
+    """Apply a kept batch again, or a range of them.
+
+    They may be archived, held or quarantined; one that is applied already stays as it is.
+    """
+    from exchange.incoming import replay as replaying
+    from exchange.outgoing import control_batch
+
+    wanted = stem(batch)
+    with open_site() as site:
+        arguments = {"batch": wanted, "through": through}
+        with (
+            by_hand(site, "replay_batch", arguments, who=who, why=reason) as act,
+            output.between_batches("replaying") as stopping,
+        ):
+            done = replaying.run(site, wanted, through, stopping)
+            trouble = control_batch.after_import(site, done.batches, stopping)
+            act.came_to(done.as_dict())
+    show_imported(done.batches, as_json)
+    for sentence in filter(None, (done.trouble, trouble)):
+        output.warn(sentence)
+    if done.busy:
+        fail()
+
+
+def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
+    """Remove files and settled dead letters beyond their retention. The ledger stays."""
+    from exchange.operating import prune as pruning
+
+    with open_site() as site, by_hand(site, "prune", {}, who=who, why=reason) as act:
+        counts = pruning.run(site).as_dict()
+        act.came_to(counts)
+    if as_json:
+        output.emit(counts)
+    else:
+        output.table(["removed", "count"], counts.items())
+
+
+def tell(site: Site) -> None:
+    """Tell the other side what a person did to its batch; if that fails, it is told with the next export."""
+    from exchange.outgoing import control_batch
+
+    trouble = control_batch.at_once(site)
+    if trouble:
+        output.warn(trouble)
+
+
+def show_exported(run: ExportRun, as_json: bool) -> None:
+    """Print which batches were sent, and what was in the way."""
+    if as_json:
+        for batch in run.batches:
+            output.emit(batch.as_dict())
+    elif run.batches:
+        output.table(
+            ["batch", "channel", "sequence", "records", "bytes"],
+            [(one.batch, one.channel, one.sequence, one.records, one.bytes) for one in run.batches],
+        )
+    for busy in run.busy:
+        output.warn(str(busy))
+    if run.resent:
+        output.say(f"published again, as the other side may miss them: {', '.join(one.batch for one in run.resent)}")
+    if run.parked:
+        output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
+    if run.trouble:
+        output.complain(run.trouble)
+
+
+def counted(counts: dict[str, int]) -> str:
+    """Word counts of records by what became of them."""
+    return ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
+
+
+def show_imported(outcomes: Sequence[Imported], as_json: bool) -> None:
+    """Print what became of batches that were looked at."""
+    if as_json:
+        for outcome in outcomes:
+            output.emit(outcome.as_dict())
+        return
+    # What the other side says of itself is for `exchange status`, unless something is wrong with it.
+    shown = [one for one in outcomes if one.channel != CONTROL or one.verdict not in _AS_USUAL or one.records.parked]
+    if shown:
+        output.table(
+            ["batch", "verdict", "reason", "records"],
+            [(one.batch, one.verdict, one.reason, counted(one.records.as_dict())) for one in shown],
+        )
+    for one in shown:
+        if one.message:
+            output.warn(f"{one.batch}: {one.message}")

@@ -1,0 +1,187 @@
+"""The audit's chain: rows are only ever added, each with the digest of the one before it, and checked against that.
+
+Whoever owns the database can write the whole chain anew, or cut off its end: only a file that was written out before,
+signed and kept elsewhere, tells that. Rows from before the chain are in it as they were when it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+
+from exchange import __version__
+from exchange.database.engine import now, reading, wait_for, world_errors, writing
+from exchange.database.tables import audit
+from exchange.dead_letters.file.write import new_file
+from exchange.format.audit_file import FIRST, Ending, Row, TrailWriter, check_rows
+from exchange.format.dead_letter_file import FileFault, read_tail
+from exchange.format.errors import printable
+from exchange.format.signing import TrustedKeys
+from exchange.site import Site
+
+FETCH_ROWS = 500
+MOST_FAULTS = 20
+"""So many faults are named; all are counted."""
+
+_TRIGGERS = {
+    "postgresql": "SELECT count(*) = 1 FROM pg_trigger WHERE tgname = 'exchange_audit_stays'"
+    " AND tgenabled IN ('O', 'A') AND tgrelid = to_regclass('exchange_audit')",
+    "sqlite": "SELECT count(*) = 3 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'exchange_audit'"
+    " AND name IN ('exchange_audit_stays_insert', 'exchange_audit_stays_update', 'exchange_audit_stays_delete')",
+}
+
+
+@contextmanager
+def adding(engine: Engine, patience_seconds: float) -> Iterator[Connection]:
+    """Open a transaction in which rows may be added; whoever adds waits for whoever adds. Raises Busy, WorldError."""
+    with world_errors(), writing(engine, patience_seconds=patience_seconds) as connection:
+        wait_for(connection, "audit")
+        yield connection
+
+
+def add(connection: Connection, values: Mapping[str, Any]) -> int:
+    """Add a row with what ``values`` hold, after the last one, and give its id. Call it within ``adding``."""
+    last = connection.execute(sa.select(audit.c.id, audit.c.digest).order_by(audit.c.id.desc()).limit(1)).one_or_none()
+    empty = dict.fromkeys(("why", "result", "call", "concludes"))
+    row = Row(
+        **{
+            **empty,
+            "arguments": "{}",
+            "at": now(),
+            **values,
+            "id": _next_id(connection, last.id if last else 0),
+            "previous": last.digest if last else FIRST,
+        }
+    )
+    connection.execute(sa.insert(audit).values(**vars(row), digest=row.digest))
+    return row.id
+
+
+def _next_id(connection: Connection, last: int) -> int:
+    if connection.dialect.name != "postgresql":
+        return last + 1
+    sequence = sa.func.pg_get_serial_sequence(audit.name, "id")
+    return int(connection.execute(sa.select(sa.func.nextval(sequence))).scalar_one())
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check came to. ``faults`` has a sentence for each of the first that were found of ``wrong``."""
+
+    rows: int
+    head: str
+    wrong: int
+    faults: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**vars(self), "faults": list(self.faults)}
+
+
+def check(engine: Engine, kept: Ending | None = None) -> Checked:
+    """Check every row of the database, and that what a file ``kept`` is still there. Raises WorldError."""
+    walk = _Walk(kept)
+    with world_errors(), reading(engine) as connection:
+        missing = missing_triggers(connection)
+        if missing:
+            walk.fault(missing)
+        for values in _rows(connection):
+            walk.see(values)
+    if kept is not None and kept.rows and not walk.kept_seen:
+        walk.fault(
+            f"expected row {kept.last} as the file has it, with the digest {kept.head}; it is not there any more"
+        )
+    return Checked(walk.rows, walk.head, walk.wrong, tuple(walk.faults))
+
+
+def missing_triggers(connection: Connection) -> str | None:
+    """Say in one sentence that nothing keeps the audit from being changed; None if triggers do."""
+    if connection.exec_driver_sql(_TRIGGERS[connection.dialect.name]).scalar_one():
+        return None
+    return "the triggers that keep exchange_audit from being changed are not there, or are switched off"
+
+
+class _Walk:
+    """Sees row after row, and remembers what was wrong."""
+
+    def __init__(self, kept: Ending | None) -> None:
+        self.rows, self.wrong, self.head, self.kept_seen = 0, 0, FIRST, False
+        self.faults: list[str] = []
+        self._kept = kept
+        self._open: set[int] = set()
+
+    def fault(self, sentence: str) -> None:
+        self.wrong += 1
+        if len(self.faults) < MOST_FAULTS:
+            self.faults.append(sentence)
+
+    def see(self, values: Mapping[str, Any]) -> None:
+        row, digest = Row.of(values), values["digest"]
+        self.rows += 1
+        if row.previous != self.head:
+            self.fault(f"row {row.id}: expected the digest before it, {self.head}, found {printable(row.previous, 80)}")
+        try:
+            if row.digest != digest:
+                self.fault(f"row {row.id}: expected what its digest is of, found something else: it was changed")
+        except FileFault as error:
+            self.fault(f"{error}: it was changed")
+        if row.concludes is None:
+            self._open.add(row.id)
+        elif row.concludes in self._open:
+            self._open.remove(row.concludes)
+        else:
+            self.fault(f"row {row.id}: expected the result of an act before it, found one of row {row.concludes}")
+        self.head = str(digest)
+        if self._kept is not None and (row.id, digest) == (self._kept.last, self._kept.head):
+            self.kept_seen = True
+
+
+def _rows(connection: Connection) -> Iterator[Mapping[str, Any]]:
+    streamed = {"stream_results": True, "yield_per": FETCH_ROWS}
+    with connection.execute(sa.select(audit).order_by(audit.c.id), execution_options=streamed) as rows:
+        for row in rows.mappings():
+            yield dict(row)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written out."""
+
+    file: Path
+    rows: int
+    head: str
+    signed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**vars(self), "file": str(self.file)}
+
+
+def export(site: Site, file: Path) -> Exported:
+    """Write all rows to a new file, signed with this side's key, for our eyes only; whole or not at all.
+
+    Rows are written as they are, whether the chain holds or not. Raises FileFault if there is such a file, WorldError.
+    """
+    with world_errors(), reading(site.engine) as connection, new_file(file) as out:
+        writer = TrailWriter(out)
+        for values in _rows(connection):
+            writer.write(Row.of(values))
+        ending = writer.close(site.network, f"exchange {__version__}", now(), site.signing_key)
+    return Exported(file, ending.rows, ending.head, site.signing_key is not None)
+
+
+def check_file(content: BinaryIO, keys: TrustedKeys) -> Ending:
+    """Check who signed an exported file, every byte of it and its chain. Raises Untrusted or FileFault."""
+    tail = read_tail(content)
+    keys.check(tail.line, tail.signature, "the file")
+    ending = Ending.parse(tail.line)
+    if ending.bytes != tail.start:
+        raise FileFault(f"{tail.start} bytes lie before its ending, which speaks of {ending.bytes}")
+    check_rows(content, ending)
+    return ending

@@ -1,0 +1,600 @@
+"""The tables that the exchange keeps beside the application's own.
+
+They hold what must survive a crash: captured changes, the ledger of batches, each channel's position, dead
+letters and their history. Nothing here is a cache: losing Redis loses none of it.
+The migrations under ``migrations/`` create them; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.event import listen
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+VERSION_COLUMN = "exchange_version"
+"""The column that a received table has beside its own: the version of the record that last wrote the row."""
+
+MAX_STORED_RECORD_BYTES = 1024 * 1024
+"""How much of a refused record a dead letter keeps, in bytes: all that a record may have by default."""
+
+
+class Direction(enum.StrEnum):
+    """Which way a batch or a dead letter went, seen from this network."""
+
+    OUT = "out"
+    IN = "in"
+
+
+class BatchState(enum.StrEnum):
+    """Where a batch is in its life. ``ledger.TRANSITIONS`` says which may follow which."""
+
+    SEALED = "sealed"
+    PUBLISHED = "published"
+    ACKNOWLEDGED = "acknowledged"
+    REJECTED = "rejected"
+    WAITING = "waiting"
+    HELD = "held"
+    APPLIED = "applied"
+    QUARANTINED = "quarantined"
+    DISCARDED = "discarded"
+
+
+class GapState(enum.StrEnum):
+    """What became of a missing sequence: it came, somebody went on without it, or it never will come."""
+
+    MISSING = "missing"
+    ARRIVED = "arrived"
+    ACCEPTED = "accepted"
+    LOST = "lost"
+    LEFT = "left"
+
+
+class ResyncState(enum.StrEnum):
+    """How far a snapshot of a channel has come."""
+
+    ASKED = "asked"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+class RepairState(enum.StrEnum):
+    """Whether what was asked of the other side has come."""
+
+    OPEN = "open"
+    ANSWERED = "answered"
+    WITHDRAWN = "withdrawn"
+
+
+class DeadLetterState(enum.StrEnum):
+    """Where a refused record is in its life."""
+
+    PARKED = "parked"
+    APPLIED = "applied"
+    DISCARDED = "discarded"
+    SUPERSEDED = "superseded"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware date-time, always UTC, on databases with and without time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive value rather than guess its zone."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            msg = "a date-time without a zone reached the exchange's own tables"
+            raise ValueError(msg)
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back UTC, whatever the database kept."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _id() -> Column[Any]:
+    """A 64-bit key that grows by itself; SQLite needs INTEGER for that."""
+    return Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+
+
+network = Table(
+    "exchange_network",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(31), nullable=False),
+    Column("epoch", String(12), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("halted_at", UtcDateTime),
+    Column("halted_because", Text),
+    CheckConstraint("id = 1", name="single"),
+)
+"""One row: who this database belongs to, and its epoch. While ``halted_because`` says why, nothing is exported."""
+
+epoch = Table(
+    "exchange_epoch",
+    metadata,
+    Column("epoch", String(12), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("number", Integer, nullable=False, server_default="0"),
+)
+"""The epochs of this network, once another one was begun by hand, after a restore, or an earlier one was heard of that
+this database forgot; rows are only ever added. ``number`` alone is their order."""
+
+change = Table(
+    "exchange_change",
+    metadata,
+    _id(),
+    Column("stream", String(63), nullable=False),
+    Column("op", String(1), nullable=False),
+    Column("key", Text, nullable=False),
+    Index("ix_exchange_change_stream_id", "stream", "id").ddl_if(dialect="sqlite"),
+    sqlite_autoincrement=True,
+)
+"""What triggers captured and no batch carries yet. ``id`` is the record's version; ``op`` is I, U or D;
+``key`` is a JSON object of the key columns as this database writes them (see ``capture``).
+On PostgreSQL stream and id are the primary key, the only index."""
+listen(
+    change,
+    "after_create",
+    DDL(
+        "ALTER TABLE exchange_change DROP CONSTRAINT pk_exchange_change,"
+        " ADD CONSTRAINT pk_exchange_change PRIMARY KEY (stream, id)"
+    ).execute_if(dialect="postgresql"),  # type: ignore[no-untyped-call]
+)
+
+
+importing = Table(
+    "exchange_importing",
+    metadata,
+    Column("stream", String(63), primary_key=True),
+)
+"""The streams that the running import writes, so that triggers skip them. Only SQLite uses it, and only
+inside the importer's transaction: it is empty in every committed state."""
+
+tombstone = Table(
+    "exchange_tombstone",
+    metadata,
+    Column("stream", String(63), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Index("ix_exchange_tombstone_stream_version", "stream", "version"),
+)
+"""Received deletes: an older upsert must not bring the row back. ``key`` is the record's key, canonical JSON."""
+
+HOLDS_PLACE = (
+    "state NOT IN ('quarantined', 'discarded') AND (state <> 'rejected' OR direction = 'out') AND manifest IS NOT NULL"
+)
+"""Which batches hold their place. A query uses the index only if it says this in the same words."""
+
+batch = Table(
+    "exchange_batch",
+    metadata,
+    _id(),
+    Column("direction", String(3), nullable=False),
+    Column("channel", String(31), nullable=False),
+    Column("epoch", String(12), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("stem", String(80), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("reason", String(31)),
+    Column("message", Text),
+    Column("manifest", Text),
+    Column("digest", String(64)),
+    Column("records", BigInteger, nullable=False, server_default="0"),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
+    Column("applied", BigInteger, nullable=False, server_default="0"),
+    Column("duplicate", BigInteger, nullable=False, server_default="0"),
+    Column("stale", BigInteger, nullable=False, server_default="0"),
+    Column("parked", BigInteger, nullable=False, server_default="0"),
+    Column("trace", String(64)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("pruned_at", UtcDateTime),
+    Column("published_at", UtcDateTime),
+    Column("again_at", UtcDateTime),
+    Column("signature", Text),
+    Column("erased_at", UtcDateTime),
+    Index(
+        "uq_exchange_batch_place",
+        "direction",
+        "channel",
+        "epoch",
+        "sequence",
+        unique=True,
+        sqlite_where=text(HOLDS_PLACE),
+        postgresql_where=text(HOLDS_PLACE),
+    ),
+    Index("ix_exchange_batch_stem_id", "stem", "id"),
+    Index("ix_exchange_batch_state", "state", "direction", "channel"),
+    Index(
+        "ix_exchange_batch_kept",
+        "direction",
+        "updated_at",
+        sqlite_where=text("pruned_at IS NULL"),
+        postgresql_where=text("pruned_at IS NULL"),
+    ),
+    Index(
+        "ix_exchange_batch_again",
+        "again_at",
+        sqlite_where=text("again_at IS NOT NULL"),
+        postgresql_where=text("again_at IS NOT NULL"),
+    ),
+)
+"""The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe; what
+was quarantined, or given up by a person, takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256,
+``bytes`` the data file's size on disk. ``published_at`` is when it was last put out, ``again_at`` when its next copy
+is due on a one-way link; ``signature`` is line 2 of an incoming one's manifest: the proof, shown to its sender, that
+it was sent. ``erased_at`` is when its bytes were removed by hand, as a record was in them that was to be forgotten."""
+
+position = Table(
+    "exchange_position",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("epoch", String(12), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("digest", String(64)),
+    Column("current", Integer, nullable=False, server_default="1"),
+    Column("adopted_at", UtcDateTime, nullable=False),
+    Column("applied", BigInteger, nullable=False, server_default="0"),
+    Column("duplicate", BigInteger, nullable=False, server_default="0"),
+    Column("stale", BigInteger, nullable=False, server_default="0"),
+    Column("parked", BigInteger, nullable=False, server_default="0"),
+)
+"""How far a channel has come, stored with the data it speaks of. ``digest`` is that of the last manifest, NULL
+behind a place that was given up. One row of a channel is ``current``; the others are epochs that were left.
+``applied`` and the other counts are of all records of the epoch that were imported."""
+
+gap = Table(
+    "exchange_gap",
+    metadata,
+    Column("channel", String(31), primary_key=True),
+    Column("epoch", String(12), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(12), nullable=False),
+    Column("noticed_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Column("cause", Text),
+    Column("who", String(255)),
+    Index(
+        "ix_exchange_gap_missing",
+        "channel",
+        "epoch",
+        "sequence",
+        sqlite_where=text("state = 'missing'"),
+        postgresql_where=text("state = 'missing'"),
+    ),
+)
+"""Incoming sequences that others came before, and what became of each."""
+
+receipt = Table(
+    "exchange_receipt",
+    metadata,
+    Column("channel", String(31), primary_key=True),
+    Column("epoch", String(12), primary_key=True),
+    Column("through", BigInteger, nullable=False),
+    Column("said", Text, nullable=False),
+    Column("heard_at", UtcDateTime, nullable=False),
+)
+"""What the other side said last of a channel that we send: ``said`` is the data of its ``_receipt`` record."""
+
+peer = Table(
+    "exchange_peer",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", String(12), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("sent_at", UtcDateTime, nullable=False),
+    Column("heard_at", UtcDateTime, nullable=False),
+    Column("said", Text, nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+"""One row: the other side's last sign of life. ``sent_at`` is by its clock, ``heard_at`` by ours, ``said`` the data
+of its ``_heartbeat`` record."""
+
+resync = Table(
+    "exchange_resync",
+    metadata,
+    _id(),
+    Column("channel", String(31), nullable=False),
+    Column("want", String(12), nullable=False),
+    Column("streams", Text),
+    Column("buckets", Text),
+    Column("prune", Integer, nullable=False, server_default="0"),
+    Column("answers", String(80)),
+    Column("reason", Text, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("version", BigInteger),
+    Column("barrier", Text),
+    Column("cursor", Text),
+    Column("unsent", Text),
+    Column("parts", Integer, nullable=False, server_default="0"),
+    Column("records", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("uq_exchange_resync_answers", "answers", unique=True),
+    Index("ix_exchange_resync_state", "state", "channel", "id"),
+)
+"""What this side shall send beside changes, asked for by a person, the schedule or the other side (``answers`` is
+the name of its request): a ``snapshot`` or a ``checkpoint`` of a channel, and how far it has come. ``streams`` is a
+JSON array, ``buckets`` a JSON object of them and of how many they are; NULL for all."""
+
+repair = Table(
+    "exchange_repair",
+    metadata,
+    _id(),
+    Column("name", String(80), nullable=False),
+    Column("channel", String(31), nullable=False),
+    Column("want", String(12), nullable=False),
+    Column("streams", Text),
+    Column("buckets", Text),
+    Column("prune", Integer, nullable=False, server_default="0"),
+    Column("reason", Text, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("asked_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Index("uq_exchange_repair_name", "name", unique=True),
+    Index("ix_exchange_repair_state", "state", "channel"),
+)
+"""What this side asked the other one for: a ``snapshot`` or a ``checkpoint`` of a channel; told until it came."""
+
+agreement = Table(
+    "exchange_agreement",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("stream", String(63), primary_key=True),
+    Column("epoch", String(12), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("compared_at", UtcDateTime, nullable=False),
+    Column("sent", BigInteger, nullable=False),
+    Column("received", BigInteger, nullable=False),
+    Column("buckets", Text, nullable=False),
+    Column("found", Text),
+    Column("since", UtcDateTime),
+    Column("repairs", Integer, nullable=False, server_default="0"),
+)
+"""How a stream compared at its last checkpoint: rows ``sent`` and ``received`` there, the ``buckets`` that differ (a
+JSON array), what a repair ``found`` different (JSON; NULL where nobody looked), and since when."""
+
+stranger = Table(
+    "exchange_stranger",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("cause", String(31), primary_key=True),
+    Column("batches", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("samples", Text, nullable=False),
+)
+"""What came of a day (UTC) that nobody vouches for, counted by its cause, a reason for which batches are refused.
+``bytes`` are those of all their files, ``samples`` a JSON array of the first ones: name, and what was said of it."""
+
+deleted = Table(
+    "exchange_deleted",
+    metadata,
+    Column("stream", String(63), primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("deleted", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+)
+"""How many rows of a received stream batches deleted in an hour (since 1970), and how many rows there were before the
+first of those went at most; of a large table fewer, a power of two. What a person let in is not counted."""
+
+ahead = Table(
+    "exchange_ahead",
+    metadata,
+    Column("channel", String(31), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""How far ahead of this side's clock a person lets the versions of an incoming channel be, by its declared name: the
+version that was believed, and when."""
+
+success = Table(
+    "exchange_success",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+)
+"""When each channel was last exported or imported to its end, with or without anything to do: what alarms watch."""
+
+attempt = Table(
+    "exchange_attempt",
+    metadata,
+    Column("batch", String(80), primary_key=True),
+    Column("attempts", Integer, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("why", Text),
+)
+"""Imports begun and not ended: a row that stays is a crash. Keyed by the batch's place, written before the work.
+``why`` says what went wrong the last time, where something could still say so; NULL after a process that died."""
+
+holder = Table(
+    "exchange_holder",
+    metadata,
+    Column("lock", String(80), primary_key=True),
+    Column("who", String(255), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+)
+"""Who last took a lock, for the sentence a second caller gets. The lock itself is the database's."""
+
+dead_letter = Table(
+    "exchange_dead_letter",
+    metadata,
+    _id(),
+    Column("direction", String(3), nullable=False),
+    Column("channel", String(31), nullable=False),
+    Column("batch", String(80)),
+    Column("line", BigInteger),
+    Column("stream", String(63)),
+    Column("op", String(6)),
+    Column("key", Text),
+    Column("version", BigInteger),
+    Column("schema_version", Integer),
+    Column("record", LargeBinary, nullable=False),
+    Column("record_bytes", BigInteger, nullable=False),
+    Column("pointer", Text),
+    Column("error", String(31), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("fingerprint", String(16), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="1"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("producer", String(200)),
+    Column("cause", Text, nullable=False, server_default=""),
+    Column("revision", Integer, nullable=False, server_default="0"),
+    Index("ix_exchange_dead_letter_state", "state", "created_at", "id"),
+    Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "created_at", "id"),
+    Index("ix_exchange_dead_letter_key", "key", "stream"),
+    Index("ix_exchange_dead_letter_batch", "batch", "line"),
+    Index(
+        "ix_exchange_dead_letter_parked_key",
+        "stream",
+        "key",
+        sqlite_where=text("state = 'parked' AND key IS NOT NULL"),
+        postgresql_where=text("state = 'parked' AND key IS NOT NULL"),
+    ),
+    Index(
+        "ix_exchange_dead_letter_orphan",
+        "channel",
+        "id",
+        sqlite_where=text("state = 'parked' AND error = 'foreign_key'"),
+        postgresql_where=text("state = 'parked' AND error = 'foreign_key'"),
+    ),
+)
+"""Records that did not take effect. ``record`` holds the exact bytes as they came, at most
+``MAX_STORED_RECORD_BYTES`` of ``record_bytes``, and is never changed; what a person made of it is a revision, and
+``revision`` the number of the newest. ``cause`` names the constraint, ``producer`` who wrote the batch."""
+
+dead_letter_count = Table(
+    "exchange_dead_letter_count",
+    metadata,
+    Column("fingerprint", String(16), primary_key=True),
+    Column("state", String(12), primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("part", BigInteger, Identity(), primary_key=True),
+    Column("letters", BigInteger, nullable=False),
+)
+"""How many dead letters of a fingerprint came in an hour (since 1970) and are in a state: the sum over ``part``.
+Triggers keep it true, whoever changes a letter; ``dead_letters.counts`` reads it."""
+
+revision = Table(
+    "exchange_dead_letter_revision",
+    metadata,
+    Column("letter", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("record", LargeBinary, nullable=False),
+    Column("difference", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("why", Text, nullable=False),
+)
+"""What people made of a dead letter, one row each time; rows are only ever added."""
+
+selection = Table(
+    "exchange_selection",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("filters", Text, nullable=False),
+    Column("letters", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+)
+"""A set of dead letters that a person looked at and gave a name."""
+
+selected = Table(
+    "exchange_selected",
+    metadata,
+    Column("selection", String(63), primary_key=True),
+    Column("letter", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempts", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("state", String(12)),
+)
+"""The dead letters of a selection, as they were when it was made, and what its retry made of each; NULL before."""
+
+audit = Table(
+    "exchange_audit",
+    metadata,
+    _id(),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("origin", String(255), nullable=False),
+    Column("action", String(63), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("why", Text),
+    Column("result", Text),
+    Column("call", String(64)),
+    Column("concludes", BigInteger),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Index("uq_exchange_audit_call", "call", unique=True),
+    Index("uq_exchange_audit_concludes", "concludes", unique=True),
+    Index("uq_exchange_audit_previous", "previous", unique=True),
+)
+"""What people did by hand: who, when, from where, what with which arguments (JSON), why, and ``call``, the id of the
+task that was called. What came of it (JSON) is a row of its own that ``concludes`` it; there is none while it runs, or
+if it was killed. Each row has a digest of all its columns and of the digest before it (see
+``format.audit_file``). Triggers refuse any change and removal."""
+
+event = Table(
+    "exchange_event",
+    metadata,
+    _id(),
+    Column("subject", String(12), nullable=False),
+    Column("subject_id", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("from_state", String(12)),
+    Column("to_state", String(12), nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("who", String(255), nullable=False),
+    Index("ix_exchange_event_subject_subject_id", "subject", "subject_id"),
+)
+"""Every change of state of a batch or a dead letter; rows are only ever added."""

@@ -1,0 +1,80 @@
+"""How many dead letters there are: kept as they come, change and go, so that a million are counted at a glance.
+
+Triggers note each change in ``exchange_dead_letter_count``, whoever makes it. On PostgreSQL each statement's
+difference is a row of its own, so that no transaction waits for another one's count; folding adds them up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database.tables import DeadLetterState, dead_letter_count
+
+SECONDS_AN_HOUR = 3600
+
+TREND_HOURS = 24
+"""How many hours a trend tells of, the last one not over yet."""
+
+_KEPT_HOURS = 2 * TREND_HOURS
+_NUMBER = sa.func.sum(dead_letter_count.c.letters)
+
+
+def hour_of(moment: datetime) -> int:
+    """Number the hour of a moment, counted from 1970."""
+    return int(moment.timestamp()) // SECONDS_AN_HOUR
+
+
+def count_parked(connection: Connection) -> int:
+    """Count the letters that wait for somebody."""
+    return count_in(connection, DeadLetterState.PARKED)
+
+
+def count_in(connection: Connection, state: DeadLetterState) -> int:
+    """Count the letters in a state."""
+    return int(connection.scalar(sa.select(_NUMBER).where(dead_letter_count.c.state == state)) or 0)
+
+
+def groups_in(*states: DeadLetterState) -> sa.CTE:
+    """Give the fingerprints that have letters in some states, with how many: ``fingerprint, state, letters``."""
+    groups = (
+        sa.select(dead_letter_count.c.fingerprint, dead_letter_count.c.state, _NUMBER.label("letters"))
+        .where(dead_letter_count.c.state.in_(states))
+        .group_by(dead_letter_count.c.fingerprint, dead_letter_count.c.state)
+        .having(_NUMBER > 0)
+    )
+    return groups.cte("groups_there").prefix_with("MATERIALIZED")
+
+
+def trends(connection: Connection, state: DeadLetterState, moment: datetime) -> dict[str, list[int]]:
+    """Say by fingerprint how many letters in a state came in each of the last hours, oldest first."""
+    first = hour_of(moment) - TREND_HOURS + 1
+    rows = connection.execute(
+        sa.select(dead_letter_count.c.fingerprint, dead_letter_count.c.hour, _NUMBER.label("letters"))
+        .where(dead_letter_count.c.state == state, dead_letter_count.c.hour.between(first, hour_of(moment)))
+        .group_by(dead_letter_count.c.fingerprint, dead_letter_count.c.hour)
+    )
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        found.setdefault(row.fingerprint, [0] * TREND_HOURS)[row.hour - first] = int(row.letters)
+    return found
+
+
+def fold(connection: Connection, moment: datetime) -> None:
+    """Add up what belongs together, and the hours that no trend tells of any more. May be repeated, at any time."""
+    kept = hour_of(moment) - _KEPT_HOURS
+    sums: Counter[tuple[str, str, int]] = Counter()
+    columns = (dead_letter_count.c[name] for name in ("fingerprint", "state", "hour", "letters"))
+    for fingerprint, state, hour, letters in connection.execute(sa.delete(dead_letter_count).returning(*columns)):
+        sums[fingerprint, state, hour if hour >= kept else 0] += letters
+    part = {"part": 0} if connection.dialect.name == "sqlite" else {}
+    rows = [
+        {"fingerprint": fingerprint, "state": state, "hour": hour, "letters": letters, **part}
+        for (fingerprint, state, hour), letters in sums.items()
+        if letters
+    ]
+    if rows:
+        connection.execute(sa.insert(dead_letter_count), rows)

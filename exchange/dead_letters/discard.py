@@ -1,0 +1,47 @@
+"""Discarding: dead letters given up with a reason, and taken back; those that are named, or a selection's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exchange.database.engine import world_errors, writing
+from exchange.database.tables import DeadLetterState
+from exchange.dead_letters import selections, transitions
+from exchange.format.errors import WorldError
+from exchange.site import Site
+
+
+def discard(
+    site: Site, reason: str, *, ids: Sequence[int] = (), selection: str | None = None, skip_changed: bool = False
+) -> int:
+    """Give parked letters up, all of them or none; give how many.
+
+    Raises WorldError, with nothing changed, if one of them isn't parked, or a selection changed since it was made.
+    """
+    with world_errors(), writing(site.engine) as connection:
+        if selection is not None:
+            if not skip_changed:
+                selections.check_unchanged(connection, selection)
+            selections.find_selection(connection, selection)
+            ids = selections.parked_in(connection, selection)
+            selections.mark(connection, selection, ids, DeadLetterState.DISCARDED)
+        refusal = transitions.discard(connection, ids, reason)
+        if refusal:
+            raise WorldError(refusal)
+    return len(ids)
+
+
+def restore(site: Site, reason: str, *, ids: Sequence[int] = (), selection: str | None = None) -> int:
+    """Take back letters that were discarded, all of them or none; give how many.
+
+    Raises WorldError, with nothing changed, if one that is named isn't discarded.
+    """
+    with world_errors(), writing(site.engine) as connection:
+        if selection is not None:
+            selections.find_selection(connection, selection)
+            ids = selections.discarded_in(connection, selection)
+            selections.mark(connection, selection, ids, None)
+        refusal = transitions.restore(connection, ids, reason)
+        if refusal:
+            raise WorldError(refusal)
+    return len(ids)

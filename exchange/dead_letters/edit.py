@@ -1,0 +1,228 @@
+"""Editing: a dead letter's record mended by a person, checked as a batch's record is, and kept as a new revision.
+
+Nothing is applied here: a retry takes the newest revision.
+"""
+
+from __future__ import annotations
+
+import json as plain_json
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from exchange import dead_letters
+from exchange.channels.channel import CONTROL, HIDDEN, Channel
+from exchange.database.engine import reading, world_errors, writing
+from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
+from exchange.dead_letters import Mask, Parked, revisions
+from exchange.dead_letters.transitions import missing, standing
+from exchange.format import record as records
+from exchange.format import strict_json
+from exchange.format.errors import RecordError, WorldError, printable
+from exchange.format.record import Record, Run
+from exchange.site import Site
+from exchange.tables.loader.decode import checked
+from exchange.tables.loader.staging import canonical_key, row_maker
+
+_NOTHING = "nothing was changed"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A letter and its record as they are now.
+
+    ``value`` is None if the record is no JSON object; ``sensitive`` are the columns whose values nobody is to see.
+    """
+
+    letter: Parked
+    channel: Channel
+    content: bytes
+    value: dict[str, Any] | None
+    sensitive: frozenset[str]
+
+    @property
+    def text(self) -> str:
+        """The record as a person edits it, hidden values hidden.
+
+        Raises WorldError if the record can't be read, so that hidden values could not be told from others.
+        """
+        if self.value is not None:
+            return plain_json.dumps(_with_hidden(self.value, self.sensitive), indent=2, ensure_ascii=False) + "\n"
+        if self.sensitive:
+            msg = f"the record of dead letter {self.letter.id} can't be read, and may hold what nobody is to see"
+            raise WorldError(f"{msg}; {_NOTHING}; give the whole record anew with --file")
+        return self.content.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A revision that was saved."""
+
+    id: int
+    revision: int
+    difference: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {"id": self.id, "revision": self.revision, "difference": self.difference.splitlines()}
+
+
+def draft(site: Site, letter_id: int) -> Draft:
+    """Begin to edit a letter. Raises WorldError if it is none that can be edited."""
+    with world_errors(), reading(site.engine) as connection:
+        letter = dead_letters.find(connection, letter_id)
+        if letter is None:
+            raise WorldError(missing(letter_id))
+        if letter.state is not DeadLetterState.PARKED:
+            raise WorldError(f"{standing(connection, letter_id)}; {_NOTHING}")
+        content = revisions.newest(connection, letter)
+    if letter.direction is Direction.OUT:
+        msg = f"dead letter {letter_id} was not sent: mend its row, not the record; a retry reads the row anew"
+        raise WorldError(f"{msg}; {_NOTHING}")
+    if letter.channel == CONTROL:
+        raise WorldError(f"dead letter {letter_id} is the other side's own word; {_NOTHING}; nobody mends that here")
+    channel = next((one for one in site.incoming() if one.name == letter.channel), None)
+    if channel is None:
+        raise WorldError(f"channel {printable(letter.channel)} is no longer declared; {_NOTHING}")
+    try:
+        value = strict_json.loads(content)
+    except RecordError:
+        value = None
+    sensitive = Mask(site.channels).sensitive(letter)
+    return Draft(letter, channel, content, value if isinstance(value, dict) else None, sensitive)
+
+
+def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) -> bytes:
+    """Give the record with ``POINTER=VALUE`` set and pointers removed; a VALUE that is no JSON is text.
+
+    Raises WorldError, with nothing changed, for a pointer that leads nowhere.
+    """
+    if begun.value is None:
+        msg = f"the record of dead letter {begun.letter.id} can't be read, so nothing can be set in it"
+        raise WorldError(f"{msg}; {_NOTHING}; give the whole record anew with --file")
+    value = deepcopy(begun.value)
+    for one in values:
+        pointer, equals, text = one.partition("=")
+        if not equals:
+            raise WorldError(f"--set: expected POINTER=VALUE, found {printable(repr(one), 80)}; {_NOTHING}")
+        holder, name = _led(value, pointer)
+        try:
+            holder[name] = strict_json.loads(text.encode())
+        except RecordError:
+            holder[name] = text
+    for pointer in removed:
+        holder, name = _led(value, pointer)
+        if isinstance(name, str) and name not in holder:
+            raise WorldError(f"{printable(pointer, 80)}: there is nothing in the record; {_NOTHING}")
+        del holder[name]
+    return strict_json.dumps(value)
+
+
+def save(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
+    """Check a mended record and keep it as the letter's newest revision.
+
+    Raises WorldError, with nothing changed, if it is no record, breaks its stream's schema, has another key or
+    version, is the same as before, or if somebody else was faster.
+    """
+    letter = begun.letter
+    value = _with_shown(_read(site, text), begun.value or {}, begun.sensitive)
+    try:
+        content = strict_json.dumps(value)
+        if begun.value is not None and content == strict_json.dumps(begun.value):
+            raise WorldError(f"the record of dead letter {letter.id} is as it was; {_NOTHING}")
+        record = records.decode(content)
+        key, schema_version = _check(site, begun, record)
+    except RecordError as error:
+        raise WorldError(f"{error.pointer or 'the record'}: {error.sentence}; {_NOTHING}") from error
+    told = "the record could not be read before"
+    if begun.value is not None:
+        told = revisions.difference(begun.value, value, begun.sensitive)
+    with world_errors(), writing(site.engine) as connection:
+        number = revisions.add(connection, letter, content, told, why)
+        if letter.key is None or letter.schema_version is None:
+            revisions.identify(connection, letter.id, record, key, schema_version)
+    return Edited(letter.id, number, told)
+
+
+def _read(site: Site, text: bytes) -> dict[str, Any]:
+    most = min(site.limits.read.max_record_bytes, MAX_STORED_RECORD_BYTES)
+    if len(text) > most:
+        raise WorldError(f"the record is {len(text)} bytes long, at most {most} are kept; {_NOTHING}")
+    try:
+        value = strict_json.loads(text.strip())
+    except RecordError as error:
+        raise WorldError(f"{error.sentence.replace('the line', 'the record', 1)}; {_NOTHING}") from error
+    if not isinstance(value, dict):
+        raise WorldError(f"the record: expected an object, found something else; {_NOTHING}")
+    return value
+
+
+def _check(site: Site, begun: Draft, record: Record) -> tuple[str, int]:
+    """Check what an import would check of the record alone; give its key and its schema version."""
+    letter = begun.letter
+    try:
+        stream = begun.channel.stream(record.stream)
+        key = canonical_key(stream, record.body)
+    except KeyError:
+        names = ", ".join(one.name for one in begun.channel.streams)
+        sentence = f"expected a record of {names} with its whole key, found another one"
+        raise RecordError("record", "/stream", sentence) from None
+    for what, before, now in (
+        ("stream", letter.stream, record.stream),
+        ("op", letter.op, record.op.value),
+        ("version", letter.version, record.version),
+        ("key", letter.key, key),
+    ):
+        if before is not None and before != now:
+            sentence = f"{what}: expected {printable(str(before), 80)} as it came, found {printable(str(now), 80)}"
+            raise RecordError("record", f"/{what}", sentence)
+    schema_version = letter.schema_version or stream.schema_version
+    current = checked(site, {stream.name: schema_version}, record)
+    run = Run(current.stream, current.op, [current.version], [current.body])
+    row_maker(stream, site.engine.dialect)([1], run)
+    return key, schema_version
+
+
+# Pointers, and what nobody is to see
+
+
+def _led(value: Any, pointer: str) -> tuple[Any, Any]:
+    """Follow a JSON pointer to what holds its last step, and give both."""
+    steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+    here = value
+    if pointer.startswith("/"):
+        for at, step in enumerate(steps):
+            name: Any = int(step) if isinstance(here, list) and step.isdecimal() else step
+            if at == len(steps) - 1 and (isinstance(here, dict) or (isinstance(here, list) and _is_in(here, name))):
+                return here, name
+            if not isinstance(here, (dict, list)) or not _is_in(here, name):
+                break
+            here = here[name]
+    shown = printable(repr(pointer), 80)
+    msg = f"expected a JSON pointer into the record, such as /data/status, found {shown}; {_NOTHING}"
+    raise WorldError(msg)
+
+
+def _is_in(here: dict[str, Any] | list[Any], name: Any) -> bool:
+    return name in here if isinstance(here, dict) else isinstance(name, int) and name < len(here)
+
+
+def _with_hidden(value: dict[str, Any], sensitive: frozenset[str]) -> dict[str, Any]:
+    return {
+        member: {name: HIDDEN if name in sensitive else one for name, one in body.items()}
+        if member in {"data", "key"} and isinstance(body, dict)
+        else body
+        for member, body in value.items()
+    }
+
+
+def _with_shown(value: dict[str, Any], before: dict[str, Any], sensitive: frozenset[str]) -> dict[str, Any]:
+    """Put the values back that were hidden, where nobody gave others."""
+    shown = dict(value)
+    for member in {"data", "key"} & value.keys() & before.keys():
+        body, old = value[member], before[member]
+        if isinstance(body, dict) and isinstance(old, dict):
+            hidden = {name for name in sensitive & body.keys() & old.keys() if body[name] == HIDDEN}
+            shown[member] = body | {name: old[name] for name in hidden}
+    return shown

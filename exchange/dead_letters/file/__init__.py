@@ -1,0 +1,10 @@
+"""Dead letters to a file and back: kept before they are removed, or carried to the network that can mend them.
+
+JSON lines are for programs and come back (``format.dead_letter_file``); CSV is for people and does not.
+"""
+
+from exchange.dead_letters.file.read import Brought, bring
+from exchange.dead_letters.file.write import Saved, save
+from exchange.format.dead_letter_file import FileFault
+
+__all__ = ["Brought", "FileFault", "Saved", "bring", "save"]

@@ -1,0 +1,65 @@
+"""Dead letters as a table for people: CSV in which no cell is a formula, a control character or a secret."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from exchange.channels.channel import HIDDEN
+from exchange.dead_letters import Mask, Parked
+from exchange.format.errors import printable
+from exchange.site import Site
+
+COLUMNS = (
+    "id",
+    "direction",
+    "channel",
+    "stream",
+    "op",
+    "key",
+    "version",
+    "state",
+    "error",
+    "message",
+    "pointer",
+    "batch",
+    "line",
+    "producer",
+    "attempts",
+    "created_at",
+    "updated_at",
+    "record",
+)
+LONGEST_CELL = 32_000
+"""Spreadsheets cut longer ones, or refuse them."""
+
+_FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""With what a cell begins that a spreadsheet may compute; the last four are their full-width twins."""
+
+
+def write_table(site: Site, out: BinaryIO, letters: Iterable[Parked]) -> int:
+    """Write a line of headings and one for each letter; give how many those are. All cells are quoted."""
+    count = 0
+    mask = Mask(site.channels)
+    text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
+    lines = csv.writer(text, quoting=csv.QUOTE_ALL)
+    lines.writerow(COLUMNS)
+    for letter in letters:
+        lines.writerow([cell(value) for value in _values(mask, letter)])
+        count += 1
+    text.detach()
+    return count
+
+
+def cell(value: object) -> str:
+    """Write a value so that a spreadsheet shows it and does nothing else with it."""
+    shown = "" if value is None else printable(str(value), LONGEST_CELL)
+    return "'" + shown if shown.lstrip().startswith(_FORMULAS) else shown
+
+
+def _values(mask: Mask, letter: Parked) -> list[object]:
+    record = mask.record(letter, letter.record)
+    shown = mask.brief(letter)
+    return [*(getattr(shown, name) for name in COLUMNS[:-1]), HIDDEN if record is None else record]

@@ -1,0 +1,93 @@
+"""Dead letters into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import __version__
+from exchange.database import ledger
+from exchange.database.engine import now, reading, world_errors
+from exchange.database.tables import dead_letter, revision
+from exchange.dead_letters import Filters, Parked
+from exchange.dead_letters.file.csv import write_table
+from exchange.dead_letters.store import brief_columns, parked
+from exchange.files.folder import named
+from exchange.format.dead_letter_file import Entry, FileFault, LetterWriter, SavedLetter, SavedRevision
+from exchange.format.errors import WorldError, printable
+from exchange.site import Site
+
+FETCH_LETTERS = 50
+"""How many letters cross from the database at once: each may hold a mebibyte."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written. ``signed`` is None for a table, which nobody takes back."""
+
+    file: Path
+    letters: int
+    signed: bool | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {"file": str(self.file), "letters": self.letters, "signed": self.signed}
+
+
+def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
+    """Write the letters that ``filters`` mean (None: all): a table if the name ends in .csv, else JSON lines.
+
+    The file appears whole or not at all, for our eyes only. Raises FileFault if there is one already, WorldError.
+    """
+    where = (filters or Filters()).where()
+    with world_errors(), reading(site.engine) as connection, new_file(file) as out:
+        if file.suffix == ".csv":
+            return Saved(file, write_table(site, out, _letters(connection, where)), None)
+        epoch = ledger.known_epoch(connection, site.network)
+        if epoch is None:
+            raise WorldError("the database has no epoch yet; `exchange migrate` gives it one")
+        writer = LetterWriter(out)
+        for entry in _entries(connection, where):
+            writer.write(entry)
+        ending = writer.close(site.network, epoch, f"exchange {__version__}", now(), site.signing_key)
+    return Saved(file, ending.letters, site.signing_key is not None)
+
+
+Where = Sequence[sa.ColumnElement[bool]]
+
+
+def _entries(connection: Connection, where: Where) -> Iterator[Entry]:
+    for letter in _letters(connection, where):
+        yield SavedLetter(**{name: getattr(letter, name) for name in SavedLetter.__dataclass_fields__})
+        if not letter.revision:
+            continue
+        mended = sa.select(*(revision.c[name] for name in SavedRevision.__dataclass_fields__))
+        rows = connection.execute(mended.where(revision.c.letter == letter.id).order_by(revision.c.number))
+        yield from (SavedRevision(**row) for row in rows.mappings())
+
+
+def _letters(connection: Connection, where: Where) -> Iterator[Parked]:
+    chosen = sa.select(*brief_columns(dead_letter), dead_letter.c.record).where(*where).order_by(dead_letter.c.id)
+    streamed = {"stream_results": True, "yield_per": FETCH_LETTERS}
+    with connection.execute(chosen, execution_options=streamed) as rows:
+        yield from map(parked, rows)
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears when it is whole and on the disk."""
+    taken = FileFault(f"{printable(str(file))}: expected a new file, found one")
+    with named(file.parent) as folder:
+        if folder.has(file.name):  # said before all the work
+            raise taken
+        try:
+            with folder.write(file.name, mode=0o600, replace=False) as out:
+                yield out
+        except FileExistsError:
+            raise taken from None

@@ -1,0 +1,326 @@
+"""Retry: dead letters again, with every check that a batch's record meets.
+
+Letters of one channel are tried together, some thousand in one transaction under the channel's lock, and each gets
+its own outcome: what is refused holds nobody up. Letters of one key follow each other, in the order in which they
+were parked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from exchange import dead_letters
+from exchange.channels.channel import CONTROL, Channel
+from exchange.database.engine import among, join, locked, reading, world_errors
+from exchange.database.redact import words as said
+from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
+from exchange.dead_letters import Letter, Outcome, Superseding, Taken
+from exchange.dead_letters.transitions import missing, standing
+from exchange.format.errors import RecordError, printable, rule_of
+from exchange.results import Retried
+from exchange.site import Site
+from exchange.tables import version_limit
+from exchange.tables.gc_pause import uncollected
+from exchange.tables.loader import Loader
+from exchange.tables.loader.checks import DUPLICATE
+from exchange.tables.loader.copy import refuses_the_row
+from exchange.tables.loader.decode import Bad, Understanding
+
+MOST_LETTERS = 5_000
+MOST_BYTES = 16 * 1024 * 1024
+"""So much is tried in one transaction: enough that its cost is shared, and memory stays small."""
+
+GONE = "its row goes with the next export as it is then"
+
+
+class Header(NamedTuple):
+    """As much of a letter as it takes to say with which others it is tried."""
+
+    id: int
+    direction: Direction
+    channel: str
+    stream: str | None
+    key: str | None
+    bytes: int
+    state: DeadLetterState
+
+
+class Group(NamedTuple):
+    """Letters of one channel that are tried together, no two of them of one key."""
+
+    direction: Direction
+    channel: Channel
+    ids: Sequence[int]
+
+    def parts(self, count: int) -> list[Group]:
+        """Cut it into about so many groups."""
+        size = -(-len(self.ids) // count)
+        return [self._replace(ids=self.ids[at : at + size]) for at in range(0, len(self.ids), size)]
+
+
+class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group was changed
+    """More letters of a group fail than the caller allows."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
+
+    More than ``failures`` of one group raise TooManyFailed. Letters refused for an error in ``spared`` are left as
+    they are. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
+    """
+
+    rehearse: bool = False
+    failures: int | None = None
+    spared: Collection[str] = ()
+    how: str = "retried"
+    then: Callable[[Connection, Sequence[Retried]], None] | None = None
+
+
+def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retried]:
+    """Retry letters by their ids; give what became of each, in that order.
+
+    ``rehearse`` says what would become of them and changes nothing. Raises Busy if their channel is being worked
+    on, WorldError.
+    """
+    wanted = list(dict.fromkeys(ids))
+    manner = Manner(rehearse=rehearse)
+    done: dict[int, Retried] = {}
+    with world_errors():
+        for start in range(0, len(wanted), MOST_LETTERS):
+            some = wanted[start : start + MOST_LETTERS]
+            with reading(site.engine) as connection:
+                headers = _headers(connection, some)
+                done |= {one: _unknown(one) for one in some if one not in headers}
+            for group in groups(site, headers.values(), done):
+                done |= {one.id: one for one in attempt(site, group, manner)}
+    return [done[one] for one in wanted]
+
+
+def _unknown(letter_id: int) -> Retried:
+    return Retried(letter_id, None, missing(letter_id), changed=False)
+
+
+def _headers(connection: Connection, ids: Sequence[int]) -> dict[int, Header]:
+    asking = sa.select(*HEADER).where(among(connection, dead_letter.c.id, ids))
+    return {row.id: header_of(row) for row in connection.execute(asking.order_by(*HEADER[1:3], dead_letter.c.id))}
+
+
+HEADER = (
+    dead_letter.c.id,
+    dead_letter.c.direction,
+    dead_letter.c.channel,
+    dead_letter.c.stream,
+    dead_letter.c.key,
+    dead_letter.c.record_bytes.label("bytes"),
+    dead_letter.c.state,
+)
+"""The columns of a ``Header``."""
+
+
+def header_of(row: Any) -> Header:
+    """Make a header of its columns."""
+    return Header(*row)._replace(direction=Direction(row.direction), state=DeadLetterState(row.state))
+
+
+def groups(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[Group]:
+    """Sort letters into groups; those whose channel is no longer declared are ``done`` at once."""
+    for (direction, name), some in groupby(headers, key=lambda header: (header.direction, header.channel)):
+        channel = site.channel(name)
+        if channel is None:
+            why = f"channel {printable(name)} is no longer declared"
+            if name == CONTROL:
+                why = "the next control batch says it anew, and settles this letter by that; discard it if none comes"
+            for header in some:
+                message = f"{why}; nothing was changed"
+                done[header.id] = Retried(header.id, header.state, message, changed=False)
+            continue
+        for page in _pages(some):
+            yield from (Group(direction, channel, ids) for ids in _turns(page))
+
+
+def _pages(headers: Iterable[Header]) -> Iterator[list[Header]]:
+    page: list[Header] = []
+    size = 0
+    for header in headers:
+        if page and (len(page) >= MOST_LETTERS or size + header.bytes > MOST_BYTES):
+            yield page
+            page, size = [], 0
+        page.append(header)
+        size += header.bytes
+    yield page
+
+
+def _turns(headers: Iterable[Header]) -> list[list[int]]:
+    """Let letters of one key take turns: a load takes each key once."""
+    turns: list[list[int]] = []
+    seen: Counter[tuple[object, object]] = Counter()
+    for header in headers:
+        whose = (header.stream, header.key) if header.key else (None, header.id)
+        if seen[whose] == len(turns):
+            turns.append([])
+        turns[seen[whose]].append(header.id)
+        seen[whose] += 1
+    return turns
+
+
+def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
+    """Try the letters of a group in one transaction, and in smaller ones if the database refuses it as a whole.
+
+    Raises TooManyFailed, with nothing changed, and Busy.
+    """
+    try:
+        with _locked(site, group) as connection:
+            taken = dead_letters.take(connection, group.ids, lock=not manner.rehearse)
+            work = _receive if group.direction is Direction.IN else _send
+            outcomes = work(site, connection, group.channel, taken)
+            return _finish(connection, group, taken, outcomes, manner)
+    except DBAPIError as error:
+        if not refuses_the_row(error):
+            raise
+        if len(group.ids) > 1 and manner.failures is not None:
+            raise TooManyFailed from error
+        if len(group.ids) > 1:
+            return [one for part in group.parts(2) for one in attempt(site, part, manner)]
+        hidden = any(stream.sensitive for stream in group.channel.streams)
+        words = printable((str(error.orig) if hidden else said(error.orig)).strip().splitlines()[0])
+    # Constraints that are checked late refuse a row only when all was done.
+    fault = RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
+    with _locked(site, group) as connection:
+        taken = dead_letters.take(connection, group.ids)
+        return _finish(connection, group, taken, [_refused(one, fault) for one in taken], manner)
+
+
+@contextmanager
+def _locked(site: Site, group: Group) -> Iterator[Connection]:
+    """Keep others off the channel, and off its shards: parents and children may be in several."""
+    work = "import" if group.direction is Direction.IN else "export"
+    with locked(site.engine, f"{work} {group.channel.name}") as connection:
+        join(connection, f"{work} {group.channel.declared}", alone=True)
+        yield connection
+
+
+def _finish(
+    connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], manner: Manner
+) -> list[Retried]:
+    outcomes = [one for one in outcomes if not (one.refused and one.refused.error in manner.spared)]
+    if not manner.rehearse:
+        dead_letters.settle(connection, outcomes, manner.how)
+    done = {one.letter.id: _retried(one) for one in outcomes}
+    for letter_id in set(group.ids).difference(one.letter.id for one in taken):
+        letter = dead_letters.find(connection, letter_id)
+        message = f"{standing(connection, letter_id)}; nothing was changed"
+        done[letter_id] = Retried(letter_id, letter.state if letter else None, message, changed=False)
+    retried = [done[letter_id] for letter_id in group.ids if letter_id in done]
+    if manner.failures is not None and sum(one.failed for one in retried) > manner.failures:
+        raise TooManyFailed
+    if manner.then is not None:
+        manner.then(connection, retried)
+    if manner.rehearse:
+        connection.rollback()
+    return retried
+
+
+def _retried(outcome: Outcome) -> Retried:
+    now = outcome.refused
+    rule = "" if now is None else rule_of(now.error, now.pointer, now.cause)
+    return Retried(outcome.letter.id, outcome.state, outcome.sentence, changed=True, rule=rule)
+
+
+# Incoming: applied if it now can be
+
+
+def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequence[Taken]) -> list[Outcome]:
+    outcomes = [_refused(one, _cut_off(one), one.letter.cause) for one in taken if not one.is_whole]
+    whole = sorted((one for one in taken if one.is_whole), key=_kind)
+    by_line = dict(enumerate(whole, 1))
+    mine = among(connection, dead_letter.c.id, [one.letter.id for one in taken])
+    streams = {one.letter.stream for one in whole if one.letter.stream}
+    refused: dict[int, Outcome] = {}
+    with uncollected(), Loader(connection, channel, len(whole)) as loader:
+        superseding = Superseding(connection, channel, streams, len(whole), but=mine)
+        for understood in _understood(site, connection, channel, loader, whole):
+            if isinstance(understood, Bad):
+                refused[understood.number] = _refused(by_line[understood.number], understood.error)
+            else:
+                loader.add(understood.stream, understood.rows)
+                superseding.note(understood.stream, understood.rows)
+        loaded = loader.load()
+        for refusal in loaded.refusals:
+            fault = RecordError(refusal.error, refusal.pointer, refusal.sentence)
+            refused[refusal.line] = _refused(by_line[refusal.line], fault, refusal.cause)
+        unchanged = loader.unchanged()
+        superseding.settle(refused, "superseded: a later record of its key was retried and applied")
+    for line, one in by_line.items():
+        outcomes.append(refused.get(line) or _effective(one, unchanged.get(line)))
+    return outcomes
+
+
+def _kind(taken: Taken) -> tuple[int, str, str]:
+    letter = taken.letter
+    return (letter.schema_version or 0, letter.stream or "", letter.op or "")
+
+
+def _understood(
+    site: Site, connection: Connection, channel: Channel, loader: Loader, whole: Sequence[Taken]
+) -> Iterator[Any]:
+    """Read the records; those of one kind follow each other, so that they are understood together."""
+    first, newest = 1, version_limit.most(site, connection, channel)
+    for (version, *_), some in groupby(whole, key=_kind):
+        lines = [one.record for one in some]
+        schemas = {stream.name: version for stream in channel.streams} if version else {}
+        yield from Understanding(site, schemas, loader, newest).of(lines, first)
+        first += len(lines)
+
+
+def _cut_off(taken: Taken) -> RecordError:
+    letter = taken.letter
+    kept = f"only {len(letter.record)} of its {letter.record_bytes} bytes are kept; have the row sent again"
+    return RecordError(letter.error, letter.pointer or "", kept)
+
+
+def _refused(taken: Taken, fault: RecordError, cause: str = "") -> Outcome:
+    letter = taken.letter
+    now_wrong = Letter(
+        letter.direction,
+        letter.channel,
+        letter.record,
+        fault.error,
+        fault.sentence,
+        pointer=fault.pointer,
+        cause=cause,
+        stream=letter.stream,
+    )
+    return Outcome(letter, DeadLetterState.PARKED, fault.sentence, now_wrong)
+
+
+def _effective(taken: Taken, unchanged: str | None) -> Outcome:
+    if unchanged is None:
+        return Outcome(taken.letter, DeadLetterState.APPLIED, "applied")
+    if unchanged == DUPLICATE:
+        return Outcome(taken.letter, DeadLetterState.APPLIED, "its row has this very version already")
+    sentence = "its row is newer; an older record never overwrites it"
+    return Outcome(taken.letter, DeadLetterState.SUPERSEDED, sentence)
+
+
+# Outgoing: its row is noted as changed, so that the next export reads it as it is then
+
+
+def _send(_site: Site, connection: Connection, _channel: Channel, taken: Sequence[Taken]) -> list[Outcome]:
+    by_stream = groupby(sorted(taken, key=lambda one: one.letter.stream or ""), key=lambda one: one.letter.stream)
+    for stream, some in by_stream:
+        keys = {one.letter.key for one in some if one.letter.key is not None}
+        pending = sa.select(change.c.key).where(change.c.stream == stream, among(connection, change.c.key, keys))
+        missed = keys.difference(connection.scalars(pending))
+        if missed:
+            connection.execute(sa.insert(change), [{"stream": stream, "op": "U", "key": key} for key in missed])
+    return [Outcome(one.letter, DeadLetterState.APPLIED, GONE) for one in taken]

@@ -1,0 +1,171 @@
+"""Selections: dead letters that a person looked at, frozen under a name, so that nothing else is hit later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database.engine import among, now, whoami
+from exchange.database.tables import DeadLetterState, dead_letter, selected, selection
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.transitions import MOST_AT_ONCE, missing, standing
+from exchange.format.errors import WorldError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Letters under a name. ``left`` were not tried yet, ``parked`` were tried and stayed so."""
+
+    name: str
+    filters: dict[str, Any]
+    letters: int
+    at: datetime
+    who: str
+    left: int
+    parked: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**vars(self), "at": self.at.isoformat()}
+
+
+def select(connection: Connection, name: str, filters: Filters) -> Selection:
+    """Freeze the letters that ``filters`` mean now. Raises WorldError if the name is taken or there is no letter."""
+    if _row(connection, name) is not None:
+        there = find_selection(connection, name)
+        msg = (
+            f"selection {name} is there already, by {there.who} at {there.at:%Y-%m-%d %H:%M:%S} UTC;"
+            f" nothing was changed; take another name, or `exchange dead-letters unselect {name}` first"
+        )
+        raise WorldError(msg)
+    letter = dead_letter.c
+    meant = sa.select(sa.literal(name), letter.id, letter.attempts, letter.revision).where(*filters.where())
+    freezing = sa.insert(selected).from_select(["selection", "letter", "attempts", "revision"], meant)
+    number = connection.execute(freezing, execution_options={"preserve_rowcount": True}).rowcount
+    if not number:
+        raise WorldError("there is no such dead letter; nothing was selected")
+    said = json.dumps(filters.as_dict())
+    connection.execute(
+        sa.insert(selection).values(name=name, filters=said, letters=number, at=now(), who=whoami()[:255])
+    )
+    return find_selection(connection, name)
+
+
+def unselect(connection: Connection, name: str) -> None:
+    """Forget a selection; its letters stay as they are. Raises WorldError if there is none."""
+    find_selection(connection, name)
+    connection.execute(sa.delete(selected).where(selected.c.selection == name))
+    connection.execute(sa.delete(selection).where(selection.c.name == name))
+
+
+def find_selection(connection: Connection, name: str) -> Selection:
+    """Give a selection by its name. Raises WorldError if there is none."""
+    row = _row(connection, name)
+    if row is None:
+        names = connection.scalars(sa.select(selection.c.name).order_by(selection.c.at.desc()).limit(5))
+        known = ", ".join(names) or "none"
+        raise WorldError(f"there is no selection {name} (there are: {known}); nothing was changed")
+    return _selection(connection, row)
+
+
+def selections(connection: Connection) -> list[Selection]:
+    """Give all selections, newest first."""
+    rows = connection.execute(sa.select(selection).order_by(selection.c.at.desc(), selection.c.name))
+    return [_selection(connection, row) for row in rows.all()]
+
+
+def check_unchanged(connection: Connection, name: str) -> None:
+    """Raise WorldError if a letter of a selection is not as the selection has it.
+
+    One that became superseded by itself is no surprise, and left out.
+    """
+    letter, mine = dead_letter.c, selected.c
+    expected = sa.func.coalesce(mine.state, DeadLetterState.PARKED.value)
+    changed = sa.or_(
+        letter.id.is_(None),
+        letter.revision != mine.revision,
+        letter.attempts != mine.attempts,
+        letter.state.not_in([expected, DeadLetterState.SUPERSEDED]),
+    )
+    number, first = connection.execute(
+        sa.select(sa.func.count(), sa.func.min(mine.letter))
+        .select_from(selected.outerjoin(dead_letter, letter.id == mine.letter))
+        .where(mine.selection == name, _open(), changed)
+    ).one()
+    if number:
+        state = connection.scalar(sa.select(letter.state).where(letter.id == first))
+        how = missing(first).partition(";")[0] if state is None else standing(connection, first)
+        msg = (
+            f"{number} of the letters of selection {name} changed since it was made: {how}; nothing was changed;"
+            " `--skip-changed` goes on without them"
+        )
+        raise WorldError(msg)
+
+
+def unchanged_letters() -> tuple[sa.ColumnElement[bool], ...]:
+    """Say that a letter, joined to its place in a selection, is parked as the selection has it."""
+    letter, mine = dead_letter.c, selected.c
+    same = (letter.id == mine.letter, letter.revision == mine.revision, letter.attempts == mine.attempts)
+    return (*same, letter.state == DeadLetterState.PARKED)
+
+
+def parked_in(connection: Connection, name: str) -> list[int]:
+    """Give the ids of the letters of a selection that are parked as it has them, tried or not."""
+    asking = sa.select(selected.c.letter).where(selected.c.selection == name, _open(), *unchanged_letters())
+    return list(connection.scalars(asking.order_by(selected.c.letter)))
+
+
+def discarded_in(connection: Connection, name: str) -> list[int]:
+    """Give the ids of the letters of a selection that are discarded."""
+    gone = sa.and_(dead_letter.c.id == selected.c.letter, dead_letter.c.state == DeadLetterState.DISCARDED)
+    asking = sa.select(selected.c.letter).where(selected.c.selection == name, gone)
+    return list(connection.scalars(asking.order_by(selected.c.letter)))
+
+
+def mark(
+    connection: Connection, name: str, ids: Sequence[int], state: DeadLetterState | None, *, tried: bool = False
+) -> None:
+    """Note what became of letters of a selection; None makes them as if they had not been tried."""
+    for some in _some(ids):
+        mine = sa.and_(selected.c.selection == name, among(connection, selected.c.letter, some))
+        marking = sa.update(selected).where(mine).values(state=state, attempts=selected.c.attempts + int(tried))
+        connection.execute(marking)
+
+
+def try_again(connection: Connection, name: str) -> None:
+    """Make the letters of a selection that were tried and stayed parked as if they had not been tried."""
+    stayed = sa.and_(selected.c.selection == name, selected.c.state == DeadLetterState.PARKED)
+    connection.execute(sa.update(selected).where(stayed).values(state=None))
+
+
+def _open() -> sa.ColumnElement[bool]:
+    return sa.or_(selected.c.state.is_(None), selected.c.state == DeadLetterState.PARKED)
+
+
+def _some(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), MOST_AT_ONCE):
+        yield ids[start : start + MOST_AT_ONCE]
+
+
+def _row(connection: Connection, name: str) -> Any:
+    return connection.execute(sa.select(selection).where(selection.c.name == name)).one_or_none()
+
+
+def _selection(connection: Connection, row: Any) -> Selection:
+    counting = sa.select(selected.c.state, sa.func.count()).where(selected.c.selection == row.name)
+    by_state = {row[0]: row[1] for row in connection.execute(counting.group_by(selected.c.state))}
+    return Selection(
+        row.name,
+        json.loads(row.filters),
+        row.letters,
+        row.at,
+        row.who,
+        left=by_state.get(None, 0),
+        parked=by_state.get(DeadLetterState.PARKED.value, 0),
+    )

@@ -1,0 +1,211 @@
+"""Dead letters brought from one state to another, many at once; each change with its event.
+
+Whoever changes letters locks their rows first and looks at their state then: of two operators one wins, and the
+other is told by whom and when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql
+
+from exchange.database import ledger
+from exchange.database.engine import among, now
+from exchange.database.tables import DeadLetterState, dead_letter, event, revision
+from exchange.dead_letters.insert import Letter
+from exchange.dead_letters.store import Parked, brief_columns, find, parked
+from exchange.format.errors import printable
+
+MOST_AT_ONCE = 10_000
+"""Letters that one statement names: no database binds any number of values."""
+
+_BY_HAND = {DeadLetterState.DISCARDED: "discarded", DeadLetterState.PARKED: "restored"}
+
+
+class Taken(NamedTuple):
+    """A letter whose row is locked, and its record: as it came, or as a person last mended it."""
+
+    letter: Parked
+    record: bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Say whether all of the record is there: of a very long one only the beginning is kept."""
+        return self.letter.revision > 0 or self.letter.record_bytes == len(self.letter.record)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a retry made of a letter; ``refused`` says what is wrong with it now if it stays parked."""
+
+    letter: Parked
+    state: DeadLetterState
+    sentence: str
+    refused: Letter | None = None
+
+
+def take(connection: Connection, ids: Sequence[int], *, lock: bool = True) -> list[Taken]:
+    """Give those of some letters that are parked, by id, and lock their rows until the transaction ends."""
+    newest = sa.and_(revision.c.letter == dead_letter.c.id, revision.c.number == dead_letter.c.revision)
+    taking = (
+        sa.select(*brief_columns(dead_letter), dead_letter.c.record, revision.c.record.label("mended"))
+        .select_from(dead_letter.outerjoin(revision, newest))
+        .where(among(connection, dead_letter.c.id, ids), dead_letter.c.state == DeadLetterState.PARKED)
+        .order_by(dead_letter.c.id)
+    )
+    if lock:
+        taking = taking.with_for_update(of=dead_letter)
+    return [Taken(parked(row), row.mended or row.record) for row in connection.execute(taking)]
+
+
+def settle(connection: Connection, outcomes: Sequence[Outcome], how: str = "retried") -> None:
+    """Write down what a retry made of letters that were taken in this transaction: state, attempt and event."""
+    moment = now()
+    retried = {"attempts": dead_letter.c.attempts + 1, "updated_at": moment}
+    failed = [outcome for outcome in outcomes if outcome.refused is not None]
+    if failed:
+        _renew(connection, [outcome.refused for outcome in failed if outcome.refused], ids_of(failed), retried)
+        said = sa.literal(f"{how}: ", sa.Text) + dead_letter.c.message
+        ledger.note_dead_letters(connection, ids_of(failed), DeadLetterState.PARKED, DeadLetterState.PARKED, said)
+    kind = attrgetter("state", "sentence")
+    for (state, sentence), alike in groupby(sorted((o for o in outcomes if o.refused is None), key=kind), key=kind):
+        ids = ids_of(alike)
+        settling = sa.update(dead_letter).where(among(connection, dead_letter.c.id, ids))
+        connection.execute(settling.values(**retried, state=state))
+        ledger.note_dead_letters(connection, ids, DeadLetterState.PARKED, state, f"{how}: {sentence}")
+
+
+def ids_of(outcomes: Iterable[Outcome]) -> list[int]:
+    """Give the ids of the letters."""
+    return [outcome.letter.id for outcome in outcomes]
+
+
+def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int], values: dict[str, Any]) -> None:
+    """Let letters say what is wrong with them now: on PostgreSQL one statement for all that is alike but for words."""
+    alike = attrgetter("error", "pointer", "cause", "fingerprint")
+    by_fault = sorted(zip(ids, faults, strict=True), key=lambda pair: alike(pair[1]))
+    for same, some in groupby(by_fault, key=lambda pair: alike(pair[1])):
+        renewed = dict(zip(("error", "pointer", "cause", "fingerprint"), same, strict=True))
+        said = [(letter_id, fault.message) for letter_id, fault in some]
+        if connection.dialect.name == "postgresql":
+            new = (
+                sa.func.unnest(
+                    sa.cast([one for one, _ in said], postgresql.ARRAY(sa.BigInteger)),
+                    sa.cast([message for _, message in said], postgresql.ARRAY(sa.Text)),
+                )
+                .table_valued("id", "message", name="new")
+                .render_derived()
+            )
+            changing = sa.update(dead_letter).where(dead_letter.c.id == new.c.id)
+            connection.execute(changing.values(**values, **renewed, message=new.c.message))
+        else:
+            changing = sa.update(dead_letter).where(dead_letter.c.id == sa.bindparam("letter"))
+            connection.execute(
+                changing.values(**values, **renewed, message=sa.bindparam("said")),
+                [{"letter": letter_id, "said": message} for letter_id, message in said],
+            )
+
+
+def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
+    """Settle letters whose row has a later version by now, unless somebody was faster; give how many."""
+    settled: list[int] = []
+    for start in range(0, len(ids), MOST_AT_ONCE):
+        some = among(connection, dead_letter.c.id, ids[start : start + MOST_AT_ONCE])
+        settling = (
+            sa.update(dead_letter)
+            .where(some, dead_letter.c.state == DeadLetterState.PARKED)
+            .values(state=DeadLetterState.SUPERSEDED, updated_at=now())
+            .returning(dead_letter.c.id)
+        )
+        settled.extend(connection.scalars(settling))
+    ledger.note_dead_letters(connection, settled, DeadLetterState.PARKED, DeadLetterState.SUPERSEDED, cause)
+    return len(settled)
+
+
+def discard(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
+    """Give parked letters up, with a reason, all or none; give a sentence if that can't be."""
+    return _move(connection, ids, DeadLetterState.PARKED, DeadLetterState.DISCARDED, reason)
+
+
+def restore(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
+    """Take letters back that were given up, all or none; give a sentence if that can't be."""
+    return _move(connection, ids, DeadLetterState.DISCARDED, DeadLetterState.PARKED, reason)
+
+
+def _move(
+    connection: Connection,
+    ids: int | Sequence[int],
+    before: DeadLetterState,
+    after: DeadLetterState,
+    reason: str,
+) -> str | None:
+    if after not in ledger.DEAD_LETTER_TRANSITIONS.get(before, frozenset()):
+        msg = f"no dead letter comes from {before} to {after}"
+        raise ValueError(msg)
+    wanted = [ids] if isinstance(ids, int) else list(ids)
+    groups = [wanted[start : start + MOST_AT_ONCE] for start in range(0, len(wanted), MOST_AT_ONCE)]
+    for some in groups:
+        states = locked_states(connection, some)
+        refusal = next((refused for one in some if (refused := _refusal(connection, one, states, before))), None)
+        if refusal:
+            return refusal
+    cause = f"{_BY_HAND[after]}: {printable(reason, 1000)}"
+    for some in groups:
+        changing = sa.update(dead_letter).where(among(connection, dead_letter.c.id, some))
+        connection.execute(changing.values(state=after, updated_at=now()))
+        ledger.note_dead_letters(connection, some, before, after, cause)
+    return None
+
+
+def locked_states(connection: Connection, ids: Sequence[int]) -> dict[int, DeadLetterState]:
+    """Lock the rows of letters until the transaction ends, and give their states."""
+    asking = (
+        sa.select(dead_letter.c.id, dead_letter.c.state)
+        .where(among(connection, dead_letter.c.id, ids))
+        .order_by(dead_letter.c.id)
+        .with_for_update()
+    )
+    return {row.id: DeadLetterState(row.state) for row in connection.execute(asking)}
+
+
+def _refusal(
+    connection: Connection, letter_id: int, states: dict[int, DeadLetterState], wanted: DeadLetterState
+) -> str | None:
+    if letter_id not in states:
+        return missing(letter_id)
+    if states[letter_id] is not wanted:
+        return f"{standing(connection, letter_id)}; nothing was changed"
+    return None
+
+
+def missing(letter_id: int) -> str:
+    """Say that there is no such letter."""
+    return f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are"
+
+
+def standing(connection: Connection, letter_id: int) -> str:
+    """Say how a letter stands, by whom and since when."""
+    letter = find(connection, letter_id)
+    if letter is None:
+        return missing(letter_id)
+    last = last_event(connection, letter_id)
+    by = f" by {printable(last.who)} at {last.at:%Y-%m-%d %H:%M:%S} UTC" if last else ""
+    how = "parked, last changed" if letter.state is DeadLetterState.PARKED else f"{letter.state} already,"
+    return f"dead letter {letter_id} is {how}{by}"
+
+
+def last_event(connection: Connection, letter_id: int) -> Any:
+    """Give who last did something to a letter, when and what (``who``, ``at``, ``cause``); None if nobody did."""
+    return connection.execute(
+        sa.select(event.c.who, event.c.at, event.c.cause)
+        .where(event.c.subject == "dead_letter", event.c.subject_id == letter_id)
+        .order_by(event.c.id.desc())
+        .limit(1)
+    ).one_or_none()

@@ -1,0 +1,68 @@
+"""A file, or one name in it, that one process holds: the kernel lets go of it, however the process ends."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from exchange.database.engine import whoami
+from exchange.files.folder import make_private
+
+
+def hold(path: Path, waiting: Callable[[str], object]) -> IO[str]:
+    """Hold a file until what is given is closed, and leave our name in it.
+
+    If another process holds it, ``waiting`` is called with that one's name, and we wait until it ends. Raises OSError.
+    """
+    make_private(path.parent)
+    file = path.open("a+")
+    if not _taken(file):
+        file.seek(0)
+        waiting(file.read())
+        fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0)
+    file.write(whoami())
+    file.flush()
+    return file
+
+
+@contextmanager
+def holding_name(path: Path, name: str) -> Iterator[bool]:
+    """Hold one of any number of names for the block, or give False if another process holds it. Raises OSError.
+
+    Each name is a byte of the file, which stays empty.
+    """
+    make_private(path.parent)
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
+    with path.open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except (BlockingIOError, PermissionError):
+            yield False
+            return
+        yield True
+
+
+def held(path: Path) -> bool:
+    """Tell whether a process on this machine holds the file."""
+    try:
+        with path.open() as file:
+            # Shared: two that ask at once don't take one another for the holder.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # nobody ever held it
+    return False
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

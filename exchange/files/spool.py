@@ -1,0 +1,699 @@
+"""The folders: how files come in, go out, and never half exist.
+
+Only this module moves, opens or syncs a batch's files. Whatever lies in ``incoming/`` belongs to the other
+side until it is claimed; nothing there is followed, trusted or changed. In the two folders that a carrier serves
+every step is taken in the open folder that was marked. Moves may be repeated: each step finds what a crashed one left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from exchange.files import carrier_group
+from exchange.files.folder import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
+from exchange.files.manifest_cache import Remembered
+from exchange.files.shared_folders import MARKER, NeverMarked, Shared
+from exchange.format.errors import Incomplete, WorldError, printable
+from exchange.format.manifest import MAX_MANIFEST_BYTES
+from exchange.format.names import BatchName, FileKind, data_name, manifest_name, parse_file_name
+
+MARKED_AFTER_SECONDS = 10.0
+"""How long a manifest has to stay as it is before it is believed to be the same one at the next listing."""
+
+_MANIFEST = ".manifest.jsonl"
+_REASON = ".reason.txt"
+_ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", _MANIFEST)
+"""What a batch's files end in; the manifest comes last wherever they move."""
+_OURS = 0o600
+"""The mode of files that we write where we alone read."""
+_DATA_ENDINGS = _ENDINGS[-2::-1]
+"""Those of data files, the longest first."""
+_DRAFT = ".data"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where everything lies. ``outgoing`` and ``incoming`` may be anywhere, the rest is below ``home``.
+
+    ``group`` is the number of the carrier's group, if there is one.
+    """
+
+    home: Path
+    outgoing: Path
+    incoming: Path
+    folder_mode: int = 0o755
+    file_mode: int = 0o644
+    group: int | None = None
+
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """The folders that are ours alone."""
+        return (
+            self.tmp,
+            self.sealed,
+            self.work,
+            self.archive,
+            self.quarantine,
+            self.strangers,
+            self.home / "keys",
+            self.home / "markers",
+        )
+
+    @property
+    def tmp(self) -> Path:
+        """Data files being written."""
+        return self.home / "tmp"
+
+    @property
+    def sealed(self) -> Path:
+        """Our copy of every batch we sealed, until retention ends: what a resend publishes again."""
+        return self.home / "sealed"
+
+    @property
+    def work(self) -> Path:
+        """Batches claimed and not settled."""
+        return self.home / "work"
+
+    @property
+    def archive(self) -> Path:
+        """Batches applied, or seen again."""
+        return self.home / "archive"
+
+    @property
+    def quarantine(self) -> Path:
+        """Batches refused, each with a sentence beside it."""
+        return self.home / "quarantine"
+
+    @property
+    def strangers(self) -> Path:
+        """Files that nobody vouches for, so many of them as the settings allow."""
+        return self.home / "strangers"
+
+
+class Mark(NamedTuple):
+    """What tells a file from another one of its name, and from itself before it was written to."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Mark | None:
+        """Mark a file, but not one that was changed just now: a clock's next tick may be the first to tell."""
+        if time.time() - max(found.st_mtime, found.st_ctime) < MARKED_AFTER_SECONDS:
+            return None
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A manifest seen in a folder; in ``incoming/`` or ``work/`` its data file may not be there yet.
+
+    ``copy`` tells one from another of the same name, where settled batches lie.
+    """
+
+    name: BatchName
+    folder: Path
+    mark: Mark | None = field(default=None, compare=False)
+    copy: int = 1
+
+    @property
+    def stem(self) -> str:
+        """The batch's name, as its files came."""
+        return str(self.name)
+
+    @property
+    def label(self) -> str:
+        """The files' common part here."""
+        return _label(self.stem, self.copy)
+
+    def file(self, file: str) -> str:
+        """Say what a file of the batch is called here, by the name under which it came."""
+        return f"{self.label}{file.removeprefix(self.stem)}"
+
+
+class Lying(NamedTuple):
+    """A data file, wherever it lies. ``label`` is what its batch's files have in common there; a draft has no name."""
+
+    folder: Path
+    label: str
+    ending: str
+    name: BatchName | None
+
+    @property
+    def stem(self) -> str:
+        """The batch's name, as its files came; empty for a draft."""
+        return str(self.name) if self.name else ""
+
+    @property
+    def channel(self) -> str | None:
+        """The channel that the file's name says."""
+        return self.name.channel if self.name else None
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone."""
+
+    found: tuple[Sighting, ...]
+    ignored: int
+    unpaired: int
+
+
+class Spool:
+    """The folders of one network and every move of a file between them."""
+
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
+        self.believed: Remembered[Any] = Remembered()
+        """What was made of the manifests of the last listing."""
+        self.shared = tuple(
+            Shared(role, path, folders.home, folders.private, folders.folder_mode, folders.file_mode, folders.group)
+            for role, path in (("outgoing", folders.outgoing), ("incoming", folders.incoming))
+        )
+        """The two that a carrier serves."""
+
+    def prepare(self, *, make: bool = False) -> None:
+        """Make private folders that are missing, and see that the shared ones are those that were marked.
+
+        With ``make``, a person's first step, shared folders that this side never had are made and marked too.
+        Raises WorldError if a folder can't be made, is not there, or has lost its marker.
+        """
+        try:
+            make_private(self.folders.home, HOME_MODE)
+            for folder in self.folders.private:
+                make_private(folder)
+            for shared in self.shared:
+                try:
+                    shared.see()
+                except NeverMarked:
+                    if not make:
+                        raise
+                    shared.mark()
+        except OSError as error:
+            msg = f"{error.filename}: {error.strerror}; nothing was read or written; mend the folder and run again"
+            raise WorldError(msg) from error
+
+    @contextlib.contextmanager
+    def _held(self, path: Path) -> Iterator[Folder]:
+        """Hold one of the folders open; one that a carrier serves only if it is the one that was marked."""
+        shared = next((one for one in self.shared if one.path == path), None)
+        with shared.held() if shared else held(path, follow=True) as folder:
+            yield folder
+
+    @contextlib.contextmanager
+    def _listed(self, path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        try:
+            with self._held(path) as folder, folder.entries() as entries:
+                yield entries
+        except OSError as error:
+            raise _world(error, "nothing was read; mend the folder and run again") from error
+
+    # Out
+
+    @contextlib.contextmanager
+    def drafting(self) -> Iterator[tuple[BinaryIO, Path]]:
+        """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed."""
+        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{_DRAFT}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w+b") as file:
+                yield file, path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def seal(self, name: BatchName, encoding: tuple[str, ...], draft: Path, data_bytes: int, manifest: bytes) -> None:
+        """Make a batch durable in ``sealed/``: data, then manifest, each synced before its rename.
+
+        ``draft`` is complete and flushed. Raises WorldError if the disk did not take all of it.
+        """
+        try:
+            found = draft.stat().st_size
+            if found != data_bytes:
+                msg = f"{draft.name}: the disk holds {found} bytes of {data_bytes}; the batch is not sealed; run again"
+                raise WorldError(msg)
+            _sync_file(draft)
+            draft.rename(self.folders.sealed / data_name(name, encoding))
+            with self._held(self.folders.sealed) as sealed:
+                self._write(sealed, manifest_name(name), manifest)
+                sealed.sync()
+        except OSError as error:
+            raise _world(error, "the batch is not sealed and its changes stay pending") from error
+
+    def _write(self, folder: Folder, name: str, content: bytes) -> None:
+        """Write a file into a folder of ours, by way of ``tmp/``: what a crash leaves there is pruned."""
+        with self._held(self.folders.tmp) as tmp, folder.write(name, mode=_OURS, draft_in=tmp) as file:
+            file.write(content)
+
+    def publish(self, name: BatchName, encoding: tuple[str, ...], attempt: int = 1) -> None:
+        """Put a sealed batch into ``outgoing/``: data first, the manifest last as the commit mark.
+
+        May be repeated. ``attempt`` > 1 publishes the same bytes under the next name.
+        Raises WorldError if our sealed copy is gone or the folder can't take it.
+        """
+        public = name.again(attempt)
+        try:
+            with self._held(self.folders.sealed) as sealed, self._held(self.folders.outgoing) as outgoing:
+                for source, target in (
+                    (data_name(name, encoding), data_name(public, encoding)),
+                    (manifest_name(name), manifest_name(public)),
+                ):
+                    self._copy_out(sealed, source, outgoing, target)
+                outgoing.sync()
+        except OSError as error:
+            raise _world(error, "the batch stays sealed and is published at the next run") from error
+
+    def _copy_out(self, sealed: Folder, source: str, outgoing: Folder, target: str) -> None:
+        # A copy, not a link: what the carrier can reach must not be the bytes that we would send again.
+        with sealed.read(source) as read, outgoing.write(target, mode=self.folders.file_mode) as write:
+            shutil.copyfileobj(read, write, COPY_BYTES)
+            carrier_group.give(
+                write.fileno(),
+                self.folders.group,
+                outgoing.path / target,
+                "the batch stays sealed and is published at the next run",
+            )
+            if write.tell() != os.fstat(read.fileno()).st_size:
+                raise OSError(errno.EIO, "short copy", str(outgoing.path / target))
+
+    def has_sealed(self, name: BatchName, encoding: tuple[str, ...], manifest_digest: str | None, sha256: str) -> bool:
+        """Say whether our copy of a sealed batch is here and is what it was: both digests are those of its files."""
+        try:
+            with self._held(self.folders.sealed) as sealed:
+                with sealed.read(manifest_name(name)) as file:
+                    line = file.read(MAX_MANIFEST_BYTES + 1).partition(b"\n")[0]
+                if hashlib.sha256(line).hexdigest() != manifest_digest:
+                    return False
+                with sealed.read(data_name(name, encoding)) as file:
+                    digest = hashlib.sha256()
+                    while piece := file.read(COPY_BYTES):
+                        digest.update(piece)
+                    return digest.hexdigest() == sha256
+        except FileNotFoundError:
+            return False
+
+    def sealed_epochs(self) -> frozenset[str]:
+        """Name the epochs of which our copy of a batch is kept: a database that was restored may know fewer."""
+        with self._listed(self.folders.sealed) as entries:
+            names = (parse_file_name(entry.name) for entry in entries)
+            return frozenset(name[0].epoch for name in names if name is not None)
+
+    def forget_sealed(self, name: BatchName, encoding: tuple[str, ...], attempts: int = 1) -> None:
+        """Remove our copy of a sealed batch whose retention has ended, and what the carrier left of each attempt."""
+        left = [(self.folders.outgoing, name.again(attempt)) for attempt in range(1, attempts + 1)]
+        for path, public in ((self.folders.sealed, name), *left):
+            with self._held(path) as folder:
+                folder.remove(manifest_name(public))
+                folder.remove(data_name(public, encoding))
+
+    # In
+
+    def sight(self) -> Sightings:
+        """List ``incoming/`` and ``work/`` once each. Nothing is opened, and no link is followed."""
+        found: dict[BatchName, Sighting] = {}
+        data: set[BatchName] = set()
+        ignored = 0
+        for folder in (self.folders.work, self.folders.incoming):
+            with self._listed(folder) as entries:
+                for entry in entries:
+                    parsed = parse_file_name(entry.name)
+                    plain = _plain(entry) if parsed else None
+                    if parsed is None or plain is None:
+                        ignored += entry.name != MARKER
+                    elif parsed[1] is FileKind.MANIFEST:
+                        found.setdefault(parsed[0], Sighting(parsed[0], folder, Mark.of(plain)))
+                    else:
+                        data.add(parsed[0])
+        in_order = sorted(found.values(), key=attrgetter("name.channel", "name.epoch", "name.sequence", "name.attempt"))
+        return Sightings(tuple(in_order), ignored, len(data - found.keys()))
+
+    def read_manifest(self, sighting: Sighting) -> bytes:
+        """Read a manifest, at most one byte more than a manifest may have.
+
+        Raises NotPlain if it is no plain file any more, FileNotFoundError if it went.
+        """
+        with (
+            self._held(sighting.folder) as folder,
+            folder.read(sighting.file(manifest_name(sighting.name))) as file,
+        ):
+            return file.read(MAX_MANIFEST_BYTES + 1)
+
+    def _arrived(self, file: str) -> os.stat_result | None:
+        """Look at a file that lies claimed or in ``incoming/``; None if it is no plain file there."""
+        for path in (self.folders.work, self.folders.incoming):
+            with contextlib.suppress(OSError), self._held(path) as folder:
+                found = folder.look(file)
+                if found is not None:
+                    return found
+        return None
+
+    def data_size(self, sighting: Sighting, encoding: tuple[str, ...]) -> int | None:
+        """Size in bytes of the data file, in whichever of the two folders; None if it is no plain file there."""
+        found = self._arrived(data_name(sighting.name, encoding))
+        return found.st_size if found else None
+
+    def seconds_since_written(self, sighting: Sighting, encoding: tuple[str, ...] | None) -> float:
+        """Say how long nobody has written to the data file, or with None to the manifest.
+
+        Only ever a guess whether a carrier still writes: copies keep old times, and clocks differ.
+        """
+        found = self._arrived(manifest_name(sighting.name) if encoding is None else data_name(sighting.name, encoding))
+        # The change time is this machine's own, so a time in the future can't keep a file young for ever.
+        return time.time() - min(found.st_mtime, found.st_ctime) if found else 0.0
+
+    def claim(self, sighting: Sighting, encoding: tuple[str, ...]) -> Sighting:
+        """Take both files out of the other side's reach, into ``work/``. May be repeated after a crash.
+
+        Raises FileNotFoundError if one went, Incomplete if one is no plain file any more.
+        """
+        with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming, _of_the_batch():
+            # The manifest last: it alone makes a sighting, so a crash in between is found by its name in incoming/.
+            for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
+                if work.look(name) is None:
+                    incoming.take(name, work, name, mode=_OURS)
+        return Sighting(sighting.name, self.folders.work)
+
+    def give_back(self, sighting: Sighting, encoding: tuple[str, ...]) -> None:
+        """Undo a claim: the carrier is still writing this batch. What has its name there meanwhile is left alone."""
+        with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming:
+            for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
+                if work.look(name) is not None and not incoming.has(name):
+                    work.move(name, incoming, name, mode=self.folders.file_mode)
+
+    def open_data(self, sighting: Sighting, encoding: tuple[str, ...]) -> BinaryIO:
+        """Open a claimed batch's data file for reading. Raises Incomplete if it is no plain file with one name."""
+        with self._held(sighting.folder) as folder, _of_the_batch():
+            return folder.read(sighting.file(data_name(sighting.name, encoding)))
+
+    def shelve(self, sighting: Sighting) -> None:
+        """Move a settled batch to ``archive/``, beside an earlier copy if there is one."""
+        self._settle(sighting, self.folders.archive)
+
+    def quarantine(self, sighting: Sighting, sentence: str) -> None:
+        """Move a refused batch to ``quarantine/`` and write the sentence beside it."""
+        self._settle(sighting, self.folders.quarantine, sentence)
+
+    def put_aside(self, sightings: Iterable[Sighting]) -> None:
+        """Move what nobody vouches for to ``strangers/``; the folder is synced once for all of them."""
+        with (
+            self._held(self.folders.work) as work,
+            self._held(self.folders.incoming) as incoming,
+            self._held(self.folders.quarantine) as quarantine,
+            self._held(self.folders.strangers) as strangers,
+        ):
+            for sighting in sightings:
+                stem = _free_stem((quarantine, strangers), sighting.stem)  # a person names one of either by it
+                _take(_files(sighting.stem, (work, incoming)), sighting.stem, strangers, stem)
+            strangers.sync()
+
+    def _settle(self, sighting: Sighting, path: Path, sentence: str | None = None) -> None:
+        """Move a batch's plain files, the manifest last; what is claimed comes first, and anything else stays."""
+        with (
+            self._held(self.folders.work) as work,
+            self._held(self.folders.incoming) as incoming,
+            self._held(self.folders.strangers) as strangers,
+            self._held(path) as folder,
+        ):
+            stem = _free_stem((folder, strangers) if sentence else (folder,), sighting.stem)
+            sources = _files(sighting.stem, (work, incoming))
+            if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
+                self._write(folder, f"{stem}{_REASON}", f"{printable(sentence, 2000)}\n".encode())
+            _take(sources, sighting.stem, folder, stem)
+            folder.sync()
+
+    def _keeping(self) -> tuple[Path, ...]:
+        return (
+            self.folders.work,
+            self.folders.incoming,
+            self.folders.quarantine,
+            self.folders.archive,
+            self.folders.strangers,
+        )
+
+    def kept(self, stem: str) -> Sighting | None:
+        """Find an incoming batch by its stem in work, incoming, quarantine, archive or strangers, in this order."""
+        with contextlib.suppress(ValueError):
+            name = BatchName.parse(stem)
+            for path in self._keeping():
+                with self._held(path) as folder:
+                    if folder.look(manifest_name(name)) is not None:
+                        return Sighting(name, path)
+        return None
+
+    def kept_through(self, first: BatchName, last: int) -> dict[int, Sighting]:
+        """Find incoming batches of a channel's epoch by their sequences, the newest publication of each."""
+        found: dict[int, Sighting] = {}
+        for folder in reversed(self._keeping()):
+            for one in sorted(self._lying_in(folder), key=attrgetter("name")):
+                same = (one.name.channel, one.name.epoch, one.copy) == (first.channel, first.epoch, 1)
+                if same and first.sequence <= one.name.sequence <= last:
+                    found[one.name.sequence] = one
+        return found
+
+    def quarantined(self) -> list[Sighting]:
+        """List what lies in quarantine, in the order of names, and behind it what nobody vouches for."""
+        folders = (self.folders.quarantine, self.folders.strangers)
+        return [one for path in folders for one in sorted(self._lying_in(path), key=attrgetter("name", "copy"))]
+
+    def refused(self, label: str) -> Sighting:
+        """Say where a batch in quarantine lies, or would, by the label of its files. Raises ValueError."""
+        name, copy = parse_label(label)
+        with self._held(self.folders.strangers) as strangers:
+            there = strangers.look(f"{label}{_MANIFEST}") is not None
+        return Sighting(name, self.folders.strangers if there else self.folders.quarantine, copy=copy)
+
+    def used_by_strangers(self) -> tuple[int, int]:
+        """Say how many files ``strangers/`` holds, and how many bytes they have."""
+        with self._listed(self.folders.strangers) as entries:
+            sizes = [plain.st_size for entry in entries if (plain := _plain(entry)) is not None]
+        return len(sizes), sum(sizes)
+
+    def sizes(self, sighting: Sighting) -> tuple[int, int]:
+        """Say how many files a batch has that arrived, and how many bytes they have."""
+        with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming:
+            files = _files(sighting.stem, (work, incoming))
+            looks = [folder.look(f"{sighting.stem}{ending}") for ending, folder in files.items()]
+        found = [one.st_size for one in looks if one is not None]
+        return len(found), sum(found)
+
+    def _lying_in(self, path: Path) -> Iterator[Sighting]:
+        """Give the batches of a folder, by their manifests."""
+        with self._listed(path) as entries:
+            for entry in entries:
+                if entry.name.endswith(_MANIFEST) and _plain(entry) is not None:
+                    with contextlib.suppress(ValueError):
+                        name, copy = parse_label(entry.name.removesuffix(_MANIFEST))
+                        yield Sighting(name, path, copy=copy)
+
+    def size_and_time(self, sighting: Sighting) -> tuple[int, datetime | None]:
+        """Say how many bytes a batch's files have, and since when they have been where they are."""
+        with self._held(sighting.folder) as folder:
+            found = [one for ending in _ENDINGS if (one := folder.look(f"{sighting.label}{ending}")) is not None]
+        since = max((one.st_ctime for one in found), default=None)
+        return sum(one.st_size for one in found), None if since is None else datetime.fromtimestamp(since, UTC)
+
+    def reason(self, sighting: Sighting) -> str:
+        """Read the sentence beside a quarantined batch; empty if there is none."""
+        with (
+            contextlib.suppress(OSError),
+            self._held(sighting.folder) as folder,
+            folder.read(f"{sighting.label}{_REASON}") as file,
+        ):
+            return file.read(MAX_MANIFEST_BYTES).decode(errors="replace").strip()
+        return ""
+
+    def has(self, stem: str) -> bool:
+        """Say whether a batch's manifest still lies where arrivals and claimed batches lie."""
+        name = manifest_name(BatchName.parse(stem))
+        for path in (self.folders.incoming, self.folders.work):
+            with self._held(path) as folder:
+                if folder.has(name):
+                    return True
+        return False
+
+    def bring_back(self, sighting: Sighting) -> Sighting:
+        """Move a kept batch back to ``work/`` so that the next import judges it anew."""
+        if sighting.folder in (self.folders.work, self.folders.incoming):
+            return sighting
+        self._move_all(sighting, self.folders.work, sighting.stem)
+        return Sighting(sighting.name, self.folders.work)
+
+    def retire(self, sighting: Sighting) -> None:
+        """Move a batch that a person gave up to ``archive/``, wherever it lies."""
+        if sighting.folder in (self.folders.quarantine, self.folders.strangers):
+            with self._held(self.folders.archive) as archive:
+                free = _free_stem((archive,), sighting.stem)
+            self._move_all(sighting, self.folders.archive, free)
+        else:
+            self.shelve(sighting)
+
+    def _move_all(self, sighting: Sighting, path: Path, stem: str) -> None:
+        """Move a batch's files, the manifest last: it alone makes a sighting, so a crash in between is found."""
+        with self._held(sighting.folder) as source, self._held(path) as target:
+            for ending in _ENDINGS:
+                if source.look(f"{sighting.label}{ending}") is not None:
+                    source.move(f"{sighting.label}{ending}", target, f"{stem}{ending}", mode=_OURS)
+            source.remove(f"{sighting.label}{_REASON}")
+            target.sync()
+
+    def prune(self, path: Path, older_than: float) -> int:
+        """Remove files of a folder of ours last changed before ``older_than`` (Unix time); say how many."""
+        removed = 0
+        with self._held(path) as folder, folder.entries() as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                    found = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISDIR(found.st_mode) and found.st_ctime < older_than:
+                        folder.remove(entry.name)
+                        removed += 1
+        return removed
+
+    def sweep(self) -> int:
+        """Remove what a crash left half written in folders whose files don't go by their age; say how many."""
+        removed = 0
+        for path in (self.folders.outgoing, self.folders.incoming, self.folders.work):
+            with self._held(path) as folder:
+                removed += folder.sweep()
+        return removed
+
+    # Wherever they are, for whoever looks for a record in them
+
+    def lying(self) -> list[Lying]:
+        """List every data file in every folder, and every draft that a crash may have left, but for the carrier's."""
+        folders = self.folders
+        found: list[Lying] = []
+        for folder in (folders.sealed, folders.outgoing, *self._keeping(), folders.tmp):
+            with self._listed(folder) as entries:
+                lying = (_lying(folder, entry) for entry in entries)
+                found += [one for one in lying if one and (one.name or folder != folders.incoming)]
+        return sorted(found, key=attrgetter("folder", "label", "ending"))
+
+    def open_lying(self, file: Lying) -> BinaryIO:
+        """Open one for reading. Raises OSError unless it is a plain file with one name."""
+        with self._held(file.folder) as folder:
+            return folder.read(f"{file.label}{file.ending}")
+
+    def erase(self, file: Lying) -> None:
+        """Remove a data file and all that is beside it: the manifest first, so that nothing half is seen.
+
+        May be repeated. Raises WorldError.
+        """
+        try:
+            with self._held(file.folder) as folder:
+                for ending in (_MANIFEST, *_ENDINGS, _REASON, file.ending):
+                    folder.remove(f"{file.label}{ending}")
+                folder.sync()
+        except OSError as error:
+            raise _world(error, "not all was erased; mend the folder and run again") from error
+
+    def free_bytes(self) -> int:
+        """Free space, in bytes, where batches are sealed."""
+        return shutil.disk_usage(self.folders.home).free
+
+
+def _world(error: OSError, consequence: str) -> WorldError:
+    return WorldError(f"{error.filename or 'the disk'}: {error.strerror or error}; {consequence}")
+
+
+@contextlib.contextmanager
+def _of_the_batch() -> Iterator[None]:
+    """Let a file that somebody put something else in the place of be its batch's own trouble, and nobody else's."""
+    try:
+        yield
+    except NotPlain as error:
+        raise Incomplete(f"{Path(error.filename).name}: {error.strerror}") from error
+
+
+def _plain(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Look at an entry that is a plain file with one name; None for any other, and for one gone since the listing."""
+    with contextlib.suppress(OSError):
+        found = entry.stat(follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            return found
+    return None
+
+
+def _files(stem: str, folders: tuple[Folder, ...]) -> dict[str, Folder]:
+    """Find a batch's plain files by their endings, the manifest last; an earlier folder goes before a later one."""
+    files: dict[str, Folder] = {}
+    for folder in folders:
+        for ending in _ENDINGS:
+            if ending not in files and folder.look(f"{stem}{ending}") is not None:
+                files[ending] = folder
+        if _MANIFEST in files:
+            break
+    return files
+
+
+def _take(sources: dict[str, Folder], stem: str, target: Folder, label: str) -> None:
+    for ending, source in sources.items():
+        with contextlib.suppress(FileNotFoundError, NotPlain):  # another process settles it, or it changed
+            source.take(f"{stem}{ending}", target, f"{label}{ending}", mode=_OURS)
+
+
+def _free_stem(folders: tuple[Folder, ...], stem: str) -> str:
+    """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of any of ``folders`` has.
+
+    A carrier that brings the same batch every minute leaves thousands: they are not all asked for.
+    """
+
+    def taken(number: int) -> bool:
+        return any(folder.has(f"{_label(stem, number)}{_MANIFEST}") for folder in folders)
+
+    free = 1
+    while taken(free):
+        free *= 2
+    last = free // 2
+    while free - last > 1:
+        middle = (last + free) // 2
+        last, free = (middle, free) if taken(middle) else (last, middle)
+    return _label(stem, free)
+
+
+def _label(stem: str, copy: int) -> str:
+    return stem if copy == 1 else f"{stem}~{copy}"
+
+
+def parse_label(label: str) -> tuple[BatchName, int]:
+    """Read the name under which a settled batch lies: its stem, ``~2``, ``~3`` ... behind it for a further copy.
+
+    Raises ValueError.
+    """
+    stem, mark, number = label.partition("~")
+    if mark and not (number.isascii() and number.isdecimal() and number[0] != "0" and number != "1"):
+        raise ValueError(f'"{printable(label)}" names no copy of a batch; expected <batch>~<number>')
+    return BatchName.parse(stem), int(number or 1)
+
+
+def _lying(folder: Path, entry: os.DirEntry[str]) -> Lying | None:
+    """Give a data file of a folder, None for anything else."""
+    if _plain(entry) is None or entry.name.endswith(_MANIFEST):
+        return None
+    for ending in (_DRAFT, ".tmp"):
+        if entry.name.endswith(ending):
+            return Lying(folder, entry.name.removesuffix(ending), ending, None)
+    for ending in _DATA_ENDINGS:
+        if entry.name.endswith(ending):
+            with contextlib.suppress(ValueError):
+                label = entry.name.removesuffix(ending)
+                return Lying(folder, label, ending, parse_label(label)[0])
+    return None
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

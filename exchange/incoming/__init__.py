@@ -1,0 +1,1 @@
+"""Batches on their way in: believed, put in order, applied, or kept with the reason why not."""

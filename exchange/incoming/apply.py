@@ -1,0 +1,202 @@
+"""The records of one verified batch, each to its place: staged for the loader, or parked with a reason.
+
+Runs inside the importer's transaction and leaves it to the importer to commit or undo all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import BinaryIO
+
+from sqlalchemy import Connection
+
+from exchange import dead_letters
+from exchange.channels.channel import Channel
+from exchange.database.ledger import Counts
+from exchange.database.tables import Direction, dead_letter
+from exchange.dead_letters import Letter, Superseding
+from exchange.format import record as records
+from exchange.format.batch import BatchReader
+from exchange.format.errors import Ahead, BatchError, Reason, RecordError, printable, rule_of
+from exchange.format.strict_json import MAX_INTEGER
+from exchange.incoming import delete_limit
+from exchange.incoming.manifests import Arrival
+from exchange.site import Limits, Site
+from exchange.tables import version_limit
+from exchange.tables.gc_pause import uncollected
+from exchange.tables.loader import Loader, Refusal, TooManyRefusals
+from exchange.tables.loader.decode import Bad, Understanding
+from exchange.tables.loader.staging import canonical_key
+
+SHARE_COUNTS_FROM = 10
+"""The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
+
+
+LETTER_BYTES = 1024 * 1024
+"""How many bytes of refused records wait in memory for being written down together."""
+
+
+class Rejected(BatchError):  # noqa: N818 - named as the verdict is
+    """More of the batch is bad than its channel or a setting allows."""
+
+    reason = Reason.REJECTED
+
+
+def apply_records(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
+    """Load a batch's records and park those that are bad; give what became of them.
+
+    ``data`` is at its start and stays open. Raises Corrupt, Rejected or Ahead: then nothing of it may be committed.
+    """
+    newest = version_limit.most(site, connection, arrival.channel)
+    with uncollected(), Loader(connection, arrival.channel, _allowed(arrival, site.limits)) as loader:
+        bad = _BadRecords(connection, loader, arrival, site.limits)
+        reader = BatchReader(data, arrival.manifest, site.limits.read)
+        taken = MAX_INTEGER if arrival.released else newest
+        understanding = Understanding(site, arrival.manifest.schemas, loader, taken)
+        superseding = _superseding(connection, arrival)
+        came = 0
+        for lines in reader:
+            for understood in understanding.of(lines, reader.first_line):
+                if isinstance(understood, Bad):
+                    bad.park(understood.number, understood.line, understood.error)
+                    continue
+                loader.add(understood.stream, understood.rows)
+                came = max(came, *understood.rows.versions)
+                if superseding.note(understood.stream, understood.rows):
+                    loader.flush()
+                    superseding.look_up()
+        reader.check_counts(understanding.counts())
+        try:
+            loaded = loader.load()
+        except TooManyRefusals as error:
+            raise bad.too_many() from error
+        refused = {refusal.line: refusal for refusal in loaded.refusals}
+        superseding.settle(refused, f"superseded: a later record of its key came with batch {arrival.sighting.stem}")
+        _park_refused(bad, refused, loader.records(), lambda: _lines(arrival, data, site.limits))
+        bad.write()
+    upserts = {name: counts.upsert for name, counts in arrival.manifest.records.items()}
+    delete_limit.note(site, connection, arrival, loaded.gone, upserts)
+    if came > newest:
+        version_limit.let_in(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
+    counts = loaded.counts
+    return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
+
+
+def _superseding(connection: Connection, arrival: Arrival) -> Superseding:
+    """Watch for older letters, but for those that this very batch brings: a key that is twice in it stays parked."""
+    manifest = arrival.manifest
+    mine = dead_letter.c.batch.is_not_distinct_from(arrival.sighting.stem)
+    return Superseding(connection, arrival.channel, manifest.schemas, manifest.total, but=mine)
+
+
+class _BadRecords:
+    """The dead letters of one batch, written a few at a time: memory holds no more than those."""
+
+    def __init__(self, connection: Connection, loader: Loader, arrival: Arrival, limits: Limits) -> None:
+        self._connection = connection
+        self._loader = loader
+        self._arrival = arrival
+        self._limits = limits
+        self._allowed = _allowed(arrival, limits)
+        self._letters: list[Letter] = []
+        self._bytes = 0
+        self.count = 0
+
+    def park(self, number: int, line: bytes, error: RecordError, cause: str = "") -> None:
+        """Park one line, or refuse the batch if that is one too many."""
+        self.count += 1
+        if error.error == version_limit.ERROR and (not self._allowed or self._beyond_limits()):
+            raise self._ahead(number, error)
+        if not self._allowed:
+            name = self._arrival.channel.name
+            rule = printable(rule_of(error.error, error.pointer, cause), 300)
+            msg = f"line {number}: {rule}; channel {name} takes no batch with a bad record"
+            raise Rejected(msg)
+        if self._beyond_limits():
+            raise self.too_many()
+        manifest = self._arrival.manifest
+        letter = letter_of(self._arrival.channel, manifest.schemas, line, error, cause)
+        producer = printable(manifest.producer, 200)
+        self._letters.append(replace(letter, batch=self._arrival.sighting.stem, line=number, producer=producer))
+        self._bytes += len(line)
+        if self._bytes > LETTER_BYTES:
+            self._loader.flush()
+            self.write()
+
+    def write(self) -> None:
+        """Write down the letters that are still in memory."""
+        dead_letters.park(self._connection, self._letters, "refused on import")
+        self._letters.clear()
+        self._bytes = 0
+
+    def too_many(self) -> Rejected:
+        """Say that the batch is refused as a whole, and by which setting."""
+        if not self._allowed:
+            name = self._arrival.channel.name
+            return Rejected(f"the database refuses records of it; channel {name} takes no batch with a bad record")
+        return Rejected(
+            f"more of its {self._arrival.manifest.total} records are bad than the settings allow"
+            f" ({self._allowed}, and {self._limits.invalid_share:.0%} of them); no record of it was applied"
+        )
+
+    def _ahead(self, number: int, error: RecordError) -> Ahead:
+        command = (
+            f"`exchange import --release {self._arrival.sighting.stem}` applies it, and lets in what is as far ahead"
+        )
+        return Ahead(f"line {number}: {error.sentence}; the batch is held for a person: {command} from then on")
+
+    def _beyond_limits(self) -> bool:
+        share = self._limits.invalid_share * self._arrival.manifest.total
+        return self.count > self._allowed or self.count > max(share, SHARE_COUNTS_FROM)
+
+
+def _allowed(arrival: Arrival, limits: Limits) -> int:
+    return limits.invalid_records if arrival.channel.on_invalid == "park" else 0
+
+
+def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: RecordError, cause: str = "") -> Letter:
+    """Describe a bad line as far as it can be read."""
+    letter = Letter(Direction.IN, channel.name, line, error.error, error.sentence, pointer=error.pointer, cause=cause)
+    try:
+        record = records.decode(line)
+        stream = channel.stream(record.stream)
+    except (RecordError, KeyError):
+        return letter
+    try:
+        key = canonical_key(stream, record.body)
+    except (KeyError, TypeError):
+        key = None
+    return Letter(
+        **{
+            **vars(letter),
+            "stream": stream.name,
+            "op": record.op.value,
+            "key": key,
+            "version": record.version,
+            "schema_version": schemas.get(stream.name),
+        }
+    )
+
+
+def _park_refused(
+    bad: _BadRecords,
+    refused: Mapping[int, Refusal],
+    known: Mapping[int, bytes],
+    read_again: Callable[[], Iterator[tuple[int, bytes]]],
+) -> None:
+    """Park what the database refused, line by line; all are read once more only where not every line is known."""
+    there = known.keys() >= refused.keys()
+    for number, line in ((one, known[one]) for one in sorted(refused)) if there else read_again():
+        refusal = refused.get(number)
+        if refusal is not None:
+            error = RecordError(refusal.error, refusal.pointer, refusal.sentence)
+            bad.park(number, line, error, refusal.cause)
+
+
+def _lines(arrival: Arrival, data: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes]]:
+    """Read a batch's lines from the beginning, with their numbers."""
+    data.seek(0)
+    reader = BatchReader(data, arrival.manifest, limits.read)
+    for lines in reader:
+        yield from enumerate(lines, reader.first_line)

@@ -1,0 +1,206 @@
+"""Checkpoints as they arrive: this side's rows beside what their sender says they are at this very point.
+
+A checkpoint has its place in the channel's sequence, so what was applied is exactly what its digests are of. This
+side's rows are digested under the channel's lock, but before the transaction that writes: nobody is kept from writing
+meanwhile. A difference is written down and, unless a setting says otherwise, the buckets that differ are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import dead_letters
+from exchange.channels.channel import Channel
+from exchange.database.engine import now, reading
+from exchange.database.ledger import Counts
+from exchange.database.tables import BatchState, Direction, agreement, batch
+from exchange.dead_letters import Letter
+from exchange.format import record as records
+from exchange.format.batch import BatchReader
+from exchange.format.control import BUCKETS, DIGEST, SNAPSHOT, Digest
+from exchange.format.errors import RecordError, printable
+from exchange.format.manifest import Counts as Claimed
+from exchange.format.record import Op, Record
+from exchange.incoming.apply import LETTER_BYTES, Rejected, letter_of
+from exchange.incoming.manifests import Arrival
+from exchange.link import asked_requests, peer_words
+from exchange.site import Site
+from exchange.tables import bucket_digests
+
+MOST_REPAIRS = 2
+"""So often the same buckets are asked for: where that did not help, a person has to look."""
+
+WHOLE_SHARE = 0.5
+"""Where more of the buckets differ than this share, all of the rows are asked for."""
+
+
+def own_digests(site: Site, channel: Channel) -> list[Digest]:
+    """Digest this side's rows of a channel, in a transaction that only reads. Hold the channel's lock meanwhile."""
+    with reading(site.engine) as connection:
+        return bucket_digests.digests(connection, channel)
+
+
+def compare(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO, ours: Sequence[Digest]) -> Counts:
+    """Compare ``ours`` with the digests of a verified checkpoint; give how many of those counted.
+
+    A digest that can't be meant is parked. Raises Corrupt if the batch is not what its manifest says, and Rejected if
+    no end of its records is bad: then nothing of it may be committed.
+    """
+    reader = BatchReader(data, arrival.manifest, site.limits.read)
+    if not arrival.channel.ordered and not _is_alone(connection, arrival):
+        return Counts(stale=_count(reader))  # batches overtook it, or it them: another one will be compared
+    theirs, parked = _read(site, connection, arrival, reader, {one.stream: one for one in ours})
+    asked_requests.compared(connection, arrival.channel.name)
+    differing = {
+        mine.stream: buckets for mine, their in theirs if (buckets := _write_down(connection, arrival, mine, their))
+    }
+    if differing and site.repair and not site.one_way:
+        _ask(connection, arrival.channel.name, differing)
+    return Counts(applied=len(theirs), parked=parked)
+
+
+def _count(reader: BatchReader) -> int:
+    """Count the lines there are: what the manifest says of them is only a claim until they were read."""
+    return sum(map(len, reader))
+
+
+def _read(
+    site: Site, connection: Connection, arrival: Arrival, reader: BatchReader, ours: dict[str, Digest]
+) -> tuple[list[tuple[Digest, Digest]], int]:
+    """Read the digests, each beside ours; what can't be one, or is of no stream that we compare, becomes a letter.
+
+    Gives how many of those there are, too. They are written down as they come: memory holds few of them.
+    """
+    pairs: dict[str, tuple[Digest, Digest]] = {}
+    letters: list[Letter] = []
+    counted = parked = size = 0
+    for number, line in _lines(reader):
+        try:
+            record = records.decode(line)
+            counted += record.stream == DIGEST
+            mine, their = _pair(record, ours, pairs)
+            pairs[mine.stream] = (mine, their)
+        except RecordError as error:
+            if parked == site.limits.invalid_records:
+                msg = f"more than {parked} of its records are no digests of this channel; nothing was compared"
+                raise Rejected(msg) from error
+            letter = letter_of(arrival.channel, arrival.manifest.schemas, line, error)
+            producer = printable(arrival.manifest.producer, 200)
+            letters.append(replace(letter, batch=arrival.sighting.stem, line=number, producer=producer))
+            parked, size = parked + 1, size + len(line)
+        if size > LETTER_BYTES:
+            dead_letters.park(connection, letters, "refused on import")
+            letters, size = [], 0
+    reader.check_counts({DIGEST: Claimed(counted, 0)})
+    dead_letters.park(connection, letters, "refused on import")
+    return list(pairs.values()), parked
+
+
+def _lines(reader: BatchReader) -> Iterator[tuple[int, bytes]]:
+    for lines in reader:
+        yield from enumerate(lines, reader.first_line)
+
+
+def _pair(record: Record, ours: Mapping[str, Digest], known: Collection[str]) -> tuple[Digest, Digest]:
+    """Understand a digest, and give ours in as many buckets beside it. Raises RecordError."""
+    if record.stream != DIGEST or record.op is not Op.UPSERT:
+        sentence = f"a checkpoint holds upserts of {DIGEST} alone, found {record.op} of {printable(record.stream)}"
+        raise RecordError("record", "/stream", sentence)
+    their = Digest.parse(record.body)
+    mine = ours.get(their.stream)
+    if mine is None:
+        sentence = f"stream {printable(their.stream)} is none that is compared here; nothing was done about it"
+        raise RecordError("absurd", "/data/stream", sentence)
+    if mine.stream in known:
+        raise RecordError("absurd", "/data/stream", f"stream {mine.stream} is digested twice in one checkpoint")
+    of = len(their.counts)
+    if not of or BUCKETS % of:
+        sentence = f"digests of {of} buckets: expected {BUCKETS}, or a number that divides it"
+        raise RecordError("absurd", "/data/digests", sentence)
+    return bucket_digests.folded(mine, of), their
+
+
+def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: Digest) -> list[int]:
+    """Write down how a stream compares; give the buckets that differ, as numbers of the usual ``BUCKETS``.
+
+    Where the two sides know the stream in different versions of its schema, only rows can be counted.
+    """
+    counted_only = mine.schema_version != their.schema_version
+    of = len(their.counts)
+    coarse = {
+        number
+        for number in range(of)
+        if mine.counts[number] != their.counts[number]
+        or (not counted_only and mine.digests[number] != their.digests[number])
+    }
+    buckets = [number for number in range(BUCKETS) if number % of in coarse]
+    moment = now()
+    known = connection.execute(sa.select(agreement).where(_here(arrival.channel.name, mine.stream))).one_or_none()
+    before = peer_words.buckets(known.buckets) if known is not None else []
+    goes_on = bool(before)
+    values: dict[str, Any] = {
+        "epoch": arrival.manifest.epoch,
+        "sequence": arrival.manifest.sequence,
+        "compared_at": moment,
+        "sent": their.rows,
+        "received": mine.rows,
+        "buckets": json.dumps(buckets),
+        "since": (known.since if known is not None and goes_on else moment) if buckets else None,
+    }
+    if known is None:
+        place = {"direction": Direction.IN, "channel": arrival.channel.name, "stream": mine.stream}
+        connection.execute(sa.insert(agreement).values(**place, **values))
+        return buckets
+    if not buckets:
+        values |= {"repairs": 0}
+    elif not goes_on:  # what was found the last time is no longer what differs
+        values |= {"repairs": 0, "found": None}
+    elif known.repairs >= MOST_REPAIRS:
+        buckets = sorted(set(buckets) - set(before))
+        values |= {"repairs": 0} if buckets else {}
+    connection.execute(sa.update(agreement).where(_here(arrival.channel.name, mine.stream)).values(**values))
+    return buckets
+
+
+def _is_alone(connection: Connection, arrival: Arrival) -> bool:
+    """Say whether all batches before this one, and none behind it, were applied."""
+    channel, epoch, sequence = arrival.place
+    applied = sa.and_(
+        batch.c.direction == Direction.IN,
+        batch.c.channel == channel,
+        batch.c.epoch == epoch,
+        batch.c.state == BatchState.APPLIED,
+    )
+    others = sa.select(sa.func.count(), sa.func.max(batch.c.sequence)).where(applied, batch.c.sequence != sequence)
+    return tuple(connection.execute(others).one()) == (sequence - 1, sequence - 1 or None)
+
+
+def _ask(connection: Connection, channel: str, differing: dict[str, list[int]]) -> None:
+    """Ask for the buckets that differ, of all these streams at once: so their rows come and go in one order."""
+    if asked_requests.under_way(connection, channel):
+        return
+    buckets = sorted(set().union(*differing.values()))
+    streams = list(differing)
+    asked_requests.request(
+        connection,
+        channel=channel,
+        want=SNAPSHOT,
+        streams=streams,
+        buckets=buckets if len(buckets) <= WHOLE_SHARE * BUCKETS else None,
+        prune=True,
+        reason=f"rows of {', '.join(streams)} are not what they are at their source",
+        who="comparison",
+    )
+    for stream in streams:
+        asked = sa.update(agreement).where(_here(channel, stream)).values(repairs=agreement.c.repairs + 1)
+        connection.execute(asked)
+
+
+def _here(channel: str, stream: str) -> sa.ColumnElement[bool]:
+    return sa.and_(agreement.c.direction == Direction.IN, agreement.c.channel == channel, agreement.c.stream == stream)

@@ -1,0 +1,352 @@
+"""Control batches: what the other side says of itself and of us, taken to heart.
+
+Each record is weighed by itself. One that can't be is parked as a dead letter and changes nothing; it never holds up
+the others, nor the batch. The newest control batch counts: it settles the letters of the one before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from exchange import dead_letters
+from exchange.channels.channel import CONTROL, Channel
+from exchange.database import ledger
+from exchange.database.engine import now
+from exchange.database.ledger import Counts
+from exchange.database.tables import DeadLetterState, Direction, agreement, dead_letter, peer, position, receipt
+from exchange.dead_letters import Letter, transitions
+from exchange.format import control
+from exchange.format import record as records
+from exchange.format.batch import BatchReader
+from exchange.format.control import Heard, Heartbeat, Proof, Receipt, Request
+from exchange.format.errors import RecordError, printable
+from exchange.format.manifest import Counts as Records
+from exchange.format.manifest import digest
+from exchange.format.record import Op, Record
+from exchange.incoming.apply import LETTER_BYTES
+from exchange.incoming.manifests import Arrival
+from exchange.link import acknowledge, gaps, peer_words, send_requests
+from exchange.link.proofs import Claim, Weighed, Weight, recall, weigh
+from exchange.site import Site
+
+MOST_RECORDS = 10_000
+"""So many records of a control batch are heard: no side has so many channels."""
+
+LEAP = 1_000
+"""So many places a restored side leaves for control batches that it wrote and does not know of any more."""
+
+MOST_LETTERS = 100
+"""So many bad records of a control batch are kept; of those beyond there is only the number."""
+
+Value = TypeVar("Value")
+
+
+def hear(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
+    """Take what a control batch says; give how many records of it counted.
+
+    Raises Corrupt if the batch is not what its manifest says: then nothing of it may be committed.
+    """
+    _settle_earlier(connection, arrival)
+    ear = _Ear(site, connection, arrival)
+    reader = BatchReader(data, arrival.manifest, site.limits.read)
+    for lines in reader:
+        for number, line in enumerate(lines, reader.first_line):
+            ear.hear(number, line)
+    reader.check_counts({stream: Records(upsert=count) for stream, count in ear.upserts.items()})
+    ear.park()
+    return Counts(applied=ear.heard, duplicate=ear.known, parked=ear.refused)
+
+
+def _settle_earlier(connection: Connection, arrival: Arrival) -> None:
+    """Settle what was parked of the control batch heard before this one: this one says it anew, or says it no more."""
+    before = ledger.current_position(connection, Direction.IN, CONTROL)
+    if before is None:
+        return
+    entry = ledger.at_place(connection, Direction.IN, CONTROL, before.epoch, before.sequence)
+    if entry is None:
+        return
+    parked = (dead_letter.c.batch == entry.stem, dead_letter.c.state == DeadLetterState.PARKED)
+    ids = list(connection.scalars(sa.select(dead_letter.c.id).where(*parked).order_by(dead_letter.c.id)))
+    transitions.supersede(connection, ids, f"superseded: control batch {arrival.sighting.stem} says it anew")
+
+
+class _Ear:
+    """Hears the records of one control batch, one after the other, and remembers what could not be believed."""
+
+    def __init__(self, site: Site, connection: Connection, arrival: Arrival) -> None:
+        self._site = site
+        self._connection = connection
+        self._arrival = arrival
+        self._moment = now()
+        self._said: set[tuple[str, ...]] = set()
+        self.upserts: Counter[str] = Counter()
+        self._letters: list[Letter] = []
+        self._kept = self._bytes = 0
+        self.heard = self.known = self.refused = 0
+
+    def hear(self, number: int, line: bytes) -> None:
+        """Hear one line."""
+        record = None
+        try:
+            record = records.decode(line)
+            if record.op is Op.UPSERT and record.stream in self._arrival.manifest.schemas:
+                self.upserts[record.stream] += 1
+            if self._heed(number, record):
+                self.heard += 1
+            else:
+                self.known += 1
+        except RecordError as error:
+            self.refused += 1
+            if self._kept < MOST_LETTERS:
+                self._kept += 1
+                self._bytes += len(line)
+                self._letters.append(self._letter(number, line, record, error))
+        if self._bytes > LETTER_BYTES:
+            self.park()
+
+    def park(self) -> None:
+        """Write down the bad records that are still in memory."""
+        dead_letters.park(self._connection, self._letters, "refused on import")
+        self._letters.clear()
+        self._bytes = 0
+
+    def _letter(self, number: int, line: bytes, record: Record | None, error: RecordError) -> Letter:
+        letter = Letter(
+            Direction.IN,
+            CONTROL,
+            line,
+            error.error,
+            error.sentence,
+            pointer=error.pointer,
+            batch=self._arrival.sighting.stem,
+            line=number,
+            producer=printable(self._arrival.manifest.producer, 200),
+        )
+        if record is None:
+            return letter
+        known = record.stream in self._arrival.manifest.schemas
+        return replace(
+            letter,
+            stream=record.stream if known else None,
+            op=record.op.value,
+            version=record.version,
+            schema_version=control.VERSION if known else None,
+        )
+
+    def _heed(self, number: int, record: Record) -> bool:
+        """Do what one record says; give whether that was news. Raises RecordError."""
+        if number > MOST_RECORDS:
+            raise RecordError("absurd", "", f"a control batch has at most {MOST_RECORDS} records; this is one more")
+        if record.stream not in self._arrival.manifest.schemas:
+            raise RecordError(
+                "record", "/stream", f"the manifest speaks of no stream {printable(record.stream, 80)} in this batch"
+            )
+        if record.op is not Op.UPSERT:
+            raise RecordError("record", "/op", "what the sides tell each other is said anew, never deleted")
+        match record.stream:
+            case control.RECEIPT:
+                return self._receipt(_parsed(Receipt.parse, record.body))
+            case control.HEARTBEAT:
+                return self._heartbeat(_parsed(Heartbeat.parse, record.body))
+            case _:
+                return self._request(_parsed(Request.parse, record.body))
+
+    def _once(self, *what: str) -> None:
+        if what in self._said:
+            raise RecordError("absurd", "/data", f"the batch says it twice: {' '.join(what)}; the first one counts")
+        self._said.add(what)
+
+    # Receipts
+
+    def _receipt(self, said: Receipt) -> bool:
+        self._once(control.RECEIPT, said.channel, said.epoch)
+        channel = self._sent(said.channel)
+        claim = Claim(said.channel, said.epoch, said.through, said.digest, said.proof, "/data/through")
+        weight, why, _ = found = weigh(self._site, self._connection, claim)
+        self._remember(found)
+        if weight in {Weight.PAST, Weight.FORGOTTEN}:
+            return weight is Weight.FORGOTTEN
+        if weight is Weight.AGREES:
+            self._check_places(said)
+        agreed = [_agreed(channel, said, one) for one in said.agreement]
+        values = {"through": said.through, "said": json.dumps(said.as_data()), "heard_at": self._moment}
+        _put(self._connection, receipt, {"channel": said.channel, "epoch": said.epoch}, values)
+        if weight is Weight.RESTORED:
+            ledger.halt(self._connection, why)
+            return True
+        acknowledge.acknowledge(self._connection, self._site.peer, said)
+        for values in agreed:
+            key = {"direction": Direction.OUT, "channel": said.channel, "stream": values["stream"]}
+            _put(self._connection, agreement, key, values | {"compared_at": self._moment})
+        return True
+
+    def _sent(self, name: str) -> Channel | None:
+        """Find a channel that this side sends; None for one that it once sent. Raises RecordError."""
+        for channel in self._site.outgoing():
+            if channel.name == name:
+                return channel
+        once = sa.exists().where(position.c.direction == Direction.OUT, position.c.channel == name)
+        if name == CONTROL or not self._connection.scalar(sa.select(once)):
+            raise RecordError("absurd", "/data/channel", f"this side sends no channel {name}; it changes nothing")
+        return None
+
+    def _check_places(self, said: Receipt) -> None:
+        """See that a receipt names no place where nothing was ever sent."""
+        at = ledger.current_position(self._connection, Direction.OUT, said.channel)
+        sealed = at.sequence if at and at.epoch == said.epoch else 0
+        named = {
+            "missing": max((last for _, last in said.missing), default=0),
+            "refused": max((one.sequence for one in said.refused), default=0),
+            "given_up": max((last for _, last in said.given_up), default=0),
+            "agreement": max((one["sequence"] for one in said.agreement), default=0),
+        }
+        for member, furthest in named.items():
+            if furthest > sealed:
+                sentence = (
+                    f"channel {said.channel}: {member} names sequence {furthest}, but the last sealed is {sealed}"
+                )
+                raise RecordError("absurd", f"/data/{member}", f"{sentence}; it changes nothing")
+
+    # Heartbeats
+
+    def _heartbeat(self, said: Heartbeat) -> bool:
+        self._once(control.HEARTBEAT)
+        manifest = self._arrival.manifest
+        if said.epoch != manifest.epoch:
+            sentence = f"it is of epoch {said.epoch}, but came in a batch of epoch {manifest.epoch}"
+            raise RecordError("absurd", "/data/epoch", f"{sentence}; it changes nothing")
+        for sent in said.sent:
+            if any(last > sent.through for _, last in sent.lost):
+                sentence = f"channel {sent.channel}: batches beyond {sent.through}, the last sealed, can't be lost"
+                raise RecordError("absurd", "/data/sent", f"{sentence}; it changes nothing")
+        if said.heard is not None:
+            heard = said.heard
+            claim = Claim(CONTROL, heard.epoch, heard.sequence, None, heard.proof, "/data/heard")
+            weight, why, _ = found = weigh(self._site, self._connection, claim)
+            self._remember(found)
+            if weight is Weight.RESTORED and not self._leap(heard):
+                ledger.halt(self._connection, why)
+            elif weight is Weight.AGREES:
+                acknowledge.acknowledge_control(self._connection, self._site.peer, heard.epoch, heard.sequence)
+        for proof in said.undecided:
+            self._recall(proof)
+        values = {
+            "epoch": manifest.epoch,
+            "sequence": manifest.sequence,
+            "sent_at": manifest.created_at,
+            "heard_at": self._moment,
+            "said": json.dumps(said.as_data()),
+        }
+        _put(self._connection, peer, {"id": 1}, values)
+        received = {name for one in self._site.incoming() for name in self._site.names_in_files(one.declared)}
+        for sent in said.sent:
+            if sent.lost and sent.channel in received:
+                look_ahead = self._site.limits.look_ahead
+                gaps.close_lost(self._connection, sent.channel, sent.epoch, sent.lost, look_ahead=look_ahead)
+        return True
+
+    def _leap(self, heard: Heard) -> bool:
+        """Let a restored side that sends no rows go on: where only words were sent, newer ones mend all by themselves.
+
+        The next one takes a place behind all that may still be on their way. False where that is not enough.
+        """
+        ours = ledger.known_epoch(self._connection, self._site.network)
+        shown = peer_words.manifest(heard.proof.manifest) if heard.proof else None
+        if self._site.outgoing() or heard.epoch != ours or heard.proof is None or shown is None:
+            return False
+        # What our own signature proves counts, whatever is said beside it.
+        behind = {"sequence": shown.sequence + LEAP, "digest": digest(heard.proof.manifest.encode())}
+        mine = (position.c.direction == Direction.OUT, position.c.channel == CONTROL, position.c.epoch == ours)
+        here = (*mine, position.c.sequence < behind["sequence"])
+        return self._connection.execute(sa.update(position).where(*here).values(behind)).rowcount > 0
+
+    # Epochs of ours that this database forgot
+
+    def _recall(self, proof: Proof) -> None:
+        """Take to heart what the other side can't place: if it is of ours and past, it is told so from now on."""
+        found = recall(self._site, self._connection, proof)
+        if found is None:
+            return
+        self._remember(found)
+        if found.weight is Weight.RESTORED:
+            ledger.halt(self._connection, found.why)
+
+    def _remember(self, found: Weighed) -> None:
+        """Enter what a manifest of ours proves of an epoch that is not the present one."""
+        if found.shown is None:
+            return
+        manifest = found.shown.manifest
+        epoch, peer_name = manifest.epoch, self._site.peer
+        if epoch == ledger.known_epoch(self._connection, self._site.network):
+            return
+        because = f"{peer_name} has batch {manifest.name} of it, signed by this side, which forgot it"
+        ledger.remember_epoch(self._connection, epoch, because, who=peer_name)
+        ledger.remember_sealed(self._connection, manifest.channel, epoch, manifest.sequence, found.shown.digest)
+
+    # Requests
+
+    def _request(self, said: Request) -> bool:
+        self._once(control.REPAIR, said.name)
+        channel = self._sent(said.channel)
+        unknown = set(said.streams or ()) - {stream.name for stream in channel.streams} if channel else set()
+        if channel is None or unknown:
+            what = f"no stream {printable(min(unknown), 80)}" if unknown else "nothing any more"
+            raise RecordError("absurd", "/data", f"channel {said.channel} has {what} here; it changes nothing")
+        return send_requests.ask(
+            self._connection,
+            channel=said.channel,
+            want=said.want,
+            streams=said.streams,
+            buckets=said.buckets,
+            of=said.of,
+            prune=said.prune,
+            reason=f"{self._site.peer} asks: {printable(said.reason, 500)}",
+            who=self._site.peer,
+            answers=said.name,
+        )
+
+
+def _parsed(parse: Callable[[Any], Value], body: object) -> Value:
+    """Read a record's data, or a member of it. Raises RecordError, whatever is wrong with it."""
+    try:
+        return parse(body)
+    except RecordError:
+        raise
+    except peer_words.UNREADABLE as error:  # a date-time that RFC 3339 knows and Python doesn't
+        raise RecordError("schema", "/data", f"a value can't be read here: {printable(str(error), 200)}") from error
+
+
+def _agreed(channel: Channel | None, said: Receipt, one: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a comparison came to, as a row of ours has it. Raises RecordError."""
+    if channel is not None and one["stream"] not in {stream.name for stream in channel.streams}:
+        sentence = f"channel {said.channel} has no stream {printable(one['stream'], 80)} to agree on"
+        raise RecordError("absurd", "/data/agreement", f"{sentence}; it changes nothing")
+    return {
+        "stream": one["stream"],
+        "epoch": said.epoch,
+        "sequence": one["sequence"],
+        "sent": one["sent"],
+        "received": one["received"],
+        "buckets": json.dumps(one["differing"]),
+        "since": _parsed(_moment, one["since"]) if one["since"] else None,
+    }
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _put(connection: Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
+    """Write the one row of a key."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    row = insert(table).values({**values, **key})
+    connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=values))

@@ -1,0 +1,100 @@
+"""A batch over which we fell: counted, told, tried again, and quarantined after the set number; the others go on.
+
+The count is in the database, so that it outlives whatever the fall does to the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database import ledger
+from exchange.database.batch_fault import Stumbled, is_its_own
+from exchange.database.engine import reading, world_errors, writing
+from exchange.database.tables import BatchState, Direction, batch
+from exchange.files.spool import Sighting
+from exchange.format.errors import Reason, Verdict
+from exchange.format.placement import Place
+from exchange.incoming import verdicts
+from exchange.incoming.manifests import Arrival, Stranger
+from exchange.results import Imported
+from exchange.site import Site
+
+MOST_TOLD = 20
+"""So many batches are told one by one."""
+
+
+def settle(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
+    """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError."""
+    with world_errors():
+        attempts = ledger.count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
+        verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
+        # What it says of itself may be what can't be written down: then it is a file with a name.
+        for one in (seen, Stranger(seen.sighting, fall)):
+            try:
+                return verdicts.settle(site, one, verdict)
+            except Exception as further:
+                if not is_its_own(further):
+                    raise
+    # The next run finds it where it lies.
+    return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.CRASHED, verdict.sentence)
+
+
+def _verdict(why: str, attempts: int, most: int) -> Place:
+    what = (
+        f"taking it in failed {attempts} times, the last time with {why}" if attempts > 1 else f"it failed with {why}"
+    )
+    if attempts < most:
+        sentence = f"{what}; nothing of it changed a row, and the next import tries again, {most} times in all"
+        return Place(Verdict.WAITING, Reason.CRASHED, sentence)
+    sentence = f"{what}; it is quarantined and changed nothing: ask its sender, then `exchange replay` it"
+    return Place(Verdict.QUARANTINED, Reason.CRASHED, sentence)
+
+
+def forget_gone(site: Site, sightings: Collection[Sighting]) -> None:
+    """Forget the attempts at batches whose files went away: nobody tries them again."""
+    with world_errors():
+        with reading(site.engine) as connection:
+            failed = {one.batch for one in ledger.stumbles(connection)}
+        gone = failed - {one.name.place for one in sightings} - {f"unread {one.stem}" for one in sightings}
+        if gone:
+            with writing(site.engine) as connection:
+                for key in sorted(gone):
+                    ledger.forget_attempts(connection, key)
+
+
+def told(site: Site, connection: Connection) -> list[str]:
+    """Say which batches could not be taken in, whatever it was about them, and what a person can do."""
+    most = site.limits.crashes
+    tried = [
+        f"batch {one.batch} could not be taken in, {one.attempts} of {most} attempts failed"
+        f" ({one.why or 'the process died'}); the next import tries again, and quarantines it in the end"
+        for one in ledger.stumbles(connection, MOST_TOLD)
+    ]
+    refused = [
+        f"batch {stem} is quarantined, as it could not be taken in; ask {site.peer} about it: `exchange quarantine show"
+        f" {stem}` looks at it, `exchange replay {stem}` tries it again"
+        for stem in _quarantined(connection)
+    ]
+    return tried + refused
+
+
+def _quarantined(connection: Connection) -> list[str]:
+    """Give those that lie in quarantine for it and were not applied since, the newest first."""
+    later = batch.alias("later")
+    applied = sa.exists().where(
+        later.c.direction == Direction.IN,
+        later.c.channel == batch.c.channel,
+        later.c.epoch == batch.c.epoch,
+        later.c.sequence == batch.c.sequence,
+        later.c.state == BatchState.APPLIED,
+    )
+    query = sa.select(batch.c.stem).where(
+        batch.c.state == BatchState.QUARANTINED,
+        batch.c.direction == Direction.IN,
+        batch.c.reason == Reason.CRASHED,
+        ~applied,
+    )
+    return list(dict.fromkeys(connection.scalars(query.order_by(batch.c.id.desc()).limit(MOST_TOLD))))

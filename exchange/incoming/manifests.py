@@ -1,0 +1,234 @@
+"""What arrived, before anything is claimed: manifests read, believed or not, and put in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from exchange.channels.channel import CONTROL, Channel
+from exchange.database import ledger
+from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
+from exchange.database.engine import now, reading, world_errors
+from exchange.database.tables import Direction
+from exchange.files.spool import Sighting
+from exchange.format import control
+from exchange.format.errors import (
+    BatchError,
+    Corrupt,
+    Fault,
+    Misdirected,
+    RecordError,
+    Unsupported,
+    Untrusted,
+    printable,
+)
+from exchange.format.manifest import Kind, Manifest, digest, split_manifest
+from exchange.site import Site
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A manifest that we believe, of a channel that we know, and the files that it speaks of."""
+
+    sighting: Sighting
+    manifest: Manifest
+    line: bytes
+    digest: str
+    channel: Channel
+    signature: str | None = None
+    """Line 2 of the manifest, as it came."""
+    released: bool = False
+    """A person lets it in, whatever it deletes and however new it says that it is."""
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Channel, epoch and sequence."""
+        return (self.manifest.channel, self.manifest.epoch, self.manifest.sequence)
+
+    @property
+    def counted_as(self) -> str:
+        """Say under which key attempts at it are counted: whichever of its publications they were made with."""
+        return str(self.manifest.name)
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A manifest that can't be acted on, and why. ``manifest`` is None if it isn't believed at all.
+
+    ``signed`` says that a key we trust signed it.
+    """
+
+    sighting: Sighting
+    fault: BatchError
+    digest: str | None = None
+    line: bytes | None = None
+    manifest: Manifest | None = None
+    signed: bool = False
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether it is no batch of our peer to us, as nobody vouches for it or it is for somebody else."""
+        unknown = self.manifest is None and not self.signed
+        return isinstance(self.fault, Misdirected) or (unknown and not isinstance(self.fault, Unsupported))
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Channel, epoch and sequence; if it isn't believed, what the file's name says: to be shown only."""
+        if self.manifest is not None:
+            return (self.manifest.channel, self.manifest.epoch, self.manifest.sequence)
+        name = self.sighting.name
+        return (name.channel, name.epoch, name.sequence)
+
+    @property
+    def counted_as(self) -> str:
+        """Say under which key attempts at it are counted: never that of a batch that we believe."""
+        return f"unread {self.sighting.stem}"
+
+
+def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger]:
+    """Read and judge the manifests, but for those that have not changed since; order them by place.
+
+    What is nobody's comes last, however it is called: no batch waits for it.
+    """
+
+    def read(sighting: Sighting) -> Arrival | Stranger | None:
+        try:
+            return believe(site, sighting, site.spool.read_manifest(sighting))
+        except OSError:
+            return None  # gone since the listing, or no plain file: the next listing counts it
+
+    trusted = (site.trusted, site.trusted.in_force(now()))
+    terms = (site.network, site.peer, site.channels, trusted, site.require_signature)
+    seen = list(site.spool.believed.each(sightings, terms, read))
+    for one in seen:
+        if isinstance(one, Stranger) and isinstance(one.fault, Stumbled):
+            site.spool.believed.forget(one.sighting)  # whatever it was, it may not be so the next time
+    return sorted(seen, key=lambda one: (is_nobodys(one), *one.place, one.sighting.name.attempt))
+
+
+def is_nobodys(seen: Arrival | Stranger) -> TypeGuard[Stranger]:
+    """Say whether it is no batch of our peer to us."""
+    return isinstance(seen, Stranger) and seen.is_nobodys
+
+
+def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Stranger:
+    """Check a manifest: size, signature, addressee, format, what we know.
+
+    In the order of FORMAT.md, "Order of writing and of reading".
+
+    Whatever goes wrong with it makes it a stranger.
+    """
+    line: bytes | None = None
+    manifest: Manifest | None = None
+    signed = False
+    try:
+        line, signature = split_manifest(content)
+        if signature is not None or site.require_signature:
+            site.trusted.check(line, signature)
+            signed = True
+        claim = Manifest.parse(line)
+        if signature is not None:
+            _check_terms(site, signature.key, claim, digest(line))
+        manifest = claim
+        channel = _channel(site, manifest)
+    except BatchError as fault:
+        return Stranger(sighting, fault, digest(line) if line else None, line, manifest, signed)
+    except Exception as error:
+        if not is_its_own(error):
+            raise
+        return Stranger(sighting, stumbled(error), signed=signed)
+    proof = signature.encode().decode() if signature else None
+    return Arrival(sighting, manifest, line, digest(line), channel, proof)
+
+
+def _check_terms(site: Site, key: str, claim: Manifest, claim_digest: str) -> None:
+    """Check that a key may sign this, at the moment when we first saw it. Raises Untrusted.
+
+    By our own clock, never by what the manifest says: who stole an old key writes any date. What has been believed
+    since before the key's time was over stays believed, however long it waits, and comes again as a duplicate.
+    """
+    try:
+        site.trusted.check_terms(key, claim, now())
+    except Untrusted:
+        with world_errors(), reading(site.engine) as connection:
+            place = (claim.channel, claim.epoch, claim.sequence)
+            known = ledger.at_place(connection, Direction.IN, *place)
+        if known is None or known.digest != claim_digest:
+            raise
+        site.trusted.check_terms(key, claim, known.created_at)
+
+
+def _channel(site: Site, manifest: Manifest) -> Channel:
+    """Find the declared channel of a batch. Raises Misdirected, or Unsupported for what this side may come to know."""
+    if (manifest.source, manifest.target) != (site.peer, site.network):
+        msg = (
+            f"it goes from {manifest.source} to {manifest.target}, but this side takes batches from {site.peer}"
+            f" to {site.network}"
+        )
+        raise Misdirected(msg)
+    if manifest.kind is Kind.CONTROL:
+        return _control(site, manifest)
+    channel = site.channel(manifest.channel, manifest.shards)
+    if channel is None or channel.target != site.network:
+        msg = f"this side declares no incoming channel {manifest.channel}"
+        raise Unsupported(msg)
+    _check_encoding(manifest)
+    if manifest.kind is Kind.CHECKPOINT:
+        _check_schemas(manifest, {control.DIGEST})
+        return channel
+    if manifest.kind is Kind.SNAPSHOT:
+        _check_snapshot(manifest, channel)
+    for name, version in manifest.schemas.items():
+        stream = next((one for one in channel.streams if one.name == name), None)
+        if stream is None:
+            msg = f"channel {channel.name} has no stream {printable(name)} here"
+            raise Unsupported(msg)
+        if version > stream.schema_version:
+            msg = f"stream {name} comes in schema version {version}, this side knows {stream.schema_version}"
+            raise Unsupported(msg)
+        if version < stream.oldest_version:
+            msg = (
+                f"stream {name} comes in schema version {version}, and this side's upgrade steps begin at"
+                f" {stream.oldest_version}"
+            )
+            raise Unsupported(msg)
+    return channel
+
+
+def _control(site: Site, manifest: Manifest) -> Channel:
+    _check_encoding(manifest)
+    _check_schemas(manifest, {control.RECEIPT, control.HEARTBEAT, control.REPAIR})
+    return Channel(CONTROL, site.peer, site.network, (), ordered=False)
+
+
+def _check_encoding(manifest: Manifest) -> None:
+    if "age" in manifest.encoding:
+        msg = "encrypted batches are not known here"
+        raise Unsupported(msg)
+
+
+def _check_schemas(manifest: Manifest, known: set[str]) -> None:
+    for name, version in manifest.schemas.items():
+        if name not in known or version > control.VERSION:
+            msg = f"a {manifest.kind} batch with stream {printable(name)} in schema version {version} is not known here"
+            raise Unsupported(msg)
+
+
+def _check_snapshot(manifest: Manifest, channel: Channel) -> None:
+    """See that what a snapshot's manifest says of it can be understood."""
+    try:
+        part = part_of(manifest)
+    except RecordError as error:
+        raise Corrupt(error.sentence, Fault.MANIFEST) from error
+    for name in () if part is None else {*part.streams, *part.prune} - {stream.name for stream in channel.streams}:
+        msg = f"channel {channel.name} has no stream {printable(name)} here"
+        raise Unsupported(msg)
+
+
+def part_of(manifest: Manifest) -> control.Part | None:
+    """Read which part of a snapshot a manifest of that kind says to be; None if it says nothing of it.
+
+    Raises RecordError.
+    """
+    said = manifest.extra.get("snapshot")
+    return None if said is None else control.Part.parse(said)

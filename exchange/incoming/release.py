@@ -1,0 +1,227 @@
+"""Batches refused as a whole: every bad record at once, and a person's word on them: let in with those parked, or not.
+
+What is shown is no guess: the batch is applied as it would be with its bad records parked, and rolled back.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import CONTROL, Channel
+from exchange.database import ledger
+from exchange.database.batch_fault import is_its_own, stumbled
+from exchange.database.engine import join, locked, reading, world_errors
+from exchange.database.ledger import Counts, Entry, Event
+from exchange.database.tables import BatchState, Direction, dead_letter
+from exchange.dead_letters import Mask
+from exchange.dead_letters.store import brief, brief_columns
+from exchange.format.batch import check_data
+from exchange.format.errors import BatchError, Reason, WorldError
+from exchange.incoming import apply, importer, quarantine, replay
+from exchange.incoming.manifests import Arrival, Stranger, believe
+from exchange.incoming.verdicts import lock_of
+from exchange.link import gaps
+from exchange.results import Imported
+from exchange.site import Site
+
+MOST_PARKED = 100_000
+"""So many records of a batch are parked at a person's word, at most."""
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """One record that would be parked."""
+
+    line: int | None
+    stream: str | None
+    key: str | None
+    error: str
+    pointer: str | None
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What would become of a batch with its bad records parked; ``bad`` are the first of them."""
+
+    counts: Counts
+    bad: tuple[BadRecord, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {"records": self.counts.as_dict(), "bad": [one.as_dict() for one in self.bad]}
+
+
+@dataclass(frozen=True)
+class Look:
+    """All about one batch: its rows, newest first, their events, oldest first, its dead letters by state.
+
+    ``trial`` is there for one that was refused for its records; else ``untried`` says why, if it should be.
+    """
+
+    rows: tuple[Entry, ...]
+    history: tuple[Event, ...]
+    letters: dict[str, int]
+    trial: Trial | None = None
+    untried: str | None = None
+
+
+def look(site: Site, stem: str, limit: int) -> Look:
+    """Look at a batch closely; of one refused for its records at most ``limit`` bad ones are listed.
+
+    Raises Busy if its channel is being worked on, WorldError if there is no such batch.
+    """
+    with world_errors(), reading(site.engine) as connection:
+        rows = ledger.of_stem(connection, stem)
+        history = ledger.history(connection, [row.id for row in rows])
+        letters = _count_letters(connection, stem)
+    if not rows:
+        raise _unknown(stem)
+    found = Look(tuple(rows), tuple(history), letters)
+    if not _is_refused(rows[0]):
+        return found
+    try:
+        return replace(found, trial=_try(site, _files(site, rows[0]), limit))
+    except (BatchError, WorldError) as fault:
+        return replace(found, untried=fault.sentence)
+    except Exception as error:
+        if not is_its_own(error):
+            raise
+        return replace(found, untried=f"that fails with {stumbled(error)}")
+
+
+def release(site: Site, stem: str, *, park: bool) -> Imported:
+    """Let in a batch at a person's word: one held for its deletes, or with ``park`` one refused for its records.
+
+    Every other check is made anew. Raises WorldError if it is neither.
+    """
+    site.spool.prepare()
+    entry = _newest(site, stem)
+    lenient = _lenient(site, entry.channel) if park else site
+    if entry.state is BatchState.HELD:
+        run = importer.run(lenient, stem=stem, release=True)
+        if run.batches:
+            return run.batches[0]
+        raise WorldError(run.trouble or f"the files of batch {stem} are gone; nothing was done; have it sent again")
+    if not _is_refused(entry):
+        msg = (
+            f"batch {stem} is {entry.state}, neither held nor refused for its records; nothing was done;"
+            " `exchange quarantine release` and `exchange replay` judge any kept batch anew"
+        )
+        raise WorldError(msg)
+    if not park:
+        msg = (
+            f"batch {stem} was refused for its bad records; nothing was done; --park lets the others in,"
+            " `exchange batches show` lists them"
+        )
+        raise WorldError(msg)
+    return replay.again(lenient, _files(site, entry).sighting, release=True)
+
+
+def reject(site: Site, stem: str, reason: str) -> Entry:
+    """Give up a quarantined or held batch so that its sender is told; its files go to the archive.
+
+    Raises Busy, and WorldError if it is in another state.
+    """
+    entry = _newest(site, stem)
+    if entry.state not in {BatchState.QUARANTINED, BatchState.HELD}:
+        msg = f"batch {stem} is {entry.state}; only one that is quarantined or held can be rejected; nothing was done"
+        raise WorldError(msg)
+    sightings = [seen.sighting for seen in quarantine.copies(site, entry)]
+    if entry.state is BatchState.HELD:
+        kept = site.spool.kept(stem)
+        sightings += [kept] if kept else []
+    with world_errors(), locked(site.engine, f"import {entry.channel}") as connection:
+        ledger.give_up(connection, entry, BatchState.REJECTED, reason)
+        if entry.manifest is not None and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
+            place = (entry.channel, entry.epoch, entry.sequence)
+            gaps.note_refused(connection, place, site.limits.look_ahead)
+    with world_errors():
+        for sighting in sightings:
+            site.spool.retire(sighting)
+    return entry
+
+
+def _newest(site: Site, stem: str) -> Entry:
+    with world_errors(), reading(site.engine) as connection:
+        entry = ledger.by_stem(connection, Direction.IN, stem)
+    if entry is None:
+        raise _unknown(stem)
+    return entry
+
+
+def _unknown(stem: str) -> WorldError:
+    listed = "`exchange batches` lists those there are, `exchange quarantine` also what nobody vouches for"
+    return WorldError(f"the ledger has no batch {stem}; nothing was done; {listed}")
+
+
+def _is_refused(entry: Entry) -> bool:
+    return (entry.direction, entry.state, entry.reason) == (Direction.IN, BatchState.QUARANTINED, Reason.REJECTED)
+
+
+def _files(site: Site, entry: Entry) -> Arrival | Stranger:
+    for seen in quarantine.copies(site, entry):
+        return seen
+    msg = f"the files of batch {entry.stem} are no longer in quarantine; nothing was done; have it sent again"
+    raise WorldError(msg)
+
+
+def _lenient(site: Site, name: str) -> Site:
+    """Give a site whose channel of this name parks its bad records, however large a share they are."""
+
+    def parking(channel: Channel) -> Channel:
+        if name not in site.names_in_files(channel.name):
+            return channel
+        lenient = copy.copy(channel)
+        lenient.on_invalid = "park"
+        return lenient
+
+    channels = tuple(map(parking, site.channels))
+    limits = replace(site.limits, invalid_records=MOST_PARKED, invalid_share=1.0)
+    return replace(site, channels=channels, limits=limits)
+
+
+def _try(site: Site, seen: Arrival | Stranger, limit: int) -> Trial:
+    """Apply a batch with its bad records parked, see what would be parked, and undo all of it."""
+    lenient = _lenient(site, seen.place[0])
+    seen = believe(lenient, seen.sighting, site.spool.read_manifest(seen.sighting))
+    if isinstance(seen, Stranger):
+        raise seen.fault
+    with world_errors(), locked(site.engine, lock_of(seen)) as connection:
+        join(connection, f"import {seen.channel.declared}", alone=not seen.channel.beside_others)
+        before = connection.scalar(sa.select(sa.func.max(dead_letter.c.id))) or 0
+        with site.spool.open_data(seen.sighting, seen.manifest.encoding) as data:
+            check_data(data, seen.manifest)
+            data.seek(0)
+            counts = apply.apply_records(lenient, connection, seen, data)
+        trial = Trial(counts, _parked(site, connection, seen.sighting.stem, before, limit))
+        connection.rollback()
+    return trial
+
+
+def _parked(site: Site, connection: Connection, stem: str, before: int, limit: int) -> tuple[BadRecord, ...]:
+    rows = connection.execute(
+        sa.select(*brief_columns(dead_letter))
+        .where(dead_letter.c.batch == stem, dead_letter.c.id > before)
+        .order_by(dead_letter.c.line)
+        .limit(limit)
+    )
+    mask = Mask(site.channels)
+    shown = (mask.brief(brief(row)) for row in rows)
+    return tuple(BadRecord(*(getattr(one, name) for name in BadRecord.__dataclass_fields__)) for one in shown)
+
+
+def _count_letters(connection: Connection, stem: str) -> dict[str, int]:
+    rows = connection.execute(
+        sa.select(dead_letter.c.state, sa.func.count()).where(dead_letter.c.batch == stem).group_by(dead_letter.c.state)
+    )
+    return {str(state): number for state, number in rows}

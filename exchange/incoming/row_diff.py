@@ -1,0 +1,199 @@
+"""Which rows differed: a snapshot that this side asked for, beside this side's rows before it is applied.
+
+A checkpoint only says in which buckets rows differ. The snapshot of these buckets that answers for it has the rows
+themselves: those that are missing here, those that are different, and with its last part those that nobody sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import Shard, Stream
+from exchange.database.engine import now
+from exchange.database.tables import VERSION_COLUMN, DeadLetterState, Direction, agreement, dead_letter
+from exchange.format import record as records
+from exchange.format.batch import BatchReader
+from exchange.format.buckets import HASH_BYTES, bucket_of_text, row_hash, shard_of
+from exchange.format.control import Part
+from exchange.format.errors import RecordError
+from exchange.format.record import Op
+from exchange.incoming.manifests import Arrival, part_of
+from exchange.link import asked_requests, peer_words
+from exchange.site import Site
+from exchange.tables.bucket_digests import Reader, parts_of
+from exchange.tables.loader.decode import checked
+
+MOST_SHOWN = 100
+"""So many keys of rows that differ are kept of each stream."""
+
+AT_ONCE = 100
+"""So many rows are looked up together: a database takes only so many conditions at once."""
+
+MOST_KEYS = 1_000_000
+"""So many rows of one part of a snapshot are remembered; of one with more those that are extra here are not found."""
+
+MOST_KEY_BYTES = 1_000
+"""A longer key is counted and not kept."""
+
+MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
+
+_Body = dict[str, Any]
+
+
+def find(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> None:
+    """Write down which of our rows a part of a snapshot is to change, if we asked for it.
+
+    ``data`` is verified and at its start, and is so again. Raises Corrupt if it can't be read after all.
+    """
+    part = part_of(arrival.manifest)
+    if part is None or part.answers is None:
+        return
+    if not asked_requests.is_ours(connection, arrival.channel.name, part.answers):
+        return
+    streams = {one.name: one for one in arrival.channel.streams if one.name in part.streams}
+    found = {name: _Findings(connection, arrival, stream, part) for name, stream in streams.items()}
+    for name, bodies in _sent(site, arrival, data):
+        if name in found:
+            found[name].compare(bodies)
+    data.seek(0)
+    for one in found.values():
+        if part.last:
+            one.look_for_extra(parts_of(one.stream, arrival.channel.shard))
+        one.write()
+
+
+def _sent(site: Site, arrival: Arrival, data: BinaryIO) -> Iterator[tuple[str, list[_Body]]]:
+    """Give the rows of a snapshot, some of a stream at a time; those that will be parked are left out."""
+    schemas = arrival.manifest.schemas
+    some: dict[str, list[_Body]] = defaultdict(list)
+    for lines in BatchReader(data, arrival.manifest, site.limits.read):
+        for line in lines:
+            try:
+                record = checked(site, schemas, records.decode(line))
+            except (RecordError, KeyError):
+                continue
+            if record.op is Op.UPSERT:
+                some[record.stream].append(record.body)
+                if len(some[record.stream]) == AT_ONCE:
+                    yield record.stream, some.pop(record.stream)
+    yield from some.items()
+
+
+class _Findings:
+    """What differs of one stream. Parts of one snapshot add up, those of another begin anew."""
+
+    def __init__(self, connection: Connection, arrival: Arrival, stream: Stream, part: Part) -> None:
+        self.stream = stream
+        self._connection = connection
+        self._sequence = arrival.manifest.sequence
+        self._part = part
+        self._reader = Reader(connection, stream)
+        self._decode_key = stream.key_decoder(connection.dialect)
+        self._here = sa.and_(
+            agreement.c.direction == Direction.IN,
+            agreement.c.channel == arrival.channel.name,
+            agreement.c.stream == stream.name,
+        )
+        known = peer_words.found(connection.scalar(sa.select(agreement.c.found).where(self._here)))
+        before = known if known is not None and known.answers == part.answers else None
+        self._counts = {what: getattr(before, what) if before else 0 for what in (MISSING, EXTRA, DIFFERENT)}
+        self._keys = list(before.keys) if before else []
+        self._came: set[bytes] = set()
+
+    def compare(self, bodies: Sequence[_Body]) -> None:
+        """Look our rows up beside those of the snapshot."""
+        bodies = [body for body in bodies if self._has_key(body)]
+        if not bodies:
+            return
+        ours: dict[bytes, bytes | None] = {}
+        for found in self._reader.rows(self._have_keys(bodies)):
+            ours |= {key: None if data is None else row_hash(data) for key, data in found}
+        for body in bodies:
+            key, data = self._reader.known(body)
+            if len(self._came) <= MOST_KEYS:
+                self._came.add(_short(key))
+            if key not in ours:
+                self._note(MISSING, key)
+            elif data is not None and ours[key] != row_hash(data):
+                self._note(DIFFERENT, key)
+
+    def look_for_extra(self, shard: Shard | None) -> None:
+        """Look for rows that no part of the snapshot had: none of them wrote them, and this one will not."""
+        if len(self._came) > MOST_KEYS:
+            return
+        part = self._part
+        buckets = None if part.buckets is None else frozenset(part.buckets)
+        version: sa.ColumnElement[Any] = sa.literal_column(
+            self._connection.dialect.identifier_preparer.quote(VERSION_COLUMN)
+        )
+        older = sa.or_(version.is_(None), version < part.version)
+        parked = self._parked()
+        for keys in self._reader.keys(older):
+            for key in keys:
+                if shard is not None and shard_of(key, shard.of) != shard.number:
+                    continue
+                if buckets is not None and bucket_of_text(key, part.of) not in buckets:
+                    continue
+                if _short(key) not in self._came and key not in parked:
+                    self._note(EXTRA, key)
+
+    def write(self) -> None:
+        """Write it down where the stream was compared before."""
+        found = peer_words.Found(
+            answers=self._part.answers, sequence=self._sequence, at=now(), keys=tuple(self._keys), **self._counts
+        )
+        self._connection.execute(sa.update(agreement).where(self._here).values(found=found.as_text()))
+
+    def _note(self, what: str, key: bytes) -> None:
+        self._counts[what] += 1
+        if len(self._keys) < MOST_SHOWN and len(key) <= MOST_KEY_BYTES:
+            self._keys.append({"what": what, "key": self.stream.shown(json.loads(key))})
+
+    def _has_key(self, body: _Body) -> bool:
+        """Say whether a row's key can be kept here at all: else its record will be parked."""
+        try:
+            self._decode_key([body])
+        except RecordError:
+            return False
+        return True
+
+    def _have_keys(self, bodies: Sequence[Mapping[str, Any]]) -> sa.ColumnElement[bool]:
+        prepare = self._connection.dialect.identifier_preparer.format_column
+        columns: list[sa.ColumnElement[Any]] = [
+            sa.literal_column(prepare(column, use_table=True)) for column in self.stream.key
+        ]
+        return sa.or_(
+            *(
+                sa.and_(*(column == _bound(value) for column, value in zip(columns, values, strict=True)))
+                for values in zip(*self._decode_key(bodies), strict=True)
+            )
+        )
+
+    def _parked(self) -> frozenset[bytes]:
+        """Give the keys of the snapshot's rows that were parked: that they are not here is known."""
+        letters: Iterable[str | None] = self._connection.scalars(
+            sa.select(dead_letter.c.key).where(
+                dead_letter.c.stream == self.stream.name,
+                dead_letter.c.state == DeadLetterState.PARKED,
+                dead_letter.c.direction == Direction.IN,
+                dead_letter.c.version >= self._part.version,
+            )
+        )
+        return frozenset(key.encode() for key in letters if key is not None)
+
+
+def _short(key: bytes) -> bytes:
+    """Give what is remembered of a key, however long it is."""
+    return sha256(key).digest()[:HASH_BYTES]
+
+
+def _bound(value: object) -> sa.BindParameter[Any]:
+    """Bind what the driver takes as it is."""
+    return sa.bindparam(None, value, type_=sa.types.NullType())

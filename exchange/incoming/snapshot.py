@@ -1,0 +1,231 @@
+"""Snapshots as they arrive: when all parts have come, what their sender no longer has is removed, if that is asked.
+
+Rows that the snapshot did not bring have an older version than its records. Those are deleted like any records' rows:
+children first, remembered by tombstones, hidden from capture; what other rows hold in place stays, with a dead letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import dead_letters
+from exchange.channels.channel import Channel, Stream
+from exchange.database.engine import among
+from exchange.database.ledger import Counts
+from exchange.database.tables import BatchState, Direction, batch, dead_letter
+from exchange.dead_letters import Letter
+from exchange.format import record as records
+from exchange.format.buckets import bucket_of, key_text, shard_of
+from exchange.format.control import Part
+from exchange.format.errors import RecordError, printable
+from exchange.format.manifest import Kind
+from exchange.format.record import Op, Record, Run
+from exchange.incoming import delete_limit
+from exchange.incoming.delete_limit import Brake
+from exchange.incoming.manifests import Arrival, part_of
+from exchange.link import asked_requests, peer_words
+from exchange.site import Site
+from exchange.tables import capture
+from exchange.tables.gc_pause import uncollected
+from exchange.tables.loader import Loader, Refusal
+
+MOST_KEPT = 1_000_000
+"""So many rows may stay that other rows hold in place; more of them refuse the batch."""
+
+MANIFESTS_AT_ONCE = 100
+"""So many manifests are in memory while the parts of a snapshot are looked for."""
+
+Key = Mapping[str, Any]
+
+
+def conclude(site: Site, connection: Connection, arrival: Arrival, counts: Counts) -> Counts:
+    """Do what the last part of a snapshot asks for, once all parts are in; give what became of records and rows.
+
+    ``counts`` is what became of this part's records. Runs in the transaction that applied them.
+    """
+    last = _concluded_by(connection, arrival)
+    if last is None:
+        return counts
+    removed, kept = _prune(site, connection, arrival, last)
+    if last.answers is not None:
+        asked_requests.answered(connection, last.answers)
+    return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept)
+
+
+def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
+    """Say that a snapshot's last part removes more rows than the settings let pass, if so."""
+    last = _concluded_by(connection, arrival)
+    if last is None:
+        return None
+    channel = arrival.channel
+    for stream in _pruned(channel, last):
+        gone, brake = 0, Brake(site, connection, channel, stream)
+        for keys in _missing(connection, channel, stream, last):
+            gone += len(keys)
+            what = f"of what {site.peer} no longer has it removes {gone} or more"
+            if sentence := brake.refusal(gone, what):
+                return sentence
+    return None
+
+
+def _concluded_by(connection: Connection, arrival: Arrival) -> Part | None:
+    """Give the last part of a snapshot if it is there with this one, and no part is missing."""
+    part = part_of(arrival.manifest)
+    if part is None or (arrival.channel.ordered and not part.last):
+        return None
+    numbers = {part.part}
+    last = part if part.last else None
+    if last is not None and _are_all(numbers, last):
+        return last
+    for other in _applied_parts(connection, arrival, part.name):
+        numbers.add(other.part)
+        last = other if other.last else last
+        if last is not None and _are_all(numbers, last):
+            return last
+    return None
+
+
+def _are_all(numbers: set[int], last: Part) -> bool:
+    """Say whether each part from 1 through the last one is there; what its number says is nothing to count up to."""
+    return len(numbers) >= last.part and sum(number <= last.part for number in numbers) == last.part
+
+
+def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Iterator[Part]:
+    """Give the parts of a snapshot that are applied beside this one, the newest first."""
+    channel, epoch, sequence = arrival.place
+    query = (
+        sa.select(batch.c.manifest)
+        .where(
+            batch.c.direction == Direction.IN,
+            batch.c.channel == channel,
+            batch.c.epoch == epoch,
+            batch.c.sequence != sequence,
+            batch.c.state == BatchState.APPLIED,
+            batch.c.manifest.contains(Kind.SNAPSHOT.value),
+        )
+        .order_by(batch.c.sequence.desc())
+    )
+    with connection.execute(query, execution_options={"yield_per": MANIFESTS_AT_ONCE}) as found:
+        for (line,) in found:
+            part = _part_in(line)
+            if part is not None and part.name == name:
+                yield part
+
+
+def _part_in(line: str) -> Part | None:
+    """Read which part of a snapshot an applied batch was; None if it was none, or none that counts here."""
+    manifest = peer_words.manifest(line)
+    try:
+        return part_of(manifest) if manifest is not None and manifest.kind is Kind.SNAPSHOT else None
+    except RecordError:
+        return None
+
+
+def _pruned(channel: Channel, part: Part) -> list[Stream]:
+    return [one for one in capture.carried(channel.streams, channel.shard) if one.name in part.prune]
+
+
+def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> tuple[int, int]:
+    """Delete what the snapshot did not bring; give how many rows went, and how many had to stay."""
+    channel = arrival.channel
+    with uncollected(), Loader(connection, channel, MOST_KEPT) as loader:
+        line = 0
+        for stream in _pruned(channel, part):
+            for keys in _missing(connection, channel, stream, part):
+                numbers = range(line + 1, line + len(keys) + 1)
+                run = Run(stream.name, Op.DELETE, [part.version] * len(keys), [dict(key) for key in keys])
+                loader.add(stream.name, loader.rows(numbers, [*map(key_text, keys)], run))
+                loader.flush()  # the next keys are read over the same connection
+                line = numbers[-1]
+        loaded = loader.load()
+        refused = {refusal.line: refusal for refusal in loaded.refusals}
+        kept = loader.keys_of(refused)
+    delete_limit.note(site, connection, arrival, loaded.gone, {})
+    letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
+    dead_letters.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
+    return loaded.counts.applied, len(letters)
+
+
+def _letter(arrival: Arrival, part: Part, stream: str, key: str, refusal: Refusal) -> Letter:
+    """Describe the delete of a row that stays."""
+    line = records.encode(Record(stream, Op.DELETE, part.version, orjson.loads(key))).removesuffix(b"\n")
+    return Letter(
+        Direction.IN,
+        arrival.channel.name,
+        line,
+        refusal.error,
+        f"the row is not in snapshot {part.name}, and is to go: {refusal.sentence}",
+        pointer=refusal.pointer,
+        cause=refusal.cause,
+        batch=arrival.sighting.stem,
+        stream=stream,
+        op=Op.DELETE.value,
+        key=key,
+        version=part.version,
+        schema_version=arrival.channel.stream(stream).schema_version,
+        producer=printable(arrival.manifest.producer, 200),
+    )
+
+
+def _missing(connection: Connection, channel: Channel, stream: Stream, part: Part) -> Iterator[Sequence[Key]]:
+    """Give the keys of rows, some at a time, that a whole snapshot did not bring and that should be in it.
+
+    A row is left alone if its record came and is parked, or was: the sender has it.
+    """
+    encode = stream.key_encoder(connection.dialect)
+    is_meant = _meant(channel, stream, part)
+    for rows in capture.older_keys(connection, stream, part.version):
+        keys = []
+        for row in rows:
+            try:
+                key = encode(row[1:])
+            except RecordError:
+                continue  # no record can speak of it
+            if is_meant(key):
+                keys.append(key)
+        if keys:
+            texts = [key_text(key).decode() for key in keys]
+            waiting = _with_letter(connection, stream, part.version, texts)
+            left = [key for key, text in zip(keys, texts, strict=True) if text not in waiting]
+            if left:
+                yield left
+
+
+def _with_letter(connection: Connection, stream: Stream, version: int, texts: Sequence[str]) -> set[str]:
+    letter = dead_letter.c
+    newer = (letter.stream == stream.name, letter.direction == Direction.IN, letter.version >= version)
+    return set(connection.scalars(sa.select(letter.key).where(*newer, among(connection, letter.key, texts))))
+
+
+def _meant(channel: Channel, stream: Stream, part: Part) -> Callable[[Key], bool]:
+    """Make the function that says whether a key is in the buckets and in the shard that a snapshot is of."""
+    buckets = None if part.buckets is None else frozenset(part.buckets)
+    shard = channel.shard if channel.shard is not None and stream.name in channel.shard.split else None
+
+    def is_meant(key: Key) -> bool:
+        if buckets is not None and bucket_of(key, part.of) not in buckets:
+            return False
+        return shard is None or (_hashed_alike(key, stream) and shard_of(key_text(key), shard.of) == shard.number)
+
+    return is_meant
+
+
+_DIGITS = re.compile("[0-9a-f]{32}")
+
+
+def _hashed_alike(key: Key, stream: Stream) -> bool:
+    """Say whether the sender's database surely finds the same shard for a key as we do, whichever that is."""
+    for column in stream.key:
+        value, kind = key[column.name], column.type.python_type
+        plain = kind in {int, UUID} or (kind is str and '"' not in value and not _DIGITS.fullmatch(value))
+        if not plain:
+            return False
+    return True

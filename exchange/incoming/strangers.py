@@ -1,0 +1,251 @@
+"""Strangers: files that nobody vouches for, put aside a few at a time, and counted by day and cause.
+
+They have no row in the ledger and no sentence beside them: whoever can write into ``incoming/`` brings as many as he
+likes, so each must cost next to nothing, genuine batches go before them, and of theirs no more is kept than the
+settings allow. What is beyond that stays where it lies. Nothing of them is believed, and nobody is told.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database.engine import Busy, locked, now, writing
+from exchange.database.tables import stranger
+from exchange.files.spool import Sighting
+from exchange.format.errors import Reason, Verdict, printable
+from exchange.format.placement import Place
+from exchange.incoming.manifests import Stranger
+from exchange.incoming.verdicts import lock_of, verdict_on, worn_out
+from exchange.results import Imported, Strangers
+from exchange.site import Limits, Site
+
+MOST_TOLD = 10
+"""So many are told of one by one in a run; of the others there is the number."""
+
+MOST_SAMPLES = 10
+"""So many of a day and cause are kept by name."""
+
+NEWS = timedelta(days=1)
+"""For so long those that came are said to be there."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What came of a day for one cause: how many batches, the bytes of all their files, and some of them by name."""
+
+    day: date
+    cause: Reason
+    batches: int
+    bytes: int
+    first_at: datetime
+    last_at: datetime
+    samples: tuple[dict[str, str], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        moments = {name: value.isoformat() for name, value in vars(self).items() if isinstance(value, date)}
+        return {**vars(self), **moments, "cause": self.cause.value, "samples": list(self.samples)}
+
+    @property
+    def sentence(self) -> str:
+        """Say it for people."""
+        some = ", ".join(sample["batch"] for sample in self.samples[:2])
+        return (
+            f"on {self.day} {self.batches} batches came that nobody vouches for ({self.cause}), such as {some}; they"
+            " changed nothing; `exchange quarantine strangers` shows them by day and cause"
+        )
+
+
+class _Judged(NamedTuple):
+    seen: Stranger
+    verdict: Place
+
+    @property
+    def outcome(self) -> Imported:
+        stem, channel = self.seen.sighting.stem, self.seen.place[0]
+        assert self.verdict.verdict is not None  # nobody vouches for it: it is never applied
+        changed = self.verdict.verdict is Verdict.QUARANTINED
+        return Imported(
+            stem, channel, self.verdict.verdict, self.verdict.reason, self.verdict.sentence, changed=changed
+        )
+
+
+class _Picked(NamedTuple):
+    judged: _Judged
+    bytes: int
+
+
+# Put aside
+
+
+def receive(site: Site, seen: Sequence[Stranger]) -> Strangers:
+    """Put aside what nobody vouches for: so many as one run may, and as there is room for. May be repeated.
+
+    Where somebody else is at it they are left to him. Raises WorldError.
+    """
+    ripe: list[_Judged] = []
+    young: list[_Judged] = []
+    for one in seen:
+        judged = _Judged(one, _verdict(site, one))
+        (young if judged.verdict.verdict is Verdict.INCOMPLETE else ripe).append(judged)
+    picked, full = _put_aside(site, ripe) if ripe else ([], False)
+    put_aside = {one.judged.seen.sighting for one in picked}
+    left = [one for one in ripe if one.seen.sighting not in put_aside and site.spool.has(one.seen.sighting.stem)]
+    why = _why_left(site.limits, full=full) if left else ""
+    told = [*(one.judged for one in picked), *young][:MOST_TOLD]
+    if len(seen) == len(left) == 1:
+        stays = f"{left[0].seen.fault}; it stays in incoming: {why}"
+        told = [_Judged(left[0].seen, Place(Verdict.WAITING, left[0].verdict.reason, stays))]
+    return Strangers(tuple(one.outcome for one in told), len(picked), len(left), why)
+
+
+def _verdict(site: Site, seen: Stranger) -> Place:
+    verdict = verdict_on(seen.fault)
+    if verdict.verdict is Verdict.INCOMPLETE:
+        # Nobody vouches for it, so nothing was written down of when it came: its file's age must do.
+        return worn_out(site.limits, verdict, site.spool.seconds_since_written(seen.sighting, None))
+    return verdict
+
+
+def _put_aside(site: Site, ripe: Sequence[_Judged]) -> tuple[list[_Picked], bool]:
+    """Count what there is room for, then move it; give that, and whether the room is what kept us from more."""
+    picked: list[_Picked] = []
+    full = False
+
+    def work() -> None:
+        nonlocal full
+        full = _pick(site, ripe, picked)
+        if picked:
+            with writing(site.engine) as connection:
+                _count(connection, picked)
+            site.spool.put_aside(one.judged.seen.sighting for one in picked)
+
+    with suppress(Busy), locked(site.engine, lock_of(ripe[0].seen), prepare=work):
+        pass
+    return picked, full
+
+
+def _pick(site: Site, ripe: Sequence[_Judged], picked: list[_Picked]) -> bool:
+    limits = site.limits
+    files, size = site.spool.used_by_strangers()
+    full = False
+    for judged in ripe:
+        if len(picked) == limits.strangers_at_once:
+            break
+        here, more = site.spool.sizes(judged.seen.sighting)
+        if not here:
+            continue  # gone since the listing
+        if not _is_claimed(site, judged.seen.sighting):  # what a person brought back has to go somewhere
+            beyond = files + here > limits.stranger_files or size + more > limits.stranger_bytes
+            full = full or beyond
+            if beyond:
+                continue
+        files, size = files + here, size + more
+        picked.append(_Picked(judged, more))
+    return full
+
+
+def _is_claimed(site: Site, sighting: Sighting) -> bool:
+    return sighting.folder == site.spool.folders.work
+
+
+def _why_left(limits: Limits, *, full: bool) -> str:
+    if not full:
+        return f"the next runs take them, {limits.strangers_at_once} at a time"
+    return (
+        f"of such {limits.stranger_files} files of {limits.stranger_bytes} bytes are kept at most"
+        " (EXCHANGE_STRANGER_FILES, EXCHANGE_STRANGER_BYTES); see who brings them, and remove them there;"
+        " `exchange quarantine clear --reason TEXT` makes room here"
+    )
+
+
+# Count
+
+
+def _count(connection: Connection, picked: Sequence[_Picked]) -> None:
+    """Add them to the rows of today. Under the lock of strangers: nobody else writes these rows."""
+    moment = now()
+    by_cause: dict[str, list[_Picked]] = defaultdict(list)
+    for one in picked:
+        assert one.judged.verdict.reason is not None  # nobody refuses anything without one
+        by_cause[one.judged.verdict.reason].append(one)
+    for cause, some in by_cause.items():
+        here = (stranger.c.day == moment.date(), stranger.c.cause == cause)
+        known = connection.scalar(sa.select(stranger.c.samples).where(*here))
+        samples = [*json.loads(known or "[]"), *map(_sample, some[:MOST_SAMPLES])][:MOST_SAMPLES]
+        size = sum(one.bytes for one in some)
+        values = {"samples": json.dumps(samples), "last_at": moment}
+        if known is None:
+            first = {"day": moment.date(), "cause": cause, "batches": len(some), "bytes": size, "first_at": moment}
+            connection.execute(sa.insert(stranger).values(**first, **values))
+        else:
+            more = {"batches": stranger.c.batches + len(some), "bytes": stranger.c.bytes + size}
+            connection.execute(sa.update(stranger).where(*here).values(**more, **values))
+
+
+def _sample(one: _Picked) -> dict[str, str]:
+    return {"batch": one.judged.seen.sighting.stem, "message": printable(one.judged.verdict.sentence, 500)}
+
+
+# Look
+
+
+def groups(connection: Connection, *, since: datetime | None = None, limit: int | None = None) -> list[Group]:
+    """Give what came, by day and cause, the newest first: all of it, or what came ``since`` a moment."""
+    query = sa.select(stranger).order_by(stranger.c.day.desc(), stranger.c.batches.desc()).limit(limit)
+    if since is not None:
+        query = query.where(stranger.c.last_at >= since)
+    return [
+        Group(
+            row.day,
+            Reason(row.cause),
+            row.batches,
+            row.bytes,
+            row.first_at,
+            row.last_at,
+            tuple(json.loads(row.samples)),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def news(connection: Connection) -> tuple[Group, ...]:
+    """Give what came of late."""
+    return tuple(groups(connection, since=now() - NEWS))
+
+
+def lack_of_room(site: Site) -> Iterator[str]:
+    """Say that no more of them are kept, if so. Raises WorldError."""
+    files, size = site.spool.used_by_strangers()
+    if files >= site.limits.stranger_files or size >= site.limits.stranger_bytes:
+        yield (
+            f"{files} files of {size} bytes are kept that nobody vouches for, and no more may be"
+            " (EXCHANGE_STRANGER_FILES, EXCHANGE_STRANGER_BYTES): what comes now stays in incoming;"
+            " see who brings them; `exchange quarantine clear --reason TEXT` makes room"
+        )
+
+
+# Let go
+
+
+def prune(site: Site, before: datetime) -> int:
+    """Let go of files put aside before a moment, and of the rows of days before it; give how many files went."""
+    with writing(site.engine) as connection:
+        connection.execute(sa.delete(stranger).where(stranger.c.day < before.date()))
+    return site.spool.prune(site.spool.folders.strangers, before.timestamp())
+
+
+def clear(site: Site) -> int:
+    """Remove all files that were put aside, at a person's word; give how many. Their counts stay. Raises WorldError."""
+    site.spool.prepare()
+    return site.spool.prune(site.spool.folders.strangers, math.inf)

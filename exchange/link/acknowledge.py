@@ -1,0 +1,123 @@
+"""What a receipt means for the batches that we sent: acknowledged, or rejected and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import CONTROL
+from exchange.database import ledger
+from exchange.database.tables import BatchState, Direction, batch
+from exchange.format.control import Receipt, Refused, within
+from exchange.format.errors import Reason, printable
+
+_GONE = frozenset({Reason.GIVEN_UP, Reason.LOST})
+"""Why a batch will never be there, whatever a later receipt leaves out."""
+
+
+def acknowledge(connection: Connection, peer: str, receipt: Receipt) -> None:
+    """Bring the batches of the receipt's channel and epoch, which is ours now, to where it says that they stand.
+
+    Once the other side has this epoch, what is left of older ones will never be acknowledged, and is discarded: the
+    snapshots of the new one have it all. May be repeated.
+    """
+    refused = {one.sequence: one for one in receipt.refused}
+    taken: dict[BatchState, list[int]] = {BatchState.PUBLISHED: [], BatchState.REJECTED: []}
+    passed: list[int] = []
+    rejected: dict[int, Refused] = {}
+    for row in _unsettled(connection, receipt):
+        if row.state == BatchState.PUBLISHED and row.sequence in refused:
+            rejected[row.id] = refused[row.sequence]
+        elif row.state == BatchState.PUBLISHED and within(row.sequence, receipt.given_up):
+            passed.append(row.id)
+        elif _has(receipt, refused, row.sequence) and row.reason not in _GONE:
+            taken[BatchState(row.state)].append(row.id)
+    for before, ids in taken.items():
+        change = (before, BatchState.ACKNOWLEDGED)
+        ledger.move_all(connection, Direction.OUT, ids, change, f"{peer} has it: applied through {receipt.through}")
+    for batch_id, one in rejected.items():
+        cause = f"{peer} refused it: {printable(one.message, 500)}"
+        _reject(connection, [batch_id], _reason(one.reason), cause)
+    _reject(connection, passed, Reason.GIVEN_UP, f"{peer} goes on without it: it never came there")
+    if receipt.through:
+        _discard_left(connection, peer, receipt)
+
+
+def acknowledge_control(connection: Connection, peer: str, epoch: str, sequence: int) -> None:
+    """Note that a control batch was heard: those before it have nothing to say any more."""
+    heard = _published(CONTROL, epoch).where(batch.c.sequence <= sequence)
+    ids = list(connection.scalars(heard.with_for_update()))
+    cause = f"{peer} has heard this one or a newer one"
+    ledger.move_all(connection, Direction.OUT, ids, (BatchState.PUBLISHED, BatchState.ACKNOWLEDGED), cause)
+
+
+def _has(receipt: Receipt, refused: Mapping[int, Refused], sequence: int) -> bool:
+    """Whether the receipt says that a batch took effect."""
+    return (
+        sequence <= receipt.through
+        and sequence not in refused
+        and not within(sequence, receipt.missing)
+        and not within(sequence, receipt.given_up)
+    )
+
+
+def _unsettled(connection: Connection, receipt: Receipt) -> Iterable[Any]:
+    """Give the published and the rejected batches of which the receipt may say something, locked in one order."""
+    furthest = max(
+        [receipt.through, *(one.sequence for one in receipt.refused), *(last for _, last in receipt.given_up)]
+    )
+    return connection.execute(
+        sa.select(batch.c.id, batch.c.sequence, batch.c.state, batch.c.reason)
+        .where(
+            batch.c.state.in_([BatchState.PUBLISHED, BatchState.REJECTED]),
+            batch.c.direction == Direction.OUT,
+            batch.c.channel == receipt.channel,
+            batch.c.epoch == receipt.epoch,
+            batch.c.sequence <= furthest,
+        )
+        .order_by(batch.c.id)
+        .with_for_update()
+    )
+
+
+def _published(channel: str, epoch: str) -> sa.Select[Any]:
+    return (
+        sa.select(batch.c.id)
+        .where(
+            batch.c.state == BatchState.PUBLISHED,
+            batch.c.direction == Direction.OUT,
+            batch.c.channel == channel,
+            batch.c.epoch == epoch,
+        )
+        .order_by(batch.c.id)
+    )
+
+
+def _reject(connection: Connection, ids: list[int], reason: Reason, cause: str) -> None:
+    change = (BatchState.PUBLISHED, BatchState.REJECTED)
+    ledger.move_all(connection, Direction.OUT, ids, change, cause, reason=reason)
+
+
+def _reason(said: str) -> Reason:
+    """Take the other side's reason if we know it: a later version may have others."""
+    return Reason(said) if said in set(Reason) else Reason.REJECTED
+
+
+def _discard_left(connection: Connection, peer: str, receipt: Receipt) -> None:
+    left = (
+        sa.select(batch.c.id)
+        .where(
+            batch.c.state == BatchState.PUBLISHED,
+            batch.c.direction == Direction.OUT,
+            batch.c.channel == receipt.channel,
+            batch.c.epoch != receipt.epoch,
+        )
+        .order_by(batch.c.id)
+        .with_for_update()
+    )
+    cause = f"{peer} has adopted epoch {receipt.epoch}: its snapshots have what is in this one"
+    change = (BatchState.PUBLISHED, BatchState.DISCARDED)
+    ledger.move_all(connection, Direction.OUT, list(connection.scalars(left)), change, cause)

@@ -1,0 +1,84 @@
+"""What this side asks of the other one: a snapshot or a checkpoint of a channel that it reads, told until it came."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database.engine import now
+from exchange.database.tables import RepairState, repair
+from exchange.format.control import CHECKPOINT, MAX_WORDS, SNAPSHOT
+from exchange.format.errors import printable
+
+PATIENCE = timedelta(days=1)
+"""How long an answer may take until something is asked for again."""
+
+
+def request(
+    connection: Connection,
+    *,
+    channel: str,
+    want: str,
+    streams: Sequence[str] | None = None,
+    buckets: Sequence[int] | None = None,
+    prune: bool = False,
+    reason: str,
+    who: str,
+) -> str:
+    """Ask for a ``snapshot`` or a ``checkpoint`` of an incoming channel; give the request's name.
+
+    ``streams`` and ``buckets`` are None for all. Who asks for the very same while it is open asks only once.
+    """
+    asked = {
+        "channel": channel,
+        "want": want,
+        "streams": None if streams is None else json.dumps(list(streams)),
+        "buckets": None if buckets is None else json.dumps(list(buckets)),
+        "prune": int(prune),
+    }
+    same = sa.and_(*(repair.c[name].is_not_distinct_from(value) for name, value in asked.items()))
+    name: str | None = connection.scalar(sa.select(repair.c.name).where(repair.c.state == RepairState.OPEN, same))
+    if name is not None:
+        return name
+    name = f"{channel}-{secrets.token_hex(8)}"
+    words = {"reason": printable(reason, MAX_WORDS), "who": printable(who, 255)}
+    connection.execute(sa.insert(repair).values(name=name, state=RepairState.OPEN, asked_at=now(), **asked, **words))
+    return name
+
+
+def is_ours(connection: Connection, channel: str, name: str) -> bool:
+    """Say whether this side once asked for something of a channel by that name."""
+    ours = sa.exists().where(repair.c.name == name, repair.c.channel == channel)
+    return bool(connection.scalar(sa.select(ours)))
+
+
+def under_way(connection: Connection, channel: str) -> bool:
+    """Say whether a snapshot of a channel is asked for, and may still come; one that takes too long is withdrawn."""
+    here = sa.and_(repair.c.state == RepairState.OPEN, repair.c.channel == channel, repair.c.want == SNAPSHOT)
+    late = sa.and_(here, repair.c.asked_at < now() - PATIENCE)
+    connection.execute(sa.update(repair).where(late).values(state=RepairState.WITHDRAWN, closed_at=now()))
+    return bool(connection.scalar(sa.select(sa.exists().where(here))))
+
+
+def answered(connection: Connection, name: str) -> None:
+    """Close a request, as its answer has come. After a snapshot, a checkpoint is to show whether it helped."""
+    row = connection.execute(sa.select(repair.c.channel, repair.c.want).where(repair.c.name == name)).one_or_none()
+    if row is None or not _close(connection, repair.c.name == name) or row.want != SNAPSHOT:
+        return
+    sentence = f"a snapshot of {row.channel} came as asked; to see that both sides agree"
+    request(connection, channel=row.channel, want=CHECKPOINT, reason=sentence, who="comparison")
+
+
+def compared(connection: Connection, channel: str) -> None:
+    """Close the requests for a checkpoint of a channel: one has come, whoever asked for it."""
+    _close(connection, sa.and_(repair.c.channel == channel, repair.c.want == CHECKPOINT))
+
+
+def _close(connection: Connection, which: sa.ColumnElement[bool]) -> int:
+    closing = sa.update(repair).where(repair.c.state == RepairState.OPEN, which)
+    return connection.execute(closing.values(state=RepairState.ANSWERED, closed_at=now())).rowcount

@@ -1,0 +1,142 @@
+"""What is missing, as people see it: ranges with their age, why they were refused, a code to ask for them by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database.engine import among, now, reading, world_errors
+from exchange.database.tables import BatchState, Direction, GapState, batch, gap
+from exchange.format import resend_codes
+from exchange.format.control import Range, ranges
+from exchange.format.errors import Reason
+from exchange.site import Site
+
+MOST_ROWS = 100_000
+"""So many sequences are looked at, at most."""
+
+COMES_BY_ITSELF = frozenset({Reason.CORRUPT, Reason.INCOMPLETE})
+"""Why a batch was refused that may come again whole, and so is asked for like one that never came."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Neighbouring sequences of which the same is known. ``refused`` is why a batch that came there was not taken."""
+
+    channel: str
+    epoch: str
+    first: int
+    last: int
+    state: GapState
+    noticed_at: datetime
+    closed_at: datetime | None
+    cause: str | None
+    who: str | None
+    refused: str | None = None
+
+    @property
+    def age(self) -> timedelta:
+        """How long it has been missing, or was, in whole seconds."""
+        return timedelta(seconds=int(((self.closed_at or now()) - self.noticed_at).total_seconds()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            **self.__dict__,
+            "state": self.state.value,
+            "noticed_at": self.noticed_at.isoformat(),
+            "closed_at": self.closed_at.isoformat() if self.closed_at else None,
+            "age_seconds": self.age.total_seconds(),
+        }
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """The gaps of one look; ``codes`` by channel and epoch, where nothing else can go back."""
+
+    found: tuple[Gap, ...]
+    total: int
+    codes: dict[tuple[str, str], str]
+
+
+def look(site: Site, *, channel: str | None, state: GapState, limit: int) -> Gaps:
+    """Give the gaps in a state, of one channel or of all, by channel and sequence. Raises WorldError."""
+    channels = None if channel is None else site.names_in_files(channel)
+    with world_errors(), reading(site.engine) as connection:
+        found = list(_grouped(_rows(connection, state, channels)))
+    asked: dict[tuple[str, str], str] = {}
+    if site.one_way and state is GapState.MISSING:
+        asked = {flow: resend_codes.encode(*flow, ranges) for flow, ranges in _to_ask_for(found)}
+    return Gaps(tuple(found[:limit]), len(found), asked)
+
+
+def _rows(connection: Connection, state: GapState, channels: Collection[str] | None) -> Iterator[Gap]:
+    query = sa.select(gap).where(sa.text(f"state = '{state}'"))  # as the index says it
+    if channels is not None:
+        query = query.where(gap.c.channel.in_(channels))
+    rows = connection.execute(query.order_by(gap.c.channel, gap.c.epoch, gap.c.sequence).limit(MOST_ROWS)).all()
+    refused = _refused(connection, {row.channel for row in rows}, {row.sequence for row in rows}) if rows else {}
+    for row in rows:
+        yield Gap(
+            row.channel,
+            row.epoch,
+            row.sequence,
+            row.sequence,
+            GapState(row.state),
+            row.noticed_at,
+            row.closed_at,
+            row.cause,
+            row.who,
+            refused.get((row.channel, row.epoch, row.sequence)) if state is GapState.MISSING else None,
+        )
+
+
+def _refused(
+    connection: Connection, channels: Collection[str], sequences: Collection[int]
+) -> dict[tuple[str, str, int], str | None]:
+    """Say of places why the batch that came there last was not taken."""
+    columns = (batch.c.channel, batch.c.epoch, batch.c.sequence, batch.c.reason)
+    rows = connection.execute(
+        sa.select(*columns)
+        .where(
+            batch.c.state.in_([BatchState.QUARANTINED, BatchState.REJECTED]),
+            batch.c.direction == Direction.IN,
+            batch.c.channel.in_(channels),
+            batch.c.manifest.is_not(None),
+            among(connection, batch.c.sequence, sequences),
+        )
+        .order_by(batch.c.id)
+    )
+    return {(row.channel, row.epoch, row.sequence): row.reason for row in rows}
+
+
+def _grouped(rows: Iterable[Gap]) -> Iterator[Gap]:
+    """Join neighbours of which the same is known."""
+    group: Gap | None = None
+    for row in rows:
+        if (
+            group is not None
+            and replace(row, first=group.first, last=group.last) == group
+            and row.first == group.last + 1
+        ):
+            group = replace(group, last=row.last)
+            continue
+        if group is not None:
+            yield group
+        group = row
+    if group is not None:
+        yield group
+
+
+def _to_ask_for(found: Iterable[Gap]) -> Iterator[tuple[tuple[str, str], tuple[Range, ...]]]:
+    wanted: dict[tuple[str, str], list[int]] = {}
+    for one in found:
+        if one.refused is None or one.refused in COMES_BY_ITSELF:
+            wanted.setdefault((one.channel, one.epoch), []).extend(range(one.first, one.last + 1))
+    for flow, sequences in wanted.items():
+        yield flow, ranges(sequences)

@@ -1,0 +1,316 @@
+"""Gaps: incoming sequences that others came before, each a row until it came or somebody goes on without it.
+
+What is missing is worked out from the ledger and from what the other side says it sent, at the end of every import;
+no row is written twice. A place that was given up, by a person or because its sender lost it, moves the channel's
+position over it; whatever comes there later changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from exchange.database import ledger
+from exchange.database.engine import Busy, among, locked, now, reading, whoami, world_errors
+from exchange.database.tables import BatchState, Direction, GapState, batch, gap, peer, position
+from exchange.format.control import Range, Sent
+from exchange.format.errors import Reason
+from exchange.format.placement import Position
+from exchange.link import peer_words
+from exchange.site import Limits, Site
+
+MISSING = sa.text("state = 'missing'")
+"""As the index says it: SQLite compares the words, and a bound value is none."""
+
+GIVEN_UP = (GapState.ACCEPTED, GapState.LOST)
+"""States of a place without which its channel goes on."""
+
+
+class Flow(NamedTuple):
+    """A channel, by its name in the files, in one epoch."""
+
+    channel: str
+    epoch: str
+
+
+class News(NamedTuple):
+    """What has become of a flow's sequences that its rows do not say yet."""
+
+    missing: set[int]
+    arrived: set[int]
+    left: set[int]
+    lost: set[int]
+
+
+def note(site: Site, channel: str | None = None) -> None:
+    """Write down what is missing and what has come since, of one channel or of all; of a busy one nothing.
+
+    May be repeated; where nothing changed nothing is written. Raises WorldError.
+    """
+    with world_errors(), reading(site.engine) as connection:
+        stale = {flow.channel for flow, _ in _survey(site, connection)}
+    for name in sorted(stale):
+        declared = site.channel(name)
+        if declared is None or not declared.called(channel):
+            continue
+        with world_errors(), suppress(Busy), locked(site.engine, f"import {name}") as connection:
+            for flow, news in _survey(site, connection):
+                if flow.channel == name:
+                    _write(connection, flow, news)
+
+
+def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
+    """Compare the rows with what lies here, what was applied and what the other side sent; give the differences."""
+    current, left = _positions(connection)
+    sent = _sent(connection)
+    came, whole = _there(connection)
+    rows = _missing(connection)
+    for flow in sorted({Flow(one.channel, one.epoch) for one in sent.values()} | came.keys() | rows.keys()):
+        channel = site.channel(flow.channel)
+        if channel is None or channel.target != site.network:
+            continue
+        at, said = current.get(flow.channel), sent.get(flow.channel)
+        if not _goes_on(flow, at, said, left):
+            news = News(set(), set(), rows[flow], set())
+        else:
+            reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
+            told = said.through if said is not None and said.epoch == flow.epoch else 0
+            furthest = min(max([told, *came[flow]]), reached + site.limits.look_ahead)
+            missing = set(range(reached + 1, furthest + 1)) - whole[flow] - rows[flow]
+            if missing:
+                missing -= _given_up_beyond(connection, flow, reached)
+            arrived = rows[flow] & whole[flow]
+            if channel.ordered:
+                arrived |= {sequence for sequence in rows[flow] if sequence <= reached}
+            lost: set[int] = set()
+            if said is not None and said.lost and said.epoch == flow.epoch:
+                place = _Place(flow, reached, came[flow], whole[flow], rows[flow])
+                lost = _lost(connection, place, said.lost, site.limits.look_ahead)
+            news = News(missing - lost, arrived, set(), lost)
+        if any(news):
+            yield flow, news
+
+
+def _goes_on(flow: Flow, at: Position | None, said: Sent | None, left: Collection[Flow]) -> bool:
+    """Tell whether batches of this epoch are still taken: those of the one adopted, or of the one being sent."""
+    return flow not in left and (said is None or flow.epoch in {said.epoch, at.epoch if at else None})
+
+
+def _positions(connection: Connection) -> tuple[dict[str, Position], set[Flow]]:
+    """Give where each incoming channel stands, and the epochs that were left."""
+    columns = (position.c.channel, position.c.epoch, position.c.sequence, position.c.digest, position.c.current)
+    current, left = {}, set()
+    for row in connection.execute(sa.select(*columns).where(position.c.direction == Direction.IN)):
+        if row.current:
+            current[row.channel] = Position(row.epoch, row.sequence, row.digest)
+        else:
+            left.add(Flow(row.channel, row.epoch))
+    return current, left
+
+
+def _sent(connection: Connection) -> dict[str, Sent]:
+    """Give how far the other side has come in what it sends, by channel, as it said last."""
+    said = peer_words.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    return {one.channel: one for one in said.sent} if said else {}
+
+
+def _there(connection: Connection) -> tuple[dict[Flow, set[int]], dict[Flow, set[int]]]:
+    """Give which sequences wait or are held, and which of them are here with all that belongs to them."""
+    came: dict[Flow, set[int]] = defaultdict(set)
+    whole: dict[Flow, set[int]] = defaultdict(set)
+    states = [BatchState.WAITING, BatchState.HELD]
+    for channel, epoch, sequence, reason in connection.execute(
+        sa.select(batch.c.channel, batch.c.epoch, batch.c.sequence, batch.c.reason).where(
+            batch.c.direction == Direction.IN,
+            batch.c.state.in_(states),
+            batch.c.manifest.is_not(None),
+            batch.c.reason.is_distinct_from(Reason.UNPROVEN_EPOCH),  # before its epoch is adopted it lacks nothing
+        )
+    ):
+        came[Flow(channel, epoch)].add(sequence)
+        if reason != Reason.INCOMPLETE:
+            whole[Flow(channel, epoch)].add(sequence)
+    return came, whole
+
+
+def _missing(connection: Connection) -> dict[Flow, set[int]]:
+    rows: dict[Flow, set[int]] = defaultdict(set)
+    for channel, epoch, sequence in connection.execute(
+        # Every channel has a name: said only so that both databases go by the index, however few rows there are.
+        sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence).where(MISSING, gap.c.channel > "")
+    ):
+        rows[Flow(channel, epoch)].add(sequence)
+    return rows
+
+
+def _given_up_beyond(connection: Connection, flow: Flow, reached: int) -> set[int]:
+    return set(
+        connection.scalars(
+            sa.select(gap.c.sequence).where(*_of(flow), gap.c.sequence > reached, gap.c.state.in_(GIVEN_UP))
+        )
+    )
+
+
+# Write: under the channel's lock, or where two may write, so that both come to the same
+
+
+def _write(connection: Connection, flow: Flow, news: News) -> None:
+    _open(connection, flow, news.missing)
+    _close(connection, flow, news.arrived, GapState.ARRIVED)
+    _close(connection, flow, news.left, GapState.LEFT, "its epoch was left")
+    _go_on_without(connection, flow, news.lost)
+
+
+def _open(connection: Connection, flow: Flow, sequences: Collection[int]) -> None:
+    """Make rows of what is missing, also of what had come and went away again; leave those there are."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    key = [gap.c.channel, gap.c.epoch, gap.c.sequence]
+    fresh = {"state": GapState.MISSING, "noticed_at": now(), "closed_at": None, "cause": None, "who": None}
+    went_again = sa.or_(gap.c.state == GapState.ARRIVED, gap.c.state == GapState.LEFT)
+    if sequences:
+        connection.execute(
+            insert(gap).on_conflict_do_update(index_elements=key, set_=fresh, where=went_again),
+            [{**flow._asdict(), "sequence": sequence, **fresh} for sequence in sorted(sequences)],
+        )
+
+
+def _close(
+    connection: Connection, flow: Flow, sequences: Collection[int], state: GapState, cause: str | None = None
+) -> None:
+    if sequences:
+        connection.execute(
+            sa.update(gap)
+            .where(*_of(flow), among(connection, gap.c.sequence, sequences), MISSING)
+            .values(state=state, closed_at=now(), cause=cause, who=whoami()[:255])
+        )
+
+
+def _of(flow: Flow) -> tuple[sa.ColumnElement[bool], ...]:
+    return (gap.c.channel == flow.channel, gap.c.epoch == flow.epoch)
+
+
+def note_refused(connection: Connection, place: tuple[str, str, int], look_ahead: int) -> None:
+    """Miss a batch whose place nobody holds any more: it was refused, given up, or its files went away.
+
+    ``place`` is channel, epoch and sequence. May be repeated.
+    """
+    flow, sequence = Flow(*place[:2]), place[2]
+    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
+    if not reached < sequence <= reached + look_ahead or flow.epoch in ledger.left_epochs(connection, flow.channel):
+        return
+    if ledger.at_place(connection, Direction.IN, *place) is None:
+        _open(connection, flow, [sequence])
+
+
+def note_leap(connection: Connection, place: tuple[str, str, int]) -> None:
+    """Note what an unordered channel leaps over, or fills, with the batch that is just being applied at ``place``.
+
+    Call it before the position moves: a hole behind the position is found nowhere else.
+    """
+    flow, sequence = Flow(*place[:2]), place[2]
+    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
+    _close(connection, flow, [sequence], GapState.ARRIVED)
+    _open(connection, flow, range(reached + 1, sequence))
+
+
+# Going on without what is missing
+
+
+def given_up(connection: Connection, place: tuple[str, str, int]) -> GapState | None:
+    """Tell whether a place was given up, and how."""
+    here = (*_of(Flow(*place[:2])), gap.c.sequence == place[2])
+    state = connection.scalar(sa.select(gap.c.state).where(*here, gap.c.state.in_(GIVEN_UP)))
+    return GapState(state) if state else None
+
+
+def given_up_among(connection: Connection, flow: Flow, sequences: Collection[int]) -> set[int]:
+    """Give those of some sequences that were given up."""
+    some = among(connection, gap.c.sequence, sequences)
+    return set(connection.scalars(sa.select(gap.c.sequence).where(*_of(flow), some, gap.c.state.in_(GIVEN_UP))))
+
+
+def close_lost(
+    connection: Connection, channel: str, epoch: str, ranges: Iterable[Range], *, look_ahead: int = Limits.look_ahead
+) -> None:
+    """Go on without what the other side says it can't send again, but for what is here. May be repeated.
+
+    That it was ever sealed only a batch behind it proves that is here: of anything else, of an epoch that was left, and
+    further than ``look_ahead`` beyond the position, nothing is believed. What proves it later is noted by ``note``.
+    """
+    flow = Flow(channel, epoch)
+    current, left = _positions(connection)
+    if flow in left:
+        return
+    at = current.get(channel)
+    reached = at.sequence if at is not None and at.epoch == epoch else 0
+    came, whole = _there(connection)
+    place = _Place(flow, reached, came[flow], whole[flow], _missing(connection)[flow])
+    _go_on_without(connection, flow, _lost(connection, place, ranges, look_ahead))
+
+
+class _Place(NamedTuple):
+    """How far a flow has come, what is here of it behind that, whole or not, and what is missing."""
+
+    flow: Flow
+    reached: int
+    came: set[int]
+    whole: set[int]
+    missing: set[int]
+
+
+def _lost(connection: Connection, at: _Place, ranges: Iterable[Range], look_ahead: int) -> set[int]:
+    """Give the places that are believed to be lost, and are not given up yet."""
+    proven = max([at.reached, *at.came])
+    furthest = min(proven, at.reached + look_ahead)
+    lost: set[int] = set()
+    for first, last in ranges:
+        lost |= set(range(max(first, at.reached + 1), min(last, furthest) + 1))
+        lost |= {sequence for sequence in at.missing if first <= sequence <= min(last, proven)}
+    return lost - at.whole - _given_up_beyond(connection, at.flow, at.reached) if lost else lost
+
+
+def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
+    if lost:
+        _open(connection, flow, lost)
+        _close(connection, flow, lost, GapState.LOST, "its sender can't send it again")
+        _pass_over(connection, flow)
+
+
+def accept(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:
+    """Go on without what is missing from ``first`` through ``last``; give those sequences."""
+    missing = sorted(one for one in _missing(connection)[flow] if first <= one <= last)
+    _close(connection, flow, missing, GapState.ACCEPTED, reason)
+    _pass_over(connection, flow)
+    return missing
+
+
+def _pass_over(connection: Connection, flow: Flow) -> None:
+    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    if at is not None and at.epoch == flow.epoch:
+        pass_over(connection, flow, at.sequence)
+    elif _may_begin(connection, flow):
+        pass_over(connection, flow, 0)
+
+
+def _may_begin(connection: Connection, flow: Flow) -> bool:
+    """Tell whether an epoch may be adopted: something applied says so, or the manifest of what waits for its turn."""
+    waits = (batch.c.direction == Direction.IN, batch.c.channel == flow.channel, batch.c.epoch == flow.epoch)
+    proven = sa.exists().where(*waits, batch.c.state == BatchState.WAITING, batch.c.manifest.is_not(None))
+    return not ledger.still_before(connection, *flow) or bool(connection.scalar(sa.select(proven)))
+
+
+def pass_over(connection: Connection, flow: Flow, reached: int) -> None:
+    """Move the position from ``reached`` over places that were given up and come next."""
+    over, given = reached, _given_up_beyond(connection, flow, reached)
+    while over + 1 in given:
+        over += 1
+    if over > reached:
+        ledger.advance(connection, Direction.IN, *flow, over, None)

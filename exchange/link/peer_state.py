@@ -1,0 +1,249 @@
+"""The far side, by its own words: its last sign of life, and what became there of what this side sends.
+
+Ages are by this side's clock alone. How far the two clocks are apart is known only within bounds, as nobody knows
+how long a batch is on its way: it was written after the one of ours that its writer had heard, and before it came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database import ledger
+from exchange.database.tables import Direction, network, peer, receipt
+from exchange.format.control import Heartbeat, Range, Refused, Sample
+from exchange.format.errors import printable
+from exchange.link import epoch_adoption, peer_words
+from exchange.site import Site
+
+SILENT_PERIODS = 3
+"""So many periods without a sign of life are silence."""
+
+MAX_DIFFERENCE_SECONDS = 60.0
+"""How far apart the two sides' clocks may be."""
+
+FURTHEST = timedelta(days=10_000)
+"""So far ahead a next sign of life may be announced, at most."""
+
+MOST_SAID = 3
+"""So many refused batches and parked records of a channel are put into sentences; of the others there is the number."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """The other side's last sign of life. ``sent_at`` is by its clock, the rest by ours.
+
+    ``clock_ahead_seconds``: by how much its clock is at least ahead of ours, below 0 if it is behind, 0 if it can't be
+    told from the time that batches take.
+    """
+
+    sent_at: datetime
+    heard_at: datetime
+    expected_by: datetime
+    period_seconds: float
+    clock_ahead_seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class There:
+    """What the far side says of a channel that this side sends, in its current epoch."""
+
+    through: int
+    heard_at: datetime
+    missing: tuple[Range, ...]
+    refused: tuple[Refused, ...]
+    given_up: tuple[Range, ...]
+    applied: int
+    duplicate: int
+    stale: int
+    parked: int
+    parked_now: int
+    letters: tuple[Sample, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            **vars(self),
+            "heard_at": self.heard_at.isoformat(),
+            "missing": [list(one) for one in self.missing],
+            "refused": [dict(vars(one)) for one in self.refused],
+            "given_up": [list(one) for one in self.given_up],
+            "letters": [dict(vars(one)) for one in self.letters],
+        }
+
+
+@dataclass(frozen=True)
+class FarSide:
+    """All that is known of it. ``life`` is None if it was never heard of; ``there`` is by channel."""
+
+    name: str
+    one_way: bool
+    life: Life | None
+    there: Mapping[str, There]
+    halted: str | None
+    behind: tuple[str, ...]
+    """Where the other side says that it sent less than came here: it was restored; or that it does not know ours."""
+    decisions: tuple[str, ...] = ()
+    """Which of its epochs wait for a person's decision here."""
+
+    def silence(self, moment: datetime) -> str | None:
+        """Say that it has been silent for too long, if so."""
+        if self.life is None or moment - self.life.heard_at <= self.life.period_seconds * timedelta(
+            seconds=SILENT_PERIODS
+        ):
+            return None
+        return (
+            f"nothing was heard of {self.name} for {lasting(moment - self.life.heard_at)}, and it gives a sign of life"
+            f" every {lasting(timedelta(seconds=self.life.period_seconds))}; see whether it runs, and the carrier"
+        )
+
+    def clocks(self) -> str | None:
+        """Say that the two clocks are too far apart, if so."""
+        ahead = self.life.clock_ahead_seconds if self.life else 0.0
+        if abs(ahead) <= MAX_DIFFERENCE_SECONDS:
+            return None
+        way = "ahead of" if ahead > 0 else "behind"
+        return (
+            f"the clock of {self.name} is at least {lasting(timedelta(seconds=abs(ahead)))} {way} this one;"
+            " set both, and have NTP keep them"
+        )
+
+    def alarms(self, moment: datetime) -> Iterator[str]:
+        """Say what needs a person, the worst first."""
+        yield from filter(None, (self.halted, *self.decisions, *self.behind, self.silence(moment), self.clocks()))
+
+    def troubles(self) -> Iterator[str]:
+        """Say what the far side could not take, and why."""
+        for channel, there in self.there.items():
+            yield from _troubles(self.name, channel, there)
+
+
+def look(site: Site, connection: Connection) -> FarSide:
+    """Read what the other side said last."""
+    row = connection.execute(sa.select(peer)).one_or_none()
+    halted = ledger.halted(connection)
+    said = peer_words.heartbeat(row.said) if row else None
+    behind = (
+        (*_behind(site, connection, row.sent_at, said), *_held_there(site, connection, said)) if row and said else ()
+    )
+    there = {} if site.one_way else _there(connection)
+    life = _life(row, said, site.limits.period_seconds) if row else None
+    decisions = tuple(epoch_adoption.sentences(site.peer, epoch_adoption.waiting(connection)))
+    return FarSide(site.peer, site.one_way, life, there, halted, behind, decisions)
+
+
+def lasting(time: timedelta) -> str:
+    """Word a length of time for people, in its two largest units."""
+    seconds = max(round(time.total_seconds()), 0)
+    units = (("d", seconds // 86400), ("h", seconds // 3600 % 24), ("min", seconds // 60 % 60), ("s", seconds % 60))
+    worded = [f"{number} {unit}" for unit, number in units if number]
+    return " ".join(worded[:2]) or "0 s"
+
+
+def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> Life:
+    """Describe the last sign of life; where it can't be read here, as if it had this side's own period."""
+    period = said.period_seconds if said else period_seconds
+    due = said.next_expected_by - row.sent_at if said else timedelta(seconds=period)
+    return Life(
+        sent_at=row.sent_at,
+        heard_at=row.heard_at,
+        expected_by=row.heard_at + min(max(due, timedelta()), FURTHEST),
+        period_seconds=period,
+        clock_ahead_seconds=_ahead(row, said),
+    )
+
+
+def _ahead(row: Any, said: Heartbeat | None) -> float:
+    """Bound the difference of the clocks: the batch was written after the one it had heard, and before it came."""
+    least: float = (row.sent_at - row.heard_at).total_seconds()
+    if least > 0:
+        return least
+    proof = said.heard.proof if said and said.heard else None
+    written = peer_words.manifest(proof.manifest) if proof else None
+    if written is None:
+        return 0.0
+    most: float = (row.sent_at - written.created_at).total_seconds()
+    return min(most, 0.0)
+
+
+def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbeat) -> Iterator[str]:
+    """Say of which channels the other side has sealed less than was applied here before it said so."""
+    received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
+    for sent in (one for one in said.sent if one.channel in received):
+        at = ledger.current_position(connection, Direction.IN, sent.channel)
+        if at is None or at.epoch != sent.epoch or at.sequence <= sent.through:
+            continue
+        applied = ledger.at_place(connection, Direction.IN, sent.channel, at.epoch, at.sequence)
+        # By its own clock both: what it sealed after it spoke is no wonder.
+        claim = peer_words.manifest(applied.manifest) if applied else None
+        if claim and claim.created_at < sent_at:
+            yield (
+                f"{site.peer} says that it has sealed {sent.through} batches of channel {sent.channel}, but"
+                f" {at.sequence} were applied here: its database was restored from an earlier copy;"
+                " its operator runs `exchange epoch new --reason TEXT` there"
+            )
+
+
+def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator[str]:
+    """Say that the other side holds what this one sends, as nothing proves there which epoch came before."""
+    ours = ledger.known_epoch(connection, site.network)
+    for proof in said.undecided:
+        held = peer_words.manifest(proof.manifest)
+        if held is not None and held.epoch == ours:
+            yield (
+                f"{site.peer} holds what this side sends for a decision: nothing proves there that epoch {ours} comes"
+                " after the one that it is in; read that out there (`exchange epoch list --received`) and run `exchange"
+                " epoch new --continues EPOCH --reason TEXT` here"
+            )
+
+
+def _there(connection: Connection) -> dict[str, There]:
+    """Read the last receipts of the epoch that is ours now."""
+    rows = connection.execute(
+        sa.select(receipt.c.channel, receipt.c.said, receipt.c.heard_at)
+        .join_from(receipt, network, network.c.epoch == receipt.c.epoch)
+        .order_by(receipt.c.channel)
+    )
+    found = {}
+    for row in rows:
+        said = peer_words.receipt(row.said)
+        if said is None:
+            continue
+        fields = {name: getattr(said, name) for name in There.__dataclass_fields__ if name != "heard_at"}
+        found[row.channel] = There(**fields, heard_at=row.heard_at)
+    return found
+
+
+def _troubles(name: str, channel: str, there: There) -> Iterator[str]:
+    if there.missing:
+        yield f"{channel}: {name} misses {_listed(there.missing)}; they are sent again by themselves"
+    for one in there.refused[:MOST_SAID]:
+        why = f"({printable(one.reason, 40)}): {printable(one.message, 500)}"
+        yield f"{channel}: {name} refused batch {one.sequence} {why}"
+    if len(there.refused) > MOST_SAID:
+        yield f"{channel}: {name} refused {len(there.refused)} batches in all; `exchange batches --state rejected`"
+    if there.given_up:
+        yield f"{channel}: {name} goes on without {_listed(there.given_up)}"
+    if there.parked_now:
+        yield f"{channel}: {name} has parked {there.parked_now} records that it could not take, among them"
+    for letter in there.letters[:MOST_SAID]:
+        key = "a record" if letter.key is None else printable(json.dumps(dict(letter.key), ensure_ascii=False), 200)
+        stream = printable(letter.stream or "of no known stream", 80)
+        yield f"{channel}: {stream} {key}: {printable(letter.message, 500)}"
+
+
+def _listed(ranges: tuple[Range, ...]) -> str:
+    """Word ranges of sequences."""
+    some = [str(first) if first == last else f"{first} to {last}" for first, last in ranges[:MOST_SAID]]
+    more = " and more" if len(ranges) > MOST_SAID else ""
+    return f"batch{'es' if len(ranges) > 1 or ranges[0][0] < ranges[0][1] else ''} {', '.join(some)}{more}"

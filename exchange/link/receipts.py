@@ -1,0 +1,321 @@
+"""Receipts: how far this side has come in what it receives, in the words in which it tells the sender.
+
+They are cumulative: each says all of its channel anew, so that the newest one counts and none is missed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import CONTROL, Channel
+from exchange.database.engine import among
+from exchange.database.tables import (
+    HOLDS_PLACE,
+    BatchState,
+    DeadLetterState,
+    Direction,
+    GapState,
+    agreement,
+    batch,
+    dead_letter,
+    gap,
+    peer,
+    position,
+)
+from exchange.dead_letters.counts import groups_in
+from exchange.format.control import (
+    MAX_LETTERS,
+    MAX_RANGES,
+    MAX_REFUSED,
+    MAX_WORDS,
+    Proof,
+    Range,
+    Receipt,
+    Refused,
+    Sample,
+    ranges,
+    within,
+)
+from exchange.format.errors import Reason, printable, rule_of
+from exchange.link import peer_words
+from exchange.site import Site
+
+MOST_RECEIPTS = 4096
+"""So many channels and epochs are told of, at most."""
+
+MOST_GROUPS = 1000
+"""Of so many causes of dead letters, those with the most letters, it is told that letters wait."""
+
+MOST_KEY_CHARACTERS = 1000
+"""A longer key is not told."""
+
+_MENDABLE = frozenset({Reason.CORRUPT, Reason.INCOMPLETE, Reason.UNTRUSTED})
+"""What is wrong with the files that came, not with the batch: the same bytes, sent again, may be good."""
+
+_MISSING = sa.text("exchange_gap.state = 'missing'")
+"""As the index says it: SQLite compares the words, and a bound value is none."""
+
+_HELD_PLACE = sa.text(HOLDS_PLACE)
+
+
+class _Lane(NamedTuple):
+    """One epoch of a channel."""
+
+    channel: str
+    epoch: str
+
+
+@dataclass(frozen=True)
+class _Parked:
+    """The letters of a channel that wait: how many, and the fingerprints that they have."""
+
+    letters: int
+    fingerprints: tuple[str, ...]
+
+
+def written(site: Site, connection: Connection, moment: datetime) -> list[Receipt]:
+    """Write the receipts of all channels that come in. The transaction should see one moment of the database."""
+    parked = _parked(connection)
+    sent = _sent(connection)
+    return [
+        _receipt(site, connection, lane, moment, parked.get(lane.channel), sent.get(lane, 0))
+        for lane in _lanes(site, connection, sent)[:MOST_RECEIPTS]
+    ]
+
+
+def _lanes(site: Site, connection: Connection, sent: Collection[_Lane]) -> list[_Lane]:
+    """Find the epochs of channels of which there is something to say: all that was not left for a newer one."""
+    at = sa.select(position.c.channel, position.c.epoch, position.c.current).where(position.c.direction == Direction.IN)
+    positions = connection.execute(at).all()
+    left = {_Lane(row.channel, row.epoch) for row in positions if not row.current}
+    known = {_Lane(row.channel, row.epoch) for row in positions if row.current}
+    missed = sa.select(gap.c.channel, gap.c.epoch).where(_MISSING).distinct()
+    known |= {_Lane(*row) for row in connection.execute(missed)}
+    received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
+    known |= {lane for lane in sent if lane.channel in received}
+    known |= _arrived(connection, received - {lane.channel for lane in known | left})
+    return sorted(lane for lane in known - left if lane.channel != CONTROL)
+
+
+def _arrived(connection: Connection, channels: Collection[str]) -> set[_Lane]:
+    """Find the epochs of channels of which nothing was applied yet and something is here."""
+    some = (
+        sa.select(batch.c.channel, batch.c.epoch)
+        .where(
+            batch.c.state.in_([BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED, BatchState.REJECTED]),
+            batch.c.direction == Direction.IN,
+            among(connection, batch.c.channel, channels),
+            batch.c.manifest.is_not(None),
+        )
+        .distinct()
+    )
+    return {_Lane(*row) for row in connection.execute(some)} if channels else set()
+
+
+def _sent(connection: Connection) -> dict[_Lane, int]:
+    """Say how much the other side says that it sealed, by its last sign of life."""
+    said = peer_words.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    return {_Lane(one.channel, one.epoch): one.through for one in said.sent} if said else {}
+
+
+def _receipt(
+    site: Site, connection: Connection, lane: _Lane, moment: datetime, parked: _Parked | None, sealed: int
+) -> Receipt:
+    at = connection.execute(
+        sa.select(position).where(
+            position.c.direction == Direction.IN, position.c.channel == lane.channel, position.c.epoch == lane.epoch
+        )
+    ).one_or_none()
+    channel = site.channel(lane.channel)
+    through = at.sequence if at else 0
+    lacking = _lacking(connection, lane)
+    ordered = channel is None or channel.ordered
+    refused = _refused(connection, lane, through, None if ordered else lacking.keys())
+    asked_since = moment - timedelta(seconds=site.limits.gap_seconds)
+    told = {one.sequence for one in refused}
+    missing = ranges(sequence for sequence, since in lacking.items() if since <= asked_since and sequence not in told)
+    # What is neither told of nor there must not be taken for applied: only an unordered channel leaves it behind.
+    untold = [one for one in lacking if one <= through and one not in told and not within(one, missing)]
+    through = min([through, *(one - 1 for one in untold)])
+    newest = _believed(connection, lane, through)
+    furthest = _believed(connection, lane, None)
+    beyond = furthest is not None and furthest.sequence > max(through, sealed)
+    shown = furthest if beyond else newest
+    receipt = Receipt(
+        channel=lane.channel,
+        epoch=lane.epoch,
+        through=through,
+        digest=newest.digest if newest is not None and newest.sequence == through else None,
+        missing=missing,
+        refused=refused,
+        given_up=_given_up(connection, lane, through, site.limits.look_ahead),
+        agreement=_agreement(connection, lane),
+        proof=Proof(shown.manifest, shown.signature) if shown is not None else None,
+    )
+    if at is not None:
+        counts = {name: getattr(at, name) for name in ("applied", "duplicate", "stale", "parked")}
+        receipt = replace(receipt, **counts)
+    if parked is not None:
+        letters = _samples(connection, channel, parked)
+        receipt = replace(receipt, parked_now=parked.letters, letters=letters)
+    return receipt
+
+
+# Places
+
+
+def _lacking(connection: Connection, lane: _Lane) -> dict[int, datetime]:
+    """Give the missing sequences, in order, and since when each is known to be."""
+    rows = connection.execute(
+        sa.select(gap.c.sequence, gap.c.noticed_at)
+        .where(gap.c.channel == lane.channel, gap.c.epoch == lane.epoch, _MISSING)
+        .order_by(gap.c.sequence)
+    )
+    return {row.sequence: row.noticed_at for row in rows}
+
+
+def _refused(connection: Connection, lane: _Lane, through: int, among: Collection[int] | None) -> tuple[Refused, ...]:
+    """Give the batches in the way, behind ``through`` or ``among`` some, that only a person can let in."""
+    here = (batch.c.direction == Direction.IN, batch.c.channel == lane.channel, batch.c.epoch == lane.epoch)
+    states = (BatchState.QUARANTINED, BatchState.REJECTED, BatchState.HELD)
+    rows = connection.execute(
+        sa.select(batch.c.sequence, batch.c.state, batch.c.reason, batch.c.message)
+        .where(*here, batch.c.state.in_(states), batch.c.manifest.is_not(None))
+        .where(sa.true() if among is not None else batch.c.sequence > through)
+        .order_by(batch.c.sequence, batch.c.id)
+    )
+    latest = {row.sequence: row for row in rows if among is None or row.sequence in among}
+    if not latest:
+        return ()
+    coming = sa.select(batch.c.sequence).where(*here, batch.c.state == BatchState.WAITING, _HELD_PLACE)
+    taken = set(connection.scalars(coming))
+    found = [row for row in latest.values() if row.sequence not in taken and _is_final(row)]
+    return tuple(
+        Refused(row.sequence, row.reason or row.state, printable(row.message or "", MAX_WORDS))
+        for row in found[:MAX_REFUSED]
+    )
+
+
+def _is_final(row: Any) -> bool:
+    return row.state != BatchState.QUARANTINED or row.reason not in _MENDABLE
+
+
+def _given_up(connection: Connection, lane: _Lane, through: int, look_back: int) -> tuple[Range, ...]:
+    """Give the places without which this side went on; those far back have been told long ago."""
+    rows = connection.scalars(
+        sa.select(gap.c.sequence)
+        .where(gap.c.channel == lane.channel, gap.c.epoch == lane.epoch, gap.c.sequence > through - look_back)
+        .where(gap.c.state.in_([GapState.ACCEPTED, GapState.LOST]))
+        .order_by(gap.c.sequence)
+    )
+    return ranges(rows, look_back)[-MAX_RANGES:]
+
+
+def _believed(connection: Connection, lane: _Lane, through: int | None) -> Any:
+    """Give the furthest batch that is here and that we believe, up to a sequence or at all."""
+    return connection.execute(
+        sa.select(batch.c.sequence, batch.c.digest, batch.c.manifest, batch.c.signature)
+        .where(
+            batch.c.direction == Direction.IN,
+            batch.c.channel == lane.channel,
+            batch.c.epoch == lane.epoch,
+            _HELD_PLACE,
+            sa.true() if through is None else batch.c.sequence <= through,
+        )
+        .order_by(batch.c.sequence.desc())
+        .limit(1)
+    ).one_or_none()
+
+
+# Records
+
+
+def _parked(connection: Connection) -> dict[str, _Parked]:
+    """Count the letters that wait by channel, from the counts by cause: a million are counted at a glance."""
+    there = groups_in(DeadLetterState.PARKED)
+    example = (
+        sa.select(sa.func.min(dead_letter.c.id))
+        .where(dead_letter.c.fingerprint == there.c.fingerprint, dead_letter.c.state == there.c.state)
+        .correlate(there)
+        .scalar_subquery()
+    )
+    groups = sa.select(there, example.label("example")).cte("groups_with_examples").prefix_with("MATERIALIZED")
+    rows = connection.execute(
+        sa.select(groups.c.fingerprint, groups.c.letters, dead_letter.c.channel)
+        .join_from(groups, dead_letter, dead_letter.c.id == groups.c.example)
+        .where(dead_letter.c.direction == Direction.IN)
+        .order_by(groups.c.letters.desc(), groups.c.fingerprint)
+        .limit(MOST_GROUPS)
+    )
+    found: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        found[row.channel].append(row)
+    return {
+        channel: _Parked(sum(int(row.letters) for row in some), tuple(row.fingerprint for row in some))
+        for channel, some in found.items()
+    }
+
+
+def _samples(connection: Connection, channel: Channel | None, parked: _Parked) -> tuple[Sample, ...]:
+    """Give the newest letters of each cause, as many of each as there is room for."""
+    causes = parked.fingerprints[:MAX_LETTERS]
+    each = -(-MAX_LETTERS // len(causes))
+    letters: list[Any] = []
+    for fingerprint in causes:
+        asking = (
+            sa.select(
+                *(dead_letter.c[name] for name in ("stream", "key", "error", "pointer", "cause", "created_at", "id"))
+            )
+            .where(dead_letter.c.fingerprint == fingerprint, dead_letter.c.state == DeadLetterState.PARKED)
+            .order_by(dead_letter.c.created_at.desc(), dead_letter.c.id.desc())
+            .limit(each)
+        )
+        letters += connection.execute(asking)
+    return tuple(_sample(channel, row) for row in letters[:MAX_LETTERS])
+
+
+def _sample(channel: Channel | None, row: Any) -> Sample:
+    """Tell of a letter without any value of its record: its own sentence may quote one."""
+    streams = {stream.name: stream for stream in channel.streams} if channel else {}
+    stream = streams.get(row.stream)
+    key = None
+    if stream is not None and row.key is not None and len(row.key) <= MOST_KEY_CHARACTERS:
+        names = {column.name for column in stream.key}
+        values = {name: value for name, value in json.loads(row.key).items() if name in names}
+        # What is no key's value may be nested as deep as a line may be, and would be deeper here.
+        if not any(isinstance(value, (dict, list)) for value in values.values()):
+            key = stream.shown(values)
+    said = printable(rule_of(row.error, row.pointer, row.cause), MAX_WORDS)
+    return Sample(row.stream if stream else None, key, row.error, said)
+
+
+def _agreement(connection: Connection, lane: _Lane) -> tuple[Mapping[str, Any], ...]:
+    rows: Iterable[Any] = connection.execute(
+        sa.select(agreement)
+        .where(
+            agreement.c.direction == Direction.IN,
+            agreement.c.channel == lane.channel,
+            agreement.c.epoch == lane.epoch,
+        )
+        .order_by(agreement.c.stream)
+        .limit(MAX_RANGES)
+    )
+    return tuple(
+        {
+            "stream": row.stream,
+            "sequence": row.sequence,
+            "sent": row.sent,
+            "received": row.received,
+            "differing": peer_words.differing(row.buckets),
+            "since": row.since and row.since.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        }
+        for row in rows
+    )

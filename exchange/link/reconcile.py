@@ -1,0 +1,159 @@
+"""Reconcile: have both sides compare their rows, and say how they agreed the last time.
+
+What this side sends it sees itself: the next export puts a checkpoint into the channel. For what it reads it asks the
+other side for one, which its next control batch tells. The receiver compares, and tells the sender in its receipts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import Channel
+from exchange.database.engine import now, reading, whoami, world_errors, writing
+from exchange.database.tables import Direction, ResyncState, agreement, resync
+from exchange.format.control import CHECKPOINT
+from exchange.format.errors import printable
+from exchange.link import asked_requests, peer_words
+from exchange.site import Site
+from exchange.tables.bucket_digests import streams_of
+
+NOT_YET, EQUAL, DIFFERENT, REPAIRED = "not compared yet", "equal", "different", "repaired"
+"""How a stream stands. It is repaired when what differed came anew, and nobody has compared since."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A channel that is to be compared, and what happens next."""
+
+    channel: str
+    direction: Direction
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**self.__dict__, "direction": self.direction.value}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a stream agreed at its last checkpoint, in rows: None where nobody knows.
+
+    ``rows`` are those of its source. ``keys`` are some of the rows that differed when they were last looked at, which
+    was at ``looked_at``; before that only ``buckets`` that differ are known.
+    """
+
+    channel: str
+    direction: Direction
+    stream: str
+    state: str
+    rows: int | None = None
+    equal: int | None = None
+    missing: int | None = None
+    extra: int | None = None
+    different: int | None = None
+    buckets: int | None = None
+    since: datetime | None = None
+    compared_at: datetime | None = None
+    looked_at: datetime | None = None
+    keys: tuple[dict[str, Any], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        moments = {name: getattr(self, name) for name in ("since", "compared_at", "looked_at")}
+        return {
+            **self.__dict__,
+            "direction": self.direction.value,
+            **{name: moment and moment.isoformat() for name, moment in moments.items()},
+            "keys": list(self.keys),
+        }
+
+
+def run(site: Site, channel: str | None = None, *, incoming: bool = True, reason: str | None = None) -> list[Asked]:
+    """Have channels compared: one, or all; with ``incoming`` also those that the other side has to begin with.
+
+    Who asks again before that happened asks once. Raises Busy and WorldError.
+    """
+    why = reason or "to see that both sides agree"
+    with world_errors(), writing(site.engine) as connection:
+        asked = [_send(connection, one, why) for one in site.outgoing() if one.called(channel)]
+        if incoming:
+            asked += [_request(site, connection, one, why) for one in site.incoming() if one.called(channel)]
+    return asked
+
+
+def _send(connection: Connection, channel: Channel, reason: str) -> Asked:
+    waiting = sa.exists().where(
+        resync.c.channel == channel.name,
+        resync.c.want == CHECKPOINT,
+        resync.c.streams.is_(None),
+        resync.c.state == ResyncState.ASKED,
+    )
+    if not connection.scalar(sa.select(waiting)):
+        moment = now()
+        connection.execute(
+            sa.insert(resync).values(
+                channel=channel.name,
+                want=CHECKPOINT,
+                reason=printable(reason, 1000),
+                who=whoami()[:255],
+                state=ResyncState.ASKED,
+                created_at=moment,
+                updated_at=moment,
+            )
+        )
+    return Asked(channel.name, Direction.OUT, "the next export puts a checkpoint into it")
+
+
+def _request(site: Site, connection: Connection, channel: Channel, reason: str) -> Asked:
+    if site.one_way:
+        sentence = f"nothing goes back to {site.peer}, who sends it: `exchange reconcile` over there begins it"
+        return Asked(channel.name, Direction.IN, sentence)
+    asked_requests.request(connection, channel=channel.name, want=CHECKPOINT, reason=reason, who=whoami())
+    return Asked(channel.name, Direction.IN, f"{site.peer}, who sends it, is asked with the next control batch")
+
+
+def report(site: Site, channel: str | None = None) -> list[Standing]:
+    """Say how every stream of one channel, or of all, agreed the last time. Raises WorldError."""
+    with world_errors(), reading(site.engine) as connection:
+        known = {(row.direction, row.channel, row.stream): row for row in connection.execute(sa.select(agreement))}
+    return [
+        _standing(direction, one.name, name, known.get((direction, one.name, name)))
+        for direction, one, name in _streams(site)
+        if one.called(channel)
+    ]
+
+
+def _streams(site: Site) -> Iterator[tuple[Direction, Channel, str]]:
+    for direction, channels in ((Direction.OUT, site.outgoing()), (Direction.IN, site.incoming())):
+        for one in channels:
+            for stream in streams_of(one):
+                yield direction, one, stream.name
+
+
+def _standing(direction: Direction, channel: str, stream: str, row: Any) -> Standing:
+    if row is None:
+        return Standing(channel, direction, stream, NOT_YET)
+    buckets, found = peer_words.differing(row.buckets), peer_words.found(row.found)
+    looked = {
+        "rows": row.sent,
+        "buckets": buckets,
+        "since": row.since,
+        "compared_at": row.compared_at,
+        "looked_at": found.at if found else None,
+        "keys": found.keys if found else (),
+    }
+    if not buckets:
+        counts = {"equal": row.received, "missing": 0, "extra": 0, "different": 0}
+        return Standing(channel, direction, stream, EQUAL, **counts, **looked)
+    if found is None:
+        return Standing(channel, direction, stream, DIFFERENT, **looked)
+    counts = {"missing": found.missing, "extra": found.extra, "different": found.different}
+    counts["equal"] = row.received - found.extra - found.different
+    state = REPAIRED if found.sequence > row.sequence else DIFFERENT
+    return Standing(channel, direction, stream, state, **counts, **looked)

@@ -1,0 +1,1 @@
+"""A side's own life: set up, started, examined, tidied. Knows no Celery."""

@@ -1,0 +1,178 @@
+"""From settings to a ``Site``: names of modules, folders and keys become the real things, only here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from exchange.channels.channel import Channel, ChannelFaults, load_channels
+from exchange.channels.schemas import Checker
+from exchange.database.engine import make_engine
+from exchange.database.tables import DeadLetterState
+from exchange.files import keys
+from exchange.files.spool import Folders, Spool
+from exchange.format.batch import ReadLimits
+from exchange.format.errors import WorldError, printable
+from exchange.format.signing import TrustedKeys
+from exchange.reference.handlers import Handler, load_handler
+from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
+from exchange.site import Limits, Site
+
+
+def assemble(settings: Settings, *, distrusting: str | None = None) -> Site:
+    """Build the site, as if it did not trust the key of one name if one is given: nobody looks at its file then.
+
+    Raises SettingsFaults with every fault of the channels and keys that are named.
+    """
+    faults: list[str] = []
+    channels = _channels(settings, faults)
+    try:
+        signing_key = keys.load_signing_key(settings.keys_folder, settings.signing_key)
+        trusted = keys.load_trusted(settings.keys_folder, but=distrusting)
+        own = keys.load_own(settings.keys_folder)
+    except keys.KeyFault as fault:
+        raise SettingsFaults([*faults, str(fault)]) from fault
+    schemas = schemas_folder(settings)
+    checkers = _checkers(channels, schemas, faults)
+    if faults:
+        raise SettingsFaults(faults)
+    return Site(
+        network=settings.network,
+        peer=settings.peer,
+        engine=make_engine(settings.database_url),
+        channels=channels,
+        spool=Spool(folders(settings)),
+        checkers=checkers,
+        signing_key=signing_key,
+        trusted=trusted,
+        require_signature=settings.require_signature,
+        limits=limits(settings),
+        schemas=schemas,
+        own=own,
+        one_way=settings.link == "one-way",
+        repair=settings.repair,
+        read_trusted=lambda: _present_trust(settings),
+    )
+
+
+def _present_trust(settings: Settings) -> TrustedKeys:
+    try:
+        return keys.load_trusted(settings.keys_folder)
+    except keys.KeyFault as fault:
+        raise WorldError(f"{fault}; nothing was changed, the next run tries again") from fault
+
+
+def with_present_keys(site: Site, settings: Settings) -> Site:
+    """Give the site with the keys as they are now: a key that was trusted meanwhile counts from the next run on.
+
+    Raises SettingsFaults if a key file is faulty.
+    """
+    try:
+        return replace(
+            site,
+            signing_key=keys.load_signing_key(settings.keys_folder, settings.signing_key),
+            trusted=keys.load_trusted(settings.keys_folder),
+            own=keys.load_own(settings.keys_folder),
+        )
+    except keys.KeyFault as fault:
+        raise SettingsFaults([str(fault)]) from fault
+
+
+def load_request_handler(settings: Settings) -> Handler:
+    """Import what answers the reference application's requests. Raises SettingsFaults."""
+    try:
+        return load_handler(settings.handler)
+    except ValueError as error:
+        raise SettingsFaults([f"{variable_name('handler')}: {printable(str(error))}"]) from error
+
+
+def folders(settings: Settings) -> Folders:
+    """Say where everything of this side lies."""
+    return Folders(
+        home=settings.home,
+        outgoing=settings.outgoing,
+        incoming=settings.incoming,
+        folder_mode=settings.folder_mode,
+        file_mode=settings.file_mode,
+        group=settings.carrier_group_number,
+    )
+
+
+def limits(settings: Settings) -> Limits:
+    """Say what this side writes, accepts and waits for at most."""
+    return Limits(
+        batch_records=settings.batch_records,
+        batch_bytes=settings.batch_bytes,
+        read=ReadLimits(
+            max_record_bytes=settings.max_record_bytes,
+            max_records=settings.max_records,
+            max_content_bytes=settings.max_content_bytes,
+        ),
+        invalid_records=settings.invalid_records,
+        invalid_share=settings.invalid_share,
+        deleted_rows=settings.deleted_rows,
+        deleted_share=settings.deleted_share,
+        deleted_hours=settings.deleted_hours,
+        ahead_days=settings.ahead_days,
+        look_ahead=settings.look_ahead,
+        strangers_at_once=settings.strangers_at_once,
+        stranger_files=settings.stranger_files,
+        stranger_bytes=settings.stranger_bytes,
+        grace_seconds=settings.grace_seconds,
+        settle_seconds=settings.settle_seconds,
+        poison_after=settings.poison_after,
+        retention_days=settings.retention_days,
+        letter_days={
+            DeadLetterState.APPLIED: settings.retention_applied_days,
+            DeadLetterState.SUPERSEDED: settings.retention_superseded_days,
+            DeadLetterState.DISCARDED: settings.retention_discarded_days,
+        },
+        alarm_letters=settings.alarm_letters,
+        alarm_days=settings.alarm_days,
+        gap_seconds=settings.gap_seconds,
+        copies=settings.copies,
+        copy_seconds=settings.copy_every,
+        snapshot_days=settings.snapshot_every,
+        period_seconds=settings.export_every,
+    )
+
+
+def schemas_folder(settings: Settings) -> Path | None:
+    """Find the streams' schemas: the named folder, or the shipped one for the shipped application."""
+    if settings.schemas is not None:
+        return settings.schemas
+    return shipped("schemas") if settings.app == REFERENCE_APP else None
+
+
+def _checkers(channels: tuple[Channel, ...], schemas: Path | None, faults: list[str]) -> dict[str, Checker]:
+    if schemas is not None and not schemas.is_dir():
+        faults.append(f"{variable_name('schemas')}: expected a folder, found none at {printable(str(schemas))}")
+        return {}
+    try:
+        return {stream.name: Checker(stream, schemas) for channel in channels for stream in channel.streams}
+    except ValueError as error:
+        faults.append(f"{variable_name('schemas')}: {error}")
+        return {}
+
+
+def shipped(name: str) -> Path:
+    """Find a folder that travels with the package: inside it when installed, beside it in a source tree."""
+    package = Path(__file__).parents[1]
+    inside = package / "_data" / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def _channels(settings: Settings, faults: list[str]) -> tuple[Channel, ...]:
+    try:
+        channels = load_channels(settings.app)
+    except ChannelFaults as error:
+        faults += [f"{variable_name('app')}: {fault}" for fault in error.faults]
+        return ()
+    ours = {settings.network, settings.peer}
+    if not any({channel.source, channel.target} == ours for channel in channels):
+        known = ", ".join(f"{channel.source} to {channel.target}" for channel in channels)
+        faults.append(
+            f"{variable_name('app')}: expected a channel between {settings.network} and {settings.peer},"
+            f" found {known or 'none'}; check {variable_name('network')} and {variable_name('peer')}"
+        )
+    return tuple(channel for channel in channels if {channel.source, channel.target} == ours)

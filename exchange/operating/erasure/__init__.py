@@ -1,0 +1,136 @@
+"""Forgetting: every place of this side where a row's record or its key stands beside the application's own tables.
+
+For a person's right to be erased. ``look`` changes nothing. ``erase`` removes or rewrites what can go; what must stay
+for now, or for good, says why. Our tables are changed and the ledger says which batches are erased in one transaction,
+and then their files go: a run that was cut short is run again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from exchange.channels.channel import CONTROL
+from exchange.database import ledger
+from exchange.database.engine import join, locked, reading, world_errors
+from exchange.database.tables import BatchState, Direction
+from exchange.operating.erasure import files, rows
+from exchange.operating.erasure.files import Found
+from exchange.operating.erasure.pages import overwrite_what_goes, write_back
+from exchange.operating.erasure.rows import Standing
+from exchange.operating.erasure.sought import Sought, seek
+from exchange.outgoing import resend
+from exchange.site import Site
+from exchange.tables import capture
+
+__all__ = ["Forgotten", "Sought", "Standing", "erase", "look", "seek"]
+
+_SAID = "its bytes were erased by hand: a record was in them that is to be forgotten"
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was found of a row. ``erased`` says that it went but for what is ``kept``; ``row`` that the row is there."""
+
+    stream: str
+    places: tuple[Standing, ...]
+    erased: bool
+    row: bool
+
+    @property
+    def batches(self) -> tuple[str, ...]:
+        """The batches whose files have it, and went or would go."""
+        return tuple(one.name for one in self.places if one.place in _FOLDERS and one.kept is None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "stream": self.stream,
+            "erased": self.erased,
+            "row": self.row,
+            "places": [
+                {"place": one.place, "name": one.name, "found": one.what.value, "kept": one.kept} for one in self.places
+            ],
+        }
+
+    def counts(self) -> dict[str, Any]:
+        """Say what went and what was kept without naming the row: for the audit."""
+        gone = Counter(one.place for one in self.places if one.kept is None)
+        kept = Counter(one.place for one in self.places if one.kept is not None)
+        return {"erased": dict(gone), "kept": dict(kept), "batches": list(self.batches)}
+
+
+_FOLDERS = frozenset({"sealed", "outgoing", "work", "incoming", "quarantine", "archive", "tmp"})
+
+
+def look(site: Site, sought: Sought) -> Forgotten:
+    """Find every place. Raises WorldError."""
+    site.spool.prepare()
+    with world_errors(), reading(site.engine) as connection:
+        return _found(site, connection, sought, files.find(site, connection, sought), erased=False)
+
+
+def erase(site: Site, sought: Sought) -> Forgotten:
+    """Find every place, and remove or rewrite what can go. May be repeated.
+
+    Of a batch that the peer may not have yet it gets a snapshot instead. Raises Busy and WorldError.
+    """
+    site.spool.prepare()
+    with world_errors(), reading(site.engine) as connection:
+        seen = files.find(site, connection, sought)
+    with world_errors(), locked(site.engine, "forget") as connection:
+        overwrite_what_goes(connection)
+        for lock in _locks(site, seen):
+            join(connection, lock, alone=True)
+        seen = [files.judged(site, connection, one) for one in seen]
+        done = _found(site, connection, sought, seen, erased=True)
+        going = [one for one in seen if one.kept is None]
+        _mark(site, connection, going)
+        rows.erase(site, connection, sought)
+    with world_errors():
+        for one in going:
+            site.spool.erase(one.files)
+        write_back(site.engine)
+    return done
+
+
+def _locks(site: Site, seen: Sequence[Found]) -> list[str]:
+    """Name the locks of the channels whose batches are erased: nobody sends them, or judges them anew, meanwhile."""
+    outgoing = {one.name for one in site.outgoing()}
+    channels = {one.files.channel for one in seen if one.files.channel is not None}
+    return sorted(f"{'export' if name in outgoing else 'import'} {name}" for name in channels)
+
+
+def _found(site: Site, connection: Connection, sought: Sought, seen: Sequence[Found], *, erased: bool) -> Forgotten:
+    # Folders that the settings name may be called anything.
+    named = {site.spool.folders.outgoing: "outgoing", site.spool.folders.incoming: "incoming"}
+    lying = [
+        Standing(named.get(one.files.folder, one.files.folder.name), one.files.label, one.what, one.kept)
+        for one in seen
+    ]
+    standing = rows.find(site, connection, sought)
+    return Forgotten(sought.stream.name, (*lying, *standing), erased, _is_there(connection, sought))
+
+
+def _is_there(connection: Connection, sought: Sought) -> bool:
+    """Say whether the row is still in the application's table."""
+    values = sought.stream.key_decoder(connection.dialect)([sought.key])
+    return capture.key_text(connection, sought.stream, [column[0] for column in values]) is not None
+
+
+def _mark(site: Site, connection: Connection, going: Sequence[Found]) -> None:
+    """Write down in the ledger which batches are erased; those that nobody can ask for again are lost."""
+    batches = {one.entry.id: one for one in going if one.entry is not None}
+    for number, one in sorted(batches.items()):
+        entry = ledger.by_id(connection, number)
+        if entry.erased_at is None:
+            ledger.mark_erased(connection, entry, _SAID)
+        lies_out = any(other.files.folder == site.spool.folders.outgoing for other in going if other.entry == one.entry)
+        unsure = lies_out or entry.attempt < site.limits.copies
+        sent = entry.direction is Direction.OUT and entry.state is BatchState.PUBLISHED and entry.channel != CONTROL
+        if site.one_way and sent and unsure:
+            resend.lose_erased(connection, ledger.by_id(connection, number))

@@ -1,0 +1,108 @@
+"""Bring a database's tables up to this version, or down again, by Alembic's own means.
+
+The migrations lie in branches: ``core`` is the exchange's own tables, ``reference`` those of the reference
+application. They keep to a version table of their own and so live beside an application's migrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine
+
+from exchange.alembic import NETWORK_ATTRIBUTE
+from exchange.database.engine import make_engine
+
+CORE = "core"
+REFERENCE = "reference"
+VERSION_TABLE = "exchange_alembic_version"
+
+Target = str | Engine | Connection
+"""A database: its URL, an engine, or a connection, whose transaction is then the caller's to commit."""
+
+_LOCK = 0x65786368_6D696772
+"""The advisory lock ("exchmigr") under which a PostgreSQL database is migrated by one process at a time."""
+
+
+def upgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str | None = None) -> None:
+    """Bring the branches up to their newest revision, in one transaction; may be repeated.
+
+    ``network`` is this side's name (default: EXCHANGE_NETWORK); the reference branch needs it. Raises
+    alembic's CommandError for what can't be done.
+    """
+    with _config(target, network) as config:
+        for branch in branches:
+            command.upgrade(config, f"{branch}@head")
+
+
+def downgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str | None = None) -> None:
+    """Take the branches away, with the data in their tables.
+
+    Taking away ``core`` takes away ``reference``; it is refused while triggers still write to it.
+    """
+    with _config(target, network) as config:
+        for branch in branches:
+            command.downgrade(config, f"{branch}@base")
+
+
+def current(target: Target) -> tuple[str, ...]:
+    """Give the revisions that the database is at; none for one that was never migrated."""
+    with _connected(target) as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        return context.get_current_heads()
+
+
+def pending(target: Target, branches: Sequence[str] = (CORE,)) -> bool:
+    """Say whether ``upgrade`` of these branches has anything to do."""
+    script = ScriptDirectory.from_config(_new_config())
+    with _connected(target) as connection:
+        at = current(connection)
+    have = {revision.revision for revision in script.iterate_revisions(at, "base", implicit_base=True)}
+    heads = {script.as_revision_number(f"{branch}@head") for branch in branches}
+    return not heads <= have
+
+
+def location() -> Path:
+    """Where the migrations lie: inside an installed package, or beside it in a source tree."""
+    package = Path(__file__).parents[1]
+    installed = package / "_data" / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def _new_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(location()).replace("%", "%%"))
+    return config
+
+
+@contextmanager
+def _config(target: Target, network: str | None) -> Iterator[Config]:
+    config = _new_config()
+    if network:
+        config.attributes[NETWORK_ATTRIBUTE] = network
+    with _connected(target) as connection:
+        if connection.dialect.name == "postgresql":  # on SQLite the transaction itself excludes others
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        config.attributes["connection"] = connection
+        yield config
+
+
+@contextmanager
+def _connected(target: Target) -> Iterator[Connection]:
+    if isinstance(target, Connection):
+        yield target
+        return
+    engine = make_engine(target) if isinstance(target, str) else target
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        if isinstance(target, str):
+            engine.dispose()

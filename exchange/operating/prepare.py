@@ -1,0 +1,68 @@
+"""A side made ready to run: folders, tables and the network's name in its database.
+
+Apart from ``assemble`` because it loads Alembic, which most commands never need.
+"""
+
+from __future__ import annotations
+
+import os
+
+from alembic.util import CommandError
+
+from exchange.database.engine import reading, world_errors
+from exchange.database.ledger import known_epoch, open_network
+from exchange.files import call_secret
+from exchange.format.errors import WorldError, printable
+from exchange.operating import migrate
+from exchange.operating.assemble import assemble
+from exchange.settings import REFERENCE_APP, Settings
+from exchange.site import Site
+
+
+def prepare(settings: Settings) -> Site:
+    """Make folders and tables as this version needs them, and give the site; may be repeated.
+
+    Raises SettingsFaults, and WorldError if a folder or the database can't be made ready.
+    """
+    site = assemble(settings)
+    with world_errors():
+        site.spool.prepare(make=True)
+        call_secret.make(settings.home)
+        _make_database_private(site)
+        if migrate.current(site.engine):
+            # Before anything changes: triggers for the wrong network would capture the wrong tables.
+            with reading(site.engine) as connection:
+                known_epoch(connection, settings.network)
+        try:
+            migrate.upgrade(site.engine, branches(settings), network=settings.network)
+        except CommandError as error:
+            raise WorldError(f"the database can't be migrated: {printable(str(error))}") from error
+        with site.engine.begin() as connection:
+            open_network(connection, settings.network)
+    return site
+
+
+def _make_database_private(site: Site) -> None:
+    """Make a SQLite file before SQLite does, who would let everybody read it."""
+    if site.engine.dialect.name == "sqlite" and site.engine.url.database:
+        os.close(os.open(site.engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def behind(settings: Settings) -> bool:
+    """Tell whether the database lacks tables; no connection stays open, so that a fork may follow.
+
+    False if the database is away: it comes back, and until then each task says so. Raises SettingsFaults.
+    """
+    engine = assemble(settings).engine
+    try:
+        with world_errors():
+            return migrate.pending(engine, branches(settings))
+    except WorldError:
+        return False
+    finally:
+        engine.dispose()
+
+
+def branches(settings: Settings) -> tuple[str, ...]:
+    """Say whose tables this side has: the exchange's own, and the shipped application's if it is the one."""
+    return (migrate.CORE, migrate.REFERENCE) if settings.app == REFERENCE_APP else (migrate.CORE,)

@@ -1,0 +1,119 @@
+"""Prune: let go of files and settled dead letters whose retention has ended.
+
+Rows of the ledger and events stay: they are small, and they are the proof. Parked dead letters stay, too. What nobody
+vouches for goes with its files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from exchange import dead_letters
+from exchange.channels.channel import CONTROL
+from exchange.database.engine import now, world_errors, writing
+from exchange.database.tables import BatchState, Direction, batch
+from exchange.format.manifest import Manifest
+from exchange.incoming import strangers
+from exchange.site import Site
+
+MAX_BATCHES = 1_000
+"""How many sealed batches one run lets go: the next run goes on."""
+
+CONTROL_AGE = timedelta(days=1)
+"""How long control batches are kept: what they say, the newest one says, too."""
+
+MAX_LETTERS = 100_000
+"""How many dead letters of each state one run lets go."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """How many files of each kind were removed, and how many settled dead letters."""
+
+    sealed: int
+    archived: int
+    quarantined: int
+    stray: int
+    letters: int
+    strangers: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Give the fields that scripts rely on."""
+        return {
+            "sealed": self.sealed,
+            "archived": self.archived,
+            "quarantined": self.quarantined,
+            "stray": self.stray,
+            "letters": self.letters,
+            "strangers": self.strangers,
+        }
+
+
+def run(site: Site) -> Pruned:
+    """Remove what is older than the retention settings. May be repeated. Raises WorldError."""
+    site.spool.prepare()
+    folders = site.spool.folders
+    before = now() - timedelta(days=site.limits.retention_days)
+    oldest = before.timestamp()
+    with world_errors():
+        return Pruned(
+            sealed=_prune_sealed(site),
+            archived=site.spool.prune(folders.archive, oldest),
+            quarantined=site.spool.prune(folders.quarantine, oldest),
+            stray=site.spool.prune(folders.tmp, oldest) + site.spool.sweep(),
+            letters=_prune_letters(site),
+            strangers=strangers.prune(site, before),
+        )
+
+
+def _prune_letters(site: Site) -> int:
+    """Let go of dead letters by the state that they came to."""
+    removed = 0
+    for state, days in site.limits.letter_days.items():
+        cause = f"removed, as it has been {state} for {days:g} days"
+        removed += dead_letters.retire(site.engine, state, now() - timedelta(days=days), cause, MAX_LETTERS)
+    dead_letters.forget_selections(site.engine)
+    with writing(site.engine) as connection:
+        dead_letters.fold(connection, now())
+    return removed
+
+
+def _prune_sealed(site: Site) -> int:
+    """Let go of batches that nobody needs again: the ledger first says so, then the files go.
+
+    The other side must have said that it has a batch, or nothing ever comes back from there. Control batches are not
+    acknowledged: a day later newer ones have said it all.
+    """
+    moment = now()
+    done = [BatchState.ACKNOWLEDGED, BatchState.DISCARDED] + [BatchState.PUBLISHED] * site.one_way
+    with writing(site.engine) as connection:
+        rows = connection.execute(
+            sa.select(batch.c.id, batch.c.manifest, batch.c.attempt)
+            .where(
+                batch.c.direction == Direction.OUT,
+                sa.or_(
+                    sa.and_(
+                        batch.c.state.in_(done),
+                        batch.c.updated_at < moment - timedelta(days=site.limits.retention_days),
+                    ),
+                    sa.and_(
+                        batch.c.channel == CONTROL,
+                        batch.c.state != BatchState.SEALED,
+                        batch.c.updated_at < moment - CONTROL_AGE,
+                    ),
+                ),
+                batch.c.updated_at < moment - min(CONTROL_AGE, timedelta(days=site.limits.retention_days)),
+                batch.c.pruned_at.is_(None),
+            )
+            .order_by(batch.c.updated_at)
+            .limit(MAX_BATCHES)
+        ).all()
+        for row in rows:
+            connection.execute(sa.update(batch).where(batch.c.id == row.id).values(pruned_at=now()))
+    for row in rows:
+        manifest = Manifest.parse(row.manifest.encode())
+        site.spool.forget_sealed(manifest.name, manifest.encoding, row.attempt)
+    return len(rows)

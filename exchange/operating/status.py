@@ -1,0 +1,342 @@
+"""Status: how far each channel has come, and what waits for somebody.
+
+Everything is counted from indexes alone: years of history in the ledger cost a glance.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange import dead_letters
+from exchange.channels.channel import CONTROL, Channel
+from exchange.database import ledger
+from exchange.database.engine import now, reading, world_errors
+from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, position, success
+from exchange.dead_letters import Backlog, alarm
+from exchange.format.errors import WorldError
+from exchange.incoming import failures, strangers
+from exchange.incoming.strangers import Group
+from exchange.link import peer_state
+from exchange.link.peer_state import FarSide, There
+from exchange.site import Site
+from exchange.tables import capture
+
+_SHOWN = {
+    Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED),
+    Direction.IN: (BatchState.APPLIED, BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED),
+}
+
+
+_WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
+"""Where a control batch is somebody's worry: else newer ones say it all."""
+
+
+@dataclass(frozen=True)
+class ChannelStatus:
+    """One channel: ``pending`` counts changes that no batch carries yet, the others count batches by state.
+
+    What is published on a one-way link is ``unconfirmable`` instead. ``pending_since`` is when the last export took all
+    that there was, ``unacknowledged_since`` when the oldest batch was sealed that the far side has not acknowledged.
+    """
+
+    channel: str
+    direction: Direction
+    pending: int = 0
+    sealed: int = 0
+    published: int = 0
+    unconfirmable: int = 0
+    acknowledged: int = 0
+    rejected: int = 0
+    applied: int = 0
+    waiting: int = 0
+    held: int = 0
+    quarantined: int = 0
+    sequence: int = 0
+    last_success_at: datetime | None = None
+    pending_since: datetime | None = None
+    unacknowledged_since: datetime | None = None
+    there: There | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        moments = {name: value.isoformat() for name, value in vars(self).items() if isinstance(value, datetime)}
+        return {
+            **vars(self),
+            **moments,
+            "direction": self.direction.value,
+            "there": self.there.as_dict() if self.there else None,
+        }
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What lies in ``incoming/``: ``batches`` that have a manifest, data files without one, and what is no batch."""
+
+    batches: int
+    unpaired: int
+    ignored: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Give the fields as numbers."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Status:
+    """This side at a glance.
+
+    ``trouble`` says what is wrong with a shared folder; if ``incoming/`` can't be read at all, ``arrivals`` is None.
+    ``strangers`` is what came of late that nobody vouches for.
+    """
+
+    network: str
+    peer: str
+    epoch: str | None
+    channels: tuple[ChannelStatus, ...]
+    backlog: Backlog
+    alarms: tuple[str, ...]
+    arrivals: Arrivals | None
+    far_side: FarSide
+    at: datetime
+    strangers: tuple[Group, ...] = ()
+    trouble: str | None = field(default=None)
+    stumbles: tuple[str, ...] = ()
+    """Batches that could not be taken in, whatever it was about them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "network": self.network,
+            "peer": self.peer,
+            "epoch": self.epoch,
+            "channels": [channel.as_dict() for channel in self.channels],
+            "dead_letters": self.backlog.as_dict() | {"alarms": list(self.alarms)},
+            "arrivals": self.arrivals.as_dict() if self.arrivals else None,
+            "stumbles": list(self.stumbles),
+            "strangers": [group.as_dict() for group in self.strangers],
+            "link": {
+                "kind": "one-way" if self.far_side.one_way else "two-way",
+                "heard": self.far_side.life.as_dict() if self.far_side.life else None,
+                "alarms": list(self.far_side.alarms(self.at)),
+                "troubles": list(self.far_side.troubles()),
+                "halted": self.far_side.halted,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """A batch of the ledger as people list it."""
+
+    batch: str
+    direction: Direction
+    channel: str
+    epoch: str
+    sequence: int
+    state: BatchState
+    reason: str | None
+    message: str | None
+    records: ledger.Counts
+    total: int
+    bytes: int
+    created_at: datetime
+    updated_at: datetime
+    published_at: datetime | None
+    erased_at: datetime | None
+    shown_state: str
+    """The state as people see it: what is published on a one-way link is ``unconfirmable``."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        fields = {name: value for name, value in vars(self).items() if name != "shown_state"}
+        moments = {name: value.isoformat() for name, value in fields.items() if isinstance(value, datetime)}
+        return {
+            **fields,
+            **moments,
+            "direction": self.direction.value,
+            "state": self.shown_state,
+            "records": self.records.as_dict(),
+        }
+
+
+def look(site: Site) -> Status:
+    """Count where everything stands; changes nothing. Raises WorldError if the database fails."""
+    with world_errors(), reading(site.engine) as connection:
+        epoch = ledger.known_epoch(connection, site.network)
+        there = peer_state.look(site, connection)
+        channels = _channels(site, connection, there)
+        backlog = dead_letters.backlog(connection)
+        stumbles = tuple(failures.told(site, connection))
+        nobodys = strangers.news(connection)
+    moment = now()
+    alarms = alarm.sentences(backlog, site.limits, moment)
+    try:
+        sightings = site.spool.sight()
+        arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
+        trouble = _lost_marker(site)
+    except WorldError as error:
+        arrivals, trouble = None, error.sentence
+    return Status(
+        site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, nobodys, trouble, stumbles
+    )
+
+
+def _lost_marker(site: Site) -> str | None:
+    return next((fault for shared in site.spool.shared if (fault := shared.fault())), None)
+
+
+def batches(
+    site: Site,
+    connection: Connection,
+    *,
+    channels: Collection[str] | None = None,
+    state: BatchState | None = None,
+    direction: Direction | None = None,
+    key: str | None = None,
+    limit: int = 50,
+) -> list[BatchRow]:
+    """Give the ledger's batches, newest first; of some channels, by their names in the files, or of all.
+
+    ``key`` names who signed them, of those that came.
+
+    Control batches, of which there is one every few minutes, are given only if they are asked for or somebody's worry.
+    """
+    query = sa.select(batch).order_by(batch.c.id.desc()).limit(limit)
+    if channels is not None:
+        query = query.where(batch.c.channel.in_(channels))
+    else:
+        query = query.where(sa.or_(batch.c.channel != CONTROL, batch.c.state.in_(_WORRYING)))
+    for column, wanted in ((batch.c.state, state), (batch.c.direction, direction)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if key is not None:
+        query = query.where(ledger.signed_by(key))
+    return [
+        BatchRow(
+            batch=row.stem,
+            direction=Direction(row.direction),
+            channel=row.channel,
+            epoch=row.epoch,
+            sequence=row.sequence,
+            state=BatchState(row.state),
+            reason=row.reason,
+            message=row.message,
+            records=ledger.Counts(row.applied, row.duplicate, row.stale, row.parked),
+            total=row.records,
+            bytes=row.bytes,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            published_at=row.published_at,
+            erased_at=row.erased_at,
+            shown_state=_UNCONFIRMABLE if _is_unconfirmable(site, row) else row.state,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+_UNCONFIRMABLE = "unconfirmable"
+
+
+def _is_unconfirmable(site: Site, row: Any) -> bool:
+    """Whether nobody will ever say that a batch came: it is done with, and yet never known to be."""
+    return site.one_way and (row.direction, row.state) == (Direction.OUT, BatchState.PUBLISHED)
+
+
+def _channels(site: Site, connection: Connection, there: FarSide) -> tuple[ChannelStatus, ...]:
+    counts = _count_states(connection)
+    positions = {
+        (row.direction, row.channel): row
+        for row in connection.execute(
+            sa.select(position.c.direction, position.c.channel, position.c.sequence).where(position.c.current == 1)
+        )
+    }
+    successes = {(row.direction, row.channel): row.at for row in connection.execute(sa.select(success))}
+    declared = [(Direction.OUT, one) for one in site.outgoing()] + [(Direction.IN, one) for one in site.incoming()]
+    found = []
+    for direction, name, channel in [(way, one.name, one) for way, one in declared] + _undeclared(counts, declared):
+        at = positions.get((direction, name))
+        success_at = successes.get((direction, name))
+        fields: dict[str, Any] = {state.value: counts[direction, name, state] for state in _SHOWN[direction]}
+        fields |= {"sequence": at.sequence if at else 0, "last_success_at": success_at}
+        if direction is Direction.OUT:
+            pending = _pending(connection, channel)
+            fields |= {"pending": pending, "pending_since": success_at if pending else None}
+            if site.one_way:
+                fields |= {"published": 0, "unconfirmable": fields["published"]}
+            else:
+                since = unacknowledged_since(connection, name) if fields["published"] else None
+                fields |= {"unacknowledged_since": since, "there": there.there.get(name)}
+        found.append(ChannelStatus(name, direction, **fields))
+    return tuple(found)
+
+
+def unacknowledged_since(connection: Connection, channel: str) -> datetime | None:
+    """Say when the oldest batch of a channel was sealed that was published and not acknowledged."""
+    oldest = (
+        sa.select(batch.c.created_at)
+        .where(batch.c.state == BatchState.PUBLISHED, batch.c.direction == Direction.OUT, batch.c.channel == channel)
+        .order_by(batch.c.id)
+        .limit(1)
+    )
+    return connection.scalar(oldest)
+
+
+def _pending(connection: Connection, channel: Channel | None) -> int:
+    return 0 if channel is None else capture.pending(connection, channel.streams, shard=channel.shard)
+
+
+def _count_states(connection: Connection) -> Counter[tuple[Direction, str, BatchState]]:
+    counts: Counter[tuple[Direction, str, BatchState]] = Counter()
+    columns = (batch.c.state, batch.c.direction, batch.c.channel)  # as an index has them: no row is read
+    for state, direction, channel, number in connection.execute(
+        sa.select(*columns, sa.func.count()).group_by(*columns)
+    ):
+        counts[Direction(direction), channel, BatchState(state)] = number
+    for direction, channel, number in connection.execute(_MENDED):
+        counts[Direction(direction), channel, BatchState.QUARANTINED] -= number
+    return counts
+
+
+_later = batch.alias("later")
+
+_MENDED = (
+    sa.select(batch.c.direction, batch.c.channel, sa.func.count())
+    .where(
+        batch.c.state == BatchState.QUARANTINED,
+        sa.exists().where(
+            _later.c.direction == batch.c.direction,
+            _later.c.channel == batch.c.channel,
+            _later.c.epoch == batch.c.epoch,
+            _later.c.sequence == batch.c.sequence,
+            sa.text(re.sub(r"\b(?=state\b|direction\b|manifest\b)", "later.", HOLDS_PLACE)),
+            _later.c.state == BatchState.APPLIED,
+            _later.c.updated_at >= batch.c.updated_at,
+        ),
+    )
+    .group_by(batch.c.direction, batch.c.channel)
+)
+"""What was quarantined and has been applied since, carried again or replayed, is nobody's worry any more."""
+
+
+def _undeclared(
+    counts: Mapping[tuple[Direction, str, BatchState], int], declared: list[tuple[Direction, Channel]]
+) -> list[tuple[Direction, str, None]]:
+    """Name channels that the ledger knows and no declaration: batches from strangers, or of a channel now gone."""
+    known = {(direction, channel.name) for direction, channel in declared}
+    found = {
+        (way, name) for (way, name, state), number in counts.items() if name != CONTROL or _is_wrong(state, number)
+    }
+    return [(*place, None) for place in sorted(found - known)]
+
+
+def _is_wrong(state: BatchState, number: int) -> bool:
+    """Whether control batches that came to a state are somebody's worry."""
+    return number > 0 and state in _WORRYING

@@ -1,0 +1,288 @@
+"""``exchange up``: broker, worker and beat of one side under one roof, started, watched and stopped in order.
+
+One process, no threads: it reads its children's logs, starts again what died, and on Ctrl-C or SIGTERM stops
+what nudges (if EXCHANGE_NUDGE says so), the worker, then beat, then the broker. A second Ctrl-C kills. What was ready
+once is started again for ever; what ends again and again and never was can't start here, and all of it ends with a
+sentence. Nothing is left running, even when this process itself is killed: on Linux the kernel ends its children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TextIO
+
+from exchange.files.ownership import why_not_imported
+from exchange.format.errors import WorldError, printable
+from exchange.operating.broker import EmbeddedBroker
+from exchange.operating.prepare import prepare
+from exchange.operating.readiness import Ear
+from exchange.settings import Settings, SettingsFaults
+
+STOP_SECONDS = 30.0
+"""How long a worker may take for the batch at hand before it is killed, which rolls the batch back."""
+FIRST_BACKOFF_SECONDS = 1.0
+LONGEST_BACKOFF_SECONDS = 30.0
+STEADY_SECONDS = 60.0
+"""A child that ran this long has recovered: its next death is a first one."""
+MOST_FALSE_STARTS = 5
+"""So often a child may end that was never ready, while a database comes up, say; then it can't start here."""
+TICK_SECONDS = 0.2
+
+_COLOURS = {"nudge": 34, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
+_UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
+_PR_SET_PDEATHSIG = 1
+_CHILD_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    # Celery's word on running as root is ten lines long and about pickle, which we don't accept.
+    "PYTHONWARNINGS": "ignore:You're running the worker with superuser",
+}
+
+
+@dataclass
+class _Child:
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    starts_at: float = 0.0
+    backoff_seconds: float = FIRST_BACKOFF_SECONDS
+    rest: bytes = field(default=b"", repr=False)
+    """The log line that has not ended yet."""
+    last_words: str = ""
+    """The last line of its log that was not empty."""
+    ear: Ear | None = None
+    was_ready: bool = False
+    """Whether it ever was ready, in any of its lives."""
+    false_starts: int = 0
+
+
+def up(settings: Settings, out: TextIO | None = None) -> None:
+    """Make one side ready and run it until SIGINT or SIGTERM. Logs go to ``out`` (stderr).
+
+    Raises SettingsFaults, WorldError or BrokerFault if it or a process of it can't start; then nothing is running.
+    """
+    stranger = why_not_imported()
+    if stranger is not None:  # Celery has Python import from there
+        raise SettingsFaults([f"{stranger}; nothing was started: go to another folder"])
+    prepare(settings).engine.dispose()
+    Supervisor(settings, out).run()
+
+
+class Supervisor:
+    """Runs one side until it is told to stop."""
+
+    def __init__(self, settings: Settings, out: TextIO | None = None) -> None:
+        """Take the side to run and where the logs go (stderr)."""
+        self._out = out or sys.stderr
+        self._coloured = self._out.isatty() and "NO_COLOR" not in os.environ
+        self._stops = 0
+        self._selector = selectors.DefaultSelector()
+        self._children = _children(settings)
+        embedded = settings.broker_url is None
+        parent = os.getpid()
+        self._broker = (
+            EmbeddedBroker(settings.broker_folder, lambda: _die_with(parent, signal.SIGTERM)) if embedded else None
+        )
+
+    def run(self) -> None:
+        """Run until SIGINT or SIGTERM. Call it in the main thread of a process without others.
+
+        Raises BrokerFault if the embedded broker can't start, WorldError if a child can't; then nothing is running.
+        """
+        with self._listening():
+            try:
+                if self._broker is not None:
+                    self._say("broker", f"listening on loopback port {self._broker.start().port}")
+                self._watch()
+            finally:
+                self._stop()
+
+    def _watch(self) -> None:
+        while not self._stops:
+            if self._broker is not None and self._broker.died():
+                self._say("broker", "died; starting it again")
+                self._broker.start()
+            for child in self._children:
+                self._tend(child)
+            self._read(TICK_SECONDS)
+
+    def _tend(self, child: _Child) -> None:
+        now = time.monotonic()
+        if child.process is None:
+            if now >= child.starts_at:
+                self._start(child)
+            return
+        code = child.process.poll()
+        if code is None:
+            return
+        self._bury(child)
+        if not child.was_ready:
+            self._count_false_start(child, code)
+        if now - child.started_at >= STEADY_SECONDS:
+            child.backoff_seconds = FIRST_BACKOFF_SECONDS
+        child.starts_at = now + child.backoff_seconds
+        self._say("exchange", f"{child.name} {_ended(code)}; starting it again in {child.backoff_seconds:g} s")
+        child.backoff_seconds = min(child.backoff_seconds * 2, LONGEST_BACKOFF_SECONDS)
+
+    def _count_false_start(self, child: _Child, code: int) -> None:
+        child.false_starts += 1
+        if child.false_starts < MOST_FALSE_STARTS:
+            return
+        said = f": {printable(child.last_words, 500)}" if child.last_words else ""
+        msg = (
+            f"the {child.name} can't start: {child.false_starts} times it ended before it was ready, and at last"
+            f" {_ended(code)}{said}; nothing is left running; mend that (`exchange doctor` may know more) and run"
+            " `exchange up` again"
+        )
+        raise WorldError(msg)
+
+    def _start(self, child: _Child) -> None:
+        parent = os.getpid()
+        child.ear = Ear()
+        child.process = subprocess.Popen(
+            child.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            env=os.environ | _CHILD_ENVIRONMENT | child.ear.environment,
+            pass_fds=[child.ear.mouth],
+            # A group of its own: Ctrl-C at the terminal reaches only us, who know the order.
+            start_new_session=True,
+            # Killed, not asked: a worker whose broker has gone may not hear, and its transaction rolls back.
+            preexec_fn=lambda: _die_with(parent, signal.SIGKILL),  # noqa: PLW1509 - there are no threads
+        )
+        child.ear.started()
+        child.started_at = time.monotonic()
+        assert child.process.stdout is not None
+        os.set_blocking(child.process.stdout.fileno(), False)
+        self._selector.register(child.process.stdout, selectors.EVENT_READ, child)
+
+    def _read(self, seconds: float) -> None:
+        for key, _ in self._selector.select(seconds):
+            self._pass_on(key.data)
+
+    def _pass_on(self, child: _Child) -> bool:
+        """Print what a child has logged; false when it has closed its log or has nothing more to say now."""
+        assert child.process is not None
+        assert child.process.stdout is not None
+        chunk = child.process.stdout.read(65536)
+        if chunk == b"":
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child.process.stdout)
+        if not chunk:
+            return False
+        *lines, child.rest = (child.rest + chunk).split(b"\n")
+        for line in lines:
+            self._say_of(child, line)
+        return True
+
+    def _say_of(self, child: _Child, line: bytes) -> None:
+        text = line.decode(errors="backslashreplace")
+        child.last_words = text.strip() or child.last_words
+        self._say(child.name, text)
+
+    def _bury(self, child: _Child) -> None:
+        """Print a dead child's last words and end whatever it left behind in its group."""
+        assert child.process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.process.pid, signal.SIGKILL)
+        while self._pass_on(child):
+            pass
+        if child.rest:
+            self._say_of(child, child.rest)
+            child.rest = b""
+        assert child.process.stdout is not None
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(child.process.stdout)
+        child.process.stdout.close()
+        child.process = None
+        assert child.ear is not None
+        child.was_ready |= child.ear.heard()
+
+    def _stop(self) -> None:
+        """Stop the children and then the broker, in this order: a worker without its broker doesn't stop."""
+        self._stops = max(self._stops, 1)
+        for child in self._children:
+            self._stop_child(child)
+        if self._broker is not None:
+            self._broker.stop()
+        self._selector.close()
+        self._say("exchange", "stopped; nothing is left running")
+
+    def _stop_child(self, child: _Child) -> None:
+        if child.process is None:
+            return
+        self._say("exchange", f"stopping {child.name}")
+        deadline = time.monotonic() + STOP_SECONDS
+        with contextlib.suppress(ProcessLookupError):
+            child.process.terminate()
+        while child.process.poll() is None:
+            if self._stops > 1 or time.monotonic() > deadline:
+                self._say("exchange", f"killing {child.name}; what it was doing is rolled back")
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.process.pid, signal.SIGKILL)
+                child.process.wait()
+                break
+            self._read(TICK_SECONDS / 4)
+        self._bury(child)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        def count(_number: int, _frame: FrameType | None) -> None:
+            self._stops += 1
+
+        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _say(self, name: str, line: str) -> None:
+        label = f"{name:8} |"
+        if self._coloured:
+            label = f"\x1b[{_COLOURS[name]}m{label}\x1b[0m"
+        # A closed terminal must not keep us from stopping our children.
+        with contextlib.suppress(OSError, ValueError):
+            self._out.write(f"{label} {line.rstrip().translate(_UNPRINTABLE)}\n")
+            self._out.flush()
+
+
+def _children(settings: Settings) -> list[_Child]:
+    celery = [sys.executable, "-m", "celery", "-q", "-A", "exchange"]
+    level = ["--loglevel", settings.log_level]
+    # No mingle, no gossip: this side has one worker, and it starts a second sooner.
+    worker = [
+        "worker",
+        *level,
+        "--hostname",
+        f"exchange-{settings.network}@%h",
+        "--without-mingle",
+        "--without-gossip",
+    ]
+    nudge = [_Child("nudge", [sys.executable, "-m", "exchange", "nudge"])] if settings.nudge else []
+    return [*nudge, _Child("worker", celery + worker), _Child("beat", [*celery, "beat", *level])]
+
+
+def _ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def _die_with(parent: int, number: signal.Signals) -> None:
+    """In a new child: have the kernel send it a signal when its parent dies, however that happens."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it died before we could ask
+        os._exit(1)

@@ -1,0 +1,114 @@
+"""Checkpoints: what this side's rows are at one place of a channel's sequence, sealed as a batch of its own.
+
+What is pending is sealed first, and the rows are digested as they were at that very moment, while others go on
+writing: PostgreSQL sees that moment as long as the transaction lasts, SQLite through a reader of its own. So what came
+before the checkpoint is in its digests, and what comes after is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import Channel
+from exchange.database.engine import locked, now, reading, writing
+from exchange.database.tables import ResyncState, position, resync
+from exchange.format import record as records
+from exchange.format.batch import BatchWriter
+from exchange.format.control import DIGEST, VERSION, Digest
+from exchange.format.manifest import Kind
+from exchange.format.record import Op, Record
+from exchange.outgoing import changes
+from exchange.outgoing import seal as sealing
+from exchange.outgoing.changes import Sealed
+from exchange.results import Exported
+from exchange.site import Site
+from exchange.tables import bucket_digests
+
+MOST_BATCHES = 20
+"""So many batches of changes are sealed before a checkpoint at once: where more is pending, the next call goes on."""
+
+
+def seal(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | None:
+    """Answer an open row of ``resync`` that wants a checkpoint; None if it was answered meanwhile.
+
+    ``more`` says that there were too many changes before it: call again. Raises Busy, and WorldError if the disk, the
+    database or the signing key fails.
+    """
+    sealing.check_room(site)
+    lock = f"export {channel.name}"
+    names = None if row.streams is None else frozenset(json.loads(row.streams))
+    if site.many_writers:
+        with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
+            before = _Before(site, connection, channel)
+            if before.more:
+                return before.only()
+            return _seal(site, connection, channel, row, bucket_digests.digests(connection, channel, names), before)
+    prepared: list[tuple[_Before, list[Digest]]] = []
+
+    def prepare() -> None:
+        with reading(site.engine) as reader:
+            with writing(site.engine, lock) as connection:
+                before = _Before(site, connection, channel)
+                reader.execute(sa.select(position.c.channel).limit(1))  # from here on it sees this moment
+            prepared.append((before, [] if before.more else bucket_digests.digests(reader, channel, names)))
+
+    with locked(site.engine, lock, prepare=prepare) as connection:
+        ((before, digests),) = prepared
+        return before.only() if before.more else _seal(site, connection, channel, row, digests, before)
+
+
+class _Before:
+    """The changes that had to be sealed before a checkpoint."""
+
+    def __init__(self, site: Site, connection: Connection, channel: Channel) -> None:
+        self.batches: list[Exported] = []
+        self.parked = 0
+        self.more = True
+        while self.more and len(self.batches) < MOST_BATCHES:
+            sealed = changes.seal(site, connection, channel)
+            self.batches += [sealed.batch] if sealed.batch else []
+            self.parked += sealed.parked
+            self.more = sealed.more
+
+    def only(self) -> Sealed:
+        """Say that nothing else was sealed."""
+        return Sealed(None, self.parked, self.more, tuple(self.batches))
+
+
+def _seal(
+    site: Site,
+    connection: Connection,
+    channel: Channel,
+    row: sa.Row[Any],
+    digests: Sequence[Digest],
+    before: _Before,
+) -> Sealed | None:
+    moment = now()
+    done = connection.execute(
+        sa.update(resync)
+        .where(resync.c.id == row.id, resync.c.state.in_([ResyncState.ASKED, ResyncState.RUNNING]))
+        .values(state=ResyncState.DONE, parts=1, records=len(digests), updated_at=moment)
+    )
+    if done.rowcount != 1:
+        return before.only() if before.batches else None
+    with site.spool.drafting() as draft:
+        writer = BatchWriter(draft[0], sealing.ENCODING)
+        version = int(moment.timestamp() * 1_000_000)
+        for one in digests:
+            writer.write(records.encode(Record(DIGEST, Op.UPSERT, version, one.as_data())), DIGEST, Op.UPSERT)
+        manifest = sealing.seal(
+            site,
+            connection,
+            writer,
+            draft,
+            channel=channel.name,
+            kind=Kind.CHECKPOINT,
+            schemas={DIGEST: VERSION},
+            shards=channel.shards,
+        )
+    return Sealed(changes.exported(manifest), before.parked, more=False, before=tuple(before.batches))

@@ -1,0 +1,247 @@
+"""The records of one batch, out of the database into its data file, or parked with a reason.
+
+Upserts come parents first, then deletes children first, so that foreign keys hold at every line. Runs inside
+the exporter's transaction and leaves it to the exporter to commit or undo all of it.
+
+Rows are taken some at a time and encoded, checked and written together: a call for each value would cost most
+of an export. Where anything about some rows is not as usual, they go the slow way, one by one, and only that
+one refuses records and fills a batch to its last byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from exchange import dead_letters
+from exchange.channels.channel import Channel, Stream
+from exchange.channels.codecs import LOOK_AT_EACH
+from exchange.database.tables import Direction
+from exchange.dead_letters import Letter
+from exchange.format import record as records
+from exchange.format.batch import BatchWriter
+from exchange.format.errors import RecordError
+from exchange.format.record import Op, Record
+from exchange.site import Site
+from exchange.tables import capture
+from exchange.tables.gc_pause import uncollected
+
+
+@dataclass(frozen=True)
+class Composed:
+    """How many records were parked, and whether some found no room and went back."""
+
+    parked: int
+    left: bool
+
+
+class _Kind(NamedTuple):
+    """Records of one stream and one op, and how their lines are made of versions and values."""
+
+    stream: Stream
+    op: Op
+    line: Callable[[int, Sequence[Any]], bytes]
+    """One record's line; raises RecordError for what must not cross."""
+    lines: Callable[[Sequence[int], Sequence[Sequence[Any]]], list[bytes] | None]
+    """The same of many, given as columns, without newlines; None if any of them needs ``line``."""
+
+
+class _Taken(NamedTuple):
+    """Some taken keys: of each the text, the version, and the values of its row, or of its key if that is gone."""
+
+    kind: _Kind
+    rows: Sequence[capture.Row]
+
+
+def compose(
+    site: Site, connection: Connection, channel: Channel, keys: Mapping[str, int], writer: BatchWriter
+) -> Composed:
+    """Write what was taken until the batch is full; what found no room goes back to the log.
+
+    ``keys`` says how many keys were taken, by stream.
+    """
+    letters, reached, left = _write(site, connection, channel, keys, writer)
+    if left:
+        capture.give_back(connection, channel.streams, reached)
+    _supersede(connection, keys, letters)
+    dead_letters.park(connection, letters, "refused on export")
+    return Composed(len(letters), left)
+
+
+@dataclass(frozen=True)
+class PageComposed:
+    """How a page was written: behind which key it was cut for want of room, if it was, and streams with bad records."""
+
+    parked: int
+    cut: str | None
+    bad: frozenset[str]
+
+
+def compose_page(
+    site: Site, connection: Connection, channel: Channel, page: capture.Page, version: int, writer: BatchWriter
+) -> PageComposed | None:
+    """Write the rows of a page, all with one version, until the batch is full.
+
+    None if not all found room and they are of use only as a whole: then nothing was parked, and the batch is to be
+    made anew. A row that is parked already is not parked once more.
+    """
+    letters, reached, left = _write(site, connection, channel, page.keys, writer, version)
+    if left and page.whole:
+        return None
+    cut = capture.cut_page(connection, reached.version) if left and reached is not None else None
+    _supersede(connection, page.keys, letters)
+    known = dead_letters.parked_sent(connection, letters)
+    fresh = [letter for letter in letters if (letter.stream, letter.key) not in known]
+    dead_letters.park(connection, fresh, "refused on export")
+    bad = frozenset(letter.stream for letter in letters if letter.stream)
+    return PageComposed(len(fresh), cut, bad)
+
+
+def _write(
+    site: Site,
+    connection: Connection,
+    channel: Channel,
+    keys: Mapping[str, int],
+    writer: BatchWriter,
+    version: int | None = None,
+) -> tuple[list[Letter], capture.Reached | None, bool]:
+    """Write what was taken, with one version for all if it is given.
+
+    Gives the letters of what can't be sent, the last record that was written or refused, and whether some are left.
+    """
+    letters: list[Letter] = []
+    reached: capture.Reached | None = None
+    with uncollected(), closing(_taken(site, connection, channel, keys)) as pieces:
+        for kind, rows in pieces:
+            if _write_all(site, writer, kind, rows, version):
+                reached = capture.Reached(kind.stream.name, rows[-1][1], kind.op)
+                continue
+            for row in rows:
+                try:
+                    line = kind.line(version or row[1], row[2:])
+                except RecordError as error:
+                    letters.append(_letter(channel, kind, row[0], version or row[1], error))
+                else:
+                    if _is_full(site, writer, len(line)) and writer.records:
+                        return letters, reached, True
+                    writer.write(line, kind.stream.name, kind.op)
+                reached = capture.Reached(kind.stream.name, row[1], kind.op)
+    return letters, reached, False
+
+
+def _supersede(connection: Connection, keys: Mapping[str, int], letters: Sequence[Letter]) -> None:
+    for stream in keys:
+        refused = {letter.key for letter in letters if letter.key and letter.stream == stream}
+        sentence = "superseded: its row went out with a later export"
+        dead_letters.supersede_sent(connection, stream, capture.TAKEN, refused, sentence)
+
+
+def _write_all(site: Site, writer: BatchWriter, kind: _Kind, rows: Sequence[capture.Row], version: int | None) -> bool:
+    """Write the records of these rows if there is nothing to be said about any of them and room for all; else none."""
+    _, versions, *values = zip(*rows, strict=True)
+    try:
+        lines = kind.lines([version] * len(rows) if version else versions, values)
+    except LOOK_AT_EACH:
+        return False
+    if lines is None or max(map(len, lines)) > site.limits.read.max_record_bytes:
+        return False
+    lines.append(b"")
+    text = b"\n".join(lines)
+    if _is_full(site, writer, len(text)):
+        return False
+    writer.write_all(text, len(rows), kind.stream.name, kind.op)
+    return True
+
+
+def _is_full(site: Site, writer: BatchWriter, more_bytes: int) -> bool:
+    return writer.content_bytes + more_bytes > site.limits.batch_bytes
+
+
+def _taken(
+    site: Site, connection: Connection, channel: Channel, keys: Mapping[str, int]
+) -> Generator[_Taken, None, None]:
+    streams = [stream for stream in channel.streams if stream.name in keys]
+    there = dict.fromkeys(keys, 0)
+    for stream in streams:
+        kind, last = _upserts(site, connection, stream), None
+        for rows in capture.rows(connection, stream):
+            # Each key has a version of its own, and where a key is not unique after all its rows come together.
+            there[stream.name] += len({row[1] for row in rows}) - (rows[0][1] == last)
+            last = rows[-1][1]
+            yield _Taken(kind, rows)
+    for stream in reversed(streams):
+        if there[stream.name] == keys[stream.name]:
+            continue  # none is gone, and to look for them costs as much as to read those that are there
+        kind = _deletes(site, connection, stream)
+        for rows in capture.deleted_keys(connection, stream):
+            yield _Taken(kind, rows)
+
+
+def _upserts(site: Site, connection: Connection, stream: Stream) -> _Kind:
+    checker = site.checkers[stream.name]
+    return _kind(
+        site,
+        stream,
+        Op.UPSERT,
+        (stream.encoder(connection.dialect), stream.rows_encoder(connection.dialect)),
+        (checker.check_data, checker.accepts_all),
+    )
+
+
+def _deletes(site: Site, connection: Connection, stream: Stream) -> _Kind:
+    checker = site.checkers[stream.name]
+    return _kind(
+        site,
+        stream,
+        Op.DELETE,
+        (stream.key_encoder(connection.dialect), stream.keys_encoder(connection.dialect)),
+        (checker.check_key, checker.accepts_all_keys),
+    )
+
+
+def _kind(site: Site, stream: Stream, op: Op, encoders: _Encoders, checks: _Checks) -> _Kind:
+    """Make the functions to the lines from those that encode and check one, and many."""
+    (encode, encode_all), (check, accepts_all) = encoders, checks
+
+    def line(version: int, values: Sequence[Any]) -> bytes:
+        body = encode(values)
+        check(body)
+        return _bounded(site, records.encode(Record(stream.name, op, version, body)))
+
+    def lines(versions: Sequence[int], columns: Sequence[Sequence[Any]]) -> list[bytes] | None:
+        bodies = encode_all(columns)
+        return records.encode_all(stream.name, op, versions, bodies) if accepts_all(bodies) else None
+
+    return _Kind(stream, op, line, lines)
+
+
+_Body = dict[str, Any]
+_Encoders = tuple[Callable[[Sequence[Any]], _Body], Callable[[Sequence[Sequence[Any]]], list[_Body]]]
+_Checks = tuple[Callable[[_Body], None], Callable[[list[_Body]], bool]]
+
+
+def _bounded(site: Site, line: bytes) -> bytes:
+    allowed = site.limits.read.max_record_bytes
+    if len(line) - 1 > allowed:
+        raise RecordError("size", "", f"the record is {len(line) - 1} bytes long, at most {allowed} are sent")
+    return line
+
+
+def _letter(channel: Channel, kind: _Kind, key: str, version: int, error: RecordError) -> Letter:
+    return Letter(
+        Direction.OUT,
+        channel.name,
+        key.encode(),
+        error.error,
+        f"{error.sentence}; it is not sent: mend the row, which sends it again",
+        pointer=error.pointer,
+        stream=kind.stream.name,
+        op=kind.op.value,
+        key=key,
+        version=version,
+        schema_version=kind.stream.schema_version,
+    )

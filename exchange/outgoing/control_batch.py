@@ -1,0 +1,200 @@
+"""Control batches on their way out: receipts, a sign of life, and what this side asks for.
+
+All of it is said anew each time, so that any of them may be lost. One is written after an import that changed
+something, and with the exports when the last one is old; never because of control batches alone, or both sides would
+answer each other for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import CONTROL
+from exchange.database import ledger
+from exchange.database.engine import Busy, locked, now, reading, world_errors
+from exchange.database.tables import BatchState, Direction, RepairState, batch, position, repair
+from exchange.format import control
+from exchange.format import record as records
+from exchange.format.batch import BatchWriter
+from exchange.format.control import Heard, Heartbeat, Proof, Request, Sent
+from exchange.format.errors import Reason, Verdict, WorldError, printable
+from exchange.format.manifest import Kind, Manifest
+from exchange.format.record import Op, Record
+from exchange.link import epoch_adoption, receipts
+from exchange.outgoing import resend, seal
+from exchange.results import Imported
+from exchange.site import Site
+
+DUE_SHARE = 0.5
+"""With an export a control batch goes out if the last one is older than this share of the period."""
+
+NOBODYS = frozenset({Reason.UNTRUSTED, Reason.MISDIRECTED})
+"""Why files are refused of which there is nothing to tell: they are not the other side's."""
+
+MOST_REQUESTS = 100
+"""So many open requests are told, the oldest first."""
+
+
+def after_import(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bool]) -> str | None:
+    """Do what an import calls for: send again what the other side misses, and tell it what became of its batches.
+
+    ``outcomes`` are those of the import. Gives what went wrong in a sentence: the import itself is done.
+    """
+    changed = [one for one in outcomes if one.changed and one.verdict is not Verdict.BUSY]
+    heard = any(one.channel == CONTROL and one.verdict is Verdict.APPLIED for one in changed)
+    news = any(one.channel != CONTROL and one.reason not in NOBODYS for one in changed)
+    trouble = None
+    if heard:
+        trouble = _in_peace(lambda: resend.run(site, stopping))
+    if news:
+        trouble = at_once(site) or trouble
+    return trouble
+
+
+def after_export(site: Site) -> str | None:
+    """Give a sign of life, unless there was one just now. Gives what went wrong in a sentence."""
+    return _in_peace(lambda: tell(site) if _is_due(site) else None)
+
+
+def at_once(site: Site) -> str | None:
+    """Tell the other side what a person did to a batch of it. Gives what went wrong in a sentence."""
+    return _in_peace(lambda: tell(site))
+
+
+def _in_peace(work: Callable[[], object]) -> str | None:
+    """Do what follows on something that is done and stays so; give what went wrong."""
+    try:
+        with world_errors():
+            work()
+    except Busy:
+        pass  # whoever is at work tells what it finds; the rest goes with the next export
+    except WorldError as error:
+        return f"the other side was not told: {error.sentence}"
+    return None
+
+
+def tell(site: Site) -> Manifest | None:
+    """Write one control batch and publish it; None where nobody would ever hear it, or nothing may go out.
+
+    Raises Busy and WorldError.
+    """
+    if site.one_way and not site.outgoing():
+        return None
+    seal.check_room(site)
+    manifest = _seal(site)
+    if manifest is not None:
+        seal.publish_sealed(site, CONTROL)
+    return manifest
+
+
+def _is_due(site: Site) -> bool:
+    with reading(site.engine) as connection:
+        epoch = ledger.known_epoch(connection, site.network)
+        at = ledger.current_position(connection, Direction.OUT, CONTROL)
+        if at is None or at.epoch != epoch:
+            return True
+        last = ledger.at_place(connection, Direction.OUT, CONTROL, at.epoch, at.sequence)
+    patience = timedelta(seconds=site.limits.period_seconds * DUE_SHARE)
+    return last is None or not timedelta() <= now() - last.created_at < patience
+
+
+def _seal(site: Site) -> Manifest | None:
+    with (
+        locked(site.engine, f"export {CONTROL}", isolation_level="REPEATABLE READ") as connection,
+        site.spool.drafting() as draft,
+    ):
+        if ledger.halted(connection):
+            return None
+        moment = now()
+        writer = BatchWriter(draft[0], seal.ENCODING)
+        for stream, said in _said(site, connection, moment):
+            version = int(moment.timestamp() * 1_000_000)
+            writer.write(records.encode(Record(stream, Op.UPSERT, version, said)), stream, Op.UPSERT)
+        return seal.seal(
+            site,
+            connection,
+            writer,
+            draft,
+            channel=CONTROL,
+            kind=Kind.CONTROL,
+            schemas=dict.fromkeys(writer.streams, control.VERSION),
+        )
+
+
+def _said(site: Site, connection: Connection, moment: datetime) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Give all that there is to say: the stream of each record and its data."""
+    if not site.one_way:
+        for one in receipts.written(site, connection, moment):
+            yield control.RECEIPT, one.as_data()
+    yield control.HEARTBEAT, _heartbeat(site, connection, moment).as_data()
+    if not site.one_way:
+        for asked in _requests(connection):
+            yield control.REPAIR, asked.as_data()
+
+
+# Heartbeat
+
+
+def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbeat:
+    epoch = ledger.open_network(connection, site.network)
+    period = site.limits.period_seconds
+    return Heartbeat(
+        epoch=epoch,
+        period_seconds=period,
+        next_expected_by=moment + timedelta(seconds=period * (1 + DUE_SHARE)),
+        sent=tuple(_sent(connection, epoch)),
+        heard=_heard(connection),
+        undecided=tuple(epoch_adoption.proofs(connection)),
+    )
+
+
+def _sent(connection: Connection, epoch: str) -> Iterable[Sent]:
+    rows = connection.execute(
+        sa.select(position.c.channel, position.c.sequence)
+        .where(position.c.direction == Direction.OUT, position.c.epoch == epoch, position.c.channel != CONTROL)
+        .order_by(position.c.channel)
+        .limit(receipts.MOST_RECEIPTS)
+    )
+    for row in rows.all():
+        yield Sent(row.channel, epoch, row.sequence, resend.lost(connection, row.channel, epoch))
+
+
+def _heard(connection: Connection) -> Heard | None:
+    at = ledger.current_position(connection, Direction.IN, CONTROL)
+    if at is None or not at.sequence:
+        return None
+    row = connection.execute(
+        sa.select(batch.c.manifest, batch.c.signature).where(
+            batch.c.direction == Direction.IN,
+            batch.c.channel == CONTROL,
+            batch.c.epoch == at.epoch,
+            batch.c.sequence == at.sequence,
+            batch.c.state == BatchState.APPLIED,
+        )
+    ).one_or_none()
+    return Heard(at.epoch, at.sequence, Proof(row.manifest, row.signature) if row else None)
+
+
+# Requests
+
+
+def _requests(connection: Connection) -> Iterable[Request]:
+    rows = connection.execute(
+        sa.select(repair).where(repair.c.state == RepairState.OPEN).order_by(repair.c.id).limit(MOST_REQUESTS)
+    )
+    for row in rows:
+        yield Request(
+            name=row.name,
+            channel=row.channel,
+            want=row.want,
+            streams=None if row.streams is None else tuple(json.loads(row.streams)),
+            buckets=None if row.buckets is None else tuple(json.loads(row.buckets)),
+            prune=bool(row.prune),
+            reason=printable(row.reason, control.MAX_WORDS),
+        )

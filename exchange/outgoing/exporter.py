@@ -1,0 +1,153 @@
+"""Export: from committed rows to published files, each batch sealed in one transaction.
+
+The order of steps is what loses nothing: under the channel's lock take the changes, write and sync the
+files, enter the batch in the ledger, commit; only then publish. A crash before the commit leaves the changes
+where they were, one after it a sealed batch that the next run publishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from exchange.channels.channel import Channel
+from exchange.database import ledger
+from exchange.database.engine import Busy, locked, reading, world_errors
+from exchange.database.tables import BatchState, Direction
+from exchange.format.control import SNAPSHOT
+from exchange.format.errors import WorldError
+from exchange.link import send_requests
+from exchange.outgoing import changes, checkpoint, resend, snapshot
+from exchange.outgoing import seal as sealing
+from exchange.outgoing.changes import Sealed
+from exchange.results import Exported, ExportRun, Resent
+from exchange.site import Site
+from exchange.tables import capture
+
+
+def run(
+    site: Site,
+    *,
+    channel: str | None = None,
+    stopping: Callable[[], bool],
+    hand_over: Callable[[str], None] | None = None,
+) -> ExportRun:
+    """Export what is pending, of one channel or all, and publish what a crash left sealed.
+
+    May be repeated at any time. ``stopping`` is asked between batches. Where more than one channel has
+    something pending, ``hand_over`` is given their names to have each exported beside the others; SQLite has
+    one writer, so there they go one after the other, here.
+    """
+    site.spool.prepare()
+    batches: list[Exported] = []
+    busy: list[Busy] = []
+    done: list[str] = []
+    handed: list[str] = []
+    resent: tuple[Resent, ...] = ()
+    parked = 0
+    trouble = None
+    try:
+        _check_network(site)
+        _ask_on_schedule(site)
+        busy += _publish_left(site, channel)
+        channels = [one for one in site.outgoing() if one.called(channel)]
+        pending = [one for one in channels if _anything_pending(site, one)]
+        done += [one.name for one in channels if one not in pending]
+        if hand_over is not None and site.many_writers and len(pending) > 1:
+            handed, pending = [one.name for one in pending], []
+            for name in handed:
+                hand_over(name)
+        for one in pending:
+            try:
+                for sealed in _export_channel(site, one, stopping):
+                    parked += sealed.parked
+                    batches += sealed.before
+                    batches += [sealed.batch] if sealed.batch else []
+                done.append(one.name)
+            except Busy as held:
+                busy.append(held)
+        ledger.note_success(site.engine, Direction.OUT, done)
+        resent = resend.run(site, stopping) if channel is None else ()
+    except WorldError as error:
+        trouble = error.sentence
+    whom = tuple({one.lock: one for one in busy}.values())
+    return ExportRun(tuple(batches), parked, whom, trouble, tuple(handed), resent)
+
+
+def _check_network(site: Site) -> None:
+    """See that this database is this network's, and may export. Raises WorldError."""
+    with world_errors(), reading(site.engine) as connection:
+        ledger.known_epoch(connection, site.network)
+        halted = ledger.halted(connection)
+    if halted is not None:
+        raise WorldError(halted)
+
+
+def _ask_on_schedule(site: Site) -> None:
+    """Where nothing ever comes back, have everything sent anew from time to time: what was lost is made good."""
+    if site.one_way:
+        with world_errors(), suppress(Busy):
+            send_requests.ask_when_due(site)
+
+
+def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
+    """Publish what lies sealed, also of a channel or shard that is declared no more; say who holds which."""
+    with world_errors(), reading(site.engine) as connection:
+        left = {entry.channel for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])}
+    if left:
+        with world_errors():
+            site.spool.sweep()  # whoever left it sealed may have left files half written, too
+    busy = []
+    for name in sorted(left):
+        channel = site.channel(name)
+        if wanted == name or (channel.called(wanted) if channel else wanted is None):
+            try:
+                with world_errors():
+                    sealing.publish_sealed(site, name)
+            except Busy as held:
+                busy.append(held)
+    return busy
+
+
+def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
+    with world_errors():
+        more = True
+        while more and not stopping():
+            sealed = seal(site, channel)
+            sealing.publish_sealed(site, channel.name)
+            more = sealed.more
+            yield sealed
+        yield from _send_beside(site, channel, stopping)
+
+
+def _send_beside(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
+    """Send the snapshots and checkpoints that were asked for, one after the other; what can't go on yet waits."""
+    waiting: list[int] = []
+    while not stopping():
+        with reading(site.engine) as connection:
+            wish = send_requests.next_open(connection, channel.name, but=waiting)
+        if wish is None:
+            return
+        seal_one = snapshot.seal if wish.want == SNAPSHOT else checkpoint.seal
+        sealed = seal_one(site, channel, wish)
+        if sealed is None:
+            waiting.append(wish.id)
+            continue
+        sealing.publish_sealed(site, channel.name)
+        yield sealed
+
+
+def _anything_pending(site: Site, channel: Channel) -> bool:
+    with world_errors(), reading(site.engine) as connection:
+        pending = capture.pending(connection, channel.streams, 1, channel.shard) > 0
+        return pending or send_requests.next_open(connection, channel.name) is not None
+
+
+def seal(site: Site, channel: Channel) -> Sealed:
+    """Take pending changes and make them a batch that lies on the disk and in the ledger, or change nothing.
+
+    Raises Busy, and WorldError if the disk, the database or the signing key fails.
+    """
+    sealing.check_room(site)
+    with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
+        return changes.seal(site, connection, channel)

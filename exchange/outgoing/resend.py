@@ -1,0 +1,221 @@
+"""Resending: the identical bytes of a batch, published once more under the next attempt name.
+
+The other side's receipts say what it misses, a person may, and on a one-way link the schedule does. A batch of which
+this side no longer has the very bytes is lost: the next heartbeat says so, and a snapshot goes in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database import ledger
+from exchange.database.engine import Busy, locked, now, reading, world_errors
+from exchange.database.ledger import Entry
+from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, receipt
+from exchange.format import resend_codes
+from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
+from exchange.format.errors import Reason, RecordError, WorldError, printable
+from exchange.format.manifest import Manifest
+from exchange.link import peer_words, send_requests
+from exchange.outgoing import seal
+from exchange.results import Resent
+from exchange.site import Site
+
+MOST = 100
+"""So many batches one run sends again: the next one goes on."""
+
+MOST_PATIENCE = 8
+"""What is asked for again and again is sent at longer and longer intervals, this many times the first one at most."""
+
+_SENT = (BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED)
+
+
+def run(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
+    """Send again what the other side misses, or what a one-way link has to carry once more; give what was done.
+
+    May be repeated at any time: each batch is sent at most once in ``gap_seconds``, or ``copy_seconds``. A channel that
+    somebody else works on is left to the next run. Raises WorldError.
+    """
+    with world_errors(), reading(site.engine) as connection:
+        if ledger.halted(connection):
+            return ()
+        asked = _asked_for(site, connection)
+        copies = _copies_due(site, connection)
+    done: list[Resent] = []
+    for number, why in [*((one, "the other side misses it") for one in asked), *((one, "a copy") for one in copies)]:
+        if stopping():
+            break
+        with suppress(Busy):
+            sent = _send_again(site, number, why, asked=number in asked)
+            done += [sent] if sent else []
+    return tuple(done)
+
+
+def _asked_for(site: Site, connection: Connection) -> dict[int, None]:
+    """Give the batches that receipts name as missing and that were not sent since, oldest first."""
+    epoch = ledger.known_epoch(connection, site.network)
+    found: dict[int, None] = {}
+    for row in connection.execute(
+        sa.select(receipt).where(receipt.c.epoch == (epoch or "")).order_by(receipt.c.channel)
+    ):
+        said = peer_words.receipt(row.said)
+        if said is not None and said.missing:
+            found |= dict.fromkeys(_due(site, connection, row, said.missing))
+    return dict.fromkeys(list(found)[:MOST])
+
+
+def _due(site: Site, connection: Connection, said: sa.Row[Any], missing: Sequence[Range]) -> list[int]:
+    columns = (batch.c.id, batch.c.attempt, batch.c.published_at)
+    rows = connection.execute(
+        sa.select(*columns)
+        .where(
+            *_at(said.channel, said.epoch, missing),
+            batch.c.state.in_(_SENT),
+            batch.c.reason.is_distinct_from(Reason.LOST),
+        )
+        .order_by(batch.c.sequence)
+    )
+    return [row.id for row in rows if _is_due(site, row.attempt, row.published_at, said.heard_at)]
+
+
+def _is_due(site: Site, attempt: int, published_at: datetime | None, heard_at: datetime) -> bool:
+    """Tell whether a batch is to be sent again: not while it may still be on its way, nor twice for one receipt."""
+    if published_at is None:
+        return True
+    patience = timedelta(seconds=site.limits.gap_seconds * min(2 ** (attempt - 1), MOST_PATIENCE))
+    return published_at < heard_at and published_at <= now() - patience
+
+
+def _at(channel: str, epoch: str, wanted: Sequence[Range]) -> list[sa.ColumnElement[bool] | sa.TextClause]:
+    """Say that an outgoing batch holds one of these places, so that an index finds it."""
+    places = sa.or_(*(batch.c.sequence.between(first, last) for first, last in wanted))
+    here = [batch.c.direction == Direction.OUT, batch.c.channel == channel, batch.c.epoch == epoch, places]
+    return [*here, sa.text(HOLDS_PLACE)]
+
+
+def _copies_due(site: Site, connection: Connection) -> list[int]:
+    if not site.one_way:
+        return []
+    due = sa.select(batch.c.id).where(batch.c.again_at <= now()).order_by(batch.c.again_at).limit(MOST)
+    return list(connection.scalars(due))
+
+
+def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | None:
+    """Publish a batch under its next name; None if it is no longer due. Raises Busy and WorldError."""
+    with world_errors(), reading(site.engine) as connection:
+        before = ledger.by_id(connection, number)
+    manifest = Manifest.parse((before.manifest or "").encode())
+    with world_errors(), locked(site.engine, f"export {before.channel}") as connection:
+        entry = ledger.by_id(connection, number)
+        if (entry.state, entry.attempt) != (before.state, before.attempt):
+            return None
+        kept = entry.erased_at is None
+        if not kept or not site.spool.has_sealed(manifest.name, manifest.encoding, entry.digest, manifest.sha256):
+            if asked:
+                return _lose(connection, entry, _GONE if kept else _ERASED)
+            connection.execute(sa.update(batch).where(batch.c.id == number).values(again_at=None))
+            return None
+        attempt = entry.attempt + 1
+        again = seal.next_copy(site, manifest, attempt)
+        site.spool.publish(manifest.name, manifest.encoding, attempt)
+        stem = str(manifest.name.again(attempt))
+        cause = f"published again as {stem}: {printable(why, 1000)}"
+        ledger.move(connection, entry, BatchState.PUBLISHED, cause, attempt=attempt, published_at=now(), again_at=again)
+    return Resent(stem, entry.channel, entry.epoch, entry.sequence, attempt, cause)
+
+
+_IN_ITS_PLACE = "a snapshot of the channel goes in its place"
+_GONE = f"it is asked for again, but its files are no longer kept whole; {_IN_ITS_PLACE}"
+_ERASED = f"it is asked for again, but a record in it was to be forgotten and it was erased; {_IN_ITS_PLACE}"
+
+
+def lose_erased(connection: Connection, entry: Entry) -> None:
+    """Write down that a batch that was erased may never have come, where nobody asks for it: as if it was asked for."""
+    _lose(connection, entry, f"it was erased before it was surely carried over; {_IN_ITS_PLACE}")
+
+
+def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
+    """Write down that a batch can't be sent any more, and have a snapshot sent in its place."""
+    if entry.reason != Reason.LOST:
+        gone = {"pruned_at": now(), "again_at": None}
+        ledger.move(connection, entry, BatchState.REJECTED, cause, reason=Reason.LOST, **gone)
+        # More wishes than may be open at once: one of those will do.
+        with suppress(RecordError):
+            send_requests.ask(
+                connection, channel=entry.channel, want=SNAPSHOT, prune=True, reason=f"{entry.stem}: {cause}"
+            )
+    return Resent(entry.stem, entry.channel, entry.epoch, entry.sequence, None, cause)
+
+
+def lost(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
+    """Give the places of a channel that can't be sent again, to be told in the next heartbeat.
+
+    Where the other side answers, those that it has not got beyond; else the newest ones.
+    """
+    row = connection.execute(
+        sa.select(receipt.c.through, receipt.c.said).where(receipt.c.channel == channel, receipt.c.epoch == epoch)
+    ).one_or_none()
+    asking = sa.select(batch.c.sequence).where(
+        batch.c.state == BatchState.REJECTED,
+        batch.c.direction == Direction.OUT,
+        batch.c.channel == channel,
+        batch.c.epoch == epoch,
+        batch.c.reason == Reason.LOST,
+    )
+    if row is not None:
+        said = peer_words.receipt(row.said)
+        reached = min([row.through, *(first - 1 for first, _ in said.missing)]) if said else 0
+        asking = asking.where(batch.c.sequence > reached)
+    found = list(connection.scalars(asking.order_by(batch.c.sequence)))
+    every = ranges(found, most=len(found))
+    return every[:MAX_RANGES] if row is not None else every[-MAX_RANGES:]
+
+
+# At a person's word
+
+
+def by_code(site: Site, code: str) -> tuple[Resent, ...]:
+    """Send again what a request code names. Raises Busy, and WorldError for what is no code, or none for this side."""
+    with world_errors(), reading(site.engine) as connection:
+        epoch = ledger.known_epoch(connection, site.network) or ""
+    try:
+        channel, _, wanted = resend_codes.decode(code, [(one.name, epoch) for one in site.outgoing()])
+    except ValueError as error:
+        raise WorldError(f"{error}; nothing was done") from error
+    return _at_once(site, channel, wanted, f"asked for by code {code}")
+
+
+def by_hand(site: Site, channel: str, sequences: Sequence[int]) -> tuple[Resent, ...]:
+    """Send batches of a channel again. Raises Busy, and WorldError if one was never sent."""
+    return _at_once(site, channel, ranges(sorted(set(sequences)), most=len(sequences)), "asked for by hand")
+
+
+def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tuple[Resent, ...]:
+    """Send batches of the present epoch again now, whatever the other side said of them, and however long ago."""
+    site.spool.prepare()
+    with world_errors(), reading(site.engine) as connection:
+        halted = ledger.halted(connection)
+        if halted:
+            raise WorldError(f"nothing is sent again: {halted}")
+        epoch = ledger.known_epoch(connection, site.network) or ""
+        rows = connection.execute(
+            sa.select(batch.c.id, batch.c.sequence)
+            .where(*_at(channel, epoch, wanted), batch.c.state.in_(_SENT))
+            .order_by(batch.c.sequence)
+        ).all()
+    found = {row.sequence for row in rows}
+    absent = ranges(one for first, last in wanted for one in range(first, last + 1) if one not in found)
+    if absent:
+        msg = (
+            f"channel {channel} has published no batch {shown(absent)} in its present epoch {epoch}; nothing was done;"
+            " `exchange batches --direction out` lists those there are"
+        )
+        raise WorldError(msg)
+    done = (_send_again(site, row.id, why, asked=True) for row in rows)
+    return tuple(sent for sent in done if sent)

@@ -1,0 +1,130 @@
+"""A batch on its way out, whatever is in it: its place, its ledger row, its signature, and its files' last move.
+
+The order is that of the export: data file, then manifest and ledger row in the transaction that takes what the batch
+carries, **commit**, and only then publish.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy import Connection
+
+from exchange import __version__
+from exchange.database import ledger
+from exchange.database.engine import locked, now, reading
+from exchange.database.tables import BatchState, Direction
+from exchange.format import lineage
+from exchange.format.batch import BatchWriter
+from exchange.format.errors import WorldError, printable
+from exchange.format.manifest import Kind, Manifest, digest, join_manifest
+from exchange.site import Site
+
+ENCODING = ("zstd",)
+
+
+def check_room(site: Site) -> None:
+    """See that a batch could be signed and would find room on the disk. Raises WorldError."""
+    if site.signing_key is None and site.require_signature:
+        msg = "there is no signing key; nothing is exported; `exchange keys new` makes one"
+        raise WorldError(msg)
+    free, needed = site.spool.free_bytes(), 2 * site.limits.batch_bytes
+    if free < needed:
+        msg = f"{site.spool.folders.home}: {free} bytes are free, a batch may need {needed}; nothing is exported"
+        raise WorldError(msg)
+
+
+def seal(
+    site: Site,
+    connection: Connection,
+    writer: BatchWriter,
+    draft: tuple[BinaryIO, Path],
+    *,
+    channel: str,
+    kind: Kind,
+    schemas: Mapping[str, int],
+    shards: int = 1,
+    extra: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Give what was written the next place of its channel, sign it, enter it in the ledger and make its files durable.
+
+    ``draft`` is the file that ``writer`` writes to and its path, as ``Spool.drafting`` gives them; ``schemas`` has the
+    schema version of every stream in it, ``extra`` further members of the manifest. The caller holds the channel's
+    lock and commits. Raises WorldError if the disk did not take all of it.
+    """
+    data = writer.close()
+    file, path = draft
+    file.flush()
+    epoch = ledger.open_network(connection, site.network)
+    before = ledger.current_position(connection, Direction.OUT, channel)
+    if before is not None and before.epoch != epoch:
+        before = None
+    manifest = Manifest(
+        channel=channel,
+        source=site.network,
+        target=site.peer,
+        epoch=epoch,
+        sequence=before.sequence + 1 if before else 1,
+        kind=kind,
+        created_at=now(),
+        producer=f"exchange {__version__}",
+        schemas=schemas,
+        records=data.records,
+        encoding=ENCODING,
+        sha256=data.sha256,
+        bytes=data.bytes,
+        content_sha256=data.content_sha256,
+        content_bytes=data.content_bytes,
+        previous=before.digest if before else None,
+        trace=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
+        shards=shards,
+        extra={**(extra or {}), **lineage.members(ledger.left_behind(connection, channel, epoch))},
+    )
+    line = manifest.encode()
+    place = (manifest.channel, manifest.epoch, manifest.sequence)
+    ledger.record(
+        connection,
+        Direction.OUT,
+        BatchState.SEALED,
+        stem=str(manifest.name),
+        place=place,
+        cause="sealed",
+        manifest=manifest,
+        line=line,
+        digest=digest(line),
+    )
+    ledger.advance(connection, Direction.OUT, *place, digest(line))
+    content = join_manifest(line, site.signing_key.sign(line) if site.signing_key else None)
+    site.spool.seal(manifest.name, ENCODING, path, data.bytes, content)
+    return manifest
+
+
+# Publish: files move only after the commit, and each move may be repeated
+
+
+def publish_sealed(site: Site, channel: str) -> None:
+    """Publish every sealed batch of a channel, in order. Raises Busy and WorldError; what is left stays sealed."""
+    with reading(site.engine) as connection:
+        if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
+            return
+    with locked(site.engine, f"export {channel}") as connection:
+        for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
+            manifest = Manifest.parse((entry.manifest or "").encode())
+            site.spool.publish(manifest.name, manifest.encoding)
+            cause = f"published as {printable(entry.stem)}"
+            again = next_copy(site, manifest, 1)
+            ledger.move(connection, entry, BatchState.PUBLISHED, cause, published_at=now(), again_at=again)
+
+
+def next_copy(site: Site, manifest: Manifest, attempt: int) -> datetime | None:
+    """Say when a batch that is published for the ``attempt``-th time is due once more, as nobody answers.
+
+    Of control batches the newest says it all, so they have no copies.
+    """
+    if not site.one_way or manifest.kind is Kind.CONTROL or attempt >= site.limits.copies:
+        return None
+    return now() + timedelta(seconds=site.limits.copy_seconds)

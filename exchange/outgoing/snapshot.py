@@ -1,0 +1,230 @@
+"""Snapshots on their way out: whole tables, or some buckets of them, a part at a time, beside the changes.
+
+All records of a snapshot have one version, drawn when it begins. What is read after that is at least as new as every
+change before it, and changes after it have greater versions: so a late part never overwrites what is newer, and the
+receiver sees one moment, however long the parts take. Each part reads where no change is pending, so that what its
+rows refer to has gone before. Where it stopped is written down with each part, in the transaction that seals it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import Channel, Stream
+from exchange.database import ledger
+from exchange.database.engine import locked
+from exchange.database.tables import ResyncState
+from exchange.format.batch import BatchWriter
+from exchange.format.buckets import bucket_of
+from exchange.format.control import Part
+from exchange.format.errors import RecordError
+from exchange.format.manifest import Kind, Manifest
+from exchange.link import send_requests
+from exchange.outgoing import changes
+from exchange.outgoing import seal as sealing
+from exchange.outgoing.changes import Sealed
+from exchange.outgoing.compose import compose_page
+from exchange.results import Exported
+from exchange.site import Site
+from exchange.tables import capture
+
+LOOKS = 10
+"""So often is looked, a moment apart, whether what was begun before the snapshot has ended; then at the next run."""
+MOMENT_SECONDS = 0.05
+
+SHRINK = 8
+"""By so much smaller is the next page that is tried where one came to more than a batch."""
+
+ALONE = 0
+"""A page of one row, which holds on to more than a batch has: what it refers to has its own turn."""
+
+
+@dataclass(frozen=True)
+class _Cursor:
+    """Where the next page begins: behind the key ``after`` of a stream. ``stream`` is None when all have been sent.
+
+    ``page`` is how many keys it is to have, None for as many as a batch may.
+    """
+
+    stream: str | None
+    after: str | None = None
+    page: int | None = None
+
+    @classmethod
+    def read(cls, text: str) -> _Cursor:
+        return cls(**json.loads(text))
+
+    def write(self) -> str:
+        return json.dumps(vars(self))
+
+
+def seal(site: Site, channel: Channel, wish: sa.Row[Any]) -> Sealed | None:
+    """Seal the next part of a snapshot, with the changes before it; ``more`` says that it isn't the last one.
+
+    None if its turn has not come: something that was begun before the snapshot goes on. Raises Busy and WorldError.
+    """
+    sealing.check_room(site)
+    lock = f"export {channel.name}"
+    if wish.state == ResyncState.ASKED:
+        with locked(site.engine, lock) as connection:
+            _begin(connection, channel, wish)
+    for look in range(LOOKS):
+        if look:
+            time.sleep(MOMENT_SECONDS)
+        with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
+            row = send_requests.still_open(connection, wish.id)
+            if row is None:
+                return Sealed(None, 0, more=False)
+            passed = row.barrier is not None and capture.is_behind_barrier(connection, row.barrier)
+            if passed is None:
+                send_requests.begin_again(connection, row.id)
+                return Sealed(None, 0, more=True)
+            if passed:
+                return _Step(site, connection, channel, row).seal()
+    return None
+
+
+def _begin(connection: Connection, channel: Channel, wish: sa.Row[Any]) -> None:
+    """Draw the version, and note what must end before anything is read."""
+    version = capture.draw_version(connection)
+    barrier = capture.make_barrier(connection)
+    names = send_requests.streams_of(wish, channel)
+    cursor = _Cursor(names[0] if names else None).write()
+    send_requests.move(connection, wish.id, ResyncState.RUNNING, version=version, barrier=barrier, cursor=cursor)
+
+
+class _Step:
+    """One transaction: the changes that are pending, and then the next part."""
+
+    def __init__(self, site: Site, connection: Connection, channel: Channel, row: sa.Row[Any]) -> None:
+        self._site = site
+        self._connection = connection
+        self._channel = channel
+        self._row = row
+        self._names = send_requests.streams_of(row, channel)
+        self._buckets, self._of = send_requests.buckets_of(row)
+        self._unsent: set[str] = set(json.loads(row.unsent or "[]"))
+
+    def seal(self) -> Sealed:
+        """Seal what is pending, and then, if that is all of it, the next part."""
+        before = changes.seal(self._site, self._connection, self._channel)
+        batches = (before.batch,) if before.batch else ()
+        if before.more:
+            return Sealed(None, before.parked, more=True, before=batches)
+        cursor = _Cursor.read(self._row.cursor)
+        if cursor.stream is None:
+            with self._site.spool.drafting() as draft:
+                ending = self._seal(BatchWriter(draft[0], sealing.ENCODING), draft, last=True)
+            return Sealed(self._done(ending), before.parked, more=False, before=batches)
+        while True:
+            with self._site.spool.drafting() as draft:
+                writer = BatchWriter(draft[0], sealing.ENCODING)
+                written = self._write(cursor, writer)
+                if written is None:
+                    limit = self._limit(cursor)
+                    cursor = replace(cursor, page=max(limit // SHRINK, 1) if limit > 1 else ALONE)
+                    continue
+                behind, parked = written
+                parked += before.parked
+                # What is to be removed is counted when all rows have come: so nothing comes with the last part then.
+                last = behind.stream is None and not self._row.prune
+                manifest = self._seal(writer, draft, last=last) if writer.records or last else None
+            if last:
+                assert manifest is not None  # the last part is sealed, whatever is in it
+                return Sealed(self._done(manifest), parked, more=False, before=batches)
+            self._go_on(behind, manifest)
+            return Sealed(changes.exported(manifest) if manifest else None, parked, more=True, before=batches)
+
+    def _write(self, cursor: _Cursor, writer: BatchWriter) -> tuple[_Cursor, int] | None:
+        """Write the page at the cursor; give the one behind it and how many records were parked. None: too large."""
+        stream = self._channel.stream(str(cursor.stream))
+        limit = self._limit(cursor)
+        page = capture.turn_page(
+            self._connection,
+            self._channel.streams,
+            stream,
+            after=cursor.after,
+            limit=limit,
+            room=self._site.limits.batch_records,
+            shard=self._channel.shard,
+            wanted=self._in_buckets(stream) if self._buckets is not None else None,
+            alone=cursor.page == ALONE,
+        )
+        if page is None:
+            return None
+        composed = compose_page(self._site, self._connection, self._channel, page, self._row.version, writer)
+        if composed is None:
+            return None
+        self._unsent |= composed.bad
+        if composed.cut is not None:
+            return replace(cursor, after=composed.cut), composed.parked
+        if not page.ends:
+            grown = None if cursor.page is None else limit * SHRINK
+            return replace(cursor, after=page.last, page=grown), composed.parked
+        following = self._names[self._names.index(stream.name) + 1 :]
+        return _Cursor(next((name for name in following if self._has_rows(name)), None)), composed.parked
+
+    def _has_rows(self, name: str) -> bool:
+        any_row = sa.select(sa.literal(1)).select_from(self._channel.stream(name).table).limit(1)
+        return self._connection.scalar(any_row) is not None
+
+    def _limit(self, cursor: _Cursor) -> int:
+        most = self._site.limits.batch_records
+        return most if cursor.page is None else min(max(cursor.page, 1), most)
+
+    def _in_buckets(self, stream: Stream) -> Callable[[Sequence[Any]], bool]:
+        """Make the function that says whether a key is in the buckets that are wanted."""
+        encode, buckets = stream.key_encoder(self._connection.dialect), frozenset(self._buckets or ())
+
+        def is_in(values: Sequence[Any]) -> bool:
+            try:
+                return bucket_of(encode(values), self._of) in buckets
+            except RecordError:
+                return True  # its row can't be sent either, and is parked
+
+        return is_in
+
+    def _seal(self, writer: BatchWriter, draft: tuple[BinaryIO, Path], *, last: bool) -> Manifest:
+        row = self._row
+        part = Part(
+            name=f"{ledger.open_network(self._connection, self._site.network)}-{row.id}",
+            version=row.version,
+            part=row.parts + 1,
+            last=last,
+            streams=self._names,
+            buckets=self._buckets,
+            of=self._of,
+            prune=tuple(name for name in self._names if name not in self._unsent) if last and row.prune else (),
+            answers=row.answers,
+        )
+        return sealing.seal(
+            self._site,
+            self._connection,
+            writer,
+            draft,
+            channel=self._channel.name,
+            kind=Kind.SNAPSHOT,
+            schemas={name: self._channel.stream(name).schema_version for name in writer.streams},
+            shards=self._channel.shards,
+            extra={"snapshot": part.as_data()},
+        )
+
+    def _go_on(self, cursor: _Cursor, manifest: Manifest | None) -> None:
+        self._note(ResyncState.RUNNING, manifest, cursor=cursor.write(), unsent=json.dumps(sorted(self._unsent)))
+
+    def _done(self, manifest: Manifest) -> Exported:
+        self._note(ResyncState.DONE, manifest, unsent=json.dumps(sorted(self._unsent)))
+        return changes.exported(manifest)
+
+    def _note(self, state: ResyncState, manifest: Manifest | None, **values: str) -> None:
+        parts = self._row.parts + (manifest is not None)
+        records = self._row.records + (manifest.total if manifest else 0)
+        send_requests.move(self._connection, self._row.id, state, parts=parts, records=records, **values)

@@ -1,0 +1,1 @@
+"""The application's tables: what reads changes from them, and what writes rows into them."""

@@ -1,0 +1,75 @@
+"""Capture: database triggers note every changed row, and the exporter takes the notes.
+
+``install`` puts triggers on a table of the application's. They write a change (stream, op, key) in the
+application's own transaction, so that ORM code, bulk statements and a hand in a console are all seen and a
+rollback leaves nothing. ``take`` moves pending changes into a temporary table, one row per key, and
+``rows`` and ``deleted_keys`` read what those keys are now.
+
+Never "everything above the last id seen": ids are given out before commits, and a row that commits late
+would be lost. What is pending is what lies in the table.
+
+What a change notes is *which* key to look at, no more. A change too many is therefore harmless (the row is
+sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
+"""
+
+from exchange.tables.capture.pending import (
+    TAKEN,
+    Reached,
+    Row,
+    Taken,
+    carried,
+    deleted_keys,
+    extent,
+    give_back,
+    is_key,
+    key_text,
+    pending,
+    row_of_key,
+    rows,
+    streamed,
+    take,
+)
+from exchange.tables.capture.scan import Page, cut_page, older_keys, turn_page
+from exchange.tables.capture.triggers import (
+    CaptureFault,
+    add_version_column,
+    captured_tables,
+    check,
+    drop,
+    drop_version_column,
+    install,
+)
+from exchange.tables.capture.versions import draw_version, is_behind_barrier, make_barrier, raise_counter
+
+__all__ = [
+    "TAKEN",
+    "CaptureFault",
+    "Page",
+    "Reached",
+    "Row",
+    "Taken",
+    "add_version_column",
+    "captured_tables",
+    "carried",
+    "check",
+    "cut_page",
+    "deleted_keys",
+    "draw_version",
+    "drop",
+    "drop_version_column",
+    "extent",
+    "give_back",
+    "install",
+    "is_behind_barrier",
+    "is_key",
+    "key_text",
+    "make_barrier",
+    "older_keys",
+    "pending",
+    "raise_counter",
+    "row_of_key",
+    "rows",
+    "streamed",
+    "take",
+    "turn_page",
+]

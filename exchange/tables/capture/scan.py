@@ -1,0 +1,254 @@
+"""Walk through whole tables in the order of their keys, a page at a time, each page from where the last one ended.
+
+A page is put into ``exchange_taken``, as if its keys had changed, so that its rows are read like changed ones; its
+``version`` is only their order there. Where we stand is the text of a key.
+"""
+# ruff: noqa: S608 - names can't be parameters; sql.py quotes whatever is not ours
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import Shard, Stream
+from exchange.database.tables import VERSION_COLUMN
+from exchange.tables.capture import postgresql
+from exchange.tables.capture.pending import (
+    TAKEN,
+    Row,
+    StreamTable,
+    carried,
+    empty_taken,
+    falls,
+    help_planner,
+    is_postgresql,
+    order_self_references,
+    refers,
+    self_references,
+)
+from exchange.tables.capture.sql import identifier, literal, run
+
+MAX_ROUNDS = 1_000
+"""So many references in a row are followed from a page's rows to those that must come with them."""
+
+_SOME = 10_000
+
+
+@dataclass(frozen=True)
+class Page:
+    """Keys in ``exchange_taken``: how many of each stream (the page's own, and those its rows refer to).
+
+    ``last`` is where the page ends, ``ends`` says that nothing comes behind it. If ``whole``, its rows hold each other
+    up, and it is of use only as a whole.
+    """
+
+    keys: Mapping[str, int]
+    last: str | None
+    ends: bool
+    whole: bool = False
+
+
+def turn_page(
+    connection: Connection,
+    streams: Sequence[Stream],
+    stream: Stream,
+    *,
+    after: str | None,
+    limit: int,
+    room: int | None = None,
+    shard: Shard | None = None,
+    wanted: Callable[[Row], bool] | None = None,
+    alone: bool = False,
+) -> Page | None:
+    """Take the next ``limit`` keys of a stream behind the key ``after``, of a ``shard`` only its own.
+
+    ``wanted`` is asked for each by its values for ``stream.key_encoder``. Unless ``alone``, rows come along that the
+    page's refer to and that no page before it had: of the stream itself and of those behind it in ``streams``, where
+    references run in a circle. None if those are more than ``room`` (or ``limit``): ask for less. The transaction sees
+    one moment.
+    """
+    table = StreamTable.of(connection, stream)
+    empty_taken(connection)
+    found = _put_keys(connection, table, after, limit, shard)
+    if not found:
+        return Page({}, after, ends=True)
+    last = str(run(connection, _LAST).scalar_one())
+    if wanted is not None:
+        _drop_unwanted(connection, stream, wanted)
+    tables = [StreamTable.of(connection, one) for one in carried(streams, shard)]
+    whole = False
+    if not alone:
+        bonds = _bonds(tables, table)
+        whole = bool(bonds)
+        if not _bring_along(connection, bonds, table, after, room or limit):
+            return None
+    counts = run(connection, "SELECT stream, count(*) AS keys FROM exchange_taken GROUP BY stream")
+    keys = {row.stream: row.keys for row in counts}
+    for one in tables:
+        if one.stream.name in keys and self_references(one.stream):
+            order_self_references(connection, one)
+    help_planner(connection, tables)
+    return Page(keys, last, ends=found < limit, whole=whole)
+
+
+def cut_page(connection: Connection, version: int) -> str:
+    """Forget all of a page behind the row in this place; give that row's key."""
+    run(connection, f"DELETE FROM exchange_taken WHERE version > {version:d}")
+    return str(run(connection, f"SELECT key FROM exchange_taken WHERE version = {version:d}").scalar_one())
+
+
+def older_keys(
+    connection: Connection, stream: Stream, version: int, shard: Shard | None = None, at_once: int = _SOME
+) -> Iterator[Sequence[Row]]:
+    """Read the keys of received rows that no record of ``version`` or a later one wrote, in their order.
+
+    Of each the text, then the values for ``stream.key_encoder``. The connection is free between two pieces, and what is
+    read may be changed as far as it came.
+    """
+    table = StreamTable.of(connection, stream)
+    after: str | None = None
+    while True:
+        empty_taken(connection)
+        if not _put_keys(connection, table, after, at_once, shard, older_than=version):
+            return
+        help_planner(connection, [table])
+        found = _keys_taken(connection, stream, TAKEN.c.key)
+        yield found
+        after = str(run(connection, _LAST).scalar_one())
+
+
+_LAST = "SELECT key FROM exchange_taken ORDER BY version DESC LIMIT 1"
+
+
+def _put_keys(
+    connection: Connection,
+    table: StreamTable,
+    after: str | None,
+    limit: int,
+    shard: Shard | None,
+    older_than: int | None = None,
+) -> int:
+    """Put the next keys into ``exchange_taken``, numbered in their order; of received rows only older ones."""
+    text = table.speaks.key_text("t", table.key)
+    names = ", ".join(f"t.{identifier(column.name)}" for column in table.key)
+    # A key that is NULL, as SQLite allows, can't cross.
+    conditions = [f"t.{identifier(column.name)} IS NOT NULL" for column in table.key]
+    if after is not None:
+        conditions.append(_behind(connection, table, after))
+    if older_than is not None:
+        written = f"t.{identifier(VERSION_COLUMN)}"
+        conditions.append(f"({written} IS NULL OR {written} < {older_than:d})")
+    page = (
+        f"SELECT {names} FROM {table.place} t WHERE {' AND '.join(conditions)}"
+        f"{falls(connection, table.stream, shard, text)} ORDER BY {_ordered(table)} LIMIT {limit:d}"
+    )
+    put = run(
+        connection,
+        "INSERT INTO exchange_taken (version, stream, key, op)"
+        f" SELECT row_number() OVER (ORDER BY {_ordered(table)}), {literal(table.stream.name)}, {text}, 'I'"
+        f" FROM ({page}) t",
+    )
+    return put.rowcount
+
+
+def _ordered(table: StreamTable) -> str:
+    return ", ".join(f"t.{identifier(column.name)}" for column in table.key)
+
+
+def _behind(connection: Connection, table: StreamTable, after: str, row: str = "t") -> str:
+    """Say that a row comes behind a key in the order of keys."""
+    quoted = postgresql.literal(after) if is_postgresql(connection) else literal(after)
+    mine = ", ".join(f"{row}.{identifier(column.name)}" for column in table.key)
+    return f"({mine}) > ({', '.join(table.speaks.key_values(quoted, table.key))})"
+
+
+def _keys_taken(connection: Connection, stream: Stream, first: sa.ColumnElement[Any]) -> list[Row]:
+    """Read the taken keys: ``first``, then the values for ``stream.key_encoder``, in their order."""
+    table = StreamTable.of(connection, stream)
+    columns = (stream.codecs[column.name].selected(connection.dialect) for column in stream.key)
+    has_key: sa.ColumnElement[bool] = sa.literal_column(table.row_has_key())
+    select = (
+        sa.select(first, *columns)
+        .select_from(TAKEN.join(stream.table, has_key))
+        .where(TAKEN.c.stream == stream.name)
+        .order_by(TAKEN.c.version)
+    )
+    return [tuple(row) for row in connection.execute(select)]
+
+
+def _drop_unwanted(connection: Connection, stream: Stream, wanted: Callable[[Row], bool]) -> None:
+    gone = [str(row[0]) for row in _keys_taken(connection, stream, TAKEN.c.version) if not wanted(row[1:])]
+    for start in range(0, len(gone), _SOME):
+        numbers = ", ".join(gone[start : start + _SOME])
+        run(connection, f"DELETE FROM exchange_taken WHERE version IN ({numbers})")
+
+
+@dataclass(frozen=True)
+class _Bond:
+    """A reference to a row that no earlier page may have had."""
+
+    child: StreamTable
+    parent: StreamTable
+    constraint: sa.ForeignKeyConstraint
+
+
+def _bonds(tables: Sequence[StreamTable], first: StreamTable) -> list[_Bond]:
+    """Give the references that lead from rows of ``first`` to its own stream, or to those behind it."""
+    place = [table.stream.name for table in tables].index(first.stream.name)
+    there = {table.stream.table.key: table for table in tables[place:]}
+    every = [
+        _Bond(child, there[constraint.referred_table.key], constraint)
+        for child in there.values()
+        for constraint in child.stream.table.foreign_key_constraints
+        if constraint.referred_table.key in there
+        and {column.name for column in child.stream.columns}.issuperset(constraint.column_keys)
+    ]
+    reached = {first.stream.name}
+    while True:
+        more = {bond.parent.stream.name for bond in every if bond.child.stream.name in reached} - reached
+        if not more:
+            return [bond for bond in every if bond.child.stream.name in reached]
+        reached |= more
+
+
+def _bring_along(
+    connection: Connection, bonds: Sequence[_Bond], first: StreamTable, after: str | None, room: int
+) -> bool:
+    """Take what the page's rows refer to, and what that refers to, and so on; False if that is too much."""
+    if not bonds:
+        return True
+    run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
+    brought = 0
+    for turn in range(MAX_ROUNDS):
+        added = sum(_bring(connection, bond, first, after, turn) for bond in bonds)
+        brought += added
+        if not added:
+            return True
+        if brought > room:
+            return False
+    return False
+
+
+def _bring(connection: Connection, bond: _Bond, first: StreamTable, after: str | None, turn: int) -> int:
+    child, parent = bond.child, bond.parent
+    # Earlier pages had the rows before this one.
+    unsent = f" AND {_behind(connection, parent, after, 'p')}" if parent.stream is first.stream and after else ""
+    name = literal(parent.stream.name)
+    parents = (
+        f"SELECT DISTINCT {parent.speaks.key_text('p', parent.key)} AS key FROM exchange_taken k"
+        f" JOIN {child.place} c ON {child.speaks.matches('c', 'k.key', child.key)}"
+        f" JOIN {parent.place} p ON {refers(bond.constraint)}{unsent}"
+        f" WHERE k.stream = {literal(child.stream.name)} AND k.round = {turn:d}"
+    )
+    put = run(
+        connection,
+        "INSERT INTO exchange_taken (version, stream, key, op, round)"
+        " SELECT (SELECT max(version) FROM exchange_taken) + row_number() OVER (ORDER BY x.key),"
+        f" {name}, x.key, 'I', {turn + 1:d} FROM ({parents}) x"
+        f" WHERE NOT EXISTS (SELECT 1 FROM exchange_taken o WHERE o.stream = {name} AND o.key = x.key)",
+    )
+    return put.rowcount

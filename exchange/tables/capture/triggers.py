@@ -1,0 +1,130 @@
+"""Put triggers on a table, take them off, and tell whether they are as they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import Stream
+from exchange.database.tables import VERSION_COLUMN
+from exchange.tables.capture import postgresql, sqlite
+from exchange.tables.capture.sql import Dialect, KeyColumn, TableName, identifier, run
+
+_MODULES: dict[str, Dialect] = {"postgresql": postgresql, "sqlite": sqlite}
+
+
+class CaptureFault(ValueError):  # noqa: N818 - reads as what it is
+    """A table can't be captured as asked; the sentence says why."""
+
+
+def install(
+    connection: Connection,
+    table: str,
+    key: Sequence[str] | None = None,
+    stream: str | None = None,
+    schema: str | None = None,
+) -> None:
+    """Capture every change of ``table`` from now on; may be repeated.
+
+    ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it);
+    ``stream`` is the name under which changes are noted (default: the table's). The exchange's own tables
+    must be there. Raises CaptureFault if the table or the key is missing.
+    """
+    stream = stream or table
+    if "," in stream:
+        raise CaptureFault(f"a stream's name can't have a comma, found {stream!r}; give it another name")
+    dialect = dialect_of(connection)
+    place = _find(connection, table, schema)
+    if dialect.find(connection, TableName("exchange_change")) is None:
+        raise CaptureFault("table exchange_change is missing; run the exchange's own migrations first")
+    names = key or sa.inspect(connection).get_pk_constraint(table, place.schema)["constrained_columns"]
+    dialect.install(connection, place, _key(connection, place, names), stream)
+
+
+def drop(connection: Connection, table: str, schema: str | None = None) -> None:
+    """Stop capturing ``table``; what was captured stays pending.
+
+    Raises CaptureFault if there is no such table.
+    """
+    dialect_of(connection).drop(connection, _find(connection, table, schema))
+
+
+def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[str]:
+    """Say in one sentence each what keeps a stream's table from being exchanged; an empty list is well.
+
+    ``captured``: whether this network is the stream's source, where triggers must stand.
+    """
+    dialect = dialect_of(connection)
+    name = stream.table.name
+    place = dialect.find(connection, TableName(name, stream.table.schema))
+    if place is None:
+        return [f"table {name} of stream {stream.name} does not exist; run the application's migrations"]
+    faults = []
+    columns = {column["name"] for column in sa.inspect(connection).get_columns(name, place.schema)}
+    if VERSION_COLUMN not in columns:
+        faults.append(f"table {name} has no column {VERSION_COLUMN}; add it with op.install_capture({name!r})")
+    if captured:
+        key = dialect.key_columns(connection, place, [column.name for column in stream.key])
+        found = (
+            dialect.faults(connection, place, key, stream.name)
+            if len(key) == len(stream.key)
+            else ["its key columns differ from the model's"]
+        )
+        faults += [
+            f"table {name} is not captured as stream {stream.name}: {fault};"
+            f" install them with op.install_capture({name!r})"
+            for fault in found
+        ]
+    return faults
+
+
+def captured_tables(connection: Connection) -> list[str]:
+    """Name the tables that have triggers of ours, in whatever state."""
+    return dialect_of(connection).captured(connection)
+
+
+def add_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
+    """Give a table the column that guards received rows, unless it has it."""
+    if not _has_version_column(connection, table, schema):
+        place = _find(connection, table, schema)
+        run(connection, f"ALTER TABLE {place} ADD COLUMN {identifier(VERSION_COLUMN)} BIGINT")
+
+
+def drop_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
+    """Take that column away again, if it is there; the versions in it are lost."""
+    if _has_version_column(connection, table, schema):
+        place = _find(connection, table, schema)
+        run(connection, f"ALTER TABLE {place} DROP COLUMN {identifier(VERSION_COLUMN)}")
+
+
+def dialect_of(connection: Connection) -> Dialect:
+    """Give the module that speaks this database's SQL; raises CaptureFault for any other database."""
+    name = connection.dialect.name
+    if name not in _MODULES:
+        raise CaptureFault(f"capture knows postgresql and sqlite, found {name}")
+    return _MODULES[name]
+
+
+def _find(connection: Connection, table: str, schema: str | None) -> TableName:
+    place = dialect_of(connection).find(connection, TableName(table, schema))
+    if place is None:
+        raise CaptureFault(f"there is no ordinary table {table!r} in this database; create it first")
+    return place
+
+
+def _key(connection: Connection, place: TableName, names: Sequence[str]) -> list[KeyColumn]:
+    if not names:
+        raise CaptureFault(f"table {place.name!r} has no primary key; name the columns of its key")
+    key = dialect_of(connection).key_columns(connection, place, names)
+    missing = sorted(set(names) - {column.name for column in key})
+    if missing:
+        raise CaptureFault(f"table {place.name!r} has no column {missing[0]!r}; name the columns of its key")
+    return key
+
+
+def _has_version_column(connection: Connection, table: str, schema: str | None) -> bool:
+    place = _find(connection, table, schema)
+    columns = sa.inspect(connection).get_columns(place.name, place.schema)
+    return any(column["name"] == VERSION_COLUMN for column in columns)

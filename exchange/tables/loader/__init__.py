@@ -1,0 +1,254 @@
+"""Records into the receiving tables, in the caller's transaction.
+
+Rows enter their table as they come, as directly as they can; what stands in the way of that waits, and at the end is
+compared and written by sets, or refused. One algorithm for every database, only how rows reach it differs. Never
+commits, reads no file.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import Channel
+from exchange.database.ledger import Counts
+from exchange.database.tables import importing
+from exchange.format.record import Run
+from exchange.tables.loader import checks, upsert
+from exchange.tables.loader.background import Hand
+from exchange.tables.loader.bulk_path import Intake
+from exchange.tables.loader.checks import Refusal
+from exchange.tables.loader.chunk import Segment
+from exchange.tables.loader.constraints import Constraints, reflect
+from exchange.tables.loader.staging import KEY, LINE, OUTCOME, Rows, Stage, row_maker, target_of
+
+__all__ = ["Loaded", "Loader", "Refusal", "Rows", "TooManyRefusals"]
+
+
+class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is broken
+    """The database refuses more records of one batch than a setting allows."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the load did, the lines it refused, and how many rows it deleted, by stream."""
+
+    counts: Counts
+    refusals: tuple[Refusal, ...]
+    gone: Mapping[str, int]
+
+
+class Loader:
+    """Loads the records of one batch. Use once, within one transaction, as a context manager.
+
+    Where the database is another process it works on some rows while the caller makes the next.
+    """
+
+    def __init__(self, connection: Connection, channel: Channel, limit: int) -> None:
+        """Prepare for ``channel``; more than ``limit`` refusals raise TooManyRefusals."""
+        self._connection = connection
+        self._streams = {stream.name: stream for stream in channel.streams}
+        self._order = [stream.name for stream in channel.streams]
+        self._intakes: dict[str, Intake] = {}
+        self._row_makers = {stream.name: row_maker(stream, connection.dialect) for stream in channel.streams}
+        self._limit = limit
+        self._refusals: list[Refusal] = []
+        self._constraints: Constraints | None = None
+        self._hidden = False
+        self._segment = Segment()
+        self._hand = Hand(aside=connection.dialect.name == "postgresql")
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the connection; what was added and not loaded is left to the caller's rollback."""
+        self._hand.close()
+
+    def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: Run) -> Rows:
+        """Make the rows of checked records of the current schema version, whose ``lines`` have these ``numbers``.
+
+        Raises RecordError for a value that its column's type can't keep, whichever record's it is.
+        """
+        return self._row_makers[run.stream](numbers, run)._replace(records=lines)
+
+    def add(self, stream: str, rows: Rows) -> None:
+        """Take rows. Raises what the database raised at earlier ones."""
+        if self._segment.is_other(stream, rows.op):
+            self._hand_over()
+        self._segment.add(stream, rows)
+        if self._segment.is_full():
+            self._hand_over()
+
+    def flush(self) -> None:
+        """Hand all that was added to the database, and wait until the connection is free for something else."""
+        self._hand_over()
+        self._hand.wait()
+
+    def load(self) -> Loaded:
+        """Apply what was added: parents' upserts before children's, then children's deletes before parents'."""
+        self.flush()
+        intakes = [self._intakes[name] for name in self._order if name in self._intakes]
+        staged = [intake.stage for intake in intakes if intake.stage.rows]
+        if staged:
+            self._apply(staged)
+        if self._hidden:
+            self._show_to_capture()
+        gone = {intake.stream.name: intake.stage.gone for intake in intakes}
+        return Loaded(self._count(intakes), tuple(self._refusals), gone)
+
+    def unchanged(self) -> dict[int, str]:
+        """Give the lines that changed nothing, each with its outcome, ``DUPLICATE`` or ``STALE``; after ``load``."""
+        found: dict[int, str] = {}
+        for stage in (intake.stage for intake in self._intakes.values() if intake.stage.rows):
+            line, outcome = stage.table.c[LINE], stage.table.c[OUTCOME]
+            old = sa.select(line, outcome).where(outcome.in_([checks.DUPLICATE, checks.STALE]))
+            found |= {row[0]: row[1] for row in self._connection.execute(old)}
+        return found
+
+    def keys_of(self, lines: Collection[int]) -> dict[int, tuple[str, str]]:
+        """Give the stream and the key's text of refused lines; after ``load``."""
+        found: dict[int, tuple[str, str]] = {}
+        for name, stage in ((name, intake.stage) for name, intake in self._intakes.items() if intake.stage.rows):
+            line, key = stage.table.c[LINE], stage.table.c[KEY]
+            refused = sa.select(line, key).where(stage.table.c[OUTCOME] == checks.PARKED)
+            found |= {row[0]: (name, row[1]) for row in self._connection.execute(refused) if row[0] in lines}
+        return found
+
+    def records(self) -> Mapping[int, bytes]:
+        """Give lines of rows that waited for the end, as they came, by number: as many as memory allows."""
+        return ChainMap(*(intake.records for intake in self._intakes.values()))
+
+    def _hand_over(self) -> None:
+        segment, self._segment = self._segment, self._segment.following()
+        if segment.rows:
+            self._hand.do(lambda: self._take(segment))
+
+    def _take(self, segment: Segment) -> None:
+        intake = self._intakes.get(segment.stream)
+        if intake is None:
+            if not self._hidden:
+                self._hide_from_capture()
+            intake = Intake(self._connection, self._streams[segment.stream], len(self._intakes), self._reflected)
+            self._intakes[segment.stream] = intake
+        intake.take(segment.joined())
+
+    def _reflected(self) -> Constraints:
+        if self._constraints is None:
+            self._constraints = reflect(self._connection, map(target_of, self._streams.values()))
+        return self._constraints
+
+    def _apply(self, stages: Sequence[Stage]) -> None:
+        """Compare what is staged with what is there, and write it."""
+        self._defer_constraints()
+        constraints = self._reflected()
+        for stage in stages:
+            stage.complete()
+            self._refuse(checks.park_repeated_keys(stage))
+            checks.settle_old_versions(stage)
+            for check in constraints.checks[stage.target.name]:
+                self._refuse(checks.park_broken(stage, check, self._limit + 1))
+        while not self._write(stages, constraints):
+            for stage in stages:
+                stage.settle([refusal.line for refusal in self._refusals], checks.PARKED)
+        for stage in stages:
+            upsert.keep_tombstones(stage)
+
+    def _write(self, stages: Sequence[Stage], constraints: Constraints) -> bool:
+        """Write what is staged. False, and nothing written, if a row that gave up a unique value stays after all."""
+        with self._connection.begin_nested() as savepoint:
+            gave_up: set[int] = set()
+            self._park_until_stable(stages, constraints)
+            for stage in stages:
+                self._upsert(stage, stages, constraints, gave_up)
+            self._park_held(stages, constraints)
+            for stage in reversed(stages):
+                if stage.deletes:
+                    self._refuse(upsert.delete(stage))
+            if gave_up.isdisjoint(refusal.line for refusal in self._refusals):
+                return True
+            savepoint.rollback()
+            return False
+
+    def _upsert(self, stage: Stage, stages: Sequence[Stage], constraints: Constraints, gave_up: set[int]) -> None:
+        if stage.deletes == stage.rows:
+            return
+        for unique in constraints.uniques[stage.target.name]:
+            lines, refusals = upsert.vacate(stage, unique)
+            gave_up |= lines
+            if self._refuse(refusals):
+                self._park_until_stable(stages, constraints)
+        if self._refuse(upsert.upsert(stage)):
+            # What the database refused may be a parent of what is still staged.
+            self._park_until_stable(stages, constraints)
+
+    def _park_held(self, stages: Sequence[Stage], constraints: Constraints) -> None:
+        """Park deletes of rows that others will still refer to: one that stays may hold another one."""
+        by_table = {stage.target.name: stage for stage in stages}
+        more = True
+        while more:
+            more = False
+            for stage in stages:
+                for key in constraints.referring_to(stage.target.name) if stage.deletes else ():
+                    more |= self._refuse(checks.park_still_referred(stage, key, by_table, self._limit + 1))
+
+    def _park_until_stable(self, stages: Sequence[Stage], constraints: Constraints) -> None:
+        """Repeat the checks until they park nothing more: a parked record may be what another one relied on."""
+        by_table = {stage.target.name: stage for stage in stages}
+        more = True
+        while more:
+            more = False
+            for stage in stages:
+                for key in constraints.of(stage.target.name):
+                    more |= self._refuse(checks.park_orphans(stage, key, by_table, self._limit + 1))
+                for unique in constraints.uniques[stage.target.name]:
+                    more |= self._refuse(checks.park_taken(stage, unique, self._limit + 1))
+
+    def _refuse(self, refusals: list[Refusal]) -> bool:
+        self._refusals.extend(refusals)
+        if len(self._refusals) > self._limit:
+            raise TooManyRefusals
+        return bool(refusals)
+
+    def _hide_from_capture(self) -> None:
+        """Tell our triggers which streams this transaction writes."""
+        if self._connection.dialect.name == "postgresql":
+            names = ",".join(self._order)
+            self._connection.execute(sa.select(sa.func.set_config("exchange.importing", names, sa.true())))
+        else:
+            self._connection.execute(sa.insert(importing), [{"stream": name} for name in self._order])
+        self._hidden = True
+
+    def _defer_constraints(self) -> None:
+        """Let deferrable constraints wait for the end of the load: rows of a cycle can't all come first."""
+        if self._connection.dialect.name == "postgresql":
+            self._connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
+        elif any(key.deferrable for one in self._streams.values() for key in one.table.foreign_key_constraints):
+            self._connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+
+    def _show_to_capture(self) -> None:
+        if self._connection.dialect.name == "postgresql":
+            self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+        else:
+            self._connection.execute(sa.delete(importing))
+
+    def _count(self, intakes: Sequence[Intake]) -> Counts:
+        totals: dict[str | None, int] = {None: sum(intake.entered for intake in intakes)}
+        for stage in (intake.stage for intake in intakes):
+            if not stage.rows:
+                continue
+            outcome = stage.table.c[OUTCOME]
+            for name, number in self._connection.execute(sa.select(outcome, sa.func.count()).group_by(outcome)):
+                totals[name] = totals.get(name, 0) + number
+        return Counts(
+            applied=totals[None],
+            duplicate=totals.get(checks.DUPLICATE, 0),
+            stale=totals.get(checks.STALE, 0),
+            parked=totals.get(checks.PARKED, 0),
+        )

@@ -1,0 +1,262 @@
+"""Questions to the database about staged records, one query each for all of them.
+
+What is stale, what refers to nothing, what takes a value that another row has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from exchange.channels.channel import HIDDEN, Stream
+from exchange.database.tables import VERSION_COLUMN, tombstone
+from exchange.format.errors import printable
+from exchange.format.record import Op
+from exchange.tables.loader.constraints import Check, ForeignKey, Unique, broken
+from exchange.tables.loader.staging import KEY, LINE, OUTCOME, Stage, applying
+
+STALE, DUPLICATE, PARKED = "stale", "duplicate", "parked"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one line of a batch did not take effect. ``cause`` is the same for the same cause, whatever the values."""
+
+    line: int
+    error: str
+    pointer: str
+    sentence: str
+    cause: str = ""
+
+
+def park_repeated_keys(stage: Stage) -> list[Refusal]:
+    """A key may appear once in a batch: keep its highest version, park the others."""
+    table = stage.table
+    repeated = sa.select(table.c[KEY]).group_by(table.c[KEY]).having(sa.func.count() > 1).subquery("repeated")
+    rows = stage.connection.execute(
+        sa.select(table.c[LINE], table.c[KEY], table.c[VERSION_COLUMN])
+        .join(repeated, repeated.c[KEY] == table.c[KEY])
+        .order_by(table.c[KEY], table.c[VERSION_COLUMN].desc(), table.c[LINE])
+    ).all()
+    kept: dict[str, int] = {}
+    refusals = []
+    for row in rows:
+        line, key = row[0], row[1]
+        if kept.setdefault(key, line) != line:
+            refusals.append(
+                Refusal(
+                    line,
+                    "repeated_key",
+                    "",
+                    f"key {_shown_key(stage.stream, key)} appears twice in this batch, also at line {kept[key]},"
+                    " which is kept; this line is parked",
+                )
+            )
+    stage.settle([refusal.line for refusal in refusals], PARKED)
+    return refusals
+
+
+def settle_old_versions(stage: Stage) -> None:
+    """Records no newer than the row or the tombstone they meet change nothing: duplicate if equal, else stale."""
+    staged = stage.table
+    for met, condition in (
+        (stage.target, stage.same_key(stage.target, staged)),
+        (tombstone, (tombstone.c.stream == stage.stream.name) & (tombstone.c.key == staged.c[KEY])),
+    ):
+        version = met.c.version if met is tombstone else met.c[VERSION_COLUMN]
+        stage.connection.execute(
+            sa.update(staged)
+            .where(condition, applying(staged), version >= staged.c[VERSION_COLUMN])
+            .values({OUTCOME: sa.case((version == staged.c[VERSION_COLUMN], DUPLICATE), else_=STALE)})
+        )
+
+
+def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
+    """Park upserts that refer to a row which neither exists nor comes with this batch."""
+    names = {column.name for column in stage.stream.columns}
+    if not names.issuperset(key.columns):
+        return []
+    staged = stage.table
+    mine = [staged.c[name] for name in key.columns]
+    parent_stage = stages.get(key.referred)
+    parent = parent_stage.target if parent_stage else sa.table(key.referred, *map(sa.column, key.referred_columns))
+    missing = ~sa.exists().where(*_equal(parent, key.referred_columns, mine))
+    if parent_stage is not None:
+        # An alias: the stage may be its own parent.
+        coming = parent_stage.table.alias("coming")
+        missing &= ~sa.exists().where(applying(coming, Op.UPSERT), *_equal(coming, key.referred_columns, mine))
+    rows = stage.connection.execute(
+        sa.select(staged.c[LINE], *mine)
+        .where(applying(staged, Op.UPSERT), *(column.is_not(None) for column in mine), missing)
+        .limit(limit)
+    ).all()
+    refusals = [
+        Refusal(
+            row[0],
+            "foreign_key",
+            f"/data/{key.columns[0]}",
+            f"{_shown(stage.stream, key.columns, row[1:])} refers to a row of {key.referred} that is not here"
+            f" (constraint {key.name}); it is parked until that row has come",
+            key.name,
+        )
+        for row in rows
+    ]
+    stage.settle([refusal.line for refusal in refusals], PARKED)
+    return refusals
+
+
+def park_taken(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
+    """Park upserts whose unique value a row has that does not give it up in this batch."""
+    if not {column.name for column in stage.stream.columns}.issuperset(unique.columns):
+        return []
+    staged, target, moving = stage.table, stage.target, stage.table.alias("moving")
+    gives_up = sa.exists().where(
+        stage.same_key(moving, target),
+        applying(moving),
+        sa.or_(
+            moving.c.exchange_op == Op.DELETE[0],
+            *(moving.c[name].is_distinct_from(target.c[name]) for name in unique.columns),
+        ),
+    )
+    found = [
+        *stage.connection.execute(
+            sa.select(staged.c[LINE], *_named(stage.key(target)), *(staged.c[name] for name in unique.columns))
+            .where(
+                applying(staged, Op.UPSERT),
+                *_equal(target, unique.columns, [staged.c[name] for name in unique.columns]),
+                ~stage.same_key(target, staged),
+                ~gives_up,
+            )
+            .limit(limit)
+        ),
+        *stage.connection.execute(_both_staged(stage, unique).limit(limit)),
+    ]
+    width = len(stage.stream.key)
+    refusals = {
+        row[0]: Refusal(
+            row[0],
+            "unique",
+            f"/data/{unique.columns[0]}",
+            f"{_shown(stage.stream, unique.columns, row[1 + width :])} is taken by the row"
+            f" {_shown(stage.stream, [c.name for c in stage.stream.key], row[1 : 1 + width])}"
+            f" of {stage.target.name} (constraint {unique.name}); it is parked",
+            unique.name,
+        )
+        for row in found
+    }
+    stage.settle(list(refusals), PARKED)
+    return list(refusals.values())
+
+
+def park_broken(stage: Stage, check: Check, limit: int) -> list[Refusal]:
+    """Park upserts that a constraint on single rows refuses."""
+    staged = stage.table
+    asking = sa.select(staged.c[LINE]).where(applying(staged, Op.UPSERT), broken(check)).limit(limit)
+    try:
+        with stage.connection.begin_nested():
+            lines = list(stage.connection.scalars(asking))
+    except DBAPIError:
+        return []  # its expression fails on some row: the database will find which when it writes
+    refusals = [
+        Refusal(
+            line,
+            "constraint",
+            "/data",
+            f"the row breaks the constraint {check.name} of {stage.target.name}; it is parked",
+            check.name,
+        )
+        for line in lines
+    ]
+    stage.settle(lines, PARKED)
+    return refusals
+
+
+def _both_staged(stage: Stage, unique: Unique) -> sa.Select[Any]:
+    """Two records of one batch with one unique value: the later line gives way."""
+    staged, first = stage.table, stage.table.alias("first")
+    return sa.select(staged.c[LINE], *_named(stage.key(first)), *(staged.c[name] for name in unique.columns)).where(
+        applying(staged, Op.UPSERT),
+        applying(first, Op.UPSERT),
+        *_equal(first, unique.columns, [staged.c[name] for name in unique.columns]),
+        first.c[LINE] < staged.c[LINE],
+    )
+
+
+def giving_up(stage: Stage, unique: Unique) -> sa.Select[Any]:
+    """Rows of the target whose unique value another applying record takes: their keys, and both lines."""
+    if not {column.name for column in stage.stream.columns}.issuperset(unique.columns):
+        return sa.select(sa.null()).where(sa.false())
+    staged, target, moving = stage.table, stage.target, stage.table.alias("moving")
+    return sa.select(staged.c[LINE], moving.c[LINE].label("moving_line"), *_named(stage.key(target))).where(
+        applying(staged, Op.UPSERT),
+        *_equal(target, unique.columns, [staged.c[name] for name in unique.columns]),
+        ~stage.same_key(target, staged),
+        stage.same_key(moving, target),
+        applying(moving),
+    )
+
+
+def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
+    """Park deletes of rows that other rows refer to, once all upserts are in; rows that leave too hold nothing."""
+    staged = stage.table
+    child_stage = stages.get(key.table)
+    referred = [staged.c[name] for name in key.referred_columns if name in staged.c]
+    if len(referred) != len(key.referred_columns) or not _is_key(stage.stream, key.referred_columns):
+        return []  # the reference is to columns that a delete does not name: the database decides
+    names = {*key.columns, *(column.name for column in child_stage.stream.key)} if child_stage else key.columns
+    child = sa.table(key.table, *map(sa.column, sorted(names))).alias("child")
+    holding = sa.exists().where(*_equal(child, key.columns, referred))
+    if child_stage is not None:
+        leaving = child_stage.table.alias("leaving")
+        gone = sa.exists().where(applying(leaving, Op.DELETE), child_stage.same_key(leaving, child))
+        holding = holding.where(~gone)
+    rows = stage.connection.execute(
+        sa.select(staged.c[LINE], *referred).where(applying(staged, Op.DELETE), holding).limit(limit)
+    ).all()
+    refusals = [
+        Refusal(
+            row[0],
+            "foreign_key",
+            "/key",
+            f"rows of {key.table} still refer to {_shown(stage.stream, key.referred_columns, row[1:])}"
+            f" (constraint {key.name}); the delete is parked",
+            key.name,
+        )
+        for row in rows
+    ]
+    stage.settle([refusal.line for refusal in refusals], PARKED)
+    return refusals
+
+
+def _is_key(stream: Stream, columns: tuple[str, ...]) -> bool:
+    return {column.name for column in stream.key} >= set(columns)
+
+
+def _equal(
+    table: sa.FromClause, columns: tuple[str, ...], values: Sequence[sa.ColumnElement[Any]]
+) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in zip(columns, values, strict=True)]
+
+
+def _named(columns: list[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
+    return [column.label(f"key_{number}") for number, column in enumerate(columns)]
+
+
+def _shown_key(stream: Stream, key: str) -> str:
+    """Write a key's text for a person; sensitive values are not shown."""
+    if stream.sensitive.isdisjoint(column.name for column in stream.key):
+        return printable(key)
+    return printable(json.dumps(stream.shown(json.loads(key))))
+
+
+def _shown(stream: Stream, columns: Any, values: Any) -> str:
+    """Write ``column = value`` pairs for a person; a sensitive column's value is not shown."""
+    pairs = zip(columns, values, strict=True)
+    return ", ".join(
+        f"{name} = {HIDDEN if name in stream.sensitive else printable(str(value), 80)}" for name, value in pairs
+    )

@@ -1,0 +1,213 @@
+"""The temporary tables of a load: rows wait there to be compared with what is in their table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import compress, repeat
+from typing import Any, NamedTuple
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.engine import Dialect
+
+from exchange.channels.channel import Stream
+from exchange.database.tables import VERSION_COLUMN
+from exchange.format.record import Op, Run
+from exchange.tables.loader.copy import Row, put
+
+LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
+"""A stage's own columns, named so that they can't meet a column of the application's."""
+
+OWN: dict[str, str] = {LINE: "bigint", OP: "text", KEY: "text", OUTCOME: "text"}
+
+Key = tuple[Any, ...]
+"""A record's key as it is on the wire, in the order of the stream's key."""
+
+
+class Rows(NamedTuple):
+    """Checked records of one stream and one op, member by member. A delete's row has only the key."""
+
+    op: Op
+    lines: Sequence[int]
+    versions: Sequence[int]
+    keys: Sequence[Key]
+    rows: Sequence[Row]
+    """The stream's columns in order, then the version."""
+    records: Sequence[bytes] = ()
+    """The lines as they came; a loader has them of all rows."""
+
+    def parted(self, lines: Collection[int]) -> tuple[Rows, Rows]:
+        """Give those that don't stand on ``lines``, and those that do."""
+        there = [line in lines for line in self.lines]
+        return self._only([not one for one in there]), self._only(there)
+
+    def _only(self, which: Sequence[bool]) -> Rows:
+        members: list[Any] = [list(compress(member, which)) for member in self[1:]]
+        return Rows(self.op, *members)
+
+
+def canonical_key(stream: Stream, values: dict[str, Any]) -> str:
+    """Write a record's key as one JSON text that is equal exactly when the key is."""
+    return key_texts(stream, [tuple(values[column.name] for column in stream.key)])[0]
+
+
+def key_texts(stream: Stream, keys: Sequence[Key]) -> list[str]:
+    """Write keys as ``canonical_key`` does."""
+    names = [str(column.name) for column in stream.key]
+    return [orjson.dumps(dict(zip(names, key, strict=True))).decode() for key in keys]
+
+
+def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run], Rows]:
+    """Make the function from line numbers and checked records of the current schema version to their rows.
+
+    The function raises RecordError for a value that its column's type can't keep, whichever record's it is. It
+    needs no connection.
+    """
+    decode, decode_key = stream.decoder(dialect), stream.key_decoder(dialect)
+    names = [column.name for column in stream.columns]
+    key_names = [column.name for column in stream.key]
+    places = [names.index(name) for name in key_names]
+
+    def make(lines: Sequence[int], run: Run) -> Rows:
+        columns: list[Any]
+        if run.op is Op.UPSERT:
+            columns = list(decode(run.bodies))
+        else:
+            columns = [repeat(None)] * len(names)
+            for place, values in zip(places, decode_key(run.bodies), strict=True):
+                columns[place] = values
+        keys = list(zip(*([body[name] for body in run.bodies] for name in key_names), strict=True))
+        return Rows(run.op, lines, run.versions, keys, list(zip(*columns, run.versions, strict=False)))
+
+    return make
+
+
+class Arrivals:
+    """A temporary table of rows that are to be compared with those of their table."""
+
+    def __init__(
+        self, connection: Connection, stream: Stream, name: str, own: Mapping[str, str], names: Sequence[str]
+    ) -> None:
+        """Prepare: of a row its columns ``names`` are kept, behind ``own`` ones of these kinds."""
+        self.stream = stream
+        self.connection = connection
+        self.target = target_of(stream)
+        self.table = _temporary(self.target, name, own, names)
+        self._own = own
+        self._made = False
+
+    def put(self, rows: Iterable[Row]) -> None:
+        """Put rows into it, each with its own columns first."""
+        if not self._made:
+            _create(self.connection, self.table, self.target, self._own)
+            self._made = True
+        put(self.connection, self.table, [column.name for column in self.table.columns], rows)
+
+    def clear(self) -> None:
+        """Empty it."""
+        verb = "TRUNCATE" if self.connection.dialect.name == "postgresql" else "DELETE FROM"
+        self.connection.exec_driver_sql(f"{verb} {self.table.name}")
+
+    def key(self, table: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+        """The key columns of the table, the target or an alias of either."""
+        return [table.c[column.name] for column in self.stream.key]
+
+    def same_key(self, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
+        """Say that two rows have one key."""
+        return sa.and_(*(a == b for a, b in zip(self.key(one), self.key(other), strict=True)))
+
+
+class Stage(Arrivals):
+    """One stream's records, whole. Those whose outcome is NULL are still to be applied."""
+
+    def __init__(self, connection: Connection, stream: Stream, name: str) -> None:
+        """Prepare; the table is made when the first rows come."""
+        super().__init__(connection, stream, name, OWN, column_names(stream))
+        self.rows = 0
+        """How many rows are in it, and how many of them are deletes."""
+        self.deletes = 0
+        self.gone = 0
+        """How many rows of the target those deleted, once they are written."""
+
+    def keep(self, rows: Rows) -> None:
+        """Put rows into it."""
+        self.put(self._staged(rows))
+        self.rows += len(rows.rows)
+        if rows.op is Op.DELETE:
+            self.deletes += len(rows.rows)
+
+    def _staged(self, rows: Rows) -> Iterator[Row]:
+        op, texts = rows.op[0], key_texts(self.stream, rows.keys)
+        for line, text, row in zip(rows.lines, texts, rows.rows, strict=True):
+            yield (line, op, text, None, *row)
+
+    def clear(self) -> None:
+        """Empty it."""
+        super().clear()
+        self.rows = self.deletes = 0
+
+    def complete(self) -> None:
+        """Make what is staged ready for comparing: index the key, and let PostgreSQL count."""
+        sa.Index(f"ix_{self.table.name}", *self.key(self.table)).create(self.connection)
+        if self.connection.dialect.name == "postgresql":
+            self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
+
+    def settle(self, lines: Sequence[int], outcome: str) -> None:
+        """Give some lines their outcome, so that they are not applied."""
+        for start in range(0, len(lines), 500):
+            some = lines[start : start + 500]
+            self.connection.execute(
+                sa.update(self.table).where(self.table.c[LINE].in_(some)).values({OUTCOME: outcome})
+            )
+
+
+def applying(table: sa.FromClause, op: Op | None = None) -> sa.ColumnElement[bool]:
+    """Say that a staged row is still to be applied, and is an upsert or a delete if ``op`` says so."""
+    undecided: sa.ColumnElement[bool] = table.c[OUTCOME].is_(None)
+    return undecided if op is None else sa.and_(undecided, table.c[OP] == op[0])
+
+
+def _plain(column: sa.Column[Any]) -> sa.Column[Any]:
+    kind = column.type
+    return sa.Column(column.name, kind.impl_instance if isinstance(kind, sa.types.TypeDecorator) else kind)
+
+
+def target_of(stream: Stream) -> sa.Table:
+    """The receiving table, with the column that the model does not have."""
+    columns = [_plain(column) for column in stream.columns]
+    return sa.Table(
+        stream.table.name,
+        sa.MetaData(schema=stream.table.schema),
+        *columns,
+        sa.Column(VERSION_COLUMN, sa.BigInteger),
+    )
+
+
+def column_names(stream: Stream) -> list[str]:
+    """Name the columns of a stream's rows, in the order in which ``Rows`` has them."""
+    return [*(column.name for column in stream.columns), VERSION_COLUMN]
+
+
+def _temporary(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[str]) -> sa.Table:
+    kinds = {"bigint": sa.BigInteger, "text": sa.Text}
+    return sa.Table(
+        name,
+        sa.MetaData(),
+        *(sa.Column(one, kinds[kind]) for one, kind in own.items()),
+        *(sa.Column(one, target.c[one].type) for one in names),
+    )
+
+
+def _create(connection: Connection, table: sa.Table, target: sa.Table, own: Mapping[str, str]) -> None:
+    """Create it with the types that the target has in this very database, and none of its constraints."""
+    casts = [f"CAST(NULL AS {kind}) AS {name}" for name, kind in own.items()]
+    quote = connection.dialect.identifier_preparer
+    columns = [quote.quote(column.name) for column in table.columns][len(casts) :]
+    lifetime, schema = ("ON COMMIT DROP", "pg_temp") if connection.dialect.name == "postgresql" else ("", "temp")
+    # Of another load: SQLite keeps it as long as the connection, and a transaction may have more than one.
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {schema}.{table.name}")
+    connection.exec_driver_sql(
+        f"CREATE TEMPORARY TABLE {table.name} {lifetime} AS SELECT {', '.join([*casts, *columns])}"
+        f" FROM {quote.format_table(target)} WHERE 1 = 0"
+    )

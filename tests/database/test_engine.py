@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from exchange.database.engine import Busy, locked, make_engine, reading, world_errors, writing
+from exchange.database.tables import change, metadata
+from exchange.format.errors import WorldError
+
+
+@pytest.fixture
+def database(engine: Engine) -> Engine:
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(change).values(stream="s", op="I", key="{}"))
+    return engine
+
+
+def count(engine: Engine) -> int:
+    with reading(engine) as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(change)) or 0
+
+
+def test_an_exception_before_the_commit_leaves_nothing_behind(database: Engine) -> None:
+    def fail() -> None:
+        with writing(database) as connection:
+            connection.execute(sa.insert(change).values(stream="s", op="I", key="{}"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+
+    assert count(database) == 1
+
+
+def test_a_second_holder_of_a_lock_is_told_who_has_it_and_since_when(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exchange.database.engine.SQLITE_WAIT_SECONDS", 0.2)
+    second = make_engine(database.url.render_as_string(hide_password=False))
+    with locked(database, "import requests"), pytest.raises(Busy) as caught, locked(second, "import requests"):
+        pass
+    second.dispose()
+
+    assert " pid " in caught.value.who
+    assert caught.value.since is not None
+    assert "it goes on at the next run" in str(caught.value)
+
+
+def test_a_lock_is_free_again_once_its_holder_has_failed(database: Engine) -> None:
+    with pytest.raises(ZeroDivisionError), locked(database, "x"):
+        raise ZeroDivisionError
+    with locked(database, "x"):
+        pass
+
+
+@pytest.mark.postgres
+def test_whoever_saw_a_moment_before_the_lock_was_freed_is_busy_not_broken(postgres_url: str) -> None:
+    database = make_engine(postgres_url)
+    metadata.create_all(database)
+    with database.begin() as connection:
+        connection.execute(sa.insert(change).values(stream="s", op="I", key="{}"))
+
+    def be_overtaken() -> None:
+        with locked(database, "export x", isolation_level="REPEATABLE READ") as connection:
+            connection.execute(sa.select(change)).all()
+            with database.begin() as other:
+                other.execute(sa.delete(change))
+            connection.execute(sa.delete(change))
+
+    with pytest.raises(Busy):
+        be_overtaken()
+    database.dispose()
+
+
+def test_a_database_without_our_tables_is_answered_with_one_sentence(engine: Engine) -> None:
+    with pytest.raises(WorldError, match="exchange migrate"), world_errors(), reading(engine) as connection:
+        connection.execute(sa.select(change))

@@ -1,0 +1,339 @@
+"""What triggers note, and what they leave alone."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from exchange.channels import Stream
+from exchange.database import tables
+from exchange.tables import capture
+from tests.tables.lab import Lab, deletes, items, upserts
+
+
+def importing(lab: Lab, *streams: str) -> sa.Executable:
+    """Write the statement with which an importer says what it writes."""
+    if lab.engine.dialect.name == "postgresql":
+        return sa.select(sa.func.set_config("exchange.importing", ",".join(streams), True))
+    return sa.insert(tables.importing).values([{"stream": stream} for stream in streams])
+
+
+def test_every_statement_is_noted_in_its_transaction(lab: Lab) -> None:
+    table = items()
+    lab.create(table)
+    lab.run(
+        sa.insert(table).values([{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]),
+        sa.update(table).values(name="c").where(table.c.id == 1),
+        sa.delete(table).where(table.c.id == 2),
+    )
+    assert lab.noted() == [
+        ("s0", "I", '{"id":1}'),
+        ("s0", "I", '{"id":2}'),
+        ("s0", "U", '{"id":1}'),
+        ("s0", "D", '{"id":2}'),
+    ]
+
+
+def test_a_rollback_leaves_no_change(lab: Lab) -> None:
+    table = items()
+    lab.create(table)
+    with lab.engine.connect() as connection, connection.begin() as transaction:
+        connection.execute(sa.insert(table).values(id=1))
+        transaction.rollback()
+    assert lab.noted() == []
+
+
+def test_a_changed_key_is_one_row_gone_and_another_come(lab: Lab) -> None:
+    table = items()
+    lab.create(table)
+    lab.run(sa.insert(table).values([{"id": 1}, {"id": 2}]))
+    lab.forget()
+    lab.run(sa.update(table).values(id=table.c.id + 10))
+    assert sorted(lab.noted()) == [
+        ("s0", "D", '{"id":1}'),
+        ("s0", "D", '{"id":2}'),
+        ("s0", "I", '{"id":11}'),
+        ("s0", "I", '{"id":12}'),
+    ]
+
+
+def test_insert_on_conflict_notes_what_it_wrote(lab: Lab) -> None:
+    table = items()
+    lab.create(table)
+    lab.run(sa.insert(table).values(id=1, name="a"))
+    lab.forget()
+    insert = postgresql.insert if lab.engine.dialect.name == "postgresql" else sqlite.insert
+    statement: Any = insert(table).values([{"id": 1, "name": "b"}, {"id": 2, "name": "c"}])
+    lab.run(statement.on_conflict_do_update(index_elements=["id"], set_={"name": statement.excluded.name}))
+    assert lab.keys() == {'{"id":1}', '{"id":2}'}
+
+
+def test_a_statement_that_touches_no_row_notes_nothing(lab: Lab) -> None:
+    table = items()
+    lab.create(table)
+    lab.run(sa.update(table).values(name="x"), sa.delete(table))
+    assert lab.noted() == []
+
+
+def test_rows_that_the_importer_writes_are_not_noted(lab: Lab) -> None:
+    table = items()
+    lab.create(table)
+    lab.run(importing(lab, "other", "s0"), sa.insert(table).values(id=1), sa.delete(tables.importing))
+    assert lab.noted() == []
+    lab.run(sa.insert(table).values(id=2))
+    assert lab.noted() == [("s0", "I", '{"id":2}')]
+
+
+def test_a_cascade_from_a_received_table_onto_an_owned_one_is_noted(lab: Lab) -> None:
+    metadata = sa.MetaData()
+    parent = sa.Table("parent", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    child = sa.Table(
+        "child",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("parent_id", sa.ForeignKey("parent.id", ondelete="CASCADE")),
+        sa.Column("other_id", sa.ForeignKey("parent.id", ondelete="SET NULL")),
+    )
+    lab.create(parent, child)
+    lab.run(
+        sa.insert(parent).values([{"id": 1}, {"id": 2}]),
+        sa.insert(child).values([{"id": n, "parent_id": 1 + n % 2, "other_id": 1} for n in range(1, 5)]),
+    )
+    lab.forget()
+    lab.run(importing(lab, "s0"), sa.delete(parent).where(parent.c.id == 1), sa.delete(tables.importing))
+    # SQLite sets null first and then deletes the same row: a change more, and no harm.
+    assert {("s1", "U", '{"id":1}'), ("s1", "U", '{"id":3}')} < set(lab.noted())
+    assert {key for _, op, key in lab.noted() if op == "D"} == {'{"id":2}', '{"id":4}'}
+    assert {stream for stream, _, _ in lab.noted()} == {"s1"}
+
+
+def test_truncate_notes_every_row_and_those_of_the_tables_it_reaches(postgres_lab: Lab) -> None:
+    metadata = sa.MetaData()
+    parent = sa.Table("parent", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    child = sa.Table(
+        "child",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("parent_id", sa.ForeignKey("parent.id")),
+    )
+    postgres_lab.create(parent, child)
+    postgres_lab.run(sa.insert(parent).values([{"id": 1}, {"id": 2}]), sa.insert(child).values(id=5, parent_id=1))
+    postgres_lab.forget()
+    postgres_lab.run("TRUNCATE parent CASCADE")
+    assert sorted(postgres_lab.noted()) == [
+        ("s0", "D", '{"id":1}'),
+        ("s0", "D", '{"id":2}'),
+        ("s1", "D", '{"id":5}'),
+    ]
+
+
+def test_copy_and_merge_are_noted(postgres_lab: Lab) -> None:
+    table = items()
+    postgres_lab.create(table)
+    with postgres_lab.engine.begin() as connection:
+        cursor = connection.connection.cursor()
+        with cursor.copy("COPY item (id, name) FROM STDIN") as copy:
+            copy.write_row((1, "a"))
+            copy.write_row((2, "b"))
+    assert postgres_lab.keys() == {'{"id":1}', '{"id":2}'}
+    postgres_lab.forget()
+    postgres_lab.run(
+        "MERGE INTO item USING (VALUES (2), (3)) v (id) ON v.id = item.id"
+        " WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT (id) VALUES (v.id)"
+    )
+    assert sorted(postgres_lab.noted()) == [("s0", "D", '{"id":2}'), ("s0", "I", '{"id":3}')]
+
+
+def test_a_role_without_rights_on_the_log_is_captured_all_the_same(postgres_lab: Lab) -> None:
+    postgres_lab.create(items())
+    role = f"clerk_{uuid.uuid4().hex[:8]}"
+    postgres_lab.run(
+        f"CREATE ROLE {role}",
+        f"GRANT INSERT ON item TO {role}",
+        f"SET LOCAL ROLE {role}",
+        "SET LOCAL search_path = pg_temp",
+        "INSERT INTO public.item (id) VALUES (1)",
+    )
+    assert postgres_lab.noted() == [("s0", "I", '{"id":1}')]
+    postgres_lab.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_session_settings_do_not_change_how_a_key_is_written(postgres_lab: Lab) -> None:
+    table = sa.Table(
+        "moment",
+        sa.MetaData(),
+        sa.Column("at", sa.DateTime(timezone=True), primary_key=True),
+        sa.Column("mark", sa.LargeBinary, primary_key=True),
+        sa.Column("amount", sa.Numeric(10, 2), primary_key=True),
+    )
+    (stream,) = postgres_lab.create(table)
+    postgres_lab.run("ALTER TABLE moment ALTER amount TYPE numeric")
+    with postgres_lab.engine.begin() as connection:
+        capture.install(connection, "moment", stream="s0")
+    row = {"at": datetime(2026, 7, 1, 12, tzinfo=UTC), "mark": b"\x00\xff", "amount": Decimal("1.50")}
+    postgres_lab.run(sa.insert(table).values(row))
+    postgres_lab.run(
+        "SET LOCAL TimeZone = 'Asia/Tokyo'",
+        "SET LOCAL DateStyle = 'German'",
+        "SET LOCAL bytea_output = 'escape'",
+        sa.delete(table),
+        sa.insert(table).values({**row, "amount": Decimal("1.5")}),
+    )
+    assert len(postgres_lab.keys()) == 1
+    with postgres_lab.exporting() as connection:
+        assert capture.take(connection, [stream], 10).keys == {"s0": 1}
+        assert len(upserts(connection, stream)) == 1
+
+
+@pytest.mark.parametrize("recursive", ["ON", "OFF"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT OR REPLACE INTO item (id, name) VALUES (3, 'a')",
+        "UPDATE OR REPLACE item SET name = 'a' WHERE id = 2",
+    ],
+)
+def test_rows_that_replace_removes_are_noted_whatever_the_connection_says(
+    sqlite_lab: Lab, recursive: str, statement: str
+) -> None:
+    table = items(sa.UniqueConstraint("name"))
+    (stream,) = sqlite_lab.create(table)
+    sqlite_lab.run(sa.insert(table).values([{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]))
+    sqlite_lab.forget()
+    other = sqlite3.connect(str(sqlite_lab.engine.url.database))
+    with other:
+        other.execute(f"PRAGMA recursive_triggers = {recursive}")
+        other.execute(statement)
+    other.close()
+    with sqlite_lab.exporting() as connection:
+        capture.take(connection, [stream], 10)
+        assert deletes(connection, stream) == [{"id": 1}]
+        assert [row["name"] for row in upserts(connection, stream)] == ["a"]
+
+
+def test_keys_of_every_kind_and_odd_names_are_found_again(lab: Lab) -> None:
+    table = sa.Table(
+        "Wei\"rd 'Tab%le:x",
+        sa.MetaData(),
+        sa.Column('Sel"ect', sa.BigInteger, primary_key=True),
+        sa.Column("or'der %s:y\\", sa.Uuid, primary_key=True),
+        sa.Column("user", sa.DateTime, primary_key=True),
+        sa.Column("by tes", sa.LargeBinary, primary_key=True),
+        sa.Column("amount", sa.Numeric(10, 2), primary_key=True),
+        sa.Column("Text", sa.String(20), primary_key=True),
+        sa.Column("kind", sa.Enum("a", "b c", name="Ki nd"), primary_key=True),
+        sa.Column("yes", sa.Boolean, primary_key=True),
+        sa.Column("day", sa.Date, primary_key=True),
+        sa.Column("value", sa.Text),
+    )
+    (stream,) = lab.create(table)
+    row = {
+        'Sel"ect': 2**63 - 1,
+        "or'der %s:y\\": uuid.UUID(int=7),
+        "user": datetime(2026, 1, 2, 3, 4, 5, 6),  # noqa: DTZ001 - of a column without zone
+        "by tes": b"\x00\xff'\"",
+        "amount": Decimal("1234567.10"),
+        "Text": "a\"'\\é😀 ",
+        "kind": "b c",
+        "yes": True,
+        "day": datetime(2026, 1, 2, tzinfo=UTC).date(),
+        "value": "here",
+    }
+    lab.run(sa.insert(table).values(row), sa.insert(table).values({**row, "Text": ""}))
+    lab.run(sa.delete(table).where(table.c.Text == ""))
+    with lab.exporting() as connection:
+        assert capture.check(connection, stream) == []
+        assert capture.take(connection, [stream], 10).keys == {"s0": 2}
+        here, gone = upserts(connection, stream), deletes(connection, stream)
+    assert [found["value"] for found in here] == ["here"]
+    assert gone == [{name: "" if name == "Text" else here[0][name] for name in gone[0]}]
+    assert here[0]["Text"] == row["Text"]
+    with lab.engine.begin() as connection:
+        capture.drop(connection, table.name)
+        assert capture.captured_tables(connection) == []
+
+
+def test_a_table_with_a_very_long_name_is_captured(lab: Lab) -> None:
+    table = sa.Table("t" * 63, sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+    (stream,) = lab.create(table)
+    lab.run(sa.insert(table).values(id=1))
+    assert lab.keys() == {'{"id":1}'}
+    with lab.engine.begin() as connection:
+        assert capture.check(connection, stream) == []
+
+
+def test_installing_again_changes_nothing_and_dropping_ends_it(lab: Lab) -> None:
+    table = items()
+    (stream,) = lab.create(table)
+    with lab.engine.begin() as connection:
+        capture.install(connection, "item", stream="s0")
+        assert capture.check(connection, stream) == []
+        assert capture.captured_tables(connection) == ["item"]
+    lab.run(sa.insert(table).values(id=1))
+    assert len(lab.noted()) == 1
+    with lab.engine.begin() as connection:
+        capture.drop(connection, "item")
+        capture.drop(connection, "item")
+    lab.run(sa.insert(table).values(id=2))
+    assert len(lab.noted()) == 1
+
+
+def test_check_names_what_is_missing(lab: Lab) -> None:
+    table = items()
+    stream = Stream(table)
+    with lab.engine.begin() as connection:
+        assert "does not exist" in capture.check(connection, stream)[0]
+        table.create(connection)
+        version, triggers = capture.check(connection, stream)
+        assert "exchange_version" in version
+        assert "are missing" in triggers
+        assert capture.check(connection, stream, captured=False) == [version]
+        capture.add_version_column(connection, "item")
+        capture.add_version_column(connection, "item")
+        capture.install(connection, "item", stream="another")
+        (fault,) = capture.check(connection, stream)
+        assert "out of date" in fault
+        capture.install(connection, "item")
+        assert capture.check(connection, stream) == []
+        capture.drop_version_column(connection, "item")
+        assert capture.check(connection, stream) == [version]
+
+
+def test_check_sees_disabled_triggers(postgres_lab: Lab) -> None:
+    (stream,) = postgres_lab.create(items())
+    postgres_lab.run("ALTER TABLE item DISABLE TRIGGER exchange_capture_update")
+    with postgres_lab.engine.connect() as connection:
+        (fault,) = capture.check(connection, stream)
+    assert "disabled" in fault
+
+
+def test_check_sees_a_unique_constraint_that_came_later(sqlite_lab: Lab) -> None:
+    (stream,) = sqlite_lab.create(items())
+    sqlite_lab.run("CREATE UNIQUE INDEX later ON item (name)")
+    with sqlite_lab.engine.connect() as connection:
+        (fault,) = capture.check(connection, stream)
+    assert "missing" in fault
+
+
+def test_what_cannot_be_captured_is_refused_with_a_sentence(lab: Lab) -> None:
+    table = sa.Table("keyless", sa.MetaData(), sa.Column("value", sa.Integer))
+    with lab.engine.begin() as connection:
+        table.create(connection)
+        with pytest.raises(capture.CaptureFault, match="there is no ordinary table 'nowhere'"):
+            capture.install(connection, "nowhere")
+        with pytest.raises(capture.CaptureFault, match="'keyless' has no primary key"):
+            capture.install(connection, "keyless")
+        with pytest.raises(capture.CaptureFault, match="no column 'id'"):
+            capture.install(connection, "keyless", key=["id"])
+        with pytest.raises(capture.CaptureFault, match="comma"):
+            capture.install(connection, "keyless", key=["value"], stream="a,b")
+        tables.metadata.drop_all(connection)
+        with pytest.raises(capture.CaptureFault, match="exchange_change is missing"):
+            capture.install(connection, "keyless", key=["value"])
