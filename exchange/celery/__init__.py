@@ -38,8 +38,7 @@ from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
-from exchange.celery.calls import CALL, TICK, TICK_MARK, Caller, caller_by_hand, sign
-from exchange.celery.workers import why_it_waits
+from exchange.celery.calls import CALL, TICK, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
 from exchange.files import call_secret
 from exchange.files.folder import make_private
 from exchange.format.errors import printable

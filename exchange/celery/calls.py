@@ -3,6 +3,8 @@
 Whoever reaches the broker can send any message. A tick needs no signature, since it asks for nothing but what beat asks
 for anyway; whatever differs from beat's ticks in any way does. The signature is a keyed digest (HMAC-SHA256) over the
 task, its id, its arguments, what is to follow it, the caller and the time, with a secret below the home.
+
+Whoever calls by hand is told what the call waits for.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from exchange.database.engine import user, whoami
@@ -163,3 +166,29 @@ def _digest(headers: Mapping[str, Any], body: Any, call: Mapping[str, Any], secr
 
 def _shown(value: object) -> str:
     return printable(repr(value), 80)
+
+
+ANSWER_SECONDS = 2.0
+"""How long a worker may take to answer; one that is well does so in milliseconds, however much it has to do."""
+
+
+def why_it_waits(app: Any) -> str | None:
+    """Say what a call that is sent now will wait for; None if a worker has a process free for it."""
+    active = app.control.inspect(timeout=ANSWER_SECONDS, limit=1).active()
+    if not active:
+        return f"no worker answered within {ANSWER_SECONDS:.0f} seconds; the call waits in the queue until one takes it"
+    for worker, tasks in active.items():
+        if not tasks:
+            return None
+        stats = app.control.inspect(destination=[worker], timeout=ANSWER_SECONDS).stats() or {}
+        processes = stats.get(worker, {}).get("pool", {}).get("max-concurrency", len(tasks))
+        if len(tasks) < processes:
+            return None
+    said = ", ".join(_at_work(worker, task) for worker, tasks in active.items() for task in tasks)
+    return f"busy: {said}; the call waits in the queue behind that"
+
+
+def _at_work(worker: str, task: dict[str, Any]) -> str:
+    since = task.get("time_start")
+    begun = f" since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S} UTC" if since else ""
+    return f"{printable(worker, 80)} runs {printable(str(task.get('name')), 80)}{begun}"

@@ -50,7 +50,8 @@ from exchange.database.audit_log import (
 from exchange.database.batch_fault import interrupted_by
 from exchange.database.engine import Busy, acting_for, world_errors
 from exchange.database.tables import BatchState
-from exchange.dead_letters import alarm, bulk_retry, discard, retry
+from exchange.dead_letters import bulk_retry, discard, retry
+from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.bulk_retry import Pace
 from exchange.files.pid_lock import holding_name
 from exchange.files.spool import parse_label
@@ -58,8 +59,8 @@ from exchange.format.errors import RecordError, WorldError
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import importer, quarantine, release, replay, strangers
-from exchange.link import accept_gap as accepting
 from exchange.link import epoch_adoption, epochs, send_requests
+from exchange.link import gaps as accepting
 from exchange.link import reconcile as reconciling
 from exchange.operating import prune as pruning
 from exchange.operating.assemble import assemble, load_request_handler, with_present_keys
@@ -408,7 +409,9 @@ def accept_gap(
     check_truth("no_snapshot", no_snapshot)
     if type(sequence) is not int or (through is not None and through < sequence):
         raise Refused(f"expected a sequence, and through one behind it, found {shown([sequence, through])}")
-    return accepting.run(site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot).as_dict()
+    return accepting.accept_by_hand(
+        site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot
+    ).as_dict()
 
 
 @_task("exchange.resend")
@@ -428,7 +431,7 @@ def resend(channel: str | None = None, sequences: int | list[int] | None = None,
 def prune() -> Result:
     """Remove what retention no longer keeps: counts by what it was."""
     site = _site()
-    for sentence in alarm.look(site):
+    for sentence in letter_counts.alarms(site):
         log.warning("alarm", message=sentence)
     return _counted(pruning.run(site).as_dict(), "nothing to prune")
 

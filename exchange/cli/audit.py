@@ -79,12 +79,12 @@ def export(
 
     Kept elsewhere, it tells when somebody who owns the database wrote its audit anew, or cut it off.
     """
-    from exchange.database import audit_chain
     from exchange.format.dead_letter_file import FileFault
+    from exchange.operating import audit_export
 
     with open_site() as site:
         try:
-            done = audit_chain.export(site, file)
+            done = audit_export.export(site, file)
         except FileFault as fault:
             output.complain(f"{fault}; nothing was written")
             fail()
@@ -123,14 +123,14 @@ def verify(
 
 
 def _checked_file(file: Path, keys: TrustedKeys, as_json: bool) -> Ending:
-    from exchange.database import audit_chain
     from exchange.format.dead_letter_file import FileFault
     from exchange.format.errors import Untrusted, printable
+    from exchange.operating import audit_export
 
     shown = printable(str(file))
     try:
         with file.open("rb") as content:
-            return audit_chain.check_file(content, keys)
+            return audit_export.check_file(content, keys)
     except Untrusted as fault:
         _end(f"{shown}: {fault}; nothing of it was believed", "untrusted", as_json)
     except FileFault as fault:

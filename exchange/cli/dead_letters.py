@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from exchange.dead_letters import Group, Page, View
-    from exchange.dead_letters.pretty import Line
+    from exchange.dead_letters.show import Line
 
 LARGEST_ID = 2**63 - 1
 LONGEST_RECORD = 20_000

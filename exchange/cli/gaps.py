@@ -104,7 +104,7 @@ def accept(
     as_json: Json = False,
 ) -> None:
     """Go on without a missing batch. If it comes after all, it changes nothing."""
-    from exchange.link import accept_gap
+    from exchange.link import gaps as link_gaps
 
     with open_site() as site:
         known_channel(channel, site.incoming(), "received")
@@ -112,7 +112,7 @@ def accept(
             raise Refused(f"--through: expected {sequence} or more, found {through}; nothing was done")
         arguments = {"channel": channel, "sequence": sequence, "through": through, "no_snapshot": not snapshot}
         with by_hand(site, "accept_gap", arguments, who=who, why=reason) as act:
-            done = accept_gap.run(site, channel, sequence, through or sequence, reason, snapshot=snapshot)
+            done = link_gaps.accept_by_hand(site, channel, sequence, through or sequence, reason, snapshot=snapshot)
             act.came_to(done.as_dict())
     if as_json:
         output.emit(done.as_dict())

@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from exchange import __version__
 from exchange.database.engine import now, reading, wait_for, world_errors, writing
 from exchange.database.tables import audit
-from exchange.dead_letters.file.write import new_file
-from exchange.format.audit_file import FIRST, Ending, Row, TrailWriter, check_rows
-from exchange.format.dead_letter_file import FileFault, read_tail
+from exchange.format.audit_file import FIRST, Ending, Row
+from exchange.format.dead_letter_file import FileFault
 from exchange.format.errors import printable
-from exchange.format.signing import TrustedKeys
-from exchange.site import Site
 
 FETCH_ROWS = 500
 MOST_FAULTS = 20
@@ -91,7 +86,7 @@ def check(engine: Engine, kept: Ending | None = None) -> Checked:
         missing = missing_triggers(connection)
         if missing:
             walk.fault(missing)
-        for values in _rows(connection):
+        for values in each_row(connection):
             walk.see(values)
     if kept is not None and kept.rows and not walk.kept_seen:
         walk.fault(
@@ -142,46 +137,9 @@ class _Walk:
             self.kept_seen = True
 
 
-def _rows(connection: Connection) -> Iterator[Mapping[str, Any]]:
+def each_row(connection: Connection) -> Iterator[Mapping[str, Any]]:
+    """Give all rows, the first one first, a few at a time."""
     streamed = {"stream_results": True, "yield_per": FETCH_ROWS}
     with connection.execute(sa.select(audit).order_by(audit.c.id), execution_options=streamed) as rows:
         for row in rows.mappings():
             yield dict(row)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written out."""
-
-    file: Path
-    rows: int
-    head: str
-    signed: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "file": str(self.file)}
-
-
-def export(site: Site, file: Path) -> Exported:
-    """Write all rows to a new file, signed with this side's key, for our eyes only; whole or not at all.
-
-    Rows are written as they are, whether the chain holds or not. Raises FileFault if there is such a file, WorldError.
-    """
-    with world_errors(), reading(site.engine) as connection, new_file(file) as out:
-        writer = TrailWriter(out)
-        for values in _rows(connection):
-            writer.write(Row.of(values))
-        ending = writer.close(site.network, f"exchange {__version__}", now(), site.signing_key)
-    return Exported(file, ending.rows, ending.head, site.signing_key is not None)
-
-
-def check_file(content: BinaryIO, keys: TrustedKeys) -> Ending:
-    """Check who signed an exported file, every byte of it and its chain. Raises Untrusted or FileFault."""
-    tail = read_tail(content)
-    keys.check(tail.line, tail.signature, "the file")
-    ending = Ending.parse(tail.line)
-    if ending.bytes != tail.start:
-        raise FileFault(f"{tail.start} bytes lie before its ending, which speaks of {ending.bytes}")
-    check_rows(content, ending)
-    return ending

@@ -5,18 +5,16 @@ This package keeps, finds and shows them; retrying one is the ``retry`` workflow
 
 from __future__ import annotations
 
-from exchange.dead_letters.backlog import Backlog, backlog
-from exchange.dead_letters.counts import count_in, count_parked, fold
+from exchange.dead_letters.counts import Backlog, backlog, count_in, count_parked, fold
 from exchange.dead_letters.filters import Filters, key_texts
 from exchange.dead_letters.groups import Group, grouped
-from exchange.dead_letters.insert import Letter, park
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.order import Order, Place
 from exchange.dead_letters.pages import counted, page, place
 from exchange.dead_letters.retention import SETTLED, forget_selections, retire
 from exchange.dead_letters.search import Count, Page
 from exchange.dead_letters.show import View, view
-from exchange.dead_letters.store import Brief, Parked, find, history
+from exchange.dead_letters.store import Brief, Letter, Parked, find, history, park
 from exchange.dead_letters.supersede import Superseding, parked_sent, supersede_sent
 from exchange.dead_letters.transitions import Outcome, Taken, settle, take
 

@@ -2,17 +2,22 @@
 
 Triggers note each change in ``exchange_dead_letter_count``, whoever makes it. On PostgreSQL each statement's
 difference is a row of its own, so that no transaction waits for another one's count; folding adds them up.
+Too many that wait for somebody, or for too long, are an alarm.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.tables import DeadLetterState, dead_letter_count
+from exchange.database.engine import now, reading
+from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
+from exchange.site import Limits, Site
 
 SECONDS_AN_HOUR = 3600
 
@@ -78,3 +83,56 @@ def fold(connection: Connection, moment: datetime) -> None:
     ]
     if rows:
         connection.execute(sa.insert(dead_letter_count), rows)
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """The parked letters: their number, the id of the oldest, and when that one was parked."""
+
+    parked: int
+    oldest: int | None
+    oldest_at: datetime | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            "parked": self.parked,
+            "oldest": self.oldest,
+            "oldest_at": self.oldest_at.isoformat() if self.oldest_at else None,
+        }
+
+
+def backlog(connection: Connection) -> Backlog:
+    """Count the parked letters and find the oldest: two glances, however many there are."""
+    oldest = connection.execute(
+        sa.select(dead_letter.c.id, dead_letter.c.created_at)
+        .where(dead_letter.c.state == DeadLetterState.PARKED)
+        .order_by(dead_letter.c.created_at, dead_letter.c.id)
+        .limit(1)
+    ).one_or_none()
+    parked = count_parked(connection) if oldest else 0
+    return Backlog(parked, oldest.id if oldest else None, oldest.created_at if oldest else None)
+
+
+def alarms(site: Site) -> tuple[str, ...]:
+    """Say what is beyond the settings now, as ``alarm_sentences`` does."""
+    with reading(site.engine) as connection:
+        standing = backlog(connection)
+    return alarm_sentences(standing, site.limits, now())
+
+
+def alarm_sentences(backlog: Backlog, limits: Limits, moment: datetime) -> tuple[str, ...]:
+    """Say what is beyond the settings at a moment, a sentence for each of size and age; none if all is in order."""
+    said = []
+    if backlog.parked > limits.alarm_letters:
+        said.append(
+            f"{backlog.parked} dead letters are parked, more than {limits.alarm_letters} (EXCHANGE_ALARM_LETTERS);"
+            " `exchange dead-letters` shows them by cause"
+        )
+    oldest = backlog.oldest_at
+    if oldest is not None and moment - oldest > timedelta(days=limits.alarm_days):
+        said.append(
+            f"a dead letter has been parked since {oldest:%Y-%m-%d %H:%M} UTC, longer than {limits.alarm_days:g} days"
+            f" (EXCHANGE_ALARM_DAYS); `exchange dead-letters show {backlog.oldest}` says what to do"
+        )
+    return tuple(said)

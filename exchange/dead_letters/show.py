@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.channel import HIDDEN, Stream
-from exchange.database.tables import revision
+from exchange.channels.schemas import stream_schema
+from exchange.database.tables import VERSION_COLUMN, Direction, revision, tombstone
 from exchange.dead_letters.advice import Advice, advice
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.pages import page
-from exchange.dead_letters.pretty import Line, laid_out
-from exchange.dead_letters.rows import Row, row_of
-from exchange.dead_letters.rules import rule_of
 from exchange.dead_letters.store import Brief, Parked, find, history
+from exchange.format.errors import RecordError
 from exchange.site import Site
+from exchange.tables import capture
+from exchange.tables.loader.constraints import reflect
 
 OTHERS = 10
 """How many other letters of the same key are shown."""
@@ -162,3 +164,151 @@ def _others(connection: Connection, letter: Brief) -> list[Brief]:
         return []
     found = page(connection, Filters(keys=(letter.key,), stream=letter.stream), limit=OTHERS + 1).letters
     return [one for one in found if one.id != letter.id][:OTHERS]
+
+
+INDENT = "  "
+
+
+class Line(NamedTuple):
+    """One line; ``fails`` says that what it shows is at fault."""
+
+    text: str
+    fails: bool
+
+
+def laid_out(value: Any, pointer: str) -> list[Line]:
+    """Write a JSON value over many lines. If the place that ``pointer`` names is missing, its nearest parent fails."""
+    places = {place for place, _ in _lines(value, "", "", "")}
+    while pointer and pointer not in places:
+        pointer = pointer.rpartition("/")[0]
+    return [Line(text, bool(pointer) and place == pointer) for place, text in _lines(value, "", "", "")]
+
+
+def _lines(value: Any, place: str, before: str, indent: str) -> Iterator[tuple[str, str]]:
+    """Give each line with the pointer of the value that begins on it; a closing bracket has none."""
+    match value:
+        case dict() if value:
+            members: list[tuple[str, str, Any]] = [
+                (_step(name), f"{_text(name)}: ", one) for name, one in value.items()
+            ]
+            opening, closing = "{}"
+        case list() if value:
+            members = [(str(number), "", one) for number, one in enumerate(value)]
+            opening, closing = "[]"
+        case _:
+            yield place, f"{indent}{before}{_text(value)}"
+            return
+    yield place, f"{indent}{before}{opening}"
+    for number, (step, name, one) in enumerate(members, 1):
+        lines = list(_lines(one, f"{place}/{step}", name, indent + INDENT))
+        if number < len(members):
+            lines[-1] = (lines[-1][0], lines[-1][1] + ",")
+        yield from lines
+    yield "-", f"{indent}{closing}"
+
+
+def _step(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+_PLACE = 2
+"""Steps of a pointer to a column: the record's member, and the column in it."""
+
+
+def rule_of(connection: Connection, stream: Stream, letter: Brief) -> str | None:
+    """Give the words of the rule that a letter breaks, as they are now; None if it is no such rule."""
+    if letter.error in {"schema", "value"}:
+        return _of_schema(stream, letter.pointer or "")
+    if letter.cause and letter.error in {"foreign_key", "unique", "constraint"}:
+        return next(_of_database(connection, stream, letter.cause), None)
+    return None
+
+
+def _of_schema(stream: Stream, pointer: str) -> str:
+    schema = stream_schema(stream)
+    steps = pointer.split("/")[1:]
+    if len(steps) >= _PLACE:
+        name = steps[1].replace("~1", "/").replace("~0", "~")
+        if name in schema["properties"]:
+            return f"{name}: {json.dumps(schema['properties'][name], ensure_ascii=False)}"
+    return json.dumps({name: schema[name] for name in ("required", "additionalProperties")}, ensure_ascii=False)
+
+
+def _of_database(connection: Connection, stream: Stream, name: str) -> Iterator[str]:
+    constraints = reflect(connection, [stream.table])
+    for key in constraints.foreign_keys:
+        if key.name == name:
+            here, there = ", ".join(key.columns), ", ".join(key.referred_columns)
+            yield f"{name}: FOREIGN KEY {key.table} ({here}) REFERENCES {key.referred} ({there})"
+    for unique in constraints.uniques.get(stream.table.name, ()):
+        if unique.name == name:
+            yield f"{name}: UNIQUE ({', '.join(unique.columns)})"
+    for check in constraints.checks.get(stream.table.name, ()):
+        if check.name == name:
+            yield f"{name}: CHECK ({check.expression})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """``data`` is the row as its record would have it, None if there is no row.
+
+    ``version`` is that of the record that wrote the row, or of the delete that removed it (``deleted``); None if the
+    row is this side's own.
+    """
+
+    data: Mapping[str, Any] | None
+    version: int | None = None
+    deleted: bool = False
+
+
+class _AsItIs(sa.types.UserDefinedType[Any]):
+    """A value as the driver wants it already."""
+
+    cache_ok = True
+
+
+def row_of(connection: Connection, stream: Stream, letter: Brief) -> Row | None:
+    """Read the row of a letter's key; None if the key or the row can't be read."""
+    if letter.key is None:
+        return None
+    try:
+        with connection.begin_nested():
+            if letter.direction is Direction.OUT:
+                values = capture.row_of_key(connection, stream, letter.key)
+                return Row(_data(connection, stream, values) if values else None)
+            return _received(connection, stream, letter.key)
+    except (DBAPIError, RecordError, capture.CaptureFault, ValueError, KeyError, TypeError):
+        return None
+
+
+def _received(connection: Connection, stream: Stream, key: str) -> Row:
+    columns = stream.key_decoder(connection.dialect)([json.loads(key)])
+    wanted = [column == sa.literal(value, _AsItIs()) for column, (value,) in zip(stream.key, columns, strict=True)]
+    selected = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
+    version = sa.column(VERSION_COLUMN, sa.BigInteger)
+    row = connection.execute(sa.select(*selected, version).select_from(stream.table).where(*wanted)).one_or_none()
+    if row is not None:
+        return Row(_data(connection, stream, row[:-1]), row[-1])
+    gone = connection.scalar(
+        sa.select(tombstone.c.version).where(tombstone.c.stream == stream.name, tombstone.c.key == key)
+    )
+    return Row(None, gone, deleted=gone is not None)
+
+
+def _data(connection: Connection, stream: Stream, values: Iterable[Any]) -> dict[str, Any]:
+    return {
+        str(column.name): _encoded(stream.codecs[column.name].encoder(connection.dialect), value)
+        for column, value in zip(stream.columns, values, strict=True)
+    }
+
+
+def _encoded(encode: Callable[[Any], Any], value: Any) -> Any:
+    """Write a value as its record would have it; what can't cross is why an outgoing letter is there."""
+    try:
+        return None if value is None else encode(value)
+    except RecordError as error:
+        return f"({error.sentence})"

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel, Stream
 from exchange.database.engine import among
 from exchange.database.tables import Direction, dead_letter
-from exchange.dead_letters.insert import Letter
+from exchange.dead_letters.store import Letter
 from exchange.dead_letters.transitions import supersede
 from exchange.tables.loader.staging import Key, Rows, key_texts
 

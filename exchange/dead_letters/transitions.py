@@ -19,8 +19,7 @@ from sqlalchemy.dialects import postgresql
 from exchange.database import ledger
 from exchange.database.engine import among, now
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
-from exchange.dead_letters.insert import Letter
-from exchange.dead_letters.store import Parked, brief_columns, find, parked
+from exchange.dead_letters.store import Letter, Parked, brief_columns, find, parked
 from exchange.format.errors import printable
 
 MOST_AT_ONCE = 10_000

@@ -106,6 +106,12 @@ class Misdirected(BatchError):  # noqa: N818 - the name is the verdict
     reason = Reason.MISDIRECTED
 
 
+class Rejected(BatchError):  # noqa: N818 - named as the verdict is
+    """More of the batch is bad than its channel or a setting allows."""
+
+    reason = Reason.REJECTED
+
+
 class RecordError(Exception):
     """One record is bad; its batch may still be good.
 

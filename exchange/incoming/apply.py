@@ -12,13 +12,12 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.channels.channel import Channel
 from exchange.database.ledger import Counts
-from exchange.database.tables import Direction, dead_letter
+from exchange.database.tables import dead_letter
 from exchange.dead_letters import Letter, Superseding
-from exchange.format import record as records
+from exchange.dead_letters.store import letter_of
 from exchange.format.batch import BatchReader
-from exchange.format.errors import Ahead, BatchError, Reason, RecordError, printable, rule_of
+from exchange.format.errors import Ahead, RecordError, Rejected, printable, rule_of
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import delete_limit
 from exchange.incoming.manifests import Arrival
@@ -27,7 +26,6 @@ from exchange.tables import version_limit
 from exchange.tables.gc_pause import uncollected
 from exchange.tables.loader import Loader, Refusal, TooManyRefusals
 from exchange.tables.loader.decode import Bad, Understanding
-from exchange.tables.loader.staging import canonical_key
 
 SHARE_COUNTS_FROM = 10
 """The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
@@ -35,12 +33,6 @@ SHARE_COUNTS_FROM = 10
 
 LETTER_BYTES = 1024 * 1024
 """How many bytes of refused records wait in memory for being written down together."""
-
-
-class Rejected(BatchError):  # noqa: N818 - named as the verdict is
-    """More of the batch is bad than its channel or a setting allows."""
-
-    reason = Reason.REJECTED
 
 
 def apply_records(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
@@ -153,30 +145,6 @@ class _BadRecords:
 
 def _allowed(arrival: Arrival, limits: Limits) -> int:
     return limits.invalid_records if arrival.channel.on_invalid == "park" else 0
-
-
-def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: RecordError, cause: str = "") -> Letter:
-    """Describe a bad line as far as it can be read."""
-    letter = Letter(Direction.IN, channel.name, line, error.error, error.sentence, pointer=error.pointer, cause=cause)
-    try:
-        record = records.decode(line)
-        stream = channel.stream(record.stream)
-    except (RecordError, KeyError):
-        return letter
-    try:
-        key = canonical_key(stream, record.body)
-    except (KeyError, TypeError):
-        key = None
-    return Letter(
-        **{
-            **vars(letter),
-            "stream": stream.name,
-            "op": record.op.value,
-            "key": key,
-            "version": record.version,
-            "schema_version": schemas.get(stream.name),
-        }
-    )
 
 
 def _park_refused(

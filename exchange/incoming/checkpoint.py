@@ -21,13 +21,14 @@ from exchange.database.engine import now, reading
 from exchange.database.ledger import Counts
 from exchange.database.tables import BatchState, Direction, agreement, batch
 from exchange.dead_letters import Letter
+from exchange.dead_letters.store import letter_of
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
 from exchange.format.control import BUCKETS, DIGEST, SNAPSHOT, Digest
-from exchange.format.errors import RecordError, printable
+from exchange.format.errors import RecordError, Rejected, printable
 from exchange.format.manifest import Counts as Claimed
 from exchange.format.record import Op, Record
-from exchange.incoming.apply import LETTER_BYTES, Rejected, letter_of
+from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival
 from exchange.link import asked_requests, peer_words
 from exchange.site import Site

@@ -142,7 +142,7 @@ class Waiting:
         said = (*seen.place[:2], tuple(left_by(seen.manifest).values()))
         if said not in self._decisions or seen.channel.name == CONTROL:
             with reading(self._site.engine) as connection:
-                self._decisions[said] = epoch_adoption.undecided(connection, seen, position)
+                self._decisions[said] = epoch_adoption.undecided(connection, seen.manifest, position)
         return self._decisions[said]
 
     def _standing(self, name: str) -> tuple[Position | None, frozenset[str]]:

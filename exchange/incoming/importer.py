@@ -26,6 +26,7 @@ from exchange.database.tables import BatchState, Direction
 from exchange.dead_letters import auto_retry
 from exchange.files.folder import NotPlain
 from exchange.files.spool import Sightings
+from exchange.format import errors
 from exchange.format.batch import check_data
 from exchange.format.control import Digest
 from exchange.format.errors import (
@@ -278,7 +279,7 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
         known_digest=known.digest if known and known.state is BatchState.APPLIED else None,
         ordered=arrival.channel.ordered,
         look_ahead=site.limits.look_ahead,
-        undecided=epoch_adoption.undecided(connection, arrival, at),
+        undecided=epoch_adoption.undecided(connection, arrival.manifest, at),
     )
     # Where an ordered channel goes on there is no place that was given up.
     if known is None and (standing is not NEXT or not arrival.channel.ordered):
@@ -444,4 +445,4 @@ def _refused_at_the_end() -> Iterator[None]:
     except IntegrityError as error:
         words = printable(str(error.orig).strip().splitlines()[0])
         msg = f"the database refused the batch as a whole at its end: {words}"
-        raise applying.Rejected(msg) from error
+        raise errors.Rejected(msg) from error

@@ -22,9 +22,8 @@ from exchange.database.tables import BatchState, Direction, batch, position
 from exchange.format.control import MAX_UNDECIDED, Proof
 from exchange.format.errors import Reason, Verdict, WorldError, printable
 from exchange.format.lineage import Left, left_by
-from exchange.format.manifest import Kind
+from exchange.format.manifest import Kind, Manifest
 from exchange.format.placement import Place, Position
-from exchange.incoming.manifests import Arrival
 from exchange.link import gaps
 from exchange.site import Site
 
@@ -80,18 +79,18 @@ class Received:
 # Judge
 
 
-def undecided(connection: Connection, arrival: Arrival, at: Position | None) -> Place | None:
+def undecided(connection: Connection, manifest: Manifest, at: Position | None) -> Place | None:
     """Say what becomes of a batch whose epoch may not be adopted; None if it may, or is the one its channel is in.
 
     ``at`` is where the channel stands.
     """
-    channel, epoch, sequence = arrival.place
+    channel, epoch, sequence = manifest.channel, manifest.epoch, manifest.sequence
     if at is not None and at.epoch == epoch:
         return None
-    sentence = _unproven(connection, channel, epoch, left_by(arrival.manifest))
+    sentence = _unproven(connection, channel, epoch, left_by(manifest))
     if sentence is None:
         return None
-    if arrival.manifest.kind is Kind.CONTROL and _is_outdated(connection, epoch, sequence):
+    if manifest.kind is Kind.CONTROL and _is_outdated(connection, epoch, sequence):
         return Place(Verdict.DUPLICATE, None, "a newer control batch of its epoch is held; nothing changed")
     return Place(Verdict.HELD, Reason.UNPROVEN_EPOCH, sentence)
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from exchange.channels.channel import Channel
 from exchange.database import audit_chain, engine, ledger
 from exchange.database.tables import Direction, ResyncState, batch, event, resync
-from exchange.dead_letters import alarm
+from exchange.dead_letters import counts
 from exchange.files import call_secret, carrier_group, keys, read_access
 from exchange.files.folder import HOME_MODE, PRIVATE_MODE
 from exchange.files.pid_lock import held
@@ -573,7 +573,7 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
 
 
 def _letters(_settings: Settings, site: Site) -> Findings:
-    alarms = alarm.look(site)
+    alarms = counts.alarms(site)
     for sentence in alarms:
         message, _, remedy = sentence.rpartition("; ")
         yield Finding("letters", Level.WARNING, message, remedy)

@@ -20,7 +20,8 @@ from exchange.channels.channel import CONTROL, Channel
 from exchange.database import ledger
 from exchange.database.engine import now, reading, world_errors
 from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, position, success
-from exchange.dead_letters import Backlog, alarm
+from exchange.dead_letters import Backlog
+from exchange.dead_letters import counts as letter_counts
 from exchange.format.errors import WorldError
 from exchange.incoming import failures, strangers
 from exchange.incoming.strangers import Group
@@ -177,7 +178,7 @@ def look(site: Site) -> Status:
         stumbles = tuple(failures.told(site, connection))
         nobodys = strangers.news(connection)
     moment = now()
-    alarms = alarm.sentences(backlog, site.limits, moment)
+    alarms = letter_counts.alarm_sentences(backlog, site.limits, moment)
     try:
         sightings = site.spool.sight()
         arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)

@@ -22,9 +22,9 @@ from exchange.format.batch import BatchWriter
 from exchange.format.control import DIGEST, VERSION, Digest
 from exchange.format.manifest import Kind
 from exchange.format.record import Op, Record
-from exchange.outgoing import changes
+from exchange.outgoing import compose
 from exchange.outgoing import seal as sealing
-from exchange.outgoing.changes import Sealed
+from exchange.outgoing.compose import Sealed
 from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import bucket_digests
@@ -70,7 +70,7 @@ class _Before:
         self.parked = 0
         self.more = True
         while self.more and len(self.batches) < MOST_BATCHES:
-            sealed = changes.seal(site, connection, channel)
+            sealed = compose.seal_pending(site, connection, channel)
             self.batches += [sealed.batch] if sealed.batch else []
             self.parked += sealed.parked
             self.more = sealed.more
@@ -111,4 +111,4 @@ def _seal(
             schemas={DIGEST: VERSION},
             shards=channel.shards,
         )
-    return Sealed(changes.exported(manifest), before.parked, more=False, before=tuple(before.batches))
+    return Sealed(compose.exported(manifest), before.parked, more=False, before=tuple(before.batches))

@@ -25,7 +25,10 @@ from exchange.dead_letters import Letter
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import RecordError
+from exchange.format.manifest import Kind, Manifest
 from exchange.format.record import Op, Record
+from exchange.outgoing import seal as sealing
+from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import capture
 from exchange.tables.gc_pause import uncollected
@@ -244,4 +247,53 @@ def _letter(channel: Channel, kind: _Kind, key: str, version: int, error: Record
         key=key,
         version=version,
         schema_version=kind.stream.schema_version,
+    )
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What one sealing transaction did: a batch unless nothing could be written, dead letters, and is there more.
+
+    ``before`` are batches of changes that had to be sealed first.
+    """
+
+    batch: Exported | None
+    parked: int
+    more: bool
+    before: tuple[Exported, ...] = ()
+
+
+def seal_pending(site: Site, connection: Connection, channel: Channel) -> Sealed:
+    """Take pending changes and make them a batch; the caller commits, or nothing happened.
+
+    Raises WorldError if the disk did not take it.
+    """
+    with site.spool.drafting() as draft:
+        taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)
+        writer = BatchWriter(draft[0], sealing.ENCODING)
+        composed = compose(site, connection, channel, taken.keys, writer)
+        manifest = None
+        if writer.records:
+            manifest = sealing.seal(
+                site,
+                connection,
+                writer,
+                draft,
+                channel=channel.name,
+                kind=Kind.CHANGES,
+                schemas={name: channel.stream(name).schema_version for name in writer.streams},
+                shards=channel.shards,
+            )
+    return Sealed(exported(manifest) if manifest else None, composed.parked, taken.more_pending or composed.left)
+
+
+def exported(manifest: Manifest) -> Exported:
+    """Say what was sealed."""
+    return Exported(
+        str(manifest.name),
+        manifest.channel,
+        manifest.epoch,
+        manifest.sequence,
+        manifest.total,
+        manifest.bytes,
     )

@@ -17,9 +17,9 @@ from exchange.database.tables import BatchState, Direction
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
 from exchange.link import send_requests
-from exchange.outgoing import changes, checkpoint, resend, snapshot
+from exchange.outgoing import checkpoint, compose, resend, snapshot
 from exchange.outgoing import seal as sealing
-from exchange.outgoing.changes import Sealed
+from exchange.outgoing.compose import Sealed
 from exchange.results import Exported, ExportRun, Resent
 from exchange.site import Site
 from exchange.tables import capture
@@ -150,4 +150,4 @@ def seal(site: Site, channel: Channel) -> Sealed:
     """
     sealing.check_room(site)
     with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
-        return changes.seal(site, connection, channel)
+        return compose.seal_pending(site, connection, channel)

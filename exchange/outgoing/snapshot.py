@@ -28,10 +28,9 @@ from exchange.format.control import Part
 from exchange.format.errors import RecordError
 from exchange.format.manifest import Kind, Manifest
 from exchange.link import send_requests
-from exchange.outgoing import changes
+from exchange.outgoing import compose
 from exchange.outgoing import seal as sealing
-from exchange.outgoing.changes import Sealed
-from exchange.outgoing.compose import compose_page
+from exchange.outgoing.compose import Sealed, compose_page
 from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import capture
@@ -115,7 +114,7 @@ class _Step:
 
     def seal(self) -> Sealed:
         """Seal what is pending, and then, if that is all of it, the next part."""
-        before = changes.seal(self._site, self._connection, self._channel)
+        before = compose.seal_pending(self._site, self._connection, self._channel)
         batches = (before.batch,) if before.batch else ()
         if before.more:
             return Sealed(None, before.parked, more=True, before=batches)
@@ -141,7 +140,7 @@ class _Step:
                 assert manifest is not None  # the last part is sealed, whatever is in it
                 return Sealed(self._done(manifest), parked, more=False, before=batches)
             self._go_on(behind, manifest)
-            return Sealed(changes.exported(manifest) if manifest else None, parked, more=True, before=batches)
+            return Sealed(compose.exported(manifest) if manifest else None, parked, more=True, before=batches)
 
     def _write(self, cursor: _Cursor, writer: BatchWriter) -> tuple[_Cursor, int] | None:
         """Write the page at the cursor; give the one behind it and how many records were parked. None: too large."""
@@ -222,7 +221,7 @@ class _Step:
 
     def _done(self, manifest: Manifest) -> Exported:
         self._note(ResyncState.DONE, manifest, unsent=json.dumps(sorted(self._unsent)))
-        return changes.exported(manifest)
+        return compose.exported(manifest)
 
     def _note(self, state: ResyncState, manifest: Manifest | None, **values: str) -> None:
         parts = self._row.parts + (manifest is not None)

@@ -21,7 +21,7 @@ from exchange.format.errors import Verdict
 from exchange.link import asked_requests
 from exchange.outgoing import checkpoint as outgoing_checkpoint
 from exchange.outgoing import seal
-from exchange.outgoing.changes import Sealed
+from exchange.outgoing.compose import Sealed
 from exchange.results import Imported
 from exchange.tables import bucket_digests
 from tests.crossing import shop

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from exchange.channels import Channel
 from exchange.database.engine import now, reading
 from exchange.database.tables import agreement, batch, dead_letter, gap, peer, position, receipt
-from exchange.dead_letters.insert import MOST_KEY_BYTES
+from exchange.dead_letters.store import MOST_KEY_BYTES
 from exchange.format.errors import Reason, Verdict
 from exchange.format.names import MAX_SEQUENCE
 from exchange.format.strict_json import MAX_INTEGER

@@ -15,7 +15,8 @@ from exchange.database import ledger
 from exchange.database.engine import Busy, locked, now, reading
 from exchange.database.tables import BatchState, Direction, batch, epoch, gap, network, position
 from exchange.format.errors import Reason, Verdict, WorldError
-from exchange.link import accept_gap, epoch_adoption, epochs, gaps
+from exchange.link import epoch_adoption, epochs
+from exchange.link import gaps as link_gaps
 from exchange.operating import status
 from exchange.results import Imported
 from tests.crossing import shop
@@ -126,13 +127,13 @@ def test_no_loss_and_no_persons_word_on_a_gap_adopts_an_unproven_epoch(
     quick_forger.send([account(1, FIRST)])
     only(quick_receiver)
     with quick_receiver.engine.begin() as connection:
-        gaps.close_lost(connection, "forth", NEW, [(1, 3)])
+        link_gaps.close_lost(connection, "forth", NEW, [(1, 3)])
     recorded = later(quick_forger, NEWER)
     recorded.make()
     recorded.send([account(2, FIRST)])
     assert verdict(quick_receiver) == HELD
     with pytest.raises(WorldError, match="channel forth does not miss 1"):
-        accept_gap.run(quick_receiver.site, "forth", 1, 1, "go on")
+        link_gaps.accept_by_hand(quick_receiver.site, "forth", 1, 1, "go on")
     assert present(quick_receiver) == quick_forger.epoch
 
 

@@ -17,7 +17,8 @@ from exchange.format import resend_codes
 from exchange.format.control import Heartbeat, Range, Sent, ranges
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.incoming import release
-from exchange.link import accept_gap, gap_report, gaps
+from exchange.link import gap_report
+from exchange.link import gaps as link_gaps
 from exchange.results import Imported
 from exchange.site import Site
 from tests.crossing import shop
@@ -68,11 +69,11 @@ def say(side: Side, through: int, *, epoch: str = EPOCH, lost: tuple[Range, ...]
 def lose(side: Side, *lost: Range, epoch: str = EPOCH) -> None:
     """Hear that the sender can't send some batches again."""
     with side.engine.begin() as connection:
-        gaps.close_lost(connection, "forth", epoch, lost)
+        link_gaps.close_lost(connection, "forth", epoch, lost)
 
 
-def accept(side: Side, first: int, last: int | None = None, **how: bool) -> accept_gap.Accepted:
-    return accept_gap.run(side.site, "forth", first, last or first, "the stick fell into the sea", **how)
+def accept(side: Side, first: int, last: int | None = None, **how: bool) -> link_gaps.Accepted:
+    return link_gaps.accept_by_hand(side.site, "forth", first, last or first, "the stick fell into the sea", **how)
 
 
 # Noticed and closed
@@ -127,7 +128,7 @@ def test_where_nothing_changed_nothing_is_written(receiver: Side, forger: Forger
     forger.send([account(1, FIRST)])
     verdicts(receiver)
     with watched(receiver.engine) as seen:
-        gaps.note(receiver.site)
+        link_gaps.note(receiver.site)
     assert seen.statements <= 5  # four questions, and on SQLite the beginning
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from exchange import dead_letters
 from exchange.database.engine import now
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, event, revision, selected, selection
-from exchange.dead_letters import Backlog, Letter, alarm
+from exchange.dead_letters import Backlog, Letter, counts
 from exchange.dead_letters.retention import CHUNK
 from exchange.operating import prune as pruning
 from exchange.site import Limits
@@ -133,7 +133,7 @@ MOMENT = datetime.fromisoformat("2026-11-22T06:15:00+00:00")
 def test_too_many_and_too_old_are_an_alarm_each(parked: int, days: float | None, alarms: list[str]) -> None:
     oldest_at = None if days is None else MOMENT - timedelta(days=days)
     backlog = Backlog(parked, 7 if parked else None, oldest_at)
-    said = alarm.sentences(backlog, Limits(alarm_letters=5, alarm_days=3), MOMENT)
+    said = counts.alarm_sentences(backlog, Limits(alarm_letters=5, alarm_days=3), MOMENT)
     assert len(said) == len(alarms)
     assert all(words in sentence for words, sentence in zip(alarms, said, strict=True))
 

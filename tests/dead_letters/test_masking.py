@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchange.dead_letters.masking import masked
-from exchange.dead_letters.pretty import laid_out
+from exchange.dead_letters.show import laid_out
 
 SECRET = "s3cr3t-6f1c"
 HIDE = frozenset({"password", "pa\nss"})

@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel, Stream
 from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
+from exchange.dead_letters.store import letter_of
 from exchange.format import record as records
 from exchange.format.dead_letter_file import Ending, SavedLetter
 from exchange.format.errors import RecordError, printable
 from exchange.format.record import Record
-from exchange.incoming.apply import letter_of
 from exchange.site import Site
 from exchange.tables import capture
 

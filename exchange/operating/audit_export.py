@@ -1,0 +1,54 @@
+"""The audit written out to a signed file, for keeping elsewhere, and such a file checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from exchange import __version__
+from exchange.database.audit_chain import each_row
+from exchange.database.engine import now, reading, world_errors
+from exchange.dead_letters.file.write import new_file
+from exchange.format.audit_file import Ending, Row, TrailWriter, check_rows
+from exchange.format.dead_letter_file import FileFault, read_tail
+from exchange.format.signing import TrustedKeys
+from exchange.site import Site
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written out."""
+
+    file: Path
+    rows: int
+    head: str
+    signed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**vars(self), "file": str(self.file)}
+
+
+def export(site: Site, file: Path) -> Exported:
+    """Write all rows to a new file, signed with this side's key, for our eyes only; whole or not at all.
+
+    Rows are written as they are, whether the chain holds or not. Raises FileFault if there is such a file, WorldError.
+    """
+    with world_errors(), reading(site.engine) as connection, new_file(file) as out:
+        writer = TrailWriter(out)
+        for values in each_row(connection):
+            writer.write(Row.of(values))
+        ending = writer.close(site.network, f"exchange {__version__}", now(), site.signing_key)
+    return Exported(file, ending.rows, ending.head, site.signing_key is not None)
+
+
+def check_file(content: BinaryIO, keys: TrustedKeys) -> Ending:
+    """Check who signed an exported file, every byte of it and its chain. Raises Untrusted or FileFault."""
+    tail = read_tail(content)
+    keys.check(tail.line, tail.signature, "the file")
+    ending = Ending.parse(tail.line)
+    if ending.bytes != tail.start:
+        raise FileFault(f"{tail.start} bytes lie before its ending, which speaks of {ending.bytes}")
+    check_rows(content, ending)
+    return ending
