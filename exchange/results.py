@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from exchange.database.engine import Busy
 from exchange.database.ledger import Counts
+from exchange.database.locks import Busy
 from exchange.database.tables import DeadLetterState
 from exchange.format.errors import Reason, Verdict, printable
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from exchange.database.engine import user, whoami
+from exchange.database.whoami import user, whoami
 from exchange.format.errors import printable
 
 CALL = "exchange_call"

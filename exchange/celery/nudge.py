@@ -23,7 +23,8 @@ from exchange.celery import app
 from exchange.celery.calls import TICK
 from exchange.celery.nudge_pace import Pace, Waiting
 from exchange.celery.nudge_watch import WatchedFolder
-from exchange.database.engine import make_engine, missing_file, world_errors
+from exchange.database.engine import make_engine, missing_file
+from exchange.database.errors import world_errors
 from exchange.files.pid_lock import hold
 from exchange.format.errors import WorldError, printable
 from exchange.operating import broker, logs, readiness

@@ -48,13 +48,15 @@ from exchange.database.audit_log import (
     write_refusal,
 )
 from exchange.database.batch_fault import interrupted_by
-from exchange.database.engine import Busy, acting_for, world_errors
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy
 from exchange.database.tables import BatchState
+from exchange.database.whoami import acting_for
 from exchange.dead_letters import bulk_retry, discard, retry
 from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.bulk_retry import Pace
+from exchange.files.layout import parse_label
 from exchange.files.pid_lock import holding_name
-from exchange.files.spool import parse_label
 from exchange.format.errors import RecordError, WorldError
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER

@@ -3,6 +3,7 @@
 ``exchange.channels:Channel`` and ``Stream`` are all that a declaration needs; ``check`` says what is wrong with one.
 """
 
-from exchange.channels.channel import Channel, ChannelFaults, Stream, check
+from exchange.channels.channel import Channel, ChannelFaults, check
+from exchange.channels.stream import Stream
 
 __all__ = ["Channel", "ChannelFaults", "Stream", "check"]

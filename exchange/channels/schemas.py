@@ -14,7 +14,7 @@ import jsonschema_rs
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, best_match
 
-from exchange.channels.channel import Stream
+from exchange.channels.stream import Stream
 from exchange.format.errors import RecordError, printable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

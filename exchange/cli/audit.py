@@ -41,7 +41,8 @@ def listed(
     if context.invoked_subcommand is not None:
         return
     from exchange.database import audit_log as auditing
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
 
     begin, end = moment("since", since), moment("until", until)
     with open_site() as site, world_errors(), reading(site.engine) as connection:

@@ -36,7 +36,7 @@ def by_hand(
     ``why`` from ``--reason``. Raises Refused, Busy and WorldError: then nothing was done.
     """
     from exchange.database.audit_log import audited
-    from exchange.database.engine import acting_for, user, whoami
+    from exchange.database.whoami import acting_for, user, whoami
 
     _check(who, why)
     origin = f"command line, {whoami()}"

@@ -52,7 +52,8 @@ def batches(
 def _list(
     channel: str | None, state: str | None, direction: str | None, key: str | None, limit: int, as_json: bool
 ) -> None:
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.database.tables import BatchState, Direction
     from exchange.operating import status
 

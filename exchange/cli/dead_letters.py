@@ -67,7 +67,8 @@ def by_cause(
     if context.invoked_subcommand is not None:
         return
     from exchange import dead_letters
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
 
     with open_site() as site:
         filters = read_filters(
@@ -167,7 +168,8 @@ def list_(
 ) -> None:
     """List dead letters, newest first, a page at a time."""
     from exchange import dead_letters
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.dead_letters import selections
 
     with open_site() as site:
@@ -243,7 +245,8 @@ def _say_where(page: Page) -> None:
 def show(letter_id: Id, as_json: Json = False) -> None:
     """Show one dead letter: what is wrong, the record, its row as it stands now, and its history."""
     from exchange import dead_letters
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         found = dead_letters.view(site, connection, letter_id)

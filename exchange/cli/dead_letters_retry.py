@@ -68,7 +68,8 @@ def select(
     as_json: Json = False,
 ) -> None:
     """Freeze the letters that filters mean now under a name, to retry or discard just these."""
-    from exchange.database.engine import world_errors, writing
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import writing
     from exchange.dead_letters import selections as saved_selections
 
     wanted = _selection_name(name)
@@ -101,7 +102,8 @@ def select(
 
 def selections(as_json: Json = False) -> None:
     """List selections, newest first."""
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.dead_letters import selections as saved_selections
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
@@ -132,7 +134,8 @@ def selections(as_json: Json = False) -> None:
 
 def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As = None, as_json: Json = False) -> None:
     """Forget a selection. Its letters stay as they are."""
-    from exchange.database.engine import world_errors, writing
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import writing
     from exchange.dead_letters import selections as saved_selections
 
     wanted = _selection_name(name)

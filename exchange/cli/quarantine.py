@@ -130,7 +130,8 @@ def discard(
 @app.command()
 def strangers(limit: Limit = 50, as_json: Json = False) -> None:
     """Show what came that nobody vouches for, by day and cause, the newest first."""
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.incoming import strangers as counting
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:

@@ -32,7 +32,7 @@ def submit(
     """Submit a request (reference application)."""
     from sqlalchemy.orm import Session
 
-    from exchange.database.engine import world_errors
+    from exchange.database.errors import world_errors
     from exchange.reference import submit as submitting
 
     _check_network(settings(), "requests", "requests are submitted")
@@ -54,7 +54,7 @@ def seed(as_json: Json = False) -> None:
 
     The administrator's password is that of EXCHANGE_ADMINISTRATOR_PASSWORD, else one is made and shown once.
     """
-    from exchange.database.engine import world_errors
+    from exchange.database.errors import world_errors
     from exchange.reference import seeds
 
     _check_network(settings(), "directory", "users are kept")

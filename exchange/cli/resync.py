@@ -100,7 +100,8 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the epochs that this database knows of itself, the newest first."""
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.link import epochs
 
     if received:
@@ -122,7 +123,8 @@ def list_(
 
 
 def _list_received(as_json: bool) -> None:
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.link import epoch_adoption
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:

@@ -64,7 +64,7 @@ def _explained(error: Exception) -> tuple[list[str], int]:
             return [f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED
     # Whoever raises one of these has loaded its module already.
     from exchange.channels.channel import ChannelFaults
-    from exchange.database.engine import Busy
+    from exchange.database.locks import Busy
     from exchange.operating.broker import BrokerFault
     from exchange.settings import SettingsFaults
 
@@ -95,8 +95,10 @@ def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
     ``distrusting`` leaves out a trusted key by its name, whatever is wrong with its file.
     Raises SettingsFaults, and WorldError if the database is away, not made yet or somebody else's.
     """
-    from exchange.database import ledger
-    from exchange.database.engine import missing_file, reading, world_errors
+    from exchange.database import network
+    from exchange.database.engine import missing_file
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.operating.assemble import assemble
 
     site = assemble(settings(), distrusting=distrusting)
@@ -105,7 +107,7 @@ def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
         if missing is not None:
             raise WorldError(f"{missing}: there is no database yet; `exchange migrate` makes it")
         with world_errors(), reading(site.engine) as connection:
-            ledger.known_epoch(connection, site.network)
+            network.known_epoch(connection, site.network)
         yield site
     finally:
         site.engine.dispose()
@@ -132,7 +134,7 @@ def stem(text: str) -> str:
 
 def label(text: str) -> str:
     """Check the name under which a batch lies in quarantine. Raises Refused."""
-    from exchange.files.spool import parse_label
+    from exchange.files.layout import parse_label
 
     try:
         parse_label(text)

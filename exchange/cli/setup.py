@@ -89,8 +89,9 @@ def migrate(as_json: Json = False) -> None:
 
     Folders that are missing are made too.
     """
-    from exchange.database import ledger
-    from exchange.database.engine import reading, world_errors
+    from exchange.database import network as own_network
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.operating import migrate as migrating
     from exchange.operating.prepare import prepare
 
@@ -100,7 +101,7 @@ def migrate(as_json: Json = False) -> None:
         with world_errors():
             revisions = migrating.current(site.engine)
             with reading(site.engine) as connection:
-                epoch = ledger.known_epoch(connection, current.network)
+                epoch = own_network.known_epoch(connection, current.network)
             missing = _uncaptured(current, site)
     finally:
         site.engine.dispose()
@@ -114,7 +115,7 @@ def migrate(as_json: Json = False) -> None:
 
 def _uncaptured(current: Settings, site: Site) -> list[str]:
     """Say what an application's own tables still lack: only its own migrations may change them."""
-    from exchange.database.engine import reading
+    from exchange.database.locks import reading
     from exchange.settings import REFERENCE_APP
     from exchange.tables import capture
 

@@ -26,7 +26,8 @@ def versions(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from exchange.database.engine import reading, world_errors
+    from exchange.database.errors import world_errors
+    from exchange.database.locks import reading
     from exchange.tables import version_limit
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:

@@ -14,7 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from exchange.database.engine import now, reading, wait_for, world_errors, writing
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading, wait_for, writing
 from exchange.database.tables import audit
 from exchange.format.audit_file import FIRST, Ending, Row
 from exchange.format.dead_letter_file import FileFault

@@ -19,7 +19,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from exchange.database.audit_chain import add, adding
-from exchange.database.engine import Busy, missing_file, now, world_errors
+from exchange.database.engine import missing_file, now
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy
 from exchange.database.tables import audit
 from exchange.format.errors import RecordError, WorldError, printable, rule_of
 

@@ -15,7 +15,8 @@ from types import TracebackType
 
 from sqlalchemy.exc import DBAPIError
 
-from exchange.database.engine import Busy, is_the_worlds
+from exchange.database.errors import is_the_worlds
+from exchange.database.locks import Busy
 from exchange.format.errors import BatchError, Reason, WorldError
 
 _PACKAGE = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database.engine import Busy, reading
+from exchange.database.locks import Busy, reading
 from exchange.database.tables import DeadLetterState, Direction, dead_letter
 from exchange.dead_letters import retry
 from exchange.dead_letters.retry import Manner

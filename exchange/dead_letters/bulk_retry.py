@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import Busy, reading, world_errors, writing
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, selected
 from exchange.dead_letters import retry, selections
 from exchange.dead_letters.retry import Group, Header, Manner

@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import now, reading
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
 from exchange.site import Limits, Site
 

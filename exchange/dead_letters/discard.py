@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exchange.database.engine import world_errors, writing
+from exchange.database.errors import world_errors
+from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState
 from exchange.dead_letters import selections, transitions
 from exchange.format.errors import WorldError

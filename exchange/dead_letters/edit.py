@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL, HIDDEN, Channel
-from exchange.database.engine import reading, world_errors, writing
+from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.stream import HIDDEN
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading, writing
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
 from exchange.dead_letters import Mask, Parked, revisions
 from exchange.dead_letters.transitions import missing, standing

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from exchange.channels.channel import Channel, Stream
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, selected
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from exchange.channels.channel import HIDDEN, Channel, Stream
+from exchange.channels.channel import Channel
+from exchange.channels.stream import HIDDEN, Stream
 from exchange.dead_letters.store import Brief, Parked
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+|\s+', re.DOTALL)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from exchange.database import ledger
-from exchange.database.engine import writing
+from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState, UtcDateTime, dead_letter, revision, selected, selection
 from exchange.dead_letters.order import Place
 

@@ -20,7 +20,9 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange import dead_letters
 from exchange.channels.channel import CONTROL, Channel
-from exchange.database.engine import among, join, locked, reading, world_errors
+from exchange.database.engine import among
+from exchange.database.errors import world_errors
+from exchange.database.locks import join, locked, reading
 from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken

@@ -8,10 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import HIDDEN
+from exchange.channels.stream import HIDDEN
 from exchange.database import ledger
-from exchange.database.engine import now, whoami
+from exchange.database.engine import now
 from exchange.database.tables import DeadLetterState, dead_letter, revision
+from exchange.database.whoami import whoami
 from exchange.dead_letters.store import Parked
 from exchange.dead_letters.transitions import standing, take
 from exchange.format import strict_json

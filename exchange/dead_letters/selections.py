@@ -11,8 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import among, now, whoami
+from exchange.database.engine import among, now
 from exchange.database.tables import DeadLetterState, dead_letter, selected, selection
+from exchange.database.whoami import whoami
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.transitions import MOST_AT_ONCE, missing, standing
 from exchange.format.errors import WorldError

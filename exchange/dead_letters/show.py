@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange.channels.channel import HIDDEN, Stream
 from exchange.channels.schemas import stream_schema
+from exchange.channels.stream import HIDDEN, Stream
 from exchange.database.tables import VERSION_COLUMN, Direction, revision, tombstone
 from exchange.dead_letters.advice import Advice, advice
 from exchange.dead_letters.filters import Filters

@@ -14,7 +14,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import Channel, Stream
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.database.engine import among
 from exchange.database.tables import Direction, dead_letter
 from exchange.dead_letters.store import Letter

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from exchange.database import ledger
+from exchange.database import states as state_changes
 from exchange.database.engine import among, now
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
 from exchange.dead_letters.store import Letter, Parked, brief_columns, find, parked
@@ -145,7 +146,7 @@ def _move(
     after: DeadLetterState,
     reason: str,
 ) -> str | None:
-    if after not in ledger.DEAD_LETTER_TRANSITIONS.get(before, frozenset()):
+    if after not in state_changes.DEAD_LETTER_TRANSITIONS.get(before, frozenset()):
         msg = f"no dead letter comes from {before} to {after}"
         raise ValueError(msg)
     wanted = [ids] if isinstance(ids, int) else list(ids)

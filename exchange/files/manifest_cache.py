@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from exchange.files.spool import Mark, Sighting
+    from exchange.files.layout import Mark, Sighting
 
 MAX_REMEMBERED = 20_000
 """How many files are remembered at most: memory stays bounded whatever is put into a folder."""

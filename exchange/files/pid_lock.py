@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from exchange.database.engine import whoami
+from exchange.database.whoami import whoami
 from exchange.files.folder import make_private
 
 

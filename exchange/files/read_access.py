@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exchange.files.carrier_group import name_of
-from exchange.files.spool import Folders
+from exchange.files.layout import Folders
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,19 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from exchange.files import carrier_group
 from exchange.files.folder import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
+from exchange.files.layout import Folders, Lying, Mark, Sighting, Sightings, label_of, parse_label
 from exchange.files.manifest_cache import Remembered
 from exchange.files.shared_folders import MARKER, NeverMarked, Shared
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import BatchName, FileKind, data_name, manifest_name, parse_file_name
-
-MARKED_AFTER_SECONDS = 10.0
-"""How long a manifest has to stay as it is before it is believed to be the same one at the next listing."""
 
 _MANIFEST = ".manifest.jsonl"
 _REASON = ".reason.txt"
@@ -41,137 +38,6 @@ _OURS = 0o600
 _DATA_ENDINGS = _ENDINGS[-2::-1]
 """Those of data files, the longest first."""
 _DRAFT = ".data"
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where everything lies. ``outgoing`` and ``incoming`` may be anywhere, the rest is below ``home``.
-
-    ``group`` is the number of the carrier's group, if there is one.
-    """
-
-    home: Path
-    outgoing: Path
-    incoming: Path
-    folder_mode: int = 0o755
-    file_mode: int = 0o644
-    group: int | None = None
-
-    @property
-    def private(self) -> tuple[Path, ...]:
-        """The folders that are ours alone."""
-        return (
-            self.tmp,
-            self.sealed,
-            self.work,
-            self.archive,
-            self.quarantine,
-            self.strangers,
-            self.home / "keys",
-            self.home / "markers",
-        )
-
-    @property
-    def tmp(self) -> Path:
-        """Data files being written."""
-        return self.home / "tmp"
-
-    @property
-    def sealed(self) -> Path:
-        """Our copy of every batch we sealed, until retention ends: what a resend publishes again."""
-        return self.home / "sealed"
-
-    @property
-    def work(self) -> Path:
-        """Batches claimed and not settled."""
-        return self.home / "work"
-
-    @property
-    def archive(self) -> Path:
-        """Batches applied, or seen again."""
-        return self.home / "archive"
-
-    @property
-    def quarantine(self) -> Path:
-        """Batches refused, each with a sentence beside it."""
-        return self.home / "quarantine"
-
-    @property
-    def strangers(self) -> Path:
-        """Files that nobody vouches for, so many of them as the settings allow."""
-        return self.home / "strangers"
-
-
-class Mark(NamedTuple):
-    """What tells a file from another one of its name, and from itself before it was written to."""
-
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> Mark | None:
-        """Mark a file, but not one that was changed just now: a clock's next tick may be the first to tell."""
-        if time.time() - max(found.st_mtime, found.st_ctime) < MARKED_AFTER_SECONDS:
-            return None
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """A manifest seen in a folder; in ``incoming/`` or ``work/`` its data file may not be there yet.
-
-    ``copy`` tells one from another of the same name, where settled batches lie.
-    """
-
-    name: BatchName
-    folder: Path
-    mark: Mark | None = field(default=None, compare=False)
-    copy: int = 1
-
-    @property
-    def stem(self) -> str:
-        """The batch's name, as its files came."""
-        return str(self.name)
-
-    @property
-    def label(self) -> str:
-        """The files' common part here."""
-        return _label(self.stem, self.copy)
-
-    def file(self, file: str) -> str:
-        """Say what a file of the batch is called here, by the name under which it came."""
-        return f"{self.label}{file.removeprefix(self.stem)}"
-
-
-class Lying(NamedTuple):
-    """A data file, wherever it lies. ``label`` is what its batch's files have in common there; a draft has no name."""
-
-    folder: Path
-    label: str
-    ending: str
-    name: BatchName | None
-
-    @property
-    def stem(self) -> str:
-        """The batch's name, as its files came; empty for a draft."""
-        return str(self.name) if self.name else ""
-
-    @property
-    def channel(self) -> str | None:
-        """The channel that the file's name says."""
-        return self.name.channel if self.name else None
-
-
-@dataclass(frozen=True)
-class Sightings:
-    """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone."""
-
-    found: tuple[Sighting, ...]
-    ignored: int
-    unpaired: int
 
 
 class Spool:
@@ -652,7 +518,7 @@ def _free_stem(folders: tuple[Folder, ...], stem: str) -> str:
     """
 
     def taken(number: int) -> bool:
-        return any(folder.has(f"{_label(stem, number)}{_MANIFEST}") for folder in folders)
+        return any(folder.has(f"{label_of(stem, number)}{_MANIFEST}") for folder in folders)
 
     free = 1
     while taken(free):
@@ -661,22 +527,7 @@ def _free_stem(folders: tuple[Folder, ...], stem: str) -> str:
     while free - last > 1:
         middle = (last + free) // 2
         last, free = (middle, free) if taken(middle) else (last, middle)
-    return _label(stem, free)
-
-
-def _label(stem: str, copy: int) -> str:
-    return stem if copy == 1 else f"{stem}~{copy}"
-
-
-def parse_label(label: str) -> tuple[BatchName, int]:
-    """Read the name under which a settled batch lies: its stem, ``~2``, ``~3`` ... behind it for a further copy.
-
-    Raises ValueError.
-    """
-    stem, mark, number = label.partition("~")
-    if mark and not (number.isascii() and number.isdecimal() and number[0] != "0" and number != "1"):
-        raise ValueError(f'"{printable(label)}" names no copy of a batch; expected <batch>~<number>')
-    return BatchName.parse(stem), int(number or 1)
+    return label_of(stem, free)
 
 
 def _lying(folder: Path, entry: os.DirEntry[str]) -> Lying | None:

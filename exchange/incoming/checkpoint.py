@@ -17,8 +17,9 @@ from sqlalchemy import Connection
 
 from exchange import dead_letters
 from exchange.channels.channel import Channel
-from exchange.database.engine import now, reading
+from exchange.database.engine import now
 from exchange.database.ledger import Counts
+from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, agreement, batch
 from exchange.dead_letters import Letter
 from exchange.dead_letters.store import letter_of

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange import dead_letters
 from exchange.channels.channel import CONTROL, Channel
-from exchange.database import ledger
+from exchange.database import ledger, network, positions
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.tables import DeadLetterState, Direction, agreement, dead_letter, peer, position, receipt
@@ -68,7 +68,7 @@ def hear(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -
 
 def _settle_earlier(connection: Connection, arrival: Arrival) -> None:
     """Settle what was parked of the control batch heard before this one: this one says it anew, or says it no more."""
-    before = ledger.current_position(connection, Direction.IN, CONTROL)
+    before = positions.current_position(connection, Direction.IN, CONTROL)
     if before is None:
         return
     entry = ledger.at_place(connection, Direction.IN, CONTROL, before.epoch, before.sequence)
@@ -181,7 +181,7 @@ class _Ear:
         values = {"through": said.through, "said": json.dumps(said.as_data()), "heard_at": self._moment}
         _put(self._connection, receipt, {"channel": said.channel, "epoch": said.epoch}, values)
         if weight is Weight.RESTORED:
-            ledger.halt(self._connection, why)
+            network.halt(self._connection, why)
             return True
         acknowledge.acknowledge(self._connection, self._site.peer, said)
         for values in agreed:
@@ -201,7 +201,7 @@ class _Ear:
 
     def _check_places(self, said: Receipt) -> None:
         """See that a receipt names no place where nothing was ever sent."""
-        at = ledger.current_position(self._connection, Direction.OUT, said.channel)
+        at = positions.current_position(self._connection, Direction.OUT, said.channel)
         sealed = at.sequence if at and at.epoch == said.epoch else 0
         named = {
             "missing": max((last for _, last in said.missing), default=0),
@@ -234,7 +234,7 @@ class _Ear:
             weight, why, _ = found = weigh(self._site, self._connection, claim)
             self._remember(found)
             if weight is Weight.RESTORED and not self._leap(heard):
-                ledger.halt(self._connection, why)
+                network.halt(self._connection, why)
             elif weight is Weight.AGREES:
                 acknowledge.acknowledge_control(self._connection, self._site.peer, heard.epoch, heard.sequence)
         for proof in said.undecided:
@@ -259,7 +259,7 @@ class _Ear:
 
         The next one takes a place behind all that may still be on their way. False where that is not enough.
         """
-        ours = ledger.known_epoch(self._connection, self._site.network)
+        ours = network.known_epoch(self._connection, self._site.network)
         shown = peer_words.manifest(heard.proof.manifest) if heard.proof else None
         if self._site.outgoing() or heard.epoch != ours or heard.proof is None or shown is None:
             return False
@@ -278,7 +278,7 @@ class _Ear:
             return
         self._remember(found)
         if found.weight is Weight.RESTORED:
-            ledger.halt(self._connection, found.why)
+            network.halt(self._connection, found.why)
 
     def _remember(self, found: Weighed) -> None:
         """Enter what a manifest of ours proves of an epoch that is not the present one."""
@@ -286,11 +286,11 @@ class _Ear:
             return
         manifest = found.shown.manifest
         epoch, peer_name = manifest.epoch, self._site.peer
-        if epoch == ledger.known_epoch(self._connection, self._site.network):
+        if epoch == network.known_epoch(self._connection, self._site.network):
             return
         because = f"{peer_name} has batch {manifest.name} of it, signed by this side, which forgot it"
-        ledger.remember_epoch(self._connection, epoch, because, who=peer_name)
-        ledger.remember_sealed(self._connection, manifest.channel, epoch, manifest.sequence, found.shown.digest)
+        network.remember_epoch(self._connection, epoch, because, who=peer_name)
+        network.remember_sealed(self._connection, manifest.channel, epoch, manifest.sequence, found.shown.digest)
 
     # Requests
 

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from exchange.channels.channel import Channel, Stream
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.database.engine import now
 from exchange.database.tables import deleted
 from exchange.format.strict_json import MAX_INTEGER

@@ -10,11 +10,12 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger
+from exchange.database import attempts as counted_attempts
 from exchange.database.batch_fault import Stumbled, is_its_own
-from exchange.database.engine import reading, world_errors, writing
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, Direction, batch
-from exchange.files.spool import Sighting
+from exchange.files.layout import Sighting
 from exchange.format.errors import Reason, Verdict
 from exchange.format.placement import Place
 from exchange.incoming import verdicts
@@ -29,7 +30,7 @@ MOST_TOLD = 20
 def settle(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
     """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError."""
     with world_errors():
-        attempts = ledger.count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
+        attempts = counted_attempts.count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
         verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
         # What it says of itself may be what can't be written down: then it is a file with a name.
         for one in (seen, Stranger(seen.sighting, fall)):
@@ -57,12 +58,12 @@ def forget_gone(site: Site, sightings: Collection[Sighting]) -> None:
     """Forget the attempts at batches whose files went away: nobody tries them again."""
     with world_errors():
         with reading(site.engine) as connection:
-            failed = {one.batch for one in ledger.stumbles(connection)}
+            failed = {one.batch for one in counted_attempts.stumbles(connection)}
         gone = failed - {one.name.place for one in sightings} - {f"unread {one.stem}" for one in sightings}
         if gone:
             with writing(site.engine) as connection:
                 for key in sorted(gone):
-                    ledger.forget_attempts(connection, key)
+                    counted_attempts.forget_attempts(connection, key)
 
 
 def told(site: Site, connection: Connection) -> list[str]:
@@ -71,7 +72,7 @@ def told(site: Site, connection: Connection) -> list[str]:
     tried = [
         f"batch {one.batch} could not be taken in, {one.attempts} of {most} attempts failed"
         f" ({one.why or 'the process died'}); the next import tries again, and quarantines it in the end"
-        for one in ledger.stumbles(connection, MOST_TOLD)
+        for one in counted_attempts.stumbles(connection, MOST_TOLD)
     ]
     refused = [
         f"batch {stem} is quarantined, as it could not be taken in; ask {site.peer} about it: `exchange quarantine show"

@@ -13,10 +13,11 @@ from itertools import takewhile
 from sqlalchemy import Connection
 
 from exchange.channels.channel import CONTROL
-from exchange.database import ledger
-from exchange.database.engine import Busy, locked, reading, world_errors
+from exchange.database import ledger, positions
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, Direction
-from exchange.files.spool import Sightings
+from exchange.files.layout import Sightings
 from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.lineage import Left, left_by
 from exchange.format.placement import Place, Position, place
@@ -91,7 +92,7 @@ class Waiting:
         (first, _), *_ = new.values()
         flow = gaps.Flow(*first.place[:2])
         with locked(self._site.engine, f"import {channel}") as connection:
-            if ledger.current_position(connection, Direction.IN, channel) != self._standings[channel][0]:
+            if positions.current_position(connection, Direction.IN, channel) != self._standings[channel][0]:
                 del self._standings[channel]
                 return  # somebody was at work: this one is judged by itself
             known = ledger.held_places(connection, Direction.IN, *flow, new) | gaps.given_up_among(
@@ -150,8 +151,8 @@ class Waiting:
         if name not in self._standings:
             with reading(self._site.engine) as connection:
                 self._standings[name] = (
-                    ledger.current_position(connection, Direction.IN, name),
-                    ledger.left_epochs(connection, name),
+                    positions.current_position(connection, Direction.IN, name),
+                    positions.left_epochs(connection, name),
                 )
         return self._standings[name]
 

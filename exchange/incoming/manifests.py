@@ -8,9 +8,11 @@ from typing import TypeGuard
 from exchange.channels.channel import CONTROL, Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
-from exchange.database.engine import now, reading, world_errors
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading
 from exchange.database.tables import Direction
-from exchange.files.spool import Sighting
+from exchange.files.layout import Sighting
 from exchange.format import control
 from exchange.format.errors import (
     BatchError,

@@ -13,10 +13,12 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection
 
 from exchange.database import ledger
-from exchange.database.engine import locked, now, reading, world_errors
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
 from exchange.database.ledger import Entry, Event
+from exchange.database.locks import locked, reading
 from exchange.database.tables import BatchState
-from exchange.files.spool import Sighting
+from exchange.files.layout import Sighting
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.verify import Report, judge
 from exchange.incoming import replay

@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 from exchange.channels.channel import CONTROL, Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import is_its_own, stumbled
-from exchange.database.engine import join, locked, reading, world_errors
+from exchange.database.errors import world_errors
 from exchange.database.ledger import Counts, Entry, Event
+from exchange.database.locks import join, locked, reading
 from exchange.database.tables import BatchState, Direction, dead_letter
 from exchange.dead_letters import Mask
 from exchange.dead_letters.store import brief, brief_columns

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from exchange.database.engine import Busy, world_errors
-from exchange.files.spool import Sighting
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy
+from exchange.files.layout import Sighting
 from exchange.format.errors import Verdict, WorldError, printable
 from exchange.format.names import BatchName
 from exchange.incoming import importer

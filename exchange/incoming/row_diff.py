@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import Shard, Stream
+from exchange.channels.channel import Shard
+from exchange.channels.stream import Stream
 from exchange.database.engine import now
 from exchange.database.tables import VERSION_COLUMN, DeadLetterState, Direction, agreement, dead_letter
 from exchange.format import record as records

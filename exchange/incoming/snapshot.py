@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.channels.channel import Channel, Stream
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.database.engine import among
 from exchange.database.ledger import Counts
 from exchange.database.tables import BatchState, Direction, batch, dead_letter

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import Busy, locked, now, writing
+from exchange.database.engine import now
+from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
-from exchange.files.spool import Sighting
+from exchange.files.layout import Sighting
 from exchange.format.errors import Reason, Verdict, printable
 from exchange.format.placement import Place
 from exchange.incoming.manifests import Stranger

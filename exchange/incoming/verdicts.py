@@ -9,8 +9,9 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from exchange.database import ledger
-from exchange.database.engine import Busy, locked, now, reading, writing
+from exchange.database import attempts, ledger
+from exchange.database.engine import now
+from exchange.database.locks import Busy, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
 from exchange.format.manifest import Kind, Manifest
@@ -51,10 +52,10 @@ def _is_passing(manifest: Manifest, reason: Reason | None) -> bool:
 def _forget_attempts(site: Site, seen: Arrival | Stranger) -> None:
     """Clear what was counted of a batch that needs no further attempt; most have nothing."""
     with reading(site.engine) as connection:
-        counted = ledger.has_attempts(connection, seen.counted_as)
+        counted = attempts.has_attempts(connection, seen.counted_as)
     if counted:
         with writing(site.engine) as connection:
-            ledger.forget_attempts(connection, seen.counted_as)
+            attempts.forget_attempts(connection, seen.counted_as)
 
 
 def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
@@ -63,7 +64,7 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
         given_up = _given_up(connection, seen, verdict)
         if given_up is None:
             _write_down(connection, seen, BatchState.QUARANTINED, verdict)
-        ledger.forget_attempts(connection, seen.counted_as)
+        attempts.forget_attempts(connection, seen.counted_as)
         if isinstance(seen, Arrival) and seen.manifest.kind is not Kind.CONTROL:
             gaps.note_refused(connection, seen.place, site.limits.look_ahead)
     if given_up is None:

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import CONTROL
-from exchange.database import ledger
-from exchange.database.engine import join, locked, world_errors
+from exchange.database import ledger, positions
+from exchange.database.errors import world_errors
+from exchange.database.locks import join, locked
 from exchange.database.tables import BatchState, Direction, batch, position
 from exchange.format.control import MAX_UNDECIDED, Proof
 from exchange.format.errors import Reason, Verdict, WorldError, printable
@@ -96,7 +97,7 @@ def undecided(connection: Connection, manifest: Manifest, at: Position | None) -
 
 
 def _unproven(connection: Connection, channel: str, epoch: str, left: Mapping[str, Left]) -> str | None:
-    for present in sorted(ledger.still_before(connection, channel, epoch)):
+    for present in sorted(positions.still_before(connection, channel, epoch)):
         if present not in left:
             return (
                 f"epoch {epoch} is new here, and its manifest does not say that it left {present}, the present one: it"
@@ -148,14 +149,14 @@ def waiting(connection: Connection) -> list[Undecided]:
     grouped = sa.select(*columns, sa.func.min(batch.c.id)).where(*_HELD).group_by(batch.c.epoch, batch.c.channel)
     for row in connection.execute(grouped.order_by(sa.func.min(batch.c.id)).limit(MOST_LOOKED)):
         found.setdefault(row.epoch, []).append(row)
-    gone = ledger.left_epochs(connection, "")
+    gone = positions.left_epochs(connection, "")
     looks = [_look(connection, epoch, rows) for epoch, rows in found.items() if epoch not in gone]
     return [look for look in looks if look.present]  # else the next import takes them
 
 
 def _look(connection: Connection, epoch: str, rows: Iterable[Any]) -> Undecided:
     rows = list(rows)
-    present = {one for row in rows for one in ledger.still_before(connection, row.channel, epoch)}
+    present = {one for row in rows for one in positions.still_before(connection, row.channel, epoch)}
     channels, batches = sorted(row.channel for row in rows), sum(row.batches for row in rows)
     return Undecided(epoch, tuple(channels), batches, min(row[3] for row in rows), tuple(sorted(present)))
 
@@ -208,10 +209,10 @@ def adopt(site: Site, epoch: str, reason: str) -> Decided:
         _check(connection, epoch)
         adopted = []
         for name in names:
-            at = ledger.current_position(connection, Direction.IN, name)
+            at = positions.current_position(connection, Direction.IN, name)
             if at is None or at.epoch == epoch:
                 continue
-            ledger.adopt(connection, name, epoch)
+            positions.adopt(connection, name, epoch)
             gaps.pass_over(connection, gaps.Flow(name, epoch), 0)
             adopted.append(name)
     return Decided(epoch, "adopted", reason, tuple(adopted))
@@ -225,7 +226,7 @@ def refuse(site: Site, epoch: str, reason: str) -> Decided:
     with world_errors(), locked(site.engine, f"the epochs of {site.peer}") as connection:
         _join_all(site, connection)
         _check(connection, epoch)
-        ledger.leave(connection, CONTROL, [epoch])
+        positions.leave(connection, CONTROL, [epoch])
     return Decided(epoch, "refused", reason)
 
 
@@ -241,7 +242,7 @@ def _join_all(site: Site, connection: Connection) -> list[str]:
 
 def _check(connection: Connection, epoch: str) -> None:
     waits = sa.exists().where(*_HELD, batch.c.epoch == epoch)
-    if epoch in ledger.left_epochs(connection, "") or not connection.scalar(sa.select(waits)):
+    if epoch in positions.left_epochs(connection, "") or not connection.scalar(sa.select(waits)):
         msg = (
             f"no batch of epoch {printable(epoch)} waits for a decision; nothing was done; `exchange status` names the"
             " epochs that do"

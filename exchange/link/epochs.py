@@ -16,8 +16,12 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import CONTROL
 from exchange.database import ledger
-from exchange.database.engine import join, locked, now, whoami, world_errors
+from exchange.database import network as own_network
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import join, locked
 from exchange.database.tables import BatchState, Direction, epoch, network, position
+from exchange.database.whoami import whoami
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError, printable
 from exchange.format.names import EPOCH
@@ -76,16 +80,16 @@ def begin(site: Site, reason: str, continues: str | None = None) -> NewEpoch:
     with world_errors(), locked(site.engine, "the epoch") as connection:
         for name in (*(one.name for one in site.outgoing()), CONTROL):
             join(connection, f"export {name}", alone=True)
-        before = ledger.known_epoch(connection, site.network)
+        before = own_network.known_epoch(connection, site.network)
         minted, moment = secrets.token_hex(6), now()
         _remember_first(connection)
         for name in sorted(forgotten):
-            ledger.remember_epoch(connection, name, "batches of it lie in sealed/", who="")
+            own_network.remember_epoch(connection, name, "batches of it lie in sealed/", who="")
         if continues is not None:
-            ledger.remember_epoch(connection, continues, f"read out: {reason}", who=whoami())
-        ledger.remember_epoch(connection, minted, reason, who=whoami(), at=moment)
+            own_network.remember_epoch(connection, continues, f"read out: {reason}", who=whoami())
+        own_network.remember_epoch(connection, minted, reason, who=whoami(), at=moment)
         if before is None:
-            ledger.open_network(connection, site.network)
+            own_network.open_network(connection, site.network)
         connection.execute(sa.update(network).values(epoch=minted, halted_at=None, halted_because=None))
         capture.raise_counter(connection, int(moment.timestamp() * 1_000_000))
         given_up = ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])
@@ -104,7 +108,7 @@ def _remember_first(connection: Connection) -> None:
     """Enter the epoch that began with the database among those that were begun by hand: it is left now."""
     known = connection.execute(sa.select(network.c.epoch, network.c.created_at)).one_or_none()
     if known is not None:
-        ledger.remember_epoch(connection, known.epoch, "the database was made", who="", at=known.created_at)
+        own_network.remember_epoch(connection, known.epoch, "the database was made", who="", at=known.created_at)
 
 
 def listed(connection: Connection) -> list[Life]:

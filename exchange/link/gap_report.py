@@ -10,7 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import among, now, reading, world_errors
+from exchange.database.engine import among, now
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap
 from exchange.format import resend_codes
 from exchange.format.control import Range, ranges

@@ -17,9 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from exchange.database import ledger
-from exchange.database.engine import Busy, among, locked, now, reading, whoami, world_errors
+from exchange.database import ledger, positions
+from exchange.database.engine import among, now
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap, peer, position
+from exchange.database.whoami import whoami
 from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
 from exchange.format.errors import Reason, WorldError
 from exchange.format.placement import Position
@@ -202,9 +205,9 @@ def note_refused(connection: Connection, place: tuple[str, str, int], look_ahead
     ``place`` is channel, epoch and sequence. May be repeated.
     """
     flow, sequence = Flow(*place[:2]), place[2]
-    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    at = positions.current_position(connection, Direction.IN, flow.channel)
     reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
-    if not reached < sequence <= reached + look_ahead or flow.epoch in ledger.left_epochs(connection, flow.channel):
+    if not reached < sequence <= reached + look_ahead or flow.epoch in positions.left_epochs(connection, flow.channel):
         return
     if ledger.at_place(connection, Direction.IN, *place) is None:
         _open(connection, flow, [sequence])
@@ -216,7 +219,7 @@ def note_leap(connection: Connection, place: tuple[str, str, int]) -> None:
     Call it before the position moves: a hole behind the position is found nowhere else.
     """
     flow, sequence = Flow(*place[:2]), place[2]
-    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    at = positions.current_position(connection, Direction.IN, flow.channel)
     reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
     _close(connection, flow, [sequence], GapState.ARRIVED)
     _open(connection, flow, range(reached + 1, sequence))
@@ -294,7 +297,7 @@ def accept(connection: Connection, flow: Flow, first: int, last: int, reason: st
 
 
 def _pass_over(connection: Connection, flow: Flow) -> None:
-    at = ledger.current_position(connection, Direction.IN, flow.channel)
+    at = positions.current_position(connection, Direction.IN, flow.channel)
     if at is not None and at.epoch == flow.epoch:
         pass_over(connection, flow, at.sequence)
     elif _may_begin(connection, flow):
@@ -305,7 +308,7 @@ def _may_begin(connection: Connection, flow: Flow) -> bool:
     """Tell whether an epoch may be adopted: something applied says so, or the manifest of what waits for its turn."""
     waits = (batch.c.direction == Direction.IN, batch.c.channel == flow.channel, batch.c.epoch == flow.epoch)
     proven = sa.exists().where(*waits, batch.c.state == BatchState.WAITING, batch.c.manifest.is_not(None))
-    return not ledger.still_before(connection, *flow) or bool(connection.scalar(sa.select(proven)))
+    return not positions.still_before(connection, *flow) or bool(connection.scalar(sa.select(proven)))
 
 
 def pass_over(connection: Connection, flow: Flow, reached: int) -> None:
@@ -314,7 +317,7 @@ def pass_over(connection: Connection, flow: Flow, reached: int) -> None:
     while over + 1 in given:
         over += 1
     if over > reached:
-        ledger.advance(connection, Direction.IN, *flow, over, None)
+        positions.advance(connection, Direction.IN, *flow, over, None)
 
 
 @dataclass(frozen=True)
@@ -368,15 +371,15 @@ def _epoch(connection: Connection, channel: str, first: int, last: int) -> str |
         .group_by(gap.c.epoch)
         .order_by(gap.c.epoch)
     ).all()
-    at = ledger.current_position(connection, Direction.IN, channel)
+    at = positions.current_position(connection, Direction.IN, channel)
     if at is not None and at.epoch in found:
         return at.epoch
-    return min(found, key=lambda one: bool(ledger.still_before(connection, channel, one)), default=None)
+    return min(found, key=lambda one: bool(positions.still_before(connection, channel, one)), default=None)
 
 
 def _nothing_missing(connection: Connection, channel: str, first: int, last: int) -> str:
     what = shown([(first, last)])
-    at = ledger.current_position(connection, Direction.IN, channel)
+    at = positions.current_position(connection, Direction.IN, channel)
     known = at and ledger.at_place(connection, Direction.IN, channel, at.epoch, first)
     found = f"batch {known.stem} is {known.state}; " if known else ""
     return f"channel {channel} does not miss {what}; {found}nothing was done; `exchange gaps` lists what it misses"

@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger
+from exchange.database import ledger, positions
+from exchange.database import network as own_network
 from exchange.database.tables import Direction, network, peer, receipt
 from exchange.format.control import Heartbeat, Range, Refused, Sample
 from exchange.format.errors import printable
@@ -131,7 +132,7 @@ class FarSide:
 def look(site: Site, connection: Connection) -> FarSide:
     """Read what the other side said last."""
     row = connection.execute(sa.select(peer)).one_or_none()
-    halted = ledger.halted(connection)
+    halted = own_network.halted(connection)
     said = peer_words.heartbeat(row.said) if row else None
     behind = (
         (*_behind(site, connection, row.sent_at, said), *_held_there(site, connection, said)) if row and said else ()
@@ -180,7 +181,7 @@ def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbe
     """Say of which channels the other side has sealed less than was applied here before it said so."""
     received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
     for sent in (one for one in said.sent if one.channel in received):
-        at = ledger.current_position(connection, Direction.IN, sent.channel)
+        at = positions.current_position(connection, Direction.IN, sent.channel)
         if at is None or at.epoch != sent.epoch or at.sequence <= sent.through:
             continue
         applied = ledger.at_place(connection, Direction.IN, sent.channel, at.epoch, at.sequence)
@@ -196,7 +197,7 @@ def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbe
 
 def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator[str]:
     """Say that the other side holds what this one sends, as nothing proves there which epoch came before."""
-    ours = ledger.known_epoch(connection, site.network)
+    ours = own_network.known_epoch(connection, site.network)
     for proof in said.undecided:
         held = peer_words.manifest(proof.manifest)
         if held is not None and held.epoch == ours:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger
+from exchange.database import ledger, network
 from exchange.database.tables import Direction, epoch, position
 from exchange.format.control import Proof
 from exchange.format.errors import BatchError, RecordError
@@ -68,7 +68,7 @@ class Weighed(NamedTuple):
 def weigh(site: Site, connection: Connection, claim: Claim) -> Weighed:
     """Say what a claim is worth. Raises RecordError for what contradicts our ledger and is not proven."""
     shown = _shown(site, claim)
-    ours = ledger.known_epoch(connection, site.network)
+    ours = network.known_epoch(connection, site.network)
     sealed = _sealed(connection, claim)
     if ours is None:
         raise _absurd(claim, f"epoch {claim.epoch}, but nothing was ever sent")
@@ -113,7 +113,7 @@ def recall(site: Site, connection: Connection, proof: Proof) -> Weighed | None:
     except BatchError:
         return None
     claim = Claim(manifest.channel, manifest.epoch, manifest.sequence, None, proof, "/data/undecided")
-    shown, ours = _shown(site, claim), ledger.known_epoch(connection, site.network)
+    shown, ours = _shown(site, claim), network.known_epoch(connection, site.network)
     if shown is None or ours in (None, manifest.epoch) or _sealed(connection, claim) is not None:
         return None
     return _weigh_unknown(site, connection, shown, str(ours))

@@ -15,8 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database.engine import now, reading, whoami, world_errors, writing
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading, writing
 from exchange.database.tables import Direction, ResyncState, agreement, resync
+from exchange.database.whoami import whoami
 from exchange.format.control import CHECKPOINT
 from exchange.format.errors import printable
 from exchange.link import asked_requests, peer_words

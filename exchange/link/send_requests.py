@@ -15,8 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database.engine import now, reading, whoami, world_errors, writing
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading, writing
 from exchange.database.tables import ResyncState, network, resync
+from exchange.database.whoami import whoami
 from exchange.format.control import BUCKETS, CHECKPOINT, MAX_BUCKETS, SNAPSHOT
 from exchange.format.errors import RecordError, printable
 from exchange.site import Site

@@ -10,7 +10,8 @@ from exchange.channels.schemas import Checker
 from exchange.database.engine import make_engine
 from exchange.database.tables import DeadLetterState
 from exchange.files import keys
-from exchange.files.spool import Folders, Spool
+from exchange.files.layout import Folders
+from exchange.files.spool import Spool
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import WorldError, printable
 from exchange.format.signing import TrustedKeys

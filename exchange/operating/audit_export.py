@@ -8,7 +8,9 @@ from typing import Any, BinaryIO
 
 from exchange import __version__
 from exchange.database.audit_chain import each_row
-from exchange.database.engine import now, reading, world_errors
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading
 from exchange.dead_letters.file.write import new_file
 from exchange.format.audit_file import Ending, Row, TrailWriter, check_rows
 from exchange.format.dead_letter_file import FileFault, read_tail

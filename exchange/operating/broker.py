@@ -25,7 +25,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from exchange.database.engine import whoami
+from exchange.database.whoami import whoami
 from exchange.files.folder import held, make_private
 from exchange.format.errors import printable
 

@@ -29,8 +29,10 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from exchange import dead_letters
-from exchange.channels.channel import Channel, Stream
-from exchange.database.engine import make_engine, reading
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
+from exchange.database.engine import make_engine
+from exchange.database.locks import reading
 from exchange.database.tables import BatchState, DeadLetterState, Direction, GapState, batch, change, gap
 from exchange.format.errors import printable
 from exchange.reference import channels

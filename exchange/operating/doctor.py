@@ -16,14 +16,15 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from exchange.channels.channel import Channel
-from exchange.database import audit_chain, engine, ledger
+from exchange.database import audit_chain, engine, errors, ledger, locks, network, positions
 from exchange.database.tables import Direction, ResyncState, batch, event, resync
 from exchange.dead_letters import counts
 from exchange.files import call_secret, carrier_group, keys, read_access
 from exchange.files.folder import HOME_MODE, PRIVATE_MODE
+from exchange.files.layout import Folders
 from exchange.files.pid_lock import held
 from exchange.files.shared_folders import Shared
-from exchange.files.spool import Folders, Spool
+from exchange.files.spool import Spool
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
 from exchange.format.signing import TrustedKeys
@@ -442,7 +443,7 @@ def _database(settings: Settings, site: Site) -> Findings:
     )
     for check, step, remedy in steps:
         try:
-            with engine.world_errors():
+            with errors.world_errors():
                 findings = list(step(settings, site))
         except WorldError as error:
             yield _fault(check, error.sentence, remedy)
@@ -459,8 +460,8 @@ def _migrations(settings: Settings, site: Site) -> Findings:
     if migrate.pending(site.engine, branches(settings)):
         yield _fault("migrations", "the database is not as this version needs it", "run `exchange migrate`")
         return
-    with engine.reading(site.engine) as connection:
-        epoch = ledger.known_epoch(connection, settings.network)
+    with locks.reading(site.engine) as connection:
+        epoch = network.known_epoch(connection, settings.network)
     if epoch is None:
         yield _fault("migrations", "the database has no epoch yet", "run `exchange migrate`")
     else:
@@ -468,7 +469,7 @@ def _migrations(settings: Settings, site: Site) -> Findings:
 
 
 def _audit(_settings: Settings, site: Site) -> Findings:
-    with engine.reading(site.engine) as connection:
+    with locks.reading(site.engine) as connection:
         missing = audit_chain.missing_triggers(connection)
     if missing:
         yield Finding("audit", Level.WARNING, missing, "run `exchange audit verify`, and ask who took them away")
@@ -478,7 +479,7 @@ def _audit(_settings: Settings, site: Site) -> Findings:
 
 def _tables(_settings: Settings, site: Site) -> Findings:
     well = True
-    with engine.reading(site.engine) as connection:
+    with locks.reading(site.engine) as connection:
         for channel in site.channels:
             for stream in channel.streams:
                 for fault in capture.check(connection, stream, captured=channel.source == site.network):
@@ -491,7 +492,7 @@ def _tables(_settings: Settings, site: Site) -> Findings:
 
 def _first_start(_settings: Settings, site: Site) -> Findings:
     """Find channels whose tables have more rows than were ever sent or wait to be: those were there before capture."""
-    with engine.reading(site.engine) as connection:
+    with locks.reading(site.engine) as connection:
         for channel in site.channels:
             if channel.source == site.network and (rows := _never_sent(connection, channel)):
                 yield Finding(
@@ -526,7 +527,7 @@ def _never_sent(connection: sa.Connection, channel: Channel) -> int:
 
 def _shards(_settings: Settings, site: Site) -> Findings:
     """Compare how many shards the peer's latest batch of each channel says with what this side declares."""
-    with engine.reading(site.engine) as connection:
+    with locks.reading(site.engine) as connection:
         for channel in site.channels:
             if channel.target != site.network:
                 continue
@@ -549,12 +550,12 @@ def _shards(_settings: Settings, site: Site) -> Findings:
 
 
 def _latest(connection: sa.Connection, channel: str) -> ledger.Entry | None:
-    at = ledger.current_position(connection, Direction.IN, channel)
+    at = positions.current_position(connection, Direction.IN, channel)
     return None if at is None else ledger.at_place(connection, Direction.IN, channel, at.epoch, at.sequence)
 
 
 def _database_clock(_settings: Settings, site: Site) -> Findings:
-    with engine.reading(site.engine) as connection:
+    with locks.reading(site.engine) as connection:
         ours = engine.now()
         newest = connection.scalar(sa.select(event.c.at).order_by(event.c.id.desc()).limit(1))
         theirs = connection.scalar(sa.select(sa.func.now())) if connection.dialect.name == "postgresql" else None
@@ -586,7 +587,7 @@ def _letters(_settings: Settings, site: Site) -> Findings:
 
 def _batches(_settings: Settings, site: Site) -> Findings:
     """Look for batches that could not be taken in, whatever it was about them."""
-    with engine.reading(site.engine) as connection:
+    with locks.reading(site.engine) as connection:
         told = failures.told(site, connection)
     for sentence in told:
         message, _, remedy = sentence.rpartition("; ")
@@ -597,7 +598,7 @@ def _batches(_settings: Settings, site: Site) -> Findings:
 
 def _strangers(_settings: Settings, site: Site) -> Findings:
     """Look whether files come that nobody vouches for, and whether more of them are kept than may be."""
-    with engine.reading(site.engine) as connection:
+    with locks.reading(site.engine) as connection:
         news = strangers.news(connection)
     for sentence in (*(group.sentence for group in news), *strangers.lack_of_room(site)):
         message, _, remedy = sentence.rpartition("; ")
@@ -612,7 +613,7 @@ def _strangers(_settings: Settings, site: Site) -> Findings:
 def _link(settings: Settings, site: Site) -> Findings:
     """Look whether the other side lives, and what it could not take."""
     moment = engine.now()
-    with engine.reading(site.engine) as connection:
+    with locks.reading(site.engine) as connection:
         there = peer_state.look(site, connection)
         oldest = [status.unacknowledged_since(connection, one.name) for one in site.outgoing()]
     alarms = list(there.alarms(moment))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from exchange.database.engine import now, world_errors
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
 from exchange.files import call_secret, carrier_group, keys, read_access
 from exchange.files.folder import HOME_MODE, held, make_private, named
 from exchange.files.read_access import Readers

@@ -9,8 +9,9 @@ import os
 
 from alembic.util import CommandError
 
-from exchange.database.engine import reading, world_errors
-from exchange.database.ledger import known_epoch, open_network
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading
+from exchange.database.network import known_epoch, open_network
 from exchange.files import call_secret
 from exchange.format.errors import WorldError, printable
 from exchange.operating import migrate

@@ -18,7 +18,10 @@ from sqlalchemy import Connection
 from exchange import dead_letters
 from exchange.channels.channel import CONTROL, Channel
 from exchange.database import ledger
-from exchange.database.engine import now, reading, world_errors
+from exchange.database import network as own_network
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading
 from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.dead_letters import Backlog
 from exchange.dead_letters import counts as letter_counts
@@ -171,7 +174,7 @@ class BatchRow:
 def look(site: Site) -> Status:
     """Count where everything stands; changes nothing. Raises WorldError if the database fails."""
     with world_errors(), reading(site.engine) as connection:
-        epoch = ledger.known_epoch(connection, site.network)
+        epoch = own_network.known_epoch(connection, site.network)
         there = peer_state.look(site, connection)
         channels = _channels(site, connection, there)
         backlog = dead_letters.backlog(connection)

@@ -16,7 +16,8 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import CONTROL
 from exchange.database import ledger
-from exchange.database.engine import reading, world_errors
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.files import keys
 from exchange.site import Site

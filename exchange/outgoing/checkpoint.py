@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database.engine import locked, now, reading, writing
+from exchange.database.engine import now
+from exchange.database.locks import locked, reading, writing
 from exchange.database.tables import ResyncState, position, resync
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.channels.channel import Channel, Stream
+from exchange.channels.channel import Channel
 from exchange.channels.codecs import LOOK_AT_EACH
+from exchange.channels.stream import Stream
 from exchange.database.tables import Direction
 from exchange.dead_letters import Letter
 from exchange.format import record as records

@@ -16,8 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import CONTROL
-from exchange.database import ledger
-from exchange.database.engine import Busy, locked, now, reading, world_errors
+from exchange.database import ledger, network, positions
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, Direction, RepairState, batch, position, repair
 from exchange.format import control
 from exchange.format import record as records
@@ -95,8 +97,8 @@ def tell(site: Site) -> Manifest | None:
 
 def _is_due(site: Site) -> bool:
     with reading(site.engine) as connection:
-        epoch = ledger.known_epoch(connection, site.network)
-        at = ledger.current_position(connection, Direction.OUT, CONTROL)
+        epoch = network.known_epoch(connection, site.network)
+        at = positions.current_position(connection, Direction.OUT, CONTROL)
         if at is None or at.epoch != epoch:
             return True
         last = ledger.at_place(connection, Direction.OUT, CONTROL, at.epoch, at.sequence)
@@ -109,7 +111,7 @@ def _seal(site: Site) -> Manifest | None:
         locked(site.engine, f"export {CONTROL}", isolation_level="REPEATABLE READ") as connection,
         site.spool.drafting() as draft,
     ):
-        if ledger.halted(connection):
+        if network.halted(connection):
             return None
         moment = now()
         writer = BatchWriter(draft[0], seal.ENCODING)
@@ -142,7 +144,7 @@ def _said(site: Site, connection: Connection, moment: datetime) -> Iterable[tupl
 
 
 def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbeat:
-    epoch = ledger.open_network(connection, site.network)
+    epoch = network.open_network(connection, site.network)
     period = site.limits.period_seconds
     return Heartbeat(
         epoch=epoch,
@@ -166,7 +168,7 @@ def _sent(connection: Connection, epoch: str) -> Iterable[Sent]:
 
 
 def _heard(connection: Connection) -> Heard | None:
-    at = ledger.current_position(connection, Direction.IN, CONTROL)
+    at = positions.current_position(connection, Direction.IN, CONTROL)
     if at is None or not at.sequence:
         return None
     row = connection.execute(

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from exchange.channels.channel import Channel
-from exchange.database import ledger
-from exchange.database.engine import Busy, locked, reading, world_errors
+from exchange.database import ledger, network, positions
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
@@ -66,7 +67,7 @@ def run(
                 done.append(one.name)
             except Busy as held:
                 busy.append(held)
-        ledger.note_success(site.engine, Direction.OUT, done)
+        positions.note_success(site.engine, Direction.OUT, done)
         resent = resend.run(site, stopping) if channel is None else ()
     except WorldError as error:
         trouble = error.sentence
@@ -77,8 +78,8 @@ def run(
 def _check_network(site: Site) -> None:
     """See that this database is this network's, and may export. Raises WorldError."""
     with world_errors(), reading(site.engine) as connection:
-        ledger.known_epoch(connection, site.network)
-        halted = ledger.halted(connection)
+        network.known_epoch(connection, site.network)
+        halted = network.halted(connection)
     if halted is not None:
         raise WorldError(halted)
 

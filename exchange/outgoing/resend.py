@@ -14,9 +14,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger
-from exchange.database.engine import Busy, locked, now, reading, world_errors
+from exchange.database import ledger, network
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
 from exchange.database.ledger import Entry
+from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, receipt
 from exchange.format import resend_codes
 from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
@@ -43,7 +45,7 @@ def run(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
     somebody else works on is left to the next run. Raises WorldError.
     """
     with world_errors(), reading(site.engine) as connection:
-        if ledger.halted(connection):
+        if network.halted(connection):
             return ()
         asked = _asked_for(site, connection)
         copies = _copies_due(site, connection)
@@ -59,7 +61,7 @@ def run(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
 
 def _asked_for(site: Site, connection: Connection) -> dict[int, None]:
     """Give the batches that receipts name as missing and that were not sent since, oldest first."""
-    epoch = ledger.known_epoch(connection, site.network)
+    epoch = network.known_epoch(connection, site.network)
     found: dict[int, None] = {}
     for row in connection.execute(
         sa.select(receipt).where(receipt.c.epoch == (epoch or "")).order_by(receipt.c.channel)
@@ -183,7 +185,7 @@ def lost(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
 def by_code(site: Site, code: str) -> tuple[Resent, ...]:
     """Send again what a request code names. Raises Busy, and WorldError for what is no code, or none for this side."""
     with world_errors(), reading(site.engine) as connection:
-        epoch = ledger.known_epoch(connection, site.network) or ""
+        epoch = network.known_epoch(connection, site.network) or ""
     try:
         channel, _, wanted = resend_codes.decode(code, [(one.name, epoch) for one in site.outgoing()])
     except ValueError as error:
@@ -200,10 +202,10 @@ def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tup
     """Send batches of the present epoch again now, whatever the other side said of them, and however long ago."""
     site.spool.prepare()
     with world_errors(), reading(site.engine) as connection:
-        halted = ledger.halted(connection)
+        halted = network.halted(connection)
         if halted:
             raise WorldError(f"nothing is sent again: {halted}")
-        epoch = ledger.known_epoch(connection, site.network) or ""
+        epoch = network.known_epoch(connection, site.network) or ""
         rows = connection.execute(
             sa.select(batch.c.id, batch.c.sequence)
             .where(*_at(channel, epoch, wanted), batch.c.state.in_(_SENT))

@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection
 
 from exchange import __version__
-from exchange.database import ledger
-from exchange.database.engine import locked, now, reading
+from exchange.database import ledger, network, positions
+from exchange.database.engine import now
+from exchange.database.locks import locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format import lineage
 from exchange.format.batch import BatchWriter
@@ -59,8 +60,8 @@ def seal(
     data = writer.close()
     file, path = draft
     file.flush()
-    epoch = ledger.open_network(connection, site.network)
-    before = ledger.current_position(connection, Direction.OUT, channel)
+    epoch = network.open_network(connection, site.network)
+    before = positions.current_position(connection, Direction.OUT, channel)
     if before is not None and before.epoch != epoch:
         before = None
     manifest = Manifest(
@@ -82,7 +83,7 @@ def seal(
         previous=before.digest if before else None,
         trace=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
         shards=shards,
-        extra={**(extra or {}), **lineage.members(ledger.left_behind(connection, channel, epoch))},
+        extra={**(extra or {}), **lineage.members(network.left_behind(connection, channel, epoch))},
     )
     line = manifest.encode()
     place = (manifest.channel, manifest.epoch, manifest.sequence)
@@ -97,7 +98,7 @@ def seal(
         line=line,
         digest=digest(line),
     )
-    ledger.advance(connection, Direction.OUT, *place, digest(line))
+    positions.advance(connection, Direction.OUT, *place, digest(line))
     content = join_manifest(line, site.signing_key.sign(line) if site.signing_key else None)
     site.spool.seal(manifest.name, ENCODING, path, data.bytes, content)
     return manifest

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import Channel, Stream
-from exchange.database import ledger
-from exchange.database.engine import locked
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
+from exchange.database import network
+from exchange.database.locks import locked
 from exchange.database.tables import ResyncState
 from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of
@@ -194,7 +195,7 @@ class _Step:
     def _seal(self, writer: BatchWriter, draft: tuple[BinaryIO, Path], *, last: bool) -> Manifest:
         row = self._row
         part = Part(
-            name=f"{ledger.open_network(self._connection, self._site.network)}-{row.id}",
+            name=f"{network.open_network(self._connection, self._site.network)}-{row.id}",
             version=row.version,
             part=row.parts + 1,
             last=last,

@@ -3,7 +3,8 @@
 ``channels`` is what ``EXCHANGE_APP`` names by default, and an example of a declaration.
 """
 
-from exchange.channels.channel import Channel, Stream
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.reference.models import ProfileType, Request, Response, User
 
 __all__ = ["channels"]

@@ -23,7 +23,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
-from exchange.database.engine import Busy, now, reading, whoami, writing
+from exchange.database.engine import now
+from exchange.database.locks import Busy, reading, writing
+from exchange.database.whoami import whoami
 from exchange.format.errors import printable
 from exchange.reference.handlers import Handler, Question
 from exchange.reference.models import AnswerAttempt, Request, RequestStatus, Response, ResponseStatus, User

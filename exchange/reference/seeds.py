@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange.database.engine import locked
+from exchange.database.locks import locked
 from exchange.reference.models import HIGHEST_PRIORITY, ProfileType, User
 from exchange.reference.passwords import hash_password
 

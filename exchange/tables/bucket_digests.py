@@ -14,9 +14,10 @@ from zlib import crc32
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import Channel, Shard, Stream
+from exchange.channels.channel import Channel, Shard
 from exchange.channels.codecs import LOOK_AT_EACH
 from exchange.channels.codecs.text import Document
+from exchange.channels.stream import Stream
 from exchange.format.buckets import HASH_BYTES, key_text, one_spelling, row_hash, shard_of
 from exchange.format.control import BUCKETS, Digest
 from exchange.format.errors import RecordError

@@ -15,9 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from exchange.channels.channel import Channel, Stream
-from exchange.database.engine import join, locked, now, whoami, world_errors
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import join, locked
 from exchange.database.tables import VERSION_COLUMN, ahead, event, tombstone
+from exchange.database.whoami import whoami
 from exchange.format import strict_json as values
 from exchange.format.errors import RecordError, WorldError, found, printable
 from exchange.site import Site

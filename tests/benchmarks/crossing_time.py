@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from exchange.database.engine import reading
+from exchange.database.locks import reading
 from exchange.reference.models import ProfileType
 from exchange.testing import servers
 from tests.networks import NAMES, Network, two_networks

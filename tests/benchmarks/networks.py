@@ -12,8 +12,10 @@ from sqlalchemy import Connection
 
 from exchange.channels import Channel
 from exchange.channels.schemas import Checker
-from exchange.database import ledger, make_engine
-from exchange.files.spool import Folders, Spool
+from exchange.database import make_engine
+from exchange.database import network as own_network
+from exchange.files.layout import Folders
+from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.operating import migrate
 from exchange.reference import channels as reference_channels
@@ -81,7 +83,7 @@ def migrated(url: str, network: str) -> None:
     engine = make_engine(url)
     migrate.upgrade(engine, (migrate.CORE, migrate.REFERENCE), network=network)
     with engine.begin() as connection:
-        ledger.open_network(connection, network)
+        own_network.open_network(connection, network)
         connection.execute(sa.insert(ProfileType), [{"id": 1, "name": "all", "daily_limit": 10**6, "priority": 5}])
         connection.execute(sa.insert(User), list(_users()))
         connection.exec_driver_sql("DELETE FROM exchange_change")

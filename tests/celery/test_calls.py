@@ -13,7 +13,8 @@ import pytest
 from exchange.celery.calls import AHEAD_SECONDS, CALL, CALLER, Caller, NotAccepted, judge, sign
 from exchange.database import audit_log
 from exchange.database.audit_log import MOST_REFUSED
-from exchange.database.engine import make_engine, reading
+from exchange.database.engine import make_engine
+from exchange.database.locks import reading
 from exchange.files import call_secret
 from exchange.operating import migrate
 

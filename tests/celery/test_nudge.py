@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange.database.engine import make_engine, reading
+from exchange.database.engine import make_engine
+from exchange.database.locks import reading
 from exchange.operating import broker
 from exchange.reference.models import ProfileType, Request, User
 from exchange.reference.submit import submit

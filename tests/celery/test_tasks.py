@@ -24,8 +24,9 @@ from sqlalchemy.orm import Session
 from exchange.celery.calls import TICK, Caller, sign
 from exchange.database import audit_log, tables
 from exchange.database.audit_log import Entry
-from exchange.database.engine import locked, reading, user, writing
+from exchange.database.locks import locked, reading, writing
 from exchange.database.tables import DeadLetterState
+from exchange.database.whoami import user
 from exchange.dead_letters import Filters, selections
 from exchange.files import call_secret
 from exchange.files.keys import candidate, new, trust

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from exchange.channels.channel import Channel, ChannelFaults, Stream, check, load_channels
+from exchange.channels.channel import Channel, ChannelFaults, check, load_channels
+from exchange.channels.stream import Stream
 from exchange.format.errors import RecordError
 
 

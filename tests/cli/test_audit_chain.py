@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from exchange.database import audit_chain, audit_log
-from exchange.database.engine import make_engine, reading
+from exchange.database.engine import make_engine
+from exchange.database.locks import reading
 from exchange.files import keys
 from exchange.operating import migrate
 from tests.cli.conftest import Side

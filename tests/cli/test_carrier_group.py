@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from exchange.files import read_access
-from exchange.files.spool import Folders, Spool
+from exchange.files.layout import Folders
+from exchange.files.spool import Spool
 from exchange.format.errors import WorldError
 from exchange.format.names import BatchName, data_name, manifest_name
 from tests.cli.conftest import Pair, Side

@@ -12,9 +12,11 @@ from sqlalchemy import Engine
 
 from exchange.channels import Channel
 from exchange.channels.schemas import Checker
-from exchange.database import ledger
-from exchange.database.engine import make_engine, reading
-from exchange.files.spool import Folders, Spool
+from exchange.database import network as own_network
+from exchange.database.engine import make_engine
+from exchange.database.locks import reading
+from exchange.files.layout import Folders
+from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import importer
 from exchange.operating import migrate
@@ -91,7 +93,7 @@ class Side:
         )
         self.site.spool.prepare(make=True)
         with self.engine.begin() as connection:
-            ledger.open_network(connection, network)
+            own_network.open_network(connection, network)
 
     @property
     def engine(self) -> Engine:

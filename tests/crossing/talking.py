@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exchange.database import ledger
-from exchange.database.engine import reading
+from exchange.database import network
+from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch, dead_letter, receipt
 from exchange.incoming.importer import never
 from exchange.outgoing import control_batch
@@ -70,7 +70,7 @@ def letters(side: Side) -> list[Any]:
 def halted(side: Side) -> str | None:
     """Say why a side exports nothing."""
     with reading(side.engine) as connection:
-        return ledger.halted(connection)
+        return network.halted(connection)
 
 
 def told(side: Side, channel: str = "forth") -> Any:

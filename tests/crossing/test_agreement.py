@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database import tables
-from exchange.database.engine import now, reading
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.database.tables import Direction, RepairState, ResyncState, agreement, dead_letter, repair, resync
 from exchange.dead_letters import retry
 from exchange.format.control import BUCKETS, CHECKPOINT, DIGEST, SNAPSHOT, Part

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel
-from exchange.database.engine import now, reading
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.database.tables import agreement, batch, dead_letter, gap, peer, position, receipt
 from exchange.dead_letters.store import MOST_KEY_BYTES
 from exchange.format.errors import Reason, Verdict

@@ -13,7 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database import tables
-from exchange.database.engine import Busy, locked, make_engine, whoami
+from exchange.database.engine import make_engine
+from exchange.database.locks import Busy, locked
+from exchange.database.whoami import whoami
 from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict
 from tests.crossing.processes import fork, join

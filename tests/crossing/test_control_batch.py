@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange.database.engine import now, reading
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.database.tables import (
     BatchState,
     DeadLetterState,

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from exchange import dead_letters
 from exchange.channels import Channel, Stream
-from exchange.database.engine import Busy, locked, now
+from exchange.database.engine import now
+from exchange.database.locks import Busy, locked
 from exchange.database.tables import DeadLetterState, change, dead_letter, event, revision
 from exchange.dead_letters import file as letter_file
 from exchange.dead_letters import retry, transitions

@@ -14,7 +14,7 @@ from exchange import dead_letters
 from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.database import tables
-from exchange.database.engine import locked, writing
+from exchange.database.locks import locked, writing
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
 from exchange.dead_letters import Filters, Parked, bulk_retry, discard, retry, selections
 from exchange.dead_letters import edit as editing

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from exchange import dead_letters
 from exchange.channels import Channel, Stream
-from exchange.database.engine import reading
+from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, Direction, dead_letter
 from exchange.dead_letters import Filters, View, retry
 from tests.crossing import shop

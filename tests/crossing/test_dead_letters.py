@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from exchange import dead_letters
 from exchange.database import tables
-from exchange.database.engine import whoami
 from exchange.database.tables import DeadLetterState
+from exchange.database.whoami import whoami
 from exchange.dead_letters import retry, transitions
 from exchange.format.errors import Verdict, WorldError
 from exchange.incoming import replay

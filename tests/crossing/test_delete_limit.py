@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange.database import ledger, tables
-from exchange.database.engine import now, reading
+from exchange.database import network, tables
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter
 from exchange.dead_letters import retry
 from exchange.format.errors import Reason, Verdict, WorldError
@@ -341,4 +342,4 @@ def test_what_can_not_be_freed_is_one_sentence(quick_receiver: Side, stream: str
         version_limit.free(quick_receiver.site, stream, key)
     assert words in refusal.value.sentence
     with reading(quick_receiver.engine) as connection:
-        assert ledger.known_epoch(connection, "two") is not None
+        assert network.known_epoch(connection, "two") is not None

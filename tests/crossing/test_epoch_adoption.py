@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange.database import ledger
-from exchange.database.engine import Busy, locked, now, reading
+from exchange.database import network as own_network
+from exchange.database import positions
+from exchange.database.engine import now
+from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, Direction, batch, epoch, gap, network, position
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.link import epoch_adoption, epochs
@@ -47,7 +49,7 @@ def verdict(side: Side) -> tuple[Verdict, Reason | None]:
 def present(side: Side, channel: str = "forth") -> str | None:
     """Give the epoch that an incoming channel is in."""
     with reading(side.engine) as connection:
-        at = ledger.current_position(connection, Direction.IN, channel)
+        at = positions.current_position(connection, Direction.IN, channel)
     return at.epoch if at else None
 
 
@@ -66,7 +68,7 @@ def alarms(side: Side) -> list[str]:
 def own_epoch(side: Side) -> str:
     """Give a side's own epoch."""
     with reading(side.engine) as connection:
-        return str(ledger.known_epoch(connection, side.site.network))
+        return str(own_network.known_epoch(connection, side.site.network))
 
 
 def left(*known: tuple[str, int, str | None] | str) -> dict[str, Any]:
@@ -217,10 +219,10 @@ def test_what_one_channel_has_adopted_and_left_counts_for_all(small: Link) -> No
     take_in(small.other)
     assert (present(small.other, "control"), present(small.other)) == (own_epoch(small.one), first)
     with reading(small.other.engine) as connection:
-        assert ledger.still_before(connection, "forth", own_epoch(small.one)) == frozenset()
-        assert ledger.still_before(connection, "forth", NEW) == {first}
-        assert ledger.left_epochs(connection, "nowhere") == {first}
-        assert ledger.left_epochs(connection, "forth") == frozenset()
+        assert positions.still_before(connection, "forth", own_epoch(small.one)) == frozenset()
+        assert positions.still_before(connection, "forth", NEW) == {first}
+        assert positions.left_epochs(connection, "nowhere") == {first}
+        assert positions.left_epochs(connection, "forth") == frozenset()
 
 
 # First contact
@@ -359,7 +361,7 @@ def test_manifests_list_what_was_left_in_order_whatever_a_clock_says(small: Link
         names.append(epochs.begin(small.one.site, "restored").epoch)
         small.one.execute(sa.update(epoch).values(at=now().replace(year=2030 - number)))
     with reading(small.one.engine) as connection:
-        known = ledger.left_behind(connection, "forth", names[-1])
+        known = own_network.left_behind(connection, "forth", names[-1])
         lives = epochs.listed(connection)
     assert [one.epoch for one in known] == names[2::-1]
     assert [(one.sequence, one.digest) for one in known] == [tuple(last[one][0]) for one in names[2::-1]]
@@ -378,7 +380,7 @@ def test_what_lies_in_sealed_tells_a_restored_database_of_an_epoch_that_it_forgo
     older.restore()
     epochs.begin(small.one.site, "restored to an older copy")
     with reading(small.one.engine) as connection:
-        known = ledger.left_behind(connection, "forth", own_epoch(small.one))
+        known = own_network.left_behind(connection, "forth", own_epoch(small.one))
     assert [one.epoch for one in known] == [forgotten, copy]
     assert small.one.export().trouble is None
     small.there.carry()
@@ -452,7 +454,7 @@ def test_a_recorded_batch_of_an_epoch_that_its_sender_forgot_is_denounced_by_it(
 
     assert waiting(small.other) == []
     with reading(small.other.engine) as connection:
-        assert forgotten in ledger.left_epochs(connection, "forth")
+        assert forgotten in positions.left_epochs(connection, "forth")
     states = small.other.all(sa.select(batch.c.state, batch.c.reason).where(batch.c.epoch == forgotten))
     assert set(map(tuple, states)) == {(BatchState.QUARANTINED, Reason.STALE_EPOCH)}
     assert present(small.other) == living
@@ -546,5 +548,5 @@ def test_what_continues_no_epoch_is_refused(small: Link, said: str) -> None:
 def test_no_more_lives_are_remembered_than_an_honest_side_has(quick_receiver: Side) -> None:
     with quick_receiver.engine.begin() as connection:
         for start in range(0, 1200, 100):
-            ledger.leave(connection, "forth", [f"{number:012x}" for number in range(start, start + 100)])
-        assert len(ledger.left_epochs(connection, "forth")) == ledger.MOST_LEFT
+            positions.leave(connection, "forth", [f"{number:012x}" for number in range(start, start + 100)])
+        assert len(positions.left_epochs(connection, "forth")) == positions.MOST_LEFT

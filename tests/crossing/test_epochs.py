@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
-from exchange.database import ledger
-from exchange.database.engine import Busy, locked, now, reading
+from exchange.database import network as own_network
+from exchange.database.engine import now
+from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, ResyncState, batch, change, dead_letter, network, resync
 from exchange.format.errors import Reason, Verdict
 from exchange.link import epochs
@@ -135,7 +136,7 @@ def test_a_halted_database_exports_again_in_a_new_epoch(small: Link) -> None:
 
     assert export(side).batches
     with reading(side.engine) as connection:
-        assert ledger.halted(connection) is None
+        assert own_network.halted(connection) is None
         assert [one.current for one in epochs.listed(connection)] == [True, False]
 
 

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 import zstandard
 
 from exchange.database import audit_chain
-from exchange.database.engine import now, reading, writing
+from exchange.database.engine import now
+from exchange.database.locks import reading, writing
 from exchange.database.tables import (
     BatchState,
     DeadLetterState,

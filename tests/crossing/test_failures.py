@@ -13,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError
 
+from exchange.database import attempts as counted_attempts
 from exchange.database import ledger, tables
 from exchange.database.batch_fault import interrupted_by
 from exchange.database.tables import BatchState
 from exchange.format.errors import Reason, RecordError, Verdict, WorldError
 from exchange.format.manifest import Manifest
-from exchange.incoming import apply, consent, control_batch, importer, manifests, replay
+from exchange.incoming import apply, consent, control_batch, judge, manifests, replay, transaction
 from exchange.incoming.held import Waiting
 from exchange.operating import status
 from tests.crossing.conftest import needs_postgres, trusted_forger
@@ -59,9 +60,9 @@ def verdicts(side: Side) -> list[tuple[Verdict, Reason | None]]:
 
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "looked at": (importer, "stand"),
+    "looked at": (judge, "stand"),
     "judged": (consent, "_deletes_too_much"),
-    "claimed": (importer, "claim"),
+    "claimed": (transaction, "claim"),
     "applied": (apply, "apply_records"),
     "written down": (ledger, "count"),
 }
@@ -229,14 +230,14 @@ def test_a_data_file_that_its_carrier_made_unreadable_stops_nobody(
 ) -> None:
     forger = trusted_forger(quick_receiver)
     bad = forger.deliver(forger.make([account(1, 1)]))
-    claim = importer.claim
+    claim = transaction.claim
 
     def claim_with_a_second_name(site: Any, arrival: Any) -> Any:
         claimed = claim(site, arrival)
         os.link(claimed.sighting.folder / claimed.sighting.file(f"{bad}.jsonl.zst"), tmp_path / "a second name")
         return claimed
 
-    monkeypatch.setattr(importer, "claim", claim_with_a_second_name)
+    monkeypatch.setattr(transaction, "claim", claim_with_a_second_name)
     assert verdicts(quick_receiver) == [(Verdict.INCOMPLETE, Reason.INCOMPLETE)]
     assert attempts(quick_receiver) == []
     (tmp_path / "a second name").unlink()
@@ -305,7 +306,7 @@ def test_an_attempt_that_could_not_be_taken_back_is_taken_back_before_the_next_o
     forger = trusted_forger(quick_receiver)
     stem = forger.send([account(1, 1)])
 
-    take_back, away = ledger._take_back, False
+    take_back, away = counted_attempts._take_back, False
 
     def go_away(*_: Any) -> Any:
         nonlocal away
@@ -319,7 +320,7 @@ def test_an_attempt_that_could_not_be_taken_back_is_taken_back_before_the_next_o
 
     with monkeypatch.context() as patched:
         patched.setattr(apply, "apply_records", go_away)
-        patched.setattr(ledger, "_take_back", take_back_if_there)
+        patched.setattr(counted_attempts, "_take_back", take_back_if_there)
         for _ in range(4):
             away = False
             assert quick_receiver.take_in().batches == ()

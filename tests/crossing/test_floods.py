@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database import tables
-from exchange.database.engine import now, reading
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.incoming import importer, quarantine, release, replay, strangers
+from exchange.incoming import importer, quarantine, release, replay, strangers, transaction
 from exchange.operating import prune, status
 from exchange.outgoing import control_batch
 from exchange.results import ImportRun
@@ -63,13 +64,13 @@ def of_strangers(run: ImportRun) -> tuple[int, int]:
 def lying(quick_receiver: Side, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Give how many manifests lay in incoming each time that a batch was applied."""
     found: list[int] = []
-    apply = importer.apply
+    apply = transaction.apply
 
     def watching(*args: Any) -> Any:
         found.append(incoming(quick_receiver))
         return apply(*args)
 
-    monkeypatch.setattr(importer, "apply", watching)
+    monkeypatch.setattr(transaction, "apply", watching)
     return found
 
 

@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel
-from exchange.database import ledger
-from exchange.database.engine import now, reading
+from exchange.database import ledger, positions
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.database.tables import Direction, GapState, gap, peer, position, repair
 from exchange.format import resend_codes
 from exchange.format.control import Heartbeat, Range, Sent, ranges
@@ -46,7 +47,7 @@ def verdicts(side: Side) -> list[Verdict]:
 def reached(side: Side) -> tuple[str, int, str | None]:
     """Give the channel's position."""
     with reading(side.engine) as connection:
-        at = ledger.current_position(connection, Direction.IN, "forth")
+        at = positions.current_position(connection, Direction.IN, "forth")
     assert at is not None
     return at.epoch, at.sequence, at.digest
 

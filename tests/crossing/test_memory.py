@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from exchange.database.engine import SQLITE_CACHE_KIB, reading
+from exchange.database.engine import SQLITE_CACHE_KIB
+from exchange.database.locks import reading
 from exchange.format.errors import Verdict
 from exchange.tables import bucket_digests
 from tests.crossing.processes import fork, join

@@ -22,8 +22,9 @@ from exchange.celery.nudge_watch import WatchedFolder
 from exchange.cli import output
 from exchange.files import keys
 from exchange.files.folder import held
+from exchange.files.layout import Folders, Sighting
 from exchange.files.shared_folders import MARKER
-from exchange.files.spool import Folders, Sighting, Spool
+from exchange.files.spool import Spool
 from exchange.format.errors import BatchError, Verdict, WorldError
 from exchange.format.names import BatchName, data_name, manifest_name
 from exchange.outgoing import exporter

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from exchange.channels import Channel
 from exchange.database import tables
-from exchange.database.engine import locked
+from exchange.database.locks import locked
 from exchange.database.tables import BatchState
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey, TrustedKeys

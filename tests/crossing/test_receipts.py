@@ -9,8 +9,9 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from exchange import dead_letters
-from exchange.database import ledger
-from exchange.database.engine import now, reading
+from exchange.database import positions
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.database.tables import (
     BatchState,
     Direction,
@@ -172,7 +173,7 @@ def lose(side: Side, sequence: int) -> None:
 def notice(side: Side, sequence: int, age: float, state: GapState = GapState.MISSING) -> None:
     """Write the row of a gap, as the scan of what arrived does."""
     with reading(side.engine) as connection:
-        at = ledger.current_position(connection, Direction.IN, "forth")
+        at = positions.current_position(connection, Direction.IN, "forth")
     moment = now() - timedelta(seconds=age)
     values = {"channel": "forth", "epoch": at.epoch if at else EPOCH, "sequence": sequence}
     side.execute(sa.delete(gap).where(gap.c.sequence == sequence))

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exchange.database.engine import reading
+from exchange.database.locks import reading
 from exchange.database.tables import Direction, RepairState, ResyncState, repair, resync
 from exchange.format.control import Part
 from exchange.link import reconcile

@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database import ledger
-from exchange.database.engine import locked, now, reading
+from exchange.database import network as own_network
+from exchange.database.engine import now
+from exchange.database.locks import locked, reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, network, receipt, resync
 from exchange.format.control import Range, Receipt
 from exchange.format.errors import Reason, Verdict, WorldError
@@ -26,7 +28,7 @@ from tests.crossing.sides import Link, Side
 
 def epoch(side: Side) -> str:
     with reading(side.engine) as connection:
-        found = ledger.known_epoch(connection, side.site.network)
+        found = own_network.known_epoch(connection, side.site.network)
     assert found is not None
     return found
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from exchange.database import ledger
-from exchange.database.engine import reading
+from exchange.database import network
+from exchange.database.locks import reading
 from exchange.database.tables import Direction, position
 from exchange.link import epoch_adoption, epochs, reconcile
 from tests.crossing.sides import Link, Side
@@ -30,7 +30,7 @@ class Life:
         self.recorded: dict[str, dict[str, bytes]] = {}
         self.reached: dict[str, int] = {}
         with reading(side.engine) as connection:
-            self.epochs = [str(ledger.known_epoch(connection, side.site.network))]
+            self.epochs = [str(network.known_epoch(connection, side.site.network))]
 
     def put_out(self) -> list[Path]:
         """Give the files that the carrier finds."""
@@ -151,7 +151,7 @@ class World:
         for life in (self.one, self.two):
             with reading(life.side.engine) as connection:
                 assert epoch_adoption.waiting(connection) == []
-                assert ledger.halted(connection) is None
+                assert network.halted(connection) is None
             assert set(life.reached.values()) == {len(self.other(life).epochs) - 1}
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from exchange.channels import Channel, check
 from exchange.database import tables as database_tables
-from exchange.database.engine import join, locked, reading
+from exchange.database.locks import join, locked, reading
 from exchange.dead_letters import retry
 from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from exchange.files.folder import held
+from exchange.files.layout import Folders
 from exchange.files.shared_folders import MARKER
-from exchange.files.spool import Folders, Spool
+from exchange.files.spool import Spool
 from exchange.format.errors import WorldError
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from exchange.channels import Stream
-from exchange.database.engine import locked, now
+from exchange.database.engine import now
+from exchange.database.locks import locked
 from exchange.database.tables import RepairState, ResyncState, change, dead_letter, repair, resync, tombstone
 from exchange.format.buckets import bucket_of
 from exchange.format.control import SNAPSHOT

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.database import tables
-from exchange.database.engine import reading
+from exchange.database.locks import reading
+from exchange.files.layout import Sightings
 from exchange.files.shared_folders import MARKER
-from exchange.files.spool import Sightings, Spool
+from exchange.files.spool import Spool
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey
 from exchange.incoming import quarantine, replay, strangers

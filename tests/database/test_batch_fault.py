@@ -9,7 +9,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, PendingRollbackError
 
 from exchange.database.batch_fault import Stumbled, interrupted_by, is_its_own, stumbled
-from exchange.database.engine import Busy, is_the_worlds, make_engine, world_errors
+from exchange.database.engine import make_engine
+from exchange.database.errors import is_the_worlds, world_errors
+from exchange.database.locks import Busy
 from exchange.format.errors import Corrupt, WorldError
 from exchange.tables.loader.copy import refuses_the_row
 

@@ -4,7 +4,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from exchange.database.engine import Busy, locked, make_engine, reading, world_errors, writing
+from exchange.database.engine import make_engine
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy, locked, reading, writing
 from exchange.database.tables import change, metadata
 from exchange.format.errors import WorldError
 

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from exchange.database.engine import driver_errors, make_engine, world_errors
+from exchange.database.engine import make_engine
+from exchange.database.errors import driver_errors, world_errors
 from exchange.database.redact import words
 from exchange.format.errors import WorldError
 from exchange.tables.loader.copy import put

@@ -26,7 +26,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from exchange.cli import app
-from exchange.database.engine import make_engine, reading
+from exchange.database.engine import make_engine
+from exchange.database.locks import reading
 from exchange.reference.models import Response, User
 from exchange.reference.seeds import ADMINISTRATOR, seed
 from exchange.reference.submit import submit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exchange import dead_letters
-from exchange.database.engine import writing
+from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState, Direction
 from exchange.dead_letters import Filters, Letter, bulk_retry, retry, selections, transitions
 from exchange.incoming import importer

@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 
 from exchange import dead_letters
 from exchange.database import audit_log, ledger, tables
-from exchange.database.engine import now, reading, writing
+from exchange.database.engine import now
+from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, DeadLetterState, Direction
 from exchange.dead_letters import Filters, auto_retry, retry
 from exchange.format.errors import Verdict

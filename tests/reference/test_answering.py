@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange.database.engine import Busy, make_engine, now
+from exchange.database.engine import make_engine, now
+from exchange.database.locks import Busy
 from exchange.reference import answering
 from exchange.reference.answering import Answers, answer_requests
 from exchange.reference.handlers import Question, echo, load_handler

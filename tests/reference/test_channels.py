@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from exchange.channels.channel import Stream, check, load_channels
+from exchange.channels.channel import check, load_channels
 from exchange.channels.schemas import agreement
+from exchange.channels.stream import Stream
 from exchange.reference import channels
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange.channels.channel import Channel, Shard, Stream
+from exchange.channels.channel import Channel, Shard
+from exchange.channels.stream import Stream
 from exchange.tables import capture
 from tests.tables.lab import Lab
 

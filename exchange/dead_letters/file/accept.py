@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from exchange.channels.channel import Channel, Stream
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
 from exchange.dead_letters.store import letter_of

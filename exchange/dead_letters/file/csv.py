@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from exchange.channels.channel import HIDDEN
+from exchange.channels.stream import HIDDEN
 from exchange.dead_letters import Mask, Parked
 from exchange.format.errors import printable
 from exchange.site import Site

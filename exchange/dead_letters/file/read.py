@@ -17,7 +17,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from exchange.database.batch_fault import stumbled
-from exchange.database.engine import locked, now, world_errors
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import locked
 from exchange.dead_letters.file.accept import Judge, Unfit
 from exchange.dead_letters.file.insert import Shelf
 from exchange.files.folder import NotPlain, named

@@ -12,8 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import __version__
-from exchange.database import ledger
-from exchange.database.engine import now, reading, world_errors
+from exchange.database import network
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import reading
 from exchange.database.tables import dead_letter, revision
 from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.file.csv import write_table
@@ -49,7 +51,7 @@ def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
     with world_errors(), reading(site.engine) as connection, new_file(file) as out:
         if file.suffix == ".csv":
             return Saved(file, write_table(site, out, _letters(connection, where)), None)
-        epoch = ledger.known_epoch(connection, site.network)
+        epoch = network.known_epoch(connection, site.network)
         if epoch is None:
             raise WorldError("the database has no epoch yet; `exchange migrate` gives it one")
         writer = LetterWriter(out)

@@ -16,7 +16,8 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import CONTROL
 from exchange.database import ledger
-from exchange.database.engine import join, locked, reading, world_errors
+from exchange.database.errors import world_errors
+from exchange.database.locks import join, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.operating.erasure import files, rows
 from exchange.operating.erasure.files import Found

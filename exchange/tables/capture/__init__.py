@@ -12,24 +12,10 @@ What a change notes is *which* key to look at, no more. A change too many is the
 sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
 """
 
-from exchange.tables.capture.pending import (
-    TAKEN,
-    Reached,
-    Row,
-    Taken,
-    carried,
-    deleted_keys,
-    extent,
-    give_back,
-    is_key,
-    key_text,
-    pending,
-    row_of_key,
-    rows,
-    streamed,
-    take,
-)
+from exchange.tables.capture.pending import Reached, Taken, extent, give_back, pending, take
+from exchange.tables.capture.read import Row, deleted_keys, is_key, key_text, row_of_key, rows, streamed
 from exchange.tables.capture.scan import Page, cut_page, older_keys, turn_page
+from exchange.tables.capture.stream_table import TAKEN, carried
 from exchange.tables.capture.triggers import (
     CaptureFault,
     add_version_column,

@@ -14,12 +14,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import Shard, Stream
+from exchange.channels.channel import Shard
+from exchange.channels.stream import Stream
 from exchange.database.tables import VERSION_COLUMN
 from exchange.tables.capture import postgresql
-from exchange.tables.capture.pending import (
+from exchange.tables.capture.read import Row
+from exchange.tables.capture.sql import identifier, literal, run
+from exchange.tables.capture.stream_table import (
     TAKEN,
-    Row,
     StreamTable,
     carried,
     empty_taken,
@@ -30,7 +32,6 @@ from exchange.tables.capture.pending import (
     refers,
     self_references,
 )
-from exchange.tables.capture.sql import identifier, literal, run
 
 MAX_ROUNDS = 1_000
 """So many references in a row are followed from a page's rows to those that must come with them."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import Stream
+from exchange.channels.stream import Stream
 from exchange.database.tables import VERSION_COLUMN
 from exchange.tables.capture import postgresql, sqlite
 from exchange.tables.capture.sql import Dialect, KeyColumn, TableName, identifier, run

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from exchange.tables.capture.pending import is_postgresql
 from exchange.tables.capture.sql import run
+from exchange.tables.capture.stream_table import is_postgresql
 
 _SEQUENCE = "pg_get_serial_sequence('exchange_change', 'id')"
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange.channels.channel import Stream
+from exchange.channels.stream import Stream
 from exchange.database.tables import tombstone
 from exchange.format.record import Op
 from exchange.tables.loader import precheck, upsert

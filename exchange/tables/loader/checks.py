@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from exchange.channels.channel import HIDDEN, Stream
+from exchange.channels.stream import HIDDEN, Stream
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from exchange.database.engine import driver_errors
+from exchange.database.errors import driver_errors
 
 Row = tuple[Any, ...]
 """Values in the order of a table's columns, as the driver binds them; for PostgreSQL only what JSON can say."""

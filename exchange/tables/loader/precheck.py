@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange.channels.channel import Stream
+from exchange.channels.stream import Stream
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.tables.loader.constraints import Constraints, broken
 from exchange.tables.loader.copy import refuses_the_row

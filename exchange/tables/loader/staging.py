@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect
 
-from exchange.channels.channel import Stream
+from exchange.channels.stream import Stream
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.record import Op, Run
 from exchange.tables.loader.copy import Row, put

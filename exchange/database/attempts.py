@@ -1,0 +1,149 @@
+"""Attempts at a batch, counted before each begins, so that a process that dies of one has counted it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
+from exchange.database.engine import now
+from exchange.database.errors import is_the_worlds
+from exchange.database.ledger import MAX_ROWS
+from exchange.database.locks import Busy, locked, writing
+from exchange.database.tables import attempt
+from exchange.database.whoami import whoami
+from exchange.format.errors import BatchError
+
+
+class Stumble(NamedTuple):
+    """A batch that could not be taken in so far: how often, and what went wrong the last time if anybody could say."""
+
+    batch: str
+    attempts: int
+    why: str | None
+
+
+@contextmanager
+def attempted(
+    engine: Engine, lock: str, key: str, prepare: Callable[[int], None] | None = None
+) -> Iterator[tuple[Connection, int]]:
+    """Hold ``lock`` for one attempt at a batch; give the transaction, and how many attempts before never ended.
+
+    The attempt is counted and committed with the lock held and before the work. It ends in order, and is taken back, if
+    it gives an outcome, or raises that the batch or the world is bad: then the work is undone. It stays counted when
+    the process dies or is told to stop, and when something goes wrong that nobody foresaw: Stumbled is raised then.
+    Whoever settles the batch clears the count (``forget_attempts``) with the settling. ``prepare`` is the work that
+    needs the lock and not the transaction: it is called before that writes, with the number of crashes. Raises Busy.
+    """
+    crashes: int | None = None
+
+    def begin() -> None:
+        nonlocal crashes
+        crashes = _begin_attempt(engine, key)
+        if prepare is not None:
+            prepare(crashes)
+
+    fault: BatchError | None = None
+    try:
+        with locked(engine, lock, prepare=begin) as connection:
+            try:
+                with connection.begin_nested():
+                    yield connection, crashes or 0
+            except BatchError as error:
+                if isinstance(error, Stumbled):
+                    raise
+                fault = error
+            _take_back(connection, key)
+    except Exception as error:
+        if crashes is None:
+            raise  # somebody else is at work, or the database is away: there was no attempt
+        if _ends_in_order(error):
+            _take_back_alone(engine, key)
+            raise
+        if not is_its_own(error):
+            raise
+        raise stumbled(error, crashes + 1) from error
+    if fault is not None:
+        raise fault
+
+
+def _ends_in_order(error: Exception) -> bool:
+    """Say whether an attempt ended as foreseen; what a commit refuses is the batch's, and known to be."""
+    foreseen = isinstance(error, (BatchError, Busy, IntegrityError)) and not isinstance(error, Stumbled)
+    return foreseen or is_the_worlds(error)
+
+
+def _begin_attempt(engine: Engine, key: str) -> int:
+    who = whoami()[:255]
+    owed = _owed.get(engine, Counter())
+    with writing(engine) as connection:
+        for _ in range(owed[key]):
+            _take_back(connection, key)
+        crashes = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
+        _count(connection, key, crashes, who=who)
+    owed.pop(key, None)
+    return crashes
+
+
+def _count(connection: Connection, key: str, before: int, **values: Any) -> None:
+    """Count an attempt beside those that there were before."""
+    if before:
+        counting = sa.update(attempt).where(attempt.c.batch == key)
+        connection.execute(counting.values(attempts=attempt.c.attempts + 1, started_at=now(), **values))
+    else:
+        connection.execute(sa.insert(attempt).values(batch=key, attempts=1, started_at=now(), **values))
+
+
+def _take_back(connection: Connection, key: str) -> None:
+    connection.execute(sa.update(attempt).where(attempt.c.batch == key).values(attempts=attempt.c.attempts - 1))
+    connection.execute(sa.delete(attempt).where(attempt.c.batch == key, attempt.c.attempts <= 0))
+
+
+_owed: WeakKeyDictionary[Engine, Counter[str]] = WeakKeyDictionary()
+"""Attempts that ended in order, and are still counted because the database was away: this process knows better."""
+
+
+def _take_back_alone(engine: Engine, key: str) -> None:
+    """Take an attempt back on a connection of its own: the one of the attempt may have died with it."""
+    try:
+        with writing(engine) as connection:
+            _take_back(connection, key)
+    except Exception as error:
+        if not (is_the_worlds(error) or isinstance(error, Busy)):
+            raise
+        _owed.setdefault(engine, Counter())[key] += 1
+
+
+def count_stumble(engine: Engine, key: str, why: str, attempts: int | None) -> int:
+    """Write down why an attempt failed, and count it unless it is one of ``attempts`` that are counted; give them."""
+    with writing(engine) as connection:
+        known = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
+        if attempts is None or not known:
+            _count(connection, key, known, who=whoami()[:255], why=why)
+            return known + 1
+        connection.execute(sa.update(attempt).where(attempt.c.batch == key).values(why=why))
+        return attempts
+
+
+def stumbles(connection: Connection, most: int = MAX_ROWS) -> list[Stumble]:
+    """Give the batches at which attempts failed, and that are tried again; not those that are just being taken in."""
+    failed = sa.or_(attempt.c.why.is_not(None), attempt.c.attempts > 1)
+    rows = sa.select(attempt.c.batch, attempt.c.attempts, attempt.c.why).where(failed).order_by(attempt.c.batch)
+    return [Stumble(*row) for row in connection.execute(rows.limit(most))]
+
+
+def has_attempts(connection: Connection, key: str) -> bool:
+    """Say whether an attempt at a batch is counted."""
+    return connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) is not None
+
+
+def forget_attempts(connection: Connection, key: str) -> None:
+    """Clear the count, in the transaction that settles the batch."""
+    connection.execute(sa.delete(attempt).where(attempt.c.batch == key))

@@ -1,0 +1,215 @@
+"""Transactions that read or write, and locks by name: each says who has it and since when.
+
+On PostgreSQL a lock is an advisory one, on SQLite a file beside the database.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+
+from exchange.database.engine import SQLITE_WAIT_SECONDS, now
+from exchange.database.tables import holder
+from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
+from exchange.format.errors import Verdict
+
+LOCK_WAIT_SECONDS = 30.0
+"""How long PostgreSQL waits for a lock that is held for a moment only: longer means that its holder hangs."""
+
+
+@dataclass(eq=False)  # not frozen: context managers set its traceback
+class Busy(Exception):  # noqa: N818 - an answer, not an error
+    """Somebody else holds the lock."""
+
+    lock: str
+    who: str
+    since: datetime | None
+
+    def __str__(self) -> str:
+        """Say who, and since when."""
+        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else ""
+        return f"{self.lock} is busy: {self.who}{since}; it goes on at the next run"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        since = self.since.isoformat() if self.since else None
+        return {"verdict": Verdict.BUSY.value, "who": self.who, "since": since, "message": str(self)}
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that only reads: on SQLite it neither waits for a writer nor stops one."""
+    with engine.connect() as connection:
+        quiet = connection.execution_options(exchange_read_only=True)
+        with quiet.begin():
+            yield quiet
+
+
+@contextmanager
+def locked(
+    engine: Engine, lock: str, *, prepare: Callable[[], None] | None = None, **execution_options: Any
+) -> Iterator[Connection]:
+    """Open a transaction that holds ``lock`` until it ends; commit at the end, roll back on any exception.
+
+    ``prepare`` is called with the lock held, before the transaction writes: what it commits by itself is
+    there whatever becomes of the transaction. Raises Busy at once if somebody else holds the lock (SQLite:
+    after a bounded wait if somebody writes to the database for another reason).
+    """
+    if engine.dialect.name == "sqlite":
+        with _sqlite_lock(engine, lock, prepare) as connection:
+            yield connection
+        return
+    try:
+        with engine.connect().execution_options(**execution_options) as connection, connection.begin():
+            _advisory_lock(connection, lock)
+            if prepare is not None:
+                prepare()
+            yield connection
+    except OperationalError as error:
+        # The statement that asks for the lock also fixes what a REPEATABLE READ transaction sees: somebody
+        # who committed in between was at work, and what we saw is past.
+        if getattr(error.orig, "sqlstate", None) == "40001":
+            raise Busy(lock, "another process, just now", None) from error
+        raise
+
+
+def join(connection: Connection, lock: str, *, alone: bool) -> None:
+    """Hold ``lock`` too until this transaction ends, together with others who joined it, or ``alone``. Raises Busy.
+
+    SQLite has one writer: there everybody is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        _advisory_lock(connection, lock, shared=not alone)
+
+
+def wait_for(connection: Connection, lock: str) -> None:
+    """Hold ``lock`` until this transaction ends, after whoever holds it: for what takes a moment.
+
+    Call it before the transaction does anything else. SQLite has one writer: there everybody is alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        # What is seen must be as it is once we have the lock, whatever the role's own settings say.
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_WAIT_SECONDS:.0f}s'")
+        key = sa.func.hashtext(lock)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_NAMESPACE, key)))
+
+
+@contextmanager
+def writing(
+    engine: Engine, lock: str = "the database", *, patience_seconds: float = SQLITE_WAIT_SECONDS
+) -> Iterator[Connection]:
+    """Open a transaction that writes; commit at the end, roll back on any exception.
+
+    Raises Busy if another one goes on writing to SQLite's only file for longer than our patience.
+    """
+    with engine.connect() as connection, _patience(connection, patience_seconds):
+        try:
+            transaction = connection.begin()
+        except OperationalError as error:
+            raise _sqlite_busy(engine, lock, error) from error
+        with transaction:
+            yield connection
+
+
+@contextmanager
+def _patience(connection: Connection, seconds: float) -> Iterator[None]:
+    """Let SQLite wait so long for another writer; the connection is left as it was."""
+    driver = connection.connection.driver_connection
+    if seconds == SQLITE_WAIT_SECONDS or not isinstance(driver, sqlite3.Connection):
+        yield
+        return
+    driver.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {round(SQLITE_WAIT_SECONDS * 1000)}")
+
+
+@contextmanager
+def _sqlite_lock(engine: Engine, lock: str, prepare: Callable[[], None] | None) -> Iterator[Connection]:
+    with _lock_file(engine, lock):
+        with writing(engine, lock) as connection:
+            _announce(connection, lock)
+        if prepare is not None:
+            prepare()
+        with writing(engine, lock) as connection:
+            yield connection
+
+
+@contextmanager
+def _lock_file(engine: Engine, lock: str) -> Iterator[None]:
+    """Hold a file beside the database, which the kernel lets go of with its process.
+
+    The database's own lock ends with each transaction, and between two of them somebody else could begin.
+    """
+    database = engine.url.database
+    if not database or database == ":memory:":
+        yield
+        return
+    with Path(f"{database}-{lock.replace(' ', '-')}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _sqlite_holder(engine, lock) from None
+        yield
+
+
+def _announce(connection: Connection, lock: str) -> None:
+    """Leave word who works, committed before the work: a second caller can read it while the first one holds."""
+    connection.execute(sa.delete(holder).where(holder.c.lock == lock))
+    connection.execute(sa.insert(holder).values(lock=lock, who=whoami(), since=now()))
+
+
+def _sqlite_busy(engine: Engine, lock: str, error: OperationalError) -> Exception:
+    if engine.dialect.name != "sqlite" or "locked" not in str(error.orig):
+        return error
+    with reading(engine) as connection:
+        latest = connection.execute(
+            sa.select(holder.c.who, holder.c.since).order_by(holder.c.since.desc()).limit(1)
+        ).one_or_none()
+    if latest is None:
+        return Busy(lock, "another writer holds the database", None)
+    return Busy(lock, latest.who, latest.since)
+
+
+def _sqlite_holder(engine: Engine, lock: str) -> Busy:
+    with reading(engine) as connection:
+        row = connection.execute(sa.select(holder.c.who, holder.c.since).where(holder.c.lock == lock)).one_or_none()
+    return Busy(lock, row.who if row else "another process, just now", row.since if row else None)
+
+
+def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -> None:
+    """Take the lock or say who has it: PostgreSQL knows its holders itself, by the names of their connections."""
+    if acting_person.get():
+        name = f"exchange {whoami()}"[:MAX_NAME_BYTES]
+        connection.execute(sa.select(sa.func.set_config("application_name", name, sa.true())))
+    # Two 32-bit halves: pg_locks shows them as classid and objid.
+    key = connection.scalar(sa.select(sa.func.hashtext(lock)))
+    take = sa.func.pg_try_advisory_xact_lock_shared if shared else sa.func.pg_try_advisory_xact_lock
+    if connection.scalar(sa.select(take(_NAMESPACE, key))):
+        return
+    row = connection.execute(
+        sa.text(
+            "SELECT a.application_name AS who, a.xact_start AS since FROM pg_locks l"
+            " JOIN pg_stat_activity a USING (pid)"
+            " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = CAST(:space AS oid)"
+            " AND l.objid = CAST(CAST(CAST(:key AS bigint) & 4294967295 AS text) AS oid)"
+        ),
+        {"space": _NAMESPACE, "key": key},
+    ).first()
+    raise Busy(lock, row.who if row else "another process, just now", row.since if row else None)
+
+
+_NAMESPACE = 0x65786368
+"""First half of our advisory locks' keys ("exch"), so that they don't meet the application's own."""

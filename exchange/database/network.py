@@ -1,0 +1,95 @@
+"""Whose database this is: the network's name, its epochs, and whether its exports are halted."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database.engine import now
+from exchange.database.ledger import at_place
+from exchange.database.tables import Direction, network, position
+from exchange.database.tables import epoch as minted
+from exchange.format.errors import WorldError
+from exchange.format.lineage import MOST_NAMED, Left
+
+
+def open_network(connection: Connection, name: str) -> str:
+    """Give this database's epoch, minting it at first. Raises WorldError if it belongs to another network."""
+    epoch = known_epoch(connection, name)
+    if epoch is None:
+        epoch = secrets.token_hex(6)
+        connection.execute(sa.insert(network).values(id=1, name=name, epoch=epoch, created_at=now()))
+    return epoch
+
+
+def known_epoch(connection: Connection, name: str) -> str | None:
+    """Give this database's epoch, None before its first use. Raises WorldError if it belongs to another network."""
+    row = connection.execute(sa.select(network.c.name, network.c.epoch)).one_or_none()
+    if row is None:
+        return None
+    if row.name != name:
+        msg = (
+            f"this database belongs to network {row.name}, but EXCHANGE_NETWORK says {name}; nothing was done;"
+            " give each network a database of its own"
+        )
+        raise WorldError(msg)
+    return str(row.epoch)
+
+
+def left_behind(connection: Connection, channel: str, current: str) -> list[Left]:
+    """Give the epochs that this network has left, the newest first, and how far an outgoing channel came in each."""
+    names = sa.select(minted.c.epoch).where(minted.c.epoch != current)
+    ordered = list(connection.scalars(names.order_by(minted.c.number.desc(), minted.c.epoch).limit(MOST_NAMED)))
+    sealed = {
+        row.epoch: Left(row.epoch, row.sequence, row.digest)
+        for row in connection.execute(
+            sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
+                position.c.direction == Direction.OUT, position.c.channel == channel, position.c.epoch != current
+            )
+        )
+    }
+    return [sealed.get(one, Left(one)) for one in (*ordered, *sorted(sealed.keys() - set(ordered)))]
+
+
+def remember_epoch(connection: Connection, name: str, reason: str, *, who: str, at: datetime | None = None) -> None:
+    """Enter an epoch of this network as the newest of those that it knows, unless it knows it.
+
+    Nothing orders them but their number: clocks are set back, and an older copy of a database is restored later.
+    """
+    if connection.scalar(sa.select(sa.exists().where(minted.c.epoch == name))):
+        return
+    number = (connection.scalar(sa.select(sa.func.max(minted.c.number))) or 0) + 1
+    row = {"epoch": name, "at": at or now(), "who": who[:255], "reason": reason, "number": number}
+    connection.execute(sa.insert(minted).values(row))
+
+
+def remember_sealed(connection: Connection, channel: str, epoch: str, sequence: int, digest: str) -> None:
+    """Note that this network sealed a batch in an epoch that it left, where its database says less or something else.
+
+    Such a database went back to an earlier copy since.
+    """
+    here = (position.c.direction == Direction.OUT) & (position.c.channel == channel) & (position.c.epoch == epoch)
+    past = here & (position.c.current == 0)
+    known = connection.scalar(sa.select(position.c.sequence).where(here))
+    values = {"sequence": sequence, "digest": digest}
+    if known is None:
+        fresh = {"direction": Direction.OUT, "channel": channel, "epoch": epoch, "current": 0, "adopted_at": now()}
+        connection.execute(sa.insert(position).values(fresh | values))
+        return
+    ours = at_place(connection, Direction.OUT, channel, epoch, sequence)
+    if known < sequence or (ours is not None and ours.digest != digest):
+        connection.execute(sa.update(position).where(past).values(values))
+
+
+def halted(connection: Connection) -> str | None:
+    """Say why nothing is exported, if something was found out about this database; None if all is well."""
+    return connection.scalar(sa.select(network.c.halted_because))
+
+
+def halt(connection: Connection, because: str) -> None:
+    """Stop all exports until a person acts; what was found out first is what stays written."""
+    stopping = sa.update(network).where(network.c.halted_because.is_(None))
+    connection.execute(stopping.values(halted_because=because, halted_at=now()))

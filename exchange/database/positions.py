@@ -1,0 +1,120 @@
+"""How far each channel has come in which epoch, and which epochs it has left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects import postgresql, sqlite
+
+from exchange.database.engine import now
+from exchange.database.errors import world_errors
+from exchange.database.locks import Busy, writing
+from exchange.database.tables import Direction, position, success
+from exchange.format.placement import Position
+
+
+def current_position(connection: Connection, direction: Direction, channel: str) -> Position | None:
+    """Give the position in the channel's current epoch; None before the first batch."""
+    row = connection.execute(
+        sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
+            position.c.direction == direction, position.c.channel == channel, position.c.current == 1
+        )
+    ).one_or_none()
+    return Position(row.epoch, row.sequence, row.digest) if row else None
+
+
+def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
+    """Give the epochs of the other side that were left, but the one that an incoming channel is still in.
+
+    An epoch is the life of a database: what one channel has left no other one begins.
+    """
+    mine = sa.select(position.c.epoch).where(
+        position.c.direction == Direction.IN, position.c.channel == channel, position.c.current == 1
+    )
+    rows = sa.select(position.c.epoch).where(position.c.direction == Direction.IN, position.c.current == 0)
+    return frozenset(connection.scalars(rows.where(position.c.epoch.not_in(mine)).distinct()))
+
+
+def leave(connection: Connection, channel: str, epochs: Collection[str], adopted: str | None = None) -> None:
+    """Write down which epochs of an incoming channel came before an ``adopted`` one, heard of or not.
+
+    Beyond ``MOST_LEFT`` none is written down: no honest side has so many lives.
+    """
+    if not epochs:
+        return
+    here = (position.c.direction == Direction.IN) & (position.c.channel == channel)
+    known = set(connection.scalars(sa.select(position.c.epoch).where(here)))
+    row = {"direction": Direction.IN, "channel": channel, "sequence": 0, "current": 0, "adopted_at": now()}
+    for one in sorted(set(epochs) - known - {adopted})[: max(MOST_LEFT - len(known), 0)]:
+        connection.execute(sa.insert(position).values(**row, epoch=one))
+
+
+MOST_LEFT = 1000
+"""So many epochs of an incoming channel are remembered, at most."""
+
+
+def still_before(connection: Connection, channel: str, epoch: str) -> frozenset[str]:
+    """Give the epochs that an incoming channel is in, and that nothing applied shows to have been left for ``epoch``.
+
+    A channel of which nothing was applied is in those that the other ones are in. None: ``epoch`` may be adopted.
+    """
+    rows = connection.execute(
+        sa.select(position.c.channel, position.c.epoch, position.c.current).where(position.c.direction == Direction.IN)
+    ).all()
+    current = {row.channel: row.epoch for row in rows if row.current}
+    gone = {row.epoch for row in rows if not row.current}
+    present = {current[channel]} if channel in current else set(current.values()) - gone
+    for other in (other for other, there in current.items() if there == epoch):
+        present -= {row.epoch for row in rows if row.channel == other and not row.current}
+    return frozenset(present - {epoch})
+
+
+def adopt(connection: Connection, channel: str, epoch: str) -> None:
+    """Let an incoming channel be in an epoch of which nothing was applied yet; the one it was in is left."""
+    here = (position.c.direction == Direction.IN) & (position.c.channel == channel)
+    connection.execute(sa.update(position).where(here).values(current=0))
+    row = {"direction": Direction.IN, "channel": channel, "epoch": epoch, "sequence": 0, "current": 1}
+    connection.execute(sa.insert(position).values(**row, adopted_at=now()))
+
+
+def advance(
+    connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str | None
+) -> None:
+    """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one.
+
+    ``digest`` is None for a place that was given up.
+    """
+    here = (position.c.direction == direction) & (position.c.channel == channel)
+    of_epoch = here & (position.c.epoch == epoch)
+    moved = connection.execute(
+        sa.update(position).where(of_epoch, position.c.sequence < sequence).values(sequence=sequence, digest=digest)
+    )
+    if moved.rowcount or connection.scalar(sa.select(sa.exists().where(of_epoch))):
+        return  # or an unordered channel filled a hole behind its position
+    connection.execute(sa.update(position).where(here).values(current=0))
+    connection.execute(
+        sa.insert(position).values(
+            direction=direction,
+            channel=channel,
+            epoch=epoch,
+            sequence=sequence,
+            digest=digest,
+            current=1,
+            adopted_at=now(),
+        )
+    )
+
+
+def note_success(engine: Engine, direction: Direction, channels: Collection[str]) -> None:
+    """Write down that channels were worked on to the end just now, unless somebody else is at work."""
+    if not channels:
+        return
+    with suppress(Busy), world_errors(), writing(engine) as connection:
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        for channel in sorted(channels):  # in one order, so that two processes never wait for each other
+            row = insert(success).values(direction=direction, channel=channel, at=now())
+            key = [success.c.direction, success.c.channel]
+            connection.execute(row.on_conflict_do_update(index_elements=key, set_={"at": row.excluded.at}))

@@ -1,0 +1,190 @@
+"""One batch applied: its files claimed, its rows, ledger entry and position in one transaction."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from exchange.database import attempts, ledger, positions
+from exchange.database.batch_fault import Stumbled
+from exchange.database.engine import now
+from exchange.database.ledger import Counts
+from exchange.database.locks import Busy, join
+from exchange.database.tables import BatchState, Direction
+from exchange.files.folder import NotPlain
+from exchange.format import errors
+from exchange.format.batch import check_data
+from exchange.format.control import Digest
+from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Reason, Verdict, printable
+from exchange.format.lineage import left_by
+from exchange.format.manifest import Kind
+from exchange.format.placement import NEXT, Place
+from exchange.incoming import apply as applying
+from exchange.incoming import checkpoint, control_batch, row_diff, snapshot
+from exchange.incoming.judge import stand
+from exchange.incoming.manifests import Arrival, Stranger, believe
+from exchange.incoming.verdicts import known_row, lock_of, settle, verdict_on
+from exchange.link import gaps
+from exchange.results import Imported
+from exchange.site import Site
+
+
+def attempt(site: Site, arrival: Arrival) -> Imported:
+    """Try to apply a batch; one that crashed us too often is quarantined unopened."""
+    unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
+    try:
+        done = apply(site, arrival)
+    except Stumbled:
+        raise
+    except BatchError as fault:
+        if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):
+            site.spool.give_back(arrival.sighting, arrival.manifest.encoding)
+            fault = Incomplete(f"{fault}, and it was written to just now")
+        return settle(site, arrival, verdict_on(fault))
+    if isinstance(done, Place):
+        return settle(site, arrival, done)
+    site.spool.shelve(arrival.sighting)
+    return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done)
+
+
+def apply(site: Site, arrival: Arrival) -> Counts | Place:
+    """Claim, verify and apply a batch in one transaction under its channel's lock, counted before the work.
+
+    Gives a Place if somebody settled it since it was judged, or if it crashed us too often. Raises BatchError
+    for what is wrong with it, Busy.
+    """
+    lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
+    ours: list[Digest] = []
+
+    def look_at_ourselves(crashes: int) -> None:
+        if arrival.manifest.kind is Kind.CHECKPOINT and crashes < site.limits.crashes:
+            ours.extend(checkpoint.own_digests(site, arrival.channel))
+
+    with _refused_at_the_end(), attempts.attempted(site.engine, lock, key, look_at_ourselves) as (connection, crashes):
+        join(connection, f"import {arrival.channel.declared}", alone=not arrival.channel.beside_others)
+        standing = stand(site, connection, arrival)
+        if standing is not NEXT:
+            return standing
+        if crashes >= site.limits.crashes:
+            sentence = f"taking it in crashed {crashes} times; see the log of those times"
+            return Place(Verdict.QUARANTINED, Reason.CRASHED, sentence)
+        arrival = claim(site, arrival)
+        with _opened(site, arrival) as data:
+            check_data(data, arrival.manifest)
+            data.seek(0)
+            batch_id = _enter(connection, arrival)
+            counts = _take_effect(site, connection, arrival, data, ours)
+        positions.leave(connection, arrival.place[0], left_by(arrival.manifest), adopted=arrival.manifest.epoch)
+        _advance(connection, arrival)
+        ledger.count(connection, batch_id, counts)
+        attempts.forget_attempts(connection, key)
+    return counts
+
+
+_OF_ITS_OWN = frozenset({errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENXIO, errno.EPERM})
+
+
+def _opened(site: Site, arrival: Arrival) -> BinaryIO:
+    """Open the claimed data file; what its carrier made of it is no fault of the disk. Raises Incomplete, OSError."""
+    try:
+        return site.spool.open_data(arrival.sighting, arrival.manifest.encoding)
+    except OSError as error:
+        if error.errno not in _OF_ITS_OWN:
+            raise
+        msg = f"its data file can't be opened ({error.strerror}), expected a plain file with one name that we may read"
+        raise Incomplete(msg) from error
+
+
+def _advance(connection: Connection, arrival: Arrival) -> None:
+    """Move the channel's position to a batch, and over what is behind it and was given up."""
+    channel, epoch, sequence = arrival.place
+    heeds_gaps = arrival.manifest.kind is not Kind.CONTROL
+    if heeds_gaps and not arrival.channel.ordered:
+        gaps.note_leap(connection, arrival.place)
+    positions.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
+    if heeds_gaps:
+        gaps.pass_over(connection, gaps.Flow(channel, epoch), sequence)
+
+
+def _take_effect(
+    site: Site, connection: Connection, arrival: Arrival, data: BinaryIO, ours: Sequence[Digest]
+) -> Counts:
+    """Do what the records of a verified batch say, by its kind."""
+    match arrival.manifest.kind:
+        case Kind.CONTROL:
+            return control_batch.hear(site, connection, arrival, data)
+        case Kind.CHECKPOINT:
+            return checkpoint.compare(site, connection, arrival, data, ours)
+        case Kind.SNAPSHOT:
+            row_diff.find(site, connection, arrival, data)
+            counts = applying.apply_records(site, connection, arrival, data)
+            return snapshot.conclude(site, connection, arrival, counts)
+        case Kind.CHANGES:
+            return applying.apply_records(site, connection, arrival, data)
+
+
+def _may_be_unfinished(fault: BatchError) -> bool:
+    return isinstance(fault, Incomplete) or (isinstance(fault, Corrupt) and fault.fault is Fault.DIGEST)
+
+
+def claim(site: Site, arrival: Arrival) -> Arrival:
+    """Take the files out of the other side's reach and believe the manifest only as it is there."""
+    try:
+        sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
+        content = site.spool.read_manifest(sighting)
+    except FileNotFoundError as error:
+        raise Busy(lock_of(arrival), "another process settled it meanwhile", now()) from error
+    except NotPlain as error:  # who opened it before we claimed it can still give it another name
+        raise Incomplete(f"its manifest: {error.strerror}") from error
+    # Whom we trust may have changed since the run began: a person's word counts from the next batch on.
+    again = believe(site.with_present_trust(), sighting, content)
+    if isinstance(again, Stranger):
+        raise again.fault
+    if again.digest != arrival.digest:
+        msg = "its manifest changed while it was being claimed; files are never changed once published"
+        raise Corrupt(msg)
+    return replace(arrival, sighting=sighting)
+
+
+def _enter(connection: Connection, arrival: Arrival) -> int:
+    """Write the ledger first: two importers can't both pass its unique constraint."""
+    known = known_row(connection, arrival)
+    stem = arrival.sighting.stem
+    if known is not None and known.digest == arrival.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
+        claim: dict[str, Any] = {
+            "manifest": arrival.line.decode(),
+            "records": arrival.manifest.total,
+            "bytes": arrival.manifest.bytes,
+            "signature": arrival.signature,
+        }
+        ledger.move(connection, known, BatchState.APPLIED, "applied", stem=stem, **claim)
+        return known.id
+    return ledger.record(
+        connection,
+        Direction.IN,
+        BatchState.APPLIED,
+        stem=stem,
+        place=arrival.place,
+        cause="applied",
+        manifest=arrival.manifest,
+        line=arrival.line,
+        digest=arrival.digest,
+        signature=arrival.signature,
+    )
+
+
+@contextmanager
+def _refused_at_the_end() -> Iterator[None]:
+    """Constraints that are checked late refuse a batch as a whole, when it is committed."""
+    try:
+        yield
+    except IntegrityError as error:
+        words = printable(str(error.orig).strip().splitlines()[0])
+        msg = f"the database refused the batch as a whole at its end: {words}"
+        raise errors.Rejected(msg) from error

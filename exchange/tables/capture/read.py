@@ -1,0 +1,176 @@
+"""Rows of what was taken, read as the driver gives them, some at a time; and single rows by their key."""
+
+# ruff: noqa: S608 - names can't be parameters; sql.py quotes whatever is not ours
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from exchange.channels.codecs import codec_for
+from exchange.channels.stream import Stream
+from exchange.database.errors import driver_errors
+from exchange.format import strict_json
+from exchange.format.errors import RecordError
+from exchange.tables.capture import postgresql, sqlite
+from exchange.tables.capture.sql import TableName, identifier, literal, run
+from exchange.tables.capture.stream_table import TAKEN, StreamTable, is_postgresql, self_references
+
+FETCH_ROWS = 50
+"""How many rows are in memory at once: few, for they may be large, and few are all in the processor's cache."""
+
+
+Row = tuple[Any, ...]
+"""What the driver gives, untouched."""
+
+
+def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
+    """Read the taken rows that exist now: key text, version, then the selected value of each stream column.
+
+    Parents come before children, else by version. Streamed, some rows at a time: read it to its end or close
+    it before anything else is done with the connection. Raises SQLAlchemy's DBAPIError.
+    """
+    has_key: sa.ColumnElement[bool] = sa.literal_column(StreamTable.of(connection, stream).row_has_key())
+    columns = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
+    order = (TAKEN.c.level, TAKEN.c.version) if self_references(stream) else (TAKEN.c.version,)
+    if is_postgresql(connection):
+        # Key by key in their order, through the table's own index: the first row comes at once, where a join
+        # of sets would put all of them into order first, and we would wait.
+        taken = (
+            sa.select(TAKEN.c.key, TAKEN.c.version)
+            .where(TAKEN.c.stream == stream.name)
+            .order_by(*order)
+            .offset(0)
+            .subquery(TAKEN.name)
+        )
+        row = sa.select(*columns).select_from(stream.table).where(has_key).offset(0).lateral("exchange_row")
+        select = sa.select(taken.c.key, taken.c.version, *row.c).select_from(taken.join(row, sa.true()))
+    else:
+        select = (
+            sa.select(TAKEN.c.key, TAKEN.c.version, *columns)
+            .select_from(TAKEN.join(stream.table, has_key))
+            .where(TAKEN.c.stream == stream.name)
+            .order_by(*order)
+        )
+    yield from streamed(connection, select)
+
+
+def row_of_key(connection: Connection, stream: Stream, key: str) -> Row | None:
+    """Read the row that has the key of a change: the selected value of each stream column; None if it is gone."""
+    table = StreamTable.of(connection, stream)
+    if not is_postgresql(connection):
+        sqlite.prepare(connection)
+    quoted = postgresql.literal(key) if is_postgresql(connection) else literal(key)
+    name = TableName(stream.table.name, stream.table.schema)
+    selected = (stream.codecs[column.name].selected(connection.dialect) for column in stream.columns)
+    found = sa.select(*selected).where(sa.literal_column(table.speaks.matches(str(name), quoted, table.key)))
+    return connection.execute(found.select_from(stream.table)).one_or_none()
+
+
+def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
+    """Read the taken keys that no row has now: key text, version, then the values for ``stream.key_encoder``.
+
+    By version; streamed as ``rows``.
+    """
+    table = StreamTable.of(connection, stream)
+    dialect = connection.dialect
+    members = (
+        f"{value} AS {identifier(column.name)}"
+        for column, value in zip(table.key, table.speaks.key_values("k.key", table.key), strict=True)
+    )
+    gone = sa.Table(
+        "exchange_gone",
+        sa.MetaData(),
+        sa.Column("exchange_text", sa.Text),
+        sa.Column("exchange_id", sa.BigInteger),
+        *(sa.Column(column.name, column.type) for column in stream.key),
+    )
+    statement = (
+        f"SELECT k.key AS exchange_text, k.version AS exchange_id, {', '.join(members)} FROM exchange_taken k"
+        f" WHERE k.stream = {literal(stream.name)} AND NOT {table.exists('k.key')}"
+    )
+    cte = sa.text(statement.replace(":", "\\:")).columns().cte("exchange_gone")
+    select = (
+        sa.select(
+            gone.c.exchange_text,
+            gone.c.exchange_id,
+            *(codec_for(gone.c[column.name]).selected(dialect) for column in stream.key),
+        )
+        .add_cte(cte)
+        .order_by(gone.c.exchange_id)
+    )
+    yield from streamed(connection, select)
+
+
+def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> str | None:
+    """Give the key of the row with these values of its key, as a change notes it; None if there is no such row.
+
+    ``values`` as ``Stream.key_decoder`` gives them, in ``key`` order. Raises CaptureFault as ``take`` does.
+    """
+    table = StreamTable.of(connection, stream)
+    name = TableName(stream.table.name, stream.table.schema)
+    has_key = (
+        sa.literal_column(f"{name}.{identifier(column.name)}") == sa.bindparam(None, value, type_=sa.types.NullType())
+        for column, value in zip(table.key, values, strict=True)
+    )
+    text: sa.ColumnElement[str] = sa.literal_column(table.speaks.key_text(str(name), table.key))
+    found: str | None = connection.scalar(sa.select(text).select_from(stream.table).where(*has_key))
+    return found
+
+
+def is_key(connection: Connection, stream: Stream, text: str) -> bool:
+    """Tell if a text could be the key of a change: the database can compare it with its rows."""
+    table = StreamTable.of(connection, stream)
+    if not is_postgresql(connection):
+        sqlite.prepare(connection)
+    try:
+        members = strict_json.loads(text.encode())
+    except RecordError:
+        return False
+    if not isinstance(members, dict) or members.keys() != {column.name for column in table.key}:
+        return False
+    if any(isinstance(value, (dict, list)) for value in members.values()):
+        return False
+    quoted = postgresql.literal(text) if is_postgresql(connection) else literal(text)
+    try:
+        with connection.begin_nested():
+            run(connection, f"SELECT {table.exists(quoted)}")
+    except DBAPIError:
+        return False
+    return True
+
+
+def streamed(connection: Connection, select: sa.Select[Any], rows_at_once: int = FETCH_ROWS) -> Iterator[Sequence[Row]]:
+    """Read what a query finds, some rows at a time: read it to its end or close it before anything else is done.
+
+    Raises SQLAlchemy's DBAPIError.
+    """
+    with driver_errors(connection, "reading rows"):
+        yield from (_from_postgresql if is_postgresql(connection) else _from_sqlite)(connection, select, rows_at_once)
+
+
+def _from_postgresql(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
+    """Read rows while the server goes on making them: a cursor would make it wait for each next call."""
+    compiled = select.compile(dialect=connection.dialect)
+    driver = connection.connection.driver_connection
+    # Whoever closes this before its end cancels the query, and that undoes everything up to here.
+    with (
+        connection.begin_nested(),
+        driver.cursor() as cursor,  # type: ignore[union-attr]
+        closing(cursor.stream(str(compiled), compiled.params, size=rows_at_once)) as found,
+    ):
+        while piece := [*islice(found, rows_at_once)]:
+            yield piece
+
+
+def _from_sqlite(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
+    """Read the driver's own tuples: SQLAlchemy's rows cost as much as the query."""
+    with connection.execute(select) as result:
+        while piece := result.cursor.fetchmany(rows_at_once):
+            yield piece
