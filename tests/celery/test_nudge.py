@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+import exchange
 from exchange.database.engine import make_engine
 from exchange.database.locks import reading
 from exchange.operating import broker
@@ -25,6 +26,8 @@ from exchange.reference.submit import submit
 from tests.networks import two_networks
 
 from .conftest import Side, until
+
+PACKAGE = Path(exchange.__file__).parent
 
 pytestmark = [pytest.mark.processes, pytest.mark.valkey]
 
@@ -81,7 +84,8 @@ def test_nudges_alone_bring_a_row_across_both_ways_and_go_on_after_the_broker_di
         until(has(asker.engine, user("bob")))
     for network in networks.values():
         said = network.log.read_text()
-        assert "Traceback" not in said, said
+        # Kombu's own may be there: a worker that has a message while its broker dies falls over, and is started again.
+        assert f'File "{PACKAGE}/' not in said, said
         assert said.count("nudge    | ") <= 3, said  # it began; the broker was away and back, if it was missed
         assert said.index("stopping nudge") < said.index("stopping worker")
 
@@ -181,7 +185,7 @@ def test_nudges_do_not_pile_up_where_no_worker_takes_them(side: Side, nudged: re
     assert json.loads(message)["headers"]["expires"]
 
 
-_IMPATIENT = "from exchange import cli, nudge; nudge.AWAY_SECONDS = 0.2; cli.app(['nudge'])"
+_IMPATIENT = "from exchange.celery import nudge; from exchange.cli import app; nudge.AWAY_SECONDS = 0.2; app(['nudge'])"
 
 
 def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, nudged: redis.Redis) -> None:

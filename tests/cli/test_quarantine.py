@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Pair, Side
+from tests.crossing.forging import last_byte_changed
 
 STRICT = """
 from exchange.channels import Channel
@@ -21,7 +22,7 @@ def damaged(seeded: Pair, stem: str) -> str:
     """Give the stem of a batch that lies in quarantine on the request network, with a damaged data file."""
     seeded.carry()
     data = seeded.request.home / f"incoming/{stem}.jsonl.zst"
-    data.write_bytes(data.read_bytes()[:-1] + b"!")
+    data.write_bytes(last_byte_changed(data.read_bytes()))
     seeded.request.do("import", EXCHANGE_SETTLE_SECONDS="0")
     return stem
 

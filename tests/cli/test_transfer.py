@@ -5,6 +5,7 @@ import pytest
 from exchange.files.keys import load_signing_key
 from exchange.format.manifest import join_manifest, split_manifest
 from tests.cli.conftest import Pair
+from tests.crossing.forging import last_byte_changed
 
 CHANNEL_FIELDS = {
     "channel",
@@ -92,7 +93,7 @@ def test_nothing_to_do_is_said_on_stderr_and_is_no_failure(pair: Pair) -> None:
 def test_a_quarantined_batch_is_shown_and_no_failure_of_the_command(seeded: Pair, stem: str) -> None:
     seeded.carry()
     data = seeded.request.home / f"incoming/{stem}.jsonl.zst"
-    data.write_bytes(data.read_bytes()[:-1] + b"!")
+    data.write_bytes(last_byte_changed(data.read_bytes()))
     done = seeded.request.do("import", "directory", "--json", EXCHANGE_SETTLE_SECONDS="0")
     assert (done.line["verdict"], done.line["reason"]) == ("quarantined", "corrupt")
     assert seeded.request.do("status", "--json").line["channels"][1]["quarantined"] == 1

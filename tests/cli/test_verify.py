@@ -10,6 +10,7 @@ from exchange.format.manifest import Kind, Manifest, join_manifest
 from exchange.format.record import Op, Record, encode
 from exchange.format.signing import SigningKey
 from tests.cli.conftest import Done, Side
+from tests.crossing.forging import last_byte_changed
 from tests.crossing.planting import SHAPES, Outside
 
 KEY = SigningKey.generate("sender")
@@ -103,7 +104,7 @@ def test_verify_and_inspect_read_plain_files_alone(
 
 
 def _corrupt(batch: Batch) -> None:
-    batch.data.write_bytes(batch.data.read_bytes()[:-1] + b"!")
+    batch.data.write_bytes(last_byte_changed(batch.data.read_bytes()))
 
 
 def _untrusted(batch: Batch) -> None:

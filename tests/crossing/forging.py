@@ -1,4 +1,4 @@
-"""Batches written by hand, as another program would, with anything about them changed or damaged."""
+"""Batches written by hand, as another program would, with anything about them changed or last_byte_changed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from exchange.format.signing import SigningKey
 from tests.crossing.sides import Side
 
 EPOCH = "0123456789ab"
+
+
+def last_byte_changed(data: bytes) -> bytes:
+    """Change the last byte, whatever it is."""
+    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 @dataclass

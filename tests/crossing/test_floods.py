@@ -23,7 +23,7 @@ from exchange.operating import prune, status
 from exchange.outgoing import control_batch
 from exchange.results import ImportRun
 from tests.crossing import shop
-from tests.crossing.forging import Forger, account
+from tests.crossing.forging import Forger, account, last_byte_changed
 from tests.crossing.sides import Side
 from tests.performance.watching import watched
 
@@ -269,7 +269,7 @@ def test_genuine_ones_are_listed_before_them_and_no_two_have_one_name(
     batch = quick_forger.make([account(1, FIRST)], follow=False)
     quick_forger.deliver(batch, manifest=batch.line + b"\n")
     quick_receiver.take_in()
-    quick_forger.deliver(batch, data=batch.data[:-1] + b"!")
+    quick_forger.deliver(batch, data=last_byte_changed(batch.data))
     quick_receiver.take_in()
     found, total = quarantine.listed(quick_receiver.site)
     assert total == 2

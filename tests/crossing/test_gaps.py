@@ -23,7 +23,7 @@ from exchange.link import gaps as link_gaps
 from exchange.results import Imported
 from exchange.site import Site
 from tests.crossing import shop
-from tests.crossing.forging import EPOCH, Forger, account
+from tests.crossing.forging import EPOCH, Forger, account, last_byte_changed
 from tests.crossing.sides import Side
 from tests.performance.watching import watched
 
@@ -151,7 +151,7 @@ def test_a_batch_that_went_away_before_its_turn_is_missing_again(quick_receiver:
 
 def test_a_damaged_batch_is_missing_though_nothing_came_behind_it(quick_receiver: Side, quick_forger: Forger) -> None:
     batch = quick_forger.make([account(1, FIRST)])
-    quick_forger.deliver(batch, data=batch.data[:-1] + b"!")
+    quick_forger.deliver(batch, data=last_byte_changed(batch.data))
     assert verdicts(quick_receiver) == [Verdict.QUARANTINED]
     assert rows(quick_receiver) == [1]
     (found,) = gap_report.look(quick_receiver.site, channel=None, state=GapState.MISSING, limit=10).found

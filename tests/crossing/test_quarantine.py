@@ -18,7 +18,7 @@ from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import importer, quarantine, release, replay
 from exchange.operating import status
-from tests.crossing.forging import Forger, account, delete, upsert
+from tests.crossing.forging import Forger, account, delete, last_byte_changed, upsert
 from tests.crossing.shop import account as account_table
 from tests.crossing.sides import Side
 
@@ -59,7 +59,7 @@ def somebody_at_work(side: Side) -> Iterator[None]:
 def damaged(forger: Forger) -> str:
     """Deliver a batch whose data file was damaged on its way, and see it quarantined."""
     batch = forger.make([account(1, 1)], follow=False)
-    forger.deliver(batch, data=batch.data[:-1] + b"!")
+    forger.deliver(batch, data=last_byte_changed(batch.data))
     [outcome] = forger.receiver.take_in().batches
     assert (outcome.verdict, outcome.reason) == (Verdict.QUARANTINED, Reason.CORRUPT)
     return batch.stem
@@ -374,7 +374,7 @@ def test_a_range_ends_behind_the_first_that_does_not_apply_and_leaves_the_rest_w
 ) -> None:
     batches = [quick_forger.make([account(n, n)]) for n in range(1, 4)]
     for batch in batches:
-        quick_forger.deliver(batch, data=batch.data[:-1] + b"!" if batch is batches[0] else None)
+        quick_forger.deliver(batch, data=last_byte_changed(batch.data) if batch is batches[0] else None)
     quick_receiver.site = replace(quick_receiver.site, trusted=TrustedKeys.from_pems({}))
     quick_receiver.take_in()
     quick_receiver.site = replace(
@@ -397,7 +397,7 @@ def test_another_publication_of_a_batch_stays_where_it_is_when_one_is_brought_ba
 ) -> None:
     stem = damaged(quick_forger)
     second = quick_forger.make([account(1, 1)], attempt=".r2", follow=False)
-    quick_forger.deliver(second, data=second.data[:-1] + b"!")
+    quick_forger.deliver(second, data=last_byte_changed(second.data))
     quick_receiver.take_in()
     assert labels(quick_receiver) == [stem, second.stem]
     quarantine.release(quick_receiver.site, stem)
