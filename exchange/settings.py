@@ -29,6 +29,7 @@ from sqlalchemy.exc import ArgumentError
 from exchange.files import carrier_group
 from exchange.files.ownership import Stranger, read_ours
 from exchange.format.errors import printable
+from exchange.format.names import KEY_NAME, NAME
 
 PREFIX = "EXCHANGE_"
 ENV_FILE = "EXCHANGE_ENV_FILE"
@@ -84,12 +85,12 @@ def _absolute(path: Path) -> Path:
 
 NetworkName = Annotated[
     str,
-    Field(pattern=r"^[a-z][a-z0-9_]{0,30}$"),
+    Field(pattern=f"^{NAME.pattern}$"),
     Expected("a name of at most 31 lower-case letters, digits and _ that begins with a letter"),
 ]
 KeyName = Annotated[
     str | None,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    Field(pattern=f"^{KEY_NAME.pattern}$"),
     Expected("the name of a key, as `exchange keys list` shows it"),
 ]
 Attribute = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Expected("package.module:attribute")]

@@ -143,7 +143,8 @@ def _terms(
 
 def _check_channels(current: Settings, channels: list[str], wanted: Candidate) -> None:
     """See that each is one that this side receives. Raises Refused."""
-    from exchange.channels.channel import CONTROL, known_names
+    from exchange.channels.channel import known_names
+    from exchange.format.names import CONTROL
     from exchange.operating.assemble import assemble
 
     known = [*known_names(assemble(current, distrusting=wanted.name).incoming()), CONTROL]

@@ -11,8 +11,7 @@ from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, known_channel, open_site, stem
 from exchange.format.errors import Verdict
-from exchange.format.manifest import CONTROL_CHANNEL as CONTROL
-from exchange.format.names import MAX_SEQUENCE
+from exchange.format.names import CONTROL, MAX_SEQUENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.channels.stream import HIDDEN
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
@@ -22,6 +22,7 @@ from exchange.dead_letters.transitions import missing, standing
 from exchange.format import record as records
 from exchange.format import strict_json
 from exchange.format.errors import RecordError, WorldError, printable
+from exchange.format.names import CONTROL
 from exchange.format.record import Record, Run
 from exchange.site import Site
 from exchange.tables.loader.decode import checked

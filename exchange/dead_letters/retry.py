@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database.engine import among
 from exchange.database.errors import world_errors
 from exchange.database.locks import join, locked, reading
@@ -28,6 +28,7 @@ from exchange.database.tables import DeadLetterState, Direction, change, dead_le
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.transitions import missing, standing
 from exchange.format.errors import RecordError, printable, rule_of
+from exchange.format.names import CONTROL
 from exchange.results import Retried
 from exchange.site import Site
 from exchange.tables import version_limit

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from exchange.files.folder import held, make_private
 from exchange.format.errors import printable
 from exchange.format.key_terms import MAX_TERMS_BYTES, NO_LIMITS, Terms
-from exchange.format.manifest import KEY_NAME
+from exchange.format.names import KEY_NAME
 from exchange.format.signing import SigningKey, TrustedKeys, fingerprint, to_pem
 
 MAX_PEM_BYTES = 16 * 1024

@@ -27,16 +27,21 @@ from exchange.files.manifest_cache import Remembered
 from exchange.files.shared_folders import MARKER, NeverMarked, Shared
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
-from exchange.format.names import BatchName, FileKind, data_name, manifest_name, parse_file_name
+from exchange.format.names import (
+    DATA_ENDINGS,
+    MANIFEST_ENDING,
+    BatchName,
+    FileKind,
+    data_name,
+    manifest_name,
+    parse_file_name,
+)
 
-_MANIFEST = ".manifest.jsonl"
 _REASON = ".reason.txt"
-_ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", _MANIFEST)
+_ENDINGS = (*DATA_ENDINGS.values(), MANIFEST_ENDING)
 """What a batch's files end in; the manifest comes last wherever they move."""
 _OURS = 0o600
 """The mode of files that we write where we alone read."""
-_DATA_ENDINGS = _ENDINGS[-2::-1]
-"""Those of data files, the longest first."""
 _DRAFT = ".data"
 
 
@@ -339,7 +344,7 @@ class Spool:
         """Say where a batch in quarantine lies, or would, by the label of its files. Raises ValueError."""
         name, copy = parse_label(label)
         with self._held(self.folders.strangers) as strangers:
-            there = strangers.look(f"{label}{_MANIFEST}") is not None
+            there = strangers.look(f"{label}{MANIFEST_ENDING}") is not None
         return Sighting(name, self.folders.strangers if there else self.folders.quarantine, copy=copy)
 
     def used_by_strangers(self) -> tuple[int, int]:
@@ -360,9 +365,9 @@ class Spool:
         """Give the batches of a folder, by their manifests."""
         with self._listed(path) as entries:
             for entry in entries:
-                if entry.name.endswith(_MANIFEST) and _plain(entry) is not None:
+                if entry.name.endswith(MANIFEST_ENDING) and _plain(entry) is not None:
                     with contextlib.suppress(ValueError):
-                        name, copy = parse_label(entry.name.removesuffix(_MANIFEST))
+                        name, copy = parse_label(entry.name.removesuffix(MANIFEST_ENDING))
                         yield Sighting(name, path, copy=copy)
 
     def size_and_time(self, sighting: Sighting) -> tuple[int, datetime | None]:
@@ -460,7 +465,7 @@ class Spool:
         """
         try:
             with self._held(file.folder) as folder:
-                for ending in (_MANIFEST, *_ENDINGS, _REASON, file.ending):
+                for ending in (MANIFEST_ENDING, *DATA_ENDINGS.values(), _REASON, file.ending):
                     folder.remove(f"{file.label}{ending}")
                 folder.sync()
         except OSError as error:
@@ -500,7 +505,7 @@ def _files(stem: str, folders: tuple[Folder, ...]) -> dict[str, Folder]:
         for ending in _ENDINGS:
             if ending not in files and folder.look(f"{stem}{ending}") is not None:
                 files[ending] = folder
-        if _MANIFEST in files:
+        if MANIFEST_ENDING in files:
             break
     return files
 
@@ -518,7 +523,7 @@ def _free_stem(folders: tuple[Folder, ...], stem: str) -> str:
     """
 
     def taken(number: int) -> bool:
-        return any(folder.has(f"{label_of(stem, number)}{_MANIFEST}") for folder in folders)
+        return any(folder.has(f"{label_of(stem, number)}{MANIFEST_ENDING}") for folder in folders)
 
     free = 1
     while taken(free):
@@ -532,12 +537,12 @@ def _free_stem(folders: tuple[Folder, ...], stem: str) -> str:
 
 def _lying(folder: Path, entry: os.DirEntry[str]) -> Lying | None:
     """Give a data file of a folder, None for anything else."""
-    if _plain(entry) is None or entry.name.endswith(_MANIFEST):
+    if _plain(entry) is None or entry.name.endswith(MANIFEST_ENDING):
         return None
     for ending in (_DRAFT, ".tmp"):
         if entry.name.endswith(ending):
             return Lying(folder, entry.name.removesuffix(ending), ending, None)
-    for ending in _DATA_ENDINGS:
+    for ending in DATA_ENDINGS.values():
         if entry.name.endswith(ending):
             with contextlib.suppress(ValueError):
                 label = entry.name.removesuffix(ending)

@@ -27,7 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from exchange.format.errors import Untrusted, printable
 from exchange.format.key_terms import NO_LIMITS, Terms, shown
-from exchange.format.manifest import KEY_NAME, Manifest, Signature
+from exchange.format.manifest import Manifest, Signature
+from exchange.format.names import KEY_NAME
 
 ALGORITHM: Final = "ed25519"
 

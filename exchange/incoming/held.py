@@ -12,7 +12,6 @@ from itertools import takewhile
 
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger, positions
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, locked, reading
@@ -20,6 +19,7 @@ from exchange.database.tables import BatchState, Direction
 from exchange.files.layout import Sightings
 from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.lineage import Left, left_by
+from exchange.format.names import CONTROL
 from exchange.format.placement import Place, Position, place
 from exchange.incoming.manifests import Arrival, Stranger
 from exchange.incoming.verdicts import unfinished, verdict_on

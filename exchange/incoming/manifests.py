@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
 from exchange.database.engine import now
@@ -25,6 +25,7 @@ from exchange.format.errors import (
     printable,
 )
 from exchange.format.manifest import Kind, Manifest, digest, split_manifest
+from exchange.format.names import CONTROL
 from exchange.site import Site
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import is_its_own, stumbled
 from exchange.database.errors import world_errors
@@ -23,6 +23,7 @@ from exchange.dead_letters import Mask
 from exchange.dead_letters.store import brief, brief_columns
 from exchange.format.batch import check_data
 from exchange.format.errors import BatchError, Reason, WorldError
+from exchange.format.names import CONTROL
 from exchange.incoming import apply, importer, quarantine, replay
 from exchange.incoming.manifests import Arrival, Stranger, believe
 from exchange.incoming.verdicts import lock_of

@@ -15,7 +15,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger, positions
 from exchange.database.errors import world_errors
 from exchange.database.locks import join, locked
@@ -24,6 +23,7 @@ from exchange.format.control import MAX_UNDECIDED, Proof
 from exchange.format.errors import Reason, Verdict, WorldError, printable
 from exchange.format.lineage import Left, left_by
 from exchange.format.manifest import Kind, Manifest
+from exchange.format.names import CONTROL
 from exchange.format.placement import Place, Position
 from exchange.link import gaps
 from exchange.site import Site

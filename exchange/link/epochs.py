@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger
 from exchange.database import network as own_network
 from exchange.database.engine import now
@@ -24,7 +23,7 @@ from exchange.database.tables import BatchState, Direction, epoch, network, posi
 from exchange.database.whoami import whoami
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError, printable
-from exchange.format.names import EPOCH
+from exchange.format.names import CONTROL, EPOCH
 from exchange.link import send_requests
 from exchange.site import Site
 from exchange.tables import capture

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database.engine import among
 from exchange.database.tables import (
     HOLDS_PLACE,
@@ -45,6 +45,7 @@ from exchange.format.control import (
     within,
 )
 from exchange.format.errors import Reason, printable, rule_of
+from exchange.format.names import CONTROL
 from exchange.link import peer_words
 from exchange.site import Site
 

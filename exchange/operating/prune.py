@@ -12,12 +12,12 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import writing
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.format.manifest import Manifest
+from exchange.format.names import CONTROL
 from exchange.incoming import strangers
 from exchange.site import Site
 

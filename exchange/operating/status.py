@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database import network as own_network
 from exchange.database.engine import now
@@ -26,6 +26,7 @@ from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, 
 from exchange.dead_letters import Backlog
 from exchange.dead_letters import counts as letter_counts
 from exchange.format.errors import WorldError
+from exchange.format.names import CONTROL
 from exchange.incoming import failures, strangers
 from exchange.incoming.strangers import Group
 from exchange.link import peer_state

@@ -14,12 +14,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.files import keys
+from exchange.format.names import CONTROL
 from exchange.site import Site
 
 COUNTING = (BatchState.WAITING, BatchState.HELD, BatchState.APPLIED)
