@@ -18,7 +18,8 @@ from sqlalchemy import Connection
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
-from exchange.site import Limits, Site
+from exchange.limits import Limits
+from exchange.site import Site
 
 SECONDS_AN_HOUR = 3600
 

@@ -27,8 +27,9 @@ from exchange.format.errors import Reason, Verdict, printable
 from exchange.format.placement import Place
 from exchange.incoming.manifests import Stranger
 from exchange.incoming.verdicts import lock_of, verdict_on, worn_out
+from exchange.limits import Limits
 from exchange.results import Imported, Strangers
-from exchange.site import Limits, Site
+from exchange.site import Site
 
 MOST_TOLD = 10
 """So many are told of one by one in a run; of the others there is the number."""

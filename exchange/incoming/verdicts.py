@@ -17,9 +17,10 @@ from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupp
 from exchange.format.manifest import Kind, Manifest
 from exchange.format.placement import Place
 from exchange.incoming.manifests import Arrival, Stranger
+from exchange.limits import Limits
 from exchange.link import gaps
 from exchange.results import Imported
-from exchange.site import Limits, Site
+from exchange.site import Site
 
 
 def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:

@@ -26,8 +26,9 @@ from exchange.database.whoami import whoami
 from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
 from exchange.format.errors import Reason, WorldError
 from exchange.format.placement import Position
+from exchange.limits import Limits
 from exchange.link import asked_requests, peer_words
-from exchange.site import Limits, Site
+from exchange.site import Site
 
 MISSING = sa.text("state = 'missing'")
 """As the index says it: SQLite compares the words, and a bound value is none."""

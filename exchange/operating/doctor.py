@@ -31,7 +31,7 @@ from exchange.format.signing import TrustedKeys
 from exchange.incoming import failures, strangers
 from exchange.link import peer_state, peer_words
 from exchange.operating import broker, migrate, probes, status
-from exchange.operating.assemble import assemble, folders, limits, load_request_handler
+from exchange.operating.assemble import assemble, folders, load_request_handler
 from exchange.operating.prepare import branches
 from exchange.settings import Settings, SettingsFaults, load_settings, settings_file
 from exchange.site import Site
@@ -94,7 +94,7 @@ def examine() -> Findings:
     yield _ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
     yield from _open_to_others(settings)
     yield from _clock()
-    yield from _folders(folders(settings), limits(settings).batch_bytes)
+    yield from _folders(folders(settings), settings.limits.batch_bytes)
     key_findings = list(_keys(settings))
     yield from key_findings
     yield from _calls(settings)
