@@ -5,7 +5,6 @@ On PostgreSQL a lock is an advisory one, on SQLite a file beside the database.
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from exchange.database.engine import SQLITE_WAIT_SECONDS, now
+from exchange.database.flock import try_lock
 from exchange.database.tables import holder
 from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
 from exchange.format.errors import Verdict
@@ -158,10 +158,8 @@ def _lock_file(engine: Engine, lock: str) -> Iterator[None]:
         yield
         return
     with Path(f"{database}-{lock.replace(' ', '-')}.lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _sqlite_holder(engine, lock) from None
+        if not try_lock(file):
+            raise _sqlite_holder(engine, lock)
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from exchange.database.tables import dead_letter, revision
 from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.file.csv import write_table
 from exchange.dead_letters.store import brief_columns, parked
-from exchange.files.folder import named
+from exchange.files import durable
 from exchange.format.dead_letter_file import Entry, FileFault, LetterWriter, SavedLetter, SavedRevision
 from exchange.format.errors import WorldError, printable
 from exchange.site import Site
@@ -85,11 +86,10 @@ def _letters(connection: Connection, where: Where) -> Iterator[Parked]:
 def new_file(file: Path) -> Iterator[BinaryIO]:
     """Write a file that appears when it is whole and on the disk."""
     taken = FileFault(f"{printable(str(file))}: expected a new file, found one")
-    with named(file.parent) as folder:
-        if folder.has(file.name):  # said before all the work
-            raise taken
-        try:
-            with folder.write(file.name, mode=0o600, replace=False) as out:
-                yield out
-        except FileExistsError:
-            raise taken from None
+    if os.path.lexists(file):  # said before all the work
+        raise taken
+    try:
+        with durable.writing(file, mode=0o600, replace=False) as out:
+            yield out
+    except FileExistsError:
+        raise taken from None
