@@ -19,8 +19,8 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import reading, wait_for, writing
 from exchange.database.tables import audit
 from exchange.format.audit_file import FIRST, Ending, Row
-from exchange.format.dead_letter_file import FileFault
 from exchange.format.errors import printable
+from exchange.format.signed_file import FileFault
 
 FETCH_ROWS = 500
 MOST_FAULTS = 20

@@ -22,6 +22,7 @@ from exchange.database.flock import try_lock
 from exchange.database.tables import holder
 from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
 from exchange.format.errors import Verdict
+from exchange.format.moments import in_words
 
 LOCK_WAIT_SECONDS = 30.0
 """How long PostgreSQL waits for a lock that is held for a moment only: longer means that its holder hangs."""
@@ -37,7 +38,7 @@ class Busy(Exception):  # noqa: N818 - an answer, not an error
 
     def __str__(self) -> str:
         """Say who, and since when."""
-        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else ""
+        since = f" since {in_words(self.since)}" if self.since else ""
         return f"{self.lock} is busy: {self.who}{since}; it goes on at the next run"
 
     def as_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from exchange.database.whoami import whoami
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.transitions import MOST_AT_ONCE, missing, standing
 from exchange.format.errors import WorldError
+from exchange.format.moments import in_words
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def select(connection: Connection, name: str, filters: Filters) -> Selection:
     if _row(connection, name) is not None:
         there = find_selection(connection, name)
         msg = (
-            f"selection {name} is there already, by {there.who} at {there.at:%Y-%m-%d %H:%M:%S} UTC;"
+            f"selection {name} is there already, by {there.who} at {in_words(there.at)};"
             f" nothing was changed; take another name, or `exchange dead-letters unselect {name}` first"
         )
         raise WorldError(msg)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from exchange.files.folder import named
+from exchange.format.errors import printable
+from exchange.format.signed_file import FileFault
 
 
 @contextlib.contextmanager
@@ -28,3 +31,16 @@ def write(path: Path, content: bytes, *, mode: int, replace: bool = True) -> Non
     """Write a whole file as ``writing`` does."""
     with writing(path, mode=mode, replace=replace) as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that a person named, for our eyes only, as ``writing`` does. Raises FileFault if there is one."""
+    taken = FileFault(f"{printable(str(path))}: expected a new file, found one")
+    if os.path.lexists(path):  # said before all the work
+        raise taken
+    try:
+        with writing(path, mode=0o600, replace=False) as file:
+            yield file
+    except FileExistsError:
+        raise taken from None

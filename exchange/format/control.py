@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Self
 
 import jsonschema_rs
 
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
+from exchange.format.moments import to_rfc3339
 from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
 from exchange.format.record import MAX_STREAM_LENGTH
 from exchange.format.strict_json import MAX_INTEGER
@@ -166,7 +167,7 @@ class Heartbeat:
         return {
             "epoch": self.epoch,
             "period_seconds": self.period_seconds,
-            "next_expected_by": self.next_expected_by.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            "next_expected_by": to_rfc3339(self.next_expected_by),
             "sent": [{**vars(one), "lost": [list(some) for some in one.lost]} for one in self.sent],
             "heard": heard and {**vars(heard), "proof": dict(vars(heard.proof)) if heard.proof else None},
             **({"undecided": [dict(vars(one)) for one in self.undecided]} if self.undecided else {}),

@@ -29,6 +29,7 @@ from exchange.format.errors import (
     found,
     printable,
 )
+from exchange.format.moments import to_rfc3339
 from exchange.format.names import CONTROL, DATA_ENDINGS, EPOCH, KEY_NAME, MAX_SEQUENCE, NAME, BatchName
 from exchange.format.record import MAX_STREAM_LENGTH
 
@@ -142,7 +143,7 @@ class Manifest:
             "epoch": self.epoch,
             "sequence": self.sequence,
             "kind": self.kind.value,
-            "created_at": self.created_at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            "created_at": to_rfc3339(self.created_at),
             "producer": self.producer,
             "schemas": dict(self.schemas),
             "records": {stream: counts._asdict() for stream, counts in self.records.items()},

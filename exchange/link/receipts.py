@@ -45,6 +45,7 @@ from exchange.format.control import (
     within,
 )
 from exchange.format.errors import Reason, printable, rule_of
+from exchange.format.moments import to_rfc3339
 from exchange.format.names import CONTROL
 from exchange.link import peer_words
 from exchange.site import Site
@@ -316,7 +317,7 @@ def _agreement(connection: Connection, lane: _Lane) -> tuple[Mapping[str, Any], 
             "sent": row.sent,
             "received": row.received,
             "differing": peer_words.differing(row.buckets),
-            "since": row.since and row.since.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "since": row.since and to_rfc3339(row.since),
         }
         for row in rows
     )

@@ -11,9 +11,9 @@ from exchange.database.audit_chain import each_row
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
-from exchange.dead_letters.file.write import new_file
-from exchange.format.audit_file import Ending, Row, TrailWriter, check_rows
-from exchange.format.dead_letter_file import FileFault, read_tail
+from exchange.files.durable import new_file
+from exchange.format.audit_file import AuditWriter, Ending, Row, check_rows
+from exchange.format.signed_file import FileFault, read_tail
 from exchange.format.signing import TrustedKeys
 from exchange.site import Site
 
@@ -38,7 +38,7 @@ def export(site: Site, file: Path) -> Exported:
     Rows are written as they are, whether the chain holds or not. Raises FileFault if there is such a file, WorldError.
     """
     with world_errors(), reading(site.engine) as connection, new_file(file) as out:
-        writer = TrailWriter(out)
+        writer = AuditWriter(out)
         for values in each_row(connection):
             writer.write(Row.of(values))
         ending = writer.close(site.network, f"exchange {__version__}", now(), site.signing_key)

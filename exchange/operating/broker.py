@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Never, Self
 
@@ -26,6 +27,7 @@ from redis.retry import Retry
 
 from exchange.files import durable, pid_lock
 from exchange.format.errors import printable
+from exchange.format.moments import in_words
 
 HOST = "127.0.0.1"
 START_SECONDS = 10.0
@@ -135,7 +137,7 @@ class EmbeddedBroker:
         def in_use(by: str) -> Never:
             raise BrokerFault(f"{self.folder} is in use by {by.strip() or 'another process'}; stop that one first")
 
-        since = f" since {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC\n"
+        since = f" since {in_words(datetime.now(UTC))}\n"
         try:
             return pid_lock.hold(self.folder / _LOCK, in_use, since)
         except OSError as error:

@@ -27,6 +27,7 @@ from exchange.files.shared_folders import Shared
 from exchange.files.spool import Spool
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
+from exchange.format.moments import in_words
 from exchange.format.signing import TrustedKeys
 from exchange.incoming import failures, strangers
 from exchange.link import peer_state, peer_words
@@ -152,7 +153,7 @@ def _clock() -> Findings:
     if moment < EARLIEST:
         yield _fault("clock", f"it says {moment:%Y-%m-%d %H:%M} UTC, which is past", "set it, and have NTP keep it")
     else:
-        yield _ok("clock", f"{moment:%Y-%m-%d %H:%M:%S} UTC")
+        yield _ok("clock", in_words(moment))
 
 
 # Folders
@@ -562,7 +563,7 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
     if newest is not None and newest - ours > MAX_DRIFT:
         yield _fault(
             "clock",
-            f"it says {ours:%Y-%m-%d %H:%M:%S} UTC, but the ledger has an entry of {newest:%Y-%m-%d %H:%M:%S}",
+            f"it says {in_words(ours)}, but the ledger has an entry of {newest:%Y-%m-%d %H:%M:%S}",
             "set the clock, and have NTP keep it",
         )
     if theirs is not None and abs(theirs - ours) > MAX_DRIFT:

@@ -23,8 +23,9 @@ from exchange.database.locks import locked
 from exchange.dead_letters.file.accept import Judge, Unfit
 from exchange.dead_letters.file.insert import Shelf
 from exchange.files.folder import NotPlain, named
-from exchange.format.dead_letter_file import Ending, FileFault, SavedRevision, Tail, read_entries, read_tail
+from exchange.format.dead_letter_file import Ending, SavedRevision, read_entries
 from exchange.format.errors import Untrusted, printable
+from exchange.format.signed_file import FileFault, Tail, read_tail
 from exchange.site import Site
 from exchange.tables.loader.copy import refuses_the_row
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -21,9 +19,9 @@ from exchange.database.tables import dead_letter, revision
 from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.file.csv import write_table
 from exchange.dead_letters.store import brief_columns, parked
-from exchange.files import durable
-from exchange.format.dead_letter_file import Entry, FileFault, LetterWriter, SavedLetter, SavedRevision
-from exchange.format.errors import WorldError, printable
+from exchange.files.durable import new_file
+from exchange.format.dead_letter_file import Entry, LetterWriter, SavedLetter, SavedRevision
+from exchange.format.errors import WorldError
 from exchange.site import Site
 
 FETCH_LETTERS = 50
@@ -80,16 +78,3 @@ def _letters(connection: Connection, where: Where) -> Iterator[Parked]:
     streamed = {"stream_results": True, "yield_per": FETCH_LETTERS}
     with connection.execute(chosen, execution_options=streamed) as rows:
         yield from map(parked, rows)
-
-
-@contextmanager
-def new_file(file: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears when it is whole and on the disk."""
-    taken = FileFault(f"{printable(str(file))}: expected a new file, found one")
-    if os.path.lexists(file):  # said before all the work
-        raise taken
-    try:
-        with durable.writing(file, mode=0o600, replace=False) as out:
-            yield out
-    except FileExistsError:
-        raise taken from None
