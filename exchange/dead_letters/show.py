@@ -19,6 +19,7 @@ from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.pages import page
 from exchange.dead_letters.store import Brief, Parked, find, history
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import RecordError
 from exchange.site import Site
 from exchange.tables import capture
@@ -29,7 +30,7 @@ OTHERS = 10
 
 
 @dataclass(frozen=True)
-class Revision:
+class Revision(AsDict):
     """What a person made of a record."""
 
     number: int
@@ -37,10 +38,6 @@ class Revision:
     who: str
     why: str
     difference: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**self.__dict__, "at": self.at.isoformat()}
 
 
 @dataclass(frozen=True)

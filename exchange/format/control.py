@@ -8,9 +8,9 @@ JSON Schema, what it means by whoever hears it. Ranges are pairs of first and la
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import jsonschema_rs
 
@@ -20,6 +20,9 @@ from exchange.format.moments import to_rfc3339
 from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
 from exchange.format.record import MAX_STREAM_LENGTH
 from exchange.format.strict_json import MAX_INTEGER
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RECEIPT: Final = "_receipt"
 HEARTBEAT: Final = "_heartbeat"
@@ -326,14 +329,15 @@ def shown(wanted: Iterable[Range]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in wanted)
 
 
-def _known(kind: type, stream: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[DataclassInstance], stream: str, data: Mapping[str, Any]) -> dict[str, Any]:
     _check(stream, data)
     return _of(kind, data)
 
 
-def _of(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+def _of(kind: type[DataclassInstance], data: Mapping[str, Any]) -> dict[str, Any]:
     """Give the members that we know: others are ignored."""
-    return {name: value for name, value in data.items() if name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def _check(what: str, data: Mapping[str, Any]) -> None:

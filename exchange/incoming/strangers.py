@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -23,6 +23,7 @@ from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
 from exchange.files.layout import Sighting
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import Reason, Verdict, printable
 from exchange.format.placement import Place
 from exchange.incoming.manifests import Stranger
@@ -42,7 +43,7 @@ NEWS = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(AsDict):
     """What came of a day for one cause: how many batches, the bytes of all their files, and some of them by name."""
 
     day: date
@@ -52,11 +53,6 @@ class Group:
     first_at: datetime
     last_at: datetime
     samples: tuple[dict[str, str], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        moments = {name: value.isoformat() for name, value in vars(self).items() if isinstance(value, date)}
-        return {**vars(self), **moments, "cause": self.cause.value, "samples": list(self.samples)}
 
     @property
     def sentence(self) -> str:

@@ -12,6 +12,7 @@ from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.files.durable import new_file
+from exchange.format.as_dict import AsDict
 from exchange.format.audit_file import AuditWriter, Ending, Row, check_rows
 from exchange.format.signed_file import FileFault, read_tail
 from exchange.format.signing import TrustedKeys
@@ -19,7 +20,7 @@ from exchange.site import Site
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(AsDict):
     """What was written out."""
 
     file: Path
@@ -29,7 +30,7 @@ class Exported:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        return {**vars(self), "file": str(self.file)}
+        return super().as_dict() | {"file": str(self.file)}
 
 
 def export(site: Site, file: Path) -> Exported:

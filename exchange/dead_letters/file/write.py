@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.file.csv import write_table
 from exchange.dead_letters.store import brief_columns, parked
 from exchange.files.durable import new_file
+from exchange.format.as_dict import AsDict
 from exchange.format.dead_letter_file import Entry, LetterWriter, SavedLetter, SavedRevision
 from exchange.format.errors import WorldError
 from exchange.site import Site
@@ -29,7 +30,7 @@ FETCH_LETTERS = 50
 
 
 @dataclass(frozen=True)
-class Saved:
+class Saved(AsDict):
     """What was written. ``signed`` is None for a table, which nobody takes back."""
 
     file: Path
@@ -38,7 +39,7 @@ class Saved:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        return {"file": str(self.file), "letters": self.letters, "signed": self.signed}
+        return super().as_dict() | {"file": str(self.file)}
 
 
 def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
@@ -65,10 +66,10 @@ Where = Sequence[sa.ColumnElement[bool]]
 
 def _entries(connection: Connection, where: Where) -> Iterator[Entry]:
     for letter in _letters(connection, where):
-        yield SavedLetter(**{name: getattr(letter, name) for name in SavedLetter.__dataclass_fields__})
+        yield SavedLetter(**{one.name: getattr(letter, one.name) for one in fields(SavedLetter)})
         if not letter.revision:
             continue
-        mended = sa.select(*(revision.c[name] for name in SavedRevision.__dataclass_fields__))
+        mended = sa.select(*(revision.c[one.name] for one in fields(SavedRevision)))
         rows = connection.execute(mended.where(revision.c.letter == letter.id).order_by(revision.c.number))
         yield from (SavedRevision(**row) for row in rows.mappings())
 
