@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -349,5 +350,5 @@ def many(number: int, what: str = "dead letter") -> str:
 def _bar(trend: Sequence[int]) -> str:
     """Draw numbers as a row of bars; the smallest one that is not 0 is seen."""
     bars = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
-    most = max(trend, default=0)
-    return "".join(bars[-(-number * (len(bars) - 1) // most) if number > 0 else 0] for number in trend)
+    most = max(trend, default=0) or 1
+    return "".join(bars[math.ceil(number * (len(bars) - 1) / most)] for number in trend)

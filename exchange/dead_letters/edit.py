@@ -19,8 +19,8 @@ from exchange.database.locks import reading, writing
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
 from exchange.dead_letters import Mask, Parked, revisions
 from exchange.dead_letters.transitions import missing, standing
+from exchange.format import json_pointer, strict_json
 from exchange.format import record as records
-from exchange.format import strict_json
 from exchange.format.errors import RecordError, WorldError, printable
 from exchange.format.names import CONTROL
 from exchange.format.record import Record, Run
@@ -192,7 +192,7 @@ def _check(site: Site, begun: Draft, record: Record) -> tuple[str, int]:
 
 def _led(value: Any, pointer: str) -> tuple[Any, Any]:
     """Follow a JSON pointer to what holds its last step, and give both."""
-    steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+    steps = json_pointer.split(pointer)
     here = value
     if pointer.startswith("/"):
         for at, step in enumerate(steps):

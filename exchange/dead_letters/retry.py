@@ -7,6 +7,7 @@ were parked.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ class Group(NamedTuple):
 
     def parts(self, count: int) -> list[Group]:
         """Cut it into about so many groups."""
-        size = -(-len(self.ids) // count)
+        size = math.ceil(len(self.ids) / count)
         return [self._replace(ids=self.ids[at : at + size]) for at in range(0, len(self.ids), size)]
 
 

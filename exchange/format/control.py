@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import jsonschema_rs
 
+from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.moments import to_rfc3339
@@ -343,15 +344,17 @@ def _of(kind: type[DataclassInstance], data: Mapping[str, Any]) -> dict[str, Any
 def _check(what: str, data: Mapping[str, Any]) -> None:
     error = next(_JUDGES[what].iter_errors(data), None)
     if error is not None:
-        raise RecordError("schema", _pointer(error.instance_path), f"{what}: {printable(error.message, 300)}")
+        raise RecordError(
+            "schema", json_pointer.join("data", *error.instance_path), f"{what}: {printable(error.message, 300)}"
+        )
     # To a schema 1.0 is an integer. To us it is none, nor to a database: it would be kept, and come back, as it is.
     fraction = next(_fractions(_SCHEMAS[what], data), None)
     if fraction is not None:
-        raise RecordError("schema", _pointer(fraction), f"{what}: expected an integer, found a number with a fraction")
-
-
-def _pointer(path: Iterable[str | int]) -> str:
-    return "/data" + "".join(f"/{part}" for part in path)
+        raise RecordError(
+            "schema",
+            json_pointer.join("data", *fraction),
+            f"{what}: expected an integer, found a number with a fraction",
+        )
 
 
 def _fractions(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[str | int, ...]]:

@@ -6,6 +6,7 @@ They are cumulative: each says all of its channel anew, so that the newest one c
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -269,7 +270,7 @@ def _parked(connection: Connection) -> dict[str, _Parked]:
 def _samples(connection: Connection, channel: Channel | None, parked: _Parked) -> tuple[Sample, ...]:
     """Give the newest letters of each cause, as many of each as there is room for."""
     causes = parked.fingerprints[:MAX_LETTERS]
-    each = -(-MAX_LETTERS // len(causes))
+    each = math.ceil(MAX_LETTERS / len(causes))
     letters: list[Any] = []
     for fingerprint in causes:
         asking = (
