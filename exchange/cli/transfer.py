@@ -74,7 +74,7 @@ def import_(
         arguments = {"channel": channel, "batch": wanted, "release": bool(release) or None}
         with by_hand(site, "import", arguments, who=who, why=reason) as act:
             site.spool.prepare()
-            with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
+            with output.between_batches("importing", lambda: len(site.spool.list_arrivals().found)) as stopping:
                 run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
                 trouble = control_batch.after_import(site, run.batches, stopping)
             act.came_to(run.as_dict())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from exchange.format.errors import printable
 from exchange.format.names import BatchName
 
-MARKED_AFTER_SECONDS = 10.0
+SETTLED_AFTER_SECONDS = 10.0
 """How long a manifest has to stay as it is before it is believed to be the same one at the next listing."""
 
 
@@ -74,7 +74,7 @@ class Folders:
         return self.home / "strangers"
 
 
-class Mark(NamedTuple):
+class FileIdentity(NamedTuple):
     """What tells a file from another one of its name, and from itself before it was written to."""
 
     device: int
@@ -84,23 +84,23 @@ class Mark(NamedTuple):
     changed_ns: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Mark | None:
-        """Mark a file, but not one that was changed just now: a clock's next tick may be the first to tell."""
-        if time.time() - max(found.st_mtime, found.st_ctime) < MARKED_AFTER_SECONDS:
+    def of(cls, found: os.stat_result) -> FileIdentity | None:
+        """Identify a file, but not one that was changed just now: a clock's next tick may be the first to tell."""
+        if time.time() - max(found.st_mtime, found.st_ctime) < SETTLED_AFTER_SECONDS:
             return None
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """A manifest seen in a folder; in ``incoming/`` or ``work/`` its data file may not be there yet.
+class BatchFiles:
+    """A batch whose manifest was seen in a folder; in ``incoming/`` or ``work/`` its data file may not be there yet.
 
     ``copy`` tells one from another of the same name, where settled batches lie.
     """
 
     name: BatchName
     folder: Path
-    mark: Mark | None = field(default=None, compare=False)
+    identity: FileIdentity | None = field(default=None, compare=False)
     copy: int = 1
 
     @property
@@ -118,8 +118,8 @@ class Sighting:
         return f"{self.label}{file.removeprefix(self.stem)}"
 
 
-class Lying(NamedTuple):
-    """A data file, wherever it lies. ``label`` is what its batch's files have in common there; a draft has no name."""
+class DataFile(NamedTuple):
+    """A data file in any folder. ``label`` is what its batch's files have in common there; a draft has no name."""
 
     folder: Path
     label: str
@@ -138,10 +138,10 @@ class Lying(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sightings:
+class Listing:
     """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone."""
 
-    found: tuple[Sighting, ...]
+    found: tuple[BatchFiles, ...]
     ignored: int
     unpaired: int
 

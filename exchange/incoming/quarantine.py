@@ -18,7 +18,7 @@ from exchange.database.errors import world_errors
 from exchange.database.ledger import Entry, Event
 from exchange.database.locks import locked, reading
 from exchange.database.tables import BatchState
-from exchange.files.layout import Sighting
+from exchange.files.layout import BatchFiles
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.verify import Report, judge
@@ -106,7 +106,7 @@ def copies(site: Site, entry: Entry) -> Iterator[Arrival | Stranger]:
     return (seen for seen in _seen(site, lying) if seen.digest == entry.digest)
 
 
-def _seen(site: Site, lying: list[Sighting]) -> Iterator[Arrival | Stranger]:
+def _seen(site: Site, lying: list[BatchFiles]) -> Iterator[Arrival | Stranger]:
     for sighting in lying:
         try:
             yield believe(site, sighting, site.spool.read_manifest(sighting))

@@ -22,10 +22,10 @@ from sqlalchemy import Connection
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
-from exchange.files.layout import Sighting
+from exchange.files.layout import BatchFiles
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Reason, Verdict, printable
-from exchange.format.placement import Place
+from exchange.format.placement import Decision
 from exchange.incoming.manifests import Stranger
 from exchange.incoming.verdicts import lock_of, verdict_on, worn_out
 from exchange.limits import Limits
@@ -66,7 +66,7 @@ class Group(AsDict):
 
 class _Judged(NamedTuple):
     seen: Stranger
-    verdict: Place
+    verdict: Decision
 
     @property
     def outcome(self) -> Imported:
@@ -103,11 +103,11 @@ def receive(site: Site, seen: Sequence[Stranger]) -> Strangers:
     told = [*(one.judged for one in picked), *young][:MOST_TOLD]
     if len(seen) == len(left) == 1:
         stays = f"{left[0].seen.fault}; it stays in incoming: {why}"
-        told = [_Judged(left[0].seen, Place(Verdict.WAITING, left[0].verdict.reason, stays))]
+        told = [_Judged(left[0].seen, Decision(Verdict.WAITING, left[0].verdict.reason, stays))]
     return Strangers(tuple(one.outcome for one in told), len(picked), len(left), why)
 
 
-def _verdict(site: Site, seen: Stranger) -> Place:
+def _verdict(site: Site, seen: Stranger) -> Decision:
     verdict = verdict_on(seen.fault)
     if verdict.verdict is Verdict.INCOMPLETE:
         # Nobody vouches for it, so nothing was written down of when it came: its file's age must do.
@@ -153,7 +153,7 @@ def _pick(site: Site, ripe: Sequence[_Judged], picked: list[_Picked]) -> bool:
     return full
 
 
-def _is_claimed(site: Site, sighting: Sighting) -> bool:
+def _is_claimed(site: Site, sighting: BatchFiles) -> bool:
     return sighting.folder == site.spool.folders.work
 
 

@@ -25,7 +25,7 @@ from exchange.format.errors import Reason, Verdict, WorldError, printable
 from exchange.format.lineage import Left, left_by
 from exchange.format.manifest import Kind, Manifest
 from exchange.format.names import CONTROL
-from exchange.format.placement import Place, Position
+from exchange.format.placement import Decision, Position
 from exchange.link import gaps
 from exchange.site import Site
 
@@ -68,7 +68,7 @@ class Received(AsDict):
 # Judge
 
 
-def undecided(connection: Connection, manifest: Manifest, at: Position | None) -> Place | None:
+def undecided(connection: Connection, manifest: Manifest, at: Position | None) -> Decision | None:
     """Say what becomes of a batch whose epoch may not be adopted; None if it may, or is the one its channel is in.
 
     ``at`` is where the channel stands.
@@ -80,8 +80,8 @@ def undecided(connection: Connection, manifest: Manifest, at: Position | None) -
     if sentence is None:
         return None
     if manifest.kind is Kind.CONTROL and _is_outdated(connection, epoch, sequence):
-        return Place(Verdict.DUPLICATE, None, "a newer control batch of its epoch is held; nothing changed")
-    return Place(Verdict.HELD, Reason.UNPROVEN_EPOCH, sentence)
+        return Decision(Verdict.DUPLICATE, None, "a newer control batch of its epoch is held; nothing changed")
+    return Decision(Verdict.HELD, Reason.UNPROVEN_EPOCH, sentence)
 
 
 def _unproven(connection: Connection, channel: str, epoch: str, left: Mapping[str, Left]) -> str | None:

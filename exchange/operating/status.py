@@ -165,7 +165,7 @@ def look(site: Site) -> Status:
     moment = now()
     alarms = letter_counts.alarm_sentences(backlog, site.limits, moment)
     try:
-        sightings = site.spool.sight()
+        sightings = site.spool.list_arrivals()
         arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
         trouble = _lost_marker(site)
     except WorldError as error:

@@ -123,7 +123,7 @@ def test_what_comes_before_its_keys_time_is_untrusted_and_let_in_once_that_has_b
 def test_what_waits_since_before_its_keys_time_was_over_is_applied_all_the_same(
     side: Side, forger: Forger, clock: Clock, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    monkeypatch.setattr(layout, "MARKED_AFTER_SECONDS", 0)  # what waits is remembered
+    monkeypatch.setattr(layout, "SETTLED_AFTER_SECONDS", 0)  # what waits is remembered
     trust(side, forger.key, Terms(not_after=now() + HOUR))
     new_key = SigningKey.generate("newer")
     trust(side, new_key)
