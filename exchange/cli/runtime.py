@@ -134,7 +134,7 @@ def stem(text: str) -> str:
 
 def label(text: str) -> str:
     """Check the name under which a batch lies in quarantine. Raises Refused."""
-    from exchange.files.layout import parse_label
+    from exchange.files.batch_files import parse_label
 
     try:
         parse_label(text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from exchange.files.layout import BatchFiles, FileIdentity
+from exchange.files.batch_files import BatchFiles, FileIdentity
 
 MAX_FILES = 20_000
 """How many files are remembered at most: memory stays bounded whatever is put into a folder."""

@@ -21,8 +21,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from exchange.files import carrier_group
+from exchange.files.batch_files import (
+    DRAFT_ENDING,
+    ENDINGS,
+    OUR_MODE,
+    REASON_ENDING,
+    BatchFiles,
+    DataFile,
+    FileIdentity,
+    Listing,
+    data_file,
+    files_of,
+    free_label,
+    parse_label,
+    plain_entry,
+    take_all,
+)
 from exchange.files.folder import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
-from exchange.files.layout import BatchFiles, DataFile, FileIdentity, Folders, Listing, label_of, parse_label
+from exchange.files.layout import Folders
 from exchange.files.manifest_cache import ManifestCache
 from exchange.files.shared_folders import MARKER, NeverMarked, Shared
 from exchange.format.errors import Incomplete, WorldError, printable
@@ -36,13 +52,6 @@ from exchange.format.names import (
     manifest_name,
     parse_file_name,
 )
-
-_REASON = ".reason.txt"
-_ENDINGS = (*DATA_ENDINGS.values(), MANIFEST_ENDING)
-"""What a batch's files end in; the manifest comes last wherever they move."""
-_OURS = 0o600
-"""The mode of files that we write where we alone read."""
-_DRAFT = ".data"
 
 
 class Spool:
@@ -99,7 +108,7 @@ class Spool:
     @contextlib.contextmanager
     def drafting(self) -> Iterator[tuple[BinaryIO, Path]]:
         """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed."""
-        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{_DRAFT}"
+        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{DRAFT_ENDING}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w+b") as file:
@@ -127,7 +136,7 @@ class Spool:
 
     def _write(self, folder: Folder, name: str, content: bytes) -> None:
         """Write a file into a folder of ours, by way of ``tmp/``: what a crash leaves there is pruned."""
-        with self._held(self.folders.tmp) as tmp, folder.write(name, mode=_OURS, draft_in=tmp) as file:
+        with self._held(self.folders.tmp) as tmp, folder.write(name, mode=OUR_MODE, draft_in=tmp) as file:
             file.write(content)
 
     def publish(self, name: BatchName, encoding: tuple[str, ...], attempt: int = 1) -> None:
@@ -204,7 +213,7 @@ class Spool:
                     if entry.name == MARKER:
                         continue
                     parsed = parse_file_name(entry.name)
-                    plain = _plain(entry) if parsed else None
+                    plain = plain_entry(entry) if parsed else None
                     if parsed is None or plain is None:
                         ignored += 1
                     elif parsed[1] is FileKind.MANIFEST:
@@ -257,7 +266,7 @@ class Spool:
             # The manifest last: it alone makes a batch, so a crash in between is found by its name in incoming/.
             for name in (data_name(batch.name, encoding), manifest_name(batch.name)):
                 if work.look(name) is None:
-                    incoming.take(name, work, name, mode=_OURS)
+                    incoming.take(name, work, name, mode=OUR_MODE)
         return BatchFiles(batch.name, self.folders.work)
 
     def give_back(self, batch: BatchFiles, encoding: tuple[str, ...]) -> None:
@@ -289,8 +298,8 @@ class Spool:
             self._held(self.folders.strangers) as strangers,
         ):
             for batch in batches:
-                stem = _free_stem((quarantine, strangers), batch.stem)  # a person names one of either by it
-                _take(_files(batch.stem, (work, incoming)), batch.stem, strangers, stem)
+                stem = free_label((quarantine, strangers), batch.stem)  # a person names one of either by it
+                take_all(files_of(batch.stem, (work, incoming)), batch.stem, strangers, stem)
             strangers.sync()
 
     def _settle(self, batch: BatchFiles, path: Path, sentence: str | None = None) -> None:
@@ -301,11 +310,11 @@ class Spool:
             self._held(self.folders.strangers) as strangers,
             self._held(path) as folder,
         ):
-            stem = _free_stem((folder, strangers) if sentence else (folder,), batch.stem)
-            sources = _files(batch.stem, (work, incoming))
+            stem = free_label((folder, strangers) if sentence else (folder,), batch.stem)
+            sources = files_of(batch.stem, (work, incoming))
             if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
-                self._write(folder, f"{stem}{_REASON}", f"{printable(sentence, 2000)}\n".encode())
-            _take(sources, batch.stem, folder, stem)
+                self._write(folder, f"{stem}{REASON_ENDING}", f"{printable(sentence, 2000)}\n".encode())
+            take_all(sources, batch.stem, folder, stem)
             folder.sync()
 
     def _keeping(self) -> tuple[Path, ...]:
@@ -352,13 +361,13 @@ class Spool:
     def used_by_strangers(self) -> tuple[int, int]:
         """Say how many files ``strangers/`` holds, and how many bytes they have."""
         with self._listed(self.folders.strangers) as entries:
-            sizes = [plain.st_size for entry in entries if (plain := _plain(entry)) is not None]
+            sizes = [plain.st_size for entry in entries if (plain := plain_entry(entry)) is not None]
         return len(sizes), sum(sizes)
 
     def sizes(self, batch: BatchFiles) -> tuple[int, int]:
         """Say how many files a batch has that arrived, and how many bytes they have."""
         with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming:
-            files = _files(batch.stem, (work, incoming))
+            files = files_of(batch.stem, (work, incoming))
             looks = [folder.look(f"{batch.stem}{ending}") for ending, folder in files.items()]
         found = [one.st_size for one in looks if one is not None]
         return len(found), sum(found)
@@ -367,7 +376,7 @@ class Spool:
         """Give the batches of a folder, by their manifests."""
         with self._listed(path) as entries:
             for entry in entries:
-                if entry.name.endswith(MANIFEST_ENDING) and _plain(entry) is not None:
+                if entry.name.endswith(MANIFEST_ENDING) and plain_entry(entry) is not None:
                     with contextlib.suppress(ValueError):
                         name, copy = parse_label(entry.name.removesuffix(MANIFEST_ENDING))
                         yield BatchFiles(name, path, copy=copy)
@@ -375,7 +384,7 @@ class Spool:
     def size_and_time(self, batch: BatchFiles) -> tuple[int, datetime | None]:
         """Say how many bytes a batch's files have, and since when they have been where they are."""
         with self._held(batch.folder) as folder:
-            found = [one for ending in _ENDINGS if (one := folder.look(f"{batch.label}{ending}")) is not None]
+            found = [one for ending in ENDINGS if (one := folder.look(f"{batch.label}{ending}")) is not None]
         since = max((one.st_ctime for one in found), default=None)
         return sum(one.st_size for one in found), None if since is None else datetime.fromtimestamp(since, UTC)
 
@@ -384,7 +393,7 @@ class Spool:
         with (
             contextlib.suppress(OSError),
             self._held(batch.folder) as folder,
-            folder.read(f"{batch.label}{_REASON}") as file,
+            folder.read(f"{batch.label}{REASON_ENDING}") as file,
         ):
             return file.read(MAX_MANIFEST_BYTES).decode(errors="replace").strip()
         return ""
@@ -409,7 +418,7 @@ class Spool:
         """Move a batch that a person gave up to ``archive/``, wherever it lies."""
         if batch.folder in (self.folders.quarantine, self.folders.strangers):
             with self._held(self.folders.archive) as archive:
-                free = _free_stem((archive,), batch.stem)
+                free = free_label((archive,), batch.stem)
             self._move_all(batch, self.folders.archive, free)
         else:
             self.shelve(batch)
@@ -417,10 +426,10 @@ class Spool:
     def _move_all(self, batch: BatchFiles, path: Path, stem: str) -> None:
         """Move a batch's files, the manifest last: it alone makes a batch, so a crash in between is found."""
         with self._held(batch.folder) as source, self._held(path) as target:
-            for ending in _ENDINGS:
+            for ending in ENDINGS:
                 if source.look(f"{batch.label}{ending}") is not None:
-                    source.move(f"{batch.label}{ending}", target, f"{stem}{ending}", mode=_OURS)
-            source.remove(f"{batch.label}{_REASON}")
+                    source.move(f"{batch.label}{ending}", target, f"{stem}{ending}", mode=OUR_MODE)
+            source.remove(f"{batch.label}{REASON_ENDING}")
             target.sync()
 
     def prune(self, path: Path, older_than: float) -> int:
@@ -451,7 +460,7 @@ class Spool:
         found: list[DataFile] = []
         for folder in (folders.sealed, folders.outgoing, *self._keeping(), folders.tmp):
             with self._listed(folder) as entries:
-                lying = (_data_file(folder, entry) for entry in entries)
+                lying = (data_file(folder, entry) for entry in entries)
                 found += [one for one in lying if one and (one.name or folder != folders.incoming)]
         return sorted(found, key=attrgetter("folder", "label", "ending"))
 
@@ -467,7 +476,7 @@ class Spool:
         """
         try:
             with self._held(file.folder) as folder:
-                for ending in (MANIFEST_ENDING, *DATA_ENDINGS.values(), _REASON, file.ending):
+                for ending in (MANIFEST_ENDING, *DATA_ENDINGS.values(), REASON_ENDING, file.ending):
                     folder.remove(f"{file.label}{ending}")
                 folder.sync()
         except OSError as error:
@@ -489,67 +498,6 @@ def _of_the_batch() -> Iterator[None]:
         yield
     except NotPlain as error:
         raise Incomplete(f"{Path(error.filename).name}: {error.strerror}") from error
-
-
-def _plain(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Look at an entry that is a plain file with one name; None for any other, and for one gone since the listing."""
-    with contextlib.suppress(OSError):
-        found = entry.stat(follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            return found
-    return None
-
-
-def _files(stem: str, folders: tuple[Folder, ...]) -> dict[str, Folder]:
-    """Find a batch's plain files by their endings, the manifest last; an earlier folder goes before a later one."""
-    files: dict[str, Folder] = {}
-    for folder in folders:
-        for ending in _ENDINGS:
-            if ending not in files and folder.look(f"{stem}{ending}") is not None:
-                files[ending] = folder
-        if MANIFEST_ENDING in files:
-            break
-    return files
-
-
-def _take(sources: dict[str, Folder], stem: str, target: Folder, label: str) -> None:
-    for ending, source in sources.items():
-        with contextlib.suppress(FileNotFoundError, NotPlain):  # another process settles it, or it changed
-            source.take(f"{stem}{ending}", target, f"{label}{ending}", mode=_OURS)
-
-
-def _free_stem(folders: tuple[Folder, ...], stem: str) -> str:
-    """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of any of ``folders`` has.
-
-    A carrier that brings the same batch every minute leaves thousands: they are not all asked for.
-    """
-
-    def taken(number: int) -> bool:
-        return any(folder.has(f"{label_of(stem, number)}{MANIFEST_ENDING}") for folder in folders)
-
-    free = 1
-    while taken(free):
-        free *= 2
-    last = free // 2
-    while free - last > 1:
-        middle = (last + free) // 2
-        last, free = (middle, free) if taken(middle) else (last, middle)
-    return label_of(stem, free)
-
-
-def _data_file(folder: Path, entry: os.DirEntry[str]) -> DataFile | None:
-    """Give a data file of a folder, None for anything else."""
-    if _plain(entry) is None or entry.name.endswith(MANIFEST_ENDING):
-        return None
-    for ending in (_DRAFT, ".tmp"):
-        if entry.name.endswith(ending):
-            return DataFile(folder, entry.name.removesuffix(ending), ending, None)
-    for ending in DATA_ENDINGS.values():
-        if entry.name.endswith(ending):
-            with contextlib.suppress(ValueError):
-                label = entry.name.removesuffix(ending)
-                return DataFile(folder, label, ending, parse_label(label)[0])
-    return None
 
 
 def _sync_file(path: Path) -> None:

@@ -15,7 +15,7 @@ from exchange.database.batch_fault import Stumbled, is_its_own
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, Direction, batch
-from exchange.files.layout import BatchFiles
+from exchange.files.batch_files import BatchFiles
 from exchange.format.errors import Reason, Verdict
 from exchange.format.placement import Decision
 from exchange.incoming import verdicts

@@ -16,7 +16,7 @@ from exchange.database import ledger, positions
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, Direction
-from exchange.files.layout import Listing
+from exchange.files.batch_files import Listing
 from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.lineage import Left, left_by
 from exchange.format.names import CONTROL

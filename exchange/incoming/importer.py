@@ -20,7 +20,7 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, reading
 from exchange.database.tables import Direction
 from exchange.dead_letters import auto_retry
-from exchange.files.layout import Listing
+from exchange.files.batch_files import Listing
 from exchange.format.errors import Verdict, WorldError
 from exchange.format.manifest import Kind
 from exchange.format.placement import NEXT

@@ -12,7 +12,7 @@ from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.tables import Direction
-from exchange.files.layout import BatchFiles
+from exchange.files.batch_files import BatchFiles
 from exchange.format import control
 from exchange.format.errors import (
     BatchError,

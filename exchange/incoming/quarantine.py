@@ -18,7 +18,7 @@ from exchange.database.errors import world_errors
 from exchange.database.ledger import Entry, Event
 from exchange.database.locks import locked, reading
 from exchange.database.tables import BatchState
-from exchange.files.layout import BatchFiles
+from exchange.files.batch_files import BatchFiles
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.verify import Report, judge

@@ -8,7 +8,7 @@ from typing import Any
 
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy
-from exchange.files.layout import BatchFiles
+from exchange.files.batch_files import BatchFiles
 from exchange.format.errors import Verdict, WorldError, printable
 from exchange.format.names import BatchName
 from exchange.incoming import importer

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
-from exchange.files.layout import BatchFiles
+from exchange.files.batch_files import BatchFiles
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Reason, Verdict, printable
 from exchange.format.placement import Decision

@@ -21,8 +21,9 @@ import sqlalchemy as sa
 from exchange.celery.nudge_watch import WatchedFolder
 from exchange.cli import output
 from exchange.files import keys
+from exchange.files.batch_files import BatchFiles
 from exchange.files.folder import held
-from exchange.files.layout import BatchFiles, Folders
+from exchange.files.layout import Folders
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
 from exchange.format.errors import BatchError, Verdict, WorldError

@@ -16,7 +16,7 @@ from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.database import tables
 from exchange.database.locks import reading
-from exchange.files.layout import Listing
+from exchange.files.batch_files import Listing
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
 from exchange.format.errors import Reason, Verdict, WorldError

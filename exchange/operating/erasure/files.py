@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from exchange.database import ledger
 from exchange.database.ledger import Entry
 from exchange.database.tables import BatchState, Direction
-from exchange.files.layout import DataFile
+from exchange.files.batch_files import DataFile
 from exchange.format.errors import BatchError
 from exchange.format.zstd import open_frame
 from exchange.operating.erasure.sought import Sought, What
