@@ -9,6 +9,7 @@ from typing import Any, Self
 from exchange.database.ledger import Counts
 from exchange.database.locks import Busy
 from exchange.database.tables import DeadLetterState
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import Reason, Verdict, printable
 
 
@@ -101,7 +102,7 @@ class Strangers:
 
 
 @dataclass(frozen=True)
-class ImportRun:
+class ImportRun(AsDict):
     """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches.
 
     ``handed`` names the channels that were handed over, to be imported beside this run. ``reunited`` are parked
@@ -124,19 +125,11 @@ class ImportRun:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        return {
-            "batches": [one.as_dict() for one in self.batches],
-            "ignored": self.ignored,
-            "unpaired": self.unpaired,
-            "trouble": self.trouble,
-            "handed": list(self.handed),
-            "reunited": len(self.reunited),
-            "strangers": self.strangers.as_dict(),
-        }
+        return super().as_dict() | {"reunited": len(self.reunited)}
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(AsDict):
     """One batch sealed and published."""
 
     batch: str
@@ -146,20 +139,9 @@ class Exported:
     records: int
     bytes: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {
-            "batch": self.batch,
-            "channel": self.channel,
-            "epoch": self.epoch,
-            "sequence": self.sequence,
-            "records": self.records,
-            "bytes": self.bytes,
-        }
-
 
 @dataclass(frozen=True)
-class Resent:
+class Resent(AsDict):
     """One batch that was to be sent again. ``attempt`` is None if it is lost."""
 
     batch: str
@@ -171,7 +153,7 @@ class Resent:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        return {**self.__dict__, "state": "published" if self.attempt else Reason.LOST.value}
+        return super().as_dict() | {"state": "published" if self.attempt else Reason.LOST.value}
 
 
 @dataclass(frozen=True)

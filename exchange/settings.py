@@ -15,7 +15,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -26,14 +26,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from exchange.database.tables import DeadLetterState
 from exchange.files import carrier_group
-from exchange.files.ownership import Stranger, read_ours
+from exchange.files.ownership import NotOurs, read_ours
+from exchange.format.batch import ReadLimits
 from exchange.format.errors import printable
+from exchange.format.names import KEY_NAME, NAME
+from exchange.limits import Limits
 
 PREFIX = "EXCHANGE_"
 ENV_FILE = "EXCHANGE_ENV_FILE"
 REFERENCE_APP = "exchange.reference:channels"
 
+_LIMITS = Limits()
 _ANSWERING_NETWORK = "response"
 _TYPO_LIKENESS = 0.75
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
@@ -84,12 +89,12 @@ def _absolute(path: Path) -> Path:
 
 NetworkName = Annotated[
     str,
-    Field(pattern=r"^[a-z][a-z0-9_]{0,30}$"),
+    Field(pattern=f"^{NAME.pattern}$"),
     Expected("a name of at most 31 lower-case letters, digits and _ that begins with a letter"),
 ]
 KeyName = Annotated[
     str | None,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    Field(pattern=f"^{KEY_NAME.pattern}$"),
     Expected("the name of a key, as `exchange keys list` shows it"),
 ]
 Attribute = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Expected("package.module:attribute")]
@@ -168,7 +173,7 @@ class Settings(BaseSettings):
         description="What answers a request of the reference application.",
     )
     handler_seconds: Seconds = Field(default=30.0, description="How long the handler may take for one request.")
-    export_every: Seconds = Field(default=300.0, description="Seconds between two exports.")
+    export_every: Seconds = Field(default=_LIMITS.period_seconds, description="Seconds between two exports.")
     import_every: Seconds = Field(default=60.0, description="Seconds between two imports.")
     nudge: Switch = Field(
         default=False,
@@ -178,13 +183,15 @@ class Settings(BaseSettings):
         default="two-way", description="one-way if nothing ever comes back from the peer, as behind a data diode."
     )
     gap_seconds: Patience = Field(
-        default=300.0,
+        default=_LIMITS.gap_seconds,
         description="How long a missing batch is waited for until it is asked for, and at least between two resends.",
     )
-    copies: Positive = Field(default=3, description="One-way link: how often each batch is published.")
-    copy_every: Seconds = Field(default=3600.0, description="One-way link: seconds between two copies of a batch.")
+    copies: Positive = Field(default=_LIMITS.copies, description="One-way link: how often each batch is published.")
+    copy_every: Seconds = Field(
+        default=_LIMITS.copy_seconds, description="One-way link: seconds between two copies of a batch."
+    )
     snapshot_every: Days = Field(
-        default=7.0, description="One-way link: days between two snapshots of all that is sent."
+        default=_LIMITS.snapshot_days, description="One-way link: days between two snapshots of all that is sent."
     )
     reconcile_every: Seconds = Field(
         default=86400.0, description="Seconds between two comparisons of both sides' rows."
@@ -197,52 +204,85 @@ class Settings(BaseSettings):
     )
     require_signature: Switch = Field(default=True, description="Refuse unsigned batches.")
     signing_key: KeyName = Field(default=None, description="Which of <home>/keys signs (default: the newest).")
-    batch_records: Positive = Field(default=100_000, description="Records in a batch, at most.")
+    batch_records: Positive = Field(default=_LIMITS.batch_records, description="Records in a batch, at most.")
     batch_bytes: Positive = Field(
-        default=64 * 1024**2, description="Bytes in a batch before compression, about at most."
+        default=_LIMITS.batch_bytes, description="Bytes in a batch before compression, about at most."
     )
-    max_record_bytes: Positive = Field(default=1024**2, description="Longest record that is read, in bytes.")
-    max_records: Positive = Field(default=10_000_000, description="Most records of a batch that is read.")
+    max_record_bytes: Positive = Field(
+        default=_LIMITS.read.max_record_bytes, description="Longest record that is read, in bytes."
+    )
+    max_records: Positive = Field(default=_LIMITS.read.max_records, description="Most records of a batch that is read.")
     max_content_bytes: Positive = Field(
-        default=4 * 1024**3, description="Most bytes of a batch that is read, after decompression."
+        default=_LIMITS.read.max_content_bytes, description="Most bytes of a batch that is read, after decompression."
     )
     invalid_records: Number = Field(
-        default=1000, description="More invalid records than this in one batch, and it is refused whole."
+        default=_LIMITS.invalid_records,
+        description="More invalid records than this in one batch, and it is refused whole.",
     )
     invalid_share: Share = Field(
-        default=0.1, description="A larger share of invalid records, if more than 10, and the batch is refused whole."
+        default=_LIMITS.invalid_share,
+        description="A larger share of invalid records, if more than 10, and the batch is refused whole.",
     )
     poison_after: Positive = Field(
-        default=5, description="After so many failed retries a dead letter is poison: retried only by its id."
+        default=_LIMITS.poison_after,
+        description="After so many failed retries a dead letter is poison: retried only by its id.",
     )
     deleted_rows: Number = Field(
-        default=1000, description="So many deletes in a table, by batches of a while, are never held for a person."
+        default=_LIMITS.deleted_rows,
+        description="So many deletes in a table, by batches of a while, are never held for a person.",
     )
     deleted_share: Share = Field(
-        default=0.5, description="Deletes of a larger share of a table, by batches of a while, hold one for a person."
+        default=_LIMITS.deleted_share,
+        description="Deletes of a larger share of a table, by batches of a while, hold one for a person.",
     )
     deleted_hours: Hours = Field(
-        default=24.0, description="That while: deletes of so many hours before a batch count with its own."
+        default=_LIMITS.deleted_hours,
+        description="That while: deletes of so many hours before a batch count with its own.",
     )
     ahead_days: Days = Field(
-        default=30.0, description="How far ahead of this clock a version may be until a person lets it in."
+        default=_LIMITS.ahead_days,
+        description="How far ahead of this clock a version may be until a person lets it in.",
     )
-    look_ahead: Positive = Field(default=10_000, description="How far ahead of the expected sequence a batch may be.")
+    look_ahead: Positive = Field(
+        default=_LIMITS.look_ahead, description="How far ahead of the expected sequence a batch may be."
+    )
     strangers_at_once: Positive = Field(
-        default=1000, description="So many batches that nobody vouches for one import puts aside, at most."
+        default=_LIMITS.strangers_at_once,
+        description="So many batches that nobody vouches for one import puts aside, at most.",
     )
-    stranger_files: Positive = Field(default=10_000, description="So many files of them are kept, at most.")
-    stranger_bytes: Positive = Field(default=256 * 1024**2, description="So many bytes of them are kept, at most.")
+    stranger_files: Positive = Field(
+        default=_LIMITS.stranger_files, description="So many files of them are kept, at most."
+    )
+    stranger_bytes: Positive = Field(
+        default=_LIMITS.stranger_bytes, description="So many bytes of them are kept, at most."
+    )
     grace_seconds: Patience = Field(
-        default=3600.0, description="How long an incomplete batch is waited for before it is quarantined."
+        default=_LIMITS.grace_seconds,
+        description="How long an incomplete batch is waited for before it is quarantined.",
     )
-    settle_seconds: Patience = Field(default=10.0, description="How long a file may still be arriving.")
-    retention_days: Days = Field(default=30.0, description="How long archived and quarantined batches are kept.")
-    retention_applied_days: Days = Field(default=30.0, description="How long dead letters are kept once applied.")
-    retention_superseded_days: Days = Field(default=30.0, description="How long dead letters are kept once superseded.")
-    retention_discarded_days: Days = Field(default=90.0, description="How long dead letters are kept once discarded.")
-    alarm_letters: Positive = Field(default=1000, description="Alarm if more dead letters than this are parked.")
-    alarm_days: Days = Field(default=7.0, description="Alarm if a dead letter has been parked for longer than this.")
+    settle_seconds: Patience = Field(
+        default=_LIMITS.settle_seconds, description="How long a file may still be arriving."
+    )
+    retention_days: Days = Field(
+        default=_LIMITS.retention_days, description="How long archived and quarantined batches are kept."
+    )
+    retention_applied_days: Days = Field(
+        default=_LIMITS.letter_days[DeadLetterState.APPLIED], description="How long dead letters are kept once applied."
+    )
+    retention_superseded_days: Days = Field(
+        default=_LIMITS.letter_days[DeadLetterState.SUPERSEDED],
+        description="How long dead letters are kept once superseded.",
+    )
+    retention_discarded_days: Days = Field(
+        default=_LIMITS.letter_days[DeadLetterState.DISCARDED],
+        description="How long dead letters are kept once discarded.",
+    )
+    alarm_letters: Positive = Field(
+        default=_LIMITS.alarm_letters, description="Alarm if more dead letters than this are parked."
+    )
+    alarm_days: Days = Field(
+        default=_LIMITS.alarm_days, description="Alarm if a dead letter has been parked for longer than this."
+    )
     worker_concurrency: Positive = Field(default=2, description="Tasks a worker runs at once.")
     task_seconds: Annotated[float, Field(ge=10, allow_inf_nan=False), Expected("a number of seconds, 10 or more")] = (
         Field(default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back.")
@@ -377,6 +417,23 @@ class Settings(BaseSettings):
         return self.home / "keys"
 
     @property
+    def limits(self) -> Limits:
+        """What this side writes, accepts and waits for at most."""
+        same = {one.name: getattr(self, one.name) for one in fields(Limits) if one.name in type(self).model_fields}
+        return Limits(
+            **same,
+            read=ReadLimits(**{one.name: getattr(self, one.name) for one in fields(ReadLimits)}),
+            letter_days={
+                DeadLetterState.APPLIED: self.retention_applied_days,
+                DeadLetterState.SUPERSEDED: self.retention_superseded_days,
+                DeadLetterState.DISCARDED: self.retention_discarded_days,
+            },
+            copy_seconds=self.copy_every,
+            snapshot_days=self.snapshot_every,
+            period_seconds=self.export_every,
+        )
+
+    @property
     def carrier_group_number(self) -> int | None:
         """The number of the carrier's group, if one is set. Raises SettingsFaults if it is gone since."""
         try:
@@ -460,8 +517,8 @@ def _read_env_file(faults: list[str]) -> dict[str, str | None]:
             return dotenv_values(stream=io.StringIO(content.decode()))
         if named:
             faults.append(f"{ENV_FILE}: expected a file of NAME=value lines, found none at {shown}")
-    except Stranger as stranger:
-        faults.append(str(stranger))
+    except NotOurs as fault:
+        faults.append(str(fault))
     except OSError as error:
         faults.append(f"{shown}: expected a file of NAME=value lines, but {error.strerror}")
     except UnicodeError:

@@ -10,51 +10,9 @@ from sqlalchemy import Engine
 
 from exchange.channels.channel import MAX_SHARDS, Channel
 from exchange.channels.schemas import Checker
-from exchange.database.tables import DeadLetterState
 from exchange.files.spool import Spool
-from exchange.format.batch import ReadLimits
 from exchange.format.signing import SigningKey, TrustedKeys
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What this side writes at most, accepts at most, and waits at most. Sizes in bytes, times in seconds."""
-
-    batch_records: int = 100_000
-    batch_bytes: int = 64 * 1024 * 1024
-    read: ReadLimits = field(default_factory=ReadLimits)
-    invalid_records: int = 1_000
-    invalid_share: float = 0.1
-    deleted_rows: int = 1_000
-    deleted_share: float = 0.5
-    deleted_hours: float = 24.0
-    ahead_days: float = 30.0
-    look_ahead: int = 10_000
-    strangers_at_once: int = 1_000
-    stranger_files: int = 10_000
-    stranger_bytes: int = 256 * 1024 * 1024
-    grace_seconds: float = 3600.0
-    settle_seconds: float = 10.0
-    crashes: int = 3
-    poison_after: int = 5
-    retention_days: float = 30.0
-    letter_days: Mapping[DeadLetterState, float] = field(
-        default_factory=lambda: {
-            DeadLetterState.APPLIED: 30.0,
-            DeadLetterState.SUPERSEDED: 30.0,
-            DeadLetterState.DISCARDED: 90.0,
-        }
-    )
-    """How long dead letters are kept by the state that they came to; those of any other state stay."""
-    alarm_letters: int = 1_000
-    alarm_days: float = 7.0
-    gap_seconds: float = 300.0
-    copies: int = 3
-    copy_seconds: float = 3600.0
-    snapshot_days: float = 7.0
-    period_seconds: float = 300.0
-    """How often this side gives a sign of life."""
-
+from exchange.limits import Limits
 
 _SHARD_NUMBERS = frozenset(map(str, range(MAX_SHARDS)))
 

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from exchange.database.tables import DeadLetterState
+from exchange.limits import Limits
 from exchange.settings import Settings, SettingsFaults, load_settings, misspelt, variables
 
 
@@ -35,6 +37,18 @@ def test_two_names_are_enough_and_everything_lies_below_the_networks_folder(
     assert settings.database_url == f"sqlite:///{tmp_path}/var/request/exchange.db"
     assert settings.broker_url is None
     assert settings.require_signature
+
+
+def test_a_limit_holds_that_nobody_set_and_another_one_where_somebody_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch).limits == Limits()
+    others = load(monkeypatch, COPY_EVERY="1", MAX_RECORDS="2", RETENTION_DISCARDED_DAYS="3", LOOK_AHEAD="4").limits
+    found = (
+        others.copy_seconds,
+        others.read.max_records,
+        others.letter_days[DeadLetterState.DISCARDED],
+        others.look_ahead,
+    )
+    assert found == (1, 2, 3, 4)
 
 
 def test_without_names_each_missing_one_is_a_sentence() -> None:

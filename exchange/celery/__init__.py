@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sys
 
-from exchange.files.ownership import Stranger, refuse_imports
+from exchange.files.ownership import NotOurs, refuse_imports
 
 try:
     refuse_imports()
-except Stranger as stranger:
+except NotOurs as fault:
     if "celery.bin.celery" not in sys.modules:  # a program's own affair
         raise
-    print(stranger, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
+    print(fault, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
     sys.exit(2)
 
 from exchange.operating import garbage

@@ -20,6 +20,7 @@ from typing import Any
 
 from exchange.database.whoami import user, whoami
 from exchange.format.errors import printable
+from exchange.format.moments import in_words
 
 CALL = "exchange_call"
 """The header that holds who called, from where and when, and the signature."""
@@ -190,5 +191,5 @@ def why_it_waits(app: Any) -> str | None:
 
 def _at_work(worker: str, task: dict[str, Any]) -> str:
     since = task.get("time_start")
-    begun = f" since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S} UTC" if since else ""
+    begun = f" since {in_words(datetime.fromtimestamp(since, UTC))}" if since else ""
     return f"{printable(worker, 80)} runs {printable(str(task.get('name')), 80)}{begun}"

@@ -55,7 +55,7 @@ from exchange.database.whoami import acting_for
 from exchange.dead_letters import bulk_retry, discard, retry
 from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.bulk_retry import Pace
-from exchange.files.layout import parse_label
+from exchange.files.batch_files import parse_label
 from exchange.files.pid_lock import holding_name
 from exchange.format.errors import RecordError, WorldError
 from exchange.format.names import MAX_SEQUENCE, BatchName

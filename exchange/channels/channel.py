@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,12 +19,7 @@ import sqlalchemy as sa
 from exchange.channels.stream import Stream
 from exchange.files.ownership import why_not_imported
 from exchange.format.errors import printable
-
-CONTROL = "control"
-"""The channel of receipts and heartbeats: reserved."""
-
-_CHANNEL = re.compile(r"[a-z][a-z0-9_]{0,30}")
-_NETWORK = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+from exchange.format.names import CONTROL, NAME, NAME_RULE
 
 MAX_SHARDS = 32
 """More gain nothing: the database's processors and disk are the bound long before."""
@@ -124,13 +118,13 @@ class Channel:
 
     def _faults(self, cycle: Sequence[Stream]) -> Iterable[str]:
         say = f'channel "{printable(self.name)}": '
-        if not _CHANNEL.fullmatch(self.name):
-            yield say + "its name must be a lower-case letter, then at most 30 letters, digits or _"
+        if not NAME.fullmatch(self.name):
+            yield say + f"its name must be {NAME_RULE}"
         if self.name == CONTROL:
             yield say + "the name is reserved for the exchange's own records"
         for word, network in (("source", self.source), ("target", self.target)):
-            if not _NETWORK.fullmatch(network):
-                yield say + f'{word} "{printable(network)}" is no network name'
+            if not NAME.fullmatch(network):
+                yield say + f'{word} "{printable(network)}" is no network name, which must be {NAME_RULE}'
         if self.source == self.target:
             yield say + f'source and target are both "{printable(self.source)}"'
         on_invalid: str = self.on_invalid
@@ -153,7 +147,7 @@ class Channel:
         if shards == 1:
             return None
         longest = f"{self.name}_{shards - 1}"
-        if not _CHANNEL.fullmatch(longest):
+        if not NAME.fullmatch(longest):
             return f"its last shard would be called {printable(longest)}, and a name has at most 31 characters"
         if self.streams and not _independent(self.streams):
             names = ", ".join(stream.name for stream in self.streams)

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, best_match
 
 from exchange.channels.stream import Stream
+from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -158,7 +159,7 @@ class _Judge:
 
     def _refusal(self, value: dict[str, Any]) -> RecordError:
         path, message, rule = self._fault(value)
-        pointer = self._under + "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+        pointer = self._under + json_pointer.join(*path)
         # A fault of the whole object quotes all of it, but for the rules that name members only.
         quoted = path[:1] or (() if rule in {"required", "additionalProperties"} else value)
         if not self._sensitive.isdisjoint(quoted):

@@ -14,6 +14,7 @@ from exchange.cli.batches import Limit
 from exchange.cli.output import Json
 from exchange.cli.runtime import fail, moment, open_site
 from exchange.cli.verify import CODES, Trust, trusted_from
+from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from exchange.database.audit_chain import Checked
@@ -58,7 +59,7 @@ def listed(
         ["at", "who", "action", "arguments", "why", "result", "from"],
         [
             (
-                f"{entry.at:%Y-%m-%d %H:%M:%S}Z",
+                in_table(entry.at),
                 entry.who,
                 entry.action,
                 _words(entry.arguments),
@@ -80,7 +81,7 @@ def export(
 
     Kept elsewhere, it tells when somebody who owns the database wrote its audit anew, or cut it off.
     """
-    from exchange.format.dead_letter_file import FileFault
+    from exchange.format.signed_file import FileFault
     from exchange.operating import audit_export
 
     with open_site() as site:
@@ -124,8 +125,8 @@ def verify(
 
 
 def _checked_file(file: Path, keys: TrustedKeys, as_json: bool) -> Ending:
-    from exchange.format.dead_letter_file import FileFault
     from exchange.format.errors import Untrusted, printable
+    from exchange.format.signed_file import FileFault
     from exchange.operating import audit_export
 
     shown = printable(str(file))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +12,7 @@ from exchange.cli import output, transfer
 from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.runtime import fail, one_of, open_site, refuse_unknown, stem
+from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -84,7 +84,7 @@ def _list(
                 row.reason,
                 row.total,
                 row.bytes,
-                f"{row.updated_at:%Y-%m-%d %H:%M:%S}Z",
+                in_table(row.updated_at),
             )
             for row in found
         ],
@@ -127,7 +127,7 @@ def show(
         return
     output.table(
         ["direction", "state", "reason", "attempt", "updated"],
-        [(row.direction, row.state, row.reason, row.attempt, moment(row.updated_at)) for row in found.rows],
+        [(row.direction, row.state, row.reason, row.attempt, in_table(row.updated_at)) for row in found.rows],
     )
     output.tell("history:")
     show_history(found.history)
@@ -225,10 +225,5 @@ def show_history(events: Sequence[Event]) -> None:
     """Print changes of state."""
     output.table(
         ["at", "from", "to", "cause", "who"],
-        [(moment(event.at), event.from_state, event.to_state, event.cause, event.who) for event in events],
+        [(in_table(event.at), event.from_state, event.to_state, event.cause, event.who) for event in events],
     )
-
-
-def moment(at: datetime) -> str:
-    """Word a moment for people."""
-    return f"{at:%Y-%m-%d %H:%M:%S}Z"

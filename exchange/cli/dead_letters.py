@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -27,10 +28,9 @@ from exchange.cli.dead_letters_filters import (
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.errors import printable
+from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from exchange.dead_letters import Group, Page, View
     from exchange.dead_letters.show import Line
 
@@ -95,7 +95,7 @@ def by_cause(
         )
         return
     since = min(group.first_at for group in groups)
-    told = f"{many(letters)} {state}, of {many(len(groups), 'cause')}, the oldest since {_moment(since)}"
+    told = f"{many(letters)} {state}, of {many(len(groups), 'cause')}, the oldest since {in_table(since)}"
     if sys.stdout.isatty():
         output.tell(told)
         _tell_groups(groups)
@@ -113,8 +113,8 @@ def _list_groups(groups: Sequence[Group]) -> None:
         [
             (
                 group.letters,
-                _moment(group.first_at),
-                _moment(group.last_at),
+                in_table(group.first_at),
+                in_table(group.last_at),
                 _bar(group.trend),
                 group.channel,
                 group.stream,
@@ -139,7 +139,7 @@ def _tell_groups(groups: Sequence[Group]) -> None:
         output.head(
             f"{group.letters:,} {group.error}, {where}", f"cause {group.fingerprint}, fault: {group.advice.fault}"
         )
-        output.tell(f"  {_moment(group.first_at)} to {_moment(group.last_at)}, last 24 hours |{_bar(group.trend)}|")
+        output.tell(f"  {in_table(group.first_at)} to {in_table(group.last_at)}, last 24 hours |{_bar(group.trend)}|")
         output.tell(f"  e.g. {group.example}: {group.message}")
         output.tell(f"  next: {group.advice.next}")
 
@@ -208,7 +208,7 @@ def list_(
             [
                 (
                     letter.id,
-                    _moment(letter.created_at),
+                    in_table(letter.created_at),
                     letter.direction,
                     letter.channel,
                     letter.stream,
@@ -277,7 +277,7 @@ def _tell_letter(found: View) -> None:
         "version": letter.version,
         "schema_version": letter.schema_version,
         "sender": letter.producer,
-        "parked": _moment(letter.created_at),
+        "parked": in_table(letter.created_at),
         "attempts": letter.attempts,
         "revision": letter.revision or None,
         "error": letter.error,
@@ -324,26 +324,22 @@ def _tell_past(found: View) -> None:
         output.tell("revisions, newest first:")
         output.table(
             ["number", "at", "who", "why", "difference"],
-            [(one.number, _moment(one.at), one.who, one.why, one.difference) for one in found.revisions],
+            [(one.number, in_table(one.at), one.who, one.why, one.difference) for one in found.revisions],
         )
     if found.others:
         output.tell("other dead letters of this key, newest first:")
         output.table(
             ["id", "parked", "state", "version", "message"],
-            [(one.id, _moment(one.created_at), one.state, one.version, one.message) for one in found.others],
+            [(one.id, in_table(one.created_at), one.state, one.version, one.message) for one in found.others],
         )
     output.tell("history, newest first:")
     output.table(
         ["at", "from", "to", "cause", "who"],
         [
-            (_moment(event["at"]), event["from_state"], event["to_state"], event["cause"], event["who"])
+            (in_table(event["at"]), event["from_state"], event["to_state"], event["cause"], event["who"])
             for event in found.history
         ],
     )
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S}Z"
 
 
 def many(number: int, what: str = "dead letter") -> str:
@@ -354,5 +350,5 @@ def many(number: int, what: str = "dead letter") -> str:
 def _bar(trend: Sequence[int]) -> str:
     """Draw numbers as a row of bars; the smallest one that is not 0 is seen."""
     bars = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
-    most = max(trend, default=0)
-    return "".join(bars[-(-number * (len(bars) - 1) // most) if number > 0 else 0] for number in trend)
+    most = max(trend, default=0) or 1
+    return "".join(bars[math.ceil(number * (len(bars) - 1) / most)] for number in trend)

@@ -29,6 +29,7 @@ from exchange.cli.dead_letters_filters import (
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.errors import printable
+from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from exchange.dead_letters.bulk_retry import Bulk, Pace
@@ -123,7 +124,7 @@ def selections(as_json: Json = False) -> None:
                 one.letters,
                 one.left,
                 one.parked,
-                f"{one.at:%Y-%m-%d %H:%M:%S}Z",
+                in_table(one.at),
                 one.who,
                 ", ".join(f"{name} {value}" for name, value in one.filters.items()),
             )

@@ -9,9 +9,10 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.audited import As, Reason, by_hand
-from exchange.cli.batches import ChannelOption, Limit, moment
+from exchange.cli.batches import ChannelOption, Limit
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, known_channel, one_of, open_site, refuse_unknown
+from exchange.format.moments import in_table
 from exchange.format.names import MAX_SEQUENCE
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
                 one.first,
                 one.last,
                 one.state,
-                moment(one.noticed_at),
+                in_table(one.noticed_at),
                 one.age,
                 one.refused,
                 one.cause,

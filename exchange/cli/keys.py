@@ -18,6 +18,7 @@ from exchange.cli.runtime import Refused, moment, open_site, settings
 from exchange.files import keys
 from exchange.format.errors import printable
 from exchange.format.key_terms import NO_LIMITS, Terms
+from exchange.format.moments import in_table
 from exchange.format.signing import FINGERPRINT
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def _terms(
 
 def _check_channels(current: Settings, channels: list[str], wanted: Candidate) -> None:
     """See that each is one that this side receives. Raises Refused."""
-    from exchange.channels.channel import CONTROL, known_names
+    from exchange.channels.channel import known_names
+    from exchange.format.names import CONTROL
     from exchange.operating.assemble import assemble
 
     known = [*known_names(assemble(current, distrusting=wanted.name).incoming()), CONTROL]
@@ -210,10 +212,7 @@ def _tell_signed(done: Ended) -> None:
     if done.batches:
         output.table(
             ["batch", "state", "records", "updated", "manifest SHA-256"],
-            [
-                (one.batch, one.state, one.records, f"{one.updated_at:%Y-%m-%d %H:%M:%S}Z", one.digest)
-                for one in done.batches
-            ],
+            [(one.batch, one.state, one.records, in_table(one.updated_at), one.digest) for one in done.batches],
         )
     if done.counts.get(BatchState.WAITING) or done.counts.get(BatchState.HELD):
         output.say("what waits or is held is quarantined at the next import")

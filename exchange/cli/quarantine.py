@@ -8,9 +8,10 @@ import typer
 
 from exchange.cli import output, transfer
 from exchange.cli.audited import As, Reason, by_hand
-from exchange.cli.batches import ChannelOption, Limit, moment, show_history
+from exchange.cli.batches import ChannelOption, Limit, show_history
 from exchange.cli.output import Json
 from exchange.cli.runtime import fail, label, open_site, refuse_unknown
+from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from exchange.incoming.quarantine import Look
@@ -51,7 +52,7 @@ def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = Fals
                 one.sequence,
                 one.reason,
                 one.bytes,
-                moment(one.since) if one.since else None,
+                in_table(one.since) if one.since else None,
                 one.message,
             )
             for one in found
@@ -145,7 +146,7 @@ def strangers(limit: Limit = 50, as_json: Json = False) -> None:
         return
     output.table(
         ["day", "cause", "batches", "bytes", "last", "such as"],
-        [(one.day, one.cause, one.batches, one.bytes, moment(one.last_at), one.samples[0]["batch"]) for one in found],
+        [(one.day, one.cause, one.batches, one.bytes, in_table(one.last_at), one.samples[0]["batch"]) for one in found],
     )
     for group in found[:1]:
         output.warn(f"{group.samples[0]['batch']}: {group.samples[0]['message']}")

@@ -11,6 +11,7 @@ from exchange.cli import output
 from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.runtime import known_channel, open_site
+from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,4 +88,4 @@ def _show(found: Iterable[Standing], as_json: bool) -> None:
 
 
 def _moment(moment: datetime | None) -> str | None:
-    return f"{moment:%Y-%m-%d %H:%M:%S}Z" if moment else None
+    return in_table(moment) if moment else None

@@ -8,9 +8,9 @@ import typer
 
 from exchange.cli import output, transfer
 from exchange.cli.audited import As, Reason, by_hand
-from exchange.cli.batches import moment
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, known_channel, open_site
+from exchange.format.moments import in_table
 
 app = typer.Typer(help="The lives of this database.", invoke_without_command=True)
 
@@ -116,7 +116,7 @@ def list_(
     output.table(
         ["epoch", "current", "since", "who", "reason"],
         [
-            (one.epoch, "yes" if one.current else "", moment(one.since) if one.since else None, one.who, one.reason)
+            (one.epoch, "yes" if one.current else "", in_table(one.since) if one.since else None, one.who, one.reason)
             for one in lives
         ],
     )
@@ -138,7 +138,7 @@ def _list_received(as_json: bool) -> None:
         return
     output.table(
         ["channel", "epoch", "state", "sequence", "since"],
-        [(one.channel, one.epoch, one.state, one.sequence, moment(one.since)) for one in rows],
+        [(one.channel, one.epoch, one.state, one.sequence, in_table(one.since)) for one in rows],
     )
 
 

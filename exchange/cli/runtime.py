@@ -134,7 +134,7 @@ def stem(text: str) -> str:
 
 def label(text: str) -> str:
     """Check the name under which a batch lies in quarantine. Raises Refused."""
-    from exchange.files.layout import parse_label
+    from exchange.files.batch_files import parse_label
 
     try:
         parse_label(text)
@@ -178,7 +178,8 @@ def _quoted(text: str) -> str:
 
 def refuse_unknown(channel: str | None, site: Site) -> None:
     """Refuse a channel that is not declared, where nothing was found under its name: it is mistyped."""
-    from exchange.channels.channel import CONTROL, known_names
+    from exchange.channels.channel import known_names
+    from exchange.format.names import CONTROL
 
     known = known_names([*site.outgoing(), *site.incoming()])
     if channel is not None and channel not in {*known, CONTROL}:

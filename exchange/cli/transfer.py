@@ -11,8 +11,7 @@ from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, known_channel, open_site, stem
 from exchange.format.errors import Verdict
-from exchange.format.manifest import CONTROL_CHANNEL as CONTROL
-from exchange.format.names import MAX_SEQUENCE
+from exchange.format.names import CONTROL, MAX_SEQUENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +74,7 @@ def import_(
         arguments = {"channel": channel, "batch": wanted, "release": bool(release) or None}
         with by_hand(site, "import", arguments, who=who, why=reason) as act:
             site.spool.prepare()
-            with output.between_batches("importing", lambda: len(site.spool.sight().found)) as stopping:
+            with output.between_batches("importing", lambda: len(site.spool.list_arrivals().found)) as stopping:
                 run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
                 trouble = control_batch.after_import(site, run.batches, stopping)
             act.came_to(run.as_dict())

@@ -21,7 +21,7 @@ from exchange.files.folder import NotPlain, named
 from exchange.format.batch import BatchReader
 from exchange.format.errors import BatchError, Reason, RecordError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES, Manifest, split_manifest
-from exchange.format.names import BatchName, data_name
+from exchange.format.names import DATA_ENDINGS, MANIFEST_ENDING, BatchName, data_name
 from exchange.format.record import decode
 from exchange.format.signing import TrustedKeys
 from exchange.format.verify import Check, Report, judge
@@ -46,8 +46,7 @@ _HOW = {
     "content": "decompressed within the size claimed; its SHA-256, its lines, the counts by stream and op",
     "records": "each line strict JSON and a record of a stream listed; schemas are checked on import",
 }
-_MANIFEST = ".manifest.jsonl"
-_DATA = (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age")
+_ENDINGS = (MANIFEST_ENDING, *DATA_ENDINGS.values())
 _LONGEST_LINE = 2000
 
 Paths = Annotated[
@@ -74,7 +73,7 @@ class Files:
     @property
     def manifest(self) -> Path:
         """The manifest's path."""
-        return self.folder / f"{self.stem}{_MANIFEST}"
+        return self.folder / f"{self.stem}{MANIFEST_ENDING}"
 
     @property
     def name(self) -> BatchName | None:
@@ -171,7 +170,7 @@ def _found(path: Path) -> list[Files]:
             raise Refused(f"{path}: expected a folder of batches, found none in it")
         return [Files(path, one) for one in stems]
     files = Files(path.parent, path.name if stem is None else stem)
-    beside = [files.folder / f"{files.stem}{ending}" for ending in (_MANIFEST, *_DATA)]
+    beside = [files.folder / f"{files.stem}{ending}" for ending in _ENDINGS]
     if path.exists() and stem is None:
         raise Refused(f"{path}: expected a batch's manifest or data file, found a file of another name")
     if not any(_is_plain(one) for one in beside):
@@ -181,7 +180,7 @@ def _found(path: Path) -> list[Files]:
 
 def _stem(name: str) -> str | None:
     """Take the ending off a batch's file name; None if it is no such name."""
-    for ending in (_MANIFEST, *sorted(_DATA, key=len, reverse=True)):
+    for ending in _ENDINGS:
         if name.endswith(ending) and len(name) > len(ending):
             return name.removesuffix(ending)
     return None

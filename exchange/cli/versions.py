@@ -8,9 +8,9 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.audited import As, by_hand
-from exchange.cli.batches import moment
 from exchange.cli.output import Json
 from exchange.cli.runtime import known_channel, open_site
+from exchange.format.moments import in_table
 
 app = typer.Typer(help="Versions of records that are ahead of this side's clock.", invoke_without_command=True)
 
@@ -41,7 +41,7 @@ def _list(as_json: bool) -> None:
         return
     output.table(
         ["channel", "version", "since", "who", "reason"],
-        [(one.channel, one.version, moment(one.at), one.who, one.reason) for one in found],
+        [(one.channel, one.version, in_table(one.at), one.who, one.reason) for one in found],
     )
 
 

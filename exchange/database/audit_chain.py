@@ -18,9 +18,10 @@ from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, wait_for, writing
 from exchange.database.tables import audit
+from exchange.format.as_dict import AsDict
 from exchange.format.audit_file import FIRST, Ending, Row
-from exchange.format.dead_letter_file import FileFault
 from exchange.format.errors import printable
+from exchange.format.signed_file import FileFault
 
 FETCH_ROWS = 500
 MOST_FAULTS = 20
@@ -68,17 +69,13 @@ def _next_id(connection: Connection, last: int) -> int:
 
 
 @dataclass(frozen=True)
-class Checked:
+class Checked(AsDict):
     """What a check came to. ``faults`` has a sentence for each of the first that were found of ``wrong``."""
 
     rows: int
     head: str
     wrong: int
     faults: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "faults": list(self.faults)}
 
 
 def check(engine: Engine, kept: Ending | None = None) -> Checked:

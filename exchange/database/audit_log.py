@@ -23,6 +23,7 @@ from exchange.database.engine import missing_file, now
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy
 from exchange.database.tables import audit
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import RecordError, WorldError, printable, rule_of
 
 MAX_NAME_CHARACTERS = 100
@@ -183,7 +184,7 @@ def _cut(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(AsDict):
     """One row of the audit. ``result`` is None while it is at work, and of what was killed."""
 
     id: int
@@ -194,10 +195,6 @@ class Entry:
     arguments: dict[str, Any]
     why: str | None
     result: dict[str, Any] | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**self.__dict__, "at": self.at.isoformat()}
 
 
 def entries(

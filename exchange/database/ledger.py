@@ -7,7 +7,7 @@ transaction; which may follow which stands in ``TRANSITIONS`` alone.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -27,28 +27,20 @@ from exchange.database.tables import (
     position,
 )
 from exchange.database.whoami import whoami
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import Reason, WorldError, printable
 from exchange.format.manifest import Manifest, Signature
 from exchange.format.signing import ALGORITHM
 
 
 @dataclass(frozen=True)
-class Counts:
+class Counts(AsDict):
     """What became of a batch's records."""
 
     applied: int = 0
     duplicate: int = 0
     stale: int = 0
     parked: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Give the fields that scripts rely on."""
-        return {
-            "applied": self.applied,
-            "duplicate": self.duplicate,
-            "stale": self.stale,
-            "parked": self.parked,
-        }
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ class Event(NamedTuple):
 MAX_ROWS = 20
 """How many rows of one batch's name are shown: a bad file may have been carried a thousand times."""
 
-_ENTRY = [batch.c[name] for name in Entry.__dataclass_fields__]
+_ENTRY = [batch.c[one.name] for one in fields(Entry)]
 
 
 def _entry(row: Any) -> Entry:

@@ -5,7 +5,6 @@ On PostgreSQL a lock is an advisory one, on SQLite a file beside the database.
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +18,11 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from exchange.database.engine import SQLITE_WAIT_SECONDS, now
+from exchange.database.flock import try_lock
 from exchange.database.tables import holder
 from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
 from exchange.format.errors import Verdict
+from exchange.format.moments import in_words
 
 LOCK_WAIT_SECONDS = 30.0
 """How long PostgreSQL waits for a lock that is held for a moment only: longer means that its holder hangs."""
@@ -37,7 +38,7 @@ class Busy(Exception):  # noqa: N818 - an answer, not an error
 
     def __str__(self) -> str:
         """Say who, and since when."""
-        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else ""
+        since = f" since {in_words(self.since)}" if self.since else ""
         return f"{self.lock} is busy: {self.who}{since}; it goes on at the next run"
 
     def as_dict(self) -> dict[str, Any]:
@@ -158,10 +159,8 @@ def _lock_file(engine: Engine, lock: str) -> Iterator[None]:
         yield
         return
     with Path(f"{database}-{lock.replace(' ', '-')}.lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _sqlite_holder(engine, lock) from None
+        if not try_lock(file):
+            raise _sqlite_holder(engine, lock)
         yield
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -18,7 +17,9 @@ from sqlalchemy import Connection
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
-from exchange.site import Limits, Site
+from exchange.format.as_dict import AsDict
+from exchange.limits import Limits
+from exchange.site import Site
 
 SECONDS_AN_HOUR = 3600
 
@@ -87,20 +88,12 @@ def fold(connection: Connection, moment: datetime) -> None:
 
 
 @dataclass(frozen=True)
-class Backlog:
+class Backlog(AsDict):
     """The parked letters: their number, the id of the oldest, and when that one was parked."""
 
     parked: int
     oldest: int | None
     oldest_at: datetime | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {
-            "parked": self.parked,
-            "oldest": self.oldest,
-            "oldest_at": self.oldest_at.isoformat() if self.oldest_at else None,
-        }
 
 
 def backlog(connection: Connection) -> Backlog:

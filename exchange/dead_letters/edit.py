@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.channels.stream import HIDDEN
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
 from exchange.dead_letters import Mask, Parked, revisions
 from exchange.dead_letters.transitions import missing, standing
+from exchange.format import json_pointer, strict_json
 from exchange.format import record as records
-from exchange.format import strict_json
 from exchange.format.errors import RecordError, WorldError, printable
+from exchange.format.names import CONTROL
 from exchange.format.record import Record, Run
 from exchange.site import Site
 from exchange.tables.loader.decode import checked
@@ -191,7 +192,7 @@ def _check(site: Site, begun: Draft, record: Record) -> tuple[str, int]:
 
 def _led(value: Any, pointer: str) -> tuple[Any, Any]:
     """Follow a JSON pointer to what holds its last step, and give both."""
-    steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+    steps = json_pointer.split(pointer)
     here = value
     if pointer.startswith("/"):
         for at, step in enumerate(steps):

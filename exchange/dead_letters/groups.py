@@ -16,13 +16,14 @@ from exchange.dead_letters.counts import SECONDS_AN_HOUR, TREND_HOURS, groups_in
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.order import Order
 from exchange.dead_letters.store import brief_columns
+from exchange.format.as_dict import AsDict
 
 MAX_GROUPS = 1_000
 """How many groups are shown at most, those with the most letters."""
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(AsDict):
     """The letters of one fingerprint in one state; ``example`` is the newest, ``trend`` goes by hours, oldest first."""
 
     fingerprint: str
@@ -48,12 +49,7 @@ class Group:
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
         return {
-            **self.__dict__,
-            "state": self.state.value,
-            "direction": self.direction.value,
-            "first_at": self.first_at.isoformat(),
-            "last_at": self.last_at.isoformat(),
-            "trend": list(self.trend),
+            **super().as_dict(),
             "trend_period_seconds": SECONDS_AN_HOUR,
             "fault": self.advice.fault,
             "next": self.advice.next,

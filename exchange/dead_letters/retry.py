@@ -7,6 +7,7 @@ were parked.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database.engine import among
 from exchange.database.errors import world_errors
 from exchange.database.locks import join, locked, reading
@@ -28,6 +29,7 @@ from exchange.database.tables import DeadLetterState, Direction, change, dead_le
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
 from exchange.dead_letters.transitions import missing, standing
 from exchange.format.errors import RecordError, printable, rule_of
+from exchange.format.names import CONTROL
 from exchange.results import Retried
 from exchange.site import Site
 from exchange.tables import version_limit
@@ -65,7 +67,7 @@ class Group(NamedTuple):
 
     def parts(self, count: int) -> list[Group]:
         """Cut it into about so many groups."""
-        size = -(-len(self.ids) // count)
+        size = math.ceil(len(self.ids) / count)
         return [self._replace(ids=self.ids[at : at + size]) for at in range(0, len(self.ids), size)]
 
 

@@ -15,7 +15,7 @@ from exchange.database.tables import DeadLetterState, dead_letter, revision
 from exchange.database.whoami import whoami
 from exchange.dead_letters.store import Parked
 from exchange.dead_letters.transitions import standing, take
-from exchange.format import strict_json
+from exchange.format import json_pointer, strict_json
 from exchange.format.errors import WorldError, printable
 from exchange.format.record import Record
 
@@ -73,8 +73,7 @@ def difference(before: Any, after: Any, sensitive: Collection[str]) -> str:
 def _changes(pointer: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in dict.fromkeys((*before, *after)):
-            step = name.replace("~", "~0").replace("/", "~1")
-            yield from _changes(f"{pointer}/{step}", before.get(name, _ABSENT), after.get(name, _ABSENT))
+            yield from _changes(pointer + json_pointer.join(name), before.get(name, _ABSENT), after.get(name, _ABSENT))
     elif type(before) is not type(after) or before != after:
         yield pointer, before, after
 

@@ -16,11 +16,13 @@ from exchange.database.tables import DeadLetterState, dead_letter, selected, sel
 from exchange.database.whoami import whoami
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.transitions import MOST_AT_ONCE, missing, standing
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
+from exchange.format.moments import in_words
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(AsDict):
     """Letters under a name. ``left`` were not tried yet, ``parked`` were tried and stayed so."""
 
     name: str
@@ -31,17 +33,13 @@ class Selection:
     left: int
     parked: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "at": self.at.isoformat()}
-
 
 def select(connection: Connection, name: str, filters: Filters) -> Selection:
     """Freeze the letters that ``filters`` mean now. Raises WorldError if the name is taken or there is no letter."""
     if _row(connection, name) is not None:
         there = find_selection(connection, name)
         msg = (
-            f"selection {name} is there already, by {there.who} at {there.at:%Y-%m-%d %H:%M:%S} UTC;"
+            f"selection {name} is there already, by {there.who} at {in_words(there.at)};"
             f" nothing was changed; take another name, or `exchange dead-letters unselect {name}` first"
         )
         raise WorldError(msg)

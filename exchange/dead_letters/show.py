@@ -19,6 +19,8 @@ from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.pages import page
 from exchange.dead_letters.store import Brief, Parked, find, history
+from exchange.format import json_pointer
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import RecordError
 from exchange.site import Site
 from exchange.tables import capture
@@ -29,7 +31,7 @@ OTHERS = 10
 
 
 @dataclass(frozen=True)
-class Revision:
+class Revision(AsDict):
     """What a person made of a record."""
 
     number: int
@@ -37,10 +39,6 @@ class Revision:
     who: str
     why: str
     difference: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**self.__dict__, "at": self.at.isoformat()}
 
 
 @dataclass(frozen=True)
@@ -189,26 +187,22 @@ def _lines(value: Any, place: str, before: str, indent: str) -> Iterator[tuple[s
     match value:
         case dict() if value:
             members: list[tuple[str, str, Any]] = [
-                (_step(name), f"{_text(name)}: ", one) for name, one in value.items()
+                (json_pointer.join(name), f"{_text(name)}: ", one) for name, one in value.items()
             ]
             opening, closing = "{}"
         case list() if value:
-            members = [(str(number), "", one) for number, one in enumerate(value)]
+            members = [(json_pointer.join(number), "", one) for number, one in enumerate(value)]
             opening, closing = "[]"
         case _:
             yield place, f"{indent}{before}{_text(value)}"
             return
     yield place, f"{indent}{before}{opening}"
     for number, (step, name, one) in enumerate(members, 1):
-        lines = list(_lines(one, f"{place}/{step}", name, indent + INDENT))
+        lines = list(_lines(one, place + step, name, indent + INDENT))
         if number < len(members):
             lines[-1] = (lines[-1][0], lines[-1][1] + ",")
         yield from lines
     yield "-", f"{indent}{closing}"
-
-
-def _step(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _text(value: Any) -> str:
@@ -230,9 +224,9 @@ def rule_of(connection: Connection, stream: Stream, letter: Brief) -> str | None
 
 def _of_schema(stream: Stream, pointer: str) -> str:
     schema = stream_schema(stream)
-    steps = pointer.split("/")[1:]
+    steps = json_pointer.split(pointer)
     if len(steps) >= _PLACE:
-        name = steps[1].replace("~1", "/").replace("~0", "~")
+        name = steps[1]
         if name in schema["properties"]:
             return f"{name}: {json.dumps(schema['properties'][name], ensure_ascii=False)}"
     return json.dumps({name: schema[name] for name in ("required", "additionalProperties")}, ensure_ascii=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -88,7 +88,7 @@ def find(connection: Connection, letter_id: int) -> Parked | None:
 
 def brief_columns(letters: sa.FromClause) -> list[sa.ColumnElement[Any]]:
     """Give the columns that ``brief`` reads, of the table of letters or of something made from it."""
-    return [letters.c[name] for name in Brief.__dataclass_fields__]
+    return [letters.c[one.name] for one in fields(Brief)]
 
 
 def brief(row: Any) -> Brief:
@@ -112,8 +112,8 @@ def history(connection: Connection, letter_id: int) -> list[Mapping[str, Any]]:
 
 
 def _fields(row: Any) -> dict[str, Any]:
-    fields = {name: getattr(row, name) for name in Brief.__dataclass_fields__}
-    return {**fields, "direction": Direction(row.direction), "state": DeadLetterState(row.state)}
+    values = {one.name: getattr(row, one.name) for one in fields(Brief)}
+    return {**values, "direction": Direction(row.direction), "state": DeadLetterState(row.state)}
 
 
 MOST_KEY_BYTES = 2_000
@@ -158,7 +158,7 @@ class Letter:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-_AS_THEY_ARE = [name for name in Letter.__dataclass_fields__ if name in dead_letter.c and name != "record"]
+_AS_THEY_ARE = [one.name for one in fields(Letter) if one.name in dead_letter.c and one.name != "record"]
 
 
 def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:

@@ -22,6 +22,7 @@ from exchange.database.engine import among, now
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
 from exchange.dead_letters.store import Letter, Parked, brief_columns, find, parked
 from exchange.format.errors import printable
+from exchange.format.moments import in_words
 
 MOST_AT_ONCE = 10_000
 """Letters that one statement names: no database binds any number of values."""
@@ -196,7 +197,7 @@ def standing(connection: Connection, letter_id: int) -> str:
     if letter is None:
         return missing(letter_id)
     last = last_event(connection, letter_id)
-    by = f" by {printable(last.who)} at {last.at:%Y-%m-%d %H:%M:%S} UTC" if last else ""
+    by = f" by {printable(last.who)} at {in_words(last.at)}" if last else ""
     how = "parked, last changed" if letter.state is DeadLetterState.PARKED else f"{letter.state} already,"
     return f"dead letter {letter_id} is {how}{by}"
 

@@ -12,7 +12,8 @@ import secrets
 import stat
 from pathlib import Path
 
-from exchange.files.folder import HOME_MODE, held, make_private
+from exchange.files import durable
+from exchange.files.folder import HOME_MODE, make_private
 from exchange.format.errors import printable
 
 FILE = "call.secret"
@@ -32,12 +33,8 @@ def make(home: Path) -> None:
     if path.exists() or path.is_symlink():
         return
     make_private(home, HOME_MODE)
-    with (
-        contextlib.suppress(FileExistsError),  # another process was quicker: its secret counts
-        held(home, follow=True) as folder,
-        folder.write(FILE, mode=0o600, replace=False) as out,
-    ):
-        out.write(secrets.token_hex(_BYTES).encode() + b"\n")
+    with contextlib.suppress(FileExistsError):  # another process was quicker: its secret counts
+        durable.write(path, secrets.token_hex(_BYTES).encode() + b"\n", mode=0o600, replace=False)
 
 
 def read(home: Path) -> bytes:

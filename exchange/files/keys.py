@@ -15,10 +15,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from exchange.files import durable
 from exchange.files.folder import held, make_private
 from exchange.format.errors import printable
 from exchange.format.key_terms import MAX_TERMS_BYTES, NO_LIMITS, Terms
-from exchange.format.manifest import KEY_NAME
+from exchange.format.names import KEY_NAME
 from exchange.format.signing import SigningKey, TrustedKeys, fingerprint, to_pem
 
 MAX_PEM_BYTES = 16 * 1024
@@ -141,7 +142,8 @@ def untrust(folder: Path, name: str) -> str | None:
     try:
         copy.unlink()  # first: no reader ever finds the key and not its limits
         _terms_path(folder, name).unlink(missing_ok=True)
-        _sync(copy.parent)
+        with held(copy.parent, follow=True) as kept:
+            kept.sync()
     except FileNotFoundError as error:
         raise KeyFault(
             f"no key {printable(name, 80)} is trusted here; nothing was done; `exchange keys list` shows those that are"
@@ -159,10 +161,7 @@ def _limit(folder: Path, name: str, terms: Terms) -> None:
         return
     try:
         make_private(path.parent)
-        with held(path.parent, follow=True) as trusted:
-            with trusted.write(path.name, mode=0o600) as stream:
-                stream.write(terms.encode())
-            trusted.sync()
+        durable.write(path, terms.encode(), mode=0o600)
     except OSError as error:
         raise KeyFault(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -174,14 +173,6 @@ def _trusted_path(folder: Path, name: str) -> Path:
 
 def _terms_path(folder: Path, name: str) -> Path:
     return folder / "trusted" / f"{name}.json"
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def listed(folder: Path, signing: str | None = None) -> list[KeyFile]:
@@ -329,8 +320,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     """Write a new file; a key made at the same moment is never replaced."""
     try:
         make_private(path.parent)
-        with held(path.parent, follow=True) as folder, folder.write(path.name, mode=mode, replace=False) as stream:
-            stream.write(content)
+        durable.write(path, content, mode=mode, replace=False)
     except FileExistsError as error:
         raise KeyFault(f"{path}: there is a key of this name already; choose another name") from error
     except OSError as error:

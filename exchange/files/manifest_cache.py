@@ -7,26 +7,25 @@ batch reads its files anew once they are out of everybody else's reach.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from exchange.files.layout import Mark, Sighting
+from exchange.files.batch_files import BatchFiles, FileIdentity
 
-MAX_REMEMBERED = 20_000
+MAX_FILES = 20_000
 """How many files are remembered at most: memory stays bounded whatever is put into a folder."""
 
 Made = TypeVar("Made")
 
 
-class Remembered(Generic[Made]):
+class ManifestCache(Generic[Made]):
     """What was made of each file at the last look."""
 
     def __init__(self) -> None:
         self._terms: object = None
-        self._made: dict[Sighting, tuple[Mark, Made]] = {}
+        self._made: dict[BatchFiles, tuple[FileIdentity, Made]] = {}
 
     def each(
-        self, sightings: Iterable[Sighting], terms: object, make: Callable[[Sighting], Made | None]
+        self, batches: Iterable[BatchFiles], terms: object, make: Callable[[BatchFiles], Made | None]
     ) -> Iterator[Made]:
         """Give what ``make`` makes of each file; it is not asked again for a file that is still the same one.
 
@@ -34,18 +33,18 @@ class Remembered(Generic[Made]):
         given for a file of which it makes None.
         """
         known = self._made if terms == self._terms else {}
-        kept: dict[Sighting, tuple[Mark, Made]] = {}
-        for sighting in sightings:
-            mark, made = known.get(sighting, (None, None))
-            if made is None or mark != sighting.mark:
-                made = make(sighting)
+        kept: dict[BatchFiles, tuple[FileIdentity, Made]] = {}
+        for batch in batches:
+            identity, made = known.get(batch, (None, None))
+            if made is None or identity != batch.identity:
+                made = make(batch)
             if made is None:
                 continue
-            if sighting.mark is not None and len(kept) < MAX_REMEMBERED:
-                kept[sighting] = (sighting.mark, made)
+            if batch.identity is not None and len(kept) < MAX_FILES:
+                kept[batch] = (batch.identity, made)
             yield made
         self._terms, self._made = terms, kept
 
-    def forget(self, sighting: Sighting) -> None:
+    def forget(self, batch: BatchFiles) -> None:
         """Have what was made of a file made anew the next time, though it is still the same one."""
-        self._made.pop(sighting, None)
+        self._made.pop(batch, None)

@@ -20,14 +20,14 @@ MOST_BYTES = 1024 * 1024
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
-class Stranger(Exception):  # noqa: N818 - reads as what it is
+class NotOurs(Exception):  # noqa: N818 - reads as what it is
     """Somebody else may have written it; the text is one sentence."""
 
 
 def read_ours(file: Path) -> bytes | None:
     """Give what is in a file that only we or root can have written; None if there is no such file.
 
-    Raises Stranger, and OSError if it can't be read.
+    Raises NotOurs, and OSError if it can't be read.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -54,14 +54,14 @@ def why_not_imported() -> str | None:
 
 
 def refuse_imports() -> None:
-    """Refuse to go on where Python imports from a working folder that is not ours alone. Raises Stranger.
+    """Refuse to go on where Python imports from a working folder that is not ours alone. Raises NotOurs.
 
     Call it before anything is imported that is not of the standard library.
     """
     here = _working_folder()
     fault = why_not_imported() if {"", str(here)}.intersection(sys.path) else None
     if fault is not None:
-        raise Stranger(f"{fault}; Python would import from it, so nothing was done: go to another folder")
+        raise NotOurs(f"{fault}; Python would import from it, so nothing was done: go to another folder")
 
 
 def _working_folder() -> Path | None:
@@ -73,7 +73,7 @@ def _working_folder() -> Path | None:
 
 def _refuse(shown: str, fault: str | None) -> None:
     if fault is not None:
-        raise Stranger(f"{shown}: {fault}; nothing of it was read")
+        raise NotOurs(f"{shown}: {fault}; nothing of it was read")
 
 
 def _folder_fault(folder: Path, *, sticky: bool) -> str | None:

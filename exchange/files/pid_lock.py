@@ -5,28 +5,32 @@ from __future__ import annotations
 import fcntl
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+from exchange.database.flock import try_lock
 from exchange.database.whoami import whoami
 from exchange.files.folder import make_private
 
 
-def hold(path: Path, waiting: Callable[[str], object]) -> IO[str]:
-    """Hold a file until what is given is closed, and leave our name in it.
+def hold(path: Path, waiting: Callable[[str], object], more: str = "") -> IO[str]:
+    """Hold a file until what is given is closed, and leave our name in it, with ``more`` behind it.
 
-    If another process holds it, ``waiting`` is called with that one's name, and we wait until it ends. Raises OSError.
+    If another process holds it, ``waiting`` is called with what that one left in it, and unless it raises we wait until
+    the other one ends. Raises OSError.
     """
     make_private(path.parent)
-    file = path.open("a+")
-    if not _taken(file):
-        file.seek(0)
-        waiting(file.read())
-        fcntl.flock(file, fcntl.LOCK_EX)
-    file.truncate(0)
-    file.write(whoami())
-    file.flush()
+    with ExitStack() as unless_held:
+        file = unless_held.enter_context(path.open("a+"))
+        if not try_lock(file):
+            file.seek(0)
+            waiting(file.read())
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{whoami()}{more}")
+        file.flush()
+        unless_held.pop_all()
     return file
 
 
@@ -52,17 +56,6 @@ def held(path: Path) -> bool:
     try:
         with path.open() as file:
             # Shared: two that ask at once don't take one another for the holder.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not try_lock(file, shared=True)
     except OSError:
-        pass  # nobody ever held it
-    return False
-
-
-def _taken(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return False  # nobody ever held it

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from exchange.files import carrier_group
+from exchange.files import carrier_group, durable
 from exchange.files.folder import Folder, held, make_private, named
 from exchange.format.errors import WorldError
 
@@ -165,12 +165,8 @@ class Shared:
         make_private(self._memory)
         # Of two that make a token at the same moment one wins; of paths the latest counts.
         replace = name != _TOKEN_FILE or self._remembered(name) is not None
-        with (
-            contextlib.suppress(FileExistsError),
-            held(self._memory, follow=True) as memory,
-            memory.write(name, mode=0o600, replace=replace) as file,
-        ):
-            file.write(os.fsencode(said))
+        with contextlib.suppress(FileExistsError):
+            durable.write(self._memory / name, os.fsencode(said), mode=0o600, replace=replace)
 
     @property
     def _memory(self) -> Path:

@@ -21,23 +21,37 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from exchange.files import carrier_group
+from exchange.files.batch_files import (
+    DRAFT_ENDING,
+    ENDINGS,
+    OUR_MODE,
+    REASON_ENDING,
+    BatchFiles,
+    DataFile,
+    FileIdentity,
+    Listing,
+    data_file,
+    files_of,
+    free_label,
+    parse_label,
+    plain_entry,
+    take_all,
+)
 from exchange.files.folder import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
-from exchange.files.layout import Folders, Lying, Mark, Sighting, Sightings, label_of, parse_label
-from exchange.files.manifest_cache import Remembered
+from exchange.files.layout import Folders
+from exchange.files.manifest_cache import ManifestCache
 from exchange.files.shared_folders import MARKER, NeverMarked, Shared
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
-from exchange.format.names import BatchName, FileKind, data_name, manifest_name, parse_file_name
-
-_MANIFEST = ".manifest.jsonl"
-_REASON = ".reason.txt"
-_ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.age", ".jsonl.zst.age", _MANIFEST)
-"""What a batch's files end in; the manifest comes last wherever they move."""
-_OURS = 0o600
-"""The mode of files that we write where we alone read."""
-_DATA_ENDINGS = _ENDINGS[-2::-1]
-"""Those of data files, the longest first."""
-_DRAFT = ".data"
+from exchange.format.names import (
+    DATA_ENDINGS,
+    MANIFEST_ENDING,
+    BatchName,
+    FileKind,
+    data_name,
+    manifest_name,
+    parse_file_name,
+)
 
 
 class Spool:
@@ -45,7 +59,7 @@ class Spool:
 
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
-        self.believed: Remembered[Any] = Remembered()
+        self.manifest_cache: ManifestCache[Any] = ManifestCache()
         """What was made of the manifests of the last listing."""
         self.shared = tuple(
             Shared(role, path, folders.home, folders.private, folders.folder_mode, folders.file_mode, folders.group)
@@ -94,7 +108,7 @@ class Spool:
     @contextlib.contextmanager
     def drafting(self) -> Iterator[tuple[BinaryIO, Path]]:
         """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed."""
-        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{_DRAFT}"
+        path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{DRAFT_ENDING}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w+b") as file:
@@ -122,7 +136,7 @@ class Spool:
 
     def _write(self, folder: Folder, name: str, content: bytes) -> None:
         """Write a file into a folder of ours, by way of ``tmp/``: what a crash leaves there is pruned."""
-        with self._held(self.folders.tmp) as tmp, folder.write(name, mode=_OURS, draft_in=tmp) as file:
+        with self._held(self.folders.tmp) as tmp, folder.write(name, mode=OUR_MODE, draft_in=tmp) as file:
             file.write(content)
 
     def publish(self, name: BatchName, encoding: tuple[str, ...], attempt: int = 1) -> None:
@@ -188,33 +202,35 @@ class Spool:
 
     # In
 
-    def sight(self) -> Sightings:
+    def list_arrivals(self) -> Listing:
         """List ``incoming/`` and ``work/`` once each. Nothing is opened, and no link is followed."""
-        found: dict[BatchName, Sighting] = {}
+        found: dict[BatchName, BatchFiles] = {}
         data: set[BatchName] = set()
         ignored = 0
         for folder in (self.folders.work, self.folders.incoming):
             with self._listed(folder) as entries:
                 for entry in entries:
+                    if entry.name == MARKER:
+                        continue
                     parsed = parse_file_name(entry.name)
-                    plain = _plain(entry) if parsed else None
+                    plain = plain_entry(entry) if parsed else None
                     if parsed is None or plain is None:
-                        ignored += entry.name != MARKER
+                        ignored += 1
                     elif parsed[1] is FileKind.MANIFEST:
-                        found.setdefault(parsed[0], Sighting(parsed[0], folder, Mark.of(plain)))
+                        found.setdefault(parsed[0], BatchFiles(parsed[0], folder, FileIdentity.of(plain)))
                     else:
                         data.add(parsed[0])
         in_order = sorted(found.values(), key=attrgetter("name.channel", "name.epoch", "name.sequence", "name.attempt"))
-        return Sightings(tuple(in_order), ignored, len(data - found.keys()))
+        return Listing(tuple(in_order), ignored, len(data - found.keys()))
 
-    def read_manifest(self, sighting: Sighting) -> bytes:
+    def read_manifest(self, batch: BatchFiles) -> bytes:
         """Read a manifest, at most one byte more than a manifest may have.
 
         Raises NotPlain if it is no plain file any more, FileNotFoundError if it went.
         """
         with (
-            self._held(sighting.folder) as folder,
-            folder.read(sighting.file(manifest_name(sighting.name))) as file,
+            self._held(batch.folder) as folder,
+            folder.read(batch.file(manifest_name(batch.name))) as file,
         ):
             return file.read(MAX_MANIFEST_BYTES + 1)
 
@@ -227,53 +243,53 @@ class Spool:
                     return found
         return None
 
-    def data_size(self, sighting: Sighting, encoding: tuple[str, ...]) -> int | None:
+    def data_size(self, batch: BatchFiles, encoding: tuple[str, ...]) -> int | None:
         """Size in bytes of the data file, in whichever of the two folders; None if it is no plain file there."""
-        found = self._arrived(data_name(sighting.name, encoding))
+        found = self._arrived(data_name(batch.name, encoding))
         return found.st_size if found else None
 
-    def seconds_since_written(self, sighting: Sighting, encoding: tuple[str, ...] | None) -> float:
+    def seconds_since_written(self, batch: BatchFiles, encoding: tuple[str, ...] | None) -> float:
         """Say how long nobody has written to the data file, or with None to the manifest.
 
         Only ever a guess whether a carrier still writes: copies keep old times, and clocks differ.
         """
-        found = self._arrived(manifest_name(sighting.name) if encoding is None else data_name(sighting.name, encoding))
+        found = self._arrived(manifest_name(batch.name) if encoding is None else data_name(batch.name, encoding))
         # The change time is this machine's own, so a time in the future can't keep a file young for ever.
         return time.time() - min(found.st_mtime, found.st_ctime) if found else 0.0
 
-    def claim(self, sighting: Sighting, encoding: tuple[str, ...]) -> Sighting:
+    def claim(self, batch: BatchFiles, encoding: tuple[str, ...]) -> BatchFiles:
         """Take both files out of the other side's reach, into ``work/``. May be repeated after a crash.
 
         Raises FileNotFoundError if one went, Incomplete if one is no plain file any more.
         """
         with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming, _of_the_batch():
-            # The manifest last: it alone makes a sighting, so a crash in between is found by its name in incoming/.
-            for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
+            # The manifest last: it alone makes a batch, so a crash in between is found by its name in incoming/.
+            for name in (data_name(batch.name, encoding), manifest_name(batch.name)):
                 if work.look(name) is None:
-                    incoming.take(name, work, name, mode=_OURS)
-        return Sighting(sighting.name, self.folders.work)
+                    incoming.take(name, work, name, mode=OUR_MODE)
+        return BatchFiles(batch.name, self.folders.work)
 
-    def give_back(self, sighting: Sighting, encoding: tuple[str, ...]) -> None:
+    def give_back(self, batch: BatchFiles, encoding: tuple[str, ...]) -> None:
         """Undo a claim: the carrier is still writing this batch. What has its name there meanwhile is left alone."""
         with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming:
-            for name in (data_name(sighting.name, encoding), manifest_name(sighting.name)):
+            for name in (data_name(batch.name, encoding), manifest_name(batch.name)):
                 if work.look(name) is not None and not incoming.has(name):
                     work.move(name, incoming, name, mode=self.folders.file_mode)
 
-    def open_data(self, sighting: Sighting, encoding: tuple[str, ...]) -> BinaryIO:
+    def open_data(self, batch: BatchFiles, encoding: tuple[str, ...]) -> BinaryIO:
         """Open a claimed batch's data file for reading. Raises Incomplete if it is no plain file with one name."""
-        with self._held(sighting.folder) as folder, _of_the_batch():
-            return folder.read(sighting.file(data_name(sighting.name, encoding)))
+        with self._held(batch.folder) as folder, _of_the_batch():
+            return folder.read(batch.file(data_name(batch.name, encoding)))
 
-    def shelve(self, sighting: Sighting) -> None:
+    def shelve(self, batch: BatchFiles) -> None:
         """Move a settled batch to ``archive/``, beside an earlier copy if there is one."""
-        self._settle(sighting, self.folders.archive)
+        self._settle(batch, self.folders.archive)
 
-    def quarantine(self, sighting: Sighting, sentence: str) -> None:
+    def quarantine(self, batch: BatchFiles, sentence: str) -> None:
         """Move a refused batch to ``quarantine/`` and write the sentence beside it."""
-        self._settle(sighting, self.folders.quarantine, sentence)
+        self._settle(batch, self.folders.quarantine, sentence)
 
-    def put_aside(self, sightings: Iterable[Sighting]) -> None:
+    def put_aside(self, batches: Iterable[BatchFiles]) -> None:
         """Move what nobody vouches for to ``strangers/``; the folder is synced once for all of them."""
         with (
             self._held(self.folders.work) as work,
@@ -281,12 +297,12 @@ class Spool:
             self._held(self.folders.quarantine) as quarantine,
             self._held(self.folders.strangers) as strangers,
         ):
-            for sighting in sightings:
-                stem = _free_stem((quarantine, strangers), sighting.stem)  # a person names one of either by it
-                _take(_files(sighting.stem, (work, incoming)), sighting.stem, strangers, stem)
+            for batch in batches:
+                stem = free_label((quarantine, strangers), batch.stem)  # a person names one of either by it
+                take_all(files_of(batch.stem, (work, incoming)), batch.stem, strangers, stem)
             strangers.sync()
 
-    def _settle(self, sighting: Sighting, path: Path, sentence: str | None = None) -> None:
+    def _settle(self, batch: BatchFiles, path: Path, sentence: str | None = None) -> None:
         """Move a batch's plain files, the manifest last; what is claimed comes first, and anything else stays."""
         with (
             self._held(self.folders.work) as work,
@@ -294,11 +310,11 @@ class Spool:
             self._held(self.folders.strangers) as strangers,
             self._held(path) as folder,
         ):
-            stem = _free_stem((folder, strangers) if sentence else (folder,), sighting.stem)
-            sources = _files(sighting.stem, (work, incoming))
+            stem = free_label((folder, strangers) if sentence else (folder,), batch.stem)
+            sources = files_of(batch.stem, (work, incoming))
             if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
-                self._write(folder, f"{stem}{_REASON}", f"{printable(sentence, 2000)}\n".encode())
-            _take(sources, sighting.stem, folder, stem)
+                self._write(folder, f"{stem}{REASON_ENDING}", f"{printable(sentence, 2000)}\n".encode())
+            take_all(sources, batch.stem, folder, stem)
             folder.sync()
 
     def _keeping(self) -> tuple[Path, ...]:
@@ -310,19 +326,19 @@ class Spool:
             self.folders.strangers,
         )
 
-    def kept(self, stem: str) -> Sighting | None:
+    def kept(self, stem: str) -> BatchFiles | None:
         """Find an incoming batch by its stem in work, incoming, quarantine, archive or strangers, in this order."""
         with contextlib.suppress(ValueError):
             name = BatchName.parse(stem)
             for path in self._keeping():
                 with self._held(path) as folder:
                     if folder.look(manifest_name(name)) is not None:
-                        return Sighting(name, path)
+                        return BatchFiles(name, path)
         return None
 
-    def kept_through(self, first: BatchName, last: int) -> dict[int, Sighting]:
+    def kept_through(self, first: BatchName, last: int) -> dict[int, BatchFiles]:
         """Find incoming batches of a channel's epoch by their sequences, the newest publication of each."""
-        found: dict[int, Sighting] = {}
+        found: dict[int, BatchFiles] = {}
         for folder in reversed(self._keeping()):
             for one in sorted(self._lying_in(folder), key=attrgetter("name")):
                 same = (one.name.channel, one.name.epoch, one.copy) == (first.channel, first.epoch, 1)
@@ -330,54 +346,54 @@ class Spool:
                     found[one.name.sequence] = one
         return found
 
-    def quarantined(self) -> list[Sighting]:
+    def quarantined(self) -> list[BatchFiles]:
         """List what lies in quarantine, in the order of names, and behind it what nobody vouches for."""
         folders = (self.folders.quarantine, self.folders.strangers)
         return [one for path in folders for one in sorted(self._lying_in(path), key=attrgetter("name", "copy"))]
 
-    def refused(self, label: str) -> Sighting:
+    def refused(self, label: str) -> BatchFiles:
         """Say where a batch in quarantine lies, or would, by the label of its files. Raises ValueError."""
         name, copy = parse_label(label)
         with self._held(self.folders.strangers) as strangers:
-            there = strangers.look(f"{label}{_MANIFEST}") is not None
-        return Sighting(name, self.folders.strangers if there else self.folders.quarantine, copy=copy)
+            there = strangers.look(f"{label}{MANIFEST_ENDING}") is not None
+        return BatchFiles(name, self.folders.strangers if there else self.folders.quarantine, copy=copy)
 
     def used_by_strangers(self) -> tuple[int, int]:
         """Say how many files ``strangers/`` holds, and how many bytes they have."""
         with self._listed(self.folders.strangers) as entries:
-            sizes = [plain.st_size for entry in entries if (plain := _plain(entry)) is not None]
+            sizes = [plain.st_size for entry in entries if (plain := plain_entry(entry)) is not None]
         return len(sizes), sum(sizes)
 
-    def sizes(self, sighting: Sighting) -> tuple[int, int]:
+    def sizes(self, batch: BatchFiles) -> tuple[int, int]:
         """Say how many files a batch has that arrived, and how many bytes they have."""
         with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming:
-            files = _files(sighting.stem, (work, incoming))
-            looks = [folder.look(f"{sighting.stem}{ending}") for ending, folder in files.items()]
+            files = files_of(batch.stem, (work, incoming))
+            looks = [folder.look(f"{batch.stem}{ending}") for ending, folder in files.items()]
         found = [one.st_size for one in looks if one is not None]
         return len(found), sum(found)
 
-    def _lying_in(self, path: Path) -> Iterator[Sighting]:
+    def _lying_in(self, path: Path) -> Iterator[BatchFiles]:
         """Give the batches of a folder, by their manifests."""
         with self._listed(path) as entries:
             for entry in entries:
-                if entry.name.endswith(_MANIFEST) and _plain(entry) is not None:
+                if entry.name.endswith(MANIFEST_ENDING) and plain_entry(entry) is not None:
                     with contextlib.suppress(ValueError):
-                        name, copy = parse_label(entry.name.removesuffix(_MANIFEST))
-                        yield Sighting(name, path, copy=copy)
+                        name, copy = parse_label(entry.name.removesuffix(MANIFEST_ENDING))
+                        yield BatchFiles(name, path, copy=copy)
 
-    def size_and_time(self, sighting: Sighting) -> tuple[int, datetime | None]:
+    def size_and_time(self, batch: BatchFiles) -> tuple[int, datetime | None]:
         """Say how many bytes a batch's files have, and since when they have been where they are."""
-        with self._held(sighting.folder) as folder:
-            found = [one for ending in _ENDINGS if (one := folder.look(f"{sighting.label}{ending}")) is not None]
+        with self._held(batch.folder) as folder:
+            found = [one for ending in ENDINGS if (one := folder.look(f"{batch.label}{ending}")) is not None]
         since = max((one.st_ctime for one in found), default=None)
         return sum(one.st_size for one in found), None if since is None else datetime.fromtimestamp(since, UTC)
 
-    def reason(self, sighting: Sighting) -> str:
+    def reason(self, batch: BatchFiles) -> str:
         """Read the sentence beside a quarantined batch; empty if there is none."""
         with (
             contextlib.suppress(OSError),
-            self._held(sighting.folder) as folder,
-            folder.read(f"{sighting.label}{_REASON}") as file,
+            self._held(batch.folder) as folder,
+            folder.read(f"{batch.label}{REASON_ENDING}") as file,
         ):
             return file.read(MAX_MANIFEST_BYTES).decode(errors="replace").strip()
         return ""
@@ -391,29 +407,29 @@ class Spool:
                     return True
         return False
 
-    def bring_back(self, sighting: Sighting) -> Sighting:
+    def bring_back(self, batch: BatchFiles) -> BatchFiles:
         """Move a kept batch back to ``work/`` so that the next import judges it anew."""
-        if sighting.folder in (self.folders.work, self.folders.incoming):
-            return sighting
-        self._move_all(sighting, self.folders.work, sighting.stem)
-        return Sighting(sighting.name, self.folders.work)
+        if batch.folder in (self.folders.work, self.folders.incoming):
+            return batch
+        self._move_all(batch, self.folders.work, batch.stem)
+        return BatchFiles(batch.name, self.folders.work)
 
-    def retire(self, sighting: Sighting) -> None:
+    def retire(self, batch: BatchFiles) -> None:
         """Move a batch that a person gave up to ``archive/``, wherever it lies."""
-        if sighting.folder in (self.folders.quarantine, self.folders.strangers):
+        if batch.folder in (self.folders.quarantine, self.folders.strangers):
             with self._held(self.folders.archive) as archive:
-                free = _free_stem((archive,), sighting.stem)
-            self._move_all(sighting, self.folders.archive, free)
+                free = free_label((archive,), batch.stem)
+            self._move_all(batch, self.folders.archive, free)
         else:
-            self.shelve(sighting)
+            self.shelve(batch)
 
-    def _move_all(self, sighting: Sighting, path: Path, stem: str) -> None:
-        """Move a batch's files, the manifest last: it alone makes a sighting, so a crash in between is found."""
-        with self._held(sighting.folder) as source, self._held(path) as target:
-            for ending in _ENDINGS:
-                if source.look(f"{sighting.label}{ending}") is not None:
-                    source.move(f"{sighting.label}{ending}", target, f"{stem}{ending}", mode=_OURS)
-            source.remove(f"{sighting.label}{_REASON}")
+    def _move_all(self, batch: BatchFiles, path: Path, stem: str) -> None:
+        """Move a batch's files, the manifest last: it alone makes a batch, so a crash in between is found."""
+        with self._held(batch.folder) as source, self._held(path) as target:
+            for ending in ENDINGS:
+                if source.look(f"{batch.label}{ending}") is not None:
+                    source.move(f"{batch.label}{ending}", target, f"{stem}{ending}", mode=OUR_MODE)
+            source.remove(f"{batch.label}{REASON_ENDING}")
             target.sync()
 
     def prune(self, path: Path, older_than: float) -> int:
@@ -438,29 +454,29 @@ class Spool:
 
     # Wherever they are, for whoever looks for a record in them
 
-    def lying(self) -> list[Lying]:
+    def data_files(self) -> list[DataFile]:
         """List every data file in every folder, and every draft that a crash may have left, but for the carrier's."""
         folders = self.folders
-        found: list[Lying] = []
+        found: list[DataFile] = []
         for folder in (folders.sealed, folders.outgoing, *self._keeping(), folders.tmp):
             with self._listed(folder) as entries:
-                lying = (_lying(folder, entry) for entry in entries)
+                lying = (data_file(folder, entry) for entry in entries)
                 found += [one for one in lying if one and (one.name or folder != folders.incoming)]
         return sorted(found, key=attrgetter("folder", "label", "ending"))
 
-    def open_lying(self, file: Lying) -> BinaryIO:
+    def open_data_file(self, file: DataFile) -> BinaryIO:
         """Open one for reading. Raises OSError unless it is a plain file with one name."""
         with self._held(file.folder) as folder:
             return folder.read(f"{file.label}{file.ending}")
 
-    def erase(self, file: Lying) -> None:
+    def erase(self, file: DataFile) -> None:
         """Remove a data file and all that is beside it: the manifest first, so that nothing half is seen.
 
         May be repeated. Raises WorldError.
         """
         try:
             with self._held(file.folder) as folder:
-                for ending in (_MANIFEST, *_ENDINGS, _REASON, file.ending):
+                for ending in (MANIFEST_ENDING, *DATA_ENDINGS.values(), REASON_ENDING, file.ending):
                     folder.remove(f"{file.label}{ending}")
                 folder.sync()
         except OSError as error:
@@ -482,67 +498,6 @@ def _of_the_batch() -> Iterator[None]:
         yield
     except NotPlain as error:
         raise Incomplete(f"{Path(error.filename).name}: {error.strerror}") from error
-
-
-def _plain(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Look at an entry that is a plain file with one name; None for any other, and for one gone since the listing."""
-    with contextlib.suppress(OSError):
-        found = entry.stat(follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            return found
-    return None
-
-
-def _files(stem: str, folders: tuple[Folder, ...]) -> dict[str, Folder]:
-    """Find a batch's plain files by their endings, the manifest last; an earlier folder goes before a later one."""
-    files: dict[str, Folder] = {}
-    for folder in folders:
-        for ending in _ENDINGS:
-            if ending not in files and folder.look(f"{stem}{ending}") is not None:
-                files[ending] = folder
-        if _MANIFEST in files:
-            break
-    return files
-
-
-def _take(sources: dict[str, Folder], stem: str, target: Folder, label: str) -> None:
-    for ending, source in sources.items():
-        with contextlib.suppress(FileNotFoundError, NotPlain):  # another process settles it, or it changed
-            source.take(f"{stem}{ending}", target, f"{label}{ending}", mode=_OURS)
-
-
-def _free_stem(folders: tuple[Folder, ...], stem: str) -> str:
-    """Give ``stem``, or one of ``stem~2``, ``stem~3`` ... that no file of any of ``folders`` has.
-
-    A carrier that brings the same batch every minute leaves thousands: they are not all asked for.
-    """
-
-    def taken(number: int) -> bool:
-        return any(folder.has(f"{label_of(stem, number)}{_MANIFEST}") for folder in folders)
-
-    free = 1
-    while taken(free):
-        free *= 2
-    last = free // 2
-    while free - last > 1:
-        middle = (last + free) // 2
-        last, free = (middle, free) if taken(middle) else (last, middle)
-    return label_of(stem, free)
-
-
-def _lying(folder: Path, entry: os.DirEntry[str]) -> Lying | None:
-    """Give a data file of a folder, None for anything else."""
-    if _plain(entry) is None or entry.name.endswith(_MANIFEST):
-        return None
-    for ending in (_DRAFT, ".tmp"):
-        if entry.name.endswith(ending):
-            return Lying(folder, entry.name.removesuffix(ending), ending, None)
-    for ending in _DATA_ENDINGS:
-        if entry.name.endswith(ending):
-            with contextlib.suppress(ValueError):
-                label = entry.name.removesuffix(ending)
-                return Lying(folder, label, ending, parse_label(label)[0])
-    return None
 
 
 def _sync_file(path: Path) -> None:

@@ -8,17 +8,22 @@ JSON Schema, what it means by whoever hears it. Ranges are pairs of first and la
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final, Self
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import jsonschema_rs
 
+from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
+from exchange.format.moments import to_rfc3339
 from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
 from exchange.format.record import MAX_STREAM_LENGTH
 from exchange.format.strict_json import MAX_INTEGER
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RECEIPT: Final = "_receipt"
 HEARTBEAT: Final = "_heartbeat"
@@ -166,7 +171,7 @@ class Heartbeat:
         return {
             "epoch": self.epoch,
             "period_seconds": self.period_seconds,
-            "next_expected_by": self.next_expected_by.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            "next_expected_by": to_rfc3339(self.next_expected_by),
             "sent": [{**vars(one), "lost": [list(some) for some in one.lost]} for one in self.sent],
             "heard": heard and {**vars(heard), "proof": dict(vars(heard.proof)) if heard.proof else None},
             **({"undecided": [dict(vars(one)) for one in self.undecided]} if self.undecided else {}),
@@ -325,28 +330,31 @@ def shown(wanted: Iterable[Range]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in wanted)
 
 
-def _known(kind: type, stream: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[DataclassInstance], stream: str, data: Mapping[str, Any]) -> dict[str, Any]:
     _check(stream, data)
     return _of(kind, data)
 
 
-def _of(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+def _of(kind: type[DataclassInstance], data: Mapping[str, Any]) -> dict[str, Any]:
     """Give the members that we know: others are ignored."""
-    return {name: value for name, value in data.items() if name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def _check(what: str, data: Mapping[str, Any]) -> None:
     error = next(_JUDGES[what].iter_errors(data), None)
     if error is not None:
-        raise RecordError("schema", _pointer(error.instance_path), f"{what}: {printable(error.message, 300)}")
+        raise RecordError(
+            "schema", json_pointer.join("data", *error.instance_path), f"{what}: {printable(error.message, 300)}"
+        )
     # To a schema 1.0 is an integer. To us it is none, nor to a database: it would be kept, and come back, as it is.
     fraction = next(_fractions(_SCHEMAS[what], data), None)
     if fraction is not None:
-        raise RecordError("schema", _pointer(fraction), f"{what}: expected an integer, found a number with a fraction")
-
-
-def _pointer(path: Iterable[str | int]) -> str:
-    return "/data" + "".join(f"/{part}" for part in path)
+        raise RecordError(
+            "schema",
+            json_pointer.join("data", *fraction),
+            f"{what}: expected an integer, found a number with a fraction",
+        )
 
 
 def _fractions(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[str | int, ...]]:

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from exchange.format import strict_json
 from exchange.format.errors import RecordError, found, printable
 from exchange.format.manifest import Manifest
+from exchange.format.moments import from_rfc3339, in_words
 from exchange.format.names import NAME
 
 MAX_TERMS_BYTES: Final = 65_536
@@ -37,7 +38,7 @@ class Terms:
                 raise ValueError(f"{name}: expected a moment with its zone, found one without")
         if self.not_before and self.not_after and self.not_after < self.not_before:
             raise ValueError(
-                f"not_after: expected a moment after {shown(self.not_before)}, found {shown(self.not_after)}"
+                f"not_after: expected a moment after {in_words(self.not_before)}, found {in_words(self.not_after)}"
             )
         if self.channels is not None and not (self.channels and all(map(NAME.fullmatch, self.channels))):
             raise ValueError(
@@ -75,8 +76,8 @@ class Terms:
 
     def __str__(self) -> str:
         """Say the limits to people; nothing if there are none."""
-        said = [f"from {shown(self.not_before)}"] if self.not_before else []
-        said += [f"until {shown(self.not_after)}"] if self.not_after else []
+        said = [f"from {in_words(self.not_before)}"] if self.not_before else []
+        said += [f"until {in_words(self.not_after)}"] if self.not_after else []
         said += [f"for {', '.join(sorted(self.channels))}"] if self.channels is not None else []
         return " ".join(said)
 
@@ -95,21 +96,11 @@ class Terms:
 NO_LIMITS: Final = Terms()
 
 
-def shown(moment: datetime) -> str:
-    """Give a moment as sentences have it."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
 def _moment(name: str, value: object) -> datetime | None:
-    if value is None:
-        return None
     try:
-        moment = datetime.fromisoformat(value if isinstance(value, str) else "")
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"{name}: expected a moment as 2027-01-31T12:00:00+00:00, found {found(value)}")
+        return None if value is None else from_rfc3339(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected a moment as 2027-01-31T12:00:00+00:00, found {found(value)}") from error
 
 
 def _channels(value: object) -> frozenset[str] | None:

@@ -29,7 +29,8 @@ from exchange.format.errors import (
     found,
     printable,
 )
-from exchange.format.names import ENCODINGS, EPOCH, MAX_SEQUENCE, NAME, BatchName
+from exchange.format.moments import to_rfc3339
+from exchange.format.names import CONTROL, DATA_ENDINGS, EPOCH, KEY_NAME, MAX_SEQUENCE, NAME, BatchName
 from exchange.format.record import MAX_STREAM_LENGTH
 
 FORMAT: Final = "exchange-batch/1"
@@ -37,10 +38,7 @@ FORMAT: Final = "exchange-batch/1"
 MAX_MANIFEST_BYTES: Final = 65_536
 """Size of a whole manifest file."""
 
-CONTROL_CHANNEL: Final = "control"
-
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-KEY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOMENT: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -145,7 +143,7 @@ class Manifest:
             "epoch": self.epoch,
             "sequence": self.sequence,
             "kind": self.kind.value,
-            "created_at": self.created_at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            "created_at": to_rfc3339(self.created_at),
             "producer": self.producer,
             "schemas": dict(self.schemas),
             "records": {stream: counts._asdict() for stream, counts in self.records.items()},
@@ -249,7 +247,7 @@ def _agree(manifest: Manifest) -> None:
     """Refuse a claim whose members contradict each other."""
     if manifest.source == manifest.target:
         raise _wrong("target", "another network than the source", manifest.target)
-    if (manifest.kind is Kind.CONTROL) != (manifest.channel == CONTROL_CHANNEL):
+    if (manifest.kind is Kind.CONTROL) != (manifest.channel == CONTROL):
         raise _wrong("kind", "control on the channel control, and only there", manifest.kind.value)
     for stream in manifest.records:
         if stream not in manifest.schemas:
@@ -323,7 +321,7 @@ class _Members:
         value = self.value(member)
         if not isinstance(value, list) or not all(isinstance(step, str) for step in value):
             raise _wrong(member, "an array of strings", value)
-        if tuple(value) not in ENCODINGS:
+        if tuple(value) not in DATA_ENDINGS:
             raise _wrong(member, 'one of [], ["zstd"], ["age"] and ["zstd","age"]', value)
         return tuple(value)
 

@@ -1,8 +1,13 @@
-"""Names of batches and of their two files. They order a listing and prove nothing: the manifest does."""
+"""What things may be called, and the names of a batch and of its two files.
+
+These names order a listing and prove nothing: the manifest does.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Self
@@ -10,18 +15,32 @@ from typing import Final, Self
 from exchange.format.errors import printable
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,30}")
-"""What a channel or a network may be called."""
+"""What a channel or a network may be called (FORMAT.md, "Terms")."""
+
+NAME_RULE: Final = "a lower-case letter, then at most 30 letters, digits or _"
+"""``NAME`` in words."""
+
+CONTROL: Final = "control"
+"""The channel of receipts and heartbeats: reserved."""
+
+KEY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a signing key may be called."""
 
 EPOCH: Final = re.compile(r"[0-9a-f]{12}")
 MAX_SEQUENCE: Final = 9_999_999_999
 MAX_ATTEMPT: Final = 999_999_999
 
-_STEM: Final = re.compile(r"([a-z][a-z0-9_]{0,30})-([0-9a-f]{12})-([0-9]{10})(?:\.r([1-9][0-9]{0,8}))?")
-_FILE: Final = re.compile(r"([^.]+(?:\.r[0-9]+)?)(?:\.manifest\.jsonl|\.jsonl(\.zst)?(\.age)?)")
-_ENDINGS: Final = {"zstd": ".zst", "age": ".age"}
+MANIFEST_ENDING: Final = ".manifest.jsonl"
 
-ENCODINGS: Final[frozenset[tuple[str, ...]]] = frozenset({(), ("zstd",), ("age",), ("zstd", "age")})
-"""The encodings of a data file that the format knows, each in the order in which they are applied."""
+DATA_ENDINGS: Final[Mapping[tuple[str, ...], str]] = {
+    (): ".jsonl",
+    ("zstd",): ".jsonl.zst",
+    ("age",): ".jsonl.age",
+    ("zstd", "age"): ".jsonl.zst.age",
+}
+"""What a data file's name ends in, by its encodings, which are named in the order in which they are applied."""
+
+_STEM: Final = re.compile(rf"({NAME.pattern})-({EPOCH.pattern})-([0-9]{{10}})(?:\.r([1-9][0-9]{{0,8}}))?")
 
 
 class FileKind(StrEnum):
@@ -78,14 +97,14 @@ class BatchName:
 
 def manifest_name(name: BatchName) -> str:
     """Name the manifest file of a batch."""
-    return f"{name}.manifest.jsonl"
+    return f"{name}{MANIFEST_ENDING}"
 
 
 def data_name(name: BatchName, encoding: tuple[str, ...]) -> str:
     """Name the data file of a batch; ``ValueError`` for an encoding that the format does not know."""
-    if encoding not in ENCODINGS:
+    if encoding not in DATA_ENDINGS:
         raise ValueError(f"no data file is encoded as {printable(repr(encoding))}")
-    return f"{name}.jsonl" + "".join(_ENDINGS[step] for step in encoding)
+    return f"{name}{DATA_ENDINGS[encoding]}"
 
 
 def parse_file_name(name: str) -> tuple[BatchName, FileKind, tuple[str, ...]] | None:
@@ -93,14 +112,14 @@ def parse_file_name(name: str) -> tuple[BatchName, FileKind, tuple[str, ...]] | 
 
     The third value is the data file's encoding, empty for a manifest.
     """
-    match = _FILE.fullmatch(name)
-    if match is None:
-        return None
-    try:
-        batch = BatchName.parse(match[1])
-    except ValueError:
-        return None
-    if name.endswith(".manifest.jsonl"):
-        return batch, FileKind.MANIFEST, ()
-    endings = {match[2], match[3]}
-    return batch, FileKind.DATA, tuple(step for step, ending in _ENDINGS.items() if ending in endings)
+    for ending, (kind, encoding) in _FILES.items():
+        if name.endswith(ending):
+            with suppress(ValueError):
+                return BatchName.parse(name.removesuffix(ending)), kind, encoding
+    return None
+
+
+_FILES: Final = {
+    MANIFEST_ENDING: (FileKind.MANIFEST, ()),
+    **{ending: (FileKind.DATA, encoding) for encoding, ending in DATA_ENDINGS.items()},
+}

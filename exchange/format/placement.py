@@ -22,7 +22,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Place:
+class Decision:
     """What to do with a batch: apply it (no verdict), or the verdict, its reason and a sentence."""
 
     verdict: Verdict | None
@@ -30,10 +30,10 @@ class Place:
     sentence: str = ""
 
 
-NEXT = Place(None)
+NEXT = Decision(None)
 
 
-def place(
+def decide(
     manifest: Manifest,
     digest: str,
     *,
@@ -42,8 +42,8 @@ def place(
     known_digest: str | None,
     ordered: bool,
     look_ahead: int,
-    undecided: Place | None = None,
-) -> Place:
+    undecided: Decision | None = None,
+) -> Decision:
     """Say where a verified manifest stands.
 
     ``position`` is of the epoch adopted last (None: nothing applied yet); ``left_epochs`` those adopted before
@@ -52,9 +52,9 @@ def place(
     of an epoch that nothing proves to come after the present one; None if something does.
     """
     if known_digest == digest:
-        return Place(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
+        return Decision(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
     if known_digest is not None:
-        return Place(
+        return Decision(
             Verdict.QUARANTINED,
             Reason.CONFLICT,
             f"another batch is already applied at this place (manifest {known_digest[:12]}, this one"
@@ -63,7 +63,7 @@ def place(
     if manifest.kind is Kind.CONTROL:
         return _newest(manifest, position, left_epochs, look_ahead, undecided)
     if manifest.epoch in left_epochs:
-        return Place(
+        return Decision(
             Verdict.QUARANTINED,
             Reason.STALE_EPOCH,
             f"epoch {manifest.epoch} was left for a newer one; an old batch changes nothing",
@@ -72,7 +72,7 @@ def place(
         position = Position(manifest.epoch, 0, None)
     expected = position.sequence + 1
     if manifest.sequence > position.sequence + look_ahead:
-        return Place(
+        return Decision(
             Verdict.WAITING,
             Reason.LOOK_AHEAD,
             f"sequence {manifest.sequence} is more than {look_ahead} beyond {expected}, the next expected;"
@@ -81,17 +81,17 @@ def place(
     return undecided or _follow(manifest, position, ordered=ordered)
 
 
-def _follow(manifest: Manifest, position: Position, *, ordered: bool) -> Place:
+def _follow(manifest: Manifest, position: Position, *, ordered: bool) -> Decision:
     """Say whether a batch is the next one behind a position of its epoch."""
     expected = position.sequence + 1
     if ordered and manifest.sequence > expected:
-        return Place(
+        return Decision(
             Verdict.WAITING,
             Reason.GAP,
             f"sequence {manifest.sequence} came before {expected}, the next expected; it waits for what is missing",
         )
     if ordered and manifest.sequence < expected:
-        return Place(
+        return Decision(
             Verdict.QUARANTINED,
             Reason.CONFLICT,
             f"sequence {manifest.sequence} is behind {expected}, the next expected, and the ledger has no batch"
@@ -99,7 +99,7 @@ def _follow(manifest: Manifest, position: Position, *, ordered: bool) -> Place:
         )
     given_up = position.digest is None and position.sequence > 0
     if manifest.sequence == expected and manifest.previous != position.digest and not given_up:
-        return Place(
+        return Decision(
             Verdict.QUARANTINED,
             Reason.FORK,
             f"it follows manifest {(manifest.previous or 'none')[:12]}, but the batch applied before it was"
@@ -113,13 +113,13 @@ def _newest(
     position: Position | None,
     left_epochs: Collection[str],
     look_ahead: int,
-    undecided: Place | None,
-) -> Place:
+    undecided: Decision | None,
+) -> Decision:
     reached = position.sequence if position is not None and position.epoch == manifest.epoch else 0
     if manifest.epoch in left_epochs or manifest.sequence <= reached:
-        return Place(Verdict.DUPLICATE, None, "a newer control batch has said it all; nothing changed")
+        return Decision(Verdict.DUPLICATE, None, "a newer control batch has said it all; nothing changed")
     if manifest.sequence > reached + look_ahead * CONTROL_LOOK_AHEAD:
-        return Place(
+        return Decision(
             Verdict.QUARANTINED,
             Reason.LOOK_AHEAD,
             f"control sequence {manifest.sequence} is absurdly far beyond {reached}, the newest heard; to believe it"

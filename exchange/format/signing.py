@@ -26,8 +26,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from exchange.format.errors import Untrusted, printable
-from exchange.format.key_terms import NO_LIMITS, Terms, shown
-from exchange.format.manifest import KEY_NAME, Manifest, Signature
+from exchange.format.key_terms import NO_LIMITS, Terms
+from exchange.format.manifest import Manifest, Signature
+from exchange.format.moments import in_words
+from exchange.format.names import KEY_NAME
 
 ALGORITHM: Final = "ed25519"
 
@@ -129,7 +131,7 @@ class TrustedKeys:
         """
         terms = self.terms.get(name, NO_LIMITS)
         if not terms.in_force(at):
-            raise Untrusted(f'it is signed by "{name}", a key that is trusted {terms}, and came here {shown(at)}')
+            raise Untrusted(f'it is signed by "{name}", a key that is trusted {terms}, and came here {in_words(at)}')
         if manifest is None and terms.channels is not None:
             raise Untrusted(f'it is signed by "{name}", a key that is trusted {terms}, and is no batch of those')
         if manifest is not None and not terms.allow(manifest):

@@ -191,20 +191,21 @@ def _check(value: object) -> None:
     depth = 0
     while level:
         below: list[object] = []
-        containers = 0
+        containers = False
         for item in level:
             if isinstance(item, dict):
                 if len(item) > MAX_MEMBERS:
                     raise _refusal(f"an object of more than {MAX_MEMBERS} members")
-                containers += 1
+                containers = True
                 below.extend(item)
                 below.extend(item.values())
             elif isinstance(item, (list, tuple)):
-                containers += 1
+                containers = True
                 below.extend(item)
             else:
                 _check_scalar(item)
-        depth += containers > 0
+        if containers:
+            depth += 1
         if depth > MAX_DEPTH:
             raise _refusal(_TOO_DEEP)
         level = below

@@ -21,7 +21,8 @@ from exchange.format.errors import Ahead, RecordError, Rejected, printable, rule
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import delete_limit
 from exchange.incoming.manifests import Arrival
-from exchange.site import Limits, Site
+from exchange.limits import Limits
+from exchange.site import Site
 from exchange.tables import version_limit
 from exchange.tables.gc_pause import uncollected
 from exchange.tables.loader import Loader, Refusal, TooManyRefusals

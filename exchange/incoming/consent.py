@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from exchange.format.errors import Reason, Verdict
 from exchange.format.manifest import Kind
-from exchange.format.placement import Place
+from exchange.format.placement import Decision
 from exchange.incoming import snapshot
 from exchange.incoming.delete_limit import Brake
 from exchange.incoming.manifests import Arrival, part_of
@@ -18,7 +18,7 @@ from exchange.site import Site
 from exchange.tables import version_limit
 
 
-def lacking(site: Site, connection: Connection, arrival: Arrival) -> Place | None:
+def lacking(site: Site, connection: Connection, arrival: Arrival) -> Decision | None:
     """Say that a batch is held for a person, and why; None if it needs nobody's word, or has it."""
     if arrival.released or arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
         return None
@@ -29,10 +29,10 @@ def lacking(site: Site, connection: Connection, arrival: Arrival) -> Place | Non
     return held(arrival, Reason.DELETES, too_many) if too_many else None
 
 
-def held(arrival: Arrival, reason: Reason, why: str) -> Place:
+def held(arrival: Arrival, reason: Reason, why: str) -> Decision:
     """Give the verdict, with the command that lets the batch in."""
     command = f"`exchange import --release {arrival.sighting.stem}` applies it"
-    return Place(Verdict.HELD, reason, f"{why}; it is held for a person: {command}")
+    return Decision(Verdict.HELD, reason, f"{why}; it is held for a person: {command}")
 
 
 def _is_ahead(site: Site, connection: Connection, arrival: Arrival) -> str | None:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database import ledger, network, positions
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
@@ -31,6 +31,7 @@ from exchange.format.control import Heard, Heartbeat, Proof, Receipt, Request
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import Counts as Records
 from exchange.format.manifest import digest
+from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival

@@ -24,7 +24,8 @@ from exchange.database.engine import now
 from exchange.database.tables import deleted
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming.manifests import Arrival
-from exchange.site import Limits, Site
+from exchange.limits import Limits
+from exchange.site import Site
 
 MOST_COUNTED = 2**24
 """No more rows of a table are counted, however many were deleted."""

@@ -15,9 +15,9 @@ from exchange.database.batch_fault import Stumbled, is_its_own
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, Direction, batch
-from exchange.files.layout import Sighting
+from exchange.files.batch_files import BatchFiles
 from exchange.format.errors import Reason, Verdict
-from exchange.format.placement import Place
+from exchange.format.placement import Decision
 from exchange.incoming import verdicts
 from exchange.incoming.manifests import Arrival, Stranger
 from exchange.results import Imported
@@ -43,18 +43,18 @@ def settle(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
     return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.CRASHED, verdict.sentence)
 
 
-def _verdict(why: str, attempts: int, most: int) -> Place:
+def _verdict(why: str, attempts: int, most: int) -> Decision:
     what = (
         f"taking it in failed {attempts} times, the last time with {why}" if attempts > 1 else f"it failed with {why}"
     )
     if attempts < most:
         sentence = f"{what}; nothing of it changed a row, and the next import tries again, {most} times in all"
-        return Place(Verdict.WAITING, Reason.CRASHED, sentence)
+        return Decision(Verdict.WAITING, Reason.CRASHED, sentence)
     sentence = f"{what}; it is quarantined and changed nothing: ask its sender, then `exchange replay` it"
-    return Place(Verdict.QUARANTINED, Reason.CRASHED, sentence)
+    return Decision(Verdict.QUARANTINED, Reason.CRASHED, sentence)
 
 
-def forget_gone(site: Site, sightings: Collection[Sighting]) -> None:
+def forget_gone(site: Site, sightings: Collection[BatchFiles]) -> None:
     """Forget the attempts at batches whose files went away: nobody tries them again."""
     with world_errors():
         with reading(site.engine) as connection:

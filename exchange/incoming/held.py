@@ -12,15 +12,15 @@ from itertools import takewhile
 
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger, positions
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, Direction
-from exchange.files.layout import Sightings
+from exchange.files.batch_files import Listing
 from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.lineage import Left, left_by
-from exchange.format.placement import Place, Position, place
+from exchange.format.names import CONTROL
+from exchange.format.placement import Decision, Position, decide
 from exchange.incoming.manifests import Arrival, Stranger
 from exchange.incoming.verdicts import unfinished, verdict_on
 from exchange.link import epoch_adoption, gaps
@@ -39,7 +39,7 @@ class Waiting:
         self._at = {entry.place: entry for entry in self._open if entry.believed}
         self._entered: set[tuple[str, str, int]] = set()
         self._standings: dict[str, tuple[Position | None, frozenset[str]]] = {}
-        self._decisions: dict[tuple[str, str, tuple[Left, ...]], Place | None] = {}
+        self._decisions: dict[tuple[str, str, tuple[Left, ...]], Decision | None] = {}
 
     def still(self, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
         """Give the outcome of a batch about which nothing changed; None if it has to be judged and settled.
@@ -69,11 +69,11 @@ class Waiting:
         passed = position is not None and (position.epoch, sequence <= position.sequence) == (epoch, True)
         return passed or epoch in left_epochs
 
-    def _lacks_data(self, seen: Arrival | Stranger, behind: Place) -> bool:
+    def _lacks_data(self, seen: Arrival | Stranger, behind: Decision) -> bool:
         """Whether a batch that waits behind a gap is one itself: its turn would come without its data file."""
         return isinstance(seen, Arrival) and behind.reason is Reason.GAP and unfinished(self._site, seen) is not None
 
-    def _is_new(self, seen: Arrival, behind: Place) -> bool:
+    def _is_new(self, seen: Arrival, behind: Decision) -> bool:
         """Whether a batch waits behind a gap, and the ledger does not say so."""
         return (behind.verdict, behind.reason) == (Verdict.WAITING, Reason.GAP) and seen.place not in self._at
 
@@ -111,7 +111,7 @@ class Waiting:
             self._at[seen.place] = ledger.Open(number, *seen.place, stem, state, Reason.GAP, seen.digest, believed=True)
             self._entered.add(seen.place)
 
-    def _says(self, seen: Arrival | Stranger, verdict: Place) -> bool:
+    def _says(self, seen: Arrival | Stranger, verdict: Decision) -> bool:
         """Whether the ledger has just this verdict; of what is beyond the look-ahead it says nothing."""
         entry = self._at.get(seen.place)
         if entry is None:
@@ -119,13 +119,13 @@ class Waiting:
         said = (entry.digest, entry.state, entry.reason)
         return verdict.verdict in _STATES and said == (seen.digest, _STATES[verdict.verdict], verdict.reason)
 
-    def _unsupported(self, seen: Stranger) -> Place | None:
+    def _unsupported(self, seen: Stranger) -> Decision | None:
         known = seen.manifest is not None and isinstance(seen.fault, Unsupported)
         return verdict_on(seen.fault) if known else None
 
-    def _behind(self, seen: Arrival) -> Place:
+    def _behind(self, seen: Arrival) -> Decision:
         position, left_epochs = self._standing(seen.channel.name)
-        return place(
+        return decide(
             seen.manifest,
             seen.digest,
             position=position,
@@ -136,7 +136,7 @@ class Waiting:
             undecided=self._undecided(seen, position),
         )
 
-    def _undecided(self, seen: Arrival, position: Position | None) -> Place | None:
+    def _undecided(self, seen: Arrival, position: Position | None) -> Decision | None:
         """Judge an epoch that is new on its channel, once for all batches that say the same of it."""
         if position is not None and position.epoch == seen.manifest.epoch:
             return None
@@ -162,7 +162,7 @@ class Waiting:
             self._standings.pop(outcome.channel, None)
             self._decisions.clear()
 
-    def miss(self, sightings: Sightings) -> Iterator[Imported]:
+    def miss(self, sightings: Listing) -> Iterator[Imported]:
         """Settle those whose files are no longer there: nobody would ever hear of them.
 
         Raises Busy where somebody else is at work, after giving those that were settled.

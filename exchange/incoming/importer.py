@@ -20,7 +20,7 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, reading
 from exchange.database.tables import Direction
 from exchange.dead_letters import auto_retry
-from exchange.files.layout import Sightings
+from exchange.files.batch_files import Listing
 from exchange.format.errors import Verdict, WorldError
 from exchange.format.manifest import Kind
 from exchange.format.placement import NEXT
@@ -59,7 +59,7 @@ def run(
     WorldError only if the folders can't be listed.
     """
     site.spool.prepare()
-    sightings = site.spool.sight()
+    sightings = site.spool.list_arrivals()
     outcomes: list[Imported] = []
     busy: set[str] = set()
     handed: set[str] = set()
@@ -149,7 +149,7 @@ def _reunite(
         return (*traded, *auto_retry.run(site, site.incoming(), stopping))
 
 
-def _told(outcomes: Iterable[Imported], sightings: Sightings) -> tuple[Imported, ...]:
+def _told(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, ...]:
     """Give outcomes in the order of the batches' names, whichever was dealt with first."""
     order = {sighting.stem: number for number, sighting in enumerate(sightings.found)}
     return tuple(sorted(outcomes, key=lambda one: order.get(one.batch, -1)))

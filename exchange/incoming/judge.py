@@ -9,7 +9,7 @@ from exchange.database.ledger import Entry
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Reason, Unsupported, Verdict
-from exchange.format.placement import NEXT, Place, place
+from exchange.format.placement import NEXT, Decision, decide
 from exchange.incoming import consent
 from exchange.incoming.manifests import Arrival, Stranger
 from exchange.incoming.verdicts import unfinished, verdict_on
@@ -17,7 +17,7 @@ from exchange.link import epoch_adoption, gaps
 from exchange.site import Site
 
 
-def judge(site: Site, arrival: Arrival) -> Place:
+def judge(site: Site, arrival: Arrival) -> Decision:
     """Say whether a batch is to be applied now."""
     with reading(site.engine) as connection:
         standing = stand(site, connection, arrival)
@@ -29,7 +29,7 @@ def judge(site: Site, arrival: Arrival) -> Place:
     return lacking or unfinished(site, arrival) or NEXT
 
 
-def judge_stranger(site: Site, stranger: Stranger) -> Place:
+def judge_stranger(site: Site, stranger: Stranger) -> Decision:
     """Say what becomes of a batch that can't be acted on: one that is signed may still not take another's place."""
     if stranger.manifest is not None and isinstance(stranger.fault, Unsupported):
         with reading(site.engine) as connection:
@@ -37,26 +37,26 @@ def judge_stranger(site: Site, stranger: Stranger) -> Place:
         if known is not None and known.digest != stranger.digest:
             return _conflict(known)
         if known is not None and known.state is BatchState.APPLIED:
-            return Place(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
+            return Decision(Verdict.DUPLICATE, None, "this batch is applied already; nothing changed")
     return verdict_on(stranger.fault)
 
 
-def _conflict(known: Entry) -> Place:
-    return Place(
+def _conflict(known: Entry) -> Decision:
+    return Decision(
         Verdict.QUARANTINED,
         Reason.CONFLICT,
         f"another batch, {known.stem}, is {known.state} at this place; two batches claim one place: ask the sender why",
     )
 
 
-def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
+def stand(site: Site, connection: Connection, arrival: Arrival) -> Decision:
     """Compare a batch with what its channel has applied and what already claims its place."""
     channel, epoch, sequence = arrival.place
     known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
     if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
         return _conflict(known)
     at = positions.current_position(connection, Direction.IN, channel)
-    standing = place(
+    standing = decide(
         arrival.manifest,
         arrival.digest,
         position=at,
@@ -71,5 +71,5 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Place:
         state = gaps.given_up(connection, arrival.place)
         if state is not None:
             sentence = f"this side went on without it ({state}); it comes too late and changes nothing"
-            return Place(Verdict.DUPLICATE, None, sentence)
+            return Decision(Verdict.DUPLICATE, None, sentence)
     return standing

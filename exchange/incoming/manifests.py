@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.tables import Direction
-from exchange.files.layout import Sighting
+from exchange.files.batch_files import BatchFiles
 from exchange.format import control
 from exchange.format.errors import (
     BatchError,
@@ -25,6 +25,7 @@ from exchange.format.errors import (
     printable,
 )
 from exchange.format.manifest import Kind, Manifest, digest, split_manifest
+from exchange.format.names import CONTROL
 from exchange.site import Site
 
 
@@ -32,7 +33,7 @@ from exchange.site import Site
 class Arrival:
     """A manifest that we believe, of a channel that we know, and the files that it speaks of."""
 
-    sighting: Sighting
+    sighting: BatchFiles
     manifest: Manifest
     line: bytes
     digest: str
@@ -60,7 +61,7 @@ class Stranger:
     ``signed`` says that a key we trust signed it.
     """
 
-    sighting: Sighting
+    sighting: BatchFiles
     fault: BatchError
     digest: str | None = None
     line: bytes | None = None
@@ -87,13 +88,13 @@ class Stranger:
         return f"unread {self.sighting.stem}"
 
 
-def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger]:
+def look(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Stranger]:
     """Read and judge the manifests, but for those that have not changed since; order them by place.
 
     What is nobody's comes last, however it is called: no batch waits for it.
     """
 
-    def read(sighting: Sighting) -> Arrival | Stranger | None:
+    def read(sighting: BatchFiles) -> Arrival | Stranger | None:
         try:
             return believe(site, sighting, site.spool.read_manifest(sighting))
         except OSError:
@@ -101,10 +102,10 @@ def look(site: Site, sightings: tuple[Sighting, ...]) -> list[Arrival | Stranger
 
     trusted = (site.trusted, site.trusted.in_force(now()))
     terms = (site.network, site.peer, site.channels, trusted, site.require_signature)
-    seen = list(site.spool.believed.each(sightings, terms, read))
+    seen = list(site.spool.manifest_cache.each(sightings, terms, read))
     for one in seen:
         if isinstance(one, Stranger) and isinstance(one.fault, Stumbled):
-            site.spool.believed.forget(one.sighting)  # whatever it was, it may not be so the next time
+            site.spool.manifest_cache.forget(one.sighting)  # whatever it was, it may not be so the next time
     return sorted(seen, key=lambda one: (is_nobodys(one), *one.place, one.sighting.name.attempt))
 
 
@@ -113,7 +114,7 @@ def is_nobodys(seen: Arrival | Stranger) -> TypeGuard[Stranger]:
     return isinstance(seen, Stranger) and seen.is_nobodys
 
 
-def believe(site: Site, sighting: Sighting, content: bytes) -> Arrival | Stranger:
+def believe(site: Site, sighting: BatchFiles, content: bytes) -> Arrival | Stranger:
     """Check a manifest: size, signature, addressee, format, what we know.
 
     In the order of FORMAT.md, "Order of writing and of reading".

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sqlalchemy import Connection
 
@@ -18,7 +18,8 @@ from exchange.database.errors import world_errors
 from exchange.database.ledger import Entry, Event
 from exchange.database.locks import locked, reading
 from exchange.database.tables import BatchState
-from exchange.files.layout import Sighting
+from exchange.files.batch_files import BatchFiles
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.verify import Report, judge
 from exchange.incoming import replay
@@ -29,7 +30,7 @@ from exchange.site import Site
 
 
 @dataclass(frozen=True)
-class Quarantined:
+class Quarantined(AsDict):
     """One batch in quarantine. ``label`` names its files: its stem, with ``~2`` or so for a further copy.
 
     ``channel``, ``epoch`` and ``sequence`` are what the manifest says, or the file's name if nobody believes it.
@@ -44,10 +45,6 @@ class Quarantined:
     message: str
     bytes: int
     since: datetime | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**self.__dict__, "since": self.since.isoformat() if self.since else None}
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def copies(site: Site, entry: Entry) -> Iterator[Arrival | Stranger]:
     return (seen for seen in _seen(site, lying) if seen.digest == entry.digest)
 
 
-def _seen(site: Site, lying: list[Sighting]) -> Iterator[Arrival | Stranger]:
+def _seen(site: Site, lying: list[BatchFiles]) -> Iterator[Arrival | Stranger]:
     for sighting in lying:
         try:
             yield believe(site, sighting, site.spool.read_manifest(sighting))

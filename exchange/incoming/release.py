@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import is_its_own, stumbled
 from exchange.database.errors import world_errors
@@ -21,8 +21,10 @@ from exchange.database.locks import join, locked, reading
 from exchange.database.tables import BatchState, Direction, dead_letter
 from exchange.dead_letters import Mask
 from exchange.dead_letters.store import brief, brief_columns
+from exchange.format.as_dict import AsDict
 from exchange.format.batch import check_data
 from exchange.format.errors import BatchError, Reason, WorldError
+from exchange.format.names import CONTROL
 from exchange.incoming import apply, importer, quarantine, replay
 from exchange.incoming.manifests import Arrival, Stranger, believe
 from exchange.incoming.verdicts import lock_of
@@ -35,7 +37,7 @@ MOST_PARKED = 100_000
 
 
 @dataclass(frozen=True)
-class BadRecord:
+class BadRecord(AsDict):
     """One record that would be parked."""
 
     line: int | None
@@ -44,10 +46,6 @@ class BadRecord:
     error: str
     pointer: str | None
     message: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return dict(self.__dict__)
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,7 @@ def _parked(site: Site, connection: Connection, stem: str, before: int, limit: i
     )
     mask = Mask(site.channels)
     shown = (mask.brief(brief(row)) for row in rows)
-    return tuple(BadRecord(*(getattr(one, name) for name in BadRecord.__dataclass_fields__)) for one in shown)
+    return tuple(BadRecord(one.line, one.stream, one.key, one.error, one.pointer, one.message) for one in shown)
 
 
 def _count_letters(connection: Connection, stem: str) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy
-from exchange.files.layout import Sighting
+from exchange.files.batch_files import BatchFiles
 from exchange.format.errors import Verdict, WorldError, printable
 from exchange.format.names import BatchName
 from exchange.incoming import importer
@@ -90,7 +90,7 @@ def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[],
     return Replayed(tuple(done), missing=last - first.sequence + 1 - len(kept), left=len(kept) - len(done))
 
 
-def again(site: Site, kept: Sighting, *, release: bool) -> Imported:
+def again(site: Site, kept: BatchFiles, *, release: bool) -> Imported:
     """Bring one back and judge it anew; from quarantine it goes back there if somebody else is at work.
 
     ``release`` is a person's word that it may delete as many rows as it names. Raises WorldError.

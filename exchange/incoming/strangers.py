@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -22,13 +22,15 @@ from sqlalchemy import Connection
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
-from exchange.files.layout import Sighting
+from exchange.files.batch_files import BatchFiles
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import Reason, Verdict, printable
-from exchange.format.placement import Place
+from exchange.format.placement import Decision
 from exchange.incoming.manifests import Stranger
 from exchange.incoming.verdicts import lock_of, verdict_on, worn_out
+from exchange.limits import Limits
 from exchange.results import Imported, Strangers
-from exchange.site import Limits, Site
+from exchange.site import Site
 
 MOST_TOLD = 10
 """So many are told of one by one in a run; of the others there is the number."""
@@ -41,7 +43,7 @@ NEWS = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(AsDict):
     """What came of a day for one cause: how many batches, the bytes of all their files, and some of them by name."""
 
     day: date
@@ -51,11 +53,6 @@ class Group:
     first_at: datetime
     last_at: datetime
     samples: tuple[dict[str, str], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        moments = {name: value.isoformat() for name, value in vars(self).items() if isinstance(value, date)}
-        return {**vars(self), **moments, "cause": self.cause.value, "samples": list(self.samples)}
 
     @property
     def sentence(self) -> str:
@@ -69,7 +66,7 @@ class Group:
 
 class _Judged(NamedTuple):
     seen: Stranger
-    verdict: Place
+    verdict: Decision
 
     @property
     def outcome(self) -> Imported:
@@ -106,11 +103,11 @@ def receive(site: Site, seen: Sequence[Stranger]) -> Strangers:
     told = [*(one.judged for one in picked), *young][:MOST_TOLD]
     if len(seen) == len(left) == 1:
         stays = f"{left[0].seen.fault}; it stays in incoming: {why}"
-        told = [_Judged(left[0].seen, Place(Verdict.WAITING, left[0].verdict.reason, stays))]
+        told = [_Judged(left[0].seen, Decision(Verdict.WAITING, left[0].verdict.reason, stays))]
     return Strangers(tuple(one.outcome for one in told), len(picked), len(left), why)
 
 
-def _verdict(site: Site, seen: Stranger) -> Place:
+def _verdict(site: Site, seen: Stranger) -> Decision:
     verdict = verdict_on(seen.fault)
     if verdict.verdict is Verdict.INCOMPLETE:
         # Nobody vouches for it, so nothing was written down of when it came: its file's age must do.
@@ -156,7 +153,7 @@ def _pick(site: Site, ripe: Sequence[_Judged], picked: list[_Picked]) -> bool:
     return full
 
 
-def _is_claimed(site: Site, sighting: Sighting) -> bool:
+def _is_claimed(site: Site, sighting: BatchFiles) -> bool:
     return sighting.folder == site.spool.folders.work
 
 

@@ -24,7 +24,7 @@ from exchange.format.control import Digest
 from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Reason, Verdict, printable
 from exchange.format.lineage import left_by
 from exchange.format.manifest import Kind
-from exchange.format.placement import NEXT, Place
+from exchange.format.placement import NEXT, Decision
 from exchange.incoming import apply as applying
 from exchange.incoming import checkpoint, control_batch, row_diff, snapshot
 from exchange.incoming.judge import stand
@@ -47,16 +47,16 @@ def attempt(site: Site, arrival: Arrival) -> Imported:
             site.spool.give_back(arrival.sighting, arrival.manifest.encoding)
             fault = Incomplete(f"{fault}, and it was written to just now")
         return settle(site, arrival, verdict_on(fault))
-    if isinstance(done, Place):
+    if isinstance(done, Decision):
         return settle(site, arrival, done)
     site.spool.shelve(arrival.sighting)
     return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done)
 
 
-def apply(site: Site, arrival: Arrival) -> Counts | Place:
+def apply(site: Site, arrival: Arrival) -> Counts | Decision:
     """Claim, verify and apply a batch in one transaction under its channel's lock, counted before the work.
 
-    Gives a Place if somebody settled it since it was judged, or if it crashed us too often. Raises BatchError
+    Gives a Decision if somebody settled it since it was judged, or if it crashed us too often. Raises BatchError
     for what is wrong with it, Busy.
     """
     lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
@@ -73,7 +73,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Place:
             return standing
         if crashes >= site.limits.crashes:
             sentence = f"taking it in crashed {crashes} times; see the log of those times"
-            return Place(Verdict.QUARANTINED, Reason.CRASHED, sentence)
+            return Decision(Verdict.QUARANTINED, Reason.CRASHED, sentence)
         arrival = claim(site, arrival)
         with _opened(site, arrival) as data:
             check_data(data, arrival.manifest)

@@ -15,28 +15,29 @@ from exchange.database.locks import Busy, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
 from exchange.format.manifest import Kind, Manifest
-from exchange.format.placement import Place
+from exchange.format.placement import Decision
 from exchange.incoming.manifests import Arrival, Stranger
+from exchange.limits import Limits
 from exchange.link import gaps
 from exchange.results import Imported
-from exchange.site import Limits, Site
+from exchange.site import Site
 
 
-def settle(site: Site, seen: Arrival | Stranger, verdict: Place) -> Imported:
+def settle(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Imported:
     """Record a verdict other than applied, and put the files where it says. May be repeated."""
     if verdict.verdict is Verdict.INCOMPLETE:
         verdict = _out_of_patience(site, seen, verdict)
     changed = True
     match verdict:
-        case Place(verdict=Verdict.DUPLICATE):
+        case Decision(verdict=Verdict.DUPLICATE):
             _forget_attempts(site, seen)
             _discard(site, seen, verdict)
             site.spool.shelve(seen.sighting)
-        case Place(verdict=Verdict.QUARANTINED):
+        case Decision(verdict=Verdict.QUARANTINED):
             verdict = _quarantine(site, seen, verdict)
-        case Place(verdict=Verdict.HELD):
+        case Decision(verdict=Verdict.HELD):
             changed = _remember(site, seen, BatchState.HELD, verdict)
-        case Place(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
+        case Decision(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
             if seen.manifest is not None and not _is_passing(seen.manifest, reason):
                 _remember(site, seen, BatchState.WAITING, verdict)
     assert verdict.verdict is not None  # NEXT is applied, never settled
@@ -58,7 +59,7 @@ def _forget_attempts(site: Site, seen: Arrival | Stranger) -> None:
             attempts.forget_attempts(connection, seen.counted_as)
 
 
-def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
+def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Decision:
     """Refuse a batch, and miss it; give the verdict, which is another one if a person gave the same files up."""
     with locked(site.engine, lock_of(seen)) as connection:
         given_up = _given_up(connection, seen, verdict)
@@ -72,10 +73,10 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
         return verdict
     site.spool.shelve(seen.sighting)
     sentence = f"a person has {given_up.state} this batch, and it is what it was; nothing changed"
-    return Place(Verdict.DUPLICATE, verdict.reason, sentence)
+    return Decision(Verdict.DUPLICATE, verdict.reason, sentence)
 
 
-def _discard(site: Site, seen: Arrival | Stranger, verdict: Place) -> None:
+def _discard(site: Site, seen: Arrival | Stranger, verdict: Decision) -> None:
     """Close the row of a batch that waited or was held and comes to say nothing new."""
     if seen.manifest is None:
         return
@@ -86,7 +87,7 @@ def _discard(site: Site, seen: Arrival | Stranger, verdict: Place) -> None:
             ledger.move(connection, known, BatchState.DISCARDED, verdict.sentence)
 
 
-def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> bool:
+def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> bool:
     """Write down that a batch waits or is held, once, not at every run; say whether that was news."""
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
@@ -102,7 +103,7 @@ def lock_of(seen: Arrival | Stranger) -> str:
     return f"import {seen.channel.name}" if isinstance(seen, Arrival) else "import of strangers"
 
 
-def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Place) -> None:
+def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> None:
     latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
     if (
         latest is not None
@@ -132,7 +133,7 @@ def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchSt
     )
 
 
-def _given_up(connection: Connection, seen: Arrival | Stranger, verdict: Place) -> ledger.Entry | None:
+def _given_up(connection: Connection, seen: Arrival | Stranger, verdict: Decision) -> ledger.Entry | None:
     """Find the row by which a person gave up the same files for the same fault: carried again, they are no news."""
     latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
     if latest is None or latest.state not in {BatchState.REJECTED, BatchState.DISCARDED}:
@@ -147,7 +148,7 @@ def known_row(connection: Connection, seen: Arrival | Stranger) -> ledger.Entry 
     return at_place or (latest if latest is not None and latest.manifest is None else None)
 
 
-def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Place:
+def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Decision:
     """Quarantine what stayed incomplete beyond the grace period."""
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
@@ -157,15 +158,15 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Place) -> Pl
     return worn_out(site.limits, verdict, waited)
 
 
-def worn_out(limits: Limits, verdict: Place, waited: float) -> Place:
+def worn_out(limits: Limits, verdict: Decision, waited: float) -> Decision:
     """Give the verdict on what has been incomplete for so many seconds: that it is, or that this took too long."""
     if waited < limits.grace_seconds:
         return verdict
     sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
-    return Place(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
+    return Decision(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
 
 
-def unfinished(site: Site, arrival: Arrival) -> Place | None:
+def unfinished(site: Site, arrival: Arrival) -> Decision | None:
     """Give the verdict on a batch whose data file is not there, or not all of it; None if it may be."""
     size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
     if size is not None and size >= arrival.manifest.bytes:
@@ -174,17 +175,17 @@ def unfinished(site: Site, arrival: Arrival) -> Place | None:
     return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
 
 
-def verdict_on(fault: BatchError) -> Place:
+def verdict_on(fault: BatchError) -> Decision:
     """Give the verdict on a batch that is bad in itself, with the sentence that ends in what to do."""
     match fault:
         case Incomplete():
-            return Place(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
+            return Decision(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
         case Ahead():
-            return Place(Verdict.HELD, Reason.VERSIONS, fault.sentence)
+            return Decision(Verdict.HELD, Reason.VERSIONS, fault.sentence)
         case Unsupported():
-            return Place(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
+            return Decision(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
         case _:
-            return Place(
+            return Decision(
                 Verdict.QUARANTINED,
                 fault.reason,
                 f"{fault}; it is quarantined and changed nothing: {_NEXT_STEPS[fault.reason]}",

@@ -8,11 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.format.control import Receipt, Refused, within
 from exchange.format.errors import Reason, printable
+from exchange.format.names import CONTROL
 
 _GONE = frozenset({Reason.GIVEN_UP, Reason.LOST})
 """Why a batch will never be there, whatever a later receipt leaves out."""

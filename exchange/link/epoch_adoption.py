@@ -15,16 +15,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger, positions
 from exchange.database.errors import world_errors
 from exchange.database.locks import join, locked
 from exchange.database.tables import BatchState, Direction, batch, position
+from exchange.format.as_dict import AsDict
 from exchange.format.control import MAX_UNDECIDED, Proof
 from exchange.format.errors import Reason, Verdict, WorldError, printable
 from exchange.format.lineage import Left, left_by
 from exchange.format.manifest import Kind, Manifest
-from exchange.format.placement import Place, Position
+from exchange.format.names import CONTROL
+from exchange.format.placement import Decision, Position
 from exchange.link import gaps
 from exchange.site import Site
 
@@ -33,7 +34,7 @@ MOST_LOOKED = 100
 
 
 @dataclass(frozen=True)
-class Undecided:
+class Undecided(AsDict):
     """An epoch of the other side of which batches are held, as nothing proves that it comes after the present one."""
 
     epoch: str
@@ -42,14 +43,9 @@ class Undecided:
     since: datetime
     present: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        lists = {"channels": list(self.channels), "present": list(self.present)}
-        return {**vars(self), **lists, "since": self.since.isoformat()}
-
 
 @dataclass(frozen=True)
-class Decided:
+class Decided(AsDict):
     """What a person decided of an epoch and why, and on which channels it is the present one now."""
 
     epoch: str
@@ -57,13 +53,9 @@ class Decided:
     reason: str
     channels: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "channels": list(self.channels)}
-
 
 @dataclass(frozen=True)
-class Received:
+class Received(AsDict):
     """An epoch of the other side on one channel: ``present``, ``left`` or ``undecided``, and how far it came there."""
 
     channel: str
@@ -72,15 +64,11 @@ class Received:
     sequence: int
     since: datetime
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "since": self.since.isoformat()}
-
 
 # Judge
 
 
-def undecided(connection: Connection, manifest: Manifest, at: Position | None) -> Place | None:
+def undecided(connection: Connection, manifest: Manifest, at: Position | None) -> Decision | None:
     """Say what becomes of a batch whose epoch may not be adopted; None if it may, or is the one its channel is in.
 
     ``at`` is where the channel stands.
@@ -92,8 +80,8 @@ def undecided(connection: Connection, manifest: Manifest, at: Position | None) -
     if sentence is None:
         return None
     if manifest.kind is Kind.CONTROL and _is_outdated(connection, epoch, sequence):
-        return Place(Verdict.DUPLICATE, None, "a newer control batch of its epoch is held; nothing changed")
-    return Place(Verdict.HELD, Reason.UNPROVEN_EPOCH, sentence)
+        return Decision(Verdict.DUPLICATE, None, "a newer control batch of its epoch is held; nothing changed")
+    return Decision(Verdict.HELD, Reason.UNPROVEN_EPOCH, sentence)
 
 
 def _unproven(connection: Connection, channel: str, epoch: str, left: Mapping[str, Left]) -> str | None:

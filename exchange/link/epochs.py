@@ -9,12 +9,10 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger
 from exchange.database import network as own_network
 from exchange.database.engine import now
@@ -22,16 +20,17 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import join, locked
 from exchange.database.tables import BatchState, Direction, epoch, network, position
 from exchange.database.whoami import whoami
+from exchange.format.as_dict import AsDict
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError, printable
-from exchange.format.names import EPOCH
+from exchange.format.names import CONTROL, EPOCH
 from exchange.link import send_requests
 from exchange.site import Site
 from exchange.tables import capture
 
 
 @dataclass(frozen=True)
-class NewEpoch:
+class NewEpoch(AsDict):
     """What a new epoch came to: sealed batches that were given up, and the channels that send everything anew."""
 
     epoch: str
@@ -39,13 +38,9 @@ class NewEpoch:
     discarded: int
     channels: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "channels": list(self.channels)}
-
 
 @dataclass(frozen=True)
-class Life:
+class Life(AsDict):
     """One epoch of this network: since when, and for one that was begun by hand by whom and why.
 
     One that this database had forgotten is known since it was told.
@@ -56,10 +51,6 @@ class Life:
     since: datetime | None
     who: str | None = None
     reason: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "since": self.since.isoformat() if self.since else None}
 
 
 def begin(site: Site, reason: str, continues: str | None = None) -> NewEpoch:

@@ -15,6 +15,7 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap
 from exchange.format import resend_codes
+from exchange.format.as_dict import AsDict
 from exchange.format.control import Range, ranges
 from exchange.format.errors import Reason
 from exchange.site import Site
@@ -27,7 +28,7 @@ COMES_BY_ITSELF = frozenset({Reason.CORRUPT, Reason.INCOMPLETE})
 
 
 @dataclass(frozen=True)
-class Gap:
+class Gap(AsDict):
     """Neighbouring sequences of which the same is known. ``refused`` is why a batch that came there was not taken."""
 
     channel: str
@@ -48,13 +49,7 @@ class Gap:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        return {
-            **self.__dict__,
-            "state": self.state.value,
-            "noticed_at": self.noticed_at.isoformat(),
-            "closed_at": self.closed_at.isoformat() if self.closed_at else None,
-            "age_seconds": self.age.total_seconds(),
-        }
+        return super().as_dict() | {"age_seconds": self.age.total_seconds()}
 
 
 @dataclass(frozen=True)

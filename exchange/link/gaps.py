@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -23,11 +23,13 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, locked, reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap, peer, position
 from exchange.database.whoami import whoami
+from exchange.format.as_dict import AsDict
 from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
 from exchange.format.errors import Reason, WorldError
 from exchange.format.placement import Position
+from exchange.limits import Limits
 from exchange.link import asked_requests, peer_words
-from exchange.site import Limits, Site
+from exchange.site import Site
 
 MISSING = sa.text("state = 'missing'")
 """As the index says it: SQLite compares the words, and a bound value is none."""
@@ -321,7 +323,7 @@ def pass_over(connection: Connection, flow: Flow, reached: int) -> None:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class Accepted(AsDict):
     """The sequences that a channel goes on without, and the name of the request for a snapshot, if one was made."""
 
     channel: str
@@ -334,10 +336,6 @@ class Accepted:
     def shown(self) -> str:
         """The sequences as people write them."""
         return shown(ranges(self.sequences))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**self.__dict__, "sequences": list(self.sequences)}
 
 
 def accept_by_hand(site: Site, channel: str, first: int, last: int, reason: str, *, snapshot: bool = True) -> Accepted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from exchange.database import ledger, positions
 from exchange.database import network as own_network
 from exchange.database.tables import Direction, network, peer, receipt
+from exchange.format.as_dict import AsDict
 from exchange.format.control import Heartbeat, Range, Refused, Sample
 from exchange.format.errors import printable
 from exchange.link import epoch_adoption, peer_words
@@ -37,7 +38,7 @@ MOST_SAID = 3
 
 
 @dataclass(frozen=True)
-class Life:
+class Life(AsDict):
     """The other side's last sign of life. ``sent_at`` is by its clock, the rest by ours.
 
     ``clock_ahead_seconds``: by how much its clock is at least ahead of ours, below 0 if it is behind, 0 if it can't be
@@ -50,13 +51,9 @@ class Life:
     period_seconds: float
     clock_ahead_seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in vars(self).items()}
-
 
 @dataclass(frozen=True)
-class There:
+class There(AsDict):
     """What the far side says of a channel that this side sends, in its current epoch."""
 
     through: int
@@ -70,17 +67,6 @@ class There:
     parked: int
     parked_now: int
     letters: tuple[Sample, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {
-            **vars(self),
-            "heard_at": self.heard_at.isoformat(),
-            "missing": [list(one) for one in self.missing],
-            "refused": [dict(vars(one)) for one in self.refused],
-            "given_up": [list(one) for one in self.given_up],
-            "letters": [dict(vars(one)) for one in self.letters],
-        }
 
 
 @dataclass(frozen=True)
@@ -220,8 +206,8 @@ def _there(connection: Connection) -> dict[str, There]:
         said = peer_words.receipt(row.said)
         if said is None:
             continue
-        fields = {name: getattr(said, name) for name in There.__dataclass_fields__ if name != "heard_at"}
-        found[row.channel] = There(**fields, heard_at=row.heard_at)
+        same = {one.name: getattr(said, one.name) for one in fields(There) if one.name != "heard_at"}
+        found[row.channel] = There(**same, heard_at=row.heard_at)
     return found
 
 

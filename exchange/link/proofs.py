@@ -20,6 +20,7 @@ from exchange.format.control import Proof
 from exchange.format.errors import BatchError, RecordError
 from exchange.format.lineage import left_by
 from exchange.format.manifest import Manifest, Signature, digest
+from exchange.format.moments import in_words
 from exchange.site import Site
 
 
@@ -183,5 +184,5 @@ def _has(site: Site, shown: Shown) -> str:
     manifest = shown.manifest
     return (
         f"{site.peer} has batch {manifest.sequence} of epoch {manifest.epoch} of channel {manifest.channel}, signed by"
-        f" this side on {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"
+        f" this side on {in_words(manifest.created_at)}"
     )

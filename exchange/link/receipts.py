@@ -6,6 +6,7 @@ They are cumulative: each says all of its channel anew, so that the newest one c
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database.engine import among
 from exchange.database.tables import (
     HOLDS_PLACE,
@@ -45,6 +46,8 @@ from exchange.format.control import (
     within,
 )
 from exchange.format.errors import Reason, printable, rule_of
+from exchange.format.moments import to_rfc3339
+from exchange.format.names import CONTROL
 from exchange.link import peer_words
 from exchange.site import Site
 
@@ -267,7 +270,7 @@ def _parked(connection: Connection) -> dict[str, _Parked]:
 def _samples(connection: Connection, channel: Channel | None, parked: _Parked) -> tuple[Sample, ...]:
     """Give the newest letters of each cause, as many of each as there is room for."""
     causes = parked.fingerprints[:MAX_LETTERS]
-    each = -(-MAX_LETTERS // len(causes))
+    each = math.ceil(MAX_LETTERS / len(causes))
     letters: list[Any] = []
     for fingerprint in causes:
         asking = (
@@ -315,7 +318,7 @@ def _agreement(connection: Connection, lane: _Lane) -> tuple[Mapping[str, Any], 
             "sent": row.sent,
             "received": row.received,
             "differing": peer_words.differing(row.buckets),
-            "since": row.since and row.since.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "since": row.since and to_rfc3339(row.since),
         }
         for row in rows
     )

@@ -20,6 +20,7 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import Direction, ResyncState, agreement, resync
 from exchange.database.whoami import whoami
+from exchange.format.as_dict import AsDict
 from exchange.format.control import CHECKPOINT
 from exchange.format.errors import printable
 from exchange.link import asked_requests, peer_words
@@ -31,20 +32,16 @@ NOT_YET, EQUAL, DIFFERENT, REPAIRED = "not compared yet", "equal", "different", 
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(AsDict):
     """A channel that is to be compared, and what happens next."""
 
     channel: str
     direction: Direction
     message: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**self.__dict__, "direction": self.direction.value}
-
 
 @dataclass(frozen=True)
-class Standing:
+class Standing(AsDict):
     """How a stream agreed at its last checkpoint, in rows: None where nobody knows.
 
     ``rows`` are those of its source. ``keys`` are some of the rows that differed when they were last looked at, which
@@ -65,16 +62,6 @@ class Standing:
     compared_at: datetime | None = None
     looked_at: datetime | None = None
     keys: tuple[dict[str, Any], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        moments = {name: getattr(self, name) for name in ("since", "compared_at", "looked_at")}
-        return {
-            **self.__dict__,
-            "direction": self.direction.value,
-            **{name: moment and moment.isoformat() for name, moment in moments.items()},
-            "keys": list(self.keys),
-        }
 
 
 def run(site: Site, channel: str | None = None, *, incoming: bool = True, reason: str | None = None) -> list[Asked]:

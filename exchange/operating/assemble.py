@@ -8,16 +8,14 @@ from pathlib import Path
 from exchange.channels.channel import Channel, ChannelFaults, load_channels
 from exchange.channels.schemas import Checker
 from exchange.database.engine import make_engine
-from exchange.database.tables import DeadLetterState
 from exchange.files import keys
 from exchange.files.layout import Folders
 from exchange.files.spool import Spool
-from exchange.format.batch import ReadLimits
 from exchange.format.errors import WorldError, printable
 from exchange.format.signing import TrustedKeys
 from exchange.reference.handlers import Handler, load_handler
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
-from exchange.site import Limits, Site
+from exchange.site import Site
 
 
 def assemble(settings: Settings, *, distrusting: str | None = None) -> Site:
@@ -47,7 +45,7 @@ def assemble(settings: Settings, *, distrusting: str | None = None) -> Site:
         signing_key=signing_key,
         trusted=trusted,
         require_signature=settings.require_signature,
-        limits=limits(settings),
+        limits=settings.limits,
         schemas=schemas,
         own=own,
         one_way=settings.link == "one-way",
@@ -96,45 +94,6 @@ def folders(settings: Settings) -> Folders:
         folder_mode=settings.folder_mode,
         file_mode=settings.file_mode,
         group=settings.carrier_group_number,
-    )
-
-
-def limits(settings: Settings) -> Limits:
-    """Say what this side writes, accepts and waits for at most."""
-    return Limits(
-        batch_records=settings.batch_records,
-        batch_bytes=settings.batch_bytes,
-        read=ReadLimits(
-            max_record_bytes=settings.max_record_bytes,
-            max_records=settings.max_records,
-            max_content_bytes=settings.max_content_bytes,
-        ),
-        invalid_records=settings.invalid_records,
-        invalid_share=settings.invalid_share,
-        deleted_rows=settings.deleted_rows,
-        deleted_share=settings.deleted_share,
-        deleted_hours=settings.deleted_hours,
-        ahead_days=settings.ahead_days,
-        look_ahead=settings.look_ahead,
-        strangers_at_once=settings.strangers_at_once,
-        stranger_files=settings.stranger_files,
-        stranger_bytes=settings.stranger_bytes,
-        grace_seconds=settings.grace_seconds,
-        settle_seconds=settings.settle_seconds,
-        poison_after=settings.poison_after,
-        retention_days=settings.retention_days,
-        letter_days={
-            DeadLetterState.APPLIED: settings.retention_applied_days,
-            DeadLetterState.SUPERSEDED: settings.retention_superseded_days,
-            DeadLetterState.DISCARDED: settings.retention_discarded_days,
-        },
-        alarm_letters=settings.alarm_letters,
-        alarm_days=settings.alarm_days,
-        gap_seconds=settings.gap_seconds,
-        copies=settings.copies,
-        copy_seconds=settings.copy_every,
-        snapshot_days=settings.snapshot_every,
-        period_seconds=settings.export_every,
     )
 
 

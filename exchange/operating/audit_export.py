@@ -11,15 +11,16 @@ from exchange.database.audit_chain import each_row
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
-from exchange.dead_letters.file.write import new_file
-from exchange.format.audit_file import Ending, Row, TrailWriter, check_rows
-from exchange.format.dead_letter_file import FileFault, read_tail
+from exchange.files.durable import new_file
+from exchange.format.as_dict import AsDict
+from exchange.format.audit_file import AuditWriter, Ending, Row, check_rows
+from exchange.format.signed_file import FileFault, read_tail
 from exchange.format.signing import TrustedKeys
 from exchange.site import Site
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(AsDict):
     """What was written out."""
 
     file: Path
@@ -29,7 +30,7 @@ class Exported:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        return {**vars(self), "file": str(self.file)}
+        return super().as_dict() | {"file": str(self.file)}
 
 
 def export(site: Site, file: Path) -> Exported:
@@ -38,7 +39,7 @@ def export(site: Site, file: Path) -> Exported:
     Rows are written as they are, whether the chain holds or not. Raises FileFault if there is such a file, WorldError.
     """
     with world_errors(), reading(site.engine) as connection, new_file(file) as out:
-        writer = TrailWriter(out)
+        writer = AuditWriter(out)
         for values in each_row(connection):
             writer.write(Row.of(values))
         ending = writer.close(site.network, f"exchange {__version__}", now(), site.signing_key)

@@ -8,7 +8,6 @@ data is an alarm clock's: losing all of it loses no row.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import os
@@ -18,16 +17,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Never, Self
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from exchange.database.whoami import whoami
-from exchange.files.folder import held, make_private
+from exchange.files import durable, pid_lock
 from exchange.format.errors import printable
+from exchange.format.moments import in_words
 
 HOST = "127.0.0.1"
 START_SECONDS = 10.0
@@ -134,22 +134,14 @@ class EmbeddedBroker:
         self.stop()
 
     def _take_folder(self) -> IO[str]:
+        def in_use(by: str) -> Never:
+            raise BrokerFault(f"{self.folder} is in use by {by.strip() or 'another process'}; stop that one first")
+
+        since = f" since {in_words(datetime.now(UTC))}\n"
         try:
-            make_private(self.folder)
-            lock = (self.folder / _LOCK).open("a+")
+            return pid_lock.hold(self.folder / _LOCK, in_use, since)
         except OSError as error:
             raise BrokerFault(f"{error.filename}: {error.strerror}; the embedded broker needs this folder") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            who = lock.read().strip() or "another process"
-            lock.close()
-            raise BrokerFault(f"{self.folder} is in use by {who}; stop that one first") from None
-        lock.truncate(0)
-        lock.write(f"{whoami()} since {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC\n")
-        lock.flush()
-        return lock
 
     def _leave_folder(self) -> None:
         self.address = None
@@ -274,8 +266,7 @@ def _read(folder: Path) -> Address | None:
 
 
 def _write(folder: Path, address: Address) -> None:
-    with held(folder, follow=True) as place, place.write(_ADDRESS, mode=0o600) as stream:
-        stream.write(json.dumps(asdict(address)).encode())
+    durable.write(folder / _ADDRESS, json.dumps(asdict(address)).encode(), mode=0o600)
 
 
 def _is_free(port: int) -> bool:

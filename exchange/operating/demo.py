@@ -35,6 +35,7 @@ from exchange.database.engine import make_engine
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, DeadLetterState, Direction, GapState, batch, change, gap
 from exchange.format.errors import printable
+from exchange.format.names import MANIFEST_ENDING
 from exchange.reference import channels
 from exchange.reference.models import ProfileType, Response, User
 from exchange.reference.submit import submit
@@ -412,7 +413,7 @@ def _next_commands(show: Console, response: Network) -> None:
     folder = os.path.relpath(response.home)
     program = os.path.relpath(Path(sys.executable).with_name("exchange"))
     show.print("\nThree commands to try next, on the response network as it was left:")
-    archived = sorted((response.home / "archive").glob("requests-*.manifest.jsonl"))
+    archived = sorted((response.home / "archive").glob(f"requests-*{MANIFEST_ENDING}"))
     inspected = os.path.relpath(archived[0]) if archived else f"{folder}/archive"
     for words in ("status", "dead-letters list", f"inspect {inspected}"):
         command = f"EXCHANGE_ENV_FILE={folder}/settings.env {program} {words}"

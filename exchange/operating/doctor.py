@@ -27,11 +27,12 @@ from exchange.files.shared_folders import Shared
 from exchange.files.spool import Spool
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
+from exchange.format.moments import in_words
 from exchange.format.signing import TrustedKeys
 from exchange.incoming import failures, strangers
 from exchange.link import peer_state, peer_words
 from exchange.operating import broker, migrate, probes, status
-from exchange.operating.assemble import assemble, folders, limits, load_request_handler
+from exchange.operating.assemble import assemble, folders, load_request_handler
 from exchange.operating.prepare import branches
 from exchange.settings import Settings, SettingsFaults, load_settings, settings_file
 from exchange.site import Site
@@ -94,7 +95,7 @@ def examine() -> Findings:
     yield _ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
     yield from _open_to_others(settings)
     yield from _clock()
-    yield from _folders(folders(settings), limits(settings).batch_bytes)
+    yield from _folders(folders(settings), settings.limits.batch_bytes)
     key_findings = list(_keys(settings))
     yield from key_findings
     yield from _calls(settings)
@@ -152,7 +153,7 @@ def _clock() -> Findings:
     if moment < EARLIEST:
         yield _fault("clock", f"it says {moment:%Y-%m-%d %H:%M} UTC, which is past", "set it, and have NTP keep it")
     else:
-        yield _ok("clock", f"{moment:%Y-%m-%d %H:%M:%S} UTC")
+        yield _ok("clock", in_words(moment))
 
 
 # Folders
@@ -562,7 +563,7 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
     if newest is not None and newest - ours > MAX_DRIFT:
         yield _fault(
             "clock",
-            f"it says {ours:%Y-%m-%d %H:%M:%S} UTC, but the ledger has an entry of {newest:%Y-%m-%d %H:%M:%S}",
+            f"it says {in_words(ours)}, but the ledger has an entry of {newest:%Y-%m-%d %H:%M:%S}",
             "set the clock, and have NTP keep it",
         )
     if theirs is not None and abs(theirs - ours) > MAX_DRIFT:

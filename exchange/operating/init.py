@@ -16,8 +16,8 @@ from dotenv import dotenv_values
 
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.files import call_secret, carrier_group, keys, read_access
-from exchange.files.folder import HOME_MODE, held, make_private, named
+from exchange.files import call_secret, carrier_group, durable, keys, read_access
+from exchange.files.folder import HOME_MODE, make_private
 from exchange.files.read_access import Readers
 from exchange.files.spool import Spool
 from exchange.format.errors import printable
@@ -112,8 +112,7 @@ def _replace(file: Path, content: bytes) -> None:
     """Write a ``.env`` anew; where it is a link, the file that it leads to."""
     real = file.resolve()
     mode = stat.S_IMODE(real.stat().st_mode)
-    with held(real.parent, follow=True) as folder, folder.write(real.name, mode=mode) as stream:
-        stream.write(content)
+    durable.write(real, content, mode=mode)
 
 
 def _agreed(wanted: Mapping[str, str | Path], file: Path) -> Settings:
@@ -146,8 +145,7 @@ def _open_ones(settings: Settings, file: Path) -> list[str]:
 def _write_env(file: Path, wanted: Mapping[str, str | Path]) -> None:
     lines = [_line(field, value) for field, value in wanted.items()]
     try:
-        with named(file.parent) as folder, folder.write(file.name, mode=0o600, replace=False) as stream:
-            stream.write((_HEAD + "".join(lines)).encode())
+        durable.write(file, (_HEAD + "".join(lines)).encode(), mode=0o600, replace=False)
     except FileExistsError as error:
         raise SettingsFaults([f"{printable(str(file))}: expected a file or nothing there; move it away"]) from error
 

@@ -12,12 +12,13 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import writing
 from exchange.database.tables import BatchState, Direction, batch
+from exchange.format.as_dict import AsDict
 from exchange.format.manifest import Manifest
+from exchange.format.names import CONTROL
 from exchange.incoming import strangers
 from exchange.site import Site
 
@@ -32,7 +33,7 @@ MAX_LETTERS = 100_000
 
 
 @dataclass(frozen=True)
-class Pruned:
+class Pruned(AsDict):
     """How many files of each kind were removed, and how many settled dead letters."""
 
     sealed: int
@@ -41,17 +42,6 @@ class Pruned:
     stray: int
     letters: int
     strangers: int
-
-    def as_dict(self) -> dict[str, int]:
-        """Give the fields that scripts rely on."""
-        return {
-            "sealed": self.sealed,
-            "archived": self.archived,
-            "quarantined": self.quarantined,
-            "stray": self.stray,
-            "letters": self.letters,
-            "strangers": self.strangers,
-        }
 
 
 def run(site: Site) -> Pruned:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange import dead_letters
-from exchange.channels.channel import CONTROL, Channel
+from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database import network as own_network
 from exchange.database.engine import now
@@ -25,7 +25,9 @@ from exchange.database.locks import reading
 from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.dead_letters import Backlog
 from exchange.dead_letters import counts as letter_counts
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
+from exchange.format.names import CONTROL
 from exchange.incoming import failures, strangers
 from exchange.incoming.strangers import Group
 from exchange.link import peer_state
@@ -44,7 +46,7 @@ _WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
 
 
 @dataclass(frozen=True)
-class ChannelStatus:
+class ChannelStatus(AsDict):
     """One channel: ``pending`` counts changes that no batch carries yet, the others count batches by state.
 
     What is published on a one-way link is ``unconfirmable`` instead. ``pending_since`` is when the last export took all
@@ -69,28 +71,14 @@ class ChannelStatus:
     unacknowledged_since: datetime | None = None
     there: There | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        moments = {name: value.isoformat() for name, value in vars(self).items() if isinstance(value, datetime)}
-        return {
-            **vars(self),
-            **moments,
-            "direction": self.direction.value,
-            "there": self.there.as_dict() if self.there else None,
-        }
-
 
 @dataclass(frozen=True)
-class Arrivals:
+class Arrivals(AsDict):
     """What lies in ``incoming/``: ``batches`` that have a manifest, data files without one, and what is no batch."""
 
     batches: int
     unpaired: int
     ignored: int
-
-    def as_dict(self) -> dict[str, int]:
-        """Give the fields as numbers."""
-        return dict(self.__dict__)
 
 
 @dataclass(frozen=True)
@@ -137,7 +125,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class BatchRow:
+class BatchRow(AsDict):
     """A batch of the ledger as people list it."""
 
     batch: str
@@ -160,15 +148,9 @@ class BatchRow:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        fields = {name: value for name, value in vars(self).items() if name != "shown_state"}
-        moments = {name: value.isoformat() for name, value in fields.items() if isinstance(value, datetime)}
-        return {
-            **fields,
-            **moments,
-            "direction": self.direction.value,
-            "state": self.shown_state,
-            "records": self.records.as_dict(),
-        }
+        shown = super().as_dict()
+        state = shown.pop("shown_state")
+        return shown | {"state": state}
 
 
 def look(site: Site) -> Status:
@@ -183,7 +165,7 @@ def look(site: Site) -> Status:
     moment = now()
     alarms = letter_counts.alarm_sentences(backlog, site.limits, moment)
     try:
-        sightings = site.spool.sight()
+        sightings = site.spool.list_arrivals()
         arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
         trouble = _lost_marker(site)
     except WorldError as error:

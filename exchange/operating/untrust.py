@@ -14,12 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.files import keys
+from exchange.format.as_dict import AsDict
+from exchange.format.names import CONTROL
 from exchange.site import Site
 
 COUNTING = (BatchState.WAITING, BatchState.HELD, BatchState.APPLIED)
@@ -27,7 +28,7 @@ COUNTING = (BatchState.WAITING, BatchState.HELD, BatchState.APPLIED)
 
 
 @dataclass(frozen=True)
-class Signed:
+class Signed(AsDict):
     """One batch that a key had signed. ``digest`` is the SHA-256 of its manifest's line 1."""
 
     batch: str
@@ -35,10 +36,6 @@ class Signed:
     digest: str | None
     records: int
     updated_at: Any
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "state": self.state.value, "updated_at": self.updated_at.isoformat()}
 
 
 @dataclass(frozen=True)

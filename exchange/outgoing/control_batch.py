@@ -15,7 +15,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger, network, positions
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
@@ -27,6 +26,7 @@ from exchange.format.batch import BatchWriter
 from exchange.format.control import Heard, Heartbeat, Proof, Request, Sent
 from exchange.format.errors import Reason, Verdict, WorldError, printable
 from exchange.format.manifest import Kind, Manifest
+from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.link import epoch_adoption, receipts
 from exchange.outgoing import resend, seal

@@ -23,6 +23,7 @@ from exchange.database.locks import join, locked
 from exchange.database.tables import VERSION_COLUMN, ahead, event, tombstone
 from exchange.database.whoami import whoami
 from exchange.format import strict_json as values
+from exchange.format.as_dict import AsDict
 from exchange.format.errors import RecordError, WorldError, found, printable
 from exchange.site import Site
 from exchange.tables.loader.staging import canonical_key, target_of
@@ -36,7 +37,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class LetIn:
+class LetIn(AsDict):
     """How far ahead a person lets an incoming channel's versions be: the version believed, when, by whom and why."""
 
     channel: str
@@ -45,23 +46,15 @@ class LetIn:
     who: str
     reason: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return {**vars(self), "at": self.at.isoformat()}
-
 
 @dataclass(frozen=True)
-class Freed:
+class Freed(AsDict):
     """A key whose row takes the next record again, whatever its version: what it had, and whether it was a delete's."""
 
     stream: str
     key: str
     version: int | None
     deleted: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return dict(vars(self))
 
 
 # How far

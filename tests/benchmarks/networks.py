@@ -17,10 +17,11 @@ from exchange.database import network as own_network
 from exchange.files.layout import Folders
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
+from exchange.limits import Limits
 from exchange.operating import migrate
 from exchange.reference import channels as reference_channels
 from exchange.reference.models import ProfileType, Request, User
-from exchange.site import Limits, Site
+from exchange.site import Site
 from tests.benchmarks.data import COLUMNS, USERS, copy_line, requests
 
 PEERS = {"request": "response", "response": "request"}

@@ -18,11 +18,12 @@ import sqlalchemy as sa
 from exchange.database import make_engine
 from exchange.format.errors import Verdict
 from exchange.incoming import importer
+from exchange.limits import Limits
 from exchange.outgoing import exporter
 from exchange.reference import channels
 from exchange.reference.models import Request
 from exchange.results import ImportRun
-from exchange.site import Limits, Site
+from exchange.site import Site
 from exchange.tables import bucket_digests
 from tests.benchmarks.data import ALL_COLUMNS, COLUMNS, identity
 from tests.benchmarks.measuring import Clock, answer

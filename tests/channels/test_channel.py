@@ -202,6 +202,10 @@ def test_a_column_that_the_receiver_fills_itself_may_be_left_out(column: Column[
         ({"name": "control"}, "the name is reserved"),
         ({"target": "here"}, 'source and target are both "here"'),
         ({"source": "Here!"}, 'source "Here!" is no network name'),
+        (
+            {"source": "plant-1"},
+            'source "plant-1" is no network name, which must be a lower-case letter, then at most 30 letters, digits',
+        ),
         ({"on_invalid": "ignore"}, "on_invalid must be park or reject, found 'ignore'"),
         ({"streams": []}, "it has no stream"),
     ],

@@ -19,10 +19,11 @@ from exchange.files.layout import Folders
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import importer
+from exchange.limits import Limits
 from exchange.operating import migrate
 from exchange.outgoing import exporter
 from exchange.results import ExportRun, ImportRun
-from exchange.site import Limits, Site
+from exchange.site import Site
 from exchange.tables import capture
 from exchange.testing.carrier import HONEST, Carrier, Faults
 from tests.databases import At, Databases

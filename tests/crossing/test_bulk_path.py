@@ -17,7 +17,7 @@ from exchange.format.errors import Verdict
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import apply
 from exchange.incoming.manifests import Arrival
-from exchange.site import Limits
+from exchange.limits import Limits
 from exchange.tables.loader import bulk_path, chunk
 from exchange.tables.loader.bulk_path import Intake
 from exchange.tables.loader.copy import csv, put

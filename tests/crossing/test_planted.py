@@ -21,8 +21,9 @@ import sqlalchemy as sa
 from exchange.celery.nudge_watch import WatchedFolder
 from exchange.cli import output
 from exchange.files import keys
+from exchange.files.batch_files import BatchFiles
 from exchange.files.folder import held
-from exchange.files.layout import Folders, Sighting
+from exchange.files.layout import Folders
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
 from exchange.format.errors import BatchError, Verdict, WorldError
@@ -57,7 +58,7 @@ class Workshop:
         self.private = [one for one in self.spool.folders.private if one.name not in {"keys", "markers"}]
         self.spool.prepare(make=True)
         self._markers = {path: (path / MARKER).read_bytes() for path in self.shared}
-        self.arrived = Sighting(BATCH, self.spool.folders.incoming)
+        self.arrived = BatchFiles(BATCH, self.spool.folders.incoming)
 
     def renew(self) -> None:
         """Put everything back as it was."""
@@ -120,7 +121,7 @@ def _nothing(_shop: Workshop) -> None:
     pass
 
 
-def _claim(shop: Workshop) -> Sighting:
+def _claim(shop: Workshop) -> BatchFiles:
     return shop.spool.claim(shop.arrived, ENCODING)
 
 
@@ -143,7 +144,7 @@ STEPS: dict[str, tuple[Callable[[Workshop], object], Callable[[Workshop], object
         lambda shop: shop.spool.sweep(),
     ),
     "write letters": (_nothing, _write_letters),
-    "sight": (_nothing, lambda shop: shop.spool.sight()),
+    "sight": (_nothing, lambda shop: shop.spool.list_arrivals()),
     "watch": (_nothing, _watch),
     "read": (_nothing, lambda shop: shop.spool.read_manifest(shop.arrived)),
     "measure": (_nothing, lambda shop: shop.spool.data_size(shop.arrived, ENCODING)),
@@ -361,7 +362,7 @@ def test_a_claimed_file_that_gets_another_name_is_its_own_batchs_trouble(
     stem = quick_forger.send([forged(1, 1_700_000_000_000_000)])
     claim = Spool.claim
 
-    def claimed(spool: Spool, sighting: Sighting, encoding: tuple[str, ...]) -> Sighting:
+    def claimed(spool: Spool, sighting: BatchFiles, encoding: tuple[str, ...]) -> BatchFiles:
         there = claim(spool, sighting, encoding)
         # As its owner can who holds it open, by /proc/self/fd.
         (tmp_path / "another-name").hardlink_to(there.folder / manifest_name(there.name))

@@ -13,8 +13,8 @@ from exchange.database.engine import now
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, event, revision, selected, selection
 from exchange.dead_letters import Backlog, Letter, counts
 from exchange.dead_letters.retention import CHUNK
+from exchange.limits import Limits
 from exchange.operating import prune as pruning
-from exchange.site import Limits
 from tests.crossing.sides import Side
 
 KEPT = {DeadLetterState.APPLIED: 10.0, DeadLetterState.SUPERSEDED: 20.0, DeadLetterState.DISCARDED: 30.0}

@@ -125,7 +125,7 @@ def test_another_folder_in_a_folders_place_is_found_out(prepared: Spool, tmp_pat
     other = marker(peer, "incoming") if whose == "peer" else marker(prepared, "outgoing")
     shutil.copy(other, marker(prepared, "incoming"))
 
-    for act in (prepared.prepare, prepared.sight):
+    for act in (prepared.prepare, prepared.list_arrivals):
         with pytest.raises(WorldError, match="not the incoming folder that was marked"):
             act()
     for shared in prepared.shared:  # a person's word
@@ -138,7 +138,7 @@ def test_a_link_in_a_folders_place_is_not_followed_and_is_said(prepared: Spool) 
     incoming.rename(incoming.with_name("elsewhere"))
     incoming.symlink_to(incoming.with_name("elsewhere"))
 
-    for act in (prepared.prepare, prepared.sight, prepared.shared[1].mark):
+    for act in (prepared.prepare, prepared.list_arrivals, prepared.shared[1].mark):
         with pytest.raises(WorldError, match="expected a folder, found a link; nothing was read"):
             act()
 

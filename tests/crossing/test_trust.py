@@ -16,7 +16,7 @@ from exchange.database.locks import reading
 from exchange.database.tables import BatchState, batch, dead_letter
 from exchange.dead_letters import file as letter_file
 from exchange.dead_letters.file import FileFault
-from exchange.files import keys, layout, spool
+from exchange.files import batch_files, keys, spool
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.key_terms import Terms
 from exchange.format.signing import SigningKey, TrustedKeys
@@ -123,7 +123,7 @@ def test_what_comes_before_its_keys_time_is_untrusted_and_let_in_once_that_has_b
 def test_what_waits_since_before_its_keys_time_was_over_is_applied_all_the_same(
     side: Side, forger: Forger, clock: Clock, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    monkeypatch.setattr(layout, "MARKED_AFTER_SECONDS", 0)  # what waits is remembered
+    monkeypatch.setattr(batch_files, "SETTLED_AFTER_SECONDS", 0)  # what waits is remembered
     trust(side, forger.key, Terms(not_after=now() + HOUR))
     new_key = SigningKey.generate("newer")
     trust(side, new_key)

@@ -16,7 +16,7 @@ from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.database import tables
 from exchange.database.locks import reading
-from exchange.files.layout import Sightings
+from exchange.files.batch_files import Listing
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
 from exchange.format.errors import Reason, Verdict, WorldError
@@ -317,7 +317,7 @@ def test_a_waiting_batch_that_another_process_applies_meanwhile_is_not_said_to_b
     with reading(quick_receiver.engine) as connection:
         waiting = Waiting(quick_receiver.site, connection)
 
-    assert list(waiting.miss(Sightings((), 0, 0))) == []
+    assert list(waiting.miss(Listing((), 0, 0))) == []
     assert ledger_of(quick_receiver) == [("applied", None), ("applied", None)]
 
 

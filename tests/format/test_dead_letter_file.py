@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from exchange.format.dead_letter_file import (
     Ending,
     Entry,
-    FileFault,
     LetterWriter,
     SavedLetter,
     SavedRevision,
     read_entries,
-    read_tail,
 )
+from exchange.format.signed_file import FileFault, read_tail
 from exchange.format.signing import SigningKey
 
 MOMENT = datetime(2026, 11, 22, 6, 15, tzinfo=UTC)

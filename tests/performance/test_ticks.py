@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database.tables import audit, metadata, network
-from exchange.files import layout
+from exchange.files import batch_files
 from exchange.files.folder import Folder
 from exchange.format.errors import Reason, Verdict
 from exchange.format.signing import TrustedKeys
@@ -99,7 +99,7 @@ def test_a_log_that_was_empty_when_a_worker_began_costs_no_more_once_it_is_full(
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a file be known as soon as it is seen: no test waits until it has lain there for a while."""
-    monkeypatch.setattr(layout, "MARKED_AFTER_SECONDS", 0)
+    monkeypatch.setattr(batch_files, "SETTLED_AFTER_SECONDS", 0)
 
 
 def wait(forger: Forger, count: int) -> None:

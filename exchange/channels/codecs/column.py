@@ -19,6 +19,7 @@ from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColu
 from exchange.channels.codecs.numeric import Exact, Real, Truth, Whole
 from exchange.channels.codecs.temporal import Day, Duration, Moment, TimeOfDay
 from exchange.channels.codecs.text import Choice, Document, Identifier, Octets, Words
+from exchange.format import json_pointer
 from exchange.format.errors import RecordError, found
 from exchange.format.errors import printable as shown
 
@@ -93,9 +94,8 @@ class Codec:
             value = value.decode("utf-8", "backslashreplace")
         what = "a value that is not shown" if self.sensitive else found(value)
         because = f" ({why})" if why and not self.sensitive else ""
-        member = self.column.name.replace("~", "~0").replace("/", "~1")
         sentence = f"{shown(self.column.name)}: expected {shown(self.kind.expected, 400)}, found {what}{because}"
-        return RecordError("value", f"{under}/{member}", sentence)
+        return RecordError("value", under + json_pointer.join(self.column.name), sentence)
 
 
 def _but_large(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:

@@ -375,13 +375,11 @@ def duration_text(microseconds: int) -> str:
     hours, rest = divmod(rest, _HOUR)
     minutes, rest = divmod(rest, _MINUTE)
     seconds, part = divmod(rest, _SECOND)
-    time = f"{hours}H" * bool(hours) + f"{minutes}M" * bool(minutes)
-    if part:
-        time += f"{seconds}.{part:06}S"
-    elif seconds:
-        time += f"{seconds}S"
+    shown_seconds = f"{seconds}.{part:06}" if part else seconds
+    time = "".join(f"{number}{unit}" for number, unit in ((hours, "H"), (minutes, "M"), (shown_seconds, "S")) if number)
     sign = "-" if microseconds < 0 else ""
-    return f"{sign}P" + f"{days}D" * bool(days) + f"T{time}" * bool(time)
+    day = f"{days}D" if days else ""
+    return f"{sign}P{day}T{time}" if time else f"{sign}P{day}"
 
 
 def _coarser(digits: int) -> str:

@@ -5,6 +5,6 @@ JSON lines are for programs and come back (``format.dead_letter_file``); CSV is 
 
 from exchange.dead_letters.file.read import Brought, bring
 from exchange.dead_letters.file.write import Saved, save
-from exchange.format.dead_letter_file import FileFault
+from exchange.format.signed_file import FileFault
 
 __all__ = ["Brought", "FileFault", "Saved", "bring", "save"]

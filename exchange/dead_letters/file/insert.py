@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -118,7 +118,7 @@ def _identity(letter: Any) -> Identity:
 
 def _row(waiting: _Waiting, *, keeping: bool) -> dict[str, Any]:
     letter = waiting.letter
-    values = {name: getattr(letter, name) for name in SavedLetter.__dataclass_fields__ if keeping or name != "id"}
+    values = {one.name: getattr(letter, one.name) for one in fields(SavedLetter) if keeping or one.name != "id"}
     return values | {
         "fingerprint": dead_letters.Letter(
             Direction(letter.direction),

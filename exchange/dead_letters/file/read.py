@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -23,8 +23,10 @@ from exchange.database.locks import locked
 from exchange.dead_letters.file.accept import Judge, Unfit
 from exchange.dead_letters.file.insert import Shelf
 from exchange.files.folder import NotPlain, named
-from exchange.format.dead_letter_file import Ending, FileFault, SavedRevision, Tail, read_entries, read_tail
+from exchange.format.as_dict import AsDict
+from exchange.format.dead_letter_file import Ending, SavedRevision, read_entries
 from exchange.format.errors import Untrusted, printable
+from exchange.format.signed_file import FileFault, Tail, read_tail
 from exchange.site import Site
 from exchange.tables.loader.copy import refuses_the_row
 
@@ -37,7 +39,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 
 
 @dataclass
-class Brought:
+class Brought(AsDict):
     """What became of a file's letters. ``sentences`` tell of the first that were refused."""
 
     network: str
@@ -45,10 +47,6 @@ class Brought:
     duplicate: int = 0
     refused: int = 0
     sentences: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        return dict(vars(self))
 
     def refuse(self, number: int, sentence: str) -> None:
         """Count a letter that has no place here."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -20,9 +19,10 @@ from exchange.database.tables import dead_letter, revision
 from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.file.csv import write_table
 from exchange.dead_letters.store import brief_columns, parked
-from exchange.files.folder import named
-from exchange.format.dead_letter_file import Entry, FileFault, LetterWriter, SavedLetter, SavedRevision
-from exchange.format.errors import WorldError, printable
+from exchange.files.durable import new_file
+from exchange.format.as_dict import AsDict
+from exchange.format.dead_letter_file import Entry, LetterWriter, SavedLetter, SavedRevision
+from exchange.format.errors import WorldError
 from exchange.site import Site
 
 FETCH_LETTERS = 50
@@ -30,7 +30,7 @@ FETCH_LETTERS = 50
 
 
 @dataclass(frozen=True)
-class Saved:
+class Saved(AsDict):
     """What was written. ``signed`` is None for a table, which nobody takes back."""
 
     file: Path
@@ -39,7 +39,7 @@ class Saved:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
-        return {"file": str(self.file), "letters": self.letters, "signed": self.signed}
+        return super().as_dict() | {"file": str(self.file)}
 
 
 def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
@@ -66,10 +66,10 @@ Where = Sequence[sa.ColumnElement[bool]]
 
 def _entries(connection: Connection, where: Where) -> Iterator[Entry]:
     for letter in _letters(connection, where):
-        yield SavedLetter(**{name: getattr(letter, name) for name in SavedLetter.__dataclass_fields__})
+        yield SavedLetter(**{one.name: getattr(letter, one.name) for one in fields(SavedLetter)})
         if not letter.revision:
             continue
-        mended = sa.select(*(revision.c[name] for name in SavedRevision.__dataclass_fields__))
+        mended = sa.select(*(revision.c[one.name] for one in fields(SavedRevision)))
         rows = connection.execute(mended.where(revision.c.letter == letter.id).order_by(revision.c.number))
         yield from (SavedRevision(**row) for row in rows.mappings())
 
@@ -79,17 +79,3 @@ def _letters(connection: Connection, where: Where) -> Iterator[Parked]:
     streamed = {"stream_results": True, "yield_per": FETCH_LETTERS}
     with connection.execute(chosen, execution_options=streamed) as rows:
         yield from map(parked, rows)
-
-
-@contextmanager
-def new_file(file: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears when it is whole and on the disk."""
-    taken = FileFault(f"{printable(str(file))}: expected a new file, found one")
-    with named(file.parent) as folder:
-        if folder.has(file.name):  # said before all the work
-            raise taken
-        try:
-            with folder.write(file.name, mode=0o600, replace=False) as out:
-                yield out
-        except FileExistsError:
-            raise taken from None

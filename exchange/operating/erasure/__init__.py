@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from exchange.channels.channel import CONTROL
 from exchange.database import ledger
 from exchange.database.errors import world_errors
 from exchange.database.locks import join, locked, reading
 from exchange.database.tables import BatchState, Direction
+from exchange.format.names import CONTROL
 from exchange.operating.erasure import files, rows
 from exchange.operating.erasure.files import Found
 from exchange.operating.erasure.pages import overwrite_what_goes, write_back

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from exchange.database import ledger
 from exchange.database.ledger import Entry
 from exchange.database.tables import BatchState, Direction
-from exchange.files.layout import Lying
+from exchange.files.batch_files import DataFile
 from exchange.format.errors import BatchError
 from exchange.format.zstd import open_frame
 from exchange.operating.erasure.sought import Sought, What
@@ -32,7 +32,7 @@ class Found:
     ``kept`` says why they must stay for now.
     """
 
-    files: Lying
+    files: DataFile
     what: What
     entry: Entry | None = None
     kept: str | None = None
@@ -47,7 +47,7 @@ def find(site: Site, connection: Connection, sought: Sought) -> list[Found]:
         for name in site.names_in_files(channel.name)
     }
     found = []
-    for files in site.spool.lying():
+    for files in site.spool.data_files():
         what = _look(site, files, sought)
         # Of a draft nobody knows whose it is, and nobody misses it.
         if what is None or (what is What.UNREADABLE and files.name and files.channel not in carrying):
@@ -56,9 +56,9 @@ def find(site: Site, connection: Connection, sought: Sought) -> list[Found]:
     return found
 
 
-def _look(site: Site, files: Lying, sought: Sought) -> What | None:
+def _look(site: Site, files: DataFile, sought: Sought) -> What | None:
     try:
-        with site.spool.open_lying(files) as file:
+        with site.spool.open_data_file(files) as file:
             if files.ending.endswith(".age"):
                 return What.UNREADABLE
             for line in _lines(site, _content(file, files.ending)):

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
+from exchange.database.whoami import MAX_NAME_BYTES
 from exchange.tables.capture.sql import KeyColumn, TableName, identifier, run
 from exchange.tables.capture.sql import literal as _plain_literal
-
-MAX_NAME_BYTES = 63
 
 _SETTINGS = {
     "search_path": "pg_catalog, pg_temp",

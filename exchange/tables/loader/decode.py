@@ -7,6 +7,7 @@ smaller and smaller parts. So each is found and costs its neighbours little.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -139,7 +140,7 @@ def _but(places: Collection[int], members: Sequence[_Member]) -> list[_Member]:
 
 
 def _parts(count: int) -> Iterator[slice]:
-    size = -(-count // PARTS)
+    size = math.ceil(count / PARTS)
     return (slice(start, start + size) for start in range(0, count, size))
 
 
