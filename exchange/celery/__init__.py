@@ -263,11 +263,11 @@ def _check_site(**_: Any) -> None:
     """Refuse to start with faulty channels, keys or handler or without tables: every task could only fail."""
     # `celery call` starts a second sooner without these.
     from exchange.operating.assemble import load_request_handler  # noqa: PLC0415
-    from exchange.operating.prepare import behind  # noqa: PLC0415
+    from exchange.operating.prepare import is_database_behind  # noqa: PLC0415
 
     settings = settings_or_exit()
     try:
-        needed = behind(settings)
+        needed = is_database_behind(settings)
         if settings.answers_requests:
             load_request_handler(settings)
     except SettingsFaults as faults:
@@ -280,7 +280,7 @@ def _check_site(**_: Any) -> None:
 @signals.worker_ready.connect
 @signals.beat_init.connect
 def _tell_ready(**_: Any) -> None:
-    readiness.tell()
+    readiness.report_ready()
 
 
 @signals.worker_ready.connect

@@ -95,7 +95,9 @@ def sign(
     return {CALL: call | {"digest": _digest(headers, body, call, secret)}}
 
 
-def judge(headers: Mapping[str, Any], body: Any, secret: bytes | str, now: float, valid_seconds: float) -> Accepted:
+def check_call(
+    headers: Mapping[str, Any], body: Any, secret: bytes | str, now: float, valid_seconds: float
+) -> Accepted:
     """Give a message as it may be worked on. Raises NotAccepted.
 
     ``secret`` is a sentence if it can't be read: then ticks alone are accepted. ``body`` is what its JSON holds.

@@ -17,7 +17,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
 
 from exchange.celery import settings_or_exit, valid_seconds
-from exchange.celery.calls import CALL, REFUSED, Accepted, NotAccepted, judge
+from exchange.celery.calls import CALL, REFUSED, Accepted, NotAccepted, check_call
 from exchange.files import call_secret
 from exchange.format.errors import printable
 
@@ -62,7 +62,7 @@ class Gate(Consumer):  # type: ignore[misc]
         headers = message.headers if isinstance(message.headers, dict) else {}
         try:
             secret, valid = self._secret(headers), valid_seconds(self._settings)
-            return judge(headers, _body(message), secret, time.time(), valid)
+            return check_call(headers, _body(message), secret, time.time(), valid)
         except NotAccepted as refusal:
             return _refusal(headers, str(refusal))
 

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine
 
 from exchange.celery import app
 from exchange.celery.calls import TICK
-from exchange.celery.nudge_pace import Pace, Waiting
+from exchange.celery.nudge_pace import NudgePace, Pending
 from exchange.celery.nudge_watch import WatchedFolder
 from exchange.database.engine import make_engine, missing_file
 from exchange.database.errors import world_errors
@@ -46,7 +46,7 @@ log = structlog.get_logger("exchange")
 Answer = TypeVar("Answer")
 
 
-def run(settings: Settings) -> NoReturn:
+def run_nudge(settings: Settings) -> NoReturn:
     """Nudge until this process is ended, which may be done at any time and in any way.
 
     What is away (broker, database, folder) is said once and waited for. Raises BrokerFault if the embedded
@@ -54,13 +54,13 @@ def run(settings: Settings) -> NoReturn:
     """
     logging.basicConfig(format=logs.LINE, level=settings.log_level)
     folder, changes = WatchedFolder(settings.incoming), Changes(make_engine(settings.database_url))
-    imports = Way("exchange.import", "the incoming folder", FOLDER_SECONDS, lambda: _arrived(folder))
-    exports = Way("exchange.export", "the database", COMMITS_SECONDS, changes.look)
+    imports = NudgedTask("exchange.import", "the incoming folder", FOLDER_SECONDS, lambda: _arrived(folder))
+    exports = NudgedTask("exchange.export", "the database", COMMITS_SECONDS, changes.look)
     ways = (imports, exports)
     queue = Queue(app.conf.broker_url, app.conf.task_default_queue)
     # A second process would only say everything twice; and doctor asks whether there is one.
     with hold(settings.nudge_lock, _say_waiting):
-        readiness.tell()
+        readiness.report_ready()
         log.info("nudging", imports=f"when files come to {settings.incoming}", exports="after commits")
         while True:
             for way in ways:
@@ -73,7 +73,7 @@ def run(settings: Settings) -> NoReturn:
                 imports.hurry()
 
 
-class Outside:
+class ExternalService:
     """Something that may be away: said once, and asked again now and then until it is back."""
 
     def __init__(self, what: str) -> None:
@@ -101,19 +101,19 @@ class Outside:
 
 
 @dataclass
-class Way:
+class NudgedTask:
     """One of the two ways: where to look, how often, and which task to call."""
 
     task: str
     place: str
     every_seconds: float
-    find: Callable[[], Waiting]
-    pace: Pace = field(default_factory=Pace)
+    find: Callable[[], Pending]
+    pace: NudgePace = field(default_factory=NudgePace)
     _look_at: float = 0.0
     _rested_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self._outside = Outside(self.place)
+        self._outside = ExternalService(self.place)
 
     def look(self) -> None:
         """See what waits, if it is time to."""
@@ -144,7 +144,7 @@ class Changes:
         self._engine = engine
         self._connection: Connection | None = None
 
-    def look(self) -> Waiting:
+    def look(self) -> Pending:
         """See the oldest and the newest pending change. Raises WorldError."""
         try:
             with world_errors(), self._connected().begin():
@@ -154,9 +154,9 @@ class Changes:
             self._leave()
             raise
         if found is None:
-            return Waiting()
+            return Pending()
         oldest, newest = found
-        return Waiting(work=frozenset([oldest]), news=frozenset([newest]))
+        return Pending(work=frozenset([oldest]), news=frozenset([newest]))
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -181,9 +181,9 @@ class Queue:
     def __init__(self, url: str, name: str) -> None:
         self._client = broker.connect(url)
         self._name = name
-        self._outside = Outside("the broker")
+        self._outside = ExternalService("the broker")
 
-    def nudge(self, ways: list[Way]) -> None:
+    def nudge(self, ways: list[NudgedTask]) -> None:
         """Call the tasks of these ways, or put them off: the broker is away, or the worker busy or away."""
         sent = self._outside.ask(lambda: self._send(ways))
         now = time.monotonic()
@@ -193,7 +193,7 @@ class Queue:
             else:
                 way.pace.hold(now)
 
-    def _send(self, ways: list[Way]) -> bool:
+    def _send(self, ways: list[NudgedTask]) -> bool:
         if self._client.llen(self._name):
             return False
         for way in ways:
@@ -206,6 +206,6 @@ def _say_waiting(who: str) -> None:
     log.warning("waiting", message=f"{printable(who) or 'another process'} nudges here; this one goes on after it")
 
 
-def _arrived(folder: WatchedFolder) -> Waiting:
+def _arrived(folder: WatchedFolder) -> Pending:
     found = folder.look()
-    return Waiting(work=found, news=found)
+    return Pending(work=found, news=found)

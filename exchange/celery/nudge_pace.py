@@ -19,18 +19,18 @@ Marks = frozenset[object]
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Pending:
     """What waits one way: of ``work`` something is gone when some was done, in ``news`` something is new with more."""
 
     work: Marks = frozenset()
     news: Marks = frozenset()
 
 
-class Pace:
+class NudgePace:
     """One way's pace. Times are seconds of one clock that only grows."""
 
     def __init__(self) -> None:
-        self._seen = Waiting()
+        self._seen = Pending()
         self._hoped: Marks = frozenset()
         """The news that a nudge is still to take care of."""
         self._asked: Marks = frozenset()
@@ -40,7 +40,7 @@ class Pace:
         self._not_before = -math.inf
         self._gathered_at = -math.inf
 
-    def see(self, found: Waiting, now: float) -> None:
+    def see(self, found: Pending, now: float) -> None:
         """Take in what waits now."""
         fresh = found.news - self._seen.news
         if fresh and not self._hoped:

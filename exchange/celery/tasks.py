@@ -53,8 +53,8 @@ from exchange.database.locks import Busy
 from exchange.database.tables import BatchState
 from exchange.database.whoami import acting_for
 from exchange.dead_letters import bulk_retry, discard, retry
-from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.bulk_retry import Pace
+from exchange.dead_letters.counts import alarms
 from exchange.files.batch_files import parse_label
 from exchange.files.pid_lock import holding_name
 from exchange.format.errors import RecordError, WorldError
@@ -62,12 +62,12 @@ from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import importer, quarantine, release, replay, strangers
 from exchange.link import epoch_adoption, epochs, send_requests
-from exchange.link import gaps as accepting
-from exchange.link import reconcile as reconciling
-from exchange.operating import prune as pruning
+from exchange.link.gaps import accept_by_hand
+from exchange.link.reconcile import request_checkpoints
 from exchange.operating.assemble import assemble, load_request_handler, with_present_keys
+from exchange.operating.prune import prune_expired
 from exchange.outgoing import control_batch, exporter
-from exchange.outgoing import resend as resending
+from exchange.outgoing.resend import resend_by_code, resend_by_hand
 from exchange.reference.answering import answer_requests as answer
 from exchange.results import Imported, Retried
 from exchange.settings import Settings, SettingsFaults
@@ -185,7 +185,7 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     site = _site()
     check_channel(channel, site.outgoing(), "sent")
     check_truth("spread", spread)
-    run = exporter.run(
+    run = exporter.export(
         site, channel=channel, stopping=stopping, hand_over=_handing("exchange.export", spread and channel is None)
     )
     if channel is None:
@@ -210,7 +210,7 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     check_text("batch", batch)
     check_truth("spread", spread)
     hand_over = _handing("exchange.import", spread and channel is batch is None)
-    run = importer.run(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
+    run = importer.import_batches(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
     _tell(site, run.batches)
     done = [one for one in run.batches if not one.busy]
     if spread:
@@ -287,7 +287,7 @@ def replay_batch(batch: str, through: int | None = None) -> Result:
     check_batch(batch, BatchName.parse)
     check_count("through", through, MAX_SEQUENCE)
     site = _site()
-    done = replay.run(site, batch, through, stopping)
+    done = replay.replay_batches(site, batch, through, stopping)
     _tell(site, done.batches)
     _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
     return _told(done.batches, done.as_dict(), "nothing to replay")
@@ -299,7 +299,7 @@ def release_batch(batch: str, park: bool = False) -> Result:
     check_batch(batch, BatchName.parse)
     check_truth("park", park)
     site = _site()
-    done = _unless_busy(release.release(site, batch, park=park))
+    done = _unless_busy(release.release_batch(site, batch, park=park))
     _tell(site, [done])
     return _told([done], {}, "nothing to release")
 
@@ -309,8 +309,8 @@ def reject_batch(batch: str, reason: str) -> Result:
     """Give up a quarantined or held batch, so that its sender is told."""
     check_batch(batch, BatchName.parse)
     site = _site()
-    release.reject(site, batch, reason)
-    _warn(control_batch.at_once(site))
+    release.reject_batch(site, batch, reason)
+    _warn(control_batch.try_to_publish(site))
     return {"batch": batch, "state": BatchState.REJECTED.value, "message": "its files are in the archive"}
 
 
@@ -319,7 +319,7 @@ def release_quarantined(batch: str) -> Result:
     """Judge a quarantined batch anew, with every check."""
     check_batch(batch, parse_label)
     site = _site()
-    done = _unless_busy(quarantine.release(site, batch))
+    done = _unless_busy(quarantine.release_files(site, batch))
     _tell(site, [done])
     return _told([done], {}, "nothing to release")
 
@@ -328,14 +328,14 @@ def release_quarantined(batch: str) -> Result:
 def discard_quarantined(batch: str, reason: str) -> Result:
     """Give up a quarantined batch; nobody is told."""
     check_batch(batch, parse_label)
-    quarantine.discard(_site(), batch, reason)
+    quarantine.discard_files(_site(), batch, reason)
     return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
 
 
 @_task("exchange.clear_strangers")
 def clear_strangers() -> Result:
     """Remove all files that nobody vouches for from quarantine."""
-    return _counted({"removed": strangers.clear(_site())}, "nothing to remove")
+    return _counted({"removed": strangers.clear_strangers(_site())}, "nothing to remove")
 
 
 @_task("exchange.let_in_versions")
@@ -364,11 +364,11 @@ def resync(channel: str, streams: list[str] | None = None, prune: bool = False) 
     check_names("streams", streams)
     check_truth("prune", prune)
     try:
-        asked = send_requests.ask_by_hand(site, channel, streams, prune=prune)
+        asked = send_requests.add_snapshot_requests(site, channel, streams, prune=prune)
     except RecordError as error:
         raise Refused(f"{error.sentence}; nothing was done") from None
-    run = exporter.run(site, channel=channel, stopping=stopping)
-    notes = {**run.as_dict(), "asked": asked, "left": send_requests.left(site, channel)}
+    run = exporter.export(site, channel=channel, stopping=stopping)
+    notes = {**run.as_dict(), "asked": asked, "left": send_requests.count_open_requests(site, channel)}
     return _told(run.batches, notes, "nothing to send")
 
 
@@ -376,7 +376,7 @@ def resync(channel: str, streams: list[str] | None = None, prune: bool = False) 
 def new_epoch(reason: str, continues: str | None = None) -> Result:
     """Begin a new epoch after an earlier copy was restored, or the database made anew: everything is sent anew."""
     check_text("continues", continues)
-    done = epochs.begin(_site(), reason, continues).as_dict()
+    done = epochs.begin_epoch(_site(), reason, continues).as_dict()
     log.info("epoch", **done)
     return done | {"message": f"epoch {done['epoch']} has begun"}
 
@@ -385,7 +385,7 @@ def new_epoch(reason: str, continues: str | None = None) -> Result:
 def adopt_epoch(reason: str, epoch: str) -> Result:
     """Take an epoch of the other side that waits for a decision for its newest."""
     check_text("epoch", epoch or 0)
-    done = epoch_adoption.adopt(_site(), epoch, reason).as_dict()
+    done = epoch_adoption.adopt_epoch(_site(), epoch, reason).as_dict()
     log.info("epoch", **done)
     return done | {"message": f"epoch {epoch} is adopted; the next import takes its batches"}
 
@@ -394,7 +394,7 @@ def adopt_epoch(reason: str, epoch: str) -> Result:
 def refuse_epoch(reason: str, epoch: str) -> Result:
     """Take an epoch of the other side that waits for a decision for one that it left."""
     check_text("epoch", epoch or 0)
-    done = epoch_adoption.refuse(_site(), epoch, reason).as_dict()
+    done = epoch_adoption.refuse_epoch(_site(), epoch, reason).as_dict()
     log.info("epoch", **done)
     return done | {"message": f"epoch {epoch} was left; the next import quarantines its batches"}
 
@@ -411,9 +411,7 @@ def accept_gap(
     check_truth("no_snapshot", no_snapshot)
     if type(sequence) is not int or (through is not None and through < sequence):
         raise Refused(f"expected a sequence, and through one behind it, found {shown([sequence, through])}")
-    return accepting.accept_by_hand(
-        site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot
-    ).as_dict()
+    return accept_by_hand(site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot).as_dict()
 
 
 @_task("exchange.resend")
@@ -425,17 +423,17 @@ def resend(channel: str | None = None, sequences: int | list[int] | None = None,
     if (channel is None or sequences is None) if code is None else (channel or sequences):
         raise Refused("expected channel and sequences, or a code; nothing was done")
     if code is not None:
-        return _told(resending.by_code(site, code), {}, "nothing to resend")
-    return _told(resending.by_hand(site, channel or "", sequences_of(sequences)), {}, "nothing to resend")
+        return _told(resend_by_code(site, code), {}, "nothing to resend")
+    return _told(resend_by_hand(site, channel or "", sequences_of(sequences)), {}, "nothing to resend")
 
 
 @_task("exchange.prune")
 def prune() -> Result:
     """Remove what retention no longer keeps: counts by what it was."""
     site = _site()
-    for sentence in letter_counts.alarms(site):
+    for sentence in alarms(site):
         log.warning("alarm", message=sentence)
-    return _counted(pruning.run(site).as_dict(), "nothing to prune")
+    return _counted(prune_expired(site).as_dict(), "nothing to prune")
 
 
 @_task("exchange.reconcile")
@@ -447,7 +445,7 @@ def reconcile(channel: str | None = None, incoming: bool = True, reason: str | N
     site = _site()
     check_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
     check_truth("incoming", incoming)
-    asked = reconciling.run(site, channel, incoming=incoming, reason=reason)
+    asked = request_checkpoints(site, channel, incoming=incoming, reason=reason)
     return _told(asked, {}, "nothing to compare", what="channels")
 
 

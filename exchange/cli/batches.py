@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from exchange.database.ledger import Event
-    from exchange.incoming.release import Look, Trial
+    from exchange.incoming.release import BatchDetail, ReleaseTrial
     from exchange.operating.status import BatchRow
     from exchange.site import Site
 
@@ -102,7 +102,7 @@ def _troubles(site: Site, connection: Connection, rows: Sequence[BatchRow]) -> l
     from exchange.link import peer_state
 
     sent = {row.channel for row in rows if row.direction is Direction.OUT}
-    there = peer_state.look(site, connection)
+    there = peer_state.read_peer_state(site, connection)
     told = {channel: one for channel, one in there.there.items() if channel in sent}
     return list(replace(there, there=told).troubles())
 
@@ -117,11 +117,11 @@ def show(
 
     For that it is applied with the bad ones parked, and rolled back.
     """
-    from exchange.incoming import release as releasing
+    from exchange.incoming.release import batch_detail
 
     wanted = stem(batch)
     with open_site() as site:
-        found = releasing.look(site, wanted, limit)
+        found = batch_detail(site, wanted, limit)
     if as_json:
         output.emit(_fields(found))
         return
@@ -140,7 +140,7 @@ def show(
         _show_trial(wanted, found.trial)
 
 
-def _fields(found: Look) -> dict[str, Any]:
+def _fields(found: BatchDetail) -> dict[str, Any]:
     newest = found.rows[0]
     return {
         "batch": newest.stem,
@@ -158,7 +158,7 @@ def _fields(found: Look) -> dict[str, Any]:
     }
 
 
-def _show_trial(batch: str, trial: Trial) -> None:
+def _show_trial(batch: str, trial: ReleaseTrial) -> None:
     output.tell("bad records:")
     output.table(
         ["line", "stream", "key", "error", "pointer", "message"],
@@ -185,13 +185,13 @@ def release(
 
     Every other check is made anew.
     """
-    from exchange.incoming import release as releasing
+    from exchange.incoming.release import release_batch
 
     wanted = stem(batch)
     with open_site() as site:
         arguments = {"batch": wanted, "park": park or None}
         with by_hand(site, "release_batch", arguments, who=who, why=reason) as act:
-            done = releasing.release(site, wanted, park=park)
+            done = release_batch(site, wanted, park=park)
             act.came_to(done.as_dict())
             transfer.tell(site)
     transfer.show_imported([done], as_json)
@@ -207,11 +207,11 @@ def reject(
     as_json: Json = False,
 ) -> None:
     """Give up a quarantined or held batch, so that its sender is told."""
-    from exchange.incoming import release as releasing
+    from exchange.incoming.release import reject_batch
 
     wanted = stem(batch)
     with open_site() as site, by_hand(site, "reject_batch", {"batch": wanted}, who=who, why=reason) as act:
-        releasing.reject(site, wanted, reason)
+        reject_batch(site, wanted, reason)
         done = {"batch": wanted, "state": "rejected"}
         act.came_to(done)
         transfer.tell(site)

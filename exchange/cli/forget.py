@@ -34,10 +34,10 @@ def forget(
     with open_site() as site:
         sought = erasure.seek(site, stream, key)
         if not erase:
-            found = erasure.look(site, sought)
+            found = erasure.find_traces(site, sought)
         else:
             with by_hand(site, "forget", {"stream": sought.stream.name, "erase": True}, who=who, why=reason) as act:
-                found = erasure.erase(site, sought)
+                found = erasure.erase_record(site, sought)
                 act.came_to(found.counts())
     if as_json:
         output.emit(found.as_dict())

@@ -44,7 +44,7 @@ def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
 
     wanted = one_of("state", state, GapState) or GapState.MISSING
     with open_site() as site:
-        look = gap_report.look(site, channel=channel, state=wanted, limit=limit)
+        look = gap_report.list_gaps(site, channel=channel, state=wanted, limit=limit)
         if not look.found:
             refuse_unknown(channel, site)
     if as_json:
@@ -105,7 +105,7 @@ def accept(
     as_json: Json = False,
 ) -> None:
     """Go on without a missing batch. If it comes after all, it changes nothing."""
-    from exchange.link import gaps as link_gaps
+    from exchange.link.gaps import accept_by_hand
 
     with open_site() as site:
         known_channel(channel, site.incoming(), "received")
@@ -113,7 +113,7 @@ def accept(
             raise Refused(f"--through: expected {sequence} or more, found {through}; nothing was done")
         arguments = {"channel": channel, "sequence": sequence, "through": through, "no_snapshot": not snapshot}
         with by_hand(site, "accept_gap", arguments, who=who, why=reason) as act:
-            done = link_gaps.accept_by_hand(site, channel, sequence, through or sequence, reason, snapshot=snapshot)
+            done = accept_by_hand(site, channel, sequence, through or sequence, reason, snapshot=snapshot)
             act.came_to(done.as_dict())
     if as_json:
         output.emit(done.as_dict())
@@ -135,7 +135,7 @@ def resend(
     as_json: Json = False,
 ) -> None:
     """Publish batches again, the same bytes under the next name: those of a channel, or those of a request code."""
-    from exchange.outgoing import resend as resending
+    from exchange.outgoing.resend import resend_by_code, resend_by_hand
 
     if (channel is None or not sequences) if code is None else (channel or sequences):
         raise Refused("expected CHANNEL and SEQUENCE, or --code; `exchange resend --help` shows both")
@@ -144,9 +144,9 @@ def resend(
         known_channel(channel, site.outgoing(), "sent")
         with by_hand(site, "resend", arguments, who=who, why=reason) as act:
             if code is not None:
-                done = resending.by_code(site, code)
+                done = resend_by_code(site, code)
             else:
-                done = resending.by_hand(site, channel or "", sequences or [])
+                done = resend_by_hand(site, channel or "", sequences or [])
             act.came_to({"batches": [one.as_dict() for one in done]})
     _show(done, as_json)
 

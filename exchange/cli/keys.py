@@ -189,13 +189,13 @@ def untrust(
     as_json: Json = False,
 ) -> None:
     """Trust a key no longer, from the next batch on, and list what it had signed that is applied, waiting or held."""
-    from exchange.operating import untrust as untrusting
+    from exchange.operating.untrust import untrust_key
 
     current = settings()
     known = next((one for one in keys.listed(current.keys_folder) if one.trusted and one.name == name), None)
     arguments = {"name": name, "fingerprint": known.fingerprint if known else None}
     with open_site(distrusting=name) as site, by_hand(site, "untrust_key", arguments, who=who, why=reason) as act:
-        done = untrusting.run(site, current.keys_folder, name, limit)
+        done = untrust_key(site, current.keys_folder, name, limit)
         act.came_to({state.value: number for state, number in done.counts.items()})
     if as_json:
         output.emit(done.as_dict())

@@ -14,7 +14,7 @@ from exchange.cli.runtime import fail, label, open_site, refuse_unknown
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
-    from exchange.incoming.quarantine import Look
+    from exchange.incoming.quarantine import QuarantinedDetail
 
 app = typer.Typer(help="Batches whose files were refused.", invoke_without_command=True)
 Batch = Annotated[str, typer.Argument(metavar="BATCH", help="Its name, as the list shows it.")]
@@ -30,10 +30,10 @@ def quarantine(ctx: typer.Context) -> None:
 @app.command("list")
 def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = False) -> None:
     """List what lies in quarantine, in the order of names."""
-    from exchange.incoming import quarantine as quarantining
+    from exchange.incoming.quarantine import list_quarantined
 
     with open_site() as site:
-        found, total = quarantining.listed(site, channel=channel, limit=limit)
+        found, total = list_quarantined(site, channel=channel, limit=limit)
         if not found:
             refuse_unknown(channel, site)
     if as_json:
@@ -65,11 +65,11 @@ def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = Fals
 @app.command()
 def show(batch: Batch, as_json: Json = False) -> None:
     """Show one closely: why it was refused, and what every check says of its files now."""
-    from exchange.incoming import quarantine as quarantining
+    from exchange.incoming.quarantine import quarantined_detail
 
     wanted = label(batch)
     with open_site() as site:
-        found = quarantining.look(site, wanted)
+        found = quarantined_detail(site, wanted)
     if as_json:
         output.emit(_fields(found))
         return
@@ -83,7 +83,7 @@ def show(batch: Batch, as_json: Json = False) -> None:
     show_history(found.history)
 
 
-def _fields(found: Look) -> dict[str, Any]:
+def _fields(found: QuarantinedDetail) -> dict[str, Any]:
     return {
         **found.found.as_dict(),
         "reason_now": found.report.reason.value if found.report.reason else None,
@@ -95,11 +95,11 @@ def _fields(found: Look) -> dict[str, Any]:
 @app.command()
 def release(batch: Batch, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Judge one anew, as if it had just arrived: every check is made, the signature's too."""
-    from exchange.incoming import quarantine as quarantining
+    from exchange.incoming.quarantine import release_files
 
     wanted = label(batch)
     with open_site() as site, by_hand(site, "release_quarantined", {"batch": wanted}, who=who, why=reason) as act:
-        done = quarantining.release(site, wanted)
+        done = release_files(site, wanted)
         act.came_to(done.as_dict())
         transfer.tell(site)
     transfer.show_imported([done], as_json)
@@ -115,11 +115,11 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Give one up. Nobody is told; its files stay in the archive until their retention ends."""
-    from exchange.incoming import quarantine as quarantining
+    from exchange.incoming.quarantine import discard_files
 
     wanted = label(batch)
     with open_site() as site, by_hand(site, "discard_quarantined", {"batch": wanted}, who=who, why=reason) as act:
-        quarantining.discard(site, wanted, reason)
+        discard_files(site, wanted, reason)
         done = {"batch": wanted, "state": "discarded"}
         act.came_to(done)
     if as_json:
@@ -133,10 +133,10 @@ def strangers(limit: Limit = 50, as_json: Json = False) -> None:
     """Show what came that nobody vouches for, by day and cause, the newest first."""
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
-    from exchange.incoming import strangers as counting
+    from exchange.incoming.strangers import strangers_by_day
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = counting.groups(connection, limit=limit)
+        found = strangers_by_day(connection, limit=limit)
     if as_json:
         for group in found:
             output.emit(group.as_dict())
@@ -159,10 +159,10 @@ def clear(
     as_json: Json = False,
 ) -> None:
     """Remove all files that nobody vouches for from quarantine. What was counted of them stays."""
-    from exchange.incoming import strangers as counting
+    from exchange.incoming.strangers import clear_strangers
 
     with open_site() as site, by_hand(site, "clear_strangers", {}, who=who, why=reason) as act:
-        done = {"removed": counting.clear(site)}
+        done = {"removed": clear_strangers(site)}
         act.came_to(done)
     if as_json:
         output.emit(done)

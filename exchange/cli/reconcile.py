@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from exchange.link.reconcile import Standing
+    from exchange.link.reconcile import StreamAgreement
     from exchange.site import Site
 
 FEW_KEYS = 10
@@ -34,21 +34,21 @@ def reconcile(
     as_json: Json = False,
 ) -> None:
     """Have both sides compare their rows, at one point of each channel, without a pause in writing."""
-    from exchange.link import reconcile as reconciling
+    from exchange.link.reconcile import report_agreement
 
     with open_site() as site:
         known_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
         if report:
-            _show(reconciling.report(site, channel), as_json)
+            _show(report_agreement(site, channel), as_json)
             return
         _ask(site, channel, reason, who, as_json)
 
 
 def _ask(site: Site, channel: str | None, reason: str | None, who: str | None, as_json: bool) -> None:
-    from exchange.link import reconcile as reconciling
+    from exchange.link.reconcile import request_checkpoints
 
     with by_hand(site, "reconcile", {"channel": channel}, who=who, why=reason) as act:
-        asked = [one.as_dict() for one in reconciling.run(site, channel, reason=reason)]
+        asked = [one.as_dict() for one in request_checkpoints(site, channel, reason=reason)]
         act.came_to({"channels": asked})
     if as_json:
         for one in asked:
@@ -57,7 +57,7 @@ def _ask(site: Site, channel: str | None, reason: str | None, who: str | None, a
     output.table(["channel", "direction", "what happens next"], [tuple(one.values()) for one in asked])
 
 
-def _show(found: Iterable[Standing], as_json: bool) -> None:
+def _show(found: Iterable[StreamAgreement], as_json: bool) -> None:
     if as_json:
         for one in found:
             output.emit(one.as_dict())

@@ -52,12 +52,12 @@ def resync(
         arguments = {"channel": channel, "streams": stream, "prune": prune_missing}
         with by_hand(site, "resync", arguments, who=who, why=reason) as act:
             try:
-                asked = send_requests.ask_by_hand(site, channel, stream, prune=prune_missing, reason=reason)
+                asked = send_requests.add_snapshot_requests(site, channel, stream, prune=prune_missing, reason=reason)
             except RecordError as error:
                 raise Refused(f"{error.sentence}; nothing was done") from error
             with output.between_batches("sending") as stopping:
-                run = exporter.run(site, channel=channel, stopping=stopping)
-            left = send_requests.left(site, channel)
+                run = exporter.export(site, channel=channel, stopping=stopping)
+            left = send_requests.count_open_requests(site, channel)
             act.came_to({**run.as_dict(), "asked": asked, "left": left})
     if not asked:
         output.say("the same was asked for already, and has its turn")
@@ -72,7 +72,7 @@ def _list(as_json: bool) -> None:
     from exchange.link import send_requests
 
     with open_site() as site:
-        rows = [send_requests.described(row) for row in send_requests.all_open(site)]
+        rows = [send_requests.request_fields(row) for row in send_requests.list_open_requests(site)]
     if as_json:
         for row in rows:
             output.emit(row)
@@ -108,7 +108,7 @@ def list_(
         _list_received(as_json)
         return
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        lives = epochs.listed(connection)
+        lives = epochs.list_epochs(connection)
     if as_json:
         for one in lives:
             output.emit(one.as_dict())
@@ -128,7 +128,7 @@ def _list_received(as_json: bool) -> None:
     from exchange.link import epoch_adoption
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        rows = epoch_adoption.received(connection)
+        rows = epoch_adoption.list_received(connection)
     if as_json:
         for one in rows:
             output.emit(one.as_dict())
@@ -161,7 +161,7 @@ def new(
     from exchange.link import epochs
 
     with open_site() as site, by_hand(site, "new_epoch", {"continues": continues}, who=who, why=reason) as act:
-        done = epochs.begin(site, reason, continues)
+        done = epochs.begin_epoch(site, reason, continues)
         act.came_to(done.as_dict())
     if as_json:
         output.emit(done.as_dict())
@@ -183,7 +183,7 @@ def adopt(epoch: _Undecided, reason: _Why, who: As = None, as_json: Json = False
     from exchange.link import epoch_adoption
 
     with open_site() as site, by_hand(site, "adopt_epoch", {"epoch": epoch}, who=who, why=reason) as act:
-        done = epoch_adoption.adopt(site, epoch, reason)
+        done = epoch_adoption.adopt_epoch(site, epoch, reason)
         act.came_to(done.as_dict())
     if as_json:
         output.emit(done.as_dict())
@@ -198,7 +198,7 @@ def refuse(epoch: _Undecided, reason: _Why, who: As = None, as_json: Json = Fals
     from exchange.link import epoch_adoption
 
     with open_site() as site, by_hand(site, "refuse_epoch", {"epoch": epoch}, who=who, why=reason) as act:
-        done = epoch_adoption.refuse(site, epoch, reason)
+        done = epoch_adoption.refuse_epoch(site, epoch, reason)
         act.came_to(done.as_dict())
     if as_json:
         output.emit(done.as_dict())

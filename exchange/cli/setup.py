@@ -89,19 +89,19 @@ def migrate(as_json: Json = False) -> None:
 
     Folders that are missing are made too.
     """
-    from exchange.database import network as own_network
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
-    from exchange.operating import migrate as migrating
+    from exchange.database.network import known_epoch
+    from exchange.operating.migrate import applied_revisions
     from exchange.operating.prepare import prepare
 
     current = settings()
     site = prepare(current)
     try:
         with world_errors():
-            revisions = migrating.current(site.engine)
+            revisions = applied_revisions(site.engine)
             with reading(site.engine) as connection:
-                epoch = own_network.known_epoch(connection, current.network)
+                epoch = known_epoch(connection, current.network)
             missing = _uncaptured(current, site)
     finally:
         site.engine.dispose()
@@ -137,7 +137,7 @@ def up() -> None:
     """
     from exchange.operating import supervisor
 
-    supervisor.up(settings())
+    supervisor.run_side(settings())
 
 
 def nudge() -> None:
@@ -145,24 +145,24 @@ def nudge() -> None:
 
     It runs beside a worker and beat, until it is stopped. With EXCHANGE_NUDGE=true `exchange up` starts it.
     """
-    from exchange.celery import nudge as nudging
+    from exchange.celery.nudge import run_nudge
 
     with contextlib.suppress(KeyboardInterrupt):
-        nudging.run(settings())
+        run_nudge(settings())
 
 
 def demo(
     home: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to show it; it is made anew.")] = Path("var/demo"),
 ) -> None:
     """Show two networks at work on this machine, in under a minute."""
-    from exchange.operating import demo as showing
+    from exchange.operating.demo import DemoFailed, run_demo
 
     folder = home.absolute()
     if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= _DEMO_FOLDERS):
         raise Refused(f"{folder}: expected nothing there or an earlier demo, found something else; it is left alone")
     try:
-        agreed = showing.run(folder)
-    except showing.DemoFailed as failure:
+        agreed = run_demo(folder)
+    except DemoFailed as failure:
         output.complain(str(failure))
         fail()
     if not agreed:

@@ -20,10 +20,10 @@ _COLUMNS = {
 
 def status(as_json: Json = False) -> None:
     """Show how far each channel has come."""
-    from exchange.operating import status as stand
+    from exchange.operating.status import read_status
 
     with open_site() as site:
-        found = stand.look(site)
+        found = read_status(site)
     if as_json:
         output.emit(found.as_dict())
     else:
@@ -36,7 +36,7 @@ def status(as_json: Json = False) -> None:
 
 def _show_channels(found: Status) -> None:
     output.tell(f"{found.network}, epoch {found.epoch or 'none yet'}")
-    shown = _COLUMNS | ({"out": _ONE_WAY} if found.far_side.one_way else {})
+    shown = _COLUMNS | ({"out": _ONE_WAY} if found.of_peer.one_way else {})
     for direction, columns in shown.items():
         rows = [one.as_dict() for one in found.channels if one.direction == direction]
         if not rows:
@@ -53,9 +53,9 @@ def _show_link(found: Status) -> None:
     """Say when the other side was last heard of, and how long things have been under way."""
     from exchange.link.peer_state import lasting
 
-    life = found.far_side.life
+    life = found.of_peer.life
     output.tell("")
-    if life is None and found.far_side.one_way:
+    if life is None and found.of_peer.one_way:
         output.tell(f"nothing comes back from {found.peer}: what is published is unconfirmable")
     elif life is None:
         output.tell(f"{found.peer} was never heard of")
@@ -82,9 +82,9 @@ def _say_what_waits(found: Status) -> None:
             output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
     for sentence in found.stumbles:
         output.complain(sentence)
-    for sentence in found.far_side.troubles():
+    for sentence in found.of_peer.troubles():
         output.warn(sentence)
-    for sentence in found.far_side.alarms(found.at):
+    for sentence in found.of_peer.alarms(found.at):
         output.complain(sentence)
     if found.backlog.parked and not found.alarms:
         output.warn(f"{found.backlog.parked} dead letters are parked; `exchange dead-letters` shows them by cause")

@@ -32,7 +32,7 @@ def export(channel: Channel = None, reason: Reason = None, who: As = None, as_js
         known_channel(channel, site.outgoing(), "sent")
         with by_hand(site, "export", {"channel": channel}, who=who, why=reason) as act:
             with output.between_batches("exporting") as stopping:
-                run = exporter.run(site, channel=channel, stopping=stopping)
+                run = exporter.export(site, channel=channel, stopping=stopping)
             trouble = control_batch.after_export(site) if channel is None and not run.trouble else None
             act.came_to(run.as_dict())
     show_exported(run, as_json)
@@ -75,7 +75,9 @@ def import_(
         with by_hand(site, "import", arguments, who=who, why=reason) as act:
             site.spool.prepare()
             with output.between_batches("importing", lambda: len(site.spool.list_arrivals().found)) as stopping:
-                run = importer.run(site, channel=channel, stem=wanted, release=bool(release), stopping=stopping)
+                run = importer.import_batches(
+                    site, channel=channel, stem=wanted, release=bool(release), stopping=stopping
+                )
                 trouble = control_batch.after_import(site, run.batches, stopping)
             act.came_to(run.as_dict())
     show_imported(run.batches, as_json)
@@ -123,7 +125,7 @@ def replay(
 
     They may be archived, held or quarantined; one that is applied already stays as it is.
     """
-    from exchange.incoming import replay as replaying
+    from exchange.incoming.replay import replay_batches
     from exchange.outgoing import control_batch
 
     wanted = stem(batch)
@@ -133,7 +135,7 @@ def replay(
             by_hand(site, "replay_batch", arguments, who=who, why=reason) as act,
             output.between_batches("replaying") as stopping,
         ):
-            done = replaying.run(site, wanted, through, stopping)
+            done = replay_batches(site, wanted, through, stopping)
             trouble = control_batch.after_import(site, done.batches, stopping)
             act.came_to(done.as_dict())
     show_imported(done.batches, as_json)
@@ -145,10 +147,10 @@ def replay(
 
 def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Remove files and settled dead letters beyond their retention. The ledger stays."""
-    from exchange.operating import prune as pruning
+    from exchange.operating.prune import prune_expired
 
     with open_site() as site, by_hand(site, "prune", {}, who=who, why=reason) as act:
-        counts = pruning.run(site).as_dict()
+        counts = prune_expired(site).as_dict()
         act.came_to(counts)
     if as_json:
         output.emit(counts)
@@ -160,7 +162,7 @@ def tell(site: Site) -> None:
     """Tell the other side what a person did to its batch; if that fails, it is told with the next export."""
     from exchange.outgoing import control_batch
 
-    trouble = control_batch.at_once(site)
+    trouble = control_batch.try_to_publish(site)
     if trouble:
         output.warn(trouble)
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 import zstandard
 
 from exchange.format.errors import Corrupt, Fault, Incomplete, Unsupported, WorldError, printable
-from exchange.format.manifest import Counts, Manifest
+from exchange.format.manifest import Manifest, OpCounts
 from exchange.format.record import Op
 from exchange.format.zstd import open_frame
 
@@ -40,7 +40,7 @@ class SealedData:
     bytes: int
     content_sha256: str
     content_bytes: int
-    records: dict[str, Counts]
+    records: dict[str, OpCounts]
 
 
 class BatchWriter:
@@ -98,7 +98,7 @@ class BatchWriter:
             bytes=self._bytes,
             content_sha256=self._content_digest.hexdigest(),
             content_bytes=self._content_bytes,
-            records={stream: Counts(self._upserts[stream], self._deletes[stream]) for stream in self.streams},
+            records={stream: OpCounts(self._upserts[stream], self._deletes[stream]) for stream in self.streams},
         )
 
     def _pass_on(self) -> None:
@@ -166,14 +166,14 @@ class BatchReader:
                 raise self._line_too_long(self.lines + 1)
         self._check_end(len(rest))
 
-    def check_counts(self, counts: Mapping[str, Counts]) -> None:
+    def check_counts(self, counts: Mapping[str, OpCounts]) -> None:
         """Compare the records that could be decoded, per stream and op, with the manifest.
 
         To be called when the iteration has ended. It has compared the sum: when every line decodes, counts
         that nowhere exceed the manifest's equal them. Raises ``Corrupt``.
         """
         for stream, (upserts, deletes) in counts.items():
-            claimed = self._manifest.records.get(stream, Counts())
+            claimed = self._manifest.records.get(stream, OpCounts())
             if upserts > claimed.upsert or deletes > claimed.delete:
                 raise Corrupt(
                     f"{printable(stream, 80)}: the manifest says {claimed.upsert} upserts and"

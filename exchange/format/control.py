@@ -53,7 +53,7 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedBatch:
     """A batch that was not taken, and why."""
 
     sequence: int
@@ -92,7 +92,7 @@ class Receipt:
     through: int
     digest: str | None = None
     missing: tuple[Range, ...] = ()
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RefusedBatch, ...] = ()
     given_up: tuple[Range, ...] = ()
     applied: int = 0
     duplicate: int = 0
@@ -123,7 +123,7 @@ class Receipt:
             **{
                 **known,
                 "missing": _ranges(data, "missing"),
-                "refused": tuple(Refused(**_of(Refused, one)) for one in data["refused"]),
+                "refused": tuple(RefusedBatch(**_of(RefusedBatch, one)) for one in data["refused"]),
                 "given_up": _ranges(data, "given_up"),
                 "letters": tuple(Sample(**_of(Sample, one)) for one in data["letters"]),
                 "agreement": tuple(data["agreement"]),

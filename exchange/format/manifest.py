@@ -55,7 +55,7 @@ class Kind(StrEnum):
     CONTROL = "control"
 
 
-class Counts(NamedTuple):
+class OpCounts(NamedTuple):
     """Records of one stream, by op."""
 
     upsert: int = 0
@@ -78,7 +78,7 @@ class Manifest:
     created_at: datetime
     producer: str
     schemas: Mapping[str, int]
-    records: Mapping[str, Counts]
+    records: Mapping[str, OpCounts]
     encoding: tuple[str, ...]
     sha256: str
     bytes: int
@@ -331,7 +331,7 @@ class _Members:
             for stream, version in self._streams(member)
         }
 
-    def counts(self, member: str) -> Mapping[str, Counts]:
+    def counts(self, member: str) -> Mapping[str, OpCounts]:
         return {stream: _counts(f"{member}/{printable(stream, 80)}", value) for stream, value in self._streams(member)}
 
     def _streams(self, member: str) -> Iterable[tuple[str, Any]]:
@@ -351,10 +351,10 @@ def _integer(member: str, value: object, least: int, most: int = strict_json.MAX
     return value
 
 
-def _counts(member: str, value: object) -> Counts:
+def _counts(member: str, value: object) -> OpCounts:
     if not isinstance(value, dict) or not value.keys() <= {"upsert", "delete"}:
         raise _wrong(member, 'an object of the counts "upsert" and "delete"', value)
-    return Counts(**{op: _integer(f"{member}/{op}", count, 0) for op, count in value.items()})
+    return OpCounts(**{op: _integer(f"{member}/{op}", count, 0) for op, count in value.items()})
 
 
 _KINDS: Final = tuple(kind.value for kind in Kind)

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 
 from exchange.format.batch import BatchReader, ReadLimits, check_data
 from exchange.format.errors import BatchError, Incomplete, Reason, RecordError, printable
-from exchange.format.manifest import Counts, Manifest, digest, split_manifest
+from exchange.format.manifest import Manifest, OpCounts, digest, split_manifest
 from exchange.format.names import BatchName
 from exchange.format.record import Op, decode
 from exchange.format.signing import TrustedKeys
@@ -143,7 +143,7 @@ class _Trial:
                 else:
                     counts[record.stream, record.op] += 1
         self.report.records = reader.lines
-        reader.check_counts({stream: Counts(*(counts[stream, op] for op in Op)) for stream, _ in counts})
+        reader.check_counts({stream: OpCounts(*(counts[stream, op] for op in Op)) for stream, _ in counts})
         return True, f"{reader.lines} lines in {self._manifest.content_bytes} bytes, as the manifest says"
 
     def records(self) -> _Outcome:

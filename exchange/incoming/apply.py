@@ -69,7 +69,7 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
         _park_refused(bad, refused, loader.records(), lambda: _lines(arrival, data, site.limits))
         bad.write()
     upserts = {name: counts.upsert for name, counts in arrival.manifest.records.items()}
-    delete_limit.note(site, connection, arrival, loaded.gone, upserts)
+    delete_limit.count_deletes(site, connection, arrival, loaded.gone, upserts)
     if came > newest:
         version_limit.let_in(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
     counts = loaded.counts

@@ -27,7 +27,7 @@ from exchange.format import record as records
 from exchange.format.batch import BatchReader
 from exchange.format.control import BUCKETS, DIGEST, SNAPSHOT, Digest
 from exchange.format.errors import RecordError, Rejected, printable
-from exchange.format.manifest import Counts as Claimed
+from exchange.format.manifest import OpCounts
 from exchange.format.record import Op, Record
 from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival
@@ -48,7 +48,9 @@ def own_digests(site: Site, channel: Channel) -> list[Digest]:
         return bucket_digests.digests(connection, channel)
 
 
-def compare(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO, ours: Sequence[Digest]) -> Counts:
+def compare_checkpoint(
+    site: Site, connection: Connection, arrival: Arrival, data: BinaryIO, ours: Sequence[Digest]
+) -> Counts:
     """Compare ``ours`` with the digests of a verified checkpoint; give how many of those counted.
 
     A digest that can't be meant is parked. Raises Corrupt if the batch is not what its manifest says, and Rejected if
@@ -58,7 +60,7 @@ def compare(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO
     if not arrival.channel.ordered and not _is_alone(connection, arrival):
         return Counts(stale=_count(reader))  # batches overtook it, or it them: another one will be compared
     theirs, parked = _read(site, connection, arrival, reader, {one.stream: one for one in ours})
-    asked_requests.compared(connection, arrival.channel.name)
+    asked_requests.close_compared(connection, arrival.channel.name)
     differing = {
         mine.stream: buckets for mine, their in theirs if (buckets := _write_down(connection, arrival, mine, their))
     }
@@ -99,7 +101,7 @@ def _read(
         if size > LETTER_BYTES:
             dead_letters.park(connection, letters, "refused on import")
             letters, size = [], 0
-    reader.check_counts({DIGEST: Claimed(counted, 0)})
+    reader.check_counts({DIGEST: OpCounts(counted, 0)})
     dead_letters.park(connection, letters, "refused on import")
     return list(pairs.values()), parked
 
@@ -185,11 +187,11 @@ def _is_alone(connection: Connection, arrival: Arrival) -> bool:
 
 def _ask(connection: Connection, channel: str, differing: dict[str, list[int]]) -> None:
     """Ask for the buckets that differ, of all these streams at once: so their rows come and go in one order."""
-    if asked_requests.under_way(connection, channel):
+    if asked_requests.is_snapshot_asked(connection, channel):
         return
     buckets = sorted(set().union(*differing.values()))
     streams = list(differing)
-    asked_requests.request(
+    asked_requests.ask_peer(
         connection,
         channel=channel,
         want=SNAPSHOT,

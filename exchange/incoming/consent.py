@@ -12,24 +12,24 @@ from exchange.format.errors import Reason, Verdict
 from exchange.format.manifest import Kind
 from exchange.format.placement import Decision
 from exchange.incoming import snapshot
-from exchange.incoming.delete_limit import Brake
+from exchange.incoming.delete_limit import DeleteLimit
 from exchange.incoming.manifests import Arrival, part_of
 from exchange.site import Site
 from exchange.tables import version_limit
 
 
-def lacking(site: Site, connection: Connection, arrival: Arrival) -> Decision | None:
+def missing_consent(site: Site, connection: Connection, arrival: Arrival) -> Decision | None:
     """Say that a batch is held for a person, and why; None if it needs nobody's word, or has it."""
     if arrival.released or arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
         return None
     too_new = _is_ahead(site, connection, arrival)
     if too_new is not None:
-        return held(arrival, Reason.VERSIONS, too_new)
+        return held_for_a_person(arrival, Reason.VERSIONS, too_new)
     too_many = _deletes_too_much(site, connection, arrival)
-    return held(arrival, Reason.DELETES, too_many) if too_many else None
+    return held_for_a_person(arrival, Reason.DELETES, too_many) if too_many else None
 
 
-def held(arrival: Arrival, reason: Reason, why: str) -> Decision:
+def held_for_a_person(arrival: Arrival, reason: Reason, why: str) -> Decision:
     """Give the verdict, with the command that lets the batch in."""
     command = f"`exchange import --release {arrival.sighting.stem}` applies it"
     return Decision(Verdict.HELD, reason, f"{why}; it is held for a person: {command}")
@@ -48,7 +48,7 @@ def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> s
         return sentence
     for name, counts in arrival.manifest.records.items():
         if counts.delete:
-            brake = Brake(site, connection, arrival.channel, arrival.channel.stream(name))
+            brake = DeleteLimit(site, connection, arrival.channel, arrival.channel.stream(name))
             if sentence := brake.refusal(counts.delete, f"it deletes {counts.delete}", upserts=counts.upsert):
                 return sentence
     return None

@@ -1,7 +1,9 @@
-"""Control batches: what the other side says of itself and of us, taken to heart.
+"""Control batches as they arrive: receipts, heartbeats and requests of the other side, checked and applied.
 
-Each record is weighed by itself. One that can't be is parked as a dead letter and changes nothing; it never holds up
-the others, nor the batch. The newest control batch counts: it settles the letters of the one before.
+Each record is checked by itself. One that is bad is parked as a dead letter and changes nothing; it never holds up
+the others, nor the batch. The newest control batch counts: it supersedes the letters of the one before.
+
+All of it runs in the importer's transaction, under the lock of the channel ``control``; nothing here commits.
 """
 
 from __future__ import annotations
@@ -29,20 +31,19 @@ from exchange.format import record as records
 from exchange.format.batch import BatchReader
 from exchange.format.control import Heard, Heartbeat, Proof, Receipt, Request
 from exchange.format.errors import RecordError, printable
-from exchange.format.manifest import Counts as Records
-from exchange.format.manifest import digest
+from exchange.format.manifest import OpCounts, digest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival
 from exchange.link import acknowledge, gaps, peer_words, send_requests
-from exchange.link.proofs import Claim, Weighed, Weight, recall, weigh
+from exchange.link.proofs import CheckedClaim, ClaimVerdict, PeerClaim, check_claim, check_proof
 from exchange.site import Site
 
 MOST_RECORDS = 10_000
-"""So many records of a control batch are heard: no side has so many channels."""
+"""So many records of a control batch are read: no side has so many channels."""
 
-LEAP = 1_000
+SKIPPED_PLACES = 1_000
 """So many places a restored side leaves for control batches that it wrote and does not know of any more."""
 
 MOST_LETTERS = 100
@@ -51,24 +52,24 @@ MOST_LETTERS = 100
 Value = TypeVar("Value")
 
 
-def hear(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
-    """Take what a control batch says; give how many records of it counted.
+def apply_control_batch(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> Counts:
+    """Apply the records of a verified control batch; give how many of them counted.
 
     Raises Corrupt if the batch is not what its manifest says: then nothing of it may be committed.
     """
-    _settle_earlier(connection, arrival)
-    ear = _Ear(site, connection, arrival)
+    _supersede_earlier(connection, arrival)
+    control_reader = _ControlReader(site, connection, arrival)
     reader = BatchReader(data, arrival.manifest, site.limits.read)
     for lines in reader:
         for number, line in enumerate(lines, reader.first_line):
-            ear.hear(number, line)
-    reader.check_counts({stream: Records(upsert=count) for stream, count in ear.upserts.items()})
-    ear.park()
-    return Counts(applied=ear.heard, duplicate=ear.known, parked=ear.refused)
+            control_reader.read(number, line)
+    reader.check_counts({stream: OpCounts(upsert=count) for stream, count in control_reader.upserts.items()})
+    control_reader.park()
+    return Counts(applied=control_reader.applied, duplicate=control_reader.known, parked=control_reader.refused)
 
 
-def _settle_earlier(connection: Connection, arrival: Arrival) -> None:
-    """Settle what was parked of the control batch heard before this one: this one says it anew, or says it no more."""
+def _supersede_earlier(connection: Connection, arrival: Arrival) -> None:
+    """Supersede what was parked of the control batch before this one: this one says it anew, or says it no more."""
     before = positions.current_position(connection, Direction.IN, CONTROL)
     if before is None:
         return
@@ -80,8 +81,8 @@ def _settle_earlier(connection: Connection, arrival: Arrival) -> None:
     transitions.supersede(connection, ids, f"superseded: control batch {arrival.sighting.stem} says it anew")
 
 
-class _Ear:
-    """Hears the records of one control batch, one after the other, and remembers what could not be believed."""
+class _ControlReader:
+    """Reads and applies the records of one control batch, one after the other, and parks the bad ones."""
 
     def __init__(self, site: Site, connection: Connection, arrival: Arrival) -> None:
         self._site = site
@@ -92,17 +93,17 @@ class _Ear:
         self.upserts: Counter[str] = Counter()
         self._letters: list[Letter] = []
         self._kept = self._bytes = 0
-        self.heard = self.known = self.refused = 0
+        self.applied = self.known = self.refused = 0
 
-    def hear(self, number: int, line: bytes) -> None:
-        """Hear one line."""
+    def read(self, number: int, line: bytes) -> None:
+        """Read one line and apply it; one that is bad is kept to be parked."""
         record = None
         try:
             record = records.decode(line)
             if record.op is Op.UPSERT and record.stream in self._arrival.manifest.schemas:
                 self.upserts[record.stream] += 1
-            if self._heed(number, record):
-                self.heard += 1
+            if self._apply(number, record):
+                self.applied += 1
             else:
                 self.known += 1
         except RecordError as error:
@@ -143,7 +144,7 @@ class _Ear:
             schema_version=control.VERSION if known else None,
         )
 
-    def _heed(self, number: int, record: Record) -> bool:
+    def _apply(self, number: int, record: Record) -> bool:
         """Do what one record says; give whether that was news. Raises RecordError."""
         if number > MOST_RECORDS:
             raise RecordError("absurd", "", f"a control batch has at most {MOST_RECORDS} records; this is one more")
@@ -171,23 +172,23 @@ class _Ear:
     def _receipt(self, said: Receipt) -> bool:
         self._once(control.RECEIPT, said.channel, said.epoch)
         channel = self._sent(said.channel)
-        claim = Claim(said.channel, said.epoch, said.through, said.digest, said.proof, "/data/through")
-        weight, why, _ = found = weigh(self._site, self._connection, claim)
-        self._remember(found)
-        if weight in {Weight.PAST, Weight.FORGOTTEN}:
-            return weight is Weight.FORGOTTEN
-        if weight is Weight.AGREES:
+        claim = PeerClaim(said.channel, said.epoch, said.through, said.digest, said.proof, "/data/through")
+        verdict, why, _ = found = check_claim(self._site, self._connection, claim)
+        self._record_epoch(found)
+        if verdict in {ClaimVerdict.PAST, ClaimVerdict.FORGOTTEN}:
+            return verdict is ClaimVerdict.FORGOTTEN
+        if verdict is ClaimVerdict.AGREES:
             self._check_places(said)
         agreed = [_agreed(channel, said, one) for one in said.agreement]
         values = {"through": said.through, "said": json.dumps(said.as_data()), "heard_at": self._moment}
-        _put(self._connection, receipt, {"channel": said.channel, "epoch": said.epoch}, values)
-        if weight is Weight.RESTORED:
+        _upsert(self._connection, receipt, {"channel": said.channel, "epoch": said.epoch}, values)
+        if verdict is ClaimVerdict.RESTORED:
             network.halt(self._connection, why)
             return True
-        acknowledge.acknowledge(self._connection, self._site.peer, said)
+        acknowledge.apply_receipt(self._connection, self._site.peer, said)
         for values in agreed:
             key = {"direction": Direction.OUT, "channel": said.channel, "stream": values["stream"]}
-            _put(self._connection, agreement, key, values | {"compared_at": self._moment})
+            _upsert(self._connection, agreement, key, values | {"compared_at": self._moment})
         return True
 
     def _sent(self, name: str) -> Channel | None:
@@ -231,15 +232,15 @@ class _Ear:
                 raise RecordError("absurd", "/data/sent", f"{sentence}; it changes nothing")
         if said.heard is not None:
             heard = said.heard
-            claim = Claim(CONTROL, heard.epoch, heard.sequence, None, heard.proof, "/data/heard")
-            weight, why, _ = found = weigh(self._site, self._connection, claim)
-            self._remember(found)
-            if weight is Weight.RESTORED and not self._leap(heard):
+            claim = PeerClaim(CONTROL, heard.epoch, heard.sequence, None, heard.proof, "/data/heard")
+            verdict, why, _ = found = check_claim(self._site, self._connection, claim)
+            self._record_epoch(found)
+            if verdict is ClaimVerdict.RESTORED and not self._skip_places(heard):
                 network.halt(self._connection, why)
-            elif weight is Weight.AGREES:
+            elif verdict is ClaimVerdict.AGREES:
                 acknowledge.acknowledge_control(self._connection, self._site.peer, heard.epoch, heard.sequence)
         for proof in said.undecided:
-            self._recall(proof)
+            self._check_undecided(proof)
         values = {
             "epoch": manifest.epoch,
             "sequence": manifest.sequence,
@@ -247,7 +248,7 @@ class _Ear:
             "heard_at": self._moment,
             "said": json.dumps(said.as_data()),
         }
-        _put(self._connection, peer, {"id": 1}, values)
+        _upsert(self._connection, peer, {"id": 1}, values)
         received = {name for one in self._site.incoming() for name in self._site.names_in_files(one.declared)}
         for sent in said.sent:
             if sent.lost and sent.channel in received:
@@ -255,7 +256,7 @@ class _Ear:
                 gaps.close_lost(self._connection, sent.channel, sent.epoch, sent.lost, look_ahead=look_ahead)
         return True
 
-    def _leap(self, heard: Heard) -> bool:
+    def _skip_places(self, heard: Heard) -> bool:
         """Let a restored side that sends no rows go on: where only words were sent, newer ones mend all by themselves.
 
         The next one takes a place behind all that may still be on their way. False where that is not enough.
@@ -265,23 +266,23 @@ class _Ear:
         if self._site.outgoing() or heard.epoch != ours or heard.proof is None or shown is None:
             return False
         # What our own signature proves counts, whatever is said beside it.
-        behind = {"sequence": shown.sequence + LEAP, "digest": digest(heard.proof.manifest.encode())}
+        behind = {"sequence": shown.sequence + SKIPPED_PLACES, "digest": digest(heard.proof.manifest.encode())}
         mine = (position.c.direction == Direction.OUT, position.c.channel == CONTROL, position.c.epoch == ours)
         here = (*mine, position.c.sequence < behind["sequence"])
         return self._connection.execute(sa.update(position).where(*here).values(behind)).rowcount > 0
 
     # Epochs of ours that this database forgot
 
-    def _recall(self, proof: Proof) -> None:
-        """Take to heart what the other side can't place: if it is of ours and past, it is told so from now on."""
-        found = recall(self._site, self._connection, proof)
+    def _check_undecided(self, proof: Proof) -> None:
+        """Check a manifest that the other side can't place: if it is of ours and past, it is told so from now on."""
+        found = check_proof(self._site, self._connection, proof)
         if found is None:
             return
-        self._remember(found)
-        if found.weight is Weight.RESTORED:
+        self._record_epoch(found)
+        if found.verdict is ClaimVerdict.RESTORED:
             network.halt(self._connection, found.why)
 
-    def _remember(self, found: Weighed) -> None:
+    def _record_epoch(self, found: CheckedClaim) -> None:
         """Enter what a manifest of ours proves of an epoch that is not the present one."""
         if found.shown is None:
             return
@@ -302,7 +303,7 @@ class _Ear:
         if channel is None or unknown:
             what = f"no stream {printable(min(unknown), 80)}" if unknown else "nothing any more"
             raise RecordError("absurd", "/data", f"channel {said.channel} has {what} here; it changes nothing")
-        return send_requests.ask(
+        return send_requests.add_request(
             self._connection,
             channel=said.channel,
             want=said.want,
@@ -346,7 +347,7 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _put(connection: Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
+def _upsert(connection: Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
     """Write the one row of a key."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     row = insert(table).values({**values, **key})

@@ -37,7 +37,7 @@ AHEAD = 2
 """And so many times more are counted for the batches to come: enough until twice as many are deleted."""
 
 
-class Brake:
+class DeleteLimit:
     """What to think of deletes in one stream of a batch's channel. Deletes of the batch itself are not counted yet."""
 
     def __init__(self, site: Site, connection: Connection, channel: Channel, stream: Stream) -> None:
@@ -163,7 +163,7 @@ def window_hours(limits: Limits) -> int:
     return math.ceil(limits.deleted_hours)
 
 
-def note(
+def count_deletes(
     site: Site, connection: Connection, arrival: Arrival, gone: Mapping[str, int], upserts: Mapping[str, int]
 ) -> None:
     """Count the rows that a batch just deleted, by stream, beside so many upserts, in the transaction that did.

@@ -10,7 +10,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import attempts as counted_attempts
+from exchange.database.attempts import count_stumble, forget_attempts, stumbles
 from exchange.database.batch_fault import Stumbled, is_its_own
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
@@ -27,15 +27,15 @@ MOST_TOLD = 20
 """So many batches are told one by one."""
 
 
-def settle(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
+def record_failure(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
     """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError."""
     with world_errors():
-        attempts = counted_attempts.count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
+        attempts = count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
         verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
         # What it says of itself may be what can't be written down: then it is a file with a name.
         for one in (seen, Stranger(seen.sighting, fall)):
             try:
-                return verdicts.settle(site, one, verdict)
+                return verdicts.record_verdict(site, one, verdict)
             except Exception as further:
                 if not is_its_own(further):
                     raise
@@ -54,25 +54,25 @@ def _verdict(why: str, attempts: int, most: int) -> Decision:
     return Decision(Verdict.QUARANTINED, Reason.CRASHED, sentence)
 
 
-def forget_gone(site: Site, sightings: Collection[BatchFiles]) -> None:
+def forget_attempts_at_gone(site: Site, sightings: Collection[BatchFiles]) -> None:
     """Forget the attempts at batches whose files went away: nobody tries them again."""
     with world_errors():
         with reading(site.engine) as connection:
-            failed = {one.batch for one in counted_attempts.stumbles(connection)}
+            failed = {one.batch for one in stumbles(connection)}
         gone = failed - {one.name.place for one in sightings} - {f"unread {one.stem}" for one in sightings}
         if gone:
             with writing(site.engine) as connection:
                 for key in sorted(gone):
-                    counted_attempts.forget_attempts(connection, key)
+                    forget_attempts(connection, key)
 
 
-def told(site: Site, connection: Connection) -> list[str]:
+def failure_sentences(site: Site, connection: Connection) -> list[str]:
     """Say which batches could not be taken in, whatever it was about them, and what a person can do."""
     most = site.limits.crashes
     tried = [
         f"batch {one.batch} could not be taken in, {one.attempts} of {most} attempts failed"
         f" ({one.why or 'the process died'}); the next import tries again, and quarantines it in the end"
-        for one in counted_attempts.stumbles(connection, MOST_TOLD)
+        for one in stumbles(connection, MOST_TOLD)
     ]
     refused = [
         f"batch {stem} is quarantined, as it could not be taken in; ask {site.peer} about it: `exchange quarantine show"

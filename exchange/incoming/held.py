@@ -30,7 +30,7 @@ from exchange.site import Site
 _STATES = {Verdict.WAITING: BatchState.WAITING, Verdict.HELD: BatchState.HELD}
 
 
-class Waiting:
+class OpenBatches:
     """What waits or is held, as the ledger had it when the run began. One for each run."""
 
     def __init__(self, site: Site, connection: Connection) -> None:
@@ -41,7 +41,7 @@ class Waiting:
         self._standings: dict[str, tuple[Position | None, frozenset[str]]] = {}
         self._decisions: dict[tuple[str, str, tuple[Left, ...]], Decision | None] = {}
 
-    def still(self, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
+    def unchanged_outcome(self, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
         """Give the outcome of a batch about which nothing changed; None if it has to be judged and settled.
 
         ``here`` are this and those that came behind it, nothing before them to be applied any more: if it is new and
@@ -143,7 +143,7 @@ class Waiting:
         said = (*seen.place[:2], tuple(left_by(seen.manifest).values()))
         if said not in self._decisions or seen.channel.name == CONTROL:
             with reading(self._site.engine) as connection:
-                self._decisions[said] = epoch_adoption.undecided(connection, seen.manifest, position)
+                self._decisions[said] = epoch_adoption.undecided_epoch(connection, seen.manifest, position)
         return self._decisions[said]
 
     def _standing(self, name: str) -> tuple[Position | None, frozenset[str]]:
@@ -156,13 +156,13 @@ class Waiting:
                 )
         return self._standings[name]
 
-    def look_again_after(self, outcome: Imported) -> None:
+    def forget_after(self, outcome: Imported) -> None:
         """Forget where a channel stands if a batch of it has been settled: it may have been applied."""
         if outcome.changed and outcome.verdict is not Verdict.WAITING:
             self._standings.pop(outcome.channel, None)
             self._decisions.clear()
 
-    def miss(self, sightings: Listing) -> Iterator[Imported]:
+    def quarantine_gone(self, sightings: Listing) -> Iterator[Imported]:
         """Settle those whose files are no longer there: nobody would ever hear of them.
 
         Raises Busy where somebody else is at work, after giving those that were settled.
@@ -179,5 +179,5 @@ class Waiting:
                     continue
                 ledger.move(connection, found, BatchState.QUARANTINED, sentence, reason=Reason.INCOMPLETE)
                 if entry.believed and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
-                    gaps.note_refused(connection, entry.place, self._site.limits.look_ahead)
+                    gaps.record_refused(connection, entry.place, self._site.limits.look_ahead)
             yield Imported(entry.stem, entry.channel, Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)

@@ -25,11 +25,11 @@ from exchange.format.errors import Verdict, WorldError
 from exchange.format.manifest import Kind
 from exchange.format.placement import NEXT
 from exchange.incoming import failures, strangers
-from exchange.incoming.held import Waiting
+from exchange.incoming.held import OpenBatches
 from exchange.incoming.judge import judge, judge_stranger
-from exchange.incoming.manifests import Arrival, Stranger, is_nobodys, look
-from exchange.incoming.transaction import attempt
-from exchange.incoming.verdicts import settle
+from exchange.incoming.manifests import Arrival, Stranger, is_nobodys, read_manifests
+from exchange.incoming.transaction import import_batch
+from exchange.incoming.verdicts import record_verdict
 from exchange.link import gaps
 from exchange.results import Imported, ImportRun, Retried, Strangers
 from exchange.site import Site
@@ -40,7 +40,7 @@ def never() -> bool:
     return False
 
 
-def run(
+def import_batches(
     site: Site,
     *,
     channel: str | None = None,
@@ -70,12 +70,12 @@ def run(
     try:
         with world_errors(), reading(site.engine) as connection:
             network.known_epoch(connection, site.network)
-            waiting = Waiting(site, connection)
+            waiting = OpenBatches(site, connection)
         if channel is stem is None:
             with world_errors(), suppress(Busy):
-                outcomes.extend(waiting.miss(sightings))
-                failures.forget_gone(site, sightings.found)
-        sighted = look(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
+                outcomes.extend(waiting.quarantine_gone(sightings))
+                failures.forget_attempts_at_gone(site, sightings.found)
+        sighted = read_manifests(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
         called = [seen for seen in sighted if _is_called(seen, channel)]
         arrived = sorted((seen for seen in called if not is_nobodys(seen)), key=waiting.is_past)
         if hand_over is not None and site.many_writers:
@@ -86,14 +86,14 @@ def run(
                 break
             if seen.place[0] not in busy and _lane(seen) not in handed:
                 outcomes.append(
-                    _still(waiting, seen, islice(arrived, number, None)) or take_in(site, seen, release=release)
+                    _still(waiting, seen, islice(arrived, number, None)) or import_one(site, seen, release=release)
                 )
-                waiting.look_again_after(outcomes[-1])
+                waiting.forget_after(outcomes[-1])
                 if outcomes[-1].verdict is Verdict.BUSY:
                     busy.add(seen.place[0])
                 if outcomes[-1].verdict is Verdict.APPLIED and _is_snapshot(seen):
                     snapshots_of[seen.channel.name] = seen.channel
-        nobodys = Strangers() if trouble else strangers.receive(site, list(filter(is_nobodys, called)))
+        nobodys = Strangers() if trouble else strangers.set_aside(site, list(filter(is_nobodys, called)))
         outcomes.extend(nobodys.told)
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
@@ -107,10 +107,10 @@ def run(
     )
 
 
-def _still(waiting: Waiting, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
+def _still(waiting: OpenBatches, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
     """Give the outcome of a batch about which nothing changed; one that can't be told is judged by itself."""
     try:
-        return waiting.still(seen, here)
+        return waiting.unchanged_outcome(seen, here)
     except Exception as error:
         if not is_its_own(error):
             raise
@@ -126,8 +126,8 @@ def _follow_up(
 ) -> tuple[Retried, ...]:
     """Do what follows on the batches, which are done whatever becomes of it. Raises Stumbled."""
     try:
-        gaps.note(site, channel)
-        return _reunite(site, outcomes, snapshots_of, stopping)
+        gaps.record_gaps(site, channel)
+        return _retry_letters(site, outcomes, snapshots_of, stopping)
     except Exception as error:
         if not is_its_own(error):
             raise
@@ -135,7 +135,7 @@ def _follow_up(
         raise Stumbled(f"{what}, and the next run tries the rest again") from error
 
 
-def _reunite(
+def _retry_letters(
     site: Site,
     outcomes: Iterable[Imported],
     snapshots_of: Iterable[Channel],
@@ -180,7 +180,7 @@ def _lane(seen: Arrival | Stranger) -> str | None:
     return seen.channel.name if seen.channel.beside_others else seen.channel.declared
 
 
-def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:
+def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:
     """Bring one arrival to its verdict, whatever goes wrong with it. Raises WorldError if database or disk fails."""
     try:
         with world_errors():
@@ -191,22 +191,22 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
         if not is_its_own(error):
             raise
         fall = stumbled(error)
-    return _stumble(site, seen, fall)  # what the error held in memory is free again
+    return _count_failure(site, seen, fall)  # what the error held in memory is free again
 
 
 def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
     if isinstance(seen, Stranger):
         if isinstance(seen.fault, Stumbled):
             raise seen.fault
-        return settle(site, seen, judge_stranger(site, seen))
+        return record_verdict(site, seen, judge_stranger(site, seen))
     seen = replace(seen, released=release)
     standing = judge(site, seen)
-    return attempt(site, seen) if standing is NEXT else settle(site, seen, standing)
+    return import_batch(site, seen) if standing is NEXT else record_verdict(site, seen, standing)
 
 
-def _stumble(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
+def _count_failure(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
     try:
-        return failures.settle(site, seen, fall)
+        return failures.record_failure(site, seen, fall)
     except Busy as busy:
         return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
 

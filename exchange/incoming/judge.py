@@ -20,12 +20,12 @@ from exchange.site import Site
 def judge(site: Site, arrival: Arrival) -> Decision:
     """Say whether a batch is to be applied now."""
     with reading(site.engine) as connection:
-        standing = stand(site, connection, arrival)
+        standing = compare_with_ledger(site, connection, arrival)
         if standing.reason is Reason.GAP:
             return unfinished(site, arrival) or standing
         if standing is not NEXT:
             return standing
-        lacking = consent.lacking(site, connection, arrival)
+        lacking = consent.missing_consent(site, connection, arrival)
     return lacking or unfinished(site, arrival) or NEXT
 
 
@@ -49,7 +49,7 @@ def _conflict(known: Entry) -> Decision:
     )
 
 
-def stand(site: Site, connection: Connection, arrival: Arrival) -> Decision:
+def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) -> Decision:
     """Compare a batch with what its channel has applied and what already claims its place."""
     channel, epoch, sequence = arrival.place
     known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
@@ -64,7 +64,7 @@ def stand(site: Site, connection: Connection, arrival: Arrival) -> Decision:
         known_digest=known.digest if known and known.state is BatchState.APPLIED else None,
         ordered=arrival.channel.ordered,
         look_ahead=site.limits.look_ahead,
-        undecided=epoch_adoption.undecided(connection, arrival.manifest, at),
+        undecided=epoch_adoption.undecided_epoch(connection, arrival.manifest, at),
     )
     # Where an ordered channel goes on there is no place that was given up.
     if known is None and (standing is not NEXT or not arrival.channel.ordered):

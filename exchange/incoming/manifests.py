@@ -88,7 +88,7 @@ class Stranger:
         return f"unread {self.sighting.stem}"
 
 
-def look(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Stranger]:
+def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Stranger]:
     """Read and judge the manifests, but for those that have not changed since; order them by place.
 
     What is nobody's comes last, however it is called: no batch waits for it.
@@ -96,7 +96,7 @@ def look(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Strang
 
     def read(sighting: BatchFiles) -> Arrival | Stranger | None:
         try:
-            return believe(site, sighting, site.spool.read_manifest(sighting))
+            return verify_manifest(site, sighting, site.spool.read_manifest(sighting))
         except OSError:
             return None  # gone since the listing, or no plain file: the next listing counts it
 
@@ -114,7 +114,7 @@ def is_nobodys(seen: Arrival | Stranger) -> TypeGuard[Stranger]:
     return isinstance(seen, Stranger) and seen.is_nobodys
 
 
-def believe(site: Site, sighting: BatchFiles, content: bytes) -> Arrival | Stranger:
+def verify_manifest(site: Site, sighting: BatchFiles, content: bytes) -> Arrival | Stranger:
     """Check a manifest: size, signature, addressee, format, what we know.
 
     In the order of FORMAT.md, "Order of writing and of reading".

@@ -23,7 +23,7 @@ from exchange.format.as_dict import AsDict
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.verify import Report, judge
 from exchange.incoming import replay
-from exchange.incoming.manifests import Arrival, Stranger, believe
+from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
 from exchange.incoming.verdicts import lock_of, verdict_on
 from exchange.results import Imported
 from exchange.site import Site
@@ -48,7 +48,7 @@ class Quarantined(AsDict):
 
 
 @dataclass(frozen=True)
-class Look:
+class QuarantinedDetail:
     """All about one: what every check says of its files now, and what was written down of it, oldest first."""
 
     found: Quarantined
@@ -56,7 +56,7 @@ class Look:
     history: tuple[Event, ...]
 
 
-def listed(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
+def list_quarantined(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
     """Give what lies in quarantine, in the order of names, what nobody vouches for last, and how many there are.
 
     Raises WorldError.
@@ -68,26 +68,26 @@ def listed(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[
     return shown, len(lying)
 
 
-def look(site: Site, label: str) -> Look:
+def quarantined_detail(site: Site, label: str) -> QuarantinedDetail:
     """Look at one closely: its files are verified again. Raises WorldError if there is none of this name."""
     seen = _find(site, label)
     with world_errors(), reading(site.engine) as connection:
         entry = _entry(site, connection, seen)
         history = ledger.history(connection, [entry.id]) if entry else []
-    return Look(_described(site, seen, entry), _verified(site, seen), tuple(history))
+    return QuarantinedDetail(_described(site, seen, entry), _verified(site, seen), tuple(history))
 
 
-def release(site: Site, label: str) -> Imported:
+def release_files(site: Site, label: str) -> Imported:
     """Judge one anew, as if it had just arrived. Raises WorldError if there is none of this name."""
     site.spool.prepare()
     sighting = _find(site, label).sighting
     if site.spool.has(sighting.stem):
         msg = f"a batch {sighting.stem} waits to be imported already; nothing was done; `exchange import` first"
         raise WorldError(msg)
-    return replay.again(site, sighting, release=False)
+    return replay.import_again(site, sighting, release=False)
 
 
-def discard(site: Site, label: str, reason: str) -> Quarantined:
+def discard_files(site: Site, label: str, reason: str) -> Quarantined:
     """Give one up: nobody is told, its files go to the archive until their retention ends. Raises Busy, WorldError."""
     seen = _find(site, label)
     with world_errors(), locked(site.engine, lock_of(seen)) as connection:
@@ -109,7 +109,7 @@ def copies(site: Site, entry: Entry) -> Iterator[Arrival | Stranger]:
 def _seen(site: Site, lying: list[BatchFiles]) -> Iterator[Arrival | Stranger]:
     for sighting in lying:
         try:
-            yield believe(site, sighting, site.spool.read_manifest(sighting))
+            yield verify_manifest(site, sighting, site.spool.read_manifest(sighting))
         except FileNotFoundError:
             continue  # somebody else was faster
 

@@ -26,7 +26,7 @@ from exchange.format.batch import check_data
 from exchange.format.errors import BatchError, Reason, WorldError
 from exchange.format.names import CONTROL
 from exchange.incoming import apply, importer, quarantine, replay
-from exchange.incoming.manifests import Arrival, Stranger, believe
+from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
 from exchange.incoming.verdicts import lock_of
 from exchange.link import gaps
 from exchange.results import Imported
@@ -49,7 +49,7 @@ class BadRecord(AsDict):
 
 
 @dataclass(frozen=True)
-class Trial:
+class ReleaseTrial:
     """What would become of a batch with its bad records parked; ``bad`` are the first of them."""
 
     counts: Counts
@@ -61,7 +61,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Look:
+class BatchDetail:
     """All about one batch: its rows, newest first, their events, oldest first, its dead letters by state.
 
     ``trial`` is there for one that was refused for its records; else ``untried`` says why, if it should be.
@@ -70,11 +70,11 @@ class Look:
     rows: tuple[Entry, ...]
     history: tuple[Event, ...]
     letters: dict[str, int]
-    trial: Trial | None = None
+    trial: ReleaseTrial | None = None
     untried: str | None = None
 
 
-def look(site: Site, stem: str, limit: int) -> Look:
+def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
     """Look at a batch closely; of one refused for its records at most ``limit`` bad ones are listed.
 
     Raises Busy if its channel is being worked on, WorldError if there is no such batch.
@@ -85,7 +85,7 @@ def look(site: Site, stem: str, limit: int) -> Look:
         letters = _count_letters(connection, stem)
     if not rows:
         raise _unknown(stem)
-    found = Look(tuple(rows), tuple(history), letters)
+    found = BatchDetail(tuple(rows), tuple(history), letters)
     if not _is_refused(rows[0]):
         return found
     try:
@@ -98,7 +98,7 @@ def look(site: Site, stem: str, limit: int) -> Look:
         return replace(found, untried=f"that fails with {stumbled(error)}")
 
 
-def release(site: Site, stem: str, *, park: bool) -> Imported:
+def release_batch(site: Site, stem: str, *, park: bool) -> Imported:
     """Let in a batch at a person's word: one held for its deletes, or with ``park`` one refused for its records.
 
     Every other check is made anew. Raises WorldError if it is neither.
@@ -107,7 +107,7 @@ def release(site: Site, stem: str, *, park: bool) -> Imported:
     entry = _newest(site, stem)
     lenient = _lenient(site, entry.channel) if park else site
     if entry.state is BatchState.HELD:
-        run = importer.run(lenient, stem=stem, release=True)
+        run = importer.import_batches(lenient, stem=stem, release=True)
         if run.batches:
             return run.batches[0]
         raise WorldError(run.trouble or f"the files of batch {stem} are gone; nothing was done; have it sent again")
@@ -123,10 +123,10 @@ def release(site: Site, stem: str, *, park: bool) -> Imported:
             " `exchange batches show` lists them"
         )
         raise WorldError(msg)
-    return replay.again(lenient, _files(site, entry).sighting, release=True)
+    return replay.import_again(lenient, _files(site, entry).sighting, release=True)
 
 
-def reject(site: Site, stem: str, reason: str) -> Entry:
+def reject_batch(site: Site, stem: str, reason: str) -> Entry:
     """Give up a quarantined or held batch so that its sender is told; its files go to the archive.
 
     Raises Busy, and WorldError if it is in another state.
@@ -143,7 +143,7 @@ def reject(site: Site, stem: str, reason: str) -> Entry:
         ledger.give_up(connection, entry, BatchState.REJECTED, reason)
         if entry.manifest is not None and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
             place = (entry.channel, entry.epoch, entry.sequence)
-            gaps.note_refused(connection, place, site.limits.look_ahead)
+            gaps.record_refused(connection, place, site.limits.look_ahead)
     with world_errors():
         for sighting in sightings:
             site.spool.retire(sighting)
@@ -189,10 +189,10 @@ def _lenient(site: Site, name: str) -> Site:
     return replace(site, channels=channels, limits=limits)
 
 
-def _try(site: Site, seen: Arrival | Stranger, limit: int) -> Trial:
+def _try(site: Site, seen: Arrival | Stranger, limit: int) -> ReleaseTrial:
     """Apply a batch with its bad records parked, see what would be parked, and undo all of it."""
     lenient = _lenient(site, seen.place[0])
-    seen = believe(lenient, seen.sighting, site.spool.read_manifest(seen.sighting))
+    seen = verify_manifest(lenient, seen.sighting, site.spool.read_manifest(seen.sighting))
     if isinstance(seen, Stranger):
         raise seen.fault
     with world_errors(), locked(site.engine, lock_of(seen)) as connection:
@@ -202,7 +202,7 @@ def _try(site: Site, seen: Arrival | Stranger, limit: int) -> Trial:
             check_data(data, seen.manifest)
             data.seek(0)
             counts = apply.apply_records(lenient, connection, seen, data)
-        trial = Trial(counts, _parked(site, connection, seen.sighting.stem, before, limit))
+        trial = ReleaseTrial(counts, _parked(site, connection, seen.sighting.stem, before, limit))
         connection.rollback()
     return trial
 

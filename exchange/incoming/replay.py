@@ -49,7 +49,9 @@ class Replayed:
         }
 
 
-def run(site: Site, stem: str, through: int | None = None, stopping: Callable[[], bool] = importer.never) -> Replayed:
+def replay_batches(
+    site: Site, stem: str, through: int | None = None, stopping: Callable[[], bool] = importer.never
+) -> Replayed:
     """Apply an archived, held or quarantined batch again: a no-op if it is applied, every check if it is not.
 
     With ``through`` also those behind it in its channel and epoch up to that sequence, in order, ending behind the
@@ -66,7 +68,7 @@ def run(site: Site, stem: str, through: int | None = None, stopping: Callable[[]
             " `exchange batches` lists those there are"
         )
         raise WorldError(msg)
-    return Replayed((again(site, kept, release=True),))
+    return Replayed((import_again(site, kept, release=True),))
 
 
 def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[], bool]) -> Replayed:
@@ -84,13 +86,13 @@ def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[],
     for sequence in sorted(kept):
         if stopping():
             break
-        done.append(again(site, kept[sequence], release=True))
+        done.append(import_again(site, kept[sequence], release=True))
         if done[-1].verdict not in {Verdict.APPLIED, Verdict.DUPLICATE}:
             break
     return Replayed(tuple(done), missing=last - first.sequence + 1 - len(kept), left=len(kept) - len(done))
 
 
-def again(site: Site, kept: BatchFiles, *, release: bool) -> Imported:
+def import_again(site: Site, kept: BatchFiles, *, release: bool) -> Imported:
     """Bring one back and judge it anew; from quarantine it goes back there if somebody else is at work.
 
     ``release`` is a person's word that it may delete as many rows as it names. Raises WorldError.
@@ -98,7 +100,7 @@ def again(site: Site, kept: BatchFiles, *, release: bool) -> Imported:
     sentence = site.spool.reason(kept)
     with world_errors():
         back = site.spool.bring_back(kept)
-    done = importer.run(site, stem=back.stem, release=release)
+    done = importer.import_batches(site, stem=back.stem, release=release)
     for outcome in done.batches:
         if outcome.batch == back.stem:
             if outcome.busy and kept.folder == site.spool.folders.quarantine:

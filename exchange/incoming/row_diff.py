@@ -48,7 +48,7 @@ MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
 _Body = dict[str, Any]
 
 
-def find(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> None:
+def record_row_diff(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> None:
     """Write down which of our rows a part of a snapshot is to change, if we asked for it.
 
     ``data`` is verified and at its start, and is so again. Raises Corrupt if it can't be read after all.

@@ -30,7 +30,7 @@ from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import Kind
 from exchange.format.record import Op, Record, Run
 from exchange.incoming import delete_limit
-from exchange.incoming.delete_limit import Brake
+from exchange.incoming.delete_limit import DeleteLimit
 from exchange.incoming.manifests import Arrival, part_of
 from exchange.link import asked_requests, peer_words
 from exchange.site import Site
@@ -47,7 +47,7 @@ MANIFESTS_AT_ONCE = 100
 Key = Mapping[str, Any]
 
 
-def conclude(site: Site, connection: Connection, arrival: Arrival, counts: Counts) -> Counts:
+def finish_snapshot(site: Site, connection: Connection, arrival: Arrival, counts: Counts) -> Counts:
     """Do what the last part of a snapshot asks for, once all parts are in; give what became of records and rows.
 
     ``counts`` is what became of this part's records. Runs in the transaction that applied them.
@@ -57,7 +57,7 @@ def conclude(site: Site, connection: Connection, arrival: Arrival, counts: Count
         return counts
     removed, kept = _prune(site, connection, arrival, last)
     if last.answers is not None:
-        asked_requests.answered(connection, last.answers)
+        asked_requests.close_answered(connection, last.answers)
     return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept)
 
 
@@ -68,7 +68,7 @@ def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> st
         return None
     channel = arrival.channel
     for stream in _pruned(channel, last):
-        gone, brake = 0, Brake(site, connection, channel, stream)
+        gone, brake = 0, DeleteLimit(site, connection, channel, stream)
         for keys in _missing(connection, channel, stream, last):
             gone += len(keys)
             what = f"of what {site.peer} no longer has it removes {gone} or more"
@@ -149,7 +149,7 @@ def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> 
         loaded = loader.load()
         refused = {refusal.line: refusal for refusal in loaded.refusals}
         kept = loader.keys_of(refused)
-    delete_limit.note(site, connection, arrival, loaded.gone, {})
+    delete_limit.count_deletes(site, connection, arrival, loaded.gone, {})
     letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
     dead_letters.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
     return loaded.counts.applied, len(letters)

@@ -27,7 +27,7 @@ from exchange.format.as_dict import AsDict
 from exchange.format.errors import Reason, Verdict, printable
 from exchange.format.placement import Decision
 from exchange.incoming.manifests import Stranger
-from exchange.incoming.verdicts import lock_of, verdict_on, worn_out
+from exchange.incoming.verdicts import lock_of, patience_verdict, verdict_on
 from exchange.limits import Limits
 from exchange.results import Imported, Strangers
 from exchange.site import Site
@@ -43,7 +43,7 @@ NEWS = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Group(AsDict):
+class StrangersOfDay(AsDict):
     """What came of a day for one cause: how many batches, the bytes of all their files, and some of them by name."""
 
     day: date
@@ -86,7 +86,7 @@ class _Picked(NamedTuple):
 # Put aside
 
 
-def receive(site: Site, seen: Sequence[Stranger]) -> Strangers:
+def set_aside(site: Site, seen: Sequence[Stranger]) -> Strangers:
     """Put aside what nobody vouches for: so many as one run may, and as there is room for. May be repeated.
 
     Where somebody else is at it they are left to him. Raises WorldError.
@@ -111,7 +111,7 @@ def _verdict(site: Site, seen: Stranger) -> Decision:
     verdict = verdict_on(seen.fault)
     if verdict.verdict is Verdict.INCOMPLETE:
         # Nobody vouches for it, so nothing was written down of when it came: its file's age must do.
-        return worn_out(site.limits, verdict, site.spool.seconds_since_written(seen.sighting, None))
+        return patience_verdict(site.limits, verdict, site.spool.seconds_since_written(seen.sighting, None))
     return verdict
 
 
@@ -198,13 +198,15 @@ def _sample(one: _Picked) -> dict[str, str]:
 # Look
 
 
-def groups(connection: Connection, *, since: datetime | None = None, limit: int | None = None) -> list[Group]:
+def strangers_by_day(
+    connection: Connection, *, since: datetime | None = None, limit: int | None = None
+) -> list[StrangersOfDay]:
     """Give what came, by day and cause, the newest first: all of it, or what came ``since`` a moment."""
     query = sa.select(stranger).order_by(stranger.c.day.desc(), stranger.c.batches.desc()).limit(limit)
     if since is not None:
         query = query.where(stranger.c.last_at >= since)
     return [
-        Group(
+        StrangersOfDay(
             row.day,
             Reason(row.cause),
             row.batches,
@@ -217,12 +219,12 @@ def groups(connection: Connection, *, since: datetime | None = None, limit: int 
     ]
 
 
-def news(connection: Connection) -> tuple[Group, ...]:
+def recent_strangers(connection: Connection) -> tuple[StrangersOfDay, ...]:
     """Give what came of late."""
-    return tuple(groups(connection, since=now() - NEWS))
+    return tuple(strangers_by_day(connection, since=now() - NEWS))
 
 
-def lack_of_room(site: Site) -> Iterator[str]:
+def full_sentences(site: Site) -> Iterator[str]:
     """Say that no more of them are kept, if so. Raises WorldError."""
     files, size = site.spool.used_by_strangers()
     if files >= site.limits.stranger_files or size >= site.limits.stranger_bytes:
@@ -236,14 +238,14 @@ def lack_of_room(site: Site) -> Iterator[str]:
 # Let go
 
 
-def prune(site: Site, before: datetime) -> int:
+def prune_strangers(site: Site, before: datetime) -> int:
     """Let go of files put aside before a moment, and of the rows of days before it; give how many files went."""
     with writing(site.engine) as connection:
         connection.execute(sa.delete(stranger).where(stranger.c.day < before.date()))
     return site.spool.prune(site.spool.folders.strangers, before.timestamp())
 
 
-def clear(site: Site) -> int:
+def clear_strangers(site: Site) -> int:
     """Remove all files that were put aside, at a person's word; give how many. Their counts stay. Raises WorldError."""
     site.spool.prepare()
     return site.spool.prune(site.spool.folders.strangers, math.inf)

@@ -25,35 +25,34 @@ from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Reaso
 from exchange.format.lineage import left_by
 from exchange.format.manifest import Kind
 from exchange.format.placement import NEXT, Decision
-from exchange.incoming import apply as applying
-from exchange.incoming import checkpoint, control_batch, row_diff, snapshot
-from exchange.incoming.judge import stand
-from exchange.incoming.manifests import Arrival, Stranger, believe
-from exchange.incoming.verdicts import known_row, lock_of, settle, verdict_on
+from exchange.incoming import apply, checkpoint, control_batch, row_diff, snapshot
+from exchange.incoming.judge import compare_with_ledger
+from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
+from exchange.incoming.verdicts import known_row, lock_of, record_verdict, verdict_on
 from exchange.link import gaps
 from exchange.results import Imported
 from exchange.site import Site
 
 
-def attempt(site: Site, arrival: Arrival) -> Imported:
+def import_batch(site: Site, arrival: Arrival) -> Imported:
     """Try to apply a batch; one that crashed us too often is quarantined unopened."""
     unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
     try:
-        done = apply(site, arrival)
+        done = apply_batch(site, arrival)
     except Stumbled:
         raise
     except BatchError as fault:
         if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):
             site.spool.give_back(arrival.sighting, arrival.manifest.encoding)
             fault = Incomplete(f"{fault}, and it was written to just now")
-        return settle(site, arrival, verdict_on(fault))
+        return record_verdict(site, arrival, verdict_on(fault))
     if isinstance(done, Decision):
-        return settle(site, arrival, done)
+        return record_verdict(site, arrival, done)
     site.spool.shelve(arrival.sighting)
     return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done)
 
 
-def apply(site: Site, arrival: Arrival) -> Counts | Decision:
+def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
     """Claim, verify and apply a batch in one transaction under its channel's lock, counted before the work.
 
     Gives a Decision if somebody settled it since it was judged, or if it crashed us too often. Raises BatchError
@@ -68,13 +67,13 @@ def apply(site: Site, arrival: Arrival) -> Counts | Decision:
 
     with _refused_at_the_end(), attempts.attempted(site.engine, lock, key, look_at_ourselves) as (connection, crashes):
         join(connection, f"import {arrival.channel.declared}", alone=not arrival.channel.beside_others)
-        standing = stand(site, connection, arrival)
+        standing = compare_with_ledger(site, connection, arrival)
         if standing is not NEXT:
             return standing
         if crashes >= site.limits.crashes:
             sentence = f"taking it in crashed {crashes} times; see the log of those times"
             return Decision(Verdict.QUARANTINED, Reason.CRASHED, sentence)
-        arrival = claim(site, arrival)
+        arrival = claim_files(site, arrival)
         with _opened(site, arrival) as data:
             check_data(data, arrival.manifest)
             data.seek(0)
@@ -106,7 +105,7 @@ def _advance(connection: Connection, arrival: Arrival) -> None:
     channel, epoch, sequence = arrival.place
     heeds_gaps = arrival.manifest.kind is not Kind.CONTROL
     if heeds_gaps and not arrival.channel.ordered:
-        gaps.note_leap(connection, arrival.place)
+        gaps.record_skipped(connection, arrival.place)
     positions.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
     if heeds_gaps:
         gaps.pass_over(connection, gaps.Flow(channel, epoch), sequence)
@@ -118,22 +117,22 @@ def _take_effect(
     """Do what the records of a verified batch say, by its kind."""
     match arrival.manifest.kind:
         case Kind.CONTROL:
-            return control_batch.hear(site, connection, arrival, data)
+            return control_batch.apply_control_batch(site, connection, arrival, data)
         case Kind.CHECKPOINT:
-            return checkpoint.compare(site, connection, arrival, data, ours)
+            return checkpoint.compare_checkpoint(site, connection, arrival, data, ours)
         case Kind.SNAPSHOT:
-            row_diff.find(site, connection, arrival, data)
-            counts = applying.apply_records(site, connection, arrival, data)
-            return snapshot.conclude(site, connection, arrival, counts)
+            row_diff.record_row_diff(site, connection, arrival, data)
+            counts = apply.apply_records(site, connection, arrival, data)
+            return snapshot.finish_snapshot(site, connection, arrival, counts)
         case Kind.CHANGES:
-            return applying.apply_records(site, connection, arrival, data)
+            return apply.apply_records(site, connection, arrival, data)
 
 
 def _may_be_unfinished(fault: BatchError) -> bool:
     return isinstance(fault, Incomplete) or (isinstance(fault, Corrupt) and fault.fault is Fault.DIGEST)
 
 
-def claim(site: Site, arrival: Arrival) -> Arrival:
+def claim_files(site: Site, arrival: Arrival) -> Arrival:
     """Take the files out of the other side's reach and believe the manifest only as it is there."""
     try:
         sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
@@ -143,7 +142,7 @@ def claim(site: Site, arrival: Arrival) -> Arrival:
     except NotPlain as error:  # who opened it before we claimed it can still give it another name
         raise Incomplete(f"its manifest: {error.strerror}") from error
     # Whom we trust may have changed since the run began: a person's word counts from the next batch on.
-    again = believe(site.with_present_trust(), sighting, content)
+    again = verify_manifest(site.with_present_trust(), sighting, content)
     if isinstance(again, Stranger):
         raise again.fault
     if again.digest != arrival.digest:

@@ -23,7 +23,7 @@ from exchange.results import Imported
 from exchange.site import Site
 
 
-def settle(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Imported:
+def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Imported:
     """Record a verdict other than applied, and put the files where it says. May be repeated."""
     if verdict.verdict is Verdict.INCOMPLETE:
         verdict = _out_of_patience(site, seen, verdict)
@@ -67,7 +67,7 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Deci
             _write_down(connection, seen, BatchState.QUARANTINED, verdict)
         attempts.forget_attempts(connection, seen.counted_as)
         if isinstance(seen, Arrival) and seen.manifest.kind is not Kind.CONTROL:
-            gaps.note_refused(connection, seen.place, site.limits.look_ahead)
+            gaps.record_refused(connection, seen.place, site.limits.look_ahead)
     if given_up is None:
         site.spool.quarantine(seen.sighting, verdict.sentence)
         return verdict
@@ -155,10 +155,10 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Decision) ->
     waited = 0.0
     if known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
         waited = (now() - known.updated_at) / timedelta(seconds=1)
-    return worn_out(site.limits, verdict, waited)
+    return patience_verdict(site.limits, verdict, waited)
 
 
-def worn_out(limits: Limits, verdict: Decision, waited: float) -> Decision:
+def patience_verdict(limits: Limits, verdict: Decision, waited: float) -> Decision:
     """Give the verdict on what has been incomplete for so many seconds: that it is, or that this took too long."""
     if waited < limits.grace_seconds:
         return verdict

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger
 from exchange.database.tables import BatchState, Direction, batch
-from exchange.format.control import Receipt, Refused, within
+from exchange.format.control import Receipt, RefusedBatch, within
 from exchange.format.errors import Reason, printable
 from exchange.format.names import CONTROL
 
@@ -18,7 +18,7 @@ _GONE = frozenset({Reason.GIVEN_UP, Reason.LOST})
 """Why a batch will never be there, whatever a later receipt leaves out."""
 
 
-def acknowledge(connection: Connection, peer: str, receipt: Receipt) -> None:
+def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
     """Bring the batches of the receipt's channel and epoch, which is ours now, to where it says that they stand.
 
     Once the other side has this epoch, what is left of older ones will never be acknowledged, and is discarded: the
@@ -27,7 +27,7 @@ def acknowledge(connection: Connection, peer: str, receipt: Receipt) -> None:
     refused = {one.sequence: one for one in receipt.refused}
     taken: dict[BatchState, list[int]] = {BatchState.PUBLISHED: [], BatchState.REJECTED: []}
     passed: list[int] = []
-    rejected: dict[int, Refused] = {}
+    rejected: dict[int, RefusedBatch] = {}
     for row in _unsettled(connection, receipt):
         if row.state == BatchState.PUBLISHED and row.sequence in refused:
             rejected[row.id] = refused[row.sequence]
@@ -54,7 +54,7 @@ def acknowledge_control(connection: Connection, peer: str, epoch: str, sequence:
     ledger.move_all(connection, Direction.OUT, ids, (BatchState.PUBLISHED, BatchState.ACKNOWLEDGED), cause)
 
 
-def _has(receipt: Receipt, refused: Mapping[int, Refused], sequence: int) -> bool:
+def _has(receipt: Receipt, refused: Mapping[int, RefusedBatch], sequence: int) -> bool:
     """Whether the receipt says that a batch took effect."""
     return (
         sequence <= receipt.through

@@ -19,7 +19,7 @@ PATIENCE = timedelta(days=1)
 """How long an answer may take until something is asked for again."""
 
 
-def request(
+def ask_peer(
     connection: Connection,
     *,
     channel: str,
@@ -57,7 +57,7 @@ def is_ours(connection: Connection, channel: str, name: str) -> bool:
     return bool(connection.scalar(sa.select(ours)))
 
 
-def under_way(connection: Connection, channel: str) -> bool:
+def is_snapshot_asked(connection: Connection, channel: str) -> bool:
     """Say whether a snapshot of a channel is asked for, and may still come; one that takes too long is withdrawn."""
     here = sa.and_(repair.c.state == RepairState.OPEN, repair.c.channel == channel, repair.c.want == SNAPSHOT)
     late = sa.and_(here, repair.c.asked_at < now() - PATIENCE)
@@ -65,16 +65,16 @@ def under_way(connection: Connection, channel: str) -> bool:
     return bool(connection.scalar(sa.select(sa.exists().where(here))))
 
 
-def answered(connection: Connection, name: str) -> None:
+def close_answered(connection: Connection, name: str) -> None:
     """Close a request, as its answer has come. After a snapshot, a checkpoint is to show whether it helped."""
     row = connection.execute(sa.select(repair.c.channel, repair.c.want).where(repair.c.name == name)).one_or_none()
     if row is None or not _close(connection, repair.c.name == name) or row.want != SNAPSHOT:
         return
     sentence = f"a snapshot of {row.channel} came as asked; to see that both sides agree"
-    request(connection, channel=row.channel, want=CHECKPOINT, reason=sentence, who="comparison")
+    ask_peer(connection, channel=row.channel, want=CHECKPOINT, reason=sentence, who="comparison")
 
 
-def compared(connection: Connection, channel: str) -> None:
+def close_compared(connection: Connection, channel: str) -> None:
     """Close the requests for a checkpoint of a channel: one has come, whoever asked for it."""
     _close(connection, sa.and_(repair.c.channel == channel, repair.c.want == CHECKPOINT))
 

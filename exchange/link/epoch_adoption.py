@@ -68,7 +68,7 @@ class Received(AsDict):
 # Judge
 
 
-def undecided(connection: Connection, manifest: Manifest, at: Position | None) -> Decision | None:
+def undecided_epoch(connection: Connection, manifest: Manifest, at: Position | None) -> Decision | None:
     """Say what becomes of a batch whose epoch may not be adopted; None if it may, or is the one its channel is in.
 
     ``at`` is where the channel stands.
@@ -130,7 +130,7 @@ _HELD = (
 )
 
 
-def waiting(connection: Connection) -> list[Undecided]:
+def list_undecided(connection: Connection) -> list[Undecided]:
     """Give the epochs that wait for a decision, the first come first."""
     found: dict[str, list[Any]] = {}
     columns = (batch.c.epoch, batch.c.channel, sa.func.count().label("batches"), sa.func.min(batch.c.created_at))
@@ -149,7 +149,7 @@ def _look(connection: Connection, epoch: str, rows: Iterable[Any]) -> Undecided:
     return Undecided(epoch, tuple(channels), batches, min(row[3] for row in rows), tuple(sorted(present)))
 
 
-def received(connection: Connection) -> list[Received]:
+def list_received(connection: Connection) -> list[Received]:
     """Give the epochs of the other side that this one knows of, by channel, the present one first."""
     rows = connection.execute(
         sa.select(position)
@@ -160,7 +160,7 @@ def received(connection: Connection) -> list[Received]:
         Received(row.channel, row.epoch, "present" if row.current else "left", row.sequence, row.adopted_at)
         for row in rows
     ]
-    for one in waiting(connection):
+    for one in list_undecided(connection):
         known += [Received(name, one.epoch, "undecided", 0, one.since) for name in one.channels]
     return sorted(known, key=lambda one: one.channel)
 
@@ -187,7 +187,7 @@ def proofs(connection: Connection) -> list[Proof]:
 # Decide
 
 
-def adopt(site: Site, epoch: str, reason: str) -> Decided:
+def adopt_epoch(site: Site, epoch: str, reason: str) -> Decided:
     """Take an epoch that waits for a decision for the newest: on every channel the present one is left for it.
 
     The next import takes its batches. Raises Busy, and WorldError if no batch of it waits.
@@ -206,7 +206,7 @@ def adopt(site: Site, epoch: str, reason: str) -> Decided:
     return Decided(epoch, "adopted", reason, tuple(adopted))
 
 
-def refuse(site: Site, epoch: str, reason: str) -> Decided:
+def refuse_epoch(site: Site, epoch: str, reason: str) -> Decided:
     """Take an epoch that waits for a decision for one that was left: its batches are stale from now on.
 
     Raises Busy, and WorldError if no batch of it waits.

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import ledger
-from exchange.database import network as own_network
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import join, locked
+from exchange.database.network import known_epoch, open_network, remember_epoch
 from exchange.database.tables import BatchState, Direction, epoch, network, position
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
@@ -40,7 +40,7 @@ class NewEpoch(AsDict):
 
 
 @dataclass(frozen=True)
-class Life(AsDict):
+class KnownEpoch(AsDict):
     """One epoch of this network: since when, and for one that was begun by hand by whom and why.
 
     One that this database had forgotten is known since it was told.
@@ -53,7 +53,7 @@ class Life(AsDict):
     reason: str | None = None
 
 
-def begin(site: Site, reason: str, continues: str | None = None) -> NewEpoch:
+def begin_epoch(site: Site, reason: str, continues: str | None = None) -> NewEpoch:
     """Begin a new epoch: exports go on in it, from the first sequence, with a snapshot of every outgoing channel.
 
     ``continues`` is the epoch of this network that the other side is in, where this database does not know it, as it
@@ -71,16 +71,16 @@ def begin(site: Site, reason: str, continues: str | None = None) -> NewEpoch:
     with world_errors(), locked(site.engine, "the epoch") as connection:
         for name in (*(one.name for one in site.outgoing()), CONTROL):
             join(connection, f"export {name}", alone=True)
-        before = own_network.known_epoch(connection, site.network)
+        before = known_epoch(connection, site.network)
         minted, moment = secrets.token_hex(6), now()
         _remember_first(connection)
         for name in sorted(forgotten):
-            own_network.remember_epoch(connection, name, "batches of it lie in sealed/", who="")
+            remember_epoch(connection, name, "batches of it lie in sealed/", who="")
         if continues is not None:
-            own_network.remember_epoch(connection, continues, f"read out: {reason}", who=whoami())
-        own_network.remember_epoch(connection, minted, reason, who=whoami(), at=moment)
+            remember_epoch(connection, continues, f"read out: {reason}", who=whoami())
+        remember_epoch(connection, minted, reason, who=whoami(), at=moment)
         if before is None:
-            own_network.open_network(connection, site.network)
+            open_network(connection, site.network)
         connection.execute(sa.update(network).values(epoch=minted, halted_at=None, halted_because=None))
         capture.raise_counter(connection, int(moment.timestamp() * 1_000_000))
         given_up = ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])
@@ -89,9 +89,9 @@ def begin(site: Site, reason: str, continues: str | None = None) -> NewEpoch:
             ledger.move(connection, entry, BatchState.DISCARDED, cause)
         channels = tuple(one.name for one in site.outgoing())
         for name in channels:
-            send_requests.call_off(connection, name)
+            send_requests.cancel_requests(connection, name)
             because = f"a new epoch: {printable(reason, 500)}"
-            send_requests.ask(connection, channel=name, want=SNAPSHOT, prune=True, reason=because)
+            send_requests.add_request(connection, channel=name, want=SNAPSHOT, prune=True, reason=because)
     return NewEpoch(minted, before, len(given_up), channels)
 
 
@@ -99,10 +99,10 @@ def _remember_first(connection: Connection) -> None:
     """Enter the epoch that began with the database among those that were begun by hand: it is left now."""
     known = connection.execute(sa.select(network.c.epoch, network.c.created_at)).one_or_none()
     if known is not None:
-        own_network.remember_epoch(connection, known.epoch, "the database was made", who="", at=known.created_at)
+        remember_epoch(connection, known.epoch, "the database was made", who="", at=known.created_at)
 
 
-def listed(connection: Connection) -> list[Life]:
+def list_epochs(connection: Connection) -> list[KnownEpoch]:
     """Give the epochs that this database knows of itself, the newest first."""
     by_hand = {row.epoch: row for row in connection.execute(sa.select(epoch))}
     known = connection.execute(sa.select(network.c.epoch, network.c.created_at)).one_or_none()
@@ -117,7 +117,7 @@ def listed(connection: Connection) -> list[Life]:
     if known is not None:
         moments.setdefault(known.epoch, known.created_at)
     lives = [
-        Life(
+        KnownEpoch(
             name,
             known is not None and known.epoch == name,
             moment,

@@ -61,7 +61,7 @@ class Gaps:
     codes: dict[tuple[str, str], str]
 
 
-def look(site: Site, *, channel: str | None, state: GapState, limit: int) -> Gaps:
+def list_gaps(site: Site, *, channel: str | None, state: GapState, limit: int) -> Gaps:
     """Give the gaps in a state, of one channel or of all, by channel and sequence. Raises WorldError."""
     channels = None if channel is None else site.names_in_files(channel)
     with world_errors(), reading(site.engine) as connection:

@@ -54,7 +54,7 @@ class News(NamedTuple):
     lost: set[int]
 
 
-def note(site: Site, channel: str | None = None) -> None:
+def record_gaps(site: Site, channel: str | None = None) -> None:
     """Write down what is missing and what has come since, of one channel or of all; of a busy one nothing.
 
     May be repeated; where nothing changed nothing is written. Raises WorldError.
@@ -75,7 +75,7 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
     """Compare the rows with what lies here, what was applied and what the other side sent; give the differences."""
     current, left = _positions(connection)
     sent = _sent(connection)
-    came, whole = _there(connection)
+    came, whole = _open_sequences(connection)
     rows = _missing(connection)
     for flow in sorted({Flow(one.channel, one.epoch) for one in sent.values()} | came.keys() | rows.keys()):
         channel = site.channel(flow.channel)
@@ -96,7 +96,7 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
                 arrived |= {sequence for sequence in rows[flow] if sequence <= reached}
             lost: set[int] = set()
             if said is not None and said.lost and said.epoch == flow.epoch:
-                place = _Place(flow, reached, came[flow], whole[flow], rows[flow])
+                place = _FlowPlaces(flow, reached, came[flow], whole[flow], rows[flow])
                 lost = _lost(connection, place, said.lost, site.limits.look_ahead)
             news = News(missing - lost, arrived, set(), lost)
         if any(news):
@@ -126,7 +126,7 @@ def _sent(connection: Connection) -> dict[str, Sent]:
     return {one.channel: one for one in said.sent} if said else {}
 
 
-def _there(connection: Connection) -> tuple[dict[Flow, set[int]], dict[Flow, set[int]]]:
+def _open_sequences(connection: Connection) -> tuple[dict[Flow, set[int]], dict[Flow, set[int]]]:
     """Give which sequences wait or are held, and which of them are here with all that belongs to them."""
     came: dict[Flow, set[int]] = defaultdict(set)
     whole: dict[Flow, set[int]] = defaultdict(set)
@@ -201,7 +201,7 @@ def _of(flow: Flow) -> tuple[sa.ColumnElement[bool], ...]:
     return (gap.c.channel == flow.channel, gap.c.epoch == flow.epoch)
 
 
-def note_refused(connection: Connection, place: tuple[str, str, int], look_ahead: int) -> None:
+def record_refused(connection: Connection, place: tuple[str, str, int], look_ahead: int) -> None:
     """Miss a batch whose place nobody holds any more: it was refused, given up, or its files went away.
 
     ``place`` is channel, epoch and sequence. May be repeated.
@@ -215,7 +215,7 @@ def note_refused(connection: Connection, place: tuple[str, str, int], look_ahead
         _open(connection, flow, [sequence])
 
 
-def note_leap(connection: Connection, place: tuple[str, str, int]) -> None:
+def record_skipped(connection: Connection, place: tuple[str, str, int]) -> None:
     """Note what an unordered channel leaps over, or fills, with the batch that is just being applied at ``place``.
 
     Call it before the position moves: a hole behind the position is found nowhere else.
@@ -249,7 +249,7 @@ def close_lost(
     """Go on without what the other side says it can't send again, but for what is here. May be repeated.
 
     That it was ever sealed only a batch behind it proves that is here: of anything else, of an epoch that was left, and
-    further than ``look_ahead`` beyond the position, nothing is believed. What proves it later is noted by ``note``.
+    further than ``look_ahead`` beyond the position, nothing is believed. What proves it later ``record_gaps`` finds.
     """
     flow = Flow(channel, epoch)
     current, left = _positions(connection)
@@ -257,12 +257,12 @@ def close_lost(
         return
     at = current.get(channel)
     reached = at.sequence if at is not None and at.epoch == epoch else 0
-    came, whole = _there(connection)
-    place = _Place(flow, reached, came[flow], whole[flow], _missing(connection)[flow])
+    came, whole = _open_sequences(connection)
+    place = _FlowPlaces(flow, reached, came[flow], whole[flow], _missing(connection)[flow])
     _go_on_without(connection, flow, _lost(connection, place, ranges, look_ahead))
 
 
-class _Place(NamedTuple):
+class _FlowPlaces(NamedTuple):
     """How far a flow has come, what is here of it behind that, whole or not, and what is missing."""
 
     flow: Flow
@@ -272,7 +272,7 @@ class _Place(NamedTuple):
     missing: set[int]
 
 
-def _lost(connection: Connection, at: _Place, ranges: Iterable[Range], look_ahead: int) -> set[int]:
+def _lost(connection: Connection, at: _FlowPlaces, ranges: Iterable[Range], look_ahead: int) -> set[int]:
     """Give the places that are believed to be lost, and are not given up yet."""
     proven = max([at.reached, *at.came])
     furthest = min(proven, at.reached + look_ahead)
@@ -290,7 +290,7 @@ def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
         _pass_over(connection, flow)
 
 
-def accept(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:
+def accept_missing(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:
     """Go on without what is missing from ``first`` through ``last``; give those sequences."""
     missing = sorted(one for one in _missing(connection)[flow] if first <= one <= last)
     _close(connection, flow, missing, GapState.ACCEPTED, reason)
@@ -348,11 +348,11 @@ def accept_by_hand(site: Site, channel: str, first: int, last: int, reason: str,
         epoch = _epoch(connection, channel, first, last)
         if epoch is None:
             raise WorldError(_nothing_missing(connection, channel, first, last))
-        accepted = accept(connection, Flow(channel, epoch), first, last, reason)
+        accepted = accept_missing(connection, Flow(channel, epoch), first, last, reason)
         request = None
         if snapshot and not site.one_way:
             why = f"batch {shown(ranges(accepted))} was given up: {reason}"
-            request = asked_requests.request(
+            request = asked_requests.ask_peer(
                 connection, channel=channel, want=SNAPSHOT, prune=True, reason=why, who=whoami()[:255]
             )
     return Accepted(channel, epoch, tuple(accepted), request, _said(site, channel, request, snapshot=snapshot))

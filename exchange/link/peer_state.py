@@ -1,4 +1,4 @@
-"""The far side, by its own words: its last sign of life, and what became there of what this side sends.
+"""The peer, by its own words: its last sign of life, and what became there of what this side sends.
 
 Ages are by this side's clock alone. How far the two clocks are apart is known only within bounds, as nobody knows
 how long a batch is on its way: it was written after the one of ours that its writer had heard, and before it came.
@@ -15,11 +15,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger, positions
-from exchange.database import network as own_network
-from exchange.database.tables import Direction, network, peer, receipt
+from exchange.database import ledger, network, positions, tables
+from exchange.database.tables import Direction, peer, receipt
 from exchange.format.as_dict import AsDict
-from exchange.format.control import Heartbeat, Range, Refused, Sample
+from exchange.format.control import Heartbeat, Range, RefusedBatch, Sample
 from exchange.format.errors import printable
 from exchange.link import epoch_adoption, peer_words
 from exchange.site import Site
@@ -38,7 +37,7 @@ MOST_SAID = 3
 
 
 @dataclass(frozen=True)
-class Life(AsDict):
+class SignOfLife(AsDict):
     """The other side's last sign of life. ``sent_at`` is by its clock, the rest by ours.
 
     ``clock_ahead_seconds``: by how much its clock is at least ahead of ours, below 0 if it is behind, 0 if it can't be
@@ -53,13 +52,13 @@ class Life(AsDict):
 
 
 @dataclass(frozen=True)
-class There(AsDict):
-    """What the far side says of a channel that this side sends, in its current epoch."""
+class PeerChannel(AsDict):
+    """What the peer says of a channel that this side sends, in its current epoch."""
 
     through: int
     heard_at: datetime
     missing: tuple[Range, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedBatch, ...]
     given_up: tuple[Range, ...]
     applied: int
     duplicate: int
@@ -70,13 +69,13 @@ class There(AsDict):
 
 
 @dataclass(frozen=True)
-class FarSide:
+class PeerState:
     """All that is known of it. ``life`` is None if it was never heard of; ``there`` is by channel."""
 
     name: str
     one_way: bool
-    life: Life | None
-    there: Mapping[str, There]
+    life: SignOfLife | None
+    there: Mapping[str, PeerChannel]
     halted: str | None
     behind: tuple[str, ...]
     """Where the other side says that it sent less than came here: it was restored; or that it does not know ours."""
@@ -110,23 +109,23 @@ class FarSide:
         yield from filter(None, (self.halted, *self.decisions, *self.behind, self.silence(moment), self.clocks()))
 
     def troubles(self) -> Iterator[str]:
-        """Say what the far side could not take, and why."""
+        """Say what the peer could not take, and why."""
         for channel, there in self.there.items():
             yield from _troubles(self.name, channel, there)
 
 
-def look(site: Site, connection: Connection) -> FarSide:
+def read_peer_state(site: Site, connection: Connection) -> PeerState:
     """Read what the other side said last."""
     row = connection.execute(sa.select(peer)).one_or_none()
-    halted = own_network.halted(connection)
+    halted = network.halted(connection)
     said = peer_words.heartbeat(row.said) if row else None
     behind = (
         (*_behind(site, connection, row.sent_at, said), *_held_there(site, connection, said)) if row and said else ()
     )
     there = {} if site.one_way else _there(connection)
     life = _life(row, said, site.limits.period_seconds) if row else None
-    decisions = tuple(epoch_adoption.sentences(site.peer, epoch_adoption.waiting(connection)))
-    return FarSide(site.peer, site.one_way, life, there, halted, behind, decisions)
+    decisions = tuple(epoch_adoption.sentences(site.peer, epoch_adoption.list_undecided(connection)))
+    return PeerState(site.peer, site.one_way, life, there, halted, behind, decisions)
 
 
 def lasting(time: timedelta) -> str:
@@ -137,11 +136,11 @@ def lasting(time: timedelta) -> str:
     return " ".join(worded[:2]) or "0 s"
 
 
-def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> Life:
+def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> SignOfLife:
     """Describe the last sign of life; where it can't be read here, as if it had this side's own period."""
     period = said.period_seconds if said else period_seconds
     due = said.next_expected_by - row.sent_at if said else timedelta(seconds=period)
-    return Life(
+    return SignOfLife(
         sent_at=row.sent_at,
         heard_at=row.heard_at,
         expected_by=row.heard_at + min(max(due, timedelta()), FURTHEST),
@@ -183,7 +182,7 @@ def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbe
 
 def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator[str]:
     """Say that the other side holds what this one sends, as nothing proves there which epoch came before."""
-    ours = own_network.known_epoch(connection, site.network)
+    ours = network.known_epoch(connection, site.network)
     for proof in said.undecided:
         held = peer_words.manifest(proof.manifest)
         if held is not None and held.epoch == ours:
@@ -194,11 +193,11 @@ def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator
             )
 
 
-def _there(connection: Connection) -> dict[str, There]:
+def _there(connection: Connection) -> dict[str, PeerChannel]:
     """Read the last receipts of the epoch that is ours now."""
     rows = connection.execute(
         sa.select(receipt.c.channel, receipt.c.said, receipt.c.heard_at)
-        .join_from(receipt, network, network.c.epoch == receipt.c.epoch)
+        .join_from(receipt, tables.network, tables.network.c.epoch == receipt.c.epoch)
         .order_by(receipt.c.channel)
     )
     found = {}
@@ -206,12 +205,12 @@ def _there(connection: Connection) -> dict[str, There]:
         said = peer_words.receipt(row.said)
         if said is None:
             continue
-        same = {one.name: getattr(said, one.name) for one in fields(There) if one.name != "heard_at"}
-        found[row.channel] = There(**same, heard_at=row.heard_at)
+        same = {one.name: getattr(said, one.name) for one in fields(PeerChannel) if one.name != "heard_at"}
+        found[row.channel] = PeerChannel(**same, heard_at=row.heard_at)
     return found
 
 
-def _troubles(name: str, channel: str, there: There) -> Iterator[str]:
+def _troubles(name: str, channel: str, there: PeerChannel) -> Iterator[str]:
     if there.missing:
         yield f"{channel}: {name} misses {_listed(there.missing)}; they are sent again by themselves"
     for one in there.refused[:MOST_SAID]:

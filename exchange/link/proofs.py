@@ -1,4 +1,4 @@
-"""What the other side says that we sent, weighed against our own ledger before it is believed.
+"""What the other side says that we sent, checked against our own ledger before it is believed.
 
 It may know more than this database does, if an older copy of it was restored: the manifest that it shows, with our own
 signature, proves that. What nothing proves is refused. Which epoch came after which our own manifests say, and never
@@ -24,8 +24,8 @@ from exchange.format.moments import in_words
 from exchange.site import Site
 
 
-class Weight(Enum):
-    """What a claim is worth: it ``AGREES`` with us, or speaks of an epoch that is ``PAST``, or of a lost future.
+class ClaimVerdict(Enum):
+    """How a claim stands: it ``AGREES`` with us, or speaks of an epoch that is ``PAST``, or of a lost future.
 
     ``FORGOTTEN`` is one that is past, and that this database does not know.
     """
@@ -37,7 +37,7 @@ class Weight(Enum):
 
 
 @dataclass(frozen=True)
-class Claim:
+class PeerClaim:
     """That the other side has our batches of a channel up to ``sequence``, whose manifest has ``digest`` if it says so.
 
     ``pointer`` is where its record says that.
@@ -58,16 +58,16 @@ class Shown(NamedTuple):
     digest: str
 
 
-class Weighed(NamedTuple):
-    """What a claim is worth, for ``RESTORED`` in a sentence why, and the manifest of ours that came with it."""
+class CheckedClaim(NamedTuple):
+    """How a claim stands, for ``RESTORED`` in a sentence why, and the manifest of ours that came with it."""
 
-    weight: Weight
+    verdict: ClaimVerdict
     why: str = ""
     shown: Shown | None = None
 
 
-def weigh(site: Site, connection: Connection, claim: Claim) -> Weighed:
-    """Say what a claim is worth. Raises RecordError for what contradicts our ledger and is not proven."""
+def check_claim(site: Site, connection: Connection, claim: PeerClaim) -> CheckedClaim:
+    """Say how a claim stands beside our ledger. Raises RecordError for what contradicts it and is not proven."""
     shown = _shown(site, claim)
     ours = network.known_epoch(connection, site.network)
     sealed = _sealed(connection, claim)
@@ -77,47 +77,49 @@ def weigh(site: Site, connection: Connection, claim: Claim) -> Weighed:
         if sealed is None and shown is None:
             raise _absurd(claim, f"epoch {claim.epoch}, which this side never had")
         if sealed is None and shown:
-            return _weigh_unknown(site, connection, shown, ours)
-        return Weighed(Weight.PAST, shown=shown)
+            return _check_unknown_epoch(site, connection, shown, ours)
+        return CheckedClaim(ClaimVerdict.PAST, shown=shown)
     beyond = f"the last one sealed here is {sealed or 0}"
     if shown and shown.manifest.sequence > (sealed or 0):
-        return Weighed(Weight.RESTORED, _restored(site, shown, beyond), shown)
+        return CheckedClaim(ClaimVerdict.RESTORED, _restored(site, shown, beyond), shown)
     if claim.sequence > (sealed or 0):
         raise _absurd(claim, f"sequence {claim.sequence} of epoch {claim.epoch}, but {beyond}")
     if shown and _differs(connection, claim, shown.manifest.sequence, shown.digest):
-        return Weighed(Weight.RESTORED, _restored(site, shown, "at its place another one was sealed here"), shown)
+        return CheckedClaim(
+            ClaimVerdict.RESTORED, _restored(site, shown, "at its place another one was sealed here"), shown
+        )
     if claim.digest and _differs(connection, claim, claim.sequence, claim.digest):
         raise _absurd(
             claim, f"sequence {claim.sequence} with manifest {claim.digest[:12]}, which is not the one sealed"
         )
-    return Weighed(Weight.AGREES, shown=shown)
+    return CheckedClaim(ClaimVerdict.AGREES, shown=shown)
 
 
-def _weigh_unknown(site: Site, connection: Connection, shown: Shown, ours: str) -> Weighed:
-    """Weigh a batch that we signed in an epoch of which this database knows nothing but perhaps its name.
+def _check_unknown_epoch(site: Site, connection: Connection, shown: Shown, ours: str) -> CheckedClaim:
+    """Check a batch that we signed in an epoch of which this database knows nothing but perhaps its name.
 
     It was begun after the present one if it says that it left that; else before, by a database of which an older copy
     was restored since. One that knows no epoch but its own was made anew, and has to be told what it goes on with.
     """
     if ours in left_by(shown.manifest):
         because = _restored(site, shown, f"the epoch is {ours} here, begun before that")
-        return Weighed(Weight.RESTORED, because, shown)
+        return CheckedClaim(ClaimVerdict.RESTORED, because, shown)
     if site.outgoing() and not _has_a_past(connection, ours):
-        return Weighed(Weight.RESTORED, _made_anew(site, shown, ours), shown)
-    return Weighed(Weight.FORGOTTEN, shown=shown)
+        return CheckedClaim(ClaimVerdict.RESTORED, _made_anew(site, shown, ours), shown)
+    return CheckedClaim(ClaimVerdict.FORGOTTEN, shown=shown)
 
 
-def recall(site: Site, connection: Connection, proof: Proof) -> Weighed | None:
-    """Weigh a manifest that the other side holds and can't place; None if it is not of ours, or no news."""
+def check_proof(site: Site, connection: Connection, proof: Proof) -> CheckedClaim | None:
+    """Check a manifest that the other side holds and can't place; None if it is not of ours, or no news."""
     try:
         manifest = Manifest.parse(proof.manifest.encode())
     except BatchError:
         return None
-    claim = Claim(manifest.channel, manifest.epoch, manifest.sequence, None, proof, "/data/undecided")
+    claim = PeerClaim(manifest.channel, manifest.epoch, manifest.sequence, None, proof, "/data/undecided")
     shown, ours = _shown(site, claim), network.known_epoch(connection, site.network)
     if shown is None or ours in (None, manifest.epoch) or _sealed(connection, claim) is not None:
         return None
-    return _weigh_unknown(site, connection, shown, str(ours))
+    return _check_unknown_epoch(site, connection, shown, str(ours))
 
 
 def _has_a_past(connection: Connection, ours: str) -> bool:
@@ -127,7 +129,7 @@ def _has_a_past(connection: Connection, ours: str) -> bool:
     return bool(connection.scalar(sa.select(sa.or_(sealed, begun))))
 
 
-def _shown(site: Site, claim: Claim) -> Shown | None:
+def _shown(site: Site, claim: PeerClaim) -> Shown | None:
     """Read the manifest that is shown, if it is of this channel and epoch and signed by one of our own keys."""
     if claim.proof is None:
         return None
@@ -144,7 +146,7 @@ def _shown(site: Site, claim: Claim) -> Shown | None:
     return Shown(manifest, digest(line))
 
 
-def _sealed(connection: Connection, claim: Claim) -> int | None:
+def _sealed(connection: Connection, claim: PeerClaim) -> int | None:
     """Give the last sequence of the channel's epoch that was sealed here; None if there is none."""
     return connection.scalar(
         sa.select(position.c.sequence).where(
@@ -155,12 +157,12 @@ def _sealed(connection: Connection, claim: Claim) -> int | None:
     )
 
 
-def _differs(connection: Connection, claim: Claim, sequence: int, found: str) -> bool:
+def _differs(connection: Connection, claim: PeerClaim, sequence: int, found: str) -> bool:
     entry = ledger.at_place(connection, Direction.OUT, claim.channel, claim.epoch, sequence)
     return entry is not None and entry.digest is not None and entry.digest != found
 
 
-def _absurd(claim: Claim, what: str) -> RecordError:
+def _absurd(claim: PeerClaim, what: str) -> RecordError:
     sentence = f"channel {claim.channel}: it speaks of {what}, and shows no manifest of ours that proves it"
     return RecordError("absurd", claim.pointer, f"{sentence}; it changes nothing: ask the other side why")
 

@@ -40,7 +40,7 @@ from exchange.format.control import (
     Proof,
     Range,
     Receipt,
-    Refused,
+    RefusedBatch,
     Sample,
     ranges,
     within,
@@ -69,7 +69,7 @@ _MISSING = sa.text("exchange_gap.state = 'missing'")
 _HELD_PLACE = sa.text(HOLDS_PLACE)
 
 
-class _Lane(NamedTuple):
+class _ChannelEpoch(NamedTuple):
     """One epoch of a channel."""
 
     channel: str
@@ -77,38 +77,38 @@ class _Lane(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Parked:
+class _ParkedLetters:
     """The letters of a channel that wait: how many, and the fingerprints that they have."""
 
     letters: int
     fingerprints: tuple[str, ...]
 
 
-def written(site: Site, connection: Connection, moment: datetime) -> list[Receipt]:
+def build_receipts(site: Site, connection: Connection, moment: datetime) -> list[Receipt]:
     """Write the receipts of all channels that come in. The transaction should see one moment of the database."""
     parked = _parked(connection)
     sent = _sent(connection)
     return [
         _receipt(site, connection, lane, moment, parked.get(lane.channel), sent.get(lane, 0))
-        for lane in _lanes(site, connection, sent)[:MOST_RECEIPTS]
+        for lane in _channel_epochs(site, connection, sent)[:MOST_RECEIPTS]
     ]
 
 
-def _lanes(site: Site, connection: Connection, sent: Collection[_Lane]) -> list[_Lane]:
+def _channel_epochs(site: Site, connection: Connection, sent: Collection[_ChannelEpoch]) -> list[_ChannelEpoch]:
     """Find the epochs of channels of which there is something to say: all that was not left for a newer one."""
     at = sa.select(position.c.channel, position.c.epoch, position.c.current).where(position.c.direction == Direction.IN)
     positions = connection.execute(at).all()
-    left = {_Lane(row.channel, row.epoch) for row in positions if not row.current}
-    known = {_Lane(row.channel, row.epoch) for row in positions if row.current}
+    left = {_ChannelEpoch(row.channel, row.epoch) for row in positions if not row.current}
+    known = {_ChannelEpoch(row.channel, row.epoch) for row in positions if row.current}
     missed = sa.select(gap.c.channel, gap.c.epoch).where(_MISSING).distinct()
-    known |= {_Lane(*row) for row in connection.execute(missed)}
+    known |= {_ChannelEpoch(*row) for row in connection.execute(missed)}
     received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
     known |= {lane for lane in sent if lane.channel in received}
     known |= _arrived(connection, received - {lane.channel for lane in known | left})
     return sorted(lane for lane in known - left if lane.channel != CONTROL)
 
 
-def _arrived(connection: Connection, channels: Collection[str]) -> set[_Lane]:
+def _arrived(connection: Connection, channels: Collection[str]) -> set[_ChannelEpoch]:
     """Find the epochs of channels of which nothing was applied yet and something is here."""
     some = (
         sa.select(batch.c.channel, batch.c.epoch)
@@ -120,17 +120,22 @@ def _arrived(connection: Connection, channels: Collection[str]) -> set[_Lane]:
         )
         .distinct()
     )
-    return {_Lane(*row) for row in connection.execute(some)} if channels else set()
+    return {_ChannelEpoch(*row) for row in connection.execute(some)} if channels else set()
 
 
-def _sent(connection: Connection) -> dict[_Lane, int]:
+def _sent(connection: Connection) -> dict[_ChannelEpoch, int]:
     """Say how much the other side says that it sealed, by its last sign of life."""
     said = peer_words.heartbeat(connection.scalar(sa.select(peer.c.said)))
-    return {_Lane(one.channel, one.epoch): one.through for one in said.sent} if said else {}
+    return {_ChannelEpoch(one.channel, one.epoch): one.through for one in said.sent} if said else {}
 
 
 def _receipt(
-    site: Site, connection: Connection, lane: _Lane, moment: datetime, parked: _Parked | None, sealed: int
+    site: Site,
+    connection: Connection,
+    lane: _ChannelEpoch,
+    moment: datetime,
+    parked: _ParkedLetters | None,
+    sealed: int,
 ) -> Receipt:
     at = connection.execute(
         sa.select(position).where(
@@ -175,7 +180,7 @@ def _receipt(
 # Places
 
 
-def _lacking(connection: Connection, lane: _Lane) -> dict[int, datetime]:
+def _lacking(connection: Connection, lane: _ChannelEpoch) -> dict[int, datetime]:
     """Give the missing sequences, in order, and since when each is known to be."""
     rows = connection.execute(
         sa.select(gap.c.sequence, gap.c.noticed_at)
@@ -185,7 +190,9 @@ def _lacking(connection: Connection, lane: _Lane) -> dict[int, datetime]:
     return {row.sequence: row.noticed_at for row in rows}
 
 
-def _refused(connection: Connection, lane: _Lane, through: int, among: Collection[int] | None) -> tuple[Refused, ...]:
+def _refused(
+    connection: Connection, lane: _ChannelEpoch, through: int, among: Collection[int] | None
+) -> tuple[RefusedBatch, ...]:
     """Give the batches in the way, behind ``through`` or ``among`` some, that only a person can let in."""
     here = (batch.c.direction == Direction.IN, batch.c.channel == lane.channel, batch.c.epoch == lane.epoch)
     states = (BatchState.QUARANTINED, BatchState.REJECTED, BatchState.HELD)
@@ -202,7 +209,7 @@ def _refused(connection: Connection, lane: _Lane, through: int, among: Collectio
     taken = set(connection.scalars(coming))
     found = [row for row in latest.values() if row.sequence not in taken and _is_final(row)]
     return tuple(
-        Refused(row.sequence, row.reason or row.state, printable(row.message or "", MAX_WORDS))
+        RefusedBatch(row.sequence, row.reason or row.state, printable(row.message or "", MAX_WORDS))
         for row in found[:MAX_REFUSED]
     )
 
@@ -211,7 +218,7 @@ def _is_final(row: Any) -> bool:
     return row.state != BatchState.QUARANTINED or row.reason not in _MENDABLE
 
 
-def _given_up(connection: Connection, lane: _Lane, through: int, look_back: int) -> tuple[Range, ...]:
+def _given_up(connection: Connection, lane: _ChannelEpoch, through: int, look_back: int) -> tuple[Range, ...]:
     """Give the places without which this side went on; those far back have been told long ago."""
     rows = connection.scalars(
         sa.select(gap.c.sequence)
@@ -222,7 +229,7 @@ def _given_up(connection: Connection, lane: _Lane, through: int, look_back: int)
     return ranges(rows, look_back)[-MAX_RANGES:]
 
 
-def _believed(connection: Connection, lane: _Lane, through: int | None) -> Any:
+def _believed(connection: Connection, lane: _ChannelEpoch, through: int | None) -> Any:
     """Give the furthest batch that is here and that we believe, up to a sequence or at all."""
     return connection.execute(
         sa.select(batch.c.sequence, batch.c.digest, batch.c.manifest, batch.c.signature)
@@ -241,7 +248,7 @@ def _believed(connection: Connection, lane: _Lane, through: int | None) -> Any:
 # Records
 
 
-def _parked(connection: Connection) -> dict[str, _Parked]:
+def _parked(connection: Connection) -> dict[str, _ParkedLetters]:
     """Count the letters that wait by channel, from the counts by cause: a million are counted at a glance."""
     there = groups_in(DeadLetterState.PARKED)
     example = (
@@ -262,12 +269,12 @@ def _parked(connection: Connection) -> dict[str, _Parked]:
     for row in rows:
         found[row.channel].append(row)
     return {
-        channel: _Parked(sum(int(row.letters) for row in some), tuple(row.fingerprint for row in some))
+        channel: _ParkedLetters(sum(int(row.letters) for row in some), tuple(row.fingerprint for row in some))
         for channel, some in found.items()
     }
 
 
-def _samples(connection: Connection, channel: Channel | None, parked: _Parked) -> tuple[Sample, ...]:
+def _samples(connection: Connection, channel: Channel | None, parked: _ParkedLetters) -> tuple[Sample, ...]:
     """Give the newest letters of each cause, as many of each as there is room for."""
     causes = parked.fingerprints[:MAX_LETTERS]
     each = math.ceil(MAX_LETTERS / len(causes))
@@ -300,7 +307,7 @@ def _sample(channel: Channel | None, row: Any) -> Sample:
     return Sample(row.stream if stream else None, key, row.error, said)
 
 
-def _agreement(connection: Connection, lane: _Lane) -> tuple[Mapping[str, Any], ...]:
+def _agreement(connection: Connection, lane: _ChannelEpoch) -> tuple[Mapping[str, Any], ...]:
     rows: Iterable[Any] = connection.execute(
         sa.select(agreement)
         .where(

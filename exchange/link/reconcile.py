@@ -41,7 +41,7 @@ class Asked(AsDict):
 
 
 @dataclass(frozen=True)
-class Standing(AsDict):
+class StreamAgreement(AsDict):
     """How a stream agreed at its last checkpoint, in rows: None where nobody knows.
 
     ``rows`` are those of its source. ``keys`` are some of the rows that differed when they were last looked at, which
@@ -64,7 +64,9 @@ class Standing(AsDict):
     keys: tuple[dict[str, Any], ...] = ()
 
 
-def run(site: Site, channel: str | None = None, *, incoming: bool = True, reason: str | None = None) -> list[Asked]:
+def request_checkpoints(
+    site: Site, channel: str | None = None, *, incoming: bool = True, reason: str | None = None
+) -> list[Asked]:
     """Have channels compared: one, or all; with ``incoming`` also those that the other side has to begin with.
 
     Who asks again before that happened asks once. Raises Busy and WorldError.
@@ -104,11 +106,11 @@ def _request(site: Site, connection: Connection, channel: Channel, reason: str) 
     if site.one_way:
         sentence = f"nothing goes back to {site.peer}, who sends it: `exchange reconcile` over there begins it"
         return Asked(channel.name, Direction.IN, sentence)
-    asked_requests.request(connection, channel=channel.name, want=CHECKPOINT, reason=reason, who=whoami())
+    asked_requests.ask_peer(connection, channel=channel.name, want=CHECKPOINT, reason=reason, who=whoami())
     return Asked(channel.name, Direction.IN, f"{site.peer}, who sends it, is asked with the next control batch")
 
 
-def report(site: Site, channel: str | None = None) -> list[Standing]:
+def report_agreement(site: Site, channel: str | None = None) -> list[StreamAgreement]:
     """Say how every stream of one channel, or of all, agreed the last time. Raises WorldError."""
     with world_errors(), reading(site.engine) as connection:
         known = {(row.direction, row.channel, row.stream): row for row in connection.execute(sa.select(agreement))}
@@ -126,9 +128,9 @@ def _streams(site: Site) -> Iterator[tuple[Direction, Channel, str]]:
                 yield direction, one, stream.name
 
 
-def _standing(direction: Direction, channel: str, stream: str, row: Any) -> Standing:
+def _standing(direction: Direction, channel: str, stream: str, row: Any) -> StreamAgreement:
     if row is None:
-        return Standing(channel, direction, stream, NOT_YET)
+        return StreamAgreement(channel, direction, stream, NOT_YET)
     buckets, found = peer_words.differing(row.buckets), peer_words.found(row.found)
     looked = {
         "rows": row.sent,
@@ -140,10 +142,10 @@ def _standing(direction: Direction, channel: str, stream: str, row: Any) -> Stan
     }
     if not buckets:
         counts = {"equal": row.received, "missing": 0, "extra": 0, "different": 0}
-        return Standing(channel, direction, stream, EQUAL, **counts, **looked)
+        return StreamAgreement(channel, direction, stream, EQUAL, **counts, **looked)
     if found is None:
-        return Standing(channel, direction, stream, DIFFERENT, **looked)
+        return StreamAgreement(channel, direction, stream, DIFFERENT, **looked)
     counts = {"missing": found.missing, "extra": found.extra, "different": found.different}
     counts["equal"] = row.received - found.extra - found.different
     state = REPAIRED if found.sequence > row.sequence else DIFFERENT
-    return Standing(channel, direction, stream, state, **counts, **looked)
+    return StreamAgreement(channel, direction, stream, state, **counts, **looked)

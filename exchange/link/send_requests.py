@@ -35,7 +35,7 @@ _OPEN = (ResyncState.ASKED, ResyncState.RUNNING)
 _LONGEST_REASON = 1_000
 
 
-def ask(
+def add_request(
     connection: Connection,
     *,
     channel: str,
@@ -88,7 +88,7 @@ def ask(
     return True
 
 
-def ask_by_hand(
+def add_snapshot_requests(
     site: Site, channel: str, streams: Sequence[str] | None = None, *, prune: bool = False, reason: str | None = None
 ) -> bool:
     """Ask for a snapshot of a channel as a person calls it: of all its shards that carry one of the streams.
@@ -108,23 +108,23 @@ def ask_by_hand(
             some = None if not streams else [one for one in streams if one in has]
             if some is None or some:
                 because = reason or "asked for by hand"
-                asked |= ask(connection, channel=name, want=SNAPSHOT, streams=some, prune=prune, reason=because)
+                asked |= add_request(connection, channel=name, want=SNAPSHOT, streams=some, prune=prune, reason=because)
     return asked
 
 
-def all_open(site: Site) -> list[sa.Row[Any]]:
+def list_open_requests(site: Site) -> list[sa.Row[Any]]:
     """Give all open wishes, by channel and oldest first. Raises WorldError."""
     rows = sa.select(resync).where(resync.c.state.in_(_OPEN)).order_by(resync.c.channel, resync.c.id)
     with world_errors(), reading(site.engine) as connection:
         return list(connection.execute(rows))
 
 
-def left(site: Site, channel: str) -> int:
+def count_open_requests(site: Site, channel: str) -> int:
     """Count the open wishes of a channel as a person calls it. Raises WorldError."""
-    return sum(row.channel in site.names_in_files(channel) for row in all_open(site))
+    return sum(row.channel in site.names_in_files(channel) for row in list_open_requests(site))
 
 
-def described(row: sa.Row[Any]) -> dict[str, Any]:
+def request_fields(row: sa.Row[Any]) -> dict[str, Any]:
     """Give the fields of a wish that scripts rely on."""
     buckets, _ = buckets_of(row)
     return {
@@ -142,7 +142,7 @@ def described(row: sa.Row[Any]) -> dict[str, Any]:
     }
 
 
-def ask_when_due(site: Site) -> None:
+def add_due_snapshots(site: Site) -> None:
     """Ask for a whole snapshot of each channel whose last one, or whose beginning, is a set number of days ago.
 
     Raises Busy.
@@ -154,7 +154,9 @@ def ask_when_due(site: Site) -> None:
     if due:
         with writing(site.engine) as connection:
             for name in due:
-                ask(connection, channel=name, want=SNAPSHOT, prune=True, reason="the schedule of a one-way link")
+                add_request(
+                    connection, channel=name, want=SNAPSHOT, prune=True, reason="the schedule of a one-way link"
+                )
 
 
 def _last(connection: Connection, channel: str) -> datetime | None:
@@ -169,7 +171,7 @@ def known_streams(site: Site) -> dict[str, tuple[str, ...]]:
     return {one.name: tuple(stream.name for stream in carried(one.streams, one.shard)) for one in site.outgoing()}
 
 
-def next_open(connection: Connection, channel: str, but: Sequence[int] = ()) -> sa.Row[Any] | None:
+def next_open_request(connection: Connection, channel: str, but: Sequence[int] = ()) -> sa.Row[Any] | None:
     """Give the oldest open wish of a channel, but for some."""
     return connection.execute(
         sa.select(resync)
@@ -179,18 +181,18 @@ def next_open(connection: Connection, channel: str, but: Sequence[int] = ()) -> 
     ).one_or_none()
 
 
-def still_open(connection: Connection, number: int) -> sa.Row[Any] | None:
+def reload_open_request(connection: Connection, number: int) -> sa.Row[Any] | None:
     """Give an open wish as it is now; None if it was finished or called off meanwhile."""
     return connection.execute(sa.select(resync).where(resync.c.id == number, resync.c.state.in_(_OPEN))).one_or_none()
 
 
-def move(connection: Connection, number: int, state: ResyncState, **values: Any) -> None:
+def update_request(connection: Connection, number: int, state: ResyncState, **values: Any) -> None:
     """Write down how far a wish has come."""
     moved = sa.update(resync).where(resync.c.id == number).values(state=state, updated_at=now(), **values)
     connection.execute(moved)
 
 
-def begin_again(connection: Connection, number: int | None = None) -> None:
+def restart_requests(connection: Connection, number: int | None = None) -> None:
     """Have a wish, or all that were begun, begin again from nothing: as after a restore."""
     begun = sa.update(resync).where(resync.c.state == ResyncState.RUNNING)
     if number is not None:
@@ -199,7 +201,7 @@ def begin_again(connection: Connection, number: int | None = None) -> None:
     connection.execute(begun.values(state=ResyncState.ASKED, updated_at=now(), **nothing))
 
 
-def call_off(connection: Connection, channel: str) -> None:
+def cancel_requests(connection: Connection, channel: str) -> None:
     """Give up all that is open of a channel; the other side may ask for the same again."""
     here = sa.update(resync).where(resync.c.state.in_(_OPEN), resync.c.channel == channel)
     connection.execute(here.values(state=ResyncState.CANCELLED, answers=None, updated_at=now()))

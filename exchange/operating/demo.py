@@ -166,7 +166,7 @@ def _taken(asked: threading.Event) -> bool:
     return True
 
 
-def run(home: Path, console: Console | None = None) -> bool:
+def run_demo(home: Path, console: Console | None = None) -> bool:
     """Show it all below ``home``, which is made anew; say whether both databases agree at the end.
 
     Raises DemoFailed if something does not come about in time. Leaves nothing running.

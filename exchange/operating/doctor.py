@@ -458,7 +458,7 @@ def _migrations(settings: Settings, site: Site) -> Findings:
     with site.engine.connect() as connection:
         connection.execute(sa.select(1))
     yield _ok("database", f"{settings.shown_database_url} answers")
-    if migrate.pending(site.engine, branches(settings)):
+    if migrate.is_behind(site.engine, branches(settings)):
         yield _fault("migrations", "the database is not as this version needs it", "run `exchange migrate`")
         return
     with locks.reading(site.engine) as connection:
@@ -589,7 +589,7 @@ def _letters(_settings: Settings, site: Site) -> Findings:
 def _batches(_settings: Settings, site: Site) -> Findings:
     """Look for batches that could not be taken in, whatever it was about them."""
     with locks.reading(site.engine) as connection:
-        told = failures.told(site, connection)
+        told = failures.failure_sentences(site, connection)
     for sentence in told:
         message, _, remedy = sentence.rpartition("; ")
         yield Finding("batches", Level.WARNING, message, remedy)
@@ -600,8 +600,8 @@ def _batches(_settings: Settings, site: Site) -> Findings:
 def _strangers(_settings: Settings, site: Site) -> Findings:
     """Look whether files come that nobody vouches for, and whether more of them are kept than may be."""
     with locks.reading(site.engine) as connection:
-        news = strangers.news(connection)
-    for sentence in (*(group.sentence for group in news), *strangers.lack_of_room(site)):
+        news = strangers.recent_strangers(connection)
+    for sentence in (*(group.sentence for group in news), *strangers.full_sentences(site)):
         message, _, remedy = sentence.rpartition("; ")
         yield Finding("strangers", Level.WARNING, message, remedy)
     if not news:
@@ -615,7 +615,7 @@ def _link(settings: Settings, site: Site) -> Findings:
     """Look whether the other side lives, and what it could not take."""
     moment = engine.now()
     with locks.reading(site.engine) as connection:
-        there = peer_state.look(site, connection)
+        there = peer_state.read_peer_state(site, connection)
         oldest = [status.unacknowledged_since(connection, one.name) for one in site.outgoing()]
     alarms = list(there.alarms(moment))
     for sentence in alarms:

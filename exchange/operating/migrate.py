@@ -52,18 +52,18 @@ def downgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str
             command.downgrade(config, f"{branch}@base")
 
 
-def current(target: Target) -> tuple[str, ...]:
+def applied_revisions(target: Target) -> tuple[str, ...]:
     """Give the revisions that the database is at; none for one that was never migrated."""
     with _connected(target) as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         return context.get_current_heads()
 
 
-def pending(target: Target, branches: Sequence[str] = (CORE,)) -> bool:
+def is_behind(target: Target, branches: Sequence[str] = (CORE,)) -> bool:
     """Say whether ``upgrade`` of these branches has anything to do."""
     script = ScriptDirectory.from_config(_new_config())
     with _connected(target) as connection:
-        at = current(connection)
+        at = applied_revisions(connection)
     have = {revision.revision for revision in script.iterate_revisions(at, "base", implicit_base=True)}
     heads = {script.as_revision_number(f"{branch}@head") for branch in branches}
     return not heads <= have

@@ -30,7 +30,7 @@ def prepare(settings: Settings) -> Site:
         site.spool.prepare(make=True)
         call_secret.make(settings.home)
         _make_database_private(site)
-        if migrate.current(site.engine):
+        if migrate.applied_revisions(site.engine):
             # Before anything changes: triggers for the wrong network would capture the wrong tables.
             with reading(site.engine) as connection:
                 known_epoch(connection, settings.network)
@@ -49,7 +49,7 @@ def _make_database_private(site: Site) -> None:
         os.close(os.open(site.engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def behind(settings: Settings) -> bool:
+def is_database_behind(settings: Settings) -> bool:
     """Tell whether the database lacks tables; no connection stays open, so that a fork may follow.
 
     False if the database is away: it comes back, and until then each task says so. Raises SettingsFaults.
@@ -57,7 +57,7 @@ def behind(settings: Settings) -> bool:
     engine = assemble(settings).engine
     try:
         with world_errors():
-            return migrate.pending(engine, branches(settings))
+            return migrate.is_behind(engine, branches(settings))
     except WorldError:
         return False
     finally:

@@ -44,7 +44,7 @@ class Pruned(AsDict):
     strangers: int
 
 
-def run(site: Site) -> Pruned:
+def prune_expired(site: Site) -> Pruned:
     """Remove what is older than the retention settings. May be repeated. Raises WorldError."""
     site.spool.prepare()
     folders = site.spool.folders
@@ -57,7 +57,7 @@ def run(site: Site) -> Pruned:
             quarantined=site.spool.prune(folders.quarantine, oldest),
             stray=site.spool.prune(folders.tmp, oldest) + site.spool.sweep(),
             letters=_prune_letters(site),
-            strangers=strangers.prune(site, before),
+            strangers=strangers.prune_strangers(site, before),
         )
 
 

@@ -12,7 +12,7 @@ VARIABLE = "_EXCHANGE_READY"
 """Names the descriptor of the pipe to who started us."""
 
 
-def tell() -> None:
+def report_ready() -> None:
     """Say that this process is ready; may be repeated."""
     descriptor = os.environ.pop(VARIABLE, "")
     # Whoever started us may have gone, and then the kernel is about to end us.
@@ -21,27 +21,27 @@ def tell() -> None:
         os.close(int(descriptor))
 
 
-class Ear:
-    """The other end, at who starts a process: give ``mouth`` to it, and ``VARIABLE`` to its environment."""
+class ReadyPipe:
+    """The other end, at who starts a process: give ``write_end`` to it, and ``VARIABLE`` to its environment."""
 
     def __init__(self) -> None:
-        self._ear, self.mouth = os.pipe()
-        os.set_blocking(self._ear, False)
+        self._read_end, self.write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
 
     @property
     def environment(self) -> dict[str, str]:
         """What the process finds in its environment."""
-        return {VARIABLE: str(self.mouth)}
+        return {VARIABLE: str(self.write_end)}
 
-    def started(self) -> None:
+    def close_write_end(self) -> None:
         """Let go of the end that the process has."""
-        os.close(self.mouth)
+        os.close(self.write_end)
 
-    def heard(self) -> bool:
+    def was_ready(self) -> bool:
         """Tell whether it was ready at any time, and let go; ask once, when the process has ended."""
         try:
-            return os.read(self._ear, 1) != b""
+            return os.read(self._read_end, 1) != b""
         except BlockingIOError:  # what it left behind still holds the other end, and nothing was said
             return False
         finally:
-            os.close(self._ear)
+            os.close(self._read_end)

@@ -18,20 +18,20 @@ from sqlalchemy import Connection
 from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.database import ledger
-from exchange.database import network as own_network
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
+from exchange.database.network import known_epoch
 from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.dead_letters import Backlog
-from exchange.dead_letters import counts as letter_counts
+from exchange.dead_letters.counts import alarm_sentences
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
 from exchange.format.names import CONTROL
 from exchange.incoming import failures, strangers
-from exchange.incoming.strangers import Group
+from exchange.incoming.strangers import StrangersOfDay
 from exchange.link import peer_state
-from exchange.link.peer_state import FarSide, There
+from exchange.link.peer_state import PeerChannel, PeerState
 from exchange.site import Site
 from exchange.tables import capture
 
@@ -50,7 +50,7 @@ class ChannelStatus(AsDict):
     """One channel: ``pending`` counts changes that no batch carries yet, the others count batches by state.
 
     What is published on a one-way link is ``unconfirmable`` instead. ``pending_since`` is when the last export took all
-    that there was, ``unacknowledged_since`` when the oldest batch was sealed that the far side has not acknowledged.
+    that there was, ``unacknowledged_since`` when the oldest batch was sealed that the peer has not acknowledged.
     """
 
     channel: str
@@ -69,11 +69,11 @@ class ChannelStatus(AsDict):
     last_success_at: datetime | None = None
     pending_since: datetime | None = None
     unacknowledged_since: datetime | None = None
-    there: There | None = None
+    there: PeerChannel | None = None
 
 
 @dataclass(frozen=True)
-class Arrivals(AsDict):
+class IncomingFiles(AsDict):
     """What lies in ``incoming/``: ``batches`` that have a manifest, data files without one, and what is no batch."""
 
     batches: int
@@ -95,10 +95,10 @@ class Status:
     channels: tuple[ChannelStatus, ...]
     backlog: Backlog
     alarms: tuple[str, ...]
-    arrivals: Arrivals | None
-    far_side: FarSide
+    arrivals: IncomingFiles | None
+    of_peer: PeerState
     at: datetime
-    strangers: tuple[Group, ...] = ()
+    strangers: tuple[StrangersOfDay, ...] = ()
     trouble: str | None = field(default=None)
     stumbles: tuple[str, ...] = ()
     """Batches that could not be taken in, whatever it was about them."""
@@ -115,11 +115,11 @@ class Status:
             "stumbles": list(self.stumbles),
             "strangers": [group.as_dict() for group in self.strangers],
             "link": {
-                "kind": "one-way" if self.far_side.one_way else "two-way",
-                "heard": self.far_side.life.as_dict() if self.far_side.life else None,
-                "alarms": list(self.far_side.alarms(self.at)),
-                "troubles": list(self.far_side.troubles()),
-                "halted": self.far_side.halted,
+                "kind": "one-way" if self.of_peer.one_way else "two-way",
+                "heard": self.of_peer.life.as_dict() if self.of_peer.life else None,
+                "alarms": list(self.of_peer.alarms(self.at)),
+                "troubles": list(self.of_peer.troubles()),
+                "halted": self.of_peer.halted,
             },
         }
 
@@ -153,20 +153,20 @@ class BatchRow(AsDict):
         return shown | {"state": state}
 
 
-def look(site: Site) -> Status:
+def read_status(site: Site) -> Status:
     """Count where everything stands; changes nothing. Raises WorldError if the database fails."""
     with world_errors(), reading(site.engine) as connection:
-        epoch = own_network.known_epoch(connection, site.network)
-        there = peer_state.look(site, connection)
+        epoch = known_epoch(connection, site.network)
+        there = peer_state.read_peer_state(site, connection)
         channels = _channels(site, connection, there)
         backlog = dead_letters.backlog(connection)
-        stumbles = tuple(failures.told(site, connection))
-        nobodys = strangers.news(connection)
+        stumbles = tuple(failures.failure_sentences(site, connection))
+        nobodys = strangers.recent_strangers(connection)
     moment = now()
-    alarms = letter_counts.alarm_sentences(backlog, site.limits, moment)
+    alarms = alarm_sentences(backlog, site.limits, moment)
     try:
         sightings = site.spool.list_arrivals()
-        arrivals = Arrivals(len(sightings.found), sightings.unpaired, sightings.ignored)
+        arrivals = IncomingFiles(len(sightings.found), sightings.unpaired, sightings.ignored)
         trouble = _lost_marker(site)
     except WorldError as error:
         arrivals, trouble = None, error.sentence
@@ -236,7 +236,7 @@ def _is_unconfirmable(site: Site, row: Any) -> bool:
     return site.one_way and (row.direction, row.state) == (Direction.OUT, BatchState.PUBLISHED)
 
 
-def _channels(site: Site, connection: Connection, there: FarSide) -> tuple[ChannelStatus, ...]:
+def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[ChannelStatus, ...]:
     counts = _count_states(connection)
     positions = {
         (row.direction, row.channel): row

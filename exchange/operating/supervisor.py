@@ -25,7 +25,7 @@ from exchange.files.ownership import why_not_imported
 from exchange.format.errors import WorldError, printable
 from exchange.operating.broker import EmbeddedBroker
 from exchange.operating.prepare import prepare
-from exchange.operating.readiness import Ear
+from exchange.operating.readiness import ReadyPipe
 from exchange.settings import Settings, SettingsFaults
 
 STOP_SECONDS = 30.0
@@ -60,13 +60,13 @@ class _Child:
     """The log line that has not ended yet."""
     last_words: str = ""
     """The last line of its log that was not empty."""
-    ear: Ear | None = None
+    ready_pipe: ReadyPipe | None = None
     was_ready: bool = False
     """Whether it ever was ready, in any of its lives."""
     false_starts: int = 0
 
 
-def up(settings: Settings, out: TextIO | None = None) -> None:
+def run_side(settings: Settings, out: TextIO | None = None) -> None:
     """Make one side ready and run it until SIGINT or SIGTERM. Logs go to ``out`` (stderr).
 
     Raises SettingsFaults, WorldError or BrokerFault if it or a process of it can't start; then nothing is running.
@@ -113,10 +113,10 @@ class Supervisor:
                 self._say("broker", "died; starting it again")
                 self._broker.start()
             for child in self._children:
-                self._tend(child)
+                self._restart_if_ended(child)
             self._read(TICK_SECONDS)
 
-    def _tend(self, child: _Child) -> None:
+    def _restart_if_ended(self, child: _Child) -> None:
         now = time.monotonic()
         if child.process is None:
             if now >= child.starts_at:
@@ -125,7 +125,7 @@ class Supervisor:
         code = child.process.poll()
         if code is None:
             return
-        self._bury(child)
+        self._clean_up_after(child)
         if not child.was_ready:
             self._count_false_start(child, code)
         if now - child.started_at >= STEADY_SECONDS:
@@ -148,21 +148,21 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         parent = os.getpid()
-        child.ear = Ear()
+        child.ready_pipe = ReadyPipe()
         child.process = subprocess.Popen(
             child.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
-            env=os.environ | _CHILD_ENVIRONMENT | child.ear.environment,
-            pass_fds=[child.ear.mouth],
+            env=os.environ | _CHILD_ENVIRONMENT | child.ready_pipe.environment,
+            pass_fds=[child.ready_pipe.write_end],
             # A group of its own: Ctrl-C at the terminal reaches only us, who know the order.
             start_new_session=True,
             # Killed, not asked: a worker whose broker has gone may not hear, and its transaction rolls back.
             preexec_fn=lambda: _die_with(parent, signal.SIGKILL),  # noqa: PLW1509 - there are no threads
         )
-        child.ear.started()
+        child.ready_pipe.close_write_end()
         child.started_at = time.monotonic()
         assert child.process.stdout is not None
         os.set_blocking(child.process.stdout.fileno(), False)
@@ -192,7 +192,7 @@ class Supervisor:
         child.last_words = text.strip() or child.last_words
         self._say(child.name, text)
 
-    def _bury(self, child: _Child) -> None:
+    def _clean_up_after(self, child: _Child) -> None:
         """Print a dead child's last words and end whatever it left behind in its group."""
         assert child.process is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -207,8 +207,8 @@ class Supervisor:
             self._selector.unregister(child.process.stdout)
         child.process.stdout.close()
         child.process = None
-        assert child.ear is not None
-        child.was_ready |= child.ear.heard()
+        assert child.ready_pipe is not None
+        child.was_ready |= child.ready_pipe.was_ready()
 
     def _stop(self) -> None:
         """Stop the children and then the broker, in this order: a worker without its broker doesn't stop."""
@@ -235,7 +235,7 @@ class Supervisor:
                 child.process.wait()
                 break
             self._read(TICK_SECONDS / 4)
-        self._bury(child)
+        self._clean_up_after(child)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:

@@ -62,7 +62,7 @@ class Ended:
         }
 
 
-def run(site: Site, folder: Path, name: str, limit: int = 50) -> Ended:
+def untrust_key(site: Site, folder: Path, name: str, limit: int = 50) -> Ended:
     """Trust a key of ``folder`` no longer. Raises KeyFault if it is not trusted, WorldError."""
     fingerprint = keys.untrust(folder, name)
     with world_errors(), reading(site.engine) as connection:

@@ -24,8 +24,8 @@ from exchange.format.control import DIGEST, VERSION, Digest
 from exchange.format.manifest import Kind
 from exchange.format.record import Op, Record
 from exchange.outgoing import compose
-from exchange.outgoing import seal as sealing
 from exchange.outgoing.compose import Sealed
+from exchange.outgoing.seal import ENCODING, check_room, seal_batch
 from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import bucket_digests
@@ -34,13 +34,13 @@ MOST_BATCHES = 20
 """So many batches of changes are sealed before a checkpoint at once: where more is pending, the next call goes on."""
 
 
-def seal(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | None:
+def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | None:
     """Answer an open row of ``resync`` that wants a checkpoint; None if it was answered meanwhile.
 
     ``more`` says that there were too many changes before it: call again. Raises Busy, and WorldError if the disk, the
     database or the signing key fails.
     """
-    sealing.check_room(site)
+    check_room(site)
     lock = f"export {channel.name}"
     names = None if row.streams is None else frozenset(json.loads(row.streams))
     if site.many_writers:
@@ -71,7 +71,7 @@ class _Before:
         self.parked = 0
         self.more = True
         while self.more and len(self.batches) < MOST_BATCHES:
-            sealed = compose.seal_pending(site, connection, channel)
+            sealed = compose.seal_changes(site, connection, channel)
             self.batches += [sealed.batch] if sealed.batch else []
             self.parked += sealed.parked
             self.more = sealed.more
@@ -98,11 +98,11 @@ def _seal(
     if done.rowcount != 1:
         return before.only() if before.batches else None
     with site.spool.drafting() as draft:
-        writer = BatchWriter(draft[0], sealing.ENCODING)
+        writer = BatchWriter(draft[0], ENCODING)
         version = int(moment.timestamp() * 1_000_000)
         for one in digests:
             writer.write(records.encode(Record(DIGEST, Op.UPSERT, version, one.as_data())), DIGEST, Op.UPSERT)
-        manifest = sealing.seal(
+        manifest = seal_batch(
             site,
             connection,
             writer,

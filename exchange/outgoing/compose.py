@@ -28,7 +28,7 @@ from exchange.format.batch import BatchWriter
 from exchange.format.errors import RecordError
 from exchange.format.manifest import Kind, Manifest
 from exchange.format.record import Op, Record
-from exchange.outgoing import seal as sealing
+from exchange.outgoing.seal import ENCODING, seal_batch
 from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import capture
@@ -43,7 +43,7 @@ class Composed:
     left: bool
 
 
-class _Kind(NamedTuple):
+class _LineEncoder(NamedTuple):
     """Records of one stream and one op, and how their lines are made of versions and values."""
 
     stream: Stream
@@ -54,10 +54,10 @@ class _Kind(NamedTuple):
     """The same of many, given as columns, without newlines; None if any of them needs ``line``."""
 
 
-class _Taken(NamedTuple):
+class _RowsToEncode(NamedTuple):
     """Some taken keys: of each the text, the version, and the values of its row, or of its key if that is gone."""
 
-    kind: _Kind
+    kind: _LineEncoder
     rows: Sequence[capture.Row]
 
 
@@ -119,7 +119,7 @@ def _write(
     """
     letters: list[Letter] = []
     reached: capture.Reached | None = None
-    with uncollected(), closing(_taken(site, connection, channel, keys)) as pieces:
+    with uncollected(), closing(_rows_to_encode(site, connection, channel, keys)) as pieces:
         for kind, rows in pieces:
             if _write_all(site, writer, kind, rows, version):
                 reached = capture.Reached(kind.stream.name, rows[-1][1], kind.op)
@@ -144,7 +144,9 @@ def _supersede(connection: Connection, keys: Mapping[str, int], letters: Sequenc
         dead_letters.supersede_sent(connection, stream, capture.TAKEN, refused, sentence)
 
 
-def _write_all(site: Site, writer: BatchWriter, kind: _Kind, rows: Sequence[capture.Row], version: int | None) -> bool:
+def _write_all(
+    site: Site, writer: BatchWriter, kind: _LineEncoder, rows: Sequence[capture.Row], version: int | None
+) -> bool:
     """Write the records of these rows if there is nothing to be said about any of them and room for all; else none."""
     _, versions, *values = zip(*rows, strict=True)
     try:
@@ -165,29 +167,29 @@ def _is_full(site: Site, writer: BatchWriter, more_bytes: int) -> bool:
     return writer.content_bytes + more_bytes > site.limits.batch_bytes
 
 
-def _taken(
+def _rows_to_encode(
     site: Site, connection: Connection, channel: Channel, keys: Mapping[str, int]
-) -> Generator[_Taken, None, None]:
+) -> Generator[_RowsToEncode, None, None]:
     streams = [stream for stream in channel.streams if stream.name in keys]
     there = dict.fromkeys(keys, 0)
     for stream in streams:
-        kind, last = _upserts(site, connection, stream), None
+        kind, last = _upsert_encoder(site, connection, stream), None
         for rows in capture.rows(connection, stream):
             # Each key has a version of its own, and where a key is not unique after all its rows come together.
             there[stream.name] += len({row[1] for row in rows}) - (rows[0][1] == last)
             last = rows[-1][1]
-            yield _Taken(kind, rows)
+            yield _RowsToEncode(kind, rows)
     for stream in reversed(streams):
         if there[stream.name] == keys[stream.name]:
             continue  # none is gone, and to look for them costs as much as to read those that are there
-        kind = _deletes(site, connection, stream)
+        kind = _delete_encoder(site, connection, stream)
         for rows in capture.deleted_keys(connection, stream):
-            yield _Taken(kind, rows)
+            yield _RowsToEncode(kind, rows)
 
 
-def _upserts(site: Site, connection: Connection, stream: Stream) -> _Kind:
+def _upsert_encoder(site: Site, connection: Connection, stream: Stream) -> _LineEncoder:
     checker = site.checkers[stream.name]
-    return _kind(
+    return _line_encoder(
         site,
         stream,
         Op.UPSERT,
@@ -196,9 +198,9 @@ def _upserts(site: Site, connection: Connection, stream: Stream) -> _Kind:
     )
 
 
-def _deletes(site: Site, connection: Connection, stream: Stream) -> _Kind:
+def _delete_encoder(site: Site, connection: Connection, stream: Stream) -> _LineEncoder:
     checker = site.checkers[stream.name]
-    return _kind(
+    return _line_encoder(
         site,
         stream,
         Op.DELETE,
@@ -207,7 +209,7 @@ def _deletes(site: Site, connection: Connection, stream: Stream) -> _Kind:
     )
 
 
-def _kind(site: Site, stream: Stream, op: Op, encoders: _Encoders, checks: _Checks) -> _Kind:
+def _line_encoder(site: Site, stream: Stream, op: Op, encoders: _Encoders, checks: _Checks) -> _LineEncoder:
     """Make the functions to the lines from those that encode and check one, and many."""
     (encode, encode_all), (check, accepts_all) = encoders, checks
 
@@ -220,7 +222,7 @@ def _kind(site: Site, stream: Stream, op: Op, encoders: _Encoders, checks: _Chec
         bodies = encode_all(columns)
         return records.encode_all(stream.name, op, versions, bodies) if accepts_all(bodies) else None
 
-    return _Kind(stream, op, line, lines)
+    return _LineEncoder(stream, op, line, lines)
 
 
 _Body = dict[str, Any]
@@ -235,7 +237,7 @@ def _bounded(site: Site, line: bytes) -> bytes:
     return line
 
 
-def _letter(channel: Channel, kind: _Kind, key: str, version: int, error: RecordError) -> Letter:
+def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error: RecordError) -> Letter:
     return Letter(
         Direction.OUT,
         channel.name,
@@ -264,18 +266,18 @@ class Sealed:
     before: tuple[Exported, ...] = ()
 
 
-def seal_pending(site: Site, connection: Connection, channel: Channel) -> Sealed:
+def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed:
     """Take pending changes and make them a batch; the caller commits, or nothing happened.
 
     Raises WorldError if the disk did not take it.
     """
     with site.spool.drafting() as draft:
         taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)
-        writer = BatchWriter(draft[0], sealing.ENCODING)
+        writer = BatchWriter(draft[0], ENCODING)
         composed = compose(site, connection, channel, taken.keys, writer)
         manifest = None
         if writer.records:
-            manifest = sealing.seal(
+            manifest = seal_batch(
                 site,
                 connection,
                 writer,

@@ -29,7 +29,8 @@ from exchange.format.manifest import Kind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.link import epoch_adoption, receipts
-from exchange.outgoing import resend, seal
+from exchange.outgoing import resend
+from exchange.outgoing.seal import ENCODING, check_room, publish_sealed, seal_batch
 from exchange.results import Imported
 from exchange.site import Site
 
@@ -53,23 +54,23 @@ def after_import(site: Site, outcomes: Iterable[Imported], stopping: Callable[[]
     news = any(one.channel != CONTROL and one.reason not in NOBODYS for one in changed)
     trouble = None
     if heard:
-        trouble = _in_peace(lambda: resend.run(site, stopping))
+        trouble = _trouble_of(lambda: resend.resend_due(site, stopping))
     if news:
-        trouble = at_once(site) or trouble
+        trouble = try_to_publish(site) or trouble
     return trouble
 
 
 def after_export(site: Site) -> str | None:
     """Give a sign of life, unless there was one just now. Gives what went wrong in a sentence."""
-    return _in_peace(lambda: tell(site) if _is_due(site) else None)
+    return _trouble_of(lambda: publish_control_batch(site) if _is_due(site) else None)
 
 
-def at_once(site: Site) -> str | None:
+def try_to_publish(site: Site) -> str | None:
     """Tell the other side what a person did to a batch of it. Gives what went wrong in a sentence."""
-    return _in_peace(lambda: tell(site))
+    return _trouble_of(lambda: publish_control_batch(site))
 
 
-def _in_peace(work: Callable[[], object]) -> str | None:
+def _trouble_of(work: Callable[[], object]) -> str | None:
     """Do what follows on something that is done and stays so; give what went wrong."""
     try:
         with world_errors():
@@ -81,17 +82,17 @@ def _in_peace(work: Callable[[], object]) -> str | None:
     return None
 
 
-def tell(site: Site) -> Manifest | None:
+def publish_control_batch(site: Site) -> Manifest | None:
     """Write one control batch and publish it; None where nobody would ever hear it, or nothing may go out.
 
     Raises Busy and WorldError.
     """
     if site.one_way and not site.outgoing():
         return None
-    seal.check_room(site)
+    check_room(site)
     manifest = _seal(site)
     if manifest is not None:
-        seal.publish_sealed(site, CONTROL)
+        publish_sealed(site, CONTROL)
     return manifest
 
 
@@ -114,11 +115,11 @@ def _seal(site: Site) -> Manifest | None:
         if network.halted(connection):
             return None
         moment = now()
-        writer = BatchWriter(draft[0], seal.ENCODING)
-        for stream, said in _said(site, connection, moment):
+        writer = BatchWriter(draft[0], ENCODING)
+        for stream, said in _records(site, connection, moment):
             version = int(moment.timestamp() * 1_000_000)
             writer.write(records.encode(Record(stream, Op.UPSERT, version, said)), stream, Op.UPSERT)
-        return seal.seal(
+        return seal_batch(
             site,
             connection,
             writer,
@@ -129,10 +130,10 @@ def _seal(site: Site) -> Manifest | None:
         )
 
 
-def _said(site: Site, connection: Connection, moment: datetime) -> Iterable[tuple[str, dict[str, Any]]]:
+def _records(site: Site, connection: Connection, moment: datetime) -> Iterable[tuple[str, dict[str, Any]]]:
     """Give all that there is to say: the stream of each record and its data."""
     if not site.one_way:
-        for one in receipts.written(site, connection, moment):
+        for one in receipts.build_receipts(site, connection, moment):
             yield control.RECEIPT, one.as_data()
     yield control.HEARTBEAT, _heartbeat(site, connection, moment).as_data()
     if not site.one_way:
@@ -164,7 +165,7 @@ def _sent(connection: Connection, epoch: str) -> Iterable[Sent]:
         .limit(receipts.MOST_RECEIPTS)
     )
     for row in rows.all():
-        yield Sent(row.channel, epoch, row.sequence, resend.lost(connection, row.channel, epoch))
+        yield Sent(row.channel, epoch, row.sequence, resend.lost_places(connection, row.channel, epoch))
 
 
 def _heard(connection: Connection) -> Heard | None:

@@ -18,15 +18,14 @@ from exchange.database.tables import BatchState, Direction
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
 from exchange.link import send_requests
-from exchange.outgoing import checkpoint, compose, resend, snapshot
-from exchange.outgoing import seal as sealing
+from exchange.outgoing import checkpoint, compose, resend, seal, snapshot
 from exchange.outgoing.compose import Sealed
 from exchange.results import Exported, ExportRun, Resent
 from exchange.site import Site
 from exchange.tables import capture
 
 
-def run(
+def export(
     site: Site,
     *,
     channel: str | None = None,
@@ -68,7 +67,7 @@ def run(
             except Busy as held:
                 busy.append(held)
         positions.note_success(site.engine, Direction.OUT, done)
-        resent = resend.run(site, stopping) if channel is None else ()
+        resent = resend.resend_due(site, stopping) if channel is None else ()
     except WorldError as error:
         trouble = error.sentence
     whom = tuple({one.lock: one for one in busy}.values())
@@ -88,7 +87,7 @@ def _ask_on_schedule(site: Site) -> None:
     """Where nothing ever comes back, have everything sent anew from time to time: what was lost is made good."""
     if site.one_way:
         with world_errors(), suppress(Busy):
-            send_requests.ask_when_due(site)
+            send_requests.add_due_snapshots(site)
 
 
 def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
@@ -104,7 +103,7 @@ def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
         if wanted == name or (channel.called(wanted) if channel else wanted is None):
             try:
                 with world_errors():
-                    sealing.publish_sealed(site, name)
+                    seal.publish_sealed(site, name)
             except Busy as held:
                 busy.append(held)
     return busy
@@ -114,41 +113,35 @@ def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) 
     with world_errors():
         more = True
         while more and not stopping():
-            sealed = seal(site, channel)
-            sealing.publish_sealed(site, channel.name)
+            seal.check_room(site)
+            with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
+                sealed = compose.seal_changes(site, connection, channel)
+            seal.publish_sealed(site, channel.name)
             more = sealed.more
             yield sealed
-        yield from _send_beside(site, channel, stopping)
+        yield from _export_requested(site, channel, stopping)
 
 
-def _send_beside(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
+def _export_requested(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
     """Send the snapshots and checkpoints that were asked for, one after the other; what can't go on yet waits."""
     waiting: list[int] = []
     while not stopping():
         with reading(site.engine) as connection:
-            wish = send_requests.next_open(connection, channel.name, but=waiting)
+            wish = send_requests.next_open_request(connection, channel.name, but=waiting)
         if wish is None:
             return
-        seal_one = snapshot.seal if wish.want == SNAPSHOT else checkpoint.seal
-        sealed = seal_one(site, channel, wish)
+        if wish.want == SNAPSHOT:
+            sealed = snapshot.seal_part(site, channel, wish)
+        else:
+            sealed = checkpoint.seal_checkpoint(site, channel, wish)
         if sealed is None:
             waiting.append(wish.id)
             continue
-        sealing.publish_sealed(site, channel.name)
+        seal.publish_sealed(site, channel.name)
         yield sealed
 
 
 def _anything_pending(site: Site, channel: Channel) -> bool:
     with world_errors(), reading(site.engine) as connection:
         pending = capture.pending(connection, channel.streams, 1, channel.shard) > 0
-        return pending or send_requests.next_open(connection, channel.name) is not None
-
-
-def seal(site: Site, channel: Channel) -> Sealed:
-    """Take pending changes and make them a batch that lies on the disk and in the ledger, or change nothing.
-
-    Raises Busy, and WorldError if the disk, the database or the signing key fails.
-    """
-    sealing.check_room(site)
-    with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
-        return compose.seal_pending(site, connection, channel)
+        return pending or send_requests.next_open_request(connection, channel.name) is not None

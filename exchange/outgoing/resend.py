@@ -25,7 +25,7 @@ from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
 from exchange.format.errors import Reason, RecordError, WorldError, printable
 from exchange.format.manifest import Manifest
 from exchange.link import peer_words, send_requests
-from exchange.outgoing import seal
+from exchange.outgoing.seal import next_copy
 from exchange.results import Resent
 from exchange.site import Site
 
@@ -38,7 +38,7 @@ MOST_PATIENCE = 8
 _SENT = (BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED)
 
 
-def run(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
+def resend_due(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
     """Send again what the other side misses, or what a one-way link has to carry once more; give what was done.
 
     May be repeated at any time: each batch is sent at most once in ``gap_seconds``, or ``copy_seconds``. A channel that
@@ -124,7 +124,7 @@ def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | N
             connection.execute(sa.update(batch).where(batch.c.id == number).values(again_at=None))
             return None
         attempt = entry.attempt + 1
-        again = seal.next_copy(site, manifest, attempt)
+        again = next_copy(site, manifest, attempt)
         site.spool.publish(manifest.name, manifest.encoding, attempt)
         stem = str(manifest.name.again(attempt))
         cause = f"published again as {stem}: {printable(why, 1000)}"
@@ -149,13 +149,13 @@ def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
         ledger.move(connection, entry, BatchState.REJECTED, cause, reason=Reason.LOST, **gone)
         # More wishes than may be open at once: one of those will do.
         with suppress(RecordError):
-            send_requests.ask(
+            send_requests.add_request(
                 connection, channel=entry.channel, want=SNAPSHOT, prune=True, reason=f"{entry.stem}: {cause}"
             )
     return Resent(entry.stem, entry.channel, entry.epoch, entry.sequence, None, cause)
 
 
-def lost(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
+def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
     """Give the places of a channel that can't be sent again, to be told in the next heartbeat.
 
     Where the other side answers, those that it has not got beyond; else the newest ones.
@@ -182,7 +182,7 @@ def lost(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
 # At a person's word
 
 
-def by_code(site: Site, code: str) -> tuple[Resent, ...]:
+def resend_by_code(site: Site, code: str) -> tuple[Resent, ...]:
     """Send again what a request code names. Raises Busy, and WorldError for what is no code, or none for this side."""
     with world_errors(), reading(site.engine) as connection:
         epoch = network.known_epoch(connection, site.network) or ""
@@ -193,7 +193,7 @@ def by_code(site: Site, code: str) -> tuple[Resent, ...]:
     return _at_once(site, channel, wanted, f"asked for by code {code}")
 
 
-def by_hand(site: Site, channel: str, sequences: Sequence[int]) -> tuple[Resent, ...]:
+def resend_by_hand(site: Site, channel: str, sequences: Sequence[int]) -> tuple[Resent, ...]:
     """Send batches of a channel again. Raises Busy, and WorldError if one was never sent."""
     return _at_once(site, channel, ranges(sorted(set(sequences)), most=len(sequences)), "asked for by hand")
 

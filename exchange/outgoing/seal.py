@@ -39,7 +39,7 @@ def check_room(site: Site) -> None:
         raise WorldError(msg)
 
 
-def seal(
+def seal_batch(
     site: Site,
     connection: Connection,
     writer: BatchWriter,

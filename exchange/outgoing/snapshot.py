@@ -30,8 +30,8 @@ from exchange.format.errors import RecordError
 from exchange.format.manifest import Kind, Manifest
 from exchange.link import send_requests
 from exchange.outgoing import compose
-from exchange.outgoing import seal as sealing
 from exchange.outgoing.compose import Sealed, compose_page
+from exchange.outgoing.seal import ENCODING, check_room, seal_batch
 from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import capture
@@ -66,12 +66,12 @@ class _Cursor:
         return json.dumps(vars(self))
 
 
-def seal(site: Site, channel: Channel, wish: sa.Row[Any]) -> Sealed | None:
+def seal_part(site: Site, channel: Channel, wish: sa.Row[Any]) -> Sealed | None:
     """Seal the next part of a snapshot, with the changes before it; ``more`` says that it isn't the last one.
 
     None if its turn has not come: something that was begun before the snapshot goes on. Raises Busy and WorldError.
     """
-    sealing.check_room(site)
+    check_room(site)
     lock = f"export {channel.name}"
     if wish.state == ResyncState.ASKED:
         with locked(site.engine, lock) as connection:
@@ -80,12 +80,12 @@ def seal(site: Site, channel: Channel, wish: sa.Row[Any]) -> Sealed | None:
         if look:
             time.sleep(MOMENT_SECONDS)
         with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
-            row = send_requests.still_open(connection, wish.id)
+            row = send_requests.reload_open_request(connection, wish.id)
             if row is None:
                 return Sealed(None, 0, more=False)
             passed = row.barrier is not None and capture.is_behind_barrier(connection, row.barrier)
             if passed is None:
-                send_requests.begin_again(connection, row.id)
+                send_requests.restart_requests(connection, row.id)
                 return Sealed(None, 0, more=True)
             if passed:
                 return _Step(site, connection, channel, row).seal()
@@ -98,7 +98,9 @@ def _begin(connection: Connection, channel: Channel, wish: sa.Row[Any]) -> None:
     barrier = capture.make_barrier(connection)
     names = send_requests.streams_of(wish, channel)
     cursor = _Cursor(names[0] if names else None).write()
-    send_requests.move(connection, wish.id, ResyncState.RUNNING, version=version, barrier=barrier, cursor=cursor)
+    send_requests.update_request(
+        connection, wish.id, ResyncState.RUNNING, version=version, barrier=barrier, cursor=cursor
+    )
 
 
 class _Step:
@@ -115,18 +117,18 @@ class _Step:
 
     def seal(self) -> Sealed:
         """Seal what is pending, and then, if that is all of it, the next part."""
-        before = compose.seal_pending(self._site, self._connection, self._channel)
+        before = compose.seal_changes(self._site, self._connection, self._channel)
         batches = (before.batch,) if before.batch else ()
         if before.more:
             return Sealed(None, before.parked, more=True, before=batches)
         cursor = _Cursor.read(self._row.cursor)
         if cursor.stream is None:
             with self._site.spool.drafting() as draft:
-                ending = self._seal(BatchWriter(draft[0], sealing.ENCODING), draft, last=True)
+                ending = self._seal(BatchWriter(draft[0], ENCODING), draft, last=True)
             return Sealed(self._done(ending), before.parked, more=False, before=batches)
         while True:
             with self._site.spool.drafting() as draft:
-                writer = BatchWriter(draft[0], sealing.ENCODING)
+                writer = BatchWriter(draft[0], ENCODING)
                 written = self._write(cursor, writer)
                 if written is None:
                     limit = self._limit(cursor)
@@ -205,7 +207,7 @@ class _Step:
             prune=tuple(name for name in self._names if name not in self._unsent) if last and row.prune else (),
             answers=row.answers,
         )
-        return sealing.seal(
+        return seal_batch(
             self._site,
             self._connection,
             writer,
@@ -227,4 +229,4 @@ class _Step:
     def _note(self, state: ResyncState, manifest: Manifest | None, **values: str) -> None:
         parts = self._row.parts + (manifest is not None)
         records = self._row.records + (manifest.total if manifest else 0)
-        send_requests.move(self._connection, self._row.id, state, parts=parts, records=records, **values)
+        send_requests.update_request(self._connection, self._row.id, state, parts=parts, records=records, **values)

@@ -63,7 +63,7 @@ def take_in(clock: Clock, *, url: str, home: str, keys: str, parked: int = 0) ->
     here = site("response", url, Path(home), Path(keys))
     _connect(here)
     with clock:
-        done = importer.run(here)
+        done = importer.import_batches(here)
     return _applied(done, parked)
 
 
@@ -72,7 +72,7 @@ def take_in_shard(clock: Clock, *, url: str, home: str, keys: str, shards: int, 
     here = site("response", url, Path(home), Path(keys), shards=shards)
     _connect(here)
     with clock:
-        done = importer.run(here, channel=channel)
+        done = importer.import_batches(here, channel=channel)
     return _applied(done, parked=0)
 
 
@@ -84,13 +84,13 @@ def take_in_again(clock: Clock, *, url: str, home: str, keys: str, batches: str)
         for file in Path(batches).iterdir():
             shutil.copy(file, here.spool.folders.incoming)
         with clock:
-            done = importer.run(here)
+            done = importer.import_batches(here)
         _check(done, Verdict.DUPLICATE)
     return len(done.batches)
 
 
 def _exported(here: Site) -> int:
-    done = exporter.run(here, channel="requests", stopping=importer.never)
+    done = exporter.export(here, channel="requests", stopping=importer.never)
     assert done.trouble is None, done.trouble
     assert not done.parked, f"{done.parked} records were parked"
     return sum(batch.records for batch in done.batches)

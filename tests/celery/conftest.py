@@ -23,9 +23,9 @@ _UP = """
 import sys
 from exchange.operating.broker import BrokerFault
 from exchange.settings import load_settings
-from exchange.operating.supervisor import up
+from exchange.operating.supervisor import run_side
 try:
-    up(load_settings())
+    run_side(load_settings())
 except BrokerFault as fault:
     print(fault)
     sys.exit(3)

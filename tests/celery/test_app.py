@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from exchange import celery
 from exchange.celery import tasks
 from exchange.celery.arguments import Refused
-from exchange.celery.calls import Caller, NotAccepted, judge
+from exchange.celery.calls import Caller, NotAccepted, check_call
 from exchange.database import make_engine
 from exchange.operating import prepare
 from exchange.reference.models import ProfileType, Request, Response, User
@@ -91,9 +91,9 @@ def test_neither_beat_nor_a_worker_signs_by_itself(monkeypatch: pytest.MonkeyPat
 def test_a_tick_is_what_beat_sends_and_nothing_else() -> None:
     for entry in configured()["beat_schedule"].values():
         headers = {"task": entry["task"], "id": "1"}
-        assert judge(headers, [[], entry["kwargs"], {}], "no secret", 0, 1).kwargs == entry["kwargs"]
+        assert check_call(headers, [[], entry["kwargs"], {}], "no secret", 0, 1).kwargs == entry["kwargs"]
         with pytest.raises(NotAccepted, match="expected a signature, as it is no tick of beat's, found none"):
-            judge(headers, [[], {**entry["kwargs"], "reason": "x"}, {}], "no secret", 0, 1)
+            check_call(headers, [[], {**entry["kwargs"], "reason": "x"}, {}], "no secret", 0, 1)
 
 
 def test_a_stop_is_seen_in_a_process_forked_before_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from exchange.celery.calls import AHEAD_SECONDS, CALL, CALLER, Caller, NotAccepted, judge, sign
+from exchange.celery.calls import AHEAD_SECONDS, CALL, CALLER, Caller, NotAccepted, check_call, sign
 from exchange.database import audit_log
 from exchange.database.audit_log import MOST_REFUSED
 from exchange.database.engine import make_engine
@@ -29,14 +29,14 @@ def signed(at: float = NOW, secret: bytes = SECRET) -> dict[str, Any]:
 
 def refusal(headers: Any, body: Any = BODY, secret: bytes | str = SECRET) -> str:
     with pytest.raises(NotAccepted) as caught:
-        judge(headers, body, secret, NOW, VALID)
+        check_call(headers, body, secret, NOW, VALID)
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
 
 
 def test_what_was_signed_is_accepted_with_its_caller_and_nothing_unsigned() -> None:
-    accepted = judge({**signed(), "shadow": "x", "called_directly": True}, BODY, SECRET, NOW, VALID)
+    accepted = check_call({**signed(), "shadow": "x", "called_directly": True}, BODY, SECRET, NOW, VALID)
     assert (accepted.args, accepted.kwargs) == (BODY[0], BODY[1])
     assert accepted.headers[CALLER] == {"who": "ada", "from": "desk"}
     assert not {"shadow", "called_directly", CALL} & accepted.headers.keys()

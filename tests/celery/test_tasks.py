@@ -230,7 +230,7 @@ def ask(peer: Site, side: Side, count: int) -> str:
             session.add(User(id=ADA, name="ada", email="ada@example.org", profile_type=kind))
             session.flush()
         session.add_all(Request(user_id=ADA, kind="k", query=f"q{n}", parameters={}) for n in range(count))
-    [batch] = exporter.run(peer, stopping=importer.never).batches
+    [batch] = exporter.export(peer, stopping=importer.never).batches
     for path in peer.spool.folders.outgoing.glob(f"{batch.batch}.*"):
         shutil.copy(path, side.home / "incoming" / path.name)
     return batch.batch

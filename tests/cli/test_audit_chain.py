@@ -170,7 +170,7 @@ def test_an_exported_audit_tells_when_its_owner_wrote_it_anew_or_cut_it_off(acte
 def test_rows_from_before_the_chain_are_in_it_as_they_stand_and_come_back_out(tmp_path: Path) -> None:
     engine = make_engine(f"sqlite:///{tmp_path}/old.db")
     migrate.upgrade(engine)
-    revision = migrate.current(engine)
+    revision = migrate.applied_revisions(engine)
     with migrate._config(engine, None) as config:
         command.downgrade(config, "core_0005")
     with engine.begin() as connection:
@@ -181,7 +181,7 @@ def test_rows_from_before_the_chain_are_in_it_as_they_stand_and_come_back_out(tm
                 f" VALUES ('2026-11-22 06:15:00', 'ada {number}', 'here', 'prune', '{{}}', {result})"
             )
     migrate.upgrade(engine)
-    assert migrate.current(engine) == revision
+    assert migrate.applied_revisions(engine) == revision
     act(engine, "bob")
     assert audit_chain.check(engine).as_dict() | {"head": ""} == {"rows": 5, "head": "", "wrong": 0, "faults": []}
     with reading(engine) as connection:

@@ -12,16 +12,16 @@ from sqlalchemy import Engine
 
 from exchange.channels import Channel
 from exchange.channels.schemas import Checker
-from exchange.database import network as own_network
 from exchange.database.engine import make_engine
-from exchange.database.locks import reading
+from exchange.database.locks import locked, reading
+from exchange.database.network import open_network
 from exchange.files.layout import Folders
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import importer
 from exchange.limits import Limits
 from exchange.operating import migrate
-from exchange.outgoing import exporter
+from exchange.outgoing import compose, exporter
 from exchange.results import ExportRun, ImportRun
 from exchange.site import Site
 from exchange.tables import capture
@@ -94,7 +94,7 @@ class Side:
         )
         self.site.spool.prepare(make=True)
         with self.engine.begin() as connection:
-            own_network.open_network(connection, network)
+            open_network(connection, network)
 
     @property
     def engine(self) -> Engine:
@@ -131,11 +131,16 @@ class Side:
 
     def export(self) -> ExportRun:
         """Run an export."""
-        return exporter.run(self.site, stopping=importer.never)
+        return exporter.export(self.site, stopping=importer.never)
 
     def take_in(self) -> ImportRun:
         """Run an import."""
-        return importer.run(self.site)
+        return importer.import_batches(self.site)
+
+    def seal(self, channel: Channel) -> None:
+        """Seal what is pending of a channel, and publish nothing: as an export that dies between the two."""
+        with locked(self.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
+            compose.seal_changes(self.site, connection, channel)
 
 
 class Link:

@@ -20,8 +20,8 @@ from exchange.dead_letters import retry
 from exchange.format.control import BUCKETS, CHECKPOINT, DIGEST, SNAPSHOT, Part
 from exchange.format.errors import Verdict
 from exchange.link import asked_requests
-from exchange.outgoing import checkpoint as outgoing_checkpoint
 from exchange.outgoing import seal
+from exchange.outgoing.checkpoint import seal_checkpoint
 from exchange.outgoing.compose import Sealed
 from exchange.results import Imported
 from exchange.tables import bucket_digests
@@ -46,7 +46,7 @@ def ask(side: Side, channel: str = "forth") -> sa.Row[Any]:
 
 def checkpoint(side: Side) -> Sealed:
     """Seal and publish a checkpoint."""
-    sealed = outgoing_checkpoint.seal(side.site, FORTH, ask(side))
+    sealed = seal_checkpoint(side.site, FORTH, ask(side))
     assert sealed is not None
     seal.publish_sealed(side.site, "forth")
     return sealed
@@ -153,8 +153,8 @@ def test_nobody_is_kept_from_writing_while_rows_are_digested(alike: Link, monkey
 def test_a_checkpoint_is_sealed_once_for_each_time_it_was_asked_for(small: Link) -> None:
     row = ask(small.one)
 
-    assert outgoing_checkpoint.seal(small.one.site, FORTH, row)
-    assert outgoing_checkpoint.seal(small.one.site, FORTH, row) is None
+    assert seal_checkpoint(small.one.site, FORTH, row)
+    assert seal_checkpoint(small.one.site, FORTH, row) is None
     (batch,) = small.one.all(sa.select(tables.batch.c.records).where(tables.batch.c.direction == Direction.OUT))
     assert batch.records == len(FORTH.streams)
 
@@ -170,7 +170,7 @@ def test_the_same_buckets_are_asked_for_twice_and_no_more(small: Link) -> None:
         assert len(names) == times
         with small.other.engine.begin() as connection:
             for name in names:
-                asked_requests.answered(connection, name.name)
+                asked_requests.close_answered(connection, name.name)
 
     small.other.execute("INSERT INTO account (id, name) VALUES (2, 'mine')")
     compared(small)
@@ -340,7 +340,7 @@ def test_a_shard_is_compared_by_itself(small: Link) -> None:
     some_of_everything(small.one)
     small.round()
     for part in channels[0].in_files():
-        assert outgoing_checkpoint.seal(small.one.site, part, ask(small.one, part.name))
+        assert seal_checkpoint(small.one.site, part, ask(small.one, part.name))
         seal.publish_sealed(small.one.site, part.name)
     small.there.carry()
     small.other.take_in()
@@ -382,7 +382,7 @@ def test_two_checkpoints_at_once_do_not_meet(small: Link) -> None:
 
     def work(row: sa.Row[Any]) -> None:
         try:
-            done.append(outgoing_checkpoint.seal(small.one.site, FORTH, row))
+            done.append(seal_checkpoint(small.one.site, FORTH, row))
         except Exception as busy:  # noqa: BLE001 - looked at below
             done.append(busy)
 
@@ -419,7 +419,7 @@ def _compared_before(receiver: Side) -> str:
                 buckets="[1]",
             )
         )
-        return asked_requests.request(
+        return asked_requests.ask_peer(
             connection, channel="forth", want=SNAPSHOT, streams=["account"], reason="a test", who="test"
         )
 

@@ -20,8 +20,8 @@ from exchange.format.names import MAX_SEQUENCE
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import control_batch
 from exchange.link import asked_requests, gaps, peer_state, receipts, reconcile
-from exchange.outgoing import control_batch as outgoing_control
 from exchange.outgoing import resend
+from exchange.outgoing.control_batch import publish_control_batch
 from tests.crossing.conftest import trusted_forger
 from tests.crossing.forging import EPOCH, account, delete, upsert
 from tests.crossing.rubbish import limited
@@ -136,7 +136,7 @@ def test_no_date_is_too_far_to_be_shown(quick_receiver: Side, due: str, written:
     mouth = Mouth(trusted_forger(quick_receiver))
     assert mouth.say(heartbeat(next_expected_by=due), created_at=written).records.applied == 1
     with reading(quick_receiver.engine) as connection:
-        life = peer_state.look(quick_receiver.site, connection).life
+        life = peer_state.read_peer_state(quick_receiver.site, connection).life
     assert life is not None
     assert life.heard_at <= life.expected_by <= life.heard_at + peer_state.FURTHEST
 
@@ -175,7 +175,7 @@ def test_a_key_that_is_none_or_too_long_for_an_index_is_parked_and_harms_no_late
 
 def test_a_row_of_a_wanted_snapshot_whose_key_cannot_be_kept_is_parked_as_any_other(quick_receiver: Side) -> None:
     with quick_receiver.engine.begin() as connection:
-        asked = asked_requests.request(connection, channel="forth", want="snapshot", reason="a test", who="me")
+        asked = asked_requests.ask_peer(connection, channel="forth", want="snapshot", reason="a test", who="me")
     forger = trusted_forger(quick_receiver)
     part = {**PART, "prune": [], "answers": asked, "streams": ["everything", "account"]}
     bad = account(2**31, 9)
@@ -189,7 +189,7 @@ def test_a_restored_side_leaps_no_further_than_is_proven(quick_receiver: Side) -
     side = quick_receiver
     forth, _ = channels
     side.site = replace(side.site, channels=(forth,))  # it sends words alone
-    shown = outgoing_control.tell(side.site)
+    shown = publish_control_batch(side.site)
     assert shown is not None
     [proof] = side.all(sa.select(batch.c.manifest).where(batch.c.direction == "out"))
     signature = side.key.sign(proof.manifest.encode()).encode().decode()
@@ -207,7 +207,7 @@ def test_a_restored_side_leaps_no_further_than_is_proven(quick_receiver: Side) -
     )
     Mouth(trusted_forger(side)).say(heartbeat(heard=heard))
     [at] = side.all(sa.select(position.c.sequence).where(position.c.direction == "out"))
-    assert at.sequence == shown.sequence + control_batch.LEAP
+    assert at.sequence == shown.sequence + control_batch.SKIPPED_PLACES
 
 
 KEPT = ("", "null", "[]", "{", '{"sent": 1}', '{"sent": [{"channel": "forth"}]}', "9" * 5_000, "[" * 5_000, '"\\ud800"')
@@ -232,16 +232,16 @@ def test_rows_that_cannot_be_read_break_no_command_and_no_import(quick_receiver:
     run = take_in(side)
     assert run.trouble is None
     assert [one.verdict for one in run.batches] == [Verdict.APPLIED]
-    assert {one.stream: one.buckets for one in reconcile.report(side.site, "forth")}["place"] == 2
+    assert {one.stream: one.buckets for one in reconcile.report_agreement(side.site, "forth")}["place"] == 2
     with reading(side.engine) as connection:
-        look = peer_state.look(side.site, connection)
+        look = peer_state.read_peer_state(side.site, connection)
         assert look.life is not None
         assert look.life.period_seconds == side.site.limits.period_seconds
         assert look.there == {}
-        assert resend.lost(connection, "back", epoch) == ()
-        assert receipts.written(side.site, connection, moment)
-    assert resend.run(side.site, lambda: False) == ()
-    gaps.note(side.site)
+        assert resend.lost_places(connection, "back", epoch) == ()
+        assert receipts.build_receipts(side.site, connection, moment)
+    assert resend.resend_due(side.site, lambda: False) == ()
+    gaps.record_gaps(side.site)
 
 
 def test_of_what_was_said_only_what_is_known_is_kept(quick_receiver: Side) -> None:

@@ -130,7 +130,7 @@ def test_the_third_crash_on_a_batch_quarantines_it_and_a_replay_tries_again(
     assert "3 times" in outcome.message
     assert alike.other.all(sa.select(tables.attempt)) == []
     assert names(alike.other) == []
-    assert replay.run(alike.other.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
+    assert replay.replay_batches(alike.other.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
 
 
 def test_a_disk_that_fails_is_no_crash_of_the_batch(small: Link, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,12 +262,12 @@ def test_a_quarantined_batch_is_replayed_after_its_cause_is_gone(quick_receiver:
     [outcome] = quick_receiver.take_in().batches
     assert outcome.verdict is Verdict.QUARANTINED
     assert (
-        replay.run(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.QUARANTINED
+        replay.replay_batches(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.QUARANTINED
     )  # nothing is skipped
     quick_receiver.execute(sa.insert(shop.place).values(country="at", number=1, name="p"))
-    assert replay.run(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
+    assert replay.replay_batches(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.APPLIED
     assert (
-        replay.run(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.DUPLICATE
+        replay.replay_batches(quick_receiver.site, outcome.batch).batches[0].verdict is Verdict.DUPLICATE
     )  # from the archive: a no-op
     assert [row["id"] for row in quick_receiver.rows(shop.visit)] == [1]
     assert not list(quick_receiver.site.spool.folders.quarantine.iterdir())
@@ -276,7 +276,7 @@ def test_a_quarantined_batch_is_replayed_after_its_cause_is_gone(quick_receiver:
 def test_a_replay_of_nothing_is_one_sentence(quick_receiver: Side) -> None:
     for stem in ("forth-0123456789ab-0000000001", "../../etc/passwd", "\x1b[0m", ""):
         with pytest.raises(WorldError, match="nothing was done") as raised:
-            replay.run(quick_receiver.site, stem)
+            replay.replay_batches(quick_receiver.site, stem)
         assert raised.value.sentence.isprintable()
 
 
@@ -286,7 +286,7 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
         alike.round()
     stray = alike.one.site.spool.folders.tmp / "stray.data"
     stray.write_bytes(b"x")
-    assert prune.run(alike.one.site).as_dict() == {
+    assert prune.prune_expired(alike.one.site).as_dict() == {
         "sealed": 0,
         "archived": 0,
         "quarantined": 0,
@@ -296,10 +296,10 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
     }
     alike.one.limit(retention_days=-1.0)
     alike.other.limit(retention_days=-1.0)
-    found = prune.run(alike.one.site)
+    found = prune.prune_expired(alike.one.site)
     assert (found.sealed, found.stray) == (0, 1)  # nobody has said that the batches arrived
     alike.one.execute(sa.update(tables.batch).values(state="acknowledged"))
-    assert prune.run(alike.one.site).as_dict() == {
+    assert prune.prune_expired(alike.one.site).as_dict() == {
         "sealed": 3,
         "archived": 0,
         "quarantined": 0,
@@ -307,8 +307,8 @@ def test_prune_keeps_what_is_young_and_the_ledger_for_ever(alike: Link) -> None:
         "stray": 0,
         "letters": 0,
     }
-    assert prune.run(alike.other.site).archived == 6
-    assert prune.run(alike.one.site).sealed == 0
+    assert prune.prune_expired(alike.other.site).archived == 6
+    assert prune.prune_expired(alike.one.site).sealed == 0
     assert list(alike.one.site.spool.folders.sealed.iterdir()) == []
     assert len(alike.one.all(sa.select(tables.batch.c.id))) == 3
     alike.one.execute(sa.insert(shop.account).values(id=9, name="a"))

@@ -100,10 +100,13 @@ def test_a_release_lets_in_what_follows_until_the_rest_is_being_emptied(
         remove(quick_forger, number, number + 3)
     first = held(quick_receiver, Reason.DELETES)
     assert len(ids(quick_receiver)) == 20
-    assert release.release(quick_receiver.site, first.batch, park=False).verdict is Verdict.APPLIED
+    assert release.release_batch(quick_receiver.site, first.batch, park=False).verdict is Verdict.APPLIED
     second = held(quick_receiver, Reason.DELETES)
     assert len(ids(quick_receiver)) == 8
-    assert importer.run(quick_receiver.site, stem=second.batch, release=True).batches[0].verdict is Verdict.APPLIED
+    assert (
+        importer.import_batches(quick_receiver.site, stem=second.batch, release=True).batches[0].verdict
+        is Verdict.APPLIED
+    )
     assert len(ids(quick_receiver)) == 4
 
 
@@ -205,7 +208,7 @@ def test_what_a_snapshot_removes_counts_with_the_rest(
     stem = quick_forger.send([], claims={"kind": "snapshot", "snapshot": part})
     outcome = held(quick_receiver, Reason.DELETES)
     assert "it removes 5 or more of 14 rows of account, and batches before it deleted 6" in outcome.message
-    assert importer.run(quick_receiver.site, stem=stem, release=True).batches[0].verdict is Verdict.APPLIED
+    assert importer.import_batches(quick_receiver.site, stem=stem, release=True).batches[0].verdict is Verdict.APPLIED
     assert ids(quick_receiver) == list(range(12, 21))
     assert quick_receiver.all(sa.select(tables.deleted)) == []
     monkeypatch.setattr(delete_limit, "MOST_COUNTED", 4)
@@ -258,7 +261,7 @@ def test_a_sender_whose_clock_is_years_ahead_is_held_once_and_then_goes_on(
     (again,) = [one for one in take_in(quick_receiver) if one.batch == stem]
     assert (again.verdict, again.changed) == (Verdict.HELD, False)
     assert quick_receiver.all(sa.select(tables.attempt)) == []
-    assert release.release(quick_receiver.site, stem, park=False).verdict is Verdict.APPLIED
+    assert release.release_batch(quick_receiver.site, stem, park=False).verdict is Verdict.APPLIED
     quick_forger.send([account(101, version + 1000)])
     assert verdicts(quick_receiver) == [Verdict.APPLIED] * 2
     assert len(ids(quick_receiver)) == 22

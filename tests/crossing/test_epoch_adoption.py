@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange.database import network as own_network
 from exchange.database import positions
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, reading
+from exchange.database.network import known_epoch, left_behind
 from exchange.database.tables import BatchState, Direction, batch, epoch, gap, network, position
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.link import epoch_adoption, epochs
-from exchange.link import gaps as link_gaps
+from exchange.link.gaps import accept_by_hand, close_lost
 from exchange.operating import status
 from exchange.results import Imported
 from tests.crossing import shop
@@ -56,19 +56,19 @@ def present(side: Side, channel: str = "forth") -> str | None:
 def waiting(side: Side) -> list[epoch_adoption.Undecided]:
     """Give what waits for a decision."""
     with reading(side.engine) as connection:
-        return epoch_adoption.waiting(connection)
+        return epoch_adoption.list_undecided(connection)
 
 
 def alarms(side: Side) -> list[str]:
     """Give what `exchange status` is worried about."""
-    found: list[str] = status.look(side.site).as_dict()["link"]["alarms"]
+    found: list[str] = status.read_status(side.site).as_dict()["link"]["alarms"]
     return found
 
 
 def own_epoch(side: Side) -> str:
     """Give a side's own epoch."""
     with reading(side.engine) as connection:
-        return str(own_network.known_epoch(connection, side.site.network))
+        return str(known_epoch(connection, side.site.network))
 
 
 def left(*known: tuple[str, int, str | None] | str) -> dict[str, Any]:
@@ -129,13 +129,13 @@ def test_no_loss_and_no_persons_word_on_a_gap_adopts_an_unproven_epoch(
     quick_forger.send([account(1, FIRST)])
     only(quick_receiver)
     with quick_receiver.engine.begin() as connection:
-        link_gaps.close_lost(connection, "forth", NEW, [(1, 3)])
+        close_lost(connection, "forth", NEW, [(1, 3)])
     recorded = later(quick_forger, NEWER)
     recorded.make()
     recorded.send([account(2, FIRST)])
     assert verdict(quick_receiver) == HELD
     with pytest.raises(WorldError, match="channel forth does not miss 1"):
-        link_gaps.accept_by_hand(quick_receiver.site, "forth", 1, 1, "go on")
+        accept_by_hand(quick_receiver.site, "forth", 1, 1, "go on")
     assert present(quick_receiver) == quick_forger.epoch
 
 
@@ -213,7 +213,7 @@ def test_what_one_channel_has_adopted_and_left_counts_for_all(small: Link) -> No
     small.there.carry()
     take_in(small.other)
     first = own_epoch(small.one)
-    epochs.begin(small.one.site, "restored")
+    epochs.begin_epoch(small.one.site, "restored")
     tell(small.one)
     small.there.carry()
     take_in(small.other)
@@ -296,7 +296,7 @@ def test_a_person_adopts_an_epoch_and_its_batches_are_taken(receiver: Side, forg
     assert f"; `exchange epoch adopt {NEW} --reason TEXT` takes it" in sentence
     assert f"`exchange epoch new --continues {forger.epoch} --reason TEXT` on one proves it" in sentence
 
-    done = epoch_adoption.adopt(receiver.site, NEW, "read out on the telephone")
+    done = epoch_adoption.adopt_epoch(receiver.site, NEW, "read out on the telephone")
 
     assert (done.decision, done.channels) == ("adopted", ("forth",))
     assert (alarms(receiver), waiting(receiver)) == ([], [])
@@ -304,7 +304,7 @@ def test_a_person_adopts_an_epoch_and_its_batches_are_taken(receiver: Side, forg
     forger.send([account(1, FIRST + 9)])
     assert verdict(receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
     with reading(receiver.engine) as connection:
-        known = [(one.epoch, one.state, one.sequence) for one in epoch_adoption.received(connection)]
+        known = [(one.epoch, one.state, one.sequence) for one in epoch_adoption.list_received(connection)]
     assert known == [(NEW, "present", 2), (forger.epoch, "left", 1)]
 
 
@@ -314,12 +314,12 @@ def test_a_person_refuses_an_epoch_and_its_batches_are_stale(quick_receiver: Sid
     later(quick_forger).send([account(2, FIRST + 1)])
     quick_receiver.take_in()
 
-    epoch_adoption.refuse(quick_receiver.site, NEW, "nobody restored anything")
+    epoch_adoption.refuse_epoch(quick_receiver.site, NEW, "nobody restored anything")
 
     assert alarms(quick_receiver) == []
     assert verdict(quick_receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
     assert present(quick_receiver) == quick_forger.epoch
-    for decide in (epoch_adoption.adopt, epoch_adoption.refuse):
+    for decide in (epoch_adoption.adopt_epoch, epoch_adoption.refuse_epoch):
         with pytest.raises(WorldError, match=f"no batch of epoch {NEW} waits for a decision; nothing was done"):
             decide(quick_receiver.site, NEW, "another thought")
 
@@ -331,7 +331,7 @@ def test_what_a_person_adopts_is_adopted_on_every_channel(quick_receiver: Side, 
     later(quick_forger).send([account(2, FIRST)])
     assert verdict(quick_receiver) == HELD
 
-    done = epoch_adoption.adopt(quick_receiver.site, NEW, "they said so")
+    done = epoch_adoption.adopt_epoch(quick_receiver.site, NEW, "they said so")
 
     assert done.channels == ("control", "forth")
     assert (present(quick_receiver), present(quick_receiver, "control")) == (NEW, NEW)
@@ -344,7 +344,7 @@ def test_what_a_person_adopts_is_adopted_on_every_channel(quick_receiver: Side, 
 def test_nobody_decides_while_a_channel_is_imported(postgresql_link: Link) -> None:
     side = postgresql_link.other
     with locked(side.engine, "import forth"), pytest.raises(Busy):
-        epoch_adoption.adopt(side.site, NEW, "now")
+        epoch_adoption.adopt_epoch(side.site, NEW, "now")
 
 
 # The sender
@@ -358,11 +358,11 @@ def test_manifests_list_what_was_left_in_order_whatever_a_clock_says(small: Link
         last[names[-1]] = small.one.all(
             sa.select(position.c.sequence, position.c.digest).where(position.c.current == 1)
         )
-        names.append(epochs.begin(small.one.site, "restored").epoch)
+        names.append(epochs.begin_epoch(small.one.site, "restored").epoch)
         small.one.execute(sa.update(epoch).values(at=now().replace(year=2030 - number)))
     with reading(small.one.engine) as connection:
-        known = own_network.left_behind(connection, "forth", names[-1])
-        lives = epochs.listed(connection)
+        known = left_behind(connection, "forth", names[-1])
+        lives = epochs.list_epochs(connection)
     assert [one.epoch for one in known] == names[2::-1]
     assert [(one.sequence, one.digest) for one in known] == [tuple(last[one][0]) for one in names[2::-1]]
     assert [one.epoch for one in lives] == names[::-1]
@@ -373,14 +373,14 @@ def test_what_lies_in_sealed_tells_a_restored_database_of_an_epoch_that_it_forgo
     copy = own_epoch(small.one)
     older = Restored(tmp_path, small)
     older.save()
-    forgotten = epochs.begin(small.one.site, "restored once").epoch
+    forgotten = epochs.begin_epoch(small.one.site, "restored once").epoch
     add(small.one, 2)
     small.there.carry()
     small.other.take_in()
     older.restore()
-    epochs.begin(small.one.site, "restored to an older copy")
+    epochs.begin_epoch(small.one.site, "restored to an older copy")
     with reading(small.one.engine) as connection:
-        known = own_network.left_behind(connection, "forth", own_epoch(small.one))
+        known = left_behind(connection, "forth", own_epoch(small.one))
     assert [one.epoch for one in known] == [forgotten, copy]
     assert small.one.export().trouble is None
     small.there.carry()
@@ -410,12 +410,12 @@ def test_a_sender_that_forgot_an_epoch_is_reminded_of_it_and_both_sides_agree(sm
     go(small)
     older = Restored(tmp_path, small)
     older.save()
-    forgotten = epochs.begin(small.one.site, "restored once").epoch
+    forgotten = epochs.begin_epoch(small.one.site, "restored once").epoch
     add(small.one, 1)
     go(small)
     older.restore()
     lose_sealed(small.one)
-    epochs.begin(small.one.site, "restored to an older copy")
+    epochs.begin_epoch(small.one.site, "restored to an older copy")
     small.one.execute(sa.insert(shop.account).values(id=7, name="of now"))
     go(small)
     assert (present(small.other), [one.present for one in waiting(small.other)]) == (forgotten, [(forgotten,)])
@@ -432,7 +432,7 @@ def test_a_recorded_batch_of_an_epoch_that_its_sender_forgot_is_denounced_by_it(
     go(small)
     older = Restored(tmp_path, small)
     older.save()
-    forgotten = epochs.begin(small.one.site, "restored once").epoch
+    forgotten = epochs.begin_epoch(small.one.site, "restored once").epoch
     add(small.one, 1)
     recorded = {}
     for path in small.one.site.spool.folders.outgoing.glob(f"*-{forgotten}-*"):
@@ -440,7 +440,7 @@ def test_a_recorded_batch_of_an_epoch_that_its_sender_forgot_is_denounced_by_it(
         path.unlink()
     older.restore()
     lose_sealed(small.one)
-    living = epochs.begin(small.one.site, "restored to an older copy").epoch
+    living = epochs.begin_epoch(small.one.site, "restored to an older copy").epoch
     add(small.one, 2)
     go(small)
     assert present(small.other) == living
@@ -466,7 +466,7 @@ def test_an_epoch_that_a_restored_side_began_later_stops_it_whatever_its_clock_s
     go(small)
     older = Restored(tmp_path, small)
     older.save()
-    epochs.begin(small.one.site, "restored")
+    epochs.begin_epoch(small.one.site, "restored")
     add(small.one, 1)
     small.there.carry()
     take_in(small.other)
@@ -475,7 +475,7 @@ def test_an_epoch_that_a_restored_side_began_later_stops_it_whatever_its_clock_s
     small.back.carry()
     take_in(small.one)
     assert "begun before that" in str(halted(small.one))
-    epochs.begin(small.one.site, "so it was")
+    epochs.begin_epoch(small.one.site, "so it was")
     for _ in range(3):
         go(small)
     assert present(small.other) == own_epoch(small.one)
@@ -512,7 +512,7 @@ def test_a_database_that_was_made_anew_stops_and_says_which_epoch_it_has_to_go_o
     assert "it was made anew" in because
     assert because.endswith(f"`exchange epoch new --continues {before} --reason TEXT` begins a new epoch")
 
-    epochs.begin(link.one.site, "the disk burnt", continues=before)
+    epochs.begin_epoch(link.one.site, "the disk burnt", continues=before)
     for _ in range(3):
         go(link)
     assert present(link.other) == own_epoch(link.one)
@@ -528,7 +528,7 @@ def test_what_was_read_out_proves_a_new_epoch_where_nothing_comes_back(anew: tup
     [one] = waiting(link.other)
     assert (one.epoch, one.present) == (unproven, (before,))
 
-    living = epochs.begin(link.one.site, "read out", continues=one.present[0]).epoch
+    living = epochs.begin_epoch(link.one.site, "read out", continues=one.present[0]).epoch
     assert link.one.export().trouble is None
     link.there.carry()
     assert Verdict.APPLIED in {one.verdict for one in link.other.take_in().batches}
@@ -542,7 +542,7 @@ def test_what_was_read_out_proves_a_new_epoch_where_nothing_comes_back(anew: tup
 @pytest.mark.parametrize("said", ["", "yesterday", "A" * 12, "a" * 13])
 def test_what_continues_no_epoch_is_refused(small: Link, said: str) -> None:
     with pytest.raises(WorldError, match="continues: expected an epoch, 12 of the digits 0 to 9 and a to f, found"):
-        epochs.begin(small.one.site, "a slip of the tongue", continues=said)
+        epochs.begin_epoch(small.one.site, "a slip of the tongue", continues=said)
 
 
 def test_no_more_lives_are_remembered_than_an_honest_side_has(quick_receiver: Side) -> None:

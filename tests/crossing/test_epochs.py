@@ -10,13 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
-from exchange.database import network as own_network
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, reading
+from exchange.database.network import halted
 from exchange.database.tables import BatchState, ResyncState, batch, change, dead_letter, network, resync
 from exchange.format.errors import Reason, Verdict
 from exchange.link import epochs
-from exchange.outgoing import exporter
 from exchange.tables import capture
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
@@ -34,7 +33,7 @@ def test_a_new_epoch_numbers_anew_gives_greater_versions_and_asks_for_all_channe
     side = alike.one
     side.execute(sa.insert(shop.account), accounts(1, 1))
     first = export(side).batches[0]
-    begun = epochs.begin(side.site, "a restore")
+    begun = epochs.begin_epoch(side.site, "a restore")
     side.execute(sa.insert(shop.account), accounts(2, 2))
     version = side.all(sa.select(sa.func.max(change.c.id)))[0][0]
 
@@ -52,7 +51,7 @@ def test_the_counter_never_goes_back(alike: Link) -> None:
     far = int((now() + timedelta(days=400)).timestamp() * 1_000_000)
     with side.engine.begin() as connection:
         capture.raise_counter(connection, far)
-    epochs.begin(side.site, "the clock was wrong once")
+    epochs.begin_epoch(side.site, "the clock was wrong once")
     side.execute(sa.insert(shop.account), accounts(1, 1))
 
     assert side.all(sa.select(change.c.id))[0].id > far
@@ -71,7 +70,7 @@ def test_what_a_lost_life_sent_is_undone_on_the_other_side(alike: Link) -> None:
     alike.one.execute(sa.insert(shop.account), before)
     forget(alike.one)
 
-    epochs.begin(alike.one.site, "restored")
+    epochs.begin_epoch(alike.one.site, "restored")
     assert set(cross(alike)) == {Verdict.APPLIED}
 
     assert names(alike.other) == names(alike.one)
@@ -81,7 +80,7 @@ def test_what_a_lost_life_sent_is_undone_on_the_other_side(alike: Link) -> None:
 def test_a_batch_of_the_epoch_before_is_refused_once_a_newer_one_was_adopted(small: Link) -> None:
     small.one.execute(sa.insert(shop.account), accounts(1, 1))
     late = export(small.one).batches[0]
-    epochs.begin(small.one.site, "restored")
+    epochs.begin_epoch(small.one.site, "restored")
     export(small.one)
     for path in sorted(small.one.site.spool.folders.outgoing.iterdir()):
         if late.batch not in path.name and not path.name.startswith("."):
@@ -97,8 +96,8 @@ def test_a_batch_of_the_epoch_before_is_refused_once_a_newer_one_was_adopted(sma
 def test_what_was_sealed_and_not_published_is_discarded_with_its_epoch(small: Link) -> None:
     side = small.one
     side.execute(sa.insert(shop.account), accounts(1, 3))
-    exporter.seal(side.site, side.site.outgoing()[0])
-    done = epochs.begin(side.site, "restored")
+    side.seal(side.site.outgoing()[0])
+    done = epochs.begin_epoch(side.site, "restored")
 
     assert done.discarded == 1
     assert [row.state for row in side.all(sa.select(batch.c.state))] == [BatchState.DISCARDED]
@@ -110,7 +109,7 @@ def test_what_was_being_sent_begins_anew_in_the_new_epoch(small: Link) -> None:
     side = small.one
     side.execute(sa.insert(shop.account), accounts(1, 3))
     ask(side, answers="two-1")
-    epochs.begin(side.site, "restored")
+    epochs.begin_epoch(side.site, "restored")
 
     states = [(row.state, row.answers) for row in side.all(sa.select(resync).order_by(resync.c.id))]
 
@@ -122,7 +121,7 @@ def test_what_was_being_sent_begins_anew_in_the_new_epoch(small: Link) -> None:
 def test_an_epoch_does_not_begin_beside_an_export(postgresql_link: Link) -> None:
     site = postgresql_link.one.site
     with locked(site.engine, "export forth"), pytest.raises(Busy):
-        epochs.begin(site, "restored")
+        epochs.begin_epoch(site, "restored")
 
 
 def test_a_halted_database_exports_again_in_a_new_epoch(small: Link) -> None:
@@ -132,12 +131,12 @@ def test_a_halted_database_exports_again_in_a_new_epoch(small: Link) -> None:
     run = side.export()
     assert (run.trouble, run.batches) == ("they know more than we do", ())
 
-    epochs.begin(side.site, "restored")
+    epochs.begin_epoch(side.site, "restored")
 
     assert export(side).batches
     with reading(side.engine) as connection:
-        assert own_network.halted(connection) is None
-        assert [one.current for one in epochs.listed(connection)] == [True, False]
+        assert halted(connection) is None
+        assert [one.current for one in epochs.list_epochs(connection)] == [True, False]
 
 
 def test_a_one_way_link_sends_everything_anew_on_a_schedule(small: Link) -> None:
@@ -172,7 +171,7 @@ def test_a_shard_is_sent_and_pruned_by_itself(tmp_path: Path, databases: Databas
     cross(link)
     second.execute(sa.insert(thing), [{"id": f"other {n}", "name": "by hand"} for n in range(30)])
 
-    epochs.begin(first.site, "restored")
+    epochs.begin_epoch(first.site, "restored")
     assert set(cross(link)) == {Verdict.APPLIED}
 
     assert second.rows(thing) == first.rows(thing)

@@ -46,11 +46,11 @@ CODE = "FORGET-ME!"
 
 
 def look(side: Side, stream: str = "seat", key: str = str(ID)) -> Forgotten:
-    return erasure.look(side.site, erasure.seek(side.site, stream, key))
+    return erasure.find_traces(side.site, erasure.seek(side.site, stream, key))
 
 
 def erase(side: Side, stream: str = "seat", key: str = str(ID)) -> Forgotten:
-    return erasure.erase(side.site, erasure.seek(side.site, stream, key))
+    return erasure.erase_record(side.site, erasure.seek(side.site, stream, key))
 
 
 def places(found: Forgotten) -> dict[str, str | None]:
@@ -158,7 +158,7 @@ def test_an_erased_batch_that_is_asked_for_again_is_answered_with_a_snapshot(sma
     small.there.carry()
     assert {seen.verdict for seen in other.take_in().batches} == {Verdict.WAITING}
     misses(one, 1)
-    [lost] = resend.run(one.site, never)
+    [lost] = resend.resend_due(one.site, never)
     assert lost.attempt is None
     assert "was to be forgotten and it was erased; a snapshot of the channel goes in its place" in lost.message
     assert (of_batch(one, Direction.OUT, 1).state, of_batch(one, Direction.OUT, 1).reason) == ("rejected", "lost")
@@ -337,7 +337,7 @@ def test_on_a_one_way_link_what_may_not_have_come_is_lost_at_once(small: Link) -
     row = of_batch(small.one, Direction.OUT, 1)
     assert (row.state, row.reason, row.again_at) == ("rejected", Reason.LOST, None)
     with reading(small.one.engine) as connection:
-        assert resend.lost(connection, "forth", row.epoch) == ((1, 1),)
+        assert resend.lost_places(connection, "forth", row.epoch) == ((1, 1),)
     assert len(small.one.all(sa.select(resync).where(resync.c.prune == 1))) == 1
 
 
@@ -360,7 +360,7 @@ def test_drafts_that_a_crash_left_go_wherever_they_are_and_the_retention_is_not_
     assert places(erase(small.one)) == {"tmp": None, "outgoing": None, "archive": None}
     assert [path for path in drafts if path.exists()] == []
     assert [path for path in others if not path.exists()] == []
-    assert prune.run(small.one.site).stray == 0
+    assert prune.prune_expired(small.one.site).stray == 0
 
 
 def test_a_run_that_was_cut_short_behind_its_commit_is_run_again(small: Link, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ def test_a_run_that_was_cut_short_behind_its_commit_is_run_again(small: Link, mo
     assert of_batch(small.one, Direction.OUT, 1).erased_at
     assert left_in_files(small.one, CODE)
     misses(small.one, 1)
-    assert [one.attempt for one in resend.run(small.one.site, never)] == [None]  # it is not sent as it was
+    assert [one.attempt for one in resend.resend_due(small.one.site, never)] == [None]  # it is not sent as it was
     erase(small.one)
     assert left_in_files(small.one, CODE) == []
 

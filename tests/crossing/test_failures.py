@@ -20,7 +20,7 @@ from exchange.database.tables import BatchState
 from exchange.format.errors import Reason, RecordError, Verdict, WorldError
 from exchange.format.manifest import Manifest
 from exchange.incoming import apply, consent, control_batch, judge, manifests, replay, transaction
-from exchange.incoming.held import Waiting
+from exchange.incoming.held import OpenBatches
 from exchange.operating import status
 from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import EPOCH, account, upsert
@@ -60,9 +60,9 @@ def verdicts(side: Side) -> list[tuple[Verdict, Reason | None]]:
 
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "looked at": (judge, "stand"),
+    "looked at": (judge, "compare_with_ledger"),
     "judged": (consent, "_deletes_too_much"),
-    "claimed": (transaction, "claim"),
+    "claimed": (transaction, "claim_files"),
     "applied": (apply, "apply_records"),
     "written down": (ledger, "count"),
 }
@@ -85,15 +85,15 @@ def test_whatever_goes_wrong_with_a_batch_is_counted_and_quarantines_it_in_the_e
             assert type(error).__name__ in first.message or "out of range" not in first.message
             assert attempts(quick_receiver)[0] == (bad, number)
             assert second.batch == waiting
-            [said, *_] = status.look(quick_receiver.site).stumbles
+            [said, *_] = status.read_status(quick_receiver.site).stumbles
             assert f"batch {bad} could not be taken in, {number} of 3 attempts failed" in said
         first, *_ = quick_receiver.take_in().batches
         assert (first.batch, first.verdict, first.reason) == (bad, Verdict.QUARANTINED, Reason.CRASHED)
     assert bad not in [key for key, _ in attempts(quick_receiver)]
-    assert f"batch {bad} is quarantined" in status.look(quick_receiver.site).stumbles[-1]
-    assert replay.run(quick_receiver.site, bad).batches[0].verdict is Verdict.APPLIED
+    assert f"batch {bad} is quarantined" in status.read_status(quick_receiver.site).stumbles[-1]
+    assert replay.replay_batches(quick_receiver.site, bad).batches[0].verdict is Verdict.APPLIED
     assert (Verdict.APPLIED, None) in verdicts(quick_receiver)
-    assert status.look(quick_receiver.site).stumbles == ()
+    assert status.read_status(quick_receiver.site).stumbles == ()
     assert attempts(quick_receiver) == []
 
 
@@ -171,10 +171,10 @@ def test_a_manifest_that_cannot_be_read_at_all_is_counted_by_its_name(
     for number in (1, 2):
         assert verdicts(quick_receiver) == [(Verdict.WAITING, Reason.CRASHED)]
         assert attempts(quick_receiver) == [(f"unread {stem}", number)]
-    assert f"batch unread {stem}" in status.look(quick_receiver.site).stumbles[0]
+    assert f"batch unread {stem}" in status.read_status(quick_receiver.site).stumbles[0]
     assert verdicts(quick_receiver) == [(Verdict.QUARANTINED, Reason.CRASHED)]
     monkeypatch.undo()
-    assert replay.run(quick_receiver.site, stem).batches[0].verdict is Verdict.APPLIED
+    assert replay.replay_batches(quick_receiver.site, stem).batches[0].verdict is Verdict.APPLIED
 
 
 def test_a_batch_that_cannot_even_be_written_down_is_quarantined_as_a_file_with_a_name(
@@ -203,14 +203,14 @@ def test_a_control_batch_over_which_we_fall_is_told_until_a_newer_one_has_said_i
 ) -> None:
     mouth = Mouth(trusted_forger(quick_receiver))
     with monkeypatch.context() as patched:
-        patched.setattr(control_batch, "hear", failing(RecursionError()))
+        patched.setattr(control_batch, "apply_control_batch", failing(RecursionError()))
         assert mouth.say().verdict is Verdict.WAITING
-    assert "RecursionError" in status.look(quick_receiver.site).stumbles[0]
+    assert "RecursionError" in status.read_status(quick_receiver.site).stumbles[0]
     mouth.forger.send([], claims={"kind": CONTROL})
     mouth.forger.sequence = 1
     older, newer = quick_receiver.take_in().batches
     assert {older.verdict, newer.verdict} == {Verdict.APPLIED}
-    assert status.look(quick_receiver.site).stumbles == ()
+    assert status.read_status(quick_receiver.site).stumbles == ()
 
 
 def test_attempts_at_files_that_went_away_are_forgotten(quick_receiver: Side, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,14 +230,14 @@ def test_a_data_file_that_its_carrier_made_unreadable_stops_nobody(
 ) -> None:
     forger = trusted_forger(quick_receiver)
     bad = forger.deliver(forger.make([account(1, 1)]))
-    claim = transaction.claim
+    claim = transaction.claim_files
 
     def claim_with_a_second_name(site: Any, arrival: Any) -> Any:
         claimed = claim(site, arrival)
         os.link(claimed.sighting.folder / claimed.sighting.file(f"{bad}.jsonl.zst"), tmp_path / "a second name")
         return claimed
 
-    monkeypatch.setattr(transaction, "claim", claim_with_a_second_name)
+    monkeypatch.setattr(transaction, "claim_files", claim_with_a_second_name)
     assert verdicts(quick_receiver) == [(Verdict.INCOMPLETE, Reason.INCOMPLETE)]
     assert attempts(quick_receiver) == []
     (tmp_path / "a second name").unlink()
@@ -250,7 +250,7 @@ def test_what_cannot_be_told_of_those_that_wait_is_judged_one_by_one(
 ) -> None:
     forger = trusted_forger(quick_receiver)
     forger.send([account(1, 1)])
-    monkeypatch.setattr(Waiting, "_behind", failing(ZeroDivisionError()))
+    monkeypatch.setattr(OpenBatches, "_behind", failing(ZeroDivisionError()))
     assert verdicts(quick_receiver) == [(Verdict.APPLIED, None)]
 
 
@@ -339,5 +339,5 @@ def test_crashes_are_told_before_they_quarantine(quick_receiver: Side, monkeypat
     monkeypatch.setattr(apply, "apply_records", die)
     for _ in range(2):
         assert join(fork(quick_receiver.take_in, quick_receiver)) == KILLED
-    [said] = status.look(quick_receiver.site).stumbles
+    [said] = status.read_status(quick_receiver.site).stumbles
     assert f"batch {stem} could not be taken in, 2 of 3 attempts failed (the process died)" in said

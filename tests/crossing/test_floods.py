@@ -50,7 +50,7 @@ def aside(side: Side) -> list[str]:
 def counted(side: Side) -> dict[str, int]:
     """Give how many batches were counted, by cause."""
     with reading(side.engine) as connection:
-        return {one.cause.value: one.batches for one in strangers.groups(connection)}
+        return {one.cause.value: one.batches for one in strangers.strangers_by_day(connection)}
 
 
 def of_strangers(run: ImportRun) -> tuple[int, int]:
@@ -64,13 +64,13 @@ def of_strangers(run: ImportRun) -> tuple[int, int]:
 def lying(quick_receiver: Side, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Give how many manifests lay in incoming each time that a batch was applied."""
     found: list[int] = []
-    apply = transaction.apply
+    apply = transaction.apply_batch
 
     def watching(*args: Any) -> Any:
         found.append(incoming(quick_receiver))
         return apply(*args)
 
-    monkeypatch.setattr(transaction, "apply", watching)
+    monkeypatch.setattr(transaction, "apply_batch", watching)
     return found
 
 
@@ -152,13 +152,13 @@ def test_no_more_files_are_kept_than_the_settings_allow_and_the_others_stay(
     assert [of_strangers(quick_receiver.take_in()) for _ in range(2)] == [(7, 3), (0, 3)]
     assert (len(aside(quick_receiver)), incoming(quick_receiver)) == (7, 3)
     assert counted(quick_receiver) == {"untrusted": 7}
-    (sentence,) = strangers.lack_of_room(quick_receiver.site)
+    (sentence,) = strangers.full_sentences(quick_receiver.site)
     assert "exchange quarantine clear" in sentence
     quick_forger.send([account(1, FIRST)])
     assert quick_receiver.take_in().batches[0].verdict is Verdict.APPLIED
-    assert strangers.clear(quick_receiver.site) == 7
+    assert strangers.clear_strangers(quick_receiver.site) == 7
     assert of_strangers(quick_receiver.take_in()) == (3, 0)
-    assert list(strangers.lack_of_room(quick_receiver.site)) == []
+    assert list(strangers.full_sentences(quick_receiver.site)) == []
 
 
 def test_no_more_bytes_are_kept_than_the_settings_allow_and_smaller_ones_find_room(
@@ -177,7 +177,7 @@ def test_no_more_bytes_are_kept_than_the_settings_allow_and_smaller_ones_find_ro
 def test_one_that_is_asked_for_and_finds_no_room_is_said_to_stay(quick_receiver: Side, quick_forger: Forger) -> None:
     quick_receiver.limit(stranger_bytes=10)
     plant(quick_forger, 2)
-    run = importer.run(quick_receiver.site, stem="aaa-0123456789ab-0000000002")
+    run = importer.import_batches(quick_receiver.site, stem="aaa-0123456789ab-0000000002")
     (outcome,) = run.batches
     assert (outcome.verdict, outcome.reason, outcome.changed) == (Verdict.WAITING, Reason.UNTRUSTED, False)
     assert "stays in incoming" in outcome.message
@@ -189,14 +189,14 @@ def test_they_are_grouped_by_day_and_cause_with_samples(receiver: Side, forger: 
     stem = forger.send([account(1, FIRST)], claims={"target": "three"})
     receiver.take_in()
     with reading(receiver.engine) as connection:
-        groups = {one.cause: one for one in strangers.groups(connection)}
+        groups = {one.cause: one for one in strangers.strangers_by_day(connection)}
     unsigned, foreign = groups[Reason.UNTRUSTED], groups[Reason.MISDIRECTED]
     assert (unsigned.batches, unsigned.bytes, len(unsigned.samples)) == (12, 2400, strangers.MOST_SAMPLES)
     assert unsigned.samples[0]["batch"] == "aaa-0123456789ab-0000000001"
     assert "is not signed" in unsigned.samples[0]["message"]
     assert (foreign.batches, foreign.samples[0]["batch"]) == (1, stem)
     assert foreign.as_dict()["day"] == foreign.day.isoformat()
-    said = [one.sentence for one in status.look(receiver.site).strangers]
+    said = [one.sentence for one in status.read_status(receiver.site).strangers]
     assert len(said) == 2
     assert all("`exchange quarantine strangers`" in sentence for sentence in said)
 
@@ -204,11 +204,11 @@ def test_they_are_grouped_by_day_and_cause_with_samples(receiver: Side, forger: 
 def test_they_go_with_the_retention_like_the_rest(quick_receiver: Side, quick_forger: Forger) -> None:
     plant(quick_forger, 3)
     quick_receiver.take_in()
-    assert prune.run(quick_receiver.site).strangers == 0
+    assert prune.prune_expired(quick_receiver.site).strangers == 0
     assert counted(quick_receiver) == {"untrusted": 3}
     quick_receiver.execute(sa.update(tables.stranger).values(day=(now() - timedelta(days=400)).date()))
     quick_receiver.limit(retention_days=1e-9)
-    assert prune.run(quick_receiver.site).strangers == 3
+    assert prune.prune_expired(quick_receiver.site).strangers == 3
     assert (counted(quick_receiver), aside(quick_receiver)) == ({}, [])
 
 
@@ -233,22 +233,22 @@ def test_one_is_looked_at_released_and_given_up_by_its_name(quick_receiver: Side
     quick_forger.key = stranger
     stem = quick_forger.send([account(1, FIRST)])
     quick_receiver.take_in()
-    assert quarantine.look(quick_receiver.site, stem).report.reason is Reason.UNTRUSTED
-    assert quarantine.release(quick_receiver.site, stem).reason is Reason.UNTRUSTED
+    assert quarantine.quarantined_detail(quick_receiver.site, stem).report.reason is Reason.UNTRUSTED
+    assert quarantine.release_files(quick_receiver.site, stem).reason is Reason.UNTRUSTED
     with pytest.raises(WorldError, match="`exchange quarantine` also what nobody vouches for"):
-        release.reject(quick_receiver.site, stem, "whose is it")
+        release.reject_batch(quick_receiver.site, stem, "whose is it")
     quick_receiver.site = replace(
         quick_receiver.site, trusted=TrustedKeys.from_pems({stranger.name: stranger.public_pem()})
     )
-    assert "a key that is trusted by now signed it" in quarantine.listed(quick_receiver.site)[0][0].message
-    assert replay.run(quick_receiver.site, stem).batches[0].verdict is Verdict.APPLIED
+    assert "a key that is trusted by now signed it" in quarantine.list_quarantined(quick_receiver.site)[0][0].message
+    assert replay.replay_batches(quick_receiver.site, stem).batches[0].verdict is Verdict.APPLIED
     assert aside(quick_receiver) == []
     quick_receiver.site = replace(quick_receiver.site, trusted=trusted)
     quick_forger.send([account(2, FIRST + 1)])
     quick_receiver.take_in()
-    (left,) = quarantine.listed(quick_receiver.site)[0]
-    quarantine.discard(quick_receiver.site, left.label, "nobody's")
-    assert (aside(quick_receiver), quarantine.listed(quick_receiver.site)) == ([], ([], 0))
+    (left,) = quarantine.list_quarantined(quick_receiver.site)[0]
+    quarantine.discard_files(quick_receiver.site, left.label, "nobody's")
+    assert (aside(quick_receiver), quarantine.list_quarantined(quick_receiver.site)) == ([], ([], 0))
 
 
 def test_what_a_person_brings_back_goes_back_though_there_is_no_room(
@@ -258,7 +258,7 @@ def test_what_a_person_brings_back_goes_back_though_there_is_no_room(
     quick_receiver.take_in()
     quick_receiver.limit(stranger_files=1)
     stem = "aaa-0123456789ab-0000000002"
-    assert replay.run(quick_receiver.site, stem).batches[0].verdict is Verdict.QUARANTINED
+    assert replay.replay_batches(quick_receiver.site, stem).batches[0].verdict is Verdict.QUARANTINED
     assert len(aside(quick_receiver)) == 2
     assert {path.name for path in quick_receiver.site.spool.folders.incoming.iterdir()} == {MARKER}
 
@@ -271,7 +271,7 @@ def test_genuine_ones_are_listed_before_them_and_no_two_have_one_name(
     quick_receiver.take_in()
     quick_forger.deliver(batch, data=last_byte_changed(batch.data))
     quick_receiver.take_in()
-    found, total = quarantine.listed(quick_receiver.site)
+    found, total = quarantine.list_quarantined(quick_receiver.site)
     assert total == 2
     assert [(one.label, one.reason) for one in found] == [(f"{batch.stem}~2", "corrupt"), (batch.stem, "untrusted")]
 

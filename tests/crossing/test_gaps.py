@@ -19,7 +19,7 @@ from exchange.format.control import Heartbeat, Range, Sent, ranges
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.incoming import release
 from exchange.link import gap_report
-from exchange.link import gaps as link_gaps
+from exchange.link.gaps import Accepted, accept_by_hand, close_lost, record_gaps
 from exchange.results import Imported
 from exchange.site import Site
 from tests.crossing import shop
@@ -70,11 +70,11 @@ def say(side: Side, through: int, *, epoch: str = EPOCH, lost: tuple[Range, ...]
 def lose(side: Side, *lost: Range, epoch: str = EPOCH) -> None:
     """Hear that the sender can't send some batches again."""
     with side.engine.begin() as connection:
-        link_gaps.close_lost(connection, "forth", epoch, lost)
+        close_lost(connection, "forth", epoch, lost)
 
 
-def accept(side: Side, first: int, last: int | None = None, **how: bool) -> link_gaps.Accepted:
-    return link_gaps.accept_by_hand(side.site, "forth", first, last or first, "the stick fell into the sea", **how)
+def accept(side: Side, first: int, last: int | None = None, **how: bool) -> Accepted:
+    return accept_by_hand(side.site, "forth", first, last or first, "the stick fell into the sea", **how)
 
 
 # Noticed and closed
@@ -129,7 +129,7 @@ def test_where_nothing_changed_nothing_is_written(receiver: Side, forger: Forger
     forger.send([account(1, FIRST)])
     verdicts(receiver)
     with watched(receiver.engine) as seen:
-        link_gaps.note(receiver.site)
+        record_gaps(receiver.site)
     assert seen.statements <= 5  # four questions, and on SQLite the beginning
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_batch_is_missing_though_nothing_came_behind_it(quick_receiver
     quick_forger.deliver(batch, data=last_byte_changed(batch.data))
     assert verdicts(quick_receiver) == [Verdict.QUARANTINED]
     assert rows(quick_receiver) == [1]
-    (found,) = gap_report.look(quick_receiver.site, channel=None, state=GapState.MISSING, limit=10).found
+    (found,) = gap_report.list_gaps(quick_receiver.site, channel=None, state=GapState.MISSING, limit=10).found
     assert (found.first, found.last, found.refused) == (1, 1, Reason.CORRUPT)
     again = replace(batch, stem=f"{batch.stem}.r2")
     quick_forger.deliver(again)
@@ -179,7 +179,7 @@ def test_a_held_batch_that_a_person_rejected_is_missing(quick_receiver: Side, qu
     stem = quick_forger.send([account(1, FIRST)], claims={"schemas": {"account": 9}})
     assert verdicts(quick_receiver) == [Verdict.HELD]
     assert rows(quick_receiver) == []
-    release.reject(quick_receiver.site, stem, "nobody needs it")
+    release.reject_batch(quick_receiver.site, stem, "nobody needs it")
     assert rows(quick_receiver) == [1]
 
 
@@ -366,13 +366,13 @@ def test_neighbours_of_which_the_same_is_known_are_one_range(receiver: Side, for
         elif number == 1:
             forger.deliver(batch, data=b"!" * len(batch.data))
     verdicts(receiver)
-    look = gap_report.look(receiver.site, channel="forth", state=GapState.MISSING, limit=3)
+    look = gap_report.list_gaps(receiver.site, channel="forth", state=GapState.MISSING, limit=3)
     shown = [(one.first, one.last, one.refused) for one in look.found]
     assert shown == [(1, 1, "corrupt"), (2, 3, None), (5, 7, None)]
     assert (look.total, look.codes) == (3, {})
-    assert gap_report.look(receiver.site, channel="back", state=GapState.MISSING, limit=3).found == ()
+    assert gap_report.list_gaps(receiver.site, channel="back", state=GapState.MISSING, limit=3).found == ()
     receiver.execute(sa.update(gap).values(noticed_at=now() - timedelta(hours=3)))
-    (rest,) = gap_report.look(receiver.site, channel=None, state=GapState.MISSING, limit=9).found[2:]
+    (rest,) = gap_report.list_gaps(receiver.site, channel=None, state=GapState.MISSING, limit=9).found[2:]
     assert (rest.first, rest.last, str(rest.age)) == (5, 7, "3:00:00")
     assert rest.as_dict()["age_seconds"] == 3 * 3600
 
@@ -384,7 +384,7 @@ def test_a_one_way_link_shows_a_code_that_its_sender_can_read(quick_receiver: Si
         if number in {4, 8}:
             quick_forger.deliver(batch)
     verdicts(quick_receiver)
-    look = gap_report.look(quick_receiver.site, channel=None, state=GapState.MISSING, limit=1)
+    look = gap_report.list_gaps(quick_receiver.site, channel=None, state=GapState.MISSING, limit=1)
     assert resend_codes.decode(look.codes["forth", EPOCH], [("forth", EPOCH)])[2] == [(1, 3), (5, 7)]
     assert "have `exchange resync forth --prune-missing` run on one" in accept(quick_receiver, 1).message
     assert quick_receiver.all(sa.select(repair)) == []

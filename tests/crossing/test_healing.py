@@ -150,7 +150,7 @@ def heal(link: Link, seed: int, rounds: int, cluster: Cluster) -> None:
     with copied(restored, cluster) as back:
         live(range(begins, ends))
         back()
-    epochs.begin(restored.site, "restored from last night")
+    epochs.begin_epoch(restored.site, "restored from last night")
     # Shown where the test fails, with the seed.
     print(f"seed {seed}: {restored.site.network} was restored in round {ends} to round {begins}")  # noqa: T201
     live(range(ends, rounds))
@@ -158,7 +158,7 @@ def heal(link: Link, seed: int, rounds: int, cluster: Cluster) -> None:
     for turn in range(ENOUGH):
         if turn % 10 == 0:
             for side in (link.one, link.other):
-                reconcile.run(side.site, reason="the test wants to know")
+                reconcile.request_checkpoints(side.site, reason="the test wants to know")
         go_round(link)
         if not different(link) and not unsettled(link) and turn % 10 > 5:
             break
@@ -179,7 +179,7 @@ def agreed(link: Link) -> None:
         found = side.all(sa.select(tables.agreement.c.stream, tables.agreement.c.buckets))
         assert found
         assert [row.stream for row in found if row.buckets not in {"[]", "0"}] == []
-        assert status.look(side.site).epoch
+        assert status.read_status(side.site).epoch
 
 
 @needs_postgres

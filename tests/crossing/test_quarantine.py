@@ -46,7 +46,7 @@ def lying(side: Side, folder: str) -> list[str]:
 
 
 def labels(side: Side) -> list[str]:
-    return [one.label for one in quarantine.listed(side.site)[0]]
+    return [one.label for one in quarantine.list_quarantined(side.site)[0]]
 
 
 @contextmanager
@@ -84,18 +84,18 @@ def test_what_lies_in_quarantine_is_listed_with_reason_sentence_size_and_time(
     quick_receiver: Side, quick_forger: Forger
 ) -> None:
     stem = damaged(quick_forger)
-    [found], total = quarantine.listed(quick_receiver.site)
+    [found], total = quarantine.list_quarantined(quick_receiver.site)
     assert total == 1
     assert (found.label, found.batch, found.channel, found.sequence) == (stem, stem, "forth", 1)
     assert found.reason == "corrupt"
     assert "it is quarantined and changed nothing" in found.message
     assert found.bytes > 0
     assert found.since is not None
-    assert quarantine.listed(quick_receiver.site, channel="back") == ([], 0)
+    assert quarantine.list_quarantined(quick_receiver.site, channel="back") == ([], 0)
 
 
 def test_one_is_looked_at_closely_with_every_check_made_again(quick_receiver: Side, quick_forger: Forger) -> None:
-    found = quarantine.look(quick_receiver.site, damaged(quick_forger))
+    found = quarantine.quarantined_detail(quick_receiver.site, damaged(quick_forger))
     assert found.report.reason is Reason.CORRUPT
     assert {one.name: one.ok for one in found.report.checks} == {
         **dict.fromkeys(("manifest file", "signature", "claim", "file name"), True),
@@ -111,11 +111,11 @@ def test_further_copies_of_a_batch_are_listed_and_handled_one_by_one(
     damaged(quick_forger)
     damaged(quick_forger)
     assert labels(quick_receiver) == [stem, f"{stem}~2", f"{stem}~3"]
-    [first], total = quarantine.listed(quick_receiver.site, limit=1)
+    [first], total = quarantine.list_quarantined(quick_receiver.site, limit=1)
     assert (first.label, total) == (stem, 3)
-    quarantine.discard(quick_receiver.site, f"{stem}~2", "a copy")
+    quarantine.discard_files(quick_receiver.site, f"{stem}~2", "a copy")
     assert labels(quick_receiver) == [stem, f"{stem}~3"]
-    outcome = quarantine.release(quick_receiver.site, f"{stem}~3")
+    outcome = quarantine.release_files(quick_receiver.site, f"{stem}~3")
     assert outcome.reason is Reason.CORRUPT
 
 
@@ -123,10 +123,10 @@ def test_a_stranger_in_quarantine_can_be_looked_at(quick_receiver: Side, quick_f
     path = quick_forger.put("forth-0123456789ab-0000000001.manifest.jsonl", b"\xff\n")
     quick_receiver.take_in()
     assert not path.exists()
-    [found], _ = quarantine.listed(quick_receiver.site)
+    [found], _ = quarantine.list_quarantined(quick_receiver.site)
     assert found.reason in {"corrupt", "untrusted"}
-    assert quarantine.look(quick_receiver.site, found.label).report.reason is not None
-    quarantine.discard(quick_receiver.site, found.label, "nobody's")
+    assert quarantine.quarantined_detail(quick_receiver.site, found.label).report.reason is not None
+    quarantine.discard_files(quick_receiver.site, found.label, "nobody's")
     assert labels(quick_receiver) == []
 
 
@@ -139,7 +139,11 @@ def test_a_link_that_somebody_put_into_quarantine_is_not_followed(quick_receiver
 
 @pytest.mark.parametrize("label", ["forth-0123456789ab-0000000077", "forth-0123456789ab-0000000077~2"])
 def test_one_that_is_not_there_is_one_sentence(quick_receiver: Side, label: str) -> None:
-    for ask in (quarantine.look, quarantine.release, lambda site, one: quarantine.discard(site, one, "why")):
+    for ask in (
+        quarantine.quarantined_detail,
+        quarantine.release_files,
+        lambda site, one: quarantine.discard_files(site, one, "why"),
+    ):
         with pytest.raises(WorldError, match="is in quarantine; nothing was done"):
             ask(quick_receiver.site, label)
 
@@ -154,14 +158,14 @@ def test_a_released_batch_is_judged_anew_and_no_signature_is_skipped(
     quick_forger.key = stranger
     stem = quick_forger.send([account(1, 1)])
     quick_receiver.take_in()
-    outcome = quarantine.release(quick_receiver.site, stem)
+    outcome = quarantine.release_files(quick_receiver.site, stem)
     assert (outcome.verdict, outcome.reason) == (Verdict.QUARANTINED, Reason.UNTRUSTED)
     assert labels(quick_receiver) == [stem]
     assert quick_receiver.rows(account_table) == []
     quick_receiver.site = replace(
         quick_receiver.site, trusted=TrustedKeys.from_pems({stranger.name: stranger.public_pem()})
     )
-    assert quarantine.release(quick_receiver.site, stem).verdict is Verdict.APPLIED
+    assert quarantine.release_files(quick_receiver.site, stem).verdict is Verdict.APPLIED
     assert (labels(quick_receiver), len(quick_receiver.rows(account_table))) == ([], 1)
     assert known is not quick_receiver.site.trusted
 
@@ -177,19 +181,19 @@ def test_a_released_batch_that_deletes_too_much_is_held_like_any_other(
     stem = quick_forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
     quick_receiver.take_in()
     quick_receiver.site = replace(quick_receiver.site, trusted=trusted)
-    assert quarantine.release(quick_receiver.site, stem).verdict is Verdict.HELD
+    assert quarantine.release_files(quick_receiver.site, stem).verdict is Verdict.HELD
 
 
 def test_what_can_not_be_released_as_somebody_is_at_work_stays_in_quarantine(receiver: Side, forger: Forger) -> None:
     stem = damaged(forger)
     before = lying(receiver, "quarantine")
     with somebody_at_work(receiver):
-        outcome = quarantine.release(receiver.site, stem)
+        outcome = quarantine.release_files(receiver.site, stem)
     assert outcome.verdict is Verdict.BUSY
     assert outcome.busy is not None
     assert outcome.busy.who
     assert lying(receiver, "quarantine") == before
-    assert "changed nothing" in quarantine.listed(receiver.site)[0][0].message
+    assert "changed nothing" in quarantine.list_quarantined(receiver.site)[0][0].message
 
 
 # Give up
@@ -197,18 +201,20 @@ def test_what_can_not_be_released_as_somebody_is_at_work_stays_in_quarantine(rec
 
 def test_a_discarded_batch_is_in_the_archive_and_nobodys_worry(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = damaged(quick_forger)
-    quarantine.discard(quick_receiver.site, stem, "will be sent again")
+    quarantine.discard_files(quick_receiver.site, stem, "will be sent again")
     assert states(quick_receiver) == [("discarded", "corrupt")]
     assert lying(quick_receiver, "quarantine") == []
     assert lying(quick_receiver, "archive") == [f"{stem}.jsonl.zst", f"{stem}.manifest.jsonl"]
-    assert next(one for one in status.look(quick_receiver.site).channels if one.channel == "forth").quarantined == 0
-    event = release.look(quick_receiver.site, stem, 10).history[-1]
+    assert (
+        next(one for one in status.read_status(quick_receiver.site).channels if one.channel == "forth").quarantined == 0
+    )
+    event = release.batch_detail(quick_receiver.site, stem, 10).history[-1]
     assert (event.to_state, event.cause) == ("discarded", "discarded by hand: will be sent again")
 
 
 def test_a_batch_that_was_given_up_leaves_its_place_to_a_good_one(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = rejected(quick_forger)
-    release.reject(quick_receiver.site, stem, "wrong ages")
+    release.reject_batch(quick_receiver.site, stem, "wrong ages")
     quick_forger.sequence, quick_forger.previous = 0, None
     quick_forger.send([account(1, 1)])
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED]
@@ -220,7 +226,7 @@ def test_a_batch_that_was_given_up_and_is_carried_again_is_no_news(quick_receive
     batch = quick_forger.make(BAD)  # type: ignore[arg-type]
     quick_forger.deliver(batch)
     quick_receiver.take_in()
-    release.reject(quick_receiver.site, batch.stem, "wrong ages")
+    release.reject_batch(quick_receiver.site, batch.stem, "wrong ages")
     quick_forger.deliver(batch)
     [outcome] = quick_receiver.take_in().batches
     assert (outcome.verdict, outcome.reason) == (Verdict.DUPLICATE, Reason.REJECTED)
@@ -231,13 +237,13 @@ def test_a_batch_that_was_given_up_and_is_carried_again_is_no_news(quick_receive
 
 def test_a_batch_that_was_given_up_is_applied_once_it_is_good(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = rejected(quick_forger, [account(1, 1), upsert("seat", 2, id=1, code="a", rank=None, row=None, more=1)])
-    release.reject(quick_receiver.site, stem, "not yet")
+    release.reject_batch(quick_receiver.site, stem, "not yet")
     quick_receiver.site = replace(
         quick_receiver.site, channels=tuple(copy.copy(one) for one in quick_receiver.site.channels)
     )
     for channel in quick_receiver.site.channels:
         channel.on_invalid = "park"
-    assert replay.run(quick_receiver.site, stem).batches[0].verdict is Verdict.APPLIED
+    assert replay.replay_batches(quick_receiver.site, stem).batches[0].verdict is Verdict.APPLIED
 
 
 def test_a_held_batch_is_rejected_and_not_held_again(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -245,13 +251,13 @@ def test_a_held_batch_is_rejected_and_not_held_again(quick_receiver: Side, quick
     quick_forger.send([account(n, n) for n in range(1, 5)])
     stem = quick_forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED, Verdict.HELD]
-    release.reject(quick_receiver.site, stem, "not all of them")
+    release.reject_batch(quick_receiver.site, stem, "not all of them")
     assert states(quick_receiver)[1] == ("rejected", "deletes")
     assert quick_receiver.take_in().batches == ()
     assert len(quick_receiver.rows(account_table)) == 4
 
 
-@pytest.mark.parametrize("give_up", [quarantine.discard, release.reject])
+@pytest.mark.parametrize("give_up", [quarantine.discard_files, release.reject_batch])
 def test_nothing_is_given_up_while_somebody_is_at_work(receiver: Side, forger: Forger, give_up: object) -> None:
     stem = damaged(forger)
     with somebody_at_work(receiver), pytest.raises(Exception, match="import forth is busy"):
@@ -267,7 +273,7 @@ def test_every_bad_record_of_a_refused_batch_is_listed_at_once_and_nothing_is_ch
     receiver: Side, forger: Forger
 ) -> None:
     stem = rejected(forger)
-    found = release.look(receiver.site, stem, 100)
+    found = release.batch_detail(receiver.site, stem, 100)
     assert found.trial is not None
     assert [(one.line, one.error) for one in found.trial.bad] == [(2, "constraint"), (4, "schema"), (5, "record")]
     assert "account_age" in found.trial.bad[0].message
@@ -279,7 +285,7 @@ def test_every_bad_record_of_a_refused_batch_is_listed_at_once_and_nothing_is_ch
 
 def test_of_many_bad_records_so_many_are_listed_as_were_asked_for(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = rejected(quick_forger, [account(n, n, age=500) for n in range(1, 2001)])
-    found = release.look(quick_receiver.site, stem, 7)
+    found = release.batch_detail(quick_receiver.site, stem, 7)
     assert found.trial is not None
     assert [one.line for one in found.trial.bad] == [1, 2, 3, 4, 5, 6, 7]
     assert found.trial.counts.parked == 2000
@@ -288,8 +294,8 @@ def test_of_many_bad_records_so_many_are_listed_as_were_asked_for(quick_receiver
 def test_a_refused_batch_is_let_in_with_its_bad_records_parked(receiver: Side, forger: Forger) -> None:
     stem = rejected(forger)
     with pytest.raises(WorldError, match="--park lets the others in"):
-        release.release(receiver.site, stem, park=False)
-    outcome = release.release(receiver.site, stem, park=True)
+        release.release_batch(receiver.site, stem, park=False)
+    outcome = release.release_batch(receiver.site, stem, park=True)
     assert outcome.verdict is Verdict.APPLIED
     assert (outcome.records.applied, outcome.records.parked) == (2, 3)
     assert [row["id"] for row in receiver.rows(account_table)] == [1, 3]
@@ -307,17 +313,17 @@ def test_a_batch_with_too_large_a_share_of_bad_records_is_let_in_too(
     stem = quick_forger.send([account(n, n, age=500 if n % 2 else 5) for n in range(1, 41)])
     [outcome] = quick_receiver.take_in().batches
     assert outcome.reason is Reason.REJECTED
-    done = release.release(quick_receiver.site, stem, park=True)
+    done = release.release_batch(quick_receiver.site, stem, park=True)
     assert (done.records.applied, done.records.parked) == (20, 20)
 
 
 def test_parking_skips_no_signature(quick_receiver: Side, quick_forger: Forger) -> None:
     stem = rejected(quick_forger)
     quick_receiver.site = replace(quick_receiver.site, trusted=TrustedKeys.from_pems({}))
-    untried = release.look(quick_receiver.site, stem, 10).untried
+    untried = release.batch_detail(quick_receiver.site, stem, 10).untried
     assert untried is not None
     assert "by-hand" in untried
-    assert release.release(quick_receiver.site, stem, park=True).reason is Reason.UNTRUSTED
+    assert release.release_batch(quick_receiver.site, stem, park=True).reason is Reason.UNTRUSTED
     assert quick_receiver.rows(account_table) == []
 
 
@@ -326,7 +332,7 @@ def test_a_batch_held_for_its_deletes_is_released(quick_receiver: Side, quick_fo
     quick_forger.send([account(n, n) for n in range(1, 5)])
     stem = quick_forger.send([delete("account", 10 + n, id=n) for n in range(1, 5)])
     quick_receiver.take_in()
-    assert release.release(quick_receiver.site, stem, park=False).verdict is Verdict.APPLIED
+    assert release.release_batch(quick_receiver.site, stem, park=False).verdict is Verdict.APPLIED
     assert quick_receiver.rows(account_table) == []
 
 
@@ -336,17 +342,17 @@ def test_what_is_neither_held_nor_refused_is_neither_released_nor_rejected(
     stem = quick_forger.send([account(1, 1)])
     quick_receiver.take_in()
     with pytest.raises(WorldError, match="is applied, neither held nor refused"):
-        release.release(quick_receiver.site, stem, park=True)
+        release.release_batch(quick_receiver.site, stem, park=True)
     with pytest.raises(WorldError, match="is applied; only one that is quarantined or held"):
-        release.reject(quick_receiver.site, stem, "why")
+        release.reject_batch(quick_receiver.site, stem, "why")
     for ask in (
-        lambda: release.release(quick_receiver.site, "forth-0123456789ab-0000000077", park=True),
-        lambda: release.reject(quick_receiver.site, "forth-0123456789ab-0000000077", "why"),
-        lambda: release.look(quick_receiver.site, "forth-0123456789ab-0000000077", 1),
+        lambda: release.release_batch(quick_receiver.site, "forth-0123456789ab-0000000077", park=True),
+        lambda: release.reject_batch(quick_receiver.site, "forth-0123456789ab-0000000077", "why"),
+        lambda: release.batch_detail(quick_receiver.site, "forth-0123456789ab-0000000077", 1),
     ):
         with pytest.raises(WorldError, match="the ledger has no batch"):
             ask()
-    assert release.look(quick_receiver.site, stem, 1).trial is None
+    assert release.batch_detail(quick_receiver.site, stem, 1).trial is None
 
 
 # A range
@@ -360,10 +366,10 @@ def test_a_range_of_kept_batches_is_replayed_in_order(quick_receiver: Side, quic
     quick_receiver.site = replace(
         quick_receiver.site, trusted=TrustedKeys.from_pems({quick_forger.key.name: quick_forger.key.public_pem()})
     )
-    done = replay.run(quick_receiver.site, stems[0], 3)
+    done = replay.replay_batches(quick_receiver.site, stems[0], 3)
     assert [(one.batch, one.verdict) for one in done.batches] == [(stem, Verdict.APPLIED) for stem in stems]
     assert (done.missing, done.left, done.trouble) == (0, 0, None)
-    again = replay.run(quick_receiver.site, stems[1], 9)
+    again = replay.replay_batches(quick_receiver.site, stems[1], 9)
     assert [one.verdict for one in again.batches] == [Verdict.DUPLICATE] * 2
     assert again.missing == 6
     assert "6 of the range are not kept" in (again.trouble or "")
@@ -380,7 +386,7 @@ def test_a_range_ends_behind_the_first_that_does_not_apply_and_leaves_the_rest_w
     quick_receiver.site = replace(
         quick_receiver.site, trusted=TrustedKeys.from_pems({quick_forger.key.name: quick_forger.key.public_pem()})
     )
-    done = replay.run(quick_receiver.site, batches[0].stem, 3)
+    done = replay.replay_batches(quick_receiver.site, batches[0].stem, 3)
     assert [(one.verdict, one.reason) for one in done.batches] == [(Verdict.QUARANTINED, Reason.CORRUPT)]
     assert done.left == 2
     assert labels(quick_receiver) == [one.stem for one in batches]
@@ -389,7 +395,7 @@ def test_a_range_ends_behind_the_first_that_does_not_apply_and_leaves_the_rest_w
 @pytest.mark.parametrize("first, last", [("forth-0123456789ab-0000000005", 9), ("forth-0123456789ab-0000000005", 4)])
 def test_an_empty_range_is_one_sentence(quick_receiver: Side, first: str, last: int) -> None:
     with pytest.raises(WorldError, match="nothing was done"):
-        replay.run(quick_receiver.site, first, last)
+        replay.replay_batches(quick_receiver.site, first, last)
 
 
 def test_another_publication_of_a_batch_stays_where_it_is_when_one_is_brought_back(
@@ -400,9 +406,9 @@ def test_another_publication_of_a_batch_stays_where_it_is_when_one_is_brought_ba
     quick_forger.deliver(second, data=last_byte_changed(second.data))
     quick_receiver.take_in()
     assert labels(quick_receiver) == [stem, second.stem]
-    quarantine.release(quick_receiver.site, stem)
+    quarantine.release_files(quick_receiver.site, stem)
     assert labels(quick_receiver) == [stem, second.stem]
-    assert importer.run(quick_receiver.site).batches == ()
+    assert importer.import_batches(quick_receiver.site).batches == ()
     assert BatchState.DISCARDED not in {state for state, _ in states(quick_receiver)}
 
 
@@ -418,8 +424,8 @@ def test_a_refused_batch_of_a_shard_is_shown_and_let_in_under_its_channels_name(
     quick_forger.channel = "forth_1"
     stem = quick_forger.send([account(1, 1), account(2, 2, age=500)], claims={"shards": 2})
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.QUARANTINED]
-    assert [one.label for one in quarantine.listed(quick_receiver.site, channel="forth")[0]] == [stem]
-    trial = release.look(quick_receiver.site, stem, 10).trial
+    assert [one.label for one in quarantine.list_quarantined(quick_receiver.site, channel="forth")[0]] == [stem]
+    trial = release.batch_detail(quick_receiver.site, stem, 10).trial
     assert trial is not None
     assert (trial.counts.applied, [one.line for one in trial.bad]) == (1, [2])
-    assert release.release(quick_receiver.site, stem, park=True).records.parked == 1
+    assert release.release_batch(quick_receiver.site, stem, park=True).records.parked == 1

@@ -88,7 +88,7 @@ def test_a_batch_in_the_way_is_rejected_at_its_sender_with_the_reason(small: Lin
     assert row.reason == Reason.REJECTED
     assert row.message.startswith("two refused it: ")
     with reading(small.one.engine) as connection:
-        said = list(peer_state.look(small.one.site, connection).troubles())
+        said = list(peer_state.read_peer_state(small.one.site, connection).troubles())
         [listed] = status.batches(small.one.site, connection, state=BatchState.REJECTED)
     assert said[0].startswith("forth: two refused batch 2 (rejected): ")
     assert listed.message == row.message
@@ -102,7 +102,7 @@ def test_a_rejected_batch_that_a_person_let_in_after_all_is_acknowledged(small: 
     cross(small)
     assert states(small.one) == {1: BatchState.REJECTED}
     [stem] = [row.stem for row in small.other.all(sa.select(batch.c.stem).where(batch.c.state == "quarantined"))]
-    done = release.release(small.other.site, stem, park=True)
+    done = release.release_batch(small.other.site, stem, park=True)
     assert done.verdict is Verdict.APPLIED
     tell(small.other)
     small.back.carry()
@@ -121,7 +121,7 @@ def test_parked_records_are_told_with_key_and_cause_and_never_a_value(alike: Lin
     assert (letter["stream"], letter["key"], letter["error"]) == ("seat", {"id": 1}, "unique")
     assert "hush" not in json.dumps(said["letters"])
     with reading(alike.one.engine) as connection:
-        sentences = list(peer_state.look(alike.one.site, connection).troubles())
+        sentences = list(peer_state.read_peer_state(alike.one.site, connection).troubles())
     assert sentences[0] == "forth: two has parked 1 records that it could not take, among them"
     assert sentences[1].startswith('forth: seat {"id": 1}: unique')
 
@@ -226,7 +226,7 @@ def test_a_side_with_nothing_to_send_gives_a_sign_of_life_every_period(small: Li
     assert row.sequence == 2
     assert abs(row.heard_at - now()) < timedelta(seconds=60)
     with reading(small.other.engine) as connection:
-        there = peer_state.look(small.other.site, connection)
+        there = peer_state.read_peer_state(small.other.site, connection)
     assert there.life is not None
     assert there.life.period_seconds == 300
     assert list(there.alarms(now())) == []
@@ -247,7 +247,7 @@ def test_a_clock_that_runs_ahead_or_behind_is_seen_within_what_is_known(small: L
     def difference(sent_at: timedelta) -> str | None:
         small.one.execute(sa.update(peer).values(sent_at=now() + sent_at))
         with reading(small.one.engine) as connection:
-            return peer_state.look(small.one.site, connection).clocks()
+            return peer_state.read_peer_state(small.one.site, connection).clocks()
 
     assert difference(timedelta(seconds=-1)) is None
     assert "1 h" in str(difference(timedelta(hours=1, seconds=30)))
@@ -276,7 +276,7 @@ def test_a_receiver_on_a_one_way_link_says_nothing_and_a_sender_only_that_it_liv
     take_in(small.other)
     assert controls(small.other) == 0
     assert len(small.other.all(sa.select(peer))) == 1
-    found = {one.channel: one for one in status.look(small.one.site).channels if one.direction is Direction.OUT}
+    found = {one.channel: one for one in status.read_status(small.one.site).channels if one.direction is Direction.OUT}
     assert (found["forth"].published, found["forth"].unconfirmable) == (0, 1)
     with reading(small.one.engine) as connection:
         [row] = status.batches(small.one.site, connection, channels=["forth"])
@@ -321,17 +321,17 @@ def test_nothing_is_pruned_before_it_is_acknowledged(small: Link) -> None:
     cross(small)
     add(small.one, 3)
     small.one.execute(sa.update(batch).values(updated_at=now() - timedelta(days=99)))
-    assert prune.run(small.one.site).sealed == 2
+    assert prune.prune_expired(small.one.site).sealed == 2
     assert sealed(small.one) == 1
-    assert prune.run(small.one.site).sealed == 0
+    assert prune.prune_expired(small.one.site).sealed == 0
 
 
 def test_on_a_one_way_link_what_is_published_goes_when_its_time_has_come(small: Link) -> None:
     small.one.site = replace(small.one.site, one_way=True)
     add(small.one, 1, 2)
-    assert prune.run(small.one.site).sealed == 0
+    assert prune.prune_expired(small.one.site).sealed == 0
     small.one.execute(sa.update(batch).values(updated_at=now() - timedelta(days=99)))
-    assert prune.run(small.one.site).sealed == 2
+    assert prune.prune_expired(small.one.site).sealed == 2
     assert sealed(small.one) == 0
 
 
@@ -340,7 +340,7 @@ def test_control_batches_go_after_a_day_as_newer_ones_say_it_all(small: Link) ->
         tell(small.one)
     old = sa.update(batch).where(batch.c.sequence < 3)
     small.one.execute(old.values(updated_at=now() - timedelta(days=2)))
-    assert prune.run(small.one.site).sealed == 2
+    assert prune.prune_expired(small.one.site).sealed == 2
     assert sealed(small.one, CONTROL) == 1
 
 

@@ -11,7 +11,7 @@ from exchange.database.locks import reading
 from exchange.database.tables import Direction, RepairState, ResyncState, repair, resync
 from exchange.format.control import Part
 from exchange.link import reconcile
-from exchange.link.reconcile import DIFFERENT, EQUAL, NOT_YET, REPAIRED, Standing
+from exchange.link.reconcile import DIFFERENT, EQUAL, NOT_YET, REPAIRED, StreamAgreement
 from exchange.outgoing import checkpoint, seal
 from exchange.tables.bucket_digests import digest
 from tests.crossing import shop
@@ -24,23 +24,23 @@ FORTH = shop.channels[0]
 
 def compare(link: Link) -> None:
     """Have the first side's rows compared with the second one's, as a person would."""
-    reconcile.run(link.one.site, "forth")
+    reconcile.request_checkpoints(link.one.site, "forth")
     for row in link.one.all(sa.select(resync).where(resync.c.state == ResyncState.ASKED)):
-        assert checkpoint.seal(link.one.site, FORTH, row)
+        assert checkpoint.seal_checkpoint(link.one.site, FORTH, row)
     seal.publish_sealed(link.one.site, "forth")
     link.there.carry()
     link.other.take_in()
 
 
-def standing(side: Side, stream: str = "account") -> Standing:
+def standing(side: Side, stream: str = "account") -> StreamAgreement:
     """Give how one stream agrees."""
-    (found,) = [one for one in reconcile.report(side.site) if one.stream == stream]
+    (found,) = [one for one in reconcile.report_agreement(side.site) if one.stream == stream]
     return found
 
 
 def test_of_both_ways_the_sender_is_to_begin_and_asking_again_asks_once(small: Link) -> None:
-    reconcile.run(small.one.site, reason="a doubt")
-    asked = reconcile.run(small.one.site, reason="another")
+    reconcile.request_checkpoints(small.one.site, reason="a doubt")
+    asked = reconcile.request_checkpoints(small.one.site, reason="another")
 
     assert [(one.channel, one.direction) for one in asked] == [("forth", Direction.OUT), ("back", Direction.IN)]
     assert small.one.all(sa.select(resync.c.channel, resync.c.want, resync.c.reason)) == [
@@ -52,7 +52,7 @@ def test_of_both_ways_the_sender_is_to_begin_and_asking_again_asks_once(small: L
 
 
 def test_a_tick_begins_only_what_this_side_sends(small: Link) -> None:
-    asked = reconcile.run(small.one.site, incoming=False)
+    asked = reconcile.request_checkpoints(small.one.site, incoming=False)
 
     assert [one.channel for one in asked] == ["forth"]
     assert small.one.all(sa.select(repair.c.name)) == []
@@ -61,14 +61,14 @@ def test_a_tick_begins_only_what_this_side_sends(small: Link) -> None:
 def test_where_nothing_goes_back_the_other_side_has_to_begin(small: Link) -> None:
     small.one.site = replace(small.one.site, one_way=True)
 
-    (asked,) = reconcile.run(small.one.site, "back")
+    (asked,) = reconcile.request_checkpoints(small.one.site, "back")
 
     assert "`exchange reconcile` over there" in asked.message
     assert small.one.all(sa.select(repair.c.name)) == []
 
 
 def test_a_checkpoint_that_comes_answers_whoever_asked_for_one(small: Link) -> None:
-    reconcile.run(small.other.site, "forth")
+    reconcile.request_checkpoints(small.other.site, "forth")
 
     compare(small)
 
@@ -91,7 +91,7 @@ def test_a_person_reads_how_many_rows_agree_and_since_when_they_do_not(alike: Li
     found = standing(alike.other)
     assert (found.state, found.rows, found.buckets, found.equal, found.missing) == (DIFFERENT, 2, 1, None, None)
     assert found.since == found.compared_at
-    assert {one.stream for one in reconcile.report(alike.other.site, "back")} == {note.name}
+    assert {one.stream for one in reconcile.report_agreement(alike.other.site, "back")} == {note.name}
 
 
 def test_after_a_repair_a_person_reads_which_rows_it_put_right(quick_receiver: Side, quick_forger: Forger) -> None:

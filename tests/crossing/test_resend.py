@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database import ledger
-from exchange.database import network as own_network
 from exchange.database.engine import now
 from exchange.database.locks import locked, reading
+from exchange.database.network import known_epoch
 from exchange.database.tables import BatchState, Direction, GapState, batch, network, receipt, resync
 from exchange.format.control import Range, Receipt
 from exchange.format.errors import Reason, Verdict, WorldError
@@ -29,7 +29,7 @@ from tests.crossing.sides import Link, Side
 
 def epoch(side: Side) -> str:
     with reading(side.engine) as connection:
-        found = own_network.known_epoch(connection, side.site.network)
+        found = known_epoch(connection, side.site.network)
     assert found is not None
     return found
 
@@ -59,7 +59,7 @@ def long_ago(side: Side, seconds: float = 1_000) -> None:
 
 
 def run(side: Side) -> tuple[Resent, ...]:
-    return resend.run(side.site, importer.never)
+    return resend.resend_due(side.site, importer.never)
 
 
 def state(side: Side, sequence: int) -> tuple[str, str | None, int]:
@@ -106,7 +106,7 @@ def test_a_lost_batch_comes_again_with_the_same_bytes_and_lets_in_what_waited(al
     alike.there.carry()
     assert {seen.verdict for seen in alike.other.take_in().batches} == {Verdict.APPLIED}
     assert alike.other.rows(account)[0]["id"] == 1
-    assert gap_report.look(alike.other.site, channel=None, state=GapState.MISSING, limit=9).total == 0
+    assert gap_report.list_gaps(alike.other.site, channel=None, state=GapState.MISSING, limit=9).total == 0
 
 
 def test_what_may_still_be_on_its_way_is_not_sent_again(small: Link) -> None:
@@ -196,7 +196,7 @@ def test_what_is_no_longer_kept_whole_is_lost_and_a_snapshot_goes_in_its_place_o
     if how == "pruned":
         small.one.limit(retention_days=0)
         small.one.execute(sa.update(batch).where(batch.c.sequence == 2).values(state=BatchState.ACKNOWLEDGED))
-        prune.run(small.one.site)
+        prune.prune_expired(small.one.site)
     for path in sealed.glob("*-0000000002.*"):
         if how == "removed":
             path.unlink()
@@ -212,8 +212,8 @@ def test_what_is_no_longer_kept_whole_is_lost_and_a_snapshot_goes_in_its_place_o
     (wish,) = small.one.all(sa.select(resync))
     assert (wish.channel, wish.want, wish.prune, wish.state) == ("forth", "snapshot", 1, "asked")
     with reading(small.one.engine) as connection:
-        assert resend.lost(connection, "forth", epoch(small.one)) == ((2, 2),)
-        assert resend.lost(connection, "back", epoch(small.one)) == ()
+        assert resend.lost_places(connection, "forth", epoch(small.one)) == ((2, 2),)
+        assert resend.lost_places(connection, "back", epoch(small.one)) == ()
     assert outgoing(small.one, "*.r2.*") == []
 
 
@@ -229,7 +229,7 @@ def test_the_receiver_goes_on_without_what_its_sender_lost(small: Link) -> None:
     (done,) = run(small.one)
     assert (done.attempt, done.as_dict()["state"]) == (None, "lost")
     with reading(small.one.engine) as connection:
-        told = resend.lost(connection, "forth", epoch(small.one))
+        told = resend.lost_places(connection, "forth", epoch(small.one))
     with small.other.engine.begin() as connection:
         gaps.close_lost(connection, "forth", epoch(small.one), told)
     assert {seen.verdict for seen in small.other.take_in().batches} == {Verdict.APPLIED}
@@ -241,10 +241,10 @@ def test_what_the_receiver_has_got_beyond_is_not_told_any_more(small: Link) -> N
     lost = (batch.c.sequence != 3, batch.c.direction == Direction.OUT)
     small.one.execute(sa.update(batch).where(*lost).values(state=BatchState.REJECTED, reason=Reason.LOST))
     with reading(small.one.engine) as connection:
-        assert resend.lost(connection, "forth", epoch(small.one)) == ((1, 2), (4, 4))
+        assert resend.lost_places(connection, "forth", epoch(small.one)) == ((1, 2), (4, 4))
     hear(small.one, through=2)
     with reading(small.one.engine) as connection:
-        assert resend.lost(connection, "forth", epoch(small.one)) == ((4, 4),)
+        assert resend.lost_places(connection, "forth", epoch(small.one)) == ((4, 4),)
 
 
 # A one-way link
@@ -292,7 +292,7 @@ def test_on_a_two_way_link_nothing_is_copied(small: Link) -> None:
 
 def test_a_person_has_batches_sent_again_at_once(alike: Link) -> None:
     send(alike, 3)
-    done = resend.by_hand(alike.one.site, "forth", [3, 1, 3])
+    done = resend.resend_by_hand(alike.one.site, "forth", [3, 1, 3])
     assert [one.sequence for one in done] == [1, 3]
     assert "asked for by hand" in done[0].message
     assert state(alike.one, 2)[2] == 1
@@ -304,19 +304,19 @@ def test_a_code_read_out_on_a_one_way_link_brings_what_is_missing(small: Link) -
     drop_the_first(small)
     small.there.carry()
     small.other.take_in()
-    (code,) = gap_report.look(small.other.site, channel=None, state=GapState.MISSING, limit=9).codes.values()
-    (again,) = resend.by_code(small.one.site, code.lower())
+    (code,) = gap_report.list_gaps(small.other.site, channel=None, state=GapState.MISSING, limit=9).codes.values()
+    (again,) = resend.resend_by_code(small.one.site, code.lower())
     assert again.batch.endswith("0000000001.r2")
     small.there.carry()
     assert {seen.verdict for seen in small.other.take_in().batches} == {Verdict.APPLIED}
     with pytest.raises(WorldError, match=r"is of no channel that this side sends .*; nothing was done"):
-        resend.by_code(small.other.site, code)
+        resend.resend_by_code(small.other.site, code)
 
 
 def test_what_was_never_sent_can_t_be_sent_again(small: Link) -> None:
     send(small, 2)
     with pytest.raises(WorldError, match="channel forth has published no batch 3, 7-8 in its present epoch"):
-        resend.by_hand(small.one.site, "forth", [1, 3, 7, 8])
+        resend.resend_by_hand(small.one.site, "forth", [1, 3, 7, 8])
     assert state(small.one, 1)[2] == 1
 
 
@@ -324,7 +324,7 @@ def test_while_exports_are_halted_nothing_is_sent_again_by_hand(small: Link) -> 
     send(small, 1)
     small.one.execute(sa.update(network).values(halted_because="this database was restored"))
     with pytest.raises(WorldError, match="nothing is sent again: this database was restored"):
-        resend.by_hand(small.one.site, "forth", [1])
+        resend.resend_by_hand(small.one.site, "forth", [1])
 
 
 # Forgetting
@@ -332,12 +332,12 @@ def test_while_exports_are_halted_nothing_is_sent_again_by_hand(small: Link) -> 
 
 def test_every_attempt_is_forgotten_with_its_batch(small: Link) -> None:
     send(small, 1)
-    resend.by_hand(small.one.site, "forth", [1])
-    resend.by_hand(small.one.site, "forth", [1])
+    resend.resend_by_hand(small.one.site, "forth", [1])
+    resend.resend_by_hand(small.one.site, "forth", [1])
     assert len(outgoing(small.one, "forth-*")) == 6
     small.one.limit(retention_days=0)
     small.one.execute(sa.update(batch).values(state=BatchState.ACKNOWLEDGED))
-    prune.run(small.one.site)
+    prune.prune_expired(small.one.site)
     assert outgoing(small.one, "forth-*") == []
     assert list(small.one.site.spool.folders.sealed.iterdir()) == []
 
@@ -349,10 +349,10 @@ def test_a_crash_between_files_and_ledger_publishes_the_same_name_once_more(
     with monkeypatch.context() as crashing:
         crashing.setattr(ledger, "move", _crash)
         with pytest.raises(KeyboardInterrupt):
-            resend.by_hand(small.one.site, "forth", [1])
+            resend.resend_by_hand(small.one.site, "forth", [1])
     assert state(small.one, 1)[2] == 1
     before = outgoing(small.one, "*.r2.*")
-    resend.by_hand(small.one.site, "forth", [1])
+    resend.resend_by_hand(small.one.site, "forth", [1])
     assert (outgoing(small.one, "*.r2.*"), state(small.one, 1)[2]) == (before, 2)
 
 
@@ -364,5 +364,5 @@ def test_an_export_of_one_channel_leaves_resending_to_that_of_all(small: Link) -
     send(small, 1)
     long_ago(small.one)
     hear(small.one, (1, 1))
-    assert exporter.run(small.one.site, channel="forth", stopping=importer.never).resent == ()
-    assert len(exporter.run(small.one.site, stopping=importer.never).resent) == 1
+    assert exporter.export(small.one.site, channel="forth", stopping=importer.never).resent == ()
+    assert len(exporter.export(small.one.site, stopping=importer.never).resent) == 1

@@ -14,7 +14,7 @@ from exchange.database.tables import DeadLetterState, Direction, dead_letter, ev
 from exchange.dead_letters import Backlog, Letter, counts
 from exchange.dead_letters.retention import CHUNK
 from exchange.limits import Limits
-from exchange.operating import prune as pruning
+from exchange.operating.prune import prune_expired
 from tests.crossing.sides import Side
 
 KEPT = {DeadLetterState.APPLIED: 10.0, DeadLetterState.SUPERSEDED: 20.0, DeadLetterState.DISCARDED: 30.0}
@@ -42,7 +42,7 @@ def ids(side: Side) -> list[int]:
 
 
 def prune(side: Side) -> int:
-    return pruning.run(side.site).letters
+    return prune_expired(side.site).letters
 
 
 def test_a_settled_letter_goes_when_its_state_is_kept_no_longer_and_a_parked_one_never(receiver: Side) -> None:
@@ -95,7 +95,7 @@ def test_many_letters_go_in_parts_and_no_more_than_a_run_may_take(
 ) -> None:
     receiver.limit(letter_days=KEPT)
     settled(receiver, DeadLetterState.APPLIED, 99, count=2 * CHUNK + 10)
-    monkeypatch.setattr(pruning, "MAX_LETTERS", CHUNK + 5)
+    monkeypatch.setattr("exchange.operating.prune.MAX_LETTERS", CHUNK + 5)
     assert prune(receiver) == CHUNK + 5
     assert prune(receiver) == CHUNK + 4
     assert len(ids(receiver)) == 1

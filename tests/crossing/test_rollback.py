@@ -56,7 +56,7 @@ class Life:
         for ending in ("-wal", "-shm"):
             Path(f"{file}{ending}").unlink(missing_ok=True)
         shutil.copy(copy, file)
-        self.epochs.append(epochs.begin(self.side.site, "restored").epoch)
+        self.epochs.append(epochs.begin_epoch(self.side.site, "restored").epoch)
 
     def lose_sealed(self) -> None:
         """Lose the folder that would tell a restored database of the epochs that it forgot."""
@@ -142,7 +142,7 @@ class World:
         for number in range(ENOUGH):
             if number % 10 == 0:
                 for side in (self.link.one, self.link.other):
-                    reconcile.run(side.site, reason="the test wants to know")
+                    reconcile.request_checkpoints(side.site, reason="the test wants to know")
             self.live()
             if not different(self.link) and not unsettled(self.link) and number % 10 > 5:
                 break
@@ -150,7 +150,7 @@ class World:
         assert unsettled(self.link) == []
         for life in (self.one, self.two):
             with reading(life.side.engine) as connection:
-                assert epoch_adoption.waiting(connection) == []
+                assert epoch_adoption.list_undecided(connection) == []
                 assert network.halted(connection) is None
             assert set(life.reached.values()) == {len(self.other(life).epochs) - 1}
 

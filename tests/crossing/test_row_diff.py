@@ -20,7 +20,7 @@ def pass_on(link: Link) -> list[str]:
     asked = link.other.all(sa.select(repair).where(repair.c.state == RepairState.OPEN))
     with link.one.engine.begin() as connection:
         for row in asked:
-            send_requests.ask(
+            send_requests.add_request(
                 connection,
                 channel=row.channel,
                 want=row.want,
@@ -36,7 +36,7 @@ def pass_on(link: Link) -> list[str]:
 
 def states(side: Side) -> dict[str, str]:
     """Give how each stream that has rows stands."""
-    return {one.stream: one.state for one in reconcile.report(side.site, "forth") if one.rows}
+    return {one.stream: one.state for one in reconcile.report_agreement(side.site, "forth") if one.rows}
 
 
 def without_secrets(side: Side, table: sa.Table) -> list[dict[str, Any]]:
@@ -53,13 +53,13 @@ def test_rows_changed_removed_and_added_by_hand_are_put_right_and_shown(link: Li
     link.other.execute("INSERT INTO place (country, number, name) VALUES ('de', 1, 'mine')")
     link.other.execute("UPDATE everything SET truth = NULL WHERE id = 1")
 
-    reconcile.run(link.one.site, "forth")
+    reconcile.request_checkpoints(link.one.site, "forth")
     link.round()
     assert pass_on(link) == ["snapshot"]
     link.round()
 
     assert set(states(link.other).values()) == {REPAIRED}
-    found = {one.stream: one for one in reconcile.report(link.other.site, "forth")}
+    found = {one.stream: one for one in reconcile.report_agreement(link.other.site, "forth")}
     assert (found["account"].missing, found["account"].extra, found["account"].different) == (1, 0, 2)
     assert found["place"].keys == ({"what": "extra", "key": {"country": "de", "number": 1}},)
     assert pass_on(link) == ["checkpoint"]
@@ -81,7 +81,7 @@ def test_rows_that_passed_unique_values_round_and_were_cut_apart_are_put_right_b
     small.round()
     assert [row["code"] for row in small.other.rows(seat)] == codes  # each waits for another one's value
     with small.one.engine.begin() as connection:
-        send_requests.ask(connection, channel="forth", want="snapshot", streams=["seat"], reason="they differ")
+        send_requests.add_request(connection, channel="forth", want="snapshot", streams=["seat"], reason="they differ")
     small.round()
     assert small.other.rows(seat) == small.one.rows(seat)
     parked = sa.select(dead_letter.c.id).where(dead_letter.c.state == DeadLetterState.PARKED)

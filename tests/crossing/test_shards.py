@@ -22,7 +22,6 @@ from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict
 from exchange.incoming import apply, importer
 from exchange.outgoing import exporter
-from exchange.outgoing.exporter import seal
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.processes import KILLED, fork, run_killed_at, until
@@ -121,15 +120,18 @@ def test_a_shard_is_a_channel_of_its_own_and_the_declared_name_means_all_of_them
     link = shards(3)
     link.one.limit(batch_records=5)
     link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(60)])
-    only = exporter.run(link.one.site, channel="forth_1", stopping=importer.never).batches
+    only = exporter.export(link.one.site, channel="forth_1", stopping=importer.never).batches
     assert {batch.channel for batch in only} == {"forth_1"}
     assert [batch.sequence for batch in only] == list(range(1, len(only) + 1))
-    rest = exporter.run(link.one.site, channel="forth", stopping=importer.never).batches
+    rest = exporter.export(link.one.site, channel="forth", stopping=importer.never).batches
     assert {batch.channel for batch in rest} == {"forth_0", "forth_2"}
     assert sum(batch.records for batch in (*only, *rest)) == 60
     link.there.carry()
-    assert {seen.channel for seen in importer.run(link.other.site, channel="forth_2").batches} == {"forth_2"}
-    assert {seen.channel for seen in importer.run(link.other.site, channel="forth").batches} == {"forth_0", "forth_1"}
+    assert {seen.channel for seen in importer.import_batches(link.other.site, channel="forth_2").batches} == {"forth_2"}
+    assert {seen.channel for seen in importer.import_batches(link.other.site, channel="forth").batches} == {
+        "forth_0",
+        "forth_1",
+    }
     assert alike(link)
     channels = {name for (name,) in link.other.all(sa.select(database_tables.success.c.channel))}
     assert channels == {"forth_0", "forth_1", "forth_2"}
@@ -146,7 +148,7 @@ def test_in_whatever_order_shards_are_applied_no_child_overtakes_its_parent(
     link.one.export()
     link.there.carry()
     for name in order:
-        assert {seen.records.parked for seen in importer.run(link.other.site, channel=name).batches} == {0}
+        assert {seen.records.parked for seen in importer.import_batches(link.other.site, channel=name).batches} == {0}
     assert alike(link)
 
 
@@ -168,7 +170,7 @@ def test_another_number_of_shards_loses_nothing_and_no_older_record_wins(
     new = [seen.stem for seen in arrived if seen.name.channel in {part.name for part in in_shards(after)[0].in_files()}]
     reshard(link.other, after)
     for stem in [*new, *(seen.stem for seen in arrived if seen.stem not in new)]:
-        importer.run(link.other.site, stem=stem)
+        importer.import_batches(link.other.site, stem=stem)
     assert verdicts(link) <= {(Verdict.APPLIED, 0)}
     assert alike(link)
     assert {state for (state,) in link.other.all(sa.select(database_tables.batch.c.state))} == {"applied"}
@@ -189,7 +191,7 @@ def test_what_lies_sealed_of_a_shard_that_is_no_more_is_published(shards: Callab
     link = shards(3)
     link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(60)])
     for part in link.one.site.outgoing():
-        seal(link.one.site, part)
+        link.one.seal(part)
     reshard(link.one, 2)
     assert link.one.export().trouble is None
     link.there.carry()
@@ -209,7 +211,7 @@ def test_a_delete_of_most_rows_is_held_though_each_shard_has_but_a_part_of_it(sh
     assert {seen.verdict for seen in held} == {Verdict.HELD}
     assert "of 30 rows of account that one of 3 shards has, more than the set share of 50%" in held[0].message
     for seen in held:
-        importer.run(link.other.site, stem=seen.batch, release=True)
+        importer.import_batches(link.other.site, stem=seen.batch, release=True)
     assert alike(link)
 
 
@@ -298,18 +300,18 @@ def test_each_channel_with_work_is_handed_over_and_the_rest_is_done_here(shards:
     link = shards(2, "postgresql", "postgresql")
     handed: list[str] = []
     link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(60)])
-    run = exporter.run(link.one.site, stopping=importer.never, hand_over=handed.append)
+    run = exporter.export(link.one.site, stopping=importer.never, hand_over=handed.append)
     assert (run.batches, run.handed, handed) == ((), ("forth_0", "forth_1"), ["forth_0", "forth_1"])
     for name in handed:
-        assert len(exporter.run(link.one.site, channel=name, stopping=importer.never).batches) == 1
+        assert len(exporter.export(link.one.site, channel=name, stopping=importer.never).batches) == 1
     link.there.carry()
     handed.clear()
-    arrived = importer.run(link.other.site, hand_over=handed.append)
+    arrived = importer.import_batches(link.other.site, hand_over=handed.append)
     assert (arrived.batches, arrived.handed, handed) == ((), ("forth_0", "forth_1"), ["forth_0", "forth_1"])
     assert link.other.all(sa.select(database_tables.success.c.channel)) == []  # theirs to say
-    assert len(importer.run(link.other.site, channel="forth_0").batches) == 1
+    assert len(importer.import_batches(link.other.site, channel="forth_0").batches) == 1
     handed.clear()
-    assert len(importer.run(link.other.site, hand_over=handed.append).batches) == 1  # alone it goes at once
+    assert len(importer.import_batches(link.other.site, hand_over=handed.append).batches) == 1  # alone it goes at once
     assert handed == []
     # Of another number than ours they can't go beside each other: they go together.
     link.one.execute(sa.update(account).values(name="b"))
@@ -318,7 +320,7 @@ def test_each_channel_with_work_is_handed_over_and_the_rest_is_done_here(shards:
     link.one.execute(sa.update(account).values(name="c"))
     link.one.export()
     link.there.carry()
-    assert len(importer.run(link.other.site, hand_over=handed.append).batches) == 2
+    assert len(importer.import_batches(link.other.site, hand_over=handed.append).batches) == 2
     assert handed == []
     assert alike(link)
 
@@ -327,9 +329,9 @@ def test_on_sqlite_nothing_is_handed_over(shards: Callable[..., Link]) -> None:
     link = shards(2)
     link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(60)])
     handed: list[str] = []
-    assert len(exporter.run(link.one.site, stopping=importer.never, hand_over=handed.append).batches) == 2
+    assert len(exporter.export(link.one.site, stopping=importer.never, hand_over=handed.append).batches) == 2
     link.there.carry()
-    assert len(importer.run(link.other.site, hand_over=handed.append).batches) == 2
+    assert len(importer.import_batches(link.other.site, hand_over=handed.append).batches) == 2
     assert handed == []
 
 

@@ -37,7 +37,7 @@ def forget(side: Side) -> None:
 def ask(side: Side, **wish: Any) -> bool:
     """Ask for a snapshot of what goes forth."""
     with side.engine.begin() as connection:
-        return send_requests.ask(connection, channel="forth", want=SNAPSHOT, reason="a test", **wish)
+        return send_requests.add_request(connection, channel="forth", want=SNAPSHOT, reason="a test", **wish)
 
 
 def export(side: Side) -> ExportRun:
@@ -106,7 +106,7 @@ def test_a_snapshot_goes_on_where_it_was_interrupted(small: Link) -> None:
     ask(small.one)
     asked = iter([False, False, False])
 
-    first = exporter.run(small.one.site, stopping=lambda: next(asked, True))
+    first = exporter.export(small.one.site, stopping=lambda: next(asked, True))
     assert 0 < sum(one.records for one in first.batches) < 45
     assert wishes(small.one)[0].state == ResyncState.RUNNING
     second = export(small.one)
@@ -123,7 +123,7 @@ def test_a_late_row_of_a_snapshot_never_overwrites_a_newer_one(small: Link) -> N
     forget(small.one)
     ask(small.one)
     asked = iter([False, False])
-    exporter.run(small.one.site, stopping=lambda: next(asked, True))
+    exporter.export(small.one.site, stopping=lambda: next(asked, True))
     small.one.execute("UPDATE account SET name = 'newer' WHERE id IN (2, 29)")
     small.one.execute("DELETE FROM account WHERE id IN (3, 28)")
     small.one.execute(sa.insert(shop.account), accounts(31, 32))
@@ -145,7 +145,7 @@ def test_changes_go_before_the_part_that_may_rely_on_them(small: Link) -> None:
     forget(small.one)
     ask(small.one)
     asked = iter([False, False, False, False])
-    exporter.run(small.one.site, stopping=lambda: next(asked, True))
+    exporter.export(small.one.site, stopping=lambda: next(asked, True))
     small.one.execute(sa.insert(shop.place), [{"country": "aa", "number": 1, "name": "behind the cursor"}])
     small.one.execute(sa.insert(shop.visit), [{"id": 9, "country": "aa", "number": 1}])
 
@@ -275,7 +275,7 @@ def test_a_prune_above_the_share_is_held_for_a_person_and_released_by_one(small:
     assert [one.reason for one in held] == [Reason.DELETES]
     assert "17 or more of 20 rows of account" in held[0].message
     assert len(small.other.rows(shop.account)) == 20
-    importer.run(small.other.site, stem=held[0].batch, release=True)
+    importer.import_batches(small.other.site, stem=held[0].batch, release=True)
     assert len(small.other.rows(shop.account)) == 3
 
 
@@ -477,7 +477,7 @@ def test_a_snapshot_that_is_taken_while_others_write_agrees_with_them_in_the_end
         return False
 
     while not done.is_set():
-        assert exporter.run(side.site, stopping=go_on).trouble is None
+        assert exporter.export(side.site, stopping=go_on).trouble is None
         postgresql_link.there.carry()
         postgresql_link.other.take_in()
         if wishes(side)[0].state == ResyncState.DONE:

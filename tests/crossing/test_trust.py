@@ -115,7 +115,7 @@ def test_what_comes_before_its_keys_time_is_untrusted_and_let_in_once_that_has_b
     stem = forger.send([account(1, FIRST)])
     assert verdicts(side) == [UNTRUSTED]
     clock.ahead = 2 * HOUR
-    assert [one.verdict for one in replay.run(side.site, stem).batches] == [Verdict.APPLIED]
+    assert [one.verdict for one in replay.replay_batches(side.site, stem).batches] == [Verdict.APPLIED]
     assert ids(side) == [1]
 
 
@@ -175,12 +175,12 @@ def test_quarantine_shows_that_a_keys_time_was_over_and_a_later_end_lets_the_bat
     trust(side, forger.key, Terms(not_after=now() - HOUR))
     stem = forger.send([account(1, FIRST)])
     assert verdicts(side) == [UNTRUSTED]
-    report = quarantine.look(side.site, stem).report
+    report = quarantine.quarantined_detail(side.site, stem).report
     assert (report.reason, report.manifest) == (Reason.UNTRUSTED, None)
     assert "trusted until" in report.checks[-1].detail
     trust(side, forger.key, Terms(not_after=now() + HOUR))
-    assert quarantine.look(side.site, stem).report.ok
-    assert quarantine.release(side.site, stem).verdict is Verdict.APPLIED
+    assert quarantine.quarantined_detail(side.site, stem).report.ok
+    assert quarantine.release_files(side.site, stem).verdict is Verdict.APPLIED
 
 
 # Its channels
@@ -273,7 +273,7 @@ def test_a_key_that_is_trusted_no_longer_counts_no_more_at_the_next_batch_of_the
             keys.untrust(side.home / "keys", forger.key.name)
         return False
 
-    run = importer.run(side.site, stopping=between_batches)
+    run = importer.import_batches(side.site, stopping=between_batches)
 
     assert [(one.batch, one.verdict) for one in run.batches] == [
         (stems[0], Verdict.APPLIED),
@@ -322,7 +322,7 @@ def signed(receiver: Side) -> Forger:
 
 def test_what_a_key_had_signed_that_counts_here_is_listed_as_it_is_trusted_no_longer(signed: Forger) -> None:
     side = signed.receiver
-    done = untrust.run(side.site, side.home / "keys", "by_hand")
+    done = untrust.untrust_key(side.site, side.home / "keys", "by_hand")
     assert done.fingerprint == signed.key.fingerprint
     assert done.counts == {BatchState.WAITING: 1, BatchState.HELD: 1, BatchState.APPLIED: 2}
     stem = f"forth-{EPOCH}-{{:010d}}".format
@@ -346,7 +346,7 @@ def test_of_many_the_ones_to_decide_on_come_first_and_the_same_key_under_another
     side = signed.receiver
     side.home.with_name("again.pem").write_bytes(signed.key.public_pem())
     keys.trust(side.home / "keys", keys.candidate(side.home.with_name("again.pem")))
-    done = untrust.run(side.site, side.home / "keys", "by_hand", limit=2)
+    done = untrust.untrust_key(side.site, side.home / "keys", "by_hand", limit=2)
     assert [one.state.value for one in done.batches] == ["waiting", "held"]
     assert sum(done.counts.values()) == 4
     assert done.still == ("again",)

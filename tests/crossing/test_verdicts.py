@@ -22,8 +22,8 @@ from exchange.files.spool import Spool
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.format.signing import SigningKey
 from exchange.incoming import quarantine, replay, strangers
-from exchange.incoming.held import Waiting
-from exchange.operating.status import look
+from exchange.incoming.held import OpenBatches
+from exchange.operating.status import read_status
 from exchange.results import Imported
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account, age, delete, upsert
@@ -92,7 +92,7 @@ def put_aside(side: Side, stem: str, reason: Reason) -> str:
     assert batches_of(side, reason) == counted + 1
     assert outcome.message.isprintable()
     assert side.take_in().batches == ()
-    said = [one.message for one in quarantine.listed(side.site)[0]]
+    said = [one.message for one in quarantine.list_quarantined(side.site)[0]]
     assert outcome.message in said or "have it sent again" in said[0]
     return outcome.message
 
@@ -100,7 +100,7 @@ def put_aside(side: Side, stem: str, reason: Reason) -> str:
 def batches_of(side: Side, reason: Reason) -> int:
     """Say how many batches were counted that nobody vouches for, of a cause."""
     with reading(side.engine) as connection:
-        return sum(one.batches for one in strangers.groups(connection) if one.cause is reason)
+        return sum(one.batches for one in strangers.strangers_by_day(connection) if one.cause is reason)
 
 
 # Applied
@@ -297,7 +297,7 @@ def test_a_waiting_batch_whose_files_went_away_is_said_to_be_gone_and_may_come_a
     quick_forger.deliver(first)
     quick_forger.deliver(second)
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.APPLIED, Verdict.APPLIED]
-    assert [one.quarantined for one in look(quick_receiver.site).channels if one.direction == "in"] == [0]
+    assert [one.quarantined for one in read_status(quick_receiver.site).channels if one.direction == "in"] == [0]
 
 
 def test_a_waiting_batch_that_another_process_applies_meanwhile_is_not_said_to_be_gone(
@@ -315,9 +315,9 @@ def test_a_waiting_batch_that_another_process_applies_meanwhile_is_not_said_to_b
 
     monkeypatch.setattr(Spool, "has", apply_meanwhile)
     with reading(quick_receiver.engine) as connection:
-        waiting = Waiting(quick_receiver.site, connection)
+        waiting = OpenBatches(quick_receiver.site, connection)
 
-    assert list(waiting.miss(Listing((), 0, 0))) == []
+    assert list(waiting.quarantine_gone(Listing((), 0, 0))) == []
     assert ledger_of(quick_receiver) == [("applied", None), ("applied", None)]
 
 
@@ -843,7 +843,7 @@ def test_too_many_deletes_are_held_for_a_person(receiver: Side, forger: Forger) 
     only(receiver)
     stem = forger.send([delete("account", FIRST + 100 + n, id=n) for n in range(6)])
     assert "--release" in held(receiver, Reason.DELETES)
-    assert replay.run(receiver.site, stem).batches[0].verdict is Verdict.APPLIED
+    assert replay.replay_batches(receiver.site, stem).batches[0].verdict is Verdict.APPLIED
     assert ids(receiver) == [6, 7, 8, 9]
     assert ledger_of(receiver) == [("applied", None)] * 2
 

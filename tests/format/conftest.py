@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from exchange.format.manifest import Counts, Kind, Manifest, join_manifest
+from exchange.format.manifest import Kind, Manifest, OpCounts, join_manifest
 from exchange.format.record import Op, Record, encode
 from exchange.format.signing import SigningKey, TrustedKeys
 
@@ -60,12 +60,12 @@ def _seal(
     content: bytes | None = None,
     *,
     encoding: tuple[str, ...] = ("zstd",),
-    counts: Counts | None = None,
+    counts: OpCounts | None = None,
     key: SigningKey | None = None,
 ) -> Sealed:
     if content is None:
         content = b"".join(map(encode, _records()))
-        counts = counts or Counts(3, 1)
+        counts = counts or OpCounts(3, 1)
     data = zstandard.compress(content) if encoding else content
     manifest = Manifest(
         channel="requests",
@@ -77,7 +77,7 @@ def _seal(
         created_at=datetime(2026, 11, 22, 6, 15, tzinfo=UTC),
         producer="exchange 0.1.0",
         schemas={"request": 1},
-        records={"request": counts or Counts(content.count(b"\n"))},
+        records={"request": counts or OpCounts(content.count(b"\n"))},
         encoding=encoding,
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),

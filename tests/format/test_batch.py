@@ -13,7 +13,7 @@ import zstandard
 
 from exchange.format.batch import BatchReader, BatchWriter, ReadLimits, check_data
 from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Unsupported, WorldError
-from exchange.format.manifest import Counts
+from exchange.format.manifest import OpCounts
 from exchange.format.record import Op, Record, encode
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_what_is_written_is_what_the_manifest_says_and_reads_back(seal: Seal, en
     assert (writer.records, writer.content_bytes) == (5_100, len(content))
     data = writer.close()
 
-    assert data.records == {"request": Counts(5_000, 0), "user": Counts(0, 100)}
+    assert data.records == {"request": OpCounts(5_000, 0), "user": OpCounts(0, 100)}
     assert (data.bytes, data.sha256) == (len(out.getvalue()), hashlib.sha256(out.getvalue()).hexdigest())
     assert (data.content_bytes, data.content_sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert (zstandard.decompress(out.getvalue(), len(content)) if encoding else out.getvalue()) == content
@@ -139,9 +139,9 @@ def test_a_long_line_within_the_limit_is_read_over_many_blocks(seal: Seal) -> No
 
 
 @ENCODINGS
-@pytest.mark.parametrize("claimed", [Counts(2), Counts(4), Counts(0), Counts(1, 1)])
+@pytest.mark.parametrize("claimed", [OpCounts(2), OpCounts(4), OpCounts(0), OpCounts(1, 1)])
 def test_another_number_of_lines_than_the_manifest_counts_is_corrupt(
-    seal: Seal, encoding: tuple[str, ...], claimed: Counts
+    seal: Seal, encoding: tuple[str, ...], claimed: OpCounts
 ) -> None:
     with pytest.raises(Corrupt, match="lines") as refused:
         lines_of(seal(b"{}\n{}\n{}\n", encoding=encoding, counts=claimed))
@@ -151,13 +151,13 @@ def test_another_number_of_lines_than_the_manifest_counts_is_corrupt(
 @pytest.mark.parametrize(
     "counts",
     [
-        {"request": Counts(4, 0)},
-        {"request": Counts(2, 2)},
-        {"request": Counts(3, 0), "user": Counts(0, 1)},
-        {"\x1b": Counts(1)},
+        {"request": OpCounts(4, 0)},
+        {"request": OpCounts(2, 2)},
+        {"request": OpCounts(3, 0), "user": OpCounts(0, 1)},
+        {"\x1b": OpCounts(1)},
     ],
 )
-def test_other_counts_than_the_manifests_are_corrupt(seal: Seal, counts: dict[str, Counts]) -> None:
+def test_other_counts_than_the_manifests_are_corrupt(seal: Seal, counts: dict[str, OpCounts]) -> None:
     sealed = seal()
     with pytest.raises(Corrupt, match="the manifest says") as refused:
         BatchReader(sealed.open(), sealed.manifest).check_counts(counts)
@@ -167,7 +167,7 @@ def test_other_counts_than_the_manifests_are_corrupt(seal: Seal, counts: dict[st
 
 def test_lines_that_do_not_decode_leave_counts_below_the_manifests(seal: Seal) -> None:
     sealed = seal()
-    BatchReader(sealed.open(), sealed.manifest).check_counts({"request": Counts(2, 1)})
+    BatchReader(sealed.open(), sealed.manifest).check_counts({"request": OpCounts(2, 1)})
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_memory_does_not_grow_with_the_size_of_a_batch_read(seal: Seal, encoding
 
 
 def test_a_line_that_never_ends_takes_no_more_memory_than_the_limit(seal: Seal) -> None:
-    endless = seal(b"x" * 50_000_000, counts=Counts(1))
+    endless = seal(b"x" * 50_000_000, counts=OpCounts(1))
 
     def read() -> None:
         with pytest.raises(Corrupt, match="line 1 is longer"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from exchange.format.batch import BatchReader
-from exchange.format.manifest import Counts, Kind, Manifest, digest, split_manifest
+from exchange.format.manifest import Kind, Manifest, OpCounts, digest, split_manifest
 from exchange.format.names import BatchName, data_name, manifest_name, parse_file_name
 from exchange.format.record import Op, decode, encode
 from exchange.format.signing import TrustedKeys
@@ -128,7 +128,7 @@ def test_values_come_back_as_they_were() -> None:
 
 
 def test_deletes_come_back_as_they_were() -> None:
-    assert manifest_of(request(2)).records == {"request": Counts(1, 1), "profile": Counts(0, 1)}
+    assert manifest_of(request(2)).records == {"request": OpCounts(1, 1), "profile": OpCounts(0, 1)}
     assert decode(lines_of(request(2))[-1]) == ("profile", Op.DELETE, FIRST_VERSION + 302, {"id": 1})
 
 

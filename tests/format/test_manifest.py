@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Unsupported, Untrusted
 from exchange.format.manifest import (
     MAX_MANIFEST_BYTES,
-    Counts,
     Kind,
     Manifest,
+    OpCounts,
     Signature,
     digest,
     join_manifest,
@@ -65,7 +65,7 @@ def test_a_manifest_says_what_its_line_says() -> None:
         created_at=datetime(2026, 11, 22, 6, 15, tzinfo=UTC),
         producer="exchange 0.1.0",
         schemas={"request": 1},
-        records={"request": Counts(990, 10)},
+        records={"request": OpCounts(990, 10)},
         encoding=("zstd",),
         sha256="a" * 64,
         bytes=81233,
@@ -256,7 +256,7 @@ def test_a_damaged_claim_is_another_claim_or_a_batch_error(data: st.DataObject) 
     [
         lambda m: replace(m, channel="No"),
         lambda m: replace(m, sequence=0),
-        lambda m: replace(m, records={"unlisted": Counts(1)}),
+        lambda m: replace(m, records={"unlisted": OpCounts(1)}),
         lambda m: replace(m, created_at=m.created_at.replace(tzinfo=None)),
         lambda m: replace(m, extra={"sequence": 7}),
         lambda m: replace(m, extra={"later": float("nan")}),

@@ -6,7 +6,7 @@ import pytest
 
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import Reason
-from exchange.format.manifest import Counts, join_manifest
+from exchange.format.manifest import OpCounts, join_manifest
 from exchange.format.names import BatchName
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.format.verify import Report, judge
@@ -117,13 +117,13 @@ def test_a_signature_by_a_key_of_the_same_name_is_untrusted(seal: Seal) -> None:
 
 
 def test_counts_that_the_records_exceed_are_corrupt(seal: Seal) -> None:
-    report = judged(seal().saying(records={"request": Counts(2, 2)}))
+    report = judged(seal().saying(records={"request": OpCounts(2, 2)}))
     assert (report.reason, report.checks[-1].name) == (Reason.CORRUPT, "content")
 
 
 def test_lines_that_are_no_records_are_counted_and_the_first_is_named(seal: Seal) -> None:
     good = b'{"stream":"request","op":"upsert","version":1,"data":{}}\n'
-    report = judged(seal(good + b"not json\n" + good + good.replace(b"request", b"\\u001b[2J"), counts=Counts(4)))
+    report = judged(seal(good + b"not json\n" + good + good.replace(b"request", b"\\u001b[2J"), counts=OpCounts(4)))
     assert report.ok
     assert (report.records, report.invalid) == (4, 2)
     last = report.checks[-1]
@@ -133,6 +133,6 @@ def test_lines_that_are_no_records_are_counted_and_the_first_is_named(seal: Seal
 
 def test_a_stream_that_the_manifest_does_not_list_makes_no_record(seal: Seal) -> None:
     line = b'{"stream":"\\u001b[2J","op":"upsert","version":1,"data":{}}\n'
-    report = judged(seal(line, counts=Counts(1)))
+    report = judged(seal(line, counts=OpCounts(1)))
     assert (report.ok, report.invalid) == (True, 1)
     assert report.checks[-1].detail.isprintable()

@@ -60,10 +60,10 @@ def test_migrations_make_exactly_the_declared_tables(
 def test_up_down_and_up_again_with_data_in_place(engine: Engine) -> None:
     profile_type = Base.metadata.tables["profile_type"]
     for _ in range(2):
-        assert migrate.pending(engine)
-        assert migrate.current(engine) == ()
+        assert migrate.is_behind(engine)
+        assert migrate.applied_revisions(engine) == ()
         migrate.upgrade(engine, BOTH, network="response")
-        assert not migrate.pending(engine, BOTH)
+        assert not migrate.is_behind(engine, BOTH)
         with engine.begin() as connection:
             connection.execute(sa.insert(profile_type).values(name="student", daily_limit=3))
             assert capture.pending(connection, channels[0].streams) == 1
@@ -71,9 +71,9 @@ def test_up_down_and_up_again_with_data_in_place(engine: Engine) -> None:
         with engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count()).select_from(profile_type)) == 1
         migrate.downgrade(engine, BOTH[1:])
-        assert migrate.current(engine) == ("core_0010",)
-        assert not migrate.pending(engine)
-        assert migrate.pending(engine, BOTH)
+        assert migrate.applied_revisions(engine) == ("core_0010",)
+        assert not migrate.is_behind(engine)
+        assert migrate.is_behind(engine, BOTH)
         with engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count()).select_from(tables.change)) == 1
         migrate.downgrade(engine)
@@ -118,7 +118,7 @@ def test_the_core_stays_while_a_table_is_still_captured(engine: Engine) -> None:
         capture.install(connection, "mine")
     with pytest.raises(RuntimeError, match="table mine is still captured"):
         migrate.downgrade(engine)
-    assert migrate.current(engine) == ("core_0010",)
+    assert migrate.applied_revisions(engine) == ("core_0010",)
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO mine (id) VALUES (1)")
 
@@ -134,7 +134,7 @@ def test_a_failed_migration_leaves_nothing_behind(engine: Engine, monkeypatch: p
 def test_the_network_may_come_from_the_environment(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXCHANGE_NETWORK", "response")
     migrate.upgrade(sqlite_url, BOTH)
-    assert not migrate.pending(sqlite_url, BOTH)
+    assert not migrate.is_behind(sqlite_url, BOTH)
     engine = make_engine(sqlite_url)
     with engine.connect() as connection:
         assert "user" in capture.captured_tables(connection)
@@ -145,9 +145,9 @@ def test_a_callers_transaction_decides(engine: Engine) -> None:
     with engine.connect() as connection:
         transaction = connection.begin()
         migrate.upgrade(connection)
-        assert not migrate.pending(connection)
+        assert not migrate.is_behind(connection)
         transaction.rollback()
-    assert migrate.pending(engine)
+    assert migrate.is_behind(engine)
 
 
 def test_the_migrations_are_found_in_the_source_tree() -> None:

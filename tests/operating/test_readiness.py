@@ -4,29 +4,29 @@ import pytest
 from celery.signals import beat_init
 
 from exchange import celery
-from exchange.operating.readiness import VARIABLE, Ear, tell
+from exchange.operating.readiness import VARIABLE, ReadyPipe, report_ready
 
 
 def test_beat_tells_who_started_it_that_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    ear = Ear()
-    for name, value in ear.environment.items():
+    ready_pipe = ReadyPipe()
+    for name, value in ready_pipe.environment.items():
         monkeypatch.setenv(name, value)
     assert celery.app.main == "exchange"
     beat_init.send(sender=None)
-    assert ear.heard()
+    assert ready_pipe.was_ready()
     assert VARIABLE not in os.environ
 
 
 def test_one_that_ended_before_was_never_ready_be_something_of_it_left_or_not() -> None:
-    gone, left = Ear(), Ear()
-    gone.started()
-    assert not gone.heard()
-    assert not left.heard()
-    left.started()
+    gone, left = ReadyPipe(), ReadyPipe()
+    gone.close_write_end()
+    assert not gone.was_ready()
+    assert not left.was_ready()
+    left.close_write_end()
 
 
 def test_whoever_was_started_by_somebody_else_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    tell()
+    report_ready()
     monkeypatch.setenv(VARIABLE, "no number")
-    tell()
+    report_ready()

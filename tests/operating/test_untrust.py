@@ -36,10 +36,10 @@ class Bench:
         """Have one more request sent, and give what a task makes of it, the next one or one that is at work already."""
         with Session(self.peer.engine) as session, session.begin():
             session.add(Request(user_id=7, kind="k", query="q", parameters={}))
-        [batch] = exporter.run(self.peer, stopping=importer.never).batches
+        [batch] = exporter.export(self.peer, stopping=importer.never).batches
         for path in self.peer.spool.folders.outgoing.glob(f"{batch.batch}.*"):
             shutil.copy(path, self.settings.incoming / path.name)
-        run = importer.run(task or self.task())
+        run = importer.import_batches(task or self.task())
         return [(one.verdict.value, one.reason) for one in run.batches if one.batch == batch.batch]
 
 
@@ -64,7 +64,7 @@ def test_a_working_process_heeds_at_its_next_batch_whom_this_side_trusts(bench: 
     assert bench.work() == [("quarantined", "untrusted")]
     keys.trust(folder, wanted)
     (first,) = bench.settings.home.glob("strangers/*.manifest.jsonl")
-    replay.run(bench.task(), first.name.partition(".")[0])
+    replay.replay_batches(bench.task(), first.name.partition(".")[0])
     assert bench.work() == [("applied", None)]
     at_work = bench.task()
     keys.untrust(folder, "request-test")

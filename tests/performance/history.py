@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import tables
-from exchange.format.manifest import Counts, Kind, Manifest
+from exchange.format.manifest import Kind, Manifest, OpCounts
 from tests.crossing.forging import EPOCH
 from tests.crossing.sides import Side
 
@@ -33,7 +33,7 @@ MANIFEST = (
         created_at=LONG_AGO,
         producer="by hand",
         schemas={"note": 1},
-        records={"note": Counts(10, 0)},
+        records={"note": OpCounts(10, 0)},
         encoding=("zstd",),
         sha256="0" * 64,
         bytes=1_000,

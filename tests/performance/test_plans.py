@@ -81,11 +81,11 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # Which sealed batches need no longer be kept?
     "ix_exchange_batch_kept": lambda side, _: prune_files(side),
     # What is missing? Asked at every import.
-    "ix_exchange_gap_missing": lambda side, _: gaps.note(side.site),
+    "ix_exchange_gap_missing": lambda side, _: gaps.record_gaps(side.site),
     # Of which batches is a further copy due? Asked at every export on a one-way link.
-    "ix_exchange_batch_again": lambda side, _: resend.run(replace(side.site, one_way=True), importer.never),
+    "ix_exchange_batch_again": lambda side, _: resend.resend_due(replace(side.site, one_way=True), importer.never),
     # Does anybody want a snapshot? Asked of each channel at every export.
-    "ix_exchange_resync_state": asked(lambda c: send_requests.next_open(c, "forth")),
+    "ix_exchange_resync_state": asked(lambda c: send_requests.next_open_request(c, "forth")),
     # Was this request of the other side's taken before? Asked of each that a control batch tells.
     "uq_exchange_resync_answers": lambda side, _: ask_again(side),
     # Did we ask for this snapshot? Asked when one has come.
@@ -128,13 +128,15 @@ def call_again(side: Side) -> None:
 def ask_again(side: Side) -> None:
     """Take a request that was taken before."""
     with writing(side.engine) as connection:
-        assert not send_requests.ask(connection, channel="forth", want="snapshot", reason="again", answers="n77")
+        assert not send_requests.add_request(
+            connection, channel="forth", want="snapshot", reason="again", answers="n77"
+        )
 
 
 def close_requests(side: Side) -> None:
     """See that a checkpoint has come."""
     with writing(side.engine) as connection:
-        asked_requests.compared(connection, "forth")
+        asked_requests.close_compared(connection, "forth")
 
 
 INSTEAD = {"ix_exchange_change_stream_id": "pk_exchange_change"}
@@ -144,7 +146,7 @@ INSTEAD = {"ix_exchange_change_stream_id": "pk_exchange_change"}
 def prune_files(side: Side) -> None:
     """Let go of files alone: of dead letters there would be more to remove than to keep."""
     side.limit(letter_days={})
-    prune.run(side.site)
+    prune.prune_expired(side.site)
 
 
 def test_every_index_is_there_for_a_query() -> None:
@@ -342,7 +344,7 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
             dead_letters.history(connection, parked)
             dead_letters.count_parked(connection)
         retry.run(receiver.site, [parked])
-        importer.run(receiver.site, stem=f"forth-{EPOCH}-0000000077")
+        importer.import_batches(receiver.site, stem=f"forth-{EPOCH}-0000000077")
 
     assert seen.read_whole(*GROWING) == []
 
@@ -395,7 +397,7 @@ def test_letting_some_dead_letters_go_reads_no_large_table(receiver: Side, *, an
         analyse(receiver)
     receiver.limit(letter_days={DeadLetterState.APPLIED: 1.0, DeadLetterState.DISCARDED: 100_000.0})
     with watched(receiver.engine) as seen:
-        assert prune.run(receiver.site).letters == CHANGED
+        assert prune.prune_expired(receiver.site).letters == CHANGED
         with reading(receiver.engine) as connection:
             dead_letters.backlog(connection)
 

@@ -1,8 +1,8 @@
 """Forgetting: every place of this side where a row's record or its key stands beside the application's own tables.
 
-For a person's right to be erased. ``look`` changes nothing. ``erase`` removes or rewrites what can go; what must stay
-for now, or for good, says why. Our tables are changed and the ledger says which batches are erased in one transaction,
-and then their files go: a run that was cut short is run again.
+For a person's right to be erased. ``find_traces`` changes nothing. ``erase_record`` removes or rewrites what can go;
+what must stay for now, or for good, says why. Our tables are changed and the ledger says which batches are erased in
+one transaction, and then their files go: a run that was cut short is run again.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class Forgotten:
 _FOLDERS = frozenset({"sealed", "outgoing", "work", "incoming", "quarantine", "archive", "tmp"})
 
 
-def look(site: Site, sought: Sought) -> Forgotten:
+def find_traces(site: Site, sought: Sought) -> Forgotten:
     """Find every place. Raises WorldError."""
     site.spool.prepare()
     with world_errors(), reading(site.engine) as connection:
         return _found(site, connection, sought, files.find(site, connection, sought), erased=False)
 
 
-def erase(site: Site, sought: Sought) -> Forgotten:
+def erase_record(site: Site, sought: Sought) -> Forgotten:
     """Find every place, and remove or rewrite what can go. May be repeated.
 
     Of a batch that the peer may not have yet it gets a snapshot instead. Raises Busy and WorldError.

@@ -262,19 +262,19 @@ _Erases = Callable[[Site, Connection, Sought], None]
 
 
 @dataclass(frozen=True)
-class _Place:
+class _PlaceOfTraces:
     find: _Finds
     erase: _Erases | None = None
 
 
 # Sentences last: those of the row's own letters are gone by then.
 _PLACES = (
-    _Place(_find_letters, _erase_letters),
-    _Place(_find_tombstones, _erase_tombstones),
-    _Place(_find_changes),
-    _Place(_find_selections, _erase_selections),
-    _Place(_find_receipts, _erase_receipts),
-    _Place(_find_comparisons, _erase_comparisons),
-    _Place(_find_words, _erase_words),
-    _Place(_find_audit),
+    _PlaceOfTraces(_find_letters, _erase_letters),
+    _PlaceOfTraces(_find_tombstones, _erase_tombstones),
+    _PlaceOfTraces(_find_changes),
+    _PlaceOfTraces(_find_selections, _erase_selections),
+    _PlaceOfTraces(_find_receipts, _erase_receipts),
+    _PlaceOfTraces(_find_comparisons, _erase_comparisons),
+    _PlaceOfTraces(_find_words, _erase_words),
+    _PlaceOfTraces(_find_audit),
 )

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from exchange.format import record as records
 from exchange.format.errors import RecordError, printable
-from exchange.format.manifest import Counts
+from exchange.format.manifest import OpCounts
 from exchange.format.record import Op, Record, Run
 from exchange.format.strict_json import Unreadable
 from exchange.site import Site
@@ -74,10 +74,10 @@ class Understanding:
             for part in _parts(len(lines)):
                 yield from self._of(lines[part], numbers[part])
 
-    def counts(self) -> dict[str, Counts]:
+    def counts(self) -> dict[str, OpCounts]:
         """Count the records so far of the streams that the manifest lists, bad ones too if they could be read."""
         return {
-            stream: Counts(*(self._counts[stream, op] for op in (Op.UPSERT, Op.DELETE)))
+            stream: OpCounts(*(self._counts[stream, op] for op in (Op.UPSERT, Op.DELETE)))
             for stream in self._schemas.keys() & {stream for stream, _ in self._counts}
         }
 
