@@ -15,15 +15,15 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
-from exchange.database.tables import Direction, ResyncState, agreement, resync
+from exchange.database.tables import Direction, agreement
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
 from exchange.format.control import CHECKPOINT
-from exchange.format.errors import printable
+from exchange.format.errors import RecordError
 from exchange.link import asked_requests, peer_words
+from exchange.link.send_requests import add_request
 from exchange.site import Site
 from exchange.tables.bucket_digests import streams_of
 
@@ -69,7 +69,8 @@ def request_checkpoints(
 ) -> list[Asked]:
     """Have channels compared: one, or all; with ``incoming`` also those that the other side has to begin with.
 
-    Who asks again before that happened asks once. Raises Busy and WorldError.
+    Who asks again before that happened asks once; a channel of which as much is asked for as may be is left as it is.
+    Commits all of it in one transaction of its own. Raises Busy and WorldError.
     """
     why = reason or "to see that both sides agree"
     with world_errors(), writing(site.engine) as connection:
@@ -80,25 +81,10 @@ def request_checkpoints(
 
 
 def _send(connection: Connection, channel: Channel, reason: str) -> Asked:
-    waiting = sa.exists().where(
-        resync.c.channel == channel.name,
-        resync.c.want == CHECKPOINT,
-        resync.c.streams.is_(None),
-        resync.c.state == ResyncState.ASKED,
-    )
-    if not connection.scalar(sa.select(waiting)):
-        moment = now()
-        connection.execute(
-            sa.insert(resync).values(
-                channel=channel.name,
-                want=CHECKPOINT,
-                reason=printable(reason, 1000),
-                who=whoami()[:255],
-                state=ResyncState.ASKED,
-                created_at=moment,
-                updated_at=moment,
-            )
-        )
+    try:
+        add_request(connection, channel=channel.name, want=CHECKPOINT, reason=reason)
+    except RecordError as too_much:
+        return Asked(channel.name, Direction.OUT, too_much.sentence)
     return Asked(channel.name, Direction.OUT, "the next export puts a checkpoint into it")
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exchange.database.locks import reading
+from exchange.database.locks import reading, writing
 from exchange.database.tables import Direction, RepairState, ResyncState, repair, resync
 from exchange.format.control import Part
-from exchange.link import reconcile
+from exchange.link import reconcile, send_requests
 from exchange.link.reconcile import DIFFERENT, EQUAL, NOT_YET, REPAIRED, StreamAgreement
 from exchange.outgoing import checkpoint, seal
 from exchange.tables.bucket_digests import digest
@@ -49,6 +49,20 @@ def test_of_both_ways_the_sender_is_to_begin_and_asking_again_asks_once(small: L
     assert small.one.all(sa.select(repair.c.channel, repair.c.want, repair.c.reason)) == [
         ("back", "checkpoint", "a doubt")
     ]
+
+
+def test_a_channel_of_which_enough_is_asked_for_already_is_left_to_its_turn_and_the_others_are_asked(
+    small: Link,
+) -> None:
+    with writing(small.one.engine) as connection:
+        for number in range(send_requests.MOST_OPEN):
+            send_requests.add_request(connection, channel="forth", want="snapshot", buckets=[number], reason="a test")
+
+    forth, back = reconcile.request_checkpoints(small.one.site)
+
+    assert forth.message == "channel forth: 16 snapshots and checkpoints are asked for already; they come first"
+    assert "is asked with the next control batch" in back.message
+    assert [one for (one,) in small.one.all(sa.select(resync.c.want))] == ["snapshot"] * send_requests.MOST_OPEN
 
 
 def test_a_tick_begins_only_what_this_side_sends(small: Link) -> None:
