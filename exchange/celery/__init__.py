@@ -286,7 +286,7 @@ def _tell_ready(**_: Any) -> None:
 @signals.worker_ready.connect
 def _say_worries(**_: Any) -> None:
     for worry in broker.worries(app.conf.broker_url):
-        structlog.get_logger("exchange").warning(worry)
+        structlog.get_logger("exchange").warning(str(worry))
 
 
 @signals.worker_shutting_down.connect

@@ -431,8 +431,8 @@ def resend(channel: str | None = None, sequences: int | list[int] | None = None,
 def prune() -> Result:
     """Remove what retention no longer keeps: counts by what it was."""
     site = _site()
-    for sentence in alarms(site):
-        log.warning("alarm", message=sentence)
+    for alarm in alarms(site):
+        log.warning("alarm", message=str(alarm))
     return _counted(prune_expired(site).as_dict(), "nothing to prune")
 
 

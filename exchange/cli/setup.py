@@ -72,7 +72,7 @@ def init(
     if done.env_file:
         output.tell(f"settings: {done.env_file} ({done.env_file_became})")
     output.tell(f"folders: {current.home}, {current.outgoing} and {current.incoming}, each with its marker")
-    output.tell(f"what is exported {done.readers}")
+    output.tell(str(done.readers.said_of("what is exported")))
     output.tell(f"signing key: {done.key} ({'made' if done.key_made else 'as it was'})")
     output.tell("")
     output.tell("next:")
@@ -123,10 +123,10 @@ def _uncaptured(current: Settings, site: Site) -> list[str]:
         return []
     with reading(site.engine) as connection:
         return [
-            sentence
+            str(problem)
             for channel in site.channels
             for stream in channel.streams
-            for sentence in capture.check(connection, stream, captured=channel.source == site.network)
+            for problem in capture.check(connection, stream, captured=channel.source == site.network)
         ]
 
 
@@ -174,9 +174,9 @@ def doctor(as_json: Json = False) -> None:
 
     Exit code 1 if there is a fault.
     """
-    from exchange.operating import doctor as examining
+    from exchange.operating.doctor import Level, examine
 
-    findings = list(examining.examine())
+    findings = list(examine())
     if as_json:
         for finding in findings:
             output.emit(finding.as_dict())
@@ -185,5 +185,5 @@ def doctor(as_json: Json = False) -> None:
             ["check", "level", "found", "what to do"],
             [(one.check, one.level, one.message, one.remedy) for one in findings],
         )
-    if any(one.level is examining.Level.FAULT for one in findings):
+    if any(one.level is Level.FAULT for one in findings):
         fail()

@@ -84,7 +84,7 @@ def _say_what_waits(found: Status) -> None:
         output.complain(sentence)
     for sentence in found.of_peer.troubles():
         output.warn(sentence)
-    for sentence in found.of_peer.alarms(found.at):
+    for sentence in map(str, found.of_peer.alarms(found.at)):
         output.complain(sentence)
     if found.backlog.parked and not found.alarms:
         output.warn(f"{found.backlog.parked} dead letters are parked; `exchange dead-letters` shows them by cause")
@@ -95,7 +95,7 @@ def _say_what_waits(found: Status) -> None:
 
 def _say_what_is_nobodys(found: Status) -> None:
     for group in found.strangers:
-        output.warn(group.sentence)
+        output.warn(str(group.problem))
     if found.arrivals and (found.arrivals.ignored or found.arrivals.unpaired):
         output.say(
             f"left alone in incoming: {found.arrivals.ignored} files that are no batch,"

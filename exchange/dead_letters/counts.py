@@ -18,6 +18,7 @@ from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
 from exchange.format.as_dict import AsDict
+from exchange.format.errors import Problem
 from exchange.limits import Limits
 from exchange.site import Site
 
@@ -108,25 +109,30 @@ def backlog(connection: Connection) -> Backlog:
     return Backlog(parked, oldest.id if oldest else None, oldest.created_at if oldest else None)
 
 
-def alarms(site: Site) -> tuple[str, ...]:
-    """Say what is beyond the settings now, as ``alarm_sentences`` does."""
+def alarms(site: Site) -> tuple[Problem, ...]:
+    """Say what is beyond the settings now, as ``backlog_alarms`` does."""
     with reading(site.engine) as connection:
         standing = backlog(connection)
-    return alarm_sentences(standing, site.limits, now())
+    return backlog_alarms(standing, site.limits, now())
 
 
-def alarm_sentences(backlog: Backlog, limits: Limits, moment: datetime) -> tuple[str, ...]:
-    """Say what is beyond the settings at a moment, a sentence for each of size and age; none if all is in order."""
+def backlog_alarms(backlog: Backlog, limits: Limits, moment: datetime) -> tuple[Problem, ...]:
+    """Say what is beyond the settings at a moment, size and age apart; nothing if all is in order."""
     said = []
     if backlog.parked > limits.alarm_letters:
         said.append(
-            f"{backlog.parked} dead letters are parked, more than {limits.alarm_letters} (EXCHANGE_ALARM_LETTERS);"
-            " `exchange dead-letters` shows them by cause"
+            Problem(
+                f"{backlog.parked} dead letters are parked, more than {limits.alarm_letters} (EXCHANGE_ALARM_LETTERS)",
+                "`exchange dead-letters` shows them by cause",
+            )
         )
     oldest = backlog.oldest_at
     if oldest is not None and moment - oldest > timedelta(days=limits.alarm_days):
         said.append(
-            f"a dead letter has been parked since {oldest:%Y-%m-%d %H:%M} UTC, longer than {limits.alarm_days:g} days"
-            f" (EXCHANGE_ALARM_DAYS); `exchange dead-letters show {backlog.oldest}` says what to do"
+            Problem(
+                f"a dead letter has been parked since {oldest:%Y-%m-%d %H:%M} UTC, longer than"
+                f" {limits.alarm_days:g} days (EXCHANGE_ALARM_DAYS)",
+                f"`exchange dead-letters show {backlog.oldest}` says what to do",
+            )
         )
     return tuple(said)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from exchange.files import durable
 from exchange.files.folder import HOME_MODE, make_private
-from exchange.format.errors import printable
+from exchange.format.errors import Problem, printable
 
 FILE = "call.secret"
 
@@ -25,6 +25,11 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 class SecretFault(Exception):  # noqa: N818 - reads as what it is
     """The secret can't be used; the text is one sentence, without what happens next."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        """Keep what is wrong, and what to do if that is known."""
+        self.problem = Problem(message, remedy)
+        super().__init__(str(self.problem))
 
 
 def make(home: Path) -> None:
@@ -44,9 +49,8 @@ def read(home: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise SecretFault(
-            f"{shown}: {error.strerror}; `exchange migrate` makes it, this side's user reads it"
-        ) from error
+        remedy = "`exchange migrate` makes it, this side's user reads it"
+        raise SecretFault(f"{shown}: {error.strerror}", remedy) from error
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_mode & _OTHERS:
@@ -56,6 +60,6 @@ def read(home: Path) -> bytes:
         content = file.read(_BYTES * 2 + 2)
     if not _TEXT.fullmatch(content):
         raise SecretFault(
-            f"{shown}: expected {_BYTES * 2} hexadecimal digits; take it away, `exchange migrate` makes one"
+            f"{shown}: expected {_BYTES * 2} hexadecimal digits", "take it away, `exchange migrate` makes one"
         )
     return bytes.fromhex(content.decode())

@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import Problem, WorldError, printable
 
 FOLDER_MODE = 0o750
 FILE_MODE = 0o640
@@ -59,7 +59,7 @@ def give(descriptor: int, number: int | None, what: Path, consequence: str) -> N
             raise
         if may_give(number):
             raise _not_owned(what, consequence) from error
-        raise WorldError(not_ours(number, f"{what} can't be given to it: {consequence}")) from error
+        raise WorldError(str(not_ours(number, f"{what} can't be given to it: {consequence}"))) from error
 
 
 def share(descriptor: int, number: int, mode: int, what: Path) -> None:
@@ -81,9 +81,9 @@ def _not_owned(what: Path, consequence: str) -> WorldError:
     )
 
 
-def not_ours(number: int, consequence: str) -> str:
+def not_ours(number: int, consequence: str) -> Problem:
     """Say that this user is not in the group, what follows from that, and what helps."""
-    return (
-        f"this user is not in the group {name_of(number)} that EXCHANGE_CARRIER_GROUP names, and {consequence};"
-        " add the user to it (usermod --append --groups), and start anew what runs"
+    return Problem(
+        f"this user is not in the group {name_of(number)} that EXCHANGE_CARRIER_GROUP names, and {consequence}",
+        "add the user to it (usermod --append --groups), and start anew what runs",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from exchange.files.carrier_group import name_of
 from exchange.files.layout import Folders
+from exchange.format.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class Readers:
         group = None if self.barrier else self.group
         return {"everybody": self.everybody, "group": group, "barrier": str(self.barrier) if self.barrier else None}
 
-    def __str__(self) -> str:
-        """Say it as a sentence goes on that begins with what they can read."""
+    def said_of(self, what: str) -> Problem:
+        """Say who can read ``what``, and if that is everybody how to change it."""
         if self.everybody:
-            return "can be read by every user of this machine; `exchange init --carrier-group NAME` closes it to others"
+            message = f"{what} can be read by every user of this machine"
+            return Problem(message, "`exchange init --carrier-group NAME` closes it to others")
         if self.group is not None and self.barrier is None:
-            return f"can be read by this user and the group {self.group}"
-        return "can be read by this user alone"
+            return Problem(f"{what} can be read by this user and the group {self.group}")
+        return Problem(f"{what} can be read by this user alone")
 
 
 def look(folders: Folders) -> Readers:

@@ -6,6 +6,7 @@ raised is a fault of ours.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
@@ -145,6 +146,24 @@ class WorldError(Exception):
         """Keep the sentence."""
         super().__init__(sentence)
         self.sentence = sentence
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that a person is to see to: what it is, and what to do about it, which may be nothing more to say."""
+
+    message: str
+    remedy: str = ""
+
+    @classmethod
+    def stored(cls, sentence: str) -> Problem:
+        """Give a problem that the database has as one sentence: what to do is behind its last semicolon."""
+        message, found, remedy = sentence.rpartition("; ")
+        return cls(message, remedy) if found else cls(sentence)
+
+    def __str__(self) -> str:
+        """Say both in one sentence."""
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
 
 def printable(text: str, limit: int = 200) -> str:

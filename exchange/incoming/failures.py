@@ -16,7 +16,7 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.files.batch_files import BatchFiles
-from exchange.format.errors import Reason, Verdict
+from exchange.format.errors import Problem, Reason, Verdict
 from exchange.format.placement import Decision
 from exchange.incoming import verdicts
 from exchange.incoming.manifests import Arrival, Stranger
@@ -66,17 +66,23 @@ def forget_attempts_at_gone(site: Site, sightings: Collection[BatchFiles]) -> No
                     forget_attempts(connection, key)
 
 
-def failure_sentences(site: Site, connection: Connection) -> list[str]:
+def list_failures(site: Site, connection: Connection) -> list[Problem]:
     """Say which batches could not be taken in, whatever it was about them, and what a person can do."""
     most = site.limits.crashes
     tried = [
-        f"batch {one.batch} could not be taken in, {one.attempts} of {most} attempts failed"
-        f" ({one.why or 'the process died'}); the next import tries again, and quarantines it in the end"
+        Problem(
+            f"batch {one.batch} could not be taken in, {one.attempts} of {most} attempts failed"
+            f" ({one.why or 'the process died'})",
+            "the next import tries again, and quarantines it in the end",
+        )
         for one in stumbles(connection, MOST_TOLD)
     ]
     refused = [
-        f"batch {stem} is quarantined, as it could not be taken in; ask {site.peer} about it: `exchange quarantine show"
-        f" {stem}` looks at it, `exchange replay {stem}` tries it again"
+        Problem(
+            f"batch {stem} is quarantined, as it could not be taken in",
+            f"ask {site.peer} about it: `exchange quarantine show {stem}` looks at it, `exchange replay {stem}` tries"
+            " it again",
+        )
         for stem in _quarantined(connection)
     ]
     return tried + refused

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -24,7 +24,7 @@ from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
 from exchange.files.batch_files import BatchFiles
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import Reason, Verdict, printable
+from exchange.format.errors import Problem, Reason, Verdict, printable
 from exchange.format.placement import Decision
 from exchange.incoming.manifests import Stranger
 from exchange.incoming.verdicts import lock_of, patience_verdict, verdict_on
@@ -55,12 +55,13 @@ class StrangersOfDay(AsDict):
     samples: tuple[dict[str, str], ...]
 
     @property
-    def sentence(self) -> str:
+    def problem(self) -> Problem:
         """Say it for people."""
         some = ", ".join(sample["batch"] for sample in self.samples[:2])
-        return (
+        return Problem(
             f"on {self.day} {self.batches} batches came that nobody vouches for ({self.cause}), such as {some}; they"
-            " changed nothing; `exchange quarantine strangers` shows them by day and cause"
+            " changed nothing",
+            "`exchange quarantine strangers` shows them by day and cause",
         )
 
 
@@ -224,15 +225,17 @@ def recent_strangers(connection: Connection) -> tuple[StrangersOfDay, ...]:
     return tuple(strangers_by_day(connection, since=now() - NEWS))
 
 
-def full_sentences(site: Site) -> Iterator[str]:
+def lack_of_room(site: Site) -> Problem | None:
     """Say that no more of them are kept, if so. Raises WorldError."""
     files, size = site.spool.used_by_strangers()
     if files >= site.limits.stranger_files or size >= site.limits.stranger_bytes:
-        yield (
+        return Problem(
             f"{files} files of {size} bytes are kept that nobody vouches for, and no more may be"
-            " (EXCHANGE_STRANGER_FILES, EXCHANGE_STRANGER_BYTES): what comes now stays in incoming;"
-            " see who brings them; `exchange quarantine clear --reason TEXT` makes room"
+            " (EXCHANGE_STRANGER_FILES, EXCHANGE_STRANGER_BYTES): what comes now stays in incoming; see who brings"
+            " them",
+            "`exchange quarantine clear --reason TEXT` makes room",
         )
+    return None
 
 
 # Let go

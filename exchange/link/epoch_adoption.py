@@ -21,7 +21,7 @@ from exchange.database.locks import join, locked
 from exchange.database.tables import BatchState, Direction, batch, position
 from exchange.format.as_dict import AsDict
 from exchange.format.control import MAX_UNDECIDED, Proof
-from exchange.format.errors import Reason, Verdict, WorldError, printable
+from exchange.format.errors import Problem, Reason, Verdict, WorldError, printable
 from exchange.format.lineage import Left, left_by
 from exchange.format.manifest import Kind, Manifest
 from exchange.format.names import CONTROL
@@ -165,14 +165,17 @@ def list_received(connection: Connection) -> list[Received]:
     return sorted(known, key=lambda one: one.channel)
 
 
-def sentences(peer: str, epochs: Iterable[Undecided]) -> list[str]:
+def problems(peer: str, epochs: Iterable[Undecided]) -> list[Problem]:
     """Say of each epoch that waits for a decision what it is and what a person does about it."""
     return [
-        f"epoch {one.epoch} of {peer} waits for a decision: {one.batches} batches of it are held"
-        f" ({', '.join(one.channels)}), and nothing proves that it comes after {' and '.join(one.present)}, which goes"
-        f" on meanwhile; `exchange epoch adopt {one.epoch} --reason TEXT` takes it for the newer one, `exchange epoch"
-        f" refuse {one.epoch} --reason TEXT` for an old one, and `exchange epoch new --continues {one.present[0]}"
-        f" --reason TEXT` on {peer} proves it"
+        Problem(
+            f"epoch {one.epoch} of {peer} waits for a decision: {one.batches} batches of it are held"
+            f" ({', '.join(one.channels)}), and nothing proves that it comes after {' and '.join(one.present)}, which"
+            " goes on meanwhile",
+            f"`exchange epoch adopt {one.epoch} --reason TEXT` takes it for the newer one, `exchange epoch refuse"
+            f" {one.epoch} --reason TEXT` for an old one, and `exchange epoch new --continues {one.present[0]} --reason"
+            f" TEXT` on {peer} proves it",
+        )
         for one in epochs
     ]
 

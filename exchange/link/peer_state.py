@@ -19,7 +19,7 @@ from exchange.database import ledger, network, positions, tables
 from exchange.database.tables import Direction, peer, receipt
 from exchange.format.as_dict import AsDict
 from exchange.format.control import Heartbeat, Range, RefusedBatch, Sample
-from exchange.format.errors import printable
+from exchange.format.errors import Problem, printable
 from exchange.link import epoch_adoption, peer_words
 from exchange.site import Site
 
@@ -77,36 +77,38 @@ class PeerState:
     life: SignOfLife | None
     there: Mapping[str, PeerChannel]
     halted: str | None
-    behind: tuple[str, ...]
+    behind: tuple[Problem, ...]
     """Where the other side says that it sent less than came here: it was restored; or that it does not know ours."""
-    decisions: tuple[str, ...] = ()
+    decisions: tuple[Problem, ...] = ()
     """Which of its epochs wait for a person's decision here."""
 
-    def silence(self, moment: datetime) -> str | None:
+    def silence(self, moment: datetime) -> Problem | None:
         """Say that it has been silent for too long, if so."""
         if self.life is None or moment - self.life.heard_at <= self.life.period_seconds * timedelta(
             seconds=SILENT_PERIODS
         ):
             return None
-        return (
+        return Problem(
             f"nothing was heard of {self.name} for {lasting(moment - self.life.heard_at)}, and it gives a sign of life"
-            f" every {lasting(timedelta(seconds=self.life.period_seconds))}; see whether it runs, and the carrier"
+            f" every {lasting(timedelta(seconds=self.life.period_seconds))}",
+            "see whether it runs, and the carrier",
         )
 
-    def clocks(self) -> str | None:
+    def clocks(self) -> Problem | None:
         """Say that the two clocks are too far apart, if so."""
         ahead = self.life.clock_ahead_seconds if self.life else 0.0
         if abs(ahead) <= MAX_DIFFERENCE_SECONDS:
             return None
         way = "ahead of" if ahead > 0 else "behind"
-        return (
-            f"the clock of {self.name} is at least {lasting(timedelta(seconds=abs(ahead)))} {way} this one;"
-            " set both, and have NTP keep them"
+        return Problem(
+            f"the clock of {self.name} is at least {lasting(timedelta(seconds=abs(ahead)))} {way} this one",
+            "set both, and have NTP keep them",
         )
 
-    def alarms(self, moment: datetime) -> Iterator[str]:
+    def alarms(self, moment: datetime) -> Iterator[Problem]:
         """Say what needs a person, the worst first."""
-        yield from filter(None, (self.halted, *self.decisions, *self.behind, self.silence(moment), self.clocks()))
+        halted = None if self.halted is None else Problem.stored(self.halted)
+        yield from filter(None, (halted, *self.decisions, *self.behind, self.silence(moment), self.clocks()))
 
     def troubles(self) -> Iterator[str]:
         """Say what the peer could not take, and why."""
@@ -124,7 +126,7 @@ def read_peer_state(site: Site, connection: Connection) -> PeerState:
     )
     there = {} if site.one_way else _there(connection)
     life = _life(row, said, site.limits.period_seconds) if row else None
-    decisions = tuple(epoch_adoption.sentences(site.peer, epoch_adoption.list_undecided(connection)))
+    decisions = tuple(epoch_adoption.problems(site.peer, epoch_adoption.list_undecided(connection)))
     return PeerState(site.peer, site.one_way, life, there, halted, behind, decisions)
 
 
@@ -162,7 +164,7 @@ def _ahead(row: Any, said: Heartbeat | None) -> float:
     return min(most, 0.0)
 
 
-def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbeat) -> Iterator[str]:
+def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbeat) -> Iterator[Problem]:
     """Say of which channels the other side has sealed less than was applied here before it said so."""
     received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
     for sent in (one for one in said.sent if one.channel in received):
@@ -173,23 +175,24 @@ def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbe
         # By its own clock both: what it sealed after it spoke is no wonder.
         claim = peer_words.manifest(applied.manifest) if applied else None
         if claim and claim.created_at < sent_at:
-            yield (
+            yield Problem(
                 f"{site.peer} says that it has sealed {sent.through} batches of channel {sent.channel}, but"
-                f" {at.sequence} were applied here: its database was restored from an earlier copy;"
-                " its operator runs `exchange epoch new --reason TEXT` there"
+                f" {at.sequence} were applied here: its database was restored from an earlier copy",
+                "its operator runs `exchange epoch new --reason TEXT` there",
             )
 
 
-def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator[str]:
+def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator[Problem]:
     """Say that the other side holds what this one sends, as nothing proves there which epoch came before."""
     ours = network.known_epoch(connection, site.network)
     for proof in said.undecided:
         held = peer_words.manifest(proof.manifest)
         if held is not None and held.epoch == ours:
-            yield (
+            yield Problem(
                 f"{site.peer} holds what this side sends for a decision: nothing proves there that epoch {ours} comes"
-                " after the one that it is in; read that out there (`exchange epoch list --received`) and run `exchange"
-                " epoch new --continues EPOCH --reason TEXT` here"
+                " after the one that it is in",
+                "read that out there (`exchange epoch list --received`) and run `exchange epoch new --continues EPOCH"
+                " --reason TEXT` here",
             )
 
 

@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from exchange.files import durable, pid_lock
-from exchange.format.errors import printable
+from exchange.format.errors import Problem, printable
 from exchange.format.moments import in_words
 
 HOST = "127.0.0.1"
@@ -40,6 +40,11 @@ _PORT_ATTEMPTS = 5
 
 class BrokerFault(Exception):  # noqa: N818 - reads as what it is
     """The embedded broker can't be used; the text is one sentence that ends with what to do."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        """Keep what is wrong, and what to do where ``message`` does not say it."""
+        self.problem = Problem(message, remedy)
+        super().__init__(str(self.problem))
 
 
 @dataclass(frozen=True)
@@ -201,8 +206,8 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(address, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS)
 
 
-def worries(url: str) -> list[str]:
-    """Say what a Redis is set up to lose: each a sentence. Raises BrokerFault if it can't be reached."""
+def worries(url: str) -> list[Problem]:
+    """Say what a Redis is set up to lose. Raises BrokerFault if it can't be reached."""
     try:
         with connect(url) as client:
             policy, append_only = (_setting(client, name) for name in ("maxmemory-policy", "appendonly"))
@@ -210,9 +215,12 @@ def worries(url: str) -> list[str]:
         raise BrokerFault(f"the broker does not answer: {printable(str(error))}; see that it runs") from None
     found = []
     if policy not in {None, "noeviction"}:
-        found.append(f"the broker's maxmemory-policy is {policy}, which drops tasks silently; set noeviction")
+        found.append(
+            Problem(f"the broker's maxmemory-policy is {policy}, which drops tasks silently", "set noeviction")
+        )
     if append_only == "no":
-        found.append("the broker keeps no append-only file, so that a crash drops queued tasks; set appendonly yes")
+        message = "the broker keeps no append-only file, so that a crash drops queued tasks"
+        found.append(Problem(message, "set appendonly yes"))
     return found
 
 
@@ -250,7 +258,7 @@ def find_server() -> Path:
     for location in package.submodule_search_locations or () if package else ():
         for binary in Path(location).glob("_binaries/*/valkey-server"):
             return binary
-    raise BrokerFault("there is no embedded broker for this machine; set EXCHANGE_BROKER_URL to a Redis")
+    raise BrokerFault("there is no embedded broker for this machine", "set EXCHANGE_BROKER_URL to a Redis")
 
 
 def _shut_down(address: Address) -> None:

@@ -13,7 +13,7 @@ import redis
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
-from exchange.format.errors import printable
+from exchange.format.errors import Problem, printable
 from exchange.operating import broker
 
 CONNECT_SECONDS = 5
@@ -51,16 +51,19 @@ def connection_refused(url: str) -> str | None:
     return None
 
 
-def server_missing() -> str | None:
+def server_missing() -> Problem | None:
     """Run the embedded broker's server, which only says its version; say why that can't be."""
     try:
         binary = broker.find_server()
         done = subprocess.run([str(binary), "--version"], capture_output=True, timeout=_RUN_SECONDS, check=False)
-    except (broker.BrokerFault, OSError, subprocess.TimeoutExpired) as error:
-        return f"the embedded broker can't start: {printable(str(error), 300)}"
+    except broker.BrokerFault as fault:
+        message = f"the embedded broker can't start: {printable(fault.problem.message, 300)}"
+        return Problem(message, fault.problem.remedy)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Problem(f"the embedded broker can't start: {printable(str(error), 300)}")
     if done.returncode != 0:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        return (
+        return Problem(
             f"the embedded broker can't start: {binary.name} ended with code {done.returncode}: {printable(said, 300)}"
         )
     return None

@@ -24,11 +24,12 @@ from exchange.database.locks import reading
 from exchange.database.network import known_epoch
 from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, position, success
 from exchange.dead_letters import Backlog
-from exchange.dead_letters.counts import alarm_sentences
+from exchange.dead_letters.counts import backlog_alarms
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
 from exchange.format.names import CONTROL
-from exchange.incoming import failures, strangers
+from exchange.incoming import strangers
+from exchange.incoming.failures import list_failures
 from exchange.incoming.strangers import StrangersOfDay
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerChannel, PeerState
@@ -117,7 +118,7 @@ class Status:
             "link": {
                 "kind": "one-way" if self.of_peer.one_way else "two-way",
                 "heard": self.of_peer.life.as_dict() if self.of_peer.life else None,
-                "alarms": list(self.of_peer.alarms(self.at)),
+                "alarms": list(map(str, self.of_peer.alarms(self.at))),
                 "troubles": list(self.of_peer.troubles()),
                 "halted": self.of_peer.halted,
             },
@@ -160,10 +161,10 @@ def read_status(site: Site) -> Status:
         there = peer_state.read_peer_state(site, connection)
         channels = _channels(site, connection, there)
         backlog = dead_letters.backlog(connection)
-        stumbles = tuple(failures.failure_sentences(site, connection))
+        failures = tuple(map(str, list_failures(site, connection)))
         nobodys = strangers.recent_strangers(connection)
     moment = now()
-    alarms = alarm_sentences(backlog, site.limits, moment)
+    alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
     try:
         sightings = site.spool.list_arrivals()
         arrivals = IncomingFiles(len(sightings.found), sightings.unpaired, sightings.ignored)
@@ -171,7 +172,7 @@ def read_status(site: Site) -> Status:
     except WorldError as error:
         arrivals, trouble = None, error.sentence
     return Status(
-        site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, nobodys, trouble, stumbles
+        site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, nobodys, trouble, failures
     )
 
 

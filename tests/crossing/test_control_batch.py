@@ -436,7 +436,7 @@ def test_the_other_side_is_told_by_an_alarm_that_the_first_one_was_restored(rest
     take_in(link.other)
     with reading(link.other.engine) as connection:
         [sentence] = peer_state.read_peer_state(link.other.site, connection).alarms(now())
-    assert sentence.startswith("one says that it has sealed 1 batches of channel forth, but 2 were applied here")
+    assert str(sentence).startswith("one says that it has sealed 1 batches of channel forth, but 2 were applied here")
 
 
 def test_a_signature_of_ours_under_another_channels_name_proves_nothing(small: Link) -> None:

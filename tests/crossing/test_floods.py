@@ -152,13 +152,12 @@ def test_no_more_files_are_kept_than_the_settings_allow_and_the_others_stay(
     assert [of_strangers(quick_receiver.take_in()) for _ in range(2)] == [(7, 3), (0, 3)]
     assert (len(aside(quick_receiver)), incoming(quick_receiver)) == (7, 3)
     assert counted(quick_receiver) == {"untrusted": 7}
-    (sentence,) = strangers.full_sentences(quick_receiver.site)
-    assert "exchange quarantine clear" in sentence
+    assert "exchange quarantine clear" in str(strangers.lack_of_room(quick_receiver.site))
     quick_forger.send([account(1, FIRST)])
     assert quick_receiver.take_in().batches[0].verdict is Verdict.APPLIED
     assert strangers.clear_strangers(quick_receiver.site) == 7
     assert of_strangers(quick_receiver.take_in()) == (3, 0)
-    assert list(strangers.full_sentences(quick_receiver.site)) == []
+    assert strangers.lack_of_room(quick_receiver.site) is None
 
 
 def test_no_more_bytes_are_kept_than_the_settings_allow_and_smaller_ones_find_room(
@@ -196,7 +195,7 @@ def test_they_are_grouped_by_day_and_cause_with_samples(receiver: Side, forger: 
     assert "is not signed" in unsigned.samples[0]["message"]
     assert (foreign.batches, foreign.samples[0]["batch"]) == (1, stem)
     assert foreign.as_dict()["day"] == foreign.day.isoformat()
-    said = [one.sentence for one in status.read_status(receiver.site).strangers]
+    said = [str(one.problem) for one in status.read_status(receiver.site).strangers]
     assert len(said) == 2
     assert all("`exchange quarantine strangers`" in sentence for sentence in said)
 

@@ -25,7 +25,7 @@ from exchange.database.tables import (
     resync,
 )
 from exchange.dead_letters import Letter
-from exchange.format.errors import Reason, Verdict
+from exchange.format.errors import Problem, Reason, Verdict
 from exchange.incoming import release
 from exchange.link import peer_state
 from exchange.operating import prune, status
@@ -244,7 +244,7 @@ def test_a_clock_that_runs_ahead_or_behind_is_seen_within_what_is_known(small: L
     small.back.carry()
     take_in(small.one)
 
-    def difference(sent_at: timedelta) -> str | None:
+    def difference(sent_at: timedelta) -> Problem | None:
         small.one.execute(sa.update(peer).values(sent_at=now() + sent_at))
         with reading(small.one.engine) as connection:
             return peer_state.read_peer_state(small.one.site, connection).clocks()

@@ -30,6 +30,6 @@ def test_an_embedded_broker_whose_server_does_not_run_here_is_one_sentence(
     monkeypatch.setattr(broker, "find_server", lambda: server)
     assert "Permission denied" in str(probes.server_missing())
     server.chmod(0o755)
-    assert probes.server_missing() == (
+    assert str(probes.server_missing()) == (
         "the embedded broker can't start: valkey-server ended with code 4: no such instruction"
     )

