@@ -47,7 +47,7 @@ class NudgePace:
             self._gathered_at = now + GATHER_SECONDS
         self._seen = found
         self._hoped = self._hoped & found.news | fresh
-        self._moved |= not self._asked <= found.work
+        self._moved = self._moved or not self._asked <= found.work  # something that was asked for is gone
         if self._moved and (fresh or not self._hoped):
             self._pause = FIRST_PAUSE_SECONDS
             self._not_before = min(self._not_before, now + FIRST_PAUSE_SECONDS)

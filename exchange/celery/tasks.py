@@ -209,7 +209,7 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     check_channel(channel, site.incoming(), "received")
     check_text("batch", batch)
     check_truth("spread", spread)
-    hand_over = _handing("exchange.import", spread and channel is batch is None)
+    hand_over = _handing("exchange.import", spread and channel is None and batch is None)
     run = importer.import_batches(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
     _tell(site, run.batches)
     done = [one for one in run.batches if not one.busy]

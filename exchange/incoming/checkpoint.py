@@ -87,7 +87,8 @@ def _read(
     for number, line in _lines(reader):
         try:
             record = records.decode(line)
-            counted += record.stream == DIGEST
+            if record.stream == DIGEST:
+                counted += 1
             mine, their = _pair(record, ours, pairs)
             pairs[mine.stream] = (mine, their)
         except RecordError as error:

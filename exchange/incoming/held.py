@@ -21,8 +21,8 @@ from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.lineage import Left, left_by
 from exchange.format.names import CONTROL
 from exchange.format.placement import Decision, Position, decide
+from exchange.incoming.judge import unfinished, verdict_on
 from exchange.incoming.manifests import Arrival, Stranger
-from exchange.incoming.verdicts import unfinished, verdict_on
 from exchange.link import epoch_adoption, gaps
 from exchange.results import Imported
 from exchange.site import Site
@@ -66,7 +66,7 @@ class OpenBatches:
             return False
         position, left_epochs = self._standing(seen.channel.name)
         _, epoch, sequence = seen.place
-        passed = position is not None and (position.epoch, sequence <= position.sequence) == (epoch, True)
+        passed = position is not None and position.epoch == epoch and sequence <= position.sequence
         return passed or epoch in left_epochs
 
     def _lacks_data(self, seen: Arrival | Stranger, behind: Decision) -> bool:

@@ -70,29 +70,28 @@ def import_batches(
     try:
         with world_errors(), reading(site.engine) as connection:
             network.known_epoch(connection, site.network)
-            waiting = OpenBatches(site, connection)
-        if channel is stem is None:
+            open_batches = OpenBatches(site, connection)
+        if channel is None and stem is None:
             with world_errors(), suppress(Busy):
-                outcomes.extend(waiting.quarantine_gone(sightings))
+                outcomes.extend(open_batches.quarantine_gone(sightings))
                 failures.forget_attempts_at_gone(site, sightings.found)
-        sighted = read_manifests(site, tuple(s for s in sightings.found if stem in (None, s.stem)))
+        sighted = read_manifests(site, tuple(one for one in sightings.found if stem is None or one.stem == stem))
         called = [seen for seen in sighted if _is_called(seen, channel)]
-        arrived = sorted((seen for seen in called if not is_nobodys(seen)), key=waiting.is_past)
+        arrived = sorted((seen for seen in called if not is_nobodys(seen)), key=open_batches.is_past)
         if hand_over is not None and site.many_writers:
-            handed = _hand_over([seen for seen in arrived if _still(waiting, seen) is None], hand_over)
+            handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
         for number, seen in enumerate(arrived):
             if stopping():
                 trouble = "stopped between two batches, as asked; the next run goes on"
                 break
-            if seen.place[0] not in busy and _lane(seen) not in handed:
-                outcomes.append(
-                    _still(waiting, seen, islice(arrived, number, None)) or import_one(site, seen, release=release)
-                )
-                waiting.forget_after(outcomes[-1])
-                if outcomes[-1].verdict is Verdict.BUSY:
-                    busy.add(seen.place[0])
-                if outcomes[-1].verdict is Verdict.APPLIED and _is_snapshot(seen):
-                    snapshots_of[seen.channel.name] = seen.channel
+            if seen.place[0] in busy or _lane(seen) in handed:
+                continue
+            outcome = _settle(site, open_batches, seen, islice(arrived, number, None), release=release)
+            outcomes.append(outcome)
+            if outcome.verdict is Verdict.BUSY:
+                busy.add(seen.place[0])
+            elif outcome.verdict is Verdict.APPLIED and _is_snapshot(seen):
+                snapshots_of[seen.channel.name] = seen.channel
         nobodys = Strangers() if trouble else strangers.set_aside(site, list(filter(is_nobodys, called)))
         outcomes.extend(nobodys.told)
         if stem is None and trouble is None:
@@ -107,10 +106,28 @@ def import_batches(
     )
 
 
-def _still(waiting: OpenBatches, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
+def _settle(
+    site: Site,
+    open_batches: OpenBatches,
+    seen: Arrival | Stranger,
+    here: Iterable[Arrival | Stranger],
+    *,
+    release: bool,
+) -> Imported:
+    """Give the outcome of a batch about which nothing changed as it was; judge and import any other."""
+    outcome = _unchanged(open_batches, seen, here)
+    if outcome is None:
+        outcome = import_one(site, seen, release=release)
+    open_batches.forget_after(outcome)
+    return outcome
+
+
+def _unchanged(
+    open_batches: OpenBatches, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()
+) -> Imported | None:
     """Give the outcome of a batch about which nothing changed; one that can't be told is judged by itself."""
     try:
-        return waiting.unchanged_outcome(seen, here)
+        return open_batches.unchanged_outcome(seen, here)
     except Exception as error:
         if not is_its_own(error):
             raise
@@ -124,29 +141,22 @@ def _follow_up(
     snapshots_of: Iterable[Channel],
     stopping: Callable[[], bool],
 ) -> tuple[Retried, ...]:
-    """Do what follows on the batches, which are done whatever becomes of it. Raises Stumbled."""
+    """Note gaps, and retry letters that waited for a row which may have come just now: the batches are done.
+
+    Raises Stumbled.
+    """
     try:
         gaps.record_gaps(site, channel)
-        return _retry_letters(site, outcomes, snapshots_of, stopping)
+        with world_errors():
+            retried = auto_retry.trade(site, snapshots_of, stopping)
+            if retried or any(one.records.applied for one in outcomes):
+                retried += auto_retry.run(site, site.incoming(), stopping)
+            return tuple(retried)
     except Exception as error:
         if not is_its_own(error):
             raise
         what = f"{stumbled(error)} while gaps and dead letters were looked after; the batches are done"
         raise Stumbled(f"{what}, and the next run tries the rest again") from error
-
-
-def _retry_letters(
-    site: Site,
-    outcomes: Iterable[Imported],
-    snapshots_of: Iterable[Channel],
-    stopping: Callable[[], bool],
-) -> tuple[Retried, ...]:
-    """Retry letters that waited for a row which may have come just now."""
-    with world_errors():
-        traded = auto_retry.trade(site, snapshots_of, stopping)
-        if not traded and not any(one.records.applied for one in outcomes):
-            return ()
-        return (*traded, *auto_retry.run(site, site.incoming(), stopping))
 
 
 def _told(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, ...]:
@@ -160,7 +170,9 @@ def _is_snapshot(seen: Arrival | Stranger) -> TypeGuard[Arrival]:
 
 
 def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:
-    return seen.channel.called(channel) if isinstance(seen, Arrival) else channel in (None, seen.place[0])
+    if isinstance(seen, Arrival):
+        return seen.channel.called(channel)
+    return channel is None or channel == seen.place[0]
 
 
 def _hand_over(arrived: list[Arrival | Stranger], hand_over: Callable[[str], None]) -> set[str]:
@@ -184,34 +196,28 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
     """Bring one arrival to its verdict, whatever goes wrong with it. Raises WorldError if database or disk fails."""
     try:
         with world_errors():
-            return _take_in(site, seen, release=release)
+            return _judge_and_import(site, seen, release=release)
     except Busy as busy:
-        return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
+        return _busy(seen, busy)
     except Exception as error:
         if not is_its_own(error):
             raise
         fall = stumbled(error)
-    return _count_failure(site, seen, fall)  # what the error held in memory is free again
+    try:  # what the error held in memory is free again
+        return failures.record_failure(site, seen, fall)
+    except Busy as busy:
+        return _busy(seen, busy)
 
 
-def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
+def _judge_and_import(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
     if isinstance(seen, Stranger):
         if isinstance(seen.fault, Stumbled):
             raise seen.fault
         return record_verdict(site, seen, judge_stranger(site, seen))
-    seen = replace(seen, released=release)
-    standing = judge(site, seen)
-    return import_batch(site, seen) if standing is NEXT else record_verdict(site, seen, standing)
+    arrival = replace(seen, released=release)
+    standing = judge(site, arrival)
+    return import_batch(site, arrival) if standing is NEXT else record_verdict(site, arrival, standing)
 
 
-def _count_failure(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
-    try:
-        return failures.record_failure(site, seen, fall)
-    except Busy as busy:
-        return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
-
-
-# Judge: from the manifest, the ledger and the data file's size; nothing is claimed or changed
-
-
-# Apply: under the channel's lock
+def _busy(seen: Arrival | Stranger, busy: Busy) -> Imported:
+    return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)

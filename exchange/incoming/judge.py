@@ -1,4 +1,9 @@
-"""What is to become of a batch that arrived: by the ledger, its place and what a person must consent to."""
+"""What is to become of a batch that arrived: by its place, the ledger, its data file and what needs a person's word.
+
+Decided before it is opened, from what is read; nothing is claimed or written here, ``verdicts`` does that. A batch that
+deletes a large part of a table, by itself or together with those before it, or whose snapshot's version is far ahead of
+every clock, is held for a person: nothing is wrong with its files.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,16 @@ from exchange.database import ledger, positions
 from exchange.database.ledger import Entry
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction
-from exchange.format.errors import Reason, Unsupported, Verdict
+from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
+from exchange.format.manifest import Kind
 from exchange.format.placement import NEXT, Decision, decide
-from exchange.incoming import consent
-from exchange.incoming.manifests import Arrival, Stranger
-from exchange.incoming.verdicts import unfinished, verdict_on
+from exchange.incoming import snapshot
+from exchange.incoming.delete_limit import DeleteLimit
+from exchange.incoming.manifests import Arrival, Stranger, part_of
+from exchange.limits import Limits
 from exchange.link import epoch_adoption, gaps
 from exchange.site import Site
+from exchange.tables import version_limit
 
 
 def judge(site: Site, arrival: Arrival) -> Decision:
@@ -25,8 +33,8 @@ def judge(site: Site, arrival: Arrival) -> Decision:
             return unfinished(site, arrival) or standing
         if standing is not NEXT:
             return standing
-        lacking = consent.missing_consent(site, connection, arrival)
-    return lacking or unfinished(site, arrival) or NEXT
+        held = _missing_consent(site, connection, arrival)
+    return held or unfinished(site, arrival) or NEXT
 
 
 def judge_stranger(site: Site, stranger: Stranger) -> Decision:
@@ -73,3 +81,89 @@ def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) ->
             sentence = f"this side went on without it ({state}); it comes too late and changes nothing"
             return Decision(Verdict.DUPLICATE, None, sentence)
     return standing
+
+
+# What needs a person's word
+
+
+def _missing_consent(site: Site, connection: Connection, arrival: Arrival) -> Decision | None:
+    """Say that a batch is held for a person, and why; None if it needs nobody's word, or has it."""
+    if arrival.released or arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
+        return None
+    too_new = _is_ahead(site, connection, arrival)
+    if too_new is not None:
+        return _held_for_a_person(arrival, Reason.VERSIONS, too_new)
+    too_many = _deletes_too_much(site, connection, arrival)
+    return _held_for_a_person(arrival, Reason.DELETES, too_many) if too_many else None
+
+
+def _held_for_a_person(arrival: Arrival, reason: Reason, why: str) -> Decision:
+    """Give the verdict, with the command that lets the batch in."""
+    command = f"`exchange import --release {arrival.sighting.stem}` applies it"
+    return Decision(Verdict.HELD, reason, f"{why}; it is held for a person: {command}")
+
+
+def _is_ahead(site: Site, connection: Connection, arrival: Arrival) -> str | None:
+    part = part_of(arrival.manifest) if arrival.manifest.kind is Kind.SNAPSHOT else None
+    if part is None:
+        return None
+    most = version_limit.most(site, connection, arrival.channel)
+    return version_limit.fault(part.version, most, site.peer).sentence if part.version > most else None
+
+
+def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
+    if arrival.manifest.kind is Kind.SNAPSHOT and (sentence := snapshot.removes_too_much(site, connection, arrival)):
+        return sentence
+    for name, counts in arrival.manifest.records.items():
+        if counts.delete:
+            brake = DeleteLimit(site, connection, arrival.channel, arrival.channel.stream(name))
+            if sentence := brake.refusal(counts.delete, f"it deletes {counts.delete}", upserts=counts.upsert):
+                return sentence
+    return None
+
+
+# What is bad in itself, or not all there
+
+
+def patience_verdict(limits: Limits, verdict: Decision, waited: float) -> Decision:
+    """Give the verdict on what has been incomplete for so many seconds: that it is, or that this took too long."""
+    if waited < limits.grace_seconds:
+        return verdict
+    sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
+    return Decision(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
+
+
+def unfinished(site: Site, arrival: Arrival) -> Decision | None:
+    """Give the verdict on a batch whose data file is not there, or not all of it; None if it may be."""
+    size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
+    if size is not None and size >= arrival.manifest.bytes:
+        return None
+    found = "not there yet" if size is None else f"{size} bytes long so far"
+    return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
+
+
+def verdict_on(fault: BatchError) -> Decision:
+    """Give the verdict on a batch that is bad in itself, with the sentence that ends in what to do."""
+    match fault:
+        case Incomplete():
+            return Decision(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
+        case Ahead():
+            return Decision(Verdict.HELD, Reason.VERSIONS, fault.sentence)
+        case Unsupported():
+            return Decision(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
+        case _:
+            return Decision(
+                Verdict.QUARANTINED,
+                fault.reason,
+                f"{fault}; it is quarantined and changed nothing: {_NEXT_STEPS[fault.reason]}",
+            )
+
+
+_NEXT_STEPS = {
+    Reason.UNTRUSTED: "if its sender is yours, trust the key (`exchange keys trust`) and `exchange replay` the batch",
+    Reason.CORRUPT: "have it carried or sent again",
+    Reason.MISDIRECTED: "ask the carrier",
+    Reason.REJECTED: "`exchange batches show` lists every bad record; then `exchange batches release` it with those"
+    " parked, or `exchange batches reject` it back to its sender",
+}
+"""What a person does about a batch that is bad in itself."""

@@ -23,8 +23,9 @@ from exchange.format.as_dict import AsDict
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.verify import Report, judge
 from exchange.incoming import replay
+from exchange.incoming.judge import verdict_on
 from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
-from exchange.incoming.verdicts import lock_of, verdict_on
+from exchange.incoming.verdicts import lock_of
 from exchange.results import Imported
 from exchange.site import Site
 

@@ -138,7 +138,8 @@ def reject_batch(site: Site, stem: str, reason: str) -> Entry:
     sightings = [seen.sighting for seen in quarantine.copies(site, entry)]
     if entry.state is BatchState.HELD:
         kept = site.spool.kept(stem)
-        sightings += [kept] if kept else []
+        if kept is not None:
+            sightings.append(kept)
     with world_errors(), locked(site.engine, f"import {entry.channel}") as connection:
         ledger.give_up(connection, entry, BatchState.REJECTED, reason)
         if entry.manifest is not None and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:

@@ -26,8 +26,9 @@ from exchange.files.batch_files import BatchFiles
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Problem, Reason, Verdict, printable
 from exchange.format.placement import Decision
+from exchange.incoming.judge import patience_verdict, verdict_on
 from exchange.incoming.manifests import Stranger
-from exchange.incoming.verdicts import lock_of, patience_verdict, verdict_on
+from exchange.incoming.verdicts import lock_of
 from exchange.limits import Limits
 from exchange.results import Imported, Strangers
 from exchange.site import Site
@@ -96,13 +97,16 @@ def set_aside(site: Site, seen: Sequence[Stranger]) -> Strangers:
     young: list[_Judged] = []
     for one in seen:
         judged = _Judged(one, _verdict(site, one))
-        (young if judged.verdict.verdict is Verdict.INCOMPLETE else ripe).append(judged)
+        if judged.verdict.verdict is Verdict.INCOMPLETE:
+            young.append(judged)
+        else:
+            ripe.append(judged)
     picked, full = _put_aside(site, ripe) if ripe else ([], False)
     put_aside = {one.judged.seen.sighting for one in picked}
     left = [one for one in ripe if one.seen.sighting not in put_aside and site.spool.has(one.seen.sighting.stem)]
     why = _why_left(site.limits, full=full) if left else ""
     told = [*(one.judged for one in picked), *young][:MOST_TOLD]
-    if len(seen) == len(left) == 1:
+    if len(seen) == 1 and len(left) == 1:
         stays = f"{left[0].seen.fault}; it stays in incoming: {why}"
         told = [_Judged(left[0].seen, Decision(Verdict.WAITING, left[0].verdict.reason, stays))]
     return Strangers(tuple(one.outcome for one in told), len(picked), len(left), why)

@@ -26,9 +26,9 @@ from exchange.format.lineage import left_by
 from exchange.format.manifest import Kind
 from exchange.format.placement import NEXT, Decision
 from exchange.incoming import apply, checkpoint, control_batch, row_diff, snapshot
-from exchange.incoming.judge import compare_with_ledger
+from exchange.incoming.judge import compare_with_ledger, verdict_on
 from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
-from exchange.incoming.verdicts import known_row, lock_of, record_verdict, verdict_on
+from exchange.incoming.verdicts import known_row, lock_of, record_verdict
 from exchange.link import gaps
 from exchange.results import Imported
 from exchange.site import Site

@@ -13,11 +13,11 @@ from exchange.database import attempts, ledger
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
-from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
+from exchange.format.errors import Reason, Verdict
 from exchange.format.manifest import Kind, Manifest
 from exchange.format.placement import Decision
+from exchange.incoming.judge import patience_verdict
 from exchange.incoming.manifests import Arrival, Stranger
-from exchange.limits import Limits
 from exchange.link import gaps
 from exchange.results import Imported
 from exchange.site import Site
@@ -107,7 +107,8 @@ def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchSt
     latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
     if (
         latest is not None
-        and latest.state is state is BatchState.QUARANTINED
+        and state is BatchState.QUARANTINED
+        and latest.state is BatchState.QUARANTINED
         and (latest.reason, latest.digest) == (verdict.reason, seen.digest)
     ):
         return  # written down before a crash, or the same bad file once more
@@ -156,47 +157,3 @@ def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Decision) ->
     if known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
         waited = (now() - known.updated_at) / timedelta(seconds=1)
     return patience_verdict(site.limits, verdict, waited)
-
-
-def patience_verdict(limits: Limits, verdict: Decision, waited: float) -> Decision:
-    """Give the verdict on what has been incomplete for so many seconds: that it is, or that this took too long."""
-    if waited < limits.grace_seconds:
-        return verdict
-    sentence = f"{verdict.sentence}; it stayed so for {waited:.0f} seconds: have it sent again"
-    return Decision(Verdict.QUARANTINED, Reason.INCOMPLETE, sentence)
-
-
-def unfinished(site: Site, arrival: Arrival) -> Decision | None:
-    """Give the verdict on a batch whose data file is not there, or not all of it; None if it may be."""
-    size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
-    if size is not None and size >= arrival.manifest.bytes:
-        return None
-    found = "not there yet" if size is None else f"{size} bytes long so far"
-    return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
-
-
-def verdict_on(fault: BatchError) -> Decision:
-    """Give the verdict on a batch that is bad in itself, with the sentence that ends in what to do."""
-    match fault:
-        case Incomplete():
-            return Decision(Verdict.INCOMPLETE, Reason.INCOMPLETE, f"{fault}; it waits for the carrier")
-        case Ahead():
-            return Decision(Verdict.HELD, Reason.VERSIONS, fault.sentence)
-        case Unsupported():
-            return Decision(Verdict.HELD, Reason.UNSUPPORTED, f"{fault}; it is held until this side knows it")
-        case _:
-            return Decision(
-                Verdict.QUARANTINED,
-                fault.reason,
-                f"{fault}; it is quarantined and changed nothing: {_NEXT_STEPS[fault.reason]}",
-            )
-
-
-_NEXT_STEPS = {
-    Reason.UNTRUSTED: "if its sender is yours, trust the key (`exchange keys trust`) and `exchange replay` the batch",
-    Reason.CORRUPT: "have it carried or sent again",
-    Reason.MISDIRECTED: "ask the carrier",
-    Reason.REJECTED: "`exchange batches show` lists every bad record; then `exchange batches release` it with those"
-    " parked, or `exchange batches reject` it back to its sender",
-}
-"""What a person does about a batch that is bad in itself."""

@@ -117,9 +117,9 @@ def check_proof(site: Site, connection: Connection, proof: Proof) -> CheckedClai
         return None
     claim = PeerClaim(manifest.channel, manifest.epoch, manifest.sequence, None, proof, "/data/undecided")
     shown, ours = _shown(site, claim), network.known_epoch(connection, site.network)
-    if shown is None or ours in (None, manifest.epoch) or _sealed(connection, claim) is not None:
+    if shown is None or ours is None or ours == manifest.epoch or _sealed(connection, claim) is not None:
         return None
-    return _check_unknown_epoch(site, connection, shown, str(ours))
+    return _check_unknown_epoch(site, connection, shown, ours)
 
 
 def _has_a_past(connection: Connection, ours: str) -> bool:

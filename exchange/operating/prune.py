@@ -80,7 +80,9 @@ def _prune_sealed(site: Site) -> int:
     acknowledged: a day later newer ones have said it all.
     """
     moment = now()
-    done = [BatchState.ACKNOWLEDGED, BatchState.DISCARDED] + [BatchState.PUBLISHED] * site.one_way
+    done = [BatchState.ACKNOWLEDGED, BatchState.DISCARDED]
+    if site.one_way:
+        done.append(BatchState.PUBLISHED)
     with writing(site.engine) as connection:
         rows = connection.execute(
             sa.select(batch.c.id, batch.c.manifest, batch.c.attempt)

@@ -67,7 +67,9 @@ def untrust_key(site: Site, folder: Path, name: str, limit: int = 50) -> Ended:
     fingerprint = keys.untrust(folder, name)
     with world_errors(), reading(site.engine) as connection:
         counts, batches = _count(connection, name), _some(connection, name, limit)
-    same = [one.name for one in keys.listed(folder) if one.trusted and one.fingerprint == fingerprint is not None]
+    if fingerprint is None:
+        return Ended(name, None, counts, batches, ())
+    same = [one.name for one in keys.listed(folder) if one.trusted and one.fingerprint == fingerprint]
     return Ended(name, fingerprint, counts, batches, tuple(same))
 
 

@@ -72,7 +72,8 @@ class _Before:
         self.more = True
         while self.more and len(self.batches) < MOST_BATCHES:
             sealed = compose.seal_changes(site, connection, channel)
-            self.batches += [sealed.batch] if sealed.batch else []
+            if sealed.batch is not None:
+                self.batches.append(sealed.batch)
             self.parked += sealed.parked
             self.more = sealed.more
 

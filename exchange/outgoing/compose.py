@@ -175,8 +175,11 @@ def _rows_to_encode(
     for stream in streams:
         kind, last = _upsert_encoder(site, connection, stream), None
         for rows in capture.rows(connection, stream):
-            # Each key has a version of its own, and where a key is not unique after all its rows come together.
-            there[stream.name] += len({row[1] for row in rows}) - (rows[0][1] == last)
+            # Each key has a version of its own, and where a key is not unique after all its rows come together:
+            # those at the beginning of a piece may belong to the key that the piece before ended with.
+            versions = {row[1] for row in rows}
+            versions.discard(last)
+            there[stream.name] += len(versions)
             last = rows[-1][1]
             yield _RowsToEncode(kind, rows)
     for stream in reversed(streams):

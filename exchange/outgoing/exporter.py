@@ -62,7 +62,8 @@ def export(
                 for sealed in _export_channel(site, one, stopping):
                     parked += sealed.parked
                     batches += sealed.before
-                    batches += [sealed.batch] if sealed.batch else []
+                    if sealed.batch is not None:
+                        batches.append(sealed.batch)
                 done.append(one.name)
             except Busy as held:
                 busy.append(held)

@@ -49,13 +49,15 @@ def resend_due(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
             return ()
         asked = _asked_for(site, connection)
         copies = _copies_due(site, connection)
+    due = [(number, "the other side misses it") for number in asked] + [(number, "a copy") for number in copies]
     done: list[Resent] = []
-    for number, why in [*((one, "the other side misses it") for one in asked), *((one, "a copy") for one in copies)]:
+    for number, why in due:
         if stopping():
             break
         with suppress(Busy):
             sent = _send_again(site, number, why, asked=number in asked)
-            done += [sent] if sent else []
+            if sent is not None:
+                done.append(sent)
     return tuple(done)
 
 

@@ -227,6 +227,7 @@ class _Step:
         return compose.exported(manifest)
 
     def _note(self, state: ResyncState, manifest: Manifest | None, **values: str) -> None:
-        parts = self._row.parts + (manifest is not None)
-        records = self._row.records + (manifest.total if manifest else 0)
+        parts, records = self._row.parts, self._row.records
+        if manifest is not None:
+            parts, records = parts + 1, records + manifest.total
         send_requests.update_request(self._connection, self._row.id, state, parts=parts, records=records, **values)

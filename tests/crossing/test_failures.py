@@ -19,7 +19,7 @@ from exchange.database.batch_fault import interrupted_by
 from exchange.database.tables import BatchState
 from exchange.format.errors import Reason, RecordError, Verdict, WorldError
 from exchange.format.manifest import Manifest
-from exchange.incoming import apply, consent, control_batch, judge, manifests, replay, transaction
+from exchange.incoming import apply, control_batch, judge, manifests, replay, transaction
 from exchange.incoming.held import OpenBatches
 from exchange.operating import status
 from tests.crossing.conftest import needs_postgres, trusted_forger
@@ -61,7 +61,7 @@ def verdicts(side: Side) -> list[tuple[Verdict, Reason | None]]:
 
 STEPS: dict[str, tuple[Any, str]] = {
     "looked at": (judge, "compare_with_ledger"),
-    "judged": (consent, "_deletes_too_much"),
+    "judged": (judge, "_deletes_too_much"),
     "claimed": (transaction, "claim_files"),
     "applied": (apply, "apply_records"),
     "written down": (ledger, "count"),
