@@ -54,7 +54,8 @@ def compare_checkpoint(
     """Compare ``ours`` with the digests of a verified checkpoint; give how many of those counted.
 
     A digest that can't be meant is parked. Raises Corrupt if the batch is not what its manifest says, and Rejected if
-    no end of its records is bad: then nothing of it may be committed.
+    no end of its records is bad: then nothing of it may be committed. Runs in the transaction that imports, under the
+    channel's lock.
     """
     reader = BatchReader(data, arrival.manifest, site.limits.read)
     if not arrival.channel.ordered and not _is_alone(connection, arrival):

@@ -28,7 +28,10 @@ MOST_TOLD = 20
 
 
 def record_failure(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
-    """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError."""
+    """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError.
+
+    Commits the count by itself, before the verdict.
+    """
     with world_errors():
         attempts = count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
         verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
@@ -55,7 +58,10 @@ def _verdict(why: str, attempts: int, most: int) -> Decision:
 
 
 def forget_attempts_at_gone(site: Site, sightings: Collection[BatchFiles]) -> None:
-    """Forget the attempts at batches whose files went away: nobody tries them again."""
+    """Forget the attempts at batches whose files went away: nobody tries them again.
+
+    Commits in a transaction of its own. Raises Busy and WorldError.
+    """
     with world_errors():
         with reading(site.engine) as connection:
             failed = {one.batch for one in stumbles(connection)}
@@ -67,7 +73,10 @@ def forget_attempts_at_gone(site: Site, sightings: Collection[BatchFiles]) -> No
 
 
 def list_failures(site: Site, connection: Connection) -> list[Problem]:
-    """Say which batches could not be taken in, whatever it was about them, and what a person can do."""
+    """Say which batches could not be taken in, whatever it was about them, and what a person can do.
+
+    Only reads, in the caller's transaction.
+    """
     most = site.limits.crashes
     tried = [
         Problem(

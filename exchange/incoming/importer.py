@@ -51,12 +51,12 @@ def import_batches(
 ) -> ImportRun:
     """Take in what arrived: all of it, one channel's, or one batch. May be repeated at any time.
 
-    ``release`` is a person's word that a batch may delete what it names, and that its versions are meant.
-    ``stopping`` is asked between batches. Where batches of more than one channel have come, ``hand_over`` is given
-    their names to have each imported beside the others; SQLite has one writer, so there they go one after the other,
-    here. What nobody vouches for comes behind all of them.
-    Of a channel that somebody else works on the rest is left to them. Bad batches are outcomes; raises
-    WorldError only if the folders can't be listed.
+    ``release`` is a person's word that a batch may delete what it names, and that its versions are meant. ``stopping``
+    is asked between batches. Where batches of more than one channel have come, ``hand_over`` is given their names to
+    have each imported beside the others; SQLite has one writer, so there they go one after the other, here. What nobody
+    vouches for comes behind all of them. Of a channel that somebody else works on the rest is left to them. Bad batches
+    are outcomes; raises WorldError only if the folders can't be listed. Commits batch by batch, each under its
+    channel's lock.
     """
     site.spool.prepare()
     sightings = site.spool.list_arrivals()

@@ -26,7 +26,10 @@ from exchange.tables import version_limit
 
 
 def judge(site: Site, arrival: Arrival) -> Decision:
-    """Say whether a batch is to be applied now."""
+    """Say whether a batch is to be applied now.
+
+    Only reads, in a transaction of its own; ``apply_batch`` compares anew under the channel's lock.
+    """
     with reading(site.engine) as connection:
         standing = compare_with_ledger(site, connection, arrival)
         if standing.reason is Reason.GAP:
@@ -38,7 +41,10 @@ def judge(site: Site, arrival: Arrival) -> Decision:
 
 
 def judge_stranger(site: Site, stranger: Stranger) -> Decision:
-    """Say what becomes of a batch that can't be acted on: one that is signed may still not take another's place."""
+    """Say what becomes of a batch that can't be acted on: one that is signed may still not take another's place.
+
+    Only reads, in a transaction of its own.
+    """
     if stranger.manifest is not None and isinstance(stranger.fault, Unsupported):
         with reading(site.engine) as connection:
             known = ledger.at_place(connection, Direction.IN, *stranger.place)
@@ -58,7 +64,10 @@ def _conflict(known: Entry) -> Decision:
 
 
 def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) -> Decision:
-    """Compare a batch with what its channel has applied and what already claims its place."""
+    """Compare a batch with what its channel has applied and what already claims its place.
+
+    Only reads, in the caller's transaction.
+    """
     channel, epoch, sequence = arrival.place
     known = ledger.at_place(connection, Direction.IN, channel, epoch, sequence)
     if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
@@ -134,7 +143,10 @@ def patience_verdict(limits: Limits, verdict: Decision, waited: float) -> Decisi
 
 
 def unfinished(site: Site, arrival: Arrival) -> Decision | None:
-    """Give the verdict on a batch whose data file is not there, or not all of it; None if it may be."""
+    """Give the verdict on a batch whose data file is not there, or not all of it; None if it may be.
+
+    Looks at the file's size alone.
+    """
     size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
     if size is not None and size >= arrival.manifest.bytes:
         return None

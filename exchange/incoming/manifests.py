@@ -91,7 +91,7 @@ class Stranger:
 def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Stranger]:
     """Read and judge the manifests, but for those that have not changed since; order them by place.
 
-    What is nobody's comes last, however it is called: no batch waits for it.
+    What is nobody's comes last, however it is called: no batch waits for it. Takes no lock and claims nothing.
     """
 
     def read(sighting: BatchFiles) -> Arrival | Stranger | None:
@@ -119,7 +119,8 @@ def verify_manifest(site: Site, sighting: BatchFiles, content: bytes) -> Arrival
 
     In the order of FORMAT.md, "Order of writing and of reading".
 
-    Whatever goes wrong with it makes it a stranger.
+    Whatever goes wrong with it makes it a stranger. Reads the ledger only for a key whose time is over. Raises
+    WorldError.
     """
     line: bytes | None = None
     manifest: Manifest | None = None

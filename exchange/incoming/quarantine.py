@@ -60,7 +60,7 @@ class QuarantinedDetail:
 def list_quarantined(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
     """Give what lies in quarantine, in the order of names, what nobody vouches for last, and how many there are.
 
-    Raises WorldError.
+    Raises WorldError. Only reads.
     """
     wanted = None if channel is None else site.names_in_files(channel)
     lying = [one for one in site.spool.quarantined() if wanted is None or one.name.channel in wanted]
@@ -70,7 +70,10 @@ def list_quarantined(site: Site, *, channel: str | None = None, limit: int = 50)
 
 
 def quarantined_detail(site: Site, label: str) -> QuarantinedDetail:
-    """Look at one closely: its files are verified again. Raises WorldError if there is none of this name."""
+    """Look at one closely: its files are verified again. Raises WorldError if there is none of this name.
+
+    Only reads.
+    """
     seen = _find(site, label)
     with world_errors(), reading(site.engine) as connection:
         entry = _entry(site, connection, seen)
@@ -79,7 +82,10 @@ def quarantined_detail(site: Site, label: str) -> QuarantinedDetail:
 
 
 def release_files(site: Site, label: str) -> Imported:
-    """Judge one anew, as if it had just arrived. Raises WorldError if there is none of this name."""
+    """Judge one anew, as if it had just arrived. Raises WorldError if there is none of this name.
+
+    Commits as an import does, under the channel's lock.
+    """
     site.spool.prepare()
     sighting = _find(site, label).sighting
     if site.spool.has(sighting.stem):
@@ -89,7 +95,10 @@ def release_files(site: Site, label: str) -> Imported:
 
 
 def discard_files(site: Site, label: str, reason: str) -> Quarantined:
-    """Give one up: nobody is told, its files go to the archive until their retention ends. Raises Busy, WorldError."""
+    """Give one up: nobody is told, its files go to the archive until their retention ends. Raises Busy, WorldError.
+
+    Commits under the channel's lock, then moves the files.
+    """
     seen = _find(site, label)
     with world_errors(), locked(site.engine, lock_of(seen)) as connection:
         entry = _entry(site, connection, seen)
@@ -102,7 +111,7 @@ def discard_files(site: Site, label: str, reason: str) -> Quarantined:
 
 
 def copies(site: Site, entry: Entry) -> Iterator[Arrival | Stranger]:
-    """Find the files in quarantine that a row of the ledger speaks of."""
+    """Find the files in quarantine that a row of the ledger speaks of. Reads the files alone."""
     lying = [one for one in site.spool.quarantined() if one.stem == entry.stem]
     return (seen for seen in _seen(site, lying) if seen.digest == entry.digest)
 

@@ -77,7 +77,8 @@ class BatchDetail:
 def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
     """Look at a batch closely; of one refused for its records at most ``limit`` bad ones are listed.
 
-    Raises Busy if its channel is being worked on, WorldError if there is no such batch.
+    Raises Busy if its channel is being worked on, WorldError if there is no such batch. What it tries is rolled back,
+    under the channel's lock.
     """
     with world_errors(), reading(site.engine) as connection:
         rows = ledger.of_stem(connection, stem)
@@ -101,7 +102,8 @@ def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
 def release_batch(site: Site, stem: str, *, park: bool) -> Imported:
     """Let in a batch at a person's word: one held for its deletes, or with ``park`` one refused for its records.
 
-    Every other check is made anew. Raises WorldError if it is neither.
+    Every other check is made anew. Raises WorldError if it is neither. Commits as an import does, under the channel's
+    lock.
     """
     site.spool.prepare()
     entry = _newest(site, stem)
@@ -129,7 +131,7 @@ def release_batch(site: Site, stem: str, *, park: bool) -> Imported:
 def reject_batch(site: Site, stem: str, reason: str) -> Entry:
     """Give up a quarantined or held batch so that its sender is told; its files go to the archive.
 
-    Raises Busy, and WorldError if it is in another state.
+    Raises Busy, and WorldError if it is in another state. Commits under the channel's lock, then moves the files.
     """
     entry = _newest(site, stem)
     if entry.state not in {BatchState.QUARANTINED, BatchState.HELD}:

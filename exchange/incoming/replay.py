@@ -57,6 +57,7 @@ def replay_batches(
     With ``through`` also those behind it in its channel and epoch up to that sequence, in order, ending behind the
     first that is neither applied nor a duplicate: those after it would only wait. A person asks for this, so a batch
     held for its deletes is let through. ``stopping`` is asked between batches. Raises WorldError if none is kept.
+    Commits batch by batch, as an import does.
     """
     site.spool.prepare()
     if through is not None:
@@ -95,7 +96,8 @@ def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[],
 def import_again(site: Site, kept: BatchFiles, *, release: bool) -> Imported:
     """Bring one back and judge it anew; from quarantine it goes back there if somebody else is at work.
 
-    ``release`` is a person's word that it may delete as many rows as it names. Raises WorldError.
+    ``release`` is a person's word that it may delete as many rows as it names. Raises WorldError. Commits as an import
+    does, under the channel's lock.
     """
     sentence = site.spool.reason(kept)
     with world_errors():

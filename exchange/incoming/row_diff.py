@@ -51,7 +51,8 @@ _Body = dict[str, Any]
 def record_row_diff(site: Site, connection: Connection, arrival: Arrival, data: BinaryIO) -> None:
     """Write down which of our rows a part of a snapshot is to change, if we asked for it.
 
-    ``data`` is verified and at its start, and is so again. Raises Corrupt if it can't be read after all.
+    ``data`` is verified and at its start, and is so again. Raises Corrupt if it can't be read after all. Runs in the
+    transaction that applies the part, before its records, under the channel's lock.
     """
     part = part_of(arrival.manifest)
     if part is None or part.answers is None:

@@ -62,7 +62,10 @@ def finish_snapshot(site: Site, connection: Connection, arrival: Arrival, counts
 
 
 def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
-    """Say that a snapshot's last part removes more rows than the settings let pass, if so."""
+    """Say that a snapshot's last part removes more rows than the settings let pass, if so.
+
+    Only reads, in the caller's transaction.
+    """
     last = _concluded_by(connection, arrival)
     if last is None:
         return None

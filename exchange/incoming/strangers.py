@@ -91,7 +91,8 @@ class _Picked(NamedTuple):
 def set_aside(site: Site, seen: Sequence[Stranger]) -> Strangers:
     """Put aside what nobody vouches for: so many as one run may, and as there is room for. May be repeated.
 
-    Where somebody else is at it they are left to him. Raises WorldError.
+    Where somebody else is at it they are left to him. Raises WorldError. Commits the counts before the files move,
+    under the lock of strangers.
     """
     ripe: list[_Judged] = []
     young: list[_Judged] = []
@@ -206,7 +207,10 @@ def _sample(one: _Picked) -> dict[str, str]:
 def strangers_by_day(
     connection: Connection, *, since: datetime | None = None, limit: int | None = None
 ) -> list[StrangersOfDay]:
-    """Give what came, by day and cause, the newest first: all of it, or what came ``since`` a moment."""
+    """Give what came, by day and cause, the newest first: all of it, or what came ``since`` a moment.
+
+    Only reads, in the caller's transaction.
+    """
     query = sa.select(stranger).order_by(stranger.c.day.desc(), stranger.c.batches.desc()).limit(limit)
     if since is not None:
         query = query.where(stranger.c.last_at >= since)
@@ -225,12 +229,12 @@ def strangers_by_day(
 
 
 def recent_strangers(connection: Connection) -> tuple[StrangersOfDay, ...]:
-    """Give what came of late."""
+    """Give what came of late. Only reads, in the caller's transaction."""
     return tuple(strangers_by_day(connection, since=now() - NEWS))
 
 
 def lack_of_room(site: Site) -> Problem | None:
-    """Say that no more of them are kept, if so. Raises WorldError."""
+    """Say that no more of them are kept, if so. Raises WorldError. Looks at the files alone."""
     files, size = site.spool.used_by_strangers()
     if files >= site.limits.stranger_files or size >= site.limits.stranger_bytes:
         return Problem(
@@ -246,13 +250,19 @@ def lack_of_room(site: Site) -> Problem | None:
 
 
 def prune_strangers(site: Site, before: datetime) -> int:
-    """Let go of files put aside before a moment, and of the rows of days before it; give how many files went."""
+    """Let go of files put aside before a moment, and of the rows of days before it; give how many files went.
+
+    Commits in a transaction of its own, before the files go.
+    """
     with writing(site.engine) as connection:
         connection.execute(sa.delete(stranger).where(stranger.c.day < before.date()))
     return site.spool.prune(site.spool.folders.strangers, before.timestamp())
 
 
 def clear_strangers(site: Site) -> int:
-    """Remove all files that were put aside, at a person's word; give how many. Their counts stay. Raises WorldError."""
+    """Remove all files that were put aside, at a person's word; give how many. Their counts stay. Raises WorldError.
+
+    Needs no transaction.
+    """
     site.spool.prepare()
     return site.spool.prune(site.spool.folders.strangers, math.inf)

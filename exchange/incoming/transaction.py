@@ -35,7 +35,10 @@ from exchange.site import Site
 
 
 def import_batch(site: Site, arrival: Arrival) -> Imported:
-    """Try to apply a batch; one that crashed us too often is quarantined unopened."""
+    """Try to apply a batch; one that crashed us too often is quarantined unopened.
+
+    Commits under the channel's lock; the files move after that. Raises Busy, Stumbled, and what the database raises.
+    """
     unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
     try:
         done = apply_batch(site, arrival)
@@ -133,7 +136,11 @@ def _may_be_unfinished(fault: BatchError) -> bool:
 
 
 def claim_files(site: Site, arrival: Arrival) -> Arrival:
-    """Take the files out of the other side's reach and believe the manifest only as it is there."""
+    """Take the files out of the other side's reach and believe the manifest only as it is there.
+
+    Runs in the transaction that imports, under the channel's lock; the attempt was counted and committed before. Raises
+    Busy and BatchError.
+    """
     try:
         sighting = site.spool.claim(arrival.sighting, arrival.manifest.encoding)
         content = site.spool.read_manifest(sighting)

@@ -24,7 +24,10 @@ from exchange.site import Site
 
 
 def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Imported:
-    """Record a verdict other than applied, and put the files where it says. May be repeated."""
+    """Record a verdict other than applied, and put the files where it says. May be repeated.
+
+    Commits under the channel's lock where it writes; the files move after that. Raises Busy.
+    """
     if verdict.verdict is Verdict.INCOMPLETE:
         verdict = _out_of_patience(site, seen, verdict)
     changed = True
@@ -143,7 +146,10 @@ def _given_up(connection: Connection, seen: Arrival | Stranger, verdict: Decisio
 
 
 def known_row(connection: Connection, seen: Arrival | Stranger) -> ledger.Entry | None:
-    """Find the row that speaks of a batch; what nobody vouches for never meets the row of one that we believe."""
+    """Find the row that speaks of a batch; what nobody vouches for never meets the row of one that we believe.
+
+    Only reads, in the caller's transaction.
+    """
     at_place = ledger.at_place(connection, Direction.IN, *seen.place) if seen.manifest else None
     latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
     return at_place or (latest if latest is not None and latest.manifest is None else None)

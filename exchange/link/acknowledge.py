@@ -22,7 +22,8 @@ def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
     """Bring the batches of the receipt's channel and epoch, which is ours now, to where it says that they stand.
 
     Once the other side has this epoch, what is left of older ones will never be acknowledged, and is discarded: the
-    snapshots of the new one have it all. May be repeated.
+    snapshots of the new one have it all. May be repeated. Runs in the importer's transaction, under the lock of the
+    channel ``control``; the rows are locked in one order.
     """
     refused = {one.sequence: one for one in receipt.refused}
     taken: dict[BatchState, list[int]] = {BatchState.PUBLISHED: [], BatchState.REJECTED: []}
@@ -47,7 +48,10 @@ def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
 
 
 def acknowledge_control(connection: Connection, peer: str, epoch: str, sequence: int) -> None:
-    """Note that a control batch was heard: those before it have nothing to say any more."""
+    """Note that a control batch was heard: those before it have nothing to say any more.
+
+    Runs in the importer's transaction, under the lock of the channel ``control``.
+    """
     heard = _published(CONTROL, epoch).where(batch.c.sequence <= sequence)
     ids = list(connection.scalars(heard.with_for_update()))
     cause = f"{peer} has heard this one or a newer one"

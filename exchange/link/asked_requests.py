@@ -32,7 +32,8 @@ def ask_peer(
 ) -> str:
     """Ask for a ``snapshot`` or a ``checkpoint`` of an incoming channel; give the request's name.
 
-    ``streams`` and ``buckets`` are None for all. Who asks for the very same while it is open asks only once.
+    ``streams`` and ``buckets`` are None for all. Who asks for the very same while it is open asks only once. Runs in
+    the caller's transaction.
     """
     asked = {
         "channel": channel,
@@ -52,13 +53,19 @@ def ask_peer(
 
 
 def is_ours(connection: Connection, channel: str, name: str) -> bool:
-    """Say whether this side once asked for something of a channel by that name."""
+    """Say whether this side once asked for something of a channel by that name.
+
+    Only reads, in the caller's transaction.
+    """
     ours = sa.exists().where(repair.c.name == name, repair.c.channel == channel)
     return bool(connection.scalar(sa.select(ours)))
 
 
 def is_snapshot_asked(connection: Connection, channel: str) -> bool:
-    """Say whether a snapshot of a channel is asked for, and may still come; one that takes too long is withdrawn."""
+    """Say whether a snapshot of a channel is asked for, and may still come; one that takes too long is withdrawn.
+
+    Runs in the transaction that imports, under the channel's lock.
+    """
     here = sa.and_(repair.c.state == RepairState.OPEN, repair.c.channel == channel, repair.c.want == SNAPSHOT)
     late = sa.and_(here, repair.c.asked_at < now() - PATIENCE)
     connection.execute(sa.update(repair).where(late).values(state=RepairState.WITHDRAWN, closed_at=now()))
@@ -66,7 +73,10 @@ def is_snapshot_asked(connection: Connection, channel: str) -> bool:
 
 
 def close_answered(connection: Connection, name: str) -> None:
-    """Close a request, as its answer has come. After a snapshot, a checkpoint is to show whether it helped."""
+    """Close a request, as its answer has come. After a snapshot, a checkpoint is to show whether it helped.
+
+    Runs in the transaction that imports, under the channel's lock.
+    """
     row = connection.execute(sa.select(repair.c.channel, repair.c.want).where(repair.c.name == name)).one_or_none()
     if row is None or not _close(connection, repair.c.name == name) or row.want != SNAPSHOT:
         return
@@ -75,7 +85,10 @@ def close_answered(connection: Connection, name: str) -> None:
 
 
 def close_compared(connection: Connection, channel: str) -> None:
-    """Close the requests for a checkpoint of a channel: one has come, whoever asked for it."""
+    """Close the requests for a checkpoint of a channel: one has come, whoever asked for it.
+
+    Runs in the transaction that imports, under the channel's lock.
+    """
     _close(connection, sa.and_(repair.c.channel == channel, repair.c.want == CHECKPOINT))
 
 

@@ -71,7 +71,7 @@ class Received(AsDict):
 def undecided_epoch(connection: Connection, manifest: Manifest, at: Position | None) -> Decision | None:
     """Say what becomes of a batch whose epoch may not be adopted; None if it may, or is the one its channel is in.
 
-    ``at`` is where the channel stands.
+    ``at`` is where the channel stands. Only reads, in the caller's transaction.
     """
     channel, epoch, sequence = manifest.channel, manifest.epoch, manifest.sequence
     if at is not None and at.epoch == epoch:
@@ -131,7 +131,7 @@ _HELD = (
 
 
 def list_undecided(connection: Connection) -> list[Undecided]:
-    """Give the epochs that wait for a decision, the first come first."""
+    """Give the epochs that wait for a decision, the first come first. Only reads, in the caller's transaction."""
     found: dict[str, list[Any]] = {}
     columns = (batch.c.epoch, batch.c.channel, sa.func.count().label("batches"), sa.func.min(batch.c.created_at))
     grouped = sa.select(*columns, sa.func.min(batch.c.id)).where(*_HELD).group_by(batch.c.epoch, batch.c.channel)
@@ -150,7 +150,10 @@ def _look(connection: Connection, epoch: str, rows: Iterable[Any]) -> Undecided:
 
 
 def list_received(connection: Connection) -> list[Received]:
-    """Give the epochs of the other side that this one knows of, by channel, the present one first."""
+    """Give the epochs of the other side that this one knows of, by channel, the present one first.
+
+    Only reads, in the caller's transaction.
+    """
     rows = connection.execute(
         sa.select(position)
         .where(position.c.direction == Direction.IN)
@@ -181,7 +184,10 @@ def problems(peer: str, epochs: Iterable[Undecided]) -> list[Problem]:
 
 
 def proofs(connection: Connection) -> list[Proof]:
-    """Give a manifest of each epoch that waits for a decision: its sender sees what it forgot, and says so."""
+    """Give a manifest of each epoch that waits for a decision: its sender sees what it forgot, and says so.
+
+    Only reads, in the caller's transaction.
+    """
     first = sa.select(sa.func.min(batch.c.id)).where(*_HELD).group_by(batch.c.epoch)
     some = sa.select(batch.c.manifest, batch.c.signature).where(batch.c.id.in_(first)).order_by(batch.c.id)
     return [Proof(row.manifest, row.signature) for row in connection.execute(some.limit(MAX_UNDECIDED))]
@@ -193,7 +199,8 @@ def proofs(connection: Connection) -> list[Proof]:
 def adopt_epoch(site: Site, epoch: str, reason: str) -> Decided:
     """Take an epoch that waits for a decision for the newest: on every channel the present one is left for it.
 
-    The next import takes its batches. Raises Busy, and WorldError if no batch of it waits.
+    The next import takes its batches. Raises Busy, and WorldError if no batch of it waits. Commits all of it in one
+    transaction, under the lock of every incoming channel.
     """
     with world_errors(), locked(site.engine, f"the epochs of {site.peer}") as connection:
         names = _join_all(site, connection)
@@ -212,7 +219,8 @@ def adopt_epoch(site: Site, epoch: str, reason: str) -> Decided:
 def refuse_epoch(site: Site, epoch: str, reason: str) -> Decided:
     """Take an epoch that waits for a decision for one that was left: its batches are stale from now on.
 
-    Raises Busy, and WorldError if no batch of it waits.
+    Raises Busy, and WorldError if no batch of it waits. Commits in one transaction, under the lock of every incoming
+    channel.
     """
     with world_errors(), locked(site.engine, f"the epochs of {site.peer}") as connection:
         _join_all(site, connection)

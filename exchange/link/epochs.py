@@ -59,7 +59,8 @@ def begin_epoch(site: Site, reason: str, continues: str | None = None) -> NewEpo
     ``continues`` is the epoch of this network that the other side is in, where this database does not know it, as it
     was made anew. What lies in ``sealed/`` tells of epochs that an older copy forgot. Batches that were sealed and not
     published are discarded, for the snapshots hold what they say. Raises Busy, and WorldError if ``continues`` is no
-    epoch or the database belongs to another network.
+    epoch or the database belongs to another network. Commits all of it in one transaction, under the lock of every
+    outgoing channel and of ``control``.
     """
     if continues is not None and not EPOCH.fullmatch(continues):
         msg = (
@@ -103,7 +104,7 @@ def _remember_first(connection: Connection) -> None:
 
 
 def list_epochs(connection: Connection) -> list[KnownEpoch]:
-    """Give the epochs that this database knows of itself, the newest first."""
+    """Give the epochs that this database knows of itself, the newest first. Only reads, in the caller's transaction."""
     by_hand = {row.epoch: row for row in connection.execute(sa.select(epoch))}
     known = connection.execute(sa.select(network.c.epoch, network.c.created_at)).one_or_none()
     since = connection.execute(

@@ -62,7 +62,10 @@ class Gaps:
 
 
 def list_gaps(site: Site, *, channel: str | None, state: GapState, limit: int) -> Gaps:
-    """Give the gaps in a state, of one channel or of all, by channel and sequence. Raises WorldError."""
+    """Give the gaps in a state, of one channel or of all, by channel and sequence. Raises WorldError.
+
+    Only reads, in a transaction of its own.
+    """
     channels = None if channel is None else site.names_in_files(channel)
     with world_errors(), reading(site.engine) as connection:
         found = list(_grouped(_rows(connection, state, channels)))

@@ -57,7 +57,8 @@ class News(NamedTuple):
 def record_gaps(site: Site, channel: str | None = None) -> None:
     """Write down what is missing and what has come since, of one channel or of all; of a busy one nothing.
 
-    May be repeated; where nothing changed nothing is written. Raises WorldError.
+    May be repeated; where nothing changed nothing is written. Raises WorldError. Reads without a lock; what changes is
+    worked out again under each channel's lock, and committed channel by channel.
     """
     with world_errors(), reading(site.engine) as connection:
         stale = {flow.channel for flow, _ in _survey(site, connection)}
@@ -204,7 +205,8 @@ def _of(flow: Flow) -> tuple[sa.ColumnElement[bool], ...]:
 def record_refused(connection: Connection, place: tuple[str, str, int], look_ahead: int) -> None:
     """Miss a batch whose place nobody holds any more: it was refused, given up, or its files went away.
 
-    ``place`` is channel, epoch and sequence. May be repeated.
+    ``place`` is channel, epoch and sequence. May be repeated. Runs in the caller's transaction, under the channel's
+    lock.
     """
     flow, sequence = Flow(*place[:2]), place[2]
     at = positions.current_position(connection, Direction.IN, flow.channel)
@@ -218,7 +220,8 @@ def record_refused(connection: Connection, place: tuple[str, str, int], look_ahe
 def record_skipped(connection: Connection, place: tuple[str, str, int]) -> None:
     """Note what an unordered channel leaps over, or fills, with the batch that is just being applied at ``place``.
 
-    Call it before the position moves: a hole behind the position is found nowhere else.
+    Call it before the position moves: a hole behind the position is found nowhere else. Runs in the transaction that
+    applies the batch, under the channel's lock.
     """
     flow, sequence = Flow(*place[:2]), place[2]
     at = positions.current_position(connection, Direction.IN, flow.channel)
@@ -231,14 +234,14 @@ def record_skipped(connection: Connection, place: tuple[str, str, int]) -> None:
 
 
 def given_up(connection: Connection, place: tuple[str, str, int]) -> GapState | None:
-    """Tell whether a place was given up, and how."""
+    """Tell whether a place was given up, and how. Only reads, in the caller's transaction."""
     here = (*_of(Flow(*place[:2])), gap.c.sequence == place[2])
     state = connection.scalar(sa.select(gap.c.state).where(*here, gap.c.state.in_(GIVEN_UP)))
     return GapState(state) if state else None
 
 
 def given_up_among(connection: Connection, flow: Flow, sequences: Collection[int]) -> set[int]:
-    """Give those of some sequences that were given up."""
+    """Give those of some sequences that were given up. Only reads, in the caller's transaction."""
     some = among(connection, gap.c.sequence, sequences)
     return set(connection.scalars(sa.select(gap.c.sequence).where(*_of(flow), some, gap.c.state.in_(GIVEN_UP))))
 
@@ -250,6 +253,7 @@ def close_lost(
 
     That it was ever sealed only a batch behind it proves that is here: of anything else, of an epoch that was left, and
     further than ``look_ahead`` beyond the position, nothing is believed. What proves it later ``record_gaps`` finds.
+    Runs in the importer's transaction, under the lock of ``control`` alone: who writes beside it comes to the same.
     """
     flow = Flow(channel, epoch)
     current, left = _positions(connection)
@@ -291,7 +295,10 @@ def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
 
 
 def accept_missing(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:
-    """Go on without what is missing from ``first`` through ``last``; give those sequences."""
+    """Go on without what is missing from ``first`` through ``last``; give those sequences.
+
+    Runs in the caller's transaction, under the channel's lock.
+    """
     missing = sorted(one for one in _missing(connection)[flow] if first <= one <= last)
     _close(connection, flow, missing, GapState.ACCEPTED, reason)
     _pass_over(connection, flow)
@@ -314,7 +321,10 @@ def _may_begin(connection: Connection, flow: Flow) -> bool:
 
 
 def pass_over(connection: Connection, flow: Flow, reached: int) -> None:
-    """Move the position from ``reached`` over places that were given up and come next."""
+    """Move the position from ``reached`` over places that were given up and come next.
+
+    Runs in the caller's transaction, under the channel's lock.
+    """
     over, given = reached, _given_up_beyond(connection, flow, reached)
     while over + 1 in given:
         over += 1
@@ -342,7 +352,7 @@ def accept_by_hand(site: Site, channel: str, first: int, last: int, reason: str,
     """Go on without what a channel misses from ``first`` through ``last``, and ask for a snapshot of it if told to.
 
     ``channel`` is as its files call it. On a one-way link nothing can be asked. Raises Busy, and WorldError if nothing
-    is missing there.
+    is missing there. Commits in one transaction, under the channel's lock.
     """
     with world_errors(), locked(site.engine, f"import {channel}") as connection:
         epoch = _epoch(connection, channel, first, last)

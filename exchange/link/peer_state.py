@@ -117,7 +117,7 @@ class PeerState:
 
 
 def read_peer_state(site: Site, connection: Connection) -> PeerState:
-    """Read what the other side said last."""
+    """Read what the other side said last. Only reads, in the caller's transaction."""
     row = connection.execute(sa.select(peer)).one_or_none()
     halted = network.halted(connection)
     said = peer_words.heartbeat(row.said) if row else None

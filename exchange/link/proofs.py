@@ -67,7 +67,10 @@ class CheckedClaim(NamedTuple):
 
 
 def check_claim(site: Site, connection: Connection, claim: PeerClaim) -> CheckedClaim:
-    """Say how a claim stands beside our ledger. Raises RecordError for what contradicts it and is not proven."""
+    """Say how a claim stands beside our ledger. Raises RecordError for what contradicts it and is not proven.
+
+    Only reads, in the caller's transaction.
+    """
     shown = _shown(site, claim)
     ours = network.known_epoch(connection, site.network)
     sealed = _sealed(connection, claim)
@@ -110,7 +113,10 @@ def _check_unknown_epoch(site: Site, connection: Connection, shown: Shown, ours:
 
 
 def check_proof(site: Site, connection: Connection, proof: Proof) -> CheckedClaim | None:
-    """Check a manifest that the other side holds and can't place; None if it is not of ours, or no news."""
+    """Check a manifest that the other side holds and can't place; None if it is not of ours, or no news.
+
+    Only reads, in the caller's transaction.
+    """
     try:
         manifest = Manifest.parse(proof.manifest.encode())
     except BatchError:

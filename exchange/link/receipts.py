@@ -85,7 +85,10 @@ class _ParkedLetters:
 
 
 def build_receipts(site: Site, connection: Connection, moment: datetime) -> list[Receipt]:
-    """Write the receipts of all channels that come in. The transaction should see one moment of the database."""
+    """Write the receipts of all channels that come in. The transaction should see one moment of the database.
+
+    Only reads.
+    """
     parked = _parked(connection)
     sent = _sent(connection)
     return [

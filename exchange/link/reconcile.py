@@ -97,7 +97,10 @@ def _request(site: Site, connection: Connection, channel: Channel, reason: str) 
 
 
 def report_agreement(site: Site, channel: str | None = None) -> list[StreamAgreement]:
-    """Say how every stream of one channel, or of all, agreed the last time. Raises WorldError."""
+    """Say how every stream of one channel, or of all, agreed the last time. Raises WorldError.
+
+    Only reads, in a transaction of its own.
+    """
     with world_errors(), reading(site.engine) as connection:
         known = {(row.direction, row.channel, row.stream): row for row in connection.execute(sa.select(agreement))}
     return [

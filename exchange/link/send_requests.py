@@ -1,6 +1,6 @@
 """What a channel shall send beside changes: asked for, found when its turn comes, and finished.
 
-Anybody may ask, the other side too: so what is asked is checked, an open wish is not taken twice, and there are
+Anybody may ask, the other side too: so what is asked is checked, an open request is not taken twice, and there are
 never more than a few.
 """
 
@@ -26,7 +26,7 @@ from exchange.site import Site
 from exchange.tables.capture import carried
 
 MOST_OPEN = 16
-"""So many wishes of one channel may be open."""
+"""So many requests of one channel may be open."""
 
 MOST_TOLD_BUCKETS = 4_096
 """More than so many are not told apart in a manifest: then all of them are sent."""
@@ -54,21 +54,22 @@ def add_request(
     Of all ``streams`` and ``buckets`` (of ``of``), unless some are named; with ``prune`` the receiver removes what is
     not in it. ``answers`` is the name of the other side's request. False, and nothing done, if that is known, or the
     same waits for its turn already. ``known`` says which streams each channel has (``known_streams``); where it is
-    given, RecordError of class ``absurd`` is raised for another channel or stream, and always for too much.
+    given, RecordError of class ``absurd`` is raised for another channel or stream, and always for too much. Runs in the
+    caller's transaction.
     """
     _check(want, streams, buckets, of)
     if known is not None:
         _check_known(known, channel, streams)
     if answers is not None and connection.scalar(sa.select(sa.exists().where(resync.c.answers == answers))):
         return False
-    wish: dict[str, Any] = {
+    request: dict[str, Any] = {
         "channel": channel,
         "want": want,
         "streams": None if streams is None else json.dumps(sorted(set(streams))),
         "buckets": _buckets_text(buckets, of),
         "prune": int(prune and want == SNAPSHOT),
     }
-    same = [resync.c[name].is_not_distinct_from(value) for name, value in wish.items()]
+    same = [resync.c[name].is_not_distinct_from(value) for name, value in request.items()]
     if connection.scalar(sa.select(sa.exists().where(resync.c.state == ResyncState.ASKED, *same))):
         return False
     if _count_open(connection, channel) >= MOST_OPEN:
@@ -76,7 +77,7 @@ def add_request(
         raise RecordError("absurd", "/data/channel", sentence)
     moment = now()
     row = {
-        **wish,
+        **request,
         "answers": answers,
         "reason": printable(reason, _LONGEST_REASON),
         "who": printable(who or whoami(), 255),
@@ -94,7 +95,7 @@ def add_snapshot_requests(
     """Ask for a snapshot of a channel as a person calls it: of all its shards that carry one of the streams.
 
     False if it was asked for already. Raises RecordError for a stream that it doesn't have or if too much is asked for,
-    Busy, and WorldError.
+    Busy, and WorldError. Commits all of them in one transaction.
     """
     known = {name: has for name, has in known_streams(site).items() if name in site.names_in_files(channel)}
     every = {name for has in known.values() for name in has}
@@ -113,19 +114,22 @@ def add_snapshot_requests(
 
 
 def list_open_requests(site: Site) -> list[sa.Row[Any]]:
-    """Give all open wishes, by channel and oldest first. Raises WorldError."""
+    """Give all open requests, by channel and oldest first. Only reads, in its own transaction. Raises WorldError."""
     rows = sa.select(resync).where(resync.c.state.in_(_OPEN)).order_by(resync.c.channel, resync.c.id)
     with world_errors(), reading(site.engine) as connection:
         return list(connection.execute(rows))
 
 
 def count_open_requests(site: Site, channel: str) -> int:
-    """Count the open wishes of a channel as a person calls it. Raises WorldError."""
+    """Count the open requests of a channel as a person calls it. Raises WorldError.
+
+    Only reads, in a transaction of its own.
+    """
     return sum(row.channel in site.names_in_files(channel) for row in list_open_requests(site))
 
 
 def request_fields(row: sa.Row[Any]) -> dict[str, Any]:
-    """Give the fields of a wish that scripts rely on."""
+    """Give the fields of a request that scripts rely on."""
     buckets, _ = buckets_of(row)
     return {
         "channel": row.channel,
@@ -145,7 +149,7 @@ def request_fields(row: sa.Row[Any]) -> dict[str, Any]:
 def add_due_snapshots(site: Site) -> None:
     """Ask for a whole snapshot of each channel whose last one, or whose beginning, is a set number of days ago.
 
-    Raises Busy.
+    Raises Busy. Commits all of them in one transaction.
     """
     period = timedelta(days=site.limits.snapshot_days)
     with reading(site.engine) as connection:
@@ -167,12 +171,15 @@ def _last(connection: Connection, channel: str) -> datetime | None:
 
 
 def known_streams(site: Site) -> dict[str, tuple[str, ...]]:
-    """Name the channels that this side sends, as its files call them, and of each the streams that it carries."""
+    """Name the channels that this side sends, as its files call them, and of each the streams that it carries.
+
+    Reads the declarations alone.
+    """
     return {one.name: tuple(stream.name for stream in carried(one.streams, one.shard)) for one in site.outgoing()}
 
 
 def next_open_request(connection: Connection, channel: str, but: Sequence[int] = ()) -> sa.Row[Any] | None:
-    """Give the oldest open wish of a channel, but for some."""
+    """Give the oldest open request of a channel, but for some. Only reads, in the caller's transaction."""
     return connection.execute(
         sa.select(resync)
         .where(resync.c.state.in_(_OPEN), resync.c.channel == channel, resync.c.id.not_in(but))
@@ -182,18 +189,24 @@ def next_open_request(connection: Connection, channel: str, but: Sequence[int] =
 
 
 def reload_open_request(connection: Connection, number: int) -> sa.Row[Any] | None:
-    """Give an open wish as it is now; None if it was finished or called off meanwhile."""
+    """Give an open request as it is now; None if it was finished or called off meanwhile.
+
+    Only reads, in the caller's transaction.
+    """
     return connection.execute(sa.select(resync).where(resync.c.id == number, resync.c.state.in_(_OPEN))).one_or_none()
 
 
 def update_request(connection: Connection, number: int, state: ResyncState, **values: Any) -> None:
-    """Write down how far a wish has come."""
+    """Write down how far a request has come. Runs in the caller's transaction, under the channel's lock."""
     moved = sa.update(resync).where(resync.c.id == number).values(state=state, updated_at=now(), **values)
     connection.execute(moved)
 
 
 def restart_requests(connection: Connection, number: int | None = None) -> None:
-    """Have a wish, or all that were begun, begin again from nothing: as after a restore."""
+    """Have a request, or all that were begun, begin again from nothing: as after a restore.
+
+    Runs in the caller's transaction.
+    """
     begun = sa.update(resync).where(resync.c.state == ResyncState.RUNNING)
     if number is not None:
         begun = begun.where(resync.c.id == number)
@@ -202,13 +215,16 @@ def restart_requests(connection: Connection, number: int | None = None) -> None:
 
 
 def cancel_requests(connection: Connection, channel: str) -> None:
-    """Give up all that is open of a channel; the other side may ask for the same again."""
+    """Give up all that is open of a channel; the other side may ask for the same again.
+
+    Runs in the caller's transaction.
+    """
     here = sa.update(resync).where(resync.c.state.in_(_OPEN), resync.c.channel == channel)
     connection.execute(here.values(state=ResyncState.CANCELLED, answers=None, updated_at=now()))
 
 
 def buckets_of(row: sa.Row[Any]) -> tuple[tuple[int, ...] | None, int]:
-    """Give the buckets of a wish, None for all, and of how many they are."""
+    """Give the buckets of a request, None for all, and of how many they are."""
     if row.buckets is None:
         return None, BUCKETS
     said = json.loads(row.buckets)
@@ -216,7 +232,7 @@ def buckets_of(row: sa.Row[Any]) -> tuple[tuple[int, ...] | None, int]:
 
 
 def streams_of(row: sa.Row[Any], channel: Channel) -> tuple[str, ...]:
-    """Name the streams that a wish is about and that the channel has, parents first."""
+    """Name the streams that a request is about and that the channel has, parents first."""
     names = [stream.name for stream in carried(channel.streams, channel.shard)]
     wanted = names if row.streams is None else json.loads(row.streams)
     return tuple(name for name in names if name in wanted)

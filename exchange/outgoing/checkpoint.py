@@ -38,7 +38,8 @@ def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | 
     """Answer an open row of ``resync`` that wants a checkpoint; None if it was answered meanwhile.
 
     ``more`` says that there were too many changes before it: call again. Raises Busy, and WorldError if the disk, the
-    database or the signing key fails.
+    database or the signing key fails. Commits under the channel's lock; on SQLite the changes before it in a
+    transaction of their own.
     """
     check_room(site)
     lock = f"export {channel.name}"

@@ -66,7 +66,7 @@ def compose(
 ) -> Composed:
     """Write what was taken until the batch is full; what found no room goes back to the log.
 
-    ``keys`` says how many keys were taken, by stream.
+    ``keys`` says how many keys were taken, by stream. Runs in the transaction that seals, under the channel's lock.
     """
     letters, reached, left = _write(site, connection, channel, keys, writer)
     if left:
@@ -90,8 +90,9 @@ def compose_page(
 ) -> PageComposed | None:
     """Write the rows of a page, all with one version, until the batch is full.
 
-    None if not all found room and they are of use only as a whole: then nothing was parked, and the batch is to be
-    made anew. A row that is parked already is not parked once more.
+    None if not all found room and they are of use only as a whole: then nothing was parked, and the batch is to be made
+    anew. A row that is parked already is not parked once more. Runs in the transaction that seals, under the channel's
+    lock.
     """
     letters, reached, left = _write(site, connection, channel, page.keys, writer, version)
     if left and page.whole:
@@ -272,7 +273,8 @@ class Sealed:
 def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed:
     """Take pending changes and make them a batch; the caller commits, or nothing happened.
 
-    Raises WorldError if the disk did not take it.
+    Raises WorldError if the disk did not take it. Runs under the channel's lock, on PostgreSQL in a REPEATABLE READ
+    transaction.
     """
     with site.spool.drafting() as draft:
         taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)

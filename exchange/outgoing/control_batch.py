@@ -47,7 +47,8 @@ MOST_REQUESTS = 100
 def after_import(site: Site, outcomes: Iterable[Imported], stopping: Callable[[], bool]) -> str | None:
     """Do what an import calls for: send again what the other side misses, and tell it what became of its batches.
 
-    ``outcomes`` are those of the import. Gives what went wrong in a sentence: the import itself is done.
+    ``outcomes`` are those of the import. Gives what went wrong in a sentence: the import itself is done. Commits batch
+    by batch, under the locks of their channels; raises nothing of the world.
     """
     changed = [one for one in outcomes if one.changed and one.verdict is not Verdict.BUSY]
     heard = any(one.channel == CONTROL and one.verdict is Verdict.APPLIED for one in changed)
@@ -61,12 +62,18 @@ def after_import(site: Site, outcomes: Iterable[Imported], stopping: Callable[[]
 
 
 def after_export(site: Site) -> str | None:
-    """Give a sign of life, unless there was one just now. Gives what went wrong in a sentence."""
+    """Give a sign of life, unless there was one just now. Gives what went wrong in a sentence.
+
+    Commits under the lock of the channel ``control``; raises nothing of the world.
+    """
     return _trouble_of(lambda: publish_control_batch(site) if _is_due(site) else None)
 
 
 def try_to_publish(site: Site) -> str | None:
-    """Tell the other side what a person did to a batch of it. Gives what went wrong in a sentence."""
+    """Tell the other side what a person did to a batch of it. Gives what went wrong in a sentence.
+
+    Commits under the lock of the channel ``control``; raises nothing of the world.
+    """
     return _trouble_of(lambda: publish_control_batch(site))
 
 
@@ -85,7 +92,7 @@ def _trouble_of(work: Callable[[], object]) -> str | None:
 def publish_control_batch(site: Site) -> Manifest | None:
     """Write one control batch and publish it; None where nobody would ever hear it, or nothing may go out.
 
-    Raises Busy and WorldError.
+    Raises Busy and WorldError. Commits twice under the lock of the channel ``control``: sealed, and published.
     """
     if site.one_way and not site.outgoing():
         return None

@@ -34,9 +34,11 @@ def export(
 ) -> ExportRun:
     """Export what is pending, of one channel or all, and publish what a crash left sealed.
 
-    May be repeated at any time. ``stopping`` is asked between batches. Where more than one channel has
-    something pending, ``hand_over`` is given their names to have each exported beside the others; SQLite has
-    one writer, so there they go one after the other, here.
+    May be repeated at any time. ``stopping`` is asked between batches. Where more than one channel has something
+    pending, ``hand_over`` is given their names to have each exported beside the others; SQLite has one writer, so there
+    they go one after the other, here. Commits batch by batch, each under its channel's lock: sealed, and published.
+    What the world does to it is ``trouble`` of the result, and who works on a channel is among its ``busy``. Raises
+    WorldError only if the folders can't be made ready.
     """
     site.spool.prepare()
     batches: list[Exported] = []
@@ -128,15 +130,15 @@ def _export_requested(site: Site, channel: Channel, stopping: Callable[[], bool]
     waiting: list[int] = []
     while not stopping():
         with reading(site.engine) as connection:
-            wish = send_requests.next_open_request(connection, channel.name, but=waiting)
-        if wish is None:
+            request = send_requests.next_open_request(connection, channel.name, but=waiting)
+        if request is None:
             return
-        if wish.want == SNAPSHOT:
-            sealed = snapshot.seal_part(site, channel, wish)
+        if request.want == SNAPSHOT:
+            sealed = snapshot.seal_part(site, channel, request)
         else:
-            sealed = checkpoint.seal_checkpoint(site, channel, wish)
+            sealed = checkpoint.seal_checkpoint(site, channel, request)
         if sealed is None:
-            waiting.append(wish.id)
+            waiting.append(request.id)
             continue
         seal.publish_sealed(site, channel.name)
         yield sealed

@@ -42,7 +42,8 @@ def resend_due(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
     """Send again what the other side misses, or what a one-way link has to carry once more; give what was done.
 
     May be repeated at any time: each batch is sent at most once in ``gap_seconds``, or ``copy_seconds``. A channel that
-    somebody else works on is left to the next run. Raises WorldError.
+    somebody else works on is left to the next run. Raises WorldError. Commits batch by batch, each under its channel's
+    lock.
     """
     with world_errors(), reading(site.engine) as connection:
         if network.halted(connection):
@@ -140,7 +141,10 @@ _ERASED = f"it is asked for again, but a record in it was to be forgotten and it
 
 
 def lose_erased(connection: Connection, entry: Entry) -> None:
-    """Write down that a batch that was erased may never have come, where nobody asks for it: as if it was asked for."""
+    """Write down that a batch that was erased may never have come, where nobody asks for it: as if it was asked for.
+
+    Runs in the caller's transaction, under the channel's lock.
+    """
     _lose(connection, entry, f"it was erased before it was surely carried over; {_IN_ITS_PLACE}")
 
 
@@ -149,7 +153,7 @@ def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
     if entry.reason != Reason.LOST:
         gone = {"pruned_at": now(), "again_at": None}
         ledger.move(connection, entry, BatchState.REJECTED, cause, reason=Reason.LOST, **gone)
-        # More wishes than may be open at once: one of those will do.
+        # More requests than may be open at once: one of those will do.
         with suppress(RecordError):
             send_requests.add_request(
                 connection, channel=entry.channel, want=SNAPSHOT, prune=True, reason=f"{entry.stem}: {cause}"
@@ -160,7 +164,8 @@ def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
 def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
     """Give the places of a channel that can't be sent again, to be told in the next heartbeat.
 
-    Where the other side answers, those that it has not got beyond; else the newest ones.
+    Where the other side answers, those that it has not got beyond; else the newest ones. Only reads, in the caller's
+    transaction.
     """
     row = connection.execute(
         sa.select(receipt.c.through, receipt.c.said).where(receipt.c.channel == channel, receipt.c.epoch == epoch)
@@ -185,7 +190,10 @@ def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range
 
 
 def resend_by_code(site: Site, code: str) -> tuple[Resent, ...]:
-    """Send again what a request code names. Raises Busy, and WorldError for what is no code, or none for this side."""
+    """Send again what a request code names. Raises Busy, and WorldError for what is no code, or none for this side.
+
+    Commits batch by batch, each under its channel's lock.
+    """
     with world_errors(), reading(site.engine) as connection:
         epoch = network.known_epoch(connection, site.network) or ""
     try:
@@ -196,7 +204,10 @@ def resend_by_code(site: Site, code: str) -> tuple[Resent, ...]:
 
 
 def resend_by_hand(site: Site, channel: str, sequences: Sequence[int]) -> tuple[Resent, ...]:
-    """Send batches of a channel again. Raises Busy, and WorldError if one was never sent."""
+    """Send batches of a channel again. Raises Busy, and WorldError if one was never sent.
+
+    Commits batch by batch, each under its channel's lock.
+    """
     return _at_once(site, channel, ranges(sorted(set(sequences)), most=len(sequences)), "asked for by hand")
 
 

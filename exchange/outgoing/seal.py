@@ -108,7 +108,10 @@ def seal_batch(
 
 
 def publish_sealed(site: Site, channel: str) -> None:
-    """Publish every sealed batch of a channel, in order. Raises Busy and WorldError; what is left stays sealed."""
+    """Publish every sealed batch of a channel, in order. Raises Busy and WorldError; what is left stays sealed.
+
+    Commits them together, under the channel's lock.
+    """
     with reading(site.engine) as connection:
         if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             return
@@ -124,7 +127,7 @@ def publish_sealed(site: Site, channel: str) -> None:
 def next_copy(site: Site, manifest: Manifest, attempt: int) -> datetime | None:
     """Say when a batch that is published for the ``attempt``-th time is due once more, as nobody answers.
 
-    Of control batches the newest says it all, so they have no copies.
+    Of control batches the newest says it all, so they have no copies. Reads the settings and the clock alone.
     """
     if not site.one_way or manifest.kind is Kind.CONTROL or attempt >= site.limits.copies:
         return None

@@ -66,21 +66,22 @@ class _Cursor:
         return json.dumps(vars(self))
 
 
-def seal_part(site: Site, channel: Channel, wish: sa.Row[Any]) -> Sealed | None:
+def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed | None:
     """Seal the next part of a snapshot, with the changes before it; ``more`` says that it isn't the last one.
 
     None if its turn has not come: something that was begun before the snapshot goes on. Raises Busy and WorldError.
+    Commits under the channel's lock; a snapshot begins in a transaction before that.
     """
     check_room(site)
     lock = f"export {channel.name}"
-    if wish.state == ResyncState.ASKED:
+    if request.state == ResyncState.ASKED:
         with locked(site.engine, lock) as connection:
-            _begin(connection, channel, wish)
+            _begin(connection, channel, request)
     for look in range(LOOKS):
         if look:
             time.sleep(MOMENT_SECONDS)
         with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
-            row = send_requests.reload_open_request(connection, wish.id)
+            row = send_requests.reload_open_request(connection, request.id)
             if row is None:
                 return Sealed(None, 0, more=False)
             passed = row.barrier is not None and capture.is_behind_barrier(connection, row.barrier)
@@ -92,14 +93,14 @@ def seal_part(site: Site, channel: Channel, wish: sa.Row[Any]) -> Sealed | None:
     return None
 
 
-def _begin(connection: Connection, channel: Channel, wish: sa.Row[Any]) -> None:
+def _begin(connection: Connection, channel: Channel, request: sa.Row[Any]) -> None:
     """Draw the version, and note what must end before anything is read."""
     version = capture.draw_version(connection)
     barrier = capture.make_barrier(connection)
-    names = send_requests.streams_of(wish, channel)
+    names = send_requests.streams_of(request, channel)
     cursor = _Cursor(names[0] if names else None).write()
     send_requests.update_request(
-        connection, wish.id, ResyncState.RUNNING, version=version, barrier=barrier, cursor=cursor
+        connection, request.id, ResyncState.RUNNING, version=version, barrier=barrier, cursor=cursor
     )
 
 

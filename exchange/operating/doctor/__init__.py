@@ -12,8 +12,8 @@ from exchange.database import engine
 from exchange.format.moments import in_words
 from exchange.operating.assemble import assemble, folders
 from exchange.operating.doctor.database import check_database
+from exchange.operating.doctor.file_system import check_folders, check_password_files
 from exchange.operating.doctor.finding import Finding, Findings, Level, fault, ok
-from exchange.operating.doctor.folders import check_folders, check_password_files
 from exchange.operating.doctor.keys import check_keys
 from exchange.operating.doctor.processes import check_broker, check_calls, check_handler, check_nudge
 from exchange.settings import SettingsFaults, load_settings
