@@ -38,7 +38,7 @@ FOLDER_SECONDS = 0.5
 IDLE_SHARE = 50
 """After a look we rest at least this many times as long as it took, however full a folder or far a database."""
 AWAY_SECONDS = 2.0
-"""How soon we ask again for something that was away."""
+"""How soon we ask again for something that was atask."""
 EXPIRES_SECONDS = 10.0
 """A nudge that no worker took for so long is void: what it was for is still there, and is nudged for again."""
 
@@ -47,7 +47,7 @@ Answer = TypeVar("Answer")
 
 
 def run_nudge(settings: Settings) -> NoReturn:
-    """Nudge until this process is ended, which may be done at any time and in any way.
+    """Nudge until this process is ended, which may be done at any time and in any task.
 
     What is away (broker, database, folder) is said once and waited for. Raises BrokerFault if the embedded
     broker does not run when this begins.
@@ -56,20 +56,20 @@ def run_nudge(settings: Settings) -> NoReturn:
     folder, changes = WatchedFolder(settings.incoming), Changes(make_engine(settings.database_url))
     imports = NudgedTask("exchange.import", "the incoming folder", FOLDER_SECONDS, lambda: _arrived(folder))
     exports = NudgedTask("exchange.export", "the database", COMMITS_SECONDS, changes.look)
-    ways = (imports, exports)
+    tasks = (imports, exports)
     queue = Queue(app.conf.broker_url, app.conf.task_default_queue)
     # A second process would only say everything twice; and doctor asks whether there is one.
     with hold(settings.nudge_lock, _say_waiting):
         readiness.report_ready()
         log.info("nudging", imports=f"when files come to {settings.incoming}", exports="after commits")
         while True:
-            for way in ways:
-                way.look()
+            for task in tasks:
+                task.look()
             now = time.monotonic()
-            due = [way for way in ways if way.pace.due_at <= now]
+            due = [task for task in tasks if task.pace.due_at <= now]
             if due:
                 queue.nudge(due)
-            if folder.wait(max(0.0, min(way.next_at for way in ways) - time.monotonic())):
+            if folder.wait(max(0.0, min(task.next_at for task in tasks) - time.monotonic())):
                 imports.hurry()
 
 
@@ -82,7 +82,7 @@ class ExternalService:
         self.again_at = 0.0
 
     def ask(self, question: Callable[[], Answer]) -> Answer | None:
-        """Ask, or give None while it is away."""
+        """Ask, or give None while it is atask."""
         if time.monotonic() < self.again_at:
             return None
         try:
@@ -102,9 +102,9 @@ class ExternalService:
 
 @dataclass
 class NudgedTask:
-    """One of the two ways: where to look, how often, and which task to call."""
+    """A task that is nudged, the import or the export: where to look for its work, how often, and its name."""
 
-    task: str
+    name: str
     place: str
     every_seconds: float
     find: Callable[[], Pending]
@@ -183,22 +183,22 @@ class Queue:
         self._name = name
         self._outside = ExternalService("the broker")
 
-    def nudge(self, ways: list[NudgedTask]) -> None:
-        """Call the tasks of these ways, or put them off: the broker is away, or the worker busy or away."""
-        sent = self._outside.ask(lambda: self._send(ways))
+    def nudge(self, tasks: list[NudgedTask]) -> None:
+        """Call these tasks, or put them off: the broker is away, or the worker busy or atask."""
+        sent = self._outside.ask(lambda: self._send(tasks))
         now = time.monotonic()
-        for way in ways:
+        for task in tasks:
             if sent:
-                way.pace.nudged(now)
+                task.pace.nudged(now)
             else:
-                way.pace.hold(now)
+                task.pace.hold(now)
 
-    def _send(self, ways: list[NudgedTask]) -> bool:
+    def _send(self, tasks: list[NudgedTask]) -> bool:
         if self._client.llen(self._name):
             return False
-        for way in ways:
-            app.send_task(way.task, kwargs={"spread": True}, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
-            log.debug("nudged", task=way.task)
+        for task in tasks:
+            app.send_task(task.name, kwargs={"spread": True}, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
+            log.debug("nudged", task=task.name)
         return True
 
 

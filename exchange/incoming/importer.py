@@ -27,7 +27,7 @@ from exchange.format.placement import NEXT
 from exchange.incoming import failures, strangers
 from exchange.incoming.held import OpenBatches
 from exchange.incoming.judge import judge, judge_stranger
-from exchange.incoming.manifests import Arrival, Stranger, is_nobodys, read_manifests
+from exchange.incoming.manifests import Arrival, Stranger, is_foreign, read_manifests
 from exchange.incoming.transaction import import_batch
 from exchange.incoming.verdicts import record_verdict
 from exchange.link import gaps
@@ -65,7 +65,7 @@ def import_batches(
     handed: set[str] = set()
     snapshots_of: dict[str, Channel] = {}
     reunited: tuple[Retried, ...] = ()
-    nobodys = Strangers()
+    put_aside = Strangers()
     trouble = None
     try:
         with world_errors(), reading(site.engine) as connection:
@@ -77,7 +77,7 @@ def import_batches(
                 failures.forget_attempts_at_gone(site, sightings.found)
         sighted = read_manifests(site, tuple(one for one in sightings.found if stem is None or one.stem == stem))
         called = [seen for seen in sighted if _is_called(seen, channel)]
-        arrived = sorted((seen for seen in called if not is_nobodys(seen)), key=open_batches.is_past)
+        arrived = sorted((seen for seen in called if not is_foreign(seen)), key=open_batches.is_past)
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
         for number, seen in enumerate(arrived):
@@ -92,8 +92,8 @@ def import_batches(
                 busy.add(seen.place[0])
             elif outcome.verdict is Verdict.APPLIED and _is_snapshot(seen):
                 snapshots_of[seen.channel.name] = seen.channel
-        nobodys = Strangers() if trouble else strangers.set_aside(site, list(filter(is_nobodys, called)))
-        outcomes.extend(nobodys.told)
+        put_aside = Strangers() if trouble else strangers.set_aside(site, list(filter(is_foreign, called)))
+        outcomes.extend(put_aside.told)
         if stem is None and trouble is None:
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             positions.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
@@ -102,7 +102,7 @@ def import_batches(
         trouble = error.sentence
     lanes = tuple(sorted(handed))
     return ImportRun(
-        _told(outcomes, sightings), sightings.ignored, sightings.unpaired, trouble, lanes, reunited, nobodys
+        _told(outcomes, sightings), sightings.ignored, sightings.unpaired, trouble, lanes, reunited, put_aside
     )
 
 

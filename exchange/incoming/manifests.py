@@ -69,7 +69,7 @@ class Stranger:
     signed: bool = False
 
     @property
-    def is_nobodys(self) -> bool:
+    def is_foreign(self) -> bool:
         """Whether it is no batch of our peer to us, as nobody vouches for it or it is for somebody else."""
         unknown = self.manifest is None and not self.signed
         return isinstance(self.fault, Misdirected) or (unknown and not isinstance(self.fault, Unsupported))
@@ -91,7 +91,7 @@ class Stranger:
 def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Stranger]:
     """Read and judge the manifests, but for those that have not changed since; order them by place.
 
-    What is nobody's comes last, however it is called: no batch waits for it. Takes no lock and claims nothing.
+    What is foreign comes last, however it is called: no batch waits for it. Takes no lock and claims nothing.
     """
 
     def read(sighting: BatchFiles) -> Arrival | Stranger | None:
@@ -106,12 +106,12 @@ def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arriva
     for one in seen:
         if isinstance(one, Stranger) and isinstance(one.fault, Stumbled):
             site.spool.manifest_cache.forget(one.sighting)  # whatever it was, it may not be so the next time
-    return sorted(seen, key=lambda one: (is_nobodys(one), *one.place, one.sighting.name.attempt))
+    return sorted(seen, key=lambda one: (is_foreign(one), *one.place, one.sighting.name.attempt))
 
 
-def is_nobodys(seen: Arrival | Stranger) -> TypeGuard[Stranger]:
+def is_foreign(seen: Arrival | Stranger) -> TypeGuard[Stranger]:
     """Say whether it is no batch of our peer to us."""
-    return isinstance(seen, Stranger) and seen.is_nobodys
+    return isinstance(seen, Stranger) and seen.is_foreign
 
 
 def verify_manifest(site: Site, sighting: BatchFiles, content: bytes) -> Arrival | Stranger:

@@ -162,7 +162,7 @@ def read_status(site: Site) -> Status:
         channels = _channels(site, connection, there)
         backlog = dead_letters.backlog(connection)
         failures = tuple(map(str, list_failures(site, connection)))
-        nobodys = strangers.recent_strangers(connection)
+        recent = strangers.recent_strangers(connection)
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
     try:
@@ -172,7 +172,7 @@ def read_status(site: Site) -> Status:
     except WorldError as error:
         arrivals, trouble = None, error.sentence
     return Status(
-        site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, nobodys, trouble, failures
+        site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, recent, trouble, failures
     )
 
 

@@ -24,8 +24,7 @@ from exchange.format.control import DIGEST, VERSION, Digest
 from exchange.format.manifest import Kind
 from exchange.format.record import Op, Record
 from exchange.outgoing import compose
-from exchange.outgoing.compose import Sealed
-from exchange.outgoing.seal import ENCODING, check_room, seal_batch
+from exchange.outgoing.seal import ENCODING, Sealed, check_room, exported, seal_batch
 from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import bucket_digests
@@ -114,4 +113,4 @@ def _seal(
             schemas={DIGEST: VERSION},
             shards=channel.shards,
         )
-    return Sealed(compose.exported(manifest), before.parked, more=False, before=tuple(before.batches))
+    return Sealed(exported(manifest), before.parked, more=False, before=tuple(before.batches))

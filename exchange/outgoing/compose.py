@@ -26,10 +26,9 @@ from exchange.dead_letters import Letter
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import RecordError
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import Kind
 from exchange.format.record import Op, Record
-from exchange.outgoing.seal import ENCODING, seal_batch
-from exchange.results import Exported
+from exchange.outgoing.seal import ENCODING, Sealed, exported, seal_batch
 from exchange.site import Site
 from exchange.tables import capture
 from exchange.tables.gc_pause import uncollected
@@ -257,19 +256,6 @@ def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error:
     )
 
 
-@dataclass(frozen=True)
-class Sealed:
-    """What one sealing transaction did: a batch unless nothing could be written, dead letters, and is there more.
-
-    ``before`` are batches of changes that had to be sealed first.
-    """
-
-    batch: Exported | None
-    parked: int
-    more: bool
-    before: tuple[Exported, ...] = ()
-
-
 def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed:
     """Take pending changes and make them a batch; the caller commits, or nothing happened.
 
@@ -293,15 +279,3 @@ def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed
                 shards=channel.shards,
             )
     return Sealed(exported(manifest) if manifest else None, composed.parked, taken.more_pending or composed.left)
-
-
-def exported(manifest: Manifest) -> Exported:
-    """Say what was sealed."""
-    return Exported(
-        str(manifest.name),
-        manifest.channel,
-        manifest.epoch,
-        manifest.sequence,
-        manifest.total,
-        manifest.bytes,
-    )

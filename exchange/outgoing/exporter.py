@@ -18,8 +18,8 @@ from exchange.database.tables import BatchState, Direction
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
 from exchange.link import send_requests
-from exchange.outgoing import checkpoint, compose, resend, seal, snapshot
-from exchange.outgoing.compose import Sealed
+from exchange.outgoing import checkpoint, compose, resend, snapshot
+from exchange.outgoing.seal import Sealed, check_room, publish_sealed
 from exchange.results import Exported, ExportRun, Resent
 from exchange.site import Site
 from exchange.tables import capture
@@ -106,7 +106,7 @@ def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
         if wanted == name or (channel.called(wanted) if channel else wanted is None):
             try:
                 with world_errors():
-                    seal.publish_sealed(site, name)
+                    publish_sealed(site, name)
             except Busy as held:
                 busy.append(held)
     return busy
@@ -116,10 +116,10 @@ def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) 
     with world_errors():
         more = True
         while more and not stopping():
-            seal.check_room(site)
+            check_room(site)
             with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
                 sealed = compose.seal_changes(site, connection, channel)
-            seal.publish_sealed(site, channel.name)
+            publish_sealed(site, channel.name)
             more = sealed.more
             yield sealed
         yield from _export_requested(site, channel, stopping)
@@ -140,7 +140,7 @@ def _export_requested(site: Site, channel: Channel, stopping: Callable[[], bool]
         if sealed is None:
             waiting.append(request.id)
             continue
-        seal.publish_sealed(site, channel.name)
+        publish_sealed(site, channel.name)
         yield sealed
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,9 +24,23 @@ from exchange.format import lineage
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import WorldError, printable
 from exchange.format.manifest import Kind, Manifest, digest, join_manifest
+from exchange.results import Exported
 from exchange.site import Site
 
 ENCODING = ("zstd",)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What one sealing transaction did: a batch unless nothing could be written, dead letters, and is there more.
+
+    ``before`` are batches of changes that had to be sealed first.
+    """
+
+    batch: Exported | None
+    parked: int
+    more: bool
+    before: tuple[Exported, ...] = ()
 
 
 def check_room(site: Site) -> None:
@@ -102,6 +117,18 @@ def seal_batch(
     content = join_manifest(line, site.signing_key.sign(line) if site.signing_key else None)
     site.spool.seal(manifest.name, ENCODING, path, data.bytes, content)
     return manifest
+
+
+def exported(manifest: Manifest) -> Exported:
+    """Say what was sealed."""
+    return Exported(
+        str(manifest.name),
+        manifest.channel,
+        manifest.epoch,
+        manifest.sequence,
+        manifest.total,
+        manifest.bytes,
+    )
 
 
 # Publish: files move only after the commit, and each move may be repeated

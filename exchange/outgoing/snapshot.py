@@ -30,8 +30,8 @@ from exchange.format.errors import RecordError
 from exchange.format.manifest import Kind, Manifest
 from exchange.link import send_requests
 from exchange.outgoing import compose
-from exchange.outgoing.compose import Sealed, compose_page
-from exchange.outgoing.seal import ENCODING, check_room, seal_batch
+from exchange.outgoing.compose import compose_page
+from exchange.outgoing.seal import ENCODING, Sealed, check_room, exported, seal_batch
 from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import capture
@@ -144,7 +144,7 @@ class _Step:
                 assert manifest is not None  # the last part is sealed, whatever is in it
                 return Sealed(self._done(manifest), parked, more=False, before=batches)
             self._go_on(behind, manifest)
-            return Sealed(compose.exported(manifest) if manifest else None, parked, more=True, before=batches)
+            return Sealed(exported(manifest) if manifest else None, parked, more=True, before=batches)
 
     def _write(self, cursor: _Cursor, writer: BatchWriter) -> tuple[_Cursor, int] | None:
         """Write the page at the cursor; give the one behind it and how many records were parked. None: too large."""
@@ -225,7 +225,7 @@ class _Step:
 
     def _done(self, manifest: Manifest) -> Exported:
         self._note(ResyncState.DONE, manifest, unsent=json.dumps(sorted(self._unsent)))
-        return compose.exported(manifest)
+        return exported(manifest)
 
     def _note(self, state: ResyncState, manifest: Manifest | None, **values: str) -> None:
         parts, records = self._row.parts, self._row.records

@@ -22,7 +22,7 @@ from exchange.format.errors import Verdict
 from exchange.link import asked_requests
 from exchange.outgoing import seal
 from exchange.outgoing.checkpoint import seal_checkpoint
-from exchange.outgoing.compose import Sealed
+from exchange.outgoing.seal import Sealed
 from exchange.results import Imported
 from exchange.tables import bucket_digests
 from tests.crossing import shop
