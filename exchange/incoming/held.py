@@ -37,7 +37,7 @@ class OpenBatches:
         self._site = site
         self._open = ledger.open_batches(connection)
         self._at = {entry.place: entry for entry in self._open if entry.believed}
-        self._entered: set[tuple[str, str, int]] = set()
+        self._recorded: set[tuple[str, str, int]] = set()
         self._standings: dict[str, tuple[Position | None, frozenset[str]]] = {}
         self._decisions: dict[tuple[str, str, tuple[Left, ...]], Decision | None] = {}
 
@@ -52,10 +52,10 @@ class OpenBatches:
             return None
         if isinstance(seen, Arrival) and here and self._is_new(seen, verdict):
             with world_errors(), suppress(Busy):
-                self._enter(seen.channel.name, self._new_behind(seen, here))
-        if not self._says(seen, verdict):
+                self._record_waiting(seen.channel.name, self._new_behind(seen, here))
+        if not self._is_recorded(seen, verdict):
             return None
-        changed = seen.place in self._entered
+        changed = seen.place in self._recorded
         return Imported(
             seen.sighting.stem, seen.place[0], verdict.verdict, verdict.reason, verdict.sentence, changed=changed
         )
@@ -87,7 +87,7 @@ class OpenBatches:
                     new[seen.place[2]] = (seen, behind.sentence)
         return new
 
-    def _enter(self, channel: str, new: dict[int, tuple[Arrival, str]]) -> None:
+    def _record_waiting(self, channel: str, new: dict[int, tuple[Arrival, str]]) -> None:
         """Write down that batches wait, but for those of whose place anything else is known. Raises Busy."""
         (first, _), *_ = new.values()
         flow = gaps.Flow(*first.place[:2])
@@ -109,9 +109,9 @@ class OpenBatches:
         for number, (seen, _) in zip(numbers, waits, strict=True):
             stem, state = seen.sighting.stem, BatchState.WAITING
             self._at[seen.place] = ledger.Open(number, *seen.place, stem, state, Reason.GAP, seen.digest, believed=True)
-            self._entered.add(seen.place)
+            self._recorded.add(seen.place)
 
-    def _says(self, seen: Arrival | Stranger, verdict: Decision) -> bool:
+    def _is_recorded(self, seen: Arrival | Stranger, verdict: Decision) -> bool:
         """Whether the ledger has just this verdict; of what is beyond the look-ahead it says nothing."""
         entry = self._at.get(seen.place)
         if entry is None:

@@ -64,11 +64,11 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
     lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
     ours: list[Digest] = []
 
-    def look_at_ourselves(crashes: int) -> None:
+    def digest_own_rows(crashes: int) -> None:
         if arrival.manifest.kind is Kind.CHECKPOINT and crashes < site.limits.crashes:
             ours.extend(checkpoint.own_digests(site, arrival.channel))
 
-    with _refused_at_the_end(), attempts.attempted(site.engine, lock, key, look_at_ourselves) as (connection, crashes):
+    with _late_refusals(), attempts.attempted(site.engine, lock, key, digest_own_rows) as (connection, crashes):
         join(connection, f"import {arrival.channel.declared}", alone=not arrival.channel.beside_others)
         standing = compare_with_ledger(site, connection, arrival)
         if standing is not NEXT:
@@ -77,11 +77,11 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
             sentence = f"taking it in crashed {crashes} times; see the log of those times"
             return Decision(Verdict.QUARANTINED, Reason.CRASHED, sentence)
         arrival = claim_files(site, arrival)
-        with _opened(site, arrival) as data:
+        with _open_data(site, arrival) as data:
             check_data(data, arrival.manifest)
             data.seek(0)
-            batch_id = _enter(connection, arrival)
-            counts = _take_effect(site, connection, arrival, data, ours)
+            batch_id = _record_applied(connection, arrival)
+            counts = _apply_by_kind(site, connection, arrival, data, ours)
         positions.leave(connection, arrival.place[0], left_by(arrival.manifest), adopted=arrival.manifest.epoch)
         _advance(connection, arrival)
         ledger.count(connection, batch_id, counts)
@@ -89,15 +89,17 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
     return counts
 
 
-_OF_ITS_OWN = frozenset({errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENXIO, errno.EPERM})
+_FAULTS_OF_A_FILE = frozenset(
+    {errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENXIO, errno.EPERM}
+)
 
 
-def _opened(site: Site, arrival: Arrival) -> BinaryIO:
+def _open_data(site: Site, arrival: Arrival) -> BinaryIO:
     """Open the claimed data file; what its carrier made of it is no fault of the disk. Raises Incomplete, OSError."""
     try:
         return site.spool.open_data(arrival.sighting, arrival.manifest.encoding)
     except OSError as error:
-        if error.errno not in _OF_ITS_OWN:
+        if error.errno not in _FAULTS_OF_A_FILE:
             raise
         msg = f"its data file can't be opened ({error.strerror}), expected a plain file with one name that we may read"
         raise Incomplete(msg) from error
@@ -106,15 +108,15 @@ def _opened(site: Site, arrival: Arrival) -> BinaryIO:
 def _advance(connection: Connection, arrival: Arrival) -> None:
     """Move the channel's position to a batch, and over what is behind it and was given up."""
     channel, epoch, sequence = arrival.place
-    heeds_gaps = arrival.manifest.kind is not Kind.CONTROL
-    if heeds_gaps and not arrival.channel.ordered:
+    has_gaps = arrival.manifest.kind is not Kind.CONTROL
+    if has_gaps and not arrival.channel.ordered:
         gaps.record_skipped(connection, arrival.place)
     positions.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
-    if heeds_gaps:
+    if has_gaps:
         gaps.pass_over(connection, gaps.Flow(channel, epoch), sequence)
 
 
-def _take_effect(
+def _apply_by_kind(
     site: Site, connection: Connection, arrival: Arrival, data: BinaryIO, ours: Sequence[Digest]
 ) -> Counts:
     """Do what the records of a verified batch say, by its kind."""
@@ -158,7 +160,7 @@ def claim_files(site: Site, arrival: Arrival) -> Arrival:
     return replace(arrival, sighting=sighting)
 
 
-def _enter(connection: Connection, arrival: Arrival) -> int:
+def _record_applied(connection: Connection, arrival: Arrival) -> int:
     """Write the ledger first: two importers can't both pass its unique constraint."""
     known = known_row(connection, arrival)
     stem = arrival.sighting.stem
@@ -186,7 +188,7 @@ def _enter(connection: Connection, arrival: Arrival) -> int:
 
 
 @contextmanager
-def _refused_at_the_end() -> Iterator[None]:
+def _late_refusals() -> Iterator[None]:
     """Constraints that are checked late refuse a batch as a whole, when it is committed."""
     try:
         yield

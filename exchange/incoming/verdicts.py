@@ -29,7 +29,7 @@ def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> I
     Commits under the channel's lock where it writes; the files move after that. Raises Busy.
     """
     if verdict.verdict is Verdict.INCOMPLETE:
-        verdict = _out_of_patience(site, seen, verdict)
+        verdict = _end_patience(site, seen, verdict)
     changed = True
     match verdict:
         case Decision(verdict=Verdict.DUPLICATE):
@@ -39,10 +39,10 @@ def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> I
         case Decision(verdict=Verdict.QUARANTINED):
             verdict = _quarantine(site, seen, verdict)
         case Decision(verdict=Verdict.HELD):
-            changed = _remember(site, seen, BatchState.HELD, verdict)
+            changed = _record_waiting(site, seen, BatchState.HELD, verdict)
         case Decision(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
             if seen.manifest is not None and not _is_passing(seen.manifest, reason):
-                _remember(site, seen, BatchState.WAITING, verdict)
+                _record_waiting(site, seen, BatchState.WAITING, verdict)
     assert verdict.verdict is not None  # NEXT is applied, never settled
     stem, channel = seen.sighting.stem, seen.place[0]
     return Imported(stem, channel, verdict.verdict, verdict.reason, verdict.sentence, changed=changed)
@@ -67,7 +67,7 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Deci
     with locked(site.engine, lock_of(seen)) as connection:
         given_up = _given_up(connection, seen, verdict)
         if given_up is None:
-            _write_down(connection, seen, BatchState.QUARANTINED, verdict)
+            _record(connection, seen, BatchState.QUARANTINED, verdict)
         attempts.forget_attempts(connection, seen.counted_as)
         if isinstance(seen, Arrival) and seen.manifest.kind is not Kind.CONTROL:
             gaps.record_refused(connection, seen.place, site.limits.look_ahead)
@@ -90,14 +90,14 @@ def _discard(site: Site, seen: Arrival | Stranger, verdict: Decision) -> None:
             ledger.move(connection, known, BatchState.DISCARDED, verdict.sentence)
 
 
-def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> bool:
+def _record_waiting(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> bool:
     """Write down that a batch waits or is held, once, not at every run; say whether that was news."""
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
     if known is not None and (known.state, known.reason) == (state, verdict.reason):
         return False
     with locked(site.engine, lock_of(seen)) as connection:
-        _write_down(connection, seen, state, verdict)
+        _record(connection, seen, state, verdict)
     return True
 
 
@@ -106,7 +106,7 @@ def lock_of(seen: Arrival | Stranger) -> str:
     return f"import {seen.channel.name}" if isinstance(seen, Arrival) else "import of strangers"
 
 
-def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> None:
+def _record(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> None:
     latest = ledger.by_stem(connection, Direction.IN, seen.sighting.stem)
     if (
         latest is not None
@@ -155,7 +155,7 @@ def known_row(connection: Connection, seen: Arrival | Stranger) -> ledger.Entry 
     return at_place or (latest if latest is not None and latest.manifest is None else None)
 
 
-def _out_of_patience(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Decision:
+def _end_patience(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Decision:
     """Quarantine what stayed incomplete beyond the grace period."""
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
