@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from exchange.channels.channel import MAX_SHARDS, Channel
 from exchange.channels.schemas import Checker
+from exchange.database.dialects import dialect_of
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.limits import Limits
@@ -56,7 +57,7 @@ class Site:
     @property
     def many_writers(self) -> bool:
         """Whether the database lets several processes write at once; SQLite does not."""
-        return self.engine.dialect.name != "sqlite"
+        return dialect_of(self.engine).many_writers
 
     def channel(self, name: str, shards: int | None = None) -> Channel | None:
         """Find a channel by its name in the files.

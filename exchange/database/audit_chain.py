@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, wait_for, writing
@@ -62,7 +63,7 @@ def add(connection: Connection, values: Mapping[str, Any]) -> int:
 
 
 def _next_id(connection: Connection, last: int) -> int:
-    if connection.dialect.name != "postgresql":
+    if not dialect_of(connection).is_postgresql:
         return last + 1
     sequence = sa.func.pg_get_serial_sequence(audit.name, "id")
     return int(connection.execute(sa.select(sa.func.nextval(sequence))).scalar_one())
@@ -96,7 +97,7 @@ def check(engine: Engine, kept: Ending | None = None) -> Checked:
 
 def missing_triggers(connection: Connection) -> str | None:
     """Say in one sentence that nothing keeps the audit from being changed; None if triggers do."""
-    if connection.exec_driver_sql(_TRIGGERS[connection.dialect.name]).scalar_one():
+    if connection.exec_driver_sql(_TRIGGERS[dialect_of(connection).name]).scalar_one():
         return None
     return "the triggers that keep exchange_audit from being changed are not there, or are switched off"
 

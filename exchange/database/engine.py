@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 
+from exchange.database.dialects import dialect_of
 from exchange.database.redact import withhold
 from exchange.database.whoami import MAX_NAME_BYTES, whoami
 
@@ -92,7 +93,7 @@ def _sqlite_engine(url: str) -> Engine:
 def missing_file(engine: Engine) -> Path | None:
     """Give the path of a SQLite database that does not exist: connecting would make an empty one."""
     name = engine.url.database
-    if engine.dialect.name != "sqlite" or not name or Path(name).exists():
+    if not dialect_of(engine).is_sqlite or not name or Path(name).exists():
         return None
     return Path(name)
 
@@ -101,7 +102,7 @@ def among(
     connection: Connection, column: sa.ColumnElement[Any], values: Iterable[int] | Iterable[str]
 ) -> sa.ColumnElement[bool]:
     """Say that a column has one of some values, all bound as one: to write out thousands takes longer than to look."""
-    if connection.dialect.name == "postgresql":
+    if dialect_of(connection).is_postgresql:
         return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
     listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
     return column.in_(sa.select(listed.c.value))

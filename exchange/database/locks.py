@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import SQLITE_WAIT_SECONDS, now
 from exchange.database.flock import try_lock
 from exchange.database.tables import holder
@@ -66,7 +67,7 @@ def locked(
     there whatever becomes of the transaction. Raises Busy at once if somebody else holds the lock (SQLite:
     after a bounded wait if somebody writes to the database for another reason).
     """
-    if engine.dialect.name == "sqlite":
+    if not dialect_of(engine).many_writers:
         with _sqlite_lock(engine, lock, prepare) as connection:
             yield connection
         return
@@ -89,7 +90,7 @@ def join(connection: Connection, lock: str, *, alone: bool) -> None:
 
     SQLite has one writer: there everybody is alone anyway.
     """
-    if connection.dialect.name == "postgresql":
+    if dialect_of(connection).many_writers:
         _advisory_lock(connection, lock, shared=not alone)
 
 
@@ -98,7 +99,7 @@ def wait_for(connection: Connection, lock: str) -> None:
 
     Call it before the transaction does anything else. SQLite has one writer: there everybody is alone anyway.
     """
-    if connection.dialect.name == "postgresql":
+    if dialect_of(connection).many_writers:
         # What is seen must be as it is once we have the lock, whatever the role's own settings say.
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_WAIT_SECONDS:.0f}s'")
@@ -171,7 +172,7 @@ def _announce(connection: Connection, lock: str) -> None:
 
 
 def _sqlite_busy(engine: Engine, lock: str, error: OperationalError) -> Exception:
-    if engine.dialect.name != "sqlite" or "locked" not in str(error.orig):
+    if dialect_of(engine).many_writers or "locked" not in str(error.orig):
         return error
     with reading(engine) as connection:
         latest = connection.execute(

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects import postgresql, sqlite
 
+from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, writing
@@ -113,8 +113,5 @@ def note_success(engine: Engine, direction: Direction, channels: Collection[str]
     if not channels:
         return
     with suppress(Busy), world_errors(), writing(engine) as connection:
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         for channel in sorted(channels):  # in one order, so that two processes never wait for each other
-            row = insert(success).values(direction=direction, channel=channel, at=now())
-            key = [success.c.direction, success.c.channel]
-            connection.execute(row.on_conflict_do_update(index_elements=key, set_={"at": row.excluded.at}))
+            upsert(connection, success, {"direction": direction, "channel": channel}, {"at": now()})

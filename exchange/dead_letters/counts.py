@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
@@ -77,7 +78,7 @@ def fold(connection: Connection, moment: datetime) -> None:
     columns = (dead_letter_count.c[name] for name in ("fingerprint", "state", "hour", "letters"))
     for fingerprint, state, hour, letters in connection.execute(sa.delete(dead_letter_count).returning(*columns)):
         sums[fingerprint, state, hour if hour >= kept else 0] += letters
-    part = {"part": 0} if connection.dialect.name == "sqlite" else {}
+    part = {"part": 0} if dialect_of(connection).is_sqlite else {}
     rows = [
         {"fingerprint": fingerprint, "state": state, "hour": hour, "letters": letters, **part}
         for (fingerprint, state, hour), letters in sums.items()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database.dialects import dialect_of
 from exchange.database.tables import DeadLetterState, dead_letter
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.order import Order, Place, place_of
@@ -64,7 +65,7 @@ def searched(connection: Connection, filters: Filters, order: Order, after: Plac
 @contextmanager
 def _keeping_to_the_index(connection: Connection) -> Iterator[None]:
     """Keep PostgreSQL from sorting a million letters that it takes for a few, as long as it has not counted them."""
-    if connection.dialect.name != "postgresql":
+    if not dialect_of(connection).is_postgresql:
         yield
         return
     connection.exec_driver_sql("SET LOCAL enable_sort = off")

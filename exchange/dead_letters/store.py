@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction, dead_letter, event
 from exchange.format import record as records
@@ -179,7 +180,7 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
         }
         for letter in letters
     ]
-    ids = (_copy if connection.dialect.name == "postgresql" else _insert)(connection, rows)
+    ids = (_copy if dialect_of(connection).is_postgresql else _insert)(connection, rows)
     ledger.note_dead_letters(connection, ids, None, DeadLetterState.PARKED, cause)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql
 
 from exchange.database import ledger
 from exchange.database import states as state_changes
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
 from exchange.dead_letters.store import Letter, Parked, brief_columns, find, parked
@@ -95,7 +96,7 @@ def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int],
     for same, some in groupby(by_fault, key=lambda pair: alike(pair[1])):
         renewed = dict(zip(("error", "pointer", "cause", "fingerprint"), same, strict=True))
         said = [(letter_id, fault.message) for letter_id, fault in some]
-        if connection.dialect.name == "postgresql":
+        if dialect_of(connection).is_postgresql:
             new = (
                 sa.func.unnest(
                     sa.cast([one for one, _ in said], postgresql.ARRAY(sa.BigInteger)),

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange.database import ledger, positions
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, locked, reading
@@ -175,13 +175,12 @@ def _write(connection: Connection, flow: Flow, news: News) -> None:
 
 def _open(connection: Connection, flow: Flow, sequences: Collection[int]) -> None:
     """Make rows of what is missing, also of what had come and went away again; leave those there are."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     key = [gap.c.channel, gap.c.epoch, gap.c.sequence]
     fresh = {"state": GapState.MISSING, "noticed_at": now(), "closed_at": None, "cause": None, "who": None}
     went_again = sa.or_(gap.c.state == GapState.ARRIVED, gap.c.state == GapState.LEFT)
     if sequences:
         connection.execute(
-            insert(gap).on_conflict_do_update(index_elements=key, set_=fresh, where=went_again),
+            dialect_of(connection).insert(gap).on_conflict_do_update(index_elements=key, set_=fresh, where=went_again),
             [{**flow._asdict(), "sequence": sequence, **fresh} for sequence in sorted(sequences)],
         )
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
+from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import join, locked
@@ -102,9 +102,7 @@ def let_in(connection: Connection, channel: Channel, version: int, reason: str) 
     In the caller's transaction, under the channel's lock.
     """
     values = {"version": version, "at": now(), "who": whoami()[:255], "reason": printable(reason, 1000)}
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    row = insert(ahead).values(channel=channel.declared, **values)
-    connection.execute(row.on_conflict_do_update(index_elements=[ahead.c.channel], set_=values))
+    upsert(connection, ahead, {"channel": channel.declared}, values)
 
 
 def let_in_by_hand(site: Site, name: str, version: int, reason: str) -> LetIn:

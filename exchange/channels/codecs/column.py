@@ -19,6 +19,7 @@ from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColu
 from exchange.channels.codecs.numeric import Exact, Real, Truth, Whole
 from exchange.channels.codecs.temporal import Day, Duration, Moment, TimeOfDay
 from exchange.channels.codecs.text import Choice, Document, Identifier, Octets, Words
+from exchange.database.dialects import dialect_of
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, found
 from exchange.format.errors import printable as shown
@@ -43,7 +44,7 @@ class Codec:
 
     def selected(self, dialect: Dialect) -> sa.ColumnElement[Any]:
         """Say what to select, labelled with the column's name, so that ``encoder`` gets it untouched."""
-        return self.kind.selected(self.column, sqlite=_is_sqlite(dialect)).label(self.column.name)
+        return self.kind.selected(self.column, sqlite=dialect_of(dialect).is_sqlite).label(self.column.name)
 
     def encoder(self, dialect: Dialect, under: str = "/data") -> Encode:
         """Make the function from a selected value that is not NULL to the wire's.
@@ -51,7 +52,7 @@ class Codec:
         It raises RecordError of class ``value`` at the column's member below ``under``. It is ``as_is``
         where nothing is left to do.
         """
-        return self.kind.encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        return self.kind.encoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
 
     def column_encoder(self, dialect: Dialect, under: str = "/data") -> EncodeColumn:
         """Make the function from many selected values, NULL or not, to the wire's: what ``encoder`` makes of each.
@@ -59,7 +60,7 @@ class Codec:
         It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse one of them, and if they are too large to
         be many; a value that ``json_schema`` refuses may get through.
         """
-        encode = self.kind.column_encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        encode = self.kind.column_encoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
         encode = as_is if encode is as_is else partial(_but_null, encode)
         return partial(_but_large, encode) if self.kind.long else encode
 
@@ -68,14 +69,14 @@ class Codec:
 
         It raises RecordError of class ``value`` at the column's member below ``under``.
         """
-        return self.kind.decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        return self.kind.decoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
 
     def column_decoder(self, dialect: Dialect, under: str = "/data") -> Callable[[list[Json]], list[Any]]:
         """Make the same for many values that the strict reader read and the schema accepted, nulls among them.
 
         For null the driver gets None, but JSON's null in a JSON column that is NOT NULL.
         """
-        decode = self.kind.checked_decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        decode = self.kind.checked_decoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
         # Both databases read the text null as JSON's.
         null = "null" if isinstance(self.kind, Document) and not self.nullable else None
         as_they_are = {type(None), *self.kind.bound_as_is}
@@ -132,12 +133,6 @@ def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> Codec:
 
 _SQLITE: Dialect = sqlite.dialect()
 _POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-
-
-def _is_sqlite(dialect: Dialect) -> bool:
-    if dialect.name in {_SQLITE.name, _POSTGRESQL.name}:
-        return dialect.name == _SQLITE.name
-    raise ValueError(f"the exchange works on SQLite and PostgreSQL, not on {dialect.name}")
 
 
 def _unsupported(column: sa.Column[Any], why: str) -> UnsupportedColumn:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Shard
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.format.record import Op
 from exchange.tables.capture import sqlite
 from exchange.tables.capture.sql import literal, literals, run
@@ -24,11 +25,9 @@ from exchange.tables.capture.stream_table import (
     empty_taken,
     falls,
     help_planner,
-    is_postgresql,
     order_self_references,
     refers,
 )
-from exchange.tables.capture.triggers import dialect_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def pending(
     connection: Connection, streams: Sequence[Stream], limit: int | None = None, shard: Shard | None = None
 ) -> int:
     """Count the changes of these streams, or of a shard of them, that no batch carries yet; stop at ``limit``."""
-    if shard is not None and not is_postgresql(connection):
+    if shard is not None and not dialect_of(connection).is_postgresql:
         sqlite.prepare(connection)
     of = f"FROM exchange_change WHERE {_of(connection, streams, shard)}"
     if limit is not None:
@@ -117,7 +116,6 @@ def give_back(connection: Connection, streams: Sequence[Stream], reached: Reache
     ``streams`` as they were taken, parents first; all upserts come before all deletes, and ``reached`` is the
     last record in that order that was written or parked (None: none). What is given back keeps its version.
     """
-    dialect_of(connection)
     left = "1 = 1" if reached is None else _after(connection, streams, reached)
     run(
         connection,
@@ -173,7 +171,7 @@ def _move(connection: Connection, where: str, turn: int) -> int:
     chosen = f"SELECT max(id), stream, key, min(op), {turn}"
     # In order, so that they are also read in order, and near each other, without much sorting.
     once = "GROUP BY stream, key ORDER BY max(id)"
-    if is_postgresql(connection):
+    if dialect_of(connection).is_postgresql:
         moved = run(
             connection,
             f"WITH gone AS (DELETE FROM exchange_change WHERE {where} RETURNING id, stream, op, key)"
@@ -189,7 +187,7 @@ def _take_below(connection: Connection, tables: Sequence[StreamTable], boundary:
     """Take the changes below ``boundary``, and what belongs to them of the rest."""
     streams = [table.stream for table in tables]
     _move(connection, f"{_of(connection, streams, shard)} AND id < {boundary}", 0)
-    if not is_postgresql(connection):  # PostgreSQL joins whole sets by hashing, for less than an index costs
+    if not dialect_of(connection).is_postgresql:  # PostgreSQL joins whole sets by hashing, for less than an index costs
         run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
     help_planner(connection, tables)
     _take_later_changes(connection, tables)
@@ -242,8 +240,8 @@ def _take_parents(connection: Connection, tables: Sequence[StreamTable]) -> None
             if not pending(connection, [parent.stream], 1):
                 continue
             parents = (
-                f"SELECT {parent.speaks.key_text('p', parent.key)} FROM exchange_taken k"
-                f" JOIN {child.place} c ON {child.speaks.matches('c', 'k.key', child.key)}"
+                f"SELECT {parent.sql.key_text('p', parent.key)} FROM exchange_taken k"
+                f" JOIN {child.place} c ON {child.sql.matches('c', 'k.key', child.key)}"
                 f" JOIN {parent.place} p ON {refers(constraint)}"
                 f" WHERE k.stream = {literal(child.stream.name)} AND k.round = {turn}"
             )

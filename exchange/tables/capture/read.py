@@ -15,12 +15,13 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.codecs import codec_for
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.database.errors import driver_errors
 from exchange.format import strict_json
 from exchange.format.errors import RecordError
-from exchange.tables.capture import postgresql, sqlite
+from exchange.tables.capture import sqlite
 from exchange.tables.capture.sql import TableName, identifier, literal, run
-from exchange.tables.capture.stream_table import TAKEN, StreamTable, is_postgresql, self_references
+from exchange.tables.capture.stream_table import TAKEN, StreamTable, self_references
 
 FETCH_ROWS = 50
 """How many rows are in memory at once: few, for they may be large, and few are all in the processor's cache."""
@@ -39,7 +40,7 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
     has_key: sa.ColumnElement[bool] = sa.literal_column(StreamTable.of(connection, stream).row_has_key())
     columns = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
     order = (TAKEN.c.level, TAKEN.c.version) if self_references(stream) else (TAKEN.c.version,)
-    if is_postgresql(connection):
+    if dialect_of(connection).is_postgresql:
         # Key by key in their order, through the table's own index: the first row comes at once, where a join
         # of sets would put all of them into order first, and we would wait.
         taken = (
@@ -64,12 +65,12 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
 def row_of_key(connection: Connection, stream: Stream, key: str) -> Row | None:
     """Read the row that has the key of a change: the selected value of each stream column; None if it is gone."""
     table = StreamTable.of(connection, stream)
-    if not is_postgresql(connection):
+    if not dialect_of(connection).is_postgresql:
         sqlite.prepare(connection)
-    quoted = postgresql.literal(key) if is_postgresql(connection) else literal(key)
+    quoted = table.sql.literal(key)
     name = TableName(stream.table.name, stream.table.schema)
     selected = (stream.codecs[column.name].selected(connection.dialect) for column in stream.columns)
-    found = sa.select(*selected).where(sa.literal_column(table.speaks.matches(str(name), quoted, table.key)))
+    found = sa.select(*selected).where(sa.literal_column(table.sql.matches(str(name), quoted, table.key)))
     return connection.execute(found.select_from(stream.table)).one_or_none()
 
 
@@ -82,7 +83,7 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Ro
     dialect = connection.dialect
     members = (
         f"{value} AS {identifier(column.name)}"
-        for column, value in zip(table.key, table.speaks.key_values("k.key", table.key), strict=True)
+        for column, value in zip(table.key, table.sql.key_values("k.key", table.key), strict=True)
     )
     gone = sa.Table(
         "exchange_gone",
@@ -119,7 +120,7 @@ def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> s
         sa.literal_column(f"{name}.{identifier(column.name)}") == sa.bindparam(None, value, type_=sa.types.NullType())
         for column, value in zip(table.key, values, strict=True)
     )
-    text: sa.ColumnElement[str] = sa.literal_column(table.speaks.key_text(str(name), table.key))
+    text: sa.ColumnElement[str] = sa.literal_column(table.sql.key_text(str(name), table.key))
     found: str | None = connection.scalar(sa.select(text).select_from(stream.table).where(*has_key))
     return found
 
@@ -127,7 +128,7 @@ def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> s
 def is_key(connection: Connection, stream: Stream, text: str) -> bool:
     """Tell if a text could be the key of a change: the database can compare it with its rows."""
     table = StreamTable.of(connection, stream)
-    if not is_postgresql(connection):
+    if not dialect_of(connection).is_postgresql:
         sqlite.prepare(connection)
     try:
         members = strict_json.loads(text.encode())
@@ -137,7 +138,7 @@ def is_key(connection: Connection, stream: Stream, text: str) -> bool:
         return False
     if any(isinstance(value, (dict, list)) for value in members.values()):
         return False
-    quoted = postgresql.literal(text) if is_postgresql(connection) else literal(text)
+    quoted = table.sql.literal(text)
     try:
         with connection.begin_nested():
             run(connection, f"SELECT {table.exists(quoted)}")
@@ -152,7 +153,8 @@ def streamed(connection: Connection, select: sa.Select[Any], rows_at_once: int =
     Raises SQLAlchemy's DBAPIError.
     """
     with driver_errors(connection, "reading rows"):
-        yield from (_from_postgresql if is_postgresql(connection) else _from_sqlite)(connection, select, rows_at_once)
+        read = _from_postgresql if dialect_of(connection).is_postgresql else _from_sqlite
+        yield from read(connection, select, rows_at_once)
 
 
 def _from_postgresql(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:

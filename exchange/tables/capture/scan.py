@@ -17,7 +17,6 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Shard
 from exchange.channels.stream import Stream
 from exchange.database.tables import VERSION_COLUMN
-from exchange.tables.capture import postgresql
 from exchange.tables.capture.read import Row
 from exchange.tables.capture.sql import identifier, literal, run
 from exchange.tables.capture.stream_table import (
@@ -27,7 +26,6 @@ from exchange.tables.capture.stream_table import (
     empty_taken,
     falls,
     help_planner,
-    is_postgresql,
     order_self_references,
     refers,
     self_references,
@@ -134,12 +132,12 @@ def _put_keys(
     older_than: int | None = None,
 ) -> int:
     """Put the next keys into ``exchange_taken``, numbered in their order; of received rows only older ones."""
-    text = table.speaks.key_text("t", table.key)
+    text = table.sql.key_text("t", table.key)
     names = ", ".join(f"t.{identifier(column.name)}" for column in table.key)
     # A key that is NULL, as SQLite allows, can't cross.
     conditions = [f"t.{identifier(column.name)} IS NOT NULL" for column in table.key]
     if after is not None:
-        conditions.append(_behind(connection, table, after))
+        conditions.append(_behind(table, after))
     if older_than is not None:
         written = f"t.{identifier(VERSION_COLUMN)}"
         conditions.append(f"({written} IS NULL OR {written} < {older_than:d})")
@@ -160,11 +158,10 @@ def _ordered(table: StreamTable) -> str:
     return ", ".join(f"t.{identifier(column.name)}" for column in table.key)
 
 
-def _behind(connection: Connection, table: StreamTable, after: str, row: str = "t") -> str:
+def _behind(table: StreamTable, after: str, row: str = "t") -> str:
     """Say that a row comes behind a key in the order of keys."""
-    quoted = postgresql.literal(after) if is_postgresql(connection) else literal(after)
     mine = ", ".join(f"{row}.{identifier(column.name)}" for column in table.key)
-    return f"({mine}) > ({', '.join(table.speaks.key_values(quoted, table.key))})"
+    return f"({mine}) > ({', '.join(table.sql.key_values(table.sql.literal(after), table.key))})"
 
 
 def _keys_taken(connection: Connection, stream: Stream, first: sa.ColumnElement[Any]) -> list[Row]:
@@ -237,11 +234,11 @@ def _bring_along(
 def _bring(connection: Connection, bond: _Bond, first: StreamTable, after: str | None, turn: int) -> int:
     child, parent = bond.child, bond.parent
     # Earlier pages had the rows before this one.
-    unsent = f" AND {_behind(connection, parent, after, 'p')}" if parent.stream is first.stream and after else ""
+    unsent = f" AND {_behind(parent, after, 'p')}" if parent.stream is first.stream and after else ""
     name = literal(parent.stream.name)
     parents = (
-        f"SELECT DISTINCT {parent.speaks.key_text('p', parent.key)} AS key FROM exchange_taken k"
-        f" JOIN {child.place} c ON {child.speaks.matches('c', 'k.key', child.key)}"
+        f"SELECT DISTINCT {parent.sql.key_text('p', parent.key)} AS key FROM exchange_taken k"
+        f" JOIN {child.place} c ON {child.sql.matches('c', 'k.key', child.key)}"
         f" JOIN {parent.place} p ON {refers(bond.constraint)}{unsent}"
         f" WHERE k.stream = {literal(child.stream.name)} AND k.round = {turn:d}"
     )

@@ -8,11 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.stream import Stream
+from exchange.database.dialects import POSTGRESQL, SQLITE, Dialect, dialect_of
 from exchange.database.tables import VERSION_COLUMN
 from exchange.tables.capture import postgresql, sqlite
-from exchange.tables.capture.sql import Dialect, KeyColumn, TableName, identifier, run
+from exchange.tables.capture.sql import CaptureSql, KeyColumn, TableName, identifier, run
 
-_MODULES: dict[str, Dialect] = {"postgresql": postgresql, "sqlite": sqlite}
+_MODULES: dict[Dialect, CaptureSql] = {POSTGRESQL: postgresql, SQLITE: sqlite}
 
 
 class CaptureFault(ValueError):  # noqa: N818 - reads as what it is
@@ -35,12 +36,12 @@ def install(
     stream = stream or table
     if "," in stream:
         raise CaptureFault(f"a stream's name can't have a comma, found {stream!r}; give it another name")
-    dialect = dialect_of(connection)
+    sql = capture_sql(connection)
     place = _find(connection, table, schema)
-    if dialect.find(connection, TableName("exchange_change")) is None:
+    if sql.find(connection, TableName("exchange_change")) is None:
         raise CaptureFault("table exchange_change is missing; run the exchange's own migrations first")
     names = key or sa.inspect(connection).get_pk_constraint(table, place.schema)["constrained_columns"]
-    dialect.install(connection, place, _key(connection, place, names), stream)
+    sql.install(connection, place, _key(connection, place, names), stream)
 
 
 def drop(connection: Connection, table: str, schema: str | None = None) -> None:
@@ -48,7 +49,7 @@ def drop(connection: Connection, table: str, schema: str | None = None) -> None:
 
     Raises CaptureFault if there is no such table.
     """
-    dialect_of(connection).drop(connection, _find(connection, table, schema))
+    capture_sql(connection).drop(connection, _find(connection, table, schema))
 
 
 def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[str]:
@@ -56,9 +57,9 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
 
     ``captured``: whether this network is the stream's source, where triggers must stand.
     """
-    dialect = dialect_of(connection)
+    sql = capture_sql(connection)
     name = stream.table.name
-    place = dialect.find(connection, TableName(name, stream.table.schema))
+    place = sql.find(connection, TableName(name, stream.table.schema))
     if place is None:
         return [f"table {name} of stream {stream.name} does not exist; run the application's migrations"]
     faults = []
@@ -66,9 +67,9 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
     if VERSION_COLUMN not in columns:
         faults.append(f"table {name} has no column {VERSION_COLUMN}; add it with op.install_capture({name!r})")
     if captured:
-        key = dialect.key_columns(connection, place, [column.name for column in stream.key])
+        key = sql.key_columns(connection, place, [column.name for column in stream.key])
         found = (
-            dialect.faults(connection, place, key, stream.name)
+            sql.faults(connection, place, key, stream.name)
             if len(key) == len(stream.key)
             else ["its key columns differ from the model's"]
         )
@@ -82,7 +83,7 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
 
 def captured_tables(connection: Connection) -> list[str]:
     """Name the tables that have triggers of ours, in whatever state."""
-    return dialect_of(connection).captured(connection)
+    return capture_sql(connection).captured(connection)
 
 
 def add_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
@@ -99,16 +100,16 @@ def drop_version_column(connection: Connection, table: str, schema: str | None =
         run(connection, f"ALTER TABLE {place} DROP COLUMN {identifier(VERSION_COLUMN)}")
 
 
-def dialect_of(connection: Connection) -> Dialect:
-    """Give the module that speaks this database's SQL; raises CaptureFault for any other database."""
-    name = connection.dialect.name
-    if name not in _MODULES:
-        raise CaptureFault(f"capture knows postgresql and sqlite, found {name}")
-    return _MODULES[name]
+def capture_sql(connection: Connection) -> CaptureSql:
+    """Give the module that writes this database's SQL; raises CaptureFault for any other database."""
+    try:
+        return _MODULES[dialect_of(connection)]
+    except ValueError as error:
+        raise CaptureFault(f"capture knows postgresql and sqlite, found {connection.dialect.name}") from error
 
 
 def _find(connection: Connection, table: str, schema: str | None) -> TableName:
-    place = dialect_of(connection).find(connection, TableName(table, schema))
+    place = capture_sql(connection).find(connection, TableName(table, schema))
     if place is None:
         raise CaptureFault(f"there is no ordinary table {table!r} in this database; create it first")
     return place
@@ -117,7 +118,7 @@ def _find(connection: Connection, table: str, schema: str | None) -> TableName:
 def _key(connection: Connection, place: TableName, names: Sequence[str]) -> list[KeyColumn]:
     if not names:
         raise CaptureFault(f"table {place.name!r} has no primary key; name the columns of its key")
-    key = dialect_of(connection).key_columns(connection, place, names)
+    key = capture_sql(connection).key_columns(connection, place, names)
     missing = sorted(set(names) - {column.name for column in key})
     if missing:
         raise CaptureFault(f"table {place.name!r} has no column {missing[0]!r}; name the columns of its key")

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.database.dialects import dialect_of
 from exchange.database.ledger import Counts
 from exchange.database.tables import importing
 from exchange.format.record import Run
@@ -61,7 +62,7 @@ class Loader:
         self._constraints: Constraints | None = None
         self._hidden = False
         self._segment = Segment()
-        self._hand = Hand(aside=connection.dialect.name == "postgresql")
+        self._hand = Hand(aside=dialect_of(connection).is_postgresql)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -218,7 +219,7 @@ class Loader:
 
     def _hide_from_capture(self) -> None:
         """Tell our triggers which streams this transaction writes."""
-        if self._connection.dialect.name == "postgresql":
+        if dialect_of(self._connection).is_postgresql:
             names = ",".join(self._order)
             self._connection.execute(sa.select(sa.func.set_config("exchange.importing", names, sa.true())))
         else:
@@ -227,13 +228,13 @@ class Loader:
 
     def _defer_constraints(self) -> None:
         """Let deferrable constraints wait for the end of the load: rows of a cycle can't all come first."""
-        if self._connection.dialect.name == "postgresql":
+        if dialect_of(self._connection).is_postgresql:
             self._connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
         elif any(key.deferrable for one in self._streams.values() for key in one.table.foreign_key_constraints):
             self._connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
 
     def _show_to_capture(self) -> None:
-        if self._connection.dialect.name == "postgresql":
+        if dialect_of(self._connection).is_postgresql:
             self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
         else:
             self._connection.execute(sa.delete(importing))

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
+from exchange.database.dialects import dialect_of
 from exchange.database.errors import driver_errors
 
 Row = tuple[Any, ...]
@@ -30,7 +31,7 @@ def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Ite
     into = f"{quote.format_table(table)} ({', '.join(quote.quote(name) for name in names)})"
     driver: Any = connection.connection.driver_connection
     with driver_errors(connection, into):
-        if connection.dialect.name == "postgresql":
+        if dialect_of(connection).is_postgresql:
             _copy(driver, into, rows)
         else:
             marks = ", ".join("?" * len(names))

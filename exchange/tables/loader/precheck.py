@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.tables.loader.constraints import Constraints, broken
 from exchange.tables.loader.copy import refuses_the_row
@@ -42,7 +43,7 @@ class Sieve(Arrivals):
         """Give the lines of those rows of which a condition is true; say if any looks at the key's text."""
         texts = key_texts(self.stream, rows.keys) if with_keys else repeat(None)
         self.put(map(add, zip(rows.lines, texts, strict=False), map(self._values, rows.rows)))
-        if len(rows.rows) < FEW and self.connection.dialect.name == "postgresql":
+        if len(rows.rows) < FEW and dialect_of(self.connection).is_postgresql:
             self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
         found: set[int] = set()
         for condition in conditions:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect
 
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.record import Op, Run
 from exchange.tables.loader.copy import Row, put
@@ -106,7 +107,7 @@ class Arrivals:
 
     def clear(self) -> None:
         """Empty it."""
-        verb = "TRUNCATE" if self.connection.dialect.name == "postgresql" else "DELETE FROM"
+        verb = "TRUNCATE" if dialect_of(self.connection).is_postgresql else "DELETE FROM"
         self.connection.exec_driver_sql(f"{verb} {self.table.name}")
 
     def key(self, table: sa.FromClause) -> list[sa.ColumnElement[Any]]:
@@ -150,7 +151,7 @@ class Stage(Arrivals):
     def complete(self) -> None:
         """Make what is staged ready for comparing: index the key, and let PostgreSQL count."""
         sa.Index(f"ix_{self.table.name}", *self.key(self.table)).create(self.connection)
-        if self.connection.dialect.name == "postgresql":
+        if dialect_of(self.connection).is_postgresql:
             self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
 
     def settle(self, lines: Sequence[int], outcome: str) -> None:
@@ -204,7 +205,7 @@ def _create(connection: Connection, table: sa.Table, target: sa.Table, own: Mapp
     casts = [f"CAST(NULL AS {kind}) AS {name}" for name, kind in own.items()]
     quote = connection.dialect.identifier_preparer
     columns = [quote.quote(column.name) for column in table.columns][len(casts) :]
-    lifetime, schema = ("ON COMMIT DROP", "pg_temp") if connection.dialect.name == "postgresql" else ("", "temp")
+    lifetime, schema = ("ON COMMIT DROP", "pg_temp") if dialect_of(connection).is_postgresql else ("", "temp")
     # Of another load: SQLite keeps it as long as the connection, and a transaction may have more than one.
     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {schema}.{table.name}")
     connection.exec_driver_sql(

@@ -12,9 +12,9 @@ from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
+from exchange.database.dialects import dialect_of
 from exchange.database.redact import code as code_of
 from exchange.database.redact import words as said
 from exchange.database.tables import VERSION_COLUMN, tombstone
@@ -53,9 +53,13 @@ def keep_tombstones(stage: Stage) -> None:
     staged = stage.table
     name = stage.stream.name
     if stage.deletes:
-        insert = _insert(stage)(tombstone).from_select(
-            ["stream", "key", "version"],
-            sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(applying(staged, Op.DELETE)),
+        insert = (
+            dialect_of(stage.connection)
+            .insert(tombstone)
+            .from_select(
+                ["stream", "key", "version"],
+                sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(applying(staged, Op.DELETE)),
+            )
         )
         stage.connection.execute(
             insert.on_conflict_do_update(index_elements=["stream", "key"], set_={"version": insert.excluded.version})
@@ -126,14 +130,10 @@ def _passing_value(column: sa.Column[Any]) -> Any:
     return text[: getattr(column.type, "length", None) or len(text)]
 
 
-def _insert(stage: Stage) -> Any:
-    return postgresql.insert if stage.connection.dialect.name == "postgresql" else sqlite.insert
-
-
 def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool], *, only_newer: bool = False) -> sa.Executable:
     staged, names = stage.table, column_names(stage.stream)
     rows = sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
-    insert = _insert(stage)(stage.target).from_select(names, rows)
+    insert = dialect_of(stage.connection).insert(stage.target).from_select(names, rows)
     keys = [column.name for column in stage.stream.key]
     version = stage.target.c[VERSION_COLUMN]
     statement: sa.Executable = insert.on_conflict_do_update(
