@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import reading, wait_for, writing
+from exchange.database.locks import AUDIT_LOCK, reading, wait_for, writing
 from exchange.database.tables import audit
 from exchange.format.as_dict import AsDict
 from exchange.format.audit_file import FIRST, Ending, Row
@@ -40,7 +40,7 @@ _TRIGGERS = {
 def adding(engine: Engine, patience_seconds: float) -> Iterator[Connection]:
     """Open a transaction in which rows may be added; whoever adds waits for whoever adds. Raises Busy, WorldError."""
     with world_errors(), writing(engine, patience_seconds=patience_seconds) as connection:
-        wait_for(connection, "audit")
+        wait_for(connection, AUDIT_LOCK)
         yield connection
 
 

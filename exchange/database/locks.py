@@ -48,6 +48,40 @@ class Busy(Exception):  # noqa: N818 - an answer, not an error
         return {"verdict": Verdict.BUSY.value, "who": self.who, "since": since, "message": str(self)}
 
 
+def export_lock(channel: str) -> str:
+    """Name the lock under which a channel's batches are sealed, published and sent again."""
+    return f"export {channel}"
+
+
+def import_lock(channel: str) -> str:
+    """Name the lock under which a channel's batches are judged and applied.
+
+    The declared channel of a shard has one, too: ``join`` it beside those who work on other shards, or ``alone``.
+    """
+    return f"import {channel}"
+
+
+def epochs_lock(peer: str) -> str:
+    """Name the lock under which a person decides on the other side's epochs."""
+    return f"the epochs of {peer}"
+
+
+STRANGERS_LOCK = "import of strangers"
+"""For batches of no channel that we know."""
+
+EPOCH_LOCK = "the epoch"
+"""For beginning an epoch of this side."""
+
+LETTERS_LOCK = "letters"
+"""For taking in a file of dead letters."""
+
+FORGET_LOCK = "forget"
+"""For erasing a row from everywhere."""
+
+AUDIT_LOCK = "audit"
+"""For adding a row to the audit, which names the one before it."""
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that only reads: on SQLite it neither waits for a writer nor stops one."""

@@ -23,7 +23,7 @@ from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.database.engine import among
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked, reading
+from exchange.database.locks import export_lock, import_lock, join, locked, reading
 from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
 from exchange.dead_letters import Letter, Outcome, Superseding, Taken
@@ -207,9 +207,9 @@ def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
 @contextmanager
 def _locked(site: Site, group: Group) -> Iterator[Connection]:
     """Keep others off the channel, and off its shards: parents and children may be in several."""
-    work = "import" if group.direction is Direction.IN else "export"
-    with locked(site.engine, f"{work} {group.channel.name}") as connection:
-        join(connection, f"{work} {group.channel.declared}", alone=True)
+    lock_of = import_lock if group.direction is Direction.IN else export_lock
+    with locked(site.engine, lock_of(group.channel.name)) as connection:
+        join(connection, lock_of(group.channel.declared), alone=True)
         yield connection
 
 

@@ -17,7 +17,7 @@ from exchange.database import ledger
 from exchange.database.batch_fault import is_its_own, stumbled
 from exchange.database.errors import world_errors
 from exchange.database.ledger import Counts, Entry, Event
-from exchange.database.locks import join, locked, reading
+from exchange.database.locks import import_lock, join, locked, reading
 from exchange.database.tables import BatchState, Direction, dead_letter
 from exchange.dead_letters import Mask
 from exchange.dead_letters.store import brief, brief_columns
@@ -139,7 +139,7 @@ def reject(site: Site, stem: str, reason: str) -> Entry:
     if entry.state is BatchState.HELD:
         kept = site.spool.kept(stem)
         sightings += [kept] if kept else []
-    with world_errors(), locked(site.engine, f"import {entry.channel}") as connection:
+    with world_errors(), locked(site.engine, import_lock(entry.channel)) as connection:
         ledger.give_up(connection, entry, BatchState.REJECTED, reason)
         if entry.manifest is not None and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
             place = (entry.channel, entry.epoch, entry.sequence)
@@ -196,7 +196,7 @@ def _try(site: Site, seen: Arrival | Stranger, limit: int) -> Trial:
     if isinstance(seen, Stranger):
         raise seen.fault
     with world_errors(), locked(site.engine, lock_of(seen)) as connection:
-        join(connection, f"import {seen.channel.declared}", alone=not seen.channel.beside_others)
+        join(connection, import_lock(seen.channel.declared), alone=not seen.channel.beside_others)
         before = connection.scalar(sa.select(sa.func.max(dead_letter.c.id))) or 0
         with site.spool.open_data(seen.sighting, seen.manifest.encoding) as data:
             check_data(data, seen.manifest)

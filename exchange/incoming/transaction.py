@@ -15,7 +15,7 @@ from exchange.database import attempts, ledger, positions
 from exchange.database.batch_fault import Stumbled
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
-from exchange.database.locks import Busy, join
+from exchange.database.locks import Busy, import_lock, join
 from exchange.database.tables import BatchState, Direction
 from exchange.files.folder import NotPlain
 from exchange.format import errors
@@ -59,7 +59,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Decision:
     Gives a Decision if somebody settled it since it was judged, or if it crashed us too often. Raises BatchError
     for what is wrong with it, Busy.
     """
-    lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
+    lock, key = import_lock(arrival.channel.name), str(arrival.manifest.name)
     ours: list[Digest] = []
 
     def look_at_ourselves(crashes: int) -> None:
@@ -67,7 +67,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Decision:
             ours.extend(checkpoint.own_digests(site, arrival.channel))
 
     with _refused_at_the_end(), attempts.attempted(site.engine, lock, key, look_at_ourselves) as (connection, crashes):
-        join(connection, f"import {arrival.channel.declared}", alone=not arrival.channel.beside_others)
+        join(connection, import_lock(arrival.channel.declared), alone=not arrival.channel.beside_others)
         standing = stand(site, connection, arrival)
         if standing is not NEXT:
             return standing

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from exchange.database import attempts, ledger
 from exchange.database.engine import now
-from exchange.database.locks import Busy, locked, reading, writing
+from exchange.database.locks import STRANGERS_LOCK, Busy, import_lock, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
 from exchange.format.manifest import Kind, Manifest
@@ -100,7 +100,7 @@ def _remember(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: 
 
 def lock_of(seen: Arrival | Stranger) -> str:
     """Name the lock under which a batch is worked on: its channel's, if we know one."""
-    return f"import {seen.channel.name}" if isinstance(seen, Arrival) else "import of strangers"
+    return import_lock(seen.channel.name) if isinstance(seen, Arrival) else STRANGERS_LOCK
 
 
 def _write_down(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> None:

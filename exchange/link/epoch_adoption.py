@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger, positions
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked
+from exchange.database.locks import epochs_lock, import_lock, join, locked
 from exchange.database.tables import BatchState, Direction, batch, position
 from exchange.format.as_dict import AsDict
 from exchange.format.control import MAX_UNDECIDED, Proof
@@ -192,7 +192,7 @@ def adopt(site: Site, epoch: str, reason: str) -> Decided:
 
     The next import takes its batches. Raises Busy, and WorldError if no batch of it waits.
     """
-    with world_errors(), locked(site.engine, f"the epochs of {site.peer}") as connection:
+    with world_errors(), locked(site.engine, epochs_lock(site.peer)) as connection:
         names = _join_all(site, connection)
         _check(connection, epoch)
         adopted = []
@@ -211,7 +211,7 @@ def refuse(site: Site, epoch: str, reason: str) -> Decided:
 
     Raises Busy, and WorldError if no batch of it waits.
     """
-    with world_errors(), locked(site.engine, f"the epochs of {site.peer}") as connection:
+    with world_errors(), locked(site.engine, epochs_lock(site.peer)) as connection:
         _join_all(site, connection)
         _check(connection, epoch)
         positions.leave(connection, CONTROL, [epoch])
@@ -224,7 +224,7 @@ def _join_all(site: Site, connection: Connection) -> list[str]:
     known = connection.scalars(sa.select(position.c.channel).where(position.c.direction == Direction.IN).distinct())
     names = sorted({*declared, *known, CONTROL})
     for name in names:
-        join(connection, f"import {name}", alone=True)
+        join(connection, import_lock(name), alone=True)
     return names
 
 

@@ -17,7 +17,7 @@ from exchange.database import ledger
 from exchange.database import network as own_network
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked
+from exchange.database.locks import EPOCH_LOCK, export_lock, join, locked
 from exchange.database.tables import BatchState, Direction, epoch, network, position
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
@@ -68,9 +68,9 @@ def begin(site: Site, reason: str, continues: str | None = None) -> NewEpoch:
         )
         raise WorldError(msg)
     forgotten = site.spool.sealed_epochs()
-    with world_errors(), locked(site.engine, "the epoch") as connection:
+    with world_errors(), locked(site.engine, EPOCH_LOCK) as connection:
         for name in (*(one.name for one in site.outgoing()), CONTROL):
-            join(connection, f"export {name}", alone=True)
+            join(connection, export_lock(name), alone=True)
         before = own_network.known_epoch(connection, site.network)
         minted, moment = secrets.token_hex(6), now()
         _remember_first(connection)

@@ -20,7 +20,7 @@ from exchange.database import ledger, positions
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
 from exchange.database.errors import world_errors
-from exchange.database.locks import Busy, locked, reading
+from exchange.database.locks import Busy, import_lock, locked, reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap, peer, position
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
@@ -65,7 +65,7 @@ def note(site: Site, channel: str | None = None) -> None:
         declared = site.channel(name)
         if declared is None or not declared.called(channel):
             continue
-        with world_errors(), suppress(Busy), locked(site.engine, f"import {name}") as connection:
+        with world_errors(), suppress(Busy), locked(site.engine, import_lock(name)) as connection:
             for flow, news in _survey(site, connection):
                 if flow.channel == name:
                     _write(connection, flow, news)
@@ -343,7 +343,7 @@ def accept_by_hand(site: Site, channel: str, first: int, last: int, reason: str,
     ``channel`` is as its files call it. On a one-way link nothing can be asked. Raises Busy, and WorldError if nothing
     is missing there.
     """
-    with world_errors(), locked(site.engine, f"import {channel}") as connection:
+    with world_errors(), locked(site.engine, import_lock(channel)) as connection:
         epoch = _epoch(connection, channel, first, last)
         if epoch is None:
             raise WorldError(_nothing_missing(connection, channel, first, last))

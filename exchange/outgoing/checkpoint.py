@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database.engine import now
-from exchange.database.locks import locked, reading, writing
+from exchange.database.locks import export_lock, locked, reading, writing
 from exchange.database.tables import ResyncState, position, resync
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
@@ -41,7 +41,7 @@ def seal(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | None:
     database or the signing key fails.
     """
     sealing.check_room(site)
-    lock = f"export {channel.name}"
+    lock = export_lock(channel.name)
     names = None if row.streams is None else frozenset(json.loads(row.streams))
     if site.many_writers:
         with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from exchange.database import ledger, network, positions
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import Busy, locked, reading
+from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction, RepairState, batch, position, repair
 from exchange.format import control
 from exchange.format import record as records
@@ -108,7 +108,7 @@ def _is_due(site: Site) -> bool:
 
 def _seal(site: Site) -> Manifest | None:
     with (
-        locked(site.engine, f"export {CONTROL}", isolation_level="REPEATABLE READ") as connection,
+        locked(site.engine, export_lock(CONTROL), isolation_level="REPEATABLE READ") as connection,
         site.spool.drafting() as draft,
     ):
         if network.halted(connection):

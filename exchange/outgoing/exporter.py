@@ -13,7 +13,7 @@ from contextlib import suppress
 from exchange.channels.channel import Channel
 from exchange.database import ledger, network, positions
 from exchange.database.errors import world_errors
-from exchange.database.locks import Busy, locked, reading
+from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
@@ -150,5 +150,5 @@ def seal(site: Site, channel: Channel) -> Sealed:
     Raises Busy, and WorldError if the disk, the database or the signing key fails.
     """
     sealing.check_room(site)
-    with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
+    with locked(site.engine, export_lock(channel.name), isolation_level="REPEATABLE READ") as connection:
         return compose.seal_pending(site, connection, channel)

@@ -18,7 +18,7 @@ from exchange.database import ledger, network
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.ledger import Entry
-from exchange.database.locks import Busy, locked, reading
+from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, receipt
 from exchange.format import resend_codes
 from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
@@ -113,7 +113,7 @@ def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | N
     with world_errors(), reading(site.engine) as connection:
         before = ledger.by_id(connection, number)
     manifest = Manifest.parse((before.manifest or "").encode())
-    with world_errors(), locked(site.engine, f"export {before.channel}") as connection:
+    with world_errors(), locked(site.engine, export_lock(before.channel)) as connection:
         entry = ledger.by_id(connection, number)
         if (entry.state, entry.attempt) != (before.state, before.attempt):
             return None

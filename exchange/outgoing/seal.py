@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from exchange import __version__
 from exchange.database import ledger, network, positions
 from exchange.database.engine import now
-from exchange.database.locks import locked, reading
+from exchange.database.locks import export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format import lineage
 from exchange.format.batch import BatchWriter
@@ -112,7 +112,7 @@ def publish_sealed(site: Site, channel: str) -> None:
     with reading(site.engine) as connection:
         if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             return
-    with locked(site.engine, f"export {channel}") as connection:
+    with locked(site.engine, export_lock(channel)) as connection:
         for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             manifest = Manifest.parse((entry.manifest or "").encode())
             site.spool.publish(manifest.name, manifest.encoding)

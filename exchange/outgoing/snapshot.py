@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database import network
-from exchange.database.locks import locked
+from exchange.database.locks import export_lock, locked
 from exchange.database.tables import ResyncState
 from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of
@@ -72,7 +72,7 @@ def seal(site: Site, channel: Channel, wish: sa.Row[Any]) -> Sealed | None:
     None if its turn has not come: something that was begun before the snapshot goes on. Raises Busy and WorldError.
     """
     sealing.check_room(site)
-    lock = f"export {channel.name}"
+    lock = export_lock(channel.name)
     if wish.state == ResyncState.ASKED:
         with locked(site.engine, lock) as connection:
             _begin(connection, channel, wish)

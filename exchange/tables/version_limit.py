@@ -19,7 +19,7 @@ from exchange.channels.stream import Stream
 from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked
+from exchange.database.locks import import_lock, join, locked
 from exchange.database.tables import VERSION_COLUMN, ahead, event, tombstone
 from exchange.database.whoami import whoami
 from exchange.format import strict_json as values
@@ -109,7 +109,7 @@ def let_in_by_hand(site: Site, name: str, version: int, reason: str) -> LetIn:
     """Believe a version at a person's word. ``name`` is an incoming channel's, as declared. Raises Busy, WorldError."""
     channel = site.channel(name)
     assert channel is not None  # the doors check it
-    with world_errors(), locked(site.engine, f"import {channel.name}") as connection:
+    with world_errors(), locked(site.engine, import_lock(channel.name)) as connection:
         let_in(connection, channel, version, reason)
         return next(one for one in listed(connection) if one.channel == channel.declared)
 
@@ -127,8 +127,8 @@ def free(site: Site, stream_name: str, key: str) -> Freed:
     channel, stream = _receiving(site, stream_name)
     body = _key(site, stream, key)
     text = canonical_key(stream, body)
-    with world_errors(), locked(site.engine, f"import {channel.name}") as connection:
-        join(connection, f"import {channel.name}", alone=True)
+    with world_errors(), locked(site.engine, import_lock(channel.name)) as connection:
+        join(connection, import_lock(channel.name), alone=True)
         target = target_of(stream)
         parts = zip(stream.key, stream.key_decoder(connection.dialect)([body]), strict=True)
         mine = [

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from exchange.database.batch_fault import stumbled
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import locked
+from exchange.database.locks import LETTERS_LOCK, locked
 from exchange.dead_letters.file.accept import Judge, Unfit
 from exchange.dead_letters.file.insert import Shelf
 from exchange.files.folder import NotPlain, named
@@ -64,7 +64,7 @@ def bring(site: Site, file: Path) -> Brought:
         tail = read_tail(content)
         ending = _believed(site, tail)
         try:
-            with locked(site.engine, "letters") as connection:
+            with locked(site.engine, LETTERS_LOCK) as connection:
                 return _take_in(site, connection, content, ending)
         except DBAPIError as error:
             if not refuses_the_row(error):
