@@ -17,13 +17,13 @@ from sqlalchemy import Connection
 from exchange.database.engine import among, now
 from exchange.database.states import TRANSITIONS
 from exchange.database.tables import (
-    HOLDS_PLACE,
     BatchState,
     DeadLetterState,
     Direction,
     batch,
     dead_letter,
     event,
+    holds_place,
     position,
 )
 from exchange.database.whoami import whoami
@@ -325,7 +325,7 @@ def at_place(connection: Connection, direction: Direction, channel: str, epoch: 
             batch.c.channel == channel,
             batch.c.epoch == epoch,
             batch.c.sequence == sequence,
-            sa.text(HOLDS_PLACE),
+            holds_place(batch),
         )
     ).one_or_none()
     return _entry(row) if row else None
@@ -337,7 +337,7 @@ def held_places(
     """Give those of some sequences at which a batch holds its place."""
     here = (batch.c.direction == direction, batch.c.channel == channel, batch.c.epoch == epoch)
     some = among(connection, batch.c.sequence, sequences)
-    return set(connection.scalars(sa.select(batch.c.sequence).where(*here, some, sa.text(HOLDS_PLACE))))
+    return set(connection.scalars(sa.select(batch.c.sequence).where(*here, some, holds_place(batch))))
 
 
 def by_stem(connection: Connection, direction: Direction, stem: str) -> Entry | None:

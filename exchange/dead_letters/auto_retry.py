@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database.locks import Busy, reading
-from exchange.database.tables import DeadLetterState, Direction, dead_letter
+from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan
 from exchange.dead_letters import retry
 from exchange.dead_letters.retry import Manner
 from exchange.format.record import Op
@@ -28,9 +28,6 @@ MOST_LETTERS = 10_000
 HOW = "retried by itself, as what it refers to has come"
 
 TRADED = "retried by itself, together with those that are in its way"
-
-_ORPHANED = sa.text("state = 'parked' AND error = 'foreign_key'")
-"""As the index says it: SQLite compares the words, and a bound value is none."""
 
 
 def run(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
@@ -92,7 +89,7 @@ def _try(
 
 def _orphans(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:
     letter = dead_letter.c
-    mine = (letter.channel == channel.name, _ORPHANED)
+    mine = (letter.channel == channel.name, is_orphan(dead_letter))
     some = sa.select(letter.id).where(*mine).limit(MOST_LETTERS + 1).subquery()
     number = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
     begin = _anywhere(connection, mine) if number > MOST_LETTERS else 0

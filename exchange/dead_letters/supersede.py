@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database.engine import among
-from exchange.database.tables import Direction, dead_letter
+from exchange.database.tables import Direction, dead_letter, is_parked_with_key
 from exchange.dead_letters.store import Letter
 from exchange.dead_letters.transitions import supersede
 from exchange.tables.loader.staging import Key, Rows, key_texts
@@ -27,9 +27,6 @@ FEW = 10_000
 
 AT_ONCE = 10_000
 """So many records' keys are looked up together."""
-
-_PARKED = sa.text("exchange_dead_letter.state = 'parked'")
-"""As the index says it: SQLite compares the words, and a bound value is none."""
 
 Conditions = tuple[sa.ColumnElement[bool] | sa.TextClause, ...]
 
@@ -42,7 +39,7 @@ def supersede_sent(
     ``sent`` has the ``stream`` and ``key`` of what was taken, of which the ``refused`` keys did not go.
     """
     letter = dead_letter.c
-    waiting: Conditions = (letter.stream == stream, _PARKED, letter.direction == Direction.OUT, letter.key.is_not(None))
+    waiting: Conditions = (letter.stream == stream, is_parked_with_key(dead_letter), letter.direction == Direction.OUT)
     if not _is_any(connection, waiting):
         return 0
     mine = sa.and_(sent.c.stream == letter.stream, sent.c.key == letter.key)
@@ -59,7 +56,7 @@ def parked_sent(connection: Connection, letters: Sequence[Letter]) -> set[tuple[
         for start in range(0, len(keys), AT_ONCE):
             some = among(connection, letter.key, keys[start : start + AT_ONCE])
             there = sa.select(letter.key).where(
-                letter.stream == stream, _PARKED, letter.direction == Direction.OUT, some
+                letter.stream == stream, is_parked_with_key(dead_letter), letter.direction == Direction.OUT, some
             )
             found |= {(stream, key) for key in connection.scalars(there)}
     return found
@@ -155,9 +152,8 @@ class Superseding:
         letter = dead_letter.c
         return (
             letter.stream == stream,
-            _PARKED,
+            is_parked_with_key(dead_letter),
             letter.direction == Direction.IN,
-            letter.key.is_not(None),
             sa.not_(self._but),
         )
 

@@ -21,7 +21,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, import_lock, locked, reading
-from exchange.database.tables import BatchState, Direction, GapState, batch, gap, peer, position
+from exchange.database.tables import BatchState, Direction, GapState, batch, gap, is_missing, peer, position
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
 from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
@@ -30,9 +30,6 @@ from exchange.format.placement import Position
 from exchange.limits import Limits
 from exchange.link import asked_requests, peer_words
 from exchange.site import Site
-
-MISSING = sa.text("state = 'missing'")
-"""As the index says it: SQLite compares the words, and a bound value is none."""
 
 GIVEN_UP = (GapState.ACCEPTED, GapState.LOST)
 """States of a place without which its channel goes on."""
@@ -149,7 +146,7 @@ def _missing(connection: Connection) -> dict[Flow, set[int]]:
     rows: dict[Flow, set[int]] = defaultdict(set)
     for channel, epoch, sequence in connection.execute(
         # Every channel has a name: said only so that both databases go by the index, however few rows there are.
-        sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence).where(MISSING, gap.c.channel > "")
+        sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence).where(is_missing(gap), gap.c.channel > "")
     ):
         rows[Flow(channel, epoch)].add(sequence)
     return rows
@@ -191,7 +188,7 @@ def _close(
     if sequences:
         connection.execute(
             sa.update(gap)
-            .where(*_of(flow), among(connection, gap.c.sequence, sequences), MISSING)
+            .where(*_of(flow), among(connection, gap.c.sequence, sequences), is_missing(gap))
             .values(state=state, closed_at=now(), cause=cause, who=whoami()[:255])
         )
 
@@ -364,7 +361,7 @@ def _epoch(connection: Connection, channel: str, first: int, last: int) -> str |
     """
     found = connection.scalars(
         sa.select(gap.c.epoch)
-        .where(MISSING, gap.c.channel == channel, gap.c.sequence.between(first, last))
+        .where(is_missing(gap), gap.c.channel == channel, gap.c.sequence.between(first, last))
         .group_by(gap.c.epoch)
         .order_by(gap.c.epoch)
     ).all()

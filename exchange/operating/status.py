@@ -5,7 +5,6 @@ Everything is counted from indexes alone: years of history in the ledger cost a 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from exchange.database import network as own_network
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
-from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, position, success
+from exchange.database.tables import BatchState, Direction, batch, holds_place, position, success
 from exchange.dead_letters import Backlog
 from exchange.dead_letters import counts as letter_counts
 from exchange.format.as_dict import AsDict
@@ -302,7 +301,7 @@ _MENDED = (
             _later.c.channel == batch.c.channel,
             _later.c.epoch == batch.c.epoch,
             _later.c.sequence == batch.c.sequence,
-            sa.text(re.sub(r"\b(?=state\b|direction\b|manifest\b)", "later.", HOLDS_PLACE)),
+            holds_place(_later),
             _later.c.state == BatchState.APPLIED,
             _later.c.updated_at >= batch.c.updated_at,
         ),
