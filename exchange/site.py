@@ -80,3 +80,7 @@ class Site:
         declared = {one.name for one in self.channels}
         shards = (f"{name}_{number}" for number in range(MAX_SHARDS)) if name in declared else ()
         return frozenset({name, *shards} - (declared - {name}))
+
+    def incoming_names(self) -> frozenset[str]:
+        """Give the names in the files that incoming channels may have, into however many shards they are split."""
+        return frozenset(name for one in self.incoming() for name in self.names_in_files(one.declared))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -106,6 +106,17 @@ def among(
         return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
     listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
     return column.in_(sa.select(listed.c.value))
+
+
+AT_ONCE = 10_000
+"""So many ids one statement names, at most: no database binds any number of values."""
+
+_Value = TypeVar("_Value")
+
+
+def in_parts(values: Sequence[_Value], most: int = AT_ONCE) -> Iterator[Sequence[_Value]]:
+    """Cut values into parts of at most ``most``, each for one statement."""
+    return (values[start : start + most] for start in range(0, len(values), most))
 
 
 def now() -> datetime:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import among, now
+from exchange.database.engine import among, in_parts, now
 from exchange.database.states import TRANSITIONS
 from exchange.database.tables import (
     BatchState,
@@ -235,8 +235,8 @@ def move_all(
     said = {"subject": "batch", "at": moment, "from_state": before, "to_state": after, "cause": cause, "who": whoami()}
     told = [sa.literal(value, event.c[name].type) for name, value in said.items()]
     values = {"state": after, "reason": reason, "message": cause if reason else None, "updated_at": moment}
-    for start in range(0, len(ids), _AT_ONCE):
-        some = among(connection, batch.c.id, ids[start : start + _AT_ONCE])
+    for part in in_parts(ids):
+        some = among(connection, batch.c.id, part)
         moving = sa.update(batch).where(some, batch.c.direction == direction, batch.c.state == before).values(values)
         going = list(connection.scalars(moving.returning(batch.c.id)))
         events = sa.select(batch.c.id, *told).where(among(connection, batch.c.id, going)).order_by(batch.c.id)
@@ -293,14 +293,10 @@ def note_dead_letters(
         value if isinstance(value, sa.ColumnElement) else sa.literal(value, event.c[name].type)
         for name, value in said.items()
     ]
-    for start in range(0, len(ids), _AT_ONCE):
-        some = among(connection, dead_letter.c.id, ids[start : start + _AT_ONCE])
+    for part in in_parts(ids):
+        some = among(connection, dead_letter.c.id, part)
         letters = sa.select(dead_letter.c.id, *told).where(some).order_by(dead_letter.c.id)
         connection.execute(sa.insert(event).from_select(["subject_id", *said], letters))
-
-
-_AT_ONCE = 10_000
-"""Ids in one statement: no database binds any number of values."""
 
 
 def _note(connection: Connection, batch_id: int, before: str | None, after: str, cause: str) -> None:

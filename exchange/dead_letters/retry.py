@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange import dead_letters
 from exchange.channels.channel import Channel
-from exchange.database.engine import among
+from exchange.database.engine import among, in_parts
 from exchange.database.errors import world_errors
 from exchange.database.locks import export_lock, import_lock, join, locked, reading
 from exchange.database.redact import words as said
@@ -67,8 +67,7 @@ class Group(NamedTuple):
 
     def parts(self, count: int) -> list[Group]:
         """Cut it into about so many groups."""
-        size = math.ceil(len(self.ids) / count)
-        return [self._replace(ids=self.ids[at : at + size]) for at in range(0, len(self.ids), size)]
+        return [self._replace(ids=ids) for ids in in_parts(self.ids, math.ceil(len(self.ids) / count))]
 
 
 class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group was changed
@@ -100,8 +99,7 @@ def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retri
     manner = Manner(rehearse=rehearse)
     done: dict[int, Retried] = {}
     with world_errors():
-        for start in range(0, len(wanted), MOST_LETTERS):
-            some = wanted[start : start + MOST_LETTERS]
+        for some in in_parts(wanted, MOST_LETTERS):
             with reading(site.engine) as connection:
                 headers = _headers(connection, some)
                 done |= {one: _unknown(one) for one in some if one not in headers}

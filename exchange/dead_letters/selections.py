@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import among, now
+from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, selected, selection
 from exchange.database.whoami import whoami
 from exchange.dead_letters.filters import Filters
-from exchange.dead_letters.transitions import MOST_AT_ONCE, missing, standing
+from exchange.dead_letters.transitions import missing, standing
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
 from exchange.format.moments import in_words
@@ -131,7 +131,7 @@ def mark(
     connection: Connection, name: str, ids: Sequence[int], state: DeadLetterState | None, *, tried: bool = False
 ) -> None:
     """Note what became of letters of a selection; None makes them as if they had not been tried."""
-    for some in _some(ids):
+    for some in in_parts(ids):
         mine = sa.and_(selected.c.selection == name, among(connection, selected.c.letter, some))
         marking = sa.update(selected).where(mine).values(state=state, attempts=selected.c.attempts + int(tried))
         connection.execute(marking)
@@ -145,11 +145,6 @@ def try_again(connection: Connection, name: str) -> None:
 
 def _open() -> sa.ColumnElement[bool]:
     return sa.or_(selected.c.state.is_(None), selected.c.state == DeadLetterState.PARKED)
-
-
-def _some(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), MOST_AT_ONCE):
-        yield ids[start : start + MOST_AT_ONCE]
 
 
 def _row(connection: Connection, name: str) -> Any:

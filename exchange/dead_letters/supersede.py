@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database.engine import among
+from exchange.database.engine import among, in_parts
 from exchange.database.tables import Direction, dead_letter, is_parked_with_key
 from exchange.dead_letters.store import Letter
 from exchange.dead_letters.transitions import supersede
@@ -53,8 +53,8 @@ def parked_sent(connection: Connection, letters: Sequence[Letter]) -> set[tuple[
     found: set[tuple[str | None, str | None]] = set()
     for stream in {one.stream for one in letters if one.stream}:
         keys = [one.key for one in letters if one.stream == stream and one.key]
-        for start in range(0, len(keys), AT_ONCE):
-            some = among(connection, letter.key, keys[start : start + AT_ONCE])
+        for part in in_parts(keys, AT_ONCE):
+            some = among(connection, letter.key, part)
             there = sa.select(letter.key).where(
                 letter.stream == stream, is_parked_with_key(dead_letter), letter.direction == Direction.OUT, some
             )
@@ -105,9 +105,7 @@ class Superseding:
         """Find the letters of the records that were remembered. The connection must be free for that."""
         letter = dead_letter.c
         for name, met in self._met.items():
-            keys = list(met)
-            for start in range(0, len(keys), AT_ONCE):
-                some = keys[start : start + AT_ONCE]
+            for some in in_parts(list(met), AT_ONCE):
                 by_text = dict(zip(key_texts(self._streams[name], some), some, strict=True))
                 older = sa.select(letter.id, letter.key, letter.version).where(
                     *self._waiting(name), among(self._connection, letter.key, by_text)

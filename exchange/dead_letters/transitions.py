@@ -19,14 +19,11 @@ from sqlalchemy.dialects import postgresql
 from exchange.database import ledger
 from exchange.database import states as state_changes
 from exchange.database.dialects import dialect_of
-from exchange.database.engine import among, now
+from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
 from exchange.dead_letters.store import Letter, Parked, brief_columns, find, parked
 from exchange.format.errors import printable
 from exchange.format.moments import in_words
-
-MOST_AT_ONCE = 10_000
-"""Letters that one statement names: no database binds any number of values."""
 
 _BY_HAND = {DeadLetterState.DISCARDED: "discarded", DeadLetterState.PARKED: "restored"}
 
@@ -118,8 +115,8 @@ def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int],
 def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
     """Settle letters whose row has a later version by now, unless somebody was faster; give how many."""
     settled: list[int] = []
-    for start in range(0, len(ids), MOST_AT_ONCE):
-        some = among(connection, dead_letter.c.id, ids[start : start + MOST_AT_ONCE])
+    for part in in_parts(ids):
+        some = among(connection, dead_letter.c.id, part)
         settling = (
             sa.update(dead_letter)
             .where(some, dead_letter.c.state == DeadLetterState.PARKED)
@@ -152,7 +149,7 @@ def _move(
         msg = f"no dead letter comes from {before} to {after}"
         raise ValueError(msg)
     wanted = [ids] if isinstance(ids, int) else list(ids)
-    groups = [wanted[start : start + MOST_AT_ONCE] for start in range(0, len(wanted), MOST_AT_ONCE)]
+    groups = list(in_parts(wanted))
     for some in groups:
         states = locked_states(connection, some)
         refusal = next((refused for one in some if (refused := _refusal(connection, one, states, before))), None)

@@ -248,7 +248,7 @@ class _Ear:
             "said": json.dumps(said.as_data()),
         }
         upsert(self._connection, peer, {"id": 1}, values)
-        received = {name for one in self._site.incoming() for name in self._site.names_in_files(one.declared)}
+        received = self._site.incoming_names()
         for sent in said.sent:
             if sent.lost and sent.channel in received:
                 look_ahead = self._site.limits.look_ahead

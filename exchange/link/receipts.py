@@ -98,7 +98,7 @@ def _lanes(site: Site, connection: Connection, sent: Collection[_Lane]) -> list[
     known = {_Lane(row.channel, row.epoch) for row in positions if row.current}
     missed = sa.select(gap.c.channel, gap.c.epoch).where(is_missing(gap)).distinct()
     known |= {_Lane(*row) for row in connection.execute(missed)}
-    received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
+    received = site.incoming_names()
     known |= {lane for lane in sent if lane.channel in received}
     known |= _arrived(connection, received - {lane.channel for lane in known | left})
     return sorted(lane for lane in known - left if lane.channel != CONTROL)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Shard
 from exchange.channels.stream import Stream
+from exchange.database.engine import in_parts
 from exchange.database.tables import VERSION_COLUMN
 from exchange.tables.capture.read import Row
 from exchange.tables.capture.sql import identifier, literal, run
@@ -33,8 +34,6 @@ from exchange.tables.capture.stream_table import (
 
 MAX_ROUNDS = 1_000
 """So many references in a row are followed from a page's rows to those that must come with them."""
-
-_SOME = 10_000
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def cut_page(connection: Connection, version: int) -> str:
 
 
 def older_keys(
-    connection: Connection, stream: Stream, version: int, shard: Shard | None = None, at_once: int = _SOME
+    connection: Connection, stream: Stream, version: int, shard: Shard | None = None, at_once: int = 10_000
 ) -> Iterator[Sequence[Row]]:
     """Read the keys of received rows that no record of ``version`` or a later one wrote, in their order.
 
@@ -180,9 +179,8 @@ def _keys_taken(connection: Connection, stream: Stream, first: sa.ColumnElement[
 
 def _drop_unwanted(connection: Connection, stream: Stream, wanted: Callable[[Row], bool]) -> None:
     gone = [str(row[0]) for row in _keys_taken(connection, stream, TAKEN.c.version) if not wanted(row[1:])]
-    for start in range(0, len(gone), _SOME):
-        numbers = ", ".join(gone[start : start + _SOME])
-        run(connection, f"DELETE FROM exchange_taken WHERE version IN ({numbers})")
+    for some in in_parts(gone):
+        run(connection, f"DELETE FROM exchange_taken WHERE version IN ({', '.join(some)})")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Dialect
 
 from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
+from exchange.database.engine import in_parts
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.record import Op, Run
 from exchange.tables.loader.copy import Row, put
@@ -156,8 +157,7 @@ class Stage(Arrivals):
 
     def settle(self, lines: Sequence[int], outcome: str) -> None:
         """Give some lines their outcome, so that they are not applied."""
-        for start in range(0, len(lines), 500):
-            some = lines[start : start + 500]
+        for some in in_parts(lines, 500):
             self.connection.execute(
                 sa.update(self.table).where(self.table.c[LINE].in_(some)).values({OUTCOME: outcome})
             )
