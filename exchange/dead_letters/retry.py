@@ -37,7 +37,7 @@ from exchange.tables.gc_pause import uncollected
 from exchange.tables.loader import Loader
 from exchange.tables.loader.checks import DUPLICATE
 from exchange.tables.loader.copy import refuses_the_row
-from exchange.tables.loader.decode import Bad, Understanding
+from exchange.tables.loader.decode import BadLine, Decoder
 
 MOST_LETTERS = 5_000
 MOST_BYTES = 16 * 1024 * 1024
@@ -250,12 +250,12 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
     refused: dict[int, Outcome] = {}
     with uncollected(), Loader(connection, channel, len(whole)) as loader:
         superseding = Superseding(connection, channel, streams, len(whole), but=mine)
-        for understood in _understood(site, connection, channel, loader, whole):
-            if isinstance(understood, Bad):
-                refused[understood.number] = _refused(by_line[understood.number], understood.error)
+        for decoded in _decoded(site, connection, channel, loader, whole):
+            if isinstance(decoded, BadLine):
+                refused[decoded.number] = _refused(by_line[decoded.number], decoded.error)
             else:
-                loader.add(understood.stream, understood.rows)
-                superseding.note(understood.stream, understood.rows)
+                loader.add(decoded.stream, decoded.rows)
+                superseding.note(decoded.stream, decoded.rows)
         loaded = loader.load()
         for refusal in loaded.refusals:
             fault = RecordError(refusal.error, refusal.pointer, refusal.sentence)
@@ -272,15 +272,15 @@ def _kind(taken: Taken) -> tuple[int, str, str]:
     return (letter.schema_version or 0, letter.stream or "", letter.op or "")
 
 
-def _understood(
+def _decoded(
     site: Site, connection: Connection, channel: Channel, loader: Loader, whole: Sequence[Taken]
 ) -> Iterator[Any]:
-    """Read the records; those of one kind follow each other, so that they are understood together."""
+    """Read the records; those of one kind follow each other, so that they are decoded together."""
     first, newest = 1, version_limit.most(site, connection, channel)
     for (version, *_), some in groupby(whole, key=_kind):
         lines = [one.record for one in some]
         schemas = {stream.name: version for stream in channel.streams} if version else {}
-        yield from Understanding(site, schemas, loader, newest).of(lines, first)
+        yield from Decoder(site, schemas, loader, newest).decode(lines, first)
         first += len(lines)
 
 

@@ -149,7 +149,7 @@ def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> 
         loaded = loader.load()
         refused = {refusal.line: refusal for refusal in loaded.refusals}
         kept = loader.keys_of(refused)
-    delete_limit.note(site, connection, arrival, loaded.gone, {})
+    delete_limit.note(site, connection, arrival, loaded.deleted, {})
     letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
     dead_letters.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
     return loaded.counts.applied, len(letters)

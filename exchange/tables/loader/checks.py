@@ -110,7 +110,7 @@ def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], lim
     return refusals
 
 
-def park_taken(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
+def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
     """Park upserts whose unique value a row has that does not give it up in this batch."""
     if not {column.name for column in stage.stream.columns}.issuperset(unique.columns):
         return []
@@ -153,7 +153,7 @@ def park_taken(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
     return list(refusals.values())
 
 
-def park_broken(stage: Stage, check: Check, limit: int) -> list[Refusal]:
+def park_check_violations(stage: Stage, check: Check, limit: int) -> list[Refusal]:
     """Park upserts that a constraint on single rows refuses."""
     staged = stage.table
     asking = sa.select(staged.c[LINE]).where(applying(staged, Op.UPSERT), broken(check)).limit(limit)
@@ -187,7 +187,7 @@ def _both_staged(stage: Stage, unique: Unique) -> sa.Select[Any]:
     )
 
 
-def giving_up(stage: Stage, unique: Unique) -> sa.Select[Any]:
+def passing_values(stage: Stage, unique: Unique) -> sa.Select[Any]:
     """Rows of the target whose unique value another applying record takes: their keys, and both lines."""
     if not {column.name for column in stage.stream.columns}.issuperset(unique.columns):
         return sa.select(sa.null()).where(sa.false())

@@ -21,7 +21,7 @@ from exchange.tables.loader.copy import Row, put
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
 """A stage's own columns, named so that they can't meet a column of the application's."""
 
-OWN: dict[str, str] = {LINE: "bigint", OP: "text", KEY: "text", OUTCOME: "text"}
+STAGE_COLUMNS: dict[str, str] = {LINE: "bigint", OP: "text", KEY: "text", OUTCOME: "text"}
 
 Key = tuple[Any, ...]
 """A record's key as it is on the wire, in the order of the stream's key."""
@@ -85,7 +85,7 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run]
     return make
 
 
-class Arrivals:
+class TemporaryTable:
     """A temporary table of rows that are to be compared with those of their table."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Arrivals:
         self.stream = stream
         self.connection = connection
         self.target = target_of(stream)
-        self.table = _temporary(self.target, name, own, names)
+        self.table = _table(self.target, name, own, names)
         self._own = own
         self._made = False
 
@@ -120,19 +120,19 @@ class Arrivals:
         return sa.and_(*(a == b for a, b in zip(self.key(one), self.key(other), strict=True)))
 
 
-class Stage(Arrivals):
+class Stage(TemporaryTable):
     """One stream's records, whole. Those whose outcome is NULL are still to be applied."""
 
     def __init__(self, connection: Connection, stream: Stream, name: str) -> None:
         """Prepare; the table is made when the first rows come."""
-        super().__init__(connection, stream, name, OWN, column_names(stream))
+        super().__init__(connection, stream, name, STAGE_COLUMNS, column_names(stream))
         self.rows = 0
         """How many rows are in it, and how many of them are deletes."""
         self.deletes = 0
-        self.gone = 0
+        self.deleted = 0
         """How many rows of the target those deleted, once they are written."""
 
-    def keep(self, rows: Rows) -> None:
+    def add(self, rows: Rows) -> None:
         """Put rows into it."""
         self.put(self._staged(rows))
         self.rows += len(rows.rows)
@@ -190,7 +190,7 @@ def column_names(stream: Stream) -> list[str]:
     return [*(column.name for column in stream.columns), VERSION_COLUMN]
 
 
-def _temporary(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[str]) -> sa.Table:
+def _table(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[str]) -> sa.Table:
     kinds = {"bigint": sa.BigInteger, "text": sa.Text}
     return sa.Table(
         name,

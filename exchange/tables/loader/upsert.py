@@ -20,7 +20,7 @@ from exchange.database.redact import words as said
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
-from exchange.tables.loader.checks import PARKED, Refusal, giving_up
+from exchange.tables.loader.checks import PARKED, Refusal, passing_values
 from exchange.tables.loader.constraints import Unique
 from exchange.tables.loader.copy import refuses_the_row
 from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_names
@@ -28,7 +28,7 @@ from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_na
 Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
 
 
-def enter(stage: Stage) -> int:
+def upsert_newer(stage: Stage) -> int:
     """Insert every applying row in one statement, or update an older one. Give how many were written.
 
     Raises DBAPIError if the database refuses one of them: then all are as they were only after a rollback.
@@ -44,7 +44,7 @@ def upsert(stage: Stage) -> list[Refusal]:
 
 def delete(stage: Stage) -> list[Refusal]:
     """Delete every applying key of a stream; give those that the database refused."""
-    stage.gone = 0
+    stage.deleted = 0
     return _write(stage, Op.DELETE, lambda lines: _delete_statement(stage, lines))
 
 
@@ -69,14 +69,14 @@ def keep_tombstones(stage: Stage) -> None:
         stage.connection.execute(sa.delete(tombstone).where(tombstone.c.stream == name, tombstone.c.key.in_(returned)))
 
 
-def vacate(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
+def free_unique_values(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
     """Free unique values that pass from one row to another within this batch, so that the upsert may set them.
 
     Databases check uniqueness row by row, so a swap fails in any order: each row that gives up its value gets
     a passing one first. Where the column can't take such a value, both records are parked.
     Gives the lines of the rows that gave theirs up, and the refusals.
     """
-    rows = stage.connection.execute(giving_up(stage, unique)).all()
+    rows = stage.connection.execute(passing_values(stage, unique)).all()
     if not rows:
         return set(), []
     target = stage.target
@@ -86,7 +86,7 @@ def vacate(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
         with stage.connection.begin_nested():
             for key in keys:
                 mine = (c == value for c, value in zip(stage.key(target), key, strict=True))
-                stage.connection.execute(sa.update(target).where(*mine).values({column.name: _passing_value(column)}))
+                stage.connection.execute(sa.update(target).where(*mine).values({column.name: _temporary_value(column)}))
     except StatementError as error:  # also from SQLAlchemy itself, of a type that takes no text
         if isinstance(error, DBAPIError) and not refuses_the_row(error):
             raise
@@ -114,7 +114,7 @@ def _replaceable(stage: Stage, unique: Unique) -> sa.Column[Any]:
     return min(columns, key=lambda column: (not column.nullable, column.primary_key, bool(column.foreign_keys)))
 
 
-def _passing_value(column: sa.Column[Any]) -> Any:
+def _temporary_value(column: sa.Column[Any]) -> Any:
     if column.nullable:
         return None
     kind: type = column.type.python_type
@@ -167,7 +167,7 @@ def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: i
     try:
         with stage.connection.begin_nested():
             done = stage.connection.execute(statement(lines))
-            stage.gone += done.rowcount if op is Op.DELETE else 0
+            stage.deleted += done.rowcount if op is Op.DELETE else 0
             return
     except DBAPIError as error:
         if not refuses_the_row(error):
