@@ -122,7 +122,10 @@ def _take_back_alone(engine: Engine, key: str) -> None:
 
 
 def count_stumble(engine: Engine, key: str, why: str, attempts: int | None) -> int:
-    """Write down why an attempt failed, and count it unless it is one of ``attempts`` that are counted; give them."""
+    """Write down why an attempt failed, and count it unless it is one of ``attempts`` that are counted; give them.
+
+    Commits a transaction of its own. Raises Busy.
+    """
     with writing(engine) as connection:
         known = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
         if attempts is None or not known:
@@ -133,14 +136,17 @@ def count_stumble(engine: Engine, key: str, why: str, attempts: int | None) -> i
 
 
 def stumbles(connection: Connection, most: int = MAX_ROWS) -> list[Stumble]:
-    """Give the batches at which attempts failed, and that are tried again; not those that are just being taken in."""
+    """Give the batches at which attempts failed, and that are tried again; not those that are just being taken in.
+
+    Reads in the caller's transaction.
+    """
     failed = sa.or_(attempt.c.why.is_not(None), attempt.c.attempts > 1)
     rows = sa.select(attempt.c.batch, attempt.c.attempts, attempt.c.why).where(failed).order_by(attempt.c.batch)
     return [Stumble(*row) for row in connection.execute(rows.limit(most))]
 
 
 def has_attempts(connection: Connection, key: str) -> bool:
-    """Say whether an attempt at a batch is counted."""
+    """Say whether an attempt at a batch is counted. Reads in the caller's transaction."""
     return connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) is not None
 
 

@@ -1,8 +1,4 @@
-"""Engines and locks: the only place that knows how each database begins, waits and excludes.
-
-A lock cannot outlive its holder: on PostgreSQL it lives in the transaction that it protects, on SQLite in a
-file that the kernel unlocks with the process, around the database's one writer.
-"""
+"""Engines: how each database connects, begins and waits, and what differs in asking for many values."""
 
 from __future__ import annotations
 
@@ -91,7 +87,10 @@ def _sqlite_engine(url: str) -> Engine:
 
 
 def missing_file(engine: Engine) -> Path | None:
-    """Give the path of a SQLite database that does not exist: connecting would make an empty one."""
+    """Give the path of a SQLite database that does not exist: connecting would make an empty one.
+
+    Opens no connection.
+    """
     name = engine.url.database
     if not dialect_of(engine).is_sqlite or not name or Path(name).exists():
         return None

@@ -1,6 +1,7 @@
 """Transactions that read or write, and locks by name: each says who has it and since when.
 
-On PostgreSQL a lock is an advisory one, on SQLite a file beside the database.
+A lock cannot outlive its holder: on PostgreSQL it is an advisory one of the transaction that it protects, on SQLite a
+file beside the database, which the kernel unlocks with the process.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ AUDIT_LOCK = "audit"
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that only reads: on SQLite it neither waits for a writer nor stops one."""
+    """Open a transaction that only reads: on SQLite it neither waits for a writer nor stops one.
+
+    Nothing may be written in it.
+    """
     with engine.connect() as connection:
         quiet = connection.execution_options(exchange_read_only=True)
         with quiet.begin():

@@ -59,7 +59,7 @@ class Direction(enum.StrEnum):
 
 
 class BatchState(enum.StrEnum):
-    """Where a batch is in its life. ``ledger.TRANSITIONS`` says which may follow which."""
+    """Where a batch is in its life. ``states.TRANSITIONS`` says which may follow which."""
 
     SEALED = "sealed"
     PUBLISHED = "published"

@@ -100,7 +100,7 @@ class Waiting:
             )
             waits = [(seen, said) for sequence, (seen, said) in new.items() if sequence not in known]
             fresh = [
-                ledger.Fresh(
+                ledger.NewBatch(
                     seen.sighting.stem, seen.place, said, seen.manifest, seen.line, seen.digest, seen.signature
                 )
                 for seen, said in waits
@@ -108,7 +108,9 @@ class Waiting:
             numbers = ledger.record_all(connection, Direction.IN, BatchState.WAITING, fresh, reason=Reason.GAP)
         for number, (seen, _) in zip(numbers, waits, strict=True):
             stem, state = seen.sighting.stem, BatchState.WAITING
-            self._at[seen.place] = ledger.Open(number, *seen.place, stem, state, Reason.GAP, seen.digest, believed=True)
+            self._at[seen.place] = ledger.OpenBatch(
+                number, *seen.place, stem, state, Reason.GAP, seen.digest, believed=True
+            )
             self._entered.add(seen.place)
 
     def _says(self, seen: Arrival | Stranger, verdict: Decision) -> bool:

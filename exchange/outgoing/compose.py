@@ -141,7 +141,7 @@ def _supersede(connection: Connection, keys: Mapping[str, int], letters: Sequenc
     for stream in keys:
         refused = {letter.key for letter in letters if letter.key and letter.stream == stream}
         sentence = "superseded: its row went out with a later export"
-        dead_letters.supersede_sent(connection, stream, capture.TAKEN, refused, sentence)
+        dead_letters.supersede_sent(connection, stream, capture.CLAIMED, refused, sentence)
 
 
 def _write_all(site: Site, writer: BatchWriter, kind: _Kind, rows: Sequence[capture.Row], version: int | None) -> bool:
@@ -270,7 +270,7 @@ def seal_pending(site: Site, connection: Connection, channel: Channel) -> Sealed
     Raises WorldError if the disk did not take it.
     """
     with site.spool.drafting() as draft:
-        taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)
+        taken = capture.claim(connection, channel.streams, site.limits.batch_records, channel.shard)
         writer = BatchWriter(draft[0], sealing.ENCODING)
         composed = compose(site, connection, channel, taken.keys, writer)
         manifest = None

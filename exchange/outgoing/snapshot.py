@@ -147,7 +147,7 @@ class _Step:
         """Write the page at the cursor; give the one behind it and how many records were parked. None: too large."""
         stream = self._channel.stream(str(cursor.stream))
         limit = self._limit(cursor)
-        page = capture.turn_page(
+        page = capture.next_page(
             self._connection,
             self._channel.streams,
             stream,

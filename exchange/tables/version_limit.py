@@ -61,7 +61,7 @@ class Freed(AsDict):
 
 
 def most(site: Site, connection: Connection, channel: Channel) -> int:
-    """Give the greatest version that is taken of an incoming channel now."""
+    """Give the greatest version that is taken of an incoming channel now. Reads in the caller's transaction."""
     # A clock that fell back is behind what it once said itself.
     moment = max(now(), connection.scalar(sa.select(event.c.at).order_by(event.c.id.desc()).limit(1)) or _EPOCH)
     known = connection.execute(sa.select(ahead).where(ahead.c.channel == channel.declared)).one_or_none()
@@ -106,7 +106,10 @@ def let_in(connection: Connection, channel: Channel, version: int, reason: str) 
 
 
 def let_in_by_hand(site: Site, name: str, version: int, reason: str) -> LetIn:
-    """Believe a version at a person's word. ``name`` is an incoming channel's, as declared. Raises Busy, WorldError."""
+    """Believe a version at a person's word. ``name`` is an incoming channel's, as declared. Raises Busy, WorldError.
+
+    Commits a transaction of its own, under the channel's import lock.
+    """
     channel = site.channel(name)
     assert channel is not None  # the doors check it
     with world_errors(), locked(site.engine, import_lock(channel.name)) as connection:
@@ -115,14 +118,15 @@ def let_in_by_hand(site: Site, name: str, version: int, reason: str) -> LetIn:
 
 
 def listed(connection: Connection) -> list[LetIn]:
-    """Give what people let in, by channel."""
+    """Give what people let in, by channel. Reads in the caller's transaction."""
     return [LetIn(*row) for row in connection.execute(sa.select(ahead).order_by(ahead.c.channel))]
 
 
 def free(site: Site, stream_name: str, key: str) -> Freed:
     """Let a row, or a key that was deleted, take the next record again, whatever its version. May be repeated.
 
-    ``key`` is the record's key as JSON. Raises Busy, and WorldError if there is no such key.
+    ``key`` is the record's key as JSON. Raises Busy, and WorldError if there is no such key. Commits a transaction of
+    its own, under the channel's import lock and alone among its shards.
     """
     channel, stream = _receiving(site, stream_name)
     body = _key(site, stream, key)
@@ -136,13 +140,13 @@ def free(site: Site, stream_name: str, key: str) -> Freed:
             for column, part in parts
         ]
         row = connection.execute(sa.select(target.c[VERSION_COLUMN]).where(*mine)).one_or_none()
-        buried = (tombstone.c.stream == stream.name, tombstone.c.key == text)
-        version = connection.scalar(sa.select(tombstone.c.version).where(*buried))
+        its_tombstone = (tombstone.c.stream == stream.name, tombstone.c.key == text)
+        version = connection.scalar(sa.select(tombstone.c.version).where(*its_tombstone))
         if row is None and version is None:
             msg = f"stream {stream.name} has neither a row nor a delete of key {printable(text)}; nothing was done"
             raise WorldError(msg)
         connection.execute(sa.update(target).where(*mine).values({VERSION_COLUMN: None}))
-        connection.execute(sa.delete(tombstone).where(*buried))
+        connection.execute(sa.delete(tombstone).where(*its_tombstone))
     return Freed(stream.name, text, version if row is None else row[0], deleted=row is None)
 
 

@@ -1,4 +1,4 @@
-"""A stream's table in SQL, and the keys of it that were taken: their table, their order, which shard has them."""
+"""A stream's table in SQL, and the keys of it that were claimed: their table, their order, which shard has them."""
 
 # ruff: noqa: S608 - names can't be parameters; sql.py quotes whatever is not ours
 
@@ -18,7 +18,7 @@ from exchange.tables.capture.sql import CaptureSql, KeyColumn, TableName, identi
 from exchange.tables.capture.triggers import CaptureFault, capture_sql
 
 WORK_MEMORY_KIB = 64 * 1024
-"""How much PostgreSQL may use to sort or hash what was taken before it turns to its disk, unless set higher."""
+"""How much PostgreSQL may use to sort or hash what was claimed before it turns to its disk, unless set higher."""
 
 
 MANY_KEYS = 1_000
@@ -29,11 +29,11 @@ MAX_LEVELS = 64
 """How deep rows are ordered in a table that refers to itself in more than one way, where loops can hide."""
 
 
-TAKEN = sa.table(
+CLAIMED = sa.table(
     "exchange_taken",
     *(sa.column(name) for name in ("stream", "key", "version", "op", "late", "round", "level")),
 )
-"""What ``take`` took and was not given back, by stream and key; there until the transaction ends."""
+"""What ``claim`` or ``next_page`` put there and was not given back, by stream and key, until the transaction ends."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,11 @@ def _work_memory_kib(connection: Connection) -> int:
     return int(run(connection, "SELECT setting FROM pg_settings WHERE name = 'work_mem'").scalar_one())
 
 
-def empty_taken(connection: Connection) -> None:
-    """Make ``exchange_taken`` anew. On SQLite the version is the row's place, so reading by version needs no sort."""
+def make_claimed_table(connection: Connection) -> None:
+    """Make ``exchange_taken`` anew. On SQLite the version is the row's place, so reading by version needs no sort.
+
+    On PostgreSQL it goes with the transaction, which from here on writes values as text like the triggers do.
+    """
     run(connection, "DROP TABLE IF EXISTS exchange_taken")
     if dialect_of(connection).is_postgresql:
         kind, version, end = "TEMPORARY", "bigint", " ON COMMIT DROP"
@@ -119,8 +122,9 @@ def empty_taken(connection: Connection) -> None:
 def help_planner(connection: Connection, tables: Sequence[StreamTable]) -> None:
     """Keep PostgreSQL from comparing every row with every key.
 
-    A table that was vacuumed while nearly empty, as the log often is, is believed to be so until the next
-    time, however much has come since; a nested loop over "one row" may then be one over a million.
+    A table that was vacuumed while nearly empty, as the log often is, is believed to be so until the next time, however
+    much has come since; a nested loop over "one row" may then be one over a million. What it sets holds until the
+    transaction ends.
     """
     if not dialect_of(connection).is_postgresql:
         return
@@ -151,7 +155,10 @@ def self_references(stream: Stream) -> list[sa.ForeignKeyConstraint]:
 
 
 def order_self_references(connection: Connection, table: StreamTable) -> None:
-    """Give taken rows whose table refers to itself their level below the topmost taken one."""
+    """Give claimed rows whose table refers to itself their level below the topmost claimed one.
+
+    Runs in the transaction of ``claim`` or ``next_page``.
+    """
     constraints = self_references(table.stream)
     if not constraints:
         return

@@ -29,9 +29,10 @@ def install(
 ) -> None:
     """Capture every change of ``table`` from now on; may be repeated.
 
-    ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it);
-    ``stream`` is the name under which changes are noted (default: the table's). The exchange's own tables
-    must be there. Raises CaptureFault if the table or the key is missing.
+    ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it); ``stream`` is
+    the name under which changes are noted (default: the table's). The exchange's own tables must be there. Raises
+    CaptureFault if the table or the key is missing. Runs in the caller's transaction, and locks the table until it
+    ends.
     """
     stream = stream or table
     if "," in stream:
@@ -47,7 +48,7 @@ def install(
 def drop(connection: Connection, table: str, schema: str | None = None) -> None:
     """Stop capturing ``table``; what was captured stays pending.
 
-    Raises CaptureFault if there is no such table.
+    Raises CaptureFault if there is no such table. Runs in the caller's transaction.
     """
     capture_sql(connection).drop(connection, _find(connection, table, schema))
 
@@ -55,7 +56,8 @@ def drop(connection: Connection, table: str, schema: str | None = None) -> None:
 def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[str]:
     """Say in one sentence each what keeps a stream's table from being exchanged; an empty list is well.
 
-    ``captured``: whether this network is the stream's source, where triggers must stand.
+    ``captured``: whether this network is the stream's source, where triggers must stand. Reads in the caller's
+    transaction. Raises CaptureFault for a database that is neither.
     """
     sql = capture_sql(connection)
     name = stream.table.name
@@ -82,19 +84,25 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
 
 
 def captured_tables(connection: Connection) -> list[str]:
-    """Name the tables that have triggers of ours, in whatever state."""
+    """Name the tables that have triggers of ours, in whatever state. Reads in the caller's transaction."""
     return capture_sql(connection).captured(connection)
 
 
 def add_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
-    """Give a table the column that guards received rows, unless it has it."""
+    """Give a table the column that guards received rows, unless it has it.
+
+    Runs in the caller's transaction. Raises CaptureFault if there is no such table.
+    """
     if not _has_version_column(connection, table, schema):
         place = _find(connection, table, schema)
         run(connection, f"ALTER TABLE {place} ADD COLUMN {identifier(VERSION_COLUMN)} BIGINT")
 
 
 def drop_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
-    """Take that column away again, if it is there; the versions in it are lost."""
+    """Take that column away again, if it is there; the versions in it are lost.
+
+    Runs in the caller's transaction. Raises CaptureFault if there is no such table.
+    """
     if _has_version_column(connection, table, schema):
         place = _find(connection, table, schema)
         run(connection, f"ALTER TABLE {place} DROP COLUMN {identifier(VERSION_COLUMN)}")

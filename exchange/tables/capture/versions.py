@@ -19,7 +19,8 @@ _SEQUENCE = "pg_get_serial_sequence('exchange_change', 'id')"
 def draw_version(connection: Connection) -> int:
     """Draw a version from the counter: greater than those of all changes before, less than those of all after it.
 
-    On SQLite the transaction must write, and so be the only one that does.
+    On SQLite the transaction must write, and so be the only one that does. On PostgreSQL what was drawn stays drawn,
+    even if the transaction is rolled back.
     """
     if dialect_of(connection).is_postgresql:
         return int(run(connection, f"SELECT nextval({_SEQUENCE})").scalar_one())
@@ -28,7 +29,10 @@ def draw_version(connection: Connection) -> int:
 
 
 def raise_counter(connection: Connection, least: int) -> None:
-    """Have the counter go on from ``least`` if it is not beyond that."""
+    """Have the counter go on from ``least`` if it is not beyond that.
+
+    On PostgreSQL at once, on SQLite when the transaction is committed.
+    """
     if not dialect_of(connection).is_postgresql:
         run(connection, f"UPDATE sqlite_sequence SET seq = max(seq, {least:d}) WHERE name = 'exchange_change'")
         return
@@ -52,7 +56,10 @@ def make_barrier(connection: Connection) -> str:
 
 
 def is_behind_barrier(connection: Connection, barrier: str) -> bool | None:
-    """Say whether this transaction sees all of that; None if it never will: the barrier is of another cluster."""
+    """Say whether this transaction sees all of that; None if it never will: the barrier is of another cluster.
+
+    Ask in the transaction that reads the rows, REPEATABLE READ on PostgreSQL.
+    """
     if not dialect_of(connection).is_postgresql:
         return True
     if not barrier:

@@ -80,7 +80,10 @@ class Loader:
         return self._row_makers[run.stream](numbers, run)._replace(records=lines)
 
     def add(self, stream: str, rows: Rows) -> None:
-        """Add rows. Raises what the database raised at earlier ones: DBAPIError."""
+        """Add rows. Raises what the database raised at earlier ones: DBAPIError.
+
+        The database works on them now or with a later call.
+        """
         if not self._chunk.takes(stream, rows.op):
             self._write_chunk()
         self._chunk.add(stream, rows)
@@ -88,12 +91,18 @@ class Loader:
             self._write_chunk()
 
     def flush(self) -> None:
-        """Hand all that was added to the database, and wait until the connection is free for something else."""
+        """Hand all that was added to the database, and wait until the connection is free for something else.
+
+        Raises as ``add`` does.
+        """
         self._write_chunk()
         self._worker.wait()
 
     def load(self) -> Loaded:
-        """Apply what was added: parents' upserts before children's, then children's deletes before parents'."""
+        """Apply what was added: parents' upserts before children's, then children's deletes before parents'.
+
+        Raises TooManyRefusals, and DBAPIError for what is not a row's fault: then the caller rolls back.
+        """
         self.flush()
         paths = [self._paths[name] for name in self._order if name in self._paths]
         staged = [path.stage for path in paths if path.stage.rows]

@@ -35,7 +35,10 @@ class Refusal:
 
 
 def park_repeated_keys(stage: Stage) -> list[Refusal]:
-    """A key may appear once in a batch: keep its highest version, park the others."""
+    """A key may appear once in a batch: keep its highest version, park the others.
+
+    Runs in the load's transaction; the lines are settled in the stage.
+    """
     table = stage.table
     repeated = sa.select(table.c[KEY]).group_by(table.c[KEY]).having(sa.func.count() > 1).subquery("repeated")
     rows = stage.connection.execute(
@@ -62,7 +65,10 @@ def park_repeated_keys(stage: Stage) -> list[Refusal]:
 
 
 def settle_old_versions(stage: Stage) -> None:
-    """Records no newer than the row or the tombstone they meet change nothing: duplicate if equal, else stale."""
+    """Records no newer than the row or the tombstone they meet change nothing: duplicate if equal, else stale.
+
+    Runs in the load's transaction.
+    """
     staged = stage.table
     for met, condition in (
         (stage.target, stage.same_key(stage.target, staged)),
@@ -77,7 +83,10 @@ def settle_old_versions(stage: Stage) -> None:
 
 
 def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
-    """Park upserts that refer to a row which neither exists nor comes with this batch."""
+    """Park upserts that refer to a row which neither exists nor comes with this batch.
+
+    Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.
+    """
     names = {column.name for column in stage.stream.columns}
     if not names.issuperset(key.columns):
         return []
@@ -111,7 +120,10 @@ def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], lim
 
 
 def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
-    """Park upserts whose unique value a row has that does not give it up in this batch."""
+    """Park upserts whose unique value a row has that does not give it up in this batch.
+
+    Runs in the load's transaction; the lines are settled in the stage. Of either kind at most ``limit`` are found.
+    """
     if not {column.name for column in stage.stream.columns}.issuperset(unique.columns):
         return []
     staged, target, moving = stage.table, stage.target, stage.table.alias("moving")
@@ -154,7 +166,10 @@ def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refu
 
 
 def park_check_violations(stage: Stage, check: Check, limit: int) -> list[Refusal]:
-    """Park upserts that a constraint on single rows refuses."""
+    """Park upserts that a constraint on single rows refuses.
+
+    Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.
+    """
     staged = stage.table
     asking = sa.select(staged.c[LINE]).where(applying(staged, Op.UPSERT), broken(check)).limit(limit)
     try:
@@ -202,7 +217,10 @@ def passing_values(stage: Stage, unique: Unique) -> sa.Select[Any]:
 
 
 def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
-    """Park deletes of rows that other rows refer to, once all upserts are in; rows that leave too hold nothing."""
+    """Park deletes of rows that other rows refer to, once all upserts are in; rows that leave too hold nothing.
+
+    Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.
+    """
     staged = stage.table
     child_stage = stages.get(key.table)
     referred = [staged.c[name] for name in key.referred_columns if name in staged.c]

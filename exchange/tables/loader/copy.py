@@ -26,7 +26,7 @@ _PLAIN = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 
 
 def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Iterable[Row]) -> None:
-    """Insert rows. Raises SQLAlchemy's DBAPIError, as any statement does."""
+    """Insert rows. Raises SQLAlchemy's DBAPIError, as any statement does. Runs in the caller's transaction."""
     quote = connection.dialect.identifier_preparer
     into = f"{quote.format_table(table)} ({', '.join(quote.quote(name) for name in names)})"
     driver: Any = connection.connection.driver_connection

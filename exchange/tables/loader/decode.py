@@ -145,7 +145,10 @@ def _parts(count: int) -> Iterator[slice]:
 
 
 def checked(site: Site, schemas: Mapping[str, int], record: Record) -> Record:
-    """Check a record against its stream's schema and lift it to the current one. Raises RecordError."""
+    """Check a record against its stream's schema and lift it to the current one. Raises RecordError.
+
+    Asks no database.
+    """
     version = schemas.get(record.stream)
     if version is None:
         msg = f"stream {printable(record.stream)} is not listed in the manifest's schemas"

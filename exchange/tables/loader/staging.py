@@ -100,7 +100,10 @@ class TemporaryTable:
         self._made = False
 
     def put(self, rows: Iterable[Row]) -> None:
-        """Put rows into it, each with its own columns first."""
+        """Put rows into it, each with its own columns first.
+
+        Makes it in the caller's transaction when the first ones come. Raises DBAPIError.
+        """
         if not self._made:
             _create(self.connection, self.table, self.target, self._own)
             self._made = True
@@ -156,7 +159,7 @@ class Stage(TemporaryTable):
             self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
 
     def settle(self, lines: Sequence[int], outcome: str) -> None:
-        """Give some lines their outcome, so that they are not applied."""
+        """Give some lines their outcome, so that they are not applied. Runs in the load's transaction."""
         for some in in_parts(lines, 500):
             self.connection.execute(
                 sa.update(self.table).where(self.table.c[LINE].in_(some)).values({OUTCOME: outcome})

@@ -31,25 +31,29 @@ Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
 def upsert_newer(stage: Stage) -> int:
     """Insert every applying row in one statement, or update an older one. Give how many were written.
 
-    Raises DBAPIError if the database refuses one of them: then all are as they were only after a rollback.
+    Raises DBAPIError if the database refuses one of them: then all are as they were only after a rollback. Runs in the
+    caller's savepoint.
     """
     statement = _upsert_statement(stage, sa.true(), only_newer=True)
     return stage.connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def upsert(stage: Stage) -> list[Refusal]:
-    """Insert or update every applying upsert of a stream; give those that the database refused."""
+    """Insert or update every applying upsert of a stream; give those that the database refused.
+
+    Runs in the load's transaction, each try within a savepoint. Raises DBAPIError for what is not a row's fault.
+    """
     return _write(stage, Op.UPSERT, lambda lines: _upsert_statement(stage, lines))
 
 
 def delete(stage: Stage) -> list[Refusal]:
-    """Delete every applying key of a stream; give those that the database refused."""
+    """Delete every applying key of a stream; give those that the database refused. Runs as ``upsert`` does."""
     stage.deleted = 0
     return _write(stage, Op.DELETE, lambda lines: _delete_statement(stage, lines))
 
 
 def keep_tombstones(stage: Stage) -> None:
-    """Remember what was deleted, and forget the tombstones of what came back."""
+    """Remember what was deleted, and forget the tombstones of what came back. Runs in the load's transaction."""
     staged = stage.table
     name = stage.stream.name
     if stage.deletes:
@@ -72,9 +76,10 @@ def keep_tombstones(stage: Stage) -> None:
 def free_unique_values(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
     """Free unique values that pass from one row to another within this batch, so that the upsert may set them.
 
-    Databases check uniqueness row by row, so a swap fails in any order: each row that gives up its value gets
-    a passing one first. Where the column can't take such a value, both records are parked.
-    Gives the lines of the rows that gave theirs up, and the refusals.
+    Databases check uniqueness row by row, so a swap fails in any order: each row that gives up its value gets a passing
+    one first. Where the column can't take such a value, both records are parked. Gives the lines of the rows that gave
+    theirs up, and the refusals. Runs in the load's transaction, within a savepoint. Raises DBAPIError for what is not a
+    row's fault.
     """
     rows = stage.connection.execute(passing_values(stage, unique)).all()
     if not rows:
