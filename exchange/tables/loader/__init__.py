@@ -1,8 +1,9 @@
-"""Records into the receiving tables, in the caller's transaction.
+"""The loader: rows of one batch into the receiving tables, in the caller's transaction.
 
-Rows enter their table as they come, as directly as they can; what stands in the way of that waits, and at the end is
-compared and written by sets, or refused. One algorithm for every database, only how rows reach it differs. Never
-commits, reads no file.
+``add`` collects rows into a ``chunk``, which goes straight into its table if it can (``bulk_path``, which asks
+``precheck`` where rows are suspect). What can't is staged (``staging``), and ``load`` compares it (``checks``) and
+writes or refuses it by sets (``upsert``). One algorithm for both databases; only how rows reach it differs (``copy``).
+Never commits, reads no file.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class Loader:
         return found
 
     def records(self) -> Mapping[int, bytes]:
-        """Give lines of rows that waited for the end, as they came, by number: as many as memory allows."""
+        """Give lines of staged rows, as they came, by number: as many as memory allows."""
         return ChainMap(*(path.records for path in self._paths.values()))
 
     def _write_chunk(self) -> None:
@@ -141,6 +142,7 @@ class Loader:
             self._worker.submit(lambda: self._write_rows(chunk))
 
     def _write_rows(self, chunk: Chunk) -> None:
+        """Write a chunk, in the background worker: nobody else uses the connection meanwhile."""
         path = self._paths.get(chunk.stream)
         if path is None:
             if not self._hidden:
@@ -176,7 +178,16 @@ class Loader:
             gave_up: set[int] = set()
             self._park_until_stable(stages, constraints)
             for stage in stages:
-                self._upsert(stage, stages, constraints, gave_up)
+                if stage.deletes == stage.rows:
+                    continue
+                for unique in constraints.uniques[stage.target.name]:
+                    lines, refusals = upsert.free_unique_values(stage, unique)
+                    gave_up |= lines
+                    if self._refuse(refusals):
+                        self._park_until_stable(stages, constraints)
+                if self._refuse(upsert.upsert(stage)):
+                    # What the database refused may be a parent of what is still staged.
+                    self._park_until_stable(stages, constraints)
             self._park_held_deletes(stages, constraints)
             for stage in reversed(stages):
                 if stage.deletes:
@@ -185,18 +196,6 @@ class Loader:
                 return True
             savepoint.rollback()
             return False
-
-    def _upsert(self, stage: Stage, stages: Sequence[Stage], constraints: Constraints, gave_up: set[int]) -> None:
-        if stage.deletes == stage.rows:
-            return
-        for unique in constraints.uniques[stage.target.name]:
-            lines, refusals = upsert.free_unique_values(stage, unique)
-            gave_up |= lines
-            if self._refuse(refusals):
-                self._park_until_stable(stages, constraints)
-        if self._refuse(upsert.upsert(stage)):
-            # What the database refused may be a parent of what is still staged.
-            self._park_until_stable(stages, constraints)
 
     def _park_held_deletes(self, stages: Sequence[Stage], constraints: Constraints) -> None:
         """Park deletes of rows that others will still refer to: one that stays may hold another one."""

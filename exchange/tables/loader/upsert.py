@@ -57,14 +57,10 @@ def keep_tombstones(stage: Stage) -> None:
     staged = stage.table
     name = stage.stream.name
     if stage.deletes:
-        insert = (
-            dialect_of(stage.connection)
-            .insert(tombstone)
-            .from_select(
-                ["stream", "key", "version"],
-                sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(applying(staged, Op.DELETE)),
-            )
+        deletes = sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(
+            applying(staged, Op.DELETE)
         )
+        insert = dialect_of(stage.connection).insert(tombstone).from_select(["stream", "key", "version"], deletes)
         stage.connection.execute(
             insert.on_conflict_do_update(index_elements=["stream", "key"], set_={"version": insert.excluded.version})
         )
@@ -156,34 +152,29 @@ def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executa
 
 
 def _write(stage: Stage, op: Op, statement: Statement) -> list[Refusal]:
+    """Write all applying lines at once; where the database refuses a row, each half of them by itself."""
+    number = stage.table.c[LINE]
     first, last = stage.connection.execute(
-        sa.select(sa.func.min(stage.table.c[LINE]), sa.func.max(stage.table.c[LINE])).where(applying(stage.table, op))
+        sa.select(sa.func.min(number), sa.func.max(number)).where(applying(stage.table, op))
     ).one()
-    if first is None:
-        return []
     refusals: list[Refusal] = []
-    _write_range(stage, op, statement, first, last, refusals)
-    return refusals
-
-
-def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: int, refusals: list[Refusal]) -> None:
-    """Write the lines from ``first`` to ``last``, all of them or each half by itself."""
-    lines = stage.table.c[LINE].between(first, last)
-    try:
-        with stage.connection.begin_nested():
-            done = stage.connection.execute(statement(lines))
+    ranges = [] if first is None else [(first, last)]
+    while ranges:
+        first, last = ranges.pop()
+        try:
+            with stage.connection.begin_nested():
+                done = stage.connection.execute(statement(number.between(first, last)))
             stage.deleted += done.rowcount if op is Op.DELETE else 0
-            return
-    except DBAPIError as error:
-        if not refuses_the_row(error):
-            raise
-        if first == last:
-            refusals.append(_refusal(stage, first, error, op))
-            stage.settle([first], PARKED)
-            return
-    middle = (first + last) // 2
-    _write_range(stage, op, statement, first, middle, refusals)
-    _write_range(stage, op, statement, middle + 1, last, refusals)
+        except DBAPIError as error:
+            if not refuses_the_row(error):
+                raise
+            if first == last:
+                refusals.append(_refusal(stage, first, error, op))
+                stage.settle([first], PARKED)
+            else:
+                middle = (first + last) // 2
+                ranges += [(middle + 1, last), (first, middle)]
+    return refusals
 
 
 def _refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
