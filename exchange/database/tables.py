@@ -227,7 +227,9 @@ holds_place = Predicate(
 )
 """Whether a batch holds its place: one that is quarantined, given up or unbelieved holds none."""
 
-_is_kept = Predicate("{pruned_at} IS NULL")
+is_kept = Predicate("{pruned_at} IS NULL")
+"""Whether a batch's files were not pruned."""
+
 _is_due_again = Predicate("{again_at} IS NOT NULL")
 
 batch = Table(
@@ -274,7 +276,7 @@ batch = Table(
         "ix_exchange_batch_kept",
         "direction",
         "updated_at",
-        **_is_kept.of_index(),
+        **is_kept.of_index(),
     ),
     Index(
         "ix_exchange_batch_again",

@@ -15,7 +15,7 @@ from exchange import dead_letters
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import writing
-from exchange.database.tables import BatchState, Direction, batch
+from exchange.database.tables import BatchState, Direction, batch, is_kept
 from exchange.format.as_dict import AsDict
 from exchange.format.manifest import Manifest
 from exchange.format.names import CONTROL
@@ -98,7 +98,7 @@ def _prune_sealed(site: Site) -> int:
                     ),
                 ),
                 batch.c.updated_at < moment - min(CONTROL_AGE, timedelta(days=site.limits.retention_days)),
-                batch.c.pruned_at.is_(None),
+                is_kept(batch),
             )
             .order_by(batch.c.updated_at)
             .limit(MAX_BATCHES)
