@@ -21,8 +21,8 @@ from exchange.tables.capture import sqlite
 from exchange.tables.capture.sql import literal, literals, run
 from exchange.tables.capture.stream_table import (
     StreamTable,
+    and_in_shard,
     carried,
-    falls,
     help_planner,
     make_claimed_table,
     order_self_references,
@@ -145,7 +145,7 @@ def _of(connection: Connection, streams: Sequence[Stream], shard: Shard | None) 
 
 
 def _in_shard(connection: Connection, stream: Stream, shard: Shard | None) -> str:
-    return f"(stream = {literal(stream.name)}{falls(connection, stream, shard)})"
+    return f"(stream = {literal(stream.name)}{and_in_shard(connection, stream, shard)})"
 
 
 def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None) -> int | None:
@@ -165,7 +165,7 @@ def _oldest(connection: Connection, streams: Sequence[Stream], limit: int, shard
     return " UNION ALL ".join(
         "SELECT id FROM (SELECT id FROM exchange_change"
         f" WHERE stream BETWEEN {literal(stream.name)} AND {literal(stream.name)}"
-        f"{falls(connection, stream, shard)} ORDER BY stream, id LIMIT {limit}) s"
+        f"{and_in_shard(connection, stream, shard)} ORDER BY stream, id LIMIT {limit}) s"
         for stream in carried(streams, shard)
     )
 

@@ -23,8 +23,8 @@ from exchange.tables.capture.sql import identifier, literal, run
 from exchange.tables.capture.stream_table import (
     CLAIMED,
     StreamTable,
+    and_in_shard,
     carried,
-    falls,
     help_planner,
     make_claimed_table,
     order_self_references,
@@ -147,7 +147,7 @@ def _put_keys(
         conditions.append(f"({written} IS NULL OR {written} < {older_than:d})")
     page = (
         f"SELECT {names} FROM {table.place} t WHERE {' AND '.join(conditions)}"
-        f"{falls(connection, table.stream, shard, text)} ORDER BY {_ordered(table)} LIMIT {limit:d}"
+        f"{and_in_shard(connection, table.stream, shard, text)} ORDER BY {_ordered(table)} LIMIT {limit:d}"
     )
     put = run(
         connection,

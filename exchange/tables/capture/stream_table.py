@@ -78,7 +78,7 @@ _SETTINGS = {
 }
 
 
-def falls(connection: Connection, stream: Stream, shard: Shard | None, text: str = "key") -> str:
+def and_in_shard(connection: Connection, stream: Stream, shard: Shard | None, text: str = "key") -> str:
     """Say, after a condition, that the key in ``text`` falls to the shard; nothing where all of the stream's do."""
     if shard is None or stream.name not in shard.split:
         return ""

@@ -19,7 +19,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.tables.loader.constraints import Constraints, broken
 from exchange.tables.loader.copy import refuses_the_row
-from exchange.tables.loader.staging import KEY, LINE, Rows, TemporaryTable, column_names, key_texts
+from exchange.tables.loader.staging import KEY, LINE, Rows, TemporaryTable, column_names, equal, key_texts
 
 Condition = sa.ColumnElement[bool]
 
@@ -75,16 +75,16 @@ class Precheck(TemporaryTable):
     def _break_a_constraint(self) -> Iterator[Condition]:
         arriving, target = self.table, self.target.name
         for key in self._constraints.of(target):
-            if self._crosses(key.columns):
+            if self.carries(key.columns):
                 mine = [arriving.c[name] for name in key.columns]
                 parent = sa.table(key.referred, *map(sa.column, key.referred_columns)).alias("parent")
-                missing: Condition = ~sa.exists().where(*_equal(parent, key.referred_columns, mine))
+                missing: Condition = ~sa.exists().where(*equal(parent, key.referred_columns, mine))
                 if key.referred == target:  # it may stand beside the row
                     others = [arriving.alias("beside").c[name] for name in key.referred_columns]
                     missing &= sa.tuple_(*mine).not_in(sa.select(*others).where(*_not_null(others)))
                 yield sa.and_(*_not_null(mine), missing)
         for unique in self._constraints.uniques[target]:
-            if self._crosses(unique.columns):
+            if self.carries(unique.columns):
                 beside = arriving.alias("beside")
                 first = sa.select(sa.func.min(beside.c[LINE])).group_by(*(beside.c[name] for name in unique.columns))
                 yield sa.and_(*_not_null([arriving.c[name] for name in unique.columns]), arriving.c[LINE].not_in(first))
@@ -93,9 +93,9 @@ class Precheck(TemporaryTable):
 
     def _take_a_unique_value(self) -> Iterator[Condition]:
         for unique in self._constraints.uniques[self.target.name]:
-            if self._crosses(unique.columns):
+            if self.carries(unique.columns):
                 mine = [self.table.c[name] for name in unique.columns]
-                same_value = _equal(self.target, unique.columns, mine)
+                same_value = equal(self.target, unique.columns, mine)
                 yield sa.exists().where(*same_value, ~self.same_key(self.target, self.table))
 
     def _meet_a_tombstone_as_new(self) -> Condition:
@@ -108,9 +108,6 @@ class Precheck(TemporaryTable):
     def _meet_a_row_as_new(self) -> Condition:
         as_new = self.target.c[VERSION_COLUMN] >= self.table.c[VERSION_COLUMN]
         return sa.exists().where(self.same_key(self.target, self.table), as_new)
-
-    def _crosses(self, names: tuple[str, ...]) -> bool:
-        return {column.name for column in self.stream.columns}.issuperset(names)
 
 
 def _looked_at(stream: Stream, constraints: Constraints) -> set[str]:
@@ -128,7 +125,3 @@ def _looked_at(stream: Stream, constraints: Constraints) -> set[str]:
 
 def _not_null(columns: Iterable[sa.Column[object]]) -> Iterator[Condition]:
     return (column.is_not(None) for column in columns)
-
-
-def _equal(table: sa.FromClause, names: tuple[str, ...], values: list[sa.Column[object]]) -> list[Condition]:
-    return [table.c[name] == value for name, value in zip(names, values, strict=True)]

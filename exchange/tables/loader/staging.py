@@ -118,6 +118,10 @@ class TemporaryTable:
         """The key columns of the table, the target or an alias of either."""
         return [table.c[column.name] for column in self.stream.key]
 
+    def carries(self, names: tuple[str, ...]) -> bool:
+        """Say whether the stream has all these columns."""
+        return {column.name for column in self.stream.columns}.issuperset(names)
+
     def same_key(self, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
         """Say that two rows have one key."""
         return sa.and_(*(a == b for a, b in zip(self.key(one), self.key(other), strict=True)))
@@ -164,6 +168,13 @@ class Stage(TemporaryTable):
             self.connection.execute(
                 sa.update(self.table).where(self.table.c[LINE].in_(some)).values({OUTCOME: outcome})
             )
+
+
+def equal(
+    table: sa.FromClause, names: tuple[str, ...], values: Sequence[sa.ColumnElement[Any]]
+) -> list[sa.ColumnElement[bool]]:
+    """Say that a row has these values in the columns of these names."""
+    return [table.c[name] == value for name, value in zip(names, values, strict=True)]
 
 
 def applying(table: sa.FromClause, op: Op | None = None) -> sa.ColumnElement[bool]:

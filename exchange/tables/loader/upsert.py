@@ -20,7 +20,7 @@ from exchange.database.redact import words as said
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
-from exchange.tables.loader.checks import PARKED, Refusal, passing_values
+from exchange.tables.loader.checks import Refusal, park, passing_values
 from exchange.tables.loader.constraints import Unique
 from exchange.tables.loader.copy import refuses_the_row
 from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_names
@@ -104,8 +104,7 @@ def free_unique_values(stage: Stage, unique: Unique) -> tuple[set[int], list[Ref
             for row in rows
             for line in row[:2]
         }
-        stage.settle(list(refusals), PARKED)
-        return set(), list(refusals.values())
+        return set(), park(stage, list(refusals.values()))
     return {row[1] for row in rows}, []
 
 
@@ -169,8 +168,7 @@ def _write(stage: Stage, op: Op, statement: Statement) -> list[Refusal]:
             if not refuses_the_row(error):
                 raise
             if first == last:
-                refusals.append(_refusal(stage, first, error, op))
-                stage.settle([first], PARKED)
+                refusals += park(stage, [_refusal(stage, first, error, op)])
             else:
                 middle = (first + last) // 2
                 ranges += [(middle + 1, last), (first, middle)]
