@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import attempts as counted_attempts
-from exchange.database.batch_fault import Stumbled, is_its_own
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, Direction, batch
@@ -27,17 +27,17 @@ MOST_TOLD = 20
 """So many batches are told one by one."""
 
 
-def settle(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
+def settle(site: Site, seen: Arrival | Stranger, fall: Crashed) -> Imported:
     """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError."""
     with world_errors():
-        attempts = counted_attempts.count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
+        attempts = counted_attempts.count_failure(site.engine, seen.counted_as, fall.sentence, fall.attempts)
         verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
         # What it says of itself may be what can't be written down: then it is a file with a name.
         for one in (seen, Stranger(seen.sighting, fall)):
             try:
                 return verdicts.settle(site, one, verdict)
             except Exception as further:
-                if not is_its_own(further):
+                if not is_batch_fault(further):
                     raise
     # The next run finds it where it lies.
     return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.CRASHED, verdict.sentence)
@@ -58,7 +58,7 @@ def forget_gone(site: Site, sightings: Collection[BatchFiles]) -> None:
     """Forget the attempts at batches whose files went away: nobody tries them again."""
     with world_errors():
         with reading(site.engine) as connection:
-            failed = {one.batch for one in counted_attempts.stumbles(connection)}
+            failed = {one.batch for one in counted_attempts.failed_batches(connection)}
         gone = failed - {one.name.place for one in sightings} - {f"unread {one.stem}" for one in sightings}
         if gone:
             with writing(site.engine) as connection:
@@ -72,7 +72,7 @@ def told(site: Site, connection: Connection) -> list[str]:
     tried = [
         f"batch {one.batch} could not be taken in, {one.attempts} of {most} attempts failed"
         f" ({one.why or 'the process died'}); the next import tries again, and quarantines it in the end"
-        for one in counted_attempts.stumbles(connection, MOST_TOLD)
+        for one in counted_attempts.failed_batches(connection, MOST_TOLD)
     ]
     refused = [
         f"batch {stem} is quarantined, as it could not be taken in; ask {site.peer} about it: `exchange quarantine show"

@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 from exchange.channels.channel import Channel
 from exchange.database import network, positions
-from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, reading
 from exchange.database.tables import Direction
@@ -99,7 +99,7 @@ def run(
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             positions.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
         reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
-    except (WorldError, Stumbled) as error:
+    except (WorldError, Crashed) as error:
         trouble = error.sentence
     lanes = tuple(sorted(handed))
     return ImportRun(
@@ -112,7 +112,7 @@ def _still(waiting: Waiting, seen: Arrival | Stranger, here: Iterable[Arrival | 
     try:
         return waiting.still(seen, here)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
         return None
 
@@ -124,15 +124,15 @@ def _follow_up(
     snapshots_of: Iterable[Channel],
     stopping: Callable[[], bool],
 ) -> tuple[Retried, ...]:
-    """Do what follows on the batches, which are done whatever becomes of it. Raises Stumbled."""
+    """Do what follows on the batches, which are done whatever becomes of it. Raises Crashed."""
     try:
         gaps.note(site, channel)
         return _reunite(site, outcomes, snapshots_of, stopping)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        what = f"{stumbled(error)} while gaps and dead letters were looked after; the batches are done"
-        raise Stumbled(f"{what}, and the next run tries the rest again") from error
+        what = f"{Crashed.of(error)} while gaps and dead letters were looked after; the batches are done"
+        raise Crashed(f"{what}, and the next run tries the rest again") from error
 
 
 def _reunite(
@@ -188,15 +188,15 @@ def take_in(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> I
     except Busy as busy:
         return Imported(seen.sighting.stem, seen.place[0], Verdict.BUSY, None, str(busy), busy=busy)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        fall = stumbled(error)
-    return _stumble(site, seen, fall)  # what the error held in memory is free again
+        fall = Crashed.of(error)
+    return _crashed(site, seen, fall)  # what the error held in memory is free again
 
 
 def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
     if isinstance(seen, Stranger):
-        if isinstance(seen.fault, Stumbled):
+        if isinstance(seen.fault, Crashed):
             raise seen.fault
         return settle(site, seen, judge_stranger(site, seen))
     seen = replace(seen, released=release)
@@ -204,7 +204,7 @@ def _take_in(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported
     return attempt(site, seen) if standing is NEXT else settle(site, seen, standing)
 
 
-def _stumble(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
+def _crashed(site: Site, seen: Arrival | Stranger, fall: Crashed) -> Imported:
     try:
         return failures.settle(site, seen, fall)
     except Busy as busy:

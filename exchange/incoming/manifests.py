@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger
-from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
@@ -104,7 +104,7 @@ def look(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Strang
     terms = (site.network, site.peer, site.channels, trusted, site.require_signature)
     seen = list(site.spool.manifest_cache.each(sightings, terms, read))
     for one in seen:
-        if isinstance(one, Stranger) and isinstance(one.fault, Stumbled):
+        if isinstance(one, Stranger) and isinstance(one.fault, Crashed):
             site.spool.manifest_cache.forget(one.sighting)  # whatever it was, it may not be so the next time
     return sorted(seen, key=lambda one: (is_nobodys(one), *one.place, one.sighting.name.attempt))
 
@@ -137,9 +137,9 @@ def believe(site: Site, sighting: BatchFiles, content: bytes) -> Arrival | Stran
     except BatchError as fault:
         return Stranger(sighting, fault, digest(line) if line else None, line, manifest, signed)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        return Stranger(sighting, stumbled(error), signed=signed)
+        return Stranger(sighting, Crashed.of(error), signed=signed)
     proof = signature.encode().decode() if signature else None
     return Arrival(sighting, manifest, line, digest(line), channel, proof)
 

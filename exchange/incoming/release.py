@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger
-from exchange.database.batch_fault import is_its_own, stumbled
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.errors import world_errors
 from exchange.database.ledger import Counts, Entry, Event
 from exchange.database.locks import import_lock, join, locked, reading
@@ -93,9 +93,9 @@ def look(site: Site, stem: str, limit: int) -> Look:
     except (BatchError, WorldError) as fault:
         return replace(found, untried=fault.sentence)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        return replace(found, untried=f"that fails with {stumbled(error)}")
+        return replace(found, untried=f"that fails with {Crashed.of(error)}")
 
 
 def release(site: Site, stem: str, *, park: bool) -> Imported:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from exchange.database import attempts, ledger, positions
-from exchange.database.batch_fault import Stumbled
+from exchange.database.batch_fault import Crashed
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.locks import Busy, import_lock, join
@@ -40,7 +40,7 @@ def attempt(site: Site, arrival: Arrival) -> Imported:
     unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
     try:
         done = apply(site, arrival)
-    except Stumbled:
+    except Crashed:
         raise
     except BatchError as fault:
         if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):

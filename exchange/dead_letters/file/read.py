@@ -16,7 +16,7 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange.database.batch_fault import stumbled
+from exchange.database.batch_fault import Crashed
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import LETTERS_LOCK, locked
@@ -69,7 +69,7 @@ def bring(site: Site, file: Path) -> Brought:
         except DBAPIError as error:
             if not refuses_the_row(error):
                 raise
-            raise FileFault(f"the database refuses what is in it ({stumbled(error)})") from error
+            raise FileFault(f"the database refuses what is in it ({Crashed.of(error)})") from error
 
 
 @contextmanager
