@@ -75,7 +75,7 @@ class Bulk:
         }
 
 
-class Kind(NamedTuple):
+class LetterKind(NamedTuple):
     """Letters that are tried in a row."""
 
     direction: Direction
@@ -142,7 +142,7 @@ class _Course:
         mark = None if bulk.rehearsal else self._mark
         self._manner = Manner(rehearse=bulk.rehearsal, then=mark)
 
-    def follow(self, kind: Kind) -> None:
+    def follow(self, kind: LetterKind) -> None:
         """Try the letters of one kind, as far as the run may go."""
         after = 0
         while not self._bulk.stopped:
@@ -214,7 +214,7 @@ class _Course:
                 selections.mark(connection, self._bulk.selection, ids, state, tried=tried)
 
 
-def _kinds(site: Site, connection: Connection, name: str) -> list[Kind]:
+def _kinds(site: Site, connection: Connection, name: str) -> list[LetterKind]:
     """Give the kinds of letters there are: upserts parents first, then deletes children first."""
     letter = dead_letter.c
     there = (
@@ -223,10 +223,10 @@ def _kinds(site: Site, connection: Connection, name: str) -> list[Kind]:
         .where(selected.c.selection == name)
         .distinct()
     )
-    kinds = [Kind(Direction(row.direction), *row[1:]) for row in connection.execute(there)]
+    kinds = [LetterKind(Direction(row.direction), *row[1:]) for row in connection.execute(there)]
     order = {stream.name: at for channel in site.channels for at, stream in enumerate(channel.streams)}
 
-    def rank(kind: Kind) -> tuple[str, str, bool, int, str]:
+    def rank(kind: LetterKind) -> tuple[str, str, bool, int, str]:
         at = order.get(kind.stream or "", 0)
         deletes = kind.op == Op.DELETE
         return (kind.direction, kind.channel, deletes, -at if deletes else at, kind.stream or "")
@@ -234,10 +234,10 @@ def _kinds(site: Site, connection: Connection, name: str) -> list[Kind]:
     return sorted(kinds, key=rank)
 
 
-def _page(connection: Connection, name: str, kind: Kind, after: int, size: int, site: Site) -> list[Header]:
+def _page(connection: Connection, name: str, kind: LetterKind, after: int, size: int, site: Site) -> list[Header]:
     """Give the next letters of a kind that were not tried, by their ids; without poison."""
     letter, mine = dead_letter.c, selected.c
-    alike = [letter[column].is_not_distinct_from(value) for column, value in zip(Kind._fields, kind, strict=True)]
+    alike = [letter[column].is_not_distinct_from(value) for column, value in zip(LetterKind._fields, kind, strict=True)]
     page = (
         sa.select(*retry.HEADER)
         .select_from(selected.join(dead_letter, letter.id == mine.letter))

@@ -23,7 +23,7 @@ from exchange.format import json_pointer, strict_json
 from exchange.format import record as records
 from exchange.format.errors import RecordError, WorldError, printable
 from exchange.format.names import CONTROL
-from exchange.format.record import Record, Run
+from exchange.format.record import Record, RecordRun
 from exchange.site import Site
 from exchange.tables.loader.decode import checked
 from exchange.tables.loader.staging import canonical_key, row_maker
@@ -182,7 +182,7 @@ def _check(site: Site, begun: Draft, record: Record) -> tuple[str, int]:
             raise RecordError("record", f"/{what}", sentence)
     schema_version = letter.schema_version or stream.schema_version
     current = checked(site, {stream.name: schema_version}, record)
-    run = Run(current.stream, current.op, [current.version], [current.body])
+    run = RecordRun(current.stream, current.op, [current.version], [current.body])
     row_maker(stream, site.engine.dialect)([1], run)
     return key, schema_version
 

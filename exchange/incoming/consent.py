@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from exchange.format.errors import Reason, Verdict
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.placement import Decision
 from exchange.incoming import snapshot
 from exchange.incoming.delete_limit import Brake
@@ -20,7 +20,7 @@ from exchange.tables import version_limit
 
 def lacking(site: Site, connection: Connection, arrival: Arrival) -> Decision | None:
     """Say that a batch is held for a person, and why; None if it needs nobody's word, or has it."""
-    if arrival.released or arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
+    if arrival.released or arrival.manifest.kind in {BatchKind.CONTROL, BatchKind.CHECKPOINT}:
         return None
     too_new = _is_ahead(site, connection, arrival)
     if too_new is not None:
@@ -36,7 +36,7 @@ def held(arrival: Arrival, reason: Reason, why: str) -> Decision:
 
 
 def _is_ahead(site: Site, connection: Connection, arrival: Arrival) -> str | None:
-    part = part_of(arrival.manifest) if arrival.manifest.kind is Kind.SNAPSHOT else None
+    part = part_of(arrival.manifest) if arrival.manifest.kind is BatchKind.SNAPSHOT else None
     if part is None:
         return None
     most = version_limit.most(site, connection, arrival.channel)
@@ -44,7 +44,8 @@ def _is_ahead(site: Site, connection: Connection, arrival: Arrival) -> str | Non
 
 
 def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
-    if arrival.manifest.kind is Kind.SNAPSHOT and (sentence := snapshot.removes_too_much(site, connection, arrival)):
+    is_snapshot = arrival.manifest.kind is BatchKind.SNAPSHOT
+    if is_snapshot and (sentence := snapshot.removes_too_much(site, connection, arrival)):
         return sentence
     for name, counts in arrival.manifest.records.items():
         if counts.delete:

@@ -22,7 +22,7 @@ from exchange.database.tables import Direction
 from exchange.dead_letters import auto_retry
 from exchange.files.batch_files import Listing
 from exchange.format.errors import Verdict, WorldError
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT
 from exchange.incoming import failures, strangers
 from exchange.incoming.held import Waiting
@@ -156,7 +156,7 @@ def _told(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, .
 
 
 def _is_snapshot(seen: Arrival | Stranger) -> TypeGuard[Arrival]:
-    return isinstance(seen, Arrival) and seen.manifest.kind is Kind.SNAPSHOT
+    return isinstance(seen, Arrival) and seen.manifest.kind is BatchKind.SNAPSHOT
 
 
 def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:
@@ -175,7 +175,7 @@ def _hand_over(arrived: list[Arrival | Stranger], hand_over: Callable[[str], Non
 
 def _lane(seen: Arrival | Stranger) -> str | None:
     """Name what can be applied beside the rest; None if there is nothing to apply."""
-    if isinstance(seen, Stranger) or seen.manifest.kind is Kind.CONTROL:
+    if isinstance(seen, Stranger) or seen.manifest.kind is BatchKind.CONTROL:
         return None
     return seen.channel.name if seen.channel.beside_others else seen.channel.declared
 

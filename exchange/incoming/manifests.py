@@ -24,7 +24,7 @@ from exchange.format.errors import (
     Untrusted,
     printable,
 )
-from exchange.format.manifest import Kind, Manifest, digest, split_manifest
+from exchange.format.manifest import BatchKind, Manifest, digest, split_manifest
 from exchange.format.names import CONTROL
 from exchange.site import Site
 
@@ -169,17 +169,17 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
             f" to {site.network}"
         )
         raise Misdirected(msg)
-    if manifest.kind is Kind.CONTROL:
+    if manifest.kind is BatchKind.CONTROL:
         return _control(site, manifest)
     channel = site.channel(manifest.channel, manifest.shards)
     if channel is None or channel.target != site.network:
         msg = f"this side declares no incoming channel {manifest.channel}"
         raise Unsupported(msg)
     _check_encoding(manifest)
-    if manifest.kind is Kind.CHECKPOINT:
+    if manifest.kind is BatchKind.CHECKPOINT:
         _check_schemas(manifest, {control.DIGEST})
         return channel
-    if manifest.kind is Kind.SNAPSHOT:
+    if manifest.kind is BatchKind.SNAPSHOT:
         _check_snapshot(manifest, channel)
     for name, version in manifest.schemas.items():
         stream = next((one for one in channel.streams if one.name == name), None)

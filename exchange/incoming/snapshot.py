@@ -27,8 +27,8 @@ from exchange.format import record as records
 from exchange.format.buckets import bucket_of, key_text, shard_of
 from exchange.format.control import Part
 from exchange.format.errors import RecordError, printable
-from exchange.format.manifest import Kind
-from exchange.format.record import Op, Record, Run
+from exchange.format.manifest import BatchKind
+from exchange.format.record import Op, Record, RecordRun
 from exchange.incoming import delete_limit
 from exchange.incoming.delete_limit import Brake
 from exchange.incoming.manifests import Arrival, part_of
@@ -110,7 +110,7 @@ def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Itera
             batch.c.epoch == epoch,
             batch.c.sequence != sequence,
             batch.c.state == BatchState.APPLIED,
-            batch.c.manifest.contains(Kind.SNAPSHOT.value),
+            batch.c.manifest.contains(BatchKind.SNAPSHOT.value),
         )
         .order_by(batch.c.sequence.desc())
     )
@@ -125,7 +125,7 @@ def _part_in(line: str) -> Part | None:
     """Read which part of a snapshot an applied batch was; None if it was none, or none that counts here."""
     manifest = peer_words.manifest(line)
     try:
-        return part_of(manifest) if manifest is not None and manifest.kind is Kind.SNAPSHOT else None
+        return part_of(manifest) if manifest is not None and manifest.kind is BatchKind.SNAPSHOT else None
     except RecordError:
         return None
 
@@ -142,7 +142,7 @@ def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> 
         for stream in _pruned(channel, part):
             for keys in _missing(connection, channel, stream, part):
                 numbers = range(line + 1, line + len(keys) + 1)
-                run = Run(stream.name, Op.DELETE, [part.version] * len(keys), [dict(key) for key in keys])
+                run = RecordRun(stream.name, Op.DELETE, [part.version] * len(keys), [dict(key) for key in keys])
                 loader.add(stream.name, loader.rows(numbers, [*map(key_text, keys)], run))
                 loader.flush()  # the next keys are read over the same connection
                 line = numbers[-1]

@@ -23,7 +23,7 @@ from exchange.format.batch import check_data
 from exchange.format.control import Digest
 from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Reason, Verdict, printable
 from exchange.format.lineage import left_by
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT, Decision
 from exchange.incoming import apply as applying
 from exchange.incoming import checkpoint, control_batch, row_diff, snapshot
@@ -63,7 +63,7 @@ def apply(site: Site, arrival: Arrival) -> Counts | Decision:
     ours: list[Digest] = []
 
     def look_at_ourselves(crashes: int) -> None:
-        if arrival.manifest.kind is Kind.CHECKPOINT and crashes < site.limits.crashes:
+        if arrival.manifest.kind is BatchKind.CHECKPOINT and crashes < site.limits.crashes:
             ours.extend(checkpoint.own_digests(site, arrival.channel))
 
     with _refused_at_the_end(), attempts.attempted(site.engine, lock, key, look_at_ourselves) as (connection, crashes):
@@ -104,7 +104,7 @@ def _opened(site: Site, arrival: Arrival) -> BinaryIO:
 def _advance(connection: Connection, arrival: Arrival) -> None:
     """Move the channel's position to a batch, and over what is behind it and was given up."""
     channel, epoch, sequence = arrival.place
-    heeds_gaps = arrival.manifest.kind is not Kind.CONTROL
+    heeds_gaps = arrival.manifest.kind is not BatchKind.CONTROL
     if heeds_gaps and not arrival.channel.ordered:
         gaps.note_leap(connection, arrival.place)
     positions.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
@@ -117,15 +117,15 @@ def _take_effect(
 ) -> Counts:
     """Do what the records of a verified batch say, by its kind."""
     match arrival.manifest.kind:
-        case Kind.CONTROL:
+        case BatchKind.CONTROL:
             return control_batch.hear(site, connection, arrival, data)
-        case Kind.CHECKPOINT:
+        case BatchKind.CHECKPOINT:
             return checkpoint.compare(site, connection, arrival, data, ours)
-        case Kind.SNAPSHOT:
+        case BatchKind.SNAPSHOT:
             row_diff.find(site, connection, arrival, data)
             counts = applying.apply_records(site, connection, arrival, data)
             return snapshot.conclude(site, connection, arrival, counts)
-        case Kind.CHANGES:
+        case BatchKind.CHANGES:
             return applying.apply_records(site, connection, arrival, data)
 
 

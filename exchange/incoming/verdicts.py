@@ -14,7 +14,7 @@ from exchange.database.engine import now
 from exchange.database.locks import STRANGERS_LOCK, Busy, import_lock, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.placement import Decision
 from exchange.incoming.manifests import Arrival, Stranger
 from exchange.limits import Limits
@@ -47,7 +47,7 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Imported:
 
 def _is_passing(manifest: Manifest, reason: Reason | None) -> bool:
     """Say whether nothing is written down of a batch that waits: it is far off, or newer ones will say it all."""
-    return reason is Reason.LOOK_AHEAD or (reason is Reason.CRASHED and manifest.kind is Kind.CONTROL)
+    return reason is Reason.LOOK_AHEAD or (reason is Reason.CRASHED and manifest.kind is BatchKind.CONTROL)
 
 
 def _forget_attempts(site: Site, seen: Arrival | Stranger) -> None:
@@ -66,7 +66,7 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Deci
         if given_up is None:
             _write_down(connection, seen, BatchState.QUARANTINED, verdict)
         attempts.forget_attempts(connection, seen.counted_as)
-        if isinstance(seen, Arrival) and seen.manifest.kind is not Kind.CONTROL:
+        if isinstance(seen, Arrival) and seen.manifest.kind is not BatchKind.CONTROL:
             gaps.note_refused(connection, seen.place, site.limits.look_ahead)
     if given_up is None:
         site.spool.quarantine(seen.sighting, verdict.sentence)

@@ -23,7 +23,7 @@ from exchange.format.as_dict import AsDict
 from exchange.format.control import MAX_UNDECIDED, Proof
 from exchange.format.errors import Reason, Verdict, WorldError, printable
 from exchange.format.lineage import Left, left_by
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.placement import Decision, Position
 from exchange.link import gaps
@@ -79,7 +79,7 @@ def undecided(connection: Connection, manifest: Manifest, at: Position | None) -
     sentence = _unproven(connection, channel, epoch, left_by(manifest))
     if sentence is None:
         return None
-    if manifest.kind is Kind.CONTROL and _is_outdated(connection, epoch, sequence):
+    if manifest.kind is BatchKind.CONTROL and _is_outdated(connection, epoch, sequence):
         return Decision(Verdict.DUPLICATE, None, "a newer control batch of its epoch is held; nothing changed")
     return Decision(Verdict.HELD, Reason.UNPROVEN_EPOCH, sentence)
 

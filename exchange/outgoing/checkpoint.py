@@ -21,7 +21,7 @@ from exchange.database.tables import ResyncState, position, resync
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.control import DIGEST, VERSION, Digest
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record
 from exchange.outgoing import compose
 from exchange.outgoing import seal as sealing
@@ -108,7 +108,7 @@ def _seal(
             writer,
             draft,
             channel=channel.name,
-            kind=Kind.CHECKPOINT,
+            kind=BatchKind.CHECKPOINT,
             schemas={DIGEST: VERSION},
             shards=channel.shards,
         )

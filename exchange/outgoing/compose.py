@@ -26,7 +26,7 @@ from exchange.dead_letters import Letter
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import RecordError
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.record import Op, Record
 from exchange.outgoing import seal as sealing
 from exchange.results import Exported
@@ -281,7 +281,7 @@ def seal_pending(site: Site, connection: Connection, channel: Channel) -> Sealed
                 writer,
                 draft,
                 channel=channel.name,
-                kind=Kind.CHANGES,
+                kind=BatchKind.CHANGES,
                 schemas={name: channel.stream(name).schema_version for name in writer.streams},
                 shards=channel.shards,
             )

@@ -25,7 +25,7 @@ from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.control import Heard, Heartbeat, Proof, Request, Sent
 from exchange.format.errors import Reason, Verdict, WorldError, printable
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.link import epoch_adoption, receipts
@@ -124,7 +124,7 @@ def _seal(site: Site) -> Manifest | None:
             writer,
             draft,
             channel=CONTROL,
-            kind=Kind.CONTROL,
+            kind=BatchKind.CONTROL,
             schemas=dict.fromkeys(writer.streams, control.VERSION),
         )
 

@@ -22,7 +22,7 @@ from exchange.database.tables import BatchState, Direction
 from exchange.format import lineage
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import WorldError, printable
-from exchange.format.manifest import Kind, Manifest, digest, join_manifest
+from exchange.format.manifest import BatchKind, Manifest, digest, join_manifest
 from exchange.site import Site
 
 ENCODING = ("zstd",)
@@ -46,7 +46,7 @@ def seal(
     draft: tuple[BinaryIO, Path],
     *,
     channel: str,
-    kind: Kind,
+    kind: BatchKind,
     schemas: Mapping[str, int],
     shards: int = 1,
     extra: Mapping[str, Any] | None = None,
@@ -126,6 +126,6 @@ def next_copy(site: Site, manifest: Manifest, attempt: int) -> datetime | None:
 
     Of control batches the newest says it all, so they have no copies.
     """
-    if not site.one_way or manifest.kind is Kind.CONTROL or attempt >= site.limits.copies:
+    if not site.one_way or manifest.kind is BatchKind.CONTROL or attempt >= site.limits.copies:
         return None
     return now() + timedelta(seconds=site.limits.copy_seconds)

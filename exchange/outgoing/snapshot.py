@@ -27,7 +27,7 @@ from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of
 from exchange.format.control import Part
 from exchange.format.errors import RecordError
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.link import send_requests
 from exchange.outgoing import compose
 from exchange.outgoing import seal as sealing
@@ -211,7 +211,7 @@ class _Step:
             writer,
             draft,
             channel=self._channel.name,
-            kind=Kind.SNAPSHOT,
+            kind=BatchKind.SNAPSHOT,
             schemas={name: self._channel.stream(name).schema_version for name in writer.streams},
             shards=self._channel.shards,
             extra={"snapshot": part.as_data()},

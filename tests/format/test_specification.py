@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import BatchError, Reason, RecordError, Verdict
-from exchange.format.manifest import MAX_MANIFEST_BYTES, Kind, Manifest, split_manifest
+from exchange.format.manifest import MAX_MANIFEST_BYTES, BatchKind, Manifest, split_manifest
 from exchange.format.names import MAX_SEQUENCE, FileKind, parse_file_name
 from exchange.format.record import decode
 from exchange.format.signing import TrustedKeys, fingerprint
@@ -93,7 +93,7 @@ def test_the_fingerprint_in_the_text_is_that_of_the_key_in_it() -> None:
 
 
 def test_every_kind_and_verdict_is_in_the_text() -> None:
-    for kind in Kind:
+    for kind in BatchKind:
         assert f"`{kind}`" in TEXT
     verdicts = TEXT[TEXT.index("## 9") : TEXT.index("## 10")]
     for word in (

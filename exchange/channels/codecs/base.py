@@ -40,7 +40,7 @@ class Refuse(Protocol):
         ...
 
 
-class Kind(ABC):
+class ValueKind(ABC):
     """One kind of values: its schema and its two directions, on SQLite and on PostgreSQL.
 
     An encoder takes what ``selected`` gives, a decoder gives what the driver binds without any conversion of

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColumn, Json, Kind, as_is
+from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColumn, Json, ValueKind, as_is
 from exchange.channels.codecs.numeric import Exact, Real, Truth, Whole
 from exchange.channels.codecs.temporal import Day, Duration, Moment, TimeOfDay
 from exchange.channels.codecs.text import Choice, Document, Identifier, Octets, Words
@@ -39,7 +39,7 @@ class Codec:
     column: sa.Column[Any]
     nullable: bool
     json_schema: Mapping[str, Any]
-    kind: Kind = field(repr=False)
+    kind: ValueKind = field(repr=False)
     sensitive: bool = False
 
     def selected(self, dialect: Dialect) -> sa.ColumnElement[Any]:
@@ -158,7 +158,7 @@ def _check_storage(column: sa.Column[Any], resolved: TypeEngine[Any]) -> None:
         raise _unsupported(column, "PostgreSQL drops what lies outside of the interval's fields")
 
 
-def _kind(column: sa.Column[Any], kind: TypeEngine[Any]) -> Kind:
+def _kind(column: sa.Column[Any], kind: TypeEngine[Any]) -> ValueKind:
     for known, make in _KINDS:
         if isinstance(kind, known):
             return make(column, kind)
@@ -167,11 +167,11 @@ def _kind(column: sa.Column[Any], kind: TypeEngine[Any]) -> Kind:
     raise _unsupported(column, "its values have no exact form that both databases share")
 
 
-def _whole(bits: int) -> Callable[[sa.Column[Any], Any], Kind]:
+def _whole(bits: int) -> Callable[[sa.Column[Any], Any], ValueKind]:
     return lambda _column, _kind: Whole(bits)
 
 
-def _exact(column: sa.Column[Any], kind: sa.Numeric[Any]) -> Kind:
+def _exact(column: sa.Column[Any], kind: sa.Numeric[Any]) -> ValueKind:
     if kind.precision is None:
         return Exact(None, 0, bool(column.primary_key))
     scale = kind.scale or 0
@@ -180,18 +180,18 @@ def _exact(column: sa.Column[Any], kind: sa.Numeric[Any]) -> Kind:
     return Exact(kind.precision, scale, bool(column.primary_key))
 
 
-def _real(_column: sa.Column[Any], kind: sa.Float[Any]) -> Kind:
+def _real(_column: sa.Column[Any], kind: sa.Float[Any]) -> ValueKind:
     bits = kind.precision
     return Real(isinstance(kind, sa.REAL) or (bits is not None and bits <= _SINGLE_PRECISION_BITS))
 
 
-def _words(_column: sa.Column[Any], kind: sa.String) -> Kind:
+def _words(_column: sa.Column[Any], kind: sa.String) -> ValueKind:
     # Two texts that differ may be one key where case does not count.
     counts_case = not isinstance(kind, postgresql.CITEXT)
     return Words(kind.length, isinstance(kind, (sa.CHAR, sa.NCHAR)), counts_case)
 
 
-def _choice(column: sa.Column[Any], kind: sa.Enum) -> Kind:
+def _choice(column: sa.Column[Any], kind: sa.Enum) -> ValueKind:
     values = list(_enum_values(kind))
     if not values or len(values) != len(kind.enums):
         raise _unsupported(column, "it must have values, and one name kept for each")
@@ -212,21 +212,21 @@ def _enum_values(kind: sa.Enum) -> Iterator[Any]:
         yield member.value
 
 
-def _identifier(_column: sa.Column[Any], kind: sa.Uuid[Any]) -> Kind:
+def _identifier(_column: sa.Column[Any], kind: sa.Uuid[Any]) -> ValueKind:
     return Identifier(bool(kind.native_uuid))
 
 
-def _time(column: sa.Column[Any], kind: sa.Time) -> Kind:
+def _time(column: sa.Column[Any], kind: sa.Time) -> ValueKind:
     if kind.timezone:
         raise _unsupported(column, "a time with zone means no moment; make it a time without zone")
     return TimeOfDay(_digits(kind), bool(column.primary_key))
 
 
-def _moment(_column: sa.Column[Any], kind: sa.DateTime) -> Kind:
+def _moment(_column: sa.Column[Any], kind: sa.DateTime) -> ValueKind:
     return Moment(bool(kind.timezone), _digits(kind))
 
 
-def _duration(_column: sa.Column[Any], kind: Any) -> Kind:
+def _duration(_column: sa.Column[Any], kind: Any) -> ValueKind:
     digits = kind.second_precision if isinstance(kind, types.Interval) else kind.precision
     return Duration(bool(kind.native), _MICROSECOND_DIGITS if digits is None else digits)
 
@@ -238,7 +238,7 @@ def _digits(kind: TypeEngine[Any]) -> int:
 
 
 # The first that fits: a subclass stands before its base.
-_KINDS: tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[sa.Column[Any], Any], Kind]], ...] = (
+_KINDS: tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[sa.Column[Any], Any], ValueKind]], ...] = (
     (sa.Enum, _choice),
     (sa.String, _words),
     (sa.Boolean, lambda _column, _kind: Truth()),

@@ -20,7 +20,7 @@ from exchange.channels.channel import Channel
 from exchange.database.dialects import dialect_of
 from exchange.database.ledger import Counts
 from exchange.database.tables import importing
-from exchange.format.record import Run
+from exchange.format.record import RecordRun
 from exchange.tables.loader import checks, upsert
 from exchange.tables.loader.background import BackgroundWorker
 from exchange.tables.loader.bulk_path import BulkPath
@@ -73,7 +73,7 @@ class Loader:
         """Let go of the connection; what was added and not loaded is left to the caller's rollback."""
         self._worker.close()
 
-    def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: Run) -> Rows:
+    def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: RecordRun) -> Rows:
         """Make the rows of checked records of the current schema version, whose ``lines`` have these ``numbers``.
 
         Raises RecordError for a value that its column's type can't keep, whichever record's it is.

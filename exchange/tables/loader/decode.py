@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from exchange.format import record as records
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import Counts
-from exchange.format.record import Op, Record, Run
+from exchange.format.record import Op, Record, RecordRun
 from exchange.format.strict_json import Unreadable
 from exchange.site import Site
 from exchange.tables import version_limit
@@ -81,7 +81,7 @@ class Decoder:
             for stream in self._schemas.keys() & {stream for stream, _ in self._counts}
         }
 
-    def _validate(self, lines: Sequence[bytes], numbers: Sequence[int], run: Run) -> Iterator[Decoded | BadLine]:
+    def _validate(self, lines: Sequence[bytes], numbers: Sequence[int], run: RecordRun) -> Iterator[Decoded | BadLine]:
         """Check the records of ``lines``, lift them to the current schema version, and make their rows."""
         refused: set[int] = set()
         if max(run.versions, default=0) > self._newest:
@@ -107,14 +107,14 @@ class Decoder:
         if lines:
             yield from self._make_rows(lines, numbers, run)
 
-    def _places_to_check(self, run: Run) -> Iterable[int]:
+    def _places_to_check(self, run: RecordRun) -> Iterable[int]:
         """Give the places of the records that need a look of their own: refused ones, or all of another version."""
         checker = self._site.checkers.get(run.stream)
         if checker is None or self._schemas.get(run.stream) != checker.stream.schema_version:
             return range(len(run.bodies))
         return checker.refused(run.bodies) if run.op is Op.UPSERT else checker.refused_keys(run.bodies)
 
-    def _make_rows(self, lines: Sequence[bytes], numbers: Sequence[int], run: Run) -> Iterator[Decoded | BadLine]:
+    def _make_rows(self, lines: Sequence[bytes], numbers: Sequence[int], run: RecordRun) -> Iterator[Decoded | BadLine]:
         try:
             yield Decoded(run.stream, self._loader.rows(numbers, lines, run))
         except RecordError as error:
@@ -122,7 +122,7 @@ class Decoder:
                 yield BadLine(numbers[0], lines[0], error)
                 return
             for part in _parts(len(lines)):
-                some = Run(run.stream, run.op, run.versions[part], run.bodies[part])
+                some = RecordRun(run.stream, run.op, run.versions[part], run.bodies[part])
                 yield from self._make_rows(lines[part], numbers[part], some)
 
     def _decode_alone(self, line: bytes, number: int) -> Iterator[Decoded | BadLine]:
@@ -132,7 +132,8 @@ class Decoder:
             yield BadLine(number, line, error)
             return
         self._counts[record.stream, record.op] += 1
-        yield from self._validate([line], [number], Run(record.stream, record.op, [record.version], [record.body]))
+        run = RecordRun(record.stream, record.op, [record.version], [record.body])
+        yield from self._validate([line], [number], run)
 
 
 def _without(places: Collection[int], members: Sequence[_Member]) -> list[_Member]:

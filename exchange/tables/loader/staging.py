@@ -15,7 +15,7 @@ from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import in_parts
 from exchange.database.tables import VERSION_COLUMN
-from exchange.format.record import Op, Run
+from exchange.format.record import Op, RecordRun
 from exchange.tables.loader.copy import Row, put
 
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
@@ -60,7 +60,7 @@ def key_texts(stream: Stream, keys: Sequence[Key]) -> list[str]:
     return [orjson.dumps(dict(zip(names, key, strict=True))).decode() for key in keys]
 
 
-def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run], Rows]:
+def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], RecordRun], Rows]:
     """Make the function from line numbers and checked records of the current schema version to their rows.
 
     The function raises RecordError for a value that its column's type can't keep, whichever record's it is. It
@@ -71,7 +71,7 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run]
     key_names = [column.name for column in stream.key]
     places = [names.index(name) for name in key_names]
 
-    def make(lines: Sequence[int], run: Run) -> Rows:
+    def make(lines: Sequence[int], run: RecordRun) -> Rows:
         columns: list[Any]
         if run.op is Op.UPSERT:
             columns = list(decode(run.bodies))
