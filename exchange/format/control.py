@@ -16,6 +16,7 @@ import jsonschema_rs
 
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
+from exchange.format.manifest import DIGEST as MANIFEST_DIGEST
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.moments import to_rfc3339
 from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
@@ -421,7 +422,7 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
             "channel": _CHANNEL,
             "epoch": _EPOCH,
             "through": _THROUGH,
-            "digest": _or_null({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
+            "digest": _or_null({"type": "string", "pattern": f"^{MANIFEST_DIGEST.pattern}$"}),
             "missing": _RANGES,
             "refused": _list(_object({"sequence": _SEQUENCE, "reason": _WORDS, "message": _WORDS}), MAX_REFUSED),
             "given_up": _RANGES,
