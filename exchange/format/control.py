@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import jsonschema_rs
 
 from exchange.format import json_pointer
+from exchange.format.as_dict import fields_as_json
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import DIGEST as MANIFEST_DIGEST
 from exchange.format.manifest import MAX_MANIFEST_BYTES
@@ -106,15 +107,7 @@ class Receipt:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        return {
-            **vars(self),
-            "missing": [list(one) for one in self.missing],
-            "refused": [dict(vars(one)) for one in self.refused],
-            "given_up": [list(one) for one in self.given_up],
-            "letters": [{**vars(one), "key": None if one.key is None else dict(one.key)} for one in self.letters],
-            "agreement": [dict(one) for one in self.agreement],
-            "proof": dict(vars(self.proof)) if self.proof else None,
-        }
+        return fields_as_json(self)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -168,15 +161,10 @@ class Heartbeat:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        heard = self.heard
-        return {
-            "epoch": self.epoch,
-            "period_seconds": self.period_seconds,
-            "next_expected_by": to_rfc3339(self.next_expected_by),
-            "sent": [{**vars(one), "lost": [list(some) for some in one.lost]} for one in self.sent],
-            "heard": heard and {**vars(heard), "proof": dict(vars(heard.proof)) if heard.proof else None},
-            **({"undecided": [dict(vars(one)) for one in self.undecided]} if self.undecided else {}),
-        }
+        data = fields_as_json(self) | {"next_expected_by": to_rfc3339(self.next_expected_by)}
+        if not self.undecided:
+            del data["undecided"]
+        return data
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -215,11 +203,7 @@ class Request:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        return {
-            **vars(self),
-            "streams": None if self.streams is None else list(self.streams),
-            "buckets": None if self.buckets is None else list(self.buckets),
-        }
+        return fields_as_json(self)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -246,7 +230,7 @@ class Digest:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        return {**vars(self), "counts": list(self.counts), "digests": list(self.digests)}
+        return fields_as_json(self)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -279,17 +263,7 @@ class Part:
 
     def as_data(self) -> dict[str, Any]:
         """Give the member."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "part": self.part,
-            "last": self.last,
-            "streams": list(self.streams),
-            "buckets": None if self.buckets is None else list(self.buckets),
-            "of": self.of,
-            "prune": list(self.prune),
-            "answers": self.answers,
-        }
+        return fields_as_json(self)
 
     @classmethod
     def parse(cls, data: Any) -> Self:
