@@ -69,10 +69,12 @@ class Site:
         if name in declared and shards in (None, 1):
             return declared[name]
         base, _, number = name.rpartition("_")
-        if base not in declared or number not in _SHARD_NUMBERS or (shards is not None and shards > MAX_SHARDS):
+        if base not in declared or number not in _SHARD_NUMBERS:
             return None
-        if shards is None or int(number) < shards != 1:
-            return declared[base].part(int(number), shards or 0)
+        if shards is None:
+            return declared[base].part(int(number), 0)
+        if 1 < shards <= MAX_SHARDS and int(number) < shards:
+            return declared[base].part(int(number), shards)
         return None
 
     def names_in_files(self, name: str) -> frozenset[str]:

@@ -137,7 +137,7 @@ def reject(site: Site, stem: str, reason: str) -> Entry:
         raise WorldError(msg)
     sightings = [seen.sighting for seen in quarantine.copies(site, entry)]
     if entry.state is BatchState.HELD:
-        kept = site.spool.kept(stem)
+        kept = site.spool.find(stem)
         sightings += [kept] if kept else []
     with world_errors(), locked(site.engine, import_lock(entry.channel)) as connection:
         ledger.give_up(connection, entry, BatchState.REJECTED, reason)

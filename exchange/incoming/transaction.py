@@ -49,7 +49,7 @@ def attempt(site: Site, arrival: Arrival) -> Imported:
         return settle(site, arrival, verdict_on(fault))
     if isinstance(done, Decision):
         return settle(site, arrival, done)
-    site.spool.shelve(arrival.sighting)
+    site.spool.archive(arrival.sighting)
     return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done)
 
 

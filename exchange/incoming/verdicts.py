@@ -32,7 +32,7 @@ def settle(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Imported:
         case Decision(verdict=Verdict.DUPLICATE):
             _forget_attempts(site, seen)
             _discard(site, seen, verdict)
-            site.spool.shelve(seen.sighting)
+            site.spool.archive(seen.sighting)
         case Decision(verdict=Verdict.QUARANTINED):
             verdict = _quarantine(site, seen, verdict)
         case Decision(verdict=Verdict.HELD):
@@ -71,7 +71,7 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Deci
     if given_up is None:
         site.spool.quarantine(seen.sighting, verdict.sentence)
         return verdict
-    site.spool.shelve(seen.sighting)
+    site.spool.archive(seen.sighting)
     sentence = f"a person has {given_up.state} this batch, and it is what it was; nothing changed"
     return Decision(Verdict.DUPLICATE, verdict.reason, sentence)
 

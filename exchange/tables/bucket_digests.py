@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel, Shard
 from exchange.channels.codecs import LOOK_AT_EACH
-from exchange.channels.codecs.text import Document
+from exchange.channels.codecs.text import JsonCodec
 from exchange.channels.stream import Stream
 from exchange.format.buckets import HASH_BYTES, key_text, one_spelling, row_hash, shard_of
 from exchange.format.control import BUCKETS, Digest
@@ -109,7 +109,7 @@ class RowReader:
         names = [str(column.name) for column in stream.columns]
         self._key = tuple(str(column.name) for column in stream.key)
         self._key_places = [names.index(name) for name in self._key]
-        self._documents = [name for name in names if isinstance(stream.codecs[name].kind, Document)]
+        self._documents = [name for name in names if isinstance(stream.codecs[name].type_codec, JsonCodec)]
 
     def rows(self, where: sa.ColumnElement[bool] | None = None) -> Iterator[list[KeyedRow]]:
         """Read the rows, in no order, some at a time: read to the end before the connection does anything else."""

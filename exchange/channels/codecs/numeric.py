@@ -19,7 +19,7 @@ from exchange.channels.codecs.base import (
     EncodeColumn,
     Json,
     Refuse,
-    ValueKind,
+    TypeCodec,
     all_of,
     as_is,
     raw,
@@ -31,7 +31,7 @@ _MOST_DIGITS_BEFORE, _MOST_DIGITS_AFTER = 131_072, 16_383
 
 
 @dataclass(frozen=True)
-class Whole(ValueKind):
+class IntegerCodec(TypeCodec):
     """Integers of 16, 32 or 64 bits."""
 
     bits: int
@@ -66,11 +66,11 @@ class Whole(ValueKind):
 
     def family(self) -> type:
         """Let a variant have any width: SQLite has only one."""
-        return Whole
+        return IntegerCodec
 
 
 @dataclass(frozen=True)
-class Truth(ValueKind):
+class BooleanCodec(TypeCodec):
     """Booleans; SQLite keeps 0 and 1."""
 
     expected = "true or false"
@@ -108,7 +108,7 @@ class Truth(ValueKind):
 
 
 @dataclass(frozen=True)
-class Real(ValueKind):
+class FloatCodec(TypeCodec):
     """Floats of 64 bits, or of 32 if ``single``: then only numbers that come back as they went in."""
 
     single: bool
@@ -193,7 +193,7 @@ def _single(bits: int) -> float:
 
 
 @dataclass(frozen=True)
-class Exact(ValueKind):
+class DecimalCodec(TypeCodec):
     """Decimals, as strings. SQLite keeps a float instead, so there only those that the float gives back.
 
     ``precision`` None is any decimal; else ``scale`` digits after the point, and ``precision`` in all.
