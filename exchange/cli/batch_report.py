@@ -163,7 +163,7 @@ def verdict_of(report: Report) -> str:
     return "ok" if report.reason is None else _VERDICTS[report.reason]
 
 
-def report_fields(files: Files, report: Report) -> dict[str, Any]:
+def fields_of(files: Files, report: Report) -> dict[str, Any]:
     """Give the fields of a report that scripts rely on."""
     return {
         "batch": files.stem,

@@ -10,21 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.dead_letters_filters import (
-    BatchOption,
-    ChannelOption,
-    DirectionOption,
-    ErrorOption,
-    FingerprintOption,
-    KeyOption,
-    SinceOption,
-    StateOption,
-    StreamOption,
-    TextOption,
-    UntilOption,
-    read_filters,
-    refuse_unknown_names,
-)
+from exchange.cli.dead_letters_filters import OF_CAUSES, FilterOptions, takes_filters
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.errors import printable
@@ -52,15 +38,11 @@ PageLimit = Annotated[int, typer.Option(min=1, max=10_000, help="Show so many at
 
 
 @app.callback()
+@takes_filters(*OF_CAUSES, state="parked")
 def by_cause(
     context: typer.Context,
     *,
-    state: Annotated[str, typer.Option(help="In this state.")] = "parked",
-    channel: ChannelOption = None,
-    stream: StreamOption = None,
-    direction: DirectionOption = None,
-    error: ErrorOption = None,
-    fingerprint: FingerprintOption = None,
+    filters: FilterOptions,
     as_json: Json = False,
 ) -> None:
     """Show what is wrong, by cause: how much, since when, whose fault, and what to do."""
@@ -71,19 +53,11 @@ def by_cause(
     from exchange.database.locks import reading
 
     with open_site() as site:
-        filters = read_filters(
-            site,
-            state=state,
-            channel=channel,
-            stream=stream,
-            direction=direction,
-            error=error,
-            fingerprint=fingerprint,
-        )
+        wanted = filters.read(site)
         with world_errors(), reading(site.engine) as connection:
-            groups = dead_letters.grouped(connection, filters)
+            groups = dead_letters.grouped(connection, wanted)
         if not groups:
-            refuse_unknown_names(site, channel, stream)
+            filters.refuse_unknown_names(site)
     if as_json:
         for group in groups:
             output.emit(group.as_dict())
@@ -91,11 +65,13 @@ def by_cause(
     letters = sum(group.letters for group in groups)
     if not letters:
         output.say(
-            f"there are no such dead letters: none is {state}" if filters.given else f"no dead letter is {state}"
+            f"there are no such dead letters: none is {filters.state}"
+            if wanted.given
+            else f"no dead letter is {filters.state}"
         )
         return
     since = min(group.first_at for group in groups)
-    told = f"{many(letters)} {state}, of {many(len(groups), 'cause')}, the oldest since {in_table(since)}"
+    told = f"{many(letters)} {filters.state}, of {many(len(groups), 'cause')}, the oldest since {in_table(since)}"
     if sys.stdout.isatty():
         output.tell(told)
         _tell_groups(groups)
@@ -145,19 +121,10 @@ def _tell_groups(groups: Sequence[Group]) -> None:
 
 
 @app.command("list")
+@takes_filters()
 def list_(
     *,
-    state: StateOption = None,
-    channel: ChannelOption = None,
-    stream: StreamOption = None,
-    batch: BatchOption = None,
-    error: ErrorOption = None,
-    fingerprint: FingerprintOption = None,
-    key: KeyOption = None,
-    direction: DirectionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    text: TextOption = None,
+    filters: FilterOptions,
     selection: Annotated[str | None, typer.Option(help="Only of this selection.", show_default=False)] = None,
     oldest: Annotated[bool, typer.Option("--oldest", help="Oldest first.")] = False,
     after: Annotated[
@@ -173,30 +140,16 @@ def list_(
     from exchange.dead_letters import selections
 
     with open_site() as site:
-        filters = read_filters(
-            site,
-            state=state,
-            channel=channel,
-            stream=stream,
-            direction=direction,
-            error=error,
-            fingerprint=fingerprint,
-            batch=batch,
-            key=key,
-            since=since,
-            until=until,
-            text=text,
-            selection=selection,
-        )
+        wanted = filters.read(site, selection)
         with world_errors(), reading(site.engine) as connection:
             if selection is not None:
                 selections.find_selection(connection, selection)
             place = dead_letters.place(connection, after) if after is not None else None
             if after is not None and place is None:
                 raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
-            page = dead_letters.page(connection, filters, after=place, limit=limit, oldest_first=oldest)
+            page = dead_letters.page(connection, wanted, after=place, limit=limit, oldest_first=oldest)
         if not page.letters and not page.cut:
-            refuse_unknown_names(site, channel, stream)
+            filters.refuse_unknown_names(site)
         mask = dead_letters.Mask(site.channels)
     letters = [mask.brief(letter) for letter in page.letters]
     if as_json:

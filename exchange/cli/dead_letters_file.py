@@ -10,21 +10,7 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.audited import As, Reason, by_hand
-from exchange.cli.dead_letters_filters import (
-    BatchOption,
-    ChannelOption,
-    DirectionOption,
-    ErrorOption,
-    FingerprintOption,
-    KeyOption,
-    SinceOption,
-    StateOption,
-    StreamOption,
-    TextOption,
-    UntilOption,
-    read_filters,
-    refuse_unknown_names,
-)
+from exchange.cli.dead_letters_filters import FilterOptions, takes_filters
 from exchange.cli.output import Json
 from exchange.cli.runtime import fail, open_site
 
@@ -38,20 +24,11 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A new file; .csv mak
 Brought = Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote, here or on the other network.")]
 
 
+@takes_filters()
 def export(
     file: File,
     *,
-    state: StateOption = None,
-    channel: ChannelOption = None,
-    stream: StreamOption = None,
-    batch: BatchOption = None,
-    error: ErrorOption = None,
-    fingerprint: FingerprintOption = None,
-    key: KeyOption = None,
-    direction: DirectionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    text: TextOption = None,
+    filters: FilterOptions,
     reason: Reason = None,
     who: As = None,
     as_json: Json = False,
@@ -61,24 +38,11 @@ def export(
     JSON lines, signed, with every byte of the records, for `import`; or CSV for a spreadsheet.
     """
     with open_site() as site:
-        filters = read_filters(
-            site,
-            state=state,
-            channel=channel,
-            stream=stream,
-            batch=batch,
-            error=error,
-            fingerprint=fingerprint,
-            key=key,
-            direction=direction,
-            since=since,
-            until=until,
-            text=text,
-        )
-        arguments = {"file": str(file.absolute()), "filters": filters.as_dict()}
-        saved = _saved(site, file, filters, by_hand(site, "export_dead_letters", arguments, who=who, why=reason))
+        chosen = filters.read(site)
+        arguments = {"file": str(file.absolute()), "filters": chosen.as_dict()}
+        saved = _saved(site, file, chosen, by_hand(site, "export_dead_letters", arguments, who=who, why=reason))
         if not saved.letters:
-            refuse_unknown_names(site, channel, stream)
+            filters.refuse_unknown_names(site)
     if saved.signed is False:
         output.warn("there is no key to sign it: import takes it only where EXCHANGE_REQUIRE_SIGNATURE is false")
     if as_json:

@@ -12,20 +12,7 @@ import typer
 from exchange.cli import output
 from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.dead_letters import LARGEST_ID, many
-from exchange.cli.dead_letters_filters import (
-    BatchOption,
-    ChannelOption,
-    DirectionOption,
-    ErrorOption,
-    FingerprintOption,
-    KeyOption,
-    SinceOption,
-    StreamOption,
-    TextOption,
-    UntilOption,
-    read_filters,
-    refuse_unknown_names,
-)
+from exchange.cli.dead_letters_filters import FilterOptions, takes_filters
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.errors import printable
@@ -51,20 +38,11 @@ Why = Annotated[str, typer.Option("--reason", help="Why; it is kept in the histo
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
+@takes_filters(state="parked")
 def select(
     *,
     name: Annotated[str, typer.Option(metavar="NAME", help="How the selection is to be called.")],
-    state: Annotated[str, typer.Option(help="In this state.")] = "parked",
-    channel: ChannelOption = None,
-    stream: StreamOption = None,
-    batch: BatchOption = None,
-    error: ErrorOption = None,
-    fingerprint: FingerprintOption = None,
-    key: KeyOption = None,
-    direction: DirectionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    text: TextOption = None,
+    filters: FilterOptions,
     as_name: As = None,
     as_json: Json = False,
 ) -> None:
@@ -75,25 +53,12 @@ def select(
 
     wanted = _selection_name(name)
     with open_site() as site:
-        filters = read_filters(
-            site,
-            state=state,
-            channel=channel,
-            stream=stream,
-            direction=direction,
-            error=error,
-            fingerprint=fingerprint,
-            batch=batch,
-            key=key,
-            since=since,
-            until=until,
-            text=text,
-        )
-        refuse_unknown_names(site, channel, stream)
-        arguments = {"name": wanted, "filters": filters.as_dict()}
+        chosen = filters.read(site)
+        filters.refuse_unknown_names(site)
+        arguments = {"name": wanted, "filters": chosen.as_dict()}
         with by_hand(site, "select_dead_letters", arguments, who=as_name) as act:
             with world_errors(), writing(site.engine) as connection:
-                made = saved_selections.select(connection, wanted, filters)
+                made = saved_selections.select(connection, wanted, chosen)
             act.came_to({"letters": made.letters})
     if as_json:
         output.emit(made.as_dict())

@@ -54,7 +54,7 @@ def verify(paths: Paths, trust: Trust = None, as_json: Json = False) -> None:
         verdict = batch_report.verdict_of(report)
         verdicts.add(verdict)
         if as_json:
-            output.emit(batch_report.report_fields(files, report))
+            output.emit(batch_report.fields_of(files, report))
             continue
         output.tell(f"{files.stem}: {verdict}{f' ({report.reason})' if report.reason else ''}")
         output.table(
@@ -88,7 +88,7 @@ def inspect(
     lines = list(batch_report.first_lines(files, content, records))
     if as_json:
         output.emit(
-            batch_report.report_fields(files, report) | {"signed_by": signer, "manifest": claim, "first": lines}
+            batch_report.fields_of(files, report) | {"signed_by": signer, "manifest": claim, "first": lines}
         )
         return
     signed = any(check.name == "signature" and check.ok for check in report.checks)
