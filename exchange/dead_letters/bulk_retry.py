@@ -25,7 +25,7 @@ from exchange.results import Retried
 from exchange.site import Site
 
 PARTS = 8
-"""Into so many parts a group is cut of which more fail than may: so the run ends right after the last that may."""
+"""Into so many parts a group is cut in which others come after the last that may fail: the run ends right there."""
 
 PAUSE_SECONDS = 0.2
 """How long a run that is to be slow sleeps at most before it looks whether it is to stop."""

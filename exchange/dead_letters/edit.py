@@ -76,7 +76,7 @@ def draft(site: Site, letter_id: int) -> Draft:
     with world_errors(), reading(site.engine) as connection:
         letter = dead_letters.find(connection, letter_id)
         if letter is None:
-            raise WorldError(missing(letter_id))
+            raise WorldError(str(missing(letter_id)))
         if letter.state is not DeadLetterState.PARKED:
             raise WorldError(f"{standing(connection, letter_id)}; {_NOTHING}")
         content = revisions.newest(connection, letter)
@@ -154,8 +154,8 @@ def _read(site: Site, text: bytes) -> dict[str, Any]:
         raise WorldError(f"the record is {len(text)} bytes long, at most {most} are kept; {_NOTHING}")
     try:
         value = strict_json.loads(text.strip())
-    except RecordError as error:
-        raise WorldError(f"{error.sentence.replace('the line', 'the record', 1)}; {_NOTHING}") from error
+    except strict_json.StrictJsonError as fault:
+        raise WorldError(f"the record is not strict JSON: {fault.why}; {_NOTHING}") from fault
     if not isinstance(value, dict):
         raise WorldError(f"the record: expected an object, found something else; {_NOTHING}")
     return value

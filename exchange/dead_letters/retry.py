@@ -71,15 +71,16 @@ class Group(NamedTuple):
 
 
 class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group was changed
-    """More letters of a group fail than the caller allows."""
+    """As many letters of a group fail as the caller allows, and others come after them."""
 
 
 @dataclass(frozen=True)
 class Manner:
     """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
 
-    More than ``failures`` of one group raise TooManyFailed. Letters refused for an error in ``spared`` are left as
-    they are. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
+    A group in which others come after ``failures`` that failed raises TooManyFailed. Letters refused for an error in
+    ``spared`` are left as they are. ``how`` begins what is noted in their history, ``then`` is done in each group's
+    transaction.
     """
 
     rehearse: bool = False
@@ -109,7 +110,7 @@ def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retri
 
 
 def _unknown(letter_id: int) -> Retried:
-    return Retried(letter_id, None, missing(letter_id), changed=False)
+    return Retried(letter_id, None, str(missing(letter_id)), changed=False)
 
 
 def _headers(connection: Connection, ids: Sequence[int]) -> dict[int, Header]:
@@ -223,13 +224,20 @@ def _finish(
         message = f"{standing(connection, letter_id)}; nothing was changed"
         done[letter_id] = Retried(letter_id, letter.state if letter else None, message, changed=False)
     retried = [done[letter_id] for letter_id in group.ids if letter_id in done]
-    if manner.failures is not None and sum(one.failed for one in retried) > manner.failures:
+    if manner.failures is not None and _goes_past(retried, manner.failures):
         raise TooManyFailed
     if manner.then is not None:
         manner.then(connection, retried)
     if manner.rehearse:
         connection.rollback()
     return retried
+
+
+def _goes_past(retried: Sequence[Retried], failures: int) -> bool:
+    """Tell whether any letter was tried after the one that failed as the last of so many."""
+    tried = [one for one in retried if one.changed]
+    failed = [at for at, one in enumerate(tried) if one.failed]
+    return len(failed) >= failures and failed[failures - 1] < len(tried) - 1
 
 
 def _retried(outcome: Outcome) -> Retried:

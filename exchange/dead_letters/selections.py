@@ -15,7 +15,7 @@ from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, selected, selection
 from exchange.database.whoami import whoami
 from exchange.dead_letters.filters import Filters
-from exchange.dead_letters.transitions import missing, standing
+from exchange.dead_letters.transitions import standing
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
 from exchange.format.moments import in_words
@@ -98,8 +98,7 @@ def check_unchanged(connection: Connection, name: str) -> None:
         .where(mine.selection == name, _open(), changed)
     ).one()
     if number:
-        state = connection.scalar(sa.select(letter.state).where(letter.id == first))
-        how = missing(first).partition(";")[0] if state is None else standing(connection, first)
+        how = standing(connection, first).message
         msg = (
             f"{number} of the letters of selection {name} changed since it was made: {how}; nothing was changed;"
             " `--skip-changed` goes on without them"

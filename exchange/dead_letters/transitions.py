@@ -178,26 +178,37 @@ def _refusal(
     connection: Connection, letter_id: int, states: dict[int, DeadLetterState], wanted: DeadLetterState
 ) -> str | None:
     if letter_id not in states:
-        return missing(letter_id)
+        return str(missing(letter_id))
     if states[letter_id] is not wanted:
         return f"{standing(connection, letter_id)}; nothing was changed"
     return None
 
 
-def missing(letter_id: int) -> str:
+class Standing(NamedTuple):
+    """How a letter stands, and where to look if there is none; as text both."""
+
+    message: str
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        """Give the sentence that a person reads."""
+        return self.message if self.remedy is None else f"{self.message}; {self.remedy}"
+
+
+def missing(letter_id: int) -> Standing:
     """Say that there is no such letter."""
-    return f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are"
+    return Standing(f"there is no dead letter {letter_id}", "`exchange dead-letters list` shows those there are")
 
 
-def standing(connection: Connection, letter_id: int) -> str:
-    """Say how a letter stands, by whom and since when."""
+def standing(connection: Connection, letter_id: int) -> Standing:
+    """Say how a letter stands, by whom and since when; ``missing`` if there is none."""
     letter = find(connection, letter_id)
     if letter is None:
         return missing(letter_id)
     last = last_event(connection, letter_id)
     by = f" by {printable(last.who)} at {in_words(last.at)}" if last else ""
     how = "parked, last changed" if letter.state is DeadLetterState.PARKED else f"{letter.state} already,"
-    return f"dead letter {letter_id} is {how}{by}"
+    return Standing(f"dead letter {letter_id} is {how}{by}")
 
 
 def last_event(connection: Connection, letter_id: int) -> Any:

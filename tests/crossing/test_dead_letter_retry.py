@@ -289,13 +289,13 @@ def test_a_canary_that_does_not_hold_ends_the_run(quick_receiver: Side, quick_fo
     assert (len(done), bulk.failed, bulk.stopped) == (16, 0, None)
 
 
-@pytest.mark.parametrize("most", [1, 3, 7])
+@pytest.mark.parametrize("number_of_letters, most", [(60, 1), (60, 3), (60, 7), (20, 1), (20, 3)])
 def test_a_run_ends_right_after_as_many_failures_as_may_be(
-    quick_receiver: Side, quick_forger: Forger, most: int
+    quick_receiver: Side, quick_forger: Forger, number_of_letters: int, most: int
 ) -> None:
-    park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(60)])
+    park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(number_of_letters)])
     quick_receiver.execute(
-        sa.insert(shop.place), [{"country": "at", "number": n, "name": "p"} for n in range(0, 60, 2)]
+        sa.insert(shop.place), [{"country": "at", "number": n, "name": "p"} for n in range(0, number_of_letters, 2)]
     )
     select(quick_receiver, "all")
     bulk, done = run(quick_receiver, "all", Pace(stop_after=most))
