@@ -144,10 +144,10 @@ def list_(
         with world_errors(), reading(site.engine) as connection:
             if selection is not None:
                 selections.find_selection(connection, selection)
-            place = dead_letters.place(connection, after) if after is not None else None
-            if after is not None and place is None:
+            cursor = dead_letters.cursor(connection, after) if after is not None else None
+            if after is not None and cursor is None:
                 raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
-            page = dead_letters.page(connection, wanted, after=place, limit=limit, oldest_first=oldest)
+            page = dead_letters.page(connection, wanted, after=cursor, limit=limit, oldest_first=oldest)
         if not page.letters and not page.cut:
             filters.refuse_unknown_names(site)
         mask = dead_letters.Mask(site.channels)

@@ -17,11 +17,11 @@ from exchange.cli.runtime import fail, open_site
 if TYPE_CHECKING:
     from exchange.database.audit_log import Act
     from exchange.dead_letters import Filters
-    from exchange.dead_letters.file import Saved
+    from exchange.dead_letters.file import ExportedLetters
     from exchange.site import Site
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A new file; .csv makes a table, which nothing reads back.")]
-Brought = Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote, here or on the other network.")]
+Import = Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote, here or on the other network.")]
 
 
 @takes_filters()
@@ -51,12 +51,12 @@ def export(
         output.tell(f"{saved.file}: {saved.letters} dead letters")
 
 
-def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager[Act]) -> Saved:
+def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager[Act]) -> ExportedLetters:
     from exchange.dead_letters import file as letter_file
 
     try:
         with act as doing:
-            saved = letter_file.save(site, file, filters)
+            saved = letter_file.export_letters(site, file, filters)
             doing.came_to(saved.as_dict())
     except letter_file.FileFault as fault:
         output.complain(f"{fault}; nothing was written")
@@ -64,7 +64,7 @@ def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager
     return saved
 
 
-def import_(file: Brought, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
+def import_(file: Import, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Bring dead letters back from a file.
 
     Letters that the other network refused become letters of this one: mend their rows here, then retry.
@@ -74,17 +74,17 @@ def import_(file: Brought, reason: Reason = None, who: As = None, as_json: Json 
     arguments = {"file": str(file.absolute())}
     try:
         with open_site() as site, by_hand(site, "import_dead_letters", arguments, who=who, why=reason) as act:
-            brought = letter_file.bring(site, file)
+            imported = letter_file.import_letters(site, file)
             # What was wrong with each is for the person here: it may quote a value.
-            act.came_to({name: value for name, value in brought.as_dict().items() if name != "sentences"})
+            act.came_to({name: value for name, value in imported.as_dict().items() if name != "sentences"})
     except letter_file.FileFault as fault:
         output.complain(str(fault))
         fail()
     if as_json:
-        output.emit(brought.as_dict())
+        output.emit(imported.as_dict())
     else:
-        output.table(["imported", "duplicate", "refused"], [(brought.imported, brought.duplicate, brought.refused)])
-    for sentence in brought.sentences:
+        output.table(["imported", "duplicate", "refused"], [(imported.imported, imported.duplicate, imported.refused)])
+    for sentence in imported.sentences:
         output.warn(sentence)
-    if brought.refused:
+    if imported.refused:
         fail()

@@ -49,7 +49,7 @@ def select(
     """Freeze the letters that filters mean now under a name, to retry or discard just these."""
     from exchange.database.errors import world_errors
     from exchange.database.locks import writing
-    from exchange.dead_letters import selections as saved_selections
+    from exchange.dead_letters.selections import create_selection
 
     wanted = _selection_name(name)
     with open_site() as site:
@@ -58,7 +58,7 @@ def select(
         arguments = {"name": wanted, "filters": chosen.as_dict()}
         with by_hand(site, "select_dead_letters", arguments, who=as_name) as act:
             with world_errors(), writing(site.engine) as connection:
-                made = saved_selections.select(connection, wanted, chosen)
+                made = create_selection(connection, wanted, chosen)
             act.came_to({"letters": made.letters})
     if as_json:
         output.emit(made.as_dict())
@@ -70,10 +70,10 @@ def selections(as_json: Json = False) -> None:
     """List selections, newest first."""
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
-    from exchange.dead_letters import selections as saved_selections
+    from exchange.dead_letters.selections import list_selections
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = saved_selections.selections(connection)
+        found = list_selections(connection)
     if as_json:
         for one in found:
             output.emit(one.as_dict())
@@ -102,7 +102,7 @@ def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As =
     """Forget a selection. Its letters stay as they are."""
     from exchange.database.errors import world_errors
     from exchange.database.locks import writing
-    from exchange.dead_letters import selections as saved_selections
+    from exchange.dead_letters.selections import delete_selection
 
     wanted = _selection_name(name)
     with (
@@ -111,7 +111,7 @@ def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As =
         world_errors(),
         writing(site.engine) as connection,
     ):
-        saved_selections.unselect(connection, wanted)
+        delete_selection(connection, wanted)
     if as_json:
         output.emit({"name": wanted})
     else:
@@ -144,8 +144,8 @@ def retry(
 
     A selection is tried group by group. Ctrl-C ends between two of them, and the same command goes on.
     """
-    from exchange.dead_letters import retry as retrying
     from exchange.dead_letters.bulk_retry import Pace
+    from exchange.dead_letters.retry import retry_letters
 
     pace = Pace(rate, canary, stop_after)
     chosen = _ids_or_selection(ids, selection)
@@ -164,7 +164,7 @@ def retry(
                 done: Sequence[Retried] = ()
             else:
                 bulk = None
-                done = retrying.run(site, ids or (), rehearse=dry_run)
+                done = retry_letters(site, ids or (), rehearse=dry_run)
                 if act:
                     act.came_to({"dead_letters": [one.without_values().as_dict() for one in done]})
     if bulk is not None:
@@ -195,7 +195,7 @@ def _retry_selection(
             if few:
                 _tell_retried(few, as_json, rehearse)
 
-        return bulk_retry.run(
+        return bulk_retry.retry_selection(
             site,
             name,
             pace,
@@ -241,12 +241,12 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Give parked records up, all that are named or none."""
-    from exchange.dead_letters import discard as discarding
+    from exchange.dead_letters.discard import discard_letters
 
     chosen = _ids_or_selection(ids, selection)
     arguments = {"ids": ids or None, "selection": chosen}
     with open_site() as site, by_hand(site, "discard_dead_letter", arguments, who=as_name, why=reason) as act:
-        number = discarding.discard(site, reason, ids=ids or (), selection=chosen, skip_changed=skip_changed)
+        number = discard_letters(site, reason, ids=ids or (), selection=chosen, skip_changed=skip_changed)
         act.came_to({"discarded": number})
     _tell_number(ids, chosen, number, "discarded", as_json)
 
@@ -260,12 +260,12 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Take back records that were discarded: they are parked again."""
-    from exchange.dead_letters import discard as discarding
+    from exchange.dead_letters.discard import restore_letters
 
     chosen = _ids_or_selection(ids, selection)
     arguments = {"ids": ids or None, "selection": chosen}
     with open_site() as site, by_hand(site, "restore_dead_letter", arguments, who=as_name, why=reason) as act:
-        number = discarding.restore(site, reason, ids=ids or (), selection=chosen)
+        number = restore_letters(site, reason, ids=ids or (), selection=chosen)
         act.came_to({"restored": number})
     _tell_number(ids, chosen, number, "parked", as_json)
 

@@ -9,8 +9,8 @@ from exchange.dead_letters.counts import Backlog, backlog, count_in, count_parke
 from exchange.dead_letters.filters import Filters, key_texts
 from exchange.dead_letters.groups import Group, grouped
 from exchange.dead_letters.masking import Mask
-from exchange.dead_letters.order import Order, Place
-from exchange.dead_letters.pages import counted, page, place
+from exchange.dead_letters.order import Cursor, Order
+from exchange.dead_letters.pages import counted, cursor, page
 from exchange.dead_letters.retention import SETTLED, forget_selections, retire
 from exchange.dead_letters.search import Count, Page
 from exchange.dead_letters.show import View, view
@@ -23,6 +23,7 @@ __all__ = [
     "Backlog",
     "Brief",
     "Count",
+    "Cursor",
     "Filters",
     "Group",
     "Letter",
@@ -31,7 +32,6 @@ __all__ = [
     "Outcome",
     "Page",
     "Parked",
-    "Place",
     "Superseding",
     "Taken",
     "View",
@@ -39,6 +39,7 @@ __all__ = [
     "count_in",
     "count_parked",
     "counted",
+    "cursor",
     "find",
     "fold",
     "forget_selections",
@@ -48,7 +49,6 @@ __all__ = [
     "page",
     "park",
     "parked_sent",
-    "place",
     "retire",
     "settle",
     "supersede_sent",

@@ -19,7 +19,7 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, selected
 from exchange.dead_letters import retry, selections
-from exchange.dead_letters.retry import Group, Header, Manner
+from exchange.dead_letters.retry import Group, Header, RetryOptions
 from exchange.format.record import Op
 from exchange.results import Retried
 from exchange.site import Site
@@ -87,7 +87,7 @@ class LetterKind(NamedTuple):
 Told = Callable[[Sequence[Retried]], None]
 
 
-def run(
+def retry_selection(
     site: Site,
     name: str,
     pace: Pace | None = None,
@@ -113,12 +113,12 @@ def run(
                 selections.check_unchanged(connection, name)
             chosen = selections.find_selection(connection, name)
         bulk = Bulk(name, chosen.left, rehearse)
-        course = _Course(site, bulk, pace or Pace(), stopping, told)
+        run = _Run(site, bulk, pace or Pace(), stopping, told)
         with reading(site.engine) as connection:
             bulk.poison = _count_poison(site, connection, name)
             kinds = _kinds(site, connection, name)
         for kind in kinds:
-            course.follow(kind)
+            run.retry_kind(kind)
     return bulk
 
 
@@ -128,7 +128,7 @@ def count_left(site: Site, name: str) -> int:
         return selections.find_selection(connection, name).left
 
 
-class _Course:
+class _Run:
     """One run: where it is, and whether it is to go on."""
 
     def __init__(self, site: Site, bulk: Bulk, pace: Pace, stopping: Callable[[], bool], told: Told) -> None:
@@ -140,9 +140,9 @@ class _Course:
         self._began = time.monotonic()
         self._canary = pace.canary or 0
         mark = None if bulk.rehearsal else self._mark
-        self._manner = Manner(rehearse=bulk.rehearsal, then=mark)
+        self._options = RetryOptions(rehearse=bulk.rehearsal, then=mark)
 
-    def follow(self, kind: LetterKind) -> None:
+    def retry_kind(self, kind: LetterKind) -> None:
         """Try the letters of one kind, as far as the run may go."""
         after = 0
         while not self._bulk.stopped:
@@ -151,15 +151,15 @@ class _Course:
             if not headers:
                 return
             after = headers[-1].id
-            self._try(deque(retry.groups(self._site, headers, {})))
+            self._retry_groups(deque(retry.group_letters(self._site, headers, {})))
             self._judge_canary()
 
-    def _try(self, groups: deque[Group]) -> None:
+    def _retry_groups(self, groups: deque[Group]) -> None:
         while groups and not self._ended():
             group = groups.popleft()
             left = None if self._pace.stop_after is None else self._pace.stop_after - self._bulk.failed
             try:
-                retried = retry.attempt(self._site, group, replace(self._manner, failures=left))
+                retried = retry.retry_group(self._site, group, replace(self._options, failures=left))
             except retry.TooManyFailed:
                 groups.extendleft(reversed(group.parts(PARTS)))
                 continue

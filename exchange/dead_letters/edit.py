@@ -71,7 +71,7 @@ class Edited:
         return {"id": self.id, "revision": self.revision, "difference": self.difference.splitlines()}
 
 
-def draft(site: Site, letter_id: int) -> Draft:
+def begin_edit(site: Site, letter_id: int) -> Draft:
     """Begin to edit a letter. Raises WorldError if it is none that can be edited."""
     with world_errors(), reading(site.engine) as connection:
         letter = dead_letters.find(connection, letter_id)
@@ -122,7 +122,7 @@ def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) ->
     return strict_json.dumps(value)
 
 
-def save(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
+def save_edit(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
     """Check a mended record and keep it as the letter's newest revision.
 
     Raises WorldError, with nothing changed, if it is no record, breaks its stream's schema, has another key or

@@ -10,12 +10,12 @@ from sqlalchemy import Connection, Engine
 from exchange.database import ledger
 from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState, UtcDateTime, dead_letter, revision, selected, selection
-from exchange.dead_letters.order import Place
+from exchange.dead_letters.order import Cursor
 
 CHUNK = 1_000
 """Letters looked at in one transaction: nobody waits long for its locks."""
 
-_FIRST = Place(datetime.min.replace(tzinfo=UTC), 0)
+_FIRST = Cursor(datetime.min.replace(tzinfo=UTC), 0)
 
 SETTLED = frozenset({DeadLetterState.APPLIED, DeadLetterState.SUPERSEDED, DeadLetterState.DISCARDED})
 
@@ -29,7 +29,7 @@ def retire(engine: Engine, state: DeadLetterState, before: datetime, cause: str,
     if state not in SETTLED:
         msg = f"dead letters that are {state} are never removed"
         raise ValueError(msg)
-    place: Place | None = _FIRST
+    place: Cursor | None = _FIRST
     removed = 0
     while place is not None and removed < most:
         with writing(engine) as connection:
@@ -53,8 +53,8 @@ def forget_selections(engine: Engine) -> int:
 
 
 def _due(
-    connection: Connection, state: DeadLetterState, before: datetime, after: Place
-) -> tuple[list[int], Place | None]:
+    connection: Connection, state: DeadLetterState, before: datetime, after: Cursor
+) -> tuple[list[int], Cursor | None]:
     """Give the ids that are due among the next letters of a state, and where the last one stands; None at the end.
 
     A letter settled before a moment was parked before it: younger ones are not looked at.
@@ -68,7 +68,7 @@ def _due(
         .limit(CHUNK)
     ).all()
     ids = [row.id for row in rows if row.updated_at < before]
-    return ids, Place(*rows[-1][:2]) if len(rows) == CHUNK else None
+    return ids, Cursor(*rows[-1][:2]) if len(rows) == CHUNK else None
 
 
 def _remove(connection: Connection, ids: list[int], state: DeadLetterState, before: datetime, cause: str) -> int:

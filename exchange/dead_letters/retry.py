@@ -75,7 +75,7 @@ class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group 
 
 
 @dataclass(frozen=True)
-class Manner:
+class RetryOptions:
     """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
 
     A group in which others come after ``failures`` that failed raises TooManyFailed. Letters refused for an error in
@@ -90,22 +90,22 @@ class Manner:
     then: Callable[[Connection, Sequence[Retried]], None] | None = None
 
 
-def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retried]:
+def retry_letters(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retried]:
     """Retry letters by their ids; give what became of each, in that order.
 
     ``rehearse`` says what would become of them and changes nothing. Raises Busy if their channel is being worked
     on, WorldError.
     """
     wanted = list(dict.fromkeys(ids))
-    manner = Manner(rehearse=rehearse)
+    options = RetryOptions(rehearse=rehearse)
     done: dict[int, Retried] = {}
     with world_errors():
         for some in in_parts(wanted, MOST_LETTERS):
             with reading(site.engine) as connection:
                 headers = _headers(connection, some)
                 done |= {one: _unknown(one) for one in some if one not in headers}
-            for group in groups(site, headers.values(), done):
-                done |= {one.id: one for one in attempt(site, group, manner)}
+            for group in group_letters(site, headers.values(), done):
+                done |= {one.id: one for one in retry_group(site, group, options)}
     return [done[one] for one in wanted]
 
 
@@ -135,7 +135,7 @@ def header_of(row: Any) -> Header:
     return Header(*row)._replace(direction=Direction(row.direction), state=DeadLetterState(row.state))
 
 
-def groups(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[Group]:
+def group_letters(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[Group]:
     """Sort letters into groups; those whose channel is no longer declared are ``done`` at once."""
     for (direction, name), some in groupby(headers, key=lambda header: (header.direction, header.channel)):
         channel = site.channel(name)
@@ -176,31 +176,31 @@ def _turns(headers: Iterable[Header]) -> list[list[int]]:
     return turns
 
 
-def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
+def retry_group(site: Site, group: Group, options: RetryOptions) -> list[Retried]:
     """Try the letters of a group in one transaction, and in smaller ones if the database refuses it as a whole.
 
     Raises TooManyFailed, with nothing changed, and Busy.
     """
     try:
         with _locked(site, group) as connection:
-            taken = dead_letters.take(connection, group.ids, lock=not manner.rehearse)
+            taken = dead_letters.take(connection, group.ids, lock=not options.rehearse)
             work = _receive if group.direction is Direction.IN else _send
             outcomes = work(site, connection, group.channel, taken)
-            return _finish(connection, group, taken, outcomes, manner)
+            return _finish(connection, group, taken, outcomes, options)
     except DBAPIError as error:
         if not refuses_the_row(error):
             raise
-        if len(group.ids) > 1 and manner.failures is not None:
+        if len(group.ids) > 1 and options.failures is not None:
             raise TooManyFailed from error
         if len(group.ids) > 1:
-            return [one for part in group.parts(2) for one in attempt(site, part, manner)]
+            return [one for part in group.parts(2) for one in retry_group(site, part, options)]
         hidden = any(stream.sensitive for stream in group.channel.streams)
         words = printable((str(error.orig) if hidden else said(error.orig)).strip().splitlines()[0])
     # Constraints that are checked late refuse a row only when all was done.
     fault = RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
     with _locked(site, group) as connection:
         taken = dead_letters.take(connection, group.ids)
-        return _finish(connection, group, taken, [_refused(one, fault) for one in taken], manner)
+        return _finish(connection, group, taken, [_refused(one, fault) for one in taken], options)
 
 
 @contextmanager
@@ -213,22 +213,22 @@ def _locked(site: Site, group: Group) -> Iterator[Connection]:
 
 
 def _finish(
-    connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], manner: Manner
+    connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], options: RetryOptions
 ) -> list[Retried]:
-    outcomes = [one for one in outcomes if not (one.refused and one.refused.error in manner.spared)]
-    if not manner.rehearse:
-        dead_letters.settle(connection, outcomes, manner.how)
+    outcomes = [one for one in outcomes if not (one.refused and one.refused.error in options.spared)]
+    if not options.rehearse:
+        dead_letters.settle(connection, outcomes, options.how)
     done = {one.letter.id: _retried(one) for one in outcomes}
     for letter_id in set(group.ids).difference(one.letter.id for one in taken):
         letter = dead_letters.find(connection, letter_id)
         message = f"{standing(connection, letter_id)}; nothing was changed"
         done[letter_id] = Retried(letter_id, letter.state if letter else None, message, changed=False)
     retried = [done[letter_id] for letter_id in group.ids if letter_id in done]
-    if manner.failures is not None and _goes_past(retried, manner.failures):
+    if options.failures is not None and _goes_past(retried, options.failures):
         raise TooManyFailed
-    if manner.then is not None:
-        manner.then(connection, retried)
-    if manner.rehearse:
+    if options.then is not None:
+        options.then(connection, retried)
+    if options.rehearse:
         connection.rollback()
     return retried
 

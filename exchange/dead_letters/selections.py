@@ -34,7 +34,7 @@ class Selection(AsDict):
     parked: int
 
 
-def select(connection: Connection, name: str, filters: Filters) -> Selection:
+def create_selection(connection: Connection, name: str, filters: Filters) -> Selection:
     """Freeze the letters that ``filters`` mean now. Raises WorldError if the name is taken or there is no letter."""
     if _row(connection, name) is not None:
         there = find_selection(connection, name)
@@ -56,7 +56,7 @@ def select(connection: Connection, name: str, filters: Filters) -> Selection:
     return find_selection(connection, name)
 
 
-def unselect(connection: Connection, name: str) -> None:
+def delete_selection(connection: Connection, name: str) -> None:
     """Forget a selection; its letters stay as they are. Raises WorldError if there is none."""
     find_selection(connection, name)
     connection.execute(sa.delete(selected).where(selected.c.selection == name))
@@ -73,7 +73,7 @@ def find_selection(connection: Connection, name: str) -> Selection:
     return _selection(connection, row)
 
 
-def selections(connection: Connection) -> list[Selection]:
+def list_selections(connection: Connection) -> list[Selection]:
     """Give all selections, newest first."""
     rows = connection.execute(sa.select(selection).order_by(selection.c.at.desc(), selection.c.name))
     return [_selection(connection, row) for row in rows.all()]

@@ -62,7 +62,7 @@ def parked_sent(connection: Connection, letters: Sequence[Letter]) -> set[tuple[
     return found
 
 
-class _Met(NamedTuple):
+class _Seen(NamedTuple):
     line: int
     version: int
 
@@ -84,7 +84,7 @@ class Superseding:
         self._but = but
         self._streams = {stream.name: stream for stream in channel.streams}
         self._known = self._find_known([name for name in streams if name in self._streams], records)
-        self._met: dict[str, dict[Key, _Met]] = {name: {} for name in self._known}
+        self._seen: dict[str, dict[Key, _Seen]] = {name: {} for name in self._known}
         self._letters = array("q")
         self._lines = array("q")
 
@@ -95,27 +95,27 @@ class Superseding:
         known = self._known[stream]
         if known is not None and known.isdisjoint(rows.keys):
             return False
-        met = self._met[stream]
+        seen = self._seen[stream]
         for key, line, version in zip(rows.keys, rows.lines, rows.versions, strict=True):
-            if (known is None or key in known) and (key not in met or met[key].version < version):
-                met[key] = _Met(line, version)
-        return len(met) >= AT_ONCE
+            if (known is None or key in known) and (key not in seen or seen[key].version < version):
+                seen[key] = _Seen(line, version)
+        return len(seen) >= AT_ONCE
 
     def look_up(self) -> None:
         """Find the letters of the records that were remembered. The connection must be free for that."""
         letter = dead_letter.c
-        for name, met in self._met.items():
-            for some in in_parts(list(met), AT_ONCE):
+        for name, seen in self._seen.items():
+            for some in in_parts(list(seen), AT_ONCE):
                 by_text = dict(zip(key_texts(self._streams[name], some), some, strict=True))
                 older = sa.select(letter.id, letter.key, letter.version).where(
                     *self._waiting(name), among(self._connection, letter.key, by_text)
                 )
                 for letter_id, text, version in self._connection.execute(older):
-                    record = met[by_text[text]]
+                    record = seen[by_text[text]]
                     if version is not None and version <= record.version:
                         self._letters.append(letter_id)
                         self._lines.append(record.line)
-            met.clear()
+            seen.clear()
 
     def settle(self, refused: Collection[int], cause: str) -> int:
         """Settle the letters whose later record is none of the ``refused`` lines; give how many."""

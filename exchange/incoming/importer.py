@@ -143,10 +143,10 @@ def _reunite(
 ) -> tuple[Retried, ...]:
     """Retry letters that waited for a row which may have come just now."""
     with world_errors():
-        traded = auto_retry.trade(site, snapshots_of, stopping)
+        traded = auto_retry.retry_rivals(site, snapshots_of, stopping)
         if not traded and not any(one.records.applied for one in outcomes):
             return ()
-        return (*traded, *auto_retry.run(site, site.incoming(), stopping))
+        return (*traded, *auto_retry.retry_orphans(site, site.incoming(), stopping))
 
 
 def _told(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, ...]:

@@ -49,7 +49,7 @@ def test_a_letter_is_shown_with_its_place_its_row_and_what_came_after(receiver: 
     assert list(view.differences) == [("name", "new", "old"), ("age", 300, 30)]
     assert [one.id for one in view.others] == [2]
 
-    retry.run(receiver.site, [1])
+    retry.retry_letters(receiver.site, [1])
     assert [event["to_state"] for event in look(receiver).history] == ["parked", "parked"]
     assert look(receiver).history[0]["cause"].startswith("retried")
 

@@ -74,7 +74,7 @@ def all_pages(connection: Connection, filters: Filters, *, oldest_first: bool, l
         ids += [one.id for one in page.letters]
         if page.after is None:
             return ids
-        place = dead_letters.place(connection, page.after)
+        place = dead_letters.cursor(connection, page.after)
         assert place is not None
     raise AssertionError("the pages have no end")
 
@@ -125,7 +125,7 @@ def test_filters_come_back_from_what_was_written_of_them() -> None:
 
 @either_way
 def test_a_selection_is_paged_and_filtered_as_it_was_kept(many: Connection, *, oldest_first: bool) -> None:
-    selections.select(many, "fix1", Filters(stream="stream_1"))
+    selections.create_selection(many, "fix1", Filters(stream="stream_1"))
     for filters, meant in (
         (Filters(selection="fix1"), ASKED["stream, error and direction"][0].only("stream")),
         (Filters(PARKED, selection="fix1", text="worse"), Filters(PARKED, text="worse")),

@@ -103,7 +103,9 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # Does a record make a parked one pointless? Asked of each stream of a batch, and of one that goes out.
     "ix_exchange_dead_letter_parked_key": lambda _, forger: applied(forger, [account(2, FIRST)]),
     # Which records wait for a row that may have come? Asked after each import.
-    "ix_exchange_dead_letter_orphan": lambda side, _: auto_retry.run(side.site, side.site.incoming(), importer.never),
+    "ix_exchange_dead_letter_orphan": lambda side, _: auto_retry.retry_orphans(
+        side.site, side.site.incoming(), importer.never
+    ),
     # `exchange dead-letters show`
     "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
     # Was this call made before, and did it come to its end? Asked at every call by hand.
@@ -341,7 +343,7 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
                 dead_letters.page(connection, filters)
             dead_letters.history(connection, parked)
             dead_letters.count_parked(connection)
-        retry.run(receiver.site, [parked])
+        retry.retry_letters(receiver.site, [parked])
         importer.run(receiver.site, stem=f"forth-{EPOCH}-0000000077")
 
     assert seen.read_whole(*GROWING) == []
@@ -376,7 +378,7 @@ def test_a_page_and_the_grouped_view_look_at_few_of_many_dead_letters(
         with watched(receiver.engine) as seen, reading(receiver.engine) as connection:
             page = dead_letters.page(connection, filters)
             if page.after:
-                dead_letters.page(connection, filters, after=dead_letters.place(connection, page.after))
+                dead_letters.page(connection, filters, after=dead_letters.cursor(connection, page.after))
         looked[name] = (seen.read_whole("exchange_dead_letter"), seen.steps)
     with watched(receiver.engine) as seen, reading(receiver.engine) as connection:
         assert len(dead_letters.grouped(connection, Filters(DeadLetterState.PARKED))) == KINDS

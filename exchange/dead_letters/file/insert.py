@@ -1,4 +1,4 @@
-"""Letters that were brought put among those that are here, each once."""
+"""Letters of a file inserted among those that are here, each once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Waiting:
     revisions: list[SavedRevision] = field(default_factory=list)
 
 
-class Shelf:
+class Inserter:
     """Letters that wait to be written in the caller's transaction, some at a time."""
 
     def __init__(self, connection: Connection, cause: str) -> None:
