@@ -15,6 +15,7 @@ from exchange.cli import (
     dead_letters_edit,
     dead_letters_file,
     dead_letters_retry,
+    dead_letters_show,
     forget,
     gaps,
     keys,
@@ -80,6 +81,7 @@ app.command()(gaps.resend)
 app.command()(verify.verify)
 app.command()(verify.inspect)
 app.add_typer(keys.app, name="keys")
+dead_letters.app.command()(dead_letters_show.show)
 dead_letters.app.command()(dead_letters_edit.edit)
 dead_letters.app.command()(dead_letters_retry.select)
 dead_letters.app.command()(dead_letters_retry.selections)

@@ -87,9 +87,7 @@ def inspect(
     claim, signer = batch_report.read_claim(content)
     lines = list(batch_report.first_lines(files, content, records))
     if as_json:
-        output.emit(
-            batch_report.fields_of(files, report) | {"signed_by": signer, "manifest": claim, "first": lines}
-        )
+        output.emit(batch_report.fields_of(files, report) | {"signed_by": signer, "manifest": claim, "first": lines})
         return
     signed = any(check.name == "signature" and check.ok for check in report.checks)
     if report.ok and signed:

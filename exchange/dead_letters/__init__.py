@@ -1,6 +1,7 @@
 """Dead letters: records that did not take effect, kept with why, until a person or a later batch settles them.
 
-This package keeps, finds and shows them; retrying one is the ``retry`` workflow's.
+What takes a Connection works in the caller's transaction and commits nothing; what takes a Site or an Engine begins
+and commits its own.
 """
 
 from __future__ import annotations

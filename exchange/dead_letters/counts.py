@@ -72,7 +72,10 @@ def trends(connection: Connection, state: DeadLetterState, moment: datetime) -> 
 
 
 def fold(connection: Connection, moment: datetime) -> None:
-    """Add up what belongs together, and the hours that no trend tells of any more. May be repeated, at any time."""
+    """Add up counts of one kind, and the hours that no trend tells of any more; may be repeated.
+
+    Runs in the caller's writing transaction, which commits it.
+    """
     kept = hour_of(moment) - _KEPT_HOURS
     sums: Counter[tuple[str, str, int]] = Counter()
     columns = (dead_letter_count.c[name] for name in ("fingerprint", "state", "hour", "letters"))

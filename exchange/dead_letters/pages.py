@@ -31,7 +31,7 @@ class _Group(NamedTuple):
 
 
 def cursor(connection: Connection, letter_id: int) -> Cursor | None:
-    """Say where a letter stands; None if there is no such letter."""
+    """Say where a letter stands, to give the page behind it; None if there is no such letter."""
     row = connection.execute(
         sa.select(dead_letter.c.created_at, dead_letter.c.id).where(dead_letter.c.id == letter_id)
     ).one_or_none()

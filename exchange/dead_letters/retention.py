@@ -24,22 +24,23 @@ def retire(engine: Engine, state: DeadLetterState, before: datetime, cause: str,
     """Remove letters that came to ``state`` before a moment, oldest first, at most ``most``; give how many went.
 
     Their revisions go with them; their events stay, one more saying ``cause``. The newest letter of all stays:
-    SQLite would give its id to the next one. Raises ValueError for a state that is not settled.
+    SQLite would give its id to the next one. Commits every ``CHUNK`` letters looked at. Raises ValueError for a state
+    that is not settled.
     """
     if state not in SETTLED:
         msg = f"dead letters that are {state} are never removed"
         raise ValueError(msg)
-    place: Cursor | None = _FIRST
+    cursor: Cursor | None = _FIRST
     removed = 0
-    while place is not None and removed < most:
+    while cursor is not None and removed < most:
         with writing(engine) as connection:
-            ids, place = _due(connection, state, before, place)
+            ids, cursor = _due(connection, state, before, cursor)
             removed += _remove(connection, ids[: most - removed], state, before, cause)
     return removed
 
 
 def forget_selections(engine: Engine) -> int:
-    """Remove the selections none of whose letters is left; give how many went."""
+    """Remove the selections none of whose letters is left, in a transaction of its own; give how many went."""
     left = (
         sa.exists()
         .where(selected.c.selection == selection.c.name, dead_letter.c.id == selected.c.letter)

@@ -35,7 +35,10 @@ class Selection(AsDict):
 
 
 def create_selection(connection: Connection, name: str, filters: Filters) -> Selection:
-    """Freeze the letters that ``filters`` mean now. Raises WorldError if the name is taken or there is no letter."""
+    """Freeze the letters that ``filters`` mean now, in the caller's writing transaction.
+
+    Raises WorldError, with nothing changed, if the name is taken or there is no letter.
+    """
     if _row(connection, name) is not None:
         there = find_selection(connection, name)
         msg = (
@@ -57,7 +60,7 @@ def create_selection(connection: Connection, name: str, filters: Filters) -> Sel
 
 
 def delete_selection(connection: Connection, name: str) -> None:
-    """Forget a selection; its letters stay as they are. Raises WorldError if there is none."""
+    """Remove a selection, in the caller's transaction; its letters stay as they are. Raises WorldError."""
     find_selection(connection, name)
     connection.execute(sa.delete(selected).where(selected.c.selection == name))
     connection.execute(sa.delete(selection).where(selection.c.name == name))
@@ -129,7 +132,10 @@ def discarded_in(connection: Connection, name: str) -> list[int]:
 def mark(
     connection: Connection, name: str, ids: Sequence[int], state: DeadLetterState | None, *, tried: bool = False
 ) -> None:
-    """Note what became of letters of a selection; None makes them as if they had not been tried."""
+    """Note what became of letters of a selection, in the transaction that changed them; None: as if never tried.
+
+    ``tried`` counts an attempt, as the letter itself does.
+    """
     for some in in_parts(ids):
         mine = sa.and_(selected.c.selection == name, among(connection, selected.c.letter, some))
         marking = sa.update(selected).where(mine).values(state=state, attempts=selected.c.attempts + int(tried))
@@ -137,7 +143,7 @@ def mark(
 
 
 def try_again(connection: Connection, name: str) -> None:
-    """Make the letters of a selection that were tried and stayed parked as if they had not been tried."""
+    """Open the letters of a selection that were tried and stayed parked, in the caller's transaction."""
     stayed = sa.and_(selected.c.selection == name, selected.c.state == DeadLetterState.PARKED)
     connection.execute(sa.update(selected).where(stayed).values(state=None))
 

@@ -34,7 +34,7 @@ Conditions = tuple[sa.ColumnElement[bool] | sa.TextClause, ...]
 def supersede_sent(
     connection: Connection, stream: str, sent: sa.TableClause, refused: Collection[str], cause: str
 ) -> int:
-    """Settle outgoing letters whose row went out after all; give how many.
+    """Settle outgoing letters whose row went out after all, in the transaction of the export; give how many.
 
     ``sent`` has the ``stream`` and ``key`` of what was taken, of which the ``refused`` keys did not go.
     """

@@ -51,7 +51,10 @@ class Outcome:
 
 
 def take(connection: Connection, ids: Sequence[int], *, lock: bool = True) -> list[Taken]:
-    """Give those of some letters that are parked, by id, and lock their rows until the transaction ends."""
+    """Give those of some letters that are parked, by id, and lock their rows until the caller's transaction ends.
+
+    Without ``lock`` nobody is kept off them: enough to say what would become of them.
+    """
     newest = sa.and_(revision.c.letter == dead_letter.c.id, revision.c.number == dead_letter.c.revision)
     taking = (
         sa.select(*brief_columns(dead_letter), dead_letter.c.record, revision.c.record.label("mended"))
@@ -65,7 +68,7 @@ def take(connection: Connection, ids: Sequence[int], *, lock: bool = True) -> li
 
 
 def settle(connection: Connection, outcomes: Sequence[Outcome], how: str = "retried") -> None:
-    """Write down what a retry made of letters that were taken in this transaction: state, attempt and event."""
+    """Write down what a retry made of letters, in the transaction in which they were taken: state, attempt, event."""
     moment = now()
     retried = {"attempts": dead_letter.c.attempts + 1, "updated_at": moment}
     failed = [outcome for outcome in outcomes if outcome.refused is not None]
@@ -113,7 +116,10 @@ def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int],
 
 
 def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
-    """Settle letters whose row has a later version by now, unless somebody was faster; give how many."""
+    """Settle parked letters whose row has a later version by now, in the caller's transaction; give how many.
+
+    Those that somebody settled meanwhile are left as they are.
+    """
     settled: list[int] = []
     for part in in_parts(ids):
         some = among(connection, dead_letter.c.id, part)
@@ -129,12 +135,12 @@ def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
 
 
 def discard(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
-    """Give parked letters up, with a reason, all or none; give a sentence if that can't be."""
+    """Discard parked letters in the caller's transaction; give a sentence, with none changed, if one isn't parked."""
     return _move(connection, ids, DeadLetterState.PARKED, DeadLetterState.DISCARDED, reason)
 
 
 def restore(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
-    """Take letters back that were given up, all or none; give a sentence if that can't be."""
+    """Park discarded letters again in the caller's transaction; give a sentence, with none changed, if one isn't."""
     return _move(connection, ids, DeadLetterState.DISCARDED, DeadLetterState.PARKED, reason)
 
 
@@ -164,7 +170,7 @@ def _move(
 
 
 def locked_states(connection: Connection, ids: Sequence[int]) -> dict[int, DeadLetterState]:
-    """Lock the rows of letters until the transaction ends, and give their states."""
+    """Lock the rows of letters, by id, until the caller's transaction ends, and give their states."""
     asking = (
         sa.select(dead_letter.c.id, dead_letter.c.state)
         .where(among(connection, dead_letter.c.id, ids))
