@@ -16,7 +16,8 @@ from exchange.cli.runtime import Refused, open_site
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
-    from exchange.dead_letters import Group, Page
+    from exchange.dead_letters.groups import Group
+    from exchange.dead_letters.search import Page
 
 LARGEST_ID = 2**63 - 1
 BARS = " ▁▂▃▄▅▆▇█"
@@ -39,14 +40,14 @@ def by_cause(
     """Show what is wrong, by cause: how much, since when, whose fault, and what to do."""
     if context.invoked_subcommand is not None:
         return
-    from exchange import dead_letters
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
+    from exchange.dead_letters.groups import grouped
 
     with open_site() as site:
         wanted = filters.read(site)
         with world_errors(), reading(site.engine) as connection:
-            groups = dead_letters.grouped(connection, wanted)
+            groups = grouped(connection, wanted)
         if not groups:
             filters.refuse_unknown_names(site)
     if as_json:
@@ -125,23 +126,22 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first, a page at a time."""
-    from exchange import dead_letters
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
-    from exchange.dead_letters import selections
+    from exchange.dead_letters import masking, pages, selections
 
     with open_site() as site:
         wanted = filters.read(site, selection)
         with world_errors(), reading(site.engine) as connection:
             if selection is not None:
                 selections.find_selection(connection, selection)
-            cursor = dead_letters.cursor(connection, after) if after is not None else None
+            cursor = pages.cursor(connection, after) if after is not None else None
             if after is not None and cursor is None:
                 raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
-            page = dead_letters.page(connection, wanted, after=cursor, limit=limit, oldest_first=oldest)
+            page = pages.page(connection, wanted, after=cursor, limit=limit, oldest_first=oldest)
         if not page.letters and not page.cut:
             filters.refuse_unknown_names(site)
-        mask = dead_letters.Mask(site.channels)
+        mask = masking.Mask(site.channels)
     letters = [mask.brief(letter) for letter in page.letters]
     if as_json:
         for letter in letters:

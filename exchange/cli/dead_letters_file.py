@@ -16,8 +16,8 @@ from exchange.cli.runtime import fail, open_site
 
 if TYPE_CHECKING:
     from exchange.database.audit_log import Act
-    from exchange.dead_letters import Filters
     from exchange.dead_letters.file import ExportedLetters
+    from exchange.dead_letters.filters import Filters
     from exchange.site import Site
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A new file; .csv makes a table, which nothing reads back.")]

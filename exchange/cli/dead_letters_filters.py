@@ -15,7 +15,7 @@ from exchange.cli.runtime import Refused, moment, one_of, refuse_unknown, stem
 from exchange.format.errors import printable
 
 if TYPE_CHECKING:
-    from exchange.dead_letters import Filters
+    from exchange.dead_letters.filters import Filters
     from exchange.site import Site
 
 OF_CAUSES = ("state", "channel", "stream", "direction", "error", "fingerprint")
@@ -49,7 +49,7 @@ class FilterOptions:
         Raises Refused for one that makes no sense.
         """
         from exchange.database.tables import DeadLetterState, Direction
-        from exchange.dead_letters import Filters, key_texts
+        from exchange.dead_letters.filters import Filters, key_texts
 
         for name, value in (
             ("key", self.key),

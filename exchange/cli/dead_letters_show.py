@@ -15,8 +15,7 @@ from exchange.format.errors import printable
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
-    from exchange.dead_letters import View
-    from exchange.dead_letters.show import Line
+    from exchange.dead_letters.show import Line, View
 
 LONGEST_RECORD = 20_000
 """Characters of a record shown to people; `--json` gives all that is kept."""
@@ -27,12 +26,12 @@ MOST_LINES = 200
 
 def show(letter_id: Id, as_json: Json = False) -> None:
     """Show one dead letter: what is wrong, the record, its row as it stands now, and its history."""
-    from exchange import dead_letters
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
+    from exchange.dead_letters.show import view
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = dead_letters.view(site, connection, letter_id)
+        found = view(site, connection, letter_id)
     if found is None:
         output.complain(f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are")
         fail()

@@ -11,13 +11,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.channels.stream import HIDDEN
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
-from exchange.dead_letters import Mask, Parked, revisions
+from exchange.dead_letters import revisions, store
+from exchange.dead_letters.masking import Mask
+from exchange.dead_letters.store import Parked
 from exchange.dead_letters.transitions import missing, standing
 from exchange.format import json_pointer, strict_json
 from exchange.format import record as records
@@ -74,7 +75,7 @@ class Edited:
 def begin_edit(site: Site, letter_id: int) -> Draft:
     """Begin to edit a letter. Raises WorldError if it is none that can be edited."""
     with world_errors(), reading(site.engine) as connection:
-        letter = dead_letters.find(connection, letter_id)
+        letter = store.find(connection, letter_id)
         if letter is None:
             raise WorldError(str(missing(letter_id)))
         if letter.state is not DeadLetterState.PARKED:

@@ -19,15 +19,16 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.database.engine import among, in_parts
 from exchange.database.errors import world_errors
 from exchange.database.locks import export_lock, import_lock, join, locked, reading
 from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
-from exchange.dead_letters import Letter, Outcome, Superseding, Taken
-from exchange.dead_letters.transitions import missing, standing
+from exchange.dead_letters import store, transitions
+from exchange.dead_letters.store import Letter
+from exchange.dead_letters.supersede import Superseding
+from exchange.dead_letters.transitions import Outcome, Taken, missing, standing
 from exchange.format.errors import RecordError, printable, rule_of
 from exchange.format.names import CONTROL
 from exchange.results import Retried
@@ -183,7 +184,7 @@ def retry_group(site: Site, group: Group, options: RetryOptions) -> list[Retried
     """
     try:
         with _locked(site, group) as connection:
-            taken = dead_letters.take(connection, group.ids, lock=not options.rehearse)
+            taken = transitions.take(connection, group.ids, lock=not options.rehearse)
             work = _receive if group.direction is Direction.IN else _send
             outcomes = work(site, connection, group.channel, taken)
             return _finish(connection, group, taken, outcomes, options)
@@ -199,7 +200,7 @@ def retry_group(site: Site, group: Group, options: RetryOptions) -> list[Retried
     # Constraints that are checked late refuse a row only when all was done.
     fault = RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
     with _locked(site, group) as connection:
-        taken = dead_letters.take(connection, group.ids)
+        taken = transitions.take(connection, group.ids)
         return _finish(connection, group, taken, [_refused(one, fault) for one in taken], options)
 
 
@@ -217,10 +218,10 @@ def _finish(
 ) -> list[Retried]:
     outcomes = [one for one in outcomes if not (one.refused and one.refused.error in options.spared)]
     if not options.rehearse:
-        dead_letters.settle(connection, outcomes, options.how)
+        transitions.settle(connection, outcomes, options.how)
     done = {one.letter.id: _retried(one) for one in outcomes}
     for letter_id in set(group.ids).difference(one.letter.id for one in taken):
-        letter = dead_letters.find(connection, letter_id)
+        letter = store.find(connection, letter_id)
         message = f"{standing(connection, letter_id)}; nothing was changed"
         done[letter_id] = Retried(letter_id, letter.state if letter else None, message, changed=False)
     retried = [done[letter_id] for letter_id in group.ids if letter_id in done]

@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.database.ledger import Counts
 from exchange.database.tables import dead_letter
-from exchange.dead_letters import Letter, Superseding
-from exchange.dead_letters.store import letter_of
+from exchange.dead_letters import store
+from exchange.dead_letters.store import Letter, letter_of
+from exchange.dead_letters.supersede import Superseding
 from exchange.format.batch import BatchReader
 from exchange.format.errors import Ahead, RecordError, Rejected, printable, rule_of
 from exchange.format.strict_json import MAX_INTEGER
@@ -119,7 +119,7 @@ class _BadRecords:
 
     def write(self) -> None:
         """Write down the letters that are still in memory."""
-        dead_letters.park(self._connection, self._letters, "refused on import")
+        store.park(self._connection, self._letters, "refused on import")
         self._letters.clear()
         self._bytes = 0
 

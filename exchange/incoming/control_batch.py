@@ -16,14 +16,14 @@ from typing import Any, BinaryIO, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.database import ledger, network, positions
 from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.tables import DeadLetterState, Direction, agreement, dead_letter, peer, position, receipt
-from exchange.dead_letters import Letter, transitions
+from exchange.dead_letters import store, transitions
+from exchange.dead_letters.store import Letter
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
@@ -116,7 +116,7 @@ class _Ear:
 
     def park(self) -> None:
         """Write down the bad records that are still in memory."""
-        dead_letters.park(self._connection, self._letters, "refused on import")
+        store.park(self._connection, self._letters, "refused on import")
         self._letters.clear()
         self._bytes = 0
 

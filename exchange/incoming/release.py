@@ -19,7 +19,7 @@ from exchange.database.errors import world_errors
 from exchange.database.ledger import Counts, Entry, Event
 from exchange.database.locks import import_lock, join, locked, reading
 from exchange.database.tables import BatchState, Direction, dead_letter
-from exchange.dead_letters import Mask
+from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.store import brief, brief_columns
 from exchange.format.as_dict import AsDict
 from exchange.format.batch import check_data

@@ -16,13 +16,13 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database.engine import among
 from exchange.database.ledger import Counts
 from exchange.database.tables import BatchState, Direction, batch, dead_letter
-from exchange.dead_letters import Letter
+from exchange.dead_letters import store
+from exchange.dead_letters.store import Letter
 from exchange.format import record as records
 from exchange.format.buckets import bucket_of, key_text, shard_of
 from exchange.format.control import Part
@@ -151,7 +151,7 @@ def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> 
         kept = loader.keys_of(refused)
     delete_limit.note(site, connection, arrival, loaded.deleted, {})
     letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
-    dead_letters.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
+    store.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
     return loaded.counts.applied, len(letters)
 
 

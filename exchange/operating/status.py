@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database import network as own_network
@@ -22,8 +21,8 @@ from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch, holds_place, position, success
-from exchange.dead_letters import Backlog
 from exchange.dead_letters import counts as letter_counts
+from exchange.dead_letters.counts import Backlog
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
 from exchange.format.names import CONTROL
@@ -158,7 +157,7 @@ def look(site: Site) -> Status:
         epoch = own_network.known_epoch(connection, site.network)
         there = peer_state.look(site, connection)
         channels = _channels(site, connection, there)
-        backlog = dead_letters.backlog(connection)
+        backlog = letter_counts.backlog(connection)
         stumbles = tuple(failures.told(site, connection))
         nobodys = strangers.news(connection)
     moment = now()

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.channels.codecs import LOOK_AT_EACH
 from exchange.channels.stream import Stream
 from exchange.database.tables import Direction
-from exchange.dead_letters import Letter
+from exchange.dead_letters import store, supersede
+from exchange.dead_letters.store import Letter
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import RecordError
@@ -72,7 +72,7 @@ def compose(
     if left:
         capture.give_back(connection, channel.streams, reached)
     _supersede(connection, keys, letters)
-    dead_letters.park(connection, letters, "refused on export")
+    store.park(connection, letters, "refused on export")
     return Composed(len(letters), left)
 
 
@@ -98,9 +98,9 @@ def compose_page(
         return None
     cut = capture.cut_page(connection, reached.version) if left and reached is not None else None
     _supersede(connection, page.keys, letters)
-    known = dead_letters.parked_sent(connection, letters)
+    known = supersede.parked_sent(connection, letters)
     fresh = [letter for letter in letters if (letter.stream, letter.key) not in known]
-    dead_letters.park(connection, fresh, "refused on export")
+    store.park(connection, fresh, "refused on export")
     bad = frozenset(letter.stream for letter in letters if letter.stream)
     return PageComposed(len(fresh), cut, bad)
 
@@ -141,7 +141,7 @@ def _supersede(connection: Connection, keys: Mapping[str, int], letters: Sequenc
     for stream in keys:
         refused = {letter.key for letter in letters if letter.key and letter.stream == stream}
         sentence = "superseded: its row went out with a later export"
-        dead_letters.supersede_sent(connection, stream, capture.CLAIMED, refused, sentence)
+        supersede.supersede_sent(connection, stream, capture.CLAIMED, refused, sentence)
 
 
 def _write_all(site: Site, writer: BatchWriter, kind: _Kind, rows: Sequence[capture.Row], version: int | None) -> bool:

@@ -27,7 +27,8 @@ from exchange.database.audit_log import Entry
 from exchange.database.locks import locked, reading, writing
 from exchange.database.tables import DeadLetterState
 from exchange.database.whoami import user
-from exchange.dead_letters import Filters, selections
+from exchange.dead_letters import selections
+from exchange.dead_letters.filters import Filters
 from exchange.files import call_secret
 from exchange.files.keys import candidate, new, trust
 from exchange.incoming import importer

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.channels import Channel, Stream
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked
 from exchange.database.tables import DeadLetterState, change, dead_letter, event, revision
 from exchange.dead_letters import file as letter_file
-from exchange.dead_letters import retry, transitions
+from exchange.dead_letters import filters, retry, store, transitions
 from exchange.dead_letters.file import FileFault, read
 from exchange.dead_letters.file import csv as letter_csv
 from exchange.format import dead_letter_file as format_letters
@@ -107,7 +106,7 @@ def test_what_was_removed_comes_back_as_it_was_with_its_id_and_its_revisions(par
     assert letters(parked) == before
     assert parked.all(sa.select(revision)) == mended
     with parked.engine.connect() as connection:
-        last = dead_letters.history(connection, before[1]["id"])[-1]
+        last = store.history(connection, before[1]["id"])[-1]
     assert last["to_state"] == "discarded"
     assert last["cause"].startswith("brought from a file of two's of 20")
 
@@ -142,7 +141,7 @@ def test_an_id_beyond_the_newest_is_not_taken_out_of_turn(parked: Side, tmp_path
     assert letter_file.import_letters(parked.site, file).imported == len(before)
     ids = [letter["id"] for letter in letters(parked)]
     with parked.engine.begin() as connection:  # what PostgreSQL's sequence gives next is free
-        dead_letters.park(connection, [dead_letters.Letter("in", "forth", b"x", "json", "bad")] * 10, "test")  # type: ignore[arg-type]
+        store.park(connection, [store.Letter("in", "forth", b"x", "json", "bad")] * 10, "test")  # type: ignore[arg-type]
     assert len(set(ids)) == len(before)
 
 
@@ -405,9 +404,7 @@ def test_an_export_that_fails_leaves_no_file(
 def test_only_the_letters_that_were_asked_for_are_written(quick_parked: Side, tmp_path: Path) -> None:
     file = tmp_path / "some.jsonl"
     assert (
-        letter_file.export_letters(
-            quick_parked.site, file, dead_letters.Filters(state=DeadLetterState.DISCARDED)
-        ).letters
+        letter_file.export_letters(quick_parked.site, file, filters.Filters(state=DeadLetterState.DISCARDED)).letters
         == 1
     )
 

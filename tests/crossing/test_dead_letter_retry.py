@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.database import tables
 from exchange.database.locks import locked, writing
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
-from exchange.dead_letters import Filters, Parked, bulk_retry, discard, retry, selections
+from exchange.dead_letters import bulk_retry, discard, retry, selections, store
 from exchange.dead_letters import edit as editing
 from exchange.dead_letters import supersede as watching
 from exchange.dead_letters.bulk_retry import Bulk, Pace
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.store import Parked
 from exchange.format.errors import Verdict, WorldError
 from exchange.results import Retried
 from tests.crossing import shop
@@ -50,7 +51,7 @@ def letters(side: Side) -> list[Parked]:
     """Give all dead letters, oldest first."""
     with side.engine.connect() as connection:
         ids = connection.scalars(sa.select(dead_letter.c.id).order_by(dead_letter.c.id))
-        return [letter for one in ids if (letter := dead_letters.find(connection, one))]
+        return [letter for one in ids if (letter := store.find(connection, one))]
 
 
 def states(side: Side) -> list[str]:
@@ -60,7 +61,7 @@ def states(side: Side) -> list[str]:
 def told(side: Side, letter_id: int) -> list[str]:
     """Give what was noted of a letter, oldest first."""
     with side.engine.connect() as connection:
-        return [one["cause"] for one in dead_letters.history(connection, letter_id)]
+        return [one["cause"] for one in store.history(connection, letter_id)]
 
 
 def park(side: Side, forger: Forger, records: Sequence[dict[str, Any] | bytes]) -> list[Parked]:
@@ -146,11 +147,11 @@ def test_a_retried_record_supersedes_older_letters_of_its_key(quick_receiver: Si
 
 
 def test_an_import_meets_no_letter_of_another_direction(quick_receiver: Side, quick_forger: Forger) -> None:
-    mine = dead_letters.Letter(
+    mine = store.Letter(
         tables.Direction.OUT, "back", b"{}", "value", "bad", stream="account", op="upsert", key='{"id":1}', version=1
     )
     with quick_receiver.engine.begin() as connection:
-        dead_letters.park(connection, [mine], "test")
+        store.park(connection, [mine], "test")
     quick_forger.send([account(1, FIRST)])
     quick_receiver.take_in()
 
@@ -380,12 +381,12 @@ def test_letters_of_both_directions_are_retried_together(quick_receiver: Side, q
     park(quick_receiver, quick_forger, [visit(1, 1, FIRST)])
     keys = ['{"id" : 1}', '{"id" : 2}']
     mine = [
-        dead_letters.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", op="upsert", key=key)
+        store.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", op="upsert", key=key)
         for key in (*keys, keys[0])
     ]
-    gone = dead_letters.Letter(tables.Direction.IN, "unknown", b"{}", "value", "bad")
+    gone = store.Letter(tables.Direction.IN, "unknown", b"{}", "value", "bad")
     with quick_receiver.engine.begin() as connection:
-        dead_letters.park(connection, [*mine, gone], "test")
+        store.park(connection, [*mine, gone], "test")
     select(quick_receiver, "all")
     bulk, _ = run(quick_receiver, "all")
 
@@ -617,9 +618,9 @@ def test_hidden_columns_are_neither_shown_nor_lost(quick_receiver: Side, quick_f
 
 
 def test_an_outgoing_letter_is_mended_in_its_row(quick_receiver: Side) -> None:
-    mine = dead_letters.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", key='{"id" : 1}')
+    mine = store.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", key='{"id" : 1}')
     with quick_receiver.engine.begin() as connection:
-        dead_letters.park(connection, [mine], "test")
+        store.park(connection, [mine], "test")
     with pytest.raises(WorldError, match="mend its row"):
         editing.begin_edit(quick_receiver.site, letters(quick_receiver)[0].id)
     with pytest.raises(WorldError, match="there is no dead letter 99"):

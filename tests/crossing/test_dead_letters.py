@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.database import tables
 from exchange.database.tables import DeadLetterState
 from exchange.database.whoami import whoami
-from exchange.dead_letters import retry, transitions
+from exchange.dead_letters import counts, filters, pages, retry, store, transitions
 from exchange.format.errors import Verdict, WorldError
 from exchange.incoming import replay
 from exchange.operating import prune
@@ -23,11 +22,11 @@ from tests.crossing.sides import Link, Side
 FIRST = 1_700_000_000_000_000
 
 
-def letters(side: Side) -> list[dead_letters.Parked]:
+def letters(side: Side) -> list[store.Parked]:
     """Give all dead letters, oldest first."""
     with side.engine.connect() as connection:
-        page = dead_letters.page(connection, dead_letters.Filters(), limit=1_000, oldest_first=True)
-        return [letter for one in page.letters if (letter := dead_letters.find(connection, one.id))]
+        page = pages.page(connection, filters.Filters(), limit=1_000, oldest_first=True)
+        return [letter for one in page.letters if (letter := store.find(connection, one.id))]
 
 
 def visit(number: int, place: int, version: int) -> dict[str, object]:
@@ -73,7 +72,7 @@ def test_a_retried_letter_applies_once_what_it_waited_for_is_there(receiver: Sid
     [again] = retry.retry_letters(receiver.site, [letter.id])
     assert (again.state, again.changed) == (DeadLetterState.APPLIED, False)
     with receiver.engine.connect() as connection:
-        states = [event["to_state"] for event in dead_letters.history(connection, letter.id)]
+        states = [event["to_state"] for event in store.history(connection, letter.id)]
     assert states == ["parked", "parked", "applied"]
 
 
@@ -120,8 +119,8 @@ def test_a_discarded_letter_stays_so(quick_receiver: Side, quick_forger: Forger)
         assert transitions.discard(connection, letter.id, "it was\x1b[31m a test") is None
         assert "already" in (transitions.discard(connection, letter.id, "again") or "")
         assert "no dead letter" in (transitions.discard(connection, 999, "none") or "")
-        assert "\x1b" not in str(dead_letters.history(connection, letter.id))
-        assert dead_letters.count_parked(connection) == 0
+        assert "\x1b" not in str(store.history(connection, letter.id))
+        assert counts.count_parked(connection) == 0
     [done] = retry.retry_letters(quick_receiver.site, [letter.id])
     assert (done.state, done.changed) == (DeadLetterState.DISCARDED, False)
 
@@ -144,7 +143,7 @@ def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> No
     [sentence] = filter(None, told)
     assert sentence.startswith(f"dead letter {letter.id} is discarded already, by {whoami()} at ")
     with receiver.engine.connect() as connection:
-        assert len(dead_letters.history(connection, letter.id)) == 2
+        assert len(store.history(connection, letter.id)) == 2
 
 
 def test_a_letter_longer_than_is_kept_says_so(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -224,10 +223,10 @@ def test_a_retried_outgoing_delete_goes_out_as_a_delete(alike: Link) -> None:
     alike.round()
     key = _key_text(alike.one)
     with alike.one.engine.begin() as connection:
-        dead_letters.park(
+        store.park(
             connection,
             [
-                dead_letters.Letter(
+                store.Letter(
                     tables.Direction.OUT,
                     "forth",
                     b"{}",

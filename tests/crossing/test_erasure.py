@@ -30,7 +30,8 @@ from exchange.database.tables import (
     selection,
     tombstone,
 )
-from exchange.dead_letters import Filters, edit, retry, selections
+from exchange.dead_letters import edit, retry, selections
+from exchange.dead_letters.filters import Filters
 from exchange.format.control import Receipt
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.incoming.importer import never

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from exchange import dead_letters
 from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState, Direction
-from exchange.dead_letters import Filters, Letter, bulk_retry, retry, selections, transitions
+from exchange.dead_letters import bulk_retry, retry, selections, store, transitions
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.store import Letter
 from exchange.incoming import importer
 from tests.crossing.sides import Side
 from tests.performance.watching import watched
@@ -34,7 +35,7 @@ def park(side: Side, name: str, numbers: range, *, age: int = 30, text: str = ""
         for number in numbers
     ]
     with writing(side.engine) as connection:
-        dead_letters.park(connection, letters, "test")
+        store.park(connection, letters, "test")
         selections.create_selection(connection, name, Filters(state=DeadLetterState.PARKED))
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.database import ledger
 from exchange.database.engine import now
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, revision
+from exchange.dead_letters import store
 from exchange.format.dead_letter_file import SavedLetter, SavedRevision
 
 Identity = tuple[Any, ...]
@@ -120,7 +120,7 @@ def _row(waiting: _Waiting, *, keeping: bool) -> dict[str, Any]:
     letter = waiting.letter
     values = {one.name: getattr(letter, one.name) for one in fields(SavedLetter) if keeping or one.name != "id"}
     return values | {
-        "fingerprint": dead_letters.Letter(
+        "fingerprint": store.Letter(
             Direction(letter.direction),
             letter.channel,
             letter.record,

@@ -16,9 +16,9 @@ from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.tables import dead_letter, revision
-from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.file.csv import write_table
-from exchange.dead_letters.store import brief_columns, parked
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.store import Parked, brief_columns, parked
 from exchange.files.durable import new_file
 from exchange.format.as_dict import AsDict
 from exchange.format.dead_letter_file import Entry, LetterWriter, SavedLetter, SavedRevision
