@@ -41,13 +41,13 @@ def listed(
     """List what was done by hand: who, when, from where, what, why, and what came of it."""
     if context.invoked_subcommand is not None:
         return
-    from exchange.database import audit_log as auditing
+    from exchange.database.audit_log import entries
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
 
     begin, end = moment("since", since), moment("until", until)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = auditing.entries(connection, action=action, who=who, since=begin, until=end, limit=limit)
+        found = entries(connection, action=action, who=who, since=begin, until=end, limit=limit)
     if as_json:
         for entry in found:
             output.emit(entry.as_dict())

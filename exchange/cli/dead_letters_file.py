@@ -52,13 +52,13 @@ def export(
 
 
 def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager[Act]) -> ExportedLetters:
-    from exchange.dead_letters import file as letter_file
+    from exchange.dead_letters.file import FileFault, export_letters
 
     try:
         with act as doing:
-            saved = letter_file.export_letters(site, file, filters)
+            saved = export_letters(site, file, filters)
             doing.came_to(saved.as_dict())
-    except letter_file.FileFault as fault:
+    except FileFault as fault:
         output.complain(f"{fault}; nothing was written")
         fail()
     return saved
@@ -69,15 +69,15 @@ def import_(file: Import, reason: Reason = None, who: As = None, as_json: Json =
 
     Letters that the other network refused become letters of this one: mend their rows here, then retry.
     """
-    from exchange.dead_letters import file as letter_file
+    from exchange.dead_letters.file import FileFault, import_letters
 
     arguments = {"file": str(file.absolute())}
     try:
         with open_site() as site, by_hand(site, "import_dead_letters", arguments, who=who, why=reason) as act:
-            imported = letter_file.import_letters(site, file)
+            imported = import_letters(site, file)
             # What was wrong with each is for the person here: it may quote a value.
             act.came_to({name: value for name, value in imported.as_dict().items() if name != "sentences"})
-    except letter_file.FileFault as fault:
+    except FileFault as fault:
         output.complain(str(fault))
         fail()
     if as_json:
