@@ -12,7 +12,7 @@ READY := .venv/.ready
 
 # What one breaks first: the format, values, capture, the way in and out on SQLite, a crossing on PostgreSQL, the layers.
 QUICK := tests/format tests/channels tests/tables tests/crossing/test_verdicts.py tests/crossing/test_bulk_path.py \
-    tests/crossing/test_crossings.py tests/crossing/test_compose.py tests/test_layers.py tests/database/test_engine.py
+    tests/crossing/test_crossings.py tests/crossing/test_compose.py tests/test_layers.py tests/database/test_locks.py
 
 .PHONY: demo test quick torture lint bench lock clean
 .DEFAULT_GOAL := test

@@ -44,8 +44,8 @@ class InstallCapture(MigrateOperation):
         """Add the column ``exchange_version``, and triggers if this network is ``source`` (None: always).
 
         May be repeated, and must be after a batch operation on SQLite, which makes the table anew without its
-        triggers. ``stream`` and ``key`` as ``capture.install`` takes them. Raises CommandError where that
-        raises CaptureFault, or if ``source`` is given and this network has no name.
+        triggers. ``stream`` and ``key`` as ``capture.install`` takes them. Runs in the migration's transaction.
+        Raises CommandError where that raises CaptureFault, or if ``source`` is given and this network has no name.
         """
         operations.invoke(cls(table, source, stream, key))
 
@@ -63,7 +63,10 @@ class DropCapture(MigrateOperation):
 
     @classmethod
     def drop_capture(cls, operations: Operations, table: str) -> None:
-        """Remove the triggers and the column ``exchange_version``, if they are there."""
+        """Remove the triggers and the column ``exchange_version``, if they are there.
+
+        Runs in the migration's transaction. Raises CommandError if there is no such table.
+        """
         operations.invoke(cls(table))
 
 

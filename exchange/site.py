@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from exchange.channels.channel import MAX_SHARDS, Channel
 from exchange.channels.schemas import Checker
+from exchange.database.dialects import dialect_of
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.limits import Limits
@@ -56,7 +57,7 @@ class Site:
     @property
     def many_writers(self) -> bool:
         """Whether the database lets several processes write at once; SQLite does not."""
-        return self.engine.dialect.name != "sqlite"
+        return dialect_of(self.engine).many_writers
 
     def channel(self, name: str, shards: int | None = None) -> Channel | None:
         """Find a channel by its name in the files.
@@ -68,10 +69,12 @@ class Site:
         if name in declared and shards in (None, 1):
             return declared[name]
         base, _, number = name.rpartition("_")
-        if base not in declared or number not in _SHARD_NUMBERS or (shards is not None and shards > MAX_SHARDS):
+        if base not in declared or number not in _SHARD_NUMBERS:
             return None
-        if shards is None or int(number) < shards != 1:
-            return declared[base].part(int(number), shards or 0)
+        if shards is None:
+            return declared[base].part(int(number), 0)
+        if 1 < shards <= MAX_SHARDS and int(number) < shards:
+            return declared[base].part(int(number), shards)
         return None
 
     def names_in_files(self, name: str) -> frozenset[str]:
@@ -79,3 +82,7 @@ class Site:
         declared = {one.name for one in self.channels}
         shards = (f"{name}_{number}" for number in range(MAX_SHARDS)) if name in declared else ()
         return frozenset({name, *shards} - (declared - {name}))
+
+    def incoming_names(self) -> frozenset[str]:
+        """Give the names in the files that incoming channels may have, into however many shards they are split."""
+        return frozenset(name for one in self.incoming() for name in self.names_in_files(one.declared))

@@ -23,6 +23,7 @@ from exchange.celery import app
 from exchange.celery.calls import TICK
 from exchange.celery.nudge_pace import NudgePace, Pending
 from exchange.celery.nudge_watch import WatchedFolder
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine, missing_file
 from exchange.database.errors import world_errors
 from exchange.files.pid_lock import hold
@@ -163,7 +164,7 @@ class Changes:
             missing = missing_file(self._engine)
             if missing is not None:
                 raise WorldError(f"{missing}: there is no database yet; `exchange migrate` makes it")
-            options = {"isolation_level": "AUTOCOMMIT"} if self._engine.dialect.name == "postgresql" else {}
+            options = {"isolation_level": "AUTOCOMMIT"} if dialect_of(self._engine).is_postgresql else {}
             self._connection = self._engine.connect().execution_options(exchange_read_only=True, **options)
         return self._connection
 

@@ -238,7 +238,7 @@ def retry_dead_letter(
     for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
         check_truth(name, switch)
     if by_ids(ids, selection):
-        done = [one.without_values() for one in retry.run(_site(), numbers(ids), rehearse=dry_run)]
+        done = [one.without_values() for one in retry.retry_letters(_site(), numbers(ids), rehearse=dry_run)]
         return _told(done, {}, "nothing to retry", what="dead_letters")
     for name, value in (("canary", canary), ("stop_after", stop_after)):
         check_count(name, value)
@@ -249,7 +249,7 @@ def retry_dead_letter(
         shown.extend(one.without_values().as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
 
     pace = Pace(rate, canary, stop_after)
-    bulk = bulk_retry.run(
+    bulk = bulk_retry.retry_selection(
         _site(),
         str(selection),
         pace,
@@ -270,7 +270,7 @@ def discard_dead_letter(
     """Give parked records up, all of ``ids`` or of a selection, or none."""
     check_truth("skip_changed", skip_changed)
     wanted = numbers(ids) if by_ids(ids, selection) else []
-    number = discard.discard(_site(), reason, ids=wanted, selection=selection, skip_changed=skip_changed)
+    number = discard.discard_letters(_site(), reason, ids=wanted, selection=selection, skip_changed=skip_changed)
     return _counted({"discarded": number}, "none")
 
 
@@ -278,7 +278,7 @@ def discard_dead_letter(
 def restore_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
     """Take back records that were discarded, all of ``ids`` or of a selection, or none."""
     wanted = numbers(ids) if by_ids(ids, selection) else []
-    return _counted({"restored": discard.restore(_site(), reason, ids=wanted, selection=selection)}, "none")
+    return _counted({"restored": discard.restore_letters(_site(), reason, ids=wanted, selection=selection)}, "none")
 
 
 @_task("exchange.replay_batch")

@@ -1,22 +1,24 @@
 """The JSON Schema of a stream: written from its model, kept as a file per version, checked on every record.
 
-``jsonschema_rs`` decides, ``jsonschema`` words what it refused.
+``jsonschema_rs`` decides, ``jsonschema`` words what it refused. That one takes long to load and is loaded when needed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
-from jsonschema import Draft202012Validator, FormatChecker
-from jsonschema.exceptions import SchemaError, best_match
 
 from exchange.channels.stream import Stream
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -47,6 +49,9 @@ def schema_path(folder: Path, stream: Stream, version: int) -> Path:
 
 def check_schema(schema: object) -> None:
     """Check that a schema is one, of draft 2020-12; raises ValueError with one sentence."""
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - see above
+    from jsonschema.exceptions import SchemaError  # noqa: PLC0415
+
     if not isinstance(schema, dict):
         raise ValueError("a stream's schema is a JSON object")  # noqa: TRY004 - a wrong file, not a wrong call
     if schema.get("$schema") != DIALECT:
@@ -144,7 +149,6 @@ class _Judge:
         self._under = under
         self._sensitive = sensitive
         self._validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
-        self._wording = Draft202012Validator(self._schema, format_checker=FormatChecker())
         self._is_valid = self._validator.is_valid
         self._each = jsonschema_rs.Draft202012Validator({"type": "array", "items": dict(schema)}, validate_formats=True)
         self.accepts_all = self._each.is_valid
@@ -167,7 +171,15 @@ class _Judge:
         where = f"{printable('.'.join(map(str, path)), 80)}: " if path else ""
         return RecordError("schema", printable(pointer), where + printable(message, _SENTENCE_LENGTH))
 
+    @cached_property
+    def _wording(self) -> Draft202012Validator:
+        from jsonschema import Draft202012Validator, FormatChecker  # noqa: PLC0415 - see above
+
+        return Draft202012Validator(self._schema, format_checker=FormatChecker())
+
     def _fault(self, value: dict[str, Any]) -> tuple[list[str | int], str, str]:
+        from jsonschema.exceptions import best_match  # noqa: PLC0415 - see above
+
         worded = best_match(self._wording.iter_errors(value))
         if worded is not None:
             return list(worded.absolute_path), worded.message, str(worded.validator)

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
-from exchange.channels.codecs import Codec, EncodeColumn, Json, UnsupportedColumn, as_is, codec_for
+from exchange.channels.codecs import ColumnCodec, EncodeColumn, Json, UnsupportedColumn, as_is, codec_for
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import RecordError, printable
 
@@ -66,7 +66,7 @@ class Stream:
         self.columns: tuple[sa.Column[Any], ...] = tuple(c for c in able if c.name in chosen)
         self.excluded: tuple[sa.Column[Any], ...] = tuple(c for c in able if c.name not in chosen)
         self.key: tuple[sa.Column[Any], ...] = tuple(table.primary_key.columns)
-        self.codecs: Mapping[str, Codec]
+        self.codecs: Mapping[str, ColumnCodec]
         self.faults: tuple[str, ...]
         self.codecs, unsupported = self._codecs()
         self.faults = (*self._faults(columns, exclude), *unsupported)
@@ -157,8 +157,8 @@ class Stream:
             late[target] = late.get(target, True) and bool(constraint.deferrable)
         return late
 
-    def _codecs(self) -> tuple[dict[str, Codec], list[str]]:
-        codecs: dict[str, Codec] = {}
+    def _codecs(self) -> tuple[dict[str, ColumnCodec], list[str]]:
+        codecs: dict[str, ColumnCodec] = {}
         faults = []
         for column in dict.fromkeys((*self.columns, *self.key)):
             try:
@@ -267,7 +267,7 @@ def _rows_encoder(
 
 
 def _decoder(
-    members: Sequence[tuple[Codec, str]], dialect: Dialect
+    members: Sequence[tuple[ColumnCodec, str]], dialect: Dialect
 ) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
     columns = [(itemgetter(codec.column.name), codec.column_decoder(dialect, under)) for codec, under in members]
 

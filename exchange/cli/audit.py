@@ -13,7 +13,7 @@ from exchange.cli import output
 from exchange.cli.batches import Limit
 from exchange.cli.output import Json
 from exchange.cli.runtime import fail, moment, open_site
-from exchange.cli.verify import CODES, Trust, trusted_from
+from exchange.cli.verify import CODES, Trust
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ def listed(
     """List what was done by hand: who, when, from where, what, why, and what came of it."""
     if context.invoked_subcommand is not None:
         return
-    from exchange.database import audit_log as auditing
+    from exchange.database.audit_log import entries
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
 
     begin, end = moment("since", since), moment("until", until)
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = auditing.entries(connection, action=action, who=who, since=begin, until=end, limit=limit)
+        found = entries(connection, action=action, who=who, since=begin, until=end, limit=limit)
     if as_json:
         for entry in found:
             output.emit(entry.as_dict())
@@ -111,6 +111,7 @@ def verify(
     Without FILE the rows of this side's database; with FILE that file, and that the database still has what it has.
     With --trust the file alone, with no database and no settings. Exit codes: 0 all is well, 3 corrupt, 4 untrusted.
     """
+    from exchange.cli.batch_report import trusted_from
     from exchange.database import audit_chain
 
     keys = trusted_from(trust)

@@ -2,88 +2,54 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exchange.cli import output
-from exchange.cli.dead_letters_filters import (
-    BatchOption,
-    ChannelOption,
-    DirectionOption,
-    ErrorOption,
-    FingerprintOption,
-    KeyOption,
-    SinceOption,
-    StateOption,
-    StreamOption,
-    TextOption,
-    UntilOption,
-    read_filters,
-    refuse_unknown_names,
-)
+from exchange.cli.dead_letters_filters import OF_CAUSES, FilterOptions, takes_filters
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, open_site
-from exchange.format.errors import printable
+from exchange.cli.runtime import Refused, open_site
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
-    from exchange.dead_letters import Group, Page, View
-    from exchange.dead_letters.show import Line
+    from exchange.dead_letters.groups import Group
+    from exchange.dead_letters.search import Page
 
 LARGEST_ID = 2**63 - 1
-LONGEST_RECORD = 20_000
-"""Characters of a record shown to people; `--json` gives all that is kept."""
-
-MOST_LINES = 200
-"""Lines of a record that is laid out."""
-
 BARS = " ▁▂▃▄▅▆▇█"
 PLAIN_BARS = " .:-=+*#@"
 """The same for an output that has no such characters."""
 
 app = typer.Typer(help="Records that did not take effect: by cause, or `list`ed.", invoke_without_command=True)
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
-Ids = Annotated[list[int], typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
 PageLimit = Annotated[int, typer.Option(min=1, max=10_000, help="Show so many at most.")]
 
 
 @app.callback()
+@takes_filters(*OF_CAUSES, state="parked")
 def by_cause(
     context: typer.Context,
     *,
-    state: Annotated[str, typer.Option(help="In this state.")] = "parked",
-    channel: ChannelOption = None,
-    stream: StreamOption = None,
-    direction: DirectionOption = None,
-    error: ErrorOption = None,
-    fingerprint: FingerprintOption = None,
+    filters: FilterOptions,
     as_json: Json = False,
 ) -> None:
     """Show what is wrong, by cause: how much, since when, whose fault, and what to do."""
     if context.invoked_subcommand is not None:
         return
-    from exchange import dead_letters
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
+    from exchange.dead_letters.groups import grouped
 
     with open_site() as site:
-        filters = read_filters(
-            site,
-            state=state,
-            channel=channel,
-            stream=stream,
-            direction=direction,
-            error=error,
-            fingerprint=fingerprint,
-        )
+        wanted = filters.read(site)
         with world_errors(), reading(site.engine) as connection:
-            groups = dead_letters.grouped(connection, filters)
+            groups = grouped(connection, wanted)
         if not groups:
-            refuse_unknown_names(site, channel, stream)
+            filters.refuse_unknown_names(site)
     if as_json:
         for group in groups:
             output.emit(group.as_dict())
@@ -91,11 +57,13 @@ def by_cause(
     letters = sum(group.letters for group in groups)
     if not letters:
         output.say(
-            f"there are no such dead letters: none is {state}" if filters.given else f"no dead letter is {state}"
+            f"there are no such dead letters: none is {filters.state}"
+            if wanted.given
+            else f"no dead letter is {filters.state}"
         )
         return
     since = min(group.first_at for group in groups)
-    told = f"{many(letters)} {state}, of {many(len(groups), 'cause')}, the oldest since {in_table(since)}"
+    told = f"{many(letters)} {filters.state}, of {many(len(groups), 'cause')}, the oldest since {in_table(since)}"
     if sys.stdout.isatty():
         output.tell(told)
         _tell_groups(groups)
@@ -145,19 +113,10 @@ def _tell_groups(groups: Sequence[Group]) -> None:
 
 
 @app.command("list")
+@takes_filters()
 def list_(
     *,
-    state: StateOption = None,
-    channel: ChannelOption = None,
-    stream: StreamOption = None,
-    batch: BatchOption = None,
-    error: ErrorOption = None,
-    fingerprint: FingerprintOption = None,
-    key: KeyOption = None,
-    direction: DirectionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    text: TextOption = None,
+    filters: FilterOptions,
     selection: Annotated[str | None, typer.Option(help="Only of this selection.", show_default=False)] = None,
     oldest: Annotated[bool, typer.Option("--oldest", help="Oldest first.")] = False,
     after: Annotated[
@@ -167,37 +126,22 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first, a page at a time."""
-    from exchange import dead_letters
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
-    from exchange.dead_letters import selections
+    from exchange.dead_letters import masking, pages, selections
 
     with open_site() as site:
-        filters = read_filters(
-            site,
-            state=state,
-            channel=channel,
-            stream=stream,
-            direction=direction,
-            error=error,
-            fingerprint=fingerprint,
-            batch=batch,
-            key=key,
-            since=since,
-            until=until,
-            text=text,
-            selection=selection,
-        )
+        wanted = filters.read(site, selection)
         with world_errors(), reading(site.engine) as connection:
             if selection is not None:
                 selections.find_selection(connection, selection)
-            place = dead_letters.place(connection, after) if after is not None else None
-            if after is not None and place is None:
+            cursor = pages.cursor(connection, after) if after is not None else None
+            if after is not None and cursor is None:
                 raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
-            page = dead_letters.page(connection, filters, after=place, limit=limit, oldest_first=oldest)
+            page = pages.page(connection, wanted, after=cursor, limit=limit, oldest_first=oldest)
         if not page.letters and not page.cut:
-            refuse_unknown_names(site, channel, stream)
-        mask = dead_letters.Mask(site.channels)
+            filters.refuse_unknown_names(site)
+        mask = masking.Mask(site.channels)
     letters = [mask.brief(letter) for letter in page.letters]
     if as_json:
         for letter in letters:
@@ -241,107 +185,6 @@ def _say_where(page: Page) -> None:
         output.say(of)
 
 
-@app.command()
-def show(letter_id: Id, as_json: Json = False) -> None:
-    """Show one dead letter: what is wrong, the record, its row as it stands now, and its history."""
-    from exchange import dead_letters
-    from exchange.database.errors import world_errors
-    from exchange.database.locks import reading
-
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = dead_letters.view(site, connection, letter_id)
-    if found is None:
-        output.complain(f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are")
-        fail()
-    if as_json:
-        output.emit(found.as_dict())
-        return
-    _tell_letter(found)
-    _tell_record(found)
-    _tell_row(found)
-    _tell_past(found)
-
-
-def _tell_letter(found: View) -> None:
-    letter = found.letter
-    fields = {
-        "id": letter.id,
-        "state": letter.state,
-        "direction": letter.direction,
-        "channel": letter.channel,
-        "batch": letter.batch,
-        "line": letter.line,
-        "stream": letter.stream,
-        "op": letter.op,
-        "key": letter.key,
-        "version": letter.version,
-        "schema_version": letter.schema_version,
-        "sender": letter.producer,
-        "parked": in_table(letter.created_at),
-        "attempts": letter.attempts,
-        "revision": letter.revision or None,
-        "error": letter.error,
-        "pointer": letter.pointer,
-        "message": letter.message,
-        "rule": found.rule,
-        "fault": found.advice.fault,
-        "next": found.advice.next if letter.state == "parked" else None,
-        "fingerprint": letter.fingerprint,
-    }
-    output.table(["field", "value"], [(name, value) for name, value in fields.items() if value not in {None, ""}])
-
-
-def _tell_record(found: View) -> None:
-    letter = found.letter
-    kept = "" if letter.record_bytes == len(letter.record) else f", of which {len(letter.record):,} are kept"
-    output.tell(f"record ({letter.record_bytes:,} bytes{kept}):")
-    for line in _around_fault(found.pretty):
-        output.tell(f"{'->' if line.fails else '  '} {line.text}")
-    if found.record is None:
-        output.tell("   (not shown: it can't be read, and it may have columns that are sensitive)")
-        return
-    output.tell("exact bytes:")
-    typer.echo(printable(found.record, LONGEST_RECORD))
-
-
-def _around_fault(lines: Sequence[Line]) -> Sequence[Line]:
-    """Cut a long record down to where it fails."""
-    first = next((number for number, line in enumerate(lines) if line.fails), 0)
-    start = max(0, min(first - MOST_LINES // 2, len(lines) - MOST_LINES))
-    return lines[start : start + MOST_LINES]
-
-
-def _tell_row(found: View) -> None:
-    if found.since is None:
-        return
-    output.tell(f"row now: {found.since}")
-    if found.differences:
-        output.table(["column", "in the record", "in the row"], found.differences)
-
-
-def _tell_past(found: View) -> None:
-    if found.revisions:
-        output.tell("revisions, newest first:")
-        output.table(
-            ["number", "at", "who", "why", "difference"],
-            [(one.number, in_table(one.at), one.who, one.why, one.difference) for one in found.revisions],
-        )
-    if found.others:
-        output.tell("other dead letters of this key, newest first:")
-        output.table(
-            ["id", "parked", "state", "version", "message"],
-            [(one.id, in_table(one.created_at), one.state, one.version, one.message) for one in found.others],
-        )
-    output.tell("history, newest first:")
-    output.table(
-        ["at", "from", "to", "cause", "who"],
-        [
-            (in_table(event["at"]), event["from_state"], event["to_state"], event["cause"], event["who"])
-            for event in found.history
-        ],
-    )
-
-
 def many(number: int, what: str = "dead letter") -> str:
     """Write how many there are of something."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
@@ -350,5 +193,6 @@ def many(number: int, what: str = "dead letter") -> str:
 def _bar(trend: Sequence[int]) -> str:
     """Draw numbers as a row of bars; the smallest one that is not 0 is seen."""
     bars = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
-    most = max(trend, default=0) or 1
-    return "".join(bars[math.ceil(number * (len(bars) - 1) / most)] for number in trend)
+    highest = max(1, *trend)
+    heights = [ceil(max(0, number) * (len(bars) - 1) / highest) for number in trend]
+    return "".join(bars[height] for height in heights)

@@ -48,17 +48,17 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Mend a parked record, in $EDITOR unless told how. It is checked, and kept beside the record as it came."""
-    from exchange.dead_letters import edit as editing
+    from exchange.dead_letters.edit import begin_edit, save_edit, with_changes
 
     if file is not None and (values or removed):
         raise Refused("--file gives the whole record: expected no --set and no --remove beside it")
     with open_site() as site:
-        draft = editing.draft(site, letter_id)
+        draft = begin_edit(site, letter_id)
         kept = None
         if file is not None:
             text = _read(file)
         elif values or removed:
-            text = editing.with_changes(draft, values or (), removed or ())
+            text = with_changes(draft, values or (), removed or ())
         else:
             kept = _let_edit(draft)
             text = kept.read_bytes()
@@ -66,7 +66,7 @@ def edit(
         arguments = {"id": letter_id, "pointers": pointers or None}
         try:
             with by_hand(site, "edit_dead_letter", arguments, who=as_name, why=reason) as act:
-                done = editing.save(site, draft, text, reason)
+                done = save_edit(site, draft, text, reason)
                 act.came_to({"revision": done.revision})
         except WorldError as error:
             if kept is None:

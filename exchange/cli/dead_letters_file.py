@@ -10,48 +10,25 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.audited import As, Reason, by_hand
-from exchange.cli.dead_letters_filters import (
-    BatchOption,
-    ChannelOption,
-    DirectionOption,
-    ErrorOption,
-    FingerprintOption,
-    KeyOption,
-    SinceOption,
-    StateOption,
-    StreamOption,
-    TextOption,
-    UntilOption,
-    read_filters,
-    refuse_unknown_names,
-)
+from exchange.cli.dead_letters_filters import FilterOptions, takes_filters
 from exchange.cli.output import Json
 from exchange.cli.runtime import fail, open_site
 
 if TYPE_CHECKING:
     from exchange.database.audit_log import Act
-    from exchange.dead_letters import Filters
-    from exchange.dead_letters.file import Saved
+    from exchange.dead_letters.file import ExportedLetters
+    from exchange.dead_letters.filters import Filters
     from exchange.site import Site
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A new file; .csv makes a table, which nothing reads back.")]
-Brought = Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote, here or on the other network.")]
+Import = Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote, here or on the other network.")]
 
 
+@takes_filters()
 def export(
     file: File,
     *,
-    state: StateOption = None,
-    channel: ChannelOption = None,
-    stream: StreamOption = None,
-    batch: BatchOption = None,
-    error: ErrorOption = None,
-    fingerprint: FingerprintOption = None,
-    key: KeyOption = None,
-    direction: DirectionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    text: TextOption = None,
+    filters: FilterOptions,
     reason: Reason = None,
     who: As = None,
     as_json: Json = False,
@@ -61,24 +38,11 @@ def export(
     JSON lines, signed, with every byte of the records, for `import`; or CSV for a spreadsheet.
     """
     with open_site() as site:
-        filters = read_filters(
-            site,
-            state=state,
-            channel=channel,
-            stream=stream,
-            batch=batch,
-            error=error,
-            fingerprint=fingerprint,
-            key=key,
-            direction=direction,
-            since=since,
-            until=until,
-            text=text,
-        )
-        arguments = {"file": str(file.absolute()), "filters": filters.as_dict()}
-        saved = _saved(site, file, filters, by_hand(site, "export_dead_letters", arguments, who=who, why=reason))
+        chosen = filters.read(site)
+        arguments = {"file": str(file.absolute()), "filters": chosen.as_dict()}
+        saved = _saved(site, file, chosen, by_hand(site, "export_dead_letters", arguments, who=who, why=reason))
         if not saved.letters:
-            refuse_unknown_names(site, channel, stream)
+            filters.refuse_unknown_names(site)
     if saved.signed is False:
         output.warn("there is no key to sign it: import takes it only where EXCHANGE_REQUIRE_SIGNATURE is false")
     if as_json:
@@ -87,40 +51,40 @@ def export(
         output.tell(f"{saved.file}: {saved.letters} dead letters")
 
 
-def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager[Act]) -> Saved:
-    from exchange.dead_letters import file as letter_file
+def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager[Act]) -> ExportedLetters:
+    from exchange.dead_letters.file import FileFault, export_letters
 
     try:
         with act as doing:
-            saved = letter_file.save(site, file, filters)
+            saved = export_letters(site, file, filters)
             doing.came_to(saved.as_dict())
-    except letter_file.FileFault as fault:
+    except FileFault as fault:
         output.complain(f"{fault}; nothing was written")
         fail()
     return saved
 
 
-def import_(file: Brought, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
+def import_(file: Import, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Bring dead letters back from a file.
 
     Letters that the other network refused become letters of this one: mend their rows here, then retry.
     """
-    from exchange.dead_letters import file as letter_file
+    from exchange.dead_letters.file import FileFault, import_letters
 
     arguments = {"file": str(file.absolute())}
     try:
         with open_site() as site, by_hand(site, "import_dead_letters", arguments, who=who, why=reason) as act:
-            brought = letter_file.bring(site, file)
+            imported = import_letters(site, file)
             # What was wrong with each is for the person here: it may quote a value.
-            act.came_to({name: value for name, value in brought.as_dict().items() if name != "sentences"})
-    except letter_file.FileFault as fault:
+            act.came_to({name: value for name, value in imported.as_dict().items() if name != "sentences"})
+    except FileFault as fault:
         output.complain(str(fault))
         fail()
     if as_json:
-        output.emit(brought.as_dict())
+        output.emit(imported.as_dict())
     else:
-        output.table(["imported", "duplicate", "refused"], [(brought.imported, brought.duplicate, brought.refused)])
-    for sentence in brought.sentences:
+        output.table(["imported", "duplicate", "refused"], [(imported.imported, imported.duplicate, imported.refused)])
+    for sentence in imported.sentences:
         output.warn(sentence)
-    if brought.refused:
+    if imported.refused:
         fail()

@@ -12,20 +12,7 @@ import typer
 from exchange.cli import output
 from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.dead_letters import LARGEST_ID, many
-from exchange.cli.dead_letters_filters import (
-    BatchOption,
-    ChannelOption,
-    DirectionOption,
-    ErrorOption,
-    FingerprintOption,
-    KeyOption,
-    SinceOption,
-    StreamOption,
-    TextOption,
-    UntilOption,
-    read_filters,
-    refuse_unknown_names,
-)
+from exchange.cli.dead_letters_filters import FilterOptions, takes_filters
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.errors import printable
@@ -51,49 +38,27 @@ Why = Annotated[str, typer.Option("--reason", help="Why; it is kept in the histo
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
+@takes_filters(state="parked")
 def select(
     *,
     name: Annotated[str, typer.Option(metavar="NAME", help="How the selection is to be called.")],
-    state: Annotated[str, typer.Option(help="In this state.")] = "parked",
-    channel: ChannelOption = None,
-    stream: StreamOption = None,
-    batch: BatchOption = None,
-    error: ErrorOption = None,
-    fingerprint: FingerprintOption = None,
-    key: KeyOption = None,
-    direction: DirectionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    text: TextOption = None,
+    filters: FilterOptions,
     as_name: As = None,
     as_json: Json = False,
 ) -> None:
     """Freeze the letters that filters mean now under a name, to retry or discard just these."""
     from exchange.database.errors import world_errors
     from exchange.database.locks import writing
-    from exchange.dead_letters import selections as saved_selections
+    from exchange.dead_letters.selections import create_selection
 
     wanted = _selection_name(name)
     with open_site() as site:
-        filters = read_filters(
-            site,
-            state=state,
-            channel=channel,
-            stream=stream,
-            direction=direction,
-            error=error,
-            fingerprint=fingerprint,
-            batch=batch,
-            key=key,
-            since=since,
-            until=until,
-            text=text,
-        )
-        refuse_unknown_names(site, channel, stream)
-        arguments = {"name": wanted, "filters": filters.as_dict()}
+        chosen = filters.read(site)
+        filters.refuse_unknown_names(site)
+        arguments = {"name": wanted, "filters": chosen.as_dict()}
         with by_hand(site, "select_dead_letters", arguments, who=as_name) as act:
             with world_errors(), writing(site.engine) as connection:
-                made = saved_selections.select(connection, wanted, filters)
+                made = create_selection(connection, wanted, chosen)
             act.came_to({"letters": made.letters})
     if as_json:
         output.emit(made.as_dict())
@@ -105,10 +70,10 @@ def selections(as_json: Json = False) -> None:
     """List selections, newest first."""
     from exchange.database.errors import world_errors
     from exchange.database.locks import reading
-    from exchange.dead_letters import selections as saved_selections
+    from exchange.dead_letters.selections import list_selections
 
     with open_site() as site, world_errors(), reading(site.engine) as connection:
-        found = saved_selections.selections(connection)
+        found = list_selections(connection)
     if as_json:
         for one in found:
             output.emit(one.as_dict())
@@ -137,7 +102,7 @@ def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As =
     """Forget a selection. Its letters stay as they are."""
     from exchange.database.errors import world_errors
     from exchange.database.locks import writing
-    from exchange.dead_letters import selections as saved_selections
+    from exchange.dead_letters.selections import delete_selection
 
     wanted = _selection_name(name)
     with (
@@ -146,7 +111,7 @@ def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As =
         world_errors(),
         writing(site.engine) as connection,
     ):
-        saved_selections.unselect(connection, wanted)
+        delete_selection(connection, wanted)
     if as_json:
         output.emit({"name": wanted})
     else:
@@ -179,8 +144,8 @@ def retry(
 
     A selection is tried group by group. Ctrl-C ends between two of them, and the same command goes on.
     """
-    from exchange.dead_letters import retry as retrying
     from exchange.dead_letters.bulk_retry import Pace
+    from exchange.dead_letters.retry import retry_letters
 
     pace = Pace(rate, canary, stop_after)
     chosen = _ids_or_selection(ids, selection)
@@ -199,7 +164,7 @@ def retry(
                 done: Sequence[Retried] = ()
             else:
                 bulk = None
-                done = retrying.run(site, ids or (), rehearse=dry_run)
+                done = retry_letters(site, ids or (), rehearse=dry_run)
                 if act:
                     act.came_to({"dead_letters": [one.without_values().as_dict() for one in done]})
     if bulk is not None:
@@ -230,7 +195,7 @@ def _retry_selection(
             if few:
                 _tell_retried(few, as_json, rehearse)
 
-        return bulk_retry.run(
+        return bulk_retry.retry_selection(
             site,
             name,
             pace,
@@ -276,12 +241,12 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Give parked records up, all that are named or none."""
-    from exchange.dead_letters import discard as discarding
+    from exchange.dead_letters.discard import discard_letters
 
     chosen = _ids_or_selection(ids, selection)
     arguments = {"ids": ids or None, "selection": chosen}
     with open_site() as site, by_hand(site, "discard_dead_letter", arguments, who=as_name, why=reason) as act:
-        number = discarding.discard(site, reason, ids=ids or (), selection=chosen, skip_changed=skip_changed)
+        number = discard_letters(site, reason, ids=ids or (), selection=chosen, skip_changed=skip_changed)
         act.came_to({"discarded": number})
     _tell_number(ids, chosen, number, "discarded", as_json)
 
@@ -295,12 +260,12 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Take back records that were discarded: they are parked again."""
-    from exchange.dead_letters import discard as discarding
+    from exchange.dead_letters.discard import restore_letters
 
     chosen = _ids_or_selection(ids, selection)
     arguments = {"ids": ids or None, "selection": chosen}
     with open_site() as site, by_hand(site, "restore_dead_letter", arguments, who=as_name, why=reason) as act:
-        number = discarding.restore(site, reason, ids=ids or (), selection=chosen)
+        number = restore_letters(site, reason, ids=ids or (), selection=chosen)
         act.came_to({"restored": number})
     _tell_number(ids, chosen, number, "parked", as_json)
 

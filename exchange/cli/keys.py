@@ -15,14 +15,12 @@ from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.batches import Limit
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, moment, open_site, settings
-from exchange.files import keys
 from exchange.format.errors import printable
-from exchange.format.key_terms import NO_LIMITS, Terms
 from exchange.format.moments import in_table
-from exchange.format.signing import FINGERPRINT
 
 if TYPE_CHECKING:
     from exchange.files.keys import Candidate, KeyFile
+    from exchange.format.key_terms import Terms
     from exchange.operating.untrust import Ended
     from exchange.settings import Settings
 
@@ -38,6 +36,7 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Make a signing key; it signs from the next export on."""
+    from exchange.files import keys
     from exchange.operating.init import new_key_name
 
     current = settings()
@@ -87,6 +86,9 @@ def trust(
     The file came by a road that others may be on: the fingerprint has to come by another one, such as the telephone. A
     batch outside the limits is untrusted. Of a key that is trusted already only the limits change, if any are given.
     """
+    from exchange.files import keys
+    from exchange.format.key_terms import NO_LIMITS
+
     if not file.is_file():
         raise Refused(f"{file}: expected the file of a public key, found none")
     current = settings()
@@ -130,6 +132,8 @@ def _terms(
     not_before: str | None, not_after: str | None, channels: list[str] | None, *, unlimited: bool
 ) -> Terms | None:
     """Read the limits that were asked for; None if nothing was. Raises Refused."""
+    from exchange.format.key_terms import NO_LIMITS, Terms
+
     begin, end = moment("--not-before", not_before), moment("--not-after", not_after)
     limited = not (begin is end is None and not channels)
     if unlimited and limited:
@@ -161,6 +165,9 @@ def _check_channels(current: Settings, channels: list[str], wanted: Candidate) -
 
 def _compare(wanted: Candidate, fingerprint: str | None, current: Settings) -> None:
     """See that the key is the one that the other side means. Raises Refused, KeyFault; nothing was done then."""
+    from exchange.files.keys import LAST_GROUP
+    from exchange.format.signing import FINGERPRINT
+
     if fingerprint is not None:
         if not FINGERPRINT.fullmatch(fingerprint.strip()):
             raise Refused(
@@ -174,9 +181,9 @@ def _compare(wanted: Candidate, fingerprint: str | None, current: Settings) -> N
             f"--fingerprint: expected what `exchange keys list` shows on {current.peer}, found none, and nobody is at a"
             " terminal to type it; nothing was done"
         )
-    output.say(f"fingerprint {wanted.shown_part}{'.' * keys.LAST_GROUP}")
+    output.say(f"fingerprint {wanted.shown_part}{'.' * LAST_GROUP}")
     output.say(f"have {current.peer} read out what `exchange keys list` shows there, by another road than this file's")
-    wanted.check_last_group(typer.prompt(f"its last {keys.LAST_GROUP} characters", err=True).strip())
+    wanted.check_last_group(typer.prompt(f"its last {LAST_GROUP} characters", err=True).strip())
 
 
 @app.command()
@@ -189,6 +196,7 @@ def untrust(
     as_json: Json = False,
 ) -> None:
     """Trust a key no longer, from the next batch on, and list what it had signed that is applied, waiting or held."""
+    from exchange.files import keys
     from exchange.operating.untrust import untrust_key
 
     current = settings()
@@ -225,6 +233,8 @@ def _tell_signed(done: Ended) -> None:
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List own keys and trusted ones."""
+    from exchange.files import keys
+
     current = settings()
     found = keys.listed(current.keys_folder, current.signing_key)
     for key in found:

@@ -10,7 +10,6 @@ import typer
 from exchange.cli import output
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, open_site, settings
-from exchange.format import strict_json
 from exchange.format.errors import RecordError
 
 if TYPE_CHECKING:
@@ -90,6 +89,8 @@ def _check_network(current: Settings, channel: str, what: str) -> None:
 
 
 def _parameters(text: str) -> dict[str, Any]:
+    from exchange.format import strict_json
+
     try:
         read = strict_json.loads(text.encode("utf-8", "surrogatepass"))
     except RecordError as error:

@@ -16,7 +16,6 @@ import typer
 from typer.core import TyperGroup
 
 from exchange.cli.output import complain
-from exchange.files.keys import KeyFault
 from exchange.format.errors import WorldError, printable
 from exchange.format.names import BatchName
 
@@ -58,20 +57,21 @@ def _explained(error: Exception) -> tuple[list[str], int]:
     match error:
         case Refused():
             return [str(error)], USAGE
-        case WorldError() | KeyFault():
+        case WorldError():
             return [str(error)], FAILED
         case OSError():
             return [f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED
-    # Whoever raises one of these has loaded its module already.
+    # Only now: of these no command's start may wait for the modules.
     from exchange.channels.channel import ChannelFaults
     from exchange.database.locks import Busy
+    from exchange.files.keys import KeyFault
     from exchange.operating.broker import BrokerFault
     from exchange.settings import SettingsFaults
 
     match error:
         case SettingsFaults() | ChannelFaults():
             return list(error.faults), USAGE
-        case Busy() | BrokerFault():
+        case KeyFault() | Busy() | BrokerFault():
             return [str(error)], FAILED
     return [], FAILED
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.engine import now
 from exchange.database.errors import is_the_worlds
 from exchange.database.ledger import MAX_ROWS
@@ -22,7 +22,7 @@ from exchange.database.whoami import whoami
 from exchange.format.errors import BatchError
 
 
-class Stumble(NamedTuple):
+class FailedBatch(NamedTuple):
     """A batch that could not be taken in so far: how often, and what went wrong the last time if anybody could say."""
 
     batch: str
@@ -38,7 +38,7 @@ def attempted(
 
     The attempt is counted and committed with the lock held and before the work. It ends in order, and is taken back, if
     it gives an outcome, or raises that the batch or the world is bad: then the work is undone. It stays counted when
-    the process dies or is told to stop, and when something goes wrong that nobody foresaw: Stumbled is raised then.
+    the process dies or is told to stop, and when something goes wrong that nobody foresaw: Crashed is raised then.
     Whoever settles the batch clears the count (``forget_attempts``) with the settling. ``prepare`` is the work that
     needs the lock and not the transaction: it is called before that writes, with the number of crashes. Raises Busy.
     """
@@ -57,7 +57,7 @@ def attempted(
                 with connection.begin_nested():
                     yield connection, crashes or 0
             except BatchError as error:
-                if isinstance(error, Stumbled):
+                if isinstance(error, Crashed):
                     raise
                 fault = error
             _take_back(connection, key)
@@ -67,16 +67,16 @@ def attempted(
         if _ends_in_order(error):
             _take_back_alone(engine, key)
             raise
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        raise stumbled(error, crashes + 1) from error
+        raise Crashed.of(error, crashes + 1) from error
     if fault is not None:
         raise fault
 
 
 def _ends_in_order(error: Exception) -> bool:
     """Say whether an attempt ended as foreseen; what a commit refuses is the batch's, and known to be."""
-    foreseen = isinstance(error, (BatchError, Busy, IntegrityError)) and not isinstance(error, Stumbled)
+    foreseen = isinstance(error, (BatchError, Busy, IntegrityError)) and not isinstance(error, Crashed)
     return foreseen or is_the_worlds(error)
 
 
@@ -121,8 +121,11 @@ def _take_back_alone(engine: Engine, key: str) -> None:
         _owed.setdefault(engine, Counter())[key] += 1
 
 
-def count_stumble(engine: Engine, key: str, why: str, attempts: int | None) -> int:
-    """Write down why an attempt failed, and count it unless it is one of ``attempts`` that are counted; give them."""
+def count_failure(engine: Engine, key: str, why: str, attempts: int | None) -> int:
+    """Write down why an attempt failed, and count it unless it is one of ``attempts`` that are counted; give them.
+
+    Commits a transaction of its own. Raises Busy.
+    """
     with writing(engine) as connection:
         known = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
         if attempts is None or not known:
@@ -132,15 +135,18 @@ def count_stumble(engine: Engine, key: str, why: str, attempts: int | None) -> i
         return attempts
 
 
-def stumbles(connection: Connection, most: int = MAX_ROWS) -> list[Stumble]:
-    """Give the batches at which attempts failed, and that are tried again; not those that are just being taken in."""
+def failed_batches(connection: Connection, most: int = MAX_ROWS) -> list[FailedBatch]:
+    """Give the batches at which attempts failed, and that are tried again; not those that are just being taken in.
+
+    Reads in the caller's transaction.
+    """
     failed = sa.or_(attempt.c.why.is_not(None), attempt.c.attempts > 1)
     rows = sa.select(attempt.c.batch, attempt.c.attempts, attempt.c.why).where(failed).order_by(attempt.c.batch)
-    return [Stumble(*row) for row in connection.execute(rows.limit(most))]
+    return [FailedBatch(*row) for row in connection.execute(rows.limit(most))]
 
 
 def has_attempts(connection: Connection, key: str) -> bool:
-    """Say whether an attempt at a batch is counted."""
+    """Say whether an attempt at a batch is counted. Reads in the caller's transaction."""
     return connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) is not None
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import reading, wait_for, writing
+from exchange.database.locks import AUDIT_LOCK, reading, wait_for, writing
 from exchange.database.tables import audit
 from exchange.format.as_dict import AsDict
 from exchange.format.audit_file import FIRST, Ending, Row
@@ -37,14 +38,20 @@ _TRIGGERS = {
 
 @contextmanager
 def adding(engine: Engine, patience_seconds: float) -> Iterator[Connection]:
-    """Open a transaction in which rows may be added; whoever adds waits for whoever adds. Raises Busy, WorldError."""
+    """Open a transaction in which rows may be added; whoever adds waits for whoever adds. Raises Busy, WorldError.
+
+    Commits at the end of the block.
+    """
     with world_errors(), writing(engine, patience_seconds=patience_seconds) as connection:
-        wait_for(connection, "audit")
+        wait_for(connection, AUDIT_LOCK)
         yield connection
 
 
 def add(connection: Connection, values: Mapping[str, Any]) -> int:
-    """Add a row with what ``values`` hold, after the last one, and give its id. Call it within ``adding``."""
+    """Add a row with what ``values`` hold, after the last one, and give its id. Call it within ``adding``.
+
+    Commits nothing; two who add at once would name one row as the one before theirs, which the table refuses.
+    """
     last = connection.execute(sa.select(audit.c.id, audit.c.digest).order_by(audit.c.id.desc()).limit(1)).one_or_none()
     empty = dict.fromkeys(("why", "result", "call", "concludes"))
     row = Row(
@@ -62,7 +69,7 @@ def add(connection: Connection, values: Mapping[str, Any]) -> int:
 
 
 def _next_id(connection: Connection, last: int) -> int:
-    if connection.dialect.name != "postgresql":
+    if not dialect_of(connection).is_postgresql:
         return last + 1
     sequence = sa.func.pg_get_serial_sequence(audit.name, "id")
     return int(connection.execute(sa.select(sa.func.nextval(sequence))).scalar_one())
@@ -79,7 +86,10 @@ class Checked(AsDict):
 
 
 def check(engine: Engine, kept: Ending | None = None) -> Checked:
-    """Check every row of the database, and that what a file ``kept`` is still there. Raises WorldError."""
+    """Check every row of the database, and that what a file ``kept`` is still there. Raises WorldError.
+
+    Reads in a transaction of its own.
+    """
     walk = _Walk(kept)
     with world_errors(), reading(engine) as connection:
         missing = missing_triggers(connection)
@@ -95,8 +105,11 @@ def check(engine: Engine, kept: Ending | None = None) -> Checked:
 
 
 def missing_triggers(connection: Connection) -> str | None:
-    """Say in one sentence that nothing keeps the audit from being changed; None if triggers do."""
-    if connection.exec_driver_sql(_TRIGGERS[connection.dialect.name]).scalar_one():
+    """Say in one sentence that nothing keeps the audit from being changed; None if triggers do.
+
+    Reads in the caller's transaction.
+    """
+    if connection.exec_driver_sql(_TRIGGERS[dialect_of(connection).name]).scalar_one():
         return None
     return "the triggers that keep exchange_audit from being changed are not there, or are switched off"
 
@@ -137,7 +150,10 @@ class _Walk:
 
 
 def each_row(connection: Connection) -> Iterator[Mapping[str, Any]]:
-    """Give all rows, the first one first, a few at a time."""
+    """Give all rows, the first one first, a few at a time.
+
+    Reads in the caller's transaction; read it to its end or close it before the connection does anything else.
+    """
     streamed = {"stream_results": True, "yield_per": FETCH_ROWS}
     with connection.execute(sa.select(audit).order_by(audit.c.id), execution_options=streamed) as rows:
         for row in rows.mappings():

@@ -77,9 +77,10 @@ def audited(
     """Do something by hand: the block is the work, and says what came of it with ``came_to``.
 
     Of ``arguments`` what is None or False was not asked for, and is left out. If the block raises, that is the result
-    unless another one was given. Begin it outside of any transaction. ``call`` is the id of a task that was called:
-    one that was begun and cut off is gone on with as the same act. Raises Repeated if it was done, Busy or WorldError,
-    and nothing was done, if it can't be written down.
+    unless another one was given. Begin it outside of any transaction. ``call`` is the id of a task that was called: one
+    that was begun and cut off is gone on with as the same act. Raises Repeated if it was done, Busy or WorldError, and
+    nothing was done, if it can't be written down. The beginning and the result are each committed in a transaction of
+    their own, whatever becomes of the work's.
     """
     begun = {
         "who": printable(who, MAX_NAME_CHARACTERS),
@@ -115,7 +116,7 @@ def _unfinished(connection: Connection, call: str) -> int | None:
 def write_refusal(engine: Engine, action: str, claimed: str, *, origin: str, sentence: str) -> bool:
     """Write down that a call was refused, of which nothing is believed; False if there were too many within an hour.
 
-    Raises Busy or WorldError.
+    Raises Busy or WorldError. Commits a transaction of its own.
     """
     with adding(engine, _BEGIN_SECONDS) as connection:
         latest = connection.execute(
@@ -142,7 +143,10 @@ def _is_refusal(result: str | None) -> bool:
 
 
 def is_kept(engine: Engine) -> bool:
-    """Tell whether the database has an audit yet; one that was never migrated has none. Raises WorldError."""
+    """Tell whether the database has an audit yet; one that was never migrated has none. Raises WorldError.
+
+    Reads in a transaction of its own.
+    """
     if missing_file(engine) is not None:
         return False
     with world_errors():
@@ -206,7 +210,7 @@ def entries(
     until: datetime | None = None,
     limit: int = 50,
 ) -> list[Entry]:
-    """Give what was done by hand, newest first."""
+    """Give what was done by hand, newest first. Reads in the caller's transaction."""
     ended = audit.alias("ended")
     query = (
         sa.select(audit, sa.func.coalesce(audit.c.result, ended.c.result).label("came_to"))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from sqlalchemy.exc import DBAPIError
 
@@ -24,8 +25,8 @@ _PACKAGE = Path(__file__).parents[1]
 _interruptions: ContextVar[tuple[type[Exception], ...]] = ContextVar("interruptions", default=())
 
 
-class Stumbled(BatchError):  # noqa: N818 - named as what happened
-    """We fell over a batch. ``attempts`` says how often by now, if that is counted already."""
+class Crashed(BatchError):  # noqa: N818 - named as what happened
+    """Taking a batch in failed as nobody foresaw. ``attempts`` says how often by now, if that is counted already."""
 
     reason = Reason.CRASHED
 
@@ -33,6 +34,13 @@ class Stumbled(BatchError):  # noqa: N818 - named as what happened
         """Keep both."""
         super().__init__(sentence)
         self.attempts = attempts
+
+    @classmethod
+    def of(cls, error: Exception, attempts: int | None = None) -> Self:
+        """Word an error that nobody foresaw: what it was and where, never a value, a secret perhaps or a screenful."""
+        if isinstance(error, cls):
+            return cls(error.sentence, attempts if error.attempts is None else error.attempts)
+        return cls(f"{_kind(error)}{_place(error.__traceback__)}", attempts)
 
 
 @contextmanager
@@ -45,16 +53,9 @@ def interrupted_by(*kinds: type[Exception]) -> Iterator[None]:
         _interruptions.reset(token)
 
 
-def is_its_own(error: Exception) -> bool:
+def is_batch_fault(error: Exception) -> bool:
     """Say whether it is the fault of the batch at hand, foreseen or not."""
     return not (isinstance(error, (Busy, WorldError, *_interruptions.get())) or is_the_worlds(error))
-
-
-def stumbled(error: Exception, attempts: int | None = None) -> Stumbled:
-    """Word what nobody foresaw: what it was and where, never a value, which may be a secret or a screenful."""
-    if isinstance(error, Stumbled):
-        return Stumbled(error.sentence, attempts if error.attempts is None else error.attempts)
-    return Stumbled(f"{_kind(error)}{_place(error.__traceback__)}", attempts)
 
 
 def _kind(error: Exception) -> str:

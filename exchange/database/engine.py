@@ -1,23 +1,20 @@
-"""Engines and locks: the only place that knows how each database begins, waits and excludes.
-
-A lock cannot outlive its holder: on PostgreSQL it lives in the transaction that it protects, on SQLite in a
-file that the kernel unlocks with the process, around the database's one writer.
-"""
+"""Engines: how each database connects, begins and waits, and what differs in asking for many values."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 
+from exchange.database.dialects import dialect_of
 from exchange.database.redact import withhold
 from exchange.database.whoami import MAX_NAME_BYTES, whoami
 
@@ -90,9 +87,12 @@ def _sqlite_engine(url: str) -> Engine:
 
 
 def missing_file(engine: Engine) -> Path | None:
-    """Give the path of a SQLite database that does not exist: connecting would make an empty one."""
+    """Give the path of a SQLite database that does not exist: connecting would make an empty one.
+
+    Opens no connection.
+    """
     name = engine.url.database
-    if engine.dialect.name != "sqlite" or not name or Path(name).exists():
+    if not dialect_of(engine).is_sqlite or not name or Path(name).exists():
         return None
     return Path(name)
 
@@ -101,10 +101,21 @@ def among(
     connection: Connection, column: sa.ColumnElement[Any], values: Iterable[int] | Iterable[str]
 ) -> sa.ColumnElement[bool]:
     """Say that a column has one of some values, all bound as one: to write out thousands takes longer than to look."""
-    if connection.dialect.name == "postgresql":
+    if dialect_of(connection).is_postgresql:
         return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
     listed = sa.func.json_each(json.dumps(list(values))).table_valued("value")
     return column.in_(sa.select(listed.c.value))
+
+
+AT_ONCE = 10_000
+"""So many ids one statement names, at most: no database binds any number of values."""
+
+_Value = TypeVar("_Value")
+
+
+def in_parts(values: Sequence[_Value], most: int = AT_ONCE) -> Iterator[Sequence[_Value]]:
+    """Cut values into parts of at most ``most``, each for one statement."""
+    return (values[start : start + most] for start in range(0, len(values), most))
 
 
 def now() -> datetime:

@@ -1,7 +1,7 @@
-"""The ledger: what became of every batch, and how far each channel has come.
+"""The ledger: the state of every batch, and an event for each change of it; the events of dead letters, too.
 
 Every change of state is one ``UPDATE ... WHERE state = :from`` with an event beside it, inside the caller's
-transaction; which may follow which stands in ``TRANSITIONS`` alone.
+transaction; which may follow which stands in ``states`` alone. Nothing here commits.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import among, now
+from exchange.database.engine import among, in_parts, now
 from exchange.database.states import TRANSITIONS
 from exchange.database.tables import (
-    HOLDS_PLACE,
     BatchState,
     DeadLetterState,
     Direction,
     batch,
     dead_letter,
     event,
+    holds_place,
     position,
 )
 from exchange.database.whoami import whoami
@@ -64,7 +64,7 @@ class Entry:
     erased_at: Any = field(compare=False)
 
 
-class Open(NamedTuple):
+class OpenBatch(NamedTuple):
     """An incoming batch that waits or is held, in the few words that every run needs of each.
 
     ``believed`` says that it has a manifest that we believe, and so holds its place.
@@ -110,13 +110,7 @@ def _entry(row: Any) -> Entry:
     return Entry(**{**row._mapping, "direction": Direction(row.direction), "state": BatchState(row.state)})
 
 
-# This network
-
-
-# Batches
-
-
-class Fresh(NamedTuple):
+class NewBatch(NamedTuple):
     """What is to be written down of a batch at first. ``place`` is channel, epoch and sequence."""
 
     stem: str
@@ -136,22 +130,27 @@ def record(
     reason: Reason | None = None,
     **fresh: Any,
 ) -> int:
-    """Write a batch's first row in ``state`` and its event; give its id. ``fresh`` are the members of ``Fresh``.
+    """Write a batch's first row in ``state`` and its event; give its id. ``fresh`` are the members of ``NewBatch``.
 
-    Raises IntegrityError if another batch holds the place.
+    Runs in the caller's transaction, under the lock of its channel, or of strangers. Raises IntegrityError if another
+    batch holds the place.
     """
-    return record_all(connection, direction, state, [Fresh(**fresh)], reason=reason)[0]
+    return record_all(connection, direction, state, [NewBatch(**fresh)], reason=reason)[0]
 
 
 def record_all(
     connection: Connection,
     direction: Direction,
     state: BatchState,
-    batches: Sequence[Fresh],
+    batches: Sequence[NewBatch],
     *,
     reason: Reason | None = None,
 ) -> list[int]:
-    """Write the first rows of many batches, all in one state, and their events; give their ids in the same order."""
+    """Write the first rows of many batches, all in one state, and their events; give their ids in the same order.
+
+    Runs in the caller's transaction, under the channel's lock. Raises IntegrityError if another batch holds one of the
+    places, and ValueError if no batch begins in that state.
+    """
     if state not in TRANSITIONS[direction][None]:
         msg = f"no {direction} batch begins as {state}"
         raise ValueError(msg)
@@ -198,7 +197,8 @@ def move(
 ) -> None:
     """Bring a batch from the state in ``entry`` to ``state``.
 
-    Raises ValueError if the table does not allow it, WorldError if somebody else moved it meanwhile.
+    Raises ValueError if the table does not allow it, WorldError if somebody else moved it meanwhile. Runs in the
+    caller's transaction.
     """
     if state not in TRANSITIONS[entry.direction].get(entry.state, frozenset()):
         msg = f"batch {entry.stem} is {entry.state} and can't become {state}"
@@ -225,7 +225,8 @@ def move_all(
 ) -> int:
     """Bring many batches from one state to another (``change``), each with its event; give how many.
 
-    One that somebody else moved meanwhile is left as it is. Raises ValueError if the table does not allow it.
+    One that somebody else moved meanwhile is left as it is. Raises ValueError if the table does not allow it. Runs in
+    the caller's transaction; needs no lock.
     """
     before, after = change
     if after not in TRANSITIONS[direction].get(before, frozenset()):
@@ -235,8 +236,8 @@ def move_all(
     said = {"subject": "batch", "at": moment, "from_state": before, "to_state": after, "cause": cause, "who": whoami()}
     told = [sa.literal(value, event.c[name].type) for name, value in said.items()]
     values = {"state": after, "reason": reason, "message": cause if reason else None, "updated_at": moment}
-    for start in range(0, len(ids), _AT_ONCE):
-        some = among(connection, batch.c.id, ids[start : start + _AT_ONCE])
+    for part in in_parts(ids):
+        some = among(connection, batch.c.id, part)
         moving = sa.update(batch).where(some, batch.c.direction == direction, batch.c.state == before).values(values)
         going = list(connection.scalars(moving.returning(batch.c.id)))
         events = sa.select(batch.c.id, *told).where(among(connection, batch.c.id, going)).order_by(batch.c.id)
@@ -248,7 +249,8 @@ def move_all(
 def mark_erased(connection: Connection, entry: Entry, cause: str) -> None:
     """Write down that a batch's bytes were removed by hand: it stays in its state, and is never sent again as it was.
 
-    What was said of it when it was refused may quote a record, and goes, too.
+    What was said of it when it was refused may quote a record, and goes, too. Runs in the caller's transaction, under
+    the channel's lock.
     """
     quoting = entry.state in {BatchState.QUARANTINED, BatchState.REJECTED}
     values = {"erased_at": now(), "pruned_at": sa.func.coalesce(batch.c.pruned_at, now()), "again_at": None}
@@ -261,7 +263,10 @@ def mark_erased(connection: Connection, entry: Entry, cause: str) -> None:
 
 
 def count(connection: Connection, batch_id: int, counts: Counts) -> None:
-    """Write what became of a batch's records beside its state, and add it to its channel's position."""
+    """Write what became of a batch's records beside its state, and add it to its channel's position.
+
+    Runs in the transaction that applies the batch, after its position moved there.
+    """
     connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(**counts.as_dict()))
     place = sa.select(batch.c.direction, batch.c.channel, batch.c.epoch).where(batch.c.id == batch_id)
     direction, channel, epoch = connection.execute(place).one()
@@ -279,7 +284,7 @@ def note_dead_letters(
 ) -> None:
     """Write the event of one change of state that some dead letters have in common.
 
-    ``cause`` may be made of the letters' own columns.
+    ``cause`` may be made of the letters' own columns. Runs in the transaction that changes their state.
     """
     said: dict[str, Any] = {
         "subject": "dead_letter",
@@ -293,14 +298,10 @@ def note_dead_letters(
         value if isinstance(value, sa.ColumnElement) else sa.literal(value, event.c[name].type)
         for name, value in said.items()
     ]
-    for start in range(0, len(ids), _AT_ONCE):
-        some = among(connection, dead_letter.c.id, ids[start : start + _AT_ONCE])
+    for part in in_parts(ids):
+        some = among(connection, dead_letter.c.id, part)
         letters = sa.select(dead_letter.c.id, *told).where(some).order_by(dead_letter.c.id)
         connection.execute(sa.insert(event).from_select(["subject_id", *said], letters))
-
-
-_AT_ONCE = 10_000
-"""Ids in one statement: no database binds any number of values."""
 
 
 def _note(connection: Connection, batch_id: int, before: str | None, after: str, cause: str) -> None:
@@ -318,14 +319,17 @@ def _note(connection: Connection, batch_id: int, before: str | None, after: str,
 
 
 def at_place(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int) -> Entry | None:
-    """Give the batch that holds a place, if any: one that is quarantined, given up or unbelieved holds none."""
+    """Give the batch that holds a place, if any: one that is quarantined, given up or unbelieved holds none.
+
+    Reads in the caller's transaction.
+    """
     row = connection.execute(
         sa.select(*_ENTRY).where(
             batch.c.direction == direction,
             batch.c.channel == channel,
             batch.c.epoch == epoch,
             batch.c.sequence == sequence,
-            sa.text(HOLDS_PLACE),
+            holds_place(batch),
         )
     ).one_or_none()
     return _entry(row) if row else None
@@ -334,14 +338,14 @@ def at_place(connection: Connection, direction: Direction, channel: str, epoch: 
 def held_places(
     connection: Connection, direction: Direction, channel: str, epoch: str, sequences: Collection[int]
 ) -> set[int]:
-    """Give those of some sequences at which a batch holds its place."""
+    """Give those of some sequences at which a batch holds its place. Reads in the caller's transaction."""
     here = (batch.c.direction == direction, batch.c.channel == channel, batch.c.epoch == epoch)
     some = among(connection, batch.c.sequence, sequences)
-    return set(connection.scalars(sa.select(batch.c.sequence).where(*here, some, sa.text(HOLDS_PLACE))))
+    return set(connection.scalars(sa.select(batch.c.sequence).where(*here, some, holds_place(batch))))
 
 
 def by_stem(connection: Connection, direction: Direction, stem: str) -> Entry | None:
-    """Give the newest row of a stem, in any state."""
+    """Give the newest row of a stem, in any state. Reads in the caller's transaction."""
     row = connection.execute(
         sa.select(*_ENTRY)
         .where(batch.c.stem == stem, batch.c.direction == direction)
@@ -354,7 +358,7 @@ def by_stem(connection: Connection, direction: Direction, stem: str) -> Entry | 
 def in_state(
     connection: Connection, direction: Direction, states: Sequence[BatchState], channel: str | None = None
 ) -> list[Entry]:
-    """Give the batches in some states that are not an end, oldest first."""
+    """Give the batches in some states that are not an end, oldest first. Reads in the caller's transaction."""
     query = sa.select(*_ENTRY).where(batch.c.direction == direction, batch.c.state.in_(states))
     if channel is not None:
         query = query.where(batch.c.channel == channel)
@@ -362,24 +366,30 @@ def in_state(
     return [_entry(row) for row in rows]
 
 
-def open_batches(connection: Connection) -> list[Open]:
-    """Give the incoming batches that wait or are held, by channel and oldest first."""
-    columns = [batch.c[name] for name in Open._fields if name != "believed"]
+def open_batches(connection: Connection) -> list[OpenBatch]:
+    """Give the incoming batches that wait or are held, by channel and oldest first.
+
+    Reads in the caller's transaction.
+    """
+    columns = [batch.c[name] for name in OpenBatch._fields if name != "believed"]
     rows = connection.execute(
         sa.select(*columns, batch.c.manifest.is_not(None).label("believed"))
         .where(batch.c.direction == Direction.IN, batch.c.state.in_([BatchState.WAITING, BatchState.HELD]))
         .order_by(batch.c.channel, batch.c.id)
     )
-    return [Open(**{**row._mapping, "state": BatchState(row.state)}) for row in rows]
+    return [OpenBatch(**{**row._mapping, "state": BatchState(row.state)}) for row in rows]
 
 
 def by_id(connection: Connection, batch_id: int) -> Entry:
-    """Give a batch as it is now. Rows of the ledger never go."""
+    """Give a batch as it is now. Rows of the ledger never go.
+
+    Reads in the caller's transaction; raises NoResultFound for an id that was never given.
+    """
     return _entry(connection.execute(sa.select(*_ENTRY).where(batch.c.id == batch_id)).one())
 
 
 def of_stem(connection: Connection, stem: str) -> list[Entry]:
-    """Give the newest rows of a stem, both ways and in any state, newest first."""
+    """Give the newest rows of a stem, both ways and in any state, newest first. Reads in the caller's transaction."""
     rows = connection.execute(
         sa.select(*_ENTRY).where(batch.c.stem == stem).order_by(batch.c.id.desc()).limit(MAX_ROWS)
     )
@@ -387,7 +397,10 @@ def of_stem(connection: Connection, stem: str) -> list[Entry]:
 
 
 def quarantined(connection: Connection, stem: str, digest: str | None) -> Entry | None:
-    """Give the newest quarantined row that speaks of files with this name and digest."""
+    """Give the newest quarantined row that speaks of files with this name and digest.
+
+    Reads in the caller's transaction.
+    """
     row = connection.execute(
         sa.select(*_ENTRY)
         .where(
@@ -403,7 +416,10 @@ def quarantined(connection: Connection, stem: str, digest: str | None) -> Entry 
 
 
 def give_up(connection: Connection, entry: Entry, state: BatchState, reason: str) -> None:
-    """Write down that a person gave a batch up. What was wrong with it stays in its history."""
+    """Write down that a person gave a batch up. What was wrong with it stays in its history.
+
+    Runs in the caller's transaction, under the batch's lock. Raises as ``move`` does.
+    """
     cause = f"{state} by hand: {printable(reason, 1000)}"
     move(connection, entry, state, cause, reason=Reason(entry.reason) if entry.reason else None)
 
@@ -415,16 +431,10 @@ def signed_by(key: str) -> sa.ColumnElement[bool]:
 
 
 def history(connection: Connection, batch_ids: Sequence[int]) -> list[Event]:
-    """Give the events of some batches, oldest first."""
+    """Give the events of some batches, oldest first. Reads in the caller's transaction."""
     rows = connection.execute(
         sa.select(event.c.at, event.c.from_state, event.c.to_state, event.c.cause, event.c.who)
         .where(event.c.subject == "batch", event.c.subject_id.in_(batch_ids))
         .order_by(event.c.id)
     )
     return [Event(*row) for row in rows]
-
-
-# Positions
-
-
-# Attempts

@@ -1,6 +1,7 @@
 """Transactions that read or write, and locks by name: each says who has it and since when.
 
-On PostgreSQL a lock is an advisory one, on SQLite a file beside the database.
+A lock cannot outlive its holder: on PostgreSQL it is an advisory one of the transaction that it protects, on SQLite a
+file beside the database, which the kernel unlocks with the process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import SQLITE_WAIT_SECONDS, now
 from exchange.database.flock import try_lock
 from exchange.database.tables import holder
@@ -47,9 +49,46 @@ class Busy(Exception):  # noqa: N818 - an answer, not an error
         return {"verdict": Verdict.BUSY.value, "who": self.who, "since": since, "message": str(self)}
 
 
+def export_lock(channel: str) -> str:
+    """Name the lock under which a channel's batches are sealed, published and sent again."""
+    return f"export {channel}"
+
+
+def import_lock(channel: str) -> str:
+    """Name the lock under which a channel's batches are judged and applied.
+
+    The declared channel of a shard has one, too: ``join`` it beside those who work on other shards, or ``alone``.
+    """
+    return f"import {channel}"
+
+
+def epochs_lock(peer: str) -> str:
+    """Name the lock under which a person decides on the other side's epochs."""
+    return f"the epochs of {peer}"
+
+
+STRANGERS_LOCK = "import of strangers"
+"""For batches of no channel that we know."""
+
+EPOCH_LOCK = "the epoch"
+"""For beginning an epoch of this side."""
+
+LETTERS_LOCK = "letters"
+"""For taking in a file of dead letters."""
+
+FORGET_LOCK = "forget"
+"""For erasing a row from everywhere."""
+
+AUDIT_LOCK = "audit"
+"""For adding a row to the audit, which names the one before it."""
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that only reads: on SQLite it neither waits for a writer nor stops one."""
+    """Open a transaction that only reads: on SQLite it neither waits for a writer nor stops one.
+
+    Nothing may be written in it.
+    """
     with engine.connect() as connection:
         quiet = connection.execution_options(exchange_read_only=True)
         with quiet.begin():
@@ -66,7 +105,7 @@ def locked(
     there whatever becomes of the transaction. Raises Busy at once if somebody else holds the lock (SQLite:
     after a bounded wait if somebody writes to the database for another reason).
     """
-    if engine.dialect.name == "sqlite":
+    if not dialect_of(engine).many_writers:
         with _sqlite_lock(engine, lock, prepare) as connection:
             yield connection
         return
@@ -89,7 +128,7 @@ def join(connection: Connection, lock: str, *, alone: bool) -> None:
 
     SQLite has one writer: there everybody is alone anyway.
     """
-    if connection.dialect.name == "postgresql":
+    if dialect_of(connection).many_writers:
         _advisory_lock(connection, lock, shared=not alone)
 
 
@@ -98,7 +137,7 @@ def wait_for(connection: Connection, lock: str) -> None:
 
     Call it before the transaction does anything else. SQLite has one writer: there everybody is alone anyway.
     """
-    if connection.dialect.name == "postgresql":
+    if dialect_of(connection).many_writers:
         # What is seen must be as it is once we have the lock, whatever the role's own settings say.
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_WAIT_SECONDS:.0f}s'")
@@ -171,7 +210,7 @@ def _announce(connection: Connection, lock: str) -> None:
 
 
 def _sqlite_busy(engine: Engine, lock: str, error: OperationalError) -> Exception:
-    if engine.dialect.name != "sqlite" or "locked" not in str(error.orig):
+    if dialect_of(engine).many_writers or "locked" not in str(error.orig):
         return error
     with reading(engine) as connection:
         latest = connection.execute(

@@ -17,7 +17,10 @@ from exchange.format.lineage import MOST_NAMED, Left
 
 
 def open_network(connection: Connection, name: str) -> str:
-    """Give this database's epoch, minting it at first. Raises WorldError if it belongs to another network."""
+    """Give this database's epoch, minting it at first. Raises WorldError if it belongs to another network.
+
+    Runs in the caller's transaction.
+    """
     epoch = known_epoch(connection, name)
     if epoch is None:
         epoch = secrets.token_hex(6)
@@ -26,7 +29,10 @@ def open_network(connection: Connection, name: str) -> str:
 
 
 def known_epoch(connection: Connection, name: str) -> str | None:
-    """Give this database's epoch, None before its first use. Raises WorldError if it belongs to another network."""
+    """Give this database's epoch, None before its first use. Raises WorldError if it belongs to another network.
+
+    Reads in the caller's transaction.
+    """
     row = connection.execute(sa.select(network.c.name, network.c.epoch)).one_or_none()
     if row is None:
         return None
@@ -40,7 +46,10 @@ def known_epoch(connection: Connection, name: str) -> str | None:
 
 
 def left_behind(connection: Connection, channel: str, current: str) -> list[Left]:
-    """Give the epochs that this network has left, the newest first, and how far an outgoing channel came in each."""
+    """Give the epochs that this network has left, the newest first, and how far an outgoing channel came in each.
+
+    Reads in the caller's transaction.
+    """
     names = sa.select(minted.c.epoch).where(minted.c.epoch != current)
     ordered = list(connection.scalars(names.order_by(minted.c.number.desc(), minted.c.epoch).limit(MOST_NAMED)))
     sealed = {
@@ -57,7 +66,8 @@ def left_behind(connection: Connection, channel: str, current: str) -> list[Left
 def remember_epoch(connection: Connection, name: str, reason: str, *, who: str, at: datetime | None = None) -> None:
     """Enter an epoch of this network as the newest of those that it knows, unless it knows it.
 
-    Nothing orders them but their number: clocks are set back, and an older copy of a database is restored later.
+    Nothing orders them but their number: clocks are set back, and an older copy of a database is restored later. Runs
+    in the caller's transaction.
     """
     if connection.scalar(sa.select(sa.exists().where(minted.c.epoch == name))):
         return
@@ -69,7 +79,7 @@ def remember_epoch(connection: Connection, name: str, reason: str, *, who: str, 
 def remember_sealed(connection: Connection, channel: str, epoch: str, sequence: int, digest: str) -> None:
     """Note that this network sealed a batch in an epoch that it left, where its database says less or something else.
 
-    Such a database went back to an earlier copy since.
+    Such a database went back to an earlier copy since. Runs in the caller's transaction.
     """
     here = (position.c.direction == Direction.OUT) & (position.c.channel == channel) & (position.c.epoch == epoch)
     past = here & (position.c.current == 0)
@@ -85,11 +95,17 @@ def remember_sealed(connection: Connection, channel: str, epoch: str, sequence: 
 
 
 def halted(connection: Connection) -> str | None:
-    """Say why nothing is exported, if something was found out about this database; None if all is well."""
+    """Say why nothing is exported, if something was found out about this database; None if all is well.
+
+    Reads in the caller's transaction.
+    """
     return connection.scalar(sa.select(network.c.halted_because))
 
 
 def halt(connection: Connection, because: str) -> None:
-    """Stop all exports until a person acts; what was found out first is what stays written."""
+    """Stop all exports until a person acts; what was found out first is what stays written.
+
+    Runs in the caller's transaction.
+    """
     stopping = sa.update(network).where(network.c.halted_because.is_(None))
     connection.execute(stopping.values(halted_because=because, halted_at=now()))

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects import postgresql, sqlite
 
+from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, writing
@@ -17,7 +17,10 @@ from exchange.format.placement import Position
 
 
 def current_position(connection: Connection, direction: Direction, channel: str) -> Position | None:
-    """Give the position in the channel's current epoch; None before the first batch."""
+    """Give the position in the channel's current epoch; None before the first batch.
+
+    Reads in the caller's transaction.
+    """
     row = connection.execute(
         sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
             position.c.direction == direction, position.c.channel == channel, position.c.current == 1
@@ -29,7 +32,8 @@ def current_position(connection: Connection, direction: Direction, channel: str)
 def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
     """Give the epochs of the other side that were left, but the one that an incoming channel is still in.
 
-    An epoch is the life of a database: what one channel has left no other one begins.
+    An epoch is the life of a database: what one channel has left no other one begins. Reads in the caller's
+    transaction.
     """
     mine = sa.select(position.c.epoch).where(
         position.c.direction == Direction.IN, position.c.channel == channel, position.c.current == 1
@@ -41,7 +45,8 @@ def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
 def leave(connection: Connection, channel: str, epochs: Collection[str], adopted: str | None = None) -> None:
     """Write down which epochs of an incoming channel came before an ``adopted`` one, heard of or not.
 
-    Beyond ``MOST_LEFT`` none is written down: no honest side has so many lives.
+    Beyond ``MOST_LEFT`` none is written down: no honest side has so many lives. Runs in the caller's transaction, under
+    the channel's import lock.
     """
     if not epochs:
         return
@@ -59,7 +64,8 @@ MOST_LEFT = 1000
 def still_before(connection: Connection, channel: str, epoch: str) -> frozenset[str]:
     """Give the epochs that an incoming channel is in, and that nothing applied shows to have been left for ``epoch``.
 
-    A channel of which nothing was applied is in those that the other ones are in. None: ``epoch`` may be adopted.
+    A channel of which nothing was applied is in those that the other ones are in. None: ``epoch`` may be adopted. Reads
+    in the caller's transaction.
     """
     rows = connection.execute(
         sa.select(position.c.channel, position.c.epoch, position.c.current).where(position.c.direction == Direction.IN)
@@ -73,7 +79,10 @@ def still_before(connection: Connection, channel: str, epoch: str) -> frozenset[
 
 
 def adopt(connection: Connection, channel: str, epoch: str) -> None:
-    """Let an incoming channel be in an epoch of which nothing was applied yet; the one it was in is left."""
+    """Let an incoming channel be in an epoch of which nothing was applied yet; the one it was in is left.
+
+    Runs in the caller's transaction, under the channel's import lock.
+    """
     here = (position.c.direction == Direction.IN) & (position.c.channel == channel)
     connection.execute(sa.update(position).where(here).values(current=0))
     row = {"direction": Direction.IN, "channel": channel, "epoch": epoch, "sequence": 0, "current": 1}
@@ -85,7 +94,8 @@ def advance(
 ) -> None:
     """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one.
 
-    ``digest`` is None for a place that was given up.
+    ``digest`` is None for a place that was given up. Runs in the transaction that seals, applies or passes over the
+    batch, under the channel's lock.
     """
     here = (position.c.direction == direction) & (position.c.channel == channel)
     of_epoch = here & (position.c.epoch == epoch)
@@ -109,12 +119,12 @@ def advance(
 
 
 def note_success(engine: Engine, direction: Direction, channels: Collection[str]) -> None:
-    """Write down that channels were worked on to the end just now, unless somebody else is at work."""
+    """Write down that channels were worked on to the end just now, unless somebody else is at work.
+
+    Commits a transaction of its own. Raises WorldError.
+    """
     if not channels:
         return
     with suppress(Busy), world_errors(), writing(engine) as connection:
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         for channel in sorted(channels):  # in one order, so that two processes never wait for each other
-            row = insert(success).values(direction=direction, channel=channel, at=now())
-            key = [success.c.direction, success.c.channel]
-            connection.execute(row.on_conflict_do_update(index_elements=key, set_={"at": row.excluded.at}))
+            upsert(connection, success, {"direction": direction, "channel": channel}, {"at": now()})

@@ -8,6 +8,7 @@ The migrations under ``migrations/`` create them; a test compares the two.
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,10 +27,12 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.event import listen
+from sqlalchemy.sql.selectable import NamedFromClause
 from sqlalchemy.types import TypeDecorator
 
 metadata = MetaData(
@@ -56,7 +59,7 @@ class Direction(enum.StrEnum):
 
 
 class BatchState(enum.StrEnum):
-    """Where a batch is in its life. ``ledger.TRANSITIONS`` says which may follow which."""
+    """Where a batch is in its life. ``states.TRANSITIONS`` says which may follow which."""
 
     SEALED = "sealed"
     PUBLISHED = "published"
@@ -125,6 +128,26 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """The condition of a partial index, with its columns in braces.
+
+    A query uses the index only if it says the condition in the same words: SQLite compares them, and a bound value is
+    none. So it is written here alone.
+    """
+
+    words: str
+
+    def __call__(self, rows: NamedFromClause) -> TextClause:
+        """Say it of the rows of its table or of an alias of that."""
+        return text(self.words.replace("{", f"{rows.name}.").replace("}", ""))
+
+    def of_index(self) -> dict[str, Any]:
+        """Give the options of the index, for both databases."""
+        said = text(self.words.replace("{", "").replace("}", ""))
+        return {"sqlite_where": said, "postgresql_where": said}
 
 
 def _id() -> Column[Any]:
@@ -198,10 +221,16 @@ tombstone = Table(
 )
 """Received deletes: an older upsert must not bring the row back. ``key`` is the record's key, canonical JSON."""
 
-HOLDS_PLACE = (
-    "state NOT IN ('quarantined', 'discarded') AND (state <> 'rejected' OR direction = 'out') AND manifest IS NOT NULL"
+holds_place = Predicate(
+    "{state} NOT IN ('quarantined', 'discarded') AND ({state} <> 'rejected' OR {direction} = 'out')"
+    " AND {manifest} IS NOT NULL"
 )
-"""Which batches hold their place. A query uses the index only if it says this in the same words."""
+"""Whether a batch holds its place: one that is quarantined, given up or unbelieved holds none."""
+
+is_kept = Predicate("{pruned_at} IS NULL")
+"""Whether a batch's files were not pruned."""
+
+_is_due_again = Predicate("{again_at} IS NOT NULL")
 
 batch = Table(
     "exchange_batch",
@@ -239,8 +268,7 @@ batch = Table(
         "epoch",
         "sequence",
         unique=True,
-        sqlite_where=text(HOLDS_PLACE),
-        postgresql_where=text(HOLDS_PLACE),
+        **holds_place.of_index(),
     ),
     Index("ix_exchange_batch_stem_id", "stem", "id"),
     Index("ix_exchange_batch_state", "state", "direction", "channel"),
@@ -248,14 +276,12 @@ batch = Table(
         "ix_exchange_batch_kept",
         "direction",
         "updated_at",
-        sqlite_where=text("pruned_at IS NULL"),
-        postgresql_where=text("pruned_at IS NULL"),
+        **is_kept.of_index(),
     ),
     Index(
         "ix_exchange_batch_again",
         "again_at",
-        sqlite_where=text("again_at IS NOT NULL"),
-        postgresql_where=text("again_at IS NOT NULL"),
+        **_is_due_again.of_index(),
     ),
 )
 """The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe; what
@@ -283,6 +309,9 @@ position = Table(
 behind a place that was given up. One row of a channel is ``current``; the others are epochs that were left.
 ``applied`` and the other counts are of all records of the epoch that were imported."""
 
+is_missing = Predicate("{state} = 'missing'")
+"""Whether a gap is still one."""
+
 gap = Table(
     "exchange_gap",
     metadata,
@@ -299,8 +328,7 @@ gap = Table(
         "channel",
         "epoch",
         "sequence",
-        sqlite_where=text("state = 'missing'"),
-        postgresql_where=text("state = 'missing'"),
+        **is_missing.of_index(),
     ),
 )
 """Incoming sequences that others came before, and what became of each."""
@@ -464,6 +492,12 @@ holder = Table(
 )
 """Who last took a lock, for the sentence a second caller gets. The lock itself is the database's."""
 
+is_parked_with_key = Predicate("{state} = 'parked' AND {key} IS NOT NULL")
+"""Whether a dead letter waits whose key is known."""
+
+is_orphan = Predicate("{state} = 'parked' AND {error} = 'foreign_key'")
+"""Whether a dead letter waits for a row that it refers to."""
+
 dead_letter = Table(
     "exchange_dead_letter",
     metadata,
@@ -498,15 +532,13 @@ dead_letter = Table(
         "ix_exchange_dead_letter_parked_key",
         "stream",
         "key",
-        sqlite_where=text("state = 'parked' AND key IS NOT NULL"),
-        postgresql_where=text("state = 'parked' AND key IS NOT NULL"),
+        **is_parked_with_key.of_index(),
     ),
     Index(
         "ix_exchange_dead_letter_orphan",
         "channel",
         "id",
-        sqlite_where=text("state = 'parked' AND error = 'foreign_key'"),
-        postgresql_where=text("state = 'parked' AND error = 'foreign_key'"),
+        **is_orphan.of_index(),
     ),
 )
 """Records that did not take effect. ``record`` holds the exact bytes as they came, at most

@@ -1,4 +1,4 @@
-"""Reuniting: letters that were parked because a row lacked that they refer to, retried once that row may have come.
+"""Automatic retry: letters parked because a row lacked that they refer to, tried again once it may have come.
 
 Done after an import that applied something. A look costs a letter nothing: only those whose parents are there now
 are tried, and of those that fail too often none is tried again.
@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database.locks import Busy, reading
-from exchange.database.tables import DeadLetterState, Direction, dead_letter
+from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan
 from exchange.dead_letters import retry
-from exchange.dead_letters.retry import Manner
+from exchange.dead_letters.retry import RetryOptions
 from exchange.format.record import Op
 from exchange.results import Retried
 from exchange.site import Site
@@ -25,26 +25,23 @@ from exchange.site import Site
 MOST_LETTERS = 10_000
 """At so many letters of a channel one run looks: of more at some of them, other ones each time."""
 
-HOW = "retried by itself, as what it refers to has come"
+ORPHAN_RETRIED = "retried by itself, as what it refers to has come"
 
-TRADED = "retried by itself, together with those that are in its way"
-
-_ORPHANED = sa.text("state = 'parked' AND error = 'foreign_key'")
-"""As the index says it: SQLite compares the words, and a bound value is none."""
+RIVALS_RETRIED = "retried by itself, together with those that are in its way"
 
 
-def run(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
+def retry_orphans(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
     """Retry the letters whose missing rows have come; give those that were tried. Leaves out a channel that is busy."""
     retried: list[Retried] = []
     for channel in channels:
-        try:
-            retried += _of_channel(site, channel, stopping)
-        except Busy:  # whoever works on it looks himself when he is done
-            continue
+        with suppress(Busy):  # whoever works on it looks himself when he is done
+            with reading(site.engine) as connection:
+                headers = _orphans(site, connection, channel)
+            retried += _retry_ready(site, headers, "foreign_key", ORPHAN_RETRIED, stopping)
     return retried
 
 
-def trade(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
+def retry_rivals(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
     """Retry together the newest letters of rows that stand in each other's way; give those that were tried.
 
     Rows may pass unique values round in a ring. Where a batch ended in the middle of it none of them could be written;
@@ -55,7 +52,7 @@ def trade(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool])
         with suppress(Busy):
             with reading(site.engine) as connection:
                 headers = _rivals(site, connection, channel)
-            retried += _try(site, headers, "unique", TRADED, stopping)
+            retried += _retry_ready(site, headers, "unique", RIVALS_RETRIED, stopping)
     return retried
 
 
@@ -69,30 +66,28 @@ def _rivals(site: Site, connection: Connection, channel: Channel) -> list[retry.
     return [retry.header_of(row) for row in connection.execute(asking)]
 
 
-def _of_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> list[Retried]:
-    with reading(site.engine) as connection:
-        headers = _orphans(site, connection, channel)
-    return _try(site, headers, "foreign_key", HOW, stopping)
-
-
-def _try(
+def _retry_ready(
     site: Site, headers: Iterable[retry.Header], error: str, how: str, stopping: Callable[[], bool]
 ) -> list[Retried]:
     """Retry letters, but leave those as they are that are refused for the same error again."""
     retried: list[Retried] = []
-    for group in retry.groups(site, headers, {}):
+    for group in retry.group_letters(site, headers, {}):
         if stopping():
             break
         # Most looks find none, and then write nothing.
-        ready = [one.id for one in retry.attempt(site, group, Manner(spared=(error,), rehearse=True)) if one.changed]
+        ready = [
+            one.id
+            for one in retry.retry_group(site, group, RetryOptions(spared=(error,), rehearse=True))
+            if one.changed
+        ]
         if ready:
-            retried += retry.attempt(site, group._replace(ids=ready), Manner(spared=(error,), how=how))
+            retried += retry.retry_group(site, group._replace(ids=ready), RetryOptions(spared=(error,), how=how))
     return [one for one in retried if one.changed]
 
 
 def _orphans(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:
     letter = dead_letter.c
-    mine = (letter.channel == channel.name, _ORPHANED)
+    mine = (letter.channel == channel.name, is_orphan(dead_letter))
     some = sa.select(letter.id).where(*mine).limit(MOST_LETTERS + 1).subquery()
     number = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
     begin = _anywhere(connection, mine) if number > MOST_LETTERS else 0

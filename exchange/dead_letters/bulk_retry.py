@@ -19,13 +19,13 @@ from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, selected
 from exchange.dead_letters import retry, selections
-from exchange.dead_letters.retry import Group, Header, Manner
+from exchange.dead_letters.retry import Group, Header, RetryOptions
 from exchange.format.record import Op
 from exchange.results import Retried
 from exchange.site import Site
 
 PARTS = 8
-"""Into so many parts a group is cut of which more fail than may: so the run ends right after the last that may."""
+"""Into so many parts a group is cut in which others come after the last that may fail: the run ends right there."""
 
 PAUSE_SECONDS = 0.2
 """How long a run that is to be slow sleeps at most before it looks whether it is to stop."""
@@ -75,7 +75,7 @@ class Bulk:
         }
 
 
-class Kind(NamedTuple):
+class LetterKind(NamedTuple):
     """Letters that are tried in a row."""
 
     direction: Direction
@@ -87,7 +87,7 @@ class Kind(NamedTuple):
 Told = Callable[[Sequence[Retried]], None]
 
 
-def run(
+def retry_selection(
     site: Site,
     name: str,
     pace: Pace | None = None,
@@ -113,12 +113,12 @@ def run(
                 selections.check_unchanged(connection, name)
             chosen = selections.find_selection(connection, name)
         bulk = Bulk(name, chosen.left, rehearse)
-        course = _Course(site, bulk, pace or Pace(), stopping, told)
+        run = _Run(site, bulk, pace or Pace(), stopping, told)
         with reading(site.engine) as connection:
             bulk.poison = _count_poison(site, connection, name)
             kinds = _kinds(site, connection, name)
         for kind in kinds:
-            course.follow(kind)
+            run.retry_kind(kind)
     return bulk
 
 
@@ -128,7 +128,7 @@ def count_left(site: Site, name: str) -> int:
         return selections.find_selection(connection, name).left
 
 
-class _Course:
+class _Run:
     """One run: where it is, and whether it is to go on."""
 
     def __init__(self, site: Site, bulk: Bulk, pace: Pace, stopping: Callable[[], bool], told: Told) -> None:
@@ -140,9 +140,9 @@ class _Course:
         self._began = time.monotonic()
         self._canary = pace.canary or 0
         mark = None if bulk.rehearsal else self._mark
-        self._manner = Manner(rehearse=bulk.rehearsal, then=mark)
+        self._options = RetryOptions(rehearse=bulk.rehearsal, then=mark)
 
-    def follow(self, kind: Kind) -> None:
+    def retry_kind(self, kind: LetterKind) -> None:
         """Try the letters of one kind, as far as the run may go."""
         after = 0
         while not self._bulk.stopped:
@@ -151,15 +151,15 @@ class _Course:
             if not headers:
                 return
             after = headers[-1].id
-            self._try(deque(retry.groups(self._site, headers, {})))
+            self._retry_groups(deque(retry.group_letters(self._site, headers, {})))
             self._judge_canary()
 
-    def _try(self, groups: deque[Group]) -> None:
+    def _retry_groups(self, groups: deque[Group]) -> None:
         while groups and not self._ended():
             group = groups.popleft()
             left = None if self._pace.stop_after is None else self._pace.stop_after - self._bulk.failed
             try:
-                retried = retry.attempt(self._site, group, replace(self._manner, failures=left))
+                retried = retry.retry_group(self._site, group, replace(self._options, failures=left))
             except retry.TooManyFailed:
                 groups.extendleft(reversed(group.parts(PARTS)))
                 continue
@@ -214,7 +214,7 @@ class _Course:
                 selections.mark(connection, self._bulk.selection, ids, state, tried=tried)
 
 
-def _kinds(site: Site, connection: Connection, name: str) -> list[Kind]:
+def _kinds(site: Site, connection: Connection, name: str) -> list[LetterKind]:
     """Give the kinds of letters there are: upserts parents first, then deletes children first."""
     letter = dead_letter.c
     there = (
@@ -223,10 +223,10 @@ def _kinds(site: Site, connection: Connection, name: str) -> list[Kind]:
         .where(selected.c.selection == name)
         .distinct()
     )
-    kinds = [Kind(Direction(row.direction), *row[1:]) for row in connection.execute(there)]
+    kinds = [LetterKind(Direction(row.direction), *row[1:]) for row in connection.execute(there)]
     order = {stream.name: at for channel in site.channels for at, stream in enumerate(channel.streams)}
 
-    def rank(kind: Kind) -> tuple[str, str, bool, int, str]:
+    def rank(kind: LetterKind) -> tuple[str, str, bool, int, str]:
         at = order.get(kind.stream or "", 0)
         deletes = kind.op == Op.DELETE
         return (kind.direction, kind.channel, deletes, -at if deletes else at, kind.stream or "")
@@ -234,10 +234,10 @@ def _kinds(site: Site, connection: Connection, name: str) -> list[Kind]:
     return sorted(kinds, key=rank)
 
 
-def _page(connection: Connection, name: str, kind: Kind, after: int, size: int, site: Site) -> list[Header]:
+def _page(connection: Connection, name: str, kind: LetterKind, after: int, size: int, site: Site) -> list[Header]:
     """Give the next letters of a kind that were not tried, by their ids; without poison."""
     letter, mine = dead_letter.c, selected.c
-    alike = [letter[column].is_not_distinct_from(value) for column, value in zip(Kind._fields, kind, strict=True)]
+    alike = [letter[column].is_not_distinct_from(value) for column, value in zip(LetterKind._fields, kind, strict=True)]
     page = (
         sa.select(*retry.HEADER)
         .select_from(selected.join(dead_letter, letter.id == mine.letter))

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
@@ -72,13 +73,16 @@ def trends(connection: Connection, state: DeadLetterState, moment: datetime) -> 
 
 
 def fold(connection: Connection, moment: datetime) -> None:
-    """Add up what belongs together, and the hours that no trend tells of any more. May be repeated, at any time."""
+    """Add up counts of one kind, and the hours that no trend tells of any more; may be repeated.
+
+    Runs in the caller's writing transaction, which commits it.
+    """
     kept = hour_of(moment) - _KEPT_HOURS
     sums: Counter[tuple[str, str, int]] = Counter()
     columns = (dead_letter_count.c[name] for name in ("fingerprint", "state", "hour", "letters"))
     for fingerprint, state, hour, letters in connection.execute(sa.delete(dead_letter_count).returning(*columns)):
         sums[fingerprint, state, hour if hour >= kept else 0] += letters
-    part = {"part": 0} if connection.dialect.name == "sqlite" else {}
+    part = {"part": 0} if dialect_of(connection).is_sqlite else {}
     rows = [
         {"fingerprint": fingerprint, "state": state, "hour": hour, "letters": letters, **part}
         for (fingerprint, state, hour), letters in sums.items()

@@ -12,7 +12,7 @@ from exchange.format.errors import WorldError
 from exchange.site import Site
 
 
-def discard(
+def discard_letters(
     site: Site, reason: str, *, ids: Sequence[int] = (), selection: str | None = None, skip_changed: bool = False
 ) -> int:
     """Give parked letters up, all of them or none; give how many.
@@ -32,7 +32,7 @@ def discard(
     return len(ids)
 
 
-def restore(site: Site, reason: str, *, ids: Sequence[int] = (), selection: str | None = None) -> int:
+def restore_letters(site: Site, reason: str, *, ids: Sequence[int] = (), selection: str | None = None) -> int:
     """Take back letters that were discarded, all of them or none; give how many.
 
     Raises WorldError, with nothing changed, if one that is named isn't discarded.

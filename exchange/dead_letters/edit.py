@@ -11,19 +11,20 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.channels.stream import HIDDEN
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
-from exchange.dead_letters import Mask, Parked, revisions
+from exchange.dead_letters import revisions, store
+from exchange.dead_letters.masking import Mask
+from exchange.dead_letters.store import Parked
 from exchange.dead_letters.transitions import missing, standing
 from exchange.format import json_pointer, strict_json
 from exchange.format import record as records
 from exchange.format.errors import RecordError, WorldError, printable
 from exchange.format.names import CONTROL
-from exchange.format.record import Record, Run
+from exchange.format.record import Record, RecordRun
 from exchange.site import Site
 from exchange.tables.loader.decode import checked
 from exchange.tables.loader.staging import canonical_key, row_maker
@@ -71,12 +72,12 @@ class Edited:
         return {"id": self.id, "revision": self.revision, "difference": self.difference.splitlines()}
 
 
-def draft(site: Site, letter_id: int) -> Draft:
+def begin_edit(site: Site, letter_id: int) -> Draft:
     """Begin to edit a letter. Raises WorldError if it is none that can be edited."""
     with world_errors(), reading(site.engine) as connection:
-        letter = dead_letters.find(connection, letter_id)
+        letter = store.find(connection, letter_id)
         if letter is None:
-            raise WorldError(missing(letter_id))
+            raise WorldError(str(missing(letter_id)))
         if letter.state is not DeadLetterState.PARKED:
             raise WorldError(f"{standing(connection, letter_id)}; {_NOTHING}")
         content = revisions.newest(connection, letter)
@@ -122,7 +123,7 @@ def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) ->
     return strict_json.dumps(value)
 
 
-def save(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
+def save_edit(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
     """Check a mended record and keep it as the letter's newest revision.
 
     Raises WorldError, with nothing changed, if it is no record, breaks its stream's schema, has another key or
@@ -154,8 +155,8 @@ def _read(site: Site, text: bytes) -> dict[str, Any]:
         raise WorldError(f"the record is {len(text)} bytes long, at most {most} are kept; {_NOTHING}")
     try:
         value = strict_json.loads(text.strip())
-    except RecordError as error:
-        raise WorldError(f"{error.sentence.replace('the line', 'the record', 1)}; {_NOTHING}") from error
+    except strict_json.StrictJsonError as fault:
+        raise WorldError(f"the record is not strict JSON: {fault.why}; {_NOTHING}") from fault
     if not isinstance(value, dict):
         raise WorldError(f"the record: expected an object, found something else; {_NOTHING}")
     return value
@@ -182,7 +183,7 @@ def _check(site: Site, begun: Draft, record: Record) -> tuple[str, int]:
             raise RecordError("record", f"/{what}", sentence)
     schema_version = letter.schema_version or stream.schema_version
     current = checked(site, {stream.name: schema_version}, record)
-    run = Run(current.stream, current.op, [current.version], [current.body])
+    run = RecordRun(current.stream, current.op, [current.version], [current.body])
     row_maker(stream, site.engine.dialect)([1], run)
     return key, schema_version
 

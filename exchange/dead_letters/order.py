@@ -13,7 +13,7 @@ from exchange.database.tables import UtcDateTime
 from exchange.dead_letters.store import Brief
 
 
-class Place(NamedTuple):
+class Cursor(NamedTuple):
     """Where a letter stands among all."""
 
     created_at: datetime
@@ -31,27 +31,27 @@ class Order:
         columns: list[sa.ColumnElement[object]] = [letters.c.created_at, letters.c.id]
         return columns if self.oldest_first else [column.desc() for column in columns]
 
-    def behind(self, there: Place | None, letters: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    def behind(self, there: Cursor | None, letters: sa.FromClause) -> list[sa.ColumnElement[bool]]:
         """Write that a letter comes after a place; nothing if there is none."""
         if there is None:
             return []
         here = sa.tuple_(letters.c.created_at, letters.c.id)
-        place = sa.tuple_(sa.literal(there.created_at, UtcDateTime), sa.literal(there.id, sa.BigInteger))
-        return [here > place if self.oldest_first else here < place]
+        cursor = sa.tuple_(sa.literal(there.created_at, UtcDateTime), sa.literal(there.id, sa.BigInteger))
+        return [here > cursor if self.oldest_first else here < cursor]
 
-    def before(self, there: Place | None, letters: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    def before(self, there: Cursor | None, letters: sa.FromClause) -> list[sa.ColumnElement[bool]]:
         """Write that a letter comes before a place; nothing if there is none."""
         return Order(oldest_first=not self.oldest_first).behind(there, letters)
 
     def sorted(self, letters: Iterable[Brief]) -> list[Brief]:
         """Put letters in order."""
-        return sorted(letters, key=place_of, reverse=not self.oldest_first)
+        return sorted(letters, key=cursor_of, reverse=not self.oldest_first)
 
-    def foremost(self, places: Iterable[Place]) -> Place:
+    def foremost(self, cursors: Iterable[Cursor]) -> Cursor:
         """Give the place that comes first."""
-        return min(places) if self.oldest_first else max(places)
+        return min(cursors) if self.oldest_first else max(cursors)
 
 
-def place_of(letter: Brief) -> Place:
+def cursor_of(letter: Brief) -> Cursor:
     """Say where a letter stands."""
-    return Place(letter.created_at, letter.id)
+    return Cursor(letter.created_at, letter.id)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from exchange.database.tables import dead_letter, selected
 from exchange.dead_letters.counts import groups_in
 from exchange.dead_letters.filters import Filters
-from exchange.dead_letters.order import Order, Place, place_of
+from exchange.dead_letters.order import Cursor, Order, cursor_of
 from exchange.dead_letters.search import Count, Page, searched
 from exchange.dead_letters.store import Brief, brief, brief_columns
 
@@ -27,22 +27,22 @@ class _Group(NamedTuple):
     fingerprint: str
     state: str
     letters: int
-    first: Place
+    first: Cursor
 
 
-def place(connection: Connection, letter_id: int) -> Place | None:
-    """Say where a letter stands; None if there is no such letter."""
+def cursor(connection: Connection, letter_id: int) -> Cursor | None:
+    """Say where a letter stands, to give the page behind it; None if there is no such letter."""
     row = connection.execute(
         sa.select(dead_letter.c.created_at, dead_letter.c.id).where(dead_letter.c.id == letter_id)
     ).one_or_none()
-    return Place(*row) if row else None
+    return Cursor(*row) if row else None
 
 
 def page(
     connection: Connection,
     filters: Filters,
     *,
-    after: Place | None = None,
+    after: Cursor | None = None,
     limit: int = 50,
     oldest_first: bool = False,
 ) -> Page:
@@ -84,7 +84,7 @@ def counted(connection: Connection, filters: Filters) -> Count:
 
 
 def _of_few(
-    connection: Connection, filters: Filters, order: Order, after: Place | None, limit: int
+    connection: Connection, filters: Filters, order: Order, after: Cursor | None, limit: int
 ) -> tuple[list[Brief], Count]:
     by = filters.only("keys") if filters.keys else filters.only("batch")
     # Set apart, so that no database thinks of walking through all letters in order until it has met enough.
@@ -104,7 +104,7 @@ def _of_few(
 # Letters of a selection
 
 
-def _those_selected(filters: Filters, order: Order, after: Place | None, limit: int) -> sa.Select[Any]:
+def _those_selected(filters: Filters, order: Order, after: Cursor | None, limit: int) -> sa.Select[Any]:
     letter = selected.c.letter
     behind = [] if after is None else [letter > after.id if order.oldest_first else letter < after.id]
     return (
@@ -128,10 +128,10 @@ def _count_selected(connection: Connection, filters: Filters) -> Count:
 # Letters of some fingerprints
 
 
-def _merged(connection: Connection, filters: Filters, order: Order, after: Place | None, limit: int) -> list[Brief]:
+def _merged(connection: Connection, filters: Filters, order: Order, after: Cursor | None, limit: int) -> list[Brief]:
     """Take the first letters of each group, beginning with the group that has the very first one."""
     letters: list[Brief] = []
-    last: Place | None = None
+    last: Cursor | None = None
     for group in _groups(connection, filters, order, after, limit):
         if last and order.foremost([last, group.first]) == last:
             break
@@ -143,7 +143,7 @@ def _merged(connection: Connection, filters: Filters, order: Order, after: Place
             .limit(limit)
         )
         letters = order.sorted([*letters, *map(brief, rows)])[:limit]
-        last = place_of(letters[-1]) if len(letters) == limit else None
+        last = cursor_of(letters[-1]) if len(letters) == limit else None
     return letters
 
 
@@ -164,7 +164,7 @@ def _counted_in_time(connection: Connection, filters: Filters) -> Count:
 
 
 def _groups(
-    connection: Connection, filters: Filters, order: Order, after: Place | None = None, limit: int | None = None
+    connection: Connection, filters: Filters, order: Order, after: Cursor | None = None, limit: int | None = None
 ) -> list[_Group]:
     """Give the groups that have letters which are meant, by their first letter in order."""
     there = groups_in(*filters.states)
@@ -189,7 +189,7 @@ def _groups(
         .order_by(*order.columns(dead_letter))
         .limit(limit)
     )
-    return [_Group(row.fingerprint, row.state, int(row.letters), Place(row.created_at, row.id)) for row in rows]
+    return [_Group(row.fingerprint, row.state, int(row.letters), Cursor(row.created_at, row.id)) for row in rows]
 
 
 def _of_group(group: _Group) -> list[sa.ColumnElement[bool]]:

@@ -10,12 +10,12 @@ from sqlalchemy import Connection, Engine
 from exchange.database import ledger
 from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState, UtcDateTime, dead_letter, revision, selected, selection
-from exchange.dead_letters.order import Place
+from exchange.dead_letters.order import Cursor
 
 CHUNK = 1_000
 """Letters looked at in one transaction: nobody waits long for its locks."""
 
-_FIRST = Place(datetime.min.replace(tzinfo=UTC), 0)
+_FIRST = Cursor(datetime.min.replace(tzinfo=UTC), 0)
 
 SETTLED = frozenset({DeadLetterState.APPLIED, DeadLetterState.SUPERSEDED, DeadLetterState.DISCARDED})
 
@@ -24,22 +24,23 @@ def retire(engine: Engine, state: DeadLetterState, before: datetime, cause: str,
     """Remove letters that came to ``state`` before a moment, oldest first, at most ``most``; give how many went.
 
     Their revisions go with them; their events stay, one more saying ``cause``. The newest letter of all stays:
-    SQLite would give its id to the next one. Raises ValueError for a state that is not settled.
+    SQLite would give its id to the next one. Commits every ``CHUNK`` letters looked at. Raises ValueError for a state
+    that is not settled.
     """
     if state not in SETTLED:
         msg = f"dead letters that are {state} are never removed"
         raise ValueError(msg)
-    place: Place | None = _FIRST
+    cursor: Cursor | None = _FIRST
     removed = 0
-    while place is not None and removed < most:
+    while cursor is not None and removed < most:
         with writing(engine) as connection:
-            ids, place = _due(connection, state, before, place)
+            ids, cursor = _due(connection, state, before, cursor)
             removed += _remove(connection, ids[: most - removed], state, before, cause)
     return removed
 
 
 def forget_selections(engine: Engine) -> int:
-    """Remove the selections none of whose letters is left; give how many went."""
+    """Remove the selections none of whose letters is left, in a transaction of its own; give how many went."""
     left = (
         sa.exists()
         .where(selected.c.selection == selection.c.name, dead_letter.c.id == selected.c.letter)
@@ -53,8 +54,8 @@ def forget_selections(engine: Engine) -> int:
 
 
 def _due(
-    connection: Connection, state: DeadLetterState, before: datetime, after: Place
-) -> tuple[list[int], Place | None]:
+    connection: Connection, state: DeadLetterState, before: datetime, after: Cursor
+) -> tuple[list[int], Cursor | None]:
     """Give the ids that are due among the next letters of a state, and where the last one stands; None at the end.
 
     A letter settled before a moment was parked before it: younger ones are not looked at.
@@ -68,7 +69,7 @@ def _due(
         .limit(CHUNK)
     ).all()
     ids = [row.id for row in rows if row.updated_at < before]
-    return ids, Place(*rows[-1][:2]) if len(rows) == CHUNK else None
+    return ids, Cursor(*rows[-1][:2]) if len(rows) == CHUNK else None
 
 
 def _remove(connection: Connection, ids: list[int], state: DeadLetterState, before: datetime, cause: str) -> int:

@@ -19,15 +19,16 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
-from exchange.database.engine import among
+from exchange.database.engine import among, in_parts
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked, reading
+from exchange.database.locks import export_lock, import_lock, join, locked, reading
 from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
-from exchange.dead_letters import Letter, Outcome, Superseding, Taken
-from exchange.dead_letters.transitions import missing, standing
+from exchange.dead_letters import store, transitions
+from exchange.dead_letters.store import Letter
+from exchange.dead_letters.supersede import Superseding
+from exchange.dead_letters.transitions import Outcome, Taken, missing, standing
 from exchange.format.errors import RecordError, printable, rule_of
 from exchange.format.names import CONTROL
 from exchange.results import Retried
@@ -37,7 +38,7 @@ from exchange.tables.gc_pause import uncollected
 from exchange.tables.loader import Loader
 from exchange.tables.loader.checks import DUPLICATE
 from exchange.tables.loader.copy import refuses_the_row
-from exchange.tables.loader.decode import Bad, Understanding
+from exchange.tables.loader.decode import BadLine, Decoder
 
 MOST_LETTERS = 5_000
 MOST_BYTES = 16 * 1024 * 1024
@@ -67,20 +68,20 @@ class Group(NamedTuple):
 
     def parts(self, count: int) -> list[Group]:
         """Cut it into about so many groups."""
-        size = math.ceil(len(self.ids) / count)
-        return [self._replace(ids=self.ids[at : at + size]) for at in range(0, len(self.ids), size)]
+        return [self._replace(ids=ids) for ids in in_parts(self.ids, math.ceil(len(self.ids) / count))]
 
 
 class TooManyFailed(Exception):  # noqa: N818 - an answer: nothing of the group was changed
-    """More letters of a group fail than the caller allows."""
+    """As many letters of a group fail as the caller allows, and others come after them."""
 
 
 @dataclass(frozen=True)
-class Manner:
+class RetryOptions:
     """How groups are tried. ``rehearse`` says what would become of them and changes nothing.
 
-    More than ``failures`` of one group raise TooManyFailed. Letters refused for an error in ``spared`` are left as
-    they are. ``how`` begins what is noted in their history, ``then`` is done in each group's transaction.
+    A group in which others come after ``failures`` that failed raises TooManyFailed. Letters refused for an error in
+    ``spared`` are left as they are. ``how`` begins what is noted in their history, ``then`` is done in each group's
+    transaction.
     """
 
     rehearse: bool = False
@@ -90,28 +91,27 @@ class Manner:
     then: Callable[[Connection, Sequence[Retried]], None] | None = None
 
 
-def run(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retried]:
+def retry_letters(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retried]:
     """Retry letters by their ids; give what became of each, in that order.
 
     ``rehearse`` says what would become of them and changes nothing. Raises Busy if their channel is being worked
     on, WorldError.
     """
     wanted = list(dict.fromkeys(ids))
-    manner = Manner(rehearse=rehearse)
+    options = RetryOptions(rehearse=rehearse)
     done: dict[int, Retried] = {}
     with world_errors():
-        for start in range(0, len(wanted), MOST_LETTERS):
-            some = wanted[start : start + MOST_LETTERS]
+        for some in in_parts(wanted, MOST_LETTERS):
             with reading(site.engine) as connection:
                 headers = _headers(connection, some)
                 done |= {one: _unknown(one) for one in some if one not in headers}
-            for group in groups(site, headers.values(), done):
-                done |= {one.id: one for one in attempt(site, group, manner)}
+            for group in group_letters(site, headers.values(), done):
+                done |= {one.id: one for one in retry_group(site, group, options)}
     return [done[one] for one in wanted]
 
 
 def _unknown(letter_id: int) -> Retried:
-    return Retried(letter_id, None, missing(letter_id), changed=False)
+    return Retried(letter_id, None, str(missing(letter_id)), changed=False)
 
 
 def _headers(connection: Connection, ids: Sequence[int]) -> dict[int, Header]:
@@ -136,7 +136,7 @@ def header_of(row: Any) -> Header:
     return Header(*row)._replace(direction=Direction(row.direction), state=DeadLetterState(row.state))
 
 
-def groups(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[Group]:
+def group_letters(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[Group]:
     """Sort letters into groups; those whose channel is no longer declared are ``done`` at once."""
     for (direction, name), some in groupby(headers, key=lambda header: (header.direction, header.channel)):
         channel = site.channel(name)
@@ -177,61 +177,68 @@ def _turns(headers: Iterable[Header]) -> list[list[int]]:
     return turns
 
 
-def attempt(site: Site, group: Group, manner: Manner) -> list[Retried]:
+def retry_group(site: Site, group: Group, options: RetryOptions) -> list[Retried]:
     """Try the letters of a group in one transaction, and in smaller ones if the database refuses it as a whole.
 
     Raises TooManyFailed, with nothing changed, and Busy.
     """
     try:
         with _locked(site, group) as connection:
-            taken = dead_letters.take(connection, group.ids, lock=not manner.rehearse)
+            taken = transitions.take(connection, group.ids, lock=not options.rehearse)
             work = _receive if group.direction is Direction.IN else _send
             outcomes = work(site, connection, group.channel, taken)
-            return _finish(connection, group, taken, outcomes, manner)
+            return _finish(connection, group, taken, outcomes, options)
     except DBAPIError as error:
         if not refuses_the_row(error):
             raise
-        if len(group.ids) > 1 and manner.failures is not None:
+        if len(group.ids) > 1 and options.failures is not None:
             raise TooManyFailed from error
         if len(group.ids) > 1:
-            return [one for part in group.parts(2) for one in attempt(site, part, manner)]
+            return [one for part in group.parts(2) for one in retry_group(site, part, options)]
         hidden = any(stream.sensitive for stream in group.channel.streams)
         words = printable((str(error.orig) if hidden else said(error.orig)).strip().splitlines()[0])
     # Constraints that are checked late refuse a row only when all was done.
     fault = RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
     with _locked(site, group) as connection:
-        taken = dead_letters.take(connection, group.ids)
-        return _finish(connection, group, taken, [_refused(one, fault) for one in taken], manner)
+        taken = transitions.take(connection, group.ids)
+        return _finish(connection, group, taken, [_refused(one, fault) for one in taken], options)
 
 
 @contextmanager
 def _locked(site: Site, group: Group) -> Iterator[Connection]:
     """Keep others off the channel, and off its shards: parents and children may be in several."""
-    work = "import" if group.direction is Direction.IN else "export"
-    with locked(site.engine, f"{work} {group.channel.name}") as connection:
-        join(connection, f"{work} {group.channel.declared}", alone=True)
+    lock_of = import_lock if group.direction is Direction.IN else export_lock
+    with locked(site.engine, lock_of(group.channel.name)) as connection:
+        join(connection, lock_of(group.channel.declared), alone=True)
         yield connection
 
 
 def _finish(
-    connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], manner: Manner
+    connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], options: RetryOptions
 ) -> list[Retried]:
-    outcomes = [one for one in outcomes if not (one.refused and one.refused.error in manner.spared)]
-    if not manner.rehearse:
-        dead_letters.settle(connection, outcomes, manner.how)
+    outcomes = [one for one in outcomes if not (one.refused and one.refused.error in options.spared)]
+    if not options.rehearse:
+        transitions.settle(connection, outcomes, options.how)
     done = {one.letter.id: _retried(one) for one in outcomes}
     for letter_id in set(group.ids).difference(one.letter.id for one in taken):
-        letter = dead_letters.find(connection, letter_id)
+        letter = store.find(connection, letter_id)
         message = f"{standing(connection, letter_id)}; nothing was changed"
         done[letter_id] = Retried(letter_id, letter.state if letter else None, message, changed=False)
     retried = [done[letter_id] for letter_id in group.ids if letter_id in done]
-    if manner.failures is not None and sum(one.failed for one in retried) > manner.failures:
+    if options.failures is not None and _goes_past(retried, options.failures):
         raise TooManyFailed
-    if manner.then is not None:
-        manner.then(connection, retried)
-    if manner.rehearse:
+    if options.then is not None:
+        options.then(connection, retried)
+    if options.rehearse:
         connection.rollback()
     return retried
+
+
+def _goes_past(retried: Sequence[Retried], failures: int) -> bool:
+    """Tell whether any letter was tried after the one that failed as the last of so many."""
+    tried = [one for one in retried if one.changed]
+    failed = [at for at, one in enumerate(tried) if one.failed]
+    return len(failed) >= failures and failed[failures - 1] < len(tried) - 1
 
 
 def _retried(outcome: Outcome) -> Retried:
@@ -252,12 +259,12 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
     refused: dict[int, Outcome] = {}
     with uncollected(), Loader(connection, channel, len(whole)) as loader:
         superseding = Superseding(connection, channel, streams, len(whole), but=mine)
-        for understood in _understood(site, connection, channel, loader, whole):
-            if isinstance(understood, Bad):
-                refused[understood.number] = _refused(by_line[understood.number], understood.error)
+        for decoded in _decoded(site, connection, channel, loader, whole):
+            if isinstance(decoded, BadLine):
+                refused[decoded.number] = _refused(by_line[decoded.number], decoded.error)
             else:
-                loader.add(understood.stream, understood.rows)
-                superseding.note(understood.stream, understood.rows)
+                loader.add(decoded.stream, decoded.rows)
+                superseding.note(decoded.stream, decoded.rows)
         loaded = loader.load()
         for refusal in loaded.refusals:
             fault = RecordError(refusal.error, refusal.pointer, refusal.sentence)
@@ -274,15 +281,15 @@ def _kind(taken: Taken) -> tuple[int, str, str]:
     return (letter.schema_version or 0, letter.stream or "", letter.op or "")
 
 
-def _understood(
+def _decoded(
     site: Site, connection: Connection, channel: Channel, loader: Loader, whole: Sequence[Taken]
 ) -> Iterator[Any]:
-    """Read the records; those of one kind follow each other, so that they are understood together."""
+    """Read the records; those of one kind follow each other, so that they are decoded together."""
     first, newest = 1, version_limit.most(site, connection, channel)
     for (version, *_), some in groupby(whole, key=_kind):
         lines = [one.record for one in some]
         schemas = {stream.name: version for stream in channel.streams} if version else {}
-        yield from Understanding(site, schemas, loader, newest).of(lines, first)
+        yield from Decoder(site, schemas, loader, newest).decode(lines, first)
         first += len(lines)
 
 

@@ -32,7 +32,7 @@ def newest(connection: Connection, letter: Parked) -> bytes:
 
 
 def add(connection: Connection, letter: Parked, content: bytes, difference: str, why: str) -> int:
-    """Add a revision to a letter as it was found; give its number.
+    """Add a revision to a letter as it was found; give its number. Locks the letter in the caller's transaction.
 
     Raises WorldError, with nothing changed, if somebody mended or settled it meanwhile.
     """
@@ -51,7 +51,7 @@ def add(connection: Connection, letter: Parked, content: bytes, difference: str,
 
 
 def identify(connection: Connection, letter_id: int, record: Record, key: str, schema_version: int) -> None:
-    """Note what record it is, of a letter that could not be read as it came."""
+    """Note what record it is, of a letter that could not be read as it came, in the transaction of ``add``."""
     known = {"stream": record.stream, "op": record.op, "key": key, "version": record.version}
     changing = sa.update(dead_letter).where(dead_letter.c.id == letter_id)
     connection.execute(changing.values(**known, schema_version=schema_version))

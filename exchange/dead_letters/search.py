@@ -11,9 +11,10 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database.dialects import dialect_of
 from exchange.database.tables import DeadLetterState, dead_letter
 from exchange.dead_letters.filters import Filters
-from exchange.dead_letters.order import Order, Place, place_of
+from exchange.dead_letters.order import Cursor, Order, cursor_of
 from exchange.dead_letters.store import Brief, brief, brief_columns
 
 LOOKED_AT = 5_000
@@ -44,7 +45,7 @@ class Page:
     cut: bool = False
 
 
-def searched(connection: Connection, filters: Filters, order: Order, after: Place | None, limit: int) -> Page:
+def searched(connection: Connection, filters: Filters, order: Order, after: Cursor | None, limit: int) -> Page:
     """Give the first letters behind ``after`` that are meant, as far as there is time to look."""
     until = monotonic() + LOOKING_SECONDS
     search = _Search(connection, filters, order, limit + 1)
@@ -64,7 +65,7 @@ def searched(connection: Connection, filters: Filters, order: Order, after: Plac
 @contextmanager
 def _keeping_to_the_index(connection: Connection) -> Iterator[None]:
     """Keep PostgreSQL from sorting a million letters that it takes for a few, as long as it has not counted them."""
-    if connection.dialect.name != "postgresql":
+    if not dialect_of(connection).is_postgresql:
         yield
         return
     connection.exec_driver_sql("SET LOCAL enable_sort = off")
@@ -77,13 +78,13 @@ class _Search:
 
     def __init__(self, connection: Connection, filters: Filters, order: Order, limit: int) -> None:
         self.found: list[Brief] = []
-        self.ahead: dict[DeadLetterState, Place] = {}
+        self.ahead: dict[DeadLetterState, Cursor] = {}
         self._connection = connection
         self._filters = filters
         self._order = order
         self._limit = limit
 
-    def foremost(self) -> tuple[DeadLetterState, Place]:
+    def foremost(self) -> tuple[DeadLetterState, Cursor]:
         """Give the state whose next letter may come before all others', and its place."""
         first = self._order.foremost(self.ahead.values())
         return next((state, place) for state, place in self.ahead.items() if place == first)
@@ -93,9 +94,9 @@ class _Search:
         if not self.ahead:
             return self.found
         _, first = self.foremost()
-        return [one for one in self.found if self._order.foremost([first, place_of(one)]) == place_of(one)]
+        return [one for one in self.found if self._order.foremost([first, cursor_of(one)]) == cursor_of(one)]
 
-    def look(self, state: DeadLetterState, after: Place | None) -> None:
+    def look(self, state: DeadLetterState, after: Cursor | None) -> None:
         """Look among the next letters of a state."""
         order, filters = self._order, self._filters
         here = [dead_letter.c.state == state, *filters.of_time(dead_letter), *order.behind(after, dead_letter)]
@@ -109,12 +110,12 @@ class _Search:
         )
         found = [brief(row) for row in rows]
         self.found += found
-        end = place_of(found[-1]) if len(found) == self._limit else self._end(here)
+        end = cursor_of(found[-1]) if len(found) == self._limit else self._end(here)
         self.ahead.pop(state, None)
         if end is not None:
             self.ahead[state] = end
 
-    def _end(self, here: list[sa.ColumnElement[bool]]) -> Place | None:
+    def _end(self, here: list[sa.ColumnElement[bool]]) -> Cursor | None:
         """Say where a look ended; None if it came to the end of all."""
         row = self._connection.execute(
             sa.select(dead_letter.c.created_at, dead_letter.c.id)
@@ -123,4 +124,4 @@ class _Search:
             .offset(LOOKED_AT - 1)
             .limit(1)
         ).one_or_none()
-        return Place(*row) if row else None
+        return Cursor(*row) if row else None

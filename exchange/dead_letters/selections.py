@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.engine import among, now
+from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, selected, selection
 from exchange.database.whoami import whoami
 from exchange.dead_letters.filters import Filters
-from exchange.dead_letters.transitions import MOST_AT_ONCE, missing, standing
+from exchange.dead_letters.transitions import standing
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
 from exchange.format.moments import in_words
@@ -34,8 +34,11 @@ class Selection(AsDict):
     parked: int
 
 
-def select(connection: Connection, name: str, filters: Filters) -> Selection:
-    """Freeze the letters that ``filters`` mean now. Raises WorldError if the name is taken or there is no letter."""
+def create_selection(connection: Connection, name: str, filters: Filters) -> Selection:
+    """Freeze the letters that ``filters`` mean now, in the caller's writing transaction.
+
+    Raises WorldError, with nothing changed, if the name is taken or there is no letter.
+    """
     if _row(connection, name) is not None:
         there = find_selection(connection, name)
         msg = (
@@ -56,8 +59,8 @@ def select(connection: Connection, name: str, filters: Filters) -> Selection:
     return find_selection(connection, name)
 
 
-def unselect(connection: Connection, name: str) -> None:
-    """Forget a selection; its letters stay as they are. Raises WorldError if there is none."""
+def delete_selection(connection: Connection, name: str) -> None:
+    """Remove a selection, in the caller's transaction; its letters stay as they are. Raises WorldError."""
     find_selection(connection, name)
     connection.execute(sa.delete(selected).where(selected.c.selection == name))
     connection.execute(sa.delete(selection).where(selection.c.name == name))
@@ -73,7 +76,7 @@ def find_selection(connection: Connection, name: str) -> Selection:
     return _selection(connection, row)
 
 
-def selections(connection: Connection) -> list[Selection]:
+def list_selections(connection: Connection) -> list[Selection]:
     """Give all selections, newest first."""
     rows = connection.execute(sa.select(selection).order_by(selection.c.at.desc(), selection.c.name))
     return [_selection(connection, row) for row in rows.all()]
@@ -98,8 +101,7 @@ def check_unchanged(connection: Connection, name: str) -> None:
         .where(mine.selection == name, _open(), changed)
     ).one()
     if number:
-        state = connection.scalar(sa.select(letter.state).where(letter.id == first))
-        how = missing(first).partition(";")[0] if state is None else standing(connection, first)
+        how = standing(connection, first).message
         msg = (
             f"{number} of the letters of selection {name} changed since it was made: {how}; nothing was changed;"
             " `--skip-changed` goes on without them"
@@ -130,26 +132,24 @@ def discarded_in(connection: Connection, name: str) -> list[int]:
 def mark(
     connection: Connection, name: str, ids: Sequence[int], state: DeadLetterState | None, *, tried: bool = False
 ) -> None:
-    """Note what became of letters of a selection; None makes them as if they had not been tried."""
-    for some in _some(ids):
+    """Note what became of letters of a selection, in the transaction that changed them; None: as if never tried.
+
+    ``tried`` counts an attempt, as the letter itself does.
+    """
+    for some in in_parts(ids):
         mine = sa.and_(selected.c.selection == name, among(connection, selected.c.letter, some))
         marking = sa.update(selected).where(mine).values(state=state, attempts=selected.c.attempts + int(tried))
         connection.execute(marking)
 
 
 def try_again(connection: Connection, name: str) -> None:
-    """Make the letters of a selection that were tried and stayed parked as if they had not been tried."""
+    """Open the letters of a selection that were tried and stayed parked, in the caller's transaction."""
     stayed = sa.and_(selected.c.selection == name, selected.c.state == DeadLetterState.PARKED)
     connection.execute(sa.update(selected).where(stayed).values(state=None))
 
 
 def _open() -> sa.ColumnElement[bool]:
     return sa.or_(selected.c.state.is_(None), selected.c.state == DeadLetterState.PARKED)
-
-
-def _some(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), MOST_AT_ONCE):
-        yield ids[start : start + MOST_AT_ONCE]
 
 
 def _row(connection: Connection, name: str) -> Any:

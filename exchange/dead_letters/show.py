@@ -100,7 +100,7 @@ class View:
 
 
 def view(site: Site, connection: Connection, letter_id: int) -> View | None:
-    """Look at one letter from all sides; None if there is none. What is sensitive is hidden."""
+    """Look at one letter from all sides; None if there is none. What is sensitive is hidden. Changes nothing."""
     letter = find(connection, letter_id)
     if letter is None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction, dead_letter, event
 from exchange.format import record as records
@@ -79,7 +80,7 @@ class Parked(Brief):
 
 
 def find(connection: Connection, letter_id: int) -> Parked | None:
-    """Give one letter by its id."""
+    """Give one letter by its id; None if there is none. Locks nothing."""
     row = connection.execute(
         sa.select(*brief_columns(dead_letter), dead_letter.c.record).where(dead_letter.c.id == letter_id)
     ).one_or_none()
@@ -162,7 +163,7 @@ _AS_THEY_ARE = [one.name for one in fields(Letter) if one.name in dead_letter.c 
 
 
 def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
-    """Keep letters, each with its first event, in the caller's transaction."""
+    """Insert letters as parked, each with its first event, in the caller's transaction."""
     if not letters:
         return
     moment = now()
@@ -179,7 +180,7 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
         }
         for letter in letters
     ]
-    ids = (_copy if connection.dialect.name == "postgresql" else _insert)(connection, rows)
+    ids = _copy(connection, rows) if dialect_of(connection).is_postgresql else _insert(connection, rows)
     ledger.note_dead_letters(connection, ids, None, DeadLetterState.PARKED, cause)
 
 
@@ -206,7 +207,7 @@ def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]
 
 
 def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: RecordError, cause: str = "") -> Letter:
-    """Describe a bad line as far as it can be read."""
+    """Describe a bad line of a batch as far as it can be read. Touches no database."""
     letter = Letter(Direction.IN, channel.name, line, error.error, error.sentence, pointer=error.pointer, cause=cause)
     try:
         record = records.decode(line)
@@ -217,13 +218,11 @@ def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: 
         key = canonical_key(stream, record.body)
     except (KeyError, TypeError):
         key = None
-    return Letter(
-        **{
-            **vars(letter),
-            "stream": stream.name,
-            "op": record.op.value,
-            "key": key,
-            "version": record.version,
-            "schema_version": schemas.get(stream.name),
-        }
+    return replace(
+        letter,
+        stream=stream.name,
+        op=record.op.value,
+        key=key,
+        version=record.version,
+        schema_version=schemas.get(stream.name),
     )

@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database.engine import among
-from exchange.database.tables import Direction, dead_letter
+from exchange.database.engine import among, in_parts
+from exchange.database.tables import Direction, dead_letter, is_parked_with_key
 from exchange.dead_letters.store import Letter
 from exchange.dead_letters.transitions import supersede
 from exchange.tables.loader.staging import Key, Rows, key_texts
@@ -28,21 +28,18 @@ FEW = 10_000
 AT_ONCE = 10_000
 """So many records' keys are looked up together."""
 
-_PARKED = sa.text("exchange_dead_letter.state = 'parked'")
-"""As the index says it: SQLite compares the words, and a bound value is none."""
-
 Conditions = tuple[sa.ColumnElement[bool] | sa.TextClause, ...]
 
 
 def supersede_sent(
     connection: Connection, stream: str, sent: sa.TableClause, refused: Collection[str], cause: str
 ) -> int:
-    """Settle outgoing letters whose row went out after all; give how many.
+    """Settle outgoing letters whose row went out after all, in the transaction of the export; give how many.
 
     ``sent`` has the ``stream`` and ``key`` of what was taken, of which the ``refused`` keys did not go.
     """
     letter = dead_letter.c
-    waiting: Conditions = (letter.stream == stream, _PARKED, letter.direction == Direction.OUT, letter.key.is_not(None))
+    waiting: Conditions = (letter.stream == stream, is_parked_with_key(dead_letter), letter.direction == Direction.OUT)
     if not _is_any(connection, waiting):
         return 0
     mine = sa.and_(sent.c.stream == letter.stream, sent.c.key == letter.key)
@@ -56,16 +53,16 @@ def parked_sent(connection: Connection, letters: Sequence[Letter]) -> set[tuple[
     found: set[tuple[str | None, str | None]] = set()
     for stream in {one.stream for one in letters if one.stream}:
         keys = [one.key for one in letters if one.stream == stream and one.key]
-        for start in range(0, len(keys), AT_ONCE):
-            some = among(connection, letter.key, keys[start : start + AT_ONCE])
+        for part in in_parts(keys, AT_ONCE):
+            some = among(connection, letter.key, part)
             there = sa.select(letter.key).where(
-                letter.stream == stream, _PARKED, letter.direction == Direction.OUT, some
+                letter.stream == stream, is_parked_with_key(dead_letter), letter.direction == Direction.OUT, some
             )
             found |= {(stream, key) for key in connection.scalars(there)}
     return found
 
 
-class _Met(NamedTuple):
+class _Seen(NamedTuple):
     line: int
     version: int
 
@@ -87,7 +84,7 @@ class Superseding:
         self._but = but
         self._streams = {stream.name: stream for stream in channel.streams}
         self._known = self._find_known([name for name in streams if name in self._streams], records)
-        self._met: dict[str, dict[Key, _Met]] = {name: {} for name in self._known}
+        self._seen: dict[str, dict[Key, _Seen]] = {name: {} for name in self._known}
         self._letters = array("q")
         self._lines = array("q")
 
@@ -98,29 +95,27 @@ class Superseding:
         known = self._known[stream]
         if known is not None and known.isdisjoint(rows.keys):
             return False
-        met = self._met[stream]
+        seen = self._seen[stream]
         for key, line, version in zip(rows.keys, rows.lines, rows.versions, strict=True):
-            if (known is None or key in known) and (key not in met or met[key].version < version):
-                met[key] = _Met(line, version)
-        return len(met) >= AT_ONCE
+            if (known is None or key in known) and (key not in seen or seen[key].version < version):
+                seen[key] = _Seen(line, version)
+        return len(seen) >= AT_ONCE
 
     def look_up(self) -> None:
         """Find the letters of the records that were remembered. The connection must be free for that."""
         letter = dead_letter.c
-        for name, met in self._met.items():
-            keys = list(met)
-            for start in range(0, len(keys), AT_ONCE):
-                some = keys[start : start + AT_ONCE]
+        for name, seen in self._seen.items():
+            for some in in_parts(list(seen), AT_ONCE):
                 by_text = dict(zip(key_texts(self._streams[name], some), some, strict=True))
                 older = sa.select(letter.id, letter.key, letter.version).where(
                     *self._waiting(name), among(self._connection, letter.key, by_text)
                 )
                 for letter_id, text, version in self._connection.execute(older):
-                    record = met[by_text[text]]
+                    record = seen[by_text[text]]
                     if version is not None and version <= record.version:
                         self._letters.append(letter_id)
                         self._lines.append(record.line)
-            met.clear()
+            seen.clear()
 
     def settle(self, refused: Collection[int], cause: str) -> int:
         """Settle the letters whose later record is none of the ``refused`` lines; give how many."""
@@ -155,9 +150,8 @@ class Superseding:
         letter = dead_letter.c
         return (
             letter.stream == stream,
-            _PARKED,
+            is_parked_with_key(dead_letter),
             letter.direction == Direction.IN,
-            letter.key.is_not(None),
             sa.not_(self._but),
         )
 

@@ -18,14 +18,12 @@ from sqlalchemy.dialects import postgresql
 
 from exchange.database import ledger
 from exchange.database import states as state_changes
-from exchange.database.engine import among, now
+from exchange.database.dialects import dialect_of
+from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
 from exchange.dead_letters.store import Letter, Parked, brief_columns, find, parked
 from exchange.format.errors import printable
 from exchange.format.moments import in_words
-
-MOST_AT_ONCE = 10_000
-"""Letters that one statement names: no database binds any number of values."""
 
 _BY_HAND = {DeadLetterState.DISCARDED: "discarded", DeadLetterState.PARKED: "restored"}
 
@@ -53,7 +51,10 @@ class Outcome:
 
 
 def take(connection: Connection, ids: Sequence[int], *, lock: bool = True) -> list[Taken]:
-    """Give those of some letters that are parked, by id, and lock their rows until the transaction ends."""
+    """Give those of some letters that are parked, by id, and lock their rows until the caller's transaction ends.
+
+    Without ``lock`` nobody is kept off them: enough to say what would become of them.
+    """
     newest = sa.and_(revision.c.letter == dead_letter.c.id, revision.c.number == dead_letter.c.revision)
     taking = (
         sa.select(*brief_columns(dead_letter), dead_letter.c.record, revision.c.record.label("mended"))
@@ -67,7 +68,7 @@ def take(connection: Connection, ids: Sequence[int], *, lock: bool = True) -> li
 
 
 def settle(connection: Connection, outcomes: Sequence[Outcome], how: str = "retried") -> None:
-    """Write down what a retry made of letters that were taken in this transaction: state, attempt and event."""
+    """Write down what a retry made of letters, in the transaction in which they were taken: state, attempt, event."""
     moment = now()
     retried = {"attempts": dead_letter.c.attempts + 1, "updated_at": moment}
     failed = [outcome for outcome in outcomes if outcome.refused is not None]
@@ -95,7 +96,7 @@ def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int],
     for same, some in groupby(by_fault, key=lambda pair: alike(pair[1])):
         renewed = dict(zip(("error", "pointer", "cause", "fingerprint"), same, strict=True))
         said = [(letter_id, fault.message) for letter_id, fault in some]
-        if connection.dialect.name == "postgresql":
+        if dialect_of(connection).is_postgresql:
             new = (
                 sa.func.unnest(
                     sa.cast([one for one, _ in said], postgresql.ARRAY(sa.BigInteger)),
@@ -115,10 +116,13 @@ def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int],
 
 
 def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
-    """Settle letters whose row has a later version by now, unless somebody was faster; give how many."""
+    """Settle parked letters whose row has a later version by now, in the caller's transaction; give how many.
+
+    Those that somebody settled meanwhile are left as they are.
+    """
     settled: list[int] = []
-    for start in range(0, len(ids), MOST_AT_ONCE):
-        some = among(connection, dead_letter.c.id, ids[start : start + MOST_AT_ONCE])
+    for part in in_parts(ids):
+        some = among(connection, dead_letter.c.id, part)
         settling = (
             sa.update(dead_letter)
             .where(some, dead_letter.c.state == DeadLetterState.PARKED)
@@ -131,12 +135,12 @@ def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
 
 
 def discard(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
-    """Give parked letters up, with a reason, all or none; give a sentence if that can't be."""
+    """Discard parked letters in the caller's transaction; give a sentence, with none changed, if one isn't parked."""
     return _move(connection, ids, DeadLetterState.PARKED, DeadLetterState.DISCARDED, reason)
 
 
 def restore(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
-    """Take letters back that were given up, all or none; give a sentence if that can't be."""
+    """Park discarded letters again in the caller's transaction; give a sentence, with none changed, if one isn't."""
     return _move(connection, ids, DeadLetterState.DISCARDED, DeadLetterState.PARKED, reason)
 
 
@@ -151,7 +155,7 @@ def _move(
         msg = f"no dead letter comes from {before} to {after}"
         raise ValueError(msg)
     wanted = [ids] if isinstance(ids, int) else list(ids)
-    groups = [wanted[start : start + MOST_AT_ONCE] for start in range(0, len(wanted), MOST_AT_ONCE)]
+    groups = list(in_parts(wanted))
     for some in groups:
         states = locked_states(connection, some)
         refusal = next((refused for one in some if (refused := _refusal(connection, one, states, before))), None)
@@ -166,7 +170,7 @@ def _move(
 
 
 def locked_states(connection: Connection, ids: Sequence[int]) -> dict[int, DeadLetterState]:
-    """Lock the rows of letters until the transaction ends, and give their states."""
+    """Lock the rows of letters, by id, until the caller's transaction ends, and give their states."""
     asking = (
         sa.select(dead_letter.c.id, dead_letter.c.state)
         .where(among(connection, dead_letter.c.id, ids))
@@ -180,26 +184,37 @@ def _refusal(
     connection: Connection, letter_id: int, states: dict[int, DeadLetterState], wanted: DeadLetterState
 ) -> str | None:
     if letter_id not in states:
-        return missing(letter_id)
+        return str(missing(letter_id))
     if states[letter_id] is not wanted:
         return f"{standing(connection, letter_id)}; nothing was changed"
     return None
 
 
-def missing(letter_id: int) -> str:
+class Standing(NamedTuple):
+    """How a letter stands, and where to look if there is none; as text both."""
+
+    message: str
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        """Give the sentence that a person reads."""
+        return self.message if self.remedy is None else f"{self.message}; {self.remedy}"
+
+
+def missing(letter_id: int) -> Standing:
     """Say that there is no such letter."""
-    return f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are"
+    return Standing(f"there is no dead letter {letter_id}", "`exchange dead-letters list` shows those there are")
 
 
-def standing(connection: Connection, letter_id: int) -> str:
-    """Say how a letter stands, by whom and since when."""
+def standing(connection: Connection, letter_id: int) -> Standing:
+    """Say how a letter stands, by whom and since when; ``missing`` if there is none."""
     letter = find(connection, letter_id)
     if letter is None:
         return missing(letter_id)
     last = last_event(connection, letter_id)
     by = f" by {printable(last.who)} at {in_words(last.at)}" if last else ""
     how = "parked, last changed" if letter.state is DeadLetterState.PARKED else f"{letter.state} already,"
-    return f"dead letter {letter_id} is {how}{by}"
+    return Standing(f"dead letter {letter_id} is {how}{by}")
 
 
 def last_event(connection: Connection, letter_id: int) -> Any:

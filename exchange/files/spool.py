@@ -281,7 +281,7 @@ class Spool:
         with self._held(batch.folder) as folder, _of_the_batch():
             return folder.read(batch.file(data_name(batch.name, encoding)))
 
-    def shelve(self, batch: BatchFiles) -> None:
+    def archive(self, batch: BatchFiles) -> None:
         """Move a settled batch to ``archive/``, beside an earlier copy if there is one."""
         self._settle(batch, self.folders.archive)
 
@@ -317,7 +317,8 @@ class Spool:
             take_all(sources, batch.stem, folder, stem)
             folder.sync()
 
-    def _keeping(self) -> tuple[Path, ...]:
+    def _where_kept(self) -> tuple[Path, ...]:
+        """Give the folders in which an incoming batch may be, in the order in which they are looked through."""
         return (
             self.folders.work,
             self.folders.incoming,
@@ -326,32 +327,32 @@ class Spool:
             self.folders.strangers,
         )
 
-    def kept(self, stem: str) -> BatchFiles | None:
+    def find(self, stem: str) -> BatchFiles | None:
         """Find an incoming batch by its stem in work, incoming, quarantine, archive or strangers, in this order."""
         with contextlib.suppress(ValueError):
             name = BatchName.parse(stem)
-            for path in self._keeping():
+            for path in self._where_kept():
                 with self._held(path) as folder:
                     if folder.look(manifest_name(name)) is not None:
                         return BatchFiles(name, path)
         return None
 
-    def kept_through(self, first: BatchName, last: int) -> dict[int, BatchFiles]:
+    def find_range(self, first: BatchName, last: int) -> dict[int, BatchFiles]:
         """Find incoming batches of a channel's epoch by their sequences, the newest publication of each."""
         found: dict[int, BatchFiles] = {}
-        for folder in reversed(self._keeping()):
-            for one in sorted(self._lying_in(folder), key=attrgetter("name")):
+        for folder in reversed(self._where_kept()):
+            for one in sorted(self._batches_in(folder), key=attrgetter("name")):
                 same = (one.name.channel, one.name.epoch, one.copy) == (first.channel, first.epoch, 1)
                 if same and first.sequence <= one.name.sequence <= last:
                     found[one.name.sequence] = one
         return found
 
-    def quarantined(self) -> list[BatchFiles]:
+    def list_quarantined(self) -> list[BatchFiles]:
         """List what lies in quarantine, in the order of names, and behind it what nobody vouches for."""
         folders = (self.folders.quarantine, self.folders.strangers)
-        return [one for path in folders for one in sorted(self._lying_in(path), key=attrgetter("name", "copy"))]
+        return [one for path in folders for one in sorted(self._batches_in(path), key=attrgetter("name", "copy"))]
 
-    def refused(self, label: str) -> BatchFiles:
+    def find_quarantined(self, label: str) -> BatchFiles:
         """Say where a batch in quarantine lies, or would, by the label of its files. Raises ValueError."""
         name, copy = parse_label(label)
         with self._held(self.folders.strangers) as strangers:
@@ -372,7 +373,7 @@ class Spool:
         found = [one.st_size for one in looks if one is not None]
         return len(found), sum(found)
 
-    def _lying_in(self, path: Path) -> Iterator[BatchFiles]:
+    def _batches_in(self, path: Path) -> Iterator[BatchFiles]:
         """Give the batches of a folder, by their manifests."""
         with self._listed(path) as entries:
             for entry in entries:
@@ -421,7 +422,7 @@ class Spool:
                 free = free_label((archive,), batch.stem)
             self._move_all(batch, self.folders.archive, free)
         else:
-            self.shelve(batch)
+            self.archive(batch)
 
     def _move_all(self, batch: BatchFiles, path: Path, stem: str) -> None:
         """Move a batch's files, the manifest last: it alone makes a batch, so a crash in between is found."""
@@ -458,10 +459,11 @@ class Spool:
         """List every data file in every folder, and every draft that a crash may have left, but for the carrier's."""
         folders = self.folders
         found: list[DataFile] = []
-        for folder in (folders.sealed, folders.outgoing, *self._keeping(), folders.tmp):
+        for folder in (folders.sealed, folders.outgoing, *self._where_kept(), folders.tmp):
             with self._listed(folder) as entries:
-                lying = (data_file(folder, entry) for entry in entries)
-                found += [one for one in lying if one and (one.name or folder != folders.incoming)]
+                files = [one for entry in entries if (one := data_file(folder, entry)) is not None]
+            # A draft in incoming/ is the carrier's.
+            found += [one for one in files if one.name is not None or folder != folders.incoming]
         return sorted(found, key=attrgetter("folder", "label", "ending"))
 
     def open_data_file(self, file: DataFile) -> BinaryIO:

@@ -14,7 +14,7 @@ class AsDict:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on, as JSON has them."""
-        return _members(self)
+        return fields_as_json(self)
 
 
 def as_json(value: Any) -> Any:
@@ -31,8 +31,9 @@ def as_json(value: Any) -> Any:
         case list() | tuple():
             return [as_json(one) for one in value]
         case _:
-            return _members(value) if is_dataclass(value) else value
+            return fields_as_json(value) if is_dataclass(value) else value
 
 
-def _members(value: Any) -> dict[str, Any]:
+def fields_as_json(value: Any) -> dict[str, Any]:
+    """Give the fields of a dataclass, in their order, as ``as_json`` gives each."""
     return {one.name: as_json(getattr(value, one.name)) for one in fields(value)}

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import jsonschema_rs
 
 from exchange.format import json_pointer
+from exchange.format.as_dict import fields_as_json
 from exchange.format.errors import RecordError, printable
+from exchange.format.manifest import DIGEST as MANIFEST_DIGEST
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.moments import to_rfc3339
 from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
@@ -105,15 +107,7 @@ class Receipt:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        return {
-            **vars(self),
-            "missing": [list(one) for one in self.missing],
-            "refused": [dict(vars(one)) for one in self.refused],
-            "given_up": [list(one) for one in self.given_up],
-            "letters": [{**vars(one), "key": None if one.key is None else dict(one.key)} for one in self.letters],
-            "agreement": [dict(one) for one in self.agreement],
-            "proof": dict(vars(self.proof)) if self.proof else None,
-        }
+        return fields_as_json(self)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -167,15 +161,10 @@ class Heartbeat:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        heard = self.heard
-        return {
-            "epoch": self.epoch,
-            "period_seconds": self.period_seconds,
-            "next_expected_by": to_rfc3339(self.next_expected_by),
-            "sent": [{**vars(one), "lost": [list(some) for some in one.lost]} for one in self.sent],
-            "heard": heard and {**vars(heard), "proof": dict(vars(heard.proof)) if heard.proof else None},
-            **({"undecided": [dict(vars(one)) for one in self.undecided]} if self.undecided else {}),
-        }
+        data = fields_as_json(self) | {"next_expected_by": to_rfc3339(self.next_expected_by)}
+        if not self.undecided:
+            del data["undecided"]
+        return data
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -214,11 +203,7 @@ class Request:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        return {
-            **vars(self),
-            "streams": None if self.streams is None else list(self.streams),
-            "buckets": None if self.buckets is None else list(self.buckets),
-        }
+        return fields_as_json(self)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -245,7 +230,7 @@ class Digest:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        return {**vars(self), "counts": list(self.counts), "digests": list(self.digests)}
+        return fields_as_json(self)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -278,17 +263,7 @@ class Part:
 
     def as_data(self) -> dict[str, Any]:
         """Give the member."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "part": self.part,
-            "last": self.last,
-            "streams": list(self.streams),
-            "buckets": None if self.buckets is None else list(self.buckets),
-            "of": self.of,
-            "prune": list(self.prune),
-            "answers": self.answers,
-        }
+        return fields_as_json(self)
 
     @classmethod
     def parse(cls, data: Any) -> Self:
@@ -421,7 +396,7 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
             "channel": _CHANNEL,
             "epoch": _EPOCH,
             "through": _THROUGH,
-            "digest": _or_null({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
+            "digest": _or_null({"type": "string", "pattern": f"^{MANIFEST_DIGEST.pattern}$"}),
             "missing": _RANGES,
             "refused": _list(_object({"sequence": _SEQUENCE, "reason": _WORDS, "message": _WORDS}), MAX_REFUSED),
             "given_up": _RANGES,

@@ -6,11 +6,10 @@ in the manifest's own channel: by that a receiver sees that it is the epoch it k
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from exchange.format.manifest import Manifest
+from exchange.format.manifest import DIGEST, Manifest
 from exchange.format.names import EPOCH, MAX_SEQUENCE
 
 MOST_NAMED: Final = 100
@@ -18,8 +17,6 @@ MOST_NAMED: Final = 100
 
 MOST_KNOWN: Final = 20
 """Of so many of them it says how far the writer had come."""
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Left(NamedTuple):
@@ -63,7 +60,7 @@ def _left(said: object) -> Left | None:
     if not isinstance(said, dict) or not _is_epoch(said.get("epoch")):
         return None
     epoch, sequence, digest = said["epoch"], said.get("sequence"), said.get("digest")
-    if type(sequence) is int and 0 < sequence <= MAX_SEQUENCE and isinstance(digest, str) and _DIGEST.fullmatch(digest):
+    if type(sequence) is int and 0 < sequence <= MAX_SEQUENCE and isinstance(digest, str) and DIGEST.fullmatch(digest):
         return Left(epoch, sequence, digest)
     return Left(epoch)
 

@@ -46,7 +46,7 @@ _TRACE: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _MAX_TEXT_LENGTH: Final = 200
 
 
-class Kind(StrEnum):
+class BatchKind(StrEnum):
     """What a batch is for (FORMAT.md, "The manifest file")."""
 
     CHANGES = "changes"
@@ -74,7 +74,7 @@ class Manifest:
     target: str
     epoch: str
     sequence: int
-    kind: Kind
+    kind: BatchKind
     created_at: datetime
     producer: str
     schemas: Mapping[str, int]
@@ -247,7 +247,7 @@ def _agree(manifest: Manifest) -> None:
     """Refuse a claim whose members contradict each other."""
     if manifest.source == manifest.target:
         raise _wrong("target", "another network than the source", manifest.target)
-    if (manifest.kind is Kind.CONTROL) != (manifest.channel == CONTROL):
+    if (manifest.kind is BatchKind.CONTROL) != (manifest.channel == CONTROL):
         raise _wrong("kind", "control on the channel control, and only there", manifest.kind.value)
     for stream in manifest.records:
         if stream not in manifest.schemas:
@@ -304,11 +304,11 @@ class _Members:
     def integer_or_absent(self, member: str, default: int) -> int:
         return self.integer(member, 1) if member in self._members else default
 
-    def kind(self, member: str) -> Kind:
+    def kind(self, member: str) -> BatchKind:
         value = self.value(member)
         if value not in _KINDS:
             raise _wrong(member, f"one of {', '.join(_KINDS)}", value)
-        return Kind(value)
+        return BatchKind(value)
 
     def moment(self, member: str) -> datetime:
         text = self.matching(member, _MOMENT)
@@ -357,4 +357,4 @@ def _counts(member: str, value: object) -> OpCounts:
     return OpCounts(**{op: _integer(f"{member}/{op}", count, 0) for op, count in value.items()})
 
 
-_KINDS: Final = tuple(kind.value for kind in Kind)
+_KINDS: Final = tuple(kind.value for kind in BatchKind)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from exchange.format.errors import Reason, Verdict
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def decide(
             f"another batch is already applied at this place (manifest {known_digest[:12]}, this one"
             f" {digest[:12]}); two batches claim one place: ask the sender why",
         )
-    if manifest.kind is Kind.CONTROL:
+    if manifest.kind is BatchKind.CONTROL:
         return _newest(manifest, position, left_epochs, look_ahead, undecided)
     if manifest.epoch in left_epochs:
         return Decision(

@@ -34,7 +34,7 @@ class Record(NamedTuple):
     body: dict[str, Any]
 
 
-class Run(NamedTuple):
+class RecordRun(NamedTuple):
     """Records of one stream and one op that follow each other, member by member."""
 
     stream: str
@@ -83,7 +83,7 @@ def decode(line: bytes) -> Record:
     return _record(strict_json.loads(line))
 
 
-def decode_run(lines: Sequence[bytes]) -> Run | Unreadable | None:
+def decode_run(lines: Sequence[bytes]) -> RecordRun | Unreadable | None:
     """Read many lines at once, just as strictly: several times faster than one by one.
 
     None unless all of them are records of one stream and one op without unknown members; then each may be read by
@@ -105,7 +105,7 @@ def decode_run(lines: Sequence[bytes]) -> Run | Unreadable | None:
     named = type(stream) is str and 0 < len(stream) <= MAX_STREAM_LENGTH
     if not named or set(map(type, versions)) != {int} or min(versions) < 1 or set(map(type, bodies)) != {dict}:
         return None
-    return Run(stream, Op(op), versions, bodies)
+    return RecordRun(stream, Op(op), versions, bodies)
 
 
 def _record(value: Any) -> Record:

@@ -56,12 +56,21 @@ _NARROW: Final = (
 _WIDE: Final = _NARROW & ~orjson.OPT_STRICT_INTEGER
 
 
+class StrictJsonError(RecordError):
+    """A line is not strict JSON; ``why`` says what is wrong with it, whatever the line is called."""
+
+    def __init__(self, why: str) -> None:
+        """Word it as of a line."""
+        super().__init__("json", "", f"the line is not strict JSON: {why}")
+        self.why = why
+
+
 def loads(line: bytes) -> Any:
-    """Read one JSON value; ``RecordError`` of class ``json`` if the bytes are not strict JSON."""
+    """Read one JSON value. Raises StrictJsonError if the bytes are not strict JSON."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise _refusal(printable(str(error))) from error
+        raise StrictJsonError(printable(str(error))) from error
     if _is_canonical(line, value) and not _is_unusual(line):
         return value
     return _read_slowly(line)
@@ -117,7 +126,7 @@ def dumps(value: object, nulls: int = 0) -> bytes:
         try:
             line, narrow = orjson.dumps(value, option=_WIDE), False
         except orjson.JSONEncodeError as error:
-            raise _refusal(printable(str(error))) from error
+            raise StrictJsonError(printable(str(error))) from error
     # orjson writes NaN and infinities as null: more nulls than were known of need a look.
     if not narrow or _is_unusual(line) or line.count(b"null") != nulls:
         _check(value)
@@ -176,11 +185,11 @@ def _is_canonical(line: bytes, value: object) -> bool:
 def _read_slowly(line: bytes) -> Any:
     """Read again, looking at each member and each number as it was written."""
     if line[0] in _WHITE or line[-1] in _WHITE:
-        raise _refusal("white space around the value")
+        raise StrictJsonError("white space around the value")
     try:
         value = _SLOW.decode(line.decode("utf-8", "strict"))
     except RecursionError as error:
-        raise _refusal(_TOO_DEEP) from error
+        raise StrictJsonError(_TOO_DEEP) from error
     _check(value)
     return value
 
@@ -195,7 +204,7 @@ def _check(value: object) -> None:
         for item in level:
             if isinstance(item, dict):
                 if len(item) > MAX_MEMBERS:
-                    raise _refusal(f"an object of more than {MAX_MEMBERS} members")
+                    raise StrictJsonError(f"an object of more than {MAX_MEMBERS} members")
                 containers = True
                 below.extend(item)
                 below.extend(item.values())
@@ -207,33 +216,33 @@ def _check(value: object) -> None:
         if containers:
             depth += 1
         if depth > MAX_DEPTH:
-            raise _refusal(_TOO_DEEP)
+            raise StrictJsonError(_TOO_DEEP)
         level = below
 
 
 def _check_scalar(value: object) -> None:
     if isinstance(value, str):
         if "\0" in value:
-            raise _refusal("the character U+0000")
+            raise StrictJsonError("the character U+0000")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise _refusal(f"the number {value}")
+            raise StrictJsonError(f"the number {value}")
     elif isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
-        raise _refusal(_TOO_WIDE)
+        raise StrictJsonError(_TOO_WIDE)
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise _refusal(f'the member "{printable(twice, 80)}" twice in one object')
+        raise StrictJsonError(f'the member "{printable(twice, 80)}" twice in one object')
     return members
 
 
 def _integer(text: str) -> int:
     if len(text) <= _LONGEST_INTEGER and MIN_INTEGER <= (value := int(text)) <= MAX_INTEGER:
         return value
-    raise _refusal(f"{_TOO_WIDE} ({printable(text, 40)})")
+    raise StrictJsonError(f"{_TOO_WIDE} ({printable(text, 40)})")
 
 
 def _number(text: str) -> float:
@@ -245,11 +254,7 @@ def _number(text: str) -> float:
             # repr first: of two equally near shortest spellings it takes the other one than format.
             if Decimal(text) in (Decimal(repr(value)), Decimal(format(value, f".{digits}g"))):
                 return value
-    raise _refusal(f"a number that a double does not keep ({printable(text, 40)})")
-
-
-def _refusal(what: str) -> RecordError:
-    return RecordError("json", "", f"the line is not strict JSON: {what}")
+    raise StrictJsonError(f"a number that a double does not keep ({printable(text, 40)})")
 
 
 _TOO_DEEP: Final = f"objects and arrays nested deeper than {MAX_DEPTH}"

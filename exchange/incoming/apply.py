@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.database.ledger import Counts
 from exchange.database.tables import dead_letter
-from exchange.dead_letters import Letter, Superseding
-from exchange.dead_letters.store import letter_of
+from exchange.dead_letters import store
+from exchange.dead_letters.store import Letter, letter_of
+from exchange.dead_letters.supersede import Superseding
 from exchange.format.batch import BatchReader
 from exchange.format.errors import Ahead, RecordError, Rejected, printable, rule_of
 from exchange.format.strict_json import MAX_INTEGER
@@ -26,7 +26,7 @@ from exchange.site import Site
 from exchange.tables import version_limit
 from exchange.tables.gc_pause import uncollected
 from exchange.tables.loader import Loader, Refusal, TooManyRefusals
-from exchange.tables.loader.decode import Bad, Understanding
+from exchange.tables.loader.decode import BadLine, Decoder
 
 SHARE_COUNTS_FROM = 10
 """The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
@@ -46,20 +46,20 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
         bad = _BadRecords(connection, loader, arrival, site.limits)
         reader = BatchReader(data, arrival.manifest, site.limits.read)
         taken = MAX_INTEGER if arrival.released else newest
-        understanding = Understanding(site, arrival.manifest.schemas, loader, taken)
+        decoder = Decoder(site, arrival.manifest.schemas, loader, taken)
         superseding = _superseding(connection, arrival)
         came = 0
         for lines in reader:
-            for understood in understanding.of(lines, reader.first_line):
-                if isinstance(understood, Bad):
-                    bad.park(understood.number, understood.line, understood.error)
+            for decoded in decoder.decode(lines, reader.first_line):
+                if isinstance(decoded, BadLine):
+                    bad.park(decoded.number, decoded.line, decoded.error)
                     continue
-                loader.add(understood.stream, understood.rows)
-                came = max(came, *understood.rows.versions)
-                if superseding.note(understood.stream, understood.rows):
+                loader.add(decoded.stream, decoded.rows)
+                came = max(came, *decoded.rows.versions)
+                if superseding.note(decoded.stream, decoded.rows):
                     loader.flush()
                     superseding.look_up()
-        reader.check_counts(understanding.counts())
+        reader.check_counts(decoder.counts())
         try:
             loaded = loader.load()
         except TooManyRefusals as error:
@@ -69,7 +69,7 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
         _park_refused(bad, refused, loader.records(), lambda: _lines(arrival, data, site.limits))
         bad.write()
     upserts = {name: counts.upsert for name, counts in arrival.manifest.records.items()}
-    delete_limit.count_deletes(site, connection, arrival, loaded.gone, upserts)
+    delete_limit.count_deletes(site, connection, arrival, loaded.deleted, upserts)
     if came > newest:
         version_limit.let_in(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
     counts = loaded.counts
@@ -119,7 +119,7 @@ class _BadRecords:
 
     def write(self) -> None:
         """Write down the letters that are still in memory."""
-        dead_letters.park(self._connection, self._letters, "refused on import")
+        store.park(self._connection, self._letters, "refused on import")
         self._letters.clear()
         self._bytes = 0
 

@@ -15,14 +15,13 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, agreement, batch
-from exchange.dead_letters import Letter
-from exchange.dead_letters.store import letter_of
+from exchange.dead_letters import store
+from exchange.dead_letters.store import Letter, letter_of
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
 from exchange.format.control import BUCKETS, DIGEST, SNAPSHOT, Digest
@@ -101,10 +100,10 @@ def _read(
             letters.append(replace(letter, batch=arrival.sighting.stem, line=number, producer=producer))
             parked, size = parked + 1, size + len(line)
         if size > LETTER_BYTES:
-            dead_letters.park(connection, letters, "refused on import")
+            store.park(connection, letters, "refused on import")
             letters, size = [], 0
     reader.check_counts({DIGEST: OpCounts(counted, 0)})
-    dead_letters.park(connection, letters, "refused on import")
+    store.park(connection, letters, "refused on import")
     return list(pairs.values()), parked
 
 

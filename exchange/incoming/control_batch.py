@@ -17,15 +17,15 @@ from typing import Any, BinaryIO, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.database import ledger, network, positions
+from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.tables import DeadLetterState, Direction, agreement, dead_letter, peer, position, receipt
-from exchange.dead_letters import Letter, transitions
+from exchange.dead_letters import store, transitions
+from exchange.dead_letters.store import Letter
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
@@ -117,7 +117,7 @@ class _ControlReader:
 
     def park(self) -> None:
         """Write down the bad records that are still in memory."""
-        dead_letters.park(self._connection, self._letters, "refused on import")
+        store.park(self._connection, self._letters, "refused on import")
         self._letters.clear()
         self._bytes = 0
 
@@ -181,14 +181,14 @@ class _ControlReader:
             self._check_places(said)
         agreed = [_agreed(channel, said, one) for one in said.agreement]
         values = {"through": said.through, "said": json.dumps(said.as_data()), "heard_at": self._moment}
-        _upsert(self._connection, receipt, {"channel": said.channel, "epoch": said.epoch}, values)
+        upsert(self._connection, receipt, {"channel": said.channel, "epoch": said.epoch}, values)
         if verdict is ClaimVerdict.RESTORED:
             network.halt(self._connection, why)
             return True
         acknowledge.apply_receipt(self._connection, self._site.peer, said)
         for values in agreed:
             key = {"direction": Direction.OUT, "channel": said.channel, "stream": values["stream"]}
-            _upsert(self._connection, agreement, key, values | {"compared_at": self._moment})
+            upsert(self._connection, agreement, key, values | {"compared_at": self._moment})
         return True
 
     def _sent(self, name: str) -> Channel | None:
@@ -248,8 +248,8 @@ class _ControlReader:
             "heard_at": self._moment,
             "said": json.dumps(said.as_data()),
         }
-        _upsert(self._connection, peer, {"id": 1}, values)
-        received = {name for one in self._site.incoming() for name in self._site.names_in_files(one.declared)}
+        upsert(self._connection, peer, {"id": 1}, values)
+        received = self._site.incoming_names()
         for sent in said.sent:
             if sent.lost and sent.channel in received:
                 look_ahead = self._site.limits.look_ahead
@@ -345,10 +345,3 @@ def _agreed(channel: Channel | None, said: Receipt, one: Mapping[str, Any]) -> d
 
 def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _upsert(connection: Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
-    """Write the one row of a key."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    row = insert(table).values({**values, **key})
-    connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=values))

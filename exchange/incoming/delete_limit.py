@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.tables import deleted
 from exchange.format.strict_json import MAX_INTEGER
@@ -192,8 +192,7 @@ def count_deletes(
             connection.execute(here.values(rows=min(left + known.deleted, bound)))
             continue
         rows = min(left + max(number - upserts.get(name, 0), 0), bound)
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        first = insert(deleted).values(stream=name, hour=hour, deleted=number, rows=rows)
+        first = dialect_of(connection).insert(deleted).values(stream=name, hour=hour, deleted=number, rows=rows)
         more = {"deleted": deleted.c.deleted + first.excluded.deleted}
         connection.execute(first.on_conflict_do_update(index_elements=["stream", "hour"], set_=more))
 

@@ -10,8 +10,8 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.attempts import count_stumble, forget_attempts, stumbles
-from exchange.database.batch_fault import Stumbled, is_its_own
+from exchange.database.attempts import count_failure, failed_batches, forget_attempts
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, Direction, batch
@@ -27,20 +27,20 @@ MOST_TOLD = 20
 """So many batches are told one by one."""
 
 
-def record_failure(site: Site, seen: Arrival | Stranger, fall: Stumbled) -> Imported:
+def record_failure(site: Site, seen: Arrival | Stranger, fall: Crashed) -> Imported:
     """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError.
 
     Commits the count by itself, before the verdict.
     """
     with world_errors():
-        attempts = count_stumble(site.engine, seen.counted_as, fall.sentence, fall.attempts)
+        attempts = count_failure(site.engine, seen.counted_as, fall.sentence, fall.attempts)
         verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
         # What it says of itself may be what can't be written down: then it is a file with a name.
         for one in (seen, Stranger(seen.sighting, fall)):
             try:
                 return verdicts.record_verdict(site, one, verdict)
             except Exception as further:
-                if not is_its_own(further):
+                if not is_batch_fault(further):
                     raise
     # The next run finds it where it lies.
     return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.CRASHED, verdict.sentence)
@@ -64,7 +64,7 @@ def forget_attempts_at_gone(site: Site, sightings: Collection[BatchFiles]) -> No
     """
     with world_errors():
         with reading(site.engine) as connection:
-            failed = {one.batch for one in stumbles(connection)}
+            failed = {one.batch for one in failed_batches(connection)}
         gone = failed - {one.name.place for one in sightings} - {f"unread {one.stem}" for one in sightings}
         if gone:
             with writing(site.engine) as connection:
@@ -84,7 +84,7 @@ def list_failures(site: Site, connection: Connection) -> list[Problem]:
             f" ({one.why or 'the process died'})",
             "the next import tries again, and quarantines it in the end",
         )
-        for one in stumbles(connection, MOST_TOLD)
+        for one in failed_batches(connection, MOST_TOLD)
     ]
     refused = [
         Problem(

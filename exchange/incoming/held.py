@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger, positions
 from exchange.database.errors import world_errors
-from exchange.database.locks import Busy, locked, reading
+from exchange.database.locks import Busy, import_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.files.batch_files import Listing
 from exchange.format.errors import Reason, Unsupported, Verdict
@@ -91,7 +91,7 @@ class OpenBatches:
         """Write down that batches wait, but for those of whose place anything else is known. Raises Busy."""
         (first, _), *_ = new.values()
         flow = gaps.Flow(*first.place[:2])
-        with locked(self._site.engine, f"import {channel}") as connection:
+        with locked(self._site.engine, import_lock(channel)) as connection:
             if positions.current_position(connection, Direction.IN, channel) != self._standings[channel][0]:
                 del self._standings[channel]
                 return  # somebody was at work: this one is judged by itself
@@ -100,7 +100,7 @@ class OpenBatches:
             )
             waits = [(seen, said) for sequence, (seen, said) in new.items() if sequence not in known]
             fresh = [
-                ledger.Fresh(
+                ledger.NewBatch(
                     seen.sighting.stem, seen.place, said, seen.manifest, seen.line, seen.digest, seen.signature
                 )
                 for seen, said in waits
@@ -108,7 +108,9 @@ class OpenBatches:
             numbers = ledger.record_all(connection, Direction.IN, BatchState.WAITING, fresh, reason=Reason.GAP)
         for number, (seen, _) in zip(numbers, waits, strict=True):
             stem, state = seen.sighting.stem, BatchState.WAITING
-            self._at[seen.place] = ledger.Open(number, *seen.place, stem, state, Reason.GAP, seen.digest, believed=True)
+            self._at[seen.place] = ledger.OpenBatch(
+                number, *seen.place, stem, state, Reason.GAP, seen.digest, believed=True
+            )
             self._recorded.add(seen.place)
 
     def _is_recorded(self, seen: Arrival | Stranger, verdict: Decision) -> bool:
@@ -172,7 +174,7 @@ class OpenBatches:
         for entry in self._open:
             if entry.stem in there or self._site.spool.has(entry.stem):
                 continue
-            with locked(self._site.engine, f"import {entry.channel}") as connection:
+            with locked(self._site.engine, import_lock(entry.channel)) as connection:
                 # Its files may be gone because another process has just applied it.
                 found = ledger.by_id(connection, entry.id)
                 if (found.stem, found.state) != (entry.stem, entry.state):

@@ -15,14 +15,14 @@ from typing import TypeGuard
 
 from exchange.channels.channel import Channel
 from exchange.database import network, positions
-from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, reading
 from exchange.database.tables import Direction
 from exchange.dead_letters import auto_retry
 from exchange.files.batch_files import Listing
 from exchange.format.errors import Verdict, WorldError
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT
 from exchange.incoming import failures, strangers
 from exchange.incoming.held import OpenBatches
@@ -98,7 +98,7 @@ def import_batches(
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             positions.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
         reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
-    except (WorldError, Stumbled) as error:
+    except (WorldError, Crashed) as error:
         trouble = error.sentence
     lanes = tuple(sorted(handed))
     return ImportRun(
@@ -129,7 +129,7 @@ def _unchanged(
     try:
         return open_batches.unchanged_outcome(seen, here)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
         return None
 
@@ -143,20 +143,20 @@ def _follow_up(
 ) -> tuple[Retried, ...]:
     """Note gaps, and retry letters that waited for a row which may have come just now: the batches are done.
 
-    Raises Stumbled.
+    Raises Crashed.
     """
     try:
         gaps.record_gaps(site, channel)
         with world_errors():
-            retried = auto_retry.trade(site, snapshots_of, stopping)
+            retried = auto_retry.retry_rivals(site, snapshots_of, stopping)
             if retried or any(one.records.applied for one in outcomes):
-                retried += auto_retry.run(site, site.incoming(), stopping)
+                retried += auto_retry.retry_orphans(site, site.incoming(), stopping)
             return tuple(retried)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        what = f"{stumbled(error)} while gaps and dead letters were looked after; the batches are done"
-        raise Stumbled(f"{what}, and the next run tries the rest again") from error
+        what = f"{Crashed.of(error)} while gaps and dead letters were looked after; the batches are done"
+        raise Crashed(f"{what}, and the next run tries the rest again") from error
 
 
 def _told(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, ...]:
@@ -166,7 +166,7 @@ def _told(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, .
 
 
 def _is_snapshot(seen: Arrival | Stranger) -> TypeGuard[Arrival]:
-    return isinstance(seen, Arrival) and seen.manifest.kind is Kind.SNAPSHOT
+    return isinstance(seen, Arrival) and seen.manifest.kind is BatchKind.SNAPSHOT
 
 
 def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:
@@ -187,7 +187,7 @@ def _hand_over(arrived: list[Arrival | Stranger], hand_over: Callable[[str], Non
 
 def _lane(seen: Arrival | Stranger) -> str | None:
     """Name what can be applied beside the rest; None if there is nothing to apply."""
-    if isinstance(seen, Stranger) or seen.manifest.kind is Kind.CONTROL:
+    if isinstance(seen, Stranger) or seen.manifest.kind is BatchKind.CONTROL:
         return None
     return seen.channel.name if seen.channel.beside_others else seen.channel.declared
 
@@ -200,9 +200,9 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
     except Busy as busy:
         return _busy(seen, busy)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        fall = stumbled(error)
+        fall = Crashed.of(error)
     try:  # what the error held in memory is free again
         return failures.record_failure(site, seen, fall)
     except Busy as busy:
@@ -211,7 +211,7 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
 
 def _judge_and_import(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
     if isinstance(seen, Stranger):
-        if isinstance(seen.fault, Stumbled):
+        if isinstance(seen.fault, Crashed):
             raise seen.fault
         return record_verdict(site, seen, judge_stranger(site, seen))
     arrival = replace(seen, released=release)

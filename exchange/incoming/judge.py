@@ -14,7 +14,7 @@ from exchange.database.ledger import Entry
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT, Decision, decide
 from exchange.incoming import snapshot
 from exchange.incoming.delete_limit import DeleteLimit
@@ -97,7 +97,7 @@ def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) ->
 
 def _missing_consent(site: Site, connection: Connection, arrival: Arrival) -> Decision | None:
     """Say that a batch is held for a person, and why; None if it needs nobody's word, or has it."""
-    if arrival.released or arrival.manifest.kind in {Kind.CONTROL, Kind.CHECKPOINT}:
+    if arrival.released or arrival.manifest.kind in {BatchKind.CONTROL, BatchKind.CHECKPOINT}:
         return None
     too_new = _is_ahead(site, connection, arrival)
     if too_new is not None:
@@ -113,7 +113,7 @@ def _held_for_a_person(arrival: Arrival, reason: Reason, why: str) -> Decision:
 
 
 def _is_ahead(site: Site, connection: Connection, arrival: Arrival) -> str | None:
-    part = part_of(arrival.manifest) if arrival.manifest.kind is Kind.SNAPSHOT else None
+    part = part_of(arrival.manifest) if arrival.manifest.kind is BatchKind.SNAPSHOT else None
     if part is None:
         return None
     most = version_limit.most(site, connection, arrival.channel)
@@ -121,7 +121,9 @@ def _is_ahead(site: Site, connection: Connection, arrival: Arrival) -> str | Non
 
 
 def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
-    if arrival.manifest.kind is Kind.SNAPSHOT and (sentence := snapshot.removes_too_much(site, connection, arrival)):
+    if arrival.manifest.kind is BatchKind.SNAPSHOT and (
+        sentence := snapshot.removes_too_much(site, connection, arrival)
+    ):
         return sentence
     for name, counts in arrival.manifest.records.items():
         if counts.delete:

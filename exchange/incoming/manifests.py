@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger
-from exchange.database.batch_fault import Stumbled, is_its_own, stumbled
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
@@ -24,7 +24,7 @@ from exchange.format.errors import (
     Untrusted,
     printable,
 )
-from exchange.format.manifest import Kind, Manifest, digest, split_manifest
+from exchange.format.manifest import BatchKind, Manifest, digest, split_manifest
 from exchange.format.names import CONTROL
 from exchange.site import Site
 
@@ -104,7 +104,7 @@ def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arriva
     terms = (site.network, site.peer, site.channels, trusted, site.require_signature)
     seen = list(site.spool.manifest_cache.each(sightings, terms, read))
     for one in seen:
-        if isinstance(one, Stranger) and isinstance(one.fault, Stumbled):
+        if isinstance(one, Stranger) and isinstance(one.fault, Crashed):
             site.spool.manifest_cache.forget(one.sighting)  # whatever it was, it may not be so the next time
     return sorted(seen, key=lambda one: (is_foreign(one), *one.place, one.sighting.name.attempt))
 
@@ -138,9 +138,9 @@ def verify_manifest(site: Site, sighting: BatchFiles, content: bytes) -> Arrival
     except BatchError as fault:
         return Stranger(sighting, fault, digest(line) if line else None, line, manifest, signed)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        return Stranger(sighting, stumbled(error), signed=signed)
+        return Stranger(sighting, Crashed.of(error), signed=signed)
     proof = signature.encode().decode() if signature else None
     return Arrival(sighting, manifest, line, digest(line), channel, proof)
 
@@ -170,17 +170,17 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
             f" to {site.network}"
         )
         raise Misdirected(msg)
-    if manifest.kind is Kind.CONTROL:
+    if manifest.kind is BatchKind.CONTROL:
         return _control(site, manifest)
     channel = site.channel(manifest.channel, manifest.shards)
     if channel is None or channel.target != site.network:
         msg = f"this side declares no incoming channel {manifest.channel}"
         raise Unsupported(msg)
     _check_encoding(manifest)
-    if manifest.kind is Kind.CHECKPOINT:
+    if manifest.kind is BatchKind.CHECKPOINT:
         _check_schemas(manifest, {control.DIGEST})
         return channel
-    if manifest.kind is Kind.SNAPSHOT:
+    if manifest.kind is BatchKind.SNAPSHOT:
         _check_snapshot(manifest, channel)
     for name, version in manifest.schemas.items():
         stream = next((one for one in channel.streams if one.name == name), None)

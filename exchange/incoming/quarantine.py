@@ -63,7 +63,7 @@ def list_quarantined(site: Site, *, channel: str | None = None, limit: int = 50)
     Raises WorldError. Only reads.
     """
     wanted = None if channel is None else site.names_in_files(channel)
-    lying = [one for one in site.spool.quarantined() if wanted is None or one.name.channel in wanted]
+    lying = [one for one in site.spool.list_quarantined() if wanted is None or one.name.channel in wanted]
     with world_errors(), reading(site.engine) as connection:
         shown = [_described(site, seen, _entry(site, connection, seen)) for seen in _seen(site, lying[:limit])]
     return shown, len(lying)
@@ -112,7 +112,7 @@ def discard_files(site: Site, label: str, reason: str) -> Quarantined:
 
 def copies(site: Site, entry: Entry) -> Iterator[Arrival | Stranger]:
     """Find the files in quarantine that a row of the ledger speaks of. Reads the files alone."""
-    lying = [one for one in site.spool.quarantined() if one.stem == entry.stem]
+    lying = [one for one in site.spool.list_quarantined() if one.stem == entry.stem]
     return (seen for seen in _seen(site, lying) if seen.digest == entry.digest)
 
 
@@ -125,7 +125,7 @@ def _seen(site: Site, lying: list[BatchFiles]) -> Iterator[Arrival | Stranger]:
 
 
 def _find(site: Site, label: str) -> Arrival | Stranger:
-    for seen in _seen(site, [site.spool.refused(label)]):
+    for seen in _seen(site, [site.spool.find_quarantined(label)]):
         return seen
     msg = f"no batch {printable(label)} is in quarantine; nothing was done; `exchange quarantine` lists those there are"
     raise WorldError(msg)

@@ -14,12 +14,12 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger
-from exchange.database.batch_fault import is_its_own, stumbled
+from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.errors import world_errors
 from exchange.database.ledger import Counts, Entry, Event
-from exchange.database.locks import join, locked, reading
+from exchange.database.locks import import_lock, join, locked, reading
 from exchange.database.tables import BatchState, Direction, dead_letter
-from exchange.dead_letters import Mask
+from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.store import brief, brief_columns
 from exchange.format.as_dict import AsDict
 from exchange.format.batch import check_data
@@ -94,9 +94,9 @@ def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
     except (BatchError, WorldError) as fault:
         return replace(found, untried=fault.sentence)
     except Exception as error:
-        if not is_its_own(error):
+        if not is_batch_fault(error):
             raise
-        return replace(found, untried=f"that fails with {stumbled(error)}")
+        return replace(found, untried=f"that fails with {Crashed.of(error)}")
 
 
 def release_batch(site: Site, stem: str, *, park: bool) -> Imported:
@@ -139,10 +139,10 @@ def reject_batch(site: Site, stem: str, reason: str) -> Entry:
         raise WorldError(msg)
     sightings = [seen.sighting for seen in quarantine.copies(site, entry)]
     if entry.state is BatchState.HELD:
-        kept = site.spool.kept(stem)
+        kept = site.spool.find(stem)
         if kept is not None:
             sightings.append(kept)
-    with world_errors(), locked(site.engine, f"import {entry.channel}") as connection:
+    with world_errors(), locked(site.engine, import_lock(entry.channel)) as connection:
         ledger.give_up(connection, entry, BatchState.REJECTED, reason)
         if entry.manifest is not None and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
             place = (entry.channel, entry.epoch, entry.sequence)
@@ -199,7 +199,7 @@ def _try(site: Site, seen: Arrival | Stranger, limit: int) -> ReleaseTrial:
     if isinstance(seen, Stranger):
         raise seen.fault
     with world_errors(), locked(site.engine, lock_of(seen)) as connection:
-        join(connection, f"import {seen.channel.declared}", alone=not seen.channel.beside_others)
+        join(connection, import_lock(seen.channel.declared), alone=not seen.channel.beside_others)
         before = connection.scalar(sa.select(sa.func.max(dead_letter.c.id))) or 0
         with site.spool.open_data(seen.sighting, seen.manifest.encoding) as data:
             check_data(data, seen.manifest)

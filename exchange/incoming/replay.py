@@ -62,7 +62,7 @@ def replay_batches(
     site.spool.prepare()
     if through is not None:
         return _run_through(site, BatchName.parse(stem), through, stopping)
-    kept = site.spool.kept(stem)
+    kept = site.spool.find(stem)
     if kept is None:
         msg = (
             f"no batch {printable(stem)} is kept in work, incoming, quarantine or archive; nothing was done;"
@@ -76,7 +76,7 @@ def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[],
     if last < first.sequence:
         msg = f"the range from {first.sequence} through {last} is empty; nothing was done"
         raise WorldError(msg)
-    kept = site.spool.kept_through(first, last)
+    kept = site.spool.find_range(first, last)
     if not kept:
         msg = (
             f"no batch of {first.channel} from {first.sequence} through {last} of epoch {first.epoch} is kept in work,"

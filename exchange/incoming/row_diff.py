@@ -28,7 +28,7 @@ from exchange.format.record import Op
 from exchange.incoming.manifests import Arrival, part_of
 from exchange.link import asked_requests, peer_words
 from exchange.site import Site
-from exchange.tables.bucket_digests import Reader, parts_of
+from exchange.tables.bucket_digests import RowReader, parts_of
 from exchange.tables.loader.decode import checked
 
 MOST_SHOWN = 100
@@ -96,7 +96,7 @@ class _Findings:
         self._connection = connection
         self._sequence = arrival.manifest.sequence
         self._part = part
-        self._reader = Reader(connection, stream)
+        self._reader = RowReader(connection, stream)
         self._decode_key = stream.key_decoder(connection.dialect)
         self._here = sa.and_(
             agreement.c.direction == Direction.IN,

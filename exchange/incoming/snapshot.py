@@ -16,19 +16,19 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database.engine import among
 from exchange.database.ledger import Counts
 from exchange.database.tables import BatchState, Direction, batch, dead_letter
-from exchange.dead_letters import Letter
+from exchange.dead_letters import store
+from exchange.dead_letters.store import Letter
 from exchange.format import record as records
 from exchange.format.buckets import bucket_of, key_text, shard_of
 from exchange.format.control import Part
 from exchange.format.errors import RecordError, printable
-from exchange.format.manifest import Kind
-from exchange.format.record import Op, Record, Run
+from exchange.format.manifest import BatchKind
+from exchange.format.record import Op, Record, RecordRun
 from exchange.incoming import delete_limit
 from exchange.incoming.delete_limit import DeleteLimit
 from exchange.incoming.manifests import Arrival, part_of
@@ -113,7 +113,7 @@ def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Itera
             batch.c.epoch == epoch,
             batch.c.sequence != sequence,
             batch.c.state == BatchState.APPLIED,
-            batch.c.manifest.contains(Kind.SNAPSHOT.value),
+            batch.c.manifest.contains(BatchKind.SNAPSHOT.value),
         )
         .order_by(batch.c.sequence.desc())
     )
@@ -128,7 +128,7 @@ def _part_in(line: str) -> Part | None:
     """Read which part of a snapshot an applied batch was; None if it was none, or none that counts here."""
     manifest = peer_words.manifest(line)
     try:
-        return part_of(manifest) if manifest is not None and manifest.kind is Kind.SNAPSHOT else None
+        return part_of(manifest) if manifest is not None and manifest.kind is BatchKind.SNAPSHOT else None
     except RecordError:
         return None
 
@@ -145,16 +145,16 @@ def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> 
         for stream in _pruned(channel, part):
             for keys in _missing(connection, channel, stream, part):
                 numbers = range(line + 1, line + len(keys) + 1)
-                run = Run(stream.name, Op.DELETE, [part.version] * len(keys), [dict(key) for key in keys])
+                run = RecordRun(stream.name, Op.DELETE, [part.version] * len(keys), [dict(key) for key in keys])
                 loader.add(stream.name, loader.rows(numbers, [*map(key_text, keys)], run))
                 loader.flush()  # the next keys are read over the same connection
                 line = numbers[-1]
         loaded = loader.load()
         refused = {refusal.line: refusal for refusal in loaded.refusals}
         kept = loader.keys_of(refused)
-    delete_limit.count_deletes(site, connection, arrival, loaded.gone, {})
+    delete_limit.count_deletes(site, connection, arrival, loaded.deleted, {})
     letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
-    dead_letters.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
+    store.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
     return loaded.counts.applied, len(letters)
 
 

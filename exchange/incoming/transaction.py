@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from exchange.database import attempts, ledger, positions
-from exchange.database.batch_fault import Stumbled
+from exchange.database.batch_fault import Crashed
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
-from exchange.database.locks import Busy, join
+from exchange.database.locks import Busy, import_lock, join
 from exchange.database.tables import BatchState, Direction
 from exchange.files.folder import NotPlain
 from exchange.format import errors
@@ -23,7 +23,7 @@ from exchange.format.batch import check_data
 from exchange.format.control import Digest
 from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Reason, Verdict, printable
 from exchange.format.lineage import left_by
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT, Decision
 from exchange.incoming import apply, checkpoint, control_batch, row_diff, snapshot
 from exchange.incoming.judge import compare_with_ledger, verdict_on
@@ -37,12 +37,12 @@ from exchange.site import Site
 def import_batch(site: Site, arrival: Arrival) -> Imported:
     """Try to apply a batch; one that crashed us too often is quarantined unopened.
 
-    Commits under the channel's lock; the files move after that. Raises Busy, Stumbled, and what the database raises.
+    Commits under the channel's lock; the files move after that. Raises Busy, Crashed, and what the database raises.
     """
     unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
     try:
         done = apply_batch(site, arrival)
-    except Stumbled:
+    except Crashed:
         raise
     except BatchError as fault:
         if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):
@@ -51,7 +51,7 @@ def import_batch(site: Site, arrival: Arrival) -> Imported:
         return record_verdict(site, arrival, verdict_on(fault))
     if isinstance(done, Decision):
         return record_verdict(site, arrival, done)
-    site.spool.shelve(arrival.sighting)
+    site.spool.archive(arrival.sighting)
     return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done)
 
 
@@ -61,15 +61,15 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
     Gives a Decision if somebody settled it since it was judged, or if it crashed us too often. Raises BatchError
     for what is wrong with it, Busy.
     """
-    lock, key = f"import {arrival.channel.name}", str(arrival.manifest.name)
+    lock, key = import_lock(arrival.channel.name), str(arrival.manifest.name)
     ours: list[Digest] = []
 
     def digest_own_rows(crashes: int) -> None:
-        if arrival.manifest.kind is Kind.CHECKPOINT and crashes < site.limits.crashes:
+        if arrival.manifest.kind is BatchKind.CHECKPOINT and crashes < site.limits.crashes:
             ours.extend(checkpoint.own_digests(site, arrival.channel))
 
     with _late_refusals(), attempts.attempted(site.engine, lock, key, digest_own_rows) as (connection, crashes):
-        join(connection, f"import {arrival.channel.declared}", alone=not arrival.channel.beside_others)
+        join(connection, import_lock(arrival.channel.declared), alone=not arrival.channel.beside_others)
         standing = compare_with_ledger(site, connection, arrival)
         if standing is not NEXT:
             return standing
@@ -108,7 +108,7 @@ def _open_data(site: Site, arrival: Arrival) -> BinaryIO:
 def _advance(connection: Connection, arrival: Arrival) -> None:
     """Move the channel's position to a batch, and over what is behind it and was given up."""
     channel, epoch, sequence = arrival.place
-    has_gaps = arrival.manifest.kind is not Kind.CONTROL
+    has_gaps = arrival.manifest.kind is not BatchKind.CONTROL
     if has_gaps and not arrival.channel.ordered:
         gaps.record_skipped(connection, arrival.place)
     positions.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
@@ -121,15 +121,15 @@ def _apply_by_kind(
 ) -> Counts:
     """Do what the records of a verified batch say, by its kind."""
     match arrival.manifest.kind:
-        case Kind.CONTROL:
+        case BatchKind.CONTROL:
             return control_batch.apply_control_batch(site, connection, arrival, data)
-        case Kind.CHECKPOINT:
+        case BatchKind.CHECKPOINT:
             return checkpoint.compare_checkpoint(site, connection, arrival, data, ours)
-        case Kind.SNAPSHOT:
+        case BatchKind.SNAPSHOT:
             row_diff.record_row_diff(site, connection, arrival, data)
             counts = apply.apply_records(site, connection, arrival, data)
             return snapshot.finish_snapshot(site, connection, arrival, counts)
-        case Kind.CHANGES:
+        case BatchKind.CHANGES:
             return apply.apply_records(site, connection, arrival, data)
 
 

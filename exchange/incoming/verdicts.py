@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 
 from exchange.database import attempts, ledger
 from exchange.database.engine import now
-from exchange.database.locks import Busy, locked, reading, writing
+from exchange.database.locks import STRANGERS_LOCK, Busy, import_lock, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Reason, Verdict
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.placement import Decision
 from exchange.incoming.judge import patience_verdict
 from exchange.incoming.manifests import Arrival, Stranger
@@ -35,7 +35,7 @@ def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> I
         case Decision(verdict=Verdict.DUPLICATE):
             _forget_attempts(site, seen)
             _discard(site, seen, verdict)
-            site.spool.shelve(seen.sighting)
+            site.spool.archive(seen.sighting)
         case Decision(verdict=Verdict.QUARANTINED):
             verdict = _quarantine(site, seen, verdict)
         case Decision(verdict=Verdict.HELD):
@@ -50,7 +50,7 @@ def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> I
 
 def _is_passing(manifest: Manifest, reason: Reason | None) -> bool:
     """Say whether nothing is written down of a batch that waits: it is far off, or newer ones will say it all."""
-    return reason is Reason.LOOK_AHEAD or (reason is Reason.CRASHED and manifest.kind is Kind.CONTROL)
+    return reason is Reason.LOOK_AHEAD or (reason is Reason.CRASHED and manifest.kind is BatchKind.CONTROL)
 
 
 def _forget_attempts(site: Site, seen: Arrival | Stranger) -> None:
@@ -69,12 +69,12 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Deci
         if given_up is None:
             _record(connection, seen, BatchState.QUARANTINED, verdict)
         attempts.forget_attempts(connection, seen.counted_as)
-        if isinstance(seen, Arrival) and seen.manifest.kind is not Kind.CONTROL:
+        if isinstance(seen, Arrival) and seen.manifest.kind is not BatchKind.CONTROL:
             gaps.record_refused(connection, seen.place, site.limits.look_ahead)
     if given_up is None:
         site.spool.quarantine(seen.sighting, verdict.sentence)
         return verdict
-    site.spool.shelve(seen.sighting)
+    site.spool.archive(seen.sighting)
     sentence = f"a person has {given_up.state} this batch, and it is what it was; nothing changed"
     return Decision(Verdict.DUPLICATE, verdict.reason, sentence)
 
@@ -103,7 +103,7 @@ def _record_waiting(site: Site, seen: Arrival | Stranger, state: BatchState, ver
 
 def lock_of(seen: Arrival | Stranger) -> str:
     """Name the lock under which a batch is worked on: its channel's, if we know one."""
-    return f"import {seen.channel.name}" if isinstance(seen, Arrival) else "import of strangers"
+    return import_lock(seen.channel.name) if isinstance(seen, Arrival) else STRANGERS_LOCK
 
 
 def _record(connection: Connection, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> None:

@@ -17,13 +17,13 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger, positions
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked
+from exchange.database.locks import epochs_lock, import_lock, join, locked
 from exchange.database.tables import BatchState, Direction, batch, position
 from exchange.format.as_dict import AsDict
 from exchange.format.control import MAX_UNDECIDED, Proof
 from exchange.format.errors import Problem, Reason, Verdict, WorldError, printable
 from exchange.format.lineage import Left, left_by
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.placement import Decision, Position
 from exchange.link import gaps
@@ -79,7 +79,7 @@ def undecided_epoch(connection: Connection, manifest: Manifest, at: Position | N
     sentence = _unproven(connection, channel, epoch, left_by(manifest))
     if sentence is None:
         return None
-    if manifest.kind is Kind.CONTROL and _is_outdated(connection, epoch, sequence):
+    if manifest.kind is BatchKind.CONTROL and _is_outdated(connection, epoch, sequence):
         return Decision(Verdict.DUPLICATE, None, "a newer control batch of its epoch is held; nothing changed")
     return Decision(Verdict.HELD, Reason.UNPROVEN_EPOCH, sentence)
 
@@ -202,7 +202,7 @@ def adopt_epoch(site: Site, epoch: str, reason: str) -> Decided:
     The next import takes its batches. Raises Busy, and WorldError if no batch of it waits. Commits all of it in one
     transaction, under the lock of every incoming channel.
     """
-    with world_errors(), locked(site.engine, f"the epochs of {site.peer}") as connection:
+    with world_errors(), locked(site.engine, epochs_lock(site.peer)) as connection:
         names = _join_all(site, connection)
         _check(connection, epoch)
         adopted = []
@@ -222,7 +222,7 @@ def refuse_epoch(site: Site, epoch: str, reason: str) -> Decided:
     Raises Busy, and WorldError if no batch of it waits. Commits in one transaction, under the lock of every incoming
     channel.
     """
-    with world_errors(), locked(site.engine, f"the epochs of {site.peer}") as connection:
+    with world_errors(), locked(site.engine, epochs_lock(site.peer)) as connection:
         _join_all(site, connection)
         _check(connection, epoch)
         positions.leave(connection, CONTROL, [epoch])
@@ -235,7 +235,7 @@ def _join_all(site: Site, connection: Connection) -> list[str]:
     known = connection.scalars(sa.select(position.c.channel).where(position.c.direction == Direction.IN).distinct())
     names = sorted({*declared, *known, CONTROL})
     for name in names:
-        join(connection, f"import {name}", alone=True)
+        join(connection, import_lock(name), alone=True)
     return names
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from exchange.database import ledger
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked
+from exchange.database.locks import EPOCH_LOCK, export_lock, join, locked
 from exchange.database.network import known_epoch, open_network, remember_epoch
 from exchange.database.tables import BatchState, Direction, epoch, network, position
 from exchange.database.whoami import whoami
@@ -69,9 +69,9 @@ def begin_epoch(site: Site, reason: str, continues: str | None = None) -> NewEpo
         )
         raise WorldError(msg)
     forgotten = site.spool.sealed_epochs()
-    with world_errors(), locked(site.engine, "the epoch") as connection:
+    with world_errors(), locked(site.engine, EPOCH_LOCK) as connection:
         for name in (*(one.name for one in site.outgoing()), CONTROL):
-            join(connection, f"export {name}", alone=True)
+            join(connection, export_lock(name), alone=True)
         before = known_epoch(connection, site.network)
         minted, moment = secrets.token_hex(6), now()
         _remember_first(connection)

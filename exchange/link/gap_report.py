@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from exchange.database.engine import among, now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
-from exchange.database.tables import BatchState, Direction, GapState, batch, gap
+from exchange.database.tables import BatchState, Direction, GapState, batch, gap, is_missing
 from exchange.format import resend_codes
 from exchange.format.as_dict import AsDict
 from exchange.format.control import Range, ranges
@@ -76,7 +76,7 @@ def list_gaps(site: Site, *, channel: str | None, state: GapState, limit: int) -
 
 
 def _rows(connection: Connection, state: GapState, channels: Collection[str] | None) -> Iterator[Gap]:
-    query = sa.select(gap).where(sa.text(f"state = '{state}'"))  # as the index says it
+    query = sa.select(gap).where(is_missing(gap) if state is GapState.MISSING else gap.c.state == state)
     if channels is not None:
         query = query.where(gap.c.channel.in_(channels))
     rows = connection.execute(query.order_by(gap.c.channel, gap.c.epoch, gap.c.sequence).limit(MOST_ROWS)).all()

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange.database import ledger, positions
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
 from exchange.database.errors import world_errors
-from exchange.database.locks import Busy, locked, reading
-from exchange.database.tables import BatchState, Direction, GapState, batch, gap, peer, position
+from exchange.database.locks import Busy, import_lock, locked, reading
+from exchange.database.tables import BatchState, Direction, GapState, batch, gap, is_missing, peer, position
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
 from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
@@ -30,9 +30,6 @@ from exchange.format.placement import Position
 from exchange.limits import Limits
 from exchange.link import asked_requests, peer_words
 from exchange.site import Site
-
-MISSING = sa.text("state = 'missing'")
-"""As the index says it: SQLite compares the words, and a bound value is none."""
 
 GIVEN_UP = (GapState.ACCEPTED, GapState.LOST)
 """States of a place without which its channel goes on."""
@@ -66,7 +63,7 @@ def record_gaps(site: Site, channel: str | None = None) -> None:
         declared = site.channel(name)
         if declared is None or not declared.called(channel):
             continue
-        with world_errors(), suppress(Busy), locked(site.engine, f"import {name}") as connection:
+        with world_errors(), suppress(Busy), locked(site.engine, import_lock(name)) as connection:
             for flow, news in _survey(site, connection):
                 if flow.channel == name:
                     _write(connection, flow, news)
@@ -150,7 +147,7 @@ def _missing(connection: Connection) -> dict[Flow, set[int]]:
     rows: dict[Flow, set[int]] = defaultdict(set)
     for channel, epoch, sequence in connection.execute(
         # Every channel has a name: said only so that both databases go by the index, however few rows there are.
-        sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence).where(MISSING, gap.c.channel > "")
+        sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence).where(is_missing(gap), gap.c.channel > "")
     ):
         rows[Flow(channel, epoch)].add(sequence)
     return rows
@@ -176,13 +173,12 @@ def _write(connection: Connection, flow: Flow, news: News) -> None:
 
 def _open(connection: Connection, flow: Flow, sequences: Collection[int]) -> None:
     """Make rows of what is missing, also of what had come and went away again; leave those there are."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     key = [gap.c.channel, gap.c.epoch, gap.c.sequence]
     fresh = {"state": GapState.MISSING, "noticed_at": now(), "closed_at": None, "cause": None, "who": None}
     went_again = sa.or_(gap.c.state == GapState.ARRIVED, gap.c.state == GapState.LEFT)
     if sequences:
         connection.execute(
-            insert(gap).on_conflict_do_update(index_elements=key, set_=fresh, where=went_again),
+            dialect_of(connection).insert(gap).on_conflict_do_update(index_elements=key, set_=fresh, where=went_again),
             [{**flow._asdict(), "sequence": sequence, **fresh} for sequence in sorted(sequences)],
         )
 
@@ -193,7 +189,7 @@ def _close(
     if sequences:
         connection.execute(
             sa.update(gap)
-            .where(*_of(flow), among(connection, gap.c.sequence, sequences), MISSING)
+            .where(*_of(flow), among(connection, gap.c.sequence, sequences), is_missing(gap))
             .values(state=state, closed_at=now(), cause=cause, who=whoami()[:255])
         )
 
@@ -354,7 +350,7 @@ def accept_by_hand(site: Site, channel: str, first: int, last: int, reason: str,
     ``channel`` is as its files call it. On a one-way link nothing can be asked. Raises Busy, and WorldError if nothing
     is missing there. Commits in one transaction, under the channel's lock.
     """
-    with world_errors(), locked(site.engine, f"import {channel}") as connection:
+    with world_errors(), locked(site.engine, import_lock(channel)) as connection:
         epoch = _epoch(connection, channel, first, last)
         if epoch is None:
             raise WorldError(_nothing_missing(connection, channel, first, last))
@@ -375,7 +371,7 @@ def _epoch(connection: Connection, channel: str, first: int, last: int) -> str |
     """
     found = connection.scalars(
         sa.select(gap.c.epoch)
-        .where(MISSING, gap.c.channel == channel, gap.c.sequence.between(first, last))
+        .where(is_missing(gap), gap.c.channel == channel, gap.c.sequence.between(first, last))
         .group_by(gap.c.epoch)
         .order_by(gap.c.epoch)
     ).all()

@@ -166,7 +166,7 @@ def _ahead(row: Any, said: Heartbeat | None) -> float:
 
 def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbeat) -> Iterator[Problem]:
     """Say of which channels the other side has sealed less than was applied here before it said so."""
-    received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
+    received = site.incoming_names()
     for sent in (one for one in said.sent if one.channel in received):
         at = positions.current_position(connection, Direction.IN, sent.channel)
         if at is None or at.epoch != sent.epoch or at.sequence <= sent.through:

@@ -19,7 +19,6 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.database.engine import among
 from exchange.database.tables import (
-    HOLDS_PLACE,
     BatchState,
     DeadLetterState,
     Direction,
@@ -28,6 +27,8 @@ from exchange.database.tables import (
     batch,
     dead_letter,
     gap,
+    holds_place,
+    is_missing,
     peer,
     position,
 )
@@ -62,11 +63,6 @@ MOST_KEY_CHARACTERS = 1000
 
 _MENDABLE = frozenset({Reason.CORRUPT, Reason.INCOMPLETE, Reason.UNTRUSTED})
 """What is wrong with the files that came, not with the batch: the same bytes, sent again, may be good."""
-
-_MISSING = sa.text("exchange_gap.state = 'missing'")
-"""As the index says it: SQLite compares the words, and a bound value is none."""
-
-_HELD_PLACE = sa.text(HOLDS_PLACE)
 
 
 class _ChannelEpoch(NamedTuple):
@@ -103,9 +99,9 @@ def _channel_epochs(site: Site, connection: Connection, sent: Collection[_Channe
     positions = connection.execute(at).all()
     left = {_ChannelEpoch(row.channel, row.epoch) for row in positions if not row.current}
     known = {_ChannelEpoch(row.channel, row.epoch) for row in positions if row.current}
-    missed = sa.select(gap.c.channel, gap.c.epoch).where(_MISSING).distinct()
+    missed = sa.select(gap.c.channel, gap.c.epoch).where(is_missing(gap)).distinct()
     known |= {_ChannelEpoch(*row) for row in connection.execute(missed)}
-    received = {name for one in site.incoming() for name in site.names_in_files(one.declared)}
+    received = site.incoming_names()
     known |= {lane for lane in sent if lane.channel in received}
     known |= _arrived(connection, received - {lane.channel for lane in known | left})
     return sorted(lane for lane in known - left if lane.channel != CONTROL)
@@ -187,7 +183,7 @@ def _lacking(connection: Connection, lane: _ChannelEpoch) -> dict[int, datetime]
     """Give the missing sequences, in order, and since when each is known to be."""
     rows = connection.execute(
         sa.select(gap.c.sequence, gap.c.noticed_at)
-        .where(gap.c.channel == lane.channel, gap.c.epoch == lane.epoch, _MISSING)
+        .where(gap.c.channel == lane.channel, gap.c.epoch == lane.epoch, is_missing(gap))
         .order_by(gap.c.sequence)
     )
     return {row.sequence: row.noticed_at for row in rows}
@@ -208,7 +204,7 @@ def _refused(
     latest = {row.sequence: row for row in rows if among is None or row.sequence in among}
     if not latest:
         return ()
-    coming = sa.select(batch.c.sequence).where(*here, batch.c.state == BatchState.WAITING, _HELD_PLACE)
+    coming = sa.select(batch.c.sequence).where(*here, batch.c.state == BatchState.WAITING, holds_place(batch))
     taken = set(connection.scalars(coming))
     found = [row for row in latest.values() if row.sequence not in taken and _is_final(row)]
     return tuple(
@@ -240,7 +236,7 @@ def _believed(connection: Connection, lane: _ChannelEpoch, through: int | None) 
             batch.c.direction == Direction.IN,
             batch.c.channel == lane.channel,
             batch.c.epoch == lane.epoch,
-            _HELD_PLACE,
+            holds_place(batch),
             sa.true() if through is None else batch.c.sequence <= through,
         )
         .order_by(batch.c.sequence.desc())

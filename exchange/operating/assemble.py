@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exchange.channels.channel import Channel, ChannelFaults, load_channels
 from exchange.channels.schemas import Checker
@@ -13,9 +14,11 @@ from exchange.files.layout import Folders
 from exchange.files.spool import Spool
 from exchange.format.errors import WorldError, printable
 from exchange.format.signing import TrustedKeys
-from exchange.reference.handlers import Handler, load_handler
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
 from exchange.site import Site
+
+if TYPE_CHECKING:
+    from exchange.reference.handlers import Handler
 
 
 def assemble(settings: Settings, *, distrusting: str | None = None) -> Site:
@@ -79,6 +82,8 @@ def with_present_keys(site: Site, settings: Settings) -> Site:
 
 def load_request_handler(settings: Settings) -> Handler:
     """Import what answers the reference application's requests. Raises SettingsFaults."""
+    from exchange.reference.handlers import load_handler  # noqa: PLC0415 - loads the models that come along
+
     try:
         return load_handler(settings.handler)
     except ValueError as error:

@@ -28,12 +28,12 @@ from rich.table import Table
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database.engine import make_engine
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, DeadLetterState, Direction, GapState, batch, change, gap
+from exchange.dead_letters import filters, pages, store
 from exchange.format.errors import printable
 from exchange.format.names import MANIFEST_ENDING
 from exchange.reference import channels
@@ -333,9 +333,9 @@ def _count(engine: Engine, query: sa.Select[Any]) -> int:
         return connection.scalar(sa.select(sa.func.count()).select_from(query.subquery())) or 0
 
 
-def _parked(engine: Engine) -> Sequence[dead_letters.Brief]:
+def _parked(engine: Engine) -> Sequence[store.Brief]:
     with reading(engine) as connection:
-        return dead_letters.page(connection, dead_letters.Filters(state=DeadLetterState.PARKED), limit=10).letters
+        return pages.page(connection, filters.Filters(state=DeadLetterState.PARKED), limit=10).letters
 
 
 # The report: read back from both databases

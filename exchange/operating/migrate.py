@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
 from exchange.alembic import NETWORK_ATTRIBUTE
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine
 
 CORE = "core"
@@ -88,7 +89,7 @@ def _config(target: Target, network: str | None) -> Iterator[Config]:
     if network:
         config.attributes[NETWORK_ATTRIBUTE] = network
     with _connected(target) as connection:
-        if connection.dialect.name == "postgresql":  # on SQLite the transaction itself excludes others
+        if dialect_of(connection).many_writers:  # on SQLite the transaction itself excludes others
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         config.attributes["connection"] = connection
         yield config

@@ -9,6 +9,7 @@ import os
 
 from alembic.util import CommandError
 
+from exchange.database.dialects import dialect_of
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch, open_network
@@ -45,7 +46,7 @@ def prepare(settings: Settings) -> Site:
 
 def _make_database_private(site: Site) -> None:
     """Make a SQLite file before SQLite does, who would let everybody read it."""
-    if site.engine.dialect.name == "sqlite" and site.engine.url.database:
+    if dialect_of(site.engine).is_sqlite and site.engine.url.database:
         os.close(os.open(site.engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 

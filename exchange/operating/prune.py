@@ -11,11 +11,11 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import writing
-from exchange.database.tables import BatchState, Direction, batch
+from exchange.database.tables import BatchState, Direction, batch, is_kept
+from exchange.dead_letters import counts, retention
 from exchange.format.as_dict import AsDict
 from exchange.format.manifest import Manifest
 from exchange.format.names import CONTROL
@@ -66,10 +66,10 @@ def _prune_letters(site: Site) -> int:
     removed = 0
     for state, days in site.limits.letter_days.items():
         cause = f"removed, as it has been {state} for {days:g} days"
-        removed += dead_letters.retire(site.engine, state, now() - timedelta(days=days), cause, MAX_LETTERS)
-    dead_letters.forget_selections(site.engine)
+        removed += retention.retire(site.engine, state, now() - timedelta(days=days), cause, MAX_LETTERS)
+    retention.forget_selections(site.engine)
     with writing(site.engine) as connection:
-        dead_letters.fold(connection, now())
+        counts.fold(connection, now())
     return removed
 
 
@@ -100,7 +100,7 @@ def _prune_sealed(site: Site) -> int:
                     ),
                 ),
                 batch.c.updated_at < moment - min(CONTROL_AGE, timedelta(days=site.limits.retention_days)),
-                batch.c.pruned_at.is_(None),
+                is_kept(batch),
             )
             .order_by(batch.c.updated_at)
             .limit(MAX_BATCHES)

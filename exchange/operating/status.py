@@ -5,7 +5,6 @@ Everything is counted from indexes alone: years of history in the ledger cost a 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,16 +14,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch
-from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, position, success
-from exchange.dead_letters import Backlog
-from exchange.dead_letters.counts import backlog_alarms
+from exchange.database.tables import BatchState, Direction, batch, holds_place, position, success
+from exchange.dead_letters import counts as letter_counts
+from exchange.dead_letters.counts import Backlog, backlog_alarms
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import WorldError
 from exchange.format.names import CONTROL
@@ -160,7 +158,7 @@ def read_status(site: Site) -> Status:
         epoch = known_epoch(connection, site.network)
         there = peer_state.read_peer_state(site, connection)
         channels = _channels(site, connection, there)
-        backlog = dead_letters.backlog(connection)
+        backlog = letter_counts.backlog(connection)
         failures = tuple(map(str, list_failures(site, connection)))
         recent = strangers.recent_strangers(connection)
     moment = now()
@@ -303,7 +301,7 @@ _MENDED = (
             _later.c.channel == batch.c.channel,
             _later.c.epoch == batch.c.epoch,
             _later.c.sequence == batch.c.sequence,
-            sa.text(re.sub(r"\b(?=state\b|direction\b|manifest\b)", "later.", HOLDS_PLACE)),
+            holds_place(_later),
             _later.c.state == BatchState.APPLIED,
             _later.c.updated_at >= batch.c.updated_at,
         ),

@@ -16,12 +16,12 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database.engine import now
-from exchange.database.locks import locked, reading, writing
+from exchange.database.locks import export_lock, locked, reading, writing
 from exchange.database.tables import ResyncState, position, resync
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.control import DIGEST, VERSION, Digest
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record
 from exchange.outgoing import compose
 from exchange.outgoing.seal import ENCODING, Sealed, check_room, exported, seal_batch
@@ -41,7 +41,7 @@ def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | 
     transaction of their own.
     """
     check_room(site)
-    lock = f"export {channel.name}"
+    lock = export_lock(channel.name)
     names = None if row.streams is None else frozenset(json.loads(row.streams))
     if site.many_writers:
         with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
@@ -109,7 +109,7 @@ def _seal(
             writer,
             draft,
             channel=channel.name,
-            kind=Kind.CHECKPOINT,
+            kind=BatchKind.CHECKPOINT,
             schemas={DIGEST: VERSION},
             shards=channel.shards,
         )

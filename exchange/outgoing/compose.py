@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.channels.channel import Channel
 from exchange.channels.codecs import LOOK_AT_EACH
 from exchange.channels.stream import Stream
 from exchange.database.tables import Direction
-from exchange.dead_letters import Letter
+from exchange.dead_letters import store, supersede
+from exchange.dead_letters.store import Letter
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import RecordError
-from exchange.format.manifest import Kind
+from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record
 from exchange.outgoing.seal import ENCODING, Sealed, exported, seal_batch
 from exchange.site import Site
@@ -71,7 +71,7 @@ def compose(
     if left:
         capture.give_back(connection, channel.streams, reached)
     _supersede(connection, keys, letters)
-    dead_letters.park(connection, letters, "refused on export")
+    store.park(connection, letters, "refused on export")
     return Composed(len(letters), left)
 
 
@@ -98,9 +98,9 @@ def compose_page(
         return None
     cut = capture.cut_page(connection, reached.version) if left and reached is not None else None
     _supersede(connection, page.keys, letters)
-    known = dead_letters.parked_sent(connection, letters)
+    known = supersede.parked_sent(connection, letters)
     fresh = [letter for letter in letters if (letter.stream, letter.key) not in known]
-    dead_letters.park(connection, fresh, "refused on export")
+    store.park(connection, fresh, "refused on export")
     bad = frozenset(letter.stream for letter in letters if letter.stream)
     return PageComposed(len(fresh), cut, bad)
 
@@ -141,7 +141,7 @@ def _supersede(connection: Connection, keys: Mapping[str, int], letters: Sequenc
     for stream in keys:
         refused = {letter.key for letter in letters if letter.key and letter.stream == stream}
         sentence = "superseded: its row went out with a later export"
-        dead_letters.supersede_sent(connection, stream, capture.TAKEN, refused, sentence)
+        supersede.supersede_sent(connection, stream, capture.CLAIMED, refused, sentence)
 
 
 def _write_all(
@@ -263,7 +263,7 @@ def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed
     transaction.
     """
     with site.spool.drafting() as draft:
-        taken = capture.take(connection, channel.streams, site.limits.batch_records, channel.shard)
+        taken = capture.claim(connection, channel.streams, site.limits.batch_records, channel.shard)
         writer = BatchWriter(draft[0], ENCODING)
         composed = compose(site, connection, channel, taken.keys, writer)
         manifest = None
@@ -274,7 +274,7 @@ def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed
                 writer,
                 draft,
                 channel=channel.name,
-                kind=Kind.CHANGES,
+                kind=BatchKind.CHANGES,
                 schemas={name: channel.stream(name).schema_version for name in writer.streams},
                 shards=channel.shards,
             )

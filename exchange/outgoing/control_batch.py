@@ -18,14 +18,14 @@ from sqlalchemy import Connection
 from exchange.database import ledger, network, positions
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import Busy, locked, reading
+from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction, RepairState, batch, position, repair
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.control import Heard, Heartbeat, Proof, Request, Sent
 from exchange.format.errors import Reason, Verdict, WorldError, printable
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.link import epoch_adoption, receipts
@@ -116,7 +116,7 @@ def _is_due(site: Site) -> bool:
 
 def _seal(site: Site) -> Manifest | None:
     with (
-        locked(site.engine, f"export {CONTROL}", isolation_level="REPEATABLE READ") as connection,
+        locked(site.engine, export_lock(CONTROL), isolation_level="REPEATABLE READ") as connection,
         site.spool.drafting() as draft,
     ):
         if network.halted(connection):
@@ -132,7 +132,7 @@ def _seal(site: Site) -> Manifest | None:
             writer,
             draft,
             channel=CONTROL,
-            kind=Kind.CONTROL,
+            kind=BatchKind.CONTROL,
             schemas=dict.fromkeys(writer.streams, control.VERSION),
         )
 

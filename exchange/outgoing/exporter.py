@@ -13,7 +13,7 @@ from contextlib import suppress
 from exchange.channels.channel import Channel
 from exchange.database import ledger, network, positions
 from exchange.database.errors import world_errors
-from exchange.database.locks import Busy, locked, reading
+from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
@@ -117,7 +117,7 @@ def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) 
         more = True
         while more and not stopping():
             check_room(site)
-            with locked(site.engine, f"export {channel.name}", isolation_level="REPEATABLE READ") as connection:
+            with locked(site.engine, export_lock(channel.name), isolation_level="REPEATABLE READ") as connection:
                 sealed = compose.seal_changes(site, connection, channel)
             publish_sealed(site, channel.name)
             more = sealed.more

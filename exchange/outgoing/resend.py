@@ -18,8 +18,8 @@ from exchange.database import ledger, network
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.ledger import Entry
-from exchange.database.locks import Busy, locked, reading
-from exchange.database.tables import HOLDS_PLACE, BatchState, Direction, batch, receipt
+from exchange.database.locks import Busy, export_lock, locked, reading
+from exchange.database.tables import BatchState, Direction, batch, holds_place, receipt
 from exchange.format import resend_codes
 from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
 from exchange.format.errors import Reason, RecordError, WorldError, printable
@@ -101,7 +101,7 @@ def _at(channel: str, epoch: str, wanted: Sequence[Range]) -> list[sa.ColumnElem
     """Say that an outgoing batch holds one of these places, so that an index finds it."""
     places = sa.or_(*(batch.c.sequence.between(first, last) for first, last in wanted))
     here = [batch.c.direction == Direction.OUT, batch.c.channel == channel, batch.c.epoch == epoch, places]
-    return [*here, sa.text(HOLDS_PLACE)]
+    return [*here, holds_place(batch)]
 
 
 def _copies_due(site: Site, connection: Connection) -> list[int]:
@@ -116,7 +116,7 @@ def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | N
     with world_errors(), reading(site.engine) as connection:
         before = ledger.by_id(connection, number)
     manifest = Manifest.parse((before.manifest or "").encode())
-    with world_errors(), locked(site.engine, f"export {before.channel}") as connection:
+    with world_errors(), locked(site.engine, export_lock(before.channel)) as connection:
         entry = ledger.by_id(connection, number)
         if (entry.state, entry.attempt) != (before.state, before.attempt):
             return None

@@ -18,12 +18,12 @@ from sqlalchemy import Connection
 from exchange import __version__
 from exchange.database import ledger, network, positions
 from exchange.database.engine import now
-from exchange.database.locks import locked, reading
+from exchange.database.locks import export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format import lineage
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import WorldError, printable
-from exchange.format.manifest import Kind, Manifest, digest, join_manifest
+from exchange.format.manifest import BatchKind, Manifest, digest, join_manifest
 from exchange.results import Exported
 from exchange.site import Site
 
@@ -61,7 +61,7 @@ def seal_batch(
     draft: tuple[BinaryIO, Path],
     *,
     channel: str,
-    kind: Kind,
+    kind: BatchKind,
     schemas: Mapping[str, int],
     shards: int = 1,
     extra: Mapping[str, Any] | None = None,
@@ -142,7 +142,7 @@ def publish_sealed(site: Site, channel: str) -> None:
     with reading(site.engine) as connection:
         if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             return
-    with locked(site.engine, f"export {channel}") as connection:
+    with locked(site.engine, export_lock(channel)) as connection:
         for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             manifest = Manifest.parse((entry.manifest or "").encode())
             site.spool.publish(manifest.name, manifest.encoding)
@@ -156,6 +156,6 @@ def next_copy(site: Site, manifest: Manifest, attempt: int) -> datetime | None:
 
     Of control batches the newest says it all, so they have no copies. Reads the settings and the clock alone.
     """
-    if not site.one_way or manifest.kind is Kind.CONTROL or attempt >= site.limits.copies:
+    if not site.one_way or manifest.kind is BatchKind.CONTROL or attempt >= site.limits.copies:
         return None
     return now() + timedelta(seconds=site.limits.copy_seconds)

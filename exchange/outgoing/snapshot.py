@@ -21,13 +21,13 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database import network
-from exchange.database.locks import locked
+from exchange.database.locks import export_lock, locked
 from exchange.database.tables import ResyncState
 from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of
 from exchange.format.control import Part
 from exchange.format.errors import RecordError
-from exchange.format.manifest import Kind, Manifest
+from exchange.format.manifest import BatchKind, Manifest
 from exchange.link import send_requests
 from exchange.outgoing import compose
 from exchange.outgoing.compose import compose_page
@@ -73,7 +73,7 @@ def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed | No
     Commits under the channel's lock; a snapshot begins in a transaction before that.
     """
     check_room(site)
-    lock = f"export {channel.name}"
+    lock = export_lock(channel.name)
     if request.state == ResyncState.ASKED:
         with locked(site.engine, lock) as connection:
             _begin(connection, channel, request)
@@ -150,7 +150,7 @@ class _Step:
         """Write the page at the cursor; give the one behind it and how many records were parked. None: too large."""
         stream = self._channel.stream(str(cursor.stream))
         limit = self._limit(cursor)
-        page = capture.turn_page(
+        page = capture.next_page(
             self._connection,
             self._channel.streams,
             stream,
@@ -214,7 +214,7 @@ class _Step:
             writer,
             draft,
             channel=self._channel.name,
-            kind=Kind.SNAPSHOT,
+            kind=BatchKind.SNAPSHOT,
             schemas={name: self._channel.stream(name).schema_version for name in writer.streams},
             shards=self._channel.shards,
             extra={"snapshot": part.as_data()},

@@ -20,9 +20,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.whoami import whoami
@@ -174,8 +174,10 @@ def _claiming(
         sa.literal(started_at, AnswerAttempt.started_at.type),
         sa.literal(whoami()[:255]),
     ).where(Request.id == request_id)
-    statement = _insert(connection)(AnswerAttempt).from_select(
-        ["request_id", "attempts", "started_at", "who"], still_there
+    statement = (
+        dialect_of(connection)
+        .insert(AnswerAttempt)
+        .from_select(["request_id", "attempts", "started_at", "who"], still_there)
     )
     claiming: sa.Executable = statement.on_conflict_do_update(
         index_elements=[AnswerAttempt.request_id],
@@ -289,7 +291,8 @@ def _write(connection: Connection, run: _Run, claim: _Claim, ending: _Ending) ->
     if removed.rowcount != 1:
         return False
     written = connection.scalar(
-        _insert(connection)(Response)
+        dialect_of(connection)
+        .insert(Response)
         .values(
             id=uuid.uuid4(),
             request_id=claim.question.id,
@@ -305,11 +308,6 @@ def _write(connection: Connection, run: _Run, claim: _Claim, ending: _Ending) ->
         .returning(Response.id)
     )
     return written is not None
-
-
-def _insert(connection: Connection) -> Callable[[Any], Any]:
-    """Give the dialect's own insert: only those know what to do on a conflict."""
-    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
 
 
 class _TimeIsUp(BaseException):

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel, Shard
 from exchange.channels.codecs import LOOK_AT_EACH
-from exchange.channels.codecs.text import Document
+from exchange.channels.codecs.text import JsonCodec
 from exchange.channels.stream import Stream
 from exchange.format.buckets import HASH_BYTES, key_text, one_spelling, row_hash, shard_of
 from exchange.format.control import BUCKETS, Digest
@@ -29,7 +29,7 @@ ROWS_AT_ONCE: Final = 200
 _DIGEST_VALUES: Final = 1 << (8 * HASH_BYTES)
 
 
-class Found(NamedTuple):
+class KeyedRow(NamedTuple):
     """A row: its key as buckets are made of it, and its record's data; None if it can't be sent as it is."""
 
     key: bytes
@@ -45,13 +45,13 @@ def digest(connection: Connection, stream: Stream, shard: Shard | None = None, o
     """Digest the rows of a stream, or those that fall to a shard of its channel, as this transaction sees them.
 
     A row that can't be sent as it is counts, but has no hash, so that the two sides never seem to agree about it.
-    Raises SQLAlchemy's DBAPIError.
+    Raises SQLAlchemy's DBAPIError. Reads in the caller's transaction, with one query.
     """
     counts, sums = [0] * of, [0] * of
     parts = parts_of(stream, shard)
     from_bytes, hash_of = int.from_bytes, row_hash
     with uncollected():
-        for found in Reader(connection, stream).rows():
+        for found in RowReader(connection, stream).rows():
             for key, data in found:
                 if parts is not None and shard_of(key, parts.of) != parts.number:
                     continue
@@ -82,7 +82,10 @@ def _written(sums: Iterable[int]) -> tuple[str, ...]:
 
 
 def digests(connection: Connection, channel: Channel, names: Collection[str] | None = None) -> list[Digest]:
-    """Digest the streams of a channel of the files, or those of them that are named, one after the other."""
+    """Digest the streams of a channel of the files, or those of them that are named, one after the other.
+
+    Reads in the caller's transaction, with a query for each.
+    """
     wanted = [one for one in streams_of(channel) if names is None or one.name in names]
     return [digest(connection, stream, channel.shard) for stream in wanted]
 
@@ -92,7 +95,7 @@ def parts_of(stream: Stream, shard: Shard | None) -> Shard | None:
     return shard if shard is not None and stream.name in shard.split else None
 
 
-class Reader:
+class RowReader:
     """Reads the rows of a stream as the records that they would be sent as, on one connection."""
 
     def __init__(self, connection: Connection, stream: Stream) -> None:
@@ -106,13 +109,13 @@ class Reader:
         names = [str(column.name) for column in stream.columns]
         self._key = tuple(str(column.name) for column in stream.key)
         self._key_places = [names.index(name) for name in self._key]
-        self._documents = [name for name in names if isinstance(stream.codecs[name].kind, Document)]
+        self._documents = [name for name in names if isinstance(stream.codecs[name].type_codec, JsonCodec)]
 
-    def rows(self, where: sa.ColumnElement[bool] | None = None) -> Iterator[list[Found]]:
+    def rows(self, where: sa.ColumnElement[bool] | None = None) -> Iterator[list[KeyedRow]]:
         """Read the rows, in no order, some at a time: read to the end before the connection does anything else."""
         select = self._select.select_from(self.stream.table)
         for rows in capture.streamed(self._connection, select if where is None else select.where(where), ROWS_AT_ONCE):
-            yield self._found(rows)
+            yield self._keyed(rows)
 
     def keys(self, where: sa.ColumnElement[bool]) -> Iterator[list[bytes]]:
         """Read the keys alone of some rows, as ``rows`` does; a key that can't be sent is left out."""
@@ -121,17 +124,17 @@ class Reader:
         for rows in capture.streamed(self._connection, select, ROWS_AT_ONCE):
             yield [text for text in map(self._key_alone, rows) if text]
 
-    def known(self, data: Mapping[str, Any]) -> Found:
+    def known(self, data: Mapping[str, Any]) -> KeyedRow:
         """Give the row that a record's data, of the current schema version, would be."""
         body = dict(data)
         self._spell(body)
-        return Found(self.key_text(body), body)
+        return KeyedRow(self.key_text(body), body)
 
     def key_text(self, values: Mapping[str, Any]) -> bytes:
         """Write the key in a record's data or key."""
         return key_text({name: values[name] for name in self._key})
 
-    def _found(self, rows: Sequence[Sequence[Any]]) -> list[Found]:
+    def _keyed(self, rows: Sequence[Sequence[Any]]) -> list[KeyedRow]:
         try:
             bodies = self._encode_all([*zip(*rows, strict=True)])
         except LOOK_AT_EACH:
@@ -141,14 +144,14 @@ class Reader:
                 self._spell(body)
         if len(self._key) == 1:
             (name,) = self._key
-            return [Found(key_text({name: body[name]}), body) for body in bodies]
-        return [Found(self.key_text(body), body) for body in bodies]
+            return [KeyedRow(key_text({name: body[name]}), body) for body in bodies]
+        return [KeyedRow(self.key_text(body), body) for body in bodies]
 
-    def _alone(self, row: Sequence[Any]) -> Found:
+    def _alone(self, row: Sequence[Any]) -> KeyedRow:
         try:
             return self.known(self._encode(row))
         except (RecordError, TypeError):
-            return Found(self._key_alone([row[place] for place in self._key_places]), None)
+            return KeyedRow(self._key_alone([row[place] for place in self._key_places]), None)
 
     def _key_alone(self, values: Sequence[Any]) -> bytes:
         try:

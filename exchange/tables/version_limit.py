@@ -13,13 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
+from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked
+from exchange.database.locks import import_lock, join, locked
 from exchange.database.tables import VERSION_COLUMN, ahead, event, tombstone
 from exchange.database.whoami import whoami
 from exchange.format import strict_json as values
@@ -61,7 +61,7 @@ class Freed(AsDict):
 
 
 def most(site: Site, connection: Connection, channel: Channel) -> int:
-    """Give the greatest version that is taken of an incoming channel now."""
+    """Give the greatest version that is taken of an incoming channel now. Reads in the caller's transaction."""
     # A clock that fell back is behind what it once said itself.
     moment = max(now(), connection.scalar(sa.select(event.c.at).order_by(event.c.id.desc()).limit(1)) or _EPOCH)
     known = connection.execute(sa.select(ahead).where(ahead.c.channel == channel.declared)).one_or_none()
@@ -102,35 +102,37 @@ def let_in(connection: Connection, channel: Channel, version: int, reason: str) 
     In the caller's transaction, under the channel's lock.
     """
     values = {"version": version, "at": now(), "who": whoami()[:255], "reason": printable(reason, 1000)}
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    row = insert(ahead).values(channel=channel.declared, **values)
-    connection.execute(row.on_conflict_do_update(index_elements=[ahead.c.channel], set_=values))
+    upsert(connection, ahead, {"channel": channel.declared}, values)
 
 
 def let_in_by_hand(site: Site, name: str, version: int, reason: str) -> LetIn:
-    """Believe a version at a person's word. ``name`` is an incoming channel's, as declared. Raises Busy, WorldError."""
+    """Believe a version at a person's word. ``name`` is an incoming channel's, as declared. Raises Busy, WorldError.
+
+    Commits a transaction of its own, under the channel's import lock.
+    """
     channel = site.channel(name)
     assert channel is not None  # the doors check it
-    with world_errors(), locked(site.engine, f"import {channel.name}") as connection:
+    with world_errors(), locked(site.engine, import_lock(channel.name)) as connection:
         let_in(connection, channel, version, reason)
         return next(one for one in listed(connection) if one.channel == channel.declared)
 
 
 def listed(connection: Connection) -> list[LetIn]:
-    """Give what people let in, by channel."""
+    """Give what people let in, by channel. Reads in the caller's transaction."""
     return [LetIn(*row) for row in connection.execute(sa.select(ahead).order_by(ahead.c.channel))]
 
 
 def free(site: Site, stream_name: str, key: str) -> Freed:
     """Let a row, or a key that was deleted, take the next record again, whatever its version. May be repeated.
 
-    ``key`` is the record's key as JSON. Raises Busy, and WorldError if there is no such key.
+    ``key`` is the record's key as JSON. Raises Busy, and WorldError if there is no such key. Commits a transaction of
+    its own, under the channel's import lock and alone among its shards.
     """
     channel, stream = _receiving(site, stream_name)
     body = _key(site, stream, key)
     text = canonical_key(stream, body)
-    with world_errors(), locked(site.engine, f"import {channel.name}") as connection:
-        join(connection, f"import {channel.name}", alone=True)
+    with world_errors(), locked(site.engine, import_lock(channel.name)) as connection:
+        join(connection, import_lock(channel.name), alone=True)
         target = target_of(stream)
         parts = zip(stream.key, stream.key_decoder(connection.dialect)([body]), strict=True)
         mine = [
@@ -138,13 +140,13 @@ def free(site: Site, stream_name: str, key: str) -> Freed:
             for column, part in parts
         ]
         row = connection.execute(sa.select(target.c[VERSION_COLUMN]).where(*mine)).one_or_none()
-        buried = (tombstone.c.stream == stream.name, tombstone.c.key == text)
-        version = connection.scalar(sa.select(tombstone.c.version).where(*buried))
+        its_tombstone = (tombstone.c.stream == stream.name, tombstone.c.key == text)
+        version = connection.scalar(sa.select(tombstone.c.version).where(*its_tombstone))
         if row is None and version is None:
             msg = f"stream {stream.name} has neither a row nor a delete of key {printable(text)}; nothing was done"
             raise WorldError(msg)
         connection.execute(sa.update(target).where(*mine).values({VERSION_COLUMN: None}))
-        connection.execute(sa.delete(tombstone).where(*buried))
+        connection.execute(sa.delete(tombstone).where(*its_tombstone))
     return Freed(stream.name, text, version if row is None else row[0], deleted=row is None)
 
 

@@ -27,7 +27,8 @@ from exchange.database.audit_log import Entry
 from exchange.database.locks import locked, reading, writing
 from exchange.database.tables import DeadLetterState
 from exchange.database.whoami import user
-from exchange.dead_letters import Filters, selections
+from exchange.dead_letters import selections
+from exchange.dead_letters.filters import Filters
 from exchange.files import call_secret
 from exchange.files.keys import candidate, new, trust
 from exchange.incoming import importer
@@ -272,7 +273,7 @@ def test_dead_letters_are_retried_discarded_and_restored_by_id_and_by_selection(
     assert desk.call("restore_dead_letter", ids=ids[0], reason="no twin")["restored"] == 1
     add_user(desk.engine)
     with writing(desk.engine) as connection:
-        selections.select(connection, "fix1", Filters(state=DeadLetterState.PARKED))
+        selections.create_selection(connection, "fix1", Filters(state=DeadLetterState.PARKED))
     tried = desk.call("retry_dead_letter", selection="fix1", dry_run=True)
     assert (tried["tried"], tried["applied"]) == (3, 3)
     assert [state for _, state in desk.letters()].count("parked") == 3

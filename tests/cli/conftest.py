@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from exchange.cli import app
+from exchange.cli.app import app
 from exchange.database import make_engine
 from tests.databases import Databases
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from exchange import dead_letters
 from exchange.database import make_engine
 from exchange.database.tables import Direction
-from exchange.dead_letters import Letter
+from exchange.dead_letters import store
+from exchange.dead_letters.store import Letter
 from tests.cli.conftest import Pair, Side
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ LETTER = Letter(
 def park(side: Side, *letters: Letter) -> None:
     engine = make_engine(side.database_url)
     with engine.begin() as connection:
-        dead_letters.park(connection, letters, "refused on import")
+        store.park(connection, letters, "refused on import")
     engine.dispose()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from exchange.format.batch import BatchWriter
-from exchange.format.manifest import Kind, Manifest, join_manifest
+from exchange.format.manifest import BatchKind, Manifest, join_manifest
 from exchange.format.record import Op, Record, encode
 from exchange.format.signing import SigningKey
 from tests.cli.conftest import Done, Side
@@ -40,7 +40,7 @@ class Batch:
             target="response",
             epoch="0123456789ab",
             sequence=1,
-            kind=Kind.CHANGES,
+            kind=BatchKind.CHANGES,
             created_at=datetime(2026, 11, 22, tzinfo=UTC),
             producer="a test",
             schemas={"request": 1},

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from exchange.channels import Channel, Stream
-from exchange.cli import app
+from exchange.cli.app import app
 from exchange.database.tables import network, position
 from exchange.files.folder import HOME_MODE, make_private
 from exchange.format.control import BUCKETS

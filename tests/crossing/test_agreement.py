@@ -433,7 +433,7 @@ def test_a_parked_digest_stays_parked_when_it_is_retried(quick_receiver: Side, q
     quick_receiver.take_in()
     (letter,) = quick_receiver.all(sa.select(dead_letter.c.id))
 
-    (retried,) = retry.run(quick_receiver.site, [letter.id])
+    (retried,) = retry.retry_letters(quick_receiver.site, [letter.id])
 
     assert retried.failed
     assert DIGEST in retried.message

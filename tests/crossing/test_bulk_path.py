@@ -19,7 +19,7 @@ from exchange.incoming import apply
 from exchange.incoming.manifests import Arrival
 from exchange.limits import Limits
 from exchange.tables.loader import bulk_path, chunk
-from exchange.tables.loader.bulk_path import Intake
+from exchange.tables.loader.bulk_path import BulkPath
 from exchange.tables.loader.copy import csv, put
 from exchange.tables.loader.staging import Rows, Stage
 from tests.crossing import shop
@@ -133,7 +133,7 @@ def test_few_rows_at_a_time_end_where_all_compared_at_once_do(
         to_usual.send(records)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Intake, "take", lambda taker, rows: taker.stage.keep(rows))
+        patch.setattr(BulkPath, "write", lambda path, rows: path.stage.add(rows))
         assert {one.verdict for one in careful.take_in().batches} == {Verdict.APPLIED}
     monkeypatch.setattr(chunk, "FIRST_ROWS", 2)
     monkeypatch.setattr(chunk, "MOST_ROWS", 5)
@@ -186,13 +186,13 @@ def test_values_taken_within_a_batch_keep_only_their_later_lines_waiting(
     new_side: Callable[[], tuple[Side, Forger]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
-    keep = Stage.keep
+    keep = Stage.add
 
     def noted(stage: Stage, rows: Rows) -> None:
         kept.extend(rows.lines)
         keep(stage, rows)
 
-    monkeypatch.setattr(Stage, "keep", noted)
+    monkeypatch.setattr(Stage, "add", noted)
     side, forger = new_side()
     codes = ["c10" if number == 50 else f"c{number}" for number in range(1_000)]
     forger.send([seat(number, FIRST + number, code) for number, code in enumerate(codes)])

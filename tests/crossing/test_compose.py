@@ -71,7 +71,7 @@ def one_at_a_time(side: Side) -> tuple[list[bytes], list[tuple[str, str, str, st
     streams = channels[0].streams
     isolation = {"isolation_level": "REPEATABLE READ"} if side.engine.dialect.name == "postgresql" else {}
     with side.engine.execution_options(**isolation).connect() as connection, connection.begin() as transaction:
-        capture.take(connection, streams, 100_000)
+        capture.claim(connection, streams, 100_000)
         for stream, op, row in _taken(connection, streams):
             try:
                 lines.append(one_line(side, connection, stream, op, row))

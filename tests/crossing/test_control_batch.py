@@ -262,11 +262,11 @@ def test_the_next_control_batch_settles_what_was_refused_of_the_one_before(mouth
 def test_a_refused_word_can_be_neither_retried_nor_mended_but_discarded(mouth: Mouth) -> None:
     mouth.say(said_receipt(mouth, through=9))
     [letter] = letters(mouth.side)
-    [retried] = retry.run(mouth.side.site, [letter.id])
+    [retried] = retry.retry_letters(mouth.side.site, [letter.id])
     assert not retried.changed
     assert "the next control batch says it anew" in retried.message
     with pytest.raises(WorldError, match="the other side's own word"):
-        edit.draft(mouth.side.site, letter.id)
+        edit.begin_edit(mouth.side.site, letter.id)
     with mouth.side.engine.begin() as connection:
         assert transitions.discard(connection, letter.id, "seen") is None
 

@@ -260,7 +260,7 @@ def test_unique_values_pass_between_rows_of_different_batches(alike: Link) -> No
     alike.one.execute(sa.update(seat).values(row=seat.c.row))
     crossed(alike)
     parked = [row[0] for row in alike.other.all(sa.select(tables.dead_letter.c.id))]
-    assert {one.state for one in retry.run(alike.other.site, parked)} == {tables.DeadLetterState.SUPERSEDED}
+    assert {one.state for one in retry.retry_letters(alike.other.site, parked)} == {tables.DeadLetterState.SUPERSEDED}
     equal(alike)
 
 

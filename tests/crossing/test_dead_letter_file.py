@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.channels import Channel, Stream
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked
 from exchange.database.tables import DeadLetterState, change, dead_letter, event, revision
 from exchange.dead_letters import file as letter_file
-from exchange.dead_letters import retry, transitions
+from exchange.dead_letters import filters, retry, store, transitions
 from exchange.dead_letters.file import FileFault, read
 from exchange.dead_letters.file import csv as letter_csv
 from exchange.format import dead_letter_file as format_letters
@@ -78,7 +77,7 @@ def with_letters(receiver: Side, forger: Forger) -> Side:
 
 def saved(side: Side, tmp_path: Path, name: str = "letters.jsonl") -> Path:
     file = tmp_path / name
-    done = letter_file.save(side.site, file)
+    done = letter_file.export_letters(side.site, file)
     assert done.letters == len(letters(side))
     return file
 
@@ -102,12 +101,12 @@ def test_what_was_removed_comes_back_as_it_was_with_its_id_and_its_revisions(par
     newest = before[-1]["id"]
     parked.execute(sa.delete(dead_letter).where(dead_letter.c.id < newest))
     parked.execute(sa.delete(revision))
-    done = letter_file.bring(parked.site, file)
+    done = letter_file.import_letters(parked.site, file)
     assert (done.imported, done.duplicate, done.refused) == (len(before) - 1, 1, 0)
     assert letters(parked) == before
     assert parked.all(sa.select(revision)) == mended
     with parked.engine.connect() as connection:
-        last = dead_letters.history(connection, before[1]["id"])[-1]
+        last = store.history(connection, before[1]["id"])[-1]
     assert last["to_state"] == "discarded"
     assert last["cause"].startswith("brought from a file of two's of 20")
 
@@ -116,7 +115,7 @@ def test_a_file_brought_twice_brings_nothing_the_second_time(quick_parked: Side,
     file = saved(quick_parked, tmp_path)
     before, events = letters(quick_parked), len(quick_parked.all(sa.select(event)))
     for _ in range(2):
-        done = letter_file.bring(quick_parked.site, file)
+        done = letter_file.import_letters(quick_parked.site, file)
         assert (done.imported, done.duplicate) == (0, len(before))
     assert letters(quick_parked) == before
     assert len(quick_parked.all(sa.select(event))) == events
@@ -126,8 +125,8 @@ def test_a_letter_whose_id_another_one_has_gets_a_new_one(parked: Side, tmp_path
     file = saved(parked, tmp_path)
     taken = letters(parked)[0]
     parked.execute(sa.update(dead_letter).where(dead_letter.c.id == taken["id"]).values(batch="another", line=77))
-    assert letter_file.bring(parked.site, file).imported == 1
-    assert letter_file.bring(parked.site, file).imported == 0
+    assert letter_file.import_letters(parked.site, file).imported == 1
+    assert letter_file.import_letters(parked.site, file).imported == 0
     again = letters(parked)[-1]
     assert again["id"] > taken["id"]
     assert {**again, "id": 0} == {**taken, "id": 0}
@@ -139,10 +138,10 @@ def test_an_id_beyond_the_newest_is_not_taken_out_of_turn(parked: Side, tmp_path
     before = letters(parked)
     parked.execute(sa.delete(dead_letter))
     parked.execute(sa.delete(revision))
-    assert letter_file.bring(parked.site, file).imported == len(before)
+    assert letter_file.import_letters(parked.site, file).imported == len(before)
     ids = [letter["id"] for letter in letters(parked)]
     with parked.engine.begin() as connection:  # what PostgreSQL's sequence gives next is free
-        dead_letters.park(connection, [dead_letters.Letter("in", "forth", b"x", "json", "bad")] * 10, "test")  # type: ignore[arg-type]
+        store.park(connection, [store.Letter("in", "forth", b"x", "json", "bad")] * 10, "test")  # type: ignore[arg-type]
     assert len(set(ids)) == len(before)
 
 
@@ -152,7 +151,7 @@ def test_many_letters_are_written_in_parts(quick_parked: Side, tmp_path: Path, m
     quick_parked.execute(sa.delete(dead_letter).where(dead_letter.c.id < before[-1]["id"]))
     monkeypatch.setattr(read, "CHUNK_LETTERS", 2)
     quick_parked.execute(sa.delete(revision))
-    assert letter_file.bring(quick_parked.site, file).imported == len(before) - 1
+    assert letter_file.import_letters(quick_parked.site, file).imported == len(before) - 1
     assert letters(quick_parked) == before
     assert len(quick_parked.all(sa.select(revision))) == 1
 
@@ -170,21 +169,21 @@ def refused_at_peer(alike: Link) -> Path:
     alike.round()
     alike.one.execute("DELETE FROM seat WHERE id = 2")
     file = alike.one.home / "from-other.jsonl"
-    assert letter_file.save(alike.other.site, file).letters == 2
+    assert letter_file.export_letters(alike.other.site, file).letters == 2
     return file
 
 
 def test_a_sender_mends_what_its_receiver_refused(alike: Link) -> None:
     file = refused_at_peer(alike)
-    done = letter_file.bring(alike.one.site, file)
+    done = letter_file.import_letters(alike.one.site, file)
     assert (done.network, done.imported, done.duplicate, done.refused) == ("two", 1, 0, 1)
     assert done.sentences == ["line 2: its row is no longer in table seat here; retry or discard it at two"]
     [letter] = letters(alike.one)
     assert (letter["direction"], letter["state"], letter["stream"], letter["line"]) == ("out", "parked", "seat", 3)
     assert letter["message"].startswith("two refused it: code = a is taken by the row id = 5")
-    assert letter_file.bring(alike.one.site, file).duplicate == 1
+    assert letter_file.import_letters(alike.one.site, file).duplicate == 1
     alike.other.execute("DELETE FROM seat WHERE id IN (5, 6)")
-    assert {one.state for one in retry.run(alike.one.site, [letter["id"]])} == {DeadLetterState.APPLIED}
+    assert {one.state for one in retry.retry_letters(alike.one.site, [letter["id"]])} == {DeadLetterState.APPLIED}
     alike.round()
     assert alike.one.rows(shop.seat) == alike.other.rows(shop.seat)
 
@@ -195,8 +194,8 @@ def test_what_the_peer_settled_or_never_sent_is_not_ours_to_mend(small: Link) ->
     settle = sa.update(dead_letter).where(dead_letter.c.line == 3).values(state="discarded")
     small.other.execute(settle)
     small.other.execute(sa.update(dead_letter).where(dead_letter.c.line == 4).values(direction="out", channel="back"))
-    letter_file.save(small.other.site, file)
-    done = letter_file.bring(small.one.site, file)
+    letter_file.export_letters(small.other.site, file)
+    done = letter_file.import_letters(small.one.site, file)
     assert (done.imported, done.refused) == (0, 2)
     assert done.sentences == [
         "line 1: it is discarded at two, so there is nothing to mend here",
@@ -252,7 +251,7 @@ def test_a_file_that_is_not_what_its_ending_says_changes_nothing(quick_parked: S
     for what, content in damaged.items():
         file.write_bytes(content)
         with pytest.raises(FileFault, match="nothing was imported") as raised:
-            letter_file.bring(quick_parked.site, file)
+            letter_file.import_letters(quick_parked.site, file)
         assert str(raised.value).isprintable(), what
         assert letters(quick_parked) == [], what
 
@@ -268,10 +267,10 @@ def test_a_file_of_a_stranger_changes_nothing(quick_parked: Side, tmp_path: Path
     ):
         other = rewritten(file, len, key)
         with pytest.raises(FileFault, match=said):
-            letter_file.bring(quick_parked.site, other)
+            letter_file.import_letters(quick_parked.site, other)
     # Our own file is ours to take, and no key of the peer's makes it so.
     with pytest.raises(FileFault, match="not trusted here"):
-        letter_file.bring(replace(quick_parked.site, own=TrustedKeys({}), trusted=quick_parked.site.own), file)
+        letter_file.import_letters(replace(quick_parked.site, own=TrustedKeys({}), trusted=quick_parked.site.own), file)
     assert letters(quick_parked) == []
 
 
@@ -281,9 +280,9 @@ def test_an_unsigned_file_is_taken_only_where_that_is_allowed(quick_parked: Side
     quick_parked.execute(sa.delete(dead_letter))
     quick_parked.execute(sa.delete(revision))
     with pytest.raises(FileFault, match="it is not signed"):
-        letter_file.bring(quick_parked.site, file)
+        letter_file.import_letters(quick_parked.site, file)
     quick_parked.site = replace(quick_parked.site, require_signature=False)
-    assert letter_file.bring(quick_parked.site, file).refused == 0
+    assert letter_file.import_letters(quick_parked.site, file).refused == 0
     assert len(letters(quick_parked)) > 3
 
 
@@ -320,7 +319,7 @@ def test_a_member_that_is_wrong_refuses_the_file(
 
     other = rewritten(file, spoil, quick_receiver.key)
     with pytest.raises(FileFault, match=f"line 1: .*{said}"):
-        letter_file.bring(quick_receiver.site, other)
+        letter_file.import_letters(quick_receiver.site, other)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +345,7 @@ def test_a_letter_that_has_no_place_here_is_refused_and_the_others_are_taken(
     file = saved(quick_receiver, tmp_path)
     quick_receiver.execute(sa.delete(dead_letter))
     other = rewritten(file, lambda lines: lines[0]["letter"].update(changes), quick_receiver.key)
-    done = letter_file.bring(quick_receiver.site, other)
+    done = letter_file.import_letters(quick_receiver.site, other)
     assert (done.imported, done.refused) == (1, 1)
     [sentence] = done.sentences
     assert sentence.startswith("line 1: ")
@@ -358,11 +357,11 @@ def test_only_plain_files_of_bounded_size_are_read(quick_receiver: Side, tmp_pat
     os.mkfifo(pipe)
     for path in (pipe, tmp_path):
         with pytest.raises(FileFault, match="expected a plain file"):
-            letter_file.bring(quick_receiver.site, path)
+            letter_file.import_letters(quick_receiver.site, path)
     file = saved(quick_receiver, tmp_path)
     quick_receiver.limit(read=replace(quick_receiver.site.limits.read, max_content_bytes=100))
     with pytest.raises(FileFault, match="EXCHANGE_MAX_CONTENT_BYTES"):
-        letter_file.bring(quick_receiver.site, file)
+        letter_file.import_letters(quick_receiver.site, file)
 
 
 def test_a_line_without_end_is_not_read_into_memory(
@@ -372,13 +371,13 @@ def test_a_line_without_end_is_not_read_into_memory(
     monkeypatch.setattr(format_letters, "MAX_LINE_BYTES", 100)
     long = rewritten(file, lambda lines: lines.append({"letter": {"message": "x" * 200}}), quick_receiver.key)
     with pytest.raises(FileFault, match="line 1 is longer than 100 bytes"):
-        letter_file.bring(quick_receiver.site, long)
+        letter_file.import_letters(quick_receiver.site, long)
 
 
 def test_two_operators_do_not_bring_one_file_twice(parked: Side, tmp_path: Path) -> None:
     file = saved(parked, tmp_path)
     with locked(parked.engine, "letters"), pytest.raises(Busy, match="letters is busy"):
-        letter_file.bring(parked.site, file)
+        letter_file.import_letters(parked.site, file)
 
 
 # Files
@@ -389,7 +388,7 @@ def test_a_file_is_ours_alone_and_never_overwritten(quick_receiver: Side, tmp_pa
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.read_bytes()
     with pytest.raises(FileFault, match="expected a new file, found one"):
-        letter_file.save(quick_receiver.site, file)
+        letter_file.export_letters(quick_receiver.site, file)
     assert file.read_bytes() == before
 
 
@@ -398,13 +397,16 @@ def test_an_export_that_fails_leaves_no_file(
 ) -> None:
     monkeypatch.setattr(format_letters, "MAX_LINE_BYTES", 10)
     with pytest.raises(FileFault, match="longer than 10 bytes"):
-        letter_file.save(quick_parked.site, tmp_path / "letters.jsonl")
+        letter_file.export_letters(quick_parked.site, tmp_path / "letters.jsonl")
     assert not [path for path in tmp_path.iterdir() if "letters" in path.name]
 
 
 def test_only_the_letters_that_were_asked_for_are_written(quick_parked: Side, tmp_path: Path) -> None:
     file = tmp_path / "some.jsonl"
-    assert letter_file.save(quick_parked.site, file, dead_letters.Filters(state=DeadLetterState.DISCARDED)).letters == 1
+    assert (
+        letter_file.export_letters(quick_parked.site, file, filters.Filters(state=DeadLetterState.DISCARDED)).letters
+        == 1
+    )
 
 
 # Tables

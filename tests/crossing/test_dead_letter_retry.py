@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.database import tables
 from exchange.database.locks import locked, writing
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
-from exchange.dead_letters import Filters, Parked, bulk_retry, discard, retry, selections
+from exchange.dead_letters import bulk_retry, discard, retry, selections, store
 from exchange.dead_letters import edit as editing
 from exchange.dead_letters import supersede as watching
 from exchange.dead_letters.bulk_retry import Bulk, Pace
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.store import Parked
 from exchange.format.errors import Verdict, WorldError
 from exchange.results import Retried
 from tests.crossing import shop
@@ -50,7 +51,7 @@ def letters(side: Side) -> list[Parked]:
     """Give all dead letters, oldest first."""
     with side.engine.connect() as connection:
         ids = connection.scalars(sa.select(dead_letter.c.id).order_by(dead_letter.c.id))
-        return [letter for one in ids if (letter := dead_letters.find(connection, one))]
+        return [letter for one in ids if (letter := store.find(connection, one))]
 
 
 def states(side: Side) -> list[str]:
@@ -60,7 +61,7 @@ def states(side: Side) -> list[str]:
 def told(side: Side, letter_id: int) -> list[str]:
     """Give what was noted of a letter, oldest first."""
     with side.engine.connect() as connection:
-        return [one["cause"] for one in dead_letters.history(connection, letter_id)]
+        return [one["cause"] for one in store.history(connection, letter_id)]
 
 
 def park(side: Side, forger: Forger, records: Sequence[dict[str, Any] | bytes]) -> list[Parked]:
@@ -74,14 +75,14 @@ def park(side: Side, forger: Forger, records: Sequence[dict[str, Any] | bytes]) 
 
 def select(side: Side, name: str, **filters: Any) -> selections.Selection:
     with writing(side.engine) as connection:
-        return selections.select(connection, name, Filters(**({"state": PARKED} | filters)))
+        return selections.create_selection(connection, name, Filters(**({"state": PARKED} | filters)))
 
 
 def run(side: Side, name: str, pace: Pace | None = None, **how: Any) -> tuple[Bulk, list[Retried]]:
     """Retry a selection; give the summary and what became of each."""
     done: list[Retried] = []
     how = {"stopping": lambda: False, "told": done.extend} | how
-    return bulk_retry.run(side.site, name, pace, **how), done
+    return bulk_retry.retry_selection(side.site, name, pace, **how), done
 
 
 def old(number: int, version: int = FIRST) -> dict[str, object]:
@@ -139,18 +140,18 @@ def test_a_key_that_is_twice_in_a_batch_stays_parked(quick_receiver: Side, quick
 def test_a_retried_record_supersedes_older_letters_of_its_key(quick_receiver: Side, quick_forger: Forger) -> None:
     first, second = (park(quick_receiver, quick_forger, [old(1, FIRST + at)])[0] for at in range(2))
     without_constraint(quick_receiver)
-    retry.run(quick_receiver.site, [second.id])
+    retry.retry_letters(quick_receiver.site, [second.id])
 
     assert states(quick_receiver) == ["superseded", "applied"]
     assert "was retried and applied" in told(quick_receiver, first.id)[-1]
 
 
 def test_an_import_meets_no_letter_of_another_direction(quick_receiver: Side, quick_forger: Forger) -> None:
-    mine = dead_letters.Letter(
+    mine = store.Letter(
         tables.Direction.OUT, "back", b"{}", "value", "bad", stream="account", op="upsert", key='{"id":1}', version=1
     )
     with quick_receiver.engine.begin() as connection:
-        dead_letters.park(connection, [mine], "test")
+        store.park(connection, [mine], "test")
     quick_forger.send([account(1, FIRST)])
     quick_receiver.take_in()
 
@@ -223,7 +224,7 @@ def test_an_orphan_that_is_refused_for_another_cause_then_is_not_tried_for_ever(
 
     assert quick_receiver.take_in().reunited == ()
     assert states(quick_receiver) == ["parked"]
-    assert retry.run(quick_receiver.site, [letters(quick_receiver)[0].id])[0].state is APPLIED
+    assert retry.retry_letters(quick_receiver.site, [letters(quick_receiver)[0].id])[0].state is APPLIED
 
 
 # Retried together
@@ -253,8 +254,8 @@ def test_parents_are_tried_before_children_whatever_came_first(quick_receiver: S
     park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(5)])
     bad = [upsert("place", FIRST, country="at", number=number, name=long) for number in range(5)]
     for letter in park(quick_receiver, quick_forger, bad):
-        draft = editing.draft(quick_receiver.site, letter.id)
-        editing.save(quick_receiver.site, draft, editing.with_changes(draft, ["/data/name=short"], []), "too long")
+        draft = editing.begin_edit(quick_receiver.site, letter.id)
+        editing.save_edit(quick_receiver.site, draft, editing.with_changes(draft, ["/data/name=short"], []), "too long")
     select(quick_receiver, "all")
     bulk, _ = run(quick_receiver, "all")
 
@@ -272,7 +273,9 @@ def test_a_rehearsal_says_what_would_happen_and_changes_nothing(receiver: Side, 
     assert bulk.as_dict()["dry_run"] is True
     assert (letters(receiver), receiver.all(sa.select(event.c.id))) == before
     assert receiver.rows(shop.visit) == []
-    assert [one.state for one in retry.run(receiver.site, [letters(receiver)[0].id], rehearse=True)] == [APPLIED]
+    assert [one.state for one in retry.retry_letters(receiver.site, [letters(receiver)[0].id], rehearse=True)] == [
+        APPLIED
+    ]
     assert states(receiver) == ["parked", "parked"]
     assert run(receiver, "all")[0].states == {APPLIED: 1, PARKED: 1}
 
@@ -289,13 +292,13 @@ def test_a_canary_that_does_not_hold_ends_the_run(quick_receiver: Side, quick_fo
     assert (len(done), bulk.failed, bulk.stopped) == (16, 0, None)
 
 
-@pytest.mark.parametrize("most", [1, 3, 7])
+@pytest.mark.parametrize("number_of_letters, most", [(60, 1), (60, 3), (60, 7), (20, 1), (20, 3)])
 def test_a_run_ends_right_after_as_many_failures_as_may_be(
-    quick_receiver: Side, quick_forger: Forger, most: int
+    quick_receiver: Side, quick_forger: Forger, number_of_letters: int, most: int
 ) -> None:
-    park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(60)])
+    park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(number_of_letters)])
     quick_receiver.execute(
-        sa.insert(shop.place), [{"country": "at", "number": n, "name": "p"} for n in range(0, 60, 2)]
+        sa.insert(shop.place), [{"country": "at", "number": n, "name": "p"} for n in range(0, number_of_letters, 2)]
     )
     select(quick_receiver, "all")
     bulk, done = run(quick_receiver, "all", Pace(stop_after=most))
@@ -378,12 +381,12 @@ def test_letters_of_both_directions_are_retried_together(quick_receiver: Side, q
     park(quick_receiver, quick_forger, [visit(1, 1, FIRST)])
     keys = ['{"id" : 1}', '{"id" : 2}']
     mine = [
-        dead_letters.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", op="upsert", key=key)
+        store.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", op="upsert", key=key)
         for key in (*keys, keys[0])
     ]
-    gone = dead_letters.Letter(tables.Direction.IN, "unknown", b"{}", "value", "bad")
+    gone = store.Letter(tables.Direction.IN, "unknown", b"{}", "value", "bad")
     with quick_receiver.engine.begin() as connection:
-        dead_letters.park(connection, [*mine, gone], "test")
+        store.park(connection, [*mine, gone], "test")
     select(quick_receiver, "all")
     bulk, _ = run(quick_receiver, "all")
 
@@ -406,7 +409,7 @@ def test_what_failed_too_often_is_left_out_until_asked_for_by_its_id(
     assert (bulk.poison, bulk.as_dict()["left"]) == (1, 1)
     quick_receiver.execute(sa.insert(shop.place).values(country="at", number=1, name="p"))
 
-    assert retry.run(quick_receiver.site, [letter.id])[0].state is APPLIED
+    assert retry.retry_letters(quick_receiver.site, [letter.id])[0].state is APPLIED
 
 
 # Selections
@@ -425,7 +428,7 @@ def test_a_selection_hits_nothing_that_came_later(quick_receiver: Side, quick_fo
 def test_a_selection_that_changed_is_told_and_nothing_is_done(quick_receiver: Side, quick_forger: Forger) -> None:
     found = park(quick_receiver, quick_forger, [visit(1, 1, FIRST), visit(2, 2, FIRST), visit(3, 3, FIRST), old(4)])
     select(quick_receiver, "all")
-    discard.discard(quick_receiver.site, "a test", ids=[found[0].id])
+    discard.discard_letters(quick_receiver.site, "a test", ids=[found[0].id])
     quick_forger.send([account(4, FIRST + 1)])  # which supersedes a letter: no surprise
     quick_receiver.take_in()
     with pytest.raises(WorldError) as refused:
@@ -436,7 +439,7 @@ def test_a_selection_that_changed_is_told_and_nothing_is_done(quick_receiver: Si
     )
     assert "nothing was changed" in refused.value.sentence
     with pytest.raises(WorldError, match="changed since"):
-        discard.discard(quick_receiver.site, "a test", selection="all")
+        discard.discard_letters(quick_receiver.site, "a test", selection="all")
     assert states(quick_receiver) == ["discarded", "parked", "parked", "superseded"]
 
     assert run(quick_receiver, "all", skip_changed=True)[0].tried == 2
@@ -452,9 +455,9 @@ def test_a_selection_has_a_name_of_its_own(quick_receiver: Side, quick_forger: F
     with pytest.raises(WorldError, match=r"there is no selection other \(there are: all\); nothing was changed"):
         run(quick_receiver, "other")
     with writing(quick_receiver.engine) as connection:
-        assert [one.name for one in selections.selections(connection)] == ["all"]
-        selections.unselect(connection, "all")
-        assert selections.selections(connection) == []
+        assert [one.name for one in selections.list_selections(connection)] == ["all"]
+        selections.delete_selection(connection, "all")
+        assert selections.list_selections(connection) == []
     assert select(quick_receiver, "all").left == 1
 
 
@@ -463,14 +466,14 @@ def test_a_selection_has_a_name_of_its_own(quick_receiver: Side, quick_forger: F
 
 def test_letters_are_discarded_and_restored_all_or_none(quick_receiver: Side, quick_forger: Forger) -> None:
     ids = [one.id for one in park(quick_receiver, quick_forger, [visit(n, n, FIRST) for n in range(3)])]
-    discard.discard(quick_receiver.site, "a test", ids=ids[:1])
+    discard.discard_letters(quick_receiver.site, "a test", ids=ids[:1])
     for refused in (ids, [*ids[1:], 999]):
         with pytest.raises(WorldError, match=r"nothing was changed|there is no dead letter 999"):
-            discard.discard(quick_receiver.site, "a test", ids=refused)
+            discard.discard_letters(quick_receiver.site, "a test", ids=refused)
         assert states(quick_receiver) == ["discarded", "parked", "parked"]
     with pytest.raises(WorldError, match=r"is parked, last changed by .*; nothing was changed"):
-        discard.restore(quick_receiver.site, "a test", ids=ids)
-    assert discard.restore(quick_receiver.site, "a mistake", ids=ids[:1]) == 1
+        discard.restore_letters(quick_receiver.site, "a test", ids=ids)
+    assert discard.restore_letters(quick_receiver.site, "a mistake", ids=ids[:1]) == 1
     assert states(quick_receiver) == ["parked"] * 3
     assert told(quick_receiver, ids[0])[1:] == ["discarded: a test", "restored: a mistake"]
 
@@ -480,9 +483,9 @@ def test_a_selection_is_discarded_and_restored(quick_receiver: Side, quick_forge
     quick_receiver.execute(sa.insert(shop.place).values(country="at", number=1, name="p"))
     select(quick_receiver, "all")
     run(quick_receiver, "all")
-    assert discard.discard(quick_receiver.site, "nobody needs them", selection="all") == 2
+    assert discard.discard_letters(quick_receiver.site, "nobody needs them", selection="all") == 2
     assert states(quick_receiver) == ["discarded", "applied", "discarded"]
-    assert discard.restore(quick_receiver.site, "somebody does", selection="all") == 2
+    assert discard.restore_letters(quick_receiver.site, "somebody does", selection="all") == 2
     assert run(quick_receiver, "all")[0].tried == 2
 
 
@@ -490,8 +493,8 @@ def test_a_selection_is_discarded_and_restored(quick_receiver: Side, quick_forge
 
 
 def edit(side: Side, letter: Parked, *values: str, removed: Sequence[str] = ()) -> editing.Edited:
-    draft = editing.draft(side.site, letter.id)
-    return editing.save(side.site, draft, editing.with_changes(draft, values, removed), "a test")
+    draft = editing.begin_edit(side.site, letter.id)
+    return editing.save_edit(side.site, draft, editing.with_changes(draft, values, removed), "a test")
 
 
 def test_an_edit_is_a_revision_and_the_retry_takes_it(receiver: Side, forger: Forger) -> None:
@@ -508,10 +511,10 @@ def test_an_edit_is_a_revision_and_the_retry_takes_it(receiver: Side, forger: Fo
     ]
     assert told(receiver, letter.id)[1:] == ["revision 1: a test", "revision 2: a test"]
 
-    assert retry.run(receiver.site, [letter.id])[0].state is APPLIED
+    assert retry.retry_letters(receiver.site, [letter.id])[0].state is APPLIED
     assert [(row["name"], row["age"]) for row in receiver.rows(shop.account)] == [("x", 42)]
     with pytest.raises(WorldError, match=r"is applied already, by .*; nothing was changed"):
-        editing.draft(receiver.site, letter.id)
+        editing.begin_edit(receiver.site, letter.id)
 
 
 @pytest.mark.parametrize(
@@ -558,20 +561,20 @@ def test_a_text_that_is_no_record_is_refused(
 ) -> None:
     [letter] = park(quick_receiver, quick_forger, [old(1)])
     with pytest.raises(WorldError, match=sentence):
-        editing.save(quick_receiver.site, editing.draft(quick_receiver.site, letter.id), text, "a test")
+        editing.save_edit(quick_receiver.site, editing.begin_edit(quick_receiver.site, letter.id), text, "a test")
     assert letters(quick_receiver) == [letter]
 
 
 def test_a_letter_that_could_not_be_read_becomes_a_record(quick_receiver: Side, quick_forger: Forger) -> None:
     [letter] = park(quick_receiver, quick_forger, [b"{"])
-    draft = editing.draft(quick_receiver.site, letter.id)
+    draft = editing.begin_edit(quick_receiver.site, letter.id)
     assert draft.text == "{"
     with pytest.raises(WorldError, match="nothing can be set in it"):
         editing.with_changes(draft, ["/data/age=1"], [])
-    editing.save(quick_receiver.site, draft, json.dumps(account(1, FIRST)).encode(), "written anew")
+    editing.save_edit(quick_receiver.site, draft, json.dumps(account(1, FIRST)).encode(), "written anew")
     [kept] = letters(quick_receiver)
     assert (kept.stream, kept.op, kept.key, kept.version) == ("account", "upsert", '{"id":1}', FIRST)
-    assert retry.run(quick_receiver.site, [letter.id])[0].state is APPLIED
+    assert retry.retry_letters(quick_receiver.site, [letter.id])[0].state is APPLIED
 
 
 def test_what_is_too_much_can_be_removed(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -581,15 +584,15 @@ def test_what_is_too_much_can_be_removed(quick_receiver: Side, quick_forger: For
     with pytest.raises(WorldError, match="was unexpected"):
         edit(quick_receiver, letter, "/data/extra/a~1b/1=3")
     assert edit(quick_receiver, letter, removed=["/data/extra"]).difference == '/data/extra: {"a/b":[1,2]} -> nothing'
-    assert retry.run(quick_receiver.site, [letter.id])[0].state is APPLIED
+    assert retry.retry_letters(quick_receiver.site, [letter.id])[0].state is APPLIED
 
 
 def test_of_two_editors_one_wins_and_the_other_is_told(quick_receiver: Side, quick_forger: Forger) -> None:
     [letter] = park(quick_receiver, quick_forger, [old(1)])
-    mine, theirs = (editing.draft(quick_receiver.site, letter.id) for _ in range(2))
-    editing.save(quick_receiver.site, theirs, editing.with_changes(theirs, ["/data/age=1"], []), "first")
+    mine, theirs = (editing.begin_edit(quick_receiver.site, letter.id) for _ in range(2))
+    editing.save_edit(quick_receiver.site, theirs, editing.with_changes(theirs, ["/data/age=1"], []), "first")
     with pytest.raises(WorldError) as refused:
-        editing.save(quick_receiver.site, mine, editing.with_changes(mine, ["/data/age=2"], []), "second")
+        editing.save_edit(quick_receiver.site, mine, editing.with_changes(mine, ["/data/age=2"], []), "second")
     assert refused.value.sentence.startswith(f"dead letter {letter.id} is parked, last changed by ")
     assert letters(quick_receiver)[0].revision == 1
 
@@ -603,22 +606,22 @@ def test_hidden_columns_are_neither_shown_nor_lost(quick_receiver: Side, quick_f
         quick_receiver.site, channels=(channel, quick_receiver.site.channels[1]), checkers=checkers
     )
     unread, letter = park(quick_receiver, quick_forger, [b'{"name": "hush', account(1, FIRST, name="hush", age=300)])
-    draft = editing.draft(quick_receiver.site, letter.id)
+    draft = editing.begin_edit(quick_receiver.site, letter.id)
     assert "hush" not in draft.text
-    done = editing.save(quick_receiver.site, draft, draft.text.replace("300", "30").encode(), "a test")
+    done = editing.save_edit(quick_receiver.site, draft, draft.text.replace("300", "30").encode(), "a test")
     assert done.difference == "/data/age: 300 -> 30"
     assert "hush" not in edit(quick_receiver, letter, "/data/name=hush2").difference
-    retry.run(quick_receiver.site, [letter.id])
+    retry.retry_letters(quick_receiver.site, [letter.id])
     assert [row["name"] for row in quick_receiver.rows(shop.account)] == ["hush2"]
     with pytest.raises(WorldError, match="may hold what nobody is to see"):
-        _ = editing.draft(quick_receiver.site, unread.id).text
+        _ = editing.begin_edit(quick_receiver.site, unread.id).text
 
 
 def test_an_outgoing_letter_is_mended_in_its_row(quick_receiver: Side) -> None:
-    mine = dead_letters.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", key='{"id" : 1}')
+    mine = store.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", key='{"id" : 1}')
     with quick_receiver.engine.begin() as connection:
-        dead_letters.park(connection, [mine], "test")
+        store.park(connection, [mine], "test")
     with pytest.raises(WorldError, match="mend its row"):
-        editing.draft(quick_receiver.site, letters(quick_receiver)[0].id)
+        editing.begin_edit(quick_receiver.site, letters(quick_receiver)[0].id)
     with pytest.raises(WorldError, match="there is no dead letter 99"):
-        editing.draft(quick_receiver.site, 99)
+        editing.begin_edit(quick_receiver.site, 99)

@@ -10,11 +10,13 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from exchange import dead_letters
 from exchange.channels import Channel, Stream
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, Direction, dead_letter
-from exchange.dead_letters import Filters, View, retry
+from exchange.dead_letters import masking, pages, retry, show
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.groups import grouped
+from exchange.dead_letters.show import View
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import Forger, account, delete, upsert
@@ -27,7 +29,7 @@ SECRET = "s3cr3t-6f1c"
 
 def look(side: Side, letter_id: int = 1) -> View:
     with reading(side.engine) as connection:
-        view = dead_letters.view(side.site, connection, letter_id)
+        view = show.view(side.site, connection, letter_id)
     assert view is not None
     return view
 
@@ -49,7 +51,7 @@ def test_a_letter_is_shown_with_its_place_its_row_and_what_came_after(receiver: 
     assert list(view.differences) == [("name", "new", "old"), ("age", 300, 30)]
     assert [one.id for one in view.others] == [2]
 
-    retry.run(receiver.site, [1])
+    retry.retry_letters(receiver.site, [1])
     assert [event["to_state"] for event in look(receiver).history] == ["parked", "parked"]
     assert look(receiver).history[0]["cause"].startswith("retried")
 
@@ -75,7 +77,7 @@ def test_the_rules_of_other_constraints_are_shown_too(receiver: Side, forger: Fo
     )
     receiver.take_in()
     with reading(receiver.engine) as connection:
-        ids = {one.error: one.id for one in dead_letters.page(connection, Filters()).letters}
+        ids = {one.error: one.id for one in pages.page(connection, Filters()).letters}
     assert look(receiver, ids["unique"]).rule == "seat_row_rank: UNIQUE (row, rank)"
     orphan = look(receiver, ids["foreign_key"])
     assert orphan.rule == "visit_place: FOREIGN KEY visit (country, number) REFERENCES place (country, number)"
@@ -168,10 +170,10 @@ def test_nothing_sensitive_is_seen_anywhere(discreet: Side) -> None:
         run = discreet.take_in()
     assert SECRET not in repr(run) + repr(logs)
     with reading(discreet.engine) as connection:
-        mask = dead_letters.Mask(discreet.site.channels)
-        letters = dead_letters.page(connection, Filters(), limit=100).letters
-        groups = dead_letters.grouped(connection, Filters(DeadLetterState.PARKED))
-        views = [dead_letters.view(discreet.site, connection, one.id) for one in letters]
+        mask = masking.Mask(discreet.site.channels)
+        letters = pages.page(connection, Filters(), limit=100).letters
+        groups = grouped(connection, Filters(DeadLetterState.PARKED))
+        views = [show.view(discreet.site, connection, one.id) for one in letters]
         stored = connection.scalars(sa.select(dead_letter.c.message)).all()
     assert len(letters) >= 13
     seen = [mask.brief(one).as_dict() for one in letters] + [one.as_dict() for one in groups]

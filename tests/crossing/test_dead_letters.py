@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.database import tables
 from exchange.database.tables import DeadLetterState
 from exchange.database.whoami import whoami
-from exchange.dead_letters import retry, transitions
+from exchange.dead_letters import counts, filters, pages, retry, store, transitions
 from exchange.format.errors import Verdict, WorldError
 from exchange.incoming import replay
 from exchange.operating import prune
@@ -23,11 +22,11 @@ from tests.crossing.sides import Link, Side
 FIRST = 1_700_000_000_000_000
 
 
-def letters(side: Side) -> list[dead_letters.Parked]:
+def letters(side: Side) -> list[store.Parked]:
     """Give all dead letters, oldest first."""
     with side.engine.connect() as connection:
-        page = dead_letters.page(connection, dead_letters.Filters(), limit=1_000, oldest_first=True)
-        return [letter for one in page.letters if (letter := dead_letters.find(connection, one.id))]
+        page = pages.page(connection, filters.Filters(), limit=1_000, oldest_first=True)
+        return [letter for one in page.letters if (letter := store.find(connection, one.id))]
 
 
 def visit(number: int, place: int, version: int) -> dict[str, object]:
@@ -62,18 +61,18 @@ def test_a_retried_letter_applies_once_what_it_waited_for_is_there(receiver: Sid
     forger.send([visit(1, 1, FIRST)])
     receiver.take_in()
     [letter] = letters(receiver)
-    [still] = retry.run(receiver.site, [letter.id])
+    [still] = retry.retry_letters(receiver.site, [letter.id])
     assert (still.state, still.changed) == (DeadLetterState.PARKED, True)
     forger.send([place(1, FIRST + 1)])
     receiver.take_in()
-    [done] = retry.run(receiver.site, [letter.id])
+    [done] = retry.retry_letters(receiver.site, [letter.id])
     assert done.state is DeadLetterState.APPLIED
     assert [row["id"] for row in receiver.rows(shop.visit)] == [1]
     assert letters(receiver)[0].attempts == 3
-    [again] = retry.run(receiver.site, [letter.id])
+    [again] = retry.retry_letters(receiver.site, [letter.id])
     assert (again.state, again.changed) == (DeadLetterState.APPLIED, False)
     with receiver.engine.connect() as connection:
-        states = [event["to_state"] for event in dead_letters.history(connection, letter.id)]
+        states = [event["to_state"] for event in store.history(connection, letter.id)]
     assert states == ["parked", "parked", "applied"]
 
 
@@ -82,7 +81,7 @@ def test_a_retried_row_is_not_exported_back(alike: Link) -> None:
     alike.other.execute("INSERT INTO seat (id, code) VALUES (5, 'a')")
     alike.round()
     alike.other.execute("DELETE FROM seat WHERE id = 5")
-    [done] = retry.run(alike.other.site, [letters(alike.other)[0].id])
+    [done] = retry.retry_letters(alike.other.site, [letters(alike.other)[0].id])
     assert done.state is DeadLetterState.APPLIED
     assert alike.other.export().batches == ()
     assert alike.one.rows(shop.seat) == alike.other.rows(shop.seat)
@@ -97,7 +96,7 @@ def test_an_older_letter_never_overwrites_a_newer_row_and_is_superseded(
     # The constraint that refused them is no longer there, so only their versions stand in the way.
     if quick_receiver.engine.dialect.name == "postgresql":
         quick_receiver.execute("ALTER TABLE account DROP CONSTRAINT account_age")
-    done = retry.run(quick_receiver.site, [letter.id for letter in letters(quick_receiver)])
+    done = retry.retry_letters(quick_receiver.site, [letter.id for letter in letters(quick_receiver)])
     assert {one.state for one in done} == {DeadLetterState.SUPERSEDED}
     assert [(row["id"], row["name"]) for row in quick_receiver.rows(shop.account)] == [(1, "newer")]
 
@@ -105,10 +104,10 @@ def test_an_older_letter_never_overwrites_a_newer_row_and_is_superseded(
 def test_letters_that_cannot_be_read_stay_parked_with_a_sentence(quick_receiver: Side, quick_forger: Forger) -> None:
     quick_forger.send([b"{", b"[]", account(1, FIRST, age=300)])
     quick_receiver.take_in()
-    done = retry.run(quick_receiver.site, [letter.id for letter in letters(quick_receiver)])
+    done = retry.retry_letters(quick_receiver.site, [letter.id for letter in letters(quick_receiver)])
     assert {one.state for one in done} == {DeadLetterState.PARKED}
     assert all(one.message for one in done)
-    [missing] = retry.run(quick_receiver.site, [999_999])
+    [missing] = retry.retry_letters(quick_receiver.site, [999_999])
     assert (missing.state, missing.changed) == (None, False)
 
 
@@ -120,9 +119,9 @@ def test_a_discarded_letter_stays_so(quick_receiver: Side, quick_forger: Forger)
         assert transitions.discard(connection, letter.id, "it was\x1b[31m a test") is None
         assert "already" in (transitions.discard(connection, letter.id, "again") or "")
         assert "no dead letter" in (transitions.discard(connection, 999, "none") or "")
-        assert "\x1b" not in str(dead_letters.history(connection, letter.id))
-        assert dead_letters.count_parked(connection) == 0
-    [done] = retry.run(quick_receiver.site, [letter.id])
+        assert "\x1b" not in str(store.history(connection, letter.id))
+        assert counts.count_parked(connection) == 0
+    [done] = retry.retry_letters(quick_receiver.site, [letter.id])
     assert (done.state, done.changed) == (DeadLetterState.DISCARDED, False)
 
 
@@ -144,7 +143,7 @@ def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> No
     [sentence] = filter(None, told)
     assert sentence.startswith(f"dead letter {letter.id} is discarded already, by {whoami()} at ")
     with receiver.engine.connect() as connection:
-        assert len(dead_letters.history(connection, letter.id)) == 2
+        assert len(store.history(connection, letter.id)) == 2
 
 
 def test_a_letter_longer_than_is_kept_says_so(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -154,7 +153,7 @@ def test_a_letter_longer_than_is_kept_says_so(quick_receiver: Side, quick_forger
     quick_receiver.take_in()
     [letter] = letters(quick_receiver)
     assert len(letter.record) == tables.MAX_STORED_RECORD_BYTES < letter.record_bytes
-    [done] = retry.run(quick_receiver.site, [letter.id])
+    [done] = retry.retry_letters(quick_receiver.site, [letter.id])
     assert done.state is DeadLetterState.PARKED
     assert "sent again" in done.message
 
@@ -204,7 +203,7 @@ def test_what_cannot_cross_is_parked_and_holds_nobody_up(alike: Link) -> None:
     parked = [letter.id for letter in letters(alike.one)]
     alike.one.execute(sa.delete(shop.everything).where(shop.everything.c.id == 1))
     alike.one.execute(sa.insert(shop.everything), [shop.one_of_everything(1)])
-    assert {one.state for one in retry.run(alike.one.site, parked)} == {DeadLetterState.APPLIED}
+    assert {one.state for one in retry.retry_letters(alike.one.site, parked)} == {DeadLetterState.APPLIED}
     alike.round()
     assert alike.one.rows(shop.everything) == alike.other.rows(shop.everything)
 
@@ -224,10 +223,10 @@ def test_a_retried_outgoing_delete_goes_out_as_a_delete(alike: Link) -> None:
     alike.round()
     key = _key_text(alike.one)
     with alike.one.engine.begin() as connection:
-        dead_letters.park(
+        store.park(
             connection,
             [
-                dead_letters.Letter(
+                store.Letter(
                     tables.Direction.OUT,
                     "forth",
                     b"{}",
@@ -242,7 +241,7 @@ def test_a_retried_outgoing_delete_goes_out_as_a_delete(alike: Link) -> None:
         )
     alike.one.execute("DELETE FROM account")
     alike.one.execute(sa.delete(tables.change))  # as if it had been lost
-    [done] = retry.run(alike.one.site, [letters(alike.one)[0].id])
+    [done] = retry.retry_letters(alike.one.site, [letters(alike.one)[0].id])
     assert done.state is DeadLetterState.APPLIED
     alike.round()
     assert alike.other.rows(shop.account) == []

@@ -236,7 +236,7 @@ def test_a_version_far_ahead_is_parked_and_the_row_goes_on(quick_receiver: Side,
     found = letters(quick_receiver)
     assert [(one.error, one.state) for one in found] == [("version", DeadLetterState.PARKED)] * 2
     assert "further ahead than EXCHANGE_AHEAD_DAYS lets it be" in found[0].message
-    (again, _) = retry.run(quick_receiver.site, [one.id for one in found])
+    (again, _) = retry.retry_letters(quick_receiver.site, [one.id for one in found])
     assert again.state is DeadLetterState.PARKED  # no retry goes round it
 
 
@@ -313,7 +313,7 @@ def test_what_is_parked_is_let_in_by_a_persons_word(quick_receiver: Side, quick_
         quick_receiver.site, "forth", version, "their clock was set wrong when it was made"
     )
     assert (done.channel, done.version) == ("forth", version)
-    assert retry.run(quick_receiver.site, [parked.id])[0].state is DeadLetterState.APPLIED
+    assert retry.retry_letters(quick_receiver.site, [parked.id])[0].state is DeadLetterState.APPLIED
     assert ids(quick_receiver) == [1]
 
 

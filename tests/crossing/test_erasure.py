@@ -30,7 +30,8 @@ from exchange.database.tables import (
     selection,
     tombstone,
 )
-from exchange.dead_letters import Filters, edit, retry, selections
+from exchange.dead_letters import edit, retry, selections
+from exchange.dead_letters.filters import Filters
 from exchange.format.control import Receipt
 from exchange.format.errors import Reason, Verdict, WorldError
 from exchange.incoming.importer import never
@@ -112,12 +113,12 @@ def test_nothing_of_a_forgotten_row_is_left_on_either_side(alike: Link) -> None:
     cross(alike)
     other.execute(sa.delete(seat).where(seat.c.id == 1))
     [letter] = other.all(sa.select(dead_letter.c.id))
-    assert retry.run(other.site, [letter.id])[0].state is DeadLetterState.APPLIED
+    assert retry.retry_letters(other.site, [letter.id])[0].state is DeadLetterState.APPLIED
     other.execute(sa.update(seat).where(seat.c.id == ID).values(code="taken"))
     send(alike, {"id": 5, "code": "taken"})
     cross(alike)
     [letter] = other.all(sa.select(dead_letter.c.id).where(dead_letter.c.state == "parked"))
-    assert retry.run(other.site, [letter.id])[0].state is DeadLetterState.PARKED
+    assert retry.retry_letters(other.site, [letter.id])[0].state is DeadLetterState.PARKED
     one.execute(sa.delete(seat).where(seat.c.id == ID))
     assert one.export().trouble is None
     cross(alike)
@@ -264,10 +265,10 @@ def parked(link: Link) -> int:
 
 def test_a_dead_letter_keeps_its_history_and_loses_record_key_and_revisions(small: Link) -> None:
     letter = parked(small)
-    draft = edit.draft(small.other.site, letter)
-    edit.save(small.other.site, draft, edit.with_changes(draft, ["/data/code=FORGET-2"], []), "why")
+    draft = edit.begin_edit(small.other.site, letter)
+    edit.save_edit(small.other.site, draft, edit.with_changes(draft, ["/data/code=FORGET-2"], []), "why")
     with writing(small.other.engine) as connection:
-        selections.select(connection, "mine", Filters(stream="seat", keys=(f'{{"id":{ID}}}',)))
+        selections.create_selection(connection, "mine", Filters(stream="seat", keys=(f'{{"id":{ID}}}',)))
     assert {"dead letter", "selection", "archive"} <= places(look(small.other)).keys()
     erase(small.other)
     [row] = small.other.all(sa.select(dead_letter))

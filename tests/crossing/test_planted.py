@@ -149,11 +149,11 @@ STEPS: dict[str, tuple[Callable[[Workshop], object], Callable[[Workshop], object
     "read": (_nothing, lambda shop: shop.spool.read_manifest(shop.arrived)),
     "measure": (_nothing, lambda shop: shop.spool.data_size(shop.arrived, ENCODING)),
     "ask for the age": (_nothing, lambda shop: shop.spool.seconds_since_written(shop.arrived, None)),
-    "find": (_nothing, lambda shop: (shop.spool.has(str(BATCH)), shop.spool.kept(str(BATCH)))),
+    "find": (_nothing, lambda shop: (shop.spool.has(str(BATCH)), shop.spool.find(str(BATCH)))),
     "claim": (_nothing, _claim),
     "open what was claimed": (_nothing, lambda shop: shop.spool.open_data(_claim(shop), ENCODING).close()),
     "give back": (_claim, lambda shop: shop.spool.give_back(shop.arrived, ENCODING)),
-    "shelve": (_nothing, lambda shop: shop.spool.shelve(shop.arrived)),
+    "shelve": (_nothing, lambda shop: shop.spool.archive(shop.arrived)),
     "quarantine": (_nothing, lambda shop: shop.spool.quarantine(shop.arrived, "no good")),
 }
 """What is done in shared folders, each with what comes before it."""

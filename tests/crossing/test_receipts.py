@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.database import positions
 from exchange.database.engine import now
 from exchange.database.locks import reading
@@ -24,7 +23,8 @@ from exchange.database.tables import (
     repair,
     resync,
 )
-from exchange.dead_letters import Letter
+from exchange.dead_letters import store
+from exchange.dead_letters.store import Letter
 from exchange.format.errors import Problem, Reason, Verdict
 from exchange.incoming import release
 from exchange.link import peer_state
@@ -131,8 +131,8 @@ def test_letters_of_every_cause_are_told_though_one_has_thousands(small: Link) -
         many = Letter(
             Direction.IN, "forth", b"{}", "value", "no", pointer="/data/age", stream="account", key='{"id":1}'
         )
-        dead_letters.park(connection, [many] * 500, "test")
-        dead_letters.park(connection, [replace(many, error="unique", cause="seat_code")], "test")
+        store.park(connection, [many] * 500, "test")
+        store.park(connection, [replace(many, error="unique", cause="seat_code")], "test")
     add(small.one, 1)
     cross(small)
     said = told(small.one)
@@ -362,7 +362,7 @@ def test_a_receipt_is_one_small_batch_whatever_waits_and_however_much_is_parked(
             sa.insert(batch),
             [{**waiting, "sequence": number, "stem": f"forth-{number}"} for number in range(3, batches)],
         )
-        dead_letters.park(connection, [letter] * letters, "test")
+        store.park(connection, [letter] * letters, "test")
     notice(side, 2, age=9999)
     with watched(side.engine) as seen:
         tell(side)

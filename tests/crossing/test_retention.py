@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange import dead_letters
 from exchange.database.engine import now
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, event, revision, selected, selection
-from exchange.dead_letters import Backlog, Letter, counts
+from exchange.dead_letters import counts, retention, store
+from exchange.dead_letters.counts import Backlog
 from exchange.dead_letters.retention import CHUNK
+from exchange.dead_letters.store import Letter
 from exchange.limits import Limits
 from exchange.operating.prune import prune_expired
 from tests.crossing.sides import Side
@@ -25,7 +26,7 @@ def settled(side: Side, state: DeadLetterState, days: float, count: int = 1) -> 
     moment = now() - timedelta(days=days)
     with side.engine.begin() as connection:
         before = connection.scalar(sa.select(sa.func.max(dead_letter.c.id))) or 0
-        dead_letters.park(connection, [Letter(Direction.IN, "forth", b"{}", "value", "bad")] * count, "test")
+        store.park(connection, [Letter(Direction.IN, "forth", b"{}", "value", "bad")] * count, "test")
         connection.execute(
             sa.update(dead_letter)
             .where(dead_letter.c.id > before)
@@ -76,7 +77,7 @@ def test_the_history_of_a_letter_outlives_it_and_says_why_it_went(quick_receiver
         connection.execute(sa.insert(revision).values(at=now(), **mended))
     assert prune(quick_receiver) == 1
     with quick_receiver.engine.connect() as connection:
-        causes = [happened["cause"] for happened in dead_letters.history(connection, letter)]
+        causes = [happened["cause"] for happened in store.history(connection, letter)]
     assert causes == ["test", "removed, as it has been discarded for 30 days"]
     assert quick_receiver.all(sa.select(revision)) == []
 
@@ -103,7 +104,7 @@ def test_many_letters_go_in_parts_and_no_more_than_a_run_may_take(
 
 def test_a_state_that_is_not_settled_is_refused(quick_receiver: Side) -> None:
     with pytest.raises(ValueError, match="parked are never removed"):
-        dead_letters.retire(quick_receiver.engine, DeadLetterState.PARKED, now(), "a mistake", 10)
+        retention.retire(quick_receiver.engine, DeadLetterState.PARKED, now(), "a mistake", 10)
 
 
 def test_a_selection_goes_with_the_last_of_its_letters(receiver: Side) -> None:
@@ -140,12 +141,12 @@ def test_too_many_and_too_old_are_an_alarm_each(parked: int, days: float | None,
 
 def test_the_backlog_is_that_of_the_parked_letters_alone(quick_receiver: Side) -> None:
     with quick_receiver.engine.connect() as connection:
-        assert dead_letters.backlog(connection) == Backlog(0, None, None)
+        assert counts.backlog(connection) == Backlog(0, None, None)
     settled(quick_receiver, DeadLetterState.APPLIED, 9)
     oldest, _ = settled(quick_receiver, DeadLetterState.PARKED, 5, count=2)
     settled(quick_receiver, DeadLetterState.PARKED, 3)
     with quick_receiver.engine.connect() as connection:
-        found = dead_letters.backlog(connection)
+        found = counts.backlog(connection)
     assert (found.parked, found.oldest) == (3, oldest)
     assert found.oldest_at is not None
     assert found.oldest_at < now() - timedelta(days=4)

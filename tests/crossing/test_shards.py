@@ -228,7 +228,7 @@ def test_a_dead_letter_of_a_shard_that_is_no_more_is_retried(shards: Callable[..
     )
     assert channel.startswith("forth_")
     reshard(link.other, 1)
-    [tried] = retry.run(link.other.site, [number])
+    [tried] = retry.retry_letters(link.other.site, [number])
     assert tried.state is database_tables.DeadLetterState.APPLIED
     assert alike(link)
 

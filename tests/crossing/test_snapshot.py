@@ -412,7 +412,7 @@ def test_a_key_is_never_left_out_between_two_pages(alike: Link) -> None:
     stream, seen, after = Stream(shop.place), 0, None
     with locked(side.engine, "a test", isolation_level="REPEATABLE READ") as connection:
         while True:
-            page = capture.turn_page(connection, [stream], stream, after=after, limit=3)
+            page = capture.next_page(connection, [stream], stream, after=after, limit=3)
             assert page is not None
             seen += sum(page.keys.values())
             after = page.last

@@ -242,17 +242,17 @@ def test_a_file_of_dead_letters_is_within_its_keys_limits_or_refused(
     forger.send([account(1, FIRST, age=300)])
     side.take_in()
     file = tmp_path / "letters.jsonl"
-    letter_file.save(side.site, file)
+    letter_file.export_letters(side.site, file)
     *letters, ending, _ = file.read_bytes().splitlines()
     theirs = json.dumps(json.loads(ending) | {"network": side.site.peer}).encode()
     file.write_bytes(b"\n".join([*letters, theirs, forger.key.sign(theirs).encode(), b""]))
     trust(side, forger.key, terms)
     before = side.all(sa.select(dead_letter))
     if said is None:
-        assert letter_file.bring(side.site, file).network == "one"
+        assert letter_file.import_letters(side.site, file).network == "one"
         return
     with pytest.raises(FileFault, match=said):
-        letter_file.bring(side.site, file)
+        letter_file.import_letters(side.site, file)
     assert side.all(sa.select(dead_letter)) == before
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, PendingRollbackError
 
-from exchange.database.batch_fault import Stumbled, interrupted_by, is_its_own, stumbled
+from exchange.database.batch_fault import Crashed, interrupted_by, is_batch_fault
 from exchange.database.engine import make_engine
 from exchange.database.errors import is_the_worlds, world_errors
 from exchange.database.locks import Busy
@@ -45,7 +45,7 @@ def raised(state: str) -> DBAPIError:
 def test_the_state_that_a_database_names_says_whose_fault_it_is(state: str) -> None:
     error = raised(state)
     assert is_the_worlds(error) is STATES[state]
-    assert is_its_own(error) is not STATES[state]
+    assert is_batch_fault(error) is not STATES[state]
     with pytest.raises(WorldError if STATES[state] else DBAPIError), world_errors():
         raise error
 
@@ -92,27 +92,27 @@ def test_sqlite_names_codes(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.mark.parametrize("error", [OSError("disk"), WorldError("disk"), Busy("import", "me", None)])
 def test_the_world_and_others_at_work_are_nobodys_fault(error: Exception) -> None:
-    assert not is_its_own(error)
+    assert not is_batch_fault(error)
 
 
 @pytest.mark.parametrize(
     "error", [MemoryError(), RecursionError(), OverflowError(), KeyError("a secret"), Corrupt("x")]
 )
 def test_anything_else_is_the_fault_of_the_batch_at_hand(error: Exception) -> None:
-    assert is_its_own(error)
+    assert is_batch_fault(error)
 
 
 def test_a_wish_to_stop_is_nobodys_fault_as_long_as_it_is_one() -> None:
     with interrupted_by(KeyError):
-        assert not is_its_own(KeyError())
-    assert is_its_own(KeyError())
+        assert not is_batch_fault(KeyError())
+    assert is_batch_fault(KeyError())
 
 
 def test_a_stumble_is_worded_by_kind_and_place_and_never_by_a_value() -> None:
     with pytest.raises(NoSuchModuleError) as caught:
         make_engine("secret://password")
-    said = stumbled(caught.value).sentence
+    said = Crashed.of(caught.value).sentence
     assert "NoSuchModuleError in exchange/database/engine.py, line " in said
     assert "secret" not in said
-    assert stumbled(raised("22003")).sentence == "the database's NumericValueOutOfRange 22003"
-    assert stumbled(Stumbled("once", 1), 3).attempts == 1
+    assert Crashed.of(raised("22003")).sentence == "the database's NumericValueOutOfRange 22003"
+    assert Crashed.of(Crashed("once", 1), 3).attempts == 1

@@ -7,10 +7,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from exchange import dead_letters
 from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
-from exchange.dead_letters import Filters
+from exchange.dead_letters import counts
 from exchange.dead_letters.counts import TREND_HOURS, hour_of
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.groups import grouped
 from tests.dead_letters.conftest import MANY, NOW, STATES, letter
 
 PARKED, DISCARDED, APPLIED = DeadLetterState.PARKED, DeadLetterState.DISCARDED, DeadLetterState.APPLIED
@@ -49,7 +50,7 @@ def test_counts_follow_whatever_happens_to_letters(many: Connection) -> None:
     ):
         many.execute(change)
         assert kept(many) == counted_anew(many), change
-    assert sum(dead_letters.count_in(many, state) for state in STATES) == sum(counted_anew(many).values())
+    assert sum(counts.count_in(many, state) for state in STATES) == sum(counted_anew(many).values())
     many.execute(sa.delete(dead_letter))
     assert kept(many) == Counter()
 
@@ -65,14 +66,14 @@ def test_counts_undone_are_as_they_were(many: Connection) -> None:
 def test_folding_changes_no_count_and_leaves_few_rows(many: Connection) -> None:
     for number in range(MANY, MANY + 50):
         many.execute(sa.insert(dead_letter), letter(number, created_at=NOW - timedelta(days=number)))
-    totals = {state: dead_letters.count_in(many, state) for state in STATES}
-    groups = dead_letters.grouped(many, Filters(PARKED), NOW)
+    totals = {state: counts.count_in(many, state) for state in STATES}
+    groups = grouped(many, Filters(PARKED), NOW)
 
     for _ in range(2):
-        dead_letters.fold(many, NOW)
+        counts.fold(many, NOW)
 
-        assert {state: dead_letters.count_in(many, state) for state in STATES} == totals
-        assert dead_letters.grouped(many, Filters(PARKED), NOW) == groups
+        assert {state: counts.count_in(many, state) for state in STATES} == totals
+        assert grouped(many, Filters(PARKED), NOW) == groups
         rows = many.scalar(sa.select(sa.func.count()).select_from(dead_letter_count))
         assert rows == len({(one, state, max(hour, 0)) for one, state, hour in kept(many)})
         assert min(hour for *_, hour in kept(many)) == 0
@@ -86,9 +87,9 @@ def test_two_who_park_letters_of_one_cause_do_not_wait_for_each_other(migrated: 
             connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
             connection.execute(sa.insert(dead_letter), letter(1, state=PARKED))
         one.execute(sa.update(dead_letter).values(state=DISCARDED))
-        dead_letters.fold(other, NOW)
+        counts.fold(other, NOW)
     with migrated.begin() as connection:
-        assert (dead_letters.count_parked(connection), dead_letters.count_in(connection, DISCARDED)) == (1, 1)
+        assert (counts.count_parked(connection), counts.count_in(connection, DISCARDED)) == (1, 1)
         assert kept(connection) == counted_anew(connection)
 
 
@@ -101,14 +102,14 @@ def test_groups_say_how_many_since_when_and_how_it_goes(connection: Connection) 
     connection.execute(sa.insert(dead_letter), letter(8, fingerprint=fingerprint, state=APPLIED, created_at=NOW))
     connection.execute(sa.insert(dead_letter), letter(9, fingerprint="b" * 16, state=PARKED, created_at=NOW))
 
-    most, least = dead_letters.grouped(connection, Filters(PARKED), NOW)
+    most, least = grouped(connection, Filters(PARKED), NOW)
 
     assert (most.fingerprint, most.letters, least.fingerprint, least.letters) == (fingerprint, 4, "b" * 16, 1)
     assert (most.first_at, most.last_at) == (NOW - ages[-1], NOW - ages[0])
     assert (most.example, most.message) == (1, "the 0th")
     assert most.trend == (*(0,) * 18, 1, 0, 0, 0, 0, 2)
     assert most.as_dict()["trend_period_seconds"] == 3600
-    [settled] = dead_letters.grouped(connection, Filters(APPLIED), NOW)
+    [settled] = grouped(connection, Filters(APPLIED), NOW)
     assert (settled.letters, settled.state) == (1, APPLIED)
 
 
@@ -116,13 +117,11 @@ def test_groups_are_filtered_by_what_their_letters_have_in_common(connection: Co
     for number in range(6):  # alike in all that makes a fingerprint
         alike = letter(number, fingerprint=f"{number:016}", state=PARKED)
         connection.execute(sa.insert(dead_letter), [alike, alike])
-    of_two = dead_letters.grouped(connection, Filters(PARKED, channels=("channel_2",)), NOW)
+    of_two = grouped(connection, Filters(PARKED, channels=("channel_2",)), NOW)
     assert {(one.fingerprint, one.channel, one.letters) for one in of_two} == {
         (f"{number:016}", "channel_2", 2) for number in (2, 5)
     }
-    assert [one.fingerprint for one in dead_letters.grouped(connection, Filters(PARKED, fingerprint="0" * 16))] == [
-        "0" * 16
-    ]
+    assert [one.fingerprint for one in grouped(connection, Filters(PARKED, fingerprint="0" * 16))] == ["0" * 16]
     for nonsense in (Filters(), Filters(PARKED, text="x"), Filters(PARKED, since=NOW)):
         with pytest.raises(ValueError, match="told apart"):
-            dead_letters.grouped(connection, nonsense)
+            grouped(connection, nonsense)

@@ -7,10 +7,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.database.tables import DeadLetterState, Direction, dead_letter
-from exchange.dead_letters import Brief, Filters, search, selections
-from exchange.dead_letters.store import brief
+from exchange.dead_letters import pages, search, selections
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.store import Brief, brief
 from tests.dead_letters.conftest import MANY, NOW
 
 PARKED = DeadLetterState.PARKED
@@ -69,12 +69,12 @@ def all_pages(connection: Connection, filters: Filters, *, oldest_first: bool, l
     ids: list[int] = []
     place = None
     for _ in range(MANY):
-        page = dead_letters.page(connection, filters, after=place, limit=limit, oldest_first=oldest_first)
+        page = pages.page(connection, filters, after=place, limit=limit, oldest_first=oldest_first)
         assert page.cut or page.after is None or len(page.letters) == limit
         ids += [one.id for one in page.letters]
         if page.after is None:
             return ids
-        place = dead_letters.place(connection, page.after)
+        place = pages.cursor(connection, page.after)
         assert place is not None
     raise AssertionError("the pages have no end")
 
@@ -85,7 +85,7 @@ def test_pages_put_together_are_all_that_is_meant_in_order(many: Connection, ask
     filters, meant = ASKED[asked]
     wanted = expected(many, meant, oldest_first=oldest_first)
     assert all_pages(many, filters, oldest_first=oldest_first, limit=len(wanted) // 4 + 1) == wanted  # four pages
-    first = dead_letters.page(many, filters, limit=MANY, oldest_first=oldest_first)
+    first = pages.page(many, filters, limit=MANY, oldest_first=oldest_first)
     assert [one.id for one in first.letters] == wanted
     assert (first.count.letters, first.count.exact) == (len(wanted), True)
 
@@ -102,18 +102,18 @@ def test_a_search_that_ends_early_goes_on_where_it_ended(
         many, meant, oldest_first=oldest_first
     )
     if not filters.keys:
-        page = dead_letters.page(many, filters, oldest_first=oldest_first)
+        page = pages.page(many, filters, oldest_first=oldest_first)
         assert page.cut
         assert not page.count.exact
 
 
 def test_a_count_within_a_time_goes_only_so_far(many: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     filters = Filters(since=NOW - timedelta(hours=1))
-    exact = dead_letters.counted(many, filters)
+    exact = pages.counted(many, filters)
     monkeypatch.setattr("exchange.dead_letters.pages.COUNTED", 20)
     assert exact.exact
     assert exact.letters > 20
-    assert dead_letters.counted(many, filters) == (20, False)
+    assert pages.counted(many, filters) == (20, False)
 
 
 def test_filters_come_back_from_what_was_written_of_them() -> None:
@@ -125,7 +125,7 @@ def test_filters_come_back_from_what_was_written_of_them() -> None:
 
 @either_way
 def test_a_selection_is_paged_and_filtered_as_it_was_kept(many: Connection, *, oldest_first: bool) -> None:
-    selections.select(many, "fix1", Filters(stream="stream_1"))
+    selections.create_selection(many, "fix1", Filters(stream="stream_1"))
     for filters, meant in (
         (Filters(selection="fix1"), ASKED["stream, error and direction"][0].only("stream")),
         (Filters(PARKED, selection="fix1", text="worse"), Filters(PARKED, text="worse")),
@@ -138,7 +138,7 @@ def test_a_selection_is_paged_and_filtered_as_it_was_kept(many: Connection, *, o
         ids = all_pages(many, filters, oldest_first=oldest_first, limit=10)
         assert sorted(ids) == sorted(wanted)
         assert filters.batch or ids == sorted(wanted, reverse=not oldest_first)
-        assert dead_letters.counted(many, filters) == (len(wanted), True)
+        assert pages.counted(many, filters) == (len(wanted), True)
 
 
 def test_conditions_alone_mean_the_same(many: Connection) -> None:

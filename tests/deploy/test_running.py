@@ -25,7 +25,7 @@ from celery.bin.celery import celery
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from exchange.cli import app
+from exchange.cli.app import app
 from exchange.database.engine import make_engine
 from exchange.database.locks import reading
 from exchange.reference.models import Response, User

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from exchange.format.manifest import Kind, Manifest, OpCounts, join_manifest
+from exchange.format.manifest import BatchKind, Manifest, OpCounts, join_manifest
 from exchange.format.record import Op, Record, encode
 from exchange.format.signing import SigningKey, TrustedKeys
 
@@ -73,7 +73,7 @@ def _seal(
         target="response",
         epoch="4f1c0a9be2d7",
         sequence=1,
-        kind=Kind.CHANGES,
+        kind=BatchKind.CHANGES,
         created_at=datetime(2026, 11, 22, 6, 15, tzinfo=UTC),
         producer="exchange 0.1.0",
         schemas={"request": 1},

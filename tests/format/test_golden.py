@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from exchange.format.batch import BatchReader
-from exchange.format.manifest import Kind, Manifest, OpCounts, digest, split_manifest
+from exchange.format.manifest import BatchKind, Manifest, OpCounts, digest, split_manifest
 from exchange.format.names import BatchName, data_name, manifest_name, parse_file_name
 from exchange.format.record import Op, decode, encode
 from exchange.format.signing import TrustedKeys
@@ -99,10 +99,10 @@ def test_the_batches_follow_each_other() -> None:
         assert manifest_of(name).previous == previous
         previous = digest(split_manifest(manifest_content(name))[0])
     assert [manifest_of(name).kind for name in chain] == [
-        Kind.SNAPSHOT,
-        Kind.CHANGES,
-        Kind.CHANGES,
-        Kind.CHECKPOINT,
+        BatchKind.SNAPSHOT,
+        BatchKind.CHANGES,
+        BatchKind.CHANGES,
+        BatchKind.CHECKPOINT,
     ]
     assert [manifest_of(name).total for name in chain] == [201, 3, 0, 0]
     assert manifest_of(chain[2]).extra == {"later": {"member": [1, 2.5, None]}}
@@ -134,4 +134,4 @@ def test_deletes_come_back_as_they_were() -> None:
 
 def test_a_control_batch_is_a_batch() -> None:
     manifest = manifest_of(BatchName("control", EPOCH, 1))
-    assert (manifest.kind, manifest.schemas) == (Kind.CONTROL, {"_heartbeat": 1})
+    assert (manifest.kind, manifest.schemas) == (BatchKind.CONTROL, {"_heartbeat": 1})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Unsupported, Untrusted
 from exchange.format.manifest import (
     MAX_MANIFEST_BYTES,
-    Kind,
+    BatchKind,
     Manifest,
     OpCounts,
     Signature,
@@ -61,7 +61,7 @@ def test_a_manifest_says_what_its_line_says() -> None:
         target="response",
         epoch="4f1c0a9be2d7",
         sequence=42,
-        kind=Kind.CHANGES,
+        kind=BatchKind.CHANGES,
         created_at=datetime(2026, 11, 22, 6, 15, tzinfo=UTC),
         producer="exchange 0.1.0",
         schemas={"request": 1},

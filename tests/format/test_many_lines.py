@@ -93,7 +93,7 @@ def test_a_value_spread_over_two_lines_is_not_hidden_by_a_line_with_two() -> Non
 def test_usual_lines_need_no_second_look() -> None:
     run = record.decode_run([GOOD] * 100)
 
-    assert isinstance(run, record.Run)
+    assert isinstance(run, record.RecordRun)
     assert run.versions == [7] * 100
 
 
@@ -101,7 +101,7 @@ def test_usual_lines_need_no_second_look() -> None:
 def test_a_run_is_of_one_stream_and_one_op_and_has_no_bad_record(name: str) -> None:
     fits = name in {"good", "as deep as may be"}
 
-    assert isinstance(record.decode_run([GOOD, LINES[name]]), record.Run) == fits
+    assert isinstance(record.decode_run([GOOD, LINES[name]]), record.RecordRun) == fits
 
 
 @pytest.mark.parametrize(

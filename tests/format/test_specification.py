@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator
 
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import BatchError, Reason, RecordError, Verdict
-from exchange.format.manifest import MAX_MANIFEST_BYTES, Kind, Manifest, split_manifest
-from exchange.format.names import MAX_SEQUENCE, FileKind, parse_file_name
+from exchange.format.manifest import MAX_MANIFEST_BYTES, BatchKind, Manifest, split_manifest
+from exchange.format.names import CONTROL, EPOCH, MAX_SEQUENCE, NAME, FileKind, parse_file_name
 from exchange.format.record import decode
 from exchange.format.signing import TrustedKeys, fingerprint
 from exchange.format.strict_json import MAX_DEPTH, MAX_MEMBERS
@@ -87,13 +87,19 @@ def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
     assert f"up to {MAX_SEQUENCE}" in TEXT
 
 
+def test_what_networks_channels_and_epochs_are_called_in_the_text_is_what_the_code_reads() -> None:
+    assert f"called by a name: `{NAME.pattern}`" in TEXT
+    assert f"`{CONTROL}` is reserved" in TEXT
+    assert f"`{EPOCH.pattern}`" in TEXT
+
+
 def test_the_fingerprint_in_the_text_is_that_of_the_key_in_it() -> None:
     key = TrustedKeys.from_pems({"request-2026a": PEM}).keys["request-2026a"]
     assert re.findall(r"`(SHA256:[^`]{2,})`", TEXT) == [fingerprint(key)]
 
 
 def test_every_kind_and_verdict_is_in_the_text() -> None:
-    for kind in Kind:
+    for kind in BatchKind:
         assert f"`{kind}`" in TEXT
     verdicts = TEXT[TEXT.index("## 9") : TEXT.index("## 10")]
     for word in (

@@ -92,7 +92,7 @@ def test_capture_goes_on_and_off_a_table_with_rows(application: Config, engine: 
         with engine.begin() as connection:
             assert capture.check(connection, stream) == []
             connection.execute(sa.update(ORDER).values(what="x"))
-            assert capture.take(connection, [stream], 10).keys == {"orders": 1}
+            assert capture.claim(connection, [stream], 10).keys == {"orders": 1}
         run(application, engine, "first")
         with engine.begin() as connection:
             assert capture.captured_tables(connection) == []

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
-from exchange.cli import app
+from exchange.cli.app import app
 from exchange.database import make_engine
 from tests.databases import Databases
 from tests.networks import until

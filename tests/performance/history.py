@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import tables
-from exchange.format.manifest import Kind, Manifest, OpCounts
+from exchange.format.manifest import BatchKind, Manifest, OpCounts
 from tests.crossing.forging import EPOCH
 from tests.crossing.sides import Side
 
@@ -29,7 +29,7 @@ MANIFEST = (
         target="one",
         epoch=EPOCH,
         sequence=1,
-        kind=Kind.CHANGES,
+        kind=BatchKind.CHANGES,
         created_at=LONG_AGO,
         producer="by hand",
         schemas={"note": 1},

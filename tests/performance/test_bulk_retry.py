@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from exchange import dead_letters
 from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState, Direction
-from exchange.dead_letters import Filters, Letter, bulk_retry, retry, selections, transitions
+from exchange.dead_letters import bulk_retry, retry, selections, store, transitions
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.store import Letter
 from exchange.incoming import importer
 from tests.crossing.sides import Side
 from tests.performance.watching import watched
@@ -34,8 +35,8 @@ def park(side: Side, name: str, numbers: range, *, age: int = 30, text: str = ""
         for number in numbers
     ]
     with writing(side.engine) as connection:
-        dead_letters.park(connection, letters, "test")
-        selections.select(connection, name, Filters(state=DeadLetterState.PARKED))
+        store.park(connection, letters, "test")
+        selections.create_selection(connection, name, Filters(state=DeadLetterState.PARKED))
 
 
 @pytest.mark.parametrize("age, state", [(30, DeadLetterState.APPLIED), (300, DeadLetterState.PARKED)])
@@ -44,7 +45,7 @@ def test_ten_times_the_letters_take_no_more_statements(receiver: Side, age: int,
     for name, numbers in (("few", range(100)), ("many", range(1_000, 2_000))):
         park(receiver, name, numbers, age=age)
         with watched(receiver.engine) as seen:
-            bulk = bulk_retry.run(receiver.site, name, stopping=importer.never, told=lambda _: None)
+            bulk = bulk_retry.retry_selection(receiver.site, name, stopping=importer.never, told=lambda _: None)
         assert bulk.states[state] >= len(numbers)
         statements.append(seen.statements)
         with writing(receiver.engine) as connection:
@@ -58,7 +59,7 @@ def test_long_records_make_small_groups(quick_receiver: Side, monkeypatch: pytes
     monkeypatch.setattr(retry, "MOST_BYTES", 10_000)
     park(quick_receiver, "long", range(30), text="x" * 3_000)
     groups: list[int] = []
-    bulk_retry.run(
+    bulk_retry.retry_selection(
         quick_receiver.site, "long", stopping=importer.never, told=lambda retried: groups.append(len(retried))
     )
 

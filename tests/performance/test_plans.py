@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.database import audit_log, ledger, tables
 from exchange.database.engine import now
 from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, DeadLetterState, Direction
-from exchange.dead_letters import Filters, auto_retry, retry
+from exchange.dead_letters import auto_retry, counts, groups, pages, retry, store
+from exchange.dead_letters.filters import Filters
 from exchange.format.errors import Verdict
 from exchange.incoming import importer
 from exchange.link import asked_requests, gaps, send_requests
@@ -64,7 +64,7 @@ def asked(question: Callable[[Connection], object]) -> Callable[[Side, Forger], 
 
 def found(filters: Filters) -> Callable[[Side, Forger], None]:
     """Make one of asking for dead letters."""
-    return asked(lambda connection: dead_letters.page(connection, filters))
+    return asked(lambda connection: pages.page(connection, filters))
 
 
 QUERIES: dict[str, Callable[[Side, Forger], object]] = {
@@ -103,9 +103,11 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     # Does a record make a parked one pointless? Asked of each stream of a batch, and of one that goes out.
     "ix_exchange_dead_letter_parked_key": lambda _, forger: applied(forger, [account(2, FIRST)]),
     # Which records wait for a row that may have come? Asked after each import.
-    "ix_exchange_dead_letter_orphan": lambda side, _: auto_retry.run(side.site, side.site.incoming(), importer.never),
+    "ix_exchange_dead_letter_orphan": lambda side, _: auto_retry.retry_orphans(
+        side.site, side.site.incoming(), importer.never
+    ),
     # `exchange dead-letters show`
-    "ix_exchange_event_subject_subject_id": asked(lambda c: dead_letters.history(c, 77)),
+    "ix_exchange_event_subject_subject_id": asked(lambda c: store.history(c, 77)),
     # Was this call made before, and did it come to its end? Asked at every call by hand.
     "uq_exchange_audit_call": lambda side, _: call_again(side),
     "uq_exchange_audit_concludes": lambda side, _: call_again(side),
@@ -330,7 +332,7 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
     if analysed:
         analyse(receiver)
     with reading(receiver.engine) as connection:
-        parked = dead_letters.page(connection, Filters(state=DeadLetterState.PARKED), limit=1).letters[0].id
+        parked = pages.page(connection, Filters(state=DeadLetterState.PARKED), limit=1).letters[0].id
     with watched(receiver.engine) as seen:
         with reading(receiver.engine) as connection:
             for state in set(BatchState) - {BatchState.APPLIED, BatchState.ACKNOWLEDGED}:  # of those any fifty do
@@ -340,10 +342,10 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
                 Filters(state=DeadLetterState.PARKED, channels=("forth",)),
                 Filters(keys=("[]",)),
             ):
-                dead_letters.page(connection, filters)
-            dead_letters.history(connection, parked)
-            dead_letters.count_parked(connection)
-        retry.run(receiver.site, [parked])
+                pages.page(connection, filters)
+            store.history(connection, parked)
+            counts.count_parked(connection)
+        retry.retry_letters(receiver.site, [parked])
         importer.import_batches(receiver.site, stem=f"forth-{EPOCH}-0000000077")
 
     assert seen.read_whole(*GROWING) == []
@@ -376,12 +378,12 @@ def test_a_page_and_the_grouped_view_look_at_few_of_many_dead_letters(
     looked = {}
     for name, filters in PAGES.items():
         with watched(receiver.engine) as seen, reading(receiver.engine) as connection:
-            page = dead_letters.page(connection, filters)
+            page = pages.page(connection, filters)
             if page.after:
-                dead_letters.page(connection, filters, after=dead_letters.place(connection, page.after))
+                pages.page(connection, filters, after=pages.cursor(connection, page.after))
         looked[name] = (seen.read_whole("exchange_dead_letter"), seen.steps)
     with watched(receiver.engine) as seen, reading(receiver.engine) as connection:
-        assert len(dead_letters.grouped(connection, Filters(DeadLetterState.PARKED))) == KINDS
+        assert len(groups.grouped(connection, Filters(DeadLetterState.PARKED))) == KINDS
     looked["the grouped view"] = (seen.read_whole("exchange_dead_letter"), seen.steps)
 
     a_row = 1 if receiver.engine.dialect.name == "postgresql" else 100  # instructions
@@ -399,6 +401,6 @@ def test_letting_some_dead_letters_go_reads_no_large_table(receiver: Side, *, an
     with watched(receiver.engine) as seen:
         assert prune.prune_expired(receiver.site).letters == CHANGED
         with reading(receiver.engine) as connection:
-            dead_letters.backlog(connection)
+            counts.backlog(connection)
 
     assert seen.read_whole(*GROWING) == []

@@ -42,7 +42,7 @@ def test_changes_of_one_key_become_one_record_with_the_last_version_and_state(la
     with lab.engine.connect() as connection:
         last = connection.scalar(sa.select(sa.func.max(tables.change.c.id)))
     with lab.exporting() as connection:
-        assert capture.take(connection, [stream], 100) == capture.Taken({"s0": 3}, more_pending=False)
+        assert capture.claim(connection, [stream], 100) == capture.Claimed({"s0": 3}, more_pending=False)
         found = [row for some in capture.rows(connection, stream) for row in some]
         assert found[-1][1] == last
         assert upserts(connection, stream) == [{"id": 1, "name": "z"}, {"id": 3, "name": "again"}]
@@ -56,7 +56,7 @@ def test_what_is_taken_comes_back_if_the_exporter_fails(lab: Lab) -> None:
     lab.run(sa.insert(table).values(id=1))
     before = lab.noted()
     with lab.engine.connect() as connection, connection.begin() as transaction:
-        assert capture.take(connection, [stream], 100).count == 1
+        assert capture.claim(connection, [stream], 100).count == 1
         transaction.rollback()
     assert lab.noted() == before
 
@@ -68,7 +68,7 @@ def test_another_streams_changes_stay(lab: Lab) -> None:
     with lab.exporting() as connection:
         assert capture.pending(connection, [first, second]) == 2
         assert capture.pending(connection, [first, second], limit=1) == 1
-        assert capture.take(connection, [second], 100).keys == {"s1": 1}
+        assert capture.claim(connection, [second], 100).keys == {"s1": 1}
     assert lab.keys("s0") == {'{"id":1}'}
 
 
@@ -79,7 +79,7 @@ def test_a_batch_is_bounded_and_the_oldest_go_first(lab: Lab) -> None:
     seen = []
     for more in (True, True, False):
         with lab.exporting() as connection:
-            assert capture.take(connection, [stream], 3).more_pending is more
+            assert capture.claim(connection, [stream], 3).more_pending is more
             seen += [row["id"] for row in upserts(connection, stream)]
     assert seen == [1, 2, 3, 4, 5, 6, 7]
 
@@ -89,13 +89,13 @@ def test_exactly_as_many_as_fit_leave_nothing_pending(lab: Lab) -> None:
     (stream,) = lab.create(table)
     lab.run(sa.insert(table).values([{"id": n} for n in range(3)]))
     with lab.exporting() as connection:
-        assert not capture.take(connection, [stream], 3).more_pending
+        assert not capture.claim(connection, [stream], 3).more_pending
 
 
 def test_with_nothing_pending_nothing_is_taken(lab: Lab) -> None:
     (stream,) = lab.create(items())
     with lab.exporting() as connection:
-        assert capture.take(connection, [stream], 3) == capture.Taken({}, more_pending=False)
+        assert capture.claim(connection, [stream], 3) == capture.Claimed({}, more_pending=False)
         assert upserts(connection, stream) == []
 
 
@@ -105,7 +105,7 @@ def test_later_changes_of_a_taken_key_come_along(lab: Lab) -> None:
     lab.run(sa.insert(table).values([{"id": n, "name": "a"} for n in range(1, 6)]))
     lab.run(sa.update(table).values(name="b").where(table.c.id == 1))
     with lab.exporting() as connection:
-        capture.take(connection, [stream], 2)
+        capture.claim(connection, [stream], 2)
         assert upserts(connection, stream) == [{"id": 2, "name": "a"}, {"id": 1, "name": "b"}]
     assert lab.keys() == {'{"id":3}', '{"id":4}', '{"id":5}'}
 
@@ -117,8 +117,8 @@ def test_pending_parents_of_taken_rows_come_along(lab: Lab) -> None:
     lab.run(sa.insert(parent).values([{"id": n} for n in range(1, 5)]))
     lab.run(sa.update(child).values(parent_id=4).where(child.c.id == 1))
     with lab.exporting() as connection:
-        taken = capture.take(connection, streams, 1)
-        assert taken == capture.Taken({"s0": 1, "s1": 1}, more_pending=True)
+        taken = capture.claim(connection, streams, 1)
+        assert taken == capture.Claimed({"s0": 1, "s1": 1}, more_pending=True)
         assert upserts(connection, streams[0]) == [{"id": 4, "name": None}]
         assert upserts(connection, streams[1]) == [{"id": 1, "parent_id": 4}]
 
@@ -128,16 +128,16 @@ def test_a_row_deleted_later_waits_for_the_batch_in_which_it_goes(lab: Lab) -> N
     streams = lab.create(parent, child)
     lab.run(sa.insert(parent).values([{"id": 1}, {"id": 2}]), sa.insert(child).values(id=1, parent_id=1))
     with lab.exporting() as connection:
-        capture.take(connection, streams, 100)
+        capture.claim(connection, streams, 100)
     lab.run(sa.update(parent).values(name="x"))  # 1 and 2
     lab.run(sa.update(child).values(parent_id=2), sa.delete(parent).where(parent.c.id == 1))
     with lab.exporting() as connection:
-        assert capture.take(connection, streams, 1).more_pending
+        assert capture.claim(connection, streams, 1).more_pending
         # Parent 1 may not go before its child has left it; what is first to go is parent 2.
         assert deletes(connection, streams[0]) == []
         assert upserts(connection, streams[0]) == [{"id": 2, "name": "x"}]
     with lab.exporting() as connection:
-        assert not capture.take(connection, streams, 100).more_pending
+        assert not capture.claim(connection, streams, 100).more_pending
         assert upserts(connection, streams[1]) == [{"id": 1, "parent_id": 2}]
         assert deletes(connection, streams[0]) == [{"id": 1}]
 
@@ -155,7 +155,7 @@ def test_children_come_after_their_parents_in_a_table_that_refers_to_itself(lab:
     for node, parent in above.items():
         lab.run(sa.update(table).values(above=parent).where(table.c.id == node))
     with lab.exporting() as connection:
-        capture.take(connection, [stream], 100)
+        capture.claim(connection, [stream], 100)
         order = [row["id"] for row in upserts(connection, stream)]
     assert sorted(order) == [1, 2, 3, 4, 5, 6]
     assert order.index(4) < order.index(3) < order.index(2) < order.index(1)
@@ -175,7 +175,7 @@ def test_a_table_that_refers_to_itself_twice_and_in_a_loop_is_ordered_in_time(la
     lab.run(sa.update(table).where(table.c.id < 39).values(right=table.c.id + 2))
     lab.run(sa.update(table).where(table.c.id == 30).values(right=10))
     with lab.exporting() as connection:
-        capture.take(connection, [stream], 1000)
+        capture.claim(connection, [stream], 1000)
         order = [row["id"] for row in upserts(connection, stream)]
     assert sorted(order) == list(range(1, 41))
     assert order[:10] == list(range(40, 30, -1))
@@ -208,12 +208,12 @@ def test_what_found_no_room_is_given_back_with_its_versions(lab: Lab, written: i
         sa.delete(parent).where(parent.c.id > 2),
     )
     with lab.exporting() as connection:
-        capture.take(connection, streams, 100)
+        capture.claim(connection, streams, 100)
         places = record_places(connection, streams)
         last = capture.Reached(*places[written - 1][:3]) if written else None
         assert capture.give_back(connection, streams, last) == 8 - written
     with lab.exporting() as connection:
-        capture.take(connection, streams, 100)
+        capture.claim(connection, streams, 100)
         assert record_places(connection, streams) == places[written:]
 
 
@@ -228,7 +228,7 @@ def test_levels_count_when_the_rest_is_given_back(lab: Lab) -> None:
     lab.run(sa.insert(table).values([{"id": n} for n in range(1, 5)]))
     lab.run(sa.update(table).where(table.c.id < 4).values(above=table.c.id + 1))
     with lab.exporting() as connection:
-        capture.take(connection, [stream], 100)
+        capture.claim(connection, [stream], 100)
         places = record_places(connection, (stream,))
         capture.give_back(connection, [stream], capture.Reached(*places[1][:3]))
     assert lab.keys() == {'{"id":2}', '{"id":1}'}
@@ -241,11 +241,11 @@ def test_a_change_committed_late_with_an_early_id_is_not_lost(postgres_lab: Lab)
         late.execute(sa.insert(table).values(id=1))
         postgres_lab.run(sa.insert(table).values(id=2))
         with postgres_lab.exporting() as connection:
-            capture.take(connection, [stream], 100)
+            capture.claim(connection, [stream], 100)
             assert [row["id"] for row in upserts(connection, stream)] == [2]
         transaction.commit()
     with postgres_lab.exporting() as connection:
-        capture.take(connection, [stream], 100)
+        capture.claim(connection, [stream], 100)
         assert [row["id"] for row in upserts(connection, stream)] == [1]
 
 
@@ -254,13 +254,13 @@ def test_what_is_committed_while_the_exporter_reads_waits_for_the_next_batch(pos
     (stream,) = postgres_lab.create(table)
     postgres_lab.run(sa.insert(table).values([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]))
     with postgres_lab.exporting() as connection:
-        capture.take(connection, [stream], 100)
+        capture.claim(connection, [stream], 100)
         postgres_lab.run(
             sa.update(table).values(name="b").where(table.c.id == 1), sa.delete(table).where(table.c.id == 2)
         )
         assert upserts(connection, stream) == [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]
     with postgres_lab.exporting() as connection:
-        capture.take(connection, [stream], 100)
+        capture.claim(connection, [stream], 100)
         assert upserts(connection, stream) == [{"id": 1, "name": "b"}]
         assert deletes(connection, stream) == [{"id": 2}]
 
@@ -276,7 +276,7 @@ def test_a_table_in_another_schema_is_taken(postgres_lab: Lab) -> None:
     postgres_lab.run(sa.insert(table).values([{"id": 1}, {"id": 2}]), sa.delete(table).where(table.c.id == 1))
     with postgres_lab.exporting() as connection:
         assert capture.check(connection, stream) == []
-        capture.take(connection, [stream], 100)
+        capture.claim(connection, [stream], 100)
         assert upserts(connection, stream) == [{"id": 2}]
         assert deletes(connection, stream) == [{"id": 1}]
 
@@ -290,7 +290,7 @@ def test_orm_units_of_work_are_captured(lab: Lab) -> None:
         session.add(ProfileType(name="student", daily_limit=3))
         session.commit()
     with lab.exporting() as connection:
-        capture.take(connection, [stream], 10)
+        capture.claim(connection, [stream], 10)
         (row,) = upserts(connection, stream)
     assert row["name"] == "student"
 
@@ -305,7 +305,7 @@ def test_taken_rows_are_found_by_their_tables_own_index(sqlite_lab: Lab) -> None
 
     sa.event.listen(sqlite_lab.engine, "before_cursor_execute", note)
     with sqlite_lab.exporting() as connection:
-        capture.take(connection, [stream], 10)
+        capture.claim(connection, [stream], 10)
         upserts(connection, stream)
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {selects[-1]}", ("s0",)).all()
     assert any("SEARCH item USING" in row.detail for row in plan)
@@ -322,5 +322,5 @@ def test_a_log_believed_to_be_empty_is_still_taken_fast(postgres_lab: Lab) -> No
         postgres_lab.run(sa.update(table).values(name=name))
     with postgres_lab.exporting() as connection:
         connection.exec_driver_sql("SET LOCAL statement_timeout = '20s'")
-        assert capture.take(connection, [stream], 10_000).more_pending
+        assert capture.claim(connection, [stream], 10_000).more_pending
         assert len(upserts(connection, stream)) > 1

@@ -66,7 +66,7 @@ def test_every_key_is_taken_by_one_shard_and_they_share_alike(lab: Lab) -> None:
         more = True
         while more:
             with lab.exporting() as connection:
-                found = capture.take(connection, [stream], 70, shard)
+                found = capture.claim(connection, [stream], 70, shard)
                 keys = {row[2] for some in capture.rows(connection, stream) for row in some}
             assert found.count == len(keys) <= 70
             assert taken.isdisjoint(keys)
@@ -84,7 +84,7 @@ def test_a_key_that_changes_again_stays_in_its_shard_and_becomes_one_record(lab:
     found = []
     for number in range(2):
         with lab.exporting() as connection:
-            capture.take(connection, [stream], 7, Shard(number, 2, frozenset({"s0"})))
+            capture.claim(connection, [stream], 7, Shard(number, 2, frozenset({"s0"})))
             found += [row[2] for some in capture.rows(connection, stream) for row in some]
     assert len(found) == len(set(found)) > 0
 
@@ -103,7 +103,7 @@ def test_streams_that_are_not_split_are_taken_by_the_first_shard_alone(lab: Lab)
     lab.run(*(sa.insert(table).values([{"id": number} for number in range(20)]) for table in (parent, child, free)))
     first, second = Channel("c", "here", "there", streams, shards=2).in_files()
     with lab.exporting() as connection:
-        taken = [capture.take(connection, streams, 100, part.shard).keys for part in (second, first)]
+        taken = [capture.claim(connection, streams, 100, part.shard).keys for part in (second, first)]
     assert taken[0].keys() == {"s2"}
     assert {name: taken[1][name] for name in ("s0", "s1")} == {"s0": 20, "s1": 20}
     assert taken[0]["s2"] + taken[1]["s2"] == 20

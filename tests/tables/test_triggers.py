@@ -188,7 +188,7 @@ def test_session_settings_do_not_change_how_a_key_is_written(postgres_lab: Lab) 
     )
     assert len(postgres_lab.keys()) == 1
     with postgres_lab.exporting() as connection:
-        assert capture.take(connection, [stream], 10).keys == {"s0": 1}
+        assert capture.claim(connection, [stream], 10).keys == {"s0": 1}
         assert len(upserts(connection, stream)) == 1
 
 
@@ -213,7 +213,7 @@ def test_rows_that_replace_removes_are_noted_whatever_the_connection_says(
         other.execute(statement)
     other.close()
     with sqlite_lab.exporting() as connection:
-        capture.take(connection, [stream], 10)
+        capture.claim(connection, [stream], 10)
         assert deletes(connection, stream) == [{"id": 1}]
         assert [row["name"] for row in upserts(connection, stream)] == ["a"]
 
@@ -250,7 +250,7 @@ def test_keys_of_every_kind_and_odd_names_are_found_again(lab: Lab) -> None:
     lab.run(sa.delete(table).where(table.c.Text == ""))
     with lab.exporting() as connection:
         assert capture.check(connection, stream) == []
-        assert capture.take(connection, [stream], 10).keys == {"s0": 2}
+        assert capture.claim(connection, [stream], 10).keys == {"s0": 2}
         here, gone = upserts(connection, stream), deletes(connection, stream)
     assert [found["value"] for found in here] == ["here"]
     assert gone == [{name: "" if name == "Text" else here[0][name] for name in gone[0]}]

@@ -6,6 +6,6 @@ would keep differently from the other is refused on both, before any database se
 """
 
 from exchange.channels.codecs.base import LOOK_AT_EACH, EncodeColumn, Json, as_is
-from exchange.channels.codecs.column import Codec, UnsupportedColumn, codec_for
+from exchange.channels.codecs.column import ColumnCodec, UnsupportedColumn, codec_for
 
-__all__ = ["LOOK_AT_EACH", "Codec", "EncodeColumn", "Json", "UnsupportedColumn", "as_is", "codec_for"]
+__all__ = ["LOOK_AT_EACH", "ColumnCodec", "EncodeColumn", "Json", "UnsupportedColumn", "as_is", "codec_for"]

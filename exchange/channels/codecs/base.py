@@ -1,4 +1,4 @@
-"""What all kinds of values have in common."""
+"""What the codecs of all types have in common."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Refuse(Protocol):
         ...
 
 
-class Kind(ABC):
-    """One kind of values: its schema and its two directions, on SQLite and on PostgreSQL.
+class TypeCodec(ABC):
+    """The codec of one type of values: its schema and its two directions, on SQLite and on PostgreSQL.
 
     An encoder takes what ``selected`` gives, a decoder gives what the driver binds without any conversion of
     SQLAlchemy's. Both are made once per column and called once per value, so each is one plain function.

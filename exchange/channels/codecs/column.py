@@ -1,4 +1,4 @@
-"""The codec of one column: which kind of values it has, and what to say when one of them is refused."""
+"""The codec of one column: that of its type, and what to say when a value is refused."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColumn, Json, Kind, as_is
-from exchange.channels.codecs.numeric import Exact, Real, Truth, Whole
-from exchange.channels.codecs.temporal import Day, Duration, Moment, TimeOfDay
-from exchange.channels.codecs.text import Choice, Document, Identifier, Octets, Words
+from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColumn, Json, TypeCodec, as_is
+from exchange.channels.codecs.numeric import BooleanCodec, DecimalCodec, FloatCodec, IntegerCodec
+from exchange.channels.codecs.temporal import DateCodec, DateTimeCodec, DurationCodec, TimeCodec
+from exchange.channels.codecs.text import BytesCodec, EnumCodec, JsonCodec, TextCodec, UuidCodec
+from exchange.database.dialects import dialect_of
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, found
 from exchange.format.errors import printable as shown
@@ -32,18 +33,18 @@ class UnsupportedColumn(ValueError):  # noqa: N818 - a declaration that can't wo
 
 
 @dataclass(frozen=True)
-class Codec:
+class ColumnCodec:
     """One column's values, both ways. ``json_schema`` is of the wire value, null included."""
 
     column: sa.Column[Any]
     nullable: bool
     json_schema: Mapping[str, Any]
-    kind: Kind = field(repr=False)
+    type_codec: TypeCodec = field(repr=False)
     sensitive: bool = False
 
     def selected(self, dialect: Dialect) -> sa.ColumnElement[Any]:
         """Say what to select, labelled with the column's name, so that ``encoder`` gets it untouched."""
-        return self.kind.selected(self.column, sqlite=_is_sqlite(dialect)).label(self.column.name)
+        return self.type_codec.selected(self.column, sqlite=dialect_of(dialect).is_sqlite).label(self.column.name)
 
     def encoder(self, dialect: Dialect, under: str = "/data") -> Encode:
         """Make the function from a selected value that is not NULL to the wire's.
@@ -51,7 +52,7 @@ class Codec:
         It raises RecordError of class ``value`` at the column's member below ``under``. It is ``as_is``
         where nothing is left to do.
         """
-        return self.kind.encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        return self.type_codec.encoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
 
     def column_encoder(self, dialect: Dialect, under: str = "/data") -> EncodeColumn:
         """Make the function from many selected values, NULL or not, to the wire's: what ``encoder`` makes of each.
@@ -59,26 +60,26 @@ class Codec:
         It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse one of them, and if they are too large to
         be many; a value that ``json_schema`` refuses may get through.
         """
-        encode = self.kind.column_encoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        encode = self.type_codec.column_encoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
         encode = as_is if encode is as_is else partial(_but_null, encode)
-        return partial(_but_large, encode) if self.kind.long else encode
+        return partial(_but_large, encode) if self.type_codec.long else encode
 
     def decoder(self, dialect: Dialect, under: str = "/data") -> Decode:
         """Make the function from a wire value that is not null to what the driver binds without conversion.
 
         It raises RecordError of class ``value`` at the column's member below ``under``.
         """
-        return self.kind.decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        return self.type_codec.decoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
 
     def column_decoder(self, dialect: Dialect, under: str = "/data") -> Callable[[list[Json]], list[Any]]:
         """Make the same for many values that the strict reader read and the schema accepted, nulls among them.
 
         For null the driver gets None, but JSON's null in a JSON column that is NOT NULL.
         """
-        decode = self.kind.checked_decoder(partial(self._refusal, under), sqlite=_is_sqlite(dialect))
+        decode = self.type_codec.checked_decoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
         # Both databases read the text null as JSON's.
-        null = "null" if isinstance(self.kind, Document) and not self.nullable else None
-        as_they_are = {type(None), *self.kind.bound_as_is}
+        null = "null" if isinstance(self.type_codec, JsonCodec) and not self.nullable else None
+        as_they_are = {type(None), *self.type_codec.bound_as_is}
 
         def column(values: list[Json]) -> list[Any]:
             if null is None and as_they_are.issuperset(map(type, values)):
@@ -94,7 +95,7 @@ class Codec:
             value = value.decode("utf-8", "backslashreplace")
         what = "a value that is not shown" if self.sensitive else found(value)
         because = f" ({why})" if why and not self.sensitive else ""
-        sentence = f"{shown(self.column.name)}: expected {shown(self.kind.expected, 400)}, found {what}{because}"
+        sentence = f"{shown(self.column.name)}: expected {shown(self.type_codec.expected, 400)}, found {what}{because}"
         return RecordError("value", under + json_pointer.join(self.column.name), sentence)
 
 
@@ -111,33 +112,27 @@ def _but_null(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
     return [None if value is None else next(made) for value in values]
 
 
-def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> Codec:
+def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> ColumnCodec:
     """Find the codec of a column; ``sensitive`` keeps its values out of every sentence.
 
     Raises UnsupportedColumn for a type, a variant or a key column that can't cross exactly.
     """
-    kind = _kind(column, _undecorated(column, column.type))
+    kind = _type_codec(column, _undecorated(column, column.type))
     for dialect in (_SQLITE, _POSTGRESQL):
         resolved = _undecorated(column, column.type.dialect_impl(dialect))
         _check_storage(column, resolved)
-        if _kind(column, resolved).family() != kind.family():
+        if _type_codec(column, resolved).family() != kind.family():
             raise _unsupported(column, f"{dialect.name} keeps another kind of values for it")
     if column.primary_key and not kind.keyable:
         raise _unsupported(column, "equal values of it may be written differently, so it can't be part of a key")
     schema = kind.schema()
     if column.nullable:
         schema = _or_null(schema)
-    return Codec(column, bool(column.nullable), schema, kind, sensitive)
+    return ColumnCodec(column, bool(column.nullable), schema, kind, sensitive)
 
 
 _SQLITE: Dialect = sqlite.dialect()
 _POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-
-
-def _is_sqlite(dialect: Dialect) -> bool:
-    if dialect.name in {_SQLITE.name, _POSTGRESQL.name}:
-        return dialect.name == _SQLITE.name
-    raise ValueError(f"the exchange works on SQLite and PostgreSQL, not on {dialect.name}")
 
 
 def _unsupported(column: sa.Column[Any], why: str) -> UnsupportedColumn:
@@ -163,8 +158,8 @@ def _check_storage(column: sa.Column[Any], resolved: TypeEngine[Any]) -> None:
         raise _unsupported(column, "PostgreSQL drops what lies outside of the interval's fields")
 
 
-def _kind(column: sa.Column[Any], kind: TypeEngine[Any]) -> Kind:
-    for known, make in _KINDS:
+def _type_codec(column: sa.Column[Any], kind: TypeEngine[Any]) -> TypeCodec:
+    for known, make in _CODECS:
         if isinstance(kind, known):
             return make(column, kind)
     if isinstance(kind, types.NullType):
@@ -172,38 +167,38 @@ def _kind(column: sa.Column[Any], kind: TypeEngine[Any]) -> Kind:
     raise _unsupported(column, "its values have no exact form that both databases share")
 
 
-def _whole(bits: int) -> Callable[[sa.Column[Any], Any], Kind]:
-    return lambda _column, _kind: Whole(bits)
+def _integer(bits: int) -> Callable[[sa.Column[Any], Any], TypeCodec]:
+    return lambda _column, _type: IntegerCodec(bits)
 
 
-def _exact(column: sa.Column[Any], kind: sa.Numeric[Any]) -> Kind:
+def _decimal(column: sa.Column[Any], kind: sa.Numeric[Any]) -> TypeCodec:
     if kind.precision is None:
-        return Exact(None, 0, bool(column.primary_key))
+        return DecimalCodec(None, 0, bool(column.primary_key))
     scale = kind.scale or 0
     if not 0 <= scale <= kind.precision:
         raise _unsupported(column, "its scale must lie between 0 and its precision")
-    return Exact(kind.precision, scale, bool(column.primary_key))
+    return DecimalCodec(kind.precision, scale, bool(column.primary_key))
 
 
-def _real(_column: sa.Column[Any], kind: sa.Float[Any]) -> Kind:
+def _float(_column: sa.Column[Any], kind: sa.Float[Any]) -> TypeCodec:
     bits = kind.precision
-    return Real(isinstance(kind, sa.REAL) or (bits is not None and bits <= _SINGLE_PRECISION_BITS))
+    return FloatCodec(isinstance(kind, sa.REAL) or (bits is not None and bits <= _SINGLE_PRECISION_BITS))
 
 
-def _words(_column: sa.Column[Any], kind: sa.String) -> Kind:
+def _text(_column: sa.Column[Any], kind: sa.String) -> TypeCodec:
     # Two texts that differ may be one key where case does not count.
     counts_case = not isinstance(kind, postgresql.CITEXT)
-    return Words(kind.length, isinstance(kind, (sa.CHAR, sa.NCHAR)), counts_case)
+    return TextCodec(kind.length, isinstance(kind, (sa.CHAR, sa.NCHAR)), counts_case)
 
 
-def _choice(column: sa.Column[Any], kind: sa.Enum) -> Kind:
+def _enum(column: sa.Column[Any], kind: sa.Enum) -> TypeCodec:
     values = list(_enum_values(kind))
     if not values or len(values) != len(kind.enums):
         raise _unsupported(column, "it must have values, and one name kept for each")
     wires = tuple(zip(kind.enums, values, strict=True))
     if any(type(wire) not in {str, int} or "\0" in str(wire) for _, wire in wires):
         raise _unsupported(column, "the value of each of its members must be a string or an integer")
-    return Choice(wires)
+    return EnumCodec(wires)
 
 
 def _enum_values(kind: sa.Enum) -> Iterator[Any]:
@@ -217,23 +212,23 @@ def _enum_values(kind: sa.Enum) -> Iterator[Any]:
         yield member.value
 
 
-def _identifier(_column: sa.Column[Any], kind: sa.Uuid[Any]) -> Kind:
-    return Identifier(bool(kind.native_uuid))
+def _uuid(_column: sa.Column[Any], kind: sa.Uuid[Any]) -> TypeCodec:
+    return UuidCodec(bool(kind.native_uuid))
 
 
-def _time(column: sa.Column[Any], kind: sa.Time) -> Kind:
+def _time(column: sa.Column[Any], kind: sa.Time) -> TypeCodec:
     if kind.timezone:
         raise _unsupported(column, "a time with zone means no moment; make it a time without zone")
-    return TimeOfDay(_digits(kind), bool(column.primary_key))
+    return TimeCodec(_digits(kind), bool(column.primary_key))
 
 
-def _moment(_column: sa.Column[Any], kind: sa.DateTime) -> Kind:
-    return Moment(bool(kind.timezone), _digits(kind))
+def _date_time(_column: sa.Column[Any], kind: sa.DateTime) -> TypeCodec:
+    return DateTimeCodec(bool(kind.timezone), _digits(kind))
 
 
-def _duration(_column: sa.Column[Any], kind: Any) -> Kind:
+def _duration(_column: sa.Column[Any], kind: Any) -> TypeCodec:
     digits = kind.second_precision if isinstance(kind, types.Interval) else kind.precision
-    return Duration(bool(kind.native), _MICROSECOND_DIGITS if digits is None else digits)
+    return DurationCodec(bool(kind.native), _MICROSECOND_DIGITS if digits is None else digits)
 
 
 def _digits(kind: TypeEngine[Any]) -> int:
@@ -243,22 +238,22 @@ def _digits(kind: TypeEngine[Any]) -> int:
 
 
 # The first that fits: a subclass stands before its base.
-_KINDS: tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[sa.Column[Any], Any], Kind]], ...] = (
-    (sa.Enum, _choice),
-    (sa.String, _words),
-    (sa.Boolean, lambda _column, _kind: Truth()),
-    (sa.SmallInteger, _whole(16)),
-    (sa.BigInteger, _whole(64)),
-    (sa.Integer, _whole(32)),
-    (sa.Float, _real),
-    (sa.Numeric, _exact),
+_CODECS: tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[sa.Column[Any], Any], TypeCodec]], ...] = (
+    (sa.Enum, _enum),
+    (sa.String, _text),
+    (sa.Boolean, lambda _column, _type: BooleanCodec()),
+    (sa.SmallInteger, _integer(16)),
+    (sa.BigInteger, _integer(64)),
+    (sa.Integer, _integer(32)),
+    (sa.Float, _float),
+    (sa.Numeric, _decimal),
     ((types.Interval, postgresql.INTERVAL), _duration),
-    (sa.DateTime, _moment),
-    (sa.Date, lambda _column, _kind: Day()),
+    (sa.DateTime, _date_time),
+    (sa.Date, lambda _column, _type: DateCodec()),
     (sa.Time, _time),
-    (sa.Uuid, _identifier),
-    (sa.LargeBinary, lambda _column, _kind: Octets()),
-    (sa.JSON, lambda _column, _kind: Document()),
+    (sa.Uuid, _uuid),
+    (sa.LargeBinary, lambda _column, _type: BytesCodec()),
+    (sa.JSON, lambda _column, _type: JsonCodec()),
 )
 
 

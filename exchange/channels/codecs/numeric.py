@@ -13,14 +13,25 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Kind, Refuse, all_of, as_is, raw, stored
+from exchange.channels.codecs.base import (
+    Decode,
+    Encode,
+    EncodeColumn,
+    Json,
+    Refuse,
+    TypeCodec,
+    all_of,
+    as_is,
+    raw,
+    stored,
+)
 
 _MOST_DIGITS_BEFORE, _MOST_DIGITS_AFTER = 131_072, 16_383
 """PostgreSQL's own bounds of a numeric column that declares none."""
 
 
 @dataclass(frozen=True)
-class Whole(Kind):
+class IntegerCodec(TypeCodec):
     """Integers of 16, 32 or 64 bits."""
 
     bits: int
@@ -55,11 +66,11 @@ class Whole(Kind):
 
     def family(self) -> type:
         """Let a variant have any width: SQLite has only one."""
-        return Whole
+        return IntegerCodec
 
 
 @dataclass(frozen=True)
-class Truth(Kind):
+class BooleanCodec(TypeCodec):
     """Booleans; SQLite keeps 0 and 1."""
 
     expected = "true or false"
@@ -97,7 +108,7 @@ class Truth(Kind):
 
 
 @dataclass(frozen=True)
-class Real(Kind):
+class FloatCodec(TypeCodec):
     """Floats of 64 bits, or of 32 if ``single``: then only numbers that come back as they went in."""
 
     single: bool
@@ -182,7 +193,7 @@ def _single(bits: int) -> float:
 
 
 @dataclass(frozen=True)
-class Exact(Kind):
+class DecimalCodec(TypeCodec):
     """Decimals, as strings. SQLite keeps a float instead, so there only those that the float gives back.
 
     ``precision`` None is any decimal; else ``scale`` digits after the point, and ``precision`` in all.

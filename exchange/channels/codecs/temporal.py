@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Kind, Refuse, as_is
+from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Refuse, TypeCodec, as_is
 
 _YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"  # there is no year 0
 _DATE = f"{_YEAR}-[0-9]{{2}}-[0-9]{{2}}"
@@ -46,7 +46,7 @@ def _is_day(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Day(Kind):
+class DateCodec(TypeCodec):
     """Dates of the years 1 to 9999."""
 
     expected = "a date YYYY-MM-DD of the years 0001 to 9999"
@@ -80,7 +80,7 @@ class Day(Kind):
 
 
 @dataclass(frozen=True)
-class TimeOfDay(Kind):
+class TimeCodec(TypeCodec):
     """Times without zone, written with microseconds; read without them too, except in a key."""
 
     digits: int
@@ -131,7 +131,7 @@ def _with_blank(moment: str) -> str:
 
 
 @dataclass(frozen=True)
-class Moment(Kind):
+class DateTimeCodec(TypeCodec):
     """Date-times with microseconds: ``aware`` ones in UTC with a Z, others without.
 
     SQLite keeps no zone: an aware column's text without one is UTC, as SQLAlchemy's users must keep it.
@@ -155,7 +155,7 @@ class Moment(Kind):
 
     def family(self) -> Hashable:
         """Let a variant have any precision, but the same zone."""
-        return (Moment, self.aware)
+        return (DateTimeCodec, self.aware)
 
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
         return self._from_sqlite(refuse) if sqlite else self._from_postgresql(refuse)
@@ -273,7 +273,7 @@ _POSTGRESQL_INTERVAL = re.compile(
 
 
 @dataclass(frozen=True)
-class Duration(Kind):
+class DurationCodec(TypeCodec):
     """Intervals of days and less, as ISO 8601 durations (``P1DT2H3M4.000005S``, negative: ``-P1D``).
 
     Months and years have no fixed length, so they are refused. A day is 24 hours. Where the database has no

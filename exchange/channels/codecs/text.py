@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Kind, Refuse, as_is, raw
+from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Refuse, TypeCodec, as_is, raw
 from exchange.format import strict_json
 from exchange.format.errors import RecordError
 from exchange.format.record import MAX_BODY_DEPTH
@@ -25,7 +25,7 @@ _SHORT = 200
 
 
 @dataclass(frozen=True)
-class Words(Kind):
+class TextCodec(TypeCodec):
     """Strings, of at most ``length`` code points.
 
     A column of fixed length (CHAR) has no blanks at its end: PostgreSQL pads with them and says they mean
@@ -93,7 +93,7 @@ class Words(Kind):
 
 
 @dataclass(frozen=True)
-class Choice(Kind):
+class EnumCodec(TypeCodec):
     """Enums, by value. ``wires`` maps what the database keeps to the value; its order is the declared one."""
 
     wires: tuple[tuple[str, str | int], ...]
@@ -148,7 +148,7 @@ class Choice(Kind):
 
     def family(self) -> Hashable:
         """Let a variant keep only the same names for the same values."""
-        return (Choice, frozenset(self.wires))
+        return (EnumCodec, frozenset(self.wires))
 
 
 def _decoded(values: Sequence[Any]) -> list[str]:
@@ -164,7 +164,7 @@ _HEX = re.compile(rb"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class Identifier(Kind):
+class UuidCodec(TypeCodec):
     """UUIDs. Where the database has no such type, or if not ``native``, SQLAlchemy keeps 32 hex digits."""
 
     native: bool
@@ -213,7 +213,7 @@ class Identifier(Kind):
 
 
 @dataclass(frozen=True)
-class Octets(Kind):
+class BytesCodec(TypeCodec):
     """Bytes, as base64 of the standard alphabet with its padding."""
 
     long = True
@@ -326,7 +326,7 @@ def _without_blanks(text: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class Document(Kind):
+class JsonCodec(TypeCodec):
     """JSON columns, as they are.
 
     JSON's null and SQL's NULL are one on the wire. A column that may be NULL receives it as NULL, one that

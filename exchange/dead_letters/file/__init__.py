@@ -3,8 +3,8 @@
 JSON lines are for programs and come back (``format.dead_letter_file``); CSV is for people and does not.
 """
 
-from exchange.dead_letters.file.read import Brought, bring
-from exchange.dead_letters.file.write import Saved, save
+from exchange.dead_letters.file.read import ImportedLetters, import_letters
+from exchange.dead_letters.file.write import ExportedLetters, export_letters
 from exchange.format.signed_file import FileFault
 
-__all__ = ["Brought", "FileFault", "Saved", "bring", "save"]
+__all__ = ["ExportedLetters", "FileFault", "ImportedLetters", "export_letters", "import_letters"]

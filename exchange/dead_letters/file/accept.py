@@ -21,12 +21,12 @@ from exchange.site import Site
 from exchange.tables import capture
 
 
-class Unfit(Exception):  # noqa: N818 - an answer, not an error
+class Unacceptable(Exception):  # noqa: N818 - an answer, not an error
     """A letter has no place here; the text is one sentence that says why."""
 
 
-class Judge:
-    """Looks at the letters of one file. ``ours`` says that it is this network's own."""
+class Acceptance:
+    """What is accepted of one file. ``ours`` says that it is this network's own."""
 
     def __init__(self, site: Site, connection: Connection, ending: Ending) -> None:
         self._site = site
@@ -34,12 +34,12 @@ class Judge:
         self._file = ending
         self.ours = ending.network == site.network
 
-    def judged(self, letter: SavedLetter) -> SavedLetter:
-        """Give a letter as it is to be kept here. Raises Unfit."""
+    def accept(self, letter: SavedLetter) -> SavedLetter:
+        """Give a letter as it is to be kept here. Raises Unacceptable."""
         if letter.state not in set(DeadLetterState):
-            raise Unfit(f"its state {printable(letter.state)} is not known here")
+            raise Unacceptable(f"its state {printable(letter.state)} is not known here")
         if len(letter.record) != min(letter.record_bytes, MAX_STORED_RECORD_BYTES):
-            raise Unfit(f"{len(letter.record)} bytes of its record are there, of {letter.record_bytes}")
+            raise Unacceptable(f"{len(letter.record)} bytes of its record are there, of {letter.record_bytes}")
         if not self.ours:
             return self._refused_by_peer(letter)
         if letter.direction == Direction.OUT:
@@ -52,7 +52,7 @@ class Judge:
         """Check a letter that this side could not send: a retry puts its key among the changes."""
         stream = _stream(_channel(self._site.outgoing(), letter, "sent"), letter.stream)
         if letter.key is None or not capture.is_key(self._connection, stream, letter.key):
-            raise Unfit(f"its key is none of table {stream.table.name}")
+            raise Unacceptable(f"its key is none of table {stream.table.name}")
 
     def _check_received(self, letter: SavedLetter) -> None:
         """Check a letter that this side refused: what is said of its record is what the record says."""
@@ -64,7 +64,7 @@ class Judge:
         again = letter_of(channel, {}, letter.record, fault)
         said = (letter.stream, letter.op, letter.key, letter.version)
         if said != (again.stream, again.op, again.key, again.version):
-            raise Unfit("its stream, op, key or version are not those of its record")
+            raise Unacceptable("its stream, op, key or version are not those of its record")
 
     def _check_key(self, letter: SavedLetter) -> None:
         """Check that a key of which the record is not there is a key at all: it is read as one wherever it is met."""
@@ -73,24 +73,24 @@ class Judge:
         except (ValueError, RecursionError):
             key = ()
         if key is not None and not isinstance(key, dict):
-            raise Unfit("its key is no JSON object")
+            raise Unacceptable("its key is no JSON object")
 
     def _refused_by_peer(self, letter: SavedLetter) -> SavedLetter:
         """Make a letter that the peer refused one of ours: its row is mended here, and a retry sends it again."""
         peer = self._file.network
         if letter.direction == Direction.OUT:
-            raise Unfit(f"it never left {peer}, and is mended there")
+            raise Unacceptable(f"it never left {peer}, and is mended there")
         if letter.state != DeadLetterState.PARKED:
-            raise Unfit(f"it is {letter.state} at {peer}, so there is nothing to mend here")
+            raise Unacceptable(f"it is {letter.state} at {peer}, so there is nothing to mend here")
         channel = _channel(self._site.outgoing(), letter, "sent")
         try:
             record = records.decode(letter.record)
             stream = _stream(channel, record.stream)
             key = self._key_here(stream, record)
         except RecordError as error:
-            raise Unfit(f"its record names no row of ours: {error.sentence}") from error
+            raise Unacceptable(f"its record names no row of ours: {error.sentence}") from error
         if key is None:
-            raise Unfit(f"its row is no longer in table {stream.table.name} here; retry or discard it at {peer}")
+            raise Unacceptable(f"its row is no longer in table {stream.table.name} here; retry or discard it at {peer}")
         return replace(
             letter,
             direction=Direction.OUT.value,
@@ -116,11 +116,11 @@ def _channel(channels: Iterable[Channel], letter: SavedLetter, way: str) -> Chan
     for channel in channels:
         if channel.name == letter.channel:
             return channel
-    raise Unfit(f"channel {letter.channel} is not {way} here")
+    raise Unacceptable(f"channel {letter.channel} is not {way} here")
 
 
 def _stream(channel: Channel, name: str | None) -> Stream:
     try:
         return channel.stream(name or "")
     except KeyError:
-        raise Unfit(f"channel {channel.name} has no stream {printable(name or 'without a name')}") from None
+        raise Unacceptable(f"channel {channel.name} has no stream {printable(name or 'without a name')}") from None

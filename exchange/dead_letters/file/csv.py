@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from exchange.channels.stream import HIDDEN
-from exchange.dead_letters import Mask, Parked
+from exchange.dead_letters.masking import Mask
+from exchange.dead_letters.store import Parked
 from exchange.format.errors import printable
 from exchange.site import Site
 

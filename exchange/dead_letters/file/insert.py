@@ -1,4 +1,4 @@
-"""Letters that were brought put among those that are here, each once."""
+"""Letters of a file inserted among those that are here, each once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange import dead_letters
 from exchange.database import ledger
 from exchange.database.engine import now
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, revision
+from exchange.dead_letters import store
 from exchange.format.dead_letter_file import SavedLetter, SavedRevision
 
 Identity = tuple[Any, ...]
@@ -26,7 +26,7 @@ class _Waiting:
     revisions: list[SavedRevision] = field(default_factory=list)
 
 
-class Shelf:
+class Inserter:
     """Letters that wait to be written in the caller's transaction, some at a time."""
 
     def __init__(self, connection: Connection, cause: str) -> None:
@@ -120,7 +120,7 @@ def _row(waiting: _Waiting, *, keeping: bool) -> dict[str, Any]:
     letter = waiting.letter
     values = {one.name: getattr(letter, one.name) for one in fields(SavedLetter) if keeping or one.name != "id"}
     return values | {
-        "fingerprint": dead_letters.Letter(
+        "fingerprint": store.Letter(
             Direction(letter.direction),
             letter.channel,
             letter.record,

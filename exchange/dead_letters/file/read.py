@@ -16,12 +16,12 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from exchange.database.batch_fault import stumbled
+from exchange.database.batch_fault import Crashed
 from exchange.database.engine import now
 from exchange.database.errors import world_errors
-from exchange.database.locks import locked
-from exchange.dead_letters.file.accept import Judge, Unfit
-from exchange.dead_letters.file.insert import Shelf
+from exchange.database.locks import LETTERS_LOCK, locked
+from exchange.dead_letters.file.accept import Acceptance, Unacceptable
+from exchange.dead_letters.file.insert import Inserter
 from exchange.files.folder import NotPlain, named
 from exchange.format.as_dict import AsDict
 from exchange.format.dead_letter_file import Ending, SavedRevision, read_entries
@@ -39,7 +39,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 
 
 @dataclass
-class Brought(AsDict):
+class ImportedLetters(AsDict):
     """What became of a file's letters. ``sentences`` tell of the first that were refused."""
 
     network: str
@@ -55,8 +55,8 @@ class Brought(AsDict):
             self.sentences.append(f"line {number}: {sentence}")
 
 
-def bring(site: Site, file: Path) -> Brought:
-    """Take in a file that ``save`` wrote here or at the peer; may be repeated.
+def import_letters(site: Site, file: Path) -> ImportedLetters:
+    """Take in a file that ``export_letters`` wrote here or at the peer; may be repeated.
 
     Raises FileFault, and nothing was changed; Busy, WorldError.
     """
@@ -64,12 +64,12 @@ def bring(site: Site, file: Path) -> Brought:
         tail = read_tail(content)
         ending = _believed(site, tail)
         try:
-            with locked(site.engine, "letters") as connection:
-                return _take_in(site, connection, content, ending)
+            with locked(site.engine, LETTERS_LOCK) as connection:
+                return _insert(site, connection, content, ending)
         except DBAPIError as error:
             if not refuses_the_row(error):
                 raise
-            raise FileFault(f"the database refuses what is in it ({stumbled(error)})") from error
+            raise FileFault(f"the database refuses what is in it ({Crashed.of(error)})") from error
 
 
 @contextmanager
@@ -116,23 +116,25 @@ def _check_size(found: int, most: int) -> None:
         raise FileFault(f"it has {found} bytes, more than {most} (EXCHANGE_MAX_CONTENT_BYTES)")
 
 
-def _take_in(site: Site, connection: Connection, content: BinaryIO, ending: Ending) -> Brought:
-    done = Brought(ending.network)
-    judge = Judge(site, connection, ending)
-    shelf = Shelf(connection, f"brought from a file of {ending.network}'s of {ending.created_at:%Y-%m-%d %H:%M} UTC")
+def _insert(site: Site, connection: Connection, content: BinaryIO, ending: Ending) -> ImportedLetters:
+    done = ImportedLetters(ending.network)
+    acceptance = Acceptance(site, connection, ending)
+    inserter = Inserter(
+        connection, f"brought from a file of {ending.network}'s of {ending.created_at:%Y-%m-%d %H:%M} UTC"
+    )
     fit = False
     for number, entry in read_entries(content, ending):
         if isinstance(entry, SavedRevision):
-            if fit and judge.ours:
-                shelf.revise(entry)
+            if fit and acceptance.ours:
+                inserter.revise(entry)
             continue
-        if shelf.letters >= CHUNK_LETTERS or shelf.bytes >= CHUNK_BYTES:
-            shelf.write()
+        if inserter.letters >= CHUNK_LETTERS or inserter.bytes >= CHUNK_BYTES:
+            inserter.write()
         fit = False
         try:
-            shelf.add(judge.judged(entry), keeps_id=judge.ours)
+            inserter.add(acceptance.accept(entry), keeps_id=acceptance.ours)
             fit = True
-        except Unfit as unfit:
-            done.refuse(number, str(unfit))
-    shelf.write()
-    return replace(done, imported=shelf.imported, duplicate=shelf.duplicate)
+        except Unacceptable as fault:
+            done.refuse(number, str(fault))
+    inserter.write()
+    return replace(done, imported=inserter.imported, duplicate=inserter.duplicate)

@@ -16,9 +16,9 @@ from exchange.database.engine import now
 from exchange.database.errors import world_errors
 from exchange.database.locks import reading
 from exchange.database.tables import dead_letter, revision
-from exchange.dead_letters import Filters, Parked
 from exchange.dead_letters.file.csv import write_table
-from exchange.dead_letters.store import brief_columns, parked
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.store import Parked, brief_columns, parked
 from exchange.files.durable import new_file
 from exchange.format.as_dict import AsDict
 from exchange.format.dead_letter_file import Entry, LetterWriter, SavedLetter, SavedRevision
@@ -30,7 +30,7 @@ FETCH_LETTERS = 50
 
 
 @dataclass(frozen=True)
-class Saved(AsDict):
+class ExportedLetters(AsDict):
     """What was written. ``signed`` is None for a table, which nobody takes back."""
 
     file: Path
@@ -42,7 +42,7 @@ class Saved(AsDict):
         return super().as_dict() | {"file": str(self.file)}
 
 
-def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
+def export_letters(site: Site, file: Path, filters: Filters | None = None) -> ExportedLetters:
     """Write the letters that ``filters`` mean (None: all): a table if the name ends in .csv, else JSON lines.
 
     The file appears whole or not at all, for our eyes only. Raises FileFault if there is one already, WorldError.
@@ -50,7 +50,7 @@ def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
     where = (filters or Filters()).where()
     with world_errors(), reading(site.engine) as connection, new_file(file) as out:
         if file.suffix == ".csv":
-            return Saved(file, write_table(site, out, _letters(connection, where)), None)
+            return ExportedLetters(file, write_table(site, out, _letters(connection, where)), None)
         epoch = network.known_epoch(connection, site.network)
         if epoch is None:
             raise WorldError("the database has no epoch yet; `exchange migrate` gives it one")
@@ -58,7 +58,7 @@ def save(site: Site, file: Path, filters: Filters | None = None) -> Saved:
         for entry in _entries(connection, where):
             writer.write(entry)
         ending = writer.close(site.network, epoch, f"exchange {__version__}", now(), site.signing_key)
-    return Saved(file, ending.letters, site.signing_key is not None)
+    return ExportedLetters(file, ending.letters, site.signing_key is not None)
 
 
 Where = Sequence[sa.ColumnElement[bool]]

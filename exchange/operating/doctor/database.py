@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from exchange.channels.channel import Channel
 from exchange.database import audit_chain, engine, errors, ledger, locks, network, positions
+from exchange.database.dialects import dialect_of
 from exchange.database.tables import Direction, ResyncState, batch, event, resync
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
@@ -162,7 +163,7 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         ours = engine.now()
         newest = connection.scalar(sa.select(event.c.at).order_by(event.c.id.desc()).limit(1))
-        theirs = connection.scalar(sa.select(sa.func.now())) if connection.dialect.name == "postgresql" else None
+        theirs = connection.scalar(sa.select(sa.func.now())) if dialect_of(connection).is_postgresql else None
     if newest is not None and newest - ours > MAX_DRIFT:
         yield fault(
             "clock",

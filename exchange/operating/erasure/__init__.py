@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger
 from exchange.database.errors import world_errors
-from exchange.database.locks import join, locked, reading
+from exchange.database.locks import FORGET_LOCK, export_lock, import_lock, join, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.names import CONTROL
 from exchange.operating.erasure import files, rows
@@ -83,7 +83,7 @@ def erase_record(site: Site, sought: Sought) -> Forgotten:
     site.spool.prepare()
     with world_errors(), reading(site.engine) as connection:
         seen = files.find(site, connection, sought)
-    with world_errors(), locked(site.engine, "forget") as connection:
+    with world_errors(), locked(site.engine, FORGET_LOCK) as connection:
         overwrite_what_goes(connection)
         for lock in _locks(site, seen):
             join(connection, lock, alone=True)
@@ -103,7 +103,7 @@ def _locks(site: Site, seen: Sequence[Found]) -> list[str]:
     """Name the locks of the channels whose batches are erased: nobody sends them, or judges them anew, meanwhile."""
     outgoing = {one.name for one in site.outgoing()}
     channels = {one.files.channel for one in seen if one.files.channel is not None}
-    return sorted(f"{'export' if name in outgoing else 'import'} {name}" for name in channels)
+    return sorted(export_lock(name) if name in outgoing else import_lock(name) for name in channels)
 
 
 def _found(site: Site, connection: Connection, sought: Sought, seen: Sequence[Found], *, erased: bool) -> Forgotten:

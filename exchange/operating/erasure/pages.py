@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, Engine
 
+from exchange.database.dialects import dialect_of
+
 
 def overwrite_what_goes(connection: Connection) -> None:
     """Have SQLite overwrite what this connection removes from now on."""
-    if connection.dialect.name == "sqlite":
+    if dialect_of(connection).is_sqlite:
         connection.exec_driver_sql("PRAGMA secure_delete = ON")
 
 
 def write_back(engine: Engine) -> None:
     """Have SQLite write its log back into the file and empty it, if nobody reads just now: else its next one does."""
-    if engine.dialect.name != "sqlite":
+    if not dialect_of(engine).is_sqlite:
         return
     driver = engine.raw_connection()
     try:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import ledger
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
 from exchange.database.tables import (
     BatchState,
@@ -244,7 +245,7 @@ def _erase_words(_site: Site, connection: Connection, sought: Sought) -> None:
 
 def _has(connection: Connection, column: sa.Column[Any], texts: Iterable[str]) -> sa.ColumnElement[bool]:
     """Say that one of these texts stands in a column, to the letter: LIKE takes upper case for lower on SQLite."""
-    place = sa.func.strpos if connection.dialect.name == "postgresql" else sa.func.instr
+    place = sa.func.strpos if dialect_of(connection).is_postgresql else sa.func.instr
     return sa.or_(*(place(column, text) > 0 for text in texts))
 
 

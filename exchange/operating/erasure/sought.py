@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from exchange.channels.stream import Stream
-from exchange.dead_letters import key_texts
+from exchange.dead_letters.filters import key_texts
 from exchange.format.control import RECEIPT
 from exchange.format.errors import RecordError, WorldError, printable
 from exchange.site import Site

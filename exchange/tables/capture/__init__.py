@@ -2,7 +2,7 @@
 
 ``install`` puts triggers on a table of the application's. They write a change (stream, op, key) in the
 application's own transaction, so that ORM code, bulk statements and a hand in a console are all seen and a
-rollback leaves nothing. ``take`` moves pending changes into a temporary table, one row per key, and
+rollback leaves nothing. ``claim`` moves pending changes into a temporary table, one row per key, and
 ``rows`` and ``deleted_keys`` read what those keys are now.
 
 Never "everything above the last id seen": ids are given out before commits, and a row that commits late
@@ -12,10 +12,10 @@ What a change notes is *which* key to look at, no more. A change too many is the
 sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
 """
 
-from exchange.tables.capture.pending import Reached, Taken, extent, give_back, pending, take
+from exchange.tables.capture.pending import Claimed, Reached, claim, extent, give_back, pending
 from exchange.tables.capture.read import Row, deleted_keys, is_key, key_text, row_of_key, rows, streamed
-from exchange.tables.capture.scan import Page, cut_page, older_keys, turn_page
-from exchange.tables.capture.stream_table import TAKEN, carried
+from exchange.tables.capture.scan import Page, cut_page, next_page, older_keys
+from exchange.tables.capture.stream_table import CLAIMED, carried
 from exchange.tables.capture.triggers import (
     CaptureFault,
     add_version_column,
@@ -28,16 +28,17 @@ from exchange.tables.capture.triggers import (
 from exchange.tables.capture.versions import draw_version, is_behind_barrier, make_barrier, raise_counter
 
 __all__ = [
-    "TAKEN",
+    "CLAIMED",
     "CaptureFault",
+    "Claimed",
     "Page",
     "Reached",
     "Row",
-    "Taken",
     "add_version_column",
     "captured_tables",
     "carried",
     "check",
+    "claim",
     "cut_page",
     "deleted_keys",
     "draw_version",
@@ -50,12 +51,11 @@ __all__ = [
     "is_key",
     "key_text",
     "make_barrier",
+    "next_page",
     "older_keys",
     "pending",
     "raise_counter",
     "row_of_key",
     "rows",
     "streamed",
-    "take",
-    "turn_page",
 ]

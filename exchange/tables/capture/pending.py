@@ -1,6 +1,6 @@
-"""Take pending changes out of the log, and read what the rows they name are now.
+"""Claim pending changes: take them out of the log, one per key, in the transaction of the batch that carries them.
 
-``take`` leaves one row per key in the temporary table ``exchange_taken``; everything is done by the database
+``claim`` leaves one row per key in the temporary table ``exchange_taken``; everything is done by the database
 on sets, so that memory doesn't grow with their number. It needs a transaction that sees one moment of the
 database: REPEATABLE READ on PostgreSQL, any on SQLite.
 """
@@ -15,32 +15,31 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Shard
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.format.record import Op
 from exchange.tables.capture import sqlite
 from exchange.tables.capture.sql import literal, literals, run
 from exchange.tables.capture.stream_table import (
     StreamTable,
+    and_in_shard,
     carried,
-    empty_taken,
-    falls,
     help_planner,
-    is_postgresql,
+    make_claimed_table,
     order_self_references,
     refers,
 )
-from exchange.tables.capture.triggers import dialect_of
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What ``take`` took: keys by stream (only streams that have any), and whether changes are left."""
+class Claimed:
+    """What ``claim`` claimed: keys by stream (only streams that have any), and whether changes are left."""
 
     keys: Mapping[str, int]
     more_pending: bool
 
     @property
     def count(self) -> int:
-        """How many keys were taken."""
+        """How many keys were claimed."""
         return sum(self.keys.values())
 
 
@@ -56,8 +55,11 @@ class Reached:
 def pending(
     connection: Connection, streams: Sequence[Stream], limit: int | None = None, shard: Shard | None = None
 ) -> int:
-    """Count the changes of these streams, or of a shard of them, that no batch carries yet; stop at ``limit``."""
-    if shard is not None and not is_postgresql(connection):
+    """Count the changes of these streams, or of a shard of them, that no batch carries yet; stop at ``limit``.
+
+    Reads in the caller's transaction.
+    """
+    if shard is not None and not dialect_of(connection).is_postgresql:
         sqlite.prepare(connection)
     of = f"FROM exchange_change WHERE {_of(connection, streams, shard)}"
     if limit is not None:
@@ -68,7 +70,8 @@ def pending(
 def extent(connection: Connection) -> tuple[int, int] | None:
     """Give the oldest and the newest pending change of all streams; None if there is none.
 
-    From one stream to the next through the index: three looks at it for each that has any.
+    From one stream to the next through the index: three looks at it for each that has any. Reads in the caller's
+    transaction.
     """
     log = "FROM exchange_change c WHERE c.stream"
     found = run(
@@ -81,24 +84,25 @@ def extent(connection: Connection) -> tuple[int, int] | None:
     return None if found.a is None else (found.a, found.z)
 
 
-def take(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None = None) -> Taken:
-    """Take about ``max_records`` pending changes, oldest first, into ``exchange_taken``, one row per key.
+def claim(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None = None) -> Claimed:
+    """Claim about ``max_records`` pending changes, oldest first, into ``exchange_taken``, one row per key.
 
     Of a ``shard`` only its keys.
 
-    Rows that taken rows refer to by foreign keys among ``streams`` come along if they have changes pending,
-    so that a batch can be applied by itself. A key's version is that of its last change. A key that is gone
-    is left for the batch in which it goes. What is taken is gone from the log once the transaction commits.
-    Raises CaptureFault if a stream's table or a column of its key is missing.
+    Rows that claimed rows refer to by foreign keys among ``streams`` come along if they have changes pending, so that a
+    batch can be applied by itself. A key's version is that of its last change. A key that is gone is left for the batch
+    in which it goes. What is claimed is gone from the log once the transaction commits. Raises CaptureFault if a
+    stream's table or a column of its key is missing. Runs in the transaction that seals the batch, under the channel's
+    export lock; commits nothing.
     """
     tables = [StreamTable.of(connection, stream) for stream in carried(streams, shard)]
-    empty_taken(connection)
+    make_claimed_table(connection)
     while True:
         boundary = _boundary(connection, streams, max_records, shard)
         if boundary is None:
             _move(connection, _of(connection, streams, shard), 0)
         else:
-            _take_below(connection, tables, boundary, shard)
+            _claim_below(connection, tables, boundary, shard)
         counts = run(connection, "SELECT stream, count(*) AS keys FROM exchange_taken GROUP BY stream")
         keys = {row.stream: row.keys for row in counts}
         more = boundary is not None and pending(connection, streams, 1, shard) > 0
@@ -108,16 +112,16 @@ def take(connection: Connection, streams: Sequence[Stream], max_records: int, sh
         if table.stream.name in keys:
             order_self_references(connection, table)
     help_planner(connection, tables)
-    return Taken(keys, more)
+    return Claimed(keys, more)
 
 
 def give_back(connection: Connection, streams: Sequence[Stream], reached: Reached | None) -> int:
     """Put what found no room in the batch back into the log, and say how many keys that were.
 
-    ``streams`` as they were taken, parents first; all upserts come before all deletes, and ``reached`` is the
-    last record in that order that was written or parked (None: none). What is given back keeps its version.
+    ``streams`` as they were claimed, parents first; all upserts come before all deletes, and ``reached`` is the last
+    record in that order that was written or parked (None: none). What is given back keeps its version. Runs in the
+    transaction of ``claim``.
     """
-    dialect_of(connection)
     left = "1 = 1" if reached is None else _after(connection, streams, reached)
     run(
         connection,
@@ -141,11 +145,11 @@ def _of(connection: Connection, streams: Sequence[Stream], shard: Shard | None) 
 
 
 def _in_shard(connection: Connection, stream: Stream, shard: Shard | None) -> str:
-    return f"(stream = {literal(stream.name)}{falls(connection, stream, shard)})"
+    return f"(stream = {literal(stream.name)}{and_in_shard(connection, stream, shard)})"
 
 
 def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None) -> int | None:
-    """Find the first change that isn't taken; None if all are."""
+    """Find the first change that isn't claimed; None if all are."""
     each = _oldest(connection, streams, max_records + 1, shard)
     found = run(connection, f"SELECT id FROM ({each}) a ORDER BY id LIMIT 1 OFFSET {max_records}").scalar()
     return None if found is None else int(found)
@@ -161,7 +165,7 @@ def _oldest(connection: Connection, streams: Sequence[Stream], limit: int, shard
     return " UNION ALL ".join(
         "SELECT id FROM (SELECT id FROM exchange_change"
         f" WHERE stream BETWEEN {literal(stream.name)} AND {literal(stream.name)}"
-        f"{falls(connection, stream, shard)} ORDER BY stream, id LIMIT {limit}) s"
+        f"{and_in_shard(connection, stream, shard)} ORDER BY stream, id LIMIT {limit}) s"
         for stream in carried(streams, shard)
     )
 
@@ -173,7 +177,7 @@ def _move(connection: Connection, where: str, turn: int) -> int:
     chosen = f"SELECT max(id), stream, key, min(op), {turn}"
     # In order, so that they are also read in order, and near each other, without much sorting.
     once = "GROUP BY stream, key ORDER BY max(id)"
-    if is_postgresql(connection):
+    if dialect_of(connection).is_postgresql:
         moved = run(
             connection,
             f"WITH gone AS (DELETE FROM exchange_change WHERE {where} RETURNING id, stream, op, key)"
@@ -185,19 +189,19 @@ def _move(connection: Connection, where: str, turn: int) -> int:
     return moved.rowcount
 
 
-def _take_below(connection: Connection, tables: Sequence[StreamTable], boundary: int, shard: Shard | None) -> None:
-    """Take the changes below ``boundary``, and what belongs to them of the rest."""
+def _claim_below(connection: Connection, tables: Sequence[StreamTable], boundary: int, shard: Shard | None) -> None:
+    """Claim the changes below ``boundary``, and what belongs to them of the rest."""
     streams = [table.stream for table in tables]
     _move(connection, f"{_of(connection, streams, shard)} AND id < {boundary}", 0)
-    if not is_postgresql(connection):  # PostgreSQL joins whole sets by hashing, for less than an index costs
+    if not dialect_of(connection).is_postgresql:  # PostgreSQL joins whole sets by hashing, for less than an index costs
         run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
     help_planner(connection, tables)
-    _take_later_changes(connection, tables)
-    _take_parents(connection, tables)
+    _claim_later_changes(connection, tables)
+    _claim_parents(connection, tables)
 
 
-def _take_later_changes(connection: Connection, tables: Sequence[StreamTable]) -> None:
-    """Take the later changes of keys that were taken: what is read is their state after them."""
+def _claim_later_changes(connection: Connection, tables: Sequence[StreamTable]) -> None:
+    """Claim the later changes of keys that were claimed: what is read is their state after them."""
     # Equal keys are in one shard: it need not be asked for.
     streams = _of(connection, [table.stream for table in tables], None)
     late = run(
@@ -226,8 +230,8 @@ def _take_later_changes(connection: Connection, tables: Sequence[StreamTable]) -
     run(connection, "UPDATE exchange_taken SET version = late WHERE late IS NOT NULL")
 
 
-def _take_parents(connection: Connection, tables: Sequence[StreamTable]) -> None:
-    """Take pending changes of the rows that taken rows refer to, and of those these refer to, and so on."""
+def _claim_parents(connection: Connection, tables: Sequence[StreamTable]) -> None:
+    """Claim pending changes of the rows that claimed rows refer to, and of those these refer to, and so on."""
     by_table = {table.stream.table.key: table for table in tables}
     references = [
         (child, by_table[constraint.referred_table.key], constraint)
@@ -242,8 +246,8 @@ def _take_parents(connection: Connection, tables: Sequence[StreamTable]) -> None
             if not pending(connection, [parent.stream], 1):
                 continue
             parents = (
-                f"SELECT {parent.speaks.key_text('p', parent.key)} FROM exchange_taken k"
-                f" JOIN {child.place} c ON {child.speaks.matches('c', 'k.key', child.key)}"
+                f"SELECT {parent.sql.key_text('p', parent.key)} FROM exchange_taken k"
+                f" JOIN {child.place} c ON {child.sql.matches('c', 'k.key', child.key)}"
                 f" JOIN {parent.place} p ON {refers(constraint)}"
                 f" WHERE k.stream = {literal(child.stream.name)} AND k.round = {turn}"
             )
@@ -253,7 +257,7 @@ def _take_parents(connection: Connection, tables: Sequence[StreamTable]) -> None
 
 
 def _after(connection: Connection, streams: Sequence[Stream], reached: Reached) -> str:
-    """Say that a taken key ``k`` comes after ``reached``: upserts parents first, deletes children first."""
+    """Say that a claimed key ``k`` comes after ``reached``: upserts parents first, deletes children first."""
     parts = []
     place = [stream.name for stream in streams].index(reached.stream)
     last = f"(SELECT r.level FROM exchange_taken r WHERE r.version = {reached.version})"

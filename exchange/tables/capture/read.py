@@ -1,4 +1,4 @@
-"""Rows of what was taken, read as the driver gives them, some at a time; and single rows by their key."""
+"""Rows of what was claimed, read as the driver gives them, some at a time; and single rows by their key."""
 
 # ruff: noqa: S608 - names can't be parameters; sql.py quotes whatever is not ours
 
@@ -15,12 +15,13 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.codecs import codec_for
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.database.errors import driver_errors
 from exchange.format import strict_json
 from exchange.format.errors import RecordError
-from exchange.tables.capture import postgresql, sqlite
+from exchange.tables.capture import sqlite
 from exchange.tables.capture.sql import TableName, identifier, literal, run
-from exchange.tables.capture.stream_table import TAKEN, StreamTable, is_postgresql, self_references
+from exchange.tables.capture.stream_table import CLAIMED, StreamTable, self_references
 
 FETCH_ROWS = 50
 """How many rows are in memory at once: few, for they may be large, and few are all in the processor's cache."""
@@ -31,50 +32,54 @@ Row = tuple[Any, ...]
 
 
 def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
-    """Read the taken rows that exist now: key text, version, then the selected value of each stream column.
+    """Read the claimed rows that exist now: key text, version, then the selected value of each stream column.
 
-    Parents come before children, else by version. Streamed, some rows at a time: read it to its end or close
-    it before anything else is done with the connection. Raises SQLAlchemy's DBAPIError.
+    Parents come before children, else by version. Streamed, some rows at a time: read it to its end or close it before
+    anything else is done with the connection. Raises SQLAlchemy's DBAPIError. Runs in the transaction of ``claim`` or
+    ``next_page``.
     """
     has_key: sa.ColumnElement[bool] = sa.literal_column(StreamTable.of(connection, stream).row_has_key())
     columns = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
-    order = (TAKEN.c.level, TAKEN.c.version) if self_references(stream) else (TAKEN.c.version,)
-    if is_postgresql(connection):
+    order = (CLAIMED.c.level, CLAIMED.c.version) if self_references(stream) else (CLAIMED.c.version,)
+    if dialect_of(connection).is_postgresql:
         # Key by key in their order, through the table's own index: the first row comes at once, where a join
         # of sets would put all of them into order first, and we would wait.
-        taken = (
-            sa.select(TAKEN.c.key, TAKEN.c.version)
-            .where(TAKEN.c.stream == stream.name)
+        claimed = (
+            sa.select(CLAIMED.c.key, CLAIMED.c.version)
+            .where(CLAIMED.c.stream == stream.name)
             .order_by(*order)
             .offset(0)
-            .subquery(TAKEN.name)
+            .subquery(CLAIMED.name)
         )
         row = sa.select(*columns).select_from(stream.table).where(has_key).offset(0).lateral("exchange_row")
-        select = sa.select(taken.c.key, taken.c.version, *row.c).select_from(taken.join(row, sa.true()))
+        select = sa.select(claimed.c.key, claimed.c.version, *row.c).select_from(claimed.join(row, sa.true()))
     else:
         select = (
-            sa.select(TAKEN.c.key, TAKEN.c.version, *columns)
-            .select_from(TAKEN.join(stream.table, has_key))
-            .where(TAKEN.c.stream == stream.name)
+            sa.select(CLAIMED.c.key, CLAIMED.c.version, *columns)
+            .select_from(CLAIMED.join(stream.table, has_key))
+            .where(CLAIMED.c.stream == stream.name)
             .order_by(*order)
         )
     yield from streamed(connection, select)
 
 
 def row_of_key(connection: Connection, stream: Stream, key: str) -> Row | None:
-    """Read the row that has the key of a change: the selected value of each stream column; None if it is gone."""
+    """Read the row that has the key of a change: the selected value of each stream column; None if it is gone.
+
+    Reads in the caller's transaction. Raises CaptureFault as ``claim`` does, and DBAPIError.
+    """
     table = StreamTable.of(connection, stream)
-    if not is_postgresql(connection):
+    if not dialect_of(connection).is_postgresql:
         sqlite.prepare(connection)
-    quoted = postgresql.literal(key) if is_postgresql(connection) else literal(key)
+    quoted = table.sql.literal(key)
     name = TableName(stream.table.name, stream.table.schema)
     selected = (stream.codecs[column.name].selected(connection.dialect) for column in stream.columns)
-    found = sa.select(*selected).where(sa.literal_column(table.speaks.matches(str(name), quoted, table.key)))
+    found = sa.select(*selected).where(sa.literal_column(table.sql.matches(str(name), quoted, table.key)))
     return connection.execute(found.select_from(stream.table)).one_or_none()
 
 
 def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
-    """Read the taken keys that no row has now: key text, version, then the values for ``stream.key_encoder``.
+    """Read the claimed keys that no row has now: key text, version, then the values for ``stream.key_encoder``.
 
     By version; streamed as ``rows``.
     """
@@ -82,7 +87,7 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Ro
     dialect = connection.dialect
     members = (
         f"{value} AS {identifier(column.name)}"
-        for column, value in zip(table.key, table.speaks.key_values("k.key", table.key), strict=True)
+        for column, value in zip(table.key, table.sql.key_values("k.key", table.key), strict=True)
     )
     gone = sa.Table(
         "exchange_gone",
@@ -111,7 +116,8 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Ro
 def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> str | None:
     """Give the key of the row with these values of its key, as a change notes it; None if there is no such row.
 
-    ``values`` as ``Stream.key_decoder`` gives them, in ``key`` order. Raises CaptureFault as ``take`` does.
+    ``values`` as ``Stream.key_decoder`` gives them, in ``key`` order. Raises CaptureFault as ``claim`` does. Reads in
+    the caller's transaction.
     """
     table = StreamTable.of(connection, stream)
     name = TableName(stream.table.name, stream.table.schema)
@@ -119,15 +125,18 @@ def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> s
         sa.literal_column(f"{name}.{identifier(column.name)}") == sa.bindparam(None, value, type_=sa.types.NullType())
         for column, value in zip(table.key, values, strict=True)
     )
-    text: sa.ColumnElement[str] = sa.literal_column(table.speaks.key_text(str(name), table.key))
+    text: sa.ColumnElement[str] = sa.literal_column(table.sql.key_text(str(name), table.key))
     found: str | None = connection.scalar(sa.select(text).select_from(stream.table).where(*has_key))
     return found
 
 
 def is_key(connection: Connection, stream: Stream, text: str) -> bool:
-    """Tell if a text could be the key of a change: the database can compare it with its rows."""
+    """Tell if a text could be the key of a change: the database can compare it with its rows.
+
+    Asks within a savepoint of the caller's transaction. Raises CaptureFault as ``claim`` does.
+    """
     table = StreamTable.of(connection, stream)
-    if not is_postgresql(connection):
+    if not dialect_of(connection).is_postgresql:
         sqlite.prepare(connection)
     try:
         members = strict_json.loads(text.encode())
@@ -137,7 +146,7 @@ def is_key(connection: Connection, stream: Stream, text: str) -> bool:
         return False
     if any(isinstance(value, (dict, list)) for value in members.values()):
         return False
-    quoted = postgresql.literal(text) if is_postgresql(connection) else literal(text)
+    quoted = table.sql.literal(text)
     try:
         with connection.begin_nested():
             run(connection, f"SELECT {table.exists(quoted)}")
@@ -149,10 +158,11 @@ def is_key(connection: Connection, stream: Stream, text: str) -> bool:
 def streamed(connection: Connection, select: sa.Select[Any], rows_at_once: int = FETCH_ROWS) -> Iterator[Sequence[Row]]:
     """Read what a query finds, some rows at a time: read it to its end or close it before anything else is done.
 
-    Raises SQLAlchemy's DBAPIError.
+    Raises SQLAlchemy's DBAPIError. On PostgreSQL within a savepoint.
     """
     with driver_errors(connection, "reading rows"):
-        yield from (_from_postgresql if is_postgresql(connection) else _from_sqlite)(connection, select, rows_at_once)
+        read = _from_postgresql if dialect_of(connection).is_postgresql else _from_sqlite
+        yield from read(connection, select, rows_at_once)
 
 
 def _from_postgresql(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:

@@ -16,18 +16,17 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Shard
 from exchange.channels.stream import Stream
+from exchange.database.engine import in_parts
 from exchange.database.tables import VERSION_COLUMN
-from exchange.tables.capture import postgresql
 from exchange.tables.capture.read import Row
 from exchange.tables.capture.sql import identifier, literal, run
 from exchange.tables.capture.stream_table import (
-    TAKEN,
+    CLAIMED,
     StreamTable,
+    and_in_shard,
     carried,
-    empty_taken,
-    falls,
     help_planner,
-    is_postgresql,
+    make_claimed_table,
     order_self_references,
     refers,
     self_references,
@@ -35,8 +34,6 @@ from exchange.tables.capture.stream_table import (
 
 MAX_ROUNDS = 1_000
 """So many references in a row are followed from a page's rows to those that must come with them."""
-
-_SOME = 10_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Page:
     whole: bool = False
 
 
-def turn_page(
+def next_page(
     connection: Connection,
     streams: Sequence[Stream],
     stream: Stream,
@@ -70,10 +67,11 @@ def turn_page(
     ``wanted`` is asked for each by its values for ``stream.key_encoder``. Unless ``alone``, rows come along that the
     page's refer to and that no page before it had: of the stream itself and of those behind it in ``streams``, where
     references run in a circle. None if those are more than ``room`` (or ``limit``): ask for less. The transaction sees
-    one moment.
+    one moment. Runs in the transaction that seals the page, under the channel's export lock. Raises CaptureFault as
+    ``claim`` does.
     """
     table = StreamTable.of(connection, stream)
-    empty_taken(connection)
+    make_claimed_table(connection)
     found = _put_keys(connection, table, after, limit, shard)
     if not found:
         return Page({}, after, ends=True)
@@ -83,9 +81,9 @@ def turn_page(
     tables = [StreamTable.of(connection, one) for one in carried(streams, shard)]
     whole = False
     if not alone:
-        bonds = _bonds(tables, table)
-        whole = bool(bonds)
-        if not _bring_along(connection, bonds, table, after, room or limit):
+        references = _references_behind(tables, table)
+        whole = bool(references)
+        if not _claim_referred(connection, references, table, after, room or limit):
             return None
     counts = run(connection, "SELECT stream, count(*) AS keys FROM exchange_taken GROUP BY stream")
     keys = {row.stream: row.keys for row in counts}
@@ -97,27 +95,31 @@ def turn_page(
 
 
 def cut_page(connection: Connection, version: int) -> str:
-    """Forget all of a page behind the row in this place; give that row's key."""
+    """Forget all of a page behind the row in this place; give that row's key.
+
+    Runs in the transaction of ``next_page``.
+    """
     run(connection, f"DELETE FROM exchange_taken WHERE version > {version:d}")
     return str(run(connection, f"SELECT key FROM exchange_taken WHERE version = {version:d}").scalar_one())
 
 
 def older_keys(
-    connection: Connection, stream: Stream, version: int, shard: Shard | None = None, at_once: int = _SOME
+    connection: Connection, stream: Stream, version: int, shard: Shard | None = None, at_once: int = 10_000
 ) -> Iterator[Sequence[Row]]:
     """Read the keys of received rows that no record of ``version`` or a later one wrote, in their order.
 
     Of each the text, then the values for ``stream.key_encoder``. The connection is free between two pieces, and what is
-    read may be changed as far as it came.
+    read may be changed as far as it came. Runs in the caller's transaction, and makes ``exchange_taken`` anew for each
+    piece.
     """
     table = StreamTable.of(connection, stream)
     after: str | None = None
     while True:
-        empty_taken(connection)
+        make_claimed_table(connection)
         if not _put_keys(connection, table, after, at_once, shard, older_than=version):
             return
         help_planner(connection, [table])
-        found = _keys_taken(connection, stream, TAKEN.c.key)
+        found = _claimed_keys(connection, stream, CLAIMED.c.key)
         yield found
         after = str(run(connection, _LAST).scalar_one())
 
@@ -134,18 +136,18 @@ def _put_keys(
     older_than: int | None = None,
 ) -> int:
     """Put the next keys into ``exchange_taken``, numbered in their order; of received rows only older ones."""
-    text = table.speaks.key_text("t", table.key)
+    text = table.sql.key_text("t", table.key)
     names = ", ".join(f"t.{identifier(column.name)}" for column in table.key)
     # A key that is NULL, as SQLite allows, can't cross.
     conditions = [f"t.{identifier(column.name)} IS NOT NULL" for column in table.key]
     if after is not None:
-        conditions.append(_behind(connection, table, after))
+        conditions.append(_behind(table, after))
     if older_than is not None:
         written = f"t.{identifier(VERSION_COLUMN)}"
         conditions.append(f"({written} IS NULL OR {written} < {older_than:d})")
     page = (
         f"SELECT {names} FROM {table.place} t WHERE {' AND '.join(conditions)}"
-        f"{falls(connection, table.stream, shard, text)} ORDER BY {_ordered(table)} LIMIT {limit:d}"
+        f"{and_in_shard(connection, table.stream, shard, text)} ORDER BY {_ordered(table)} LIMIT {limit:d}"
     )
     put = run(
         connection,
@@ -160,36 +162,34 @@ def _ordered(table: StreamTable) -> str:
     return ", ".join(f"t.{identifier(column.name)}" for column in table.key)
 
 
-def _behind(connection: Connection, table: StreamTable, after: str, row: str = "t") -> str:
+def _behind(table: StreamTable, after: str, row: str = "t") -> str:
     """Say that a row comes behind a key in the order of keys."""
-    quoted = postgresql.literal(after) if is_postgresql(connection) else literal(after)
     mine = ", ".join(f"{row}.{identifier(column.name)}" for column in table.key)
-    return f"({mine}) > ({', '.join(table.speaks.key_values(quoted, table.key))})"
+    return f"({mine}) > ({', '.join(table.sql.key_values(table.sql.literal(after), table.key))})"
 
 
-def _keys_taken(connection: Connection, stream: Stream, first: sa.ColumnElement[Any]) -> list[Row]:
-    """Read the taken keys: ``first``, then the values for ``stream.key_encoder``, in their order."""
+def _claimed_keys(connection: Connection, stream: Stream, first: sa.ColumnElement[Any]) -> list[Row]:
+    """Read the claimed keys: ``first``, then the values for ``stream.key_encoder``, in their order."""
     table = StreamTable.of(connection, stream)
     columns = (stream.codecs[column.name].selected(connection.dialect) for column in stream.key)
     has_key: sa.ColumnElement[bool] = sa.literal_column(table.row_has_key())
     select = (
         sa.select(first, *columns)
-        .select_from(TAKEN.join(stream.table, has_key))
-        .where(TAKEN.c.stream == stream.name)
-        .order_by(TAKEN.c.version)
+        .select_from(CLAIMED.join(stream.table, has_key))
+        .where(CLAIMED.c.stream == stream.name)
+        .order_by(CLAIMED.c.version)
     )
     return [tuple(row) for row in connection.execute(select)]
 
 
 def _drop_unwanted(connection: Connection, stream: Stream, wanted: Callable[[Row], bool]) -> None:
-    gone = [str(row[0]) for row in _keys_taken(connection, stream, TAKEN.c.version) if not wanted(row[1:])]
-    for start in range(0, len(gone), _SOME):
-        numbers = ", ".join(gone[start : start + _SOME])
-        run(connection, f"DELETE FROM exchange_taken WHERE version IN ({numbers})")
+    gone = [str(row[0]) for row in _claimed_keys(connection, stream, CLAIMED.c.version) if not wanted(row[1:])]
+    for some in in_parts(gone):
+        run(connection, f"DELETE FROM exchange_taken WHERE version IN ({', '.join(some)})")
 
 
 @dataclass(frozen=True)
-class _Bond:
+class _Reference:
     """A reference to a row that no earlier page may have had."""
 
     child: StreamTable
@@ -197,12 +197,12 @@ class _Bond:
     constraint: sa.ForeignKeyConstraint
 
 
-def _bonds(tables: Sequence[StreamTable], first: StreamTable) -> list[_Bond]:
+def _references_behind(tables: Sequence[StreamTable], first: StreamTable) -> list[_Reference]:
     """Give the references that lead from rows of ``first`` to its own stream, or to those behind it."""
     place = [table.stream.name for table in tables].index(first.stream.name)
     there = {table.stream.table.key: table for table in tables[place:]}
     every = [
-        _Bond(child, there[constraint.referred_table.key], constraint)
+        _Reference(child, there[constraint.referred_table.key], constraint)
         for child in there.values()
         for constraint in child.stream.table.foreign_key_constraints
         if constraint.referred_table.key in there
@@ -210,22 +210,22 @@ def _bonds(tables: Sequence[StreamTable], first: StreamTable) -> list[_Bond]:
     ]
     reached = {first.stream.name}
     while True:
-        more = {bond.parent.stream.name for bond in every if bond.child.stream.name in reached} - reached
+        more = {reference.parent.stream.name for reference in every if reference.child.stream.name in reached} - reached
         if not more:
-            return [bond for bond in every if bond.child.stream.name in reached]
+            return [reference for reference in every if reference.child.stream.name in reached]
         reached |= more
 
 
-def _bring_along(
-    connection: Connection, bonds: Sequence[_Bond], first: StreamTable, after: str | None, room: int
+def _claim_referred(
+    connection: Connection, references: Sequence[_Reference], first: StreamTable, after: str | None, room: int
 ) -> bool:
     """Take what the page's rows refer to, and what that refers to, and so on; False if that is too much."""
-    if not bonds:
+    if not references:
         return True
     run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
     brought = 0
     for turn in range(MAX_ROUNDS):
-        added = sum(_bring(connection, bond, first, after, turn) for bond in bonds)
+        added = sum(_claim_parents(connection, reference, first, after, turn) for reference in references)
         brought += added
         if not added:
             return True
@@ -234,15 +234,17 @@ def _bring_along(
     return False
 
 
-def _bring(connection: Connection, bond: _Bond, first: StreamTable, after: str | None, turn: int) -> int:
-    child, parent = bond.child, bond.parent
+def _claim_parents(
+    connection: Connection, reference: _Reference, first: StreamTable, after: str | None, turn: int
+) -> int:
+    child, parent = reference.child, reference.parent
     # Earlier pages had the rows before this one.
-    unsent = f" AND {_behind(connection, parent, after, 'p')}" if parent.stream is first.stream and after else ""
+    unsent = f" AND {_behind(parent, after, 'p')}" if parent.stream is first.stream and after else ""
     name = literal(parent.stream.name)
     parents = (
-        f"SELECT DISTINCT {parent.speaks.key_text('p', parent.key)} AS key FROM exchange_taken k"
-        f" JOIN {child.place} c ON {child.speaks.matches('c', 'k.key', child.key)}"
-        f" JOIN {parent.place} p ON {refers(bond.constraint)}{unsent}"
+        f"SELECT DISTINCT {parent.sql.key_text('p', parent.key)} AS key FROM exchange_taken k"
+        f" JOIN {child.place} c ON {child.sql.matches('c', 'k.key', child.key)}"
+        f" JOIN {parent.place} p ON {refers(reference.constraint)}{unsent}"
         f" WHERE k.stream = {literal(child.stream.name)} AND k.round = {turn:d}"
     )
     put = run(

@@ -53,11 +53,14 @@ def run(connection: Connection, statement: str) -> CursorResult[Any]:
     return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
-class Dialect(Protocol):
+class CaptureSql(Protocol):
     """What ``postgresql`` and ``sqlite`` both have; a key's text is a JSON object of its columns."""
 
     def find(self, connection: Connection, table: TableName) -> TableName | None:
         """Give the table as the database has it, or None."""
+
+    def literal(self, text: str) -> str:
+        """Quote a text."""
 
     def key_columns(self, connection: Connection, table: TableName, names: Sequence[str]) -> list[KeyColumn]:
         """Give the named columns with their types; those that don't exist are left out."""

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection
 
-from exchange.tables.capture.sql import KeyColumn, TableName, identifier, literal, run
+from exchange.tables.capture.sql import KeyColumn, TableName, identifier, run
+from exchange.tables.capture.sql import literal as literal  # noqa: PLC0414 - one of those of ``CaptureSql``
 
 _PREFIX = "exchange_capture_"
 

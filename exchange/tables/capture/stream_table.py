@@ -1,4 +1,4 @@
-"""A stream's table in SQL, and the keys of it that were taken: their table, their order, which shard has them."""
+"""A stream's table in SQL, and the keys of it that were claimed: their table, their order, which shard has them."""
 
 # ruff: noqa: S608 - names can't be parameters; sql.py quotes whatever is not ours
 
@@ -12,12 +12,13 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Shard
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.tables.capture import postgresql, sqlite
-from exchange.tables.capture.sql import Dialect, KeyColumn, TableName, identifier, literal, run
-from exchange.tables.capture.triggers import CaptureFault, dialect_of
+from exchange.tables.capture.sql import CaptureSql, KeyColumn, TableName, identifier, literal, run
+from exchange.tables.capture.triggers import CaptureFault, capture_sql
 
 WORK_MEMORY_KIB = 64 * 1024
-"""How much PostgreSQL may use to sort or hash what was taken before it turns to its disk, unless set higher."""
+"""How much PostgreSQL may use to sort or hash what was claimed before it turns to its disk, unless set higher."""
 
 
 MANY_KEYS = 1_000
@@ -28,11 +29,11 @@ MAX_LEVELS = 64
 """How deep rows are ordered in a table that refers to itself in more than one way, where loops can hide."""
 
 
-TAKEN = sa.table(
+CLAIMED = sa.table(
     "exchange_taken",
     *(sa.column(name) for name in ("stream", "key", "version", "op", "late", "round", "level")),
 )
-"""What ``take`` took and was not given back, by stream and key; there until the transaction ends."""
+"""What ``claim`` or ``next_page`` put there and was not given back, by stream and key, until the transaction ends."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,28 @@ class StreamTable:
     stream: Stream
     place: TableName
     key: tuple[KeyColumn, ...]
-    speaks: Dialect
+    sql: CaptureSql
 
     @classmethod
     def of(cls, connection: Connection, stream: Stream) -> StreamTable:
         """Find it. Raises CaptureFault if the table or a column of its key is missing."""
-        speaks = dialect_of(connection)
-        place = speaks.find(connection, TableName(stream.table.name, stream.table.schema))
+        sql = capture_sql(connection)
+        place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
         if place is None:
             raise CaptureFault(f"table {stream.table.name} of stream {stream.name} does not exist")
-        key = tuple(speaks.key_columns(connection, place, [column.name for column in stream.key]))
+        key = tuple(sql.key_columns(connection, place, [column.name for column in stream.key]))
         if len(key) != len(stream.key):
             raise CaptureFault(f"table {place.name} lacks a key column of stream {stream.name}; migrate it")
-        return cls(stream, place, key, speaks)
+        return cls(stream, place, key, sql)
 
     def row_has_key(self) -> str:
         """Say that a row of the table, as SQLAlchemy names it, has the key of a row of ``exchange_taken``."""
         name = TableName(self.stream.table.name, self.stream.table.schema)
-        return self.speaks.matches(str(name), "exchange_taken.key", self.key)
+        return self.sql.matches(str(name), "exchange_taken.key", self.key)
 
     def exists(self, text: str) -> str:
         """Say that a row with this key exists."""
-        return f"EXISTS (SELECT 1 FROM {self.place} t WHERE {self.speaks.matches('t', text, self.key)})"
+        return f"EXISTS (SELECT 1 FROM {self.place} t WHERE {self.sql.matches('t', text, self.key)})"
 
 
 _SETTINGS = {
@@ -77,11 +78,11 @@ _SETTINGS = {
 }
 
 
-def falls(connection: Connection, stream: Stream, shard: Shard | None, text: str = "key") -> str:
+def and_in_shard(connection: Connection, stream: Stream, shard: Shard | None, text: str = "key") -> str:
     """Say, after a condition, that the key in ``text`` falls to the shard; nothing where all of the stream's do."""
     if shard is None or stream.name not in shard.split:
         return ""
-    return f" AND {dialect_of(connection).bucket(text)} % {shard.of} = {shard.number}"
+    return f" AND {capture_sql(connection).bucket(text)} % {shard.of} = {shard.number}"
 
 
 def carried(streams: Sequence[Stream], shard: Shard | None) -> Sequence[Stream]:
@@ -91,19 +92,17 @@ def carried(streams: Sequence[Stream], shard: Shard | None) -> Sequence[Stream]:
     return [stream for stream in streams if stream.name in shard.split]
 
 
-def is_postgresql(connection: Connection) -> bool:
-    """Say which of the two databases it is."""
-    return connection.dialect.name == "postgresql"
-
-
 def _work_memory_kib(connection: Connection) -> int:
     return int(run(connection, "SELECT setting FROM pg_settings WHERE name = 'work_mem'").scalar_one())
 
 
-def empty_taken(connection: Connection) -> None:
-    """Make ``exchange_taken`` anew. On SQLite the version is the row's place, so reading by version needs no sort."""
+def make_claimed_table(connection: Connection) -> None:
+    """Make ``exchange_taken`` anew. On SQLite the version is the row's place, so reading by version needs no sort.
+
+    On PostgreSQL it goes with the transaction, which from here on writes values as text like the triggers do.
+    """
     run(connection, "DROP TABLE IF EXISTS exchange_taken")
-    if is_postgresql(connection):
+    if dialect_of(connection).is_postgresql:
         kind, version, end = "TEMPORARY", "bigint", " ON COMMIT DROP"
         # Key texts are compared with those that triggers wrote under these very settings.
         settings = {**_SETTINGS, "work_mem": f"{max(_work_memory_kib(connection), WORK_MEMORY_KIB)}kB"}
@@ -123,10 +122,11 @@ def empty_taken(connection: Connection) -> None:
 def help_planner(connection: Connection, tables: Sequence[StreamTable]) -> None:
     """Keep PostgreSQL from comparing every row with every key.
 
-    A table that was vacuumed while nearly empty, as the log often is, is believed to be so until the next
-    time, however much has come since; a nested loop over "one row" may then be one over a million.
+    A table that was vacuumed while nearly empty, as the log often is, is believed to be so until the next time, however
+    much has come since; a nested loop over "one row" may then be one over a million. What it sets holds until the
+    transaction ends.
     """
-    if not is_postgresql(connection):
+    if not dialect_of(connection).is_postgresql:
         return
     run(connection, "ANALYZE exchange_taken")
     names = ", ".join(
@@ -155,24 +155,27 @@ def self_references(stream: Stream) -> list[sa.ForeignKeyConstraint]:
 
 
 def order_self_references(connection: Connection, table: StreamTable) -> None:
-    """Give taken rows whose table refers to itself their level below the topmost taken one."""
+    """Give claimed rows whose table refers to itself their level below the topmost claimed one.
+
+    Runs in the transaction of ``claim`` or ``next_page``.
+    """
     constraints = self_references(table.stream)
     if not constraints:
         return
     # Along one reference a loop can't be entered from outside. Along two it can: there the depth is bounded.
     bound = f" WHERE l.level < {MAX_LEVELS}" if len(constraints) > 1 else ""
-    speaks, key, name = table.speaks, table.key, literal(table.stream.name)
+    sql, key, name = table.sql, table.key, literal(table.stream.name)
     differs = " OR ".join(f"p.{identifier(c.name)} <> c.{identifier(c.name)}" for c in key)
     edges = " UNION ".join(
         f"SELECT k.version AS child, u.version AS parent FROM exchange_taken k"
-        f" JOIN {table.place} c ON {speaks.matches('c', 'k.key', key)}"
+        f" JOIN {table.place} c ON {sql.matches('c', 'k.key', key)}"
         f" JOIN {table.place} p ON {refers(constraint)} AND ({differs})"
-        f" JOIN exchange_taken u ON u.key = {speaks.key_text('p', key)} AND u.stream = {name}"
+        f" JOIN exchange_taken u ON u.key = {sql.key_text('p', key)} AND u.stream = {name}"
         f" WHERE k.stream = {name}"
         for constraint in constraints
     )
     run(connection, "DROP TABLE IF EXISTS exchange_edge")
-    drop = " ON COMMIT DROP" if is_postgresql(connection) else ""
+    drop = " ON COMMIT DROP" if dialect_of(connection).is_postgresql else ""
     run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
     help_planner(connection, [table])
     run(connection, f"CREATE TEMPORARY TABLE exchange_edge{drop} AS {edges}")

@@ -8,12 +8,13 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.stream import Stream
+from exchange.database.dialects import POSTGRESQL, SQLITE, Dialect, dialect_of
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import Problem
 from exchange.tables.capture import postgresql, sqlite
-from exchange.tables.capture.sql import Dialect, KeyColumn, TableName, identifier, run
+from exchange.tables.capture.sql import CaptureSql, KeyColumn, TableName, identifier, run
 
-_MODULES: dict[str, Dialect] = {"postgresql": postgresql, "sqlite": sqlite}
+_MODULES: dict[Dialect, CaptureSql] = {POSTGRESQL: postgresql, SQLITE: sqlite}
 
 
 class CaptureFault(ValueError):  # noqa: N818 - reads as what it is
@@ -29,37 +30,39 @@ def install(
 ) -> None:
     """Capture every change of ``table`` from now on; may be repeated.
 
-    ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it);
-    ``stream`` is the name under which changes are noted (default: the table's). The exchange's own tables
-    must be there. Raises CaptureFault if the table or the key is missing.
+    ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it); ``stream`` is
+    the name under which changes are noted (default: the table's). The exchange's own tables must be there. Raises
+    CaptureFault if the table or the key is missing. Runs in the caller's transaction, and locks the table until it
+    ends.
     """
     stream = stream or table
     if "," in stream:
         raise CaptureFault(f"a stream's name can't have a comma, found {stream!r}; give it another name")
-    dialect = dialect_of(connection)
+    sql = capture_sql(connection)
     place = _find(connection, table, schema)
-    if dialect.find(connection, TableName("exchange_change")) is None:
+    if sql.find(connection, TableName("exchange_change")) is None:
         raise CaptureFault("table exchange_change is missing; run the exchange's own migrations first")
     names = key or sa.inspect(connection).get_pk_constraint(table, place.schema)["constrained_columns"]
-    dialect.install(connection, place, _key(connection, place, names), stream)
+    sql.install(connection, place, _key(connection, place, names), stream)
 
 
 def drop(connection: Connection, table: str, schema: str | None = None) -> None:
     """Stop capturing ``table``; what was captured stays pending.
 
-    Raises CaptureFault if there is no such table.
+    Raises CaptureFault if there is no such table. Runs in the caller's transaction.
     """
-    dialect_of(connection).drop(connection, _find(connection, table, schema))
+    capture_sql(connection).drop(connection, _find(connection, table, schema))
 
 
 def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[Problem]:
     """Say what keeps a stream's table from being exchanged; an empty list is well.
 
-    ``captured``: whether this network is the stream's source, where triggers must stand.
+    ``captured``: whether this network is the stream's source, where triggers must stand. Reads in the caller's
+    transaction. Raises CaptureFault for a database that is neither.
     """
-    dialect = dialect_of(connection)
+    sql = capture_sql(connection)
     name = stream.table.name
-    place = dialect.find(connection, TableName(name, stream.table.schema))
+    place = sql.find(connection, TableName(name, stream.table.schema))
     if place is None:
         return [Problem(f"table {name} of stream {stream.name} does not exist", "run the application's migrations")]
     faults = []
@@ -68,9 +71,9 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
         remedy = f"add it with op.install_capture({name!r})"
         faults.append(Problem(f"table {name} has no column {VERSION_COLUMN}", remedy))
     if captured:
-        key = dialect.key_columns(connection, place, [column.name for column in stream.key])
+        key = sql.key_columns(connection, place, [column.name for column in stream.key])
         found = (
-            dialect.faults(connection, place, key, stream.name)
+            sql.faults(connection, place, key, stream.name)
             if len(key) == len(stream.key)
             else ["its key columns differ from the model's"]
         )
@@ -85,34 +88,40 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
 
 
 def captured_tables(connection: Connection) -> list[str]:
-    """Name the tables that have triggers of ours, in whatever state."""
-    return dialect_of(connection).captured(connection)
+    """Name the tables that have triggers of ours, in whatever state. Reads in the caller's transaction."""
+    return capture_sql(connection).captured(connection)
 
 
 def add_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
-    """Give a table the column that guards received rows, unless it has it."""
+    """Give a table the column that guards received rows, unless it has it.
+
+    Runs in the caller's transaction. Raises CaptureFault if there is no such table.
+    """
     if not _has_version_column(connection, table, schema):
         place = _find(connection, table, schema)
         run(connection, f"ALTER TABLE {place} ADD COLUMN {identifier(VERSION_COLUMN)} BIGINT")
 
 
 def drop_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
-    """Take that column away again, if it is there; the versions in it are lost."""
+    """Take that column away again, if it is there; the versions in it are lost.
+
+    Runs in the caller's transaction. Raises CaptureFault if there is no such table.
+    """
     if _has_version_column(connection, table, schema):
         place = _find(connection, table, schema)
         run(connection, f"ALTER TABLE {place} DROP COLUMN {identifier(VERSION_COLUMN)}")
 
 
-def dialect_of(connection: Connection) -> Dialect:
-    """Give the module that speaks this database's SQL; raises CaptureFault for any other database."""
-    name = connection.dialect.name
-    if name not in _MODULES:
-        raise CaptureFault(f"capture knows postgresql and sqlite, found {name}")
-    return _MODULES[name]
+def capture_sql(connection: Connection) -> CaptureSql:
+    """Give the module that writes this database's SQL; raises CaptureFault for any other database."""
+    try:
+        return _MODULES[dialect_of(connection)]
+    except ValueError as error:
+        raise CaptureFault(f"capture knows postgresql and sqlite, found {connection.dialect.name}") from error
 
 
 def _find(connection: Connection, table: str, schema: str | None) -> TableName:
-    place = dialect_of(connection).find(connection, TableName(table, schema))
+    place = capture_sql(connection).find(connection, TableName(table, schema))
     if place is None:
         raise CaptureFault(f"there is no ordinary table {table!r} in this database; create it first")
     return place
@@ -121,7 +130,7 @@ def _find(connection: Connection, table: str, schema: str | None) -> TableName:
 def _key(connection: Connection, place: TableName, names: Sequence[str]) -> list[KeyColumn]:
     if not names:
         raise CaptureFault(f"table {place.name!r} has no primary key; name the columns of its key")
-    key = dialect_of(connection).key_columns(connection, place, names)
+    key = capture_sql(connection).key_columns(connection, place, names)
     missing = sorted(set(names) - {column.name for column in key})
     if missing:
         raise CaptureFault(f"table {place.name!r} has no column {missing[0]!r}; name the columns of its key")

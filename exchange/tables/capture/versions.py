@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from exchange.database.dialects import dialect_of
 from exchange.tables.capture.sql import run
-from exchange.tables.capture.stream_table import is_postgresql
 
 _SEQUENCE = "pg_get_serial_sequence('exchange_change', 'id')"
 
@@ -19,17 +19,21 @@ _SEQUENCE = "pg_get_serial_sequence('exchange_change', 'id')"
 def draw_version(connection: Connection) -> int:
     """Draw a version from the counter: greater than those of all changes before, less than those of all after it.
 
-    On SQLite the transaction must write, and so be the only one that does.
+    On SQLite the transaction must write, and so be the only one that does. On PostgreSQL what was drawn stays drawn,
+    even if the transaction is rolled back.
     """
-    if is_postgresql(connection):
+    if dialect_of(connection).is_postgresql:
         return int(run(connection, f"SELECT nextval({_SEQUENCE})").scalar_one())
     run(connection, "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'exchange_change'")
     return int(run(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'exchange_change'").scalar_one())
 
 
 def raise_counter(connection: Connection, least: int) -> None:
-    """Have the counter go on from ``least`` if it is not beyond that."""
-    if not is_postgresql(connection):
+    """Have the counter go on from ``least`` if it is not beyond that.
+
+    On PostgreSQL at once, on SQLite when the transaction is committed.
+    """
+    if not dialect_of(connection).is_postgresql:
         run(connection, f"UPDATE sqlite_sequence SET seq = max(seq, {least:d}) WHERE name = 'exchange_change'")
         return
     drawn = draw_version(connection)
@@ -46,14 +50,17 @@ def make_barrier(connection: Connection) -> str:
 
     Ask in a statement of its own, in a transaction that sees what others commit meanwhile.
     """
-    if is_postgresql(connection):
+    if dialect_of(connection).is_postgresql:
         return str(run(connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text").scalar_one())
     return ""
 
 
 def is_behind_barrier(connection: Connection, barrier: str) -> bool | None:
-    """Say whether this transaction sees all of that; None if it never will: the barrier is of another cluster."""
-    if not is_postgresql(connection):
+    """Say whether this transaction sees all of that; None if it never will: the barrier is of another cluster.
+
+    Ask in the transaction that reads the rows, REPEATABLE READ on PostgreSQL.
+    """
+    if not dialect_of(connection).is_postgresql:
         return True
     if not barrier:
         return None

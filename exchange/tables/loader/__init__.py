@@ -1,8 +1,9 @@
-"""Records into the receiving tables, in the caller's transaction.
+"""The loader: rows of one batch into the receiving tables, in the caller's transaction.
 
-Rows enter their table as they come, as directly as they can; what stands in the way of that waits, and at the end is
-compared and written by sets, or refused. One algorithm for every database, only how rows reach it differs. Never
-commits, reads no file.
+``add`` collects rows into a ``chunk``, which goes straight into its table if it can (``bulk_path``, which asks
+``precheck`` where rows are suspect). What can't is staged (``staging``), and ``load`` compares it (``checks``) and
+writes or refuses it by sets (``upsert``). One algorithm for both databases; only how rows reach it differs (``copy``).
+Never commits, reads no file.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.database.dialects import dialect_of
 from exchange.database.ledger import Counts
 from exchange.database.tables import importing
-from exchange.format.record import Run
+from exchange.format.record import RecordRun
 from exchange.tables.loader import checks, upsert
-from exchange.tables.loader.background import Hand
-from exchange.tables.loader.bulk_path import Intake
+from exchange.tables.loader.background import BackgroundWorker
+from exchange.tables.loader.bulk_path import BulkPath
 from exchange.tables.loader.checks import Refusal
-from exchange.tables.loader.chunk import Segment
+from exchange.tables.loader.chunk import Chunk
 from exchange.tables.loader.constraints import Constraints, reflect
 from exchange.tables.loader.staging import KEY, LINE, OUTCOME, Rows, Stage, row_maker, target_of
 
@@ -40,7 +42,7 @@ class Loaded:
 
     counts: Counts
     refusals: tuple[Refusal, ...]
-    gone: Mapping[str, int]
+    deleted: Mapping[str, int]
 
 
 class Loader:
@@ -54,14 +56,14 @@ class Loader:
         self._connection = connection
         self._streams = {stream.name: stream for stream in channel.streams}
         self._order = [stream.name for stream in channel.streams]
-        self._intakes: dict[str, Intake] = {}
+        self._paths: dict[str, BulkPath] = {}
         self._row_makers = {stream.name: row_maker(stream, connection.dialect) for stream in channel.streams}
         self._limit = limit
         self._refusals: list[Refusal] = []
         self._constraints: Constraints | None = None
         self._hidden = False
-        self._segment = Segment()
-        self._hand = Hand(aside=connection.dialect.name == "postgresql")
+        self._chunk = Chunk()
+        self._worker = BackgroundWorker(threaded=dialect_of(connection).is_postgresql)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -69,9 +71,9 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         """Let go of the connection; what was added and not loaded is left to the caller's rollback."""
-        self._hand.close()
+        self._worker.close()
 
-    def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: Run) -> Rows:
+    def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: RecordRun) -> Rows:
         """Make the rows of checked records of the current schema version, whose ``lines`` have these ``numbers``.
 
         Raises RecordError for a value that its column's type can't keep, whichever record's it is.
@@ -79,34 +81,43 @@ class Loader:
         return self._row_makers[run.stream](numbers, run)._replace(records=lines)
 
     def add(self, stream: str, rows: Rows) -> None:
-        """Take rows. Raises what the database raised at earlier ones."""
-        if self._segment.is_other(stream, rows.op):
-            self._hand_over()
-        self._segment.add(stream, rows)
-        if self._segment.is_full():
-            self._hand_over()
+        """Add rows. Raises what the database raised at earlier ones: DBAPIError.
+
+        The database works on them now or with a later call.
+        """
+        if not self._chunk.takes(stream, rows.op):
+            self._write_chunk()
+        self._chunk.add(stream, rows)
+        if self._chunk.is_full():
+            self._write_chunk()
 
     def flush(self) -> None:
-        """Hand all that was added to the database, and wait until the connection is free for something else."""
-        self._hand_over()
-        self._hand.wait()
+        """Hand all that was added to the database, and wait until the connection is free for something else.
+
+        Raises as ``add`` does.
+        """
+        self._write_chunk()
+        self._worker.wait()
 
     def load(self) -> Loaded:
-        """Apply what was added: parents' upserts before children's, then children's deletes before parents'."""
+        """Apply what was added: parents' upserts before children's, then children's deletes before parents'.
+
+        Raises TooManyRefusals, and DBAPIError for what is not a row's fault: then the caller rolls back.
+        """
         self.flush()
-        intakes = [self._intakes[name] for name in self._order if name in self._intakes]
-        staged = [intake.stage for intake in intakes if intake.stage.rows]
+        paths = [self._paths[name] for name in self._order if name in self._paths]
+        staged = [path.stage for path in paths if path.stage.rows]
         if staged:
             self._apply(staged)
         if self._hidden:
             self._show_to_capture()
-        gone = {intake.stream.name: intake.stage.gone for intake in intakes}
-        return Loaded(self._count(intakes), tuple(self._refusals), gone)
+        deleted = {path.stream.name: path.stage.deleted for path in paths}
+        return Loaded(self._count(paths), tuple(self._refusals), deleted)
 
     def unchanged(self) -> dict[int, str]:
         """Give the lines that changed nothing, each with its outcome, ``DUPLICATE`` or ``STALE``; after ``load``."""
         found: dict[int, str] = {}
-        for stage in (intake.stage for intake in self._intakes.values() if intake.stage.rows):
+        for stage in (path.stage for path in self._paths.values() if path.stage.rows):
             line, outcome = stage.table.c[LINE], stage.table.c[OUTCOME]
             old = sa.select(line, outcome).where(outcome.in_([checks.DUPLICATE, checks.STALE]))
             found |= {row[0]: row[1] for row in self._connection.execute(old)}
@@ -115,29 +126,30 @@ class Loader:
     def keys_of(self, lines: Collection[int]) -> dict[int, tuple[str, str]]:
         """Give the stream and the key's text of refused lines; after ``load``."""
         found: dict[int, tuple[str, str]] = {}
-        for name, stage in ((name, intake.stage) for name, intake in self._intakes.items() if intake.stage.rows):
+        for name, stage in ((name, path.stage) for name, path in self._paths.items() if path.stage.rows):
             line, key = stage.table.c[LINE], stage.table.c[KEY]
             refused = sa.select(line, key).where(stage.table.c[OUTCOME] == checks.PARKED)
             found |= {row[0]: (name, row[1]) for row in self._connection.execute(refused) if row[0] in lines}
         return found
 
     def records(self) -> Mapping[int, bytes]:
-        """Give lines of rows that waited for the end, as they came, by number: as many as memory allows."""
-        return ChainMap(*(intake.records for intake in self._intakes.values()))
+        """Give lines of staged rows, as they came, by number: as many as memory allows."""
+        return ChainMap(*(path.records for path in self._paths.values()))
 
-    def _hand_over(self) -> None:
-        segment, self._segment = self._segment, self._segment.following()
-        if segment.rows:
-            self._hand.do(lambda: self._take(segment))
+    def _write_chunk(self) -> None:
+        chunk, self._chunk = self._chunk, self._chunk.next()
+        if chunk.rows:
+            self._worker.submit(lambda: self._write_rows(chunk))
 
-    def _take(self, segment: Segment) -> None:
-        intake = self._intakes.get(segment.stream)
-        if intake is None:
+    def _write_rows(self, chunk: Chunk) -> None:
+        """Write a chunk, in the background worker: nobody else uses the connection meanwhile."""
+        path = self._paths.get(chunk.stream)
+        if path is None:
             if not self._hidden:
                 self._hide_from_capture()
-            intake = Intake(self._connection, self._streams[segment.stream], len(self._intakes), self._reflected)
-            self._intakes[segment.stream] = intake
-        intake.take(segment.joined())
+            path = BulkPath(self._connection, self._streams[chunk.stream], len(self._paths), self._reflected)
+            self._paths[chunk.stream] = path
+        path.write(chunk.joined())
 
     def _reflected(self) -> Constraints:
         if self._constraints is None:
@@ -153,7 +165,7 @@ class Loader:
             self._refuse(checks.park_repeated_keys(stage))
             checks.settle_old_versions(stage)
             for check in constraints.checks[stage.target.name]:
-                self._refuse(checks.park_broken(stage, check, self._limit + 1))
+                self._refuse(checks.park_check_violations(stage, check, self._limit + 1))
         while not self._write(stages, constraints):
             for stage in stages:
                 stage.settle([refusal.line for refusal in self._refusals], checks.PARKED)
@@ -166,8 +178,17 @@ class Loader:
             gave_up: set[int] = set()
             self._park_until_stable(stages, constraints)
             for stage in stages:
-                self._upsert(stage, stages, constraints, gave_up)
-            self._park_held(stages, constraints)
+                if stage.deletes == stage.rows:
+                    continue
+                for unique in constraints.uniques[stage.target.name]:
+                    lines, refusals = upsert.free_unique_values(stage, unique)
+                    gave_up |= lines
+                    if self._refuse(refusals):
+                        self._park_until_stable(stages, constraints)
+                if self._refuse(upsert.upsert(stage)):
+                    # What the database refused may be a parent of what is still staged.
+                    self._park_until_stable(stages, constraints)
+            self._park_held_deletes(stages, constraints)
             for stage in reversed(stages):
                 if stage.deletes:
                     self._refuse(upsert.delete(stage))
@@ -176,19 +197,7 @@ class Loader:
             savepoint.rollback()
             return False
 
-    def _upsert(self, stage: Stage, stages: Sequence[Stage], constraints: Constraints, gave_up: set[int]) -> None:
-        if stage.deletes == stage.rows:
-            return
-        for unique in constraints.uniques[stage.target.name]:
-            lines, refusals = upsert.vacate(stage, unique)
-            gave_up |= lines
-            if self._refuse(refusals):
-                self._park_until_stable(stages, constraints)
-        if self._refuse(upsert.upsert(stage)):
-            # What the database refused may be a parent of what is still staged.
-            self._park_until_stable(stages, constraints)
-
-    def _park_held(self, stages: Sequence[Stage], constraints: Constraints) -> None:
+    def _park_held_deletes(self, stages: Sequence[Stage], constraints: Constraints) -> None:
         """Park deletes of rows that others will still refer to: one that stays may hold another one."""
         by_table = {stage.target.name: stage for stage in stages}
         more = True
@@ -208,7 +217,7 @@ class Loader:
                 for key in constraints.of(stage.target.name):
                     more |= self._refuse(checks.park_orphans(stage, key, by_table, self._limit + 1))
                 for unique in constraints.uniques[stage.target.name]:
-                    more |= self._refuse(checks.park_taken(stage, unique, self._limit + 1))
+                    more |= self._refuse(checks.park_unique_conflicts(stage, unique, self._limit + 1))
 
     def _refuse(self, refusals: list[Refusal]) -> bool:
         self._refusals.extend(refusals)
@@ -218,7 +227,7 @@ class Loader:
 
     def _hide_from_capture(self) -> None:
         """Tell our triggers which streams this transaction writes."""
-        if self._connection.dialect.name == "postgresql":
+        if dialect_of(self._connection).is_postgresql:
             names = ",".join(self._order)
             self._connection.execute(sa.select(sa.func.set_config("exchange.importing", names, sa.true())))
         else:
@@ -227,20 +236,20 @@ class Loader:
 
     def _defer_constraints(self) -> None:
         """Let deferrable constraints wait for the end of the load: rows of a cycle can't all come first."""
-        if self._connection.dialect.name == "postgresql":
+        if dialect_of(self._connection).is_postgresql:
             self._connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
         elif any(key.deferrable for one in self._streams.values() for key in one.table.foreign_key_constraints):
             self._connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
 
     def _show_to_capture(self) -> None:
-        if self._connection.dialect.name == "postgresql":
+        if dialect_of(self._connection).is_postgresql:
             self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
         else:
             self._connection.execute(sa.delete(importing))
 
-    def _count(self, intakes: Sequence[Intake]) -> Counts:
-        totals: dict[str | None, int] = {None: sum(intake.entered for intake in intakes)}
-        for stage in (intake.stage for intake in intakes):
+    def _count(self, paths: Sequence[BulkPath]) -> Counts:
+        totals: dict[str | None, int] = {None: sum(path.written for path in paths)}
+        for stage in (path.stage for path in paths):
             if not stage.rows:
                 continue
             outcome = stage.table.c[OUTCOME]

@@ -1,4 +1,4 @@
-"""Work done one piece after the other, by another thread where that lets the caller go on meanwhile."""
+"""The background worker: one piece of work after the other, by another thread where the caller can go on meanwhile."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class Hand:
+class BackgroundWorker:
     """Does what it is given, in order; at most one piece is under way while the caller makes the next.
 
     A thread helps where the work is waiting for another process. SQLite works in ours, row by row, and would fight
     over the interpreter with whoever makes the next rows: reading ahead beside it was tried and gave nothing.
     """
 
-    def __init__(self, *, aside: bool) -> None:
-        """Work ``aside``, in a thread, or at once."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="exchange-load") if aside else None
+    def __init__(self, *, threaded: bool) -> None:
+        """Work in a thread, or at once."""
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="exchange-load") if threaded else None
         self._under_way: Future[None] | None = None
 
-    def do(self, work: Callable[[], None]) -> None:
+    def submit(self, work: Callable[[], None]) -> None:
         """Do it, when the piece before it is done. Raises what that one raised; then this one is not begun."""
         self.wait()
         if self._pool is None:
@@ -33,6 +33,6 @@ class Hand:
             done.result()
 
     def close(self) -> None:
-        """Wait for what is under way, whatever comes of it, and let the thread end."""
+        """Wait for what is under way, whatever comes of it, and let the thread end. Raises nothing."""
         if self._pool is not None:
             self._pool.shutdown(wait=True)

@@ -6,7 +6,7 @@ What is stale, what refers to nothing, what takes a value that another row has.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.tables.loader.constraints import Check, ForeignKey, Unique, broken
-from exchange.tables.loader.staging import KEY, LINE, OUTCOME, Stage, applying
+from exchange.tables.loader.staging import KEY, LINE, OUTCOME, Stage, applying, equal
 
 STALE, DUPLICATE, PARKED = "stale", "duplicate", "parked"
 
@@ -34,8 +34,17 @@ class Refusal:
     cause: str = ""
 
 
+def park(stage: Stage, refusals: list[Refusal]) -> list[Refusal]:
+    """Mark the refused lines in their stage, so that they are not applied; give the refusals back."""
+    stage.settle([refusal.line for refusal in refusals], PARKED)
+    return refusals
+
+
 def park_repeated_keys(stage: Stage) -> list[Refusal]:
-    """A key may appear once in a batch: keep its highest version, park the others."""
+    """A key may appear once in a batch: keep its highest version, park the others.
+
+    Runs in the load's transaction; the lines are settled in the stage.
+    """
     table = stage.table
     repeated = sa.select(table.c[KEY]).group_by(table.c[KEY]).having(sa.func.count() > 1).subquery("repeated")
     rows = stage.connection.execute(
@@ -57,12 +66,14 @@ def park_repeated_keys(stage: Stage) -> list[Refusal]:
                     " which is kept; this line is parked",
                 )
             )
-    stage.settle([refusal.line for refusal in refusals], PARKED)
-    return refusals
+    return park(stage, refusals)
 
 
 def settle_old_versions(stage: Stage) -> None:
-    """Records no newer than the row or the tombstone they meet change nothing: duplicate if equal, else stale."""
+    """Records no newer than the row or the tombstone they meet change nothing: duplicate if equal, else stale.
+
+    Runs in the load's transaction.
+    """
     staged = stage.table
     for met, condition in (
         (stage.target, stage.same_key(stage.target, staged)),
@@ -77,19 +88,21 @@ def settle_old_versions(stage: Stage) -> None:
 
 
 def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
-    """Park upserts that refer to a row which neither exists nor comes with this batch."""
-    names = {column.name for column in stage.stream.columns}
-    if not names.issuperset(key.columns):
+    """Park upserts that refer to a row which neither exists nor comes with this batch.
+
+    Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.
+    """
+    if not stage.carries(key.columns):
         return []
     staged = stage.table
     mine = [staged.c[name] for name in key.columns]
     parent_stage = stages.get(key.referred)
     parent = parent_stage.target if parent_stage else sa.table(key.referred, *map(sa.column, key.referred_columns))
-    missing = ~sa.exists().where(*_equal(parent, key.referred_columns, mine))
+    missing = ~sa.exists().where(*equal(parent, key.referred_columns, mine))
     if parent_stage is not None:
         # An alias: the stage may be its own parent.
         coming = parent_stage.table.alias("coming")
-        missing &= ~sa.exists().where(applying(coming, Op.UPSERT), *_equal(coming, key.referred_columns, mine))
+        missing &= ~sa.exists().where(applying(coming, Op.UPSERT), *equal(coming, key.referred_columns, mine))
     rows = stage.connection.execute(
         sa.select(staged.c[LINE], *mine)
         .where(applying(staged, Op.UPSERT), *(column.is_not(None) for column in mine), missing)
@@ -106,13 +119,15 @@ def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], lim
         )
         for row in rows
     ]
-    stage.settle([refusal.line for refusal in refusals], PARKED)
-    return refusals
+    return park(stage, refusals)
 
 
-def park_taken(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
-    """Park upserts whose unique value a row has that does not give it up in this batch."""
-    if not {column.name for column in stage.stream.columns}.issuperset(unique.columns):
+def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
+    """Park upserts whose unique value a row has that does not give it up in this batch.
+
+    Runs in the load's transaction; the lines are settled in the stage. Of either kind at most ``limit`` are found.
+    """
+    if not stage.carries(unique.columns):
         return []
     staged, target, moving = stage.table, stage.target, stage.table.alias("moving")
     gives_up = sa.exists().where(
@@ -128,7 +143,7 @@ def park_taken(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
             sa.select(staged.c[LINE], *_named(stage.key(target)), *(staged.c[name] for name in unique.columns))
             .where(
                 applying(staged, Op.UPSERT),
-                *_equal(target, unique.columns, [staged.c[name] for name in unique.columns]),
+                *equal(target, unique.columns, [staged.c[name] for name in unique.columns]),
                 ~stage.same_key(target, staged),
                 ~gives_up,
             )
@@ -149,12 +164,14 @@ def park_taken(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
         )
         for row in found
     }
-    stage.settle(list(refusals), PARKED)
-    return list(refusals.values())
+    return park(stage, list(refusals.values()))
 
 
-def park_broken(stage: Stage, check: Check, limit: int) -> list[Refusal]:
-    """Park upserts that a constraint on single rows refuses."""
+def park_check_violations(stage: Stage, check: Check, limit: int) -> list[Refusal]:
+    """Park upserts that a constraint on single rows refuses.
+
+    Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.
+    """
     staged = stage.table
     asking = sa.select(staged.c[LINE]).where(applying(staged, Op.UPSERT), broken(check)).limit(limit)
     try:
@@ -172,8 +189,7 @@ def park_broken(stage: Stage, check: Check, limit: int) -> list[Refusal]:
         )
         for line in lines
     ]
-    stage.settle(lines, PARKED)
-    return refusals
+    return park(stage, refusals)
 
 
 def _both_staged(stage: Stage, unique: Unique) -> sa.Select[Any]:
@@ -182,19 +198,19 @@ def _both_staged(stage: Stage, unique: Unique) -> sa.Select[Any]:
     return sa.select(staged.c[LINE], *_named(stage.key(first)), *(staged.c[name] for name in unique.columns)).where(
         applying(staged, Op.UPSERT),
         applying(first, Op.UPSERT),
-        *_equal(first, unique.columns, [staged.c[name] for name in unique.columns]),
+        *equal(first, unique.columns, [staged.c[name] for name in unique.columns]),
         first.c[LINE] < staged.c[LINE],
     )
 
 
-def giving_up(stage: Stage, unique: Unique) -> sa.Select[Any]:
+def passing_values(stage: Stage, unique: Unique) -> sa.Select[Any]:
     """Rows of the target whose unique value another applying record takes: their keys, and both lines."""
-    if not {column.name for column in stage.stream.columns}.issuperset(unique.columns):
+    if not stage.carries(unique.columns):
         return sa.select(sa.null()).where(sa.false())
     staged, target, moving = stage.table, stage.target, stage.table.alias("moving")
     return sa.select(staged.c[LINE], moving.c[LINE].label("moving_line"), *_named(stage.key(target))).where(
         applying(staged, Op.UPSERT),
-        *_equal(target, unique.columns, [staged.c[name] for name in unique.columns]),
+        *equal(target, unique.columns, [staged.c[name] for name in unique.columns]),
         ~stage.same_key(target, staged),
         stage.same_key(moving, target),
         applying(moving),
@@ -202,7 +218,10 @@ def giving_up(stage: Stage, unique: Unique) -> sa.Select[Any]:
 
 
 def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
-    """Park deletes of rows that other rows refer to, once all upserts are in; rows that leave too hold nothing."""
+    """Park deletes of rows that other rows refer to, once all upserts are in; rows that leave too hold nothing.
+
+    Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.
+    """
     staged = stage.table
     child_stage = stages.get(key.table)
     referred = [staged.c[name] for name in key.referred_columns if name in staged.c]
@@ -210,7 +229,7 @@ def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stag
         return []  # the reference is to columns that a delete does not name: the database decides
     names = {*key.columns, *(column.name for column in child_stage.stream.key)} if child_stage else key.columns
     child = sa.table(key.table, *map(sa.column, sorted(names))).alias("child")
-    holding = sa.exists().where(*_equal(child, key.columns, referred))
+    holding = sa.exists().where(*equal(child, key.columns, referred))
     if child_stage is not None:
         leaving = child_stage.table.alias("leaving")
         gone = sa.exists().where(applying(leaving, Op.DELETE), child_stage.same_key(leaving, child))
@@ -229,18 +248,11 @@ def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stag
         )
         for row in rows
     ]
-    stage.settle([refusal.line for refusal in refusals], PARKED)
-    return refusals
+    return park(stage, refusals)
 
 
 def _is_key(stream: Stream, columns: tuple[str, ...]) -> bool:
     return {column.name for column in stream.key} >= set(columns)
-
-
-def _equal(
-    table: sa.FromClause, columns: tuple[str, ...], values: Sequence[sa.ColumnElement[Any]]
-) -> list[sa.ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in zip(columns, values, strict=True)]
 
 
 def _named(columns: list[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:

@@ -1,4 +1,4 @@
-"""Rows that go to the database together: as many as are worth a savepoint, as few as memory bears."""
+"""A chunk: rows that go to the database together, as many as are worth a savepoint, as few as memory bears."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_BYTES = 8 * 1024 * 1024
 
 
 @dataclass
-class Segment:
+class Chunk:
     """Rows of one stream and one op, in the order of their lines."""
 
     stream: str = ""
@@ -25,24 +25,24 @@ class Segment:
     _bytes: int = 0
     _parts: list[Rows] = field(default_factory=list)
 
-    def is_other(self, stream: str, op: Op) -> bool:
-        """Say whether such rows can't join those that are here."""
-        return bool(self._parts) and (self.stream, self._parts[0].op) != (stream, op)
+    def takes(self, stream: str, op: Op) -> bool:
+        """Say whether such rows may join those that are in it."""
+        return not self._parts or (self.stream, self._parts[0].op) == (stream, op)
 
     def add(self, stream: str, rows: Rows) -> None:
-        """Take rows."""
+        """Add rows."""
         self.stream = stream
         self._parts.append(rows)
         self.rows += len(rows.rows)
         self._bytes += sum(map(len, rows.records))
 
     def is_full(self) -> bool:
-        """Say whether it is time to hand it over."""
+        """Say whether it is time to write it."""
         return self.rows >= self.most_rows or self._bytes >= MOST_BYTES
 
-    def following(self) -> Segment:
-        """Make the next, empty one."""
-        return Segment(most_rows=MOST_ROWS if self.rows else self.most_rows)
+    def next(self) -> Chunk:
+        """Make the one after it, empty."""
+        return Chunk(most_rows=MOST_ROWS if self.rows else self.most_rows)
 
     def joined(self) -> Rows:
         """Give all rows as one."""

@@ -59,7 +59,8 @@ class Constraints:
 def reflect(connection: Connection, tables: Iterable[sa.Table]) -> Constraints:
     """Read the constraints of tables from the database's own catalogue: a few queries, or pragmas on SQLite.
 
-    Of the checks only those that speak of nothing but the columns that ``tables`` name.
+    Of the checks only those that speak of nothing but the columns that ``tables`` name. Reads in the caller's
+    transaction, the checks each within a savepoint.
     """
     inspector = sa.inspect(connection)
     crossing = {table.name: table for table in tables}

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
+from exchange.database.dialects import dialect_of
 from exchange.database.errors import driver_errors
 
 Row = tuple[Any, ...]
@@ -25,12 +26,12 @@ _PLAIN = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 
 
 def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Iterable[Row]) -> None:
-    """Insert rows. Raises SQLAlchemy's DBAPIError, as any statement does."""
+    """Insert rows. Raises SQLAlchemy's DBAPIError, as any statement does. Runs in the caller's transaction."""
     quote = connection.dialect.identifier_preparer
     into = f"{quote.format_table(table)} ({', '.join(quote.quote(name) for name in names)})"
     driver: Any = connection.connection.driver_connection
     with driver_errors(connection, into):
-        if connection.dialect.name == "postgresql":
+        if dialect_of(connection).is_postgresql:
             _copy(driver, into, rows)
         else:
             marks = ", ".join("?" * len(names))

@@ -1,4 +1,4 @@
-"""Lines of a batch to rows: read, checked against their schema and decoded, many at once where all are good.
+"""Lines of a batch to rows: decoded, checked against their schema and made rows, many at once where all are good.
 
 Each step over many records is one call: that is three times as fast as one record after the other. Where a step
 refuses any of them and can say which, only those are looked at by themselves; else the bad ones are looked for in
@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from exchange.format import record as records
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import OpCounts
-from exchange.format.record import Op, Record, Run
+from exchange.format.record import Op, Record, RecordRun
 from exchange.format.strict_json import Unreadable
 from exchange.site import Site
 from exchange.tables import version_limit
@@ -27,14 +27,14 @@ PARTS = 8
 """Into so many parts records are cut that can't all be taken together."""
 
 
-class Good(NamedTuple):
-    """Records of one stream, understood."""
+class Decoded(NamedTuple):
+    """The rows of records of one stream and one op."""
 
     stream: str
     rows: Rows
 
 
-class Bad(NamedTuple):
+class BadLine(NamedTuple):
     """A line's number, its bytes and why it has no row."""
 
     number: int
@@ -42,8 +42,8 @@ class Bad(NamedTuple):
     error: RecordError
 
 
-class Understanding:
-    """Reads the lines of one batch."""
+class Decoder:
+    """Decodes the lines of one batch. Uses no connection."""
 
     def __init__(self, site: Site, schemas: Mapping[str, int], loader: Loader, newest: int) -> None:
         """Prepare for a batch whose manifest lists ``schemas``, of which no version above ``newest`` is taken."""
@@ -53,26 +53,26 @@ class Understanding:
         self._loader = loader
         self._counts: Counter[tuple[str, Op]] = Counter()
 
-    def of(self, lines: Sequence[bytes], first: int) -> Iterator[Good | Bad]:
-        """Understand lines that follow each other, the first of them with the number ``first``."""
-        yield from self._of(lines, range(first, first + len(lines)))
+    def decode(self, lines: Sequence[bytes], first: int) -> Iterator[Decoded | BadLine]:
+        """Decode lines that follow each other, the first of them with the number ``first``."""
+        yield from self._decode(lines, range(first, first + len(lines)))
 
-    def _of(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Iterator[Good | Bad]:
+    def _decode(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Iterator[Decoded | BadLine]:
         run = records.decode_run(lines)
         while isinstance(run, Unreadable):
             place = run.place
-            yield from self._alone(lines[place], numbers[place])
+            yield from self._decode_alone(lines[place], numbers[place])
             lines = [*lines[:place], *lines[place + 1 :]]
             numbers = [*numbers[:place], *numbers[place + 1 :]]
             run = records.decode_run(lines)
         if run is not None:
             self._counts[run.stream, run.op] += len(lines)
-            yield from self._checked(lines, numbers, run)
+            yield from self._validate(lines, numbers, run)
         elif len(lines) == 1:
-            yield from self._alone(lines[0], numbers[0])
+            yield from self._decode_alone(lines[0], numbers[0])
         elif lines:
             for part in _parts(len(lines)):
-                yield from self._of(lines[part], numbers[part])
+                yield from self._decode(lines[part], numbers[part])
 
     def counts(self) -> dict[str, OpCounts]:
         """Count the records so far of the streams that the manifest lists, bad ones too if they could be read."""
@@ -81,18 +81,18 @@ class Understanding:
             for stream in self._schemas.keys() & {stream for stream, _ in self._counts}
         }
 
-    def _checked(self, lines: Sequence[bytes], numbers: Sequence[int], run: Run) -> Iterator[Good | Bad]:
+    def _validate(self, lines: Sequence[bytes], numbers: Sequence[int], run: RecordRun) -> Iterator[Decoded | BadLine]:
         """Check the records of ``lines``, lift them to the current schema version, and make their rows."""
         refused: set[int] = set()
         if max(run.versions, default=0) > self._newest:
             refused = {place for place, version in enumerate(run.versions) if version > self._newest}
             for place in refused:
-                yield Bad(
+                yield BadLine(
                     numbers[place],
                     lines[place],
                     version_limit.fault(run.versions[place], self._newest, self._site.peer),
                 )
-        for place in self._suspects(run):
+        for place in self._places_to_check(run):
             if place in refused:
                 continue
             record = Record(run.stream, run.op, run.versions[place], run.bodies[place])
@@ -100,42 +100,43 @@ class Understanding:
                 run.bodies[place] = checked(self._site, self._schemas, record).body
             except RecordError as error:
                 refused.add(place)
-                yield Bad(numbers[place], lines[place], error)
+                yield BadLine(numbers[place], lines[place], error)
         if refused:
-            lines, numbers = _but(refused, lines), _but(refused, numbers)
-            run = run._replace(versions=_but(refused, run.versions), bodies=_but(refused, run.bodies))
+            lines, numbers = _without(refused, lines), _without(refused, numbers)
+            run = run._replace(versions=_without(refused, run.versions), bodies=_without(refused, run.bodies))
         if lines:
-            yield from self._rows(lines, numbers, run)
+            yield from self._make_rows(lines, numbers, run)
 
-    def _suspects(self, run: Run) -> Iterable[int]:
+    def _places_to_check(self, run: RecordRun) -> Iterable[int]:
         """Give the places of the records that need a look of their own: refused ones, or all of another version."""
         checker = self._site.checkers.get(run.stream)
         if checker is None or self._schemas.get(run.stream) != checker.stream.schema_version:
             return range(len(run.bodies))
         return checker.refused(run.bodies) if run.op is Op.UPSERT else checker.refused_keys(run.bodies)
 
-    def _rows(self, lines: Sequence[bytes], numbers: Sequence[int], run: Run) -> Iterator[Good | Bad]:
+    def _make_rows(self, lines: Sequence[bytes], numbers: Sequence[int], run: RecordRun) -> Iterator[Decoded | BadLine]:
         try:
-            yield Good(run.stream, self._loader.rows(numbers, lines, run))
+            yield Decoded(run.stream, self._loader.rows(numbers, lines, run))
         except RecordError as error:
             if len(lines) == 1:
-                yield Bad(numbers[0], lines[0], error)
+                yield BadLine(numbers[0], lines[0], error)
                 return
             for part in _parts(len(lines)):
-                some = Run(run.stream, run.op, run.versions[part], run.bodies[part])
-                yield from self._rows(lines[part], numbers[part], some)
+                some = RecordRun(run.stream, run.op, run.versions[part], run.bodies[part])
+                yield from self._make_rows(lines[part], numbers[part], some)
 
-    def _alone(self, line: bytes, number: int) -> Iterator[Good | Bad]:
+    def _decode_alone(self, line: bytes, number: int) -> Iterator[Decoded | BadLine]:
         try:
             record = records.decode(line)
         except RecordError as error:
-            yield Bad(number, line, error)
+            yield BadLine(number, line, error)
             return
         self._counts[record.stream, record.op] += 1
-        yield from self._checked([line], [number], Run(record.stream, record.op, [record.version], [record.body]))
+        run = RecordRun(record.stream, record.op, [record.version], [record.body])
+        yield from self._validate([line], [number], run)
 
 
-def _but(places: Collection[int], members: Sequence[_Member]) -> list[_Member]:
+def _without(places: Collection[int], members: Sequence[_Member]) -> list[_Member]:
     return [one for place, one in enumerate(members) if place not in places]
 
 
@@ -145,7 +146,10 @@ def _parts(count: int) -> Iterator[slice]:
 
 
 def checked(site: Site, schemas: Mapping[str, int], record: Record) -> Record:
-    """Check a record against its stream's schema and lift it to the current one. Raises RecordError."""
+    """Check a record against its stream's schema and lift it to the current one. Raises RecordError.
+
+    Asks no database.
+    """
     version = schemas.get(record.stream)
     if version is None:
         msg = f"stream {printable(record.stream)} is not listed in the manifest's schemas"

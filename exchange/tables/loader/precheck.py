@@ -1,7 +1,7 @@
-"""What may speak against writing a row right now: one condition for each reason, asked of many rows at once.
+"""The precheck: what may keep rows from being written right now, one query for each reason, asked of many at once.
 
-They look at what is in the tables at this moment, not at what else the batch brings: a row in doubt is not bad, it
-waits for the end of the load.
+It looks at what is in the tables at this moment, not at what else the batch brings: a suspect row is not bad, it is
+staged for the end of the load.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.tables.loader.constraints import Constraints, broken
 from exchange.tables.loader.copy import refuses_the_row
-from exchange.tables.loader.staging import KEY, LINE, Arrivals, Rows, column_names, key_texts
+from exchange.tables.loader.staging import KEY, LINE, Rows, TemporaryTable, column_names, equal, key_texts
 
 Condition = sa.ColumnElement[bool]
 
@@ -27,22 +28,33 @@ FEW = 2_000
 than look for each of them; where there are fewer it is told."""
 
 
-class Sieve(Arrivals):
-    """Finds the doubtful among arriving rows. Of those only what conditions look at goes to the database for it."""
+class Precheck(TemporaryTable):
+    """Finds suspects among arriving rows. Of those only the columns that conditions name go to the database for it."""
 
     def __init__(self, connection: Connection, stream: Stream, name: str, constraints: Constraints) -> None:
         """Prepare; the table is made when the first rows come."""
-        self.constraints = constraints
+        self._constraints = constraints
         every, wanted = column_names(stream), _looked_at(stream, constraints)
         names = [one for one in every if one in wanted]
         super().__init__(connection, stream, name, {LINE: "bigint", KEY: "text"}, names)
         self._values = itemgetter(*map(every.index, names))
 
-    def doubtful(self, rows: Rows, conditions: Iterable[Condition], *, with_keys: bool) -> set[int]:
-        """Give the lines of those rows of which a condition is true; say if any looks at the key's text."""
-        texts = key_texts(self.stream, rows.keys) if with_keys else repeat(None)
+    def suspects(self, rows: Rows, *, unique_values: bool, versions: bool, tombstones: bool) -> set[int]:
+        """Give the lines of rows that break a constraint on single rows, refer to nothing or share a unique value.
+
+        ``unique_values``: also of those whose unique value another row of the table has, which costs most.
+        ``versions``: also of those no newer than the row of their key, ``tombstones``: than a delete of it.
+        """
+        conditions = [*self._break_a_constraint()]
+        if unique_values:
+            conditions += self._take_a_unique_value()
+        if versions:
+            conditions.append(self._meet_a_row_as_new())
+        if tombstones:
+            conditions.append(self._meet_a_tombstone_as_new())
+        texts = key_texts(self.stream, rows.keys) if tombstones else repeat(None)
         self.put(map(add, zip(rows.lines, texts, strict=False), map(self._values, rows.rows)))
-        if len(rows.rows) < FEW and self.connection.dialect.name == "postgresql":
+        if len(rows.rows) < FEW and dialect_of(self.connection).is_postgresql:
             self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
         found: set[int] = set()
         for condition in conditions:
@@ -60,6 +72,43 @@ class Sieve(Arrivals):
                 raise
             return []
 
+    def _break_a_constraint(self) -> Iterator[Condition]:
+        arriving, target = self.table, self.target.name
+        for key in self._constraints.of(target):
+            if self.carries(key.columns):
+                mine = [arriving.c[name] for name in key.columns]
+                parent = sa.table(key.referred, *map(sa.column, key.referred_columns)).alias("parent")
+                missing: Condition = ~sa.exists().where(*equal(parent, key.referred_columns, mine))
+                if key.referred == target:  # it may stand beside the row
+                    others = [arriving.alias("beside").c[name] for name in key.referred_columns]
+                    missing &= sa.tuple_(*mine).not_in(sa.select(*others).where(*_not_null(others)))
+                yield sa.and_(*_not_null(mine), missing)
+        for unique in self._constraints.uniques[target]:
+            if self.carries(unique.columns):
+                beside = arriving.alias("beside")
+                first = sa.select(sa.func.min(beside.c[LINE])).group_by(*(beside.c[name] for name in unique.columns))
+                yield sa.and_(*_not_null([arriving.c[name] for name in unique.columns]), arriving.c[LINE].not_in(first))
+        for check in self._constraints.checks[target]:
+            yield broken(check)
+
+    def _take_a_unique_value(self) -> Iterator[Condition]:
+        for unique in self._constraints.uniques[self.target.name]:
+            if self.carries(unique.columns):
+                mine = [self.table.c[name] for name in unique.columns]
+                same_value = equal(self.target, unique.columns, mine)
+                yield sa.exists().where(*same_value, ~self.same_key(self.target, self.table))
+
+    def _meet_a_tombstone_as_new(self) -> Condition:
+        return sa.exists().where(
+            tombstone.c.stream == self.stream.name,
+            tombstone.c.key == self.table.c[KEY],
+            tombstone.c.version >= self.table.c[VERSION_COLUMN],
+        )
+
+    def _meet_a_row_as_new(self) -> Condition:
+        as_new = self.target.c[VERSION_COLUMN] >= self.table.c[VERSION_COLUMN]
+        return sa.exists().where(self.same_key(self.target, self.table), as_new)
+
 
 def _looked_at(stream: Stream, constraints: Constraints) -> set[str]:
     """Name the columns that any condition may look at."""
@@ -74,58 +123,5 @@ def _looked_at(stream: Stream, constraints: Constraints) -> set[str]:
     return looked_at
 
 
-def lacking(sieve: Sieve) -> Iterator[Condition]:
-    """Say that a row breaks a constraint on single rows, refers to nothing, or takes what one beside it takes."""
-    arriving, target = sieve.table, sieve.target.name
-    for key in sieve.constraints.of(target):
-        if _crosses(sieve, key.columns):
-            mine = [arriving.c[name] for name in key.columns]
-            parent = sa.table(key.referred, *map(sa.column, key.referred_columns)).alias("parent")
-            missing: Condition = ~sa.exists().where(*_equal(parent, key.referred_columns, mine))
-            if key.referred == target:  # it may stand beside the row
-                others = [arriving.alias("beside").c[name] for name in key.referred_columns]
-                missing &= sa.tuple_(*mine).not_in(sa.select(*others).where(*_given(others)))
-            yield sa.and_(*_given(mine), missing)
-    for unique in sieve.constraints.uniques[target]:
-        if _crosses(sieve, unique.columns):
-            beside = arriving.alias("beside")
-            first = sa.select(sa.func.min(beside.c[LINE])).group_by(*(beside.c[name] for name in unique.columns))
-            yield sa.and_(*_given([arriving.c[name] for name in unique.columns]), arriving.c[LINE].not_in(first))
-    for check in sieve.constraints.checks[target]:
-        yield broken(check)
-
-
-def taking(sieve: Sieve) -> Iterator[Condition]:
-    """Say that another row of the table has a unique value of a row: to look for that costs most."""
-    arriving, target = sieve.table, sieve.target
-    for unique in sieve.constraints.uniques[target.name]:
-        if _crosses(sieve, unique.columns):
-            mine = [arriving.c[name] for name in unique.columns]
-            yield sa.exists().where(*_equal(target, unique.columns, mine), ~sieve.same_key(target, arriving))
-
-
-def buried(sieve: Sieve) -> Condition:
-    """Say that a row meets a tombstone that is as new; this looks at the key's text."""
-    return sa.exists().where(
-        tombstone.c.stream == sieve.stream.name,
-        tombstone.c.key == sieve.table.c[KEY],
-        tombstone.c.version >= sieve.table.c[VERSION_COLUMN],
-    )
-
-
-def not_newer(sieve: Sieve) -> Condition:
-    """Say that a row meets one that is as new."""
-    arriving, target = sieve.table, sieve.target
-    return sa.exists().where(sieve.same_key(target, arriving), target.c[VERSION_COLUMN] >= arriving.c[VERSION_COLUMN])
-
-
-def _crosses(sieve: Sieve, names: tuple[str, ...]) -> bool:
-    return {column.name for column in sieve.stream.columns}.issuperset(names)
-
-
-def _given(columns: Iterable[sa.Column[object]]) -> Iterator[Condition]:
+def _not_null(columns: Iterable[sa.Column[object]]) -> Iterator[Condition]:
     return (column.is_not(None) for column in columns)
-
-
-def _equal(table: sa.FromClause, names: tuple[str, ...], values: list[sa.Column[object]]) -> list[Condition]:
-    return [table.c[name] == value for name, value in zip(names, values, strict=True)]

@@ -12,14 +12,16 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect
 
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
+from exchange.database.engine import in_parts
 from exchange.database.tables import VERSION_COLUMN
-from exchange.format.record import Op, Run
+from exchange.format.record import Op, RecordRun
 from exchange.tables.loader.copy import Row, put
 
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
 """A stage's own columns, named so that they can't meet a column of the application's."""
 
-OWN: dict[str, str] = {LINE: "bigint", OP: "text", KEY: "text", OUTCOME: "text"}
+STAGE_COLUMNS: dict[str, str] = {LINE: "bigint", OP: "text", KEY: "text", OUTCOME: "text"}
 
 Key = tuple[Any, ...]
 """A record's key as it is on the wire, in the order of the stream's key."""
@@ -58,7 +60,7 @@ def key_texts(stream: Stream, keys: Sequence[Key]) -> list[str]:
     return [orjson.dumps(dict(zip(names, key, strict=True))).decode() for key in keys]
 
 
-def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run], Rows]:
+def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], RecordRun], Rows]:
     """Make the function from line numbers and checked records of the current schema version to their rows.
 
     The function raises RecordError for a value that its column's type can't keep, whichever record's it is. It
@@ -69,7 +71,7 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run]
     key_names = [column.name for column in stream.key]
     places = [names.index(name) for name in key_names]
 
-    def make(lines: Sequence[int], run: Run) -> Rows:
+    def make(lines: Sequence[int], run: RecordRun) -> Rows:
         columns: list[Any]
         if run.op is Op.UPSERT:
             columns = list(decode(run.bodies))
@@ -83,7 +85,7 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Run]
     return make
 
 
-class Arrivals:
+class TemporaryTable:
     """A temporary table of rows that are to be compared with those of their table."""
 
     def __init__(
@@ -93,12 +95,15 @@ class Arrivals:
         self.stream = stream
         self.connection = connection
         self.target = target_of(stream)
-        self.table = _temporary(self.target, name, own, names)
+        self.table = _table(self.target, name, own, names)
         self._own = own
         self._made = False
 
     def put(self, rows: Iterable[Row]) -> None:
-        """Put rows into it, each with its own columns first."""
+        """Put rows into it, each with its own columns first.
+
+        Makes it in the caller's transaction when the first ones come. Raises DBAPIError.
+        """
         if not self._made:
             _create(self.connection, self.table, self.target, self._own)
             self._made = True
@@ -106,31 +111,35 @@ class Arrivals:
 
     def clear(self) -> None:
         """Empty it."""
-        verb = "TRUNCATE" if self.connection.dialect.name == "postgresql" else "DELETE FROM"
+        verb = "TRUNCATE" if dialect_of(self.connection).is_postgresql else "DELETE FROM"
         self.connection.exec_driver_sql(f"{verb} {self.table.name}")
 
     def key(self, table: sa.FromClause) -> list[sa.ColumnElement[Any]]:
         """The key columns of the table, the target or an alias of either."""
         return [table.c[column.name] for column in self.stream.key]
 
+    def carries(self, names: tuple[str, ...]) -> bool:
+        """Say whether the stream has all these columns."""
+        return {column.name for column in self.stream.columns}.issuperset(names)
+
     def same_key(self, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
         """Say that two rows have one key."""
         return sa.and_(*(a == b for a, b in zip(self.key(one), self.key(other), strict=True)))
 
 
-class Stage(Arrivals):
+class Stage(TemporaryTable):
     """One stream's records, whole. Those whose outcome is NULL are still to be applied."""
 
     def __init__(self, connection: Connection, stream: Stream, name: str) -> None:
         """Prepare; the table is made when the first rows come."""
-        super().__init__(connection, stream, name, OWN, column_names(stream))
+        super().__init__(connection, stream, name, STAGE_COLUMNS, column_names(stream))
         self.rows = 0
         """How many rows are in it, and how many of them are deletes."""
         self.deletes = 0
-        self.gone = 0
+        self.deleted = 0
         """How many rows of the target those deleted, once they are written."""
 
-    def keep(self, rows: Rows) -> None:
+    def add(self, rows: Rows) -> None:
         """Put rows into it."""
         self.put(self._staged(rows))
         self.rows += len(rows.rows)
@@ -150,16 +159,22 @@ class Stage(Arrivals):
     def complete(self) -> None:
         """Make what is staged ready for comparing: index the key, and let PostgreSQL count."""
         sa.Index(f"ix_{self.table.name}", *self.key(self.table)).create(self.connection)
-        if self.connection.dialect.name == "postgresql":
+        if dialect_of(self.connection).is_postgresql:
             self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
 
     def settle(self, lines: Sequence[int], outcome: str) -> None:
-        """Give some lines their outcome, so that they are not applied."""
-        for start in range(0, len(lines), 500):
-            some = lines[start : start + 500]
+        """Give some lines their outcome, so that they are not applied. Runs in the load's transaction."""
+        for some in in_parts(lines, 500):
             self.connection.execute(
                 sa.update(self.table).where(self.table.c[LINE].in_(some)).values({OUTCOME: outcome})
             )
+
+
+def equal(
+    table: sa.FromClause, names: tuple[str, ...], values: Sequence[sa.ColumnElement[Any]]
+) -> list[sa.ColumnElement[bool]]:
+    """Say that a row has these values in the columns of these names."""
+    return [table.c[name] == value for name, value in zip(names, values, strict=True)]
 
 
 def applying(table: sa.FromClause, op: Op | None = None) -> sa.ColumnElement[bool]:
@@ -189,7 +204,7 @@ def column_names(stream: Stream) -> list[str]:
     return [*(column.name for column in stream.columns), VERSION_COLUMN]
 
 
-def _temporary(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[str]) -> sa.Table:
+def _table(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[str]) -> sa.Table:
     kinds = {"bigint": sa.BigInteger, "text": sa.Text}
     return sa.Table(
         name,
@@ -204,7 +219,7 @@ def _create(connection: Connection, table: sa.Table, target: sa.Table, own: Mapp
     casts = [f"CAST(NULL AS {kind}) AS {name}" for name, kind in own.items()]
     quote = connection.dialect.identifier_preparer
     columns = [quote.quote(column.name) for column in table.columns][len(casts) :]
-    lifetime, schema = ("ON COMMIT DROP", "pg_temp") if connection.dialect.name == "postgresql" else ("", "temp")
+    lifetime, schema = ("ON COMMIT DROP", "pg_temp") if dialect_of(connection).is_postgresql else ("", "temp")
     # Of another load: SQLite keeps it as long as the connection, and a transaction may have more than one.
     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {schema}.{table.name}")
     connection.exec_driver_sql(

@@ -12,15 +12,15 @@ from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
+from exchange.database.dialects import dialect_of
 from exchange.database.redact import code as code_of
 from exchange.database.redact import words as said
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
-from exchange.tables.loader.checks import PARKED, Refusal, giving_up
+from exchange.tables.loader.checks import Refusal, park, passing_values
 from exchange.tables.loader.constraints import Unique
 from exchange.tables.loader.copy import refuses_the_row
 from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_names
@@ -28,35 +28,39 @@ from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_na
 Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
 
 
-def enter(stage: Stage) -> int:
+def upsert_newer(stage: Stage) -> int:
     """Insert every applying row in one statement, or update an older one. Give how many were written.
 
-    Raises DBAPIError if the database refuses one of them: then all are as they were only after a rollback.
+    Raises DBAPIError if the database refuses one of them: then all are as they were only after a rollback. Runs in the
+    caller's savepoint.
     """
     statement = _upsert_statement(stage, sa.true(), only_newer=True)
     return stage.connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def upsert(stage: Stage) -> list[Refusal]:
-    """Insert or update every applying upsert of a stream; give those that the database refused."""
+    """Insert or update every applying upsert of a stream; give those that the database refused.
+
+    Runs in the load's transaction, each try within a savepoint. Raises DBAPIError for what is not a row's fault.
+    """
     return _write(stage, Op.UPSERT, lambda lines: _upsert_statement(stage, lines))
 
 
 def delete(stage: Stage) -> list[Refusal]:
-    """Delete every applying key of a stream; give those that the database refused."""
-    stage.gone = 0
+    """Delete every applying key of a stream; give those that the database refused. Runs as ``upsert`` does."""
+    stage.deleted = 0
     return _write(stage, Op.DELETE, lambda lines: _delete_statement(stage, lines))
 
 
 def keep_tombstones(stage: Stage) -> None:
-    """Remember what was deleted, and forget the tombstones of what came back."""
+    """Remember what was deleted, and forget the tombstones of what came back. Runs in the load's transaction."""
     staged = stage.table
     name = stage.stream.name
     if stage.deletes:
-        insert = _insert(stage)(tombstone).from_select(
-            ["stream", "key", "version"],
-            sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(applying(staged, Op.DELETE)),
+        deletes = sa.select(sa.literal(name), staged.c[KEY], staged.c[VERSION_COLUMN]).where(
+            applying(staged, Op.DELETE)
         )
+        insert = dialect_of(stage.connection).insert(tombstone).from_select(["stream", "key", "version"], deletes)
         stage.connection.execute(
             insert.on_conflict_do_update(index_elements=["stream", "key"], set_={"version": insert.excluded.version})
         )
@@ -65,14 +69,15 @@ def keep_tombstones(stage: Stage) -> None:
         stage.connection.execute(sa.delete(tombstone).where(tombstone.c.stream == name, tombstone.c.key.in_(returned)))
 
 
-def vacate(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
+def free_unique_values(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
     """Free unique values that pass from one row to another within this batch, so that the upsert may set them.
 
-    Databases check uniqueness row by row, so a swap fails in any order: each row that gives up its value gets
-    a passing one first. Where the column can't take such a value, both records are parked.
-    Gives the lines of the rows that gave theirs up, and the refusals.
+    Databases check uniqueness row by row, so a swap fails in any order: each row that gives up its value gets a passing
+    one first. Where the column can't take such a value, both records are parked. Gives the lines of the rows that gave
+    theirs up, and the refusals. Runs in the load's transaction, within a savepoint. Raises DBAPIError for what is not a
+    row's fault.
     """
-    rows = stage.connection.execute(giving_up(stage, unique)).all()
+    rows = stage.connection.execute(passing_values(stage, unique)).all()
     if not rows:
         return set(), []
     target = stage.target
@@ -82,7 +87,7 @@ def vacate(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
         with stage.connection.begin_nested():
             for key in keys:
                 mine = (c == value for c, value in zip(stage.key(target), key, strict=True))
-                stage.connection.execute(sa.update(target).where(*mine).values({column.name: _passing_value(column)}))
+                stage.connection.execute(sa.update(target).where(*mine).values({column.name: _temporary_value(column)}))
     except StatementError as error:  # also from SQLAlchemy itself, of a type that takes no text
         if isinstance(error, DBAPIError) and not refuses_the_row(error):
             raise
@@ -99,8 +104,7 @@ def vacate(stage: Stage, unique: Unique) -> tuple[set[int], list[Refusal]]:
             for row in rows
             for line in row[:2]
         }
-        stage.settle(list(refusals), PARKED)
-        return set(), list(refusals.values())
+        return set(), park(stage, list(refusals.values()))
     return {row[1] for row in rows}, []
 
 
@@ -110,7 +114,7 @@ def _replaceable(stage: Stage, unique: Unique) -> sa.Column[Any]:
     return min(columns, key=lambda column: (not column.nullable, column.primary_key, bool(column.foreign_keys)))
 
 
-def _passing_value(column: sa.Column[Any]) -> Any:
+def _temporary_value(column: sa.Column[Any]) -> Any:
     if column.nullable:
         return None
     kind: type = column.type.python_type
@@ -126,14 +130,10 @@ def _passing_value(column: sa.Column[Any]) -> Any:
     return text[: getattr(column.type, "length", None) or len(text)]
 
 
-def _insert(stage: Stage) -> Any:
-    return postgresql.insert if stage.connection.dialect.name == "postgresql" else sqlite.insert
-
-
 def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool], *, only_newer: bool = False) -> sa.Executable:
     staged, names = stage.table, column_names(stage.stream)
     rows = sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
-    insert = _insert(stage)(stage.target).from_select(names, rows)
+    insert = dialect_of(stage.connection).insert(stage.target).from_select(names, rows)
     keys = [column.name for column in stage.stream.key]
     version = stage.target.c[VERSION_COLUMN]
     statement: sa.Executable = insert.on_conflict_do_update(
@@ -151,34 +151,28 @@ def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executa
 
 
 def _write(stage: Stage, op: Op, statement: Statement) -> list[Refusal]:
+    """Write all applying lines at once; where the database refuses a row, each half of them by itself."""
+    number = stage.table.c[LINE]
     first, last = stage.connection.execute(
-        sa.select(sa.func.min(stage.table.c[LINE]), sa.func.max(stage.table.c[LINE])).where(applying(stage.table, op))
+        sa.select(sa.func.min(number), sa.func.max(number)).where(applying(stage.table, op))
     ).one()
-    if first is None:
-        return []
     refusals: list[Refusal] = []
-    _write_range(stage, op, statement, first, last, refusals)
+    ranges = [] if first is None else [(first, last)]
+    while ranges:
+        first, last = ranges.pop()
+        try:
+            with stage.connection.begin_nested():
+                done = stage.connection.execute(statement(number.between(first, last)))
+            stage.deleted += done.rowcount if op is Op.DELETE else 0
+        except DBAPIError as error:
+            if not refuses_the_row(error):
+                raise
+            if first == last:
+                refusals += park(stage, [_refusal(stage, first, error, op)])
+            else:
+                middle = (first + last) // 2
+                ranges += [(middle + 1, last), (first, middle)]
     return refusals
-
-
-def _write_range(stage: Stage, op: Op, statement: Statement, first: int, last: int, refusals: list[Refusal]) -> None:
-    """Write the lines from ``first`` to ``last``, all of them or each half by itself."""
-    lines = stage.table.c[LINE].between(first, last)
-    try:
-        with stage.connection.begin_nested():
-            done = stage.connection.execute(statement(lines))
-            stage.gone += done.rowcount if op is Op.DELETE else 0
-            return
-    except DBAPIError as error:
-        if not refuses_the_row(error):
-            raise
-        if first == last:
-            refusals.append(_refusal(stage, first, error, op))
-            stage.settle([first], PARKED)
-            return
-    middle = (first + last) // 2
-    _write_range(stage, op, statement, first, middle, refusals)
-    _write_range(stage, op, statement, middle + 1, last, refusals)
 
 
 def _refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:

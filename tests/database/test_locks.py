@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
+from exchange.database import locks
 from exchange.database.engine import make_engine
-from exchange.database.errors import world_errors
 from exchange.database.locks import Busy, locked, reading, writing
 from exchange.database.tables import change, metadata
-from exchange.format.errors import WorldError
 
 
 @pytest.fixture
@@ -76,6 +78,19 @@ def test_whoever_saw_a_moment_before_the_lock_was_freed_is_busy_not_broken(postg
     database.dispose()
 
 
-def test_a_database_without_our_tables_is_answered_with_one_sentence(engine: Engine) -> None:
-    with pytest.raises(WorldError, match="exchange migrate"), world_errors(), reading(engine) as connection:
-        connection.execute(sa.select(change))
+PACKAGE = Path(locks.__file__).parents[1]
+TAKING = {"locked", "join", "wait_for"}
+
+
+def test_names_of_locks_are_made_in_one_module() -> None:
+    named = [
+        f"{path}, line {node.lineno}: {ast.unparse(node)}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        # The reference application has locks of its own, as any application may.
+        if not path.is_relative_to(PACKAGE / "reference")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in TAKING
+        if isinstance(node.args[1], (ast.Constant, ast.JoinedStr))
+    ]
+
+    assert not named, "name it in exchange/database/locks.py"

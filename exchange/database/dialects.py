@@ -1,0 +1,58 @@
+"""What differs between PostgreSQL and SQLite: the only module that asks which of them a database is.
+
+A statement that only one of them knows stands where it is used, and asks here whether it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects import postgresql, sqlite
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One of the two databases."""
+
+    name: str
+    many_writers: bool
+    """Whether transactions write side by side; on SQLite the one that writes keeps all others from it."""
+    insert: Callable[[Any], Any]
+    """SQLAlchemy's INSERT that knows ON CONFLICT."""
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether it is PostgreSQL, a server with statements of its own."""
+        return self is POSTGRESQL
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is SQLite, a file of this machine that this process reads and writes."""
+        return self is SQLITE
+
+
+POSTGRESQL = Dialect("postgresql", many_writers=True, insert=postgresql.insert)
+SQLITE = Dialect("sqlite", many_writers=False, insert=sqlite.insert)
+
+_BY_NAME = {one.name: one for one in (POSTGRESQL, SQLITE)}
+
+
+def dialect_of(database: Connection | Engine | sa.Dialect) -> Dialect:
+    """Say which of the two a database is; nothing is asked of it. Raises ValueError if it is neither."""
+    name = database.name if isinstance(database, sa.Dialect) else database.dialect.name
+    if name not in _BY_NAME:
+        raise ValueError(f"the exchange works on SQLite and PostgreSQL, not on {name}")
+    return _BY_NAME[name]
+
+
+def upsert(connection: Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Write the one row of a key: insert it, or set ``values`` in the one that is there.
+
+    Runs in the caller's transaction. Raises DBAPIError.
+    """
+    row = dialect_of(connection).insert(table).values({**values, **key})
+    connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=dict(values)))

@@ -1,0 +1,47 @@
+"""What a command loads, seen without a clock: the modules that are there once it has ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import Pair
+from tests.wheels import ROOT
+
+NOT_FOR_STATUS = {"alembic", "celery", "kombu", "redis", "jsonschema", "rich", "psycopg"}
+NOT_FOR_HELP = {*NOT_FOR_STATUS, "sqlalchemy", "jsonschema_rs", "pydantic", "cryptography"}
+
+RUN = """
+import sys
+from exchange.cli import main
+try:
+    main()
+finally:
+    print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+
+
+def loaded(words: list[str], settings: dict[str, str]) -> set[str]:
+    """Run a command in an interpreter of its own; give the top-level modules that it loaded."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *words], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout, "the command said nothing"
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"]], ids=" ".join)
+def test_a_command_that_only_tells_of_itself_loads_no_database_and_no_library_for_schemas_or_keys(
+    words: list[str],
+) -> None:
+    assert not loaded(words, {}) & NOT_FOR_HELP
+
+
+def test_status_loads_a_database_and_nothing_that_migrates_runs_tasks_or_words_faults_of_records(seeded: Pair) -> None:
+    modules = loaded(["status"], seeded.response.environment)
+    assert "sqlalchemy" in modules
+    assert not modules & NOT_FOR_STATUS
