@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import jsonschema_rs
 
@@ -23,9 +23,6 @@ from exchange.format.moments import to_rfc3339
 from exchange.format.names import EPOCH, MAX_SEQUENCE, NAME
 from exchange.format.record import MAX_STREAM_LENGTH
 from exchange.format.strict_json import MAX_INTEGER
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 RECEIPT: Final = "_receipt"
 HEARTBEAT: Final = "_heartbeat"
@@ -305,12 +302,12 @@ def shown(wanted: Iterable[Range]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in wanted)
 
 
-def _known(kind: type[DataclassInstance], stream: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[Any], stream: str, data: Mapping[str, Any]) -> dict[str, Any]:
     _check(stream, data)
     return _of(kind, data)
 
 
-def _of(kind: type[DataclassInstance], data: Mapping[str, Any]) -> dict[str, Any]:
+def _of(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """Give the members that we know: others are ignored."""
     names = {one.name for one in fields(kind)}
     return {name: value for name, value in data.items() if name in names}
