@@ -1,14 +1,18 @@
-"""What costs more than most tests and is the same each time: SQL compiled, the tree of commands made of functions."""
+"""What costs more than most tests and is the same each time: SQL and schemas compiled, the tree of commands."""
 
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import typer.testing
 from sqlalchemy import Engine, create_engine
 
+from exchange.channels import schemas
 from exchange.database import engine as database_engine
+from exchange.reference import passwords
 
 
 class _Compiled(dict[Any, Any]):
@@ -31,7 +35,28 @@ def _create_engine(*words: Any, **options: Any) -> Engine:
     return engine
 
 
+_Judge = schemas._Judge
+
+HASH_COST = passwords._COST
+"""What a password's hash costs where no test runs."""
+
+
+@functools.cache
+def _judge(schema: str, under: str, sensitive: frozenset[str]) -> schemas._Judge:
+    return _Judge(json.loads(schema), under, sensitive)
+
+
+def _make_judge(schema: Mapping[str, Any], under: str, sensitive: frozenset[str]) -> schemas._Judge:
+    """Give the one judge of a schema, which keeps nothing of what it judged."""
+    return _judge(json.dumps(schema), under, sensitive)
+
+
 def share() -> None:
-    """Have each engine of this process and each run of its command line use what others before it made."""
+    """Have each engine of this process and each run of its command line use what others before it made.
+
+    The passwords of these tests are nobody's: what a hash costs is for the one test that asks for it.
+    """
+    passwords._COST = 2**4
+    schemas._Judge = _make_judge  # type: ignore[assignment,misc]
     database_engine.create_engine = _create_engine  # type: ignore[attr-defined]
     typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]

@@ -108,6 +108,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("processes") is None)
 
 
+def pytest_collection_finish() -> None:
+    """Look for garbage less often, and not among the tests, which are most of what is there and none of it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """Give a seed that is another one in each run, and the same for the same ``--hypothesis-seed``."""

@@ -6,6 +6,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Protocol
 
 from tests.postgresql import Cluster
 
@@ -31,6 +32,14 @@ class Templates:
         shutil.copyfile(self._made[shape], target)
 
 
+class Lender(Protocol):
+    """Whoever makes databases in a shape."""
+
+    def fresh(self, kind: str, shape: Hashable = None, prepare: Prepare | None = None, /) -> str:
+        """Give the URL of a database as ``prepare`` leaves an empty one."""
+        ...
+
+
 class At:
     """A place of one's own for a database, where it is brought into its shape."""
 
@@ -53,6 +62,7 @@ class Databases:
         self._templates = templates
         self._cluster = cluster
         self._borrowed: list[str] = []
+        self._made: list[str] = []
 
     def fresh(self, kind: str, shape: Hashable = None, prepare: Prepare | None = None) -> str:
         """Give the URL of a database as ``prepare`` leaves an empty one; without it, of an empty one.
@@ -67,7 +77,36 @@ class Databases:
             self._templates.copy(shape, prepare, path)
         return f"sqlite:///{path}"
 
+    def copy(self, kind: str, shape: Hashable, prepare: Prepare) -> str:
+        """Give the URL of one as ``fresh`` does, for shapes with so many rows that a new copy is the quickest way."""
+        if kind != "postgresql":
+            return self.fresh(kind, shape, prepare)
+        cluster = self._cluster()
+        self._made.append(cluster.create(cluster.template(shape, prepare)))
+        return self._made[-1]
+
     def give_back(self) -> None:
         """End the loans."""
+        while self._made:
+            self._cluster().drop(self._made.pop())
         while self._borrowed:
             self._cluster().give_back(self._borrowed.pop())
+
+
+class Filled:
+    """Databases that are filled beyond their shape, once for all of one ``name``, and copied."""
+
+    def __init__(self, databases: Databases, name: str, fill: Prepare) -> None:
+        self._databases = databases
+        self._name = name
+        self._fill = fill
+
+    def fresh(self, kind: str, shape: Hashable = None, prepare: Prepare | None = None) -> str:
+        """Give the URL of one that ``prepare`` and then ``fill`` made."""
+
+        def made(url: str) -> None:
+            if prepare is not None:
+                prepare(url)
+            self._fill(url)
+
+        return self._databases.copy(kind, (shape, self._name), made)

@@ -185,7 +185,9 @@ def test_nudges_do_not_pile_up_where_no_worker_takes_them(side: Side, nudged: re
     assert json.loads(message)["headers"]["expires"]
 
 
-_IMPATIENT = "from exchange.celery import nudge; from exchange.cli.app import app; nudge.AWAY_SECONDS = 0.2; app(['nudge'])"
+_IMPATIENT = (
+    "from exchange.celery import nudge; from exchange.cli.app import app; nudge.AWAY_SECONDS = 0.2; app(['nudge'])"
+)
 
 
 def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, nudged: redis.Redis) -> None:

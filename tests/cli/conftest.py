@@ -174,14 +174,20 @@ def paired(folder: Path, databases: Databases, kind: str, app: str | None = None
         key = made[PEERS[one.network]]
         one.do("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
         commands = ["migrate", "seed"] if seed and one is response else ["migrate"]
-        url = databases.fresh(kind, (one.network, app, *commands), partial(_made_by, one, commands))
-        if kind == "sqlite":
-            Path(url.removeprefix("sqlite:///")).rename(one.home / "exchange.db")
-        else:
-            one.environment["EXCHANGE_DATABASE_URL"] = url
+        settle(one, databases, *commands, kind=kind)
     return Pair(request, response)
 
 
-def _made_by(side: Side, commands: list[str], url: str) -> None:
+def settle(side: Side, databases: Databases, *commands: str, kind: str = "sqlite") -> None:
+    """Give a side that is initialised a database which these commands have made."""
+    shape = (side.network, side.environment.get("EXCHANGE_APP"), *commands)
+    url = databases.fresh(kind, shape, partial(_made_by, side, commands))
+    if kind == "sqlite":
+        Path(url.removeprefix("sqlite:///")).rename(side.home / "exchange.db")
+    else:
+        side.environment["EXCHANGE_DATABASE_URL"] = url
+
+
+def _made_by(side: Side, commands: tuple[str, ...], url: str) -> None:
     for command in commands:
-        side.do(command, EXCHANGE_DATABASE_URL=url)
+        side.do(*command.split(), EXCHANGE_DATABASE_URL=url)

@@ -19,7 +19,8 @@ from exchange.database.engine import make_engine
 from exchange.database.locks import reading
 from exchange.files import keys
 from exchange.operating import migrate
-from tests.cli.conftest import Side
+from tests.cli.conftest import Side, settle
+from tests.databases import Databases
 
 STRAY = (
     "INSERT INTO exchange_audit (at, who, origin, action, arguments, previous, digest)"
@@ -33,12 +34,10 @@ def act(engine: Engine, who: str) -> None:
 
 
 @pytest.fixture
-def acted(side: Side) -> Side:
+def acted(side: Side, databases: Databases) -> Side:
     """Give a side where three things were done by hand."""
     side.do("init")
-    side.do("migrate")
-    for who in ("ada", "bob", "eve"):
-        side.do("prune", "--as", who)
+    settle(side, databases, "migrate", *(f"prune --as {who}" for who in ("ada", "bob", "eve")))
     return side
 
 

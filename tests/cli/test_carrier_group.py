@@ -19,7 +19,8 @@ from exchange.files.layout import Folders
 from exchange.files.spool import Spool
 from exchange.format.errors import WorldError
 from exchange.format.names import BatchName, data_name, manifest_name
-from tests.cli.conftest import Pair, Side
+from tests.cli.conftest import Pair, Side, settle
+from tests.databases import Databases
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try what other users may")
@@ -194,14 +195,13 @@ def test_the_group_reads_what_is_exported_and_a_stranger_does_not(public: Path) 
 
 @as_root
 @pytest.mark.parametrize("closed", ["nothing", "files", "folder", "above"])
-def test_init_and_doctor_say_who_can_read_what_is_exported(public: Path, closed: str) -> None:
+def test_init_and_doctor_say_who_can_read_what_is_exported(public: Path, databases: Databases, closed: str) -> None:
     place = public / "here"
     place.mkdir(mode=0o700 if closed == "above" else 0o755)
     modes = {"files": {"EXCHANGE_FILE_MODE": "0600"}, "folder": {"EXCHANGE_FOLDER_MODE": "0700"}}
     side = Side("response", place / "home", modes.get(closed, {}))
     said = side.do("init").out
-    side.do("migrate")
-    side.do("seed")
+    settle(side, databases, "migrate", "seed")
     side.do("export")
     file = next((side.home / "outgoing").glob("*.manifest.jsonl"))
     everybody = closed == "nothing"

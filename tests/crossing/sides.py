@@ -26,7 +26,7 @@ from exchange.results import ExportRun, ImportRun
 from exchange.site import Site
 from exchange.tables import capture
 from exchange.testing.carrier import HONEST, Carrier, Faults
-from tests.databases import At, Databases
+from tests.databases import Lender
 
 QUICK = Limits(settle_seconds=0, grace_seconds=3600)
 
@@ -43,9 +43,7 @@ def quick_engine(url: str) -> Engine:
     return engine
 
 
-def _database(
-    databases: Databases | At, kind: str, network: str, channels: tuple[Channel, ...], metadata: sa.MetaData
-) -> str:
+def _database(databases: Lender, kind: str, network: str, channels: tuple[Channel, ...], metadata: sa.MetaData) -> str:
     """Give the URL of a database with the exchange's tables and the application's, those captured that it sends."""
     streams = [(stream, channel.source == network) for channel in channels for stream in channel.streams]
 
@@ -71,7 +69,7 @@ class Side:
         self,
         network: str,
         peer: str,
-        databases: Databases | At,
+        databases: Lender,
         kind: str,
         home: Path,
         channels: tuple[Channel, ...],

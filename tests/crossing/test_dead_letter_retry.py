@@ -202,8 +202,8 @@ def test_of_very_many_orphans_each_run_looks_at_some(
     quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exchange.dead_letters.auto_retry.MOST_LETTERS", 3)
-    park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(20)])
-    quick_forger.send([place(number, FIRST) for number in range(20)])
+    park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(8)])
+    quick_forger.send([place(number, FIRST) for number in range(8)])
     runs = [quick_receiver.take_in()]
     while runs[-1].reunited or any(state == "parked" for state in states(quick_receiver)):
         assert len(runs) < 200
@@ -211,7 +211,7 @@ def test_of_very_many_orphans_each_run_looks_at_some(
         runs.append(quick_receiver.take_in())
 
     assert max(len(one.reunited) for one in runs) <= 3
-    assert states(quick_receiver) == ["applied"] * 20
+    assert states(quick_receiver) == ["applied"] * 8
 
 
 def test_an_orphan_that_is_refused_for_another_cause_then_is_not_tried_for_ever(

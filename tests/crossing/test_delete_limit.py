@@ -137,8 +137,8 @@ def test_rows_that_came_and_went_before_they_were_all_counted_are_not_being_empt
     assert verdicts(quick_receiver) == [Verdict.APPLIED] * 2
     assert quick_receiver.all(sa.select(tables.deleted.c.rows)) == [(4,)]  # or more: there are plenty beside one delete
     hours_ago(quick_receiver, 2)
-    for first in range(2, 62, 2):  # twice the table
-        come_and_go(first, 2)
+    for first in range(2, 62, 4):  # twice the table
+        come_and_go(first, 4)
     assert set(verdicts(quick_receiver)) == {Verdict.APPLIED}
     assert len(ids(quick_receiver)) == 30
     remove(quick_forger, 62, 71)

@@ -279,7 +279,7 @@ def test_shards_of_another_number_wait_for_each_other(shards: Callable[..., Link
 def test_two_exporters_take_each_change_once(shards: Callable[..., Link]) -> None:
     link = shards(4, "postgresql", "postgresql")
     link.one.limit(batch_records=20)
-    link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(300)])
+    link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(200)])
 
     def export() -> None:
         deadline = time.monotonic() + 60
@@ -291,7 +291,7 @@ def test_two_exporters_take_each_change_once(shards: Callable[..., Link]) -> Non
     link.there.carry()
     assert verdicts(link) == {(Verdict.APPLIED, 0)}
     columns = database_tables.batch.c
-    assert link.other.all(sa.select(sa.func.sum(columns.applied), sa.func.sum(columns.duplicate)))[0] == (300, 0)
+    assert link.other.all(sa.select(sa.func.sum(columns.applied), sa.func.sum(columns.duplicate)))[0] == (200, 0)
     assert alike(link)
 
 

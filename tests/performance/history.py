@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import tables
+from exchange.database.engine import now
 from exchange.format.manifest import BatchKind, Manifest, OpCounts
 from tests.crossing.forging import EPOCH
 from tests.crossing.sides import Side
@@ -71,44 +72,76 @@ def _moment_of(number: sa.ColumnElement[int]) -> sa.ColumnElement[datetime]:
 
 def live(side: Side, batches: int) -> None:
     """Let a side have taken in and sent ``batches``, each half of them acknowledged, with letters, events and files."""
+    with side.engine.begin() as connection:
+        remember(connection, batches)
+    keep_files(side, batches)
+
+
+def remember(connection: Connection, batches: int) -> None:
+    """Fill the database of a side that has taken in and sent ``batches``."""
     moments = {"created_at": LONG_AGO, "updated_at": LONG_AGO}
     common = {"epoch": EPOCH, "sequence": lambda n: n, "digest": "d" * 64, "records": 10, "bytes": 1_000, **moments}
-    with side.engine.begin() as connection:
-        for direction, channel, state in (("in", "forth", "applied"), ("out", "back", "acknowledged")):
-            values = {"direction": direction, "channel": channel, "state": state, "manifest": MANIFEST, **common}
-            stem = {"stem": lambda n, channel=channel: text_of(f"{channel}-{EPOCH}-", n)}
-            fill(connection, tables.batch, batches, values | stem)
-            moment = {"digest": "d" * 64, "adopted_at": LONG_AGO}
-            place = {"direction": direction, "channel": channel, "epoch": EPOCH, "sequence": batches}
-            connection.execute(sa.insert(tables.position).values(**place, **moment))
-        refused = {"direction": "in", "channel": "forth", "state": "quarantined", "reason": "corrupt", **common}
-        fill(connection, tables.batch, batches // 20, refused | {"stem": lambda n: text_of("bad-", n)})
-        letter = {
-            "direction": "in",
-            "channel": "forth",
-            "stream": "account",
-            "key": lambda n: text_of('{"id":', n, "}"),
-            "record": b"x",
-            "record_bytes": 1,
-            "error": "type",
-            "message": "bad",
-            "fingerprint": lambda n: text_of("f" * 15, n % KINDS),
-            "created_at": _moment_of,
-            "updated_at": LONG_AGO,
-        }
-        fill(connection, tables.dead_letter, batches, letter | {"state": "discarded"})
-        fill(connection, tables.dead_letter, batches // 20, letter | {"state": "parked"})
-        happened = {"at": LONG_AGO, "to_state": "applied", "cause": "applied", "who": "me", "subject_id": lambda n: n}
-        for subject in ("batch", "dead_letter"):
-            fill(connection, tables.event, 2 * batches, happened | {"subject": subject})
-        gone = {"stream": "account", "key": lambda n: text_of('{"id":-', n, "}"), "version": lambda n: n}
-        fill(connection, tables.tombstone, batches, gone)
-        pending = {"stream": "elsewhere", "op": "I", "key": lambda n: text_of('{"id":', n, "}")}
-        fill(connection, tables.change, 5 * batches, pending)
+    for direction, channel, state in (("in", "forth", "applied"), ("out", "back", "acknowledged")):
+        values = {"direction": direction, "channel": channel, "state": state, "manifest": MANIFEST, **common}
+        stem = {"stem": lambda n, channel=channel: text_of(f"{channel}-{EPOCH}-", n)}
+        fill(connection, tables.batch, batches, values | stem)
+        moment = {"digest": "d" * 64, "adopted_at": LONG_AGO}
+        place = {"direction": direction, "channel": channel, "epoch": EPOCH, "sequence": batches}
+        connection.execute(sa.insert(tables.position).values(**place, **moment))
+    refused = {"direction": "in", "channel": "forth", "state": "quarantined", "reason": "corrupt", **common}
+    fill(connection, tables.batch, batches // 20, refused | {"stem": lambda n: text_of("bad-", n)})
+    park(connection, batches)
+    happened = {"at": LONG_AGO, "to_state": "applied", "cause": "applied", "who": "me", "subject_id": lambda n: n}
+    for subject in ("batch", "dead_letter"):
+        fill(connection, tables.event, 2 * batches, happened | {"subject": subject})
+    gone = {"stream": "account", "key": lambda n: text_of('{"id":-', n, "}"), "version": lambda n: n}
+    fill(connection, tables.tombstone, batches, gone)
+    pending = {"stream": "elsewhere", "op": "I", "key": lambda n: text_of('{"id":', n, "}")}
+    fill(connection, tables.change, 5 * batches, pending)
+
+
+def keep_files(side: Side, batches: int) -> None:
+    """Leave the files of some of them."""
     folders = side.site.spool.folders
     for folder in (folders.archive, folders.quarantine, folders.sealed):
         for number in range(batches // 100):
             (folder / f"forth-{EPOCH}-{number:010d}.manifest.jsonl").touch()
+
+
+def park(connection: Connection, letters: int) -> None:
+    """Leave dead letters that were discarded, and some that were not."""
+    letter = {
+        "direction": "in",
+        "channel": "forth",
+        "stream": "account",
+        "key": lambda n: text_of('{"id":', n, "}"),
+        "record": b"x",
+        "record_bytes": 1,
+        "error": "type",
+        "message": "bad",
+        "fingerprint": lambda n: text_of("f" * 15, n % KINDS),
+        "created_at": _moment_of,
+        "updated_at": LONG_AGO,
+    }
+    fill(connection, tables.dead_letter, letters, letter | {"state": "discarded"})
+    fill(connection, tables.dead_letter, letters // 20, letter | {"state": "parked"})
+
+
+def act(connection: Connection, count: int) -> None:
+    """Let gaps, requests of both sides and people's acts be a thing of the past."""
+    closed = {"channel": "forth", "epoch": EPOCH, "state": tables.GapState.ARRIVED, "noticed_at": now()}
+    connection.execute(sa.insert(tables.gap), [{**closed, "sequence": n} for n in range(1, count)])
+    past = {"channel": "forth", "want": "snapshot", "reason": "long ago", "who": "somebody", "state": "done"}
+    moments = dict.fromkeys(("created_at", "updated_at"), now())
+    asked_for = [{**past, **moments, "answers": f"n{n}"} for n in range(count)]
+    connection.execute(sa.insert(tables.resync), asked_for)
+    answered = {**past, "state": tables.RepairState.ANSWERED, "asked_at": now()}
+    connection.execute(sa.insert(tables.repair), [{**answered, "name": f"n{n}"} for n in range(count)])
+    acted = {"at": now(), "who": "somebody", "origin": "here", "action": "retry", "arguments": "{}"}
+    begun = [{"id": n, "call": f"c{n}", "previous": f"p{n}", "digest": f"p{n + 1}"} for n in range(1, count)]
+    ended = [{"concludes": n, "id": n + count, "previous": f"q{n}", "digest": f"q{n + 1}"} for n in range(1, count)]
+    for rows in (begun, ended):
+        connection.execute(sa.insert(tables.audit), [acted | row for row in rows])
 
 
 def analyse(side: Side) -> None:

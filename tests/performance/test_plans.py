@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import audit_log, ledger, tables
-from exchange.database.engine import now
 from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, DeadLetterState, Direction
 from exchange.dead_letters import auto_retry, counts, groups, pages, retry, store
@@ -25,11 +23,11 @@ from exchange.link import asked_requests, gaps, send_requests
 from exchange.operating import prune, status
 from exchange.outgoing import resend
 from tests.crossing import shop
-from tests.crossing.conftest import needs_postgres
+from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import EPOCH, Forger, account, delete, upsert
-from tests.crossing.sides import Side
-from tests.databases import Databases
-from tests.performance.history import KINDS, LONG_AGO, analyse, fill, live, text_of
+from tests.crossing.sides import Side, quick_engine
+from tests.databases import Filled
+from tests.performance.history import KINDS, LONG_AGO, act, analyse, fill, keep_files, park, remember, text_of
 from tests.performance.watching import watched
 
 BATCHES = 5_000
@@ -47,6 +45,93 @@ GROWING = (
 TABLES = tuple(table.name for table in shop.FORTH)
 
 with_and_without_statistics = pytest.mark.parametrize("analysed", [True, False], ids=["with statistics", "without"])
+
+
+# Sides after years, made once
+
+
+def filled(
+    request: pytest.FixtureRequest, network: str, name: str, fill_tables: Callable[[Connection], None]
+) -> Iterator[Side]:
+    """Give a side of the shop whose database is a copy of one that was filled so."""
+
+    def fill_database(url: str) -> None:
+        engine = quick_engine(url)
+        with engine.begin() as connection:
+            fill_tables(connection)
+        engine.dispose()
+
+    databases = Filled(request.getfixturevalue("databases"), name, fill_database)
+    folder = request.getfixturevalue("tmp_path") / network
+    peer = "one" if network == "two" else "two"
+    side = Side(network, peer, databases, request.param, folder, shop.channels, metadata=shop.metadata)
+    yield side
+    side.engine.dispose()
+
+
+each_kind = ["sqlite", pytest.param("postgresql", marks=needs_postgres)]
+
+
+@pytest.fixture(params=each_kind)
+def receiver(request: pytest.FixtureRequest) -> Iterator[Side]:
+    """Give the receiving side with a long history and large tables."""
+
+    def fill_tables(connection: Connection) -> None:
+        remember(connection, BATCHES)
+        act(connection, BATCHES)
+        grow(connection, exchange_version=1)
+
+    for side in filled(request, "two", "after years", fill_tables):
+        keep_files(side, BATCHES)
+        yield side
+
+
+@pytest.fixture
+def forger(receiver: Side) -> Forger:
+    """Give somebody whom the receiver trusts and whose batches follow on that history."""
+    forger = trusted_forger(receiver)
+    forger.sequence, forger.previous = BATCHES, "d" * 64
+    return forger
+
+
+@pytest.fixture(params=each_kind)
+def parked(request: pytest.FixtureRequest) -> Iterator[Side]:
+    """Give the receiving side with very many dead letters."""
+    yield from filled(request, "two", "many letters", lambda connection: park(connection, LETTERS))
+
+
+@pytest.fixture(params=each_kind)
+def sender(request: pytest.FixtureRequest) -> Iterator[Side]:
+    """Give the sending side with large tables, and with a log full of another channel's changes."""
+
+    def fill_tables(connection: Connection) -> None:
+        grow(connection)
+        connection.execute(sa.delete(tables.change))
+        pending = {"stream": "elsewhere", "op": "I", "key": lambda n: text_of('{"id":', n, "}")}
+        fill(connection, tables.change, ROWS, pending)
+
+    yield from filled(request, "one", "large tables", fill_tables)
+
+
+def grow(connection: Connection, **more: Any) -> None:
+    """Fill the tables; a node hangs below none, a visit refers to the place of its number."""
+    for table, values in (
+        (shop.place, {"country": "de", "number": lambda n: n, "name": "somewhere"}),
+        (shop.visit, {"id": lambda n: n, "country": "de", "number": lambda n: n}),
+        (shop.seat, {"id": lambda n: n, "code": lambda n: text_of("s", n), "rank": lambda n: n, "row": 1}),
+        (shop.account, {"id": lambda n: n, "name": lambda n: text_of("account ", n)}),
+    ):
+        fill(connection, wide(table) if more else table, ROWS, values | more)
+    connection.execute(
+        sa.insert(wide(shop.node) if more else shop.node),
+        [{"id": uuid.UUID(int=number), "name": "node", **more} for number in range(ROWS // 4)],
+    )
+
+
+def wide(table: sa.Table) -> sa.Table:
+    """Give a received table with its version."""
+    columns = [sa.Column(column.name, column.type) for column in table.columns]
+    return sa.Table(table.name, sa.MetaData(), *columns, sa.Column(tables.VERSION_COLUMN, sa.BigInteger))
 
 
 # Indexes
@@ -159,21 +244,6 @@ def test_every_index_is_there_for_a_query() -> None:
 
 @with_and_without_statistics
 def test_each_index_is_used_by_its_query(receiver: Side, forger: Forger, *, analysed: bool) -> None:
-    live(receiver, BATCHES)
-    forger.sequence, forger.previous = BATCHES, "d" * 64
-    closed = {"channel": "forth", "epoch": EPOCH, "state": tables.GapState.ARRIVED, "noticed_at": now()}
-    receiver.execute(sa.insert(tables.gap), [{**closed, "sequence": n} for n in range(1, BATCHES)])
-    past = {"channel": "forth", "want": "snapshot", "reason": "long ago", "who": "somebody", "state": "done"}
-    moments = dict.fromkeys(("created_at", "updated_at"), now())
-    asked_for = [{**past, **moments, "answers": f"n{n}"} for n in range(BATCHES)]
-    receiver.execute(sa.insert(tables.resync), asked_for)
-    answered = {**past, "state": tables.RepairState.ANSWERED, "asked_at": now()}
-    receiver.execute(sa.insert(tables.repair), [{**answered, "name": f"n{n}"} for n in range(BATCHES)])
-    acted = {"at": now(), "who": "somebody", "origin": "here", "action": "retry", "arguments": "{}"}
-    begun = [{"id": n, "call": f"c{n}", "previous": f"p{n}", "digest": f"p{n + 1}"} for n in range(1, BATCHES)]
-    ended = [{"concludes": n, "id": n + BATCHES, "previous": f"q{n}", "digest": f"q{n + 1}"} for n in range(1, BATCHES)]
-    for rows in (begun, ended):
-        receiver.execute(sa.insert(tables.audit), [acted | row for row in rows])
     if analysed:
         analyse(receiver)
     unused = {}
@@ -194,41 +264,6 @@ def applied(forger: Forger, records: list[dict[str, Any]]) -> None:
 
 
 # Export
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
-def sender(request: pytest.FixtureRequest, tmp_path: Path, databases: Databases) -> Iterator[Side]:
-    """Give the sending side with large tables, and with a log full of another channel's changes."""
-    side = Side("one", "two", databases, request.param, tmp_path / "one", shop.channels, metadata=shop.metadata)
-    grow(side)
-    with writing(side.engine) as connection:
-        connection.execute(sa.delete(tables.change))
-        pending = {"stream": "elsewhere", "op": "I", "key": lambda n: text_of('{"id":', n, "}")}
-        fill(connection, tables.change, ROWS, pending)
-    yield side
-    side.engine.dispose()
-
-
-def grow(side: Side, **more: Any) -> None:
-    """Fill the tables; a node hangs below none, a visit refers to the place of its number."""
-    with writing(side.engine) as connection:
-        for table, values in (
-            (shop.place, {"country": "de", "number": lambda n: n, "name": "somewhere"}),
-            (shop.visit, {"id": lambda n: n, "country": "de", "number": lambda n: n}),
-            (shop.seat, {"id": lambda n: n, "code": lambda n: text_of("s", n), "rank": lambda n: n, "row": 1}),
-            (shop.account, {"id": lambda n: n, "name": lambda n: text_of("account ", n)}),
-        ):
-            fill(connection, wide(table) if more else table, ROWS, values | more)
-        connection.execute(
-            sa.insert(wide(shop.node) if more else shop.node),
-            [{"id": uuid.UUID(int=number), "name": "node", **more} for number in range(ROWS // 4)],
-        )
-
-
-def wide(table: sa.Table) -> sa.Table:
-    """Give a received table with its version."""
-    columns = [sa.Column(column.name, column.type) for column in table.columns]
-    return sa.Table(table.name, sa.MetaData(), *columns, sa.Column(tables.VERSION_COLUMN, sa.BigInteger))
 
 
 def change_some(side: Side) -> None:
@@ -260,15 +295,6 @@ def test_an_export_of_some_changed_rows_reads_no_large_table(sender: Side, *, an
 
 
 # Import
-
-
-@pytest.fixture
-def grown(receiver: Side, forger: Forger) -> Forger:
-    """Give somebody whose receiver has large tables and a long history."""
-    live(receiver, BATCHES)
-    grow(receiver, exchange_version=1)
-    forger.sequence, forger.previous = BATCHES, "d" * 64
-    return forger
 
 
 def read_by(forger: Forger, batches: dict[str, list[dict[str, Any]]]) -> dict[str, list[tuple[str, str]]]:
@@ -303,20 +329,20 @@ BROUGHT: dict[str, list[dict[str, Any]]] = {
 
 
 @with_and_without_statistics
-def test_an_import_of_some_records_reads_no_large_table(grown: Forger, *, analysed: bool) -> None:
+def test_an_import_of_some_records_reads_no_large_table(forger: Forger, *, analysed: bool) -> None:
     if analysed:
-        analyse(grown.receiver)
+        analyse(forger.receiver)
 
-    assert read_by(grown, BROUGHT) == {}
+    assert read_by(forger, BROUGHT) == {}
 
 
-def test_many_deletes_before_do_not_have_a_large_table_counted_at_every_batch(grown: Forger) -> None:
-    grown.receiver.limit(deleted_rows=CHANGED)
+def test_many_deletes_before_do_not_have_a_large_table_counted_at_every_batch(forger: Forger) -> None:
+    forger.receiver.limit(deleted_rows=CHANGED)
     counted = []
     for first in range(1, 1 + 10 * CHANGED, CHANGED):
         gone = [delete("seat", FIRST + n, id=n) for n in range(first, first + CHANGED)]
-        with watched(grown.receiver.engine) as seen:
-            applied(grown, gone)
+        with watched(forger.receiver.engine) as seen:
+            applied(forger, gone)
         assert seen.read_whole(*GROWING) == []
         counted.append(sum(table == "seat" and "count(" in statement for table, statement in seen.begun))
 
@@ -328,7 +354,6 @@ def test_many_deletes_before_do_not_have_a_large_table_counted_at_every_batch(gr
 
 @with_and_without_statistics
 def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Side, *, analysed: bool) -> None:
-    live(receiver, BATCHES)
     if analysed:
         analyse(receiver)
     with reading(receiver.engine) as connection:
@@ -369,30 +394,28 @@ PAGES = {
 
 @with_and_without_statistics
 def test_a_page_and_the_grouped_view_look_at_few_of_many_dead_letters(
-    receiver: Side, monkeypatch: pytest.MonkeyPatch, *, analysed: bool
+    parked: Side, monkeypatch: pytest.MonkeyPatch, *, analysed: bool
 ) -> None:
     monkeypatch.setattr("exchange.dead_letters.pages.COUNTED", 100)
-    live(receiver, LETTERS)
     if analysed:
-        analyse(receiver)
+        analyse(parked)
     looked = {}
     for name, filters in PAGES.items():
-        with watched(receiver.engine) as seen, reading(receiver.engine) as connection:
+        with watched(parked.engine) as seen, reading(parked.engine) as connection:
             page = pages.page(connection, filters)
             if page.after:
                 pages.page(connection, filters, after=pages.cursor(connection, page.after))
         looked[name] = (seen.read_whole("exchange_dead_letter"), seen.steps)
-    with watched(receiver.engine) as seen, reading(receiver.engine) as connection:
+    with watched(parked.engine) as seen, reading(parked.engine) as connection:
         assert len(groups.grouped(connection, Filters(DeadLetterState.PARKED))) == KINDS
     looked["the grouped view"] = (seen.read_whole("exchange_dead_letter"), seen.steps)
 
-    a_row = 1 if receiver.engine.dialect.name == "postgresql" else 100  # instructions
+    a_row = 1 if parked.engine.dialect.name == "postgresql" else 100  # instructions
     assert {name: one for name, one in looked.items() if one[0] or one[1] > LETTERS // 5 * a_row} == {}
 
 
 @with_and_without_statistics
 def test_letting_some_dead_letters_go_reads_no_large_table(receiver: Side, *, analysed: bool) -> None:
-    live(receiver, BATCHES)
     applied_long_ago = sa.update(tables.dead_letter).where(tables.dead_letter.c.id <= CHANGED)
     receiver.execute(applied_long_ago.values(state=DeadLetterState.APPLIED))
     if analysed:

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
-from exchange.database.tables import audit, metadata, network
 from exchange.files import batch_files
 from exchange.files.folder import Folder
 from exchange.format.errors import Reason, Verdict
 from exchange.format.signing import TrustedKeys
+from tests.crossing import shop
+from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account
 from tests.crossing.sides import Side
+from tests.databases import Databases
 from tests.performance.history import analyse, live
 from tests.performance.watching import Watched, watched
 
@@ -34,23 +35,19 @@ def idle(side: Side) -> tuple[Watched, Watched]:
     return export, imported
 
 
-def empty(side: Side) -> None:
-    """Forget everything but whose database this is, and what people did, which nothing forgets: here it is nothing."""
-    with side.engine.begin() as connection:
-        for table in metadata.sorted_tables:
-            if table not in (network, audit):
-                connection.execute(sa.delete(table))
-
-
-@pytest.mark.parametrize("analysed", [True, False], ids=["with statistics", "without"])
-def test_an_idle_tick_costs_the_same_after_ten_times_the_history(receiver: Side, *, analysed: bool) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+def test_an_idle_tick_costs_the_same_after_ten_times_the_history(
+    kind: str, tmp_path: Path, databases: Databases
+) -> None:
     costs = []
     for batches in (FEW, MANY):
-        empty(receiver)
-        live(receiver, batches)
-        if analysed:
-            analyse(receiver)
-        costs.append([tick.cost for tick in idle(receiver)])
+        home = tmp_path / str(batches)
+        side = Side("two", "one", databases, kind, home, shop.channels, metadata=shop.metadata)
+        live(side, batches)
+        without_statistics = idle(side)
+        analyse(side)
+        costs.append([tick.cost for tick in (*without_statistics, *idle(side))])
+        side.engine.dispose()
 
     assert costs[0] == costs[1]
 

@@ -43,6 +43,7 @@ _GIVES_A_ROW = {
     "Yield",
     "DecrJumpZero",
 }
+_OPENS = {"OpenRead", "OpenWrite", "ReopenIdx"}
 _watching: list[Watched] = []
 
 
@@ -71,6 +72,10 @@ class Watched:
     def cost(self) -> tuple[int, int, dict[str, int], list[str], dict[str, int]]:
         """All that is counted, to be compared."""
         return (self.statements, self.steps, dict(self.files), self.listed, dict(self.held))
+
+    def step(self) -> None:
+        """Count an instruction."""
+        self.steps += 1
 
     def read_whole(self, *tables: str) -> list[tuple[str, str]]:
         """Give the statements that read one of these tables from end to end."""
@@ -169,26 +174,36 @@ def _read_plan(told: dict[str, Any], seen: Watched) -> None:
 
 
 def _prepare_sqlite(driver: sqlite3.Connection, seen: Watched) -> None:
-    def step() -> None:
-        seen.steps += 1
+    driver.set_progress_handler(seen.step, 1)
 
-    driver.set_progress_handler(step, 1)
+
+def _program(
+    driver: sqlite3.Connection, statement: str, parameters: Any, seen: Watched
+) -> tuple[list[Any], dict[tuple[int, int], tuple[str, str]]]:
+    """Give a statement's program, and the name and the table of each b-tree that it opens; no step of this counts."""
+    driver.set_progress_handler(None, 1)
+    try:
+        program = driver.execute(f"EXPLAIN {statement}", parameters).fetchall()
+        places = ",".join({str(place) for _, opcode, _, place, *_ in program if opcode in _OPENS})
+        named = "SELECT rootpage, name, tbl_name FROM {}.sqlite_master WHERE rootpage IN ({})"
+        names = {
+            (number, place): (name, table)
+            for number, schema in enumerate(("main", "temp"))
+            for place, name, table in driver.execute(named.format(schema, places))
+        }
+    finally:
+        driver.set_progress_handler(seen.step, 1)
+    return program, names
 
 
 def _explain_sqlite(driver: sqlite3.Connection, statement: str, parameters: Any, seen: Watched) -> None:
     """Read which b-trees a statement's program opens, in which it seeks, and which it rewinds to their start."""
-    steps = seen.steps
-    names = {
-        (number, place): (name, table)
-        for number, schema in enumerate(("main", "temp"))
-        for place, name, table in driver.execute(f"SELECT rootpage, name, tbl_name FROM {schema}.sqlite_master")
-    }
     if _ABOUT_NO_ROW.search(statement):  # what it opens it never steps through
         return
+    program, names = _program(driver, statement, parameters, seen)
     opened: dict[int, tuple[str, str]] = {}
-    program = driver.execute(f"EXPLAIN {statement}", parameters).fetchall()
     for address, opcode, cursor, place, database, *_ in program:
-        if opcode in {"OpenRead", "OpenWrite", "ReopenIdx"} and (database, place) in names:
+        if opcode in _OPENS and (database, place) in names:
             opened[cursor] = names[database, place]
         elif cursor in opened and opcode in {"SeekGE", "SeekGT", "SeekLE", "SeekLT", "NotFound", "Found"}:
             seen.indexes.add(opened[cursor][0])
@@ -196,7 +211,6 @@ def _explain_sqlite(driver: sqlite3.Connection, statement: str, parameters: Any,
             seen.begun.append((opened[cursor][1], statement))
             if opcode == "Count" or not _ends_soon(program, address, parameters):
                 seen.whole.append((opened[cursor][1], statement))
-    seen.steps = steps
 
 
 def _ends_soon(program: list[Any], start: int, parameters: Any) -> bool:

@@ -5,9 +5,11 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from exchange.reference import passwords
 from exchange.reference.models import ProfileType, User
 from exchange.reference.passwords import check_password, hash_password
 from exchange.reference.seeds import PROFILE_TYPES, seed
+from tests import compiled
 
 
 def _administrator(database: Engine) -> User:
@@ -60,7 +62,8 @@ def test_an_empty_password_variable_means_none_given(database: Engine) -> None:
     assert seed(database, "response", password="").password
 
 
-def test_a_hash_tells_its_password_from_others_and_no_two_are_alike() -> None:
+def test_a_hash_tells_its_password_from_others_and_no_two_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passwords, "_COST", compiled.HASH_COST)
     first, second = hash_password("päss"), hash_password("päss")
     assert first != second
     assert check_password("päss", first)
