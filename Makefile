@@ -11,8 +11,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # What one breaks first: the format, values, capture, the way in and out on SQLite, a crossing on PostgreSQL, the layers.
-QUICK := tests/format tests/channels tests/tables tests/crossing/test_verdicts.py tests/crossing/test_bulk_path.py \
-    tests/crossing/test_crossings.py tests/crossing/test_compose.py tests/test_layers.py tests/database/test_locks.py
+QUICK := tests/format tests/channels tests/tables tests/incoming/test_verdicts.py tests/tables/test_bulk_path.py \
+    tests/crossing/test_crossings.py tests/outgoing/test_compose.py tests/test_layers.py tests/database/test_locks.py
 
 .PHONY: demo test quick torture lint bench lock clean
 .DEFAULT_GOAL := test

@@ -13,7 +13,10 @@ from sqlalchemy import Connection, Engine
 from exchange.database import make_engine
 from exchange.database.tables import DeadLetterState, dead_letter
 from exchange.operating import migrate
+from tests.crossing.conftest import alike, forger, quick_forger, quick_receiver, receiver, small
 from tests.databases import Databases, Templates
+
+__all__ = ["alike", "forger", "quick_forger", "quick_receiver", "receiver", "small"]
 
 NOW = datetime(2026, 11, 22, 6, 15, tzinfo=UTC)
 STATES = tuple(DeadLetterState)

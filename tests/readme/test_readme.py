@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ PAGES = {
         "ARCHITECTURE.md",
         "SECURITY.md",
         "schemas/FORMAT.md",
+        "tests/README.md",
         "tests/benchmarks/RESULTS.md",
         "CHANGELOG.md",
     )
@@ -160,3 +162,23 @@ def test_every_table_and_room_is_explained() -> None:
     assert set(re.findall(r"`(exchange_[a-z_]+)`", page)) == set(metadata.tables)
     rooms = {path.name for path in (ROOT / "exchange").iterdir() if (path / "__init__.py").exists()}
     assert rooms <= set(re.findall(r"`(\w+)/`", page))
+
+
+def test_the_tests_of_every_module_are_found_by_its_name_or_in_the_table() -> None:
+    named = {path.stem.removeprefix("test_") for path in (ROOT / "tests").rglob("test_*.py")}
+    rows = re.findall(r"^\| (`.*) \| (`tests/.*) \|$", PAGES["tests/README.md"], re.MULTILINE)
+    listed = [pattern for row, _ in rows for pattern in re.findall(r"`([^`]+)`", row)]
+    lost = {
+        name
+        for path in (ROOT / "exchange").rglob("*.py")
+        if path.stem != "__init__" and not {path.stem, f"{path.stem}s", path.stem.removesuffix("s")} & named
+        for name in [str(path.relative_to(ROOT / "exchange").with_suffix(""))]
+        if not any(fnmatch(name, pattern) for pattern in listed)
+    }
+    assert lost == set()
+
+
+def test_every_module_that_the_architecture_names_is_there() -> None:
+    named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", PAGES["ARCHITECTURE.md"]))
+    assert len(named) > 20
+    assert {path for path in named if not (ROOT / "exchange" / path).exists() and not (ROOT / path).exists()} == set()

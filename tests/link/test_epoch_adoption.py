@@ -26,8 +26,8 @@ from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account
 from tests.crossing.sides import Link, Side
 from tests.crossing.talking import Mouth, add, cross, halted, take_in, tell
-from tests.crossing.test_control_batch import Restored
 from tests.databases import Databases
+from tests.incoming.test_control_batch import Restored
 
 FIRST = 1_700_000_000_000_000
 OLD, NEW, NEWER = "a" * 12, "b" * 12, "c" * 12

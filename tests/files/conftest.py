@@ -1,0 +1,7 @@
+"""Folders of the receiving side."""
+
+from __future__ import annotations
+
+from tests.crossing.conftest import link
+
+__all__ = ["link"]

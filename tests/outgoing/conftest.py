@@ -1,0 +1,7 @@
+"""The way out: two sides of the shop."""
+
+from __future__ import annotations
+
+from tests.crossing.conftest import alike, link, small
+
+__all__ = ["alike", "link", "small"]
