@@ -2,11 +2,11 @@
 
 import sys
 
-from exchange.files.ownership import NotOurs, refuse_imports
+from exchange.files.ownership import WrongOwner, refuse_imports
 
 try:
     refuse_imports()
-except NotOurs as fault:
+except WrongOwner as fault:
     print(fault, file=sys.stderr)  # noqa: T201 - what else prints is not imported yet
     sys.exit(2)
 

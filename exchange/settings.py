@@ -28,7 +28,7 @@ from sqlalchemy.exc import ArgumentError
 
 from exchange.database.tables import DeadLetterState
 from exchange.files import carrier_group
-from exchange.files.ownership import NotOurs, read_ours
+from exchange.files.ownership import WrongOwner, read_ours
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import printable
 from exchange.format.names import KEY_NAME, NAME
@@ -517,7 +517,7 @@ def _read_env_file(faults: list[str]) -> dict[str, str | None]:
             return dotenv_values(stream=io.StringIO(content.decode()))
         if named:
             faults.append(f"{ENV_FILE}: expected a file of NAME=value lines, found none at {shown}")
-    except NotOurs as fault:
+    except WrongOwner as fault:
         faults.append(str(fault))
     except OSError as error:
         faults.append(f"{shown}: expected a file of NAME=value lines, but {error.strerror}")

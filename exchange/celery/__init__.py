@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sys
 
-from exchange.files.ownership import NotOurs, refuse_imports
+from exchange.files.ownership import WrongOwner, refuse_imports
 
 try:
     refuse_imports()
-except NotOurs as fault:
+except WrongOwner as fault:
     if "celery.bin.celery" not in sys.modules:  # a program's own affair
         raise
     print(fault, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
@@ -22,7 +22,7 @@ except NotOurs as fault:
 from exchange.operating import garbage
 
 if "celery.bin.celery" in sys.modules:
-    garbage.look_seldom()
+    garbage.collect_seldom()
 
 import json
 import logging
@@ -251,7 +251,7 @@ def _is_worker(**_: Any) -> None:
 
 
 @signals.after_setup_logger.connect
-def _quieten(loglevel: int, **_: Any) -> None:
+def _reduce_celery_logging(loglevel: int, **_: Any) -> None:
     """Leave our own events: every tick of an idle alarm clock would bury them."""
     if loglevel > logging.DEBUG:
         for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
@@ -285,7 +285,7 @@ def _tell_ready(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def _say_worries(**_: Any) -> None:
-    for worry in broker.worries(app.conf.broker_url):
+    for worry in broker.durability_problems(app.conf.broker_url):
         structlog.get_logger("exchange").warning(str(worry))
 
 

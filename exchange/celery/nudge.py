@@ -71,7 +71,7 @@ def run_nudge(settings: Settings) -> NoReturn:
             if due:
                 queue.nudge(due)
             if folder.wait(max(0.0, min(task.next_at for task in tasks) - time.monotonic())):
-                imports.hurry()
+                imports.skip_pause()
 
 
 class ExternalService:
@@ -128,7 +128,7 @@ class NudgedTask:
         self._rested_at = ended + IDLE_SHARE * (ended - began)
         self._look_at = ended + self.every_seconds
 
-    def hurry(self) -> None:
+    def skip_pause(self) -> None:
         """Look as soon as we have rested."""
         self._look_at = 0.0
 

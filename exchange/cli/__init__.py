@@ -8,7 +8,7 @@ from exchange.operating import garbage
 
 def main() -> None:
     """Run the command line."""
-    garbage.look_seldom()
+    garbage.collect_seldom()
     from exchange.cli.app import app
 
     app(prog_name="exchange")

@@ -88,7 +88,7 @@ def export(
         try:
             done = audit_export.export(site, file)
         except FileFault as fault:
-            output.complain(f"{fault}; nothing was written")
+            output.print_error(f"{fault}; nothing was written")
             fail()
     if not done.signed:
         output.warn("there is no key to sign it, so it proves nothing; `exchange keys new` makes one")
@@ -143,7 +143,7 @@ def _checked_file(file: Path, keys: TrustedKeys, as_json: bool) -> Ending:
 def _end(sentence: str, verdict: str, as_json: bool) -> NoReturn:
     if as_json:
         output.emit({"verdict": verdict, "faults": [sentence]})
-    output.complain(sentence)
+    output.print_error(sentence)
     raise typer.Exit(CODES[verdict])
 
 
@@ -154,9 +154,9 @@ def _tell_checked(checked: Checked, as_json: bool) -> None:
     else:
         output.tell(f"the audit: {verdict}, {checked.rows} rows, the last digest is {checked.head}")
     for sentence in checked.faults:
-        output.complain(sentence)
+        output.print_error(sentence)
     if checked.wrong:
-        output.complain(
+        output.print_error(
             f"{checked.wrong} faults: find out who could write to the database; an exported copy has it whole"
         )
     raise typer.Exit(CODES[verdict])

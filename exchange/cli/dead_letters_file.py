@@ -59,7 +59,7 @@ def _saved(site: Site, file: Path, filters: Filters, act: AbstractContextManager
             saved = export_letters(site, file, filters)
             doing.came_to(saved.as_dict())
     except FileFault as fault:
-        output.complain(f"{fault}; nothing was written")
+        output.print_error(f"{fault}; nothing was written")
         fail()
     return saved
 
@@ -78,7 +78,7 @@ def import_(file: Import, reason: Reason = None, who: As = None, as_json: Json =
             # What was wrong with each is for the person here: it may quote a value.
             act.came_to({name: value for name, value in imported.as_dict().items() if name != "sentences"})
     except FileFault as fault:
-        output.complain(str(fault))
+        output.print_error(str(fault))
         fail()
     if as_json:
         output.emit(imported.as_dict())

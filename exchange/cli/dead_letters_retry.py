@@ -226,7 +226,7 @@ def _tell_bulk(bulk: Bulk, as_json: bool) -> None:
     if bulk.poison:
         output.say(f"{bulk.poison:,} are poison: they failed too often to be retried but by id")
     if bulk.stopped:
-        output.complain(bulk.stopped)
+        output.print_error(bulk.stopped)
     elif bulk.failed and not bulk.rehearsal:
         output.warn(f"{bulk.failed:,} stay parked; `--again` retries them once their cause is gone")
 

@@ -33,7 +33,7 @@ def show(letter_id: Id, as_json: Json = False) -> None:
     with open_site() as site, world_errors(), reading(site.engine) as connection:
         found = view(site, connection, letter_id)
     if found is None:
-        output.complain(f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are")
+        output.print_error(f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are")
         fail()
     if as_json:
         output.emit(found.as_dict())

@@ -241,7 +241,7 @@ def list_(as_json: Json = False) -> None:
         if as_json:
             output.emit(_fields(key))
         if key.fault:
-            output.complain(key.fault)
+            output.print_error(key.fault)
     if as_json:
         return
     if not found:

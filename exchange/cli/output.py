@@ -47,7 +47,7 @@ def warn(sentence: str) -> None:
     typer.secho(_shown(sentence), err=True, fg="yellow")
 
 
-def complain(sentence: str) -> None:
+def print_error(sentence: str) -> None:
     """Print a sentence to stderr that says what failed."""
     typer.secho(_shown(sentence), err=True, fg="red")
 

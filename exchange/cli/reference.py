@@ -101,5 +101,5 @@ def _parameters(text: str) -> dict[str, Any]:
 
 
 def _failed(sentence: str) -> Exception:
-    output.complain(sentence)
+    output.print_error(sentence)
     return typer.Exit(1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from exchange.cli.output import complain
+from exchange.cli.output import print_error
 from exchange.format.errors import WorldError, printable
 from exchange.format.names import BatchName
 
@@ -48,7 +48,7 @@ class Commands(TyperGroup):
             if not sentences:
                 raise
             for sentence in sentences:
-                complain(sentence)
+                print_error(sentence)
             raise typer.Exit(code) from error
 
 

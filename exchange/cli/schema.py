@@ -38,7 +38,7 @@ def schema(
     if check is not None:
         differences = [sentence for one in chosen for sentence in schemas.agreement(one, check)]
         for sentence in differences:
-            output.complain(sentence)
+            output.print_error(sentence)
         if differences:
             fail()
         output.say("models and files agree")

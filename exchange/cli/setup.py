@@ -163,7 +163,7 @@ def demo(
     try:
         agreed = run_demo(folder)
     except DemoFailed as failure:
-        output.complain(str(failure))
+        output.print_error(str(failure))
         fail()
     if not agreed:
         fail()

@@ -81,19 +81,19 @@ def _say_what_waits(found: Status) -> None:
         if one.rejected and one.there is None:
             output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
     for sentence in found.stumbles:
-        output.complain(sentence)
+        output.print_error(sentence)
     for sentence in found.of_peer.troubles():
         output.warn(sentence)
     for sentence in map(str, found.of_peer.alarms(found.at)):
-        output.complain(sentence)
+        output.print_error(sentence)
     if found.backlog.parked and not found.alarms:
         output.warn(f"{found.backlog.parked} dead letters are parked; `exchange dead-letters` shows them by cause")
     for sentence in found.alarms:
-        output.complain(sentence)
-    _say_what_is_nobodys(found)
+        output.print_error(sentence)
+    _print_strangers(found)
 
 
-def _say_what_is_nobodys(found: Status) -> None:
+def _print_strangers(found: Status) -> None:
     for group in found.strangers:
         output.warn(str(group.problem))
     if found.arrivals and (found.arrivals.ignored or found.arrivals.unpaired):

@@ -37,7 +37,7 @@ def export(channel: Channel = None, reason: Reason = None, who: As = None, as_js
             act.came_to(run.as_dict())
     show_exported(run, as_json)
     if trouble:
-        output.complain(trouble)
+        output.print_error(trouble)
     if run.trouble or run.busy or trouble:
         fail()
     if not (run.batches or run.parked or run.resent):
@@ -94,10 +94,10 @@ def import_(
         held = sum(not one.failed for one in run.reunited)
         output.say(f"{len(run.reunited)} parked records were retried, as what they refer to has come: {held} held")
     if run.trouble:
-        output.complain(run.trouble)
+        output.print_error(run.trouble)
         fail()
     if wanted and not run.batches:
-        output.complain(f"batch {wanted} does not lie in incoming; `exchange batches` says what became of it")
+        output.print_error(f"batch {wanted} does not lie in incoming; `exchange batches` says what became of it")
         fail()
     if run.busy:
         fail()
@@ -184,7 +184,7 @@ def show_exported(run: ExportRun, as_json: bool) -> None:
     if run.parked:
         output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
     if run.trouble:
-        output.complain(run.trouble)
+        output.print_error(run.trouble)
 
 
 def counted(counts: dict[str, int]) -> str:

@@ -90,7 +90,7 @@ def check(engine: Engine, kept: Ending | None = None) -> Checked:
 
     Reads in a transaction of its own.
     """
-    walk = _Walk(kept)
+    walk = _ChainChecker(kept)
     with world_errors(), reading(engine) as connection:
         missing = missing_triggers(connection)
         if missing:
@@ -114,7 +114,7 @@ def missing_triggers(connection: Connection) -> str | None:
     return "the triggers that keep exchange_audit from being changed are not there, or are switched off"
 
 
-class _Walk:
+class _ChainChecker:
     """Sees row after row, and remembers what was wrong."""
 
     def __init__(self, kept: Ending | None) -> None:

@@ -13,7 +13,7 @@ from exchange.database.ledger import at_place
 from exchange.database.tables import Direction, network, position
 from exchange.database.tables import epoch as minted
 from exchange.format.errors import WorldError
-from exchange.format.lineage import MOST_NAMED, Left
+from exchange.format.lineage import MOST_NAMED, LeftEpoch
 
 
 def open_network(connection: Connection, name: str) -> str:
@@ -45,7 +45,7 @@ def known_epoch(connection: Connection, name: str) -> str | None:
     return str(row.epoch)
 
 
-def left_behind(connection: Connection, channel: str, current: str) -> list[Left]:
+def left_behind(connection: Connection, channel: str, current: str) -> list[LeftEpoch]:
     """Give the epochs that this network has left, the newest first, and how far an outgoing channel came in each.
 
     Reads in the caller's transaction.
@@ -53,14 +53,14 @@ def left_behind(connection: Connection, channel: str, current: str) -> list[Left
     names = sa.select(minted.c.epoch).where(minted.c.epoch != current)
     ordered = list(connection.scalars(names.order_by(minted.c.number.desc(), minted.c.epoch).limit(MOST_NAMED)))
     sealed = {
-        row.epoch: Left(row.epoch, row.sequence, row.digest)
+        row.epoch: LeftEpoch(row.epoch, row.sequence, row.digest)
         for row in connection.execute(
             sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
                 position.c.direction == Direction.OUT, position.c.channel == channel, position.c.epoch != current
             )
         )
     }
-    return [sealed.get(one, Left(one)) for one in (*ordered, *sorted(sealed.keys() - set(ordered)))]
+    return [sealed.get(one, LeftEpoch(one)) for one in (*ordered, *sorted(sealed.keys() - set(ordered)))]
 
 
 def remember_epoch(connection: Connection, name: str, reason: str, *, who: str, at: datetime | None = None) -> None:

@@ -110,13 +110,13 @@ def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) ->
         pointer, equals, text = one.partition("=")
         if not equals:
             raise WorldError(f"--set: expected POINTER=VALUE, found {printable(repr(one), 80)}; {_NOTHING}")
-        holder, name = _led(value, pointer)
+        holder, name = _follow_pointer(value, pointer)
         try:
             holder[name] = strict_json.loads(text.encode())
         except RecordError:
             holder[name] = text
     for pointer in removed:
-        holder, name = _led(value, pointer)
+        holder, name = _follow_pointer(value, pointer)
         if isinstance(name, str) and name not in holder:
             raise WorldError(f"{printable(pointer, 80)}: there is nothing in the record; {_NOTHING}")
         del holder[name]
@@ -191,7 +191,7 @@ def _check(site: Site, begun: Draft, record: Record) -> tuple[str, int]:
 # Pointers, and what nobody is to see
 
 
-def _led(value: Any, pointer: str) -> tuple[Any, Any]:
+def _follow_pointer(value: Any, pointer: str) -> tuple[Any, Any]:
     """Follow a JSON pointer to what holds its last step, and give both."""
     steps = json_pointer.split(pointer)
     here = value

@@ -34,7 +34,7 @@ from exchange.format.names import CONTROL
 from exchange.results import Retried
 from exchange.site import Site
 from exchange.tables import version_limit
-from exchange.tables.gc_pause import uncollected
+from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loader
 from exchange.tables.loader.checks import DUPLICATE
 from exchange.tables.loader.copy import refuses_the_row
@@ -257,7 +257,7 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
     mine = among(connection, dead_letter.c.id, [one.letter.id for one in taken])
     streams = {one.letter.stream for one in whole if one.letter.stream}
     refused: dict[int, Outcome] = {}
-    with uncollected(), Loader(connection, channel, len(whole)) as loader:
+    with gc_paused(), Loader(connection, channel, len(whole)) as loader:
         superseding = Superseding(connection, channel, streams, len(whole), but=mine)
         for decoded in _decoded(site, connection, channel, loader, whole):
             if isinstance(decoded, BadLine):

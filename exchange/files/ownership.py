@@ -20,14 +20,14 @@ MOST_BYTES = 1024 * 1024
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
-class NotOurs(Exception):  # noqa: N818 - reads as what it is
+class WrongOwner(Exception):  # noqa: N818 - reads as what it is
     """Somebody else may have written it; the text is one sentence."""
 
 
 def read_ours(file: Path) -> bytes | None:
     """Give what is in a file that only we or root can have written; None if there is no such file.
 
-    Raises NotOurs, and OSError if it can't be read.
+    Raises WrongOwner, and OSError if it can't be read.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -54,14 +54,14 @@ def why_not_imported() -> str | None:
 
 
 def refuse_imports() -> None:
-    """Refuse to go on where Python imports from a working folder that is not ours alone. Raises NotOurs.
+    """Refuse to go on where Python imports from a working folder that is not ours alone. Raises WrongOwner.
 
     Call it before anything is imported that is not of the standard library.
     """
     here = _working_folder()
     fault = why_not_imported() if {"", str(here)}.intersection(sys.path) else None
     if fault is not None:
-        raise NotOurs(f"{fault}; Python would import from it, so nothing was done: go to another folder")
+        raise WrongOwner(f"{fault}; Python would import from it, so nothing was done: go to another folder")
 
 
 def _working_folder() -> Path | None:
@@ -73,7 +73,7 @@ def _working_folder() -> Path | None:
 
 def _refuse(shown: str, fault: str | None) -> None:
     if fault is not None:
-        raise NotOurs(f"{shown}: {fault}; nothing of it was read")
+        raise WrongOwner(f"{shown}: {fault}; nothing of it was read")
 
 
 def _folder_fault(folder: Path, *, sticky: bool) -> str | None:
@@ -87,17 +87,17 @@ def _folder_fault(folder: Path, *, sticky: bool) -> str | None:
 
 def _fault(found: os.stat_result, *, link: bool = False, sticky: bool = False, above: bool = False) -> str | None:
     if found.st_uid not in {0, os.geteuid()} and not (above and _is_unmapped(found.st_uid)):
-        return f"expected it to belong to {_us()}, found it belongs to {_name(found.st_uid)}"
+        return f"expected it to belong to {_owner_name()}, found it belongs to {_name(found.st_uid)}"
     if (link and stat.S_ISLNK(found.st_mode)) or (sticky and found.st_mode & stat.S_ISVTX):
         return None
     if not found.st_mode & _WRITABLE or (not found.st_mode & stat.S_IWOTH and _is_our_own_group(found.st_gid)):
         return None
     kind = "folder" if stat.S_ISDIR(found.st_mode) else "file"
     mode = f"{stat.S_IMODE(found.st_mode):04o}"
-    return f"expected a {kind} that only {_us()} can write, found mode {mode} (chmod go-w mends it)"
+    return f"expected a {kind} that only {_owner_name()} can write, found mode {mode} (chmod go-w mends it)"
 
 
-def _us() -> str:
+def _owner_name() -> str:
     own = _name(os.geteuid())
     return own if own == "root" else f"{own} or root"
 

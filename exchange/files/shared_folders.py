@@ -30,7 +30,7 @@ _MOST_BYTES = 256
 _NOTHING_DONE = "nothing was read or written"
 
 
-class NeverMarked(WorldError):  # noqa: N818 - reads as what it is
+class MarkerMissing(WorldError):  # noqa: N818 - reads as what it is
     """There is no marker, and this side never put one there."""
 
 
@@ -49,7 +49,7 @@ class Shared:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Folder]:
-        """Hold the folder open, known to be the one that was marked. Raises WorldError, NeverMarked."""
+        """Hold the folder open, known to be the one that was marked. Raises WorldError, MarkerMissing."""
         with contextlib.ExitStack() as open_folder:
             try:
                 folder = open_folder.enter_context(held(self.path))
@@ -69,7 +69,7 @@ class Shared:
     def see(self) -> None:
         """See that the folder is the one that was marked, and let an empty marker say so from now on.
 
-        Raises WorldError, NeverMarked.
+        Raises WorldError, MarkerMissing.
         """
         with self.held() as folder:
             said = self._said(folder)
@@ -180,7 +180,7 @@ class Shared:
                 f"{self.path} has lost its marker: there is no marker {MARKER}, so it is probably not mounted; nothing"
                 " advances until it is back, or until `exchange init` marks this folder anew"
             )
-        return NeverMarked(
+        return MarkerMissing(
             f"{self.path}, the {self.role} folder, has no marker {MARKER}: it was never set up, or is not mounted;"
             f" {_NOTHING_DONE}; `exchange init` makes and marks it"
         )

@@ -40,7 +40,7 @@ from exchange.files.batch_files import (
 from exchange.files.folder import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
 from exchange.files.layout import Folders
 from exchange.files.manifest_cache import ManifestCache
-from exchange.files.shared_folders import MARKER, NeverMarked, Shared
+from exchange.files.shared_folders import MARKER, MarkerMissing, Shared
 from exchange.format.errors import Incomplete, WorldError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import (
@@ -80,7 +80,7 @@ class Spool:
             for shared in self.shared:
                 try:
                     shared.see()
-                except NeverMarked:
+                except MarkerMissing:
                     if not make:
                         raise
                     shared.mark()

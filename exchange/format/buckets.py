@@ -56,14 +56,14 @@ def one_spelling(document: Any) -> Any:
     """Give a JSON document with its numbers spelt in one way: a database may keep 5.0 as 5."""
     if document is None or not _NUMBER_SPELT_IN_TWO_WAYS.search(orjson.dumps(document)):
         return document
-    return _respelt(document)
+    return _normalised(document)
 
 
-def _respelt(value: Any) -> Any:
+def _normalised(value: Any) -> Any:
     if type(value) is float and value.is_integer() and -_WIDEST <= value < _WIDEST:
         return int(value)
     if type(value) is dict:
-        return {name: _respelt(member) for name, member in value.items()}
+        return {name: _normalised(member) for name, member in value.items()}
     if type(value) is list:
-        return [_respelt(member) for member in value]
+        return [_normalised(member) for member in value]
     return value

@@ -19,7 +19,7 @@ MOST_KNOWN: Final = 20
 """Of so many of them it says how far the writer had come."""
 
 
-class Left(NamedTuple):
+class LeftEpoch(NamedTuple):
     """An epoch that was left, and the last batch that its network knows of in one channel; 0 if it knows of none."""
 
     epoch: str
@@ -27,7 +27,7 @@ class Left(NamedTuple):
     digest: str | None = None
 
 
-def members(left: Sequence[Left]) -> dict[str, Any]:
+def members(left: Sequence[LeftEpoch]) -> dict[str, Any]:
     """Give the members of a manifest that list ``left``, the newest first; none if nothing was left.
 
     ``left_epochs`` is for readers that know the names only.
@@ -40,12 +40,12 @@ def members(left: Sequence[Left]) -> dict[str, Any]:
     }
 
 
-def left_by(manifest: Manifest) -> Mapping[str, Left]:
+def left_by(manifest: Manifest) -> Mapping[str, LeftEpoch]:
     """Read which epochs a manifest says its network has left, by name; what is no epoch, or its own, is ignored."""
     found = {one.epoch: one for one in map(_left, _listed(manifest, "left", MOST_KNOWN)) if one is not None}
     for name in _listed(manifest, "left_epochs", MOST_NAMED):
         if _is_epoch(name):
-            found.setdefault(name, Left(name))
+            found.setdefault(name, LeftEpoch(name))
     found.pop(manifest.epoch, None)
     return found
 
@@ -55,14 +55,14 @@ def _listed(manifest: Manifest, member: str, most: int) -> list[Any]:
     return said[:most] if isinstance(said, list) else []
 
 
-def _left(said: object) -> Left | None:
+def _left(said: object) -> LeftEpoch | None:
     """Read one entry: an epoch whose place in the channel makes no sense is only named."""
     if not isinstance(said, dict) or not _is_epoch(said.get("epoch")):
         return None
     epoch, sequence, digest = said["epoch"], said.get("sequence"), said.get("digest")
     if type(sequence) is int and 0 < sequence <= MAX_SEQUENCE and isinstance(digest, str) and DIGEST.fullmatch(digest):
-        return Left(epoch, sequence, digest)
-    return Left(epoch)
+        return LeftEpoch(epoch, sequence, digest)
+    return LeftEpoch(epoch)
 
 
 def _is_epoch(name: object) -> bool:

@@ -60,7 +60,7 @@ class LineWriter:
             raise WorldError("the file was written only in part: the disk may be full")
 
 
-class Tail(NamedTuple):
+class Trailer(NamedTuple):
     """A file's last lines: the ending, which nothing vouches for yet, where it begins, and its signature if any."""
 
     line: bytes
@@ -68,7 +68,7 @@ class Tail(NamedTuple):
     signature: Signature | None
 
 
-def read_tail(file: BinaryIO) -> Tail:
+def read_tail(file: BinaryIO) -> Trailer:
     """Find the last lines. Raises FileFault, and Untrusted if what stands in the signature's place is none."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - MAX_ENDING_BYTES, 0))
@@ -77,10 +77,10 @@ def read_tail(file: BinaryIO) -> Tail:
         raise FileFault("it is empty" if not tail else "it ends within a line: the end is missing")
     lines = tail[:-1].rsplit(b"\n", 2)
     if not lines[-1].startswith(b'{"algorithm"'):
-        return Tail(lines[-1], size - len(lines[-1]) - 1, None)
+        return Trailer(lines[-1], size - len(lines[-1]) - 1, None)
     if len(lines) == 1:
         raise FileFault("it has no ending")
-    return Tail(lines[-2], size - len(lines[-2]) - len(lines[-1]) - 2, Signature.parse(lines[-1]))
+    return Trailer(lines[-2], size - len(lines[-2]) - len(lines[-1]) - 2, Signature.parse(lines[-1]))
 
 
 def read_lines(file: BinaryIO, size: int, sha256: str, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:

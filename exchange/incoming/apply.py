@@ -24,7 +24,7 @@ from exchange.incoming.manifests import Arrival
 from exchange.limits import Limits
 from exchange.site import Site
 from exchange.tables import version_limit
-from exchange.tables.gc_pause import uncollected
+from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loader, Refusal, TooManyRefusals
 from exchange.tables.loader.decode import BadLine, Decoder
 
@@ -42,7 +42,7 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     ``data`` is at its start and stays open. Raises Corrupt, Rejected or Ahead: then nothing of it may be committed.
     """
     newest = version_limit.most(site, connection, arrival.channel)
-    with uncollected(), Loader(connection, arrival.channel, _allowed(arrival, site.limits)) as loader:
+    with gc_paused(), Loader(connection, arrival.channel, _allowed(arrival, site.limits)) as loader:
         bad = _BadRecords(connection, loader, arrival, site.limits)
         reader = BatchReader(data, arrival.manifest, site.limits.read)
         taken = MAX_INTEGER if arrival.released else newest

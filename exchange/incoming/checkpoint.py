@@ -30,7 +30,7 @@ from exchange.format.manifest import OpCounts
 from exchange.format.record import Op, Record
 from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival
-from exchange.link import asked_requests, peer_words
+from exchange.link import asked_requests, peer_statements
 from exchange.site import Site
 from exchange.tables import bucket_digests
 
@@ -147,7 +147,7 @@ def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: D
     buckets = [number for number in range(BUCKETS) if number % of in coarse]
     moment = now()
     known = connection.execute(sa.select(agreement).where(_here(arrival.channel.name, mine.stream))).one_or_none()
-    before = peer_words.buckets(known.buckets) if known is not None else []
+    before = peer_statements.buckets(known.buckets) if known is not None else []
     goes_on = bool(before)
     values: dict[str, Any] = {
         "epoch": arrival.manifest.epoch,

@@ -36,7 +36,7 @@ from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival
-from exchange.link import acknowledge, gaps, peer_words, send_requests
+from exchange.link import acknowledge, gaps, peer_statements, send_requests
 from exchange.link.proofs import CheckedClaim, ClaimVerdict, PeerClaim, check_claim, check_proof
 from exchange.site import Site
 
@@ -262,7 +262,7 @@ class _ControlReader:
         The next one takes a place behind all that may still be on their way. False where that is not enough.
         """
         ours = network.known_epoch(self._connection, self._site.network)
-        shown = peer_words.manifest(heard.proof.manifest) if heard.proof else None
+        shown = peer_statements.manifest(heard.proof.manifest) if heard.proof else None
         if self._site.outgoing() or heard.epoch != ours or heard.proof is None or shown is None:
             return False
         # What our own signature proves counts, whatever is said beside it.
@@ -323,7 +323,7 @@ def _parsed(parse: Callable[[Any], Value], body: object) -> Value:
         return parse(body)
     except RecordError:
         raise
-    except peer_words.UNREADABLE as error:  # a date-time that RFC 3339 knows and Python doesn't
+    except peer_statements.UNREADABLE as error:  # a date-time that RFC 3339 knows and Python doesn't
         raise RecordError("schema", "/data", f"a value can't be read here: {printable(str(error), 200)}") from error
 
 

@@ -18,7 +18,7 @@ from exchange.database.locks import Busy, import_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.files.batch_files import Listing
 from exchange.format.errors import Reason, Unsupported, Verdict
-from exchange.format.lineage import Left, left_by
+from exchange.format.lineage import LeftEpoch, left_by
 from exchange.format.names import CONTROL
 from exchange.format.placement import Decision, Position, decide
 from exchange.incoming.judge import unfinished, verdict_on
@@ -39,7 +39,7 @@ class OpenBatches:
         self._at = {entry.place: entry for entry in self._open if entry.believed}
         self._recorded: set[tuple[str, str, int]] = set()
         self._standings: dict[str, tuple[Position | None, frozenset[str]]] = {}
-        self._decisions: dict[tuple[str, str, tuple[Left, ...]], Decision | None] = {}
+        self._decisions: dict[tuple[str, str, tuple[LeftEpoch, ...]], Decision | None] = {}
 
     def unchanged_outcome(self, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()) -> Imported | None:
         """Give the outcome of a batch about which nothing changed; None if it has to be judged and settled.

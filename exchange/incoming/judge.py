@@ -36,7 +36,7 @@ def judge(site: Site, arrival: Arrival) -> Decision:
             return unfinished(site, arrival) or standing
         if standing is not NEXT:
             return standing
-        held = _missing_consent(site, connection, arrival)
+        held = _needs_approval(site, connection, arrival)
     return held or unfinished(site, arrival) or NEXT
 
 
@@ -95,7 +95,7 @@ def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) ->
 # What needs a person's word
 
 
-def _missing_consent(site: Site, connection: Connection, arrival: Arrival) -> Decision | None:
+def _needs_approval(site: Site, connection: Connection, arrival: Arrival) -> Decision | None:
     """Say that a batch is held for a person, and why; None if it needs nobody's word, or has it."""
     if arrival.released or arrival.manifest.kind in {BatchKind.CONTROL, BatchKind.CHECKPOINT}:
         return None
@@ -136,7 +136,7 @@ def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> s
 # What is bad in itself, or not all there
 
 
-def patience_verdict(limits: Limits, verdict: Decision, waited: float) -> Decision:
+def incomplete_verdict(limits: Limits, verdict: Decision, waited: float) -> Decision:
     """Give the verdict on what has been incomplete for so many seconds: that it is, or that this took too long."""
     if waited < limits.grace_seconds:
         return verdict

@@ -26,7 +26,7 @@ from exchange.format.control import Part
 from exchange.format.errors import RecordError
 from exchange.format.record import Op
 from exchange.incoming.manifests import Arrival, part_of
-from exchange.link import asked_requests, peer_words
+from exchange.link import asked_requests, peer_statements
 from exchange.site import Site
 from exchange.tables.bucket_digests import RowReader, parts_of
 from exchange.tables.loader.decode import checked
@@ -67,7 +67,7 @@ def record_row_diff(site: Site, connection: Connection, arrival: Arrival, data: 
     data.seek(0)
     for one in found.values():
         if part.last:
-            one.look_for_extra(parts_of(one.stream, arrival.channel.shard))
+            one.find_extra_rows(parts_of(one.stream, arrival.channel.shard))
         one.write()
 
 
@@ -103,7 +103,7 @@ class _Findings:
             agreement.c.channel == arrival.channel.name,
             agreement.c.stream == stream.name,
         )
-        known = peer_words.found(connection.scalar(sa.select(agreement.c.found).where(self._here)))
+        known = peer_statements.found(connection.scalar(sa.select(agreement.c.found).where(self._here)))
         before = known if known is not None and known.answers == part.answers else None
         self._counts = {what: getattr(before, what) if before else 0 for what in (MISSING, EXTRA, DIFFERENT)}
         self._keys = list(before.keys) if before else []
@@ -126,7 +126,7 @@ class _Findings:
             elif data is not None and ours[key] != row_hash(data):
                 self._note(DIFFERENT, key)
 
-    def look_for_extra(self, shard: Shard | None) -> None:
+    def find_extra_rows(self, shard: Shard | None) -> None:
         """Look for rows that no part of the snapshot had: none of them wrote them, and this one will not."""
         if len(self._came) > MOST_KEYS:
             return
@@ -148,7 +148,7 @@ class _Findings:
 
     def write(self) -> None:
         """Write it down where the stream was compared before."""
-        found = peer_words.Found(
+        found = peer_statements.Found(
             answers=self._part.answers, sequence=self._sequence, at=now(), keys=tuple(self._keys), **self._counts
         )
         self._connection.execute(sa.update(agreement).where(self._here).values(found=found.as_text()))

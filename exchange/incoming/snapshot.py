@@ -32,10 +32,10 @@ from exchange.format.record import Op, Record, RecordRun
 from exchange.incoming import delete_limit
 from exchange.incoming.delete_limit import DeleteLimit
 from exchange.incoming.manifests import Arrival, part_of
-from exchange.link import asked_requests, peer_words
+from exchange.link import asked_requests, peer_statements
 from exchange.site import Site
 from exchange.tables import capture
-from exchange.tables.gc_pause import uncollected
+from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loader, Refusal
 
 MOST_KEPT = 1_000_000
@@ -126,7 +126,7 @@ def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Itera
 
 def _part_in(line: str) -> Part | None:
     """Read which part of a snapshot an applied batch was; None if it was none, or none that counts here."""
-    manifest = peer_words.manifest(line)
+    manifest = peer_statements.manifest(line)
     try:
         return part_of(manifest) if manifest is not None and manifest.kind is BatchKind.SNAPSHOT else None
     except RecordError:
@@ -140,7 +140,7 @@ def _pruned(channel: Channel, part: Part) -> list[Stream]:
 def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> tuple[int, int]:
     """Delete what the snapshot did not bring; give how many rows went, and how many had to stay."""
     channel = arrival.channel
-    with uncollected(), Loader(connection, channel, MOST_KEPT) as loader:
+    with gc_paused(), Loader(connection, channel, MOST_KEPT) as loader:
         line = 0
         for stream in _pruned(channel, part):
             for keys in _missing(connection, channel, stream, part):

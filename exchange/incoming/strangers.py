@@ -26,7 +26,7 @@ from exchange.files.batch_files import BatchFiles
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Problem, Reason, Verdict, printable
 from exchange.format.placement import Decision
-from exchange.incoming.judge import patience_verdict, verdict_on
+from exchange.incoming.judge import incomplete_verdict, verdict_on
 from exchange.incoming.manifests import Stranger
 from exchange.incoming.verdicts import lock_of
 from exchange.limits import Limits
@@ -117,7 +117,7 @@ def _verdict(site: Site, seen: Stranger) -> Decision:
     verdict = verdict_on(seen.fault)
     if verdict.verdict is Verdict.INCOMPLETE:
         # Nobody vouches for it, so nothing was written down of when it came: its file's age must do.
-        return patience_verdict(site.limits, verdict, site.spool.seconds_since_written(seen.sighting, None))
+        return incomplete_verdict(site.limits, verdict, site.spool.seconds_since_written(seen.sighting, None))
     return verdict
 
 

@@ -16,7 +16,7 @@ from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Reason, Verdict
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.placement import Decision
-from exchange.incoming.judge import patience_verdict
+from exchange.incoming.judge import incomplete_verdict
 from exchange.incoming.manifests import Arrival, Stranger
 from exchange.link import gaps
 from exchange.results import Imported
@@ -162,4 +162,4 @@ def _end_patience(site: Site, seen: Arrival | Stranger, verdict: Decision) -> De
     waited = 0.0
     if known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
         waited = (now() - known.updated_at) / timedelta(seconds=1)
-    return patience_verdict(site.limits, verdict, waited)
+    return incomplete_verdict(site.limits, verdict, waited)

@@ -22,7 +22,7 @@ from exchange.database.tables import BatchState, Direction, batch, position
 from exchange.format.as_dict import AsDict
 from exchange.format.control import MAX_UNDECIDED, Proof
 from exchange.format.errors import Problem, Reason, Verdict, WorldError, printable
-from exchange.format.lineage import Left, left_by
+from exchange.format.lineage import LeftEpoch, left_by
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.placement import Decision, Position
@@ -84,7 +84,7 @@ def undecided_epoch(connection: Connection, manifest: Manifest, at: Position | N
     return Decision(Verdict.HELD, Reason.UNPROVEN_EPOCH, sentence)
 
 
-def _unproven(connection: Connection, channel: str, epoch: str, left: Mapping[str, Left]) -> str | None:
+def _unproven(connection: Connection, channel: str, epoch: str, left: Mapping[str, LeftEpoch]) -> str | None:
     for present in sorted(positions.still_before(connection, channel, epoch)):
         if present not in left:
             return (
@@ -107,7 +107,7 @@ _NEXT_STEP = (
 )
 
 
-def _applied(connection: Connection, channel: str, left: Left) -> str | None:
+def _applied(connection: Connection, channel: str, left: LeftEpoch) -> str | None:
     """Give the digest of what was applied where the sender says that it left an epoch, if both are known."""
     if left.digest is None:
         return None

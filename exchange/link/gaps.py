@@ -28,7 +28,7 @@ from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
 from exchange.format.errors import Reason, WorldError
 from exchange.format.placement import Position
 from exchange.limits import Limits
-from exchange.link import asked_requests, peer_words
+from exchange.link import asked_requests, peer_statements
 from exchange.site import Site
 
 GIVEN_UP = (GapState.ACCEPTED, GapState.LOST)
@@ -42,7 +42,7 @@ class Flow(NamedTuple):
     epoch: str
 
 
-class News(NamedTuple):
+class GapChanges(NamedTuple):
     """What has become of a flow's sequences that its rows do not say yet."""
 
     missing: set[int]
@@ -69,7 +69,7 @@ def record_gaps(site: Site, channel: str | None = None) -> None:
                     _write(connection, flow, news)
 
 
-def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
+def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, GapChanges]]:
     """Compare the rows with what lies here, what was applied and what the other side sent; give the differences."""
     current, left = _positions(connection)
     sent = _sent(connection)
@@ -81,7 +81,7 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
             continue
         at, said = current.get(flow.channel), sent.get(flow.channel)
         if not _goes_on(flow, at, said, left):
-            news = News(set(), set(), rows[flow], set())
+            news = GapChanges(set(), set(), rows[flow], set())
         else:
             reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
             told = said.through if said is not None and said.epoch == flow.epoch else 0
@@ -96,7 +96,7 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, News]]:
             if said is not None and said.lost and said.epoch == flow.epoch:
                 place = _FlowPlaces(flow, reached, came[flow], whole[flow], rows[flow])
                 lost = _lost(connection, place, said.lost, site.limits.look_ahead)
-            news = News(missing - lost, arrived, set(), lost)
+            news = GapChanges(missing - lost, arrived, set(), lost)
         if any(news):
             yield flow, news
 
@@ -120,7 +120,7 @@ def _positions(connection: Connection) -> tuple[dict[str, Position], set[Flow]]:
 
 def _sent(connection: Connection) -> dict[str, Sent]:
     """Give how far the other side has come in what it sends, by channel, as it said last."""
-    said = peer_words.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    said = peer_statements.heartbeat(connection.scalar(sa.select(peer.c.said)))
     return {one.channel: one for one in said.sent} if said else {}
 
 
@@ -164,7 +164,7 @@ def _given_up_beyond(connection: Connection, flow: Flow, reached: int) -> set[in
 # Write: under the channel's lock, or where two may write, so that both come to the same
 
 
-def _write(connection: Connection, flow: Flow, news: News) -> None:
+def _write(connection: Connection, flow: Flow, news: GapChanges) -> None:
     _open(connection, flow, news.missing)
     _close(connection, flow, news.arrived, GapState.ARRIVED)
     _close(connection, flow, news.left, GapState.LEFT, "its epoch was left")

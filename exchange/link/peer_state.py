@@ -20,7 +20,7 @@ from exchange.database.tables import Direction, peer, receipt
 from exchange.format.as_dict import AsDict
 from exchange.format.control import Heartbeat, Range, RefusedBatch, Sample
 from exchange.format.errors import Problem, printable
-from exchange.link import epoch_adoption, peer_words
+from exchange.link import epoch_adoption, peer_statements
 from exchange.site import Site
 
 SILENT_PERIODS = 3
@@ -37,7 +37,7 @@ MOST_SAID = 3
 
 
 @dataclass(frozen=True)
-class SignOfLife(AsDict):
+class LastHeartbeat(AsDict):
     """The other side's last sign of life. ``sent_at`` is by its clock, the rest by ours.
 
     ``clock_ahead_seconds``: by how much its clock is at least ahead of ours, below 0 if it is behind, 0 if it can't be
@@ -74,7 +74,7 @@ class PeerState:
 
     name: str
     one_way: bool
-    life: SignOfLife | None
+    life: LastHeartbeat | None
     there: Mapping[str, PeerChannel]
     halted: str | None
     behind: tuple[Problem, ...]
@@ -120,7 +120,7 @@ def read_peer_state(site: Site, connection: Connection) -> PeerState:
     """Read what the other side said last. Only reads, in the caller's transaction."""
     row = connection.execute(sa.select(peer)).one_or_none()
     halted = network.halted(connection)
-    said = peer_words.heartbeat(row.said) if row else None
+    said = peer_statements.heartbeat(row.said) if row else None
     behind = (
         (*_behind(site, connection, row.sent_at, said), *_held_there(site, connection, said)) if row and said else ()
     )
@@ -138,11 +138,11 @@ def lasting(time: timedelta) -> str:
     return " ".join(worded[:2]) or "0 s"
 
 
-def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> SignOfLife:
+def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> LastHeartbeat:
     """Describe the last sign of life; where it can't be read here, as if it had this side's own period."""
     period = said.period_seconds if said else period_seconds
     due = said.next_expected_by - row.sent_at if said else timedelta(seconds=period)
-    return SignOfLife(
+    return LastHeartbeat(
         sent_at=row.sent_at,
         heard_at=row.heard_at,
         expected_by=row.heard_at + min(max(due, timedelta()), FURTHEST),
@@ -157,7 +157,7 @@ def _ahead(row: Any, said: Heartbeat | None) -> float:
     if least > 0:
         return least
     proof = said.heard.proof if said and said.heard else None
-    written = peer_words.manifest(proof.manifest) if proof else None
+    written = peer_statements.manifest(proof.manifest) if proof else None
     if written is None:
         return 0.0
     most: float = (row.sent_at - written.created_at).total_seconds()
@@ -173,7 +173,7 @@ def _behind(site: Site, connection: Connection, sent_at: datetime, said: Heartbe
             continue
         applied = ledger.at_place(connection, Direction.IN, sent.channel, at.epoch, at.sequence)
         # By its own clock both: what it sealed after it spoke is no wonder.
-        claim = peer_words.manifest(applied.manifest) if applied else None
+        claim = peer_statements.manifest(applied.manifest) if applied else None
         if claim and claim.created_at < sent_at:
             yield Problem(
                 f"{site.peer} says that it has sealed {sent.through} batches of channel {sent.channel}, but"
@@ -186,7 +186,7 @@ def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator
     """Say that the other side holds what this one sends, as nothing proves there which epoch came before."""
     ours = network.known_epoch(connection, site.network)
     for proof in said.undecided:
-        held = peer_words.manifest(proof.manifest)
+        held = peer_statements.manifest(proof.manifest)
         if held is not None and held.epoch == ours:
             yield Problem(
                 f"{site.peer} holds what this side sends for a decision: nothing proves there that epoch {ours} comes"
@@ -205,7 +205,7 @@ def _there(connection: Connection) -> dict[str, PeerChannel]:
     )
     found = {}
     for row in rows:
-        said = peer_words.receipt(row.said)
+        said = peer_statements.receipt(row.said)
         if said is None:
             continue
         same = {one.name: getattr(said, one.name) for one in fields(PeerChannel) if one.name != "heard_at"}

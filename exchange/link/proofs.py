@@ -107,7 +107,7 @@ def _check_unknown_epoch(site: Site, connection: Connection, shown: Shown, ours:
     if ours in left_by(shown.manifest):
         because = _restored(site, shown, f"the epoch is {ours} here, begun before that")
         return CheckedClaim(ClaimVerdict.RESTORED, because, shown)
-    if site.outgoing() and not _has_a_past(connection, ours):
+    if site.outgoing() and not _has_earlier_epochs(connection, ours):
         return CheckedClaim(ClaimVerdict.RESTORED, _made_anew(site, shown, ours), shown)
     return CheckedClaim(ClaimVerdict.FORGOTTEN, shown=shown)
 
@@ -128,7 +128,7 @@ def check_proof(site: Site, connection: Connection, proof: Proof) -> CheckedClai
     return _check_unknown_epoch(site, connection, shown, ours)
 
 
-def _has_a_past(connection: Connection, ours: str) -> bool:
+def _has_earlier_epochs(connection: Connection, ours: str) -> bool:
     """Whether this database knows of an epoch before its own."""
     sealed = sa.exists().where(position.c.direction == Direction.OUT, position.c.epoch != ours)
     begun = sa.exists().where(epoch.c.epoch != ours)

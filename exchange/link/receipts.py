@@ -49,7 +49,7 @@ from exchange.format.control import (
 from exchange.format.errors import Reason, printable, rule_of
 from exchange.format.moments import to_rfc3339
 from exchange.format.names import CONTROL
-from exchange.link import peer_words
+from exchange.link import peer_statements
 from exchange.site import Site
 
 MOST_RECEIPTS = 4096
@@ -124,7 +124,7 @@ def _arrived(connection: Connection, channels: Collection[str]) -> set[_ChannelE
 
 def _sent(connection: Connection) -> dict[_ChannelEpoch, int]:
     """Say how much the other side says that it sealed, by its last sign of life."""
-    said = peer_words.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    said = peer_statements.heartbeat(connection.scalar(sa.select(peer.c.said)))
     return {_ChannelEpoch(one.channel, one.epoch): one.through for one in said.sent} if said else {}
 
 
@@ -323,7 +323,7 @@ def _agreement(connection: Connection, lane: _ChannelEpoch) -> tuple[Mapping[str
             "sequence": row.sequence,
             "sent": row.sent,
             "received": row.received,
-            "differing": peer_words.differing(row.buckets),
+            "differing": peer_statements.differing(row.buckets),
             "since": row.since and to_rfc3339(row.since),
         }
         for row in rows

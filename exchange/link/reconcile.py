@@ -22,7 +22,7 @@ from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
 from exchange.format.control import CHECKPOINT
 from exchange.format.errors import RecordError
-from exchange.link import asked_requests, peer_words
+from exchange.link import asked_requests, peer_statements
 from exchange.link.send_requests import add_request
 from exchange.site import Site
 from exchange.tables.bucket_digests import streams_of
@@ -120,7 +120,7 @@ def _streams(site: Site) -> Iterator[tuple[Direction, Channel, str]]:
 def _standing(direction: Direction, channel: str, stream: str, row: Any) -> StreamAgreement:
     if row is None:
         return StreamAgreement(channel, direction, stream, NOT_YET)
-    buckets, found = peer_words.differing(row.buckets), peer_words.found(row.found)
+    buckets, found = peer_statements.differing(row.buckets), peer_statements.found(row.found)
     looked = {
         "rows": row.sent,
         "buckets": buckets,

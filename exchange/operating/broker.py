@@ -206,7 +206,7 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(address, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS)
 
 
-def worries(url: str) -> list[Problem]:
+def durability_problems(url: str) -> list[Problem]:
     """Say what a Redis is set up to lose. Raises BrokerFault if it can't be reached."""
     try:
         with connect(url) as client:

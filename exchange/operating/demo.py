@@ -123,13 +123,13 @@ class Network:
                 process.wait()
 
 
-class Courier(threading.Thread):
+class DemoCarrier(threading.Thread):
     """Carries files both ways until it is told to stop; damages one data file, or loses one, when asked to."""
 
     def __init__(self, request: Network, response: Network) -> None:
         super().__init__(name="courier", daemon=True)
         self.there = Carrier(
-            request.home / "outgoing", response.home / "incoming", spoils=self._spoils, loses=self._loses
+            request.home / "outgoing", response.home / "incoming", spoils=self._damages, loses=self._loses
         )
         self.back = Carrier(response.home / "outgoing", request.home / "incoming")
         self.spoil_next = threading.Event()
@@ -147,7 +147,7 @@ class Courier(threading.Thread):
         self._ended.set()
         self.join()
 
-    def _spoils(self, name: str) -> bool:
+    def _damages(self, name: str) -> bool:
         return _is_request_data(name) and _taken(self.spoil_next)
 
     def _loses(self, name: str) -> bool:
@@ -183,10 +183,10 @@ def run_demo(home: Path, console: Console | None = None) -> bool:
     with ExitStack() as stack:
         with _step(show, "broker, worker and beat start on each side; a carrier moves files between them"):
             sides = [stack.enter_context(network.running()) for network in (request, response)]
-            courier = Courier(request, response)
+            courier = DemoCarrier(request, response)
             courier.start()
             stack.callback(courier.stop)
-        story = Story(request, response, courier)
+        story = Scenario(request, response, courier)
         with _step(show, f"the response network adds {len(USERS)} users: the request network learns of them"):
             story.add_users()
         with _step(show, f"users submit {REQUESTS} requests there: each is answered here, and the answers cross back"):
@@ -230,10 +230,10 @@ def _prepare(request: Network, response: Network) -> None:
     response.command("seed")
 
 
-class Story:
+class Scenario:
     """What happens, in the order in which it is shown. Each part waits until the other side really has it."""
 
-    def __init__(self, request: Network, response: Network, courier: Courier) -> None:
+    def __init__(self, request: Network, response: Network, courier: DemoCarrier) -> None:
         self._request = request.engine()
         self._response = response.engine()
         self._courier = courier

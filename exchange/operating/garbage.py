@@ -14,7 +14,7 @@ YOUNG_OBJECTS = 10_000
 """So many new objects are looked through at once: some megabytes."""
 
 
-def look_seldom() -> None:
+def collect_seldom() -> None:
     """Set this for a process that is ours alone; its first module calls it, before the others are imported."""
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)

@@ -221,7 +221,7 @@ def batches(
             updated_at=row.updated_at,
             published_at=row.published_at,
             erased_at=row.erased_at,
-            shown_state=_UNCONFIRMABLE if _is_unconfirmable(site, row) else row.state,
+            shown_state=_UNCONFIRMABLE if _never_acknowledged(site, row) else row.state,
         )
         for row in connection.execute(query)
     ]
@@ -230,7 +230,7 @@ def batches(
 _UNCONFIRMABLE = "unconfirmable"
 
 
-def _is_unconfirmable(site: Site, row: Any) -> bool:
+def _never_acknowledged(site: Site, row: Any) -> bool:
     """Whether nobody will ever say that a batch came: it is done with, and yet never known to be."""
     return site.one_way and (row.direction, row.state) == (Direction.OUT, BatchState.PUBLISHED)
 

@@ -91,7 +91,9 @@ class Supervisor:
         embedded = settings.broker_url is None
         parent = os.getpid()
         self._broker = (
-            EmbeddedBroker(settings.broker_folder, lambda: _die_with(parent, signal.SIGTERM)) if embedded else None
+            EmbeddedBroker(settings.broker_folder, lambda: _end_with_parent(parent, signal.SIGTERM))
+            if embedded
+            else None
         )
 
     def run(self) -> None:
@@ -160,7 +162,7 @@ class Supervisor:
             # A group of its own: Ctrl-C at the terminal reaches only us, who know the order.
             start_new_session=True,
             # Killed, not asked: a worker whose broker has gone may not hear, and its transaction rolls back.
-            preexec_fn=lambda: _die_with(parent, signal.SIGKILL),  # noqa: PLW1509 - there are no threads
+            preexec_fn=lambda: _end_with_parent(parent, signal.SIGKILL),  # noqa: PLW1509 - there are no threads
         )
         child.ready_pipe.close_write_end()
         child.started_at = time.monotonic()
@@ -279,7 +281,7 @@ def _ended(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def _die_with(parent: int, number: signal.Signals) -> None:
+def _end_with_parent(parent: int, number: signal.Signals) -> None:
     """In a new child: have the kernel send it a signal when its parent dies, however that happens."""
     if sys.platform != "linux":
         return

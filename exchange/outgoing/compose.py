@@ -31,7 +31,7 @@ from exchange.format.record import Op, Record
 from exchange.outgoing.seal import ENCODING, Sealed, exported, seal_batch
 from exchange.site import Site
 from exchange.tables import capture
-from exchange.tables.gc_pause import uncollected
+from exchange.tables.gc_pause import gc_paused
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _write(
     """
     letters: list[Letter] = []
     reached: capture.Reached | None = None
-    with uncollected(), closing(_rows_to_encode(site, connection, channel, keys)) as pieces:
+    with gc_paused(), closing(_rows_to_encode(site, connection, channel, keys)) as pieces:
         for kind, rows in pieces:
             if _write_all(site, writer, kind, rows, version):
                 reached = capture.Reached(kind.stream.name, rows[-1][1], kind.op)

@@ -50,7 +50,7 @@ def export(
     trouble = None
     try:
         _check_network(site)
-        _ask_on_schedule(site)
+        _queue_due_snapshots(site)
         busy += _publish_left(site, channel)
         channels = [one for one in site.outgoing() if one.called(channel)]
         pending = [one for one in channels if _anything_pending(site, one)]
@@ -86,7 +86,7 @@ def _check_network(site: Site) -> None:
         raise WorldError(halted)
 
 
-def _ask_on_schedule(site: Site) -> None:
+def _queue_due_snapshots(site: Site) -> None:
     """Where nothing ever comes back, have everything sent anew from time to time: what was lost is made good."""
     if site.one_way:
         with world_errors(), suppress(Busy):

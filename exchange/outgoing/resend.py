@@ -24,7 +24,7 @@ from exchange.format import resend_codes
 from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
 from exchange.format.errors import Reason, RecordError, WorldError, printable
 from exchange.format.manifest import Manifest
-from exchange.link import peer_words, send_requests
+from exchange.link import peer_statements, send_requests
 from exchange.outgoing.seal import next_copy
 from exchange.results import Resent
 from exchange.site import Site
@@ -69,7 +69,7 @@ def _asked_for(site: Site, connection: Connection) -> dict[int, None]:
     for row in connection.execute(
         sa.select(receipt).where(receipt.c.epoch == (epoch or "")).order_by(receipt.c.channel)
     ):
-        said = peer_words.receipt(row.said)
+        said = peer_statements.receipt(row.said)
         if said is not None and said.missing:
             found |= dict.fromkeys(_due(site, connection, row, said.missing))
     return dict.fromkeys(list(found)[:MOST])
@@ -178,7 +178,7 @@ def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range
         batch.c.reason == Reason.LOST,
     )
     if row is not None:
-        said = peer_words.receipt(row.said)
+        said = peer_statements.receipt(row.said)
         reached = min([row.through, *(first - 1 for first, _ in said.missing)]) if said else 0
         asking = asking.where(batch.c.sequence > reached)
     found = list(connection.scalars(asking.order_by(batch.c.sequence)))

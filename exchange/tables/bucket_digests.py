@@ -22,7 +22,7 @@ from exchange.format.buckets import HASH_BYTES, key_text, one_spelling, row_hash
 from exchange.format.control import BUCKETS, Digest
 from exchange.format.errors import RecordError
 from exchange.tables import capture
-from exchange.tables.gc_pause import uncollected
+from exchange.tables.gc_pause import gc_paused
 
 ROWS_AT_ONCE: Final = 200
 
@@ -50,7 +50,7 @@ def digest(connection: Connection, stream: Stream, shard: Shard | None = None, o
     counts, sums = [0] * of, [0] * of
     parts = parts_of(stream, shard)
     from_bytes, hash_of = int.from_bytes, row_hash
-    with uncollected():
+    with gc_paused():
         for found in RowReader(connection, stream).rows():
             for key, data in found:
                 if parts is not None and shard_of(key, parts.of) != parts.number:

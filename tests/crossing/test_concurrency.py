@@ -135,7 +135,7 @@ def test_an_application_that_writes_makes_sqlite_busy_and_nothing_is_lost(small:
         impatient = make_engine(str(small.other.engine.url))
 
         @sa.event.listens_for(impatient, "connect")
-        def hurry(driver: object, _record: object) -> None:
+        def skip_pause(driver: object, _record: object) -> None:
             driver.execute("PRAGMA busy_timeout = 50")  # type: ignore[attr-defined]
 
         patient, small.other.site = small.other.site, replace(small.other.site, engine=impatient)

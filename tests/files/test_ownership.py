@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exchange.channels.channel import ChannelFaults, load_channels
-from exchange.files.ownership import NotOurs, read_ours, refuse_imports
+from exchange.files.ownership import WrongOwner, read_ours, refuse_imports
 from exchange.settings import SettingsFaults, load_settings, variables
 
 SOURCE = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_nothing_is_imported_from_a_folder_that_somebody_else_could_have_written
     assert "it was not looked for in the working folder" in caught.value.faults[0]
     assert str(folder) not in sys.path
     monkeypatch.setattr("sys.path", [str(folder), *sys.path])
-    with pytest.raises(NotOurs, match="Python would import from it, so nothing was done: go to another folder"):
+    with pytest.raises(WrongOwner, match="Python would import from it, so nothing was done: go to another folder"):
         refuse_imports()
     assert not (tmp_path / "sprung").exists()
 
@@ -140,7 +140,7 @@ def test_a_sticky_folder_is_not_imported_from_as_anybody_adds_to_it(
 ) -> None:
     folder.chmod(0o1777)
     monkeypatch.setattr("sys.path", [str(folder), *sys.path])
-    with pytest.raises(NotOurs, match="found mode 1777"):
+    with pytest.raises(WrongOwner, match="found mode 1777"):
         refuse_imports()
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exchange.format.lineage import MOST_KNOWN, MOST_NAMED, Left, left_by, members
+from exchange.format.lineage import MOST_KNOWN, MOST_NAMED, LeftEpoch, left_by, members
 from exchange.format.manifest import MAX_MANIFEST_BYTES, Manifest
 from tests.format.conftest import Seal
 
 EPOCHS = st.integers(0, 2**48 - 1).map("{:012x}".format)
 DIGESTS = st.integers(0, 2**256 - 1).map("{:064x}".format)
-KNOWN = st.builds(Left, EPOCHS, st.integers(1, 9_999_999_999), DIGESTS) | EPOCHS.map(Left)
+KNOWN = st.builds(LeftEpoch, EPOCHS, st.integers(1, 9_999_999_999), DIGESTS) | EPOCHS.map(LeftEpoch)
 ODD: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.booleans()
@@ -33,7 +33,7 @@ QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCh
 
 @QUICK
 @given(left=st.lists(KNOWN, max_size=MOST_NAMED + 5, unique_by=lambda one: one.epoch))
-def test_what_is_listed_is_read_in_its_order_and_no_more_of_it(seal: Seal, left: list[Left]) -> None:
+def test_what_is_listed_is_read_in_its_order_and_no_more_of_it(seal: Seal, left: list[LeftEpoch]) -> None:
     left = [one for one in left if one.epoch != seal().manifest.epoch]
     line = seal().saying(extra=members(left)).manifest.encode()
     read = left_by(Manifest.parse(line))

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import redis
 
-from exchange.operating.broker import BrokerFault, EmbeddedBroker, running, worries
+from exchange.operating.broker import BrokerFault, EmbeddedBroker, durability_problems, running
 
 pytestmark = pytest.mark.valkey
 
@@ -42,7 +42,7 @@ def test_it_asks_for_a_password_never_evicts_and_listens_on_loopback_only(tmp_pa
             stranger.ping()
         with redis.Redis.from_url(broker.address.url) as client:
             assert client.config_get("bind") == {"bind": "127.0.0.1"}
-        assert worries(broker.address.url) == []
+        assert durability_problems(broker.address.url) == []
         assert broker.process is not None
         # What everybody on the machine may read of it.
         assert broker.address.password not in " ".join(psutil.Process(broker.process.pid).cmdline())
@@ -80,7 +80,7 @@ def test_a_broker_that_drops_tasks_silently_is_a_worry(valkey_url: str) -> None:
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("appendonly", "no")
         try:
-            policy, append_only = worries(valkey_url)
+            policy, append_only = durability_problems(valkey_url)
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     assert "set noeviction" in str(policy)
@@ -89,7 +89,7 @@ def test_a_broker_that_drops_tasks_silently_is_a_worry(valkey_url: str) -> None:
 
 def test_a_broker_that_is_away_is_one_sentence() -> None:
     with pytest.raises(BrokerFault, match="does not answer"):
-        worries("redis://127.0.0.1:1/0")
+        durability_problems("redis://127.0.0.1:1/0")
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

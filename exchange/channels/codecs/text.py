@@ -110,7 +110,7 @@ class EnumCodec(TypeCodec):
         return {"type": types[0] if len(types) == 1 else types, "enum": self._values()}
 
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
-        wires = self._wires(sqlite=sqlite)
+        wires = self._wire_values(sqlite=sqlite)
 
         def choice(value: Any) -> str | int:
             wire = wires.get(value)
@@ -121,10 +121,10 @@ class EnumCodec(TypeCodec):
         return choice
 
     def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:  # noqa: ARG002
-        wire = self._wires(sqlite=sqlite).__getitem__
+        wire = self._wire_values(sqlite=sqlite).__getitem__
         return lambda values: [*map(wire, values)]
 
-    def _wires(self, *, sqlite: bool) -> Mapping[Hashable, str | int]:
+    def _wire_values(self, *, sqlite: bool) -> Mapping[Hashable, str | int]:
         return {name.encode() if sqlite else name: wire for name, wire in self.wires}
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:

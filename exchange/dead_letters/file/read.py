@@ -26,7 +26,7 @@ from exchange.files.folder import NotPlain, named
 from exchange.format.as_dict import AsDict
 from exchange.format.dead_letter_file import Ending, SavedRevision, read_entries
 from exchange.format.errors import Untrusted, printable
-from exchange.format.signed_file import FileFault, Tail, read_tail
+from exchange.format.signed_file import FileFault, Trailer, read_tail
 from exchange.site import Site
 from exchange.tables.loader.copy import refuses_the_row
 
@@ -93,7 +93,7 @@ def _plain(file: Path) -> BinaryIO:
         raise FileFault(str(error.strerror)) from error
 
 
-def _believed(site: Site, tail: Tail) -> Ending:
+def _believed(site: Site, tail: Trailer) -> Ending:
     """Check who signed the ending, and that it is of this network or of its peer."""
     # Which keys count depends on whose letters these are: nothing else of it is used before the signature.
     claimed = Ending.parse(tail.line)

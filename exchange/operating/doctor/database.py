@@ -14,7 +14,7 @@ from exchange.database.tables import Direction, ResyncState, batch, event, resyn
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import WorldError
 from exchange.format.moments import in_words
-from exchange.link import peer_words
+from exchange.link import peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
 from exchange.operating.doctor.work import check_batches, check_letters, check_link, check_strangers
@@ -143,7 +143,7 @@ def _shards(_settings: Settings, site: Site) -> Findings:
                 key=lambda entry: entry.id,
                 default=None,
             )
-            claim = peer_words.manifest(latest.manifest) if latest else None
+            claim = peer_statements.manifest(latest.manifest) if latest else None
             theirs = claim.shards if claim else channel.shards
             if theirs != channel.shards:
                 yield warning(

@@ -42,16 +42,16 @@ def check_broker(settings: Settings) -> Findings:
             return
         url = address.url
     try:
-        worries = broker.worries(url)
+        durability_problems = broker.durability_problems(url)
     except broker.BrokerFault as error:
         yield fault("broker", str(error), "start it, or correct EXCHANGE_BROKER_URL")
         return
-    for worry in worries:
+    for worry in durability_problems:
         yield found("broker", worry, Level.FAULT)
     refused = probes.connection_refused(url)
     if refused is not None:
         yield fault("broker", refused, "see the broker's own log, and that EXCHANGE_BROKER_URL is right")
-    elif not worries:
+    elif not durability_problems:
         yield ok("broker", "it takes a worker's connection, evicts nothing and keeps an append-only file")
 
 

@@ -21,9 +21,9 @@ from exchange.database.tables import BatchState, Direction
 from exchange.format.names import CONTROL
 from exchange.operating.erasure import files, rows
 from exchange.operating.erasure.files import Found
-from exchange.operating.erasure.pages import overwrite_what_goes, write_back
+from exchange.operating.erasure.pages import enable_secure_delete, write_back
 from exchange.operating.erasure.rows import Standing
-from exchange.operating.erasure.sought import Sought, seek
+from exchange.operating.erasure.sought import RowToErase, seek
 from exchange.outgoing import resend
 from exchange.site import Site
 from exchange.tables import capture
@@ -68,14 +68,14 @@ class Forgotten:
 _FOLDERS = frozenset({"sealed", "outgoing", "work", "incoming", "quarantine", "archive", "tmp"})
 
 
-def find_traces(site: Site, sought: Sought) -> Forgotten:
+def find_traces(site: Site, sought: RowToErase) -> Forgotten:
     """Find every place. Raises WorldError."""
     site.spool.prepare()
     with world_errors(), reading(site.engine) as connection:
         return _found(site, connection, sought, files.find(site, connection, sought), erased=False)
 
 
-def erase_record(site: Site, sought: Sought) -> Forgotten:
+def erase_record(site: Site, sought: RowToErase) -> Forgotten:
     """Find every place, and remove or rewrite what can go. May be repeated.
 
     Of a batch that the peer may not have yet it gets a snapshot instead. Raises Busy and WorldError.
@@ -84,7 +84,7 @@ def erase_record(site: Site, sought: Sought) -> Forgotten:
     with world_errors(), reading(site.engine) as connection:
         seen = files.find(site, connection, sought)
     with world_errors(), locked(site.engine, FORGET_LOCK) as connection:
-        overwrite_what_goes(connection)
+        enable_secure_delete(connection)
         for lock in _locks(site, seen):
             join(connection, lock, alone=True)
         seen = [files.judged(site, connection, one) for one in seen]
@@ -106,7 +106,7 @@ def _locks(site: Site, seen: Sequence[Found]) -> list[str]:
     return sorted(export_lock(name) if name in outgoing else import_lock(name) for name in channels)
 
 
-def _found(site: Site, connection: Connection, sought: Sought, seen: Sequence[Found], *, erased: bool) -> Forgotten:
+def _found(site: Site, connection: Connection, sought: RowToErase, seen: Sequence[Found], *, erased: bool) -> Forgotten:
     # Folders that the settings name may be called anything.
     named = {site.spool.folders.outgoing: "outgoing", site.spool.folders.incoming: "incoming"}
     lying = [
@@ -117,7 +117,7 @@ def _found(site: Site, connection: Connection, sought: Sought, seen: Sequence[Fo
     return Forgotten(sought.stream.name, (*lying, *standing), erased, _is_there(connection, sought))
 
 
-def _is_there(connection: Connection, sought: Sought) -> bool:
+def _is_there(connection: Connection, sought: RowToErase) -> bool:
     """Say whether the row is still in the application's table."""
     values = sought.stream.key_decoder(connection.dialect)([sought.key])
     return capture.key_text(connection, sought.stream, [column[0] for column in values]) is not None

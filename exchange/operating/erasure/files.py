@@ -17,7 +17,7 @@ from exchange.database.tables import BatchState, Direction
 from exchange.files.batch_files import DataFile
 from exchange.format.errors import BatchError
 from exchange.format.zstd import open_frame
-from exchange.operating.erasure.sought import Sought, What
+from exchange.operating.erasure.sought import RowToErase, What
 from exchange.site import Site
 
 _PIECE_BYTES = 1024 * 1024
@@ -38,7 +38,7 @@ class Found:
     kept: str | None = None
 
 
-def find(site: Site, connection: Connection, sought: Sought) -> list[Found]:
+def find(site: Site, connection: Connection, sought: RowToErase) -> list[Found]:
     """Look through every data file of every folder. Raises WorldError if a folder can't be read."""
     carrying = {
         name
@@ -56,7 +56,7 @@ def find(site: Site, connection: Connection, sought: Sought) -> list[Found]:
     return found
 
 
-def _look(site: Site, files: DataFile, sought: Sought) -> What | None:
+def _look(site: Site, files: DataFile, sought: RowToErase) -> What | None:
     try:
         with site.spool.open_data_file(files) as file:
             if files.ending.endswith(".age"):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 from exchange.database.dialects import dialect_of
 
 
-def overwrite_what_goes(connection: Connection) -> None:
+def enable_secure_delete(connection: Connection) -> None:
     """Have SQLite overwrite what this connection removes from now on."""
     if dialect_of(connection).is_sqlite:
         connection.exec_driver_sql("PRAGMA secure_delete = ON")

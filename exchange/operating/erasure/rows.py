@@ -36,7 +36,7 @@ from exchange.database.tables import (
     tombstone,
 )
 from exchange.format import strict_json
-from exchange.operating.erasure.sought import Sought, What
+from exchange.operating.erasure.sought import RowToErase, What
 from exchange.site import Site
 
 ERASED = "erased by hand"
@@ -56,12 +56,12 @@ class Standing:
     kept: str | None = None
 
 
-def find(site: Site, connection: Connection, sought: Sought) -> list[Standing]:
+def find(site: Site, connection: Connection, sought: RowToErase) -> list[Standing]:
     """Look through every table of ours."""
     return [one for place in _PLACES for one in place.find(site, connection, sought)]
 
 
-def erase(site: Site, connection: Connection, sought: Sought) -> None:
+def erase(site: Site, connection: Connection, sought: RowToErase) -> None:
     """Rewrite or remove what ``find`` found, but for what must stay, in the caller's transaction. May be repeated."""
     for place in _PLACES:
         if place.erase is not None:
@@ -71,7 +71,7 @@ def erase(site: Site, connection: Connection, sought: Sought) -> None:
 # Dead letters, their revisions and events
 
 
-def _letters(connection: Connection, sought: Sought) -> Iterator[tuple[int, int, What]]:
+def _letters(connection: Connection, sought: RowToErase) -> Iterator[tuple[int, int, What]]:
     """Give the letters of the row: id, how many revisions, and what of it they have."""
     letter = dead_letter.c
     mine = sa.and_(letter.stream == sought.stream.name, letter.key.in_(sought.texts))
@@ -87,13 +87,13 @@ def _letters(connection: Connection, sought: Sought) -> Iterator[tuple[int, int,
                 yield row.id, row.revision, what
 
 
-def _find_letters(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
+def _find_letters(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
     for letter, revisions, what in _letters(connection, sought):
         more = f" and {revisions} revisions" if revisions else ""
         yield Standing("dead letter", f"{letter}{more}, with its events", what)
 
 
-def _erase_letters(_site: Site, connection: Connection, sought: Sought) -> None:
+def _erase_letters(_site: Site, connection: Connection, sought: RowToErase) -> None:
     ids = [letter for letter, _, _ in _letters(connection, sought)]
     if not ids:
         return
@@ -115,21 +115,21 @@ def _erase_letters(_site: Site, connection: Connection, sought: Sought) -> None:
 # What was deleted, and what is to be sent
 
 
-def _find_tombstones(site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
+def _find_tombstones(site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
     if connection.scalar(sa.select(sa.exists().where(*_buried(sought)))):
         yield Standing("tombstone", sought.stream.name, What.MENTION, _guarded(site, connection, sought))
 
 
-def _erase_tombstones(site: Site, connection: Connection, sought: Sought) -> None:
+def _erase_tombstones(site: Site, connection: Connection, sought: RowToErase) -> None:
     if _guarded(site, connection, sought) is None:
         connection.execute(sa.delete(tombstone).where(*_buried(sought)))
 
 
-def _buried(sought: Sought) -> tuple[sa.ColumnElement[bool], ...]:
+def _buried(sought: RowToErase) -> tuple[sa.ColumnElement[bool], ...]:
     return (tombstone.c.stream == sought.stream.name, tombstone.c.key.in_(sought.texts))
 
 
-def _guarded(site: Site, connection: Connection, sought: Sought) -> str | None:
+def _guarded(site: Site, connection: Connection, sought: RowToErase) -> str | None:
     """Say why a tombstone is still needed: an older record of the row may be on its way."""
     names = {one.name for one in site.incoming() if sought.stream.name in {stream.name for stream in one.streams}}
     open_ones = (BatchState.WAITING, BatchState.HELD)
@@ -142,7 +142,7 @@ def _guarded(site: Site, connection: Connection, sought: Sought) -> str | None:
     return None
 
 
-def _find_changes(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
+def _find_changes(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
     pending = sa.exists().where(change.c.stream == sought.stream.name, change.c.key.in_(sought.texts))
     if connection.scalar(sa.select(pending)):
         why = "it goes with the next export: run this again when that is acknowledged"
@@ -152,18 +152,18 @@ def _find_changes(_site: Site, connection: Connection, sought: Sought) -> Iterat
 # What is kept as JSON
 
 
-def _find_selections(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
+def _find_selections(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
     for name, _ in _selections(connection, sought):
         yield Standing("selection", name, What.MENTION)
 
 
-def _erase_selections(_site: Site, connection: Connection, sought: Sought) -> None:
+def _erase_selections(_site: Site, connection: Connection, sought: RowToErase) -> None:
     for name, filters in _selections(connection, sought):
         rewritten = json.dumps(filters | {"keys": [ERASED]})
         connection.execute(sa.update(selection).where(selection.c.name == name).values(filters=rewritten))
 
 
-def _selections(connection: Connection, sought: Sought) -> Iterator[tuple[str, dict[str, Any]]]:
+def _selections(connection: Connection, sought: RowToErase) -> Iterator[tuple[str, dict[str, Any]]]:
     for row in connection.execute(sa.select(selection.c.name, selection.c.filters).order_by(selection.c.name)).all():
         filters = json.loads(row.filters)
         # Filters of another stream may mean a row of that one.
@@ -172,18 +172,18 @@ def _selections(connection: Connection, sought: Sought) -> Iterator[tuple[str, d
             yield row.name, filters
 
 
-def _find_receipts(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
+def _find_receipts(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
     for channel, *_ in _receipts(connection, sought):
         yield Standing("receipt", channel, What.MENTION)
 
 
-def _erase_receipts(_site: Site, connection: Connection, sought: Sought) -> None:
+def _erase_receipts(_site: Site, connection: Connection, sought: RowToErase) -> None:
     for channel, epoch, said in _receipts(connection, sought):
         here = (receipt.c.channel == channel, receipt.c.epoch == epoch)
         connection.execute(sa.update(receipt).where(*here).values(said=strict_json.dumps(said).decode()))
 
 
-def _receipts(connection: Connection, sought: Sought) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _receipts(connection: Connection, sought: RowToErase) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Give the receipts that name the row, without it."""
     for row in connection.execute(sa.select(receipt.c.channel, receipt.c.epoch, receipt.c.said)).all():
         said = json.loads(row.said)
@@ -192,19 +192,19 @@ def _receipts(connection: Connection, sought: Sought) -> Iterator[tuple[str, str
             yield row.channel, row.epoch, said | {"letters": letters}
 
 
-def _find_comparisons(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
+def _find_comparisons(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
     for row, _ in _comparisons(connection, sought):
         yield Standing("comparison", row.channel, What.MENTION)
 
 
-def _erase_comparisons(_site: Site, connection: Connection, sought: Sought) -> None:
+def _erase_comparisons(_site: Site, connection: Connection, sought: RowToErase) -> None:
     for row, found in _comparisons(connection, sought):
         here = (agreement.c.direction == row.direction, agreement.c.channel == row.channel)
         mine = sa.update(agreement).where(*here, agreement.c.stream == row.stream)
         connection.execute(mine.values(found=json.dumps(found)))
 
 
-def _comparisons(connection: Connection, sought: Sought) -> Iterator[tuple[sa.Row[Any], dict[str, Any]]]:
+def _comparisons(connection: Connection, sought: RowToErase) -> Iterator[tuple[sa.Row[Any], dict[str, Any]]]:
     """Give what comparisons found different of the row, without it."""
     mine = (agreement.c.stream == sought.stream.name, agreement.c.found.is_not(None))
     for row in connection.execute(sa.select(agreement).where(*mine)).all():
@@ -229,14 +229,14 @@ _WORDS = (
 """Where sentences are kept that may name another record's row."""
 
 
-def _find_words(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
+def _find_words(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
     for place, table, column in _WORDS:
         there = sa.select(sa.func.count()).select_from(table).where(_has(connection, column, sought.phrases))
         if number := connection.scalar(there):
             yield Standing(place, f"{number} of them", What.MENTION)
 
 
-def _erase_words(_site: Site, connection: Connection, sought: Sought) -> None:
+def _erase_words(_site: Site, connection: Connection, sought: RowToErase) -> None:
     for _, table, column in _WORDS:
         for phrase, without in sought.phrases.items():
             naming = sa.update(table).where(_has(connection, column, [phrase]))
@@ -249,7 +249,7 @@ def _has(connection: Connection, column: sa.Column[Any], texts: Iterable[str]) -
     return sa.or_(*(place(column, text) > 0 for text in texts))
 
 
-def _find_audit(_site: Site, connection: Connection, sought: Sought) -> Iterator[Standing]:
+def _find_audit(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
     written = [*sought.phrases, *sought.texts]
     texts = dict.fromkeys([*written, *(json.dumps(text)[1:-1] for text in written)])
     columns = (audit.c.arguments, audit.c.why, audit.c.result)
@@ -258,8 +258,8 @@ def _find_audit(_site: Site, connection: Connection, sought: Sought) -> Iterator
         yield Standing("audit", str(number), What.MENTION, _AUDIT_STAYS)
 
 
-_Finds = Callable[[Site, Connection, Sought], Iterator[Standing]]
-_Erases = Callable[[Site, Connection, Sought], None]
+_Finds = Callable[[Site, Connection, RowToErase], Iterator[Standing]]
+_Erases = Callable[[Site, Connection, RowToErase], None]
 
 
 @dataclass(frozen=True)

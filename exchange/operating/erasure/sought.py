@@ -30,7 +30,7 @@ class What(StrEnum):
 
 
 @dataclass(frozen=True)
-class Sought:
+class RowToErase:
     """A row's key, in the order of its stream's.
 
     ``stored`` has its values as the database keeps them, ``texts`` are the ways in which it may be written as JSON.
@@ -97,7 +97,7 @@ class Sought:
         ]
 
 
-def seek(site: Site, stream_name: str, text: str) -> Sought:
+def seek(site: Site, stream_name: str, text: str) -> RowToErase:
     """Read which row a person means: the name of a stream, and a key as JSON object or its only value.
 
     Raises WorldError, and nothing was looked at.
@@ -117,7 +117,7 @@ def seek(site: Site, stream_name: str, text: str) -> Sought:
             continue
         names = [str(column.name) for column in stream.key]
         stored = tuple(column[0] for column in stream.key_decoder(site.engine.dialect)([key]))
-        return Sought(stream, {name: key[name] for name in names}, stored, tuple(_texts(names, key, stored)))
+        return RowToErase(stream, {name: key[name] for name in names}, stored, tuple(_texts(names, key, stored)))
     columns = ", ".join(str(column.name) for column in stream.key)
     raise WorldError(
         f"key: expected the key of {stream.name}, a JSON object of {columns} or its only value, found"

@@ -49,9 +49,9 @@ class Precheck(TemporaryTable):
         if unique_values:
             conditions += self._take_a_unique_value()
         if versions:
-            conditions.append(self._meet_a_row_as_new())
+            conditions.append(self._no_newer_than_row())
         if tombstones:
-            conditions.append(self._meet_a_tombstone_as_new())
+            conditions.append(self._no_newer_than_tombstone())
         texts = key_texts(self.stream, rows.keys) if tombstones else repeat(None)
         self.put(map(add, zip(rows.lines, texts, strict=False), map(self._values, rows.rows)))
         if len(rows.rows) < FEW and dialect_of(self.connection).is_postgresql:
@@ -98,14 +98,14 @@ class Precheck(TemporaryTable):
                 same_value = equal(self.target, unique.columns, mine)
                 yield sa.exists().where(*same_value, ~self.same_key(self.target, self.table))
 
-    def _meet_a_tombstone_as_new(self) -> Condition:
+    def _no_newer_than_tombstone(self) -> Condition:
         return sa.exists().where(
             tombstone.c.stream == self.stream.name,
             tombstone.c.key == self.table.c[KEY],
             tombstone.c.version >= self.table.c[VERSION_COLUMN],
         )
 
-    def _meet_a_row_as_new(self) -> Condition:
+    def _no_newer_than_row(self) -> Condition:
         as_new = self.target.c[VERSION_COLUMN] >= self.table.c[VERSION_COLUMN]
         return sa.exists().where(self.same_key(self.target, self.table), as_new)
 
