@@ -267,7 +267,7 @@ def retry_dead_letter(
 def discard_dead_letter(
     reason: str, ids: int | list[int] | None = None, selection: str | None = None, skip_changed: bool = False
 ) -> Result:
-    """Give parked records up, all of ``ids`` or of a selection, or none."""
+    """Discard parked records by ``ids`` or a selection; if one of them can't be, none is."""
     check_truth("skip_changed", skip_changed)
     wanted = numbers(ids) if by_ids(ids, selection) else []
     number = discard.discard_letters(_site(), reason, ids=wanted, selection=selection, skip_changed=skip_changed)
@@ -276,7 +276,7 @@ def discard_dead_letter(
 
 @_task("exchange.restore_dead_letter")
 def restore_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
-    """Take back records that were discarded, all of ``ids`` or of a selection, or none."""
+    """Park records again that were discarded, by ``ids`` or a selection; if one of them can't be, none is."""
     wanted = numbers(ids) if by_ids(ids, selection) else []
     return _counted({"restored": discard.restore_letters(_site(), reason, ids=wanted, selection=selection)}, "none")
 

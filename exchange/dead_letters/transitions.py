@@ -36,7 +36,7 @@ class Taken(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Say whether all of the record is there: of a very long one only the beginning is kept."""
+        """Whether all of the record is there: of a long one only the beginning is kept; a revision is never cut."""
         return self.letter.revision > 0 or self.letter.record_bytes == len(self.letter.record)
 
 

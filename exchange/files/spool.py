@@ -383,7 +383,7 @@ class Spool:
                         yield BatchFiles(name, path, copy=copy)
 
     def size_and_time(self, batch: BatchFiles) -> tuple[int, datetime | None]:
-        """Say how many bytes a batch's files have, and since when they have been where they are."""
+        """Say how many bytes a batch's files have, and since when they lie there: a rename sets ``ctime``."""
         with self._held(batch.folder) as folder:
             found = [one for ending in ENDINGS if (one := folder.look(f"{batch.label}{ending}")) is not None]
         since = max((one.st_ctime for one in found), default=None)

@@ -28,7 +28,7 @@ from exchange.tables import version_limit
 def judge(site: Site, arrival: Arrival) -> Decision:
     """Say whether a batch is to be applied now.
 
-    Only reads, in a transaction of its own; ``apply_batch`` compares anew under the channel's lock.
+    Only reads, in a transaction of its own; ``transaction.apply_batch`` compares anew under the channel's lock.
     """
     with reading(site.engine) as connection:
         standing = compare_with_ledger(site, connection, arrival)

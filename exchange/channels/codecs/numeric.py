@@ -122,6 +122,7 @@ class FloatCodec(TypeCodec):
         return {"type": "number"}
 
     def selected(self, column: sa.Column[Any], *, sqlite: bool) -> sa.ColumnElement[Any]:
+        # PostgreSQL's driver gives the very float; its text would have to be read back.
         return stored(column) if sqlite else raw(column)
 
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:

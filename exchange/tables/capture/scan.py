@@ -225,7 +225,7 @@ def _claim_referred(
     run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
     brought = 0
     for turn in range(MAX_ROUNDS):
-        added = sum(_claim_parents(connection, reference, first, after, turn) for reference in references)
+        added = sum(_add_parents(connection, reference, first, after, turn) for reference in references)
         brought += added
         if not added:
             return True
@@ -234,9 +234,13 @@ def _claim_referred(
     return False
 
 
-def _claim_parents(
+def _add_parents(
     connection: Connection, reference: _Reference, first: StreamTable, after: str | None, turn: int
 ) -> int:
+    """Put into ``exchange_taken``, as the next round, rows that those of round ``turn`` refer to and that no page had.
+
+    Gives how many. Runs in the transaction of ``next_page``.
+    """
     child, parent = reference.child, reference.parent
     # Earlier pages had the rows before this one.
     unsent = f" AND {_behind(parent, after, 'p')}" if parent.stream is first.stream and after else ""
