@@ -9,7 +9,7 @@ import pytest
 
 SPEAKING = """
 from exchange.operating import garbage
-garbage.look_seldom()
+garbage.collect_seldom()
 
 class Speaks:
     def __init__(self):
