@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -137,3 +138,10 @@ def test_a_module_imports_no_library_that_its_room_does_without(path: Path) -> N
 def test_only_doors_and_the_reference_itself_know_the_reference_application(path: Path) -> None:
     if room_of(name_of(path)) not in KNOW_THE_REFERENCE:
         assert "reference" not in {room_of(name) for name in ours(path)}
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if "__all__" in path.read_text()], ids=name_of)
+def test_what_a_module_gives_on_is_there(path: Path) -> None:
+    module = importlib.import_module(f"exchange.{name_of(path)}".removesuffix(".__init__"))
+
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []

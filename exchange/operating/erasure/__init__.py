@@ -28,7 +28,7 @@ from exchange.outgoing import resend
 from exchange.site import Site
 from exchange.tables import capture
 
-__all__ = ["Forgotten", "RowToErase", "Standing", "erase", "look", "seek"]
+__all__ = ["Forgotten", "RowToErase", "Standing", "erase_record", "find_traces", "seek"]
 
 _SAID = "its bytes were erased by hand: a record was in them that is to be forgotten"
 
