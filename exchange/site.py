@@ -40,10 +40,10 @@ class Site:
     repair: bool = True
     """Whether rows that differ from their source's are to be sent again, or only reported."""
     read_trusted: Callable[[], TrustedKeys] | None = None
-    """Gives the keys that are trusted at this moment, or raises WorldError; None where those of ``trusted`` stay."""
+    """Gives the keys trusted at this moment, or raises TransientError; None where those of ``trusted`` stay."""
 
     def with_present_trust(self) -> Site:
-        """Give the site with the keys that are trusted at this moment. Raises WorldError if they can't be read."""
+        """Give the site with the keys that are trusted at this moment. Raises TransientError if they can't be read."""
         return self if self.read_trusted is None else replace(self, trusted=self.read_trusted())
 
     def outgoing(self) -> tuple[Channel, ...]:

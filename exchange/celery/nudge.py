@@ -25,9 +25,9 @@ from exchange.celery.nudge_pace import NudgePace, Pending
 from exchange.celery.nudge_watch import WatchedFolder
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine, missing_file
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.files.pid_lock import hold
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 from exchange.operating import broker, logs, readiness
 from exchange.settings import Settings
 from exchange.tables import capture
@@ -88,7 +88,7 @@ class ExternalService:
             return None
         try:
             answer = question()
-        except (WorldError, OSError, redis.RedisError, OperationalError) as error:
+        except (TransientError, OSError, redis.RedisError, OperationalError) as error:
             if not self._away:
                 log.warning(
                     "away", what=self._what, message=f"{printable(str(error))}; beat and we go on when it is back"
@@ -146,12 +146,12 @@ class Changes:
         self._connection: Connection | None = None
 
     def look(self) -> Pending:
-        """See the oldest and the newest pending change. Raises WorldError."""
+        """See the oldest and the newest pending change. Raises TransientError."""
         try:
-            with world_errors(), self._connected().begin():
+            with transient_errors(), self._connected().begin():
                 assert self._connection is not None
                 found = capture.extent(self._connection)
-        except WorldError:
+        except TransientError:
             self._leave()
             raise
         if found is None:
@@ -163,7 +163,7 @@ class Changes:
         if self._connection is None:
             missing = missing_file(self._engine)
             if missing is not None:
-                raise WorldError(f"{missing}: there is no database yet; `exchange migrate` makes it")
+                raise TransientError(f"{missing}: there is no database yet; `exchange migrate` makes it")
             options = {"isolation_level": "AUTOCOMMIT"} if dialect_of(self._engine).is_postgresql else {}
             self._connection = self._engine.connect().execution_options(exchange_read_only=True, **options)
         return self._connection

@@ -48,7 +48,7 @@ from exchange.database.audit_log import (
     write_refusal,
 )
 from exchange.database.batch_fault import interrupted_by
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.tables import BatchState
 from exchange.database.whoami import acting_for
@@ -57,7 +57,7 @@ from exchange.dead_letters.bulk_retry import Pace
 from exchange.dead_letters.counts import alarms
 from exchange.files.batch_files import parse_label
 from exchange.files.pid_lock import holding_name
-from exchange.format.errors import RecordError, WorldError
+from exchange.format.errors import RecordError, TransientError
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import importer, quarantine, release, replay, strangers
@@ -84,7 +84,7 @@ MOST_TOLD = 100
 """So many records of a selection a result tells of one by one; of all it has the counts."""
 
 # Nothing is wrong with the program: a traceback would only hide the sentence.
-_SAID = (Refused, WorldError, SettingsFaults)
+_SAID = (Refused, TransientError, SettingsFaults)
 
 
 class Outcome(Protocol):
@@ -110,7 +110,7 @@ def _task(name: str) -> Callable[[Work], Work]:
                 arguments = named(signature, args, kwargs | needed)
                 with (
                     interrupted_by(SoftTimeLimitExceeded),
-                    world_errors(),
+                    transient_errors(),
                     _audited(task, arguments, who, reason) as act,
                 ):
                     result = work(**arguments)
@@ -164,7 +164,7 @@ def refused_call(task: str, number: str, sentence: str, origin: str) -> None:
     """Write down that a message was refused before anything of it was believed. Raises Refused."""
     sentence = f"the call was refused: {sentence}; nothing was done"
     log.warning("refused", task=task, id=number, message=sentence)
-    with world_errors():
+    with transient_errors():
         _write_refusal(task, number, sentence, origin)
     raise Refused(sentence)
 
@@ -345,7 +345,7 @@ def let_in_versions(reason: str, channel: str, version: int) -> Result:
     check_channel(channel or "", site.incoming(), "received")
     if type(version) is not int or not 0 < version <= MAX_INTEGER:
         raise Refused(f"version: expected a whole number from 1 to {MAX_INTEGER}, found {shown(version)}")
-    return version_limit.let_in_by_hand(site, channel, version, reason).as_dict()
+    return version_limit.allow_ahead_by_hand(site, channel, version, reason).as_dict()
 
 
 @_task("exchange.free_row")

@@ -42,11 +42,11 @@ def listed(
     if context.invoked_subcommand is not None:
         return
     from exchange.database.audit_log import entries
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
 
     begin, end = moment("since", since), moment("until", until)
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
+    with open_site() as site, transient_errors(), reading(site.engine) as connection:
         found = entries(connection, action=action, who=who, since=begin, until=end, limit=limit)
     if as_json:
         for entry in found:

@@ -33,7 +33,7 @@ def by_hand(
     """Do what a person asked for on the command line, with a row in the audit; the block is the work.
 
     ``action`` and ``arguments`` are named as the task that does the same names them. ``who`` comes from ``--as``,
-    ``why`` from ``--reason``. Raises Refused, Busy and WorldError: then nothing was done.
+    ``why`` from ``--reason``. Raises Refused, Busy and TransientError: then nothing was done.
     """
     from exchange.database.audit_log import audited
     from exchange.database.whoami import acting_for, user, whoami

@@ -52,14 +52,14 @@ def batches(
 def _list(
     channel: str | None, state: str | None, direction: str | None, key: str | None, limit: int, as_json: bool
 ) -> None:
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.database.tables import BatchState, Direction
     from exchange.operating import status
 
     wanted_state = one_of("state", state, BatchState)
     wanted_direction = one_of("direction", direction, Direction)
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
+    with open_site() as site, transient_errors(), reading(site.engine) as connection:
         channels = None if channel is None else site.names_in_files(channel)
         found = status.batches(
             site, connection, channels=channels, state=wanted_state, direction=wanted_direction, key=key, limit=limit

@@ -40,13 +40,13 @@ def by_cause(
     """Show what is wrong, by cause: how much, since when, whose fault, and what to do."""
     if context.invoked_subcommand is not None:
         return
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.dead_letters.groups import grouped
 
     with open_site() as site:
         wanted = filters.read(site)
-        with world_errors(), reading(site.engine) as connection:
+        with transient_errors(), reading(site.engine) as connection:
             groups = grouped(connection, wanted)
         if not groups:
             filters.refuse_unknown_names(site)
@@ -126,13 +126,13 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first, a page at a time."""
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.dead_letters import masking, pages, selections
 
     with open_site() as site:
         wanted = filters.read(site, selection)
-        with world_errors(), reading(site.engine) as connection:
+        with transient_errors(), reading(site.engine) as connection:
             if selection is not None:
                 selections.find_selection(connection, selection)
             cursor = pages.cursor(connection, after) if after is not None else None

@@ -18,7 +18,7 @@ from exchange.cli.dead_letters import Id
 from exchange.cli.dead_letters_retry import Why
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, open_site
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 
 if TYPE_CHECKING:
     from exchange.dead_letters.edit import Draft
@@ -68,10 +68,10 @@ def edit(
             with by_hand(site, "edit_dead_letter", arguments, who=as_name, why=reason) as act:
                 done = save_edit(site, draft, text, reason)
                 act.came_to({"revision": done.revision})
-        except WorldError as error:
+        except TransientError as error:
             if kept is None:
                 raise
-            raise WorldError(f"{error}; your text is kept in {kept}: `--file {kept}` takes it up") from error
+            raise TransientError(f"{error}; your text is kept in {kept}: `--file {kept}` takes it up") from error
     if kept is not None:
         kept.unlink()
     if as_json:
@@ -106,8 +106,8 @@ def _let_edit(draft: Draft) -> Path:
         raise Refused(f"EDITOR: {printable(editor, 80)} can't be run: {error}; nothing was changed") from error
     if code:
         path.unlink()
-        raise WorldError(f"the editor ended with code {code}; nothing was changed")
+        raise TransientError(f"the editor ended with code {code}; nothing was changed")
     if path.read_bytes() == text.encode():
         path.unlink()
-        raise WorldError(f"the record of dead letter {draft.letter.id} is as it was; nothing was changed")
+        raise TransientError(f"the record of dead letter {draft.letter.id} is as it was; nothing was changed")
     return path

@@ -19,7 +19,7 @@ from exchange.format.errors import printable
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
-    from exchange.dead_letters.bulk_retry import Bulk, Pace
+    from exchange.dead_letters.bulk_retry import BulkRetry, Pace
     from exchange.results import Retried
     from exchange.site import Site
 
@@ -47,7 +47,7 @@ def select(
     as_json: Json = False,
 ) -> None:
     """Freeze the letters that filters mean now under a name, to retry or discard just these."""
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import writing
     from exchange.dead_letters.selections import create_selection
 
@@ -57,7 +57,7 @@ def select(
         filters.refuse_unknown_names(site)
         arguments = {"name": wanted, "filters": chosen.as_dict()}
         with by_hand(site, "select_dead_letters", arguments, who=as_name) as act:
-            with world_errors(), writing(site.engine) as connection:
+            with transient_errors(), writing(site.engine) as connection:
                 made = create_selection(connection, wanted, chosen)
             act.came_to({"letters": made.letters})
     if as_json:
@@ -68,11 +68,11 @@ def select(
 
 def selections(as_json: Json = False) -> None:
     """List selections, newest first."""
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.dead_letters.selections import list_selections
 
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
+    with open_site() as site, transient_errors(), reading(site.engine) as connection:
         found = list_selections(connection)
     if as_json:
         for one in found:
@@ -100,7 +100,7 @@ def selections(as_json: Json = False) -> None:
 
 def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As = None, as_json: Json = False) -> None:
     """Forget a selection. Its letters stay as they are."""
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import writing
     from exchange.dead_letters.selections import delete_selection
 
@@ -108,7 +108,7 @@ def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As =
     with (
         open_site() as site,
         by_hand(site, "unselect_dead_letters", {"name": wanted}, who=as_name),
-        world_errors(),
+        transient_errors(),
         writing(site.engine) as connection,
     ):
         delete_selection(connection, wanted)
@@ -179,7 +179,7 @@ def retry(
 
 def _retry_selection(
     site: Site, name: str, pace: Pace, *, rehearse: bool, again: bool, skip_changed: bool, as_json: bool
-) -> Bulk:
+) -> BulkRetry:
     from exchange.dead_letters import bulk_retry
 
     total = bulk_retry.count_left(site, name)
@@ -216,7 +216,7 @@ def _tell_retried(done: Sequence[Retried], as_json: bool, rehearsal: bool) -> No
     output.table(["id", state, "message"], [(one.id, one.state, one.message) for one in done])
 
 
-def _tell_bulk(bulk: Bulk, as_json: bool) -> None:
+def _tell_bulk(bulk: BulkRetry, as_json: bool) -> None:
     fields = bulk.as_dict()
     if as_json:
         output.emit(fields)

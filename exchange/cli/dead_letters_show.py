@@ -26,11 +26,11 @@ MOST_LINES = 200
 
 def show(letter_id: Id, as_json: Json = False) -> None:
     """Show one dead letter: what is wrong, the record, its row as it stands now, and its history."""
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.dead_letters.show import view
 
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
+    with open_site() as site, transient_errors(), reading(site.engine) as connection:
         found = view(site, connection, letter_id)
     if found is None:
         output.print_error(f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are")

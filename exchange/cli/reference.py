@@ -31,12 +31,12 @@ def submit(
     """Submit a request (reference application)."""
     from sqlalchemy.orm import Session
 
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.reference import submit as submitting
 
     _check_network(settings(), "requests", "requests are submitted")
     asked = _parameters(parameters)
-    with open_site() as site, world_errors():
+    with open_site() as site, transient_errors():
         try:
             with Session(site.engine) as session, session.begin():
                 request = submitting.submit(session, user, kind, query, asked, priority=priority)
@@ -53,12 +53,12 @@ def seed(as_json: Json = False) -> None:
 
     The administrator's password is that of EXCHANGE_ADMINISTRATOR_PASSWORD, else one is made and shown once.
     """
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.reference import seeds
 
     _check_network(settings(), "directory", "users are kept")
     try:
-        with open_site() as site, world_errors():
+        with open_site() as site, transient_errors():
             done = seeds.seed(site.engine, site.network, password=os.environ.get(PASSWORD_VARIABLE))
     except ValueError as error:
         raise Refused(f"{PASSWORD_VARIABLE}: {error}") from error

@@ -100,14 +100,14 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the epochs that this database knows of itself, the newest first."""
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.link import epochs
 
     if received:
         _list_received(as_json)
         return
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
+    with open_site() as site, transient_errors(), reading(site.engine) as connection:
         lives = epochs.list_epochs(connection)
     if as_json:
         for one in lives:
@@ -123,11 +123,11 @@ def list_(
 
 
 def _list_received(as_json: bool) -> None:
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.link import epoch_adoption
 
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
+    with open_site() as site, transient_errors(), reading(site.engine) as connection:
         rows = epoch_adoption.list_received(connection)
     if as_json:
         for one in rows:

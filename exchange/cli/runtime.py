@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from exchange.cli.output import print_error
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 from exchange.format.names import BatchName
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _explained(error: Exception) -> tuple[list[str], int]:
     match error:
         case Refused():
             return [str(error)], USAGE
-        case WorldError():
+        case TransientError():
             return [str(error)], FAILED
         case OSError():
             return [f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED
@@ -93,11 +93,11 @@ def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
     """Open this side: settings, channels, keys, and a database that is this network's.
 
     ``distrusting`` leaves out a trusted key by its name, whatever is wrong with its file.
-    Raises SettingsFaults, and WorldError if the database is away, not made yet or somebody else's.
+    Raises SettingsFaults, and TransientError if the database is away, not made yet or somebody else's.
     """
     from exchange.database import network
     from exchange.database.engine import missing_file
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.operating.assemble import assemble
 
@@ -105,8 +105,8 @@ def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
     try:
         missing = missing_file(site.engine)
         if missing is not None:
-            raise WorldError(f"{missing}: there is no database yet; `exchange migrate` makes it")
-        with world_errors(), reading(site.engine) as connection:
+            raise TransientError(f"{missing}: there is no database yet; `exchange migrate` makes it")
+        with transient_errors(), reading(site.engine) as connection:
             network.known_epoch(connection, site.network)
         yield site
     finally:

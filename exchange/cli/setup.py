@@ -89,7 +89,7 @@ def migrate(as_json: Json = False) -> None:
 
     Folders that are missing are made too.
     """
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.database.network import known_epoch
     from exchange.operating.migrate import applied_revisions
@@ -98,7 +98,7 @@ def migrate(as_json: Json = False) -> None:
     current = settings()
     site = prepare(current)
     try:
-        with world_errors():
+        with transient_errors():
             revisions = applied_revisions(site.engine)
             with reading(site.engine) as connection:
                 epoch = known_epoch(connection, current.network)

@@ -26,11 +26,11 @@ def versions(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from exchange.database.errors import world_errors
+    from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.tables import version_limit
 
-    with open_site() as site, world_errors(), reading(site.engine) as connection:
+    with open_site() as site, transient_errors(), reading(site.engine) as connection:
         found = version_limit.listed(connection)
     if as_json:
         for one in found:
@@ -63,7 +63,7 @@ def let_in(
         known_channel(channel, site.incoming(), "received")
         arguments = {"channel": channel, "version": version}
         with by_hand(site, "let_in_versions", arguments, who=who, why=reason) as act:
-            done = version_limit.let_in_by_hand(site, channel, version, reason).as_dict()
+            done = version_limit.allow_ahead_by_hand(site, channel, version, reason).as_dict()
             act.came_to(done)
     if as_json:
         output.emit(done)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.engine import now
-from exchange.database.errors import is_the_worlds
+from exchange.database.errors import is_transient
 from exchange.database.ledger import MAX_ROWS
 from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import attempt
@@ -77,7 +77,7 @@ def attempted(
 def _ends_in_order(error: Exception) -> bool:
     """Say whether an attempt ended as foreseen; what a commit refuses is the batch's, and known to be."""
     foreseen = isinstance(error, (BatchError, Busy, IntegrityError)) and not isinstance(error, Crashed)
-    return foreseen or is_the_worlds(error)
+    return foreseen or is_transient(error)
 
 
 def _begin_attempt(engine: Engine, key: str) -> int:
@@ -116,7 +116,7 @@ def _take_back_alone(engine: Engine, key: str) -> None:
         with writing(engine) as connection:
             _take_back(connection, key)
     except Exception as error:
-        if not (is_the_worlds(error) or isinstance(error, Busy)):
+        if not (is_transient(error) or isinstance(error, Busy)):
             raise
         _owed.setdefault(engine, Counter())[key] += 1
 

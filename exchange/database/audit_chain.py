@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import AUDIT_LOCK, reading, wait_for, writing
 from exchange.database.tables import audit
 from exchange.format.as_dict import AsDict
@@ -38,11 +38,11 @@ _TRIGGERS = {
 
 @contextmanager
 def adding(engine: Engine, patience_seconds: float) -> Iterator[Connection]:
-    """Open a transaction in which rows may be added; whoever adds waits for whoever adds. Raises Busy, WorldError.
+    """Open a transaction in which rows may be added; whoever adds waits for whoever adds. Raises Busy, TransientError.
 
     Commits at the end of the block.
     """
-    with world_errors(), writing(engine, patience_seconds=patience_seconds) as connection:
+    with transient_errors(), writing(engine, patience_seconds=patience_seconds) as connection:
         wait_for(connection, AUDIT_LOCK)
         yield connection
 
@@ -86,12 +86,12 @@ class Checked(AsDict):
 
 
 def check(engine: Engine, kept: Ending | None = None) -> Checked:
-    """Check every row of the database, and that what a file ``kept`` is still there. Raises WorldError.
+    """Check every row of the database, and that what a file ``kept`` is still there. Raises TransientError.
 
     Reads in a transaction of its own.
     """
     walk = _ChainChecker(kept)
-    with world_errors(), reading(engine) as connection:
+    with transient_errors(), reading(engine) as connection:
         missing = missing_triggers(connection)
         if missing:
             walk.fault(missing)

@@ -20,11 +20,11 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.database.audit_chain import add, adding
 from exchange.database.engine import missing_file, now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.tables import audit
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import RecordError, WorldError, printable, rule_of
+from exchange.format.errors import RecordError, TransientError, printable, rule_of
 
 MAX_NAME_CHARACTERS = 100
 """How long a person's name may be."""
@@ -78,9 +78,9 @@ def audited(
 
     Of ``arguments`` what is None or False was not asked for, and is left out. If the block raises, that is the result
     unless another one was given. Begin it outside of any transaction. ``call`` is the id of a task that was called: one
-    that was begun and cut off is gone on with as the same act. Raises Repeated if it was done, Busy or WorldError, and
-    nothing was done, if it can't be written down. The beginning and the result are each committed in a transaction of
-    their own, whatever becomes of the work's.
+    that was begun and cut off is gone on with as the same act. Raises Repeated if it was done, Busy or TransientError,
+    and nothing was done, if it can't be written down. The beginning and the result are each committed in a transaction
+    of their own, whatever becomes of the work's.
     """
     begun = {
         "who": printable(who, MAX_NAME_CHARACTERS),
@@ -116,7 +116,7 @@ def _unfinished(connection: Connection, call: str) -> int | None:
 def write_refusal(engine: Engine, action: str, claimed: str, *, origin: str, sentence: str) -> bool:
     """Write down that a call was refused, of which nothing is believed; False if there were too many within an hour.
 
-    Raises Busy or WorldError. Commits a transaction of its own.
+    Raises Busy or TransientError. Commits a transaction of its own.
     """
     with adding(engine, _BEGIN_SECONDS) as connection:
         latest = connection.execute(
@@ -143,13 +143,13 @@ def _is_refusal(result: str | None) -> bool:
 
 
 def is_kept(engine: Engine) -> bool:
-    """Tell whether the database has an audit yet; one that was never migrated has none. Raises WorldError.
+    """Tell whether the database has an audit yet; one that was never migrated has none. Raises TransientError.
 
     Reads in a transaction of its own.
     """
     if missing_file(engine) is not None:
         return False
-    with world_errors():
+    with transient_errors():
         return sa.inspect(engine).has_table(audit.name)
 
 
@@ -168,7 +168,7 @@ def _conclude(engine: Engine, act: Act) -> None:
     try:
         with adding(engine, _END_SECONDS) as connection:
             add(connection, {**act.begun, "result": _json(act.result), "concludes": act.id})
-    except (Busy, WorldError, DBAPIError) as error:
+    except (Busy, TransientError, DBAPIError) as error:
         act.trouble = f"what came of it could not be written to the audit: {error}"
 
 

@@ -16,9 +16,9 @@ from typing import Self
 
 from sqlalchemy.exc import DBAPIError
 
-from exchange.database.errors import is_the_worlds
+from exchange.database.errors import is_transient
 from exchange.database.locks import Busy
-from exchange.format.errors import BatchError, Reason, WorldError
+from exchange.format.errors import BatchError, Reason, TransientError
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -55,7 +55,7 @@ def interrupted_by(*kinds: type[Exception]) -> Iterator[None]:
 
 def is_batch_fault(error: Exception) -> bool:
     """Say whether it is the fault of the batch at hand, foreseen or not."""
-    return not (isinstance(error, (Busy, WorldError, *_interruptions.get())) or is_the_worlds(error))
+    return not (isinstance(error, (Busy, TransientError, *_interruptions.get())) or is_transient(error))
 
 
 def _kind(error: Exception) -> str:

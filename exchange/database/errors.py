@@ -18,26 +18,26 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from exchange.database.redact import withhold
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 
 
 @contextmanager
-def world_errors() -> Iterator[None]:
-    """Turn a database or a disk that fails into WorldError: nothing is wrong with the work, try later."""
+def transient_errors() -> Iterator[None]:
+    """Turn a database or a disk that fails into TransientError: nothing is wrong with the work, try later."""
     try:
         yield
     except SQLAlchemyError as error:
-        if not is_the_worlds(error):  # a row's fault, a batch's, or one of ours
+        if not is_transient(error):  # a row's fault, a batch's, or one of ours
             raise
         raise _of_the_database(error) from error
     except OSError as error:
         msg = (
             f"{error.filename or 'the disk'}: {error.strerror or error}; nothing was changed, the next run tries again"
         )
-        raise WorldError(msg) from error
+        raise TransientError(msg) from error
 
 
-def is_the_worlds(error: BaseException | None) -> bool:
+def is_transient(error: BaseException | None) -> bool:
     """Say whether an error is the world's fault (a disk or a database that can't go on), whatever is being done.
 
     What SQLAlchemy raises because of an error before it, as on a connection that was lost, is of the same kind as that.
@@ -48,10 +48,10 @@ def is_the_worlds(error: BaseException | None) -> bool:
         if isinstance(error, DBAPIError) and (error.connection_invalidated or _is_of_the_database(error)):
             return True
         error = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error.__context__
-    return isinstance(error, WorldError | OSError)
+    return isinstance(error, TransientError | OSError)
 
 
-_STATES_OF_THE_WORLD = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"})
+_TRANSIENT_STATES = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"})
 """Classes of SQLSTATE: the connection, the server, its disk, rights and tables, and who else is at work there.
 
 Not among them: data (22), constraints (23), what is too large for an index or a statement (54), what triggers say (P0).
@@ -62,7 +62,7 @@ _AFTER_A_FAULT = "25P02"
 """A transaction goes on after a statement of it has failed: what that one's fault was counts."""
 
 
-_CODES_OF_THE_WORLD = frozenset(
+_TRANSIENT_CODES = frozenset(
     {
         sqlite3.SQLITE_PERM,
         sqlite3.SQLITE_BUSY,
@@ -89,22 +89,24 @@ _NOT_MIGRATED = ("no such table", "no such column", "has no column named")
 def _is_of_the_database(error: DBAPIError) -> bool:
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
-        return state[:2] in _STATES_OF_THE_WORLD and state != _AFTER_A_FAULT
+        return state[:2] in _TRANSIENT_STATES and state != _AFTER_A_FAULT
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
-        return code & 0xFF in _CODES_OF_THE_WORLD or any(words in str(error.orig) for words in _NOT_MIGRATED)
+        return code & 0xFF in _TRANSIENT_CODES or any(words in str(error.orig) for words in _NOT_MIGRATED)
     # The driver's own words: nothing came from the server, if there is one.
     return isinstance(error, OperationalError | InterfaceError) and not isinstance(error.orig, sqlite3.InterfaceError)
 
 
-def _of_the_database(error: SQLAlchemyError) -> WorldError:
+def _of_the_database(error: SQLAlchemyError) -> TransientError:
     if isinstance(error, ProgrammingError) or any(words in str(error) for words in _NOT_MIGRATED):
         return _unmigrated(error)
     if type(error) is DatabaseError:
         # What SQLite says of a file that is damaged, or no database at all.
         what = "the database can't be read"
-        return WorldError(f"{what}: {_first_line(error)}; nothing was changed; see that it is the right file")
-    return WorldError(f"the database can't go on: {_first_line(error)}; nothing was changed, the next run tries again")
+        return TransientError(f"{what}: {_first_line(error)}; nothing was changed; see that it is the right file")
+    return TransientError(
+        f"the database can't go on: {_first_line(error)}; nothing was changed, the next run tries again"
+    )
 
 
 @contextmanager
@@ -118,8 +120,8 @@ def driver_errors(connection: Connection, statement: str) -> Iterator[None]:
         raise DBAPIError.instance(statement, None, error, dbapi.Error, dialect=connection.dialect) from error
 
 
-def _unmigrated(error: SQLAlchemyError) -> WorldError:
-    return WorldError(
+def _unmigrated(error: SQLAlchemyError) -> TransientError:
+    return TransientError(
         f"the database is not as this version needs it: {_first_line(error)}; nothing was changed;"
         " `exchange migrate` brings it up to date"
     )

@@ -28,7 +28,7 @@ from exchange.database.tables import (
 )
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import Reason, WorldError, printable
+from exchange.format.errors import Reason, TransientError, printable
 from exchange.format.manifest import Manifest, Signature
 from exchange.format.signing import ALGORITHM
 
@@ -197,7 +197,7 @@ def move(
 ) -> None:
     """Bring a batch from the state in ``entry`` to ``state``.
 
-    Raises ValueError if the table does not allow it, WorldError if somebody else moved it meanwhile. Runs in the
+    Raises ValueError if the table does not allow it, TransientError if somebody else moved it meanwhile. Runs in the
     caller's transaction.
     """
     if state not in TRANSITIONS[entry.direction].get(entry.state, frozenset()):
@@ -210,7 +210,7 @@ def move(
     )
     if changed.rowcount != 1:
         msg = f"batch {entry.stem} is no longer {entry.state}: somebody else moved it; run again"
-        raise WorldError(msg)
+        raise TransientError(msg)
     _note(connection, entry.id, entry.state, state, cause)
 
 

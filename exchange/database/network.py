@@ -12,12 +12,12 @@ from exchange.database.engine import now
 from exchange.database.ledger import at_place
 from exchange.database.tables import Direction, network, position
 from exchange.database.tables import epoch as minted
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.format.lineage import MOST_NAMED, LeftEpoch
 
 
 def open_network(connection: Connection, name: str) -> str:
-    """Give this database's epoch, minting it at first. Raises WorldError if it belongs to another network.
+    """Give this database's epoch, minting it at first. Raises TransientError if it belongs to another network.
 
     Runs in the caller's transaction.
     """
@@ -29,7 +29,7 @@ def open_network(connection: Connection, name: str) -> str:
 
 
 def known_epoch(connection: Connection, name: str) -> str | None:
-    """Give this database's epoch, None before its first use. Raises WorldError if it belongs to another network.
+    """Give this database's epoch, None before its first use. Raises TransientError if it belongs to another network.
 
     Reads in the caller's transaction.
     """
@@ -41,7 +41,7 @@ def known_epoch(connection: Connection, name: str) -> str | None:
             f"this database belongs to network {row.name}, but EXCHANGE_NETWORK says {name}; nothing was done;"
             " give each network a database of its own"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
     return str(row.epoch)
 
 

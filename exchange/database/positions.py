@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from exchange.database.dialects import upsert
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, writing
 from exchange.database.tables import Direction, position, success
 from exchange.format.placement import Position
@@ -121,10 +121,10 @@ def advance(
 def note_success(engine: Engine, direction: Direction, channels: Collection[str]) -> None:
     """Write down that channels were worked on to the end just now, unless somebody else is at work.
 
-    Commits a transaction of its own. Raises WorldError.
+    Commits a transaction of its own. Raises TransientError.
     """
     if not channels:
         return
-    with suppress(Busy), world_errors(), writing(engine) as connection:
+    with suppress(Busy), transient_errors(), writing(engine) as connection:
         for channel in sorted(channels):  # in one order, so that two processes never wait for each other
             upsert(connection, success, {"direction": direction, "channel": channel}, {"at": now()})

@@ -1,4 +1,4 @@
-"""Bulk retry: the letters of a selection, one group after the other, never more of them than a person looked at.
+"""BulkRetry retry: the letters of a selection, one group after the other, never more of them than a person looked at.
 
 Each group is a transaction of its own and is marked in the selection with it, so whatever ends a run early, the same
 call goes on where that one ended. Parents are tried before children.
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, selected
 from exchange.dead_letters import retry, selections
@@ -41,7 +41,7 @@ class Pace:
 
 
 @dataclass
-class Bulk:
+class BulkRetry:
     """What a run did so far, of ``letters`` that were left.
 
     ``poison`` failed too often to be tried but by id; ``stopped`` says why the run ended early.
@@ -97,14 +97,14 @@ def retry_selection(
     again: bool = False,
     stopping: Callable[[], bool],
     told: Told,
-) -> Bulk:
+) -> BulkRetry:
     """Retry what is left of a selection. ``stopping`` is asked, and ``told`` what came of it, group by group.
 
     ``rehearse`` says what would become of each letter and changes nothing; ``again`` tries those once more that stayed
-    parked. Raises WorldError, with nothing changed, if there is no such selection, or letters of it changed since it
-    was made and are not to be skipped; and Busy if the first channel is being worked on.
+    parked. Raises TransientError, with nothing changed, if there is no such selection, or letters of it changed since
+    it was made and are not to be skipped; and Busy if the first channel is being worked on.
     """
-    with world_errors():
+    with transient_errors():
         if again and not rehearse:
             with writing(site.engine) as connection:
                 selections.try_again(connection, name)
@@ -112,7 +112,7 @@ def retry_selection(
             if not skip_changed:
                 selections.check_unchanged(connection, name)
             chosen = selections.find_selection(connection, name)
-        bulk = Bulk(name, chosen.left, rehearse)
+        bulk = BulkRetry(name, chosen.left, rehearse)
         run = _Run(site, bulk, pace or Pace(), stopping, told)
         with reading(site.engine) as connection:
             bulk.poison = _count_poison(site, connection, name)
@@ -123,15 +123,15 @@ def retry_selection(
 
 
 def count_left(site: Site, name: str) -> int:
-    """Count the letters of a selection that were not tried yet. Raises WorldError if there is none."""
-    with world_errors(), reading(site.engine) as connection:
+    """Count the letters of a selection that were not tried yet. Raises TransientError if there is none."""
+    with transient_errors(), reading(site.engine) as connection:
         return selections.find_selection(connection, name).left
 
 
 class _Run:
     """One run: where it is, and whether it is to go on."""
 
-    def __init__(self, site: Site, bulk: Bulk, pace: Pace, stopping: Callable[[], bool], told: Told) -> None:
+    def __init__(self, site: Site, bulk: BulkRetry, pace: Pace, stopping: Callable[[], bool], told: Told) -> None:
         self._site = site
         self._bulk = bulk
         self._pace = pace

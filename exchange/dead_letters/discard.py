@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState
 from exchange.dead_letters import selections, transitions
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.site import Site
 
 
@@ -17,9 +17,9 @@ def discard_letters(
 ) -> int:
     """Give parked letters up, all of them or none; give how many.
 
-    Raises WorldError, with nothing changed, if one of them isn't parked, or a selection changed since it was made.
+    Raises TransientError, with nothing changed, if one of them isn't parked, or a selection changed since it was made.
     """
-    with world_errors(), writing(site.engine) as connection:
+    with transient_errors(), writing(site.engine) as connection:
         if selection is not None:
             if not skip_changed:
                 selections.check_unchanged(connection, selection)
@@ -28,21 +28,21 @@ def discard_letters(
             selections.mark(connection, selection, ids, DeadLetterState.DISCARDED)
         refusal = transitions.discard(connection, ids, reason)
         if refusal:
-            raise WorldError(refusal)
+            raise TransientError(refusal)
     return len(ids)
 
 
 def restore_letters(site: Site, reason: str, *, ids: Sequence[int] = (), selection: str | None = None) -> int:
     """Take back letters that were discarded, all of them or none; give how many.
 
-    Raises WorldError, with nothing changed, if one that is named isn't discarded.
+    Raises TransientError, with nothing changed, if one that is named isn't discarded.
     """
-    with world_errors(), writing(site.engine) as connection:
+    with transient_errors(), writing(site.engine) as connection:
         if selection is not None:
             selections.find_selection(connection, selection)
             ids = selections.discarded_in(connection, selection)
             selections.mark(connection, selection, ids, None)
         refusal = transitions.restore(connection, ids, reason)
         if refusal:
-            raise WorldError(refusal)
+            raise TransientError(refusal)
     return len(ids)

@@ -13,7 +13,7 @@ from typing import Any
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import HIDDEN
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
 from exchange.dead_letters import revisions, store
@@ -22,7 +22,7 @@ from exchange.dead_letters.store import Parked
 from exchange.dead_letters.transitions import missing, standing
 from exchange.format import json_pointer, strict_json
 from exchange.format import record as records
-from exchange.format.errors import RecordError, WorldError, printable
+from exchange.format.errors import RecordError, TransientError, printable
 from exchange.format.names import CONTROL
 from exchange.format.record import Record, RecordRun
 from exchange.site import Site
@@ -49,13 +49,13 @@ class Draft:
     def text(self) -> str:
         """The record as a person edits it, hidden values hidden.
 
-        Raises WorldError if the record can't be read, so that hidden values could not be told from others.
+        Raises TransientError if the record can't be read, so that hidden values could not be told from others.
         """
         if self.value is not None:
             return plain_json.dumps(_with_hidden(self.value, self.sensitive), indent=2, ensure_ascii=False) + "\n"
         if self.sensitive:
             msg = f"the record of dead letter {self.letter.id} can't be read, and may hold what nobody is to see"
-            raise WorldError(f"{msg}; {_NOTHING}; give the whole record anew with --file")
+            raise TransientError(f"{msg}; {_NOTHING}; give the whole record anew with --file")
         return self.content.decode("utf-8", "backslashreplace")
 
 
@@ -73,22 +73,24 @@ class Edited:
 
 
 def begin_edit(site: Site, letter_id: int) -> Draft:
-    """Begin to edit a letter. Raises WorldError if it is none that can be edited."""
-    with world_errors(), reading(site.engine) as connection:
+    """Begin to edit a letter. Raises TransientError if it is none that can be edited."""
+    with transient_errors(), reading(site.engine) as connection:
         letter = store.find(connection, letter_id)
         if letter is None:
-            raise WorldError(str(missing(letter_id)))
+            raise TransientError(str(missing(letter_id)))
         if letter.state is not DeadLetterState.PARKED:
-            raise WorldError(f"{standing(connection, letter_id)}; {_NOTHING}")
+            raise TransientError(f"{standing(connection, letter_id)}; {_NOTHING}")
         content = revisions.newest(connection, letter)
     if letter.direction is Direction.OUT:
         msg = f"dead letter {letter_id} was not sent: mend its row, not the record; a retry reads the row anew"
-        raise WorldError(f"{msg}; {_NOTHING}")
+        raise TransientError(f"{msg}; {_NOTHING}")
     if letter.channel == CONTROL:
-        raise WorldError(f"dead letter {letter_id} is the other side's own word; {_NOTHING}; nobody mends that here")
+        raise TransientError(
+            f"dead letter {letter_id} is the other side's own word; {_NOTHING}; nobody mends that here"
+        )
     channel = next((one for one in site.incoming() if one.name == letter.channel), None)
     if channel is None:
-        raise WorldError(f"channel {printable(letter.channel)} is no longer declared; {_NOTHING}")
+        raise TransientError(f"channel {printable(letter.channel)} is no longer declared; {_NOTHING}")
     try:
         value = strict_json.loads(content)
     except RecordError:
@@ -100,16 +102,16 @@ def begin_edit(site: Site, letter_id: int) -> Draft:
 def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) -> bytes:
     """Give the record with ``POINTER=VALUE`` set and pointers removed; a VALUE that is no JSON is text.
 
-    Raises WorldError, with nothing changed, for a pointer that leads nowhere.
+    Raises TransientError, with nothing changed, for a pointer that leads nowhere.
     """
     if begun.value is None:
         msg = f"the record of dead letter {begun.letter.id} can't be read, so nothing can be set in it"
-        raise WorldError(f"{msg}; {_NOTHING}; give the whole record anew with --file")
+        raise TransientError(f"{msg}; {_NOTHING}; give the whole record anew with --file")
     value = deepcopy(begun.value)
     for one in values:
         pointer, equals, text = one.partition("=")
         if not equals:
-            raise WorldError(f"--set: expected POINTER=VALUE, found {printable(repr(one), 80)}; {_NOTHING}")
+            raise TransientError(f"--set: expected POINTER=VALUE, found {printable(repr(one), 80)}; {_NOTHING}")
         holder, name = _follow_pointer(value, pointer)
         try:
             holder[name] = strict_json.loads(text.encode())
@@ -118,7 +120,7 @@ def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) ->
     for pointer in removed:
         holder, name = _follow_pointer(value, pointer)
         if isinstance(name, str) and name not in holder:
-            raise WorldError(f"{printable(pointer, 80)}: there is nothing in the record; {_NOTHING}")
+            raise TransientError(f"{printable(pointer, 80)}: there is nothing in the record; {_NOTHING}")
         del holder[name]
     return strict_json.dumps(value)
 
@@ -126,7 +128,7 @@ def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) ->
 def save_edit(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
     """Check a mended record and keep it as the letter's newest revision.
 
-    Raises WorldError, with nothing changed, if it is no record, breaks its stream's schema, has another key or
+    Raises TransientError, with nothing changed, if it is no record, breaks its stream's schema, has another key or
     version, is the same as before, or if somebody else was faster.
     """
     letter = begun.letter
@@ -134,15 +136,15 @@ def save_edit(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
     try:
         content = strict_json.dumps(value)
         if begun.value is not None and content == strict_json.dumps(begun.value):
-            raise WorldError(f"the record of dead letter {letter.id} is as it was; {_NOTHING}")
+            raise TransientError(f"the record of dead letter {letter.id} is as it was; {_NOTHING}")
         record = records.decode(content)
         key, schema_version = _check(site, begun, record)
     except RecordError as error:
-        raise WorldError(f"{error.pointer or 'the record'}: {error.sentence}; {_NOTHING}") from error
+        raise TransientError(f"{error.pointer or 'the record'}: {error.sentence}; {_NOTHING}") from error
     told = "the record could not be read before"
     if begun.value is not None:
         told = revisions.difference(begun.value, value, begun.sensitive)
-    with world_errors(), writing(site.engine) as connection:
+    with transient_errors(), writing(site.engine) as connection:
         number = revisions.add(connection, letter, content, told, why)
         if letter.key is None or letter.schema_version is None:
             revisions.identify(connection, letter.id, record, key, schema_version)
@@ -152,13 +154,13 @@ def save_edit(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
 def _read(site: Site, text: bytes) -> dict[str, Any]:
     most = min(site.limits.read.max_record_bytes, MAX_STORED_RECORD_BYTES)
     if len(text) > most:
-        raise WorldError(f"the record is {len(text)} bytes long, at most {most} are kept; {_NOTHING}")
+        raise TransientError(f"the record is {len(text)} bytes long, at most {most} are kept; {_NOTHING}")
     try:
         value = strict_json.loads(text.strip())
     except strict_json.StrictJsonError as fault:
-        raise WorldError(f"the record is not strict JSON: {fault.why}; {_NOTHING}") from fault
+        raise TransientError(f"the record is not strict JSON: {fault.why}; {_NOTHING}") from fault
     if not isinstance(value, dict):
-        raise WorldError(f"the record: expected an object, found something else; {_NOTHING}")
+        raise TransientError(f"the record: expected an object, found something else; {_NOTHING}")
     return value
 
 
@@ -205,7 +207,7 @@ def _follow_pointer(value: Any, pointer: str) -> tuple[Any, Any]:
             here = here[name]
     shown = printable(repr(pointer), 80)
     msg = f"expected a JSON pointer into the record, such as /data/status, found {shown}; {_NOTHING}"
-    raise WorldError(msg)
+    raise TransientError(msg)
 
 
 def _is_in(here: dict[str, Any] | list[Any], name: Any) -> bool:

@@ -21,13 +21,13 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.channel import Channel
 from exchange.database.engine import among, in_parts
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import export_lock, import_lock, join, locked, reading
 from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
 from exchange.dead_letters import store, transitions
 from exchange.dead_letters.store import Letter
-from exchange.dead_letters.supersede import Superseding
+from exchange.dead_letters.supersede import SupersededLetters
 from exchange.dead_letters.transitions import Outcome, Taken, missing, standing
 from exchange.format.errors import RecordError, printable, rule_of
 from exchange.format.names import CONTROL
@@ -95,12 +95,12 @@ def retry_letters(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> 
     """Retry letters by their ids; give what became of each, in that order.
 
     ``rehearse`` says what would become of them and changes nothing. Raises Busy if their channel is being worked
-    on, WorldError.
+    on, TransientError.
     """
     wanted = list(dict.fromkeys(ids))
     options = RetryOptions(rehearse=rehearse)
     done: dict[int, Retried] = {}
-    with world_errors():
+    with transient_errors():
         for some in in_parts(wanted, MOST_LETTERS):
             with reading(site.engine) as connection:
                 headers = _headers(connection, some)
@@ -258,7 +258,7 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
     streams = {one.letter.stream for one in whole if one.letter.stream}
     refused: dict[int, Outcome] = {}
     with gc_paused(), Loader(connection, channel, len(whole)) as loader:
-        superseding = Superseding(connection, channel, streams, len(whole), but=mine)
+        superseding = SupersededLetters(connection, channel, streams, len(whole), but=mine)
         for decoded in _decoded(site, connection, channel, loader, whole):
             if isinstance(decoded, BadLine):
                 refused[decoded.number] = _refused(by_line[decoded.number], decoded.error)

@@ -16,7 +16,7 @@ from exchange.database.whoami import whoami
 from exchange.dead_letters.store import Parked
 from exchange.dead_letters.transitions import standing, take
 from exchange.format import json_pointer, strict_json
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 from exchange.format.record import Record
 
 _ABSENT = object()
@@ -34,12 +34,12 @@ def newest(connection: Connection, letter: Parked) -> bytes:
 def add(connection: Connection, letter: Parked, content: bytes, difference: str, why: str) -> int:
     """Add a revision to a letter as it was found; give its number. Locks the letter in the caller's transaction.
 
-    Raises WorldError, with nothing changed, if somebody mended or settled it meanwhile.
+    Raises TransientError, with nothing changed, if somebody mended or settled it meanwhile.
     """
     found = take(connection, [letter.id])
     if not found or found[0].letter.revision != letter.revision:
         msg = f"{standing(connection, letter.id)}; nothing was changed: what you began with is past"
-        raise WorldError(msg)
+        raise TransientError(msg)
     number = letter.revision + 1
     row = {"record": content, "difference": difference, "at": now(), "who": whoami()[:255], "why": why}
     connection.execute(sa.insert(revision).values(letter=letter.id, number=number, **row))

@@ -17,7 +17,7 @@ from exchange.database.whoami import whoami
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.transitions import standing
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.format.moments import in_words
 
 
@@ -37,7 +37,7 @@ class Selection(AsDict):
 def create_selection(connection: Connection, name: str, filters: Filters) -> Selection:
     """Freeze the letters that ``filters`` mean now, in the caller's writing transaction.
 
-    Raises WorldError, with nothing changed, if the name is taken or there is no letter.
+    Raises TransientError, with nothing changed, if the name is taken or there is no letter.
     """
     if _row(connection, name) is not None:
         there = find_selection(connection, name)
@@ -45,13 +45,13 @@ def create_selection(connection: Connection, name: str, filters: Filters) -> Sel
             f"selection {name} is there already, by {there.who} at {in_words(there.at)};"
             f" nothing was changed; take another name, or `exchange dead-letters unselect {name}` first"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
     letter = dead_letter.c
     meant = sa.select(sa.literal(name), letter.id, letter.attempts, letter.revision).where(*filters.where())
     freezing = sa.insert(selected).from_select(["selection", "letter", "attempts", "revision"], meant)
     number = connection.execute(freezing, execution_options={"preserve_rowcount": True}).rowcount
     if not number:
-        raise WorldError("there is no such dead letter; nothing was selected")
+        raise TransientError("there is no such dead letter; nothing was selected")
     said = json.dumps(filters.as_dict())
     connection.execute(
         sa.insert(selection).values(name=name, filters=said, letters=number, at=now(), who=whoami()[:255])
@@ -60,19 +60,19 @@ def create_selection(connection: Connection, name: str, filters: Filters) -> Sel
 
 
 def delete_selection(connection: Connection, name: str) -> None:
-    """Remove a selection, in the caller's transaction; its letters stay as they are. Raises WorldError."""
+    """Remove a selection, in the caller's transaction; its letters stay as they are. Raises TransientError."""
     find_selection(connection, name)
     connection.execute(sa.delete(selected).where(selected.c.selection == name))
     connection.execute(sa.delete(selection).where(selection.c.name == name))
 
 
 def find_selection(connection: Connection, name: str) -> Selection:
-    """Give a selection by its name. Raises WorldError if there is none."""
+    """Give a selection by its name. Raises TransientError if there is none."""
     row = _row(connection, name)
     if row is None:
         names = connection.scalars(sa.select(selection.c.name).order_by(selection.c.at.desc()).limit(5))
         known = ", ".join(names) or "none"
-        raise WorldError(f"there is no selection {name} (there are: {known}); nothing was changed")
+        raise TransientError(f"there is no selection {name} (there are: {known}); nothing was changed")
     return _selection(connection, row)
 
 
@@ -83,7 +83,7 @@ def list_selections(connection: Connection) -> list[Selection]:
 
 
 def check_unchanged(connection: Connection, name: str) -> None:
-    """Raise WorldError if a letter of a selection is not as the selection has it.
+    """Raise TransientError if a letter of a selection is not as the selection has it.
 
     One that became superseded by itself is no surprise, and left out.
     """
@@ -106,7 +106,7 @@ def check_unchanged(connection: Connection, name: str) -> None:
             f"{number} of the letters of selection {name} changed since it was made: {how}; nothing was changed;"
             " `--skip-changed` goes on without them"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
 
 
 def unchanged_letters() -> tuple[sa.ColumnElement[bool], ...]:

@@ -67,7 +67,7 @@ class _Seen(NamedTuple):
     version: int
 
 
-class Superseding:
+class SupersededLetters:
     """Watches the records of one load in the caller's transaction, and settles the letters that they supersede."""
 
     def __init__(

@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from exchange.format.errors import Problem, WorldError, printable
+from exchange.format.errors import Problem, TransientError, printable
 
 FOLDER_MODE = 0o750
 FILE_MODE = 0o640
@@ -49,7 +49,7 @@ def _ours() -> set[int]:
 
 
 def give(descriptor: int, number: int | None, what: Path, consequence: str) -> None:
-    """Give an open file or folder of ours to a group, if there is one. Raises WorldError if that is not allowed."""
+    """Give an open file or folder of ours to a group, if there is one. Raises TransientError if that is not allowed."""
     if number is None:
         return
     try:
@@ -59,11 +59,11 @@ def give(descriptor: int, number: int | None, what: Path, consequence: str) -> N
             raise
         if may_give(number):
             raise _not_owned(what, consequence) from error
-        raise WorldError(str(not_ours(number, f"{what} can't be given to it: {consequence}"))) from error
+        raise TransientError(str(not_ours(number, f"{what} can't be given to it: {consequence}"))) from error
 
 
 def share(descriptor: int, number: int, mode: int, what: Path) -> None:
-    """Give an open folder to a group, with a mode; one that is as it should be may be anybody's. Raises WorldError."""
+    """Give an open folder to a group, with a mode; one as it should be may be anybody's. Raises TransientError."""
     found = os.fstat(descriptor)
     if (found.st_gid, stat.S_IMODE(found.st_mode)) == (number, mode):
         return
@@ -74,8 +74,8 @@ def share(descriptor: int, number: int, mode: int, what: Path) -> None:
         raise _not_owned(what, "nothing was read or written") from error
 
 
-def _not_owned(what: Path, consequence: str) -> WorldError:
-    return WorldError(
+def _not_owned(what: Path, consequence: str) -> TransientError:
+    return TransientError(
         f"{what} belongs to another user, so that it can't be given to the carrier's group: {consequence};"
         " give it to this user (chown)"
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from exchange.files import carrier_group, durable
 from exchange.files.folder import Folder, held, make_private, named
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 
 MARKER = ".exchange-folder"
 
@@ -30,7 +30,7 @@ _MOST_BYTES = 256
 _NOTHING_DONE = "nothing was read or written"
 
 
-class MarkerMissing(WorldError):  # noqa: N818 - reads as what it is
+class MarkerMissing(TransientError):  # noqa: N818 - reads as what it is
     """There is no marker, and this side never put one there."""
 
 
@@ -49,7 +49,7 @@ class Shared:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Folder]:
-        """Hold the folder open, known to be the one that was marked. Raises WorldError, MarkerMissing."""
+        """Hold the folder open, known to be the one that was marked. Raises TransientError, MarkerMissing."""
         with contextlib.ExitStack() as open_folder:
             try:
                 folder = open_folder.enter_context(held(self.path))
@@ -63,13 +63,13 @@ class Shared:
                     f"{self.path} is not the {self.role} folder that was marked: its marker {MARKER} is that of another"
                     f" one; {_NOTHING_DONE}; put the right one there, or `exchange init` marks this one anew"
                 )
-                raise WorldError(msg)
+                raise TransientError(msg)
             yield folder
 
     def see(self) -> None:
         """See that the folder is the one that was marked, and let an empty marker say so from now on.
 
-        Raises WorldError, MarkerMissing.
+        Raises TransientError, MarkerMissing.
         """
         with self.held() as folder:
             said = self._said(folder)
@@ -85,13 +85,13 @@ class Shared:
         try:
             with self.held():
                 return None
-        except WorldError as error:
+        except TransientError as error:
             return error.sentence
 
     def mark(self) -> None:
         """Make the folder if need be, mark it, and remember that we did: a person says that it is the right one.
 
-        May be repeated. Raises OSError, and WorldError if it can't be the right one.
+        May be repeated. Raises OSError, and TransientError if it can't be the right one.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as open_folders:
@@ -124,7 +124,7 @@ class Shared:
                 f"{self.path}, the {self.role} folder, its marker {MARKER}: {error.strerror}; {_NOTHING_DONE};"
                 " `exchange init` puts a new one there"
             )
-            raise WorldError(msg) from error
+            raise TransientError(msg) from error
 
     def _is_meant(self, said: str) -> bool:
         mark = _MARK.fullmatch(said)
@@ -142,7 +142,7 @@ class Shared:
             self._remember(_TOKEN_FILE, secrets.token_hex(16))
             token = self._token()
         said = f"{self.role} {token}\n"
-        with contextlib.suppress(WorldError):
+        with contextlib.suppress(TransientError):
             if self._said(folder) == said:
                 return
         with folder.write(MARKER, mode=self.file_mode) as file:
@@ -174,9 +174,9 @@ class Shared:
 
     # What can be wrong
 
-    def _without_marker(self) -> WorldError:
+    def _without_marker(self) -> TransientError:
         if self._remembered(self.role) == str(self.path):
-            return WorldError(
+            return TransientError(
                 f"{self.path} has lost its marker: there is no marker {MARKER}, so it is probably not mounted; nothing"
                 " advances until it is back, or until `exchange init` marks this folder anew"
             )
@@ -185,20 +185,20 @@ class Shared:
             f" {_NOTHING_DONE}; `exchange init` makes and marks it"
         )
 
-    def _no_folder(self, error: OSError) -> WorldError:
+    def _no_folder(self, error: OSError) -> TransientError:
         where = f"{self.path}, the {self.role} folder:"
         if self.path.is_symlink():
             leads = f"set EXCHANGE_{self.role.upper()} to where it leads"
-            return WorldError(f"{where} expected a folder, found a link; {_NOTHING_DONE}; {leads}")
+            return TransientError(f"{where} expected a folder, found a link; {_NOTHING_DONE}; {leads}")
         if isinstance(error, NotADirectoryError):
-            return WorldError(f"{where} expected a folder, found something else; {_NOTHING_DONE}; move it away")
-        return WorldError(f"{where} {error.strerror}; {_NOTHING_DONE}; mend it and run again")
+            return TransientError(f"{where} expected a folder, found something else; {_NOTHING_DONE}; move it away")
+        return TransientError(f"{where} {error.strerror}; {_NOTHING_DONE}; mend it and run again")
 
     def _refuse_our_own(self, found: list[os.stat_result], ours: tuple[Path, ...]) -> None:
         """Refuse a folder that nobody else may ever use."""
         for path in ours:
             if path.exists() and any(os.path.samestat(path.stat(), one) for one in found):
-                raise WorldError(
+                raise TransientError(
                     f"{self.path}, the {self.role} folder: expected one of its own, found {path}, which nobody else may"
                     f" use; nothing was marked; set EXCHANGE_{self.role.upper()} to another folder"
                 )

@@ -41,7 +41,7 @@ from exchange.files.folder import COPY_BYTES, HOME_MODE, Folder, NotPlain, held,
 from exchange.files.layout import Folders
 from exchange.files.manifest_cache import ManifestCache
 from exchange.files.shared_folders import MARKER, MarkerMissing, Shared
-from exchange.format.errors import Incomplete, WorldError, printable
+from exchange.format.errors import Incomplete, TransientError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import (
     DATA_ENDINGS,
@@ -71,7 +71,7 @@ class Spool:
         """Make private folders that are missing, and see that the shared ones are those that were marked.
 
         With ``make``, a person's first step, shared folders that this side never had are made and marked too.
-        Raises WorldError if a folder can't be made, is not there, or has lost its marker.
+        Raises TransientError if a folder can't be made, is not there, or has lost its marker.
         """
         try:
             make_private(self.folders.home, HOME_MODE)
@@ -86,7 +86,7 @@ class Spool:
                     shared.mark()
         except OSError as error:
             msg = f"{error.filename}: {error.strerror}; nothing was read or written; mend the folder and run again"
-            raise WorldError(msg) from error
+            raise TransientError(msg) from error
 
     @contextlib.contextmanager
     def _held(self, path: Path) -> Iterator[Folder]:
@@ -119,13 +119,13 @@ class Spool:
     def seal(self, name: BatchName, encoding: tuple[str, ...], draft: Path, data_bytes: int, manifest: bytes) -> None:
         """Make a batch durable in ``sealed/``: data, then manifest, each synced before its rename.
 
-        ``draft`` is complete and flushed. Raises WorldError if the disk did not take all of it.
+        ``draft`` is complete and flushed. Raises TransientError if the disk did not take all of it.
         """
         try:
             found = draft.stat().st_size
             if found != data_bytes:
                 msg = f"{draft.name}: the disk holds {found} bytes of {data_bytes}; the batch is not sealed; run again"
-                raise WorldError(msg)
+                raise TransientError(msg)
             _sync_file(draft)
             draft.rename(self.folders.sealed / data_name(name, encoding))
             with self._held(self.folders.sealed) as sealed:
@@ -143,7 +143,7 @@ class Spool:
         """Put a sealed batch into ``outgoing/``: data first, the manifest last as the commit mark.
 
         May be repeated. ``attempt`` > 1 publishes the same bytes under the next name.
-        Raises WorldError if our sealed copy is gone or the folder can't take it.
+        Raises TransientError if our sealed copy is gone or the folder can't take it.
         """
         public = name.again(attempt)
         try:
@@ -474,7 +474,7 @@ class Spool:
     def erase(self, file: DataFile) -> None:
         """Remove a data file and all that is beside it: the manifest first, so that nothing half is seen.
 
-        May be repeated. Raises WorldError.
+        May be repeated. Raises TransientError.
         """
         try:
             with self._held(file.folder) as folder:
@@ -489,8 +489,8 @@ class Spool:
         return shutil.disk_usage(self.folders.home).free
 
 
-def _world(error: OSError, consequence: str) -> WorldError:
-    return WorldError(f"{error.filename or 'the disk'}: {error.strerror or error}; {consequence}")
+def _world(error: OSError, consequence: str) -> TransientError:
+    return TransientError(f"{error.filename or 'the disk'}: {error.strerror or error}; {consequence}")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 import zstandard
 
-from exchange.format.errors import Corrupt, Fault, Incomplete, Unsupported, WorldError, printable
+from exchange.format.errors import Corrupt, Fault, Incomplete, TransientError, Unsupported, printable
 from exchange.format.manifest import Manifest, OpCounts
 from exchange.format.record import Op
 from exchange.format.zstd import open_frame
@@ -112,7 +112,7 @@ class BatchWriter:
         self._digest.update(piece)
         self._bytes += len(piece)
         if self._out.write(piece) != len(piece):
-            raise WorldError("the data file was written only in part: the disk may be full")
+            raise TransientError("the data file was written only in part: the disk may be full")
 
 
 def check_data(stream: BinaryIO, manifest: Manifest) -> None:

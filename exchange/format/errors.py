@@ -1,7 +1,7 @@
-"""What can be wrong with a batch, a record or the world, each said in one sentence.
+"""What can be wrong with a batch, a record or what all work needs, each said in one sentence.
 
-Three families: the batch is bad, one record is bad, the world is bad (try later). Anything else that is
-raised is a fault of ours.
+Three families: the batch is bad, one record is bad, what all work needs is not to be had (try later). Anything else
+that is raised is a fault of ours.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def rule_of(error: str, pointer: str | None, cause: str | None) -> str:
     return f"{error}{where}{why}"
 
 
-class WorldError(Exception):
-    """The world is bad (disk full, database away): nothing is wrong with the batch, try again later."""
+class TransientError(Exception):
+    """What all work needs is not to be had now (disk full, database away): the batch is in order, try again later."""
 
     def __init__(self, sentence: str) -> None:
         """Keep the sentence."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from exchange.format import strict_json
-from exchange.format.errors import RecordError, WorldError, found
+from exchange.format.errors import RecordError, TransientError, found
 from exchange.format.manifest import Signature
 from exchange.format.moments import from_rfc3339, to_rfc3339
 from exchange.format.signing import SigningKey
@@ -44,20 +44,20 @@ class LineWriter:
         return self._digest.hexdigest()
 
     def add(self, line: bytes) -> None:
-        """Write a line, given with its newline. Raises WorldError if the disk is full."""
+        """Write a line, given with its newline. Raises TransientError if the disk is full."""
         self._digest.update(line)
         self.bytes += len(line)
         self._put(line)
 
     def end(self, ending: bytes, key: SigningKey | None) -> None:
-        """Write the ending, given without its newline, and its signature if there is a key. Raises WorldError."""
+        """Write the ending, given without its newline, and its signature if there is a key. Raises TransientError."""
         self._put(ending + b"\n")
         if key is not None:
             self._put(key.sign(ending).encode() + b"\n")
 
     def _put(self, piece: bytes) -> None:
         if self._out.write(piece) != len(piece):
-            raise WorldError("the file was written only in part: the disk may be full")
+            raise TransientError("the file was written only in part: the disk may be full")
 
 
 class Trailer(NamedTuple):

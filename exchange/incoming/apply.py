@@ -15,7 +15,7 @@ from exchange.database.ledger import Counts
 from exchange.database.tables import dead_letter
 from exchange.dead_letters import store
 from exchange.dead_letters.store import Letter, letter_of
-from exchange.dead_letters.supersede import Superseding
+from exchange.dead_letters.supersede import SupersededLetters
 from exchange.format.batch import BatchReader
 from exchange.format.errors import Ahead, RecordError, Rejected, printable, rule_of
 from exchange.format.strict_json import MAX_INTEGER
@@ -71,16 +71,16 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     upserts = {name: counts.upsert for name, counts in arrival.manifest.records.items()}
     delete_limit.count_deletes(site, connection, arrival, loaded.deleted, upserts)
     if came > newest:
-        version_limit.let_in(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
+        version_limit.allow_ahead(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
     counts = loaded.counts
     return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
 
 
-def _superseding(connection: Connection, arrival: Arrival) -> Superseding:
+def _superseding(connection: Connection, arrival: Arrival) -> SupersededLetters:
     """Watch for older letters, but for those that this very batch brings: a key that is twice in it stays parked."""
     manifest = arrival.manifest
     mine = dead_letter.c.batch.is_not_distinct_from(arrival.sighting.stem)
-    return Superseding(connection, arrival.channel, manifest.schemas, manifest.total, but=mine)
+    return SupersededLetters(connection, arrival.channel, manifest.schemas, manifest.total, but=mine)
 
 
 class _BadRecords:

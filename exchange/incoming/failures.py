@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from exchange.database.attempts import count_failure, failed_batches, forget_attempts
 from exchange.database.batch_fault import Crashed, is_batch_fault
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.files.batch_files import BatchFiles
@@ -28,11 +28,11 @@ MOST_TOLD = 20
 
 
 def record_failure(site: Site, seen: Arrival | Stranger, fall: Crashed) -> Imported:
-    """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and WorldError.
+    """Count an attempt that failed as nobody foresaw, and settle the batch by that. Raises Busy and TransientError.
 
     Commits the count by itself, before the verdict.
     """
-    with world_errors():
+    with transient_errors():
         attempts = count_failure(site.engine, seen.counted_as, fall.sentence, fall.attempts)
         verdict = _verdict(fall.sentence, attempts, site.limits.crashes)
         # What it says of itself may be what can't be written down: then it is a file with a name.
@@ -60,9 +60,9 @@ def _verdict(why: str, attempts: int, most: int) -> Decision:
 def forget_attempts_at_gone(site: Site, sightings: Collection[BatchFiles]) -> None:
     """Forget the attempts at batches whose files went away: nobody tries them again.
 
-    Commits in a transaction of its own. Raises Busy and WorldError.
+    Commits in a transaction of its own. Raises Busy and TransientError.
     """
-    with world_errors():
+    with transient_errors():
         with reading(site.engine) as connection:
             failed = {one.batch for one in failed_batches(connection)}
         gone = failed - {one.name.place for one in sightings} - {f"unread {one.stem}" for one in sightings}

@@ -13,7 +13,7 @@ from itertools import takewhile
 from sqlalchemy import Connection
 
 from exchange.database import ledger, positions
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, import_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.files.batch_files import Listing
@@ -51,7 +51,7 @@ class OpenBatches:
         if verdict is None or verdict.verdict is None or self._lacks_data(seen, verdict):
             return None
         if isinstance(seen, Arrival) and here and self._is_new(seen, verdict):
-            with world_errors(), suppress(Busy):
+            with transient_errors(), suppress(Busy):
                 self._record_waiting(seen.channel.name, self._new_behind(seen, here))
         if not self._is_recorded(seen, verdict):
             return None

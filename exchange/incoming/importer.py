@@ -16,12 +16,12 @@ from typing import TypeGuard
 from exchange.channels.channel import Channel
 from exchange.database import network, positions
 from exchange.database.batch_fault import Crashed, is_batch_fault
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading
 from exchange.database.tables import Direction
 from exchange.dead_letters import auto_retry
 from exchange.files.batch_files import Listing
-from exchange.format.errors import Verdict, WorldError
+from exchange.format.errors import TransientError, Verdict
 from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT
 from exchange.incoming import failures, strangers
@@ -55,7 +55,7 @@ def import_batches(
     is asked between batches. Where batches of more than one channel have come, ``hand_over`` is given their names to
     have each imported beside the others; SQLite has one writer, so there they go one after the other, here. What nobody
     vouches for comes behind all of them. Of a channel that somebody else works on the rest is left to them. Bad batches
-    are outcomes; raises WorldError only if the folders can't be listed. Commits batch by batch, each under its
+    are outcomes; raises TransientError only if the folders can't be listed. Commits batch by batch, each under its
     channel's lock.
     """
     site.spool.prepare()
@@ -68,11 +68,11 @@ def import_batches(
     put_aside = Strangers()
     trouble = None
     try:
-        with world_errors(), reading(site.engine) as connection:
+        with transient_errors(), reading(site.engine) as connection:
             network.known_epoch(connection, site.network)
             open_batches = OpenBatches(site, connection)
         if channel is None and stem is None:
-            with world_errors(), suppress(Busy):
+            with transient_errors(), suppress(Busy):
                 outcomes.extend(open_batches.quarantine_gone(sightings))
                 failures.forget_attempts_at_gone(site, sightings.found)
         sighted = read_manifests(site, tuple(one for one in sightings.found if stem is None or one.stem == stem))
@@ -98,7 +98,7 @@ def import_batches(
             wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
             positions.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
         reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
-    except (WorldError, Crashed) as error:
+    except (TransientError, Crashed) as error:
         trouble = error.sentence
     lanes = tuple(sorted(handed))
     return ImportRun(
@@ -147,7 +147,7 @@ def _follow_up(
     """
     try:
         gaps.record_gaps(site, channel)
-        with world_errors():
+        with transient_errors():
             retried = auto_retry.retry_rivals(site, snapshots_of, stopping)
             if retried or any(one.records.applied for one in outcomes):
                 retried += auto_retry.retry_orphans(site, site.incoming(), stopping)
@@ -193,9 +193,9 @@ def _lane(seen: Arrival | Stranger) -> str | None:
 
 
 def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:
-    """Bring one arrival to its verdict, whatever goes wrong with it. Raises WorldError if database or disk fails."""
+    """Bring an arrival to its verdict, whatever goes wrong with it. Raises TransientError for database and disk."""
     try:
-        with world_errors():
+        with transient_errors():
             return _judge_and_import(site, seen, release=release)
     except Busy as busy:
         return _busy(seen, busy)

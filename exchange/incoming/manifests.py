@@ -9,7 +9,7 @@ from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.tables import Direction
 from exchange.files.batch_files import BatchFiles
@@ -120,7 +120,7 @@ def verify_manifest(site: Site, sighting: BatchFiles, content: bytes) -> Arrival
     In the order of FORMAT.md, "Order of writing and of reading".
 
     Whatever goes wrong with it makes it a stranger. Reads the ledger only for a key whose time is over. Raises
-    WorldError.
+    TransientError.
     """
     line: bytes | None = None
     manifest: Manifest | None = None
@@ -154,7 +154,7 @@ def _check_terms(site: Site, key: str, claim: Manifest, claim_digest: str) -> No
     try:
         site.trusted.check_terms(key, claim, now())
     except Untrusted:
-        with world_errors(), reading(site.engine) as connection:
+        with transient_errors(), reading(site.engine) as connection:
             place = (claim.channel, claim.epoch, claim.sequence)
             known = ledger.at_place(connection, Direction.IN, *place)
         if known is None or known.digest != claim_digest:

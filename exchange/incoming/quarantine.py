@@ -14,13 +14,13 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.ledger import Entry, Event
 from exchange.database.locks import locked, reading
 from exchange.database.tables import BatchState
 from exchange.files.batch_files import BatchFiles
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import Incomplete, WorldError, printable
+from exchange.format.errors import Incomplete, TransientError, printable
 from exchange.format.verify import Report, judge
 from exchange.incoming import replay
 from exchange.incoming.judge import verdict_on
@@ -60,29 +60,29 @@ class QuarantinedDetail:
 def list_quarantined(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
     """Give what lies in quarantine, in the order of names, what nobody vouches for last, and how many there are.
 
-    Raises WorldError. Only reads.
+    Raises TransientError. Only reads.
     """
     wanted = None if channel is None else site.names_in_files(channel)
     lying = [one for one in site.spool.list_quarantined() if wanted is None or one.name.channel in wanted]
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         shown = [_described(site, seen, _entry(site, connection, seen)) for seen in _seen(site, lying[:limit])]
     return shown, len(lying)
 
 
 def quarantined_detail(site: Site, label: str) -> QuarantinedDetail:
-    """Look at one closely: its files are verified again. Raises WorldError if there is none of this name.
+    """Look at one closely: its files are verified again. Raises TransientError if there is none of this name.
 
     Only reads.
     """
     seen = _find(site, label)
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         entry = _entry(site, connection, seen)
         history = ledger.history(connection, [entry.id]) if entry else []
     return QuarantinedDetail(_described(site, seen, entry), _verified(site, seen), tuple(history))
 
 
 def release_files(site: Site, label: str) -> Imported:
-    """Judge one anew, as if it had just arrived. Raises WorldError if there is none of this name.
+    """Judge one anew, as if it had just arrived. Raises TransientError if there is none of this name.
 
     Commits as an import does, under the channel's lock.
     """
@@ -90,22 +90,22 @@ def release_files(site: Site, label: str) -> Imported:
     sighting = _find(site, label).sighting
     if site.spool.has(sighting.stem):
         msg = f"a batch {sighting.stem} waits to be imported already; nothing was done; `exchange import` first"
-        raise WorldError(msg)
+        raise TransientError(msg)
     return replay.import_again(site, sighting, release=False)
 
 
 def discard_files(site: Site, label: str, reason: str) -> Quarantined:
-    """Give one up: nobody is told, its files go to the archive until their retention ends. Raises Busy, WorldError.
+    """Give one up: nobody is told, its files go to the archive until their retention ends. Raises Busy, TransientError.
 
     Commits under the channel's lock, then moves the files.
     """
     seen = _find(site, label)
-    with world_errors(), locked(site.engine, lock_of(seen)) as connection:
+    with transient_errors(), locked(site.engine, lock_of(seen)) as connection:
         entry = _entry(site, connection, seen)
         found = _described(site, seen, entry)
         if entry is not None:
             ledger.give_up(connection, entry, BatchState.DISCARDED, reason)
-    with world_errors():
+    with transient_errors():
         site.spool.retire(seen.sighting)
     return found
 
@@ -128,7 +128,7 @@ def _find(site: Site, label: str) -> Arrival | Stranger:
     for seen in _seen(site, [site.spool.find_quarantined(label)]):
         return seen
     msg = f"no batch {printable(label)} is in quarantine; nothing was done; `exchange quarantine` lists those there are"
-    raise WorldError(msg)
+    raise TransientError(msg)
 
 
 def _entry(site: Site, connection: Connection, seen: Arrival | Stranger) -> Entry | None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import Crashed, is_batch_fault
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.ledger import Counts, Entry, Event
 from exchange.database.locks import import_lock, join, locked, reading
 from exchange.database.tables import BatchState, Direction, dead_letter
@@ -23,7 +23,7 @@ from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.store import brief, brief_columns
 from exchange.format.as_dict import AsDict
 from exchange.format.batch import check_data
-from exchange.format.errors import BatchError, Reason, WorldError
+from exchange.format.errors import BatchError, Reason, TransientError
 from exchange.format.names import CONTROL
 from exchange.incoming import apply, importer, quarantine, replay
 from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
@@ -77,10 +77,10 @@ class BatchDetail:
 def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
     """Look at a batch closely; of one refused for its records at most ``limit`` bad ones are listed.
 
-    Raises Busy if its channel is being worked on, WorldError if there is no such batch. What it tries is rolled back,
-    under the channel's lock.
+    Raises Busy if its channel is being worked on, TransientError if there is no such batch. What it tries is rolled
+    back, under the channel's lock.
     """
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         rows = ledger.of_stem(connection, stem)
         history = ledger.history(connection, [row.id for row in rows])
         letters = _count_letters(connection, stem)
@@ -91,7 +91,7 @@ def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
         return found
     try:
         return replace(found, trial=_try(site, _files(site, rows[0]), limit))
-    except (BatchError, WorldError) as fault:
+    except (BatchError, TransientError) as fault:
         return replace(found, untried=fault.sentence)
     except Exception as error:
         if not is_batch_fault(error):
@@ -102,8 +102,8 @@ def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
 def release_batch(site: Site, stem: str, *, park: bool) -> Imported:
     """Let in a batch at a person's word: one held for its deletes, or with ``park`` one refused for its records.
 
-    Every other check is made anew. Raises WorldError if it is neither. Commits as an import does, under the channel's
-    lock.
+    Every other check is made anew. Raises TransientError if it is neither. Commits as an import does, under the
+    channel's lock.
     """
     site.spool.prepare()
     entry = _newest(site, stem)
@@ -112,58 +112,58 @@ def release_batch(site: Site, stem: str, *, park: bool) -> Imported:
         run = importer.import_batches(lenient, stem=stem, release=True)
         if run.batches:
             return run.batches[0]
-        raise WorldError(run.trouble or f"the files of batch {stem} are gone; nothing was done; have it sent again")
+        raise TransientError(run.trouble or f"the files of batch {stem} are gone; nothing was done; have it sent again")
     if not _is_refused(entry):
         msg = (
             f"batch {stem} is {entry.state}, neither held nor refused for its records; nothing was done;"
             " `exchange quarantine release` and `exchange replay` judge any kept batch anew"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
     if not park:
         msg = (
             f"batch {stem} was refused for its bad records; nothing was done; --park lets the others in,"
             " `exchange batches show` lists them"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
     return replay.import_again(lenient, _files(site, entry).sighting, release=True)
 
 
 def reject_batch(site: Site, stem: str, reason: str) -> Entry:
     """Give up a quarantined or held batch so that its sender is told; its files go to the archive.
 
-    Raises Busy, and WorldError if it is in another state. Commits under the channel's lock, then moves the files.
+    Raises Busy, and TransientError if it is in another state. Commits under the channel's lock, then moves the files.
     """
     entry = _newest(site, stem)
     if entry.state not in {BatchState.QUARANTINED, BatchState.HELD}:
         msg = f"batch {stem} is {entry.state}; only one that is quarantined or held can be rejected; nothing was done"
-        raise WorldError(msg)
+        raise TransientError(msg)
     sightings = [seen.sighting for seen in quarantine.copies(site, entry)]
     if entry.state is BatchState.HELD:
         kept = site.spool.find(stem)
         if kept is not None:
             sightings.append(kept)
-    with world_errors(), locked(site.engine, import_lock(entry.channel)) as connection:
+    with transient_errors(), locked(site.engine, import_lock(entry.channel)) as connection:
         ledger.give_up(connection, entry, BatchState.REJECTED, reason)
         if entry.manifest is not None and entry.channel != CONTROL and entry.reason != Reason.UNPROVEN_EPOCH:
             place = (entry.channel, entry.epoch, entry.sequence)
             gaps.record_refused(connection, place, site.limits.look_ahead)
-    with world_errors():
+    with transient_errors():
         for sighting in sightings:
             site.spool.retire(sighting)
     return entry
 
 
 def _newest(site: Site, stem: str) -> Entry:
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         entry = ledger.by_stem(connection, Direction.IN, stem)
     if entry is None:
         raise _unknown(stem)
     return entry
 
 
-def _unknown(stem: str) -> WorldError:
+def _unknown(stem: str) -> TransientError:
     listed = "`exchange batches` lists those there are, `exchange quarantine` also what nobody vouches for"
-    return WorldError(f"the ledger has no batch {stem}; nothing was done; {listed}")
+    return TransientError(f"the ledger has no batch {stem}; nothing was done; {listed}")
 
 
 def _is_refused(entry: Entry) -> bool:
@@ -174,7 +174,7 @@ def _files(site: Site, entry: Entry) -> Arrival | Stranger:
     for seen in quarantine.copies(site, entry):
         return seen
     msg = f"the files of batch {entry.stem} are no longer in quarantine; nothing was done; have it sent again"
-    raise WorldError(msg)
+    raise TransientError(msg)
 
 
 def _lenient(site: Site, name: str) -> Site:
@@ -198,7 +198,7 @@ def _try(site: Site, seen: Arrival | Stranger, limit: int) -> ReleaseTrial:
     seen = verify_manifest(lenient, seen.sighting, site.spool.read_manifest(seen.sighting))
     if isinstance(seen, Stranger):
         raise seen.fault
-    with world_errors(), locked(site.engine, lock_of(seen)) as connection:
+    with transient_errors(), locked(site.engine, lock_of(seen)) as connection:
         join(connection, import_lock(seen.channel.declared), alone=not seen.channel.beside_others)
         before = connection.scalar(sa.select(sa.func.max(dead_letter.c.id))) or 0
         with site.spool.open_data(seen.sighting, seen.manifest.encoding) as data:

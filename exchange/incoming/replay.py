@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.files.batch_files import BatchFiles
-from exchange.format.errors import Verdict, WorldError, printable
+from exchange.format.errors import TransientError, Verdict, printable
 from exchange.format.names import BatchName
 from exchange.incoming import importer
 from exchange.results import Imported
@@ -56,7 +56,7 @@ def replay_batches(
 
     With ``through`` also those behind it in its channel and epoch up to that sequence, in order, ending behind the
     first that is neither applied nor a duplicate: those after it would only wait. A person asks for this, so a batch
-    held for its deletes is let through. ``stopping`` is asked between batches. Raises WorldError if none is kept.
+    held for its deletes is let through. ``stopping`` is asked between batches. Raises TransientError if none is kept.
     Commits batch by batch, as an import does.
     """
     site.spool.prepare()
@@ -68,21 +68,21 @@ def replay_batches(
             f"no batch {printable(stem)} is kept in work, incoming, quarantine or archive; nothing was done;"
             " `exchange batches` lists those there are"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
     return Replayed((import_again(site, kept, release=True),))
 
 
 def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[], bool]) -> Replayed:
     if last < first.sequence:
         msg = f"the range from {first.sequence} through {last} is empty; nothing was done"
-        raise WorldError(msg)
+        raise TransientError(msg)
     kept = site.spool.find_range(first, last)
     if not kept:
         msg = (
             f"no batch of {first.channel} from {first.sequence} through {last} of epoch {first.epoch} is kept in work,"
             " incoming, quarantine or archive; nothing was done; `exchange batches` lists those there are"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
     done: list[Imported] = []
     for sequence in sorted(kept):
         if stopping():
@@ -96,11 +96,11 @@ def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[],
 def import_again(site: Site, kept: BatchFiles, *, release: bool) -> Imported:
     """Bring one back and judge it anew; from quarantine it goes back there if somebody else is at work.
 
-    ``release`` is a person's word that it may delete as many rows as it names. Raises WorldError. Commits as an import
-    does, under the channel's lock.
+    ``release`` is a person's word that it may delete as many rows as it names. Raises TransientError. Commits as an
+    import does, under the channel's lock.
     """
     sentence = site.spool.reason(kept)
-    with world_errors():
+    with transient_errors():
         back = site.spool.bring_back(kept)
     done = importer.import_batches(site, stem=back.stem, release=release)
     for outcome in done.batches:
@@ -108,4 +108,4 @@ def import_again(site: Site, kept: BatchFiles, *, release: bool) -> Imported:
             if outcome.busy and kept.folder == site.spool.folders.quarantine:
                 site.spool.quarantine(back, sentence)
             return outcome
-    raise WorldError(done.trouble or f"batch {back.stem} went away while it was brought back; run again")
+    raise TransientError(done.trouble or f"batch {back.stem} went away while it was brought back; run again")

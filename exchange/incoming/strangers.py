@@ -91,7 +91,7 @@ class _Picked(NamedTuple):
 def set_aside(site: Site, seen: Sequence[Stranger]) -> Strangers:
     """Put aside what nobody vouches for: so many as one run may, and as there is room for. May be repeated.
 
-    Where somebody else is at it they are left to him. Raises WorldError. Commits the counts before the files move,
+    Where somebody else is at it they are left to him. Raises TransientError. Commits the counts before the files move,
     under the lock of strangers.
     """
     ripe: list[_Judged] = []
@@ -234,7 +234,7 @@ def recent_strangers(connection: Connection) -> tuple[StrangersOfDay, ...]:
 
 
 def lack_of_room(site: Site) -> Problem | None:
-    """Say that no more of them are kept, if so. Raises WorldError. Looks at the files alone."""
+    """Say that no more of them are kept, if so. Raises TransientError. Looks at the files alone."""
     files, size = site.spool.used_by_strangers()
     if files >= site.limits.stranger_files or size >= site.limits.stranger_bytes:
         return Problem(
@@ -260,9 +260,9 @@ def prune_strangers(site: Site, before: datetime) -> int:
 
 
 def clear_strangers(site: Site) -> int:
-    """Remove all files that were put aside, at a person's word; give how many. Their counts stay. Raises WorldError.
+    """Remove all files that were put aside, at a person's word; give how many. Their counts stay.
 
-    Needs no transaction.
+    Raises TransientError. Needs no transaction.
     """
     site.spool.prepare()
     return site.spool.prune(site.spool.folders.strangers, math.inf)

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import ledger, positions
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import epochs_lock, import_lock, join, locked
 from exchange.database.tables import BatchState, Direction, batch, position
 from exchange.format.as_dict import AsDict
 from exchange.format.control import MAX_UNDECIDED, Proof
-from exchange.format.errors import Problem, Reason, Verdict, WorldError, printable
+from exchange.format.errors import Problem, Reason, TransientError, Verdict, printable
 from exchange.format.lineage import LeftEpoch, left_by
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
@@ -199,10 +199,10 @@ def proofs(connection: Connection) -> list[Proof]:
 def adopt_epoch(site: Site, epoch: str, reason: str) -> Decided:
     """Take an epoch that waits for a decision for the newest: on every channel the present one is left for it.
 
-    The next import takes its batches. Raises Busy, and WorldError if no batch of it waits. Commits all of it in one
+    The next import takes its batches. Raises Busy, and TransientError if no batch of it waits. Commits all of it in one
     transaction, under the lock of every incoming channel.
     """
-    with world_errors(), locked(site.engine, epochs_lock(site.peer)) as connection:
+    with transient_errors(), locked(site.engine, epochs_lock(site.peer)) as connection:
         names = _join_all(site, connection)
         _check(connection, epoch)
         adopted = []
@@ -219,10 +219,10 @@ def adopt_epoch(site: Site, epoch: str, reason: str) -> Decided:
 def refuse_epoch(site: Site, epoch: str, reason: str) -> Decided:
     """Take an epoch that waits for a decision for one that was left: its batches are stale from now on.
 
-    Raises Busy, and WorldError if no batch of it waits. Commits in one transaction, under the lock of every incoming
-    channel.
+    Raises Busy, and TransientError if no batch of it waits. Commits in one transaction, under the lock of every
+    incoming channel.
     """
-    with world_errors(), locked(site.engine, epochs_lock(site.peer)) as connection:
+    with transient_errors(), locked(site.engine, epochs_lock(site.peer)) as connection:
         _join_all(site, connection)
         _check(connection, epoch)
         positions.leave(connection, CONTROL, [epoch])
@@ -246,4 +246,4 @@ def _check(connection: Connection, epoch: str) -> None:
             f"no batch of epoch {printable(epoch)} waits for a decision; nothing was done; `exchange status` names the"
             " epochs that do"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)

@@ -15,14 +15,14 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import EPOCH_LOCK, export_lock, join, locked
 from exchange.database.network import known_epoch, open_network, remember_epoch
 from exchange.database.tables import BatchState, Direction, epoch, network, position
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
 from exchange.format.control import SNAPSHOT
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 from exchange.format.names import CONTROL, EPOCH
 from exchange.link import send_requests
 from exchange.site import Site
@@ -58,8 +58,8 @@ def begin_epoch(site: Site, reason: str, continues: str | None = None) -> NewEpo
 
     ``continues`` is the epoch of this network that the other side is in, where this database does not know it, as it
     was made anew. What lies in ``sealed/`` tells of epochs that an older copy forgot. Batches that were sealed and not
-    published are discarded, for the snapshots hold what they say. Raises Busy, and WorldError if ``continues`` is no
-    epoch or the database belongs to another network. Commits all of it in one transaction, under the lock of every
+    published are discarded, for the snapshots hold what they say. Raises Busy, and TransientError if ``continues`` is
+    no epoch or the database belongs to another network. Commits all of it in one transaction, under the lock of every
     outgoing channel and of ``control``.
     """
     if continues is not None and not EPOCH.fullmatch(continues):
@@ -67,9 +67,9 @@ def begin_epoch(site: Site, reason: str, continues: str | None = None) -> NewEpo
             f"continues: expected an epoch, 12 of the digits 0 to 9 and a to f, found {printable(continues, 80)!r};"
             f" nothing was done; `exchange epoch list --received` on {site.peer} shows it"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
     forgotten = site.spool.sealed_epochs()
-    with world_errors(), locked(site.engine, EPOCH_LOCK) as connection:
+    with transient_errors(), locked(site.engine, EPOCH_LOCK) as connection:
         for name in (*(one.name for one in site.outgoing()), CONTROL):
             join(connection, export_lock(name), alone=True)
         before = known_epoch(connection, site.network)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database.engine import among, now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap, is_missing
 from exchange.format import resend_codes
@@ -62,12 +62,12 @@ class Gaps:
 
 
 def list_gaps(site: Site, *, channel: str | None, state: GapState, limit: int) -> Gaps:
-    """Give the gaps in a state, of one channel or of all, by channel and sequence. Raises WorldError.
+    """Give the gaps in a state, of one channel or of all, by channel and sequence. Raises TransientError.
 
     Only reads, in a transaction of its own.
     """
     channels = None if channel is None else site.names_in_files(channel)
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         found = list(_grouped(_rows(connection, state, channels)))
     asked: dict[tuple[str, str], str] = {}
     if site.one_way and state is GapState.MISSING:

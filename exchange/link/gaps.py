@@ -19,13 +19,13 @@ from sqlalchemy import Connection
 from exchange.database import ledger, positions
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, import_lock, locked, reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap, is_missing, peer, position
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
 from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
-from exchange.format.errors import Reason, WorldError
+from exchange.format.errors import Reason, TransientError
 from exchange.format.placement import Position
 from exchange.limits import Limits
 from exchange.link import asked_requests, peer_statements
@@ -54,16 +54,16 @@ class GapChanges(NamedTuple):
 def record_gaps(site: Site, channel: str | None = None) -> None:
     """Write down what is missing and what has come since, of one channel or of all; of a busy one nothing.
 
-    May be repeated; where nothing changed nothing is written. Raises WorldError. Reads without a lock; what changes is
-    worked out again under each channel's lock, and committed channel by channel.
+    May be repeated; where nothing changed nothing is written. Raises TransientError. Reads without a lock; what changes
+    is worked out again under each channel's lock, and committed channel by channel.
     """
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         stale = {flow.channel for flow, _ in _survey(site, connection)}
     for name in sorted(stale):
         declared = site.channel(name)
         if declared is None or not declared.called(channel):
             continue
-        with world_errors(), suppress(Busy), locked(site.engine, import_lock(name)) as connection:
+        with transient_errors(), suppress(Busy), locked(site.engine, import_lock(name)) as connection:
             for flow, news in _survey(site, connection):
                 if flow.channel == name:
                     _write(connection, flow, news)
@@ -347,13 +347,13 @@ class Accepted(AsDict):
 def accept_by_hand(site: Site, channel: str, first: int, last: int, reason: str, *, snapshot: bool = True) -> Accepted:
     """Go on without what a channel misses from ``first`` through ``last``, and ask for a snapshot of it if told to.
 
-    ``channel`` is as its files call it. On a one-way link nothing can be asked. Raises Busy, and WorldError if nothing
-    is missing there. Commits in one transaction, under the channel's lock.
+    ``channel`` is as its files call it. On a one-way link nothing can be asked. Raises Busy, and TransientError if
+    nothing is missing there. Commits in one transaction, under the channel's lock.
     """
-    with world_errors(), locked(site.engine, import_lock(channel)) as connection:
+    with transient_errors(), locked(site.engine, import_lock(channel)) as connection:
         epoch = _epoch(connection, channel, first, last)
         if epoch is None:
-            raise WorldError(_nothing_missing(connection, channel, first, last))
+            raise TransientError(_nothing_missing(connection, channel, first, last))
         accepted = accept_missing(connection, Flow(channel, epoch), first, last, reason)
         request = None
         if snapshot and not site.one_way:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import Direction, agreement
 from exchange.database.whoami import whoami
@@ -70,10 +70,10 @@ def request_checkpoints(
     """Have channels compared: one, or all; with ``incoming`` also those that the other side has to begin with.
 
     Who asks again before that happened asks once; a channel of which as much is asked for as may be is left as it is.
-    Commits all of it in one transaction of its own. Raises Busy and WorldError.
+    Commits all of it in one transaction of its own. Raises Busy and TransientError.
     """
     why = reason or "to see that both sides agree"
-    with world_errors(), writing(site.engine) as connection:
+    with transient_errors(), writing(site.engine) as connection:
         asked = [_send(connection, one, why) for one in site.outgoing() if one.called(channel)]
         if incoming:
             asked += [_request(site, connection, one, why) for one in site.incoming() if one.called(channel)]
@@ -97,11 +97,11 @@ def _request(site: Site, connection: Connection, channel: Channel, reason: str) 
 
 
 def report_agreement(site: Site, channel: str | None = None) -> list[StreamAgreement]:
-    """Say how every stream of one channel, or of all, agreed the last time. Raises WorldError.
+    """Say how every stream of one channel, or of all, agreed the last time. Raises TransientError.
 
     Only reads, in a transaction of its own.
     """
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         known = {(row.direction, row.channel, row.stream): row for row in connection.execute(sa.select(agreement))}
     return [
         _standing(direction, one.name, name, known.get((direction, one.name, name)))

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import ResyncState, network, resync
 from exchange.database.whoami import whoami
@@ -95,7 +95,7 @@ def add_snapshot_requests(
     """Ask for a snapshot of a channel as a person calls it: of all its shards that carry one of the streams.
 
     False if it was asked for already. Raises RecordError for a stream that it doesn't have or if too much is asked for,
-    Busy, and WorldError. Commits all of them in one transaction.
+    Busy, and TransientError. Commits all of them in one transaction.
     """
     known = {name: has for name, has in known_streams(site).items() if name in site.names_in_files(channel)}
     every = {name for has in known.values() for name in has}
@@ -104,7 +104,7 @@ def add_snapshot_requests(
             sentence = f"channel {channel} carries no stream {printable(name, 80)}, it has {', '.join(sorted(every))}"
             raise RecordError("absurd", "/streams", sentence)
     asked = False
-    with world_errors(), writing(site.engine) as connection:
+    with transient_errors(), writing(site.engine) as connection:
         for name, has in known.items():
             some = None if not streams else [one for one in streams if one in has]
             if some is None or some:
@@ -114,14 +114,14 @@ def add_snapshot_requests(
 
 
 def list_open_requests(site: Site) -> list[sa.Row[Any]]:
-    """Give all open requests, by channel and oldest first. Only reads, in its own transaction. Raises WorldError."""
+    """Give open requests, by channel and oldest first. Only reads, in its own transaction. Raises TransientError."""
     rows = sa.select(resync).where(resync.c.state.in_(_OPEN)).order_by(resync.c.channel, resync.c.id)
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         return list(connection.execute(rows))
 
 
 def count_open_requests(site: Site, channel: str) -> int:
-    """Count the open requests of a channel as a person calls it. Raises WorldError.
+    """Count the open requests of a channel as a person calls it. Raises TransientError.
 
     Only reads, in a transaction of its own.
     """

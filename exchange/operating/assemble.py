@@ -12,7 +12,7 @@ from exchange.database.engine import make_engine
 from exchange.files import keys
 from exchange.files.layout import Folders
 from exchange.files.spool import Spool
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 from exchange.format.signing import TrustedKeys
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
 from exchange.site import Site
@@ -61,7 +61,7 @@ def _present_trust(settings: Settings) -> TrustedKeys:
     try:
         return keys.load_trusted(settings.keys_folder)
     except keys.KeyFault as fault:
-        raise WorldError(f"{fault}; nothing was changed, the next run tries again") from fault
+        raise TransientError(f"{fault}; nothing was changed, the next run tries again") from fault
 
 
 def with_present_keys(site: Site, settings: Settings) -> Site:

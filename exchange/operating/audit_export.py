@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from exchange import __version__
 from exchange.database.audit_chain import each_row
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.files.durable import new_file
 from exchange.format.as_dict import AsDict
@@ -36,9 +36,10 @@ class Exported(AsDict):
 def export(site: Site, file: Path) -> Exported:
     """Write all rows to a new file, signed with this side's key, for our eyes only; whole or not at all.
 
-    Rows are written as they are, whether the chain holds or not. Raises FileFault if there is such a file, WorldError.
+    Rows are written as they are, whether the chain holds or not. Raises FileFault if there is such a file,
+    TransientError.
     """
-    with world_errors(), reading(site.engine) as connection, new_file(file) as out:
+    with transient_errors(), reading(site.engine) as connection, new_file(file) as out:
         writer = AuditWriter(out)
         for values in each_row(connection):
             writer.write(Row.of(values))

@@ -15,7 +15,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.files import call_secret, carrier_group, durable, keys, read_access
 from exchange.files.folder import HOME_MODE, make_private
 from exchange.files.read_access import Readers
@@ -49,13 +49,13 @@ class Initialised:
 def initialise(wanted: Mapping[str, str | Path]) -> Initialised:
     """Make what is missing; ``wanted`` holds settings by their field's name, for a ``.env`` that is not there yet.
 
-    Raises SettingsFaults if the settings are faulty or say something else than ``wanted``, KeyFault, WorldError.
+    Raises SettingsFaults if the settings are faulty or say something else than ``wanted``, KeyFault, TransientError.
     """
     file = settings_file()
     group = wanted.get("carrier_group")
     if group is not None:
         _check_group(str(group))
-    with world_errors():
+    with transient_errors():
         before = file.read_bytes() if file.is_file() else None
         if before is not None:
             load_settings()  # a file that is refused is not added to

@@ -10,11 +10,11 @@ import os
 from alembic.util import CommandError
 
 from exchange.database.dialects import dialect_of
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch, open_network
 from exchange.files import call_secret
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 from exchange.operating import migrate
 from exchange.operating.assemble import assemble
 from exchange.settings import REFERENCE_APP, Settings
@@ -24,10 +24,10 @@ from exchange.site import Site
 def prepare(settings: Settings) -> Site:
     """Make folders and tables as this version needs them, and give the site; may be repeated.
 
-    Raises SettingsFaults, and WorldError if a folder or the database can't be made ready.
+    Raises SettingsFaults, and TransientError if a folder or the database can't be made ready.
     """
     site = assemble(settings)
-    with world_errors():
+    with transient_errors():
         site.spool.prepare(make=True)
         call_secret.make(settings.home)
         _make_database_private(site)
@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> Site:
         try:
             migrate.upgrade(site.engine, branches(settings), network=settings.network)
         except CommandError as error:
-            raise WorldError(f"the database can't be migrated: {printable(str(error))}") from error
+            raise TransientError(f"the database can't be migrated: {printable(str(error))}") from error
         with site.engine.begin() as connection:
             open_network(connection, settings.network)
     return site
@@ -57,9 +57,9 @@ def is_database_behind(settings: Settings) -> bool:
     """
     engine = assemble(settings).engine
     try:
-        with world_errors():
+        with transient_errors():
             return migrate.is_behind(engine, branches(settings))
-    except WorldError:
+    except TransientError:
         return False
     finally:
         engine.dispose()

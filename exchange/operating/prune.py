@@ -12,7 +12,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import writing
 from exchange.database.tables import BatchState, Direction, batch, is_kept
 from exchange.dead_letters import counts, retention
@@ -45,12 +45,12 @@ class Pruned(AsDict):
 
 
 def prune_expired(site: Site) -> Pruned:
-    """Remove what is older than the retention settings. May be repeated. Raises WorldError."""
+    """Remove what is older than the retention settings. May be repeated. Raises TransientError."""
     site.spool.prepare()
     folders = site.spool.folders
     before = now() - timedelta(days=site.limits.retention_days)
     oldest = before.timestamp()
-    with world_errors():
+    with transient_errors():
         return Pruned(
             sealed=_prune_sealed(site),
             archived=site.spool.prune(folders.archive, oldest),

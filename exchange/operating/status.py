@@ -17,14 +17,14 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch
 from exchange.database.tables import BatchState, Direction, batch, holds_place, position, success
 from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.counts import Backlog, backlog_alarms
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.format.names import CONTROL
 from exchange.incoming import strangers
 from exchange.incoming.failures import list_failures
@@ -153,8 +153,8 @@ class BatchRow(AsDict):
 
 
 def read_status(site: Site) -> Status:
-    """Count where everything stands; changes nothing. Raises WorldError if the database fails."""
-    with world_errors(), reading(site.engine) as connection:
+    """Count where everything stands; changes nothing. Raises TransientError if the database fails."""
+    with transient_errors(), reading(site.engine) as connection:
         epoch = known_epoch(connection, site.network)
         there = peer_state.read_peer_state(site, connection)
         channels = _channels(site, connection, there)
@@ -167,7 +167,7 @@ def read_status(site: Site) -> Status:
         sightings = site.spool.list_arrivals()
         arrivals = IncomingFiles(len(sightings.found), sightings.unpaired, sightings.ignored)
         trouble = _lost_marker(site)
-    except WorldError as error:
+    except TransientError as error:
         arrivals, trouble = None, error.sentence
     return Status(
         site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, recent, trouble, failures

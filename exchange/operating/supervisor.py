@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TextIO
 
 from exchange.files.ownership import why_not_imported
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 from exchange.operating.broker import EmbeddedBroker
 from exchange.operating.prepare import prepare
 from exchange.operating.readiness import ReadyPipe
@@ -69,7 +69,7 @@ class _Child:
 def run_side(settings: Settings, out: TextIO | None = None) -> None:
     """Make one side ready and run it until SIGINT or SIGTERM. Logs go to ``out`` (stderr).
 
-    Raises SettingsFaults, WorldError or BrokerFault if it or a process of it can't start; then nothing is running.
+    Raises SettingsFaults, TransientError or BrokerFault if it or a process of it can't start; then nothing is running.
     """
     stranger = why_not_imported()
     if stranger is not None:  # Celery has Python import from there
@@ -99,7 +99,7 @@ class Supervisor:
     def run(self) -> None:
         """Run until SIGINT or SIGTERM. Call it in the main thread of a process without others.
 
-        Raises BrokerFault if the embedded broker can't start, WorldError if a child can't; then nothing is running.
+        Raises BrokerFault if the embedded broker can't start, TransientError if a child can't; then nothing is running.
         """
         with self._listening():
             try:
@@ -146,7 +146,7 @@ class Supervisor:
             f" {_ended(code)}{said}; nothing is left running; mend that (`exchange doctor` may know more) and run"
             " `exchange up` again"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
 
     def _start(self, child: _Child) -> None:
         parent = os.getpid()

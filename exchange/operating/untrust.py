@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import ledger
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.files import keys
@@ -63,9 +63,9 @@ class Ended:
 
 
 def untrust_key(site: Site, folder: Path, name: str, limit: int = 50) -> Ended:
-    """Trust a key of ``folder`` no longer. Raises KeyFault if it is not trusted, WorldError."""
+    """Trust a key of ``folder`` no longer. Raises KeyFault if it is not trusted, TransientError."""
     fingerprint = keys.untrust(folder, name)
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         counts, batches = _count(connection, name), _some(connection, name, limit)
     if fingerprint is None:
         return Ended(name, None, counts, batches, ())

@@ -36,8 +36,8 @@ MOST_BATCHES = 20
 def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | None:
     """Answer an open row of ``resync`` that wants a checkpoint; None if it was answered meanwhile.
 
-    ``more`` says that there were too many changes before it: call again. Raises Busy, and WorldError if the disk, the
-    database or the signing key fails. Commits under the channel's lock; on SQLite the changes before it in a
+    ``more`` says that there were too many changes before it: call again. Raises Busy, and TransientError if the disk,
+    the database or the signing key fails. Commits under the channel's lock; on SQLite the changes before it in a
     transaction of their own.
     """
     check_room(site)

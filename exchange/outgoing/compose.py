@@ -259,7 +259,7 @@ def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error:
 def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed:
     """Take pending changes and make them a batch; the caller commits, or nothing happened.
 
-    Raises WorldError if the disk did not take it. Runs under the channel's lock, on PostgreSQL in a REPEATABLE READ
+    Raises TransientError if the disk did not take it. Runs under the channel's lock, on PostgreSQL in a REPEATABLE READ
     transaction.
     """
     with site.spool.drafting() as draft:

@@ -17,14 +17,14 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger, network, positions
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction, RepairState, batch, position, repair
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.control import Heard, Heartbeat, Proof, Request, Sent
-from exchange.format.errors import Reason, Verdict, WorldError, printable
+from exchange.format.errors import Reason, TransientError, Verdict, printable
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
@@ -80,11 +80,11 @@ def try_to_publish(site: Site) -> str | None:
 def _trouble_of(work: Callable[[], object]) -> str | None:
     """Do what follows on something that is done and stays so; give what went wrong."""
     try:
-        with world_errors():
+        with transient_errors():
             work()
     except Busy:
         pass  # whoever is at work tells what it finds; the rest goes with the next export
-    except WorldError as error:
+    except TransientError as error:
         return f"the other side was not told: {error.sentence}"
     return None
 
@@ -92,7 +92,7 @@ def _trouble_of(work: Callable[[], object]) -> str | None:
 def publish_control_batch(site: Site) -> Manifest | None:
     """Write one control batch and publish it; None where nobody would ever hear it, or nothing may go out.
 
-    Raises Busy and WorldError. Commits twice under the lock of the channel ``control``: sealed, and published.
+    Raises Busy and TransientError. Commits twice under the lock of the channel ``control``: sealed, and published.
     """
     if site.one_way and not site.outgoing():
         return None

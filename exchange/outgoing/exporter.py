@@ -12,11 +12,11 @@ from contextlib import suppress
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger, network, positions
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.control import SNAPSHOT
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.link import send_requests
 from exchange.outgoing import checkpoint, compose, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
@@ -38,7 +38,7 @@ def export(
     pending, ``hand_over`` is given their names to have each exported beside the others; SQLite has one writer, so there
     they go one after the other, here. Commits batch by batch, each under its channel's lock: sealed, and published.
     What the world does to it is ``trouble`` of the result, and who works on a channel is among its ``busy``. Raises
-    WorldError only if the folders can't be made ready.
+    TransientError only if the folders can't be made ready.
     """
     site.spool.prepare()
     batches: list[Exported] = []
@@ -71,41 +71,41 @@ def export(
                 busy.append(held)
         positions.note_success(site.engine, Direction.OUT, done)
         resent = resend.resend_due(site, stopping) if channel is None else ()
-    except WorldError as error:
+    except TransientError as error:
         trouble = error.sentence
     whom = tuple({one.lock: one for one in busy}.values())
     return ExportRun(tuple(batches), parked, whom, trouble, tuple(handed), resent)
 
 
 def _check_network(site: Site) -> None:
-    """See that this database is this network's, and may export. Raises WorldError."""
-    with world_errors(), reading(site.engine) as connection:
+    """See that this database is this network's, and may export. Raises TransientError."""
+    with transient_errors(), reading(site.engine) as connection:
         network.known_epoch(connection, site.network)
         halted = network.halted(connection)
     if halted is not None:
-        raise WorldError(halted)
+        raise TransientError(halted)
 
 
 def _queue_due_snapshots(site: Site) -> None:
     """Where nothing ever comes back, have everything sent anew from time to time: what was lost is made good."""
     if site.one_way:
-        with world_errors(), suppress(Busy):
+        with transient_errors(), suppress(Busy):
             send_requests.add_due_snapshots(site)
 
 
 def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
     """Publish what lies sealed, also of a channel or shard that is declared no more; say who holds which."""
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         left = {entry.channel for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])}
     if left:
-        with world_errors():
+        with transient_errors():
             site.spool.sweep()  # whoever left it sealed may have left files half written, too
     busy = []
     for name in sorted(left):
         channel = site.channel(name)
         if wanted == name or (channel.called(wanted) if channel else wanted is None):
             try:
-                with world_errors():
+                with transient_errors():
                     publish_sealed(site, name)
             except Busy as held:
                 busy.append(held)
@@ -113,7 +113,7 @@ def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
 
 
 def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
-    with world_errors():
+    with transient_errors():
         more = True
         while more and not stopping():
             check_room(site)
@@ -145,6 +145,6 @@ def _export_requested(site: Site, channel: Channel, stopping: Callable[[], bool]
 
 
 def _anything_pending(site: Site, channel: Channel) -> bool:
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         pending = capture.pending(connection, channel.streams, 1, channel.shard) > 0
         return pending or send_requests.next_open_request(connection, channel.name) is not None

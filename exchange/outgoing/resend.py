@@ -16,13 +16,13 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger, network
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.ledger import Entry
 from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction, batch, holds_place, receipt
 from exchange.format import resend_codes
 from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
-from exchange.format.errors import Reason, RecordError, WorldError, printable
+from exchange.format.errors import Reason, RecordError, TransientError, printable
 from exchange.format.manifest import Manifest
 from exchange.link import peer_statements, send_requests
 from exchange.outgoing.seal import next_copy
@@ -42,10 +42,10 @@ def resend_due(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
     """Send again what the other side misses, or what a one-way link has to carry once more; give what was done.
 
     May be repeated at any time: each batch is sent at most once in ``gap_seconds``, or ``copy_seconds``. A channel that
-    somebody else works on is left to the next run. Raises WorldError. Commits batch by batch, each under its channel's
-    lock.
+    somebody else works on is left to the next run. Raises TransientError. Commits batch by batch, each under its
+    channel's lock.
     """
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         if network.halted(connection):
             return ()
         asked = _asked_for(site, connection)
@@ -112,11 +112,11 @@ def _copies_due(site: Site, connection: Connection) -> list[int]:
 
 
 def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | None:
-    """Publish a batch under its next name; None if it is no longer due. Raises Busy and WorldError."""
-    with world_errors(), reading(site.engine) as connection:
+    """Publish a batch under its next name; None if it is no longer due. Raises Busy and TransientError."""
+    with transient_errors(), reading(site.engine) as connection:
         before = ledger.by_id(connection, number)
     manifest = Manifest.parse((before.manifest or "").encode())
-    with world_errors(), locked(site.engine, export_lock(before.channel)) as connection:
+    with transient_errors(), locked(site.engine, export_lock(before.channel)) as connection:
         entry = ledger.by_id(connection, number)
         if (entry.state, entry.attempt) != (before.state, before.attempt):
             return None
@@ -190,21 +190,21 @@ def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range
 
 
 def resend_by_code(site: Site, code: str) -> tuple[Resent, ...]:
-    """Send again what a request code names. Raises Busy, and WorldError for what is no code, or none for this side.
+    """Send again what a request code names. Raises Busy, and TransientError for what is no code, or none for this side.
 
     Commits batch by batch, each under its channel's lock.
     """
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         epoch = network.known_epoch(connection, site.network) or ""
     try:
         channel, _, wanted = resend_codes.decode(code, [(one.name, epoch) for one in site.outgoing()])
     except ValueError as error:
-        raise WorldError(f"{error}; nothing was done") from error
+        raise TransientError(f"{error}; nothing was done") from error
     return _at_once(site, channel, wanted, f"asked for by code {code}")
 
 
 def resend_by_hand(site: Site, channel: str, sequences: Sequence[int]) -> tuple[Resent, ...]:
-    """Send batches of a channel again. Raises Busy, and WorldError if one was never sent.
+    """Send batches of a channel again. Raises Busy, and TransientError if one was never sent.
 
     Commits batch by batch, each under its channel's lock.
     """
@@ -214,10 +214,10 @@ def resend_by_hand(site: Site, channel: str, sequences: Sequence[int]) -> tuple[
 def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tuple[Resent, ...]:
     """Send batches of the present epoch again now, whatever the other side said of them, and however long ago."""
     site.spool.prepare()
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         halted = network.halted(connection)
         if halted:
-            raise WorldError(f"nothing is sent again: {halted}")
+            raise TransientError(f"nothing is sent again: {halted}")
         epoch = network.known_epoch(connection, site.network) or ""
         rows = connection.execute(
             sa.select(batch.c.id, batch.c.sequence)
@@ -231,6 +231,6 @@ def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tup
             f"channel {channel} has published no batch {shown(absent)} in its present epoch {epoch}; nothing was done;"
             " `exchange batches --direction out` lists those there are"
         )
-        raise WorldError(msg)
+        raise TransientError(msg)
     done = (_send_again(site, row.id, why, asked=True) for row in rows)
     return tuple(sent for sent in done if sent)

@@ -22,7 +22,7 @@ from exchange.database.locks import export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format import lineage
 from exchange.format.batch import BatchWriter
-from exchange.format.errors import WorldError, printable
+from exchange.format.errors import TransientError, printable
 from exchange.format.manifest import BatchKind, Manifest, digest, join_manifest
 from exchange.results import Exported
 from exchange.site import Site
@@ -44,14 +44,14 @@ class Sealed:
 
 
 def check_room(site: Site) -> None:
-    """See that a batch could be signed and would find room on the disk. Raises WorldError."""
+    """See that a batch could be signed and would find room on the disk. Raises TransientError."""
     if site.signing_key is None and site.require_signature:
         msg = "there is no signing key; nothing is exported; `exchange keys new` makes one"
-        raise WorldError(msg)
+        raise TransientError(msg)
     free, needed = site.spool.free_bytes(), 2 * site.limits.batch_bytes
     if free < needed:
         msg = f"{site.spool.folders.home}: {free} bytes are free, a batch may need {needed}; nothing is exported"
-        raise WorldError(msg)
+        raise TransientError(msg)
 
 
 def seal_batch(
@@ -70,7 +70,7 @@ def seal_batch(
 
     ``draft`` is the file that ``writer`` writes to and its path, as ``Spool.drafting`` gives them; ``schemas`` has the
     schema version of every stream in it, ``extra`` further members of the manifest. The caller holds the channel's
-    lock and commits. Raises WorldError if the disk did not take all of it.
+    lock and commits. Raises TransientError if the disk did not take all of it.
     """
     data = writer.close()
     file, path = draft
@@ -135,7 +135,7 @@ def exported(manifest: Manifest) -> Exported:
 
 
 def publish_sealed(site: Site, channel: str) -> None:
-    """Publish every sealed batch of a channel, in order. Raises Busy and WorldError; what is left stays sealed.
+    """Publish every sealed batch of a channel, in order. Raises Busy and TransientError; what is left stays sealed.
 
     Commits them together, under the channel's lock.
     """

@@ -69,7 +69,7 @@ class _Cursor:
 def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed | None:
     """Seal the next part of a snapshot, with the changes before it; ``more`` says that it isn't the last one.
 
-    None if its turn has not come: something that was begun before the snapshot goes on. Raises Busy and WorldError.
+    None if its turn has not come: something that was begun before the snapshot goes on. Raises Busy and TransientError.
     Commits under the channel's lock; a snapshot begins in a transaction before that.
     """
     check_room(site)

@@ -18,13 +18,13 @@ from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database.dialects import upsert
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import import_lock, join, locked
 from exchange.database.tables import VERSION_COLUMN, ahead, event, tombstone
 from exchange.database.whoami import whoami
 from exchange.format import strict_json as values
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import RecordError, WorldError, found, printable
+from exchange.format.errors import RecordError, TransientError, found, printable
 from exchange.site import Site
 from exchange.tables.loader.staging import canonical_key, target_of
 
@@ -37,7 +37,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class LetIn(AsDict):
+class AllowedAhead(AsDict):
     """How far ahead a person lets an incoming channel's versions be: the version believed, when, by whom and why."""
 
     channel: str
@@ -96,7 +96,7 @@ def _microseconds(moment: datetime) -> int:
 # A person's word
 
 
-def let_in(connection: Connection, channel: Channel, version: int, reason: str) -> None:
+def allow_ahead(connection: Connection, channel: Channel, version: int, reason: str) -> None:
     """Believe a version of an incoming channel, and what is as far ahead from now on. May be repeated.
 
     In the caller's transaction, under the channel's lock.
@@ -105,33 +105,33 @@ def let_in(connection: Connection, channel: Channel, version: int, reason: str) 
     upsert(connection, ahead, {"channel": channel.declared}, values)
 
 
-def let_in_by_hand(site: Site, name: str, version: int, reason: str) -> LetIn:
-    """Believe a version at a person's word. ``name`` is an incoming channel's, as declared. Raises Busy, WorldError.
+def allow_ahead_by_hand(site: Site, name: str, version: int, reason: str) -> AllowedAhead:
+    """Believe a version at a person's word. ``name`` is an incoming channel's, as declared.
 
-    Commits a transaction of its own, under the channel's import lock.
+    Raises Busy, TransientError. Commits a transaction of its own, under the channel's import lock.
     """
     channel = site.channel(name)
     assert channel is not None  # the doors check it
-    with world_errors(), locked(site.engine, import_lock(channel.name)) as connection:
-        let_in(connection, channel, version, reason)
+    with transient_errors(), locked(site.engine, import_lock(channel.name)) as connection:
+        allow_ahead(connection, channel, version, reason)
         return next(one for one in listed(connection) if one.channel == channel.declared)
 
 
-def listed(connection: Connection) -> list[LetIn]:
+def listed(connection: Connection) -> list[AllowedAhead]:
     """Give what people let in, by channel. Reads in the caller's transaction."""
-    return [LetIn(*row) for row in connection.execute(sa.select(ahead).order_by(ahead.c.channel))]
+    return [AllowedAhead(*row) for row in connection.execute(sa.select(ahead).order_by(ahead.c.channel))]
 
 
 def free(site: Site, stream_name: str, key: str) -> Freed:
     """Let a row, or a key that was deleted, take the next record again, whatever its version. May be repeated.
 
-    ``key`` is the record's key as JSON. Raises Busy, and WorldError if there is no such key. Commits a transaction of
-    its own, under the channel's import lock and alone among its shards.
+    ``key`` is the record's key as JSON. Raises Busy, and TransientError if there is no such key. Commits a transaction
+    of its own, under the channel's import lock and alone among its shards.
     """
     channel, stream = _receiving(site, stream_name)
     body = _key(site, stream, key)
     text = canonical_key(stream, body)
-    with world_errors(), locked(site.engine, import_lock(channel.name)) as connection:
+    with transient_errors(), locked(site.engine, import_lock(channel.name)) as connection:
         join(connection, import_lock(channel.name), alone=True)
         target = target_of(stream)
         parts = zip(stream.key, stream.key_decoder(connection.dialect)([body]), strict=True)
@@ -144,7 +144,7 @@ def free(site: Site, stream_name: str, key: str) -> Freed:
         version = connection.scalar(sa.select(tombstone.c.version).where(*its_tombstone))
         if row is None and version is None:
             msg = f"stream {stream.name} has neither a row nor a delete of key {printable(text)}; nothing was done"
-            raise WorldError(msg)
+            raise TransientError(msg)
         connection.execute(sa.update(target).where(*mine).values({VERSION_COLUMN: None}))
         connection.execute(sa.delete(tombstone).where(*its_tombstone))
     return Freed(stream.name, text, version if row is None else row[0], deleted=row is None)
@@ -158,7 +158,7 @@ def _receiving(site: Site, name: str) -> tuple[Channel, Stream]:
     known = ", ".join(
         one.name for channel in site.channels if channel.target == site.network for one in channel.streams
     )
-    raise WorldError(f"this side receives no stream {printable(name)}, but {known or 'none'}; nothing was done")
+    raise TransientError(f"this side receives no stream {printable(name)}, but {known or 'none'}; nothing was done")
 
 
 def _key(site: Site, stream: Stream, text: str) -> dict[str, Any]:
@@ -171,4 +171,4 @@ def _key(site: Site, stream: Stream, text: str) -> dict[str, Any]:
     except RecordError as error:
         said = printable(error.sentence, 200)
     columns = ", ".join(f'"{column.name}": ...' for column in stream.key)
-    raise WorldError(f"the key: expected {{{columns}}} as JSON, but {said}; nothing was done")
+    raise TransientError(f"the key: expected {{{columns}}} as JSON, but {said}; nothing was done")

@@ -17,7 +17,7 @@ import pytest
 from exchange.files import read_access
 from exchange.files.layout import Folders
 from exchange.files.spool import Spool
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.format.names import BatchName, data_name, manifest_name
 from tests.cli.conftest import Pair, Side, settle
 from tests.databases import Databases
@@ -160,11 +160,11 @@ def test_nothing_is_published_to_others_while_it_cannot_be_given_to_the_group(pu
         (own.sealed / data_name(name, ())).write_bytes(b"data")
         (own.sealed / manifest_name(name)).write_bytes(b"manifest")
         theirs = Folders(**{**vars(own), "group": GROUP.gr_gid})
-        with pytest.raises(WorldError, match="add the user to it") as told_of:
+        with pytest.raises(TransientError, match="add the user to it") as told_of:
             Spool(theirs).publish(name, ())
         assert "the batch stays sealed" in str(told_of.value)
         assert not (own.outgoing / data_name(name, ())).exists()
-        with pytest.raises(WorldError, match="add the user to it"):
+        with pytest.raises(TransientError, match="add the user to it"):
             Spool(theirs).shared[0].mark()
 
 
@@ -174,7 +174,7 @@ def test_a_folder_of_another_user_is_one_sentence(public: Path) -> None:
     (public / "home").mkdir()
     os.chown(public / "home", NOBODY, NOBODY)
     places = Folders(public / "home", public / "outgoing", public / "incoming", group=NOBODY)
-    with as_nobody(), pytest.raises(WorldError, match=r"belongs to another user.*chown"):
+    with as_nobody(), pytest.raises(TransientError, match=r"belongs to another user.*chown"):
         Spool(places).shared[0].mark()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from exchange.celery import tasks
 from exchange.celery.arguments import Refused
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from tests.cli.conftest import Pair
 from tests.cli.test_gaps import become
 
@@ -105,12 +105,12 @@ def test_the_tasks_decide_as_the_commands_do(anew: tuple[Pair, str, str], monkey
     wrong: dict[str, Any] = {"epoch": 7}
     with pytest.raises(Refused, match="epoch: expected a name or null, found 7"):
         tasks.adopt_epoch(**wrong, reason="odd")
-    with pytest.raises(WorldError, match=f"no batch of epoch {before} waits for a decision"):
+    with pytest.raises(TransientError, match=f"no batch of epoch {before} waits for a decision"):
         tasks.refuse_epoch(epoch=before, reason="the wrong one")
     done = tasks.adopt_epoch(epoch=held, reason="read out")
     assert (done["decision"], done["channels"]) == ("adopted", ["control", "directory"])
     assert present(pair) == {held}
-    with pytest.raises(WorldError, match="continues: expected an epoch"):
+    with pytest.raises(TransientError, match="continues: expected an epoch"):
         tasks.new_epoch(reason="a slip", continues="yesterday")
     assert tasks.new_epoch(reason="read out", continues="a" * 12)["before"] != "a" * 12
     tasks._site().engine.dispose()

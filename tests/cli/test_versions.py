@@ -8,7 +8,7 @@ import pytest
 
 from exchange.celery import tasks
 from exchange.celery.arguments import Refused
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from tests.cli.conftest import Pair, Side
 
 
@@ -91,7 +91,7 @@ def test_the_tasks_do_the_same(flooded: Side, monkeypatch: pytest.MonkeyPatch) -
     assert tasks.let_in_versions(channel="directory", version=7, reason="so it is")["version"] == 7
     with pytest.raises(Refused, match="version: expected a whole number"):
         tasks.let_in_versions(channel="directory", version=True, reason="x")
-    with pytest.raises(WorldError, match="neither a row nor a delete"):
+    with pytest.raises(TransientError, match="neither a row nor a delete"):
         tasks.free_row(stream="user", key='{"id":7777}')
     with pytest.raises(Refused, match="key: expected a name"):
         tasks.free_row(stream="user", key=7)  # type: ignore[arg-type]

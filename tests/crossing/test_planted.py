@@ -26,7 +26,7 @@ from exchange.files.folder import held
 from exchange.files.layout import Folders
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
-from exchange.format.errors import BatchError, Verdict, WorldError
+from exchange.format.errors import BatchError, TransientError, Verdict
 from exchange.format.names import BatchName, data_name, manifest_name
 from exchange.outgoing import exporter
 from exchange.results import ExportRun
@@ -266,7 +266,7 @@ def test_what_is_planted_during_any_step_leads_nowhere(tmp_path: Path, mounts: i
                         shop.renew()
                         before(shop)
                         planter.at(step, shape)
-                        with contextlib.suppress(WorldError, BatchError, OSError):
+                        with contextlib.suppress(TransientError, BatchError, OSError):
                             act(shop)
                         shop.check_private()
                     if not planter.done:
@@ -340,7 +340,7 @@ def test_who_plants_at_any_moment_loses_us_nothing(small: Link, tmp_path: Path, 
                 for number in range(ROUNDS):
                     one.execute(sa.insert(account).values(id=number, name=f"round {number}"))
                     for act in (one.export, lambda: carry(small.there.outgoing, incoming), other.take_in):
-                        with contextlib.suppress(WorldError):
+                        with contextlib.suppress(TransientError):
                             act()
             for part in itertools.chain(*shared):
                 part.mark()

@@ -17,7 +17,7 @@ from exchange.database.tables import BatchState, batch, dead_letter
 from exchange.dead_letters import file as letter_file
 from exchange.dead_letters.file import FileFault
 from exchange.files import batch_files, keys, spool
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.key_terms import Terms
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import importer, manifests, quarantine, replay
@@ -289,7 +289,7 @@ def test_while_the_keys_cannot_be_read_nothing_is_applied_and_nothing_is_refused
     forger.send([account(1, FIRST)])
 
     def broken() -> TrustedKeys:
-        raise WorldError("a key's file is faulty; nothing was changed, the next run tries again")
+        raise TransientError("a key's file is faulty; nothing was changed, the next run tries again")
 
     whole, side.site = side.site, replace(side.site, read_trusted=broken)
     run = side.take_in()

@@ -10,9 +10,9 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError, PendingRollbackError
 
 from exchange.database.batch_fault import Crashed, interrupted_by, is_batch_fault
 from exchange.database.engine import make_engine
-from exchange.database.errors import is_the_worlds, world_errors
+from exchange.database.errors import is_transient, transient_errors
 from exchange.database.locks import Busy
-from exchange.format.errors import Corrupt, WorldError
+from exchange.format.errors import Corrupt, TransientError
 from exchange.tables.loader.copy import refuses_the_row
 
 STATES = {
@@ -44,9 +44,9 @@ def raised(state: str) -> DBAPIError:
 @pytest.mark.parametrize("state", STATES)
 def test_the_state_that_a_database_names_says_whose_fault_it_is(state: str) -> None:
     error = raised(state)
-    assert is_the_worlds(error) is STATES[state]
+    assert is_transient(error) is STATES[state]
     assert is_batch_fault(error) is not STATES[state]
-    with pytest.raises(WorldError if STATES[state] else DBAPIError), world_errors():
+    with pytest.raises(TransientError if STATES[state] else DBAPIError), transient_errors():
         raise error
 
 
@@ -58,7 +58,7 @@ def test_what_is_too_large_for_an_index_is_a_rows_fault() -> None:
 def test_a_connection_that_never_was_is_the_worlds_fault() -> None:
     error = psycopg.OperationalError("connection failed")
     found = DBAPIError.instance("SELECT", {}, error, psycopg.Error, dialect=make_engine("postgresql://").dialect)
-    assert is_the_worlds(found)
+    assert is_transient(found)
 
 
 def test_what_follows_on_a_lost_connection_is_of_the_same_kind() -> None:
@@ -71,26 +71,26 @@ def test_what_follows_on_a_lost_connection_is_of_the_same_kind() -> None:
     for before, worlds in ((raised("57P01"), True), (raised("22003"), False)):
         with pytest.raises(PendingRollbackError) as caught:
             follow_on(before)
-        assert is_the_worlds(caught.value) is worlds
+        assert is_transient(caught.value) is worlds
 
 
 def test_sqlite_names_codes(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("sqlite") / "a.db"
     engine: Engine = make_engine(f"sqlite:///{path}")
-    with engine.connect() as connection, pytest.raises(WorldError, match="exchange migrate"), world_errors():
+    with engine.connect() as connection, pytest.raises(TransientError, match="exchange migrate"), transient_errors():
         connection.execute(sa.text("SELECT * FROM nowhere"))
-    with engine.connect() as connection, pytest.raises(DBAPIError), world_errors():
+    with engine.connect() as connection, pytest.raises(DBAPIError), transient_errors():
         connection.execute(sa.text("SELECT json_extract('{', '$')"))  # what was stored is at fault, not the database
-    with engine.connect() as connection, pytest.raises(DBAPIError), world_errors():
+    with engine.connect() as connection, pytest.raises(DBAPIError), transient_errors():
         connection.execute(sa.text("SELECT :one"), {"one": object()})
     engine.dispose()
     path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(WorldError, match="right file"), world_errors(), engine.connect() as connection:
+    with pytest.raises(TransientError, match="right file"), transient_errors(), engine.connect() as connection:
         connection.execute(sa.text("SELECT 1"))
     engine.dispose()
 
 
-@pytest.mark.parametrize("error", [OSError("disk"), WorldError("disk"), Busy("import", "me", None)])
+@pytest.mark.parametrize("error", [OSError("disk"), TransientError("disk"), Busy("import", "me", None)])
 def test_the_world_and_others_at_work_are_nobodys_fault(error: Exception) -> None:
     assert not is_batch_fault(error)
 

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from exchange.database.engine import make_engine
-from exchange.database.errors import driver_errors, world_errors
+from exchange.database.errors import driver_errors, transient_errors
 from exchange.database.redact import words
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.tables.loader.copy import put
 
 CANARY = "canary-5e1f"
@@ -157,7 +157,7 @@ def test_what_a_trigger_says_is_kept_for_the_dead_letter_alone(engine: Engine) -
 
 
 def test_a_world_error_quotes_no_value(engine: Engine) -> None:
-    with pytest.raises(WorldError) as caught, world_errors(), engine.connect() as connection:
+    with pytest.raises(TransientError) as caught, transient_errors(), engine.connect() as connection:
         EITHER["a statement that is none"](connection)
     assert CANARY not in caught.value.sentence
     assert "nowhere" in caught.value.sentence

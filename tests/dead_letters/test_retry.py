@@ -18,10 +18,10 @@ from exchange.database.tables import DeadLetterState, dead_letter, event, revisi
 from exchange.dead_letters import bulk_retry, discard, retry, selections, store
 from exchange.dead_letters import edit as editing
 from exchange.dead_letters import supersede as watching
-from exchange.dead_letters.bulk_retry import Bulk, Pace
+from exchange.dead_letters.bulk_retry import BulkRetry, Pace
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.store import Parked
-from exchange.format.errors import Verdict, WorldError
+from exchange.format.errors import TransientError, Verdict
 from exchange.results import Retried
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
@@ -78,7 +78,7 @@ def select(side: Side, name: str, **filters: Any) -> selections.Selection:
         return selections.create_selection(connection, name, Filters(**({"state": PARKED} | filters)))
 
 
-def run(side: Side, name: str, pace: Pace | None = None, **how: Any) -> tuple[Bulk, list[Retried]]:
+def run(side: Side, name: str, pace: Pace | None = None, **how: Any) -> tuple[BulkRetry, list[Retried]]:
     """Retry a selection; give the summary and what became of each."""
     done: list[Retried] = []
     how = {"stopping": lambda: False, "told": done.extend} | how
@@ -431,14 +431,14 @@ def test_a_selection_that_changed_is_told_and_nothing_is_done(quick_receiver: Si
     discard.discard_letters(quick_receiver.site, "a test", ids=[found[0].id])
     quick_forger.send([account(4, FIRST + 1)])  # which supersedes a letter: no surprise
     quick_receiver.take_in()
-    with pytest.raises(WorldError) as refused:
+    with pytest.raises(TransientError) as refused:
         run(quick_receiver, "all")
     assert refused.value.sentence.startswith(
         "1 of the letters of selection all changed since it was made:"
         f" dead letter {found[0].id} is discarded already, by "
     )
     assert "nothing was changed" in refused.value.sentence
-    with pytest.raises(WorldError, match="changed since"):
+    with pytest.raises(TransientError, match="changed since"):
         discard.discard_letters(quick_receiver.site, "a test", selection="all")
     assert states(quick_receiver) == ["discarded", "parked", "parked", "superseded"]
 
@@ -446,13 +446,13 @@ def test_a_selection_that_changed_is_told_and_nothing_is_done(quick_receiver: Si
 
 
 def test_a_selection_has_a_name_of_its_own(quick_receiver: Side, quick_forger: Forger) -> None:
-    with pytest.raises(WorldError, match="nothing was selected"):
+    with pytest.raises(TransientError, match="nothing was selected"):
         select(quick_receiver, "all")
     park(quick_receiver, quick_forger, [visit(1, 1, FIRST)])
     select(quick_receiver, "all")
-    with pytest.raises(WorldError, match="selection all is there already, by "):
+    with pytest.raises(TransientError, match="selection all is there already, by "):
         select(quick_receiver, "all")
-    with pytest.raises(WorldError, match=r"there is no selection other \(there are: all\); nothing was changed"):
+    with pytest.raises(TransientError, match=r"there is no selection other \(there are: all\); nothing was changed"):
         run(quick_receiver, "other")
     with writing(quick_receiver.engine) as connection:
         assert [one.name for one in selections.list_selections(connection)] == ["all"]
@@ -468,10 +468,10 @@ def test_letters_are_discarded_and_restored_all_or_none(quick_receiver: Side, qu
     ids = [one.id for one in park(quick_receiver, quick_forger, [visit(n, n, FIRST) for n in range(3)])]
     discard.discard_letters(quick_receiver.site, "a test", ids=ids[:1])
     for refused in (ids, [*ids[1:], 999]):
-        with pytest.raises(WorldError, match=r"nothing was changed|there is no dead letter 999"):
+        with pytest.raises(TransientError, match=r"nothing was changed|there is no dead letter 999"):
             discard.discard_letters(quick_receiver.site, "a test", ids=refused)
         assert states(quick_receiver) == ["discarded", "parked", "parked"]
-    with pytest.raises(WorldError, match=r"is parked, last changed by .*; nothing was changed"):
+    with pytest.raises(TransientError, match=r"is parked, last changed by .*; nothing was changed"):
         discard.restore_letters(quick_receiver.site, "a test", ids=ids)
     assert discard.restore_letters(quick_receiver.site, "a mistake", ids=ids[:1]) == 1
     assert states(quick_receiver) == ["parked"] * 3
@@ -513,7 +513,7 @@ def test_an_edit_is_a_revision_and_the_retry_takes_it(receiver: Side, forger: Fo
 
     assert retry.retry_letters(receiver.site, [letter.id])[0].state is APPLIED
     assert [(row["name"], row["age"]) for row in receiver.rows(shop.account)] == [("x", 42)]
-    with pytest.raises(WorldError, match=r"is applied already, by .*; nothing was changed"):
+    with pytest.raises(TransientError, match=r"is applied already, by .*; nothing was changed"):
         editing.begin_edit(receiver.site, letter.id)
 
 
@@ -538,7 +538,7 @@ def test_an_edit_that_makes_no_sense_is_one_sentence_and_changes_nothing(
     quick_receiver: Side, quick_forger: Forger, values: list[str], sentence: str
 ) -> None:
     [letter] = park(quick_receiver, quick_forger, [old(1)])
-    with pytest.raises(WorldError) as refused:
+    with pytest.raises(TransientError) as refused:
         edit(quick_receiver, letter, *values)
     assert sentence in refused.value.sentence
     assert refused.value.sentence.isprintable()
@@ -560,7 +560,7 @@ def test_a_text_that_is_no_record_is_refused(
     quick_receiver: Side, quick_forger: Forger, text: bytes, sentence: str
 ) -> None:
     [letter] = park(quick_receiver, quick_forger, [old(1)])
-    with pytest.raises(WorldError, match=sentence):
+    with pytest.raises(TransientError, match=sentence):
         editing.save_edit(quick_receiver.site, editing.begin_edit(quick_receiver.site, letter.id), text, "a test")
     assert letters(quick_receiver) == [letter]
 
@@ -569,7 +569,7 @@ def test_a_letter_that_could_not_be_read_becomes_a_record(quick_receiver: Side, 
     [letter] = park(quick_receiver, quick_forger, [b"{"])
     draft = editing.begin_edit(quick_receiver.site, letter.id)
     assert draft.text == "{"
-    with pytest.raises(WorldError, match="nothing can be set in it"):
+    with pytest.raises(TransientError, match="nothing can be set in it"):
         editing.with_changes(draft, ["/data/age=1"], [])
     editing.save_edit(quick_receiver.site, draft, json.dumps(account(1, FIRST)).encode(), "written anew")
     [kept] = letters(quick_receiver)
@@ -579,9 +579,9 @@ def test_a_letter_that_could_not_be_read_becomes_a_record(quick_receiver: Side, 
 
 def test_what_is_too_much_can_be_removed(quick_receiver: Side, quick_forger: Forger) -> None:
     [letter] = park(quick_receiver, quick_forger, [account(1, FIRST, extra={"a/b": [1, 2]})])
-    with pytest.raises(WorldError, match="there is nothing in the record"):
+    with pytest.raises(TransientError, match="there is nothing in the record"):
         edit(quick_receiver, letter, removed=["/data/other"])
-    with pytest.raises(WorldError, match="was unexpected"):
+    with pytest.raises(TransientError, match="was unexpected"):
         edit(quick_receiver, letter, "/data/extra/a~1b/1=3")
     assert edit(quick_receiver, letter, removed=["/data/extra"]).difference == '/data/extra: {"a/b":[1,2]} -> nothing'
     assert retry.retry_letters(quick_receiver.site, [letter.id])[0].state is APPLIED
@@ -591,7 +591,7 @@ def test_of_two_editors_one_wins_and_the_other_is_told(quick_receiver: Side, qui
     [letter] = park(quick_receiver, quick_forger, [old(1)])
     mine, theirs = (editing.begin_edit(quick_receiver.site, letter.id) for _ in range(2))
     editing.save_edit(quick_receiver.site, theirs, editing.with_changes(theirs, ["/data/age=1"], []), "first")
-    with pytest.raises(WorldError) as refused:
+    with pytest.raises(TransientError) as refused:
         editing.save_edit(quick_receiver.site, mine, editing.with_changes(mine, ["/data/age=2"], []), "second")
     assert refused.value.sentence.startswith(f"dead letter {letter.id} is parked, last changed by ")
     assert letters(quick_receiver)[0].revision == 1
@@ -613,7 +613,7 @@ def test_hidden_columns_are_neither_shown_nor_lost(quick_receiver: Side, quick_f
     assert "hush" not in edit(quick_receiver, letter, "/data/name=hush2").difference
     retry.retry_letters(quick_receiver.site, [letter.id])
     assert [row["name"] for row in quick_receiver.rows(shop.account)] == ["hush2"]
-    with pytest.raises(WorldError, match="may hold what nobody is to see"):
+    with pytest.raises(TransientError, match="may hold what nobody is to see"):
         _ = editing.begin_edit(quick_receiver.site, unread.id).text
 
 
@@ -621,7 +621,7 @@ def test_an_outgoing_letter_is_mended_in_its_row(quick_receiver: Side) -> None:
     mine = store.Letter(tables.Direction.OUT, "back", b"{}", "value", "bad", stream="note", key='{"id" : 1}')
     with quick_receiver.engine.begin() as connection:
         store.park(connection, [mine], "test")
-    with pytest.raises(WorldError, match="mend its row"):
+    with pytest.raises(TransientError, match="mend its row"):
         editing.begin_edit(quick_receiver.site, letters(quick_receiver)[0].id)
-    with pytest.raises(WorldError, match="there is no dead letter 99"):
+    with pytest.raises(TransientError, match="there is no dead letter 99"):
         editing.begin_edit(quick_receiver.site, 99)

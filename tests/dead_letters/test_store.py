@@ -12,7 +12,7 @@ from exchange.database import tables
 from exchange.database.tables import DeadLetterState
 from exchange.database.whoami import whoami
 from exchange.dead_letters import counts, filters, pages, retry, store, transitions
-from exchange.format.errors import Verdict, WorldError
+from exchange.format.errors import TransientError, Verdict
 from exchange.incoming import replay
 from exchange.operating import prune
 from tests.crossing import shop
@@ -274,7 +274,7 @@ def test_a_quarantined_batch_is_replayed_after_its_cause_is_gone(quick_receiver:
 
 def test_a_replay_of_nothing_is_one_sentence(quick_receiver: Side) -> None:
     for stem in ("forth-0123456789ab-0000000001", "../../etc/passwd", "\x1b[0m", ""):
-        with pytest.raises(WorldError, match="nothing was done") as raised:
+        with pytest.raises(TransientError, match="nothing was done") as raised:
             replay.replay_batches(quick_receiver.site, stem)
         assert raised.value.sentence.isprintable()
 

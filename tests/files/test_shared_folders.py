@@ -11,7 +11,7 @@ from exchange.files.folder import held
 from exchange.files.layout import Folders
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folders(tmp_path: Path) -> Folders:
 
 
 def test_a_shared_folder_is_made_by_a_persons_first_step_and_by_nothing_else(folders: Folders) -> None:
-    with pytest.raises(WorldError, match="exchange init"):
+    with pytest.raises(TransientError, match="exchange init"):
         Spool(folders).prepare()
     assert not folders.outgoing.exists()
 
@@ -32,7 +32,7 @@ def test_a_shared_folder_is_made_by_a_persons_first_step_and_by_nothing_else(fol
 def test_a_mistyped_folder_is_not_made(folders: Folders, tmp_path: Path) -> None:
     Spool(folders).prepare(make=True)
 
-    with pytest.raises(WorldError, match="never set up, or is not mounted"):
+    with pytest.raises(TransientError, match="never set up, or is not mounted"):
         Spool(replace(folders, incoming=tmp_path / "incomming")).prepare()
     assert not (tmp_path / "incomming").exists()
 
@@ -42,7 +42,7 @@ def test_a_folder_that_lost_its_marker_stops_even_a_persons_first_step(folders: 
     shutil.rmtree(folders.incoming)
     folders.incoming.mkdir()
 
-    with pytest.raises(WorldError, match="lost its marker"):
+    with pytest.raises(TransientError, match="lost its marker"):
         Spool(folders).prepare(make=True)
 
 
@@ -126,7 +126,7 @@ def test_another_folder_in_a_folders_place_is_found_out(prepared: Spool, tmp_pat
     shutil.copy(other, marker(prepared, "incoming"))
 
     for act in (prepared.prepare, prepared.list_arrivals):
-        with pytest.raises(WorldError, match="not the incoming folder that was marked"):
+        with pytest.raises(TransientError, match="not the incoming folder that was marked"):
             act()
     for shared in prepared.shared:  # a person's word
         shared.mark()
@@ -139,7 +139,7 @@ def test_a_link_in_a_folders_place_is_not_followed_and_is_said(prepared: Spool) 
     incoming.symlink_to(incoming.with_name("elsewhere"))
 
     for act in (prepared.prepare, prepared.list_arrivals, prepared.shared[1].mark):
-        with pytest.raises(WorldError, match="expected a folder, found a link; nothing was read"):
+        with pytest.raises(TransientError, match="expected a folder, found a link; nothing was read"):
             act()
 
 
@@ -150,9 +150,9 @@ def test_a_link_above_a_folder_leads_to_no_other_one(tmp_path: Path) -> None:
     (tmp_path / "drop").symlink_to(tmp_path / "home")
     before = sorted((tmp_path / "home").rglob("*"))
 
-    with pytest.raises(WorldError, match="has lost its marker"):
+    with pytest.raises(TransientError, match="has lost its marker"):
         spool.prepare()
-    with pytest.raises(WorldError, match="/home/keys, which nobody else may use; nothing was marked"):
+    with pytest.raises(TransientError, match="/home/keys, which nobody else may use; nothing was marked"):
         spool.shared[1].mark()
     assert sorted((tmp_path / "home").rglob("*")) == before
 
@@ -161,7 +161,7 @@ def test_a_link_above_a_folder_leads_to_no_other_one(tmp_path: Path) -> None:
 def test_no_folder_of_ours_alone_is_ever_shared(tmp_path: Path, place: str) -> None:
     spool = Spool(Folders(tmp_path / "home", tmp_path / "home/outgoing", tmp_path / place))
 
-    with pytest.raises(WorldError, match="expected one of its own"):
+    with pytest.raises(TransientError, match="expected one of its own"):
         spool.prepare(make=True)
     assert not list(tmp_path.rglob(f"{place}/{MARKER}"))
     assert not (tmp_path / "home/keys/trusted").exists()
@@ -173,7 +173,7 @@ def test_a_marker_that_is_no_plain_file_is_said_and_replaced_by_a_person(prepare
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(WorldError, match="expected a plain file with one name, found something else"):
+    with pytest.raises(TransientError, match="expected a plain file with one name, found something else"):
         prepared.prepare()
     prepared.shared[1].mark()
     assert (path.is_symlink(), path.read_bytes()) == (False, said)

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from exchange.format.batch import BatchReader, BatchWriter, ReadLimits, check_data
-from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Unsupported, WorldError
+from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, TransientError, Unsupported
 from exchange.format.manifest import OpCounts
 from exchange.format.record import Op, Record, encode
 
@@ -83,7 +83,7 @@ def test_a_short_write_is_the_worlds_fault() -> None:
 
     writer = BatchWriter(Full(), ())
     writer.write(b"{}\n", "request", Op.UPSERT)
-    with pytest.raises(WorldError, match="in part"):
+    with pytest.raises(TransientError, match="in part"):
         writer.close()
 
 

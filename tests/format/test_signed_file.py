@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from exchange.format.errors import Untrusted, WorldError
+from exchange.format.errors import TransientError, Untrusted
 from exchange.format.signed_file import FileFault, LineWriter, read_lines, read_tail
 from exchange.format.signing import SigningKey, TrustedKeys
 
@@ -63,5 +63,5 @@ def test_a_full_disk_is_said() -> None:
         def write(self, _piece: object) -> int:
             return 0
 
-    with pytest.raises(WorldError, match="the disk may be full"):
+    with pytest.raises(TransientError, match="the disk may be full"):
         LineWriter(Full()).add(b"{}\n")

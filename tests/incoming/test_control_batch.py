@@ -24,7 +24,7 @@ from exchange.database.tables import (
     resync,
 )
 from exchange.dead_letters import edit, retry, transitions
-from exchange.format.errors import Verdict, WorldError
+from exchange.format.errors import TransientError, Verdict
 from exchange.format.names import MAX_SEQUENCE
 from exchange.incoming import control_batch
 from exchange.link import peer_state
@@ -265,7 +265,7 @@ def test_a_refused_word_can_be_neither_retried_nor_mended_but_discarded(mouth: M
     [retried] = retry.retry_letters(mouth.side.site, [letter.id])
     assert not retried.changed
     assert "the next control batch says it anew" in retried.message
-    with pytest.raises(WorldError, match="the other side's own word"):
+    with pytest.raises(TransientError, match="the other side's own word"):
         edit.begin_edit(mouth.side.site, letter.id)
     with mouth.side.engine.begin() as connection:
         assert transitions.discard(connection, letter.id, "seen") is None

@@ -13,7 +13,7 @@ from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter
 from exchange.dead_letters import retry
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.incoming import delete_limit, importer, release
 from exchange.results import Imported
 from exchange.tables import version_limit
@@ -309,7 +309,7 @@ def test_what_is_parked_is_let_in_by_a_persons_word(quick_receiver: Side, quick_
     quick_forger.send([account(1, version)])
     assert verdicts(quick_receiver) == [Verdict.APPLIED]
     (parked,) = letters(quick_receiver)
-    done = version_limit.let_in_by_hand(
+    done = version_limit.allow_ahead_by_hand(
         quick_receiver.site, "forth", version, "their clock was set wrong when it was made"
     )
     assert (done.channel, done.version) == ("forth", version)
@@ -341,7 +341,7 @@ def test_a_row_that_was_frozen_is_freed(receiver: Side, forger: Forger) -> None:
     ],
 )
 def test_what_can_not_be_freed_is_one_sentence(quick_receiver: Side, stream: str, key: str, words: str) -> None:
-    with pytest.raises(WorldError, match="nothing was done") as refusal:
+    with pytest.raises(TransientError, match="nothing was done") as refusal:
         version_limit.free(quick_receiver.site, stream, key)
     assert words in refusal.value.sentence
     with reading(quick_receiver.engine) as connection:

@@ -17,7 +17,7 @@ from exchange.database import attempts as counted_attempts
 from exchange.database import ledger, tables
 from exchange.database.batch_fault import interrupted_by
 from exchange.database.tables import BatchState
-from exchange.format.errors import Reason, RecordError, Verdict, WorldError
+from exchange.format.errors import Reason, RecordError, TransientError, Verdict
 from exchange.format.manifest import Manifest
 from exchange.incoming import apply, control_batch, judge, manifests, replay, transaction
 from exchange.incoming.held import OpenBatches
@@ -288,7 +288,7 @@ def test_a_connection_that_dies_is_no_fault_of_the_batch(receiver: Side, monkeyp
             with site.engine.connect() as other:
                 other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": driver.info.backend_pid})
             connection.execute(sa.text("SELECT 1"))
-        raise WorldError("the database went away")
+        raise TransientError("the database went away")
 
     with monkeypatch.context() as patched:
         patched.setattr(apply, "apply_records", cut)

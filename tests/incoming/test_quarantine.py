@@ -14,7 +14,7 @@ from exchange.channels import Channel
 from exchange.database import tables
 from exchange.database.locks import locked
 from exchange.database.tables import BatchState
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import importer, quarantine, release, replay
 from exchange.operating import status
@@ -144,7 +144,7 @@ def test_one_that_is_not_there_is_one_sentence(quick_receiver: Side, label: str)
         quarantine.release_files,
         lambda site, one: quarantine.discard_files(site, one, "why"),
     ):
-        with pytest.raises(WorldError, match="is in quarantine; nothing was done"):
+        with pytest.raises(TransientError, match="is in quarantine; nothing was done"):
             ask(quick_receiver.site, label)
 
 
@@ -293,7 +293,7 @@ def test_of_many_bad_records_so_many_are_listed_as_were_asked_for(quick_receiver
 
 def test_a_refused_batch_is_let_in_with_its_bad_records_parked(receiver: Side, forger: Forger) -> None:
     stem = rejected(forger)
-    with pytest.raises(WorldError, match="--park lets the others in"):
+    with pytest.raises(TransientError, match="--park lets the others in"):
         release.release_batch(receiver.site, stem, park=False)
     outcome = release.release_batch(receiver.site, stem, park=True)
     assert outcome.verdict is Verdict.APPLIED
@@ -341,16 +341,16 @@ def test_what_is_neither_held_nor_refused_is_neither_released_nor_rejected(
 ) -> None:
     stem = quick_forger.send([account(1, 1)])
     quick_receiver.take_in()
-    with pytest.raises(WorldError, match="is applied, neither held nor refused"):
+    with pytest.raises(TransientError, match="is applied, neither held nor refused"):
         release.release_batch(quick_receiver.site, stem, park=True)
-    with pytest.raises(WorldError, match="is applied; only one that is quarantined or held"):
+    with pytest.raises(TransientError, match="is applied; only one that is quarantined or held"):
         release.reject_batch(quick_receiver.site, stem, "why")
     for ask in (
         lambda: release.release_batch(quick_receiver.site, "forth-0123456789ab-0000000077", park=True),
         lambda: release.reject_batch(quick_receiver.site, "forth-0123456789ab-0000000077", "why"),
         lambda: release.batch_detail(quick_receiver.site, "forth-0123456789ab-0000000077", 1),
     ):
-        with pytest.raises(WorldError, match="the ledger has no batch"):
+        with pytest.raises(TransientError, match="the ledger has no batch"):
             ask()
     assert release.batch_detail(quick_receiver.site, stem, 1).trial is None
 
@@ -394,7 +394,7 @@ def test_a_range_ends_behind_the_first_that_does_not_apply_and_leaves_the_rest_w
 
 @pytest.mark.parametrize("first, last", [("forth-0123456789ab-0000000005", 9), ("forth-0123456789ab-0000000005", 4)])
 def test_an_empty_range_is_one_sentence(quick_receiver: Side, first: str, last: int) -> None:
-    with pytest.raises(WorldError, match="nothing was done"):
+    with pytest.raises(TransientError, match="nothing was done"):
         replay.replay_batches(quick_receiver.site, first, last)
 
 

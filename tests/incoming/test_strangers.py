@@ -16,7 +16,7 @@ from exchange.database import tables
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.files.shared_folders import MARKER
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import importer, quarantine, release, replay, strangers, transaction
 from exchange.operating import prune, status
@@ -234,7 +234,7 @@ def test_one_is_looked_at_released_and_given_up_by_its_name(quick_receiver: Side
     quick_receiver.take_in()
     assert quarantine.quarantined_detail(quick_receiver.site, stem).report.reason is Reason.UNTRUSTED
     assert quarantine.release_files(quick_receiver.site, stem).reason is Reason.UNTRUSTED
-    with pytest.raises(WorldError, match="`exchange quarantine` also what nobody vouches for"):
+    with pytest.raises(TransientError, match="`exchange quarantine` also what nobody vouches for"):
         release.reject_batch(quick_receiver.site, stem, "whose is it")
     quick_receiver.site = replace(
         quick_receiver.site, trusted=TrustedKeys.from_pems({stranger.name: stranger.public_pem()})

@@ -19,7 +19,7 @@ from exchange.database.locks import reading
 from exchange.files.batch_files import Listing
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.signing import SigningKey
 from exchange.incoming import quarantine, replay, strangers
 from exchange.incoming.held import OpenBatches
@@ -936,9 +936,9 @@ def test_a_lost_marker_stops_everything(quick_receiver: Side, quick_forger: Forg
     quick_forger.send([account(1, FIRST)])
     marker = quick_receiver.site.spool.folders.incoming / MARKER
     marker.unlink()
-    with pytest.raises(WorldError, match="not mounted"):
+    with pytest.raises(TransientError, match="not mounted"):
         quick_receiver.take_in()
-    with pytest.raises(WorldError, match="not mounted"):
+    with pytest.raises(TransientError, match="not mounted"):
         quick_receiver.export()
     marker.touch()
     assert only(quick_receiver).verdict is Verdict.APPLIED

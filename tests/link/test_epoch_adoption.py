@@ -16,7 +16,7 @@ from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, reading
 from exchange.database.network import known_epoch, left_behind
 from exchange.database.tables import BatchState, Direction, batch, epoch, gap, network, position
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.link import epoch_adoption, epochs
 from exchange.link.gaps import accept_by_hand, close_lost
 from exchange.operating import status
@@ -134,7 +134,7 @@ def test_no_loss_and_no_persons_word_on_a_gap_adopts_an_unproven_epoch(
     recorded.make()
     recorded.send([account(2, FIRST)])
     assert verdict(quick_receiver) == HELD
-    with pytest.raises(WorldError, match="channel forth does not miss 1"):
+    with pytest.raises(TransientError, match="channel forth does not miss 1"):
         accept_by_hand(quick_receiver.site, "forth", 1, 1, "go on")
     assert present(quick_receiver) == quick_forger.epoch
 
@@ -320,7 +320,7 @@ def test_a_person_refuses_an_epoch_and_its_batches_are_stale(quick_receiver: Sid
     assert verdict(quick_receiver) == (Verdict.QUARANTINED, Reason.STALE_EPOCH)
     assert present(quick_receiver) == quick_forger.epoch
     for decide in (epoch_adoption.adopt_epoch, epoch_adoption.refuse_epoch):
-        with pytest.raises(WorldError, match=f"no batch of epoch {NEW} waits for a decision; nothing was done"):
+        with pytest.raises(TransientError, match=f"no batch of epoch {NEW} waits for a decision; nothing was done"):
             decide(quick_receiver.site, NEW, "another thought")
 
 
@@ -541,7 +541,7 @@ def test_what_was_read_out_proves_a_new_epoch_where_nothing_comes_back(anew: tup
 
 @pytest.mark.parametrize("said", ["", "yesterday", "A" * 12, "a" * 13])
 def test_what_continues_no_epoch_is_refused(small: Link, said: str) -> None:
-    with pytest.raises(WorldError, match="continues: expected an epoch, 12 of the digits 0 to 9 and a to f, found"):
+    with pytest.raises(TransientError, match="continues: expected an epoch, 12 of the digits 0 to 9 and a to f, found"):
         epochs.begin_epoch(small.one.site, "a slip of the tongue", continues=said)
 
 

@@ -16,7 +16,7 @@ from exchange.database.locks import reading
 from exchange.database.tables import Direction, GapState, gap, peer, position, repair
 from exchange.format import resend_codes
 from exchange.format.control import Heartbeat, Range, Sent, ranges
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.incoming import release
 from exchange.link import gap_report
 from exchange.link.gaps import Accepted, accept_by_hand, close_lost, record_gaps
@@ -281,7 +281,7 @@ def test_only_what_is_missing_can_be_accepted(quick_receiver: Side, quick_forger
     quick_forger.make()
     quick_forger.send([account(3, FIRST)])
     verdicts(quick_receiver)
-    with pytest.raises(WorldError, match=f"channel forth does not miss {sequence}; .*nothing was done"):
+    with pytest.raises(TransientError, match=f"channel forth does not miss {sequence}; .*nothing was done"):
         accept(quick_receiver, sequence)
     assert rows(quick_receiver) == [2]
 

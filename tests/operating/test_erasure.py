@@ -33,7 +33,7 @@ from exchange.database.tables import (
 from exchange.dead_letters import edit, retry, selections
 from exchange.dead_letters.filters import Filters
 from exchange.format.control import Receipt
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.incoming.importer import never
 from exchange.operating import erasure, prune
 from exchange.operating.erasure import Forgotten
@@ -391,7 +391,7 @@ def test_a_run_that_was_cut_short_behind_its_commit_is_run_again(small: Link, mo
     ],
 )
 def test_a_row_that_can_not_be_is_one_sentence(small: Link, stream: str, key: str, said: str) -> None:
-    with pytest.raises(WorldError, match=said):
+    with pytest.raises(TransientError, match=said):
         look(small.one, stream, key)
 
 

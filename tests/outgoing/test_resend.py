@@ -16,7 +16,7 @@ from exchange.database.locks import locked, reading
 from exchange.database.network import known_epoch
 from exchange.database.tables import BatchState, Direction, GapState, batch, network, receipt, resync
 from exchange.format.control import Range, Receipt
-from exchange.format.errors import Reason, Verdict, WorldError
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.incoming import importer
 from exchange.link import gap_report, gaps
 from exchange.operating import prune
@@ -309,13 +309,13 @@ def test_a_code_read_out_on_a_one_way_link_brings_what_is_missing(small: Link) -
     assert again.batch.endswith("0000000001.r2")
     small.there.carry()
     assert {seen.verdict for seen in small.other.take_in().batches} == {Verdict.APPLIED}
-    with pytest.raises(WorldError, match=r"is of no channel that this side sends .*; nothing was done"):
+    with pytest.raises(TransientError, match=r"is of no channel that this side sends .*; nothing was done"):
         resend.resend_by_code(small.other.site, code)
 
 
 def test_what_was_never_sent_can_t_be_sent_again(small: Link) -> None:
     send(small, 2)
-    with pytest.raises(WorldError, match="channel forth has published no batch 3, 7-8 in its present epoch"):
+    with pytest.raises(TransientError, match="channel forth has published no batch 3, 7-8 in its present epoch"):
         resend.resend_by_hand(small.one.site, "forth", [1, 3, 7, 8])
     assert state(small.one, 1)[2] == 1
 
@@ -323,7 +323,7 @@ def test_what_was_never_sent_can_t_be_sent_again(small: Link) -> None:
 def test_while_exports_are_halted_nothing_is_sent_again_by_hand(small: Link) -> None:
     send(small, 1)
     small.one.execute(sa.update(network).values(halted_because="this database was restored"))
-    with pytest.raises(WorldError, match="nothing is sent again: this database was restored"):
+    with pytest.raises(TransientError, match="nothing is sent again: this database was restored"):
         resend.resend_by_hand(small.one.site, "forth", [1])
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.database.batch_fault import Crashed
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import LETTERS_LOCK, locked
 from exchange.dead_letters.file.accept import Acceptance, Unacceptable
 from exchange.dead_letters.file.insert import Inserter
@@ -58,9 +58,9 @@ class ImportedLetters(AsDict):
 def import_letters(site: Site, file: Path) -> ImportedLetters:
     """Take in a file that ``export_letters`` wrote here or at the peer; may be repeated.
 
-    Raises FileFault, and nothing was changed; Busy, WorldError.
+    Raises FileFault, and nothing was changed; Busy, TransientError.
     """
-    with world_errors(), _opened(site, file) as content:
+    with transient_errors(), _opened(site, file) as content:
         tail = read_tail(content)
         ending = _believed(site, tail)
         try:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from exchange import __version__
 from exchange.database import network
 from exchange.database.engine import now
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.tables import dead_letter, revision
 from exchange.dead_letters.file.csv import write_table
@@ -22,7 +22,7 @@ from exchange.dead_letters.store import Parked, brief_columns, parked
 from exchange.files.durable import new_file
 from exchange.format.as_dict import AsDict
 from exchange.format.dead_letter_file import Entry, LetterWriter, SavedLetter, SavedRevision
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.site import Site
 
 FETCH_LETTERS = 50
@@ -45,15 +45,15 @@ class ExportedLetters(AsDict):
 def export_letters(site: Site, file: Path, filters: Filters | None = None) -> ExportedLetters:
     """Write the letters that ``filters`` mean (None: all): a table if the name ends in .csv, else JSON lines.
 
-    The file appears whole or not at all, for our eyes only. Raises FileFault if there is one already, WorldError.
+    The file appears whole or not at all, for our eyes only. Raises FileFault if there is one already, TransientError.
     """
     where = (filters or Filters()).where()
-    with world_errors(), reading(site.engine) as connection, new_file(file) as out:
+    with transient_errors(), reading(site.engine) as connection, new_file(file) as out:
         if file.suffix == ".csv":
             return ExportedLetters(file, write_table(site, out, _letters(connection, where)), None)
         epoch = network.known_epoch(connection, site.network)
         if epoch is None:
-            raise WorldError("the database has no epoch yet; `exchange migrate` gives it one")
+            raise TransientError("the database has no epoch yet; `exchange migrate` gives it one")
         writer = LetterWriter(out)
         for entry in _entries(connection, where):
             writer.write(entry)

@@ -12,7 +12,7 @@ from exchange.database import audit_chain, engine, errors, ledger, locks, networ
 from exchange.database.dialects import dialect_of
 from exchange.database.tables import Direction, ResyncState, batch, event, resync
 from exchange.format.control import SNAPSHOT
-from exchange.format.errors import WorldError
+from exchange.format.errors import TransientError
 from exchange.format.moments import in_words
 from exchange.link import peer_statements
 from exchange.operating import migrate
@@ -51,9 +51,9 @@ def check_database(settings: Settings, site: Site) -> Findings:
     )
     for check, step, remedy in steps:
         try:
-            with errors.world_errors():
+            with errors.transient_errors():
                 findings = list(step(settings, site))
-        except WorldError as error:
+        except TransientError as error:
             yield fault(check, error.sentence, remedy)
             return
         yield from findings

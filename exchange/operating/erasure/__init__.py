@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from exchange.database import ledger
-from exchange.database.errors import world_errors
+from exchange.database.errors import transient_errors
 from exchange.database.locks import FORGET_LOCK, export_lock, import_lock, join, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.names import CONTROL
@@ -69,21 +69,21 @@ _FOLDERS = frozenset({"sealed", "outgoing", "work", "incoming", "quarantine", "a
 
 
 def find_traces(site: Site, sought: RowToErase) -> Forgotten:
-    """Find every place. Raises WorldError."""
+    """Find every place. Raises TransientError."""
     site.spool.prepare()
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         return _found(site, connection, sought, files.find(site, connection, sought), erased=False)
 
 
 def erase_record(site: Site, sought: RowToErase) -> Forgotten:
     """Find every place, and remove or rewrite what can go. May be repeated.
 
-    Of a batch that the peer may not have yet it gets a snapshot instead. Raises Busy and WorldError.
+    Of a batch that the peer may not have yet it gets a snapshot instead. Raises Busy and TransientError.
     """
     site.spool.prepare()
-    with world_errors(), reading(site.engine) as connection:
+    with transient_errors(), reading(site.engine) as connection:
         seen = files.find(site, connection, sought)
-    with world_errors(), locked(site.engine, FORGET_LOCK) as connection:
+    with transient_errors(), locked(site.engine, FORGET_LOCK) as connection:
         enable_secure_delete(connection)
         for lock in _locks(site, seen):
             join(connection, lock, alone=True)
@@ -92,7 +92,7 @@ def erase_record(site: Site, sought: RowToErase) -> Forgotten:
         going = [one for one in seen if one.kept is None]
         _mark(site, connection, going)
         rows.erase(site, connection, sought)
-    with world_errors():
+    with transient_errors():
         for one in going:
             site.spool.erase(one.files)
         write_back(site.engine)

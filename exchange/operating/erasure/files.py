@@ -39,7 +39,7 @@ class Found:
 
 
 def find(site: Site, connection: Connection, sought: RowToErase) -> list[Found]:
-    """Look through every data file of every folder. Raises WorldError if a folder can't be read."""
+    """Look through every data file of every folder. Raises TransientError if a folder can't be read."""
     carrying = {
         name
         for channel in site.channels

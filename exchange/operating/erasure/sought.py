@@ -15,7 +15,7 @@ import orjson
 from exchange.channels.stream import Stream
 from exchange.dead_letters.filters import key_texts
 from exchange.format.control import RECEIPT
-from exchange.format.errors import RecordError, WorldError, printable
+from exchange.format.errors import RecordError, TransientError, printable
 from exchange.site import Site
 
 
@@ -100,13 +100,13 @@ class RowToErase:
 def seek(site: Site, stream_name: str, text: str) -> RowToErase:
     """Read which row a person means: the name of a stream, and a key as JSON object or its only value.
 
-    Raises WorldError, and nothing was looked at.
+    Raises TransientError, and nothing was looked at.
     """
     streams = {stream.name: stream for channel in site.channels for stream in channel.streams}
     stream = streams.get(stream_name)
     if stream is None:
         known, shown = ", ".join(sorted(streams)), printable(stream_name, 80)
-        raise WorldError(f"stream: expected one of {known}, found {shown}; nothing was looked for")
+        raise TransientError(f"stream: expected one of {known}, found {shown}; nothing was looked for")
     for written in key_texts(text, site.channels, [stream.name]):
         try:
             key = json.loads(written)
@@ -119,7 +119,7 @@ def seek(site: Site, stream_name: str, text: str) -> RowToErase:
         stored = tuple(column[0] for column in stream.key_decoder(site.engine.dialect)([key]))
         return RowToErase(stream, {name: key[name] for name in names}, stored, tuple(_texts(names, key, stored)))
     columns = ", ".join(str(column.name) for column in stream.key)
-    raise WorldError(
+    raise TransientError(
         f"key: expected the key of {stream.name}, a JSON object of {columns} or its only value, found"
         f" {printable(repr(text), 80)}; nothing was looked for"
     )
