@@ -13,26 +13,54 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError
 
 from exchange.database.dialects import dialect_of
 from exchange.database.redact import withhold
 from exchange.database.whoami import MAX_NAME_BYTES, whoami
+from exchange.format.errors import TransientError
 
 SQLITE_CACHE_KIB = 32 * 1024
 SQLITE_WAIT_SECONDS = 5.0
 """How long a SQLite writer waits for another one: the application's transactions are short, ours may not be."""
 
+LOCK_SECONDS = 30.0
+"""How long a statement waits for a lock on PostgreSQL, unless it is said otherwise."""
 
-def make_engine(url: str) -> Engine:
+_SETTINGS = {
+    # How values are written and read as text.
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    # A row that a policy hides would look like one that is gone: the server refuses the statement instead.
+    "row_security": "off",
+    # A load takes as long as it takes; what a batch is published for must be on the disk.
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "synchronous_commit": "on",
+    # Its compiling costs more than it gives.
+    "jit": "off",
+}
+"""What our transactions rely on, whatever database and role set. The search path stays as they set it: by it the
+application's own tables are found."""
+
+
+def make_engine(url: str, *, lock_seconds: float = LOCK_SECONDS) -> Engine:
     """Make an engine whose transactions are whole.
 
     SQLite: the driver in autocommit and an explicit ``BEGIN IMMEDIATE``, because the stock set-up commits
     half; write-ahead log, foreign keys, triggers of replaced rows, and a bounded wait for other writers.
-    PostgreSQL: session settings that fix how values are written as text, and no prepared statements: a plan made
-    while the log was empty would be kept, and read all of it once it is not. No error of either quotes a row.
+    PostgreSQL: each transaction sets what it relies on for itself, which PgBouncer lets pass; READ COMMITTED unless it
+    asks for more; locks are waited for ``lock_seconds``; and no prepared statements: a plan made while the log was
+    empty would be kept, and read all of it once it is not. No error of either quotes a row.
     """
     parsed = make_url(url)
-    engine = _sqlite_engine(url) if parsed.get_backend_name() == "sqlite" else _postgresql_engine(parsed)
+    engine = _sqlite_engine(url) if parsed.get_backend_name() == "sqlite" else _postgresql_engine(parsed, lock_seconds)
     event.listen(engine, "handle_error", _keep_rows_out)
     return engine
 
@@ -42,20 +70,60 @@ def _keep_rows_out(context: ExceptionContext) -> None:
     withhold(context.original_exception, context.sqlalchemy_exception)
 
 
-def _postgresql_engine(parsed: URL) -> Engine:
+def _postgresql_engine(parsed: URL, lock_seconds: float) -> Engine:
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    options = "-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c bytea_output=hex"
-    return create_engine(
+    engine = create_engine(
         parsed,
         pool_pre_ping=True,
         hide_parameters=True,
+        isolation_level="READ COMMITTED",
         connect_args={
-            "options": options,
             "application_name": f"exchange {whoami()}"[:MAX_NAME_BYTES],
+            # Whatever the database's own: what that can't store, the server refuses value by value.
+            "client_encoding": "utf8",
             "prepare_threshold": None,
         },
     )
+    settings = {**_SETTINGS, "lock_timeout": f"{round(lock_seconds * 1000)}ms"}
+    fixed = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in settings.items())
+
+    # Before SQLAlchemy looks at the new connection: it remembers how strings are to be quoted.
+    @event.listens_for(engine, "connect", insert=True)
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.autocommit = True
+        connection.execute("SET standard_conforming_strings = on")
+        role = connection.execute("SHOW session_replication_role").fetchone()[0]
+        connection.autocommit = False
+        if role == "replica":
+            raise TransientError(_NO_TRIGGERS)
+
+    # SET, and nothing that reads: what a REPEATABLE READ transaction sees is not fixed by it.
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        if driver.autocommit:
+            return
+        writes = not connection.get_execution_options().get("exchange_read_only")
+        try:
+            connection.exec_driver_sql(f"SET LOCAL transaction_read_only = off; {fixed}" if writes else fixed)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _NOT_IN_RECOVERY:
+                raise
+            raise TransientError(_STANDBY) from error
+
+    return engine
+
+
+_NOT_IN_RECOVERY = "0A000"
+_STANDBY = (
+    "the database is a standby that can only be read; nothing was changed; have EXCHANGE_DATABASE_URL name the server"
+    " that is written to"
+)
+_NO_TRIGGERS = (
+    "the database or the role sets session_replication_role to replica, under which neither foreign keys nor triggers"
+    " hold; nothing was changed; take it away with ALTER ROLE ... RESET session_replication_role"
+)
 
 
 def _sqlite_engine(url: str) -> Engine:

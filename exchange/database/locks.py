@@ -26,9 +26,6 @@ from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
 from exchange.format.errors import Verdict
 from exchange.format.moments import in_words
 
-LOCK_WAIT_SECONDS = 30.0
-"""How long PostgreSQL waits for a lock that is held for a moment only: longer means that its holder hangs."""
-
 
 @dataclass(eq=False)  # not frozen: context managers set its traceback
 class Busy(Exception):  # noqa: N818 - an answer, not an error
@@ -138,9 +135,6 @@ def wait_for(connection: Connection, lock: str) -> None:
     Call it before the transaction does anything else. SQLite has one writer: there everybody is alone anyway.
     """
     if dialect_of(connection).many_writers:
-        # What is seen must be as it is once we have the lock, whatever the role's own settings say.
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_WAIT_SECONDS:.0f}s'")
         key = sa.func.hashtext(lock)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_NAMESPACE, key)))
 

@@ -67,15 +67,8 @@ class StreamTable:
         return f"EXISTS (SELECT 1 FROM {self.place} t WHERE {self.sql.matches('t', text, self.key)})"
 
 
-_SETTINGS = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, YMD",
-    "IntervalStyle": "postgres",
-    "bytea_output": "hex",
-    # Its compiling costs more than it gives here; and a sample of thousands says enough of a table of keys.
-    "jit": "off",
-    "default_statistics_target": "10",
-}
+_SAMPLE = "10"
+"""The statistics target: a sample of thousands says enough of a table of keys."""
 
 
 def and_in_shard(connection: Connection, stream: Stream, shard: Shard | None, text: str = "key") -> str:
@@ -99,13 +92,13 @@ def _work_memory_kib(connection: Connection) -> int:
 def make_claimed_table(connection: Connection) -> None:
     """Make ``exchange_taken`` anew. On SQLite the version is the row's place, so reading by version needs no sort.
 
-    On PostgreSQL it goes with the transaction, which from here on writes values as text like the triggers do.
+    On PostgreSQL it goes with the transaction.
     """
     run(connection, "DROP TABLE IF EXISTS exchange_taken")
     if dialect_of(connection).is_postgresql:
         kind, version, end = "TEMPORARY", "bigint", " ON COMMIT DROP"
-        # Key texts are compared with those that triggers wrote under these very settings.
-        settings = {**_SETTINGS, "work_mem": f"{max(_work_memory_kib(connection), WORK_MEMORY_KIB)}kB"}
+        work_memory = f"{max(_work_memory_kib(connection), WORK_MEMORY_KIB)}kB"
+        settings = {"default_statistics_target": _SAMPLE, "work_mem": work_memory}
         named = (f"set_config({literal(name)}, {literal(value)}, true)" for name, value in settings.items())
         run(connection, f"SELECT {', '.join(named)}")
     else:

@@ -1,0 +1,96 @@
+"""What a transaction of ours relies on, whatever the database and the role set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Engine
+
+from exchange.database.engine import make_engine
+from exchange.database.locks import locked, reading, writing
+from exchange.format.errors import TransientError
+
+CONTRARY = {
+    "TimeZone": "Asia/Kolkata",
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "sql_standard",
+    "bytea_output": "escape",
+    "extra_float_digits": "-10",
+    "standard_conforming_strings": "off",
+    "array_nulls": "off",
+    "quote_all_identifiers": "on",
+    "client_encoding": "LATIN1",
+    "row_security": "on",
+    "lock_timeout": "1ms",
+    "statement_timeout": "900ms",
+    "idle_in_transaction_session_timeout": "900ms",
+    "synchronous_commit": "off",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+    "search_path": "own, public",
+}
+
+
+@pytest.fixture
+def elsewhere(postgres_url: str) -> Iterator[Engine]:
+    """Give an engine on a database that sets everything otherwise."""
+    engine = make_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA own")
+        for name, value in CONTRARY.items():
+            written = value if name == "search_path" else f"'{value}'"
+            connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} SET {name} = {written}")
+    engine.dispose()
+    yield engine
+    engine.dispose()
+
+
+def _read(connection: sa.Connection, name: str) -> object:
+    return connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+
+
+@pytest.mark.postgres
+def test_a_transaction_fixes_what_it_relies_on_and_leaves_the_search_path(elsewhere: Engine) -> None:
+    literal = sa.select(sa.literal("back\\slash", literal_execute=True))
+    with writing(elsewhere) as connection:
+        connection.exec_driver_sql("CREATE TABLE kept (id integer)")
+        set_now = {name: _read(connection, name) for name in CONTRARY}
+        isolation = _read(connection, "transaction_isolation")
+        quoted = connection.scalar(literal)
+        number = connection.exec_driver_sql("SELECT 0.1::float8 + 0.2::float8").scalar_one()
+    with locked(elsewhere, "x", isolation_level="REPEATABLE READ") as connection:
+        repeatable = _read(connection, "transaction_isolation")
+    with reading(elsewhere) as connection:
+        after = (_read(connection, "transaction_isolation"), _read(connection, "extra_float_digits"))
+        place = connection.exec_driver_sql("SELECT 'kept'::regclass::oid = 'own.kept'::regclass::oid").scalar_one()
+
+    assert set_now == CONTRARY | {
+        "TimeZone": "UTC",
+        "DateStyle": "ISO, YMD",
+        "IntervalStyle": "postgres",
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
+        "standard_conforming_strings": "on",
+        "array_nulls": "on",
+        "quote_all_identifiers": "off",
+        "client_encoding": "UTF8",
+        "row_security": "off",
+        "lock_timeout": "30s",
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        "synchronous_commit": "on",
+    }
+    assert (isolation, repeatable, after) == ("read committed", "repeatable read", ("read committed", "1"))
+    assert (quoted, number, place) == ("back\\slash", 0.1 + 0.2, True)
+
+
+@pytest.mark.postgres
+def test_where_no_trigger_would_fire_nothing_is_begun(elsewhere: Engine) -> None:
+    with writing(elsewhere) as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {elsewhere.url.database} SET session_replication_role = 'replica'")
+    elsewhere.dispose()
+    with pytest.raises(TransientError, match="session_replication_role"), reading(elsewhere):
+        pass
