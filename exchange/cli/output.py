@@ -6,8 +6,10 @@ Data goes to stdout, sentences go to stderr. Whatever came from outside is escap
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -28,6 +30,7 @@ _COLOURS = {
     "red": {"quarantined", "fault", "rejected", "corrupt", "untrusted", "misdirected"},
     "bright_black": {"duplicate", "discarded", "superseded"},
 }
+_INDENT = " " * 9
 _NAMES = {"batch", "id", "name", "fingerprint"}
 _STYLES = {word: colour for colour, words in _COLOURS.items() for word in words}
 
@@ -82,6 +85,26 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in cells:
         drawn.add_row(*(Text(value, style=_STYLES.get(value, "")) for value in row))
     Console().print(drawn)
+
+
+def paragraph(mark: str, *sentences: str) -> None:
+    """Print sentences beside a mark, each on lines of its own, as wide as the terminal at most; no word is cut."""
+    wrapped = textwrap.TextWrapper(
+        min(shutil.get_terminal_size().columns, 100),
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for sentence in filter(None, sentences):
+        for line in wrapped.wrap(_shown(sentence)):
+            typer.echo(typer.style(mark.ljust(len(_INDENT)), fg=_STYLES.get(mark)) + line[len(_INDENT) :])
+            mark = ""
+
+
+def command(line: str) -> None:
+    """Print what to type next below a paragraph: whole, however long."""
+    typer.echo(f"{_INDENT}$ {_shown(line)}")
 
 
 def _cell(value: object) -> str:

@@ -1,6 +1,7 @@
 """How a command begins and how it ends: settings and site opened, what went wrong said in one sentence.
 
-Exit codes: 0 done, 1 failed, 2 a wrong argument or setting. Only a fault of our own shows a traceback.
+Exit codes: 0 done, 1 failed, 2 a wrong argument or setting; of `exchange doctor` 3, if there are only warnings. Only a
+fault of our own shows a traceback.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FAILED = 1
 USAGE = 2
+WARNED = 3
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -76,9 +78,9 @@ def _explained(error: Exception) -> tuple[list[str], int]:
     return [], FAILED
 
 
-def fail() -> NoReturn:
-    """End the command with exit code 1; what failed has been said."""
-    raise typer.Exit(FAILED)
+def fail(code: int = FAILED) -> NoReturn:
+    """End the command with an exit code; why has been said."""
+    raise typer.Exit(code)
 
 
 def settings() -> Settings:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +12,11 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, settings
+from exchange.cli.runtime import WARNED, Refused, fail, settings
+from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
+    from exchange.operating.doctor import Finding
     from exchange.settings import Settings
     from exchange.site import Site
 
@@ -169,21 +173,41 @@ def demo(
         fail()
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    health: Annotated[
+        bool,
+        typer.Option("--health", help="Only the installation, not the work; warnings end with 0: for health checks."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Look at everything, and say what to do.
 
-    Exit code 1 if there is a fault.
+    Exit code 0 if all is well, 1 if something needs a person, 3 if there are only warnings.
     """
     from exchange.operating.doctor import Level, examine
 
-    findings = list(examine())
+    findings = list(examine(work=not health))
     if as_json:
         for finding in findings:
             output.emit(finding.as_dict())
     else:
-        output.table(
-            ["check", "level", "found", "what to do"],
-            [(one.check, one.level, one.message, one.remedy) for one in findings],
-        )
-    if any(one.level is Level.FAULT for one in findings):
+        _show_findings(findings)
+    levels = Counter(one.level for one in findings)
+    if levels[Level.FAULT]:
         fail()
+    if levels[Level.WARNING] and not health:
+        fail(WARNED)
+
+
+def _show_findings(findings: Sequence[Finding]) -> None:
+    """Print what is well first, and what is worst last, next to where one types."""
+    from exchange.operating.doctor import Level
+
+    levels = list(Level)
+    for one in sorted(findings, key=lambda one: levels.index(one.level)):
+        since = f", since {in_table(one.since)}" if one.since else ""
+        output.paragraph(one.level, f"{one.check}: {one.message}{since}", one.remedy)
+        if one.command:
+            output.command(one.command)
+    count = Counter(one.level for one in findings)
+    output.tell(f"faults: {count[Level.FAULT]}, warnings: {count[Level.WARNING]}, well: {count[Level.OK]}")

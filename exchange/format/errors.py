@@ -7,6 +7,7 @@ that is raised is a fault of ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
@@ -150,10 +151,15 @@ class TransientError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a person is to see to: what it is, and what to do about it, which may be nothing more to say."""
+    """Something that a person is to see to: what it is, and what to do about it, which may be nothing more to say.
+
+    ``command`` is what to type next, whole, and ``since`` when it began, where either is known.
+    """
 
     message: str
     remedy: str = ""
+    command: str = ""
+    since: datetime | None = None
 
     @classmethod
     def stored(cls, sentence: str) -> Problem:

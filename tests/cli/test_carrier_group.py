@@ -246,7 +246,7 @@ def test_doctor_says_that_others_can_read_a_file_with_a_password(
         for name in (".env", "word"):
             (public / name).chmod(mode)
         found = [line for line in side.run("doctor", "--json", **variables).lines if line["check"] == "settings"]
-        assert [line["remedy"] for line in found[1:]] == [f"chmod o-r {public / name}" for name in told_of]
+        assert [line["command"] for line in found[1:]] == [f"chmod o-r {public / name}" for name in told_of]
 
 
 def test_doctor_says_that_the_folder_is_not_the_groups(pair: Pair) -> None:

@@ -25,8 +25,11 @@ EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 """A clock before this program was written was never set."""
 
 
-def examine() -> Findings:
-    """Look at everything, in an order in which one fault explains the next ones."""
+def examine(*, work: bool = True) -> Findings:
+    """Look at everything, in an order in which one fault explains the next ones.
+
+    Without ``work`` only at the installation, not at what people have to do.
+    """
     try:
         settings = load_settings()
     except SettingsFaults as faults:
@@ -53,7 +56,7 @@ def examine() -> Findings:
     yield from check_handler(settings)
     yield ok("channels", ", ".join(_declared(one) for one in site.channels))
     try:
-        yield from check_database(settings, site)
+        yield from check_database(settings, site, work=work)
     finally:
         site.engine.dispose()
 

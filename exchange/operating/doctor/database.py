@@ -16,7 +16,7 @@ from exchange.format.errors import TransientError
 from exchange.format.moments import in_words
 from exchange.link import peer_statements
 from exchange.operating import migrate
-from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
+from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
 from exchange.operating.doctor.work import check_batches, check_letters, check_link, check_strangers
 from exchange.operating.prepare import branches
 from exchange.settings import Settings
@@ -30,48 +30,51 @@ MANY_ROWS = 1_000_000
 """Where more than so many records were sent, rows are not counted to find out whether some were not."""
 
 
-def check_database(settings: Settings, site: Site) -> Findings:
-    """Look at the database and at the work in it, step by step; what is behind a fault is not looked at."""
-    shown = settings.shown_database_url
+Check = Callable[[Settings, Site], Findings]
+
+
+def check_database(settings: Settings, site: Site, *, work: bool = True) -> Findings:
+    """Look at the database and, unless ``work`` is false, at the work in it.
+
+    One that can't be reached ends it, one that is not migrated ends it before its tables; any other fault ends nothing.
+    """
     missing = engine.missing_file(site.engine)
     if missing is not None:
-        yield fault("database", f"{missing} does not exist", "run `exchange migrate`, which makes it")
+        remedy = "run `exchange migrate`, which makes it"
+        yield fault("database", f"{missing} does not exist", remedy, command="exchange migrate")
         return
-    steps: tuple[tuple[str, Callable[[Settings, Site], Findings], str], ...] = (
-        ("database", _migrations, f"see that {shown} is right and runs"),
-        ("audit", _audit, "see the database's own log"),
-        ("tables", _tables, "see the database's own log"),
-        ("shards", _shards, "see the database's own log"),
-        ("first start", _first_start, "see the database's own log"),
-        ("clock", _database_clock, "see the database's own log"),
-        ("letters", check_letters, "see the database's own log"),
-        ("batches", check_batches, "see the database's own log"),
-        ("strangers", check_strangers, "see the database's own log"),
-        ("link", check_link, "see the database's own log"),
-    )
-    for check, step, remedy in steps:
-        try:
-            with errors.transient_errors():
-                findings = list(step(settings, site))
-        except TransientError as error:
-            yield fault(check, error.sentence, remedy)
-            return
+    for check, step in _FIRST:
+        findings = _looked(check, step, settings, site, f"see that {settings.shown_database_url} is right and runs")
         yield from findings
         if any(finding.level is Level.FAULT for finding in findings):
             return
+    for check, step in _TABLES + (_WORK if work else ()):
+        yield from _looked(check, step, settings, site, "see the database's own log")
 
 
-def _migrations(settings: Settings, site: Site) -> Findings:
+def _looked(check: str, step: Check, settings: Settings, site: Site, remedy: str) -> list[Finding]:
+    """Give what one check finds; that it could not look is a finding of its own."""
+    try:
+        with errors.transient_errors():
+            return list(step(settings, site))
+    except TransientError as error:
+        return [fault(check, error.sentence, remedy)]
+
+
+def _reached(settings: Settings, site: Site) -> Findings:
     with site.engine.connect() as connection:
         connection.execute(sa.select(1))
     yield ok("database", f"{settings.shown_database_url} answers")
+
+
+def _migrations(settings: Settings, site: Site) -> Findings:
     if migrate.is_behind(site.engine, branches(settings)):
-        yield fault("migrations", "the database is not as this version needs it", "run `exchange migrate`")
+        yield fault("migrations", "the database is not as this version needs it", command="exchange migrate")
         return
     with locks.reading(site.engine) as connection:
         epoch = network.known_epoch(connection, settings.network)
     if epoch is None:
-        yield fault("migrations", "the database has no epoch yet", "run `exchange migrate`")
+        yield fault("migrations", "the database has no epoch yet", command="exchange migrate")
     else:
         yield ok("migrations", f"up to date; epoch {epoch}")
 
@@ -80,7 +83,9 @@ def _audit(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         missing = audit_chain.missing_triggers(connection)
     if missing:
-        yield warning("audit", missing, "run `exchange audit verify`, and ask who took them away")
+        yield warning(
+            "audit", missing, "run `exchange audit verify`, and ask who took them away", command="exchange audit verify"
+        )
     else:
         yield ok("audit", "rows are only ever added to it")
 
@@ -107,6 +112,7 @@ def _first_start(_settings: Settings, site: Site) -> Findings:
                     f"channel {channel.name}: {rows} or more rows were there before changes were captured, and were"
                     f" never sent to {site.peer}",
                     f"run `exchange resync {channel.name}`, which sends whole tables",
+                    command=f"exchange resync {channel.name}",
                 )
 
 
@@ -176,3 +182,24 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
             f"this machine and the database's are {abs(theirs - ours).total_seconds():.0f} seconds apart",
             "set both clocks, and have NTP keep them",
         )
+
+
+_FIRST: tuple[tuple[str, Check], ...] = (("database", _reached), ("database", _migrations))
+"""What everything behind it depends on."""
+
+_TABLES: tuple[tuple[str, Check], ...] = (
+    ("audit", _audit),
+    ("tables", _tables),
+    ("shards", _shards),
+    ("clock", _database_clock),
+)
+"""What is looked at in tables that are as this version needs them, one independent of the other."""
+
+_WORK: tuple[tuple[str, Check], ...] = (
+    ("first start", _first_start),
+    ("letters", check_letters),
+    ("batches", check_batches),
+    ("strangers", check_strangers),
+    ("link", check_link),
+)
+"""The same of what people have to do, which is no fault of the installation's."""

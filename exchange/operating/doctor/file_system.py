@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from shlex import quote
 
 from exchange.files import carrier_group, read_access
 from exchange.files.folder import HOME_MODE, PRIVATE_MODE
@@ -28,7 +29,7 @@ def check_password_files(settings: Settings) -> Findings:
                 yield warning(
                     "settings",
                     f"{file} is {mode:04o}: every user of this machine can read the passwords in it",
-                    f"chmod o-r {file}",
+                    command=f"chmod o-r {quote(str(file))}",
                 )
 
 
@@ -58,7 +59,7 @@ def _private_folders(places: Folders) -> Findings:
             yield fault(
                 "folders",
                 f"{folder} is {stat.S_IMODE(mode):04o}, but it is ours alone",
-                f"chmod {allowed:o} {folder}",
+                command=f"chmod {allowed:o} {quote(str(folder))}",
             )
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             open_ones.append(folder)
@@ -95,7 +96,9 @@ def _shared_folder_faults(places: Folders, shared: Shared, seen: os.stat_result)
         yield fault(role, f"{folder} can't be written by this user", "give this user the right to write there")
     mode = stat.S_IMODE(seen.st_mode)
     if mode & _WRITABLE_BY_ALL and not mode & stat.S_ISVTX:
-        yield fault(role, f"{folder} is {mode:04o}: everybody can write there", f"chmod o-w {folder}")
+        yield fault(
+            role, f"{folder} is {mode:04o}: everybody can write there", command=f"chmod o-w {quote(str(folder))}"
+        )
     if role == "outgoing" and mode & places.folder_mode != places.folder_mode:
         yield warning(
             role,
@@ -124,7 +127,7 @@ def _readers(places: Folders) -> Findings:
     if not carrier_group.may_give(places.group):
         yield found("readers", carrier_group.not_ours(places.group, "nothing can be published"), Level.FAULT)
     if group != places.group:
-        yield warning("readers", f"{places.outgoing} is not the group {name}'s", "run `exchange init`")
+        yield warning("readers", f"{places.outgoing} is not the group {name}'s", command="exchange init")
     elif seen.barrier is not None:
         yield warning(
             "readers",

@@ -1,16 +1,19 @@
-"""What doctor finds: one check, how it ended, and for what is not well what to do."""
+"""What doctor finds: one check, how it ended, and for what is not well since when, what to do and what to type next."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
+from exchange.database.engine import now
 from exchange.format.errors import Problem
+from exchange.format.moments import to_rfc3339
 
 
 class Level(StrEnum):
-    """How a check ended. A warning is worth knowing and keeps nothing from working."""
+    """How a check ended. A warning is worth knowing and keeps nothing from working; a fault needs a person."""
 
     OK = "ok"
     WARNING = "warning"
@@ -19,20 +22,33 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, how it is, and for what is not well what to do."""
+    """One check: what was looked at, how it is, and for what is not well what to do.
+
+    ``command`` is what to type next, whole; ``since`` is when it began. Either is there where it is known.
+    """
 
     check: str
     level: Level
     message: str
     remedy: str = ""
+    command: str = ""
+    since: datetime | None = None
 
-    def as_dict(self) -> dict[str, str | None]:
+    @property
+    def advice(self) -> str:
+        """What to do, as a sentence; empty for what is well."""
+        return self.remedy or (f"run `{self.command}`" if self.command else "")
+
+    def as_dict(self) -> dict[str, str | int | None]:
         """Give the fields that scripts rely on."""
         return {
             "check": self.check,
             "level": self.level.value,
             "message": self.message,
-            "remedy": self.remedy or None,
+            "remedy": self.advice or None,
+            "command": self.command or None,
+            "since": to_rfc3339(self.since) if self.since else None,
+            "age_seconds": max(int((now() - self.since).total_seconds()), 0) if self.since else None,
         }
 
 
@@ -44,16 +60,16 @@ def ok(check: str, message: str) -> Finding:
     return Finding(check, Level.OK, message)
 
 
-def warning(check: str, message: str, remedy: str) -> Finding:
-    """Say what is worth knowing, and what to do about it."""
-    return Finding(check, Level.WARNING, message, remedy)
+def warning(check: str, message: str, remedy: str = "", *, command: str = "", since: datetime | None = None) -> Finding:
+    """Say what is worth knowing, and what to do about it: a sentence, a command to run, or both."""
+    return Finding(check, Level.WARNING, message, remedy, command, since)
 
 
-def fault(check: str, message: str, remedy: str) -> Finding:
-    """Say what keeps this side from working, and what to do about it."""
-    return Finding(check, Level.FAULT, message, remedy)
+def fault(check: str, message: str, remedy: str = "", *, command: str = "", since: datetime | None = None) -> Finding:
+    """Say what needs a person, and what to do about it: a sentence, a command to run, or both."""
+    return Finding(check, Level.FAULT, message, remedy, command, since)
 
 
 def found(check: str, problem: Problem, level: Level = Level.WARNING) -> Finding:
     """Give a problem as what a check found."""
-    return Finding(check, level, problem.message, problem.remedy)
+    return Finding(check, level, problem.message, problem.remedy, problem.command, problem.since)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from datetime import timedelta
+from shlex import quote
 
 from exchange.database import engine
 from exchange.files import keys
@@ -32,18 +33,26 @@ def check_keys(settings: Settings) -> Findings:
         return
     need = Level.FAULT if settings.require_signature else Level.WARNING
     if signing is None:
-        yield Finding("keys", need, "there is no signing key, so nothing is exported", "run `exchange keys new`")
+        yield Finding("keys", need, "there is no signing key, so nothing is exported", command="exchange keys new")
     else:
         yield ok("keys", f"{signing.name} signs")
     yield from _trusted(settings, trusted, need)
     for file in listed:
         mode = stat.S_IMODE(file.path.stat().st_mode)
         if mode & _OTHERS and not file.trusted:
-            yield fault("keys", f"{file.path} is {mode:04o}: others can read who we are", f"chmod 600 {file.path}")
+            yield fault(
+                "keys",
+                f"{file.path} is {mode:04o}: others can read who we are",
+                command=f"chmod 600 {quote(str(file.path))}",
+            )
         for path in keys.files_of(file) if file.trusted else ():
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode & (stat.S_IWGRP | stat.S_IWOTH):
-                yield fault("keys", f"{path} is {mode:04o}: others can change whom we trust", f"chmod 600 {path}")
+                yield fault(
+                    "keys",
+                    f"{path} is {mode:04o}: others can change whom we trust",
+                    command=f"chmod 600 {quote(str(path))}",
+                )
 
 
 def _trusted(settings: Settings, trusted: TrustedKeys, need: Level) -> Findings:

@@ -38,7 +38,12 @@ def check_broker(settings: Settings) -> Findings:
                 yield fault("broker", without.message, without.remedy or remedy)
                 return
             # A side that is not up yet is in order; what runs by hand needs no broker.
-            yield warning("broker", "the embedded broker does not run", "run `exchange up`, which starts it")
+            yield warning(
+                "broker",
+                "the embedded broker does not run",
+                "run `exchange up`, which starts it",
+                command="exchange up",
+            )
             return
         url = address.url
     try:
@@ -64,6 +69,7 @@ def check_nudge(settings: Settings) -> Findings:
             "nudge",
             "EXCHANGE_NUDGE is true, but nothing nudges: rows wait for beat",
             "run `exchange up`, or `exchange nudge` beside worker and beat",
+            command="exchange up",
         )
 
 
