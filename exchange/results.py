@@ -10,7 +10,7 @@ from exchange.database.ledger import Counts
 from exchange.database.locks import Busy
 from exchange.database.tables import DeadLetterState
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import Reason, Verdict, printable
+from exchange.format.errors import Problem, Reason, Verdict, printable
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,25 @@ class Strangers:
 
 
 @dataclass(frozen=True)
+class LeftAlone(AsDict):
+    """Files in ``incoming/`` that can't be taken as they are, all for one reason: how many, and ``samples`` of them."""
+
+    files: int
+    samples: tuple[str, ...]
+    message: str
+    remedy: str
+
+    @property
+    def problem(self) -> Problem:
+        """Say it for people."""
+        return Problem(self.message, self.remedy)
+
+
+@dataclass(frozen=True)
 class ImportRun(AsDict):
     """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches.
+
+    Of those and of others ``left_alone`` says what a carrier made of a batch's files, and what to do about it.
 
     ``handed`` names the channels that were handed over, to be imported beside this run. ``reunited`` are parked
     records that were retried because what they refer to may have come. Of ``strangers`` those that are told of are
@@ -117,6 +134,7 @@ class ImportRun(AsDict):
     handed: tuple[str, ...] = ()
     reunited: tuple[Retried, ...] = ()
     strangers: Strangers = field(default_factory=Strangers)
+    left_alone: tuple[LeftAlone, ...] = ()
 
     @property
     def busy(self) -> tuple[Busy, ...]:

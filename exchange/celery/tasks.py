@@ -220,6 +220,8 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
         log.info("reunited", dead_letters=len(run.reunited))
     if run.strangers.put_aside:
         log.warning("strangers", **run.strangers.as_dict())
+    for group in run.left_alone:
+        log.warning("left_alone", **group.as_dict())
     return _told(run.batches, run.as_dict(), "nothing to import")
 
 

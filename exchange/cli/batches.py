@@ -66,7 +66,7 @@ def _list(
         )
         if not found:
             refuse_unknown(channel, site)
-        troubles = _troubles(site, connection, found)
+        troubles = [*_troubles(site, connection, found), *_left_alone(site)]
     if as_json:
         for row in found:
             output.emit(row.as_dict())
@@ -105,6 +105,18 @@ def _troubles(site: Site, connection: Connection, rows: Sequence[BatchRow]) -> l
     there = peer_state.read_peer_state(site, connection)
     told = {channel: one for channel, one in there.there.items() if channel in sent}
     return list(replace(there, there=told).troubles())
+
+
+def _left_alone(site: Site) -> list[str]:
+    """Say what lies in incoming that a carrier made of batches' files: the ledger knows nothing of it."""
+    from exchange.format.errors import TransientError
+    from exchange.incoming.arrivals import left_alone
+
+    try:
+        listing = site.spool.list_arrivals()
+    except TransientError as error:
+        return [error.sentence]
+    return [str(one.problem) for one in left_alone(listing, site.limits)]
 
 
 @app.command()

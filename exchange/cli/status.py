@@ -96,6 +96,8 @@ def _say_what_waits(found: Status) -> None:
 def _print_strangers(found: Status) -> None:
     for group in found.strangers:
         output.warn(str(group.problem))
+    for left in found.arrivals.left_alone if found.arrivals else ():
+        output.warn(str(left.problem))
     if found.arrivals and (found.arrivals.ignored or found.arrivals.unpaired):
         output.say(
             f"left alone in incoming: {found.arrivals.ignored} files that are no batch,"

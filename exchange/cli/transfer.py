@@ -16,7 +16,7 @@ from exchange.format.names import CONTROL, MAX_SEQUENCE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exchange.results import ExportRun, Imported
+    from exchange.results import ExportRun, Imported, ImportRun
     from exchange.site import Site
 
 _AS_USUAL = {Verdict.APPLIED, Verdict.DUPLICATE}
@@ -83,16 +83,7 @@ def import_(
     show_imported(run.batches, as_json)
     if trouble:
         output.warn(trouble)
-    for sentence in run.strangers.sentences():
-        output.warn(sentence)
-    if run.ignored or run.unpaired:
-        output.say(
-            f"left alone in incoming: {run.ignored} files that are no batch,"
-            f" {run.unpaired} data files whose manifest has not arrived"
-        )
-    if run.reunited:
-        held = sum(not one.failed for one in run.reunited)
-        output.say(f"{len(run.reunited)} parked records were retried, as what they refer to has come: {held} held")
+    _show_the_rest(run)
     if run.trouble:
         output.print_error(run.trouble)
         fail()
@@ -102,7 +93,23 @@ def import_(
     if run.busy:
         fail()
     if not run.batches:
-        output.say("nothing to import")
+        output.say("nothing else to import" if run.left_alone else "nothing to import")
+
+
+def _show_the_rest(run: ImportRun) -> None:
+    """Print what an import found beside batches, and what it led to."""
+    for sentence in run.strangers.sentences():
+        output.warn(sentence)
+    for group in run.left_alone:
+        output.warn(str(group.problem))
+    if run.ignored or run.unpaired:
+        output.say(
+            f"left alone in incoming: {run.ignored} files that are no batch,"
+            f" {run.unpaired} data files whose manifest has not arrived"
+        )
+    if run.reunited:
+        held = sum(not one.failed for one in run.reunited)
+        output.say(f"{len(run.reunited)} parked records were retried, as what they refer to has come: {held} held")
 
 
 def replay(

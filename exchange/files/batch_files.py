@@ -89,13 +89,31 @@ class DataFile(NamedTuple):
         return self.name.channel if self.name else None
 
 
+class LeftAlone(NamedTuple):
+    """A file in ``incoming/`` that can't be taken as it is: what is the matter with it, and the remedy.
+
+    ``passing`` says that it may be so for a while only, as its carrier is at work; ``changed_at`` (Unix time) is when
+    it last changed.
+    """
+
+    file: str
+    found: str
+    remedy: str
+    changed_at: float
+    passing: bool = False
+
+
 @dataclass(frozen=True)
 class Listing:
-    """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone."""
+    """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone.
+
+    ``left_alone`` are those of them, and of manifests, that a batch's files have become, each with what to do about it.
+    """
 
     found: tuple[BatchFiles, ...]
     ignored: int
     unpaired: int
+    left_alone: tuple[LeftAlone, ...] = ()
 
 
 def label_of(stem: str, copy: int) -> str:

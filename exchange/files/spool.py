@@ -29,6 +29,7 @@ from exchange.files.batch_files import (
     BatchFiles,
     DataFile,
     FileIdentity,
+    LeftAlone,
     Listing,
     data_file,
     files_of,
@@ -39,9 +40,10 @@ from exchange.files.batch_files import (
 )
 from exchange.files.folder import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
 from exchange.files.layout import Folders
+from exchange.files.left_alone import READ_REMEDY, may_read, not_readable, why_left_alone, without_manifest
 from exchange.files.manifest_cache import ManifestCache
 from exchange.files.shared_folders import MARKER, MarkerMissing, Shared
-from exchange.format.errors import Incomplete, TransientError, printable
+from exchange.format.errors import Incomplete, Problem, TransientError, printable
 from exchange.format.manifest import MAX_MANIFEST_BYTES
 from exchange.format.names import (
     DATA_ENDINGS,
@@ -96,10 +98,10 @@ class Spool:
             yield folder
 
     @contextlib.contextmanager
-    def _listed(self, path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    def _listed(self, path: Path) -> Iterator[tuple[Folder, Iterator[os.DirEntry[str]]]]:
         try:
             with self._held(path) as folder, folder.entries() as entries:
-                yield entries
+                yield folder, entries
         except OSError as error:
             raise _world(error, "nothing was read; mend the folder and run again") from error
 
@@ -188,7 +190,7 @@ class Spool:
 
     def sealed_epochs(self) -> frozenset[str]:
         """Name the epochs of which our copy of a batch is kept: a database that was restored may know fewer."""
-        with self._listed(self.folders.sealed) as entries:
+        with self._listed(self.folders.sealed) as (_, entries):
             names = (parse_file_name(entry.name) for entry in entries)
             return frozenset(name[0].epoch for name in names if name is not None)
 
@@ -205,23 +207,29 @@ class Spool:
     def list_arrivals(self) -> Listing:
         """List ``incoming/`` and ``work/`` once each. Nothing is opened, and no link is followed."""
         found: dict[BatchName, BatchFiles] = {}
-        data: set[BatchName] = set()
+        data: dict[BatchName, tuple[str, float]] = {}
+        left_alone: list[LeftAlone] = []
         ignored = 0
-        for folder in (self.folders.work, self.folders.incoming):
-            with self._listed(folder) as entries:
+        for path in (self.folders.work, self.folders.incoming):
+            with self._listed(path) as (folder, entries):
                 for entry in entries:
                     if entry.name == MARKER:
                         continue
                     parsed = parse_file_name(entry.name)
                     plain = plain_entry(entry) if parsed else None
+                    odd = why_left_alone(folder, entry, parsed, plain) if path == self.folders.incoming else None
+                    if odd is not None:
+                        left_alone.append(odd)
                     if parsed is None or plain is None:
                         ignored += 1
-                    elif parsed[1] is FileKind.MANIFEST:
-                        found.setdefault(parsed[0], BatchFiles(parsed[0], folder, FileIdentity.of(plain)))
-                    else:
-                        data.add(parsed[0])
+                    elif parsed[1] is FileKind.DATA:
+                        data[parsed[0]] = (entry.name, plain.st_ctime)
+                    elif odd is None:
+                        found.setdefault(parsed[0], BatchFiles(parsed[0], path, FileIdentity.of(plain)))
         in_order = sorted(found.values(), key=attrgetter("name.channel", "name.epoch", "name.sequence", "name.attempt"))
-        return Listing(tuple(in_order), ignored, len(data - found.keys()))
+        alone = data.keys() - found.keys()
+        left_alone += (without_manifest(*data[name]) for name in sorted(alone))
+        return Listing(tuple(in_order), ignored, len(alone), tuple(left_alone))
 
     def read_manifest(self, batch: BatchFiles) -> bytes:
         """Read a manifest, at most one byte more than a manifest may have.
@@ -243,10 +251,24 @@ class Spool:
                     return found
         return None
 
-    def data_size(self, batch: BatchFiles, encoding: tuple[str, ...]) -> int | None:
-        """Size in bytes of the data file, in whichever of the two folders; None if it is no plain file there."""
-        found = self._arrived(data_name(batch.name, encoding))
-        return found.st_size if found else None
+    def data_arrived(self, batch: BatchFiles, encoding: tuple[str, ...]) -> tuple[int, Problem | None] | None:
+        """Give the size in bytes of the data file, and if this user may not read it that; None if it is not there.
+
+        It is looked for in both folders, and not there if it is no plain file.
+        """
+        name = data_name(batch.name, encoding)
+        for path in (self.folders.work, self.folders.incoming):
+            with contextlib.suppress(OSError), self._held(path) as folder:
+                found = folder.look(name)
+                if found is not None:
+                    readable = may_read(folder, name, found)
+                    return found.st_size, None if readable else Problem(not_readable(found), READ_REMEDY)
+        return None
+
+    def other_data(self, batch: BatchFiles, encoding: tuple[str, ...]) -> str | None:
+        """Name a data file that came for a batch in another encoding than it was sealed in; None if there is none."""
+        others = (data_name(batch.name, one) for one in DATA_ENDINGS if one != encoding)
+        return next((name for name in others if self._arrived(name) is not None), None)
 
     def seconds_since_written(self, batch: BatchFiles, encoding: tuple[str, ...] | None) -> float:
         """Say how long nobody has written to the data file, or with None to the manifest.
@@ -280,6 +302,15 @@ class Spool:
         """Open a claimed batch's data file for reading. Raises Incomplete if it is no plain file with one name."""
         with self._held(batch.folder) as folder, _of_the_batch():
             return folder.read(batch.file(data_name(batch.name, encoding)))
+
+    def open_arrived(self, batch: BatchFiles, encoding: tuple[str, ...]) -> BinaryIO:
+        """Open a batch's data file for reading, claimed or not. Raises FileNotFoundError, NotPlain."""
+        name = data_name(batch.name, encoding)
+        for path in (self.folders.work, self.folders.incoming):
+            with self._held(path) as folder:
+                if folder.look(name) is not None:
+                    return folder.read(name)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
     def archive(self, batch: BatchFiles) -> None:
         """Move a settled batch to ``archive/``, beside an earlier copy if there is one."""
@@ -361,7 +392,7 @@ class Spool:
 
     def used_by_strangers(self) -> tuple[int, int]:
         """Say how many files ``strangers/`` holds, and how many bytes they have."""
-        with self._listed(self.folders.strangers) as entries:
+        with self._listed(self.folders.strangers) as (_, entries):
             sizes = [plain.st_size for entry in entries if (plain := plain_entry(entry)) is not None]
         return len(sizes), sum(sizes)
 
@@ -375,7 +406,7 @@ class Spool:
 
     def _batches_in(self, path: Path) -> Iterator[BatchFiles]:
         """Give the batches of a folder, by their manifests."""
-        with self._listed(path) as entries:
+        with self._listed(path) as (_, entries):
             for entry in entries:
                 if entry.name.endswith(MANIFEST_ENDING) and plain_entry(entry) is not None:
                     with contextlib.suppress(ValueError):
@@ -460,7 +491,7 @@ class Spool:
         folders = self.folders
         found: list[DataFile] = []
         for folder in (folders.sealed, folders.outgoing, *self._where_kept(), folders.tmp):
-            with self._listed(folder) as entries:
+            with self._listed(folder) as (_, entries):
                 files = [one for entry in entries if (one := data_file(folder, entry)) is not None]
             # A draft in incoming/ is the carrier's.
             found += [one for one in files if one.name is not None or folder != folders.incoming]

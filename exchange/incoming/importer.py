@@ -24,7 +24,7 @@ from exchange.files.batch_files import Listing
 from exchange.format.errors import TransientError, Verdict
 from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT
-from exchange.incoming import failures, strangers
+from exchange.incoming import arrivals, failures, strangers
 from exchange.incoming.held import OpenBatches
 from exchange.incoming.judge import judge, judge_stranger
 from exchange.incoming.manifests import Arrival, Stranger, is_foreign, read_manifests
@@ -102,7 +102,14 @@ def import_batches(
         trouble = error.sentence
     lanes = tuple(sorted(handed))
     return ImportRun(
-        _told(outcomes, sightings), sightings.ignored, sightings.unpaired, trouble, lanes, reunited, put_aside
+        _told(outcomes, sightings),
+        sightings.ignored,
+        sightings.unpaired,
+        trouble,
+        lanes,
+        reunited,
+        put_aside,
+        arrivals.left_alone(sightings, site.limits) if channel is None and stem is None else (),
     )
 
 

@@ -15,6 +15,7 @@ from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction
 from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
 from exchange.format.manifest import BatchKind
+from exchange.format.names import data_name
 from exchange.format.placement import NEXT, Decision, decide
 from exchange.incoming import snapshot
 from exchange.incoming.delete_limit import DeleteLimit
@@ -45,7 +46,7 @@ def judge_stranger(site: Site, stranger: Stranger) -> Decision:
 
     Only reads, in a transaction of its own.
     """
-    if stranger.manifest is not None and isinstance(stranger.fault, Unsupported):
+    if stranger.manifest is not None:
         with reading(site.engine) as connection:
             known = ledger.at_place(connection, Direction.IN, *stranger.place)
         if known is not None and known.digest != stranger.digest:
@@ -149,11 +150,22 @@ def unfinished(site: Site, arrival: Arrival) -> Decision | None:
 
     Looks at the file's size alone.
     """
-    size = site.spool.data_size(arrival.sighting, arrival.manifest.encoding)
-    if size is not None and size >= arrival.manifest.bytes:
+    manifest, sighting = arrival.manifest, arrival.sighting
+    there = site.spool.data_arrived(sighting, manifest.encoding)
+    if there is None:
+        other = site.spool.other_data(sighting, manifest.encoding)
+        if other is not None:
+            expected = data_name(sighting.name, manifest.encoding)
+            fault = f"its data file came as {other}, expected {expected}: it was unpacked or renamed on its way"
+            return verdict_on(Incomplete(fault))
+        return verdict_on(Incomplete(f"its data file is not there yet, expected {manifest.bytes} bytes"))
+    size, forbidden = there
+    if forbidden is not None:
+        # It is whole, for all we know: a person mends this where it lies, however long that takes.
+        return Decision(Verdict.WAITING, Reason.INCOMPLETE, f"its data file {forbidden}")
+    if size >= manifest.bytes:
         return None
-    found = "not there yet" if size is None else f"{size} bytes long so far"
-    return verdict_on(Incomplete(f"its data file is {found}, expected {arrival.manifest.bytes} bytes"))
+    return verdict_on(Incomplete(f"its data file is {size} bytes long so far, expected {manifest.bytes} bytes"))
 
 
 def verdict_on(fault: BatchError) -> Decision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from exchange.channels.channel import Channel
@@ -13,11 +13,14 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.tables import Direction
 from exchange.files.batch_files import BatchFiles
+from exchange.files.folder import NotPlain
 from exchange.format import control
+from exchange.format.carriage import only_nul, restored
 from exchange.format.errors import (
     BatchError,
     Corrupt,
     Fault,
+    Incomplete,
     Misdirected,
     RecordError,
     Unsupported,
@@ -88,6 +91,10 @@ class Stranger:
         return f"unread {self.sighting.stem}"
 
 
+class _Unread(Incomplete):
+    """The disk, or whoever serves it, did not give a file; it may the next time."""
+
+
 def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Stranger]:
     """Read and judge the manifests, but for those that have not changed since; order them by place.
 
@@ -97,14 +104,16 @@ def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arriva
     def read(sighting: BatchFiles) -> Arrival | Stranger | None:
         try:
             return verify_manifest(site, sighting, site.spool.read_manifest(sighting))
-        except OSError:
+        except (FileNotFoundError, NotPlain):
             return None  # gone since the listing, or no plain file: the next listing counts it
+        except OSError as error:
+            return Stranger(sighting, _Unread(f"the manifest file can't be read ({error.strerror})"))
 
     trusted = (site.trusted, site.trusted.in_force(now()))
     terms = (site.network, site.peer, site.channels, trusted, site.require_signature)
     seen = list(site.spool.manifest_cache.each(sightings, terms, read))
     for one in seen:
-        if isinstance(one, Stranger) and isinstance(one.fault, Crashed):
+        if isinstance(one, Stranger) and isinstance(one.fault, Crashed | _Unread):
             site.spool.manifest_cache.forget(one.sighting)  # whatever it was, it may not be so the next time
     return sorted(seen, key=lambda one: (is_foreign(one), *one.place, one.sighting.name.attempt))
 
@@ -119,9 +128,26 @@ def verify_manifest(site: Site, sighting: BatchFiles, content: bytes) -> Arrival
 
     In the order of FORMAT.md, "Order of writing and of reading".
 
-    Whatever goes wrong with it makes it a stranger. Reads the ledger only for a key whose time is over. Raises
-    TransientError.
+    Whatever goes wrong with it makes it a stranger; where its bytes were signed before a carrier took them for a text,
+    that is its fault. Reads the ledger only for a key whose time is over. Raises TransientError.
     """
+    seen = _verified(site, sighting, content)
+    if isinstance(seen, Arrival) or not isinstance(seen.fault, Corrupt | Incomplete | Untrusted):
+        return seen
+    if only_nul(content):
+        words = "the manifest file holds nothing but NUL bytes: a machine went down before it was on its disk"
+        return replace(seen, fault=Incomplete(words))
+    before = restored(content)
+    was = _verified(site, sighting, before[0]) if before is not None else seen
+    if before is None or isinstance(was, Stranger):
+        return seen
+    words = f"the manifest file is not as it was signed: {before[1]}; its carrier has to leave every byte as it is"
+    # Whoever brings a file piece by piece may be about to bring its last byte.
+    fault = Incomplete(words) if isinstance(seen.fault, Incomplete) else Corrupt(words, Fault.MANIFEST)
+    return Stranger(sighting, fault, was.digest, was.line, was.manifest, signed=was.signature is not None)
+
+
+def _verified(site: Site, sighting: BatchFiles, content: bytes) -> Arrival | Stranger:
     line: bytes | None = None
     manifest: Manifest | None = None
     signed = False

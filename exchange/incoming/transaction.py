@@ -28,7 +28,7 @@ from exchange.format.placement import NEXT, Decision
 from exchange.incoming import apply, checkpoint, control_batch, row_diff, snapshot
 from exchange.incoming.judge import compare_with_ledger, verdict_on
 from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
-from exchange.incoming.verdicts import known_row, lock_of, record_verdict
+from exchange.incoming.verdicts import known_row, lock_of, record_verdict, what_was_done
 from exchange.link import gaps
 from exchange.results import Imported
 from exchange.site import Site
@@ -48,6 +48,8 @@ def import_batch(site: Site, arrival: Arrival) -> Imported:
         if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):
             site.spool.give_back(arrival.sighting, arrival.manifest.encoding)
             fault = Incomplete(f"{fault}, and it was written to just now")
+        elif isinstance(fault, Corrupt) and (what := what_was_done(site, arrival)):
+            fault = Corrupt(f"{fault.sentence}: {what}", fault.fault)
         return record_verdict(site, arrival, verdict_on(fault))
     if isinstance(done, Decision):
         return record_verdict(site, arrival, done)

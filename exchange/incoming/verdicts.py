@@ -5,6 +5,7 @@ The importer decides; this module keeps what was decided in the ledger, once, an
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import Connection
@@ -13,7 +14,8 @@ from exchange.database import attempts, ledger
 from exchange.database.engine import now
 from exchange.database.locks import STRANGERS_LOCK, Busy, import_lock, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
-from exchange.format.errors import Reason, Verdict
+from exchange.format.carriage import changed_data
+from exchange.format.errors import BatchError, Reason, Verdict
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.placement import Decision
 from exchange.incoming.judge import incomplete_verdict
@@ -95,7 +97,11 @@ def _record_waiting(site: Site, seen: Arrival | Stranger, state: BatchState, ver
     with reading(site.engine) as connection:
         known = known_row(connection, seen)
     if known is not None and (known.state, known.reason) == (state, verdict.reason):
-        return False
+        # How much of a file is there changes all the time; what keeps all of it from us is news.
+        if (verdict.verdict, verdict.reason) != (Verdict.WAITING, Reason.INCOMPLETE):
+            return False
+        if known.message == verdict.sentence:
+            return False
     with locked(site.engine, lock_of(seen)) as connection:
         _record(connection, seen, state, verdict)
     return True
@@ -162,4 +168,20 @@ def _end_patience(site: Site, seen: Arrival | Stranger, verdict: Decision) -> De
     waited = 0.0
     if known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
         waited = (now() - known.updated_at) / timedelta(seconds=1)
-    return incomplete_verdict(site.limits, verdict, waited)
+    ended = incomplete_verdict(site.limits, verdict, waited)
+    if ended is verdict or not isinstance(seen, Arrival):
+        return ended
+    what = what_was_done(site, seen)
+    return replace(ended, sentence=f"{what}: {ended.sentence}") if what else ended
+
+
+def what_was_done(site: Site, arrival: Arrival) -> str | None:
+    """Say what a carrier did to a batch's data file, where that can be told. Reads the file, outside of any lock."""
+    try:
+        there = site.spool.data_arrived(arrival.sighting, arrival.manifest.encoding)
+        if there is None or there[1] is not None:
+            return None
+        with site.spool.open_arrived(arrival.sighting, arrival.manifest.encoding) as data:
+            return changed_data(data, there[0], arrival.manifest)
+    except (OSError, BatchError):
+        return None

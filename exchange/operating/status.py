@@ -27,10 +27,12 @@ from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError
 from exchange.format.names import CONTROL
 from exchange.incoming import strangers
+from exchange.incoming.arrivals import left_alone
 from exchange.incoming.failures import list_failures
 from exchange.incoming.strangers import StrangersOfDay
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerChannel, PeerState
+from exchange.results import LeftAlone
 from exchange.site import Site
 from exchange.tables import capture
 
@@ -78,6 +80,8 @@ class IncomingFiles(AsDict):
     batches: int
     unpaired: int
     ignored: int
+    left_alone: tuple[LeftAlone, ...] = ()
+    """What carriers made of batches' files that can't be taken so."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,9 @@ def read_status(site: Site) -> Status:
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
     try:
         sightings = site.spool.list_arrivals()
-        arrivals = IncomingFiles(len(sightings.found), sightings.unpaired, sightings.ignored)
+        arrivals = IncomingFiles(
+            len(sightings.found), sightings.unpaired, sightings.ignored, left_alone(sightings, site.limits)
+        )
         trouble = _lost_marker(site)
     except TransientError as error:
         arrivals, trouble = None, error.sentence

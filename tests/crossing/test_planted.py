@@ -147,7 +147,7 @@ STEPS: dict[str, tuple[Callable[[Workshop], object], Callable[[Workshop], object
     "sight": (_nothing, lambda shop: shop.spool.list_arrivals()),
     "watch": (_nothing, _watch),
     "read": (_nothing, lambda shop: shop.spool.read_manifest(shop.arrived)),
-    "measure": (_nothing, lambda shop: shop.spool.data_size(shop.arrived, ENCODING)),
+    "measure": (_nothing, lambda shop: shop.spool.data_arrived(shop.arrived, ENCODING)),
     "ask for the age": (_nothing, lambda shop: shop.spool.seconds_since_written(shop.arrived, None)),
     "find": (_nothing, lambda shop: (shop.spool.has(str(BATCH)), shop.spool.find(str(BATCH)))),
     "claim": (_nothing, _claim),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from exchange.database import engine, locks
 from exchange.dead_letters import counts
+from exchange.format.errors import TransientError
 from exchange.incoming import strangers
+from exchange.incoming.arrivals import left_alone
 from exchange.incoming.failures import list_failures
 from exchange.link import peer_state
 from exchange.operating import status
@@ -43,6 +45,18 @@ def check_strangers(_settings: Settings, site: Site) -> Findings:
         yield found("strangers", full)
     if not news:
         yield ok("strangers", "of late nothing came that nobody vouches for")
+
+
+def check_arrivals(_settings: Settings, site: Site) -> Findings:
+    """Look for what carriers made of batches' files, so that they can't be taken."""
+    try:
+        groups = left_alone(site.spool.list_arrivals(), site.limits)
+    except TransientError:
+        return  # what is wrong with the folder is said of the folder
+    for group in groups:
+        yield found("arrivals", group.problem)
+    if not groups:
+        yield ok("arrivals", "nothing lies in incoming that its carrier changed")
 
 
 def check_link(settings: Settings, site: Site) -> Findings:
