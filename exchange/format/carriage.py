@@ -92,10 +92,14 @@ def restored(content: bytes) -> tuple[bytes, str] | None:
         done.append("its line ends were changed, as a transfer in text mode does")
     trimmed = plain.rstrip(b"\n \t\x1a\x00") + b"\n"
     if len(trimmed) < len(plain):
-        done.append(f"{len(plain) - len(trimmed)} bytes were put behind its end")
+        done.append(_added(len(plain) - len(trimmed)))
     elif len(trimmed) > len(plain):
         done.append("the newline at its end was cut off")
     return (trimmed, "; ".join(done)) if done else None
+
+
+def _added(count: int) -> str:
+    return f"{count} byte{'' if count == 1 else 's'} more came behind its end"
 
 
 def only_nul(content: bytes) -> bool:
@@ -168,7 +172,7 @@ class _DataTrial:
                 "its line ends were changed, as a transfer in text mode does",
             ),
             (self._without_mark.hexdigest() == sealed, "a byte order mark was put before it"),
-            (self._beginning.hexdigest() == sealed, f"{size - manifest.bytes} bytes were put behind its end"),
+            (self._beginning.hexdigest() == sealed, _added(size - manifest.bytes)),
             (ended.hexdigest() == sealed, "the newline at its end was cut off"),
             (packed is not None, f"it was packed as {packed} on its way"),
             (self._nul_tail == size, f"it holds nothing but NUL bytes: {down}"),
