@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,10 +135,18 @@ def _channels(settings: Settings, faults: list[str]) -> tuple[Channel, ...]:
         faults += [f"{variable_name('app')}: {fault}" for fault in error.faults]
         return ()
     ours = {settings.network, settings.peer}
-    if not any({channel.source, channel.target} == ours for channel in channels):
-        known = ", ".join(f"{channel.source} to {channel.target}" for channel in channels)
+    between: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for channel in channels:
+        between[channel.source, channel.target].append(channel.name)
+    for (source, target), names in between.items():
+        if strangers := sorted({source, target} - ours):
+            faults.append(
+                f"{variable_name('app')}: channel {', '.join(names)}: {source} to {target}, but this side knows"
+                f" {settings.network} and {settings.peer}, not {' and '.join(strangers)}; correct the name there, or"
+                f" {variable_name('network')} and {variable_name('peer')}, or leave the channel out"
+            )
+    if not channels:
         faults.append(
-            f"{variable_name('app')}: expected a channel between {settings.network} and {settings.peer},"
-            f" found {known or 'none'}; check {variable_name('network')} and {variable_name('peer')}"
+            f"{variable_name('app')}: expected a channel between {settings.network} and {settings.peer}, found none"
         )
-    return tuple(channel for channel in channels if {channel.source, channel.target} == ours)
+    return channels

@@ -78,6 +78,26 @@ def test_migrate_tells_the_owner_of_an_application_what_its_tables_lack(side: Si
     assert done.line["missing"] == ["table order of stream order does not exist; run the application's migrations"]
 
 
+def test_a_channel_to_a_network_that_nobody_knows_is_refused_wherever_channels_are_read(side: Side) -> None:
+    Path("misspelt_app.py").write_text(
+        "from sqlalchemy import Column, Integer, MetaData, Table\n"
+        "from exchange.channels import Channel, Stream\n"
+        "tables = [Table(name, MetaData(), Column('id', Integer, primary_key=True)) for name in 'abc']\n"
+        "ends = [('response', 'request'), ('response', 'reqeust'), ('responce', 'request')]\n"
+        "channels = [Channel(f'to_{t.name}', *end, [Stream(t)]) for t, end in zip(tables, ends)]\n"
+    )
+    misspelt = {"EXCHANGE_APP": "misspelt_app:channels"}
+    faults = (
+        "EXCHANGE_APP: channel to_b: response to reqeust, but this side knows response and request, not reqeust; ",
+        "EXCHANGE_APP: channel to_c: responce to request, but this side knows response and request, not responce; ",
+    )
+    for command in ("export", "import", "status", "migrate"):
+        done = side.run(command, **misspelt)
+        assert done.code == 2
+        assert all(fault in done.err for fault in faults)
+    assert all(fault in side.run("doctor", "--json", **misspelt).out for fault in faults)
+
+
 def test_doctor_finds_a_healthy_side_healthy(any_pair: Pair) -> None:
     done = any_pair.request.run("doctor", "--json")
     lines = done.lines
