@@ -398,8 +398,18 @@ class Settings(BaseSettings):
 
     @property
     def run_folder(self) -> Path:
-        """Where running processes keep what nobody misses: beat's schedule, who nudges."""
+        """Where running processes keep what nobody misses: when beat last ran what is seldom, who runs."""
         return self.home / "run"
+
+    @property
+    def beat_lock(self) -> Path:
+        """Held by the beat that ticks, as long as it lives."""
+        return self.run_folder / "beat.lock"
+
+    @property
+    def worker_lock(self) -> Path:
+        """Held by every worker at once, as long as it lives."""
+        return self.run_folder / "worker.lock"
 
     @property
     def nudge_lock(self) -> Path:

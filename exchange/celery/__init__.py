@@ -27,9 +27,10 @@ if "celery.bin.celery" in sys.modules:
 import json
 import logging
 import mmap
+import os
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import click
 import structlog
@@ -39,7 +40,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
 from exchange.celery.calls import CALL, TICK, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
-from exchange.files import call_secret
+from exchange.files import call_secret, pid_lock
 from exchange.files.folder import make_private
 from exchange.format.errors import printable
 from exchange.operating import broker, logs, readiness
@@ -100,7 +101,7 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
         "worker_task_log_format": logs.LINE,
         "beat_log_format": logs.LINE,
         "beat_schedule": schedule(settings),
-        **_scheduler(settings, ours),
+        **_scheduler(settings, ours, broker_url),
     }
 
 
@@ -131,15 +132,20 @@ def _every(seconds: float, task: str, **arguments: Any) -> dict[str, Any]:
     return {"task": task, "schedule": seconds, "kwargs": arguments, "options": options}
 
 
-def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:
+def _scheduler(settings: Settings, ours: str, broker_url: str) -> dict[str, Any]:
     if settings.redbeat:
         return {
-            "beat_scheduler": "redbeat.RedBeatScheduler",
+            "beat_scheduler": "exchange.celery.redbeat:SteadyRedBeat",
+            "redbeat_redis_url": broker_url,
+            "redbeat_redis_options": {"retry_period": -1},
             "redbeat_key_prefix": f"{ours}:",
             # The lock of a killed beat is held for five of these.
             "beat_max_loop_interval": 5,
         }
-    return {"beat_schedule_filename": str(settings.run_folder / "beat-schedule")}
+    return {
+        "beat_scheduler": "exchange.celery.beat:SteadyScheduler",
+        "beat_schedule_filename": str(settings.run_folder / "beat.json"),
+    }
 
 
 def settings_or_exit() -> Settings:
@@ -239,10 +245,22 @@ app.add_defaults(_configure)
 logs.configure()
 
 
+_held: list[IO[Any]] = []
+"""What this process holds as long as it lives."""
+
+
 @signals.beat_init.connect
 @signals.beat_embedded_init.connect
 def _is_beat(**_: Any) -> None:
+    """Tick alone: a second beat of this home would call everything twice, and waits until the first one ends."""
     app.runs = "beat"
+    if not _held:
+        _held.append(pid_lock.hold(settings_or_exit().beat_lock, _say_waiting))
+
+
+def _say_waiting(who: str) -> None:
+    message = f"{printable(who) or 'another process'} is beat here; this one goes on after it"
+    structlog.get_logger("exchange").warning("waiting", message=message)
 
 
 @signals.worker_init.connect
@@ -272,9 +290,19 @@ def _check_site(**_: Any) -> None:
             load_request_handler(settings)
     except SettingsFaults as faults:
         _end(faults.faults, 2, faults)
+    _held.append(pid_lock.hold_with_others(settings.worker_lock))
     if needed:
         fault = "the database has not the tables of this version; run `exchange migrate` first"
         _end([fault], 1, SettingsFaults([fault]))
+
+
+def _let_go() -> None:
+    while _held:
+        _held.pop().close()
+
+
+# A child that outlives its worker is no worker.
+os.register_at_fork(after_in_child=_let_go)
 
 
 @signals.worker_ready.connect

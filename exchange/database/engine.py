@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError
 
+from exchange.database import clock
 from exchange.database.dialects import dialect_of
 from exchange.database.redact import withhold
 from exchange.database.whoami import MAX_NAME_BYTES, whoami
@@ -188,4 +189,4 @@ def in_parts(values: Sequence[_Value], most: int = AT_ONCE) -> Iterator[Sequence
 
 def now() -> datetime:
     """The time, aware and UTC."""
-    return datetime.now(UTC)
+    return clock.now()

@@ -51,11 +51,21 @@ def holding_name(path: Path, name: str) -> Iterator[bool]:
         yield True
 
 
-def held(path: Path) -> bool:
-    """Tell whether a process on this machine holds the file."""
+def hold_with_others(path: Path) -> IO[bytes]:
+    """Hold a file together with others who call this, until what is given is closed. Raises OSError."""
+    make_private(path.parent)
+    with ExitStack() as unless_held:
+        file = unless_held.enter_context(path.open("ab"))
+        fcntl.flock(file, fcntl.LOCK_SH)  # whoever asks whether it is held has it for a moment
+        unless_held.pop_all()
+    return file
+
+
+def held(path: Path, *, by_others: bool = False) -> bool:
+    """Tell whether a process on this machine holds the file, alone or, ``by_others``, together with others."""
     try:
         with path.open() as file:
-            # Shared: two that ask at once don't take one another for the holder.
-            return not try_lock(file, shared=True)
+            # Shared where it may be: two that ask at once don't take one another for the holder.
+            return not try_lock(file, shared=not by_others)
     except OSError:
         return False  # nobody ever held it

@@ -77,7 +77,7 @@ def test_two_sides_on_one_redis_keep_apart() -> None:
 
 def test_redbeat_is_used_where_it_is_asked_for_and_a_killed_one_is_replaced_within_a_minute() -> None:
     given = configured(redbeat=True, broker_url=BROKER)
-    assert given["beat_scheduler"] == "redbeat.RedBeatScheduler"
+    assert given["beat_scheduler"] == "exchange.celery.redbeat:SteadyRedBeat"
     assert given["beat_max_loop_interval"] * 5 <= 60
 
 
