@@ -133,7 +133,7 @@ def strangers(limit: Limit = 50, as_json: Json = False) -> None:
     """Show what came that nobody vouches for, by day and cause, the newest first."""
     from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
-    from exchange.incoming.strangers import strangers_by_day
+    from exchange.incoming.stranger_counts import strangers_by_day
 
     with open_site() as site, transient_errors(), reading(site.engine) as connection:
         found = strangers_by_day(connection, limit=limit)

@@ -26,10 +26,9 @@ from exchange.dead_letters.counts import Backlog, backlog_alarms
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError
 from exchange.format.names import CONTROL
-from exchange.incoming import strangers
 from exchange.incoming.arrivals import left_alone
-from exchange.incoming.failures import list_failures
-from exchange.incoming.strangers import StrangersOfDay
+from exchange.incoming.failure_list import list_failures
+from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerChannel, PeerState
 from exchange.results import LeftAlone
@@ -164,7 +163,7 @@ def read_status(site: Site) -> Status:
         channels = _channels(site, connection, there)
         backlog = letter_counts.backlog(connection)
         failures = tuple(map(str, list_failures(site, connection)))
-        recent = strangers.recent_strangers(connection)
+        recent = recent_strangers(connection)
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
     try:

@@ -11,8 +11,9 @@ import pytest
 from tests.cli.conftest import Pair
 from tests.wheels import ROOT
 
-NOT_FOR_STATUS = {"alembic", "celery", "kombu", "redis", "jsonschema", "rich", "psycopg"}
-NOT_FOR_HELP = {*NOT_FOR_STATUS, "sqlalchemy", "jsonschema_rs", "pydantic", "cryptography"}
+ELSEWHERE = {"alembic", "celery", "kombu", "redis", "jsonschema", "rich", "psycopg"}
+NOT_FOR_STATUS = {*ELSEWHERE, "exchange.incoming.judge", "exchange.tables.loader", "exchange.dead_letters.store"}
+NOT_FOR_HELP = {*ELSEWHERE, "sqlalchemy", "jsonschema_rs", "pydantic", "cryptography"}
 
 RUN = """
 import sys
@@ -20,12 +21,13 @@ from exchange.cli import main
 try:
     main()
 finally:
-    print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+    ours = {name for name in sys.modules if name.startswith("exchange.")}
+    print(*sorted(ours | {name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
 """
 
 
 def loaded(words: list[str], settings: dict[str, str]) -> set[str]:
-    """Run a command in an interpreter of its own; give the top-level modules that it loaded."""
+    """Run a command in an interpreter of its own; give the packages and modules of ours that it loaded."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
     done = subprocess.run(
         [sys.executable, "-c", RUN, *words], env=environment, capture_output=True, text=True, check=True

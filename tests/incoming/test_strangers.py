@@ -18,7 +18,7 @@ from exchange.database.locks import reading
 from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.incoming import importer, quarantine, release, replay, strangers, transaction
+from exchange.incoming import importer, quarantine, release, replay, stranger_counts, strangers, transaction
 from exchange.operating import prune, status
 from exchange.outgoing import control_batch
 from exchange.results import ImportRun
@@ -50,7 +50,7 @@ def aside(side: Side) -> list[str]:
 def counted(side: Side) -> dict[str, int]:
     """Give how many batches were counted, by cause."""
     with reading(side.engine) as connection:
-        return {one.cause.value: one.batches for one in strangers.strangers_by_day(connection)}
+        return {one.cause.value: one.batches for one in stranger_counts.strangers_by_day(connection)}
 
 
 def of_strangers(run: ImportRun) -> tuple[int, int]:
@@ -152,12 +152,12 @@ def test_no_more_files_are_kept_than_the_settings_allow_and_the_others_stay(
     assert [of_strangers(quick_receiver.take_in()) for _ in range(2)] == [(7, 3), (0, 3)]
     assert (len(aside(quick_receiver)), incoming(quick_receiver)) == (7, 3)
     assert counted(quick_receiver) == {"untrusted": 7}
-    assert "exchange quarantine clear" in str(strangers.lack_of_room(quick_receiver.site))
+    assert "exchange quarantine clear" in str(stranger_counts.lack_of_room(quick_receiver.site))
     quick_forger.send([account(1, FIRST)])
     assert quick_receiver.take_in().batches[0].verdict is Verdict.APPLIED
     assert strangers.clear_strangers(quick_receiver.site) == 7
     assert of_strangers(quick_receiver.take_in()) == (3, 0)
-    assert strangers.lack_of_room(quick_receiver.site) is None
+    assert stranger_counts.lack_of_room(quick_receiver.site) is None
 
 
 def test_no_more_bytes_are_kept_than_the_settings_allow_and_smaller_ones_find_room(
@@ -188,7 +188,7 @@ def test_they_are_grouped_by_day_and_cause_with_samples(receiver: Side, forger: 
     stem = forger.send([account(1, FIRST)], claims={"target": "three"})
     receiver.take_in()
     with reading(receiver.engine) as connection:
-        groups = {one.cause: one for one in strangers.strangers_by_day(connection)}
+        groups = {one.cause: one for one in stranger_counts.strangers_by_day(connection)}
     unsigned, foreign = groups[Reason.UNTRUSTED], groups[Reason.MISDIRECTED]
     assert (unsigned.batches, unsigned.bytes, len(unsigned.samples)) == (12, 2400, strangers.MOST_SAMPLES)
     assert unsigned.samples[0]["batch"] == "aaa-0123456789ab-0000000001"

@@ -21,7 +21,7 @@ from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
 from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.signing import SigningKey
-from exchange.incoming import quarantine, replay, strangers
+from exchange.incoming import quarantine, replay, stranger_counts
 from exchange.incoming.held import OpenBatches
 from exchange.operating.status import read_status
 from exchange.results import Imported
@@ -100,7 +100,7 @@ def put_aside(side: Side, stem: str, reason: Reason) -> str:
 def batches_of(side: Side, reason: Reason) -> int:
     """Say how many batches were counted that nobody vouches for, of a cause."""
     with reading(side.engine) as connection:
-        return sum(one.batches for one in strangers.strangers_by_day(connection) if one.cause is reason)
+        return sum(one.batches for one in stranger_counts.strangers_by_day(connection) if one.cause is reason)
 
 
 # Applied

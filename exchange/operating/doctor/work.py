@@ -5,9 +5,9 @@ from __future__ import annotations
 from exchange.database import engine, locks
 from exchange.dead_letters import counts
 from exchange.format.errors import TransientError
-from exchange.incoming import strangers
+from exchange.incoming import stranger_counts
 from exchange.incoming.arrivals import left_alone
-from exchange.incoming.failures import list_failures
+from exchange.incoming.failure_list import list_failures
 from exchange.link import peer_state
 from exchange.operating import status
 from exchange.operating.doctor.finding import Findings, Level, found, ok, warning
@@ -37,10 +37,10 @@ def check_batches(_settings: Settings, site: Site) -> Findings:
 def check_strangers(_settings: Settings, site: Site) -> Findings:
     """Look whether files come that nobody vouches for, and whether more of them are kept than may be."""
     with locks.reading(site.engine) as connection:
-        news = strangers.recent_strangers(connection)
+        news = stranger_counts.recent_strangers(connection)
     for group in news:
         yield found("strangers", group.problem)
-    full = strangers.lack_of_room(site)
+    full = stranger_counts.lack_of_room(site)
     if full is not None:
         yield found("strangers", full)
     if not news:
