@@ -2,6 +2,7 @@
 
     op.install_capture("request", source="request")
     op.drop_capture("request")
+    op.install_capture("item", schema="shop", source="request")
 
 Both networks run the same migrations and get the same columns; triggers stand only where the rows are owned.
 """
@@ -28,8 +29,10 @@ NETWORK_ATTRIBUTE = "exchange_network"
 class InstallCapture(MigrateOperation):
     """Prepare a table for the exchange, and capture its changes if this network is their source."""
 
-    def __init__(self, table: str, source: str | None, stream: str | None, key: Sequence[str] | None) -> None:
-        self.table, self.source, self.stream, self.key = table, source, stream, key
+    def __init__(
+        self, table: str, source: str | None, stream: str | None, key: Sequence[str] | None, schema: str | None
+    ) -> None:
+        self.table, self.source, self.stream, self.key, self.schema = table, source, stream, key, schema
 
     @classmethod
     def install_capture(
@@ -40,34 +43,36 @@ class InstallCapture(MigrateOperation):
         source: str | None = None,
         stream: str | None = None,
         key: Sequence[str] | None = None,
+        schema: str | None = None,
     ) -> None:
         """Add the column ``exchange_version``, and triggers if this network is ``source`` (None: always).
 
         May be repeated, and must be after a batch operation on SQLite, which makes the table anew without its
-        triggers. ``stream`` and ``key`` as ``capture.install`` takes them. Runs in the migration's transaction.
-        Raises CommandError where that raises CaptureFault, or if ``source`` is given and this network has no name.
+        triggers. ``stream``, ``key`` and ``schema`` as ``capture.install`` takes them. Runs in the migration's
+        transaction. Raises CommandError where that raises CaptureFault, or if ``source`` is given and this network has
+        no name.
         """
-        operations.invoke(cls(table, source, stream, key))
+        operations.invoke(cls(table, source, stream, key, schema))
 
     def reverse(self) -> DropCapture:
         """Give the operation that undoes this one."""
-        return DropCapture(self.table)
+        return DropCapture(self.table, self.schema)
 
 
 @Operations.register_operation("drop_capture")
 class DropCapture(MigrateOperation):
     """Take a table out of the exchange."""
 
-    def __init__(self, table: str) -> None:
-        self.table = table
+    def __init__(self, table: str, schema: str | None) -> None:
+        self.table, self.schema = table, schema
 
     @classmethod
-    def drop_capture(cls, operations: Operations, table: str) -> None:
+    def drop_capture(cls, operations: Operations, table: str, *, schema: str | None = None) -> None:
         """Remove the triggers and the column ``exchange_version``, if they are there.
 
         Runs in the migration's transaction. Raises CommandError if there is no such table.
         """
-        operations.invoke(cls(table))
+        operations.invoke(cls(table, schema))
 
 
 @Operations.implementation_for(InstallCapture)
@@ -75,9 +80,9 @@ def _install(operations: Operations, operation: InstallCapture) -> None:
     connection = _connection(operations)
     owned = operation.source is None or operation.source == _network(operations, operation)
     try:
-        capture.add_version_column(connection, operation.table)
+        capture.add_version_column(connection, operation.table, operation.schema)
         if owned:
-            capture.install(connection, operation.table, operation.key, operation.stream)
+            capture.install(connection, operation.table, operation.key, operation.stream, operation.schema)
     except capture.CaptureFault as fault:
         raise CommandError(str(fault)) from fault
 
@@ -86,8 +91,8 @@ def _install(operations: Operations, operation: InstallCapture) -> None:
 def _drop(operations: Operations, operation: DropCapture) -> None:
     connection = _connection(operations)
     try:
-        capture.drop(connection, operation.table)
-        capture.drop_version_column(connection, operation.table)
+        capture.drop(connection, operation.table, operation.schema)
+        capture.drop_version_column(connection, operation.table, operation.schema)
     except capture.CaptureFault as fault:
         raise CommandError(str(fault)) from fault
 

@@ -179,7 +179,8 @@ class ExportRun:
     """All that one export did. ``parked`` records could not be written; ``busy`` says who holds which channel.
 
     ``handed`` names the channels that were handed over, to be exported beside this run. ``resent`` are batches that
-    were published again, because the other side misses them or because nobody answers.
+    were published again, because the other side misses them or because nobody answers. ``faults`` say of which streams
+    changes are not seen or not sent, ``cautions`` what else was not captured.
     """
 
     batches: tuple[Exported, ...]
@@ -188,6 +189,8 @@ class ExportRun:
     trouble: str | None = None
     handed: tuple[str, ...] = ()
     resent: tuple[Resent, ...] = ()
+    faults: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -198,4 +201,6 @@ class ExportRun:
             "handed": list(self.handed),
             "resent": [one.as_dict() for one in self.resent],
             "trouble": self.trouble,
+            "faults": list(self.faults),
+            "cautions": list(self.cautions),
         }

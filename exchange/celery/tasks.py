@@ -517,6 +517,11 @@ def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what
     trouble = notes.get("trouble")
     if trouble:
         log.warning("trouble", message=trouble)
+    for sentence in notes.get("cautions", ()):
+        log.warning("caution", message=sentence)
+    for sentence in notes.get("faults", ()):
+        log.error("fault", message=sentence)
+        trouble = trouble or sentence
     done = [f"{len(told)} looked at"] if told else []
     if notes.get("handed"):
         done.append(f"handed to tasks of their own: {', '.join(notes['handed'])}")

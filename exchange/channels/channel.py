@@ -9,7 +9,7 @@ import copy
 import importlib
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +101,14 @@ class Channel:
         part.name = f"{self.name}_{number}"
         part.shard = Shard(number, of, _independent(self.streams))
         return part
+
+    def without(self, streams: Collection[str]) -> Channel:
+        """Give the same channel, as it is if some of its streams stand still."""
+        if not streams:
+            return self
+        rest = copy.copy(self)
+        rest.streams = tuple(stream for stream in self.streams if stream.name not in streams)
+        return rest
 
     @property
     def names(self) -> frozenset[str]:

@@ -64,7 +64,7 @@ def resync(
     transfer.show_exported(run, as_json)
     if left and not run.trouble:
         output.warn(f"{left} snapshots and checkpoints of it are not complete; the next export goes on with them")
-    if run.trouble or run.busy:
+    if run.trouble or run.busy or run.faults:
         fail()
 
 

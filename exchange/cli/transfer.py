@@ -38,7 +38,7 @@ def export(channel: Channel = None, reason: Reason = None, who: As = None, as_js
     show_exported(run, as_json)
     if trouble:
         output.print_error(trouble)
-    if run.trouble or run.busy or trouble:
+    if run.trouble or run.busy or run.faults or trouble:
         fail()
     if not (run.batches or run.parked or run.resent):
         output.say("nothing to export")
@@ -190,8 +190,10 @@ def show_exported(run: ExportRun, as_json: bool) -> None:
         output.say(f"published again, as the other side may miss them: {', '.join(one.batch for one in run.resent)}")
     if run.parked:
         output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
-    if run.trouble:
-        output.print_error(run.trouble)
+    for sentence in run.cautions:
+        output.warn(sentence)
+    for sentence in filter(None, (*run.faults, run.trouble)):
+        output.print_error(sentence)
 
 
 def counted(counts: dict[str, int]) -> str:

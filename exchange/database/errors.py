@@ -62,6 +62,10 @@ _AFTER_A_FAULT = "25P02"
 """A transaction goes on after a statement of it has failed: what that one's fault was counts."""
 
 
+_NO_RIGHT = "42501"
+"""No right to a table, or its rows hidden by row-level security, past which we never read."""
+
+
 _TRANSIENT_CODES = frozenset(
     {
         sqlite3.SQLITE_PERM,
@@ -98,6 +102,11 @@ def _is_of_the_database(error: DBAPIError) -> bool:
 
 
 def _of_the_database(error: SQLAlchemyError) -> TransientError:
+    if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _NO_RIGHT:
+        return TransientError(
+            f"the database does not let this role do that: {_first_line(error)}; nothing was changed; grant it the"
+            " right, or BYPASSRLS where row-level security is named"
+        )
     if isinstance(error, ProgrammingError) or any(words in str(error) for words in _NOT_MIGRATED):
         return _unmigrated(error)
     if type(error) is DatabaseError:

@@ -19,10 +19,11 @@ from exchange.operating import migrate
 from exchange.operating.assemble import assemble
 from exchange.settings import REFERENCE_APP, Settings
 from exchange.site import Site
+from exchange.tables import capture
 
 
 def prepare(settings: Settings) -> Site:
-    """Make folders and tables as this version needs them, and give the site; may be repeated.
+    """Make folders, tables and triggers as this version needs them, and give the site; may be repeated.
 
     Raises SettingsFaults, and TransientError if a folder or the database can't be made ready.
     """
@@ -41,6 +42,9 @@ def prepare(settings: Settings) -> Site:
             raise TransientError(f"the database can't be migrated: {printable(str(error))}") from error
         with site.engine.begin() as connection:
             open_network(connection, settings.network)
+            for channel in site.channels:
+                for stream in channel.streams if channel.source == site.network else ():
+                    capture.renew(connection, stream)
     return site
 
 

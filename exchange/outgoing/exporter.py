@@ -7,7 +7,8 @@ where they were, one after it a sealed batch that the next run publishes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
 from exchange.channels.channel import Channel
@@ -48,12 +49,14 @@ def export(
     resent: tuple[Resent, ...] = ()
     parked = 0
     trouble = None
+    tables = _Tables(site)
     try:
         _check_network(site)
         _queue_due_snapshots(site)
         busy += _publish_left(site, channel)
         channels = [one for one in site.outgoing() if one.called(channel)]
-        pending = [one for one in channels if _anything_pending(site, one)]
+        tables.look(channels)
+        pending = [one for one in channels if _anything_pending(site, one, tables.standing)]
         done += [one.name for one in channels if one not in pending]
         if hand_over is not None and site.many_writers and len(pending) > 1:
             handed, pending = [one.name for one in pending], []
@@ -61,7 +64,7 @@ def export(
                 hand_over(name)
         for one in pending:
             try:
-                for sealed in _export_channel(site, one, stopping):
+                for sealed in _export_channel(site, one, tables.standing, stopping):
                     parked += sealed.parked
                     batches += sealed.before
                     if sealed.batch is not None:
@@ -69,12 +72,37 @@ def export(
                 done.append(one.name)
             except Busy as held:
                 busy.append(held)
-        positions.note_success(site.engine, Direction.OUT, done)
+        positions.note_success(site.engine, Direction.OUT, [name for name in done if name not in tables.faulty])
         resent = resend.resend_due(site, stopping) if channel is None else ()
     except TransientError as error:
         trouble = error.sentence
     whom = tuple({one.lock: one for one in busy}.values())
-    return ExportRun(tuple(batches), parked, whom, trouble, tuple(handed), resent)
+    faults, cautions = tuple(tables.faults), tuple(tables.cautions)
+    return ExportRun(tuple(batches), parked, whom, trouble, tuple(handed), resent, faults, cautions)
+
+
+class _Tables:
+    """What the catalogue says of the tables that channels are read from: asked once a run, before anything is read."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.faults: list[str] = []
+        self.cautions: list[str] = []
+        self.standing: set[str] = set()
+        """Streams that stand still, for their rows can't be read as they are."""
+        self.faulty: set[str] = set()
+        """Channels with faults, as their files call them."""
+
+    def look(self, channels: Sequence[Channel]) -> None:
+        """Look at the tables of channels. Raises TransientError."""
+        with transient_errors(), reading(self._site.engine) as connection:
+            for stream in {one.name: one for channel in channels for one in channel.streams}.values():
+                for problem in capture.check(connection, stream):
+                    (self.cautions if problem.minor else self.faults).append(str(problem))
+                    if problem.stops:
+                        self.standing.add(stream.name)
+                    if not problem.minor:
+                        self.faulty |= {one.name for one in channels if stream in one.streams}
 
 
 def _check_network(site: Site) -> None:
@@ -112,9 +140,12 @@ def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
     return busy
 
 
-def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
+def _export_channel(
+    site: Site, whole: Channel, standing: AbstractSet[str], stopping: Callable[[], bool]
+) -> Iterator[Sealed]:
+    channel = whole.without(standing)
     with transient_errors():
-        more = True
+        more = bool(channel.streams)
         while more and not stopping():
             check_room(site)
             with locked(site.engine, export_lock(channel.name), isolation_level="REPEATABLE READ") as connection:
@@ -122,17 +153,23 @@ def _export_channel(site: Site, channel: Channel, stopping: Callable[[], bool]) 
             publish_sealed(site, channel.name)
             more = sealed.more
             yield sealed
-        yield from _export_requested(site, channel, stopping)
+        yield from _export_requested(site, whole, standing, stopping)
 
 
-def _export_requested(site: Site, channel: Channel, stopping: Callable[[], bool]) -> Iterator[Sealed]:
+def _export_requested(
+    site: Site, whole: Channel, standing: AbstractSet[str], stopping: Callable[[], bool]
+) -> Iterator[Sealed]:
     """Send the snapshots and checkpoints that were asked for, one after the other; what can't go on yet waits."""
+    channel = whole.without(standing)
     waiting: list[int] = []
     while not stopping():
         with reading(site.engine) as connection:
             request = send_requests.next_open_request(connection, channel.name, but=waiting)
         if request is None:
             return
+        if not standing.isdisjoint(send_requests.streams_of(request, whole)):
+            waiting.append(request.id)
+            continue
         if request.want == SNAPSHOT:
             sealed = snapshot.seal_part(site, channel, request)
         else:
@@ -144,7 +181,8 @@ def _export_requested(site: Site, channel: Channel, stopping: Callable[[], bool]
         yield sealed
 
 
-def _anything_pending(site: Site, channel: Channel) -> bool:
+def _anything_pending(site: Site, channel: Channel, standing: AbstractSet[str]) -> bool:
+    streams = channel.without(standing).streams
     with transient_errors(), reading(site.engine) as connection:
-        pending = capture.pending(connection, channel.streams, 1, channel.shard) > 0
+        pending = bool(streams) and capture.pending(connection, streams, 1, channel.shard) > 0
         return pending or send_requests.next_open_request(connection, channel.name) is not None

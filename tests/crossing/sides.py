@@ -50,12 +50,15 @@ def _database(databases: Lender, kind: str, network: str, channels: tuple[Channe
     def prepare(url: str) -> None:
         engine = quick_engine(url)
         migrate.upgrade(engine, network=network)
-        metadata.create_all(engine)
         with engine.begin() as connection:
+            for name in sorted({stream.table.schema for stream, _ in streams if stream.table.schema}):
+                connection.execute(sa.schema.CreateSchema(name))
+            metadata.create_all(connection)
             for stream, sent in streams:
-                capture.add_version_column(connection, stream.table.name)
+                table, schema = stream.table.name, stream.table.schema
+                capture.add_version_column(connection, table, schema)
                 if sent:
-                    capture.install(connection, stream.table.name, stream=stream.name)
+                    capture.install(connection, table, stream=stream.name, schema=schema)
         engine.dispose()
 
     shape = (network, metadata, *((stream.name, stream.table.name, sent) for stream, sent in streams))

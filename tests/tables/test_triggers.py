@@ -306,6 +306,22 @@ def test_check_names_what_is_missing(lab: Lab) -> None:
         assert capture.check(connection, stream) == [version]
 
 
+def test_triggers_of_an_earlier_version_are_written_anew(lab: Lab) -> None:
+    (stream,) = lab.create(items())
+    if lab.engine.dialect.name == "postgresql":
+        lab.run("ALTER FUNCTION exchange_capture_item() RESET row_security")
+    else:
+        lab.run(
+            "DROP TRIGGER exchange_capture_delete_item",
+            "CREATE TRIGGER exchange_capture_delete_item AFTER DELETE ON item BEGIN SELECT 1; END",
+        )
+    with lab.engine.begin() as connection:
+        assert "out of date" in str(capture.check(connection, stream)[0])
+        assert capture.renew(connection, stream)
+        assert capture.check(connection, stream) == []
+        assert not capture.renew(connection, stream)
+
+
 def test_check_sees_disabled_triggers(postgres_lab: Lab) -> None:
     (stream,) = postgres_lab.create(items())
     postgres_lab.run("ALTER TABLE item DISABLE TRIGGER exchange_capture_update")
@@ -326,7 +342,7 @@ def test_what_cannot_be_captured_is_refused_with_a_sentence(lab: Lab) -> None:
     table = sa.Table("keyless", sa.MetaData(), sa.Column("value", sa.Integer))
     with lab.engine.begin() as connection:
         table.create(connection)
-        with pytest.raises(capture.CaptureFault, match="there is no ordinary table 'nowhere'"):
+        with pytest.raises(capture.CaptureFault, match="there is no table 'nowhere'"):
             capture.install(connection, "nowhere")
         with pytest.raises(capture.CaptureFault, match="'keyless' has no primary key"):
             capture.install(connection, "keyless")

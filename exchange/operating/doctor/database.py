@@ -96,8 +96,8 @@ def _tables(_settings: Settings, site: Site) -> Findings:
         for channel in site.channels:
             for stream in channel.streams:
                 for problem in capture.check(connection, stream, captured=channel.source == site.network):
-                    well = False
-                    yield found("tables", problem, Level.FAULT)
+                    well = well and problem.minor
+                    yield found("tables", problem, Level.WARNING if problem.minor else Level.FAULT)
     if well:
         yield ok("tables", "every stream has its table, its column exchange_version and, if it is sent, its triggers")
 

@@ -18,12 +18,14 @@ from exchange.tables.capture.scan import Page, cut_page, next_page, older_keys
 from exchange.tables.capture.stream_table import CLAIMED, carried
 from exchange.tables.capture.triggers import (
     CaptureFault,
+    TableProblem,
     add_version_column,
     captured_tables,
     check,
     drop,
     drop_version_column,
     install,
+    renew,
 )
 from exchange.tables.capture.versions import draw_version, is_behind_barrier, make_barrier, raise_counter
 
@@ -34,6 +36,7 @@ __all__ = [
     "Page",
     "Reached",
     "Row",
+    "TableProblem",
     "add_version_column",
     "captured_tables",
     "carried",
@@ -55,6 +58,7 @@ __all__ = [
     "older_keys",
     "pending",
     "raise_counter",
+    "renew",
     "row_of_key",
     "rows",
     "streamed",

@@ -2,6 +2,9 @@
 
 A statement writes its changes with one INSERT ... SELECT, which costs a bulk load far less than a call per
 row. The function fixes its own search path and output settings, so that no session writes a key differently.
+
+A statement fires only the triggers of the table that it names. Partitioned tables, partitions and children by
+inheritance therefore have row triggers: PostgreSQL clones them to every partition, also to one that comes later.
 """
 # ruff: noqa: S608 - names can't be parameters; sql.py quotes whatever is not ours
 
@@ -9,12 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from exchange.database.whoami import MAX_NAME_BYTES
-from exchange.tables.capture.sql import KeyColumn, TableName, identifier, run
+from exchange.format.errors import Problem
+from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, identifier, run
 from exchange.tables.capture.sql import literal as _plain_literal
 
 _SETTINGS = {
@@ -28,7 +33,7 @@ _SETTINGS = {
 }
 """What the function does not leave to the session that fires it. Keys have no floats, so nobody's digits count."""
 
-_TRIGGERS = {
+_OF_STATEMENTS = {
     "exchange_capture_insert": ("AFTER INSERT", "REFERENCING NEW TABLE AS exchange_new", 4),
     "exchange_capture_update": (
         "AFTER UPDATE",
@@ -41,6 +46,52 @@ _TRIGGERS = {
 }
 """Name: when it fires, what it sees, and its ``pg_trigger.tgtype``."""
 
+_OF_ROWS = {
+    "exchange_capture_insert": ("AFTER INSERT", "", 5),
+    "exchange_capture_update": ("AFTER UPDATE", "", 17),
+    "exchange_capture_delete": ("AFTER DELETE", "", 9),
+    "exchange_capture_truncate": ("BEFORE TRUNCATE", "", 34),
+}
+
+_FOR_EACH_ROW = 1
+"""The bit of ``tgtype``."""
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How a table is made up of others. Tables are written as SQL names them."""
+
+    partitioned: bool
+    partition: bool
+    parents: Sequence[str]
+    """Those that it is a partition or a child of."""
+    children: Sequence[str]
+    """Those that inherit from it, or all of its partitions, theirs too."""
+
+    @property
+    def by_row(self) -> bool:
+        """Whether statements that name another table write its rows."""
+        return self.partitioned or bool(self.parents)
+
+    @property
+    def triggers(self) -> Mapping[str, tuple[str, str, int]]:
+        """The triggers that capture it."""
+        return _OF_ROWS if self.by_row else _OF_STATEMENTS
+
+
+def _shape(connection: Connection, table: TableName) -> _Shape:
+    named = "format('%I.%I', n.nspname, k.relname) FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace"
+    row = run(
+        connection,
+        f"SELECT c.relkind = 'p' AS partitioned, c.relispartition AS partition, ARRAY(SELECT {named}"
+        " WHERE k.oid IN (SELECT inhparent FROM pg_inherits WHERE inhrelid = c.oid) ORDER BY 1) AS parents,"
+        f" ARRAY(SELECT {named} WHERE CASE WHEN c.relkind = 'p'"
+        " THEN k.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE level > 0)"
+        " ELSE k.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = c.oid) END ORDER BY 1) AS children"
+        f" FROM pg_class c WHERE c.oid = to_regclass({literal(str(table))})",
+    ).one()
+    return _Shape(row.partitioned, row.partition, row.parents, row.children)
+
 
 def literal(text: str) -> str:
     """Quote a text, whatever ``standard_conforming_strings`` says."""
@@ -48,12 +99,17 @@ def literal(text: str) -> str:
     return "E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
 
 
+def literals(texts: Iterable[str]) -> str:
+    """Quote texts for an IN list."""
+    return ", ".join(map(literal, texts))
+
+
 def find(connection: Connection, table: TableName) -> TableName | None:
-    """Give the table with its schema, or None if there is no ordinary table of that name."""
+    """Give the table with its schema, or None if there is no table of that name, ordinary or partitioned."""
     row = run(
         connection,
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        f" WHERE c.oid = to_regclass({literal(str(table))}) AND c.relkind = 'r'",
+        f" WHERE c.oid = to_regclass({literal(str(table))}) AND c.relkind IN ('r', 'p')",
     ).one_or_none()
     return TableName(row.relname, row.nspname) if row else None
 
@@ -62,11 +118,15 @@ def key_columns(connection: Connection, table: TableName, names: Sequence[str]) 
     """Give the named columns with their types; those that don't exist are left out."""
     found = run(
         connection,
-        "SELECT attname, format_type(atttypid, atttypmod) AS type FROM pg_attribute"
+        # Not exact: a type whose equal values may be written differently.
+        "SELECT attname, format_type(atttypid, atttypmod) AS type,"
+        " coalesce(c.collisdeterministic, true) AND t.typname NOT IN ('citext', 'float4', 'float8', 'interval')"
+        " AS exact FROM pg_attribute JOIN pg_type t ON t.oid = atttypid"
+        " LEFT JOIN pg_collation c ON c.oid = attcollation"
         f" WHERE attrelid = to_regclass({literal(str(table))}) AND attnum > 0 AND NOT attisdropped",
     )
-    types = {row.attname: row.type for row in found}
-    return [KeyColumn(name, types[name]) for name in names if name in types]
+    columns = {row.attname: KeyColumn(row.attname, row.type, row.exact) for row in found}
+    return [columns[name] for name in names if name in columns]
 
 
 def key_text(row: str, key: Sequence[KeyColumn]) -> str:
@@ -101,9 +161,10 @@ def key_values(text: str, key: Sequence[KeyColumn]) -> list[str]:
 
 
 def matches(row: str, text: str, key: Sequence[KeyColumn]) -> str:
-    """Write the SQL condition that a row has the key in ``text``."""
+    """Write the SQL condition that a row has the key in ``text``, as it is written there."""
     pairs = zip(key, key_values(text, key), strict=True)
-    return " AND ".join(f"{row}.{identifier(column.name)} = {value}" for column, value in pairs)
+    equal = " AND ".join(f"{row}.{identifier(column.name)} = {value}" for column, value in pairs)
+    return equal if all(column.exact for column in key) else f"({equal} AND {key_text(row, key)} = {text})"
 
 
 def bucket(text: str) -> str:
@@ -114,60 +175,183 @@ def bucket(text: str) -> str:
     return f"get_byte(sha256(convert_to({text}, 'UTF8')), 0)"
 
 
+def refusal(connection: Connection, table: TableName) -> Problem | None:
+    """Say why a table can't be captured; None if it can."""
+    shape = _shape(connection, table)
+    if shape.children and not shape.partitioned:
+        return Problem(
+            f"table {table.name} has children by inheritance ({', '.join(shape.children)}), whose rows are among its"
+            " own, but nothing captures what is written to them",
+            "make it a partitioned table, or let each of them be a stream of its own and the parent none",
+        )
+    if shape.partition and (above := _captured_above(connection, table)):
+        return Problem(
+            f"table {table.name} is a partition of {above}, which is captured already",
+            "its rows cross with that one's",
+        )
+    return None
+
+
+def _captured_above(connection: Connection, table: TableName) -> str | None:
+    found: str | None = run(
+        connection,
+        "SELECT t.tgrelid::regclass FROM pg_trigger t JOIN pg_partition_ancestors"
+        f"(to_regclass({literal(str(table))})) a ON a.relid = t.tgrelid"
+        f" WHERE t.tgname = 'exchange_capture_insert' AND t.tgrelid <> to_regclass({literal(str(table))})",
+    ).scalar()
+    return found
+
+
 def install(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> None:
     """Put the function and its triggers on the table, in place of older ones."""
     drop(connection, table)
+    shape, function = _shape(connection, table), _function(table)
     settings = " ".join(f"SET {name} = {value}" for name, value in _SETTINGS.items())
-    body = _body(connection, table, key, stream)
+    body = _body(connection, key, stream, by_row=shape.by_row)
     run(
         connection,
         # Definer: whoever may write the table may be captured, without rights on the exchange's own tables.
-        f"CREATE FUNCTION {_function(table)}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings}"
-        f" AS {literal(body)}",
+        f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {literal(body)}",
     )
-    for name, (when, sees, _) in _TRIGGERS.items():
-        run(
-            connection,
-            f"CREATE TRIGGER {name} {when} ON {table} {sees} FOR EACH STATEMENT EXECUTE FUNCTION {_function(table)}()",
-        )
+    for name, (when, sees, kind) in shape.triggers.items():
+        each = "ROW" if kind & _FOR_EACH_ROW else "STATEMENT"
+        run(connection, f"CREATE TRIGGER {name} {when} ON {table} {sees} FOR EACH {each} EXECUTE FUNCTION {function}()")
+    if shape.partitioned:
+        for one in shape.children:  # a trigger of this kind has no clones
+            run(
+                connection,
+                f"CREATE TRIGGER exchange_capture_truncate BEFORE TRUNCATE ON {one} EXECUTE FUNCTION {function}()",
+            )
+        # What is attached or detached later comes and goes without a trigger that fires.
+        run(connection, f"COMMENT ON FUNCTION {function}() IS {literal(json.dumps(list(shape.children)))}")
 
 
 def drop(connection: Connection, table: TableName) -> None:
-    """Remove triggers and function, if they are there."""
-    for name in _TRIGGERS:
-        run(connection, f"DROP TRIGGER IF EXISTS {name} ON {table}")
-    run(connection, f"DROP FUNCTION IF EXISTS {_function(table)}()")
+    """Remove triggers and functions, if they are there, also those that stand on a table that had this one's name."""
+    functions = [
+        str(row.name)
+        for row in run(
+            connection,
+            "SELECT DISTINCT p.oid::regprocedure::text AS name"
+            " FROM pg_proc p LEFT JOIN pg_trigger t ON t.tgfoid = p.oid"
+            f" AND t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname IN ({literals(_OF_STATEMENTS)})"
+            f" WHERE t.oid IS NOT NULL OR p.oid = to_regprocedure({literal(_function(table) + '()')})",
+        )
+    ]
+    for function in functions:
+        placed = run(
+            connection,
+            "SELECT format('%I ON %s', tgname, tgrelid::regclass) AS trigger FROM pg_trigger"
+            f" WHERE tgfoid = to_regprocedure({literal(function)}) AND tgparentid = 0",
+        ).all()
+        for row in placed:
+            run(connection, f"DROP TRIGGER {row.trigger}")
+        run(connection, f"DROP FUNCTION {function}")
 
 
 def faults(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> list[str]:
     """Say what is missing of the table's triggers, or differs from what ``install`` would write."""
+    shape = _shape(connection, table)
     found = {
         row.tgname: row
         for row in run(
             connection,
             "SELECT t.tgname, t.tgtype, t.tgenabled, p.prosrc, p.prosecdef, p.proconfig,"
-            f" t.tgfoid = to_regprocedure({literal(_function(table) + '()')}) AS ours"
+            " ARRAY(SELECT c.tgrelid::regclass::text FROM pg_trigger c WHERE c.tgfoid = t.tgfoid"
+            "  AND c.tgname = t.tgname AND c.tgrelid <> t.tgrelid AND c.tgenabled NOT IN ('O', 'A')) AS silent"
             " FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
             f" WHERE t.tgrelid = to_regclass({literal(str(table))}) AND NOT t.tgisinternal",
         )
     }
-    body = _body(connection, table, key, stream)
-    missing = [name for name in _TRIGGERS if name not in found]
+    body = _body(connection, key, stream, by_row=shape.by_row)
+    missing = [name for name in shape.triggers if name not in found]
     if missing:
         return [f"of its triggers {', '.join(missing)} are missing"]
-    if any(found[name].tgenabled not in ("O", "A") for name in _TRIGGERS):
+    if any(found[name].tgenabled not in ("O", "A") for name in shape.triggers):
         return ["its triggers are disabled"]
+    if silent := sorted({one for name in shape.triggers for one in found[name].silent}):
+        return [f"its triggers are disabled on {', '.join(silent)}"]
+    kinds = {found[name].tgtype & _FOR_EACH_ROW for name in shape.triggers}
+    if shape.by_row and kinds == {0}:
+        other = shape.parents[0] if shape.parents else "its partitions"
+        return [f"what is written to it through {other} fires none of its triggers, which are older than that"]
     if any(
-        not row.ours or row.tgtype != kind or row.prosrc != body or not row.prosecdef or not _fixed(row.proconfig)
-        for row, kind in ((found[name], kind) for name, (_, _, kind) in _TRIGGERS.items())
+        row.tgtype != kind or row.prosrc != body or not row.prosecdef or not _fixed(row.proconfig)
+        for row, kind in ((found[name], kind) for name, (_, _, kind) in shape.triggers.items())
     ):
-        return ["its triggers are out of date"]
+        return [OUT_OF_DATE]
     return []
 
 
-def _fixed(config: Sequence[str] | None) -> bool:
-    """Say whether a function fixes every setting that ``install`` has it fix."""
-    return {setting.partition("=")[0] for setting in config or ()} >= set(_SETTINGS)
+def _fixed(settings: Sequence[str] | None) -> bool:
+    return {one.partition("=")[0] for one in settings or ()} >= _SETTINGS.keys()
+
+
+def other_tables(connection: Connection, table: TableName, stream: str) -> list[str]:
+    """Name other tables whose changes are noted for the stream."""
+    rows = run(
+        connection,
+        "SELECT t.tgrelid::regclass::text AS name FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
+        " WHERE t.tgname = 'exchange_capture_insert' AND t.tgparentid = 0"
+        f" AND t.tgrelid <> to_regclass({literal(str(table))}) AND strpos(p.prosrc, {literal(_noting(stream))}) > 0"
+        " ORDER BY 1",
+    )
+    return [str(row.name) for row in rows]
+
+
+def cautions(connection: Connection, table: TableName) -> list[Problem]:
+    """Say what of a captured table's changes its triggers can't have noted."""
+    found: list[Problem] = []
+    shape = _shape(connection, table)
+    row = run(
+        connection,
+        "SELECT obj_description(t.tgfoid, 'pg_proc') AS known, t.tgenabled <> 'A' AS may_be_mute,"
+        " ARRAY(SELECT CASE s.setrole WHEN 0 THEN 'this database' ELSE pg_get_userbyid(s.setrole) END"
+        "  FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase OR s.setdatabase = 0"
+        "  WHERE d.datname = current_database() AND 'session_replication_role=replica' = ANY (s.setconfig)) AS mute"
+        f" FROM pg_trigger t WHERE t.tgrelid = to_regclass({literal(str(table))})"
+        " AND t.tgname = 'exchange_capture_insert'",
+    ).one_or_none()
+    if row is None:
+        return found
+    if shape.partitioned and (sentence := _moved(json.loads(row.known or "[]"), shape.children)):
+        found.append(
+            Problem(f"table {table.name}: {sentence}", "capture it anew and send the whole table, without what is gone")
+        )
+    if row.mute and row.may_be_mute:
+        found.append(
+            Problem(
+                f"table {table.name}: sessions of {', '.join(row.mute)} fire no trigger, for session_replication_role"
+                " is replica there; what they write is not captured",
+                "reset that setting and send the whole table",
+            )
+        )
+    return found
+
+
+def _moved(known: Sequence[str], there: Sequence[str]) -> str:
+    said = []
+    if came := sorted(set(there) - set(known)):
+        said.append(f"{', '.join(came)} became partitions of it; rows that they had then, and TRUNCATE of one")
+    if went := sorted(set(known) - set(there)):
+        said.append(f"{', '.join(went)} are its partitions no more; that their rows are gone")
+    return f"{', '.join(said)}, was not captured" if said else ""
+
+
+def hides_rows(connection: Connection, table: TableName) -> Problem | None:
+    """Say that row-level security would hide rows of the table from this role; None if it does not."""
+    row = run(
+        connection,
+        "SELECT current_user AS role, pg_has_role(c.relowner, 'USAGE') AS owner, row_security_active(c.oid) AS active"
+        f" FROM pg_class c WHERE c.oid = to_regclass({literal(str(table))}) AND c.relrowsecurity",
+    ).one_or_none()
+    if row is None or not row.active:
+        return None
+    mine = f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" if row.owner else "let it own the table"
+    return Problem(
+        f"row-level security hides rows of table {table} from role {row.role}, which would be taken for deleted",
+        f"as a superuser: ALTER ROLE {identifier(row.role)} BYPASSRLS, or {mine}",
+    )
 
 
 def captured(connection: Connection) -> list[str]:
@@ -188,30 +372,54 @@ def _function(table: TableName) -> str:
     return str(TableName(name, table.schema))
 
 
-def _body(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> str:
+def _noting(stream: str) -> str:
+    return f"(stream, op, key) SELECT {literal(stream)},"
+
+
+def _body(connection: Connection, key: Sequence[KeyColumn], stream: str, *, by_row: bool) -> str:
     """Write the function. The log is named with its schema: the function has no other search path."""
     log = find(connection, TableName("exchange_change"))
-    into = f"INSERT INTO {log or TableName('exchange_change')} (stream, op, key) SELECT {literal(stream)}"
-    first = identifier(key[0].name)
-    same = " AND ".join(f"o.{identifier(c.name)} = n.{identifier(c.name)}" for c in key)
-    old, new = key_text("o", key), key_text("n", key)
+    into = f"INSERT INTO {log or TableName('exchange_change')} {_noting(stream)}"
+    old, new = ("OLD", "NEW") if by_row else ("o", "n")
+    old_key, new_key = key_text(old, key), key_text(new, key)
+    all_old = f"{into} 'D', {key_text('o', key)} FROM ".replace("%", "%%") + "%I.%I o"
+    if by_row:
+        inserted, deleted = f"{into} 'I', {new_key}", f"{into} 'D', {old_key}"
+        updated = f"""IF {same_key(old, new, key)} THEN
+      {into} 'U', {new_key};
+    ELSE
+      {deleted};
+      {inserted};
+    END IF"""
+    else:
+        inserted = f"{into} 'I', {new_key} FROM exchange_new n"
+        deleted = f"{into} 'D', {old_key} FROM exchange_old o"
+        first = identifier(key[0].name)
+        updated = f"""{into} CASE WHEN o.{first} IS NULL THEN 'I' WHEN n.{first} IS NULL THEN 'D' ELSE 'U' END,
+      CASE WHEN n.{first} IS NULL THEN {old_key} ELSE {new_key} END
+      FROM exchange_old o FULL JOIN exchange_new n ON {same_key(old, new, key)}"""
     return f"""
 BEGIN
   IF {literal(stream)} = ANY (string_to_array(current_setting('exchange.importing', true), ',')) THEN
     RETURN NULL;
   END IF;
   IF TG_OP = 'INSERT' THEN
-    {into}, 'I', {new} FROM exchange_new n;
+    {inserted};
   ELSIF TG_OP = 'DELETE' THEN
-    {into}, 'D', {old} FROM exchange_old o;
+    {deleted};
   ELSIF TG_OP = 'TRUNCATE' THEN
-    {into}, 'D', {old} FROM {table} o;
+    EXECUTE format({literal(all_old)}, TG_TABLE_SCHEMA, TG_TABLE_NAME);
   ELSE
     -- A key that was changed is one row gone and another one come.
-    {into}, CASE WHEN o.{first} IS NULL THEN 'I' WHEN n.{first} IS NULL THEN 'D' ELSE 'U' END,
-      CASE WHEN n.{first} IS NULL THEN {old} ELSE {new} END
-      FROM exchange_old o FULL JOIN exchange_new n ON {same};
+    {updated};
   END IF;
   RETURN NULL;
 END
 """
+
+
+def same_key(one: str, other: str, key: Sequence[KeyColumn]) -> str:
+    """Write the SQL condition that two rows have the same key, as it is written."""
+    if not all(column.exact for column in key):
+        return f"{key_text(one, key)} = {key_text(other, key)}"
+    return " AND ".join(f"{one}.{identifier(c.name)} = {other}.{identifier(c.name)}" for c in key)

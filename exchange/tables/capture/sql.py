@@ -12,6 +12,11 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, CursorResult
 
+from exchange.format.errors import Problem
+
+OUT_OF_DATE = "its triggers are out of date"
+"""What ``faults`` says of triggers that an earlier version wrote, or that somebody changed."""
+
 
 @dataclass(frozen=True)
 class TableName:
@@ -27,10 +32,14 @@ class TableName:
 
 @dataclass(frozen=True)
 class KeyColumn:
-    """A column of a table's key and its type, as the database itself names it."""
+    """A column of a table's key and its type, as the database itself names it.
+
+    ``exact`` says that equal values are always written alike, as those of a column that ignores case are not.
+    """
 
     name: str
     type: str
+    exact: bool = True
 
 
 def identifier(name: str) -> str:
@@ -85,6 +94,18 @@ class CaptureSql(Protocol):
 
     def faults(self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> list[str]:
         """Say how the table's triggers differ from what ``install`` would write."""
+
+    def refusal(self, connection: Connection, table: TableName) -> Problem | None:
+        """Say why a table can't be captured; None if it can."""
+
+    def other_tables(self, connection: Connection, table: TableName, stream: str) -> list[str]:
+        """Name other tables whose changes are noted for the stream."""
+
+    def cautions(self, connection: Connection, table: TableName) -> list[Problem]:
+        """Say what of a captured table's changes its triggers can't have noted."""
+
+    def hides_rows(self, connection: Connection, table: TableName) -> Problem | None:
+        """Say that the database would hide rows of the table from us; None if it does not."""
 
     def captured(self, connection: Connection) -> list[str]:
         """Name the tables with triggers of ours."""

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection
 
-from exchange.tables.capture.sql import KeyColumn, TableName, identifier, run
+from exchange.format.errors import Problem
+from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, identifier, run
 from exchange.tables.capture.sql import literal as literal  # noqa: PLC0414 - one of those of ``CaptureSql``
 
 _PREFIX = "exchange_capture_"
@@ -34,8 +35,13 @@ def find(connection: Connection, table: TableName) -> TableName | None:
 def key_columns(connection: Connection, table: TableName, names: Sequence[str]) -> list[KeyColumn]:
     """Give the named columns with their declared types; those that don't exist are left out."""
     found = run(connection, f"SELECT name, type FROM pragma_table_info({literal(table.name)})")
-    types = {row.name: row.type.upper() for row in found}
-    return [KeyColumn(name, types[name]) for name in names if name in types]
+    columns = {row.name: KeyColumn(row.name, row.type.upper(), not _is_text(row.type.upper())) for row in found}
+    return [columns[name] for name in names if name in columns]
+
+
+def _is_text(kind: str) -> bool:
+    """Say whether a column of this type may be compared otherwise than as it is written: without case, for instance."""
+    return "INT" not in kind and any(word in kind for word in ("CHAR", "CLOB", "TEXT"))
 
 
 def key_text(row: str, key: Sequence[KeyColumn]) -> str:
@@ -72,8 +78,13 @@ def _value(text: str, column: KeyColumn) -> str:
 
 def matches(row: str, text: str, key: Sequence[KeyColumn]) -> str:
     """Write the SQL condition that a row has the key in ``text``; IS, for SQLite lets keys be NULL."""
-    pairs = zip(key, key_values(text, key), strict=True)
-    return " AND ".join(f"{row}.{identifier(column.name)} IS {value}" for column, value in pairs)
+    conditions = []
+    for column, value in zip(key, key_values(text, key), strict=True):
+        mine = f"{row}.{identifier(column.name)}"
+        conditions.append(f"{mine} IS {value}")  # as an index of the column may have it
+        if not column.exact:
+            conditions.append(f"{mine} COLLATE BINARY IS {value}")
+    return " AND ".join(conditions)
 
 
 def bucket(text: str) -> str:
@@ -127,7 +138,33 @@ def faults(connection: Connection, table: TableName, key: Sequence[KeyColumn], s
     found = _installed(connection, table)
     if missing := [name for name in expected if name not in found]:
         return [f"of its triggers {', '.join(missing)} are missing"]
-    return [] if found == expected else ["its triggers are out of date"]
+    return [] if found == expected else [OUT_OF_DATE]
+
+
+def other_tables(connection: Connection, table: TableName, stream: str) -> list[str]:
+    """Name other tables whose changes are noted for the stream."""
+    noting = literal(f"WHERE stream = {literal(stream)})")
+    found = run(
+        connection,
+        f"SELECT DISTINCT tbl_name FROM sqlite_master WHERE type = 'trigger' AND tbl_name <> {literal(table.name)}"
+        f" COLLATE NOCASE AND substr(name, 1, {len(_PREFIX)}) = {literal(_PREFIX)} AND instr(sql, {noting}) > 0",
+    )
+    return sorted(str(row.tbl_name) for row in found)
+
+
+def refusal(_connection: Connection, _table: TableName) -> Problem | None:
+    """Say why a table can't be captured: any can."""
+    return None
+
+
+def cautions(_connection: Connection, _table: TableName) -> list[Problem]:
+    """Say what triggers can't have noted: what is not in ``faults`` they note."""
+    return []
+
+
+def hides_rows(_connection: Connection, _table: TableName) -> Problem | None:
+    """Say that rows are hidden: none are."""
+    return None
 
 
 def captured(connection: Connection) -> list[str]:
@@ -182,24 +219,28 @@ def _definitions(connection: Connection, table: TableName, key: Sequence[KeyColu
 
 
 def _differs(row: str, key: Sequence[KeyColumn]) -> str:
-    return " OR ".join(f"{row}.{identifier(c.name)} IS NOT NEW.{identifier(c.name)}" for c in key)
+    """Say that a row has another key than the new one, or the same in other letters."""
+    pairs = ((f"{row}.{identifier(c.name)}" + ("" if c.exact else " COLLATE BINARY"), c) for c in key)
+    return " OR ".join(f"{mine} IS NOT NEW.{identifier(c.name)}" for mine, c in pairs)
 
 
 def _rivals(connection: Connection, table: TableName) -> Iterator[str]:
-    """Give, per unique constraint beside the key, the condition that row ``r`` stands in the new row's way.
+    """Give, per unique constraint, the condition that row ``r`` stands in the new row's way.
 
-    A partial index is taken as a whole one: a change too many is harmless. An index over an expression
-    can't be told this way; there ``recursive_triggers`` is needed.
+    Of the key's own only if it takes unlike texts for equal. A partial index is taken as a whole one: a change too many
+    is harmless. An index over an expression can't be told this way; there ``recursive_triggers`` is needed.
     """
     indexes = run(
         connection,
-        f"SELECT name FROM pragma_index_list({literal(table.name)}) WHERE \"unique\" AND origin <> 'pk' ORDER BY name",
+        f'SELECT name, origin FROM pragma_index_list({literal(table.name)}) WHERE "unique" ORDER BY name',
     ).all()
     for index in indexes:
         columns = run(
             connection,
             f"SELECT name, coll FROM pragma_index_xinfo({literal(index.name)}) WHERE key ORDER BY seqno",
         ).all()
+        if index.origin == "pk" and all(column.coll == "BINARY" for column in columns):
+            continue
         if all(column.name is not None for column in columns):
             same = (f"r.{identifier(c.name)} = NEW.{identifier(c.name)} COLLATE {identifier(c.coll)}" for c in columns)
             yield f"({' AND '.join(same)})"

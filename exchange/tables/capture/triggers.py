@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import ProgrammingError
 
 from exchange.channels.stream import Stream
 from exchange.database.dialects import POSTGRESQL, SQLITE, Dialect, dialect_of
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import Problem
 from exchange.tables.capture import postgresql, sqlite
-from exchange.tables.capture.sql import CaptureSql, KeyColumn, TableName, identifier, run
+from exchange.tables.capture.sql import OUT_OF_DATE, CaptureSql, KeyColumn, TableName, identifier, run
 
 _MODULES: dict[Dialect, CaptureSql] = {POSTGRESQL: postgresql, SQLITE: sqlite}
 
@@ -42,6 +44,8 @@ def install(
     place = _find(connection, table, schema)
     if sql.find(connection, TableName("exchange_change")) is None:
         raise CaptureFault("table exchange_change is missing; run the exchange's own migrations first")
+    if (refused := sql.refusal(connection, place)) is not None:
+        raise CaptureFault(str(refused))
     names = key or sa.inspect(connection).get_pk_constraint(table, place.schema)["constrained_columns"]
     sql.install(connection, place, _key(connection, place, names), stream)
 
@@ -54,37 +58,83 @@ def drop(connection: Connection, table: str, schema: str | None = None) -> None:
     capture_sql(connection).drop(connection, _find(connection, table, schema))
 
 
-def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[Problem]:
+@dataclass(frozen=True)
+class TableProblem(Problem):
+    """What is wrong with a stream's table.
+
+    ``stops`` says that its rows can't be read or sent as they are, ``minor`` that only what is rarely done to a table
+    was not captured.
+    """
+
+    stops: bool = False
+    minor: bool = False
+
+
+def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[TableProblem]:
     """Say what keeps a stream's table from being exchanged; an empty list is well.
 
-    ``captured``: whether this network is the stream's source, where triggers must stand. Reads in the caller's
-    transaction. Raises CaptureFault for a database that is neither.
+    ``captured``: whether this network is the stream's source, where triggers must stand. Reads the catalogue, in the
+    caller's transaction. Raises CaptureFault for a database that is neither.
     """
     sql = capture_sql(connection)
-    name = stream.table.name
-    place = sql.find(connection, TableName(name, stream.table.schema))
-    if place is None:
-        return [Problem(f"table {name} of stream {stream.name} does not exist", "run the application's migrations")]
-    faults = []
-    columns = {column["name"] for column in sa.inspect(connection).get_columns(name, place.schema)}
-    if VERSION_COLUMN not in columns:
-        remedy = f"add it with op.install_capture({name!r})"
-        faults.append(Problem(f"table {name} has no column {VERSION_COLUMN}", remedy))
-    if captured:
-        key = sql.key_columns(connection, place, [column.name for column in stream.key])
-        found = (
-            sql.faults(connection, place, key, stream.name)
-            if len(key) == len(stream.key)
-            else ["its key columns differ from the model's"]
-        )
-        faults += [
-            Problem(
-                f"table {name} is not captured as stream {stream.name}: {fault}",
-                f"install them with op.install_capture({name!r})",
-            )
-            for fault in found
+    name, schema = stream.table.name, stream.table.schema
+    if schema is not None and not dialect_of(connection).is_postgresql:
+        remedy = "declare it without, as SQLite has none, or use PostgreSQL"
+        return [
+            TableProblem(f"table {name} of stream {stream.name} is declared in schema {schema}", remedy, stops=True)
         ]
-    return faults
+    place = sql.find(connection, TableName(name, schema))
+    shown = f"{schema}.{name}" if schema else name
+    if place is None:
+        message = f"table {shown} of stream {stream.name} does not exist"
+        return [TableProblem(message, "run the application's migrations", stops=True)]
+    problems = []
+    if (hidden := sql.hides_rows(connection, place)) is not None:
+        problems.append(TableProblem(hidden.message, hidden.remedy, stops=True))
+    installing = f"op.install_capture({name!r}{f', schema={schema!r}' if schema else ''})"
+    key = sql.key_columns(connection, place, [column.name for column in stream.key])
+    if len(key) != len(stream.key):
+        lost = sorted({column.name for column in stream.key} - {column.name for column in key})
+        message = f"table {shown} has no column {', '.join(lost)}, which is in the key of stream {stream.name}"
+        problems.append(TableProblem(message, "run the application's migrations, or correct its model", stops=True))
+    if not _has_version_column(connection, name, place.schema):
+        problems.append(TableProblem(f"table {shown} has no column {VERSION_COLUMN}", f"add it with {installing}"))
+    if not captured or len(key) != len(stream.key):
+        return problems
+    if (refused := sql.refusal(connection, place)) is not None:
+        problems.append(TableProblem(refused.message, refused.remedy))
+    remedy = f"install them with {installing}; what was changed meanwhile `exchange resync` sends, with the whole table"
+    problems += [
+        TableProblem(f"table {shown} is not captured as stream {stream.name}: {fault}", remedy)
+        for fault in sql.faults(connection, place, key, stream.name)
+    ]
+    if others := ", ".join(sql.other_tables(connection, place, stream.name)):
+        message = f"stream {stream.name} is of table {place}, but changes of {others} are noted under its name"
+        remedy = "take that capture away (op.drop_capture), or give it another name (op.install_capture(stream=))"
+        problems.append(TableProblem(message, remedy, stops=True))
+    problems += [TableProblem(one.message, one.remedy, minor=True) for one in sql.cautions(connection, place)]
+    return problems
+
+
+def renew(connection: Connection, stream: Stream) -> bool:
+    """Write the triggers of a stream's table anew if they are as an earlier version wrote them; say whether it did.
+
+    Not if the table is somebody else's: ``check`` goes on saying it. Runs in the caller's transaction, within a
+    savepoint, and locks the table until it ends.
+    """
+    sql = capture_sql(connection)
+    place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
+    if place is None:
+        return False
+    key = sql.key_columns(connection, place, [column.name for column in stream.key])
+    if len(key) != len(stream.key) or sql.faults(connection, place, key, stream.name) != [OUT_OF_DATE]:
+        return False
+    try:
+        with connection.begin_nested():
+            sql.install(connection, place, key, stream.name)
+    except ProgrammingError:
+        return False
+    return True
 
 
 def captured_tables(connection: Connection) -> list[str]:
@@ -123,7 +173,7 @@ def capture_sql(connection: Connection) -> CaptureSql:
 def _find(connection: Connection, table: str, schema: str | None) -> TableName:
     place = capture_sql(connection).find(connection, TableName(table, schema))
     if place is None:
-        raise CaptureFault(f"there is no ordinary table {table!r} in this database; create it first")
+        raise CaptureFault(f"there is no table {table!r} in this database; create it first")
     return place
 
 
