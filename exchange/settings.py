@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from exchange.database.engine import sqlite_url
 from exchange.database.tables import DeadLetterState
 from exchange.files import carrier_group
 from exchange.files.ownership import WrongOwner, read_ours
@@ -84,7 +85,13 @@ def _absolute(path: Path) -> Path:
     """Make a path absolute, from the named settings file's folder or else the working folder."""
     named = os.environ.get(ENV_FILE)
     base = Path(named).absolute().parent if named else Path.cwd()
-    return Path(os.path.normpath(base / path.expanduser()))
+    try:
+        os.fspath(path).encode()
+        return Path(os.path.normpath(base / path.expanduser()))
+    except UnicodeError:
+        raise ValueError(f"expected a path in UTF-8, found {printable(repr(str(path)))}") from None
+    except RuntimeError:
+        raise ValueError(f"expected a path, found {printable(repr(str(path)))} and no home to begin it with") from None
 
 
 NetworkName = Annotated[
@@ -329,11 +336,13 @@ class Settings(BaseSettings):
         if not value:
             if file is not None:
                 raise ValueError(f"expected the URL of a PostgreSQL beside {PREFIX}DATABASE_PASSWORD_FILE, found none")
-            return f"sqlite:///{info.data.get('home', Path())}/exchange.db"
+            return sqlite_url(info.data.get("home", Path()) / "exchange.db")
         try:
             url = make_url(value)
         except (ArgumentError, ValueError):
             raise ValueError(f"expected a URL such as postgresql://user:password@host/name, found {_SECRET}") from None
+        if url.get_backend_name() == "sqlite" and "?" in value:
+            raise ValueError("expected a SQLite file alone, found a ? and more; a ? of its path is written %3F")
         if file is not None:
             if url.password or "password" in url.query or url.get_backend_name() == "sqlite":
                 raise ValueError(

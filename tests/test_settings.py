@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from exchange.database.tables import DeadLetterState
 from exchange.limits import Limits
@@ -37,6 +38,19 @@ def test_two_names_are_enough_and_everything_lies_below_the_networks_folder(
     assert settings.database_url == f"sqlite:///{tmp_path}/var/request/exchange.db"
     assert settings.broker_url is None
     assert settings.require_signature
+
+
+def test_a_path_is_the_databases_whatever_characters_it_is_made_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = f"{tmp_path}/my #1 home?a=%20b&ü:x@y"
+    assert make_url(load(monkeypatch, HOME=home).database_url).database == f"{home}/exchange.db"
+    assert "a ? of its path is written %3F" in faults(monkeypatch, DATABASE_URL="sqlite:////a?b/x.db")[0]
+
+
+def test_a_path_that_leads_nowhere_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no home to begin it with" in faults(monkeypatch, HOME="~nobody-of-this-name/x")[0]
+    assert "in UTF-8" in faults(monkeypatch, HOME="x\udcff")[0]
 
 
 def test_a_limit_holds_that_nobody_set_and_another_one_where_somebody_did(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,10 @@ def init(
     texts = {"network": network, "peer": peer, "app": app, "carrier_group": carrier_group}
     places = {"home": home, "outgoing": outgoing, "incoming": incoming}
     wanted: dict[str, str | Path] = {field: value for field, value in texts.items() if value is not None}
-    wanted |= {field: value.expanduser().resolve() for field, value in places.items() if value is not None}
+    try:
+        wanted |= {field: value.expanduser().resolve() for field, value in places.items() if value is not None}
+    except RuntimeError as error:  # a ~ of nobody
+        raise Refused(str(error)) from None
     done = initialise(wanted)
     current = done.settings
     if as_json:

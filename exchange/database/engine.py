@@ -155,6 +155,11 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
+def sqlite_url(file: Path) -> str:
+    """Write the URL of a SQLite file, whatever its path is made of."""
+    return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
+
+
 def missing_file(engine: Engine) -> Path | None:
     """Give the path of a SQLite database that does not exist: connecting would make an empty one.
 

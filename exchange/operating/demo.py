@@ -30,7 +30,7 @@ from sqlalchemy.orm import Session
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database.engine import make_engine
+from exchange.database.engine import make_engine, sqlite_url
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, DeadLetterState, Direction, GapState, batch, change, gap
 from exchange.dead_letters import filters, pages, store
@@ -71,7 +71,7 @@ class Network:
 
     def engine(self) -> Engine:
         """Open the database beside the worker, as the application would."""
-        return make_engine(f"sqlite:///{self.home}/exchange.db")
+        return make_engine(sqlite_url(self.home / "exchange.db"))
 
     def environment(self) -> dict[str, str]:
         """Give commands this side's settings, whatever this process has."""

@@ -22,17 +22,20 @@ def bare(side: Side, *words: str, code: int = 0) -> str:
 
 
 def test_init_writes_settings_folders_and_a_key_and_says_what_comes_next(side: Side) -> None:
-    out = bare(side, "init", "--network", "request", "--peer", "response", "--home", "it's here")
+    home = Path("it's #1 h\u00f6me?a=%20b")
+    out = bare(side, "init", "--network", "request", "--peer", "response", "--home", str(home))
     assert "exchange migrate" in out
     assert re.search(r"exchange keys trust request-\d{4}\.pem --fingerprint SHA256:[A-Za-z0-9+/]{43}\n", out)
     assert _mode(Path(".env")) == 0o600
-    assert _mode(Path("it's here")) == 0o711
-    assert _mode(Path("it's here/outgoing")) == 0o755
-    assert Path("it's here/incoming/.exchange-folder").exists()
-    (key,) = Path("it's here/keys").glob("*.key")
+    assert _mode(home) == 0o711
+    assert _mode(home / "outgoing") == 0o755
+    assert (home / "incoming/.exchange-folder").exists()
+    (key,) = (home / "keys").glob("*.key")
     assert _mode(key) == 0o600
     assert "the database is at" in bare(side, "migrate")
     assert "request, epoch" in bare(side, "status")
+    assert {path.name for path in Path().iterdir()} == {".env", home.name}
+    assert (home / "exchange.db").exists()
 
 
 def test_init_again_changes_nothing(side: Side) -> None:
