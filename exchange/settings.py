@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from exchange.database.engine import sqlite_url
+from exchange.database.engine import LOCK_SECONDS, sqlite_url
 from exchange.database.tables import DeadLetterState
 from exchange.files import carrier_group
 from exchange.files.ownership import WrongOwner, read_ours
@@ -293,6 +293,9 @@ class Settings(BaseSettings):
     worker_concurrency: Positive = Field(default=2, description="Tasks a worker runs at once.")
     task_seconds: Annotated[float, Field(ge=10, allow_inf_nan=False), Expected("a number of seconds, 10 or more")] = (
         Field(default=3600.0, description="Hard time limit of a task, in seconds; its transaction is rolled back.")
+    )
+    lock_seconds: Seconds = Field(
+        default=LOCK_SECONDS, description="How long a statement waits for a lock of somebody else's, on PostgreSQL."
     )
     redbeat: Switch = Field(
         default=False, description="Keep the schedule in Redis with RedBeat (needs EXCHANGE_BROKER_URL)."

@@ -6,9 +6,11 @@ file beside the database, which the kernel unlocks with the process.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,14 +18,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import SQLITE_WAIT_SECONDS, now
 from exchange.database.flock import try_lock
 from exchange.database.tables import holder
 from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
-from exchange.format.errors import Verdict
+from exchange.format.errors import Verdict, printable
 from exchange.format.moments import in_words
 
 
@@ -100,24 +102,23 @@ def locked(
 
     ``prepare`` is called with the lock held, before the transaction writes: what it commits by itself is
     there whatever becomes of the transaction. Raises Busy at once if somebody else holds the lock (SQLite:
-    after a bounded wait if somebody writes to the database for another reason).
+    after a bounded wait if somebody writes to the database for another reason), and if a transaction of the
+    application's keeps a statement waiting for longer than the engine's patience.
     """
     if not dialect_of(engine).many_writers:
         with _sqlite_lock(engine, lock, prepare) as connection:
             yield connection
         return
-    try:
-        with engine.connect().execution_options(**execution_options) as connection, connection.begin():
-            _advisory_lock(connection, lock)
-            if prepare is not None:
-                prepare()
-            yield connection
-    except OperationalError as error:
-        # The statement that asks for the lock also fixes what a REPEATABLE READ transaction sees: somebody
-        # who committed in between was at work, and what we saw is past.
-        if getattr(error.orig, "sqlstate", None) == "40001":
-            raise Busy(lock, "another process, just now", None) from error
-        raise
+    with (
+        busy_for_others(engine, lock),
+        engine.connect().execution_options(**execution_options) as connection,
+        connection.begin(),
+        _stopping_at_once(connection),
+    ):
+        _advisory_lock(connection, lock)
+        if prepare is not None:
+            prepare()
+        yield connection
 
 
 def join(connection: Connection, lock: str, *, alone: bool) -> None:
@@ -145,15 +146,73 @@ def writing(
 ) -> Iterator[Connection]:
     """Open a transaction that writes; commit at the end, roll back on any exception.
 
-    Raises Busy if another one goes on writing to SQLite's only file for longer than our patience.
+    Raises Busy if another one goes on writing to SQLite's only file for longer than our patience, or keeps one of our
+    statements waiting on PostgreSQL.
     """
-    with engine.connect() as connection, _patience(connection, patience_seconds):
+    with (
+        busy_for_others(engine, lock),
+        engine.connect() as connection,
+        _patience(connection, patience_seconds),
+    ):
         try:
             transaction = connection.begin()
         except OperationalError as error:
             raise _sqlite_busy(engine, lock, error) from error
-        with transaction:
+        with transaction, _stopping_at_once(connection):
             yield connection
+
+
+@contextmanager
+def busy_for_others(engine: Engine, lock: str) -> Iterator[None]:
+    """Raise Busy for a statement that PostgreSQL ended because of others' transactions: the next run tries again.
+
+    Of one that waited too long for a lock it says who holds it, as far as rights allow.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        match getattr(error.orig, "sqlstate", None):
+            case "55P03":
+                raise Busy(lock, *lock_holder(engine, str(error.statement))) from error
+            case "40P01":
+                raise Busy(lock, "another transaction that writes the same rows", None) from error
+            # The statement that asks for the lock also fixes what a REPEATABLE READ transaction sees: somebody
+            # who committed in between was at work, and what we saw is past.
+            case "40001":
+                raise Busy(lock, "another process, just now", None) from error
+        raise
+
+
+@contextmanager
+def _stopping_at_once(connection: Connection) -> Iterator[None]:
+    """Let go of a connection whose statement was interrupted: a rollback would wait for the statement's end."""
+    try:
+        yield
+    except BaseException:
+        if cancel(connection):
+            connection.invalidate()
+        raise
+
+
+def cancel(connection: Connection) -> bool:
+    """End the statement that PostgreSQL is at work on for this connection, and tell whether there was one.
+
+    May be called from any thread. SQLite's statements end by themselves. Raises nothing.
+    """
+    if connection.closed or connection.invalidated or not dialect_of(connection).is_postgresql:
+        return False
+    driver: Any = connection.connection.driver_connection
+    if driver.pgconn.transaction_status != _ACTIVE:
+        return False
+    with suppress(Exception):
+        driver.cancel_safe(timeout=_CANCEL_SECONDS)
+    return True
+
+
+_ACTIVE = 1
+"""libpq's word for a connection whose statement is under way."""
+
+_CANCEL_SECONDS = 5.0
 
 
 @contextmanager
@@ -210,15 +269,89 @@ def _sqlite_busy(engine: Engine, lock: str, error: OperationalError) -> Exceptio
         latest = connection.execute(
             sa.select(holder.c.who, holder.c.since).order_by(holder.c.since.desc()).limit(1)
         ).one_or_none()
+    process = writing_process(str(engine.url.database))
+    if process is not None and (latest is None or not str(latest.who).endswith(f" pid {process}")):
+        return Busy(lock, f"process {process}{_program(process)} writes to the database", None)
     if latest is None:
         return Busy(lock, "another writer holds the database", None)
     return Busy(lock, latest.who, latest.since)
+
+
+_WRITE_LOCKS = {"-shm": (120, 120), "": (0x4000_0000, 0x4000_0001)}
+"""The bytes of a file beside a SQLite database, and of its own, that a writer locks: with a log ahead, and without."""
+
+
+def writing_process(database: str) -> int | None:
+    """Give the process that holds a SQLite file's write lock, as Linux tells; None if nobody can say.
+
+    Opens no file of SQLite's: to close it again would let go of this process's own locks on it.
+    """
+    try:
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return None
+    for suffix, (first, last) in _WRITE_LOCKS.items():
+        with suppress(OSError):
+            known = os.stat(database + suffix)  # noqa: PTH116 - a suffix of the whole name
+            file = f"{os.major(known.st_dev):02x}:{os.minor(known.st_dev):02x}:{known.st_ino}"
+            for words in locks:
+                if words[1] == "POSIX" and words[3] == "WRITE" and words[5] == file and int(words[4]) > 0:
+                    end = sys.maxsize if words[7] == "EOF" else int(words[7])
+                    if int(words[6]) <= last and end >= first:
+                        return int(words[4])
+    return None
+
+
+def _program(process: int) -> str:
+    with suppress(OSError):
+        return f" ({printable(Path(f'/proc/{process}/comm').read_text().strip(), 40)})"
+    return ""
 
 
 def _sqlite_holder(engine: Engine, lock: str) -> Busy:
     with reading(engine) as connection:
         row = connection.execute(sa.select(holder.c.who, holder.c.since).where(holder.c.lock == lock)).one_or_none()
     return Busy(lock, row.who if row else "another process, just now", row.since if row else None)
+
+
+def lock_holder(engine: Engine, statement: str) -> tuple[str, datetime | None]:
+    """Name whoever holds a lock on tables that a statement names, or else on any, and since when; on PostgreSQL.
+
+    Asks on a connection of its own: who waited in vain can ask no more. A look through locks can't tell which of
+    several was waited for; the one whose transaction is the oldest is named.
+    """
+    try:
+        with reading(engine) as connection:
+            found = connection.execute(sa.text(_HOLDERS), {"statement": statement, "space": _NAMESPACE}).first()
+    except SQLAlchemyError:
+        found = None
+    if found is None:
+        return "a transaction that has ended by now", None
+    return f"{describe_session(found)} holds a lock{f' on {found.place}' if found.place else ''}", found.since
+
+
+_HOLDERS = """
+    SELECT s.pid, s.usename AS role, s.datname AS database, s.application_name AS program, s.state, x.gid,
+        coalesce(s.xact_start, x.prepared) AS since, max(c.relname) AS place
+    FROM pg_locks l
+    LEFT JOIN pg_class c ON c.oid = l.relation
+    LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_stat_activity s ON s.pid = l.pid
+    LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction
+    WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (c.relkind IN ('r', 'p') AND n.nspname <> 'pg_catalog' AND l.mode <> 'AccessShareLock'
+        OR l.locktype = 'advisory' AND l.classid = CAST(:space AS oid))
+    GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ORDER BY bool_or(strpos(:statement, c.relname) > 0) DESC NULLS LAST, since NULLS LAST, s.pid LIMIT 1"""
+
+
+def describe_session(row: Any) -> str:
+    """Name a session of PostgreSQL by what one may know of it: ``pid``, ``role``, ``program``, ``state``, ``gid``."""
+    if row.pid is None:
+        return f"a prepared transaction ({printable(row.gid, 60)})" if row.gid else "a prepared transaction"
+    words = [f"process {row.pid}", f"role {row.role}" if row.role else "", row.program or "", row.state or ""]
+    return printable(", ".join(filter(None, words)), 200)
 
 
 def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -> None:

@@ -42,7 +42,7 @@ def assemble(settings: Settings, *, distrusting: str | None = None) -> Site:
     return Site(
         network=settings.network,
         peer=settings.peer,
-        engine=make_engine(settings.database_url),
+        engine=make_engine(settings.database_url, lock_seconds=settings.lock_seconds),
         channels=channels,
         spool=Spool(folders(settings)),
         checkers=checkers,

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine
 from exchange.alembic import NETWORK_ATTRIBUTE
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine
+from exchange.database.locks import busy_for_others
 
 CORE = "core"
 REFERENCE = "reference"
@@ -102,7 +103,7 @@ def _connected(target: Target) -> Iterator[Connection]:
         return
     engine = make_engine(target) if isinstance(target, str) else target
     try:
-        with engine.begin() as connection:
+        with busy_for_others(engine, "the database"), engine.begin() as connection:
             yield connection
     finally:
         if isinstance(target, str):

@@ -11,7 +11,7 @@ from alembic.util import CommandError
 
 from exchange.database.dialects import dialect_of
 from exchange.database.errors import transient_errors
-from exchange.database.locks import reading
+from exchange.database.locks import Busy, reading
 from exchange.database.network import known_epoch, open_network
 from exchange.files import call_secret
 from exchange.format.errors import TransientError, printable
@@ -63,7 +63,7 @@ def is_database_behind(settings: Settings) -> bool:
     try:
         with transient_errors():
             return migrate.is_behind(engine, branches(settings))
-    except TransientError:
+    except (TransientError, Busy):
         return False
     finally:
         engine.dispose()

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import ast
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from exchange.database import locks
-from exchange.database.engine import make_engine
+from exchange.database.engine import make_engine, now
 from exchange.database.locks import Busy, locked, reading, writing
-from exchange.database.tables import change, metadata
+from exchange.database.tables import change, holder, metadata
 
 
 @pytest.fixture
@@ -94,3 +98,44 @@ def test_names_of_locks_are_made_in_one_module() -> None:
     ]
 
     assert not named, "name it in exchange/database/locks.py"
+
+
+@pytest.mark.postgres
+def test_whoever_is_interrupted_in_a_statement_stops_at_once(postgres_url: str) -> None:
+    def interrupt(*_: object) -> None:
+        raise ZeroDivisionError
+
+    engine = make_engine(postgres_url)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError), locked(engine, "x") as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(30)")
+    assert time.monotonic() - began < 20
+    signal.signal(signal.SIGALRM, before)
+    with locked(engine, "x"):
+        pass
+    engine.dispose()
+
+
+def test_another_program_that_holds_a_sqlite_file_is_named(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exchange.database.engine.SQLITE_WAIT_SECONDS", 0.1)
+    engine = make_engine(sqlite_url)
+    metadata.create_all(engine)
+    with writing(engine) as connection:
+        connection.execute(sa.insert(holder).values(lock="x", who="somebody, long ago", since=now()))
+    holding = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN IMMEDIATE'); print(); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, str(engine.url.database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(Busy) as caught, locked(engine, "import requests"):
+            pass
+        assert other.stdin is not None
+        other.stdin.close()
+    engine.dispose()
+    assert f"process {other.pid} (python" in str(caught.value)
+    assert "long ago" not in str(caught.value)

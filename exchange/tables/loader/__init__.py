@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.database.dialects import dialect_of
 from exchange.database.ledger import Counts
+from exchange.database.locks import cancel
 from exchange.database.tables import importing
 from exchange.format.record import RecordRun
 from exchange.tables.loader import checks, upsert
@@ -69,9 +70,9 @@ class Loader:
         """Begin."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Let go of the connection; what was added and not loaded is left to the caller's rollback."""
-        self._worker.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        """Let go of the connection, on an error at once; what was added and not loaded the caller rolls back."""
+        self._worker.close(None if error is None else lambda: cancel(self._connection))
 
     def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: RecordRun) -> Rows:
         """Make the rows of checked records of the current schema version, whose ``lines`` have these ``numbers``.

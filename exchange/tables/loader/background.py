@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
+
+INTERRUPT_SECONDS = 0.5
+"""How long what was interrupted has to end before it is interrupted once more."""
 
 
 class BackgroundWorker:
@@ -15,8 +18,9 @@ class BackgroundWorker:
 
     def __init__(self, *, threaded: bool) -> None:
         """Work in a thread, or at once."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="exchange-load") if threaded else None
-        self._under_way: Future[None] | None = None
+        self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="exchange-load") if threaded else None
+        self._under_way: futures.Future[None] | None = None
+        self._latest: futures.Future[None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
         """Do it, when the piece before it is done. Raises what that one raised; then this one is not begun."""
@@ -24,7 +28,7 @@ class BackgroundWorker:
         if self._pool is None:
             work()
         else:
-            self._under_way = self._pool.submit(work)
+            self._latest = self._under_way = self._pool.submit(work)
 
     def wait(self) -> None:
         """Wait until nothing is under way. Raises what that raised."""
@@ -32,7 +36,14 @@ class BackgroundWorker:
         if done is not None:
             done.result()
 
-    def close(self) -> None:
-        """Wait for what is under way, whatever comes of it, and let the thread end. Raises nothing."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
+    def close(self, interrupt: Callable[[], object] | None = None) -> None:
+        """Wait for what is under way, whatever comes of it, and let the thread end; ``interrupt`` is to end it sooner.
+
+        Raises nothing.
+        """
+        if self._pool is None:
+            return
+        while interrupt is not None and self._latest is not None and not self._latest.done():
+            interrupt()
+            futures.wait([self._latest], INTERRUPT_SECONDS)
+        self._pool.shutdown(wait=True)
