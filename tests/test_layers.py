@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-
-import pytest
 
 PACKAGE = Path(__file__).parents[1] / "exchange"
 
@@ -77,7 +76,8 @@ def room_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Name every module that a file imports: at its top, inside a function or for the type checker alone."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -90,7 +90,7 @@ def imports(path: Path) -> set[str]:
             for name, there in package.items():
                 is_module = there.is_dir() or there.with_suffix(".py").is_file()
                 found.add(f"{node.module}.{name}" if is_module else node.module)
-    return found
+    return frozenset(found)
 
 
 def ours(path: Path) -> set[str]:
@@ -113,35 +113,37 @@ def test_every_room_stands_in_the_table_once_with_a_reason() -> None:
     assert [room.floor for room in ROOMS] == sorted(room.floor for room in ROOMS)
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_a_module_imports_only_from_its_own_room_and_from_floors_below(path: Path) -> None:
-    own = name_of(path)
-    room = room_of(own)
-    others = {name: room_of(name) for name in ours(path)}
-    up = {(own, name) for name, other in others.items() if other != room and FLOORS[other] >= FLOORS[room]}
+def test_a_module_imports_only_from_its_own_room_and_from_floors_below() -> None:
+    up = set()
+    for own, path in ((name_of(path), path) for path in modules()):
+        others = {name: room_of(name) for name in ours(path)}
+        floor = FLOORS[room_of(own)]
+        up |= {(own, name) for name, other in others.items() if other != room_of(own) and FLOORS[other] >= floor}
 
     assert not up
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_a_module_imports_no_library_that_its_room_does_without(path: Path) -> None:
-    room = room_of(name_of(path))
-    libraries = {room_of(name) for name in imports(path) if not is_ours(name)}
+def test_a_module_imports_no_library_that_its_room_does_without() -> None:
+    too_many = {}
+    for path in modules():
+        room = room_of(name_of(path))
+        without = NOT_IN_THE_FORMAT if room == "format" else set() if room in DOORS else NOT_IN_A_WORKFLOW
+        too_many[name_of(path)] = without & {room_of(name) for name in imports(path) if not is_ours(name)}
 
-    if room == "format":
-        assert not libraries & NOT_IN_THE_FORMAT
-    elif room not in DOORS:
-        assert not libraries & NOT_IN_A_WORKFLOW
-
-
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_only_doors_and_the_reference_itself_know_the_reference_application(path: Path) -> None:
-    if room_of(name_of(path)) not in KNOW_THE_REFERENCE:
-        assert "reference" not in {room_of(name) for name in ours(path)}
+    assert {name: libraries for name, libraries in too_many.items() if libraries} == {}
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if "__all__" in path.read_text()], ids=name_of)
-def test_what_a_module_gives_on_is_there(path: Path) -> None:
-    module = importlib.import_module(f"exchange.{name_of(path)}".removesuffix(".__init__"))
+def test_only_doors_and_the_reference_itself_know_the_reference_application() -> None:
+    know = {room_of(name_of(path)) for path in modules() if "reference" in {room_of(name) for name in ours(path)}}
 
-    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    assert know <= KNOW_THE_REFERENCE
+
+
+def test_what_a_module_gives_on_is_there() -> None:
+    gives_on = [name_of(path) for path in modules() if "__all__" in path.read_text()]
+    given = {name: importlib.import_module(f"exchange.{name}".removesuffix(".__init__")) for name in gives_on}
+
+    assert given
+    assert {
+        f"{name}.{what}" for name, there in given.items() for what in there.__all__ if not hasattr(there, what)
+    } == set()

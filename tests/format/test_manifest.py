@@ -104,14 +104,12 @@ WRONG: tuple[object, ...] = ([], {"a": []}, 1.5, True, -1, "\x1b[2J", "", 2**63)
 RIGHT: tuple[tuple[str, object], ...] = (("encoding", []), ("producer", "\x1b[2J"))
 
 
-@pytest.mark.parametrize(
-    "member,value",
-    [(member, value) for member in CLAIM for value in WRONG if (member, value) not in RIGHT],
-)
-def test_a_wrong_member_is_named_with_what_was_expected_and_found(member: str, value: object) -> None:
-    with pytest.raises(BatchError, match=rf"{member}.*expected .*found|strict JSON") as refused:
-        Manifest.parse(line(**{member: value}))
-    assert refused.value.sentence.isprintable()
+@pytest.mark.parametrize("member", CLAIM)
+def test_a_wrong_member_is_named_with_what_was_expected_and_found(member: str) -> None:
+    for value in (value for value in WRONG if (member, value) not in RIGHT):
+        with pytest.raises(BatchError, match=rf"{member}.*expected .*found|strict JSON") as refused:
+            Manifest.parse(line(**{member: value}))
+        assert refused.value.sentence.isprintable()
 
 
 @pytest.mark.parametrize(
