@@ -21,8 +21,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -130,12 +138,10 @@ DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL"
 BrokerUrl = Annotated[str | None, Expected("a redis:// or rediss:// URL")]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """One side of the exchange as its operator set it. Make it with ``load_settings``."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
-    )
+    model_config = ConfigDict(extra="ignore", frozen=True, validate_default=True)
 
     network: NetworkName = Field(description="This side's name.")
     peer: NetworkName = Field(description="The other side's name.")
@@ -480,7 +486,7 @@ def load_settings() -> Settings:
     content = _read_env_file(faults)
     faults += misspelt(set(os.environ) | set(content))
     try:
-        settings = Settings(**_of_the_file(content))
+        settings = Settings(**_texts(content))
     except ValidationError as error:
         faults += [_sentence(fault) for fault in error.errors(include_url=False)]
         raise SettingsFaults(faults) from None
@@ -548,12 +554,11 @@ def _read_env_file(faults: list[str]) -> dict[str, str | None]:
     return {}
 
 
-def _of_the_file(content: dict[str, str | None]) -> dict[str, Any]:
-    """Give the fields that the file sets and no variable of the process does; an empty one is an unset one."""
-    there = {name.upper() for name, value in os.environ.items() if value}
-    lines = {name.upper(): value for name, value in content.items() if value}
+def _texts(content: dict[str, str | None]) -> dict[str, Any]:
+    """Give each field that is set its text: a variable goes before a line of the file, an empty one is an unset one."""
+    texts = {name.upper(): text for source in (content, os.environ) for name, text in source.items() if text}
     names = {field: variable_name(field) for field in Settings.model_fields}
-    return {field: lines[name] for field, name in names.items() if name in lines and name not in there}
+    return {field: texts[name] for field, name in names.items() if name in texts}
 
 
 def _sentence(fault: Any) -> str:

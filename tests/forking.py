@@ -45,7 +45,7 @@ PRELOADED = (
     "kombu.transport.redis",
     "orjson",
     "psycopg",
-    "pydantic_settings",
+    "pydantic",
     "redis",
     "rich.console",
     "rich.table",

@@ -55,9 +55,9 @@ ROOMS = (
 )
 
 # The format can be proven from bytes alone if it touches nothing else.
-NOT_IN_THE_FORMAT = {"sqlalchemy", "celery", "kombu", "pydantic", "pydantic_settings", "pathlib", "os", "time", "typer"}
+NOT_IN_THE_FORMAT = {"sqlalchemy", "celery", "kombu", "pydantic", "pathlib", "os", "time", "typer"}
 # A workflow is right without a broker, a terminal or variables in its environment.
-NOT_IN_A_WORKFLOW = {"celery", "kombu", "billiard", "redis", "pydantic_settings", "typer", "rich"}
+NOT_IN_A_WORKFLOW = {"celery", "kombu", "billiard", "redis", "typer", "rich"}
 DOORS = {"settings", "operating", "celery", "cli", "__main__"}
 KNOW_THE_REFERENCE = {"reference", "operating", "celery", "cli"}
 
