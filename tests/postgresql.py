@@ -73,6 +73,11 @@ _DROP: LiteralString = """
         END LOOP;
     END $$"""
 
+# Those of capture fire always, but for streams that are named here.
+_UNCAPTURED: LiteralString = """
+    SELECT set_config('exchange.importing', string_agg(substring(prosrc FROM 'IF E?''([^'']*)'' = ANY'), ','), false)
+    FROM pg_proc WHERE proname ~ '^exchange_capture_'"""
+
 
 @dataclass
 class _Database:
@@ -229,6 +234,7 @@ def _restored(database: _Database) -> bool:
     large = [name for name in grown if name not in database.kept and grown[name] > _FEW_PAGES]
     # Neither foreign keys nor triggers, which guard some tables against just this.
     admin.execute("SET session_replication_role = replica")
+    admin.execute(_UNCAPTURED)
     for name in written.keys() - database.kept.keys() - set(large):
         admin.execute(f"DELETE FROM {name}".encode())
     if large:
@@ -239,6 +245,7 @@ def _restored(database: _Database) -> bool:
             with admin.cursor() as cursor, cursor.copy(f"COPY {name} FROM STDIN".encode()) as copy:
                 copy.write(rows)
     admin.execute("RESET session_replication_role")
+    admin.execute("RESET exchange.importing")
     for counter in database.counters - _counters(admin):
         admin.execute("SELECT setval(%s::regclass, %s, %s)", counter)
     if large:

@@ -187,18 +187,23 @@ change = Table(
     Column("stream", String(63), nullable=False),
     Column("op", String(1), nullable=False),
     Column("key", Text, nullable=False),
-    Index("ix_exchange_change_stream_id", "stream", "id").ddl_if(dialect="sqlite"),
+    Index("ix_exchange_change_stream_id", "stream", "id"),
     sqlite_autoincrement=True,
 )
-"""What triggers captured and no batch carries yet. ``id`` is the record's version; ``op`` is I, U or D;
+"""What triggers captured and no batch carries yet. ``id`` is the order of changes; ``op`` is I, U or D;
 ``key`` is a JSON object of the key columns as this database writes them (see ``capture``).
-On PostgreSQL stream and id are the primary key, the only index."""
+
+On PostgreSQL ``id`` is where the write-ahead log stood: a number drawn from a sequence would be what the application's
+``lastval()`` gives. Two changes of two sessions may have the same, so there is no key. The sequence of the column gives
+versions to records when they are claimed."""
 listen(
     change,
     "after_create",
     DDL(
         "ALTER TABLE exchange_change DROP CONSTRAINT pk_exchange_change,"
-        " ADD CONSTRAINT pk_exchange_change PRIMARY KEY (stream, id)"
+        " ALTER id SET DEFAULT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint,"
+        # Without a key, what is deleted could not be published where an application publishes all its tables.
+        " REPLICA IDENTITY FULL"
     ).execute_if(dialect="postgresql"),  # type: ignore[no-untyped-call]
 )
 
@@ -372,7 +377,6 @@ resync = Table(
     Column("who", String(255), nullable=False),
     Column("state", String(12), nullable=False),
     Column("version", BigInteger),
-    Column("barrier", Text),
     Column("cursor", Text),
     Column("unsent", Text),
     Column("parts", Integer, nullable=False, server_default="0"),

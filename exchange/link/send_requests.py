@@ -202,18 +202,6 @@ def update_request(connection: Connection, number: int, state: ResyncState, **va
     connection.execute(moved)
 
 
-def restart_requests(connection: Connection, number: int | None = None) -> None:
-    """Have a request, or all that were begun, begin again from nothing: as after a restore.
-
-    Runs in the caller's transaction.
-    """
-    begun = sa.update(resync).where(resync.c.state == ResyncState.RUNNING)
-    if number is not None:
-        begun = begun.where(resync.c.id == number)
-    nothing = {"version": None, "barrier": None, "cursor": None, "unsent": None, "parts": 0, "records": 0}
-    connection.execute(begun.values(state=ResyncState.ASKED, updated_at=now(), **nothing))
-
-
 def cancel_requests(connection: Connection, channel: str) -> None:
     """Give up all that is open of a channel; the other side may ask for the same again.
 

@@ -170,10 +170,12 @@ def _export_requested(
         if not standing.isdisjoint(send_requests.streams_of(request, whole)):
             waiting.append(request.id)
             continue
-        if request.want == SNAPSHOT:
-            sealed = snapshot.seal_part(site, channel, request)
-        else:
-            sealed = checkpoint.seal_checkpoint(site, channel, request)
+        wants_snapshot = request.want == SNAPSHOT
+        sealed = (
+            snapshot.seal_part(site, channel, request)
+            if wants_snapshot
+            else checkpoint.seal_checkpoint(site, channel, request)
+        )
         if sealed is None:
             waiting.append(request.id)
             continue

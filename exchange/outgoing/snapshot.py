@@ -1,15 +1,15 @@
 """Snapshots on their way out: whole tables, or some buckets of them, a part at a time, beside the changes.
 
 All records of a snapshot have one version, drawn when it begins. What is read after that is at least as new as every
-change before it, and changes after it have greater versions: so a late part never overwrites what is newer, and the
-receiver sees one moment, however long the parts take. Each part reads where no change is pending, so that what its
-rows refer to has gone before. Where it stopped is written down with each part, in the transaction that seals it.
+change that was claimed before it, and those claimed after it have greater versions: so a late part never overwrites
+what is newer, and the receiver sees one moment, however long the parts take. Each part reads where no change is
+pending, so that what its rows refer to has gone before. Where it stopped is written down with each part, in the
+transaction that seals it.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +35,6 @@ from exchange.outgoing.seal import ENCODING, Sealed, check_room, exported, seal_
 from exchange.results import Exported
 from exchange.site import Site
 from exchange.tables import capture
-
-LOOKS = 10
-"""So often is looked, a moment apart, whether what was begun before the snapshot has ended; then at the next run."""
-MOMENT_SECONDS = 0.05
 
 SHRINK = 8
 """By so much smaller is the next page that is tried where one came to more than a batch."""
@@ -66,42 +62,27 @@ class _Cursor:
         return json.dumps(vars(self))
 
 
-def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed | None:
+def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed:
     """Seal the next part of a snapshot, with the changes before it; ``more`` says that it isn't the last one.
 
-    None if its turn has not come: something that was begun before the snapshot goes on. Raises Busy and TransientError.
-    Commits under the channel's lock; a snapshot begins in a transaction before that.
+    Raises Busy and TransientError. Commits under the channel's lock; a snapshot begins in a transaction before that.
     """
     check_room(site)
     lock = export_lock(channel.name)
     if request.state == ResyncState.ASKED:
         with locked(site.engine, lock) as connection:
             _begin(connection, channel, request)
-    for look in range(LOOKS):
-        if look:
-            time.sleep(MOMENT_SECONDS)
-        with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
-            row = send_requests.reload_open_request(connection, request.id)
-            if row is None:
-                return Sealed(None, 0, more=False)
-            passed = row.barrier is not None and capture.is_behind_barrier(connection, row.barrier)
-            if passed is None:
-                send_requests.restart_requests(connection, row.id)
-                return Sealed(None, 0, more=True)
-            if passed:
-                return _Step(site, connection, channel, row).seal()
-    return None
+    with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
+        row = send_requests.reload_open_request(connection, request.id)
+        return Sealed(None, 0, more=False) if row is None else _Step(site, connection, channel, row).seal()
 
 
 def _begin(connection: Connection, channel: Channel, request: sa.Row[Any]) -> None:
-    """Draw the version, and note what must end before anything is read."""
+    """Draw the version, before anything is read."""
     version = capture.draw_version(connection)
-    barrier = capture.make_barrier(connection)
     names = send_requests.streams_of(request, channel)
     cursor = _Cursor(names[0] if names else None).write()
-    send_requests.update_request(
-        connection, request.id, ResyncState.RUNNING, version=version, barrier=barrier, cursor=cursor
-    )
+    send_requests.update_request(connection, request.id, ResyncState.RUNNING, version=version, cursor=cursor)
 
 
 class _Step:

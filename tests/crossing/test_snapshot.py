@@ -366,43 +366,18 @@ def test_an_answer_is_given_once(small: Link) -> None:
     assert not ask(small.one, answers="forth-1")
 
 
-def test_nothing_is_read_before_what_was_begun_before_the_snapshot_has_ended(postgresql_link: Link) -> None:
+def test_what_was_begun_before_a_snapshot_and_ends_after_it_is_newer(postgresql_link: Link) -> None:
     side = postgresql_link.one
     side.execute(sa.insert(shop.account), accounts(1, 3))
     forget(side)
     with side.engine.connect() as late, late.begin():
         late.execute(sa.text("UPDATE account SET name = 'late' WHERE id = 2"))
         ask(side)
-        assert not export(side).batches
-        assert wishes(side)[0].state == ResyncState.RUNNING
+        assert set(cross(postgresql_link)) == {Verdict.APPLIED}
+        assert wishes(side)[0].state == ResyncState.DONE
     assert set(cross(postgresql_link)) == {Verdict.APPLIED}
 
     assert postgresql_link.other.rows(shop.account)[1]["name"] == "late"
-    assert wishes(side)[0].state == ResyncState.DONE
-
-
-def test_a_barrier_of_another_cluster_is_drawn_anew(postgresql_link: Link) -> None:
-    side = postgresql_link.one
-    side.execute(sa.insert(shop.account), accounts(1, 3))
-    forget(side)
-    ask(side)
-    row = {"state": ResyncState.RUNNING, "version": 1, "barrier": "99999999999", "cursor": '{"stream": "account"}'}
-    side.execute(sa.update(resync).values(row))
-
-    assert set(cross(postgresql_link)) == {Verdict.APPLIED}
-
-    assert len(postgresql_link.other.rows(shop.account)) == 3
-
-
-def test_versions_drawn_beside_changes_lie_between_them(alike: Link) -> None:
-    side = alike.one
-    side.execute(sa.insert(shop.account), accounts(1, 1))
-    with locked(side.engine, "a test") as connection:
-        drawn = capture.draw_version(connection)
-    side.execute(sa.insert(shop.account), accounts(2, 2))
-
-    first, second = side.all(sa.select(change.c.id).order_by(change.c.id))
-    assert first.id < drawn < second.id
 
 
 def test_a_key_is_never_left_out_between_two_pages(alike: Link) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import Engine
 
 import exchange
+from exchange.channels import Stream
 from exchange.database import make_engine, tables
 from exchange.operating import migrate
 from exchange.reference import channels
@@ -71,7 +73,7 @@ def test_up_down_and_up_again_with_data_in_place(engine: Engine) -> None:
         with engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count()).select_from(profile_type)) == 1
         migrate.downgrade(engine, BOTH[1:])
-        assert migrate.applied_revisions(engine) == ("core_0010",)
+        assert migrate.applied_revisions(engine) == ("core_0011",)
         assert not migrate.is_behind(engine)
         assert migrate.is_behind(engine, BOTH)
         with engine.connect() as connection:
@@ -105,10 +107,37 @@ def test_versions_begin_at_the_time_in_microseconds(engine: Engine) -> None:
     before = time.time_ns() // 1000
     migrate.upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(sa.insert(tables.change).values(stream="s", op="I", key="{}"))
-        first = connection.scalar(sa.select(tables.change.c.id))
-    assert first is not None
+        first = capture.draw_version(connection)
     assert before <= first <= time.time_ns() // 1000 + 1
+
+
+def test_pending_changes_outlive_the_order_of_the_log(engine: Engine) -> None:
+    table = sa.Table("mine", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+    stream = Stream(table)
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        table.create(connection)
+        capture.install(connection, "mine")
+        version = capture.draw_version(connection)
+        connection.execute(sa.insert(table).values(id=1))
+    with migrate._config(engine, None) as config:  # one revision down is nobody's command
+        command.downgrade(config, "core_0010")
+    with engine.begin() as connection:
+        connection.execute(sa.insert(table).values(id=2))
+        old = connection.execute(sa.select(tables.change.c.id, tables.change.c.key).order_by(tables.change.c.id)).all()
+        assert [key for _, key in old] == sorted(key for _, key in old)
+        assert old[0].id > version
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        assert [one for one in capture.check(connection, stream) if "triggers" in str(one)] == []
+    isolation = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+    with engine.execution_options(**isolation).begin() as connection:
+        connection.execute(sa.insert(table).values(id=3))
+        assert capture.claim(connection, [stream], 2).more_pending
+        claimed = [row for some in capture.rows(connection, stream) for row in some]
+        assert [row[-1] for row in claimed] == [1, 2]
+        assert claimed[0][1] > old[-1].id
+        assert capture.claim(connection, [stream], 2).count == 1
 
 
 def test_the_core_stays_while_a_table_is_still_captured(engine: Engine) -> None:
@@ -118,7 +147,7 @@ def test_the_core_stays_while_a_table_is_still_captured(engine: Engine) -> None:
         capture.install(connection, "mine")
     with pytest.raises(RuntimeError, match="table mine is still captured"):
         migrate.downgrade(engine)
-    assert migrate.applied_revisions(engine) == ("core_0010",)
+    assert migrate.applied_revisions(engine) == ("core_0011",)
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO mine (id) VALUES (1)")
 

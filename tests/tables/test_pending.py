@@ -39,12 +39,13 @@ def test_changes_of_one_key_become_one_record_with_the_last_version_and_state(la
         lab.run(sa.update(table).values(name=name).where(table.c.id == 1))
     lab.run(sa.delete(table).where(table.c.id == 2))
     lab.run(sa.delete(table).where(table.c.id == 3), sa.insert(table).values(id=3, name="again"))
-    with lab.engine.connect() as connection:
-        last = connection.scalar(sa.select(sa.func.max(tables.change.c.id)))
     with lab.exporting() as connection:
+        before = capture.draw_version(connection)
         assert capture.claim(connection, [stream], 100) == capture.Claimed({"s0": 3}, more_pending=False)
-        found = [row for some in capture.rows(connection, stream) for row in some]
-        assert found[-1][1] == last
+        versions = [row[1] for row in everything(connection, stream)]
+        assert before < min(versions)
+        assert len({*versions}) == 3
+        assert max(versions) < capture.draw_version(connection)
         assert upserts(connection, stream) == [{"id": 1, "name": "z"}, {"id": 3, "name": "again"}]
         assert deletes(connection, stream) == [{"id": 2}]
     assert lab.noted() == []
@@ -181,6 +182,12 @@ def test_a_table_that_refers_to_itself_twice_and_in_a_loop_is_ordered_in_time(la
     assert order[:10] == list(range(40, 30, -1))
 
 
+def everything(connection: Connection, stream: Stream) -> list[Any]:
+    """Read all rows and deleted keys that were claimed of a stream."""
+    readers = (capture.rows, capture.deleted_keys)
+    return [row for reader in readers for some in reader(connection, stream) for row in some]
+
+
 def record_places(connection: Connection, streams: tuple[Stream, ...]) -> list[tuple[str, int, Op, str]]:
     """Read a whole batch in its order."""
     found = [
@@ -198,7 +205,7 @@ def record_places(connection: Connection, streams: tuple[Stream, ...]) -> list[t
 
 
 @pytest.mark.parametrize("written", range(9))
-def test_what_found_no_room_is_given_back_with_its_versions(lab: Lab, written: int) -> None:
+def test_what_found_no_room_is_given_back_in_its_order_and_gets_greater_versions(lab: Lab, written: int) -> None:
     parent, child = family()
     streams = lab.create(parent, child)
     lab.run(
@@ -214,7 +221,9 @@ def test_what_found_no_room_is_given_back_with_its_versions(lab: Lab, written: i
         assert capture.give_back(connection, streams, last) == 8 - written
     with lab.exporting() as connection:
         capture.claim(connection, streams, 100)
-        assert record_places(connection, streams) == places[written:]
+        again = record_places(connection, streams)
+    assert [(stream, op, key) for stream, _, op, key in again] == [(s, op, key) for s, _, op, key in places[written:]]
+    assert all(version > max(place[1] for place in places) for _, version, _, _ in again)
 
 
 def test_levels_count_when_the_rest_is_given_back(lab: Lab) -> None:
@@ -247,6 +256,43 @@ def test_a_change_committed_late_with_an_early_id_is_not_lost(postgres_lab: Lab)
     with postgres_lab.exporting() as connection:
         capture.claim(connection, [stream], 100)
         assert [row["id"] for row in upserts(connection, stream)] == [1]
+
+
+def test_changes_at_one_place_in_the_order_are_claimed_together(lab: Lab) -> None:
+    table = items()
+    (stream,) = lab.create(table)
+    lab.run(sa.insert(table).values([{"id": n} for n in range(1, 8)]))
+    if lab.engine.dialect.name == "postgresql":
+        lab.run("UPDATE exchange_change SET id = 5 WHERE (key::json ->> 'id')::integer < 5")
+    seen = []
+    while (left := len(lab.noted())) > 0:
+        with lab.exporting() as connection:
+            capture.claim(connection, [stream], 3)
+            found = record_places(connection, (stream,))
+            seen += [key for *_, key in found[:2]]
+            capture.give_back(connection, [stream], capture.Reached(*found[:2][-1][:3]))
+            kept = connection.scalar(sa.select(sa.func.count()).select_from(capture.CLAIMED))
+            assert kept == len(found[:2])
+        assert len(lab.noted()) < left
+    assert len(seen) == len({*seen}) == 7
+
+
+def test_changes_of_another_cluster_are_older_than_those_of_this_one(postgres_lab: Lab) -> None:
+    parent, child = family()
+    streams = postgres_lab.create(parent, child)
+    postgres_lab.run(sa.insert(parent).values([{"id": 1}, {"id": 2}]), sa.insert(child).values(id=1, parent_id=1))
+    postgres_lab.forget()
+    postgres_lab.run(sa.update(child).values(parent_id=2), sa.update(parent).values(name="x").where(parent.c.id == 2))
+    postgres_lab.run("UPDATE exchange_change SET id = id + 1000000000000000")
+    postgres_lab.run(sa.delete(parent).where(parent.c.id == 1))
+    with postgres_lab.exporting() as connection:
+        capture.claim(connection, streams, 1)
+        assert upserts(connection, streams[1]) == [{"id": 1, "parent_id": 2}]
+        assert upserts(connection, streams[0]) == [{"id": 2, "name": "x"}]
+    with postgres_lab.exporting() as connection:
+        capture.claim(connection, streams, 1)
+        assert deletes(connection, streams[0]) == [{"id": 1}]
+    assert postgres_lab.noted() == []
 
 
 def test_what_is_committed_while_the_exporter_reads_waits_for_the_next_batch(postgres_lab: Lab) -> None:

@@ -6,8 +6,9 @@ import sqlite3
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -190,6 +191,92 @@ def test_session_settings_do_not_change_how_a_key_is_written(postgres_lab: Lab) 
     with postgres_lab.exporting() as connection:
         assert capture.claim(connection, [stream], 10).keys == {"s0": 1}
         assert len(upserts(connection, stream)) == 1
+
+
+def test_the_applications_session_is_as_without_capture(postgres_lab: Lab) -> None:
+    with postgres_lab.engine.begin() as connection:
+        run = connection.exec_driver_sql
+        run("CREATE TABLE boss (id serial PRIMARY KEY)")
+        run(
+            "CREATE TABLE item (id serial PRIMARY KEY, name text,"
+            " boss integer REFERENCES boss DEFERRABLE INITIALLY IMMEDIATE)"
+        )
+        run("CREATE TABLE seen (what text)")
+        run(
+            "CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN INSERT INTO seen VALUES (TG_TABLE_NAME || ' ' || TG_OP); RETURN NEW; END$$"
+        )
+        run("CREATE TRIGGER a_watch BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION watch()")
+        run("CREATE TRIGGER z_watch AFTER UPDATE ON item FOR EACH STATEMENT EXECUTE FUNCTION watch()")
+        run("CREATE VIEW shown AS SELECT * FROM item")
+        run(
+            "CREATE FUNCTION put() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN INSERT INTO item (name) VALUES (NEW.name); RETURN NEW; END$$"
+        )
+        run("CREATE TRIGGER put INSTEAD OF INSERT ON shown FOR EACH ROW EXECUTE FUNCTION put()")
+        run(
+            "CREATE FUNCTION rename(what text, OUT n integer, OUT f boolean) LANGUAGE plpgsql AS"
+            " $$BEGIN UPDATE item SET name = what; GET DIAGNOSTICS n = ROW_COUNT; f := FOUND; END$$"
+        )
+        for table in ("item", "boss"):
+            capture.install(connection, table)
+    with postgres_lab.engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        driver.autocommit = True
+        said: list[Any] = []
+        driver.add_notice_handler(said.append)
+
+        def one(statement: LiteralString) -> tuple[Any, ...] | None:
+            return driver.execute(statement).fetchone()
+
+        driver.execute("LISTEN news")
+        driver.execute("SET plan_cache_mode = force_generic_plan")
+        driver.execute("PREPARE more AS INSERT INTO item (name) VALUES ($1) RETURNING id")
+        # A plan that was made while the log was empty is kept, and a number of the log is not what lastval() gives.
+        assert one("SELECT n, f FROM rename('x')") == (0, False)
+        for number in range(1, 8):
+            assert one("EXECUTE more ('a')") == (number,)
+            assert one("SELECT lastval(), currval('item_id_seq')") == (number, number)
+        assert one("SELECT n, f FROM rename('x')") == (7, True)
+        assert driver.execute("UPDATE item SET name = 'y' WHERE id < 3").rowcount == 2
+        assert driver.execute("INSERT INTO shown (name) VALUES ('z')").rowcount == 1
+        assert one("SELECT lastval()") == (8,)
+        driver.execute("DELETE FROM exchange_change")
+        with driver.transaction():
+            with driver.transaction(force_rollback=True):
+                driver.execute("DELETE FROM item")
+            driver.execute("SET CONSTRAINTS ALL DEFERRED")
+            driver.execute("UPDATE item SET boss = 1 WHERE id = 1")
+            driver.execute("INSERT INTO boss VALUES (1)")
+            driver.execute("NOTIFY news")
+        with driver.transaction():
+            driver.execute("SET LOCAL session_replication_role = replica")
+            driver.execute("UPDATE item SET name = 'replicated' WHERE id = 2")
+        assert len(list(driver.notifies(timeout=0, stop_after=1))) == 1
+        assert said == []
+        watched = driver.execute("SELECT what, count(*) FROM seen GROUP BY what ORDER BY what").fetchall()
+        assert watched == [("item INSERT", 8), ("item UPDATE", 4)]
+    assert postgres_lab.noted() == [("item", "U", '{"id":1}'), ("boss", "I", '{"id":1}'), ("item", "U", '{"id":2}')]
+
+
+def test_sqlite_gives_the_application_its_own_numbers(sqlite_lab: Lab) -> None:
+    sqlite_lab.create(items(sa.UniqueConstraint("name")))
+    driver = sqlite3.connect(str(sqlite_lab.engine.url.database))
+    with driver:
+        for number, name in enumerate("abc", 1):
+            inserted = driver.execute("INSERT INTO item (name) VALUES (?)", (name,))
+            assert inserted.lastrowid == number
+            assert driver.execute("SELECT last_insert_rowid(), changes()").fetchone() == (number, 1)
+        assert driver.execute("UPDATE item SET name = name || 'x' WHERE id < 3").rowcount == 2
+        assert driver.execute("SELECT last_insert_rowid(), changes()").fetchone() == (3, 2)
+        replaced = driver.execute("INSERT OR REPLACE INTO item (id, name) VALUES (9, 'c') RETURNING id")
+        assert replaced.fetchall() == [(9,)]
+        driver.execute("SAVEPOINT s")
+        assert driver.execute("DELETE FROM item").rowcount == 3
+        driver.execute("ROLLBACK TO s")
+    driver.close()
+    assert [op for _, op, _ in sqlite_lab.noted()] == ["I", "I", "I", "U", "U", "D", "I"]
 
 
 @pytest.mark.parametrize("recursive", ["ON", "OFF"])

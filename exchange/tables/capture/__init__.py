@@ -27,7 +27,7 @@ from exchange.tables.capture.triggers import (
     install,
     renew,
 )
-from exchange.tables.capture.versions import draw_version, is_behind_barrier, make_barrier, raise_counter
+from exchange.tables.capture.versions import draw_version, raise_counter
 
 __all__ = [
     "CLAIMED",
@@ -50,10 +50,8 @@ __all__ = [
     "extent",
     "give_back",
     "install",
-    "is_behind_barrier",
     "is_key",
     "key_text",
-    "make_barrier",
     "next_page",
     "older_keys",
     "pending",

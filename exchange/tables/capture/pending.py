@@ -28,6 +28,7 @@ from exchange.tables.capture.stream_table import (
     order_self_references,
     refers,
 )
+from exchange.tables.capture.versions import drawing, note_drawn
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,14 @@ def claim(connection: Connection, streams: Sequence[Stream], max_records: int, s
     Of a ``shard`` only its keys.
 
     Rows that claimed rows refer to by foreign keys among ``streams`` come along if they have changes pending, so that a
-    batch can be applied by itself. A key's version is that of its last change. A key that is gone is left for the batch
-    in which it goes. What is claimed is gone from the log once the transaction commits. Raises CaptureFault if a
-    stream's table or a column of its key is missing. Runs in the transaction that seals the batch, under the channel's
-    export lock; commits nothing.
+    batch can be applied by itself. Each key draws a version: in the order of their last changes, and greater than any
+    that was drawn before. A key that is gone is left for the batch in which it goes. What is claimed is gone from the
+    log once the transaction commits. Raises CaptureFault if a stream's table or a column of its key is missing. Runs in
+    the transaction that seals the batch, under the channel's export lock; commits nothing.
     """
     tables = [StreamTable.of(connection, stream) for stream in carried(streams, shard)]
     make_claimed_table(connection)
+    _put_strange_first(connection, streams, shard)
     while True:
         boundary = _boundary(connection, streams, max_records, shard)
         if boundary is None:
@@ -119,21 +121,21 @@ def give_back(connection: Connection, streams: Sequence[Stream], reached: Reache
     """Put what found no room in the batch back into the log, and say how many keys that were.
 
     ``streams`` as they were claimed, parents first; all upserts come before all deletes, and ``reached`` is the last
-    record in that order that was written or parked (None: none). What is given back keeps its version. Runs in the
-    transaction of ``claim``.
+    record in that order that was written or parked (None: none). What is given back keeps its place in the order. Runs
+    in the transaction of ``claim``.
     """
     left = "1 = 1" if reached is None else _after(connection, streams, reached)
+    run(connection, f"UPDATE exchange_taken AS k SET round = {_LEFT} WHERE {left}")
     run(
         connection,
         "INSERT INTO exchange_change (id, stream, op, key)"
-        f" SELECT k.version, k.stream, k.op, k.key FROM exchange_taken k WHERE {left}",
+        f" SELECT k.id, k.stream, k.op, k.key FROM exchange_taken k WHERE k.round = {_LEFT}",
     )
-    given = run(
-        connection,
-        "DELETE FROM exchange_taken WHERE EXISTS (SELECT 1 FROM exchange_change c"
-        " WHERE c.stream = exchange_taken.stream AND c.id = exchange_taken.version)",
-    )
-    return given.rowcount
+    return run(connection, f"DELETE FROM exchange_taken WHERE round = {_LEFT}").rowcount
+
+
+_LEFT = -1
+"""The round of what is given back."""
 
 
 def _of(connection: Connection, streams: Sequence[Stream], shard: Shard | None) -> str:
@@ -149,10 +151,38 @@ def _in_shard(connection: Connection, stream: Stream, shard: Shard | None) -> st
 
 
 def _boundary(connection: Connection, streams: Sequence[Stream], max_records: int, shard: Shard | None) -> int | None:
-    """Find the first change that isn't claimed; None if all are."""
+    """Find the id from which on changes are not claimed; None if all are.
+
+    Of those that have one id, as two sessions may give it, all are claimed or none; and at least one is.
+    """
     each = _oldest(connection, streams, max_records + 1, shard)
-    found = run(connection, f"SELECT id FROM ({each}) a ORDER BY id LIMIT 1 OFFSET {max_records}").scalar()
-    return None if found is None else int(found)
+    oldest = f"SELECT id FROM ({each}) a ORDER BY id LIMIT {max_records + 1}"
+    found = run(connection, f"SELECT count(*) AS n, min(id) AS a, max(id) AS z FROM ({oldest}) b").one()
+    if found.n <= max_records:
+        return None
+    return int(found.z) if found.z > found.a else int(found.z) + 1
+
+
+def _put_strange_first(connection: Connection, streams: Sequence[Stream], shard: Shard | None) -> None:
+    """Put changes whose place in the order lies ahead of the write-ahead log before all others.
+
+    They were noted in another cluster, out of which this database was restored, or by an earlier release.
+    """
+    if not dialect_of(connection).is_postgresql:
+        return
+    newest = " UNION ALL ".join(
+        f"(SELECT id FROM exchange_change WHERE stream BETWEEN {literal(stream.name)} AND {literal(stream.name)}"
+        " ORDER BY stream DESC, id DESC LIMIT 1)"
+        for stream in carried(streams, shard)
+    )
+    here = run(connection, "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").scalar_one()
+    if run(connection, f"SELECT max(id) > {here} FROM ({newest}) n").scalar_one():
+        strange = f"{_of(connection, streams, shard)} AND id > {here}"
+        run(connection, f"UPDATE exchange_change SET id = id - {_AHEAD_OF_ALL} WHERE {strange}")
+
+
+_AHEAD_OF_ALL = 2**62
+"""Taken from an id it makes it less than any place in a write-ahead log, and leaves the order among such ids."""
 
 
 def _oldest(connection: Connection, streams: Sequence[Stream], limit: int, shard: Shard | None) -> str:
@@ -172,20 +202,22 @@ def _oldest(connection: Connection, streams: Sequence[Stream], limit: int, shard
 
 def _move(connection: Connection, where: str, turn: int) -> int:
     """Move the changes for which ``where`` holds from the log into ``exchange_taken``, coalesced per key."""
-    into = "INSERT INTO exchange_taken (version, stream, key, op, round)"
+    into = "INSERT INTO exchange_taken (version, id, stream, key, op, round)"
     # D, if the key was ever deleted: the least of the three letters.
-    chosen = f"SELECT max(id), stream, key, min(op), {turn}"
+    chosen = f"SELECT max(id) AS id, stream, key, min(op) AS op, {turn} AS round"
     # In order, so that they are also read in order, and near each other, without much sorting.
     once = "GROUP BY stream, key ORDER BY max(id)"
+    put = f"{into} SELECT {drawing(connection, 'x.id')}, x.*"
     if dialect_of(connection).is_postgresql:
         moved = run(
             connection,
             f"WITH gone AS (DELETE FROM exchange_change WHERE {where} RETURNING id, stream, op, key)"
-            f" {into} {chosen} FROM gone {once}",
+            f" {put} FROM ({chosen} FROM gone {once}) x",
         )
         return moved.rowcount
-    moved = run(connection, f"{into} {chosen} FROM exchange_change WHERE {where} {once}")
+    moved = run(connection, f"{put} FROM ({chosen} FROM exchange_change WHERE {where} {once}) x ORDER BY x.id")
     run(connection, f"DELETE FROM exchange_change WHERE {where}")
+    note_drawn(connection, moved.rowcount)
     return moved.rowcount
 
 
@@ -227,7 +259,15 @@ def _claim_later_changes(connection: Connection, tables: Sequence[StreamTable]) 
         " WHERE k.stream = exchange_change.stream AND k.key = exchange_change.key"
         " AND exchange_change.id <= k.late)",
     )
-    run(connection, "UPDATE exchange_taken SET version = late WHERE late IS NOT NULL")
+    # Read in the order of the last changes, like all others.
+    drawn = run(
+        connection,
+        "UPDATE exchange_taken SET version = x.drawn, id = x.late FROM"
+        f" (SELECT {drawing(connection, 'l.late')} AS drawn, l.* FROM"
+        " (SELECT version AS before, late FROM exchange_taken WHERE late IS NOT NULL ORDER BY late) l) x"
+        " WHERE exchange_taken.version = x.before",
+    )
+    note_drawn(connection, drawn.rowcount)
 
 
 def _claim_parents(connection: Connection, tables: Sequence[StreamTable]) -> None:

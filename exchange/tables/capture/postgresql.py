@@ -216,14 +216,21 @@ def install(connection: Connection, table: TableName, key: Sequence[KeyColumn], 
     for name, (when, sees, kind) in shape.triggers.items():
         each = "ROW" if kind & _FOR_EACH_ROW else "STATEMENT"
         run(connection, f"CREATE TRIGGER {name} {when} ON {table} {sees} FOR EACH {each} EXECUTE FUNCTION {function}()")
+        _fire_always(connection, str(table), name)
     if shape.partitioned:
         for one in shape.children:  # a trigger of this kind has no clones
             run(
                 connection,
                 f"CREATE TRIGGER exchange_capture_truncate BEFORE TRUNCATE ON {one} EXECUTE FUNCTION {function}()",
             )
+            _fire_always(connection, one, "exchange_capture_truncate")
         # What is attached or detached later comes and goes without a trigger that fires.
         run(connection, f"COMMENT ON FUNCTION {function}() IS {literal(json.dumps(list(shape.children)))}")
+
+
+def _fire_always(connection: Connection, table: str, trigger: str) -> None:
+    """Have a trigger fire for sessions that replicate, too: what they write has changed here like anything else."""
+    run(connection, f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}")
 
 
 def drop(connection: Connection, table: TableName) -> None:

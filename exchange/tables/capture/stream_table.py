@@ -31,7 +31,7 @@ MAX_LEVELS = 64
 
 CLAIMED = sa.table(
     "exchange_taken",
-    *(sa.column(name) for name in ("stream", "key", "version", "op", "late", "round", "level")),
+    *(sa.column(name) for name in ("stream", "key", "version", "id", "op", "late", "round", "level")),
 )
 """What ``claim`` or ``next_page`` put there and was not given back, by stream and key, until the transaction ends."""
 
@@ -106,8 +106,8 @@ def make_claimed_table(connection: Connection) -> None:
         sqlite.prepare(connection)
     run(
         connection,
-        f"CREATE {kind} TABLE exchange_taken (version {version}, stream text NOT NULL, key text NOT NULL,"
-        " op text NOT NULL, late bigint, round integer NOT NULL DEFAULT 0,"
+        f"CREATE {kind} TABLE exchange_taken (version {version}, id bigint, stream text NOT NULL,"
+        " key text NOT NULL, op text NOT NULL, late bigint, round integer NOT NULL DEFAULT 0,"
         f" level integer NOT NULL DEFAULT 0){end}",
     )
 

@@ -1,7 +1,7 @@
-"""The counter that gives every change its version: one drawn beside changes, and what was begun before it.
+"""The counter that gives records their versions, drawn when a batch claims what it carries, under the export lock.
 
-A record of a drawn version never overwrites newer ones if its row is read behind the barrier: by then every change
-with a lower version can be seen, so the row is at least as new as all of them.
+So of two records of one row the one that was claimed later has the greater version, whenever the changes were
+committed. The application's own sessions draw nothing from it: their ``lastval()`` stays theirs.
 """
 
 # ruff: noqa: S608 - only numbers of ours are written into statements
@@ -17,7 +17,7 @@ _SEQUENCE = "pg_get_serial_sequence('exchange_change', 'id')"
 
 
 def draw_version(connection: Connection) -> int:
-    """Draw a version from the counter: greater than those of all changes before, less than those of all after it.
+    """Draw a version from the counter: greater than all that were drawn before, less than all that will be.
 
     On SQLite the transaction must write, and so be the only one that does. On PostgreSQL what was drawn stays drawn,
     even if the transaction is rolled back.
@@ -26,6 +26,24 @@ def draw_version(connection: Connection) -> int:
         return int(run(connection, f"SELECT nextval({_SEQUENCE})").scalar_one())
     run(connection, "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'exchange_change'")
     return int(run(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'exchange_change'").scalar_one())
+
+
+def drawing(connection: Connection, order: str) -> str:
+    """Write the SQL that draws a version for each row of a query, in this order; ``note_drawn`` must follow it.
+
+    On PostgreSQL the query itself must be in this order.
+    """
+    if dialect_of(connection).is_postgresql:
+        sequence = run(connection, f"SELECT {_SEQUENCE}::regclass::oid").scalar_one()
+        return f"nextval({int(sequence)}::regclass)"
+    last = run(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'exchange_change'").scalar_one_or_none() or 0
+    return f"{int(last)} + row_number() OVER (ORDER BY {order})"
+
+
+def note_drawn(connection: Connection, count: int) -> None:
+    """Have the counter go on behind so many that ``drawing`` drew; on PostgreSQL it does so by itself."""
+    if not dialect_of(connection).is_postgresql:
+        run(connection, f"UPDATE sqlite_sequence SET seq = seq + {count:d} WHERE name = 'exchange_change'")
 
 
 def raise_counter(connection: Connection, least: int) -> None:
@@ -43,32 +61,3 @@ def raise_counter(connection: Connection, least: int) -> None:
 
 
 _MARGIN = 1_000_000
-
-
-def make_barrier(connection: Connection) -> str:
-    """Say what must have ended so that all changes with a version drawn before can be seen.
-
-    Ask in a statement of its own, in a transaction that sees what others commit meanwhile.
-    """
-    if dialect_of(connection).is_postgresql:
-        return str(run(connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text").scalar_one())
-    return ""
-
-
-def is_behind_barrier(connection: Connection, barrier: str) -> bool | None:
-    """Say whether this transaction sees all of that; None if it never will: the barrier is of another cluster.
-
-    Ask in the transaction that reads the rows, REPEATABLE READ on PostgreSQL.
-    """
-    if not dialect_of(connection).is_postgresql:
-        return True
-    if not barrier:
-        return None
-    oldest, newest = map(
-        int,
-        run(
-            connection,
-            "SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text FROM pg_current_snapshot() s",
-        ).one(),
-    )
-    return None if newest < int(barrier) else oldest >= int(barrier)
