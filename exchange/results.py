@@ -25,6 +25,8 @@ class Imported:
     records: Counts = field(default_factory=Counts)
     changed: bool = field(default=True, compare=False)
     busy: Busy | None = field(default=None, compare=False)
+    trouble: str | None = field(default=None, compare=False)
+    """What a folder did to it: it was not taken for that, or its files could not be moved after it was."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""

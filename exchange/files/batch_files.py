@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from exchange.files.folder import Folder, NotPlain
+from exchange.files.folder import OUR_MODE, Folder, NotPlain
 from exchange.format.errors import printable
 from exchange.format.names import DATA_ENDINGS, MANIFEST_ENDING, BatchName
 
@@ -18,8 +18,6 @@ REASON_ENDING = ".reason.txt"
 """What the sentence beside a batch in quarantine ends in."""
 ENDINGS = (*DATA_ENDINGS.values(), MANIFEST_ENDING)
 """What a batch's files end in; the manifest comes last wherever they move."""
-OUR_MODE = 0o600
-"""The mode of files that we write where we alone read."""
 DRAFT_ENDING = ".data"
 """What data files end in while they are written."""
 SETTLED_AFTER_SECONDS = 10.0

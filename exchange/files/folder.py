@@ -24,7 +24,12 @@ PRIVATE_MODE = 0o700
 HOME_MODE = 0o711
 """The home is ours alone too, but a carrier passes through it to the shared folders, if they lie there."""
 
+OUR_MODE = 0o600
+"""The mode of files that we write where we alone read."""
+
 COPY_BYTES = 1024 * 1024
+_PROBE_BYTES = 4096
+"""What a disk that is full has no room for: so much is its least piece."""
 
 _DRAFT_NAME = re.compile(r"\.[0-9a-f]{32}\.tmp")
 """What a file is called while it is written: carriers and readers leave such names alone."""
@@ -130,21 +135,19 @@ class Folder:
         return os.fdopen(descriptor, "rb")
 
     @contextlib.contextmanager
-    def write(
-        self, name: str, *, mode: int, replace: bool = True, draft_in: Folder | None = None
-    ) -> Iterator[BinaryIO]:
+    def write(self, name: str, *, mode: int, replace: bool = True) -> Iterator[BinaryIO]:
         """Write a new file, which gets its name when it is whole and on the disk; it is gone if that fails.
 
         What has the name is replaced, whatever it is, and never written to; without ``replace`` FileExistsError is
-        raised. The file is made in ``draft_in``, a folder of the same file system, if one is given.
+        raised.
         """
-        where, draft = draft_in or self, f".{secrets.token_hex(16)}.tmp"
+        draft = f".{secrets.token_hex(16)}.tmp"
         with _naming(self.path / name):
-            descriptor = os.open(draft, _MAKING, mode, dir_fd=where.descriptor)
+            descriptor = os.open(draft, _MAKING, mode, dir_fd=self.descriptor)
         renamed = False
         try:
             with os.fdopen(descriptor, "wb") as file:
-                _hold(descriptor, fcntl.LOCK_EX)  # by this, others know that somebody still writes it
+                hold(descriptor, fcntl.LOCK_EX)  # by this, others know that somebody still writes it
                 yield file
                 with _naming(self.path / name):
                     file.flush()
@@ -153,14 +156,31 @@ class Folder:
                     os.fsync(file.fileno())
             with _naming(self.path / name):
                 if replace:
-                    _rename(where, draft, self, name)
+                    _rename(self, draft, self, name)
                     renamed = True
                 else:
-                    _link(where, draft, self, name)
+                    _link(self, draft, self, name)
         finally:
             if not renamed:
                 with contextlib.suppress(OSError):  # the folder may be away: it is swept out later
-                    os.unlink(draft, dir_fd=where.descriptor)
+                    os.unlink(draft, dir_fd=self.descriptor)
+
+    def probe(self) -> None:
+        """See that files can be written, named and removed here, by doing it; nothing is left of it."""
+        names = tuple(f".{secrets.token_hex(16)}.tmp" for _ in range(2))
+        try:
+            with _naming(self.path):
+                descriptor = os.open(names[0], _MAKING, OUR_MODE, dir_fd=self.descriptor)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(bytes(_PROBE_BYTES))
+                    file.flush()
+                    os.fsync(descriptor)
+                os.rename(names[0], names[1], src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+                os.unlink(names[1], dir_fd=self.descriptor)
+        finally:
+            for name in names:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=self.descriptor)
 
     def sweep(self) -> int:
         """Remove what we began to write here and nobody writes any more, as a crash ended it; say how many."""
@@ -174,7 +194,7 @@ class Folder:
 
     def _is_left(self, name: str) -> bool:
         with contextlib.suppress(OSError), self.read(name) as file:
-            return os.fstat(file.fileno()).st_uid == os.geteuid() and _hold(file.fileno(), fcntl.LOCK_SH)
+            return os.fstat(file.fileno()).st_uid == os.geteuid() and hold(file.fileno(), fcntl.LOCK_SH)
         return False
 
     def take(self, name: str, target: Folder, new_name: str, *, mode: int) -> None:
@@ -248,7 +268,14 @@ class Folder:
         with _held(self.path / name, descriptor) as folder:
             yield folder
 
+    def see_removable(self) -> None:
+        """See that files can be taken out of this folder, by what its permissions say."""
+        if not os.access(".", os.W_OK, dir_fd=self.descriptor, effective_ids=True):
+            code = errno.EROFS if os.fstatvfs(self.descriptor).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, os.strerror(code), str(self.path))
+
     def _move_a_copy(self, name: str, target: Folder, new_name: str, mode: int) -> None:
+        self.see_removable()  # or it would be copied again at every run
         with self.read(name) as source, target.write(new_name, mode=mode) as copy:
             found = os.fstat(source.fileno())
             left = found.st_size  # and no more, however long somebody goes on writing
@@ -297,7 +324,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _hold(descriptor: int, how: int) -> bool:
+def hold(descriptor: int, how: int) -> bool:
+    """Mark a file as one that this process still writes (``LOCK_EX``), or see that nobody does; say whether it was."""
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError:  # somebody else holds it, or this file system has no such thing

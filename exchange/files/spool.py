@@ -14,8 +14,10 @@ import os
 import shutil
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from fcntl import LOCK_EX
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +26,6 @@ from exchange.files import carrier_group
 from exchange.files.batch_files import (
     DRAFT_ENDING,
     ENDINGS,
-    OUR_MODE,
     REASON_ENDING,
     BatchFiles,
     DataFile,
@@ -38,7 +39,7 @@ from exchange.files.batch_files import (
     plain_entry,
     take_all,
 )
-from exchange.files.folder import COPY_BYTES, HOME_MODE, Folder, NotPlain, held, make_private
+from exchange.files.folder import COPY_BYTES, HOME_MODE, OUR_MODE, Folder, NotPlain, held, hold, make_private
 from exchange.files.layout import Folders
 from exchange.files.left_alone import READ_REMEDY, may_read, not_readable, why_left_alone, without_manifest
 from exchange.files.manifest_cache import ManifestCache
@@ -111,35 +112,50 @@ class Spool:
     def drafting(self) -> Iterator[tuple[BinaryIO, Path]]:
         """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed."""
         path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{DRAFT_ENDING}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            with _in_trouble(self.folders.tmp, _STAYS_PENDING):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OUR_MODE)
             with os.fdopen(descriptor, "w+b") as file:
+                hold(file.fileno(), LOCK_EX)
                 yield file, path
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise FolderTrouble.of(self.folders.tmp, error, _STAYS_PENDING) from error
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # pruned, once nobody writes it
+                path.unlink(missing_ok=True)
 
     def seal(self, name: BatchName, encoding: tuple[str, ...], draft: Path, data_bytes: int, manifest: bytes) -> None:
         """Make a batch durable in ``sealed/``: data, then manifest, each synced before its rename.
 
         ``draft`` is complete and flushed. Raises TransientError if the disk did not take all of it.
         """
-        try:
-            found = draft.stat().st_size
-            if found != data_bytes:
-                msg = f"{draft.name}: the disk holds {found} bytes of {data_bytes}; the batch is not sealed; run again"
-                raise TransientError(msg)
-            _sync_file(draft)
-            draft.rename(self.folders.sealed / data_name(name, encoding))
-            with self._held(self.folders.sealed) as sealed:
-                self._write(sealed, manifest_name(name), manifest)
-                sealed.sync()
-        except OSError as error:
-            raise _world(error, "the batch is not sealed and its changes stay pending") from error
+        data, moved = data_name(name, encoding), False
+        self._finish(draft, data_bytes)
+        with self._held(self.folders.tmp) as tmp, self._held(self.folders.sealed) as sealed:
+            try:
+                with _in_trouble(self.folders.sealed, _STAYS_PENDING):
+                    tmp.move(draft.name, sealed, data, mode=OUR_MODE)
+                    moved = True
+                    with sealed.write(manifest_name(name), mode=OUR_MODE) as file:
+                        file.write(manifest)
+                    sealed.sync()
+            except FolderTrouble:
+                # No row will speak of it: it would take the room that the next try needs.
+                for left in (manifest_name(name), data) if moved else ():
+                    with contextlib.suppress(OSError):
+                        sealed.remove(left)
+                raise
 
-    def _write(self, folder: Folder, name: str, content: bytes) -> None:
-        """Write a file into a folder of ours, by way of ``tmp/``: what a crash leaves there is pruned."""
-        with self._held(self.folders.tmp) as tmp, folder.write(name, mode=OUR_MODE, draft_in=tmp) as file:
-            file.write(content)
+    def _finish(self, draft: Path, data_bytes: int) -> None:
+        """See that the disk has all of a draft, and for good."""
+        with _in_trouble(self.folders.tmp, _STAYS_PENDING):
+            found = draft.stat().st_size
+            _sync_file(draft)
+        if found != data_bytes:
+            msg = f"{draft.name}: the disk holds {found} bytes of {data_bytes}; {_STAYS_PENDING}; run again"
+            raise TransientError(msg)
 
     def publish(self, name: BatchName, encoding: tuple[str, ...], attempt: int = 1) -> None:
         """Put a sealed batch into ``outgoing/``: data first, the manifest last as the commit mark.
@@ -148,16 +164,17 @@ class Spool:
         Raises TransientError if our sealed copy is gone or the folder can't take it.
         """
         public = name.again(attempt)
-        try:
-            with self._held(self.folders.sealed) as sealed, self._held(self.folders.outgoing) as outgoing:
-                for source, target in (
-                    (data_name(name, encoding), data_name(public, encoding)),
-                    (manifest_name(name), manifest_name(public)),
-                ):
-                    self._copy_out(sealed, source, outgoing, target)
-                outgoing.sync()
-        except OSError as error:
-            raise _world(error, "the batch stays sealed and is published at the next run") from error
+        with (
+            _in_trouble(self.folders.outgoing, _STAYS_SEALED),
+            self._held(self.folders.sealed) as sealed,
+            self._held(self.folders.outgoing) as outgoing,
+        ):
+            for source, target in (
+                (data_name(name, encoding), data_name(public, encoding)),
+                (manifest_name(name), manifest_name(public)),
+            ):
+                self._copy_out(sealed, source, outgoing, target)
+            outgoing.sync()
 
     def _copy_out(self, sealed: Folder, source: str, outgoing: Folder, target: str) -> None:
         # A copy, not a link: what the carrier can reach must not be the bytes that we would send again.
@@ -167,7 +184,7 @@ class Spool:
                 write.fileno(),
                 self.folders.group,
                 outgoing.path / target,
-                "the batch stays sealed and is published at the next run",
+                _STAYS_SEALED,
             )
             if write.tell() != os.fstat(read.fileno()).st_size:
                 raise OSError(errno.EIO, "short copy", str(outgoing.path / target))
@@ -284,7 +301,14 @@ class Spool:
 
         Raises FileNotFoundError if one went, Incomplete if one is no plain file any more.
         """
-        with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming, _of_the_batch():
+        with (
+            self._held(self.folders.work) as work,
+            self._held(self.folders.incoming) as incoming,
+            _of_the_batch(),
+            _in_trouble(
+                self.folders.work, "nothing of it was applied; the next run takes it", FileNotFoundError, NotPlain
+            ),
+        ):
             # The manifest last: it alone makes a batch, so a crash in between is found by its name in incoming/.
             for name in (data_name(batch.name, encoding), manifest_name(batch.name)):
                 if work.look(name) is None:
@@ -293,7 +317,11 @@ class Spool:
 
     def give_back(self, batch: BatchFiles, encoding: tuple[str, ...]) -> None:
         """Undo a claim: the carrier is still writing this batch. What has its name there meanwhile is left alone."""
-        with self._held(self.folders.work) as work, self._held(self.folders.incoming) as incoming:
+        with (
+            self._held(self.folders.work) as work,
+            self._held(self.folders.incoming) as incoming,
+            _in_trouble(self.folders.incoming, "the batch stays in work, and the next run takes it"),
+        ):
             for name in (data_name(batch.name, encoding), manifest_name(batch.name)):
                 if work.look(name) is not None and not incoming.has(name):
                     work.move(name, incoming, name, mode=self.folders.file_mode)
@@ -327,6 +355,7 @@ class Spool:
             self._held(self.folders.incoming) as incoming,
             self._held(self.folders.quarantine) as quarantine,
             self._held(self.folders.strangers) as strangers,
+            _in_trouble(self.folders.strangers, _STAY),
         ):
             for batch in batches:
                 stem = free_label((quarantine, strangers), batch.stem)  # a person names one of either by it
@@ -340,11 +369,13 @@ class Spool:
             self._held(self.folders.incoming) as incoming,
             self._held(self.folders.strangers) as strangers,
             self._held(path) as folder,
+            _in_trouble(path, _STAY),
         ):
             stem = free_label((folder, strangers) if sentence else (folder,), batch.stem)
             sources = files_of(batch.stem, (work, incoming))
             if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
-                self._write(folder, f"{stem}{REASON_ENDING}", f"{printable(sentence, 2000)}\n".encode())
+                with folder.write(f"{stem}{REASON_ENDING}", mode=OUR_MODE) as file:
+                    file.write(f"{printable(sentence, 2000)}\n".encode())
             take_all(sources, batch.stem, folder, stem)
             folder.sync()
 
@@ -476,11 +507,28 @@ class Spool:
                         removed += 1
         return removed
 
+    def see_room(self, path: Path, size: int) -> None:
+        """See that files of so many bytes can be moved from ``incoming/`` into a folder of ours.
+
+        Raises FolderTrouble.
+        """
+        with self._held(path) as folder, self._held(self.folders.incoming) as incoming, _in_trouble(path, _STAY):
+            incoming.see_removable()
+            folder.probe()
+            if path.stat().st_dev != self.folders.incoming.stat().st_dev and shutil.disk_usage(path).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def _where_written(self) -> tuple[Path, ...]:
+        """Give the folders of ours in which files are written under the name of a draft."""
+        folders = self.folders
+        return (folders.sealed, folders.work, folders.archive, folders.quarantine, folders.strangers)
+
     def sweep(self) -> int:
         """Remove what a crash left half written in folders whose files don't go by their age; say how many."""
         removed = 0
-        for path in (self.folders.outgoing, self.folders.incoming, self.folders.work):
-            with self._held(path) as folder:
+        folders = self.folders
+        for path in (*self._where_written(), folders.outgoing, folders.incoming):
+            with contextlib.suppress(OSError), self._held(path) as folder:
                 removed += folder.sweep()
         return removed
 
@@ -515,9 +563,48 @@ class Spool:
         except OSError as error:
             raise _world(error, "not all was erased; mend the folder and run again") from error
 
-    def free_bytes(self) -> int:
-        """Free space, in bytes, where batches are sealed."""
-        return shutil.disk_usage(self.folders.home).free
+    def check_room(self, batch_bytes: int) -> None:
+        """See that there is room for a batch of so many bytes on its way out: two copies of it at once, on one disk.
+
+        Raises FolderTrouble.
+        """
+        on: Counter[int] = Counter()
+        for folder in (self.folders.tmp, self.folders.sealed):
+            on[folder.stat().st_dev] += batch_bytes
+            free, needed = shutil.disk_usage(folder).free, on[folder.stat().st_dev]
+            if free < needed:
+                raise FolderTrouble(
+                    f"{folder}: {free} bytes are free, a batch may need {needed}; nothing is exported, and changes stay"
+                    " pending"
+                )
+
+
+class FolderTrouble(TransientError):  # noqa: N818 - reads as what it is
+    """One of the folders is full or can't be written: whatever needs it waits, and nothing else."""
+
+    @classmethod
+    def of(cls, folder: Path, error: OSError, consequence: str) -> FolderTrouble:
+        """Name the folder if it is in its nature or its disk's, else the file."""
+        found = Path(os.fsdecode(error.filename)) if error.filename else folder
+        if not found.is_dir() and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            found = found.parent
+        return cls(f"{found}: {error.strerror or error}; {consequence}")
+
+
+_STAYS_PENDING = "the batch is not sealed and its changes stay pending"
+_STAYS_SEALED = "the batch stays sealed and is published at the next run"
+_STAY = "files of batches that are dealt with stay where they lie until the next run moves them"
+
+
+@contextlib.contextmanager
+def _in_trouble(folder: Path, consequence: str, *but: type[OSError]) -> Iterator[None]:
+    """Turn what the disk says of a folder into FolderTrouble, ``but`` for what is none."""
+    try:
+        yield
+    except but:
+        raise
+    except OSError as error:
+        raise FolderTrouble.of(folder, error, consequence) from error
 
 
 def _world(error: OSError, consequence: str) -> TransientError:

@@ -21,6 +21,7 @@ from exchange.database.locks import Busy, reading
 from exchange.database.tables import Direction
 from exchange.dead_letters import auto_retry
 from exchange.files.batch_files import Listing
+from exchange.files.spool import FolderTrouble
 from exchange.format.errors import TransientError, Verdict
 from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT
@@ -88,7 +89,7 @@ def import_batches(
                 continue
             outcome = _settle(site, open_batches, seen, islice(arrived, number, None), release=release)
             outcomes.append(outcome)
-            if outcome.verdict is Verdict.BUSY:
+            if outcome.verdict is Verdict.BUSY or (outcome.trouble and outcome.verdict is Verdict.WAITING):
                 busy.add(seen.place[0])
             elif outcome.verdict is Verdict.APPLIED and _is_snapshot(seen):
                 snapshots_of[seen.channel.name] = seen.channel
@@ -101,6 +102,8 @@ def import_batches(
     except (TransientError, Crashed) as error:
         trouble = error.sentence
     lanes = tuple(sorted(handed))
+    of_folders = dict.fromkeys(one.trouble for one in outcomes if one.trouble)
+    trouble = "; ".join(filter(None, (trouble, *of_folders))) or None
     return ImportRun(
         _told(outcomes, sightings),
         sightings.ignored,
@@ -206,6 +209,9 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
             return _judge_and_import(site, seen, release=release)
     except Busy as busy:
         return _busy(seen, busy)
+    except FolderTrouble as error:
+        why = error.sentence
+        return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, None, why, changed=False, trouble=why)
     except Exception as error:
         if not is_batch_fault(error):
             raise

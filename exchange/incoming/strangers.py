@@ -22,6 +22,7 @@ from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
 from exchange.files.batch_files import BatchFiles
+from exchange.files.spool import FolderTrouble
 from exchange.format.errors import Verdict, printable
 from exchange.format.placement import Decision
 from exchange.incoming.judge import incomplete_verdict, verdict_on
@@ -74,7 +75,10 @@ def set_aside(site: Site, seen: Sequence[Stranger]) -> Strangers:
             young.append(judged)
         else:
             ripe.append(judged)
-    picked, full = _put_aside(site, ripe) if ripe else ([], False)
+    try:
+        picked, full = _put_aside(site, ripe) if ripe else ([], False)
+    except FolderTrouble as error:
+        return Strangers(tuple(one.outcome for one in young[:MOST_TOLD]), 0, len(ripe), error.sentence)
     put_aside = {one.judged.seen.sighting for one in picked}
     left = [one for one in ripe if one.seen.sighting not in put_aside and site.spool.has(one.seen.sighting.stem)]
     why = _why_left(site.limits, full=full) if left else ""
@@ -102,6 +106,8 @@ def _put_aside(site: Site, ripe: Sequence[_Judged]) -> tuple[list[_Picked], bool
         nonlocal full
         full = _pick(site, ripe, picked)
         if picked:
+            # Counted before they move, so it must be sure that they will.
+            site.spool.see_room(site.spool.folders.strangers, sum(one.bytes for one in picked))
             with writing(site.engine) as connection:
                 _count(connection, picked)
             site.spool.put_aside(one.judged.seen.sighting for one in picked)

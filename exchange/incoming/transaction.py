@@ -28,7 +28,7 @@ from exchange.format.placement import NEXT, Decision
 from exchange.incoming import apply, checkpoint, control_batch, row_diff, snapshot
 from exchange.incoming.judge import compare_with_ledger, verdict_on
 from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
-from exchange.incoming.verdicts import known_row, lock_of, record_verdict, what_was_done
+from exchange.incoming.verdicts import known_row, lock_of, moved, record_verdict, what_was_done
 from exchange.link import gaps
 from exchange.results import Imported
 from exchange.site import Site
@@ -53,8 +53,8 @@ def import_batch(site: Site, arrival: Arrival) -> Imported:
         return record_verdict(site, arrival, verdict_on(fault))
     if isinstance(done, Decision):
         return record_verdict(site, arrival, done)
-    site.spool.archive(arrival.sighting)
-    return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done)
+    trouble = moved(site.spool.archive, arrival.sighting)
+    return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done, trouble=trouble)
 
 
 def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:

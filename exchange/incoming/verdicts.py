@@ -5,8 +5,10 @@ The importer decides; this module keeps what was decided in the ledger, once, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -14,6 +16,7 @@ from exchange.database import attempts, ledger
 from exchange.database.engine import now
 from exchange.database.locks import STRANGERS_LOCK, Busy, import_lock, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
+from exchange.files.spool import FolderTrouble
 from exchange.format.carriage import changed_data
 from exchange.format.errors import BatchError, Reason, Verdict
 from exchange.format.manifest import BatchKind, Manifest
@@ -32,14 +35,14 @@ def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> I
     """
     if verdict.verdict is Verdict.INCOMPLETE:
         verdict = _end_patience(site, seen, verdict)
-    changed = True
+    changed, trouble = True, None
     match verdict:
         case Decision(verdict=Verdict.DUPLICATE):
             _forget_attempts(site, seen)
             _discard(site, seen, verdict)
-            site.spool.archive(seen.sighting)
+            trouble = moved(site.spool.archive, seen.sighting)
         case Decision(verdict=Verdict.QUARANTINED):
-            verdict = _quarantine(site, seen, verdict)
+            verdict, trouble = _quarantine(site, seen, verdict)
         case Decision(verdict=Verdict.HELD):
             changed = _record_waiting(site, seen, BatchState.HELD, verdict)
         case Decision(verdict=Verdict.WAITING | Verdict.INCOMPLETE, reason=reason):
@@ -47,7 +50,16 @@ def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> I
                 _record_waiting(site, seen, BatchState.WAITING, verdict)
     assert verdict.verdict is not None  # NEXT is applied, never settled
     stem, channel = seen.sighting.stem, seen.place[0]
-    return Imported(stem, channel, verdict.verdict, verdict.reason, verdict.sentence, changed=changed)
+    return Imported(stem, channel, verdict.verdict, verdict.reason, verdict.sentence, changed=changed, trouble=trouble)
+
+
+def moved(move: Callable[..., None], *files: Any) -> str | None:
+    """Move files of a batch that is dealt with; say what kept them where they are, which is no fault of the batch."""
+    try:
+        move(*files)
+    except FolderTrouble as error:
+        return error.sentence
+    return None
 
 
 def _is_passing(manifest: Manifest, reason: Reason | None) -> bool:
@@ -64,8 +76,11 @@ def _forget_attempts(site: Site, seen: Arrival | Stranger) -> None:
             attempts.forget_attempts(connection, seen.counted_as)
 
 
-def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Decision:
-    """Refuse a batch, and miss it; give the verdict, which is another one if a person gave the same files up."""
+def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> tuple[Decision, str | None]:
+    """Refuse a batch, and miss it; give the verdict, which is another one if a person gave the same files up.
+
+    Beside it, what kept the files from being moved.
+    """
     with locked(site.engine, lock_of(seen)) as connection:
         given_up = _given_up(connection, seen, verdict)
         if given_up is None:
@@ -74,11 +89,9 @@ def _quarantine(site: Site, seen: Arrival | Stranger, verdict: Decision) -> Deci
         if isinstance(seen, Arrival) and seen.manifest.kind is not BatchKind.CONTROL:
             gaps.record_refused(connection, seen.place, site.limits.look_ahead)
     if given_up is None:
-        site.spool.quarantine(seen.sighting, verdict.sentence)
-        return verdict
-    site.spool.archive(seen.sighting)
+        return verdict, moved(site.spool.quarantine, seen.sighting, verdict.sentence)
     sentence = f"a person has {given_up.state} this batch, and it is what it was; nothing changed"
-    return Decision(Verdict.DUPLICATE, verdict.reason, sentence)
+    return Decision(Verdict.DUPLICATE, verdict.reason, sentence), moved(site.spool.archive, seen.sighting)
 
 
 def _discard(site: Site, seen: Arrival | Stranger, verdict: Decision) -> None:

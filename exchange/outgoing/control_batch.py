@@ -40,6 +40,9 @@ DUE_SHARE = 0.5
 NOBODYS = frozenset({Reason.UNTRUSTED, Reason.MISDIRECTED})
 """Why files are refused of which there is nothing to tell: they are not the other side's."""
 
+ROOM_BYTES = 1024 * 1024
+"""So much room is asked for: a disk that is too full for batches may still tell that it is."""
+
 MOST_REQUESTS = 100
 """So many open requests are told, the oldest first."""
 
@@ -96,7 +99,7 @@ def publish_control_batch(site: Site) -> Manifest | None:
     """
     if site.one_way and not site.outgoing():
         return None
-    check_room(site)
+    check_room(site, min(ROOM_BYTES, site.limits.batch_bytes))
     manifest = _seal(site)
     if manifest is not None:
         publish_sealed(site, CONTROL)

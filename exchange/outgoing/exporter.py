@@ -16,6 +16,7 @@ from exchange.database import ledger, network, positions
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
+from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import TransientError
 from exchange.link import send_requests
@@ -72,6 +73,9 @@ def export(
                 done.append(one.name)
             except Busy as held:
                 busy.append(held)
+            except FolderTrouble as error:
+                trouble = error.sentence
+                break  # the other channels need the same folders; what is sealed can still go out again
         positions.note_success(site.engine, Direction.OUT, [name for name in done if name not in tables.faulty])
         resent = resend.resend_due(site, stopping) if channel is None else ()
     except TransientError as error:

@@ -43,15 +43,15 @@ class Sealed:
     before: tuple[Exported, ...] = ()
 
 
-def check_room(site: Site) -> None:
-    """See that a batch could be signed and would find room on the disk. Raises TransientError."""
+def check_room(site: Site, batch_bytes: int | None = None) -> None:
+    """See that a batch, of so many bytes or as large as one may be, could be signed and would find room on the disk.
+
+    Raises TransientError.
+    """
     if site.signing_key is None and site.require_signature:
         msg = "there is no signing key; nothing is exported; `exchange keys new` makes one"
         raise TransientError(msg)
-    free, needed = site.spool.free_bytes(), 2 * site.limits.batch_bytes
-    if free < needed:
-        msg = f"{site.spool.folders.home}: {free} bytes are free, a batch may need {needed}; nothing is exported"
-        raise TransientError(msg)
+    site.spool.check_room(batch_bytes or site.limits.batch_bytes)
 
 
 def seal_batch(

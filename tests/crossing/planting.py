@@ -33,6 +33,7 @@ SHAPES = (
 HANG_SECONDS = 120
 _IN_ACCESS, _IN_MODIFY, _IN_ATTRIB, _IN_MOVED, _IN_CREATE, _IN_DELETE = 0x1, 0x2, 0x4, 0xC0, 0x100, 0x200
 _CLONE_NEWNS, _CLONE_NEWUSER, _MS_PRIVATE_ALL = 0x0002_0000, 0x1000_0000, 0x4000 | (1 << 18)
+_MS_REMOUNT, _MS_RDONLY = 0x20, 0x1
 _NO_MOUNTS = 77
 
 
@@ -136,8 +137,10 @@ def _watched(*paths: Path) -> Iterator[_Events]:
 # Processes
 
 
-def apart(work: Callable[[], None], *sides: Side, mounted: tuple[Path, ...] = ()) -> None:
+def apart(work: Callable[[], None], *sides: Side, mounted: tuple[Path, ...] = (), options: str = "") -> None:
     """Do work in a process that ends when it hangs; what is ``mounted`` is then a file system of its own there.
+
+    ``options`` are those of that file system, such as its size.
 
     It does not wait for the disk: nobody cuts the power.
     """
@@ -146,7 +149,7 @@ def apart(work: Callable[[], None], *sides: Side, mounted: tuple[Path, ...] = ()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(HANG_SECONDS)
         os.fsync = lambda fd: None  # noqa: ARG005 - its name is the function's
-        _mount(mounted)
+        _mount(mounted, options)
         work()
 
     code = join(fork(alone, *sides))
@@ -156,7 +159,7 @@ def apart(work: Callable[[], None], *sides: Side, mounted: tuple[Path, ...] = ()
     assert code == 0
 
 
-def _mount(places: tuple[Path, ...]) -> None:
+def _mount(places: tuple[Path, ...], options: str) -> None:
     """Mount a file system of its own at each place, which nobody else sees; end where that is not allowed."""
     if not places:
         return
@@ -169,9 +172,15 @@ def _mount(places: tuple[Path, ...]) -> None:
                 Path("/proc/self", file).write_text(line)
         _allowed(library.mount(b"none", b"/", None, _MS_PRIVATE_ALL, None))
         for place in places:
-            _allowed(library.mount(b"none", os.fsencode(place), b"tmpfs", 0, b"mode=0755"))
+            _allowed(library.mount(b"none", os.fsencode(place), b"tmpfs", 0, f"mode=0755{options}".encode()))
     except (OSError, AttributeError):
         os._exit(_NO_MOUNTS)
+
+
+def remount(place: Path, *, read_only: bool) -> None:
+    """Make a file system that ``apart`` mounted one that nobody can write, or end that."""
+    flags = _MS_REMOUNT | (_MS_RDONLY if read_only else 0)
+    _allowed(ctypes.CDLL(None, use_errno=True).mount(b"none", os.fsencode(place), b"tmpfs", flags, None))
 
 
 def _allowed(result: int) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from pathlib import Path
 from shlex import quote
 
-from exchange.files import carrier_group, read_access
-from exchange.files.folder import HOME_MODE, PRIVATE_MODE
+from exchange.files import carrier_group, mounts, read_access
+from exchange.files.folder import HOME_MODE, PRIVATE_MODE, held
 from exchange.files.layout import Folders
 from exchange.files.shared_folders import Shared
 from exchange.files.spool import Spool
 from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
 from exchange.settings import Settings, settings_file
+
+LOW_SHARE = 0.1
+LOW_BYTES = 1024**3
+"""Room is low below this share of a file system, and this many bytes beside what is needed."""
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITABLE_BY_ALL = stat.S_IWOTH
@@ -99,6 +104,12 @@ def _shared_folder_faults(places: Folders, shared: Shared, seen: os.stat_result)
         yield fault(
             role, f"{folder} is {mode:04o}: everybody can write there", command=f"chmod o-w {quote(str(folder))}"
         )
+    if role == "incoming" and mode & stat.S_ISVTX and os.geteuid() not in {0, seen.st_uid}:
+        yield fault(
+            role,
+            f"{folder} is {mode:04o} (sticky) and belongs to another user: others' files can't be taken out of it",
+            f"give it to this user (chown), or chmod -t {quote(str(folder))}",
+        )
     if role == "outgoing" and mode & places.folder_mode != places.folder_mode:
         yield warning(
             role,
@@ -137,17 +148,57 @@ def _readers(places: Folders) -> Findings:
 
 
 def _space(places: Folders, batch_bytes: int) -> Findings:
-    for folder in dict.fromkeys((places.home, places.outgoing)):
+    """Write, name and remove a file in each folder, and say how much room there is on each file system under them."""
+    on: dict[int, list[Path]] = {}
+    for folder in (*places.private, places.outgoing, places.incoming):
         try:
-            disk = os.statvfs(folder)
-        except OSError:
+            with held(folder, follow=True) as there:
+                on.setdefault(os.fstat(there.descriptor).st_dev, []).append(folder)
+                there.probe()
+        except FileNotFoundError:
             continue  # said above
-        free, needed = disk.f_bavail * disk.f_frsize, 2 * batch_bytes
-        if free < needed:
-            yield fault(
-                "space",
-                f"{folder} has {free} bytes free, and a batch may need {needed}",
-                "make room, or lower EXCHANGE_BATCH_BYTES",
-            )
-        else:
-            yield ok("space", f"{folder} has {free // 1024**2} MiB free")
+        except OSError as error:
+            role = {places.outgoing: "outgoing", places.incoming: "incoming"}.get(folder, folder.name)
+            needs = _NEEDED_BY.get(role, "nothing that needs it goes on")
+            yield fault("space", f"{folder} can't be written: {error.strerror}: {needs}", _MEND)
+    for folders in on.values():
+        yield from _file_system(places, folders, batch_bytes)
+
+
+_MEND = "make room there, or give this user the right to write; what waits goes on by itself"
+_NEEDED_BY = {
+    "tmp": "nothing is exported",
+    "sealed": "nothing is exported",
+    "outgoing": "nothing is published",
+    "incoming": "nothing is imported",
+    "work": "nothing is imported",
+    "archive": "what is applied stays in work",
+    "quarantine": "what is refused stays where it lies",
+    "strangers": "what nobody vouches for stays in incoming",
+}
+
+
+def _file_system(places: Folders, folders: list[Path], batch_bytes: int) -> Findings:
+    """Say how much room a file system has, under the folders that lie on it."""
+    try:
+        disk = os.statvfs(folders[0])
+    except OSError:
+        return  # said above
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    outgoing = {places.tmp, places.sealed, places.outgoing}.intersection(folders)
+    needed = batch_bytes * len(outgoing)
+    names = ", ".join(one.name if one.parent == places.home else str(one) for one in folders)
+    where = f"{mounts.described(folders[0])} with {names}"
+    room = f"{free // 1024**2} of {total // 1024**2} MiB free"
+    if free < needed:
+        yield fault(
+            "space",
+            f"{where}: {free} bytes are free, and a batch on its way out may need {needed}",
+            "make room, or lower EXCHANGE_BATCH_BYTES",
+        )
+    elif disk.f_files and not disk.f_favail:
+        yield fault("space", f"{where}: it has no room for one more file (no inode is free)", "remove files there")
+    elif free < total * LOW_SHARE and free < needed + LOW_BYTES:
+        yield warning("space", f"{where}: {room}", "make room before it is full")
+    else:
+        yield ok("space", f"{where}: {room}")
