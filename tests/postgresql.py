@@ -205,7 +205,7 @@ def _with_rows(admin: psycopg.Connection) -> dict[str, int]:
     pages = dict(_tables(admin))
     if not pages:
         return {}
-    asked = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in pages)
+    asked = " UNION ALL ".join(f"SELECT {_literal(name)} WHERE EXISTS (SELECT FROM {name})" for name in pages)
     return {name: pages[name] for (name,) in admin.execute(asked.encode())}
 
 
@@ -213,8 +213,12 @@ def _counters(admin: psycopg.Connection) -> set[tuple[str, int, bool]]:
     names = [str(name) for (name,) in admin.execute("SELECT oid::regclass FROM pg_class WHERE relkind = 'S'")]
     if not names:
         return set()
-    asked = " UNION ALL ".join(f"SELECT '{name}', last_value, is_called FROM {name}" for name in names)
+    asked = " UNION ALL ".join(f"SELECT {_literal(name)}, last_value, is_called FROM {name}" for name in names)
     return {(str(name), int(last), bool(called)) for name, last, called in admin.execute(asked.encode())}
+
+
+def _literal(text: str) -> str:
+    return " E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _content(admin: psycopg.Connection, table: str) -> bytes:

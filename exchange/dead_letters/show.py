@@ -238,10 +238,10 @@ def _of_database(connection: Connection, stream: Stream, name: str) -> Iterator[
         if key.name == name:
             here, there = ", ".join(key.columns), ", ".join(key.referred_columns)
             yield f"{name}: FOREIGN KEY {key.table} ({here}) REFERENCES {key.referred} ({there})"
-    for unique in constraints.uniques.get(stream.table.name, ()):
+    for unique in constraints.uniques.get(stream.table.key, ()):
         if unique.name == name:
             yield f"{name}: UNIQUE ({', '.join(unique.columns)})"
-    for check in constraints.checks.get(stream.table.name, ()):
+    for check in constraints.checks.get(stream.table.key, ()):
         if check.name == name:
             yield f"{name}: CHECK ({check.expression})"
 

@@ -167,10 +167,7 @@ class _Findings:
         return True
 
     def _have_keys(self, bodies: Sequence[Mapping[str, Any]]) -> sa.ColumnElement[bool]:
-        prepare = self._connection.dialect.identifier_preparer.format_column
-        columns: list[sa.ColumnElement[Any]] = [
-            sa.literal_column(prepare(column, use_table=True)) for column in self.stream.key
-        ]
+        columns = [sa.type_coerce(column, sa.types.NullType()) for column in self.stream.key]
         return sa.or_(
             *(
                 sa.and_(*(column == _bound(value) for column, value in zip(columns, values, strict=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.util import CommandError
 from sqlalchemy import Engine
 
@@ -130,3 +132,22 @@ def test_autogenerate_leaves_the_exchanges_own_alone(application: Config, engine
         with engine.connect() as connection:
             context = MigrationContext.configure(connection, opts=hook)
             assert [diff for diff in compare_metadata(context, METADATA) if "alembic_version" not in str(diff)] == []
+
+
+def test_a_table_in_another_schema_is_captured_there(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    table = ORDER.to_metadata(sa.MetaData(), schema="else where")
+    with engine.begin() as connection:
+        operations: Any = Operations(MigrationContext.configure(connection))
+        if engine.dialect.name == "sqlite":
+            with pytest.raises(CommandError, match="SQLite has none; leave schema out"):
+                operations.install_capture("order", schema="else where")
+            return
+        connection.execute(sa.schema.CreateSchema("else where"))
+        table.create(connection)
+        ORDER.create(connection)
+        operations.install_capture("order", stream="orders", schema="else where")
+        assert capture.check(connection, Stream(table, name="orders")) == []
+        assert capture.check(connection, Stream(ORDER, name="orders"))[-1].stops
+        operations.drop_capture("order", schema="else where")
+        assert capture.captured_tables(connection) == []

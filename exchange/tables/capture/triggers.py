@@ -92,14 +92,16 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
     if (hidden := sql.hides_rows(connection, place)) is not None:
         problems.append(TableProblem(hidden.message, hidden.remedy, stops=True))
     installing = f"op.install_capture({name!r}{f', schema={schema!r}' if schema else ''})"
-    key = sql.key_columns(connection, place, [column.name for column in stream.key])
-    if len(key) != len(stream.key):
-        lost = sorted({column.name for column in stream.key} - {column.name for column in key})
+    names = [column.name for column in stream.key]
+    columns = {one.name: one for one in sql.key_columns(connection, place, [*names, VERSION_COLUMN])}
+    key = [columns[name] for name in names if name in columns]
+    if len(key) != len(names):
+        lost = sorted(set(names) - columns.keys())
         message = f"table {shown} has no column {', '.join(lost)}, which is in the key of stream {stream.name}"
         problems.append(TableProblem(message, "run the application's migrations, or correct its model", stops=True))
-    if not _has_version_column(connection, name, place.schema):
+    if VERSION_COLUMN not in columns:
         problems.append(TableProblem(f"table {shown} has no column {VERSION_COLUMN}", f"add it with {installing}"))
-    if not captured or len(key) != len(stream.key):
+    if not captured or len(key) != len(names):
         return problems
     if (refused := sql.refusal(connection, place)) is not None:
         problems.append(TableProblem(refused.message, refused.remedy))
@@ -171,6 +173,8 @@ def capture_sql(connection: Connection) -> CaptureSql:
 
 
 def _find(connection: Connection, table: str, schema: str | None) -> TableName:
+    if schema is not None and not dialect_of(connection).is_postgresql:
+        raise CaptureFault(f"table {table!r} can't be in schema {schema!r}: SQLite has none; leave schema out")
     place = capture_sql(connection).find(connection, TableName(table, schema))
     if place is None:
         raise CaptureFault(f"there is no table {table!r} in this database; create it first")

@@ -165,7 +165,7 @@ class Loader:
             stage.complete()
             self._refuse(checks.park_repeated_keys(stage))
             checks.settle_old_versions(stage)
-            for check in constraints.checks[stage.target.name]:
+            for check in constraints.checks[stage.target.key]:
                 self._refuse(checks.park_check_violations(stage, check, self._limit + 1))
         while not self._write(stages, constraints):
             for stage in stages:
@@ -181,7 +181,7 @@ class Loader:
             for stage in stages:
                 if stage.deletes == stage.rows:
                     continue
-                for unique in constraints.uniques[stage.target.name]:
+                for unique in constraints.uniques[stage.target.key]:
                     lines, refusals = upsert.free_unique_values(stage, unique)
                     gave_up |= lines
                     if self._refuse(refusals):
@@ -200,24 +200,24 @@ class Loader:
 
     def _park_held_deletes(self, stages: Sequence[Stage], constraints: Constraints) -> None:
         """Park deletes of rows that others will still refer to: one that stays may hold another one."""
-        by_table = {stage.target.name: stage for stage in stages}
+        by_table = {stage.target.key: stage for stage in stages}
         more = True
         while more:
             more = False
             for stage in stages:
-                for key in constraints.referring_to(stage.target.name) if stage.deletes else ():
+                for key in constraints.referring_to(stage.target.key) if stage.deletes else ():
                     more |= self._refuse(checks.park_still_referred(stage, key, by_table, self._limit + 1))
 
     def _park_until_stable(self, stages: Sequence[Stage], constraints: Constraints) -> None:
         """Repeat the checks until they park nothing more: a parked record may be what another one relied on."""
-        by_table = {stage.target.name: stage for stage in stages}
+        by_table = {stage.target.key: stage for stage in stages}
         more = True
         while more:
             more = False
             for stage in stages:
-                for key in constraints.of(stage.target.name):
+                for key in constraints.of(stage.target.key):
                     more |= self._refuse(checks.park_orphans(stage, key, by_table, self._limit + 1))
-                for unique in constraints.uniques[stage.target.name]:
+                for unique in constraints.uniques[stage.target.key]:
                     more |= self._refuse(checks.park_unique_conflicts(stage, unique, self._limit + 1))
 
     def _refuse(self, refusals: list[Refusal]) -> bool:

@@ -145,7 +145,7 @@ class BulkPath:
     def _is_key_taken(self, error: BaseException | None) -> bool:
         """Say whether the database refused a row because there is one with its key."""
         if getattr(error, "sqlstate", None) == UNIQUE_VIOLATION:
-            others = {unique.name for unique in self._reflect().uniques[self.stage.target.name]}
+            others = {unique.name for unique in self._reflect().uniques[self.stage.target.key]}
             return error.diag.constraint_name not in others  # type: ignore[union-attr]
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
 

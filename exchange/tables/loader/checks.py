@@ -97,7 +97,7 @@ def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], lim
     staged = stage.table
     mine = [staged.c[name] for name in key.columns]
     parent_stage = stages.get(key.referred)
-    parent = parent_stage.target if parent_stage else sa.table(key.referred, *map(sa.column, key.referred_columns))
+    parent = parent_stage.target if parent_stage else key.parent
     missing = ~sa.exists().where(*equal(parent, key.referred_columns, mine))
     if parent_stage is not None:
         # An alias: the stage may be its own parent.
@@ -227,8 +227,7 @@ def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stag
     referred = [staged.c[name] for name in key.referred_columns if name in staged.c]
     if len(referred) != len(key.referred_columns) or not _is_key(stage.stream, key.referred_columns):
         return []  # the reference is to columns that a delete does not name: the database decides
-    names = {*key.columns, *(column.name for column in child_stage.stream.key)} if child_stage else key.columns
-    child = sa.table(key.table, *map(sa.column, sorted(names))).alias("child")
+    child = (child_stage.target if child_stage else key.child).alias("child")
     holding = sa.exists().where(*equal(child, key.columns, referred))
     if child_stage is not None:
         leaving = child_stage.table.alias("leaving")

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from exchange.database.dialects import dialect_of
 from exchange.database.errors import driver_errors
+from exchange.tables.capture.sql import TableName, identifier
 
 Row = tuple[Any, ...]
 """Values in the order of a table's columns, as the driver binds them; for PostgreSQL only what JSON can say."""
@@ -27,8 +28,8 @@ _PLAIN = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 
 def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Iterable[Row]) -> None:
     """Insert rows. Raises SQLAlchemy's DBAPIError, as any statement does. Runs in the caller's transaction."""
-    quote = connection.dialect.identifier_preparer
-    into = f"{quote.format_table(table)} ({', '.join(quote.quote(name) for name in names)})"
+    # Not as SQLAlchemy quotes: it doubles what stands for a parameter, and here are none.
+    into = f"{TableName(table.name, table.schema)} ({', '.join(map(identifier, names))})"
     driver: Any = connection.connection.driver_connection
     with driver_errors(connection, into):
         if dialect_of(connection).is_postgresql:

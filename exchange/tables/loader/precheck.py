@@ -73,11 +73,11 @@ class Precheck(TemporaryTable):
             return []
 
     def _break_a_constraint(self) -> Iterator[Condition]:
-        arriving, target = self.table, self.target.name
+        arriving, target = self.table, self.target.key
         for key in self._constraints.of(target):
             if self.carries(key.columns):
                 mine = [arriving.c[name] for name in key.columns]
-                parent = sa.table(key.referred, *map(sa.column, key.referred_columns)).alias("parent")
+                parent = key.parent.alias("parent")
                 missing: Condition = ~sa.exists().where(*equal(parent, key.referred_columns, mine))
                 if key.referred == target:  # it may stand beside the row
                     others = [arriving.alias("beside").c[name] for name in key.referred_columns]
@@ -92,7 +92,7 @@ class Precheck(TemporaryTable):
             yield broken(check)
 
     def _take_a_unique_value(self) -> Iterator[Condition]:
-        for unique in self._constraints.uniques[self.target.name]:
+        for unique in self._constraints.uniques[self.target.key]:
             if self.carries(unique.columns):
                 mine = [self.table.c[name] for name in unique.columns]
                 same_value = equal(self.target, unique.columns, mine)
@@ -112,7 +112,7 @@ class Precheck(TemporaryTable):
 
 def _looked_at(stream: Stream, constraints: Constraints) -> set[str]:
     """Name the columns that any condition may look at."""
-    table = stream.table.name
+    table = stream.table.key
     checks = " ".join(check.expression for check in constraints.checks[table])
     looked_at = {VERSION_COLUMN, *(column.name for column in stream.key)}
     # An expression has each of its columns in it by name, and a few more columns do no harm.

@@ -16,6 +16,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.engine import in_parts
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.record import Op, RecordRun
+from exchange.tables.capture.sql import TableName, identifier, run
 from exchange.tables.loader.copy import Row, put
 
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
@@ -217,12 +218,12 @@ def _table(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[
 def _create(connection: Connection, table: sa.Table, target: sa.Table, own: Mapping[str, str]) -> None:
     """Create it with the types that the target has in this very database, and none of its constraints."""
     casts = [f"CAST(NULL AS {kind}) AS {name}" for name, kind in own.items()]
-    quote = connection.dialect.identifier_preparer
-    columns = [quote.quote(column.name) for column in table.columns][len(casts) :]
+    columns = [identifier(column.name) for column in table.columns][len(casts) :]
     lifetime, schema = ("ON COMMIT DROP", "pg_temp") if dialect_of(connection).is_postgresql else ("", "temp")
     # Of another load: SQLite keeps it as long as the connection, and a transaction may have more than one.
     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {schema}.{table.name}")
-    connection.exec_driver_sql(
+    run(
+        connection,
         f"CREATE TEMPORARY TABLE {table.name} {lifetime} AS SELECT {', '.join([*casts, *columns])}"
-        f" FROM {quote.format_table(target)} WHERE 1 = 0"
+        f" FROM {TableName(target.name, target.schema)} WHERE 1 = 0",
     )
