@@ -33,6 +33,7 @@ from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
 import click
+import redis
 import structlog
 from celery import Celery, current_task, signals
 from celery.app.amqp import AMQP
@@ -40,6 +41,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
 from exchange.celery.calls import CALL, TICK, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
+from exchange.celery.connection import SteadyConnection
 from exchange.files import call_secret, pid_lock
 from exchange.files.folder import make_private
 from exchange.format.errors import printable
@@ -73,11 +75,15 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
     ours = f"exchange-{settings.network}"
     return {
         "broker_url": broker_url,
-        "result_backend": broker_url,
+        "result_backend": f"exchange.celery.connection:Results+{broker_url}",
         "broker_transport_options": visibility,
         "result_backend_transport_options": visibility,
         **visibility,
         "broker_connection_retry_on_startup": True,
+        # However long it takes: by default Celery ends after three quarters of an hour.
+        "broker_connection_max_retries": None,
+        # A broker that is read-only or full for a while is waited for, as one that is away.
+        "broker_channel_error_retry": True,
         # A shared Redis: the other side's worker must neither take our tasks nor answer for us.
         "task_default_queue": ours,
         "control_exchange": ours,
@@ -187,6 +193,8 @@ def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
 class SigningAMQP(AMQP):
     """What makes messages: one that somebody calls by hand is signed, in its last form."""
 
+    Connection = SteadyConnection
+
     def _create_task_sender(self) -> Callable[..., Any]:
         send: Callable[..., Any] = super()._create_task_sender()
 
@@ -234,9 +242,14 @@ class _Exchange(Celery):
                     connection.ensure_connection(max_retries=1, interval_start=AGAIN_SECONDS, timeout=ANSWER_SECONDS)
             except OperationalError as error:
                 _end([f"the broker does not answer: {printable(str(error))}; nothing was called"], 1, error)
-            waits = why_it_waits(self)
+            try:
+                waits = why_it_waits(self)
+                called = super().send_task(*args, **options)
+            except (redis.RedisError, OperationalError) as error:
+                _end([f"the broker refuses the call: {broker.refusal(error)}; nothing was called"], 1, error)
             if waits:
                 print(waits, file=sys.stderr)  # noqa: T201 - a command line's own answer
+            return called
         return super().send_task(*args, **options)
 
 

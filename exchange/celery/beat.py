@@ -19,7 +19,7 @@ from celery.beat import ScheduleEntry, Scheduler
 
 from exchange.database import clock
 from exchange.files import durable
-from exchange.format.errors import printable
+from exchange.operating import broker
 
 SELDOM_SECONDS = 3600
 """What runs no more often than this is not run at each start of beat, but when its time has come."""
@@ -106,7 +106,7 @@ class Broker:
 
     def refused(self, error: Exception) -> None:
         """Say why it does not, unless that was said."""
-        refusal = printable(str(error), 300)
+        refusal = broker.refusal(error)
         if refusal != self._refusal:
             log.warning("away", what="the broker", message=f"{refusal}; ticks go on when it takes them again")
         self._refusal = refusal

@@ -8,10 +8,12 @@ down. Of remote control nothing is left but what only looks.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import redis
 import structlog
 from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
@@ -20,6 +22,7 @@ from exchange.celery import settings_or_exit, valid_seconds
 from exchange.celery.calls import CALL, REFUSED, Accepted, NotAccepted, check_call
 from exchange.files import call_secret
 from exchange.format.errors import printable
+from exchange.operating import broker
 
 LOOKS = frozenset(
     {
@@ -33,7 +36,14 @@ LOOKS = frozenset(
 
 _MOST_ORIGIN = 60
 
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 8.0
+"""Between two tries with a broker that refuses us: doubled from the one to the other."""
+FORGET_SECONDS = 60.0
+"""A refusal so long after the last one is said anew."""
+
 log = structlog.get_logger("exchange")
+_LOGGER = logging.getLogger("celery.worker.consumer.consumer")
 
 
 class Gate(Consumer):  # type: ignore[misc]
@@ -42,7 +52,36 @@ class Gate(Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         Panel.data.update(dict.fromkeys(set(Panel.data) - LOOKS, _refuse_control))
         self._settings = settings_or_exit()
+        self._refusal, self._refused_at, self._pause = "", 0.0, FIRST_PAUSE_SECONDS
         super().__init__(*args, **options)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Rest before a broker that refuses us is asked again; one that is away Celery waits for by itself."""
+        if not self._refused(exc):
+            super().on_connection_error_before_connected(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The same, and let go of the connection."""
+        level = _LOGGER.level
+        if self._refused(exc):
+            _LOGGER.setLevel(logging.ERROR)  # it was said
+        try:
+            super().on_connection_error_after_connected(exc)
+        finally:
+            _LOGGER.setLevel(level)
+
+    def _refused(self, error: Exception) -> bool:
+        """Tell whether the broker answers and refuses us, as one that is read-only or full; say it once, and rest."""
+        if not isinstance(error, redis.ResponseError):
+            return False
+        sentence, now = broker.refusal(error), time.monotonic()
+        again = sentence == self._refusal and now < self._refused_at + FORGET_SECONDS
+        if not again:
+            log.warning("away", what="the broker", message=f"{sentence}; tasks go on when it takes them again")
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS) if again else FIRST_PAUSE_SECONDS
+        self._refusal, self._refused_at = sentence, now + self._pause
+        time.sleep(self._pause)
+        return True
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         """Give what is called with every message."""

@@ -206,6 +206,13 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(address, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS)
 
 
+def refusal(error: BaseException) -> str:
+    """Say why a broker does not take what we send, in its own words: without what wraps them, nor what was sent."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return printable(str(error).rpartition("of pipeline caused error: ")[2], 300)
+
+
 def durability_problems(url: str) -> list[Problem]:
     """Say what a Redis is set up to lose. Raises BrokerFault if it can't be reached."""
     try:
