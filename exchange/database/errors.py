@@ -1,24 +1,158 @@
-"""Errors of a database: which of them are the world's, and their sentences."""
+"""Errors of a database: whose fault each is, in one place, and the sentences of those that are the world's."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import (
     DatabaseError,
+    DataError,
     DBAPIError,
     InterfaceError,
     OperationalError,
-    ProgrammingError,
+    PendingRollbackError,
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from exchange.database.redact import withhold
 from exchange.format.errors import TransientError, printable
+
+
+class Blame(Enum):
+    """Whose fault it is that a database refused something."""
+
+    TRANSIENT = auto()
+    """The server's, its disk's, the connection's, or that of who else is at work: the same may succeed later."""
+    TABLE = auto()
+    """The table's, or that of our rights to it: nothing gets into it as it is."""
+    RECORD = auto()
+    """That of a value, of a rule that it breaks, or of what a trigger makes of it."""
+    OURS = auto()
+    """Nobody's that we know of: the driver was asked for what it can't do."""
+
+
+_STATES = {
+    **dict.fromkeys(("08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0", "XX001", "XX002"), Blame.TRANSIENT),
+    **dict.fromkeys(("3F", "42", "55000"), Blame.TABLE),
+    # A generated column, and one that is always the identity: they are the column's demands on a value.
+    **dict.fromkeys(("428C9", "42P10"), Blame.RECORD),
+}
+"""Classes of SQLSTATE, and states that are not as their class. What is not here is a record's fault: data (22),
+constraints (23), rows that meet (21), what is too large for an index, a row or the stack (54), what triggers say (P0),
+views (44), what can't be done with such a table (0A), and what went wrong inside of the server (XX)."""
+
+_AFTER_A_FAULT = "25P02"
+"""A transaction goes on after a statement of it has failed: what that one's fault was counts."""
+
+_NO_RIGHT = "42501"
+"""No right to a table, or its rows hidden by row-level security, past which we never read."""
+
+_IN_A_FUNCTION = frozenset({"25", "3F", "42", "55"})
+"""Classes that are a record's fault if a function of the application was at work: some records make it fail."""
+
+_RAISED = "exec_stmt_raise"
+"""The server's function that says what a trigger or a function has worded, with whatever state it chose."""
+
+_OF_A_POLICY = "ExecWithCheckOptions"
+"""The server's function that compares a row with what row security admits: another row may be let in."""
+
+_CODES = {
+    **dict.fromkeys(
+        (
+            sqlite3.SQLITE_PERM,
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_LOCKED,
+            sqlite3.SQLITE_NOMEM,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_INTERRUPT,
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_PROTOCOL,
+            sqlite3.SQLITE_SCHEMA,
+            sqlite3.SQLITE_NOLFS,
+            sqlite3.SQLITE_AUTH,
+            sqlite3.SQLITE_NOTADB,
+        ),
+        Blame.TRANSIENT,
+    ),
+    **dict.fromkeys((sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_RANGE), Blame.OURS),
+}
+"""The same of SQLite, which knows of no better code than "error" for a table that is missing."""
+
+_NO_SUCH = ("no such table", "no such column", "has no column named")
+
+
+def blame(error: DBAPIError) -> Blame:
+    """Say whose fault an error of the database is: the only place that decides it, by the database's own code.
+
+    The driver's classes say little: one and the same blames a full disk and a value that no index takes.
+    """
+    if error.connection_invalidated:
+        return Blame.TRANSIENT
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return _blame_by_state(error.orig, state)
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        if any(words in str(error.orig) for words in _NO_SUCH):
+            return Blame.TABLE
+        return _CODES.get(code & 0xFF, Blame.RECORD)
+    if isinstance(error, DataError):
+        return Blame.RECORD
+    # The driver's own words: nothing came from the server, if there is one.
+    is_away = isinstance(error, OperationalError | InterfaceError) and not isinstance(
+        error.orig, sqlite3.InterfaceError
+    )
+    return Blame.TRANSIENT if is_away else Blame.OURS
+
+
+def _blame_by_state(error: Any, state: str) -> Blame:
+    diag = getattr(error, "diag", None)
+    source = getattr(diag, "source_function", None)
+    if source in {_RAISED, _OF_A_POLICY} or (state[:2] in _IN_A_FUNCTION and _in_a_function(diag)):
+        return Blame.RECORD
+    return _STATES.get(state) or _STATES.get(state[:2], Blame.RECORD)
+
+
+def _in_a_function(diag: Any) -> bool:
+    """Say whether a trigger or a function of the application was at work; COPY names a line as its context."""
+    return any(not line.startswith("COPY ") for line in (getattr(diag, "context", None) or "").splitlines())
+
+
+def refuses_a_record(error: DBAPIError) -> bool:
+    """Say whether a statement that writes rows failed because of one of them, so that others may be written."""
+    return blame(error) is Blame.RECORD
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Say whether an error is the world's fault (a disk or a database that can't go on), whatever is being done.
+
+    A database that is not as this version needs it is the world's fault too. What SQLAlchemy raises because of an error
+    before it, as on a connection that was lost, is of the same kind as that.
+    """
+    while isinstance(error, SQLAlchemyError):
+        if isinstance(error, NoConnectionLeft):
+            return True
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) != _AFTER_A_FAULT:
+            return blame(error) in {Blame.TRANSIENT, Blame.TABLE}
+        lost, error = isinstance(error, PendingRollbackError), _before(error)
+        if lost and error is None:  # nobody says what ended the transaction, and nothing of it will be there
+            return True
+    return isinstance(error, TransientError | OSError)
+
+
+def _before(error: SQLAlchemyError) -> BaseException | None:
+    """Give the error that led to one; SQLAlchemy's own words for a driver's error are no other one."""
+    cause = error.__cause__
+    return cause if isinstance(cause, SQLAlchemyError) else error.__context__
 
 
 @contextmanager
@@ -31,90 +165,23 @@ def transient_errors() -> Iterator[None]:
             raise
         raise _of_the_database(error) from error
     except OSError as error:
-        msg = (
-            f"{error.filename or 'the disk'}: {error.strerror or error}; nothing was changed, the next run tries again"
-        )
+        msg = f"{error.filename or 'the disk'}: {error.strerror or error}; the next run goes on where this one ended"
         raise TransientError(msg) from error
-
-
-def is_transient(error: BaseException | None) -> bool:
-    """Say whether an error is the world's fault (a disk or a database that can't go on), whatever is being done.
-
-    What SQLAlchemy raises because of an error before it, as on a connection that was lost, is of the same kind as that.
-    """
-    while isinstance(error, SQLAlchemyError):
-        if isinstance(error, NoConnectionLeft):
-            return True
-        if isinstance(error, DBAPIError) and (error.connection_invalidated or _is_of_the_database(error)):
-            return True
-        error = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error.__context__
-    return isinstance(error, TransientError | OSError)
-
-
-_TRANSIENT_STATES = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"})
-"""Classes of SQLSTATE: the connection, the server, its disk, rights and tables, and who else is at work there.
-
-Not among them: data (22), constraints (23), what is too large for an index or a statement (54), what triggers say (P0).
-"""
-
-
-_AFTER_A_FAULT = "25P02"
-"""A transaction goes on after a statement of it has failed: what that one's fault was counts."""
-
-
-_NO_RIGHT = "42501"
-"""No right to a table, or its rows hidden by row-level security, past which we never read."""
-
-
-_TRANSIENT_CODES = frozenset(
-    {
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_SCHEMA,
-        sqlite3.SQLITE_NOLFS,
-        sqlite3.SQLITE_AUTH,
-        sqlite3.SQLITE_NOTADB,
-    }
-)
-"""The same of SQLite, which knows of no better code than "error" for a table that is missing."""
-
-
-_NOT_MIGRATED = ("no such table", "no such column", "has no column named")
-
-
-def _is_of_the_database(error: DBAPIError) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
-    if state is not None:
-        return state[:2] in _TRANSIENT_STATES and state != _AFTER_A_FAULT
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    if code is not None:
-        return code & 0xFF in _TRANSIENT_CODES or any(words in str(error.orig) for words in _NOT_MIGRATED)
-    # The driver's own words: nothing came from the server, if there is one.
-    return isinstance(error, OperationalError | InterfaceError) and not isinstance(error.orig, sqlite3.InterfaceError)
 
 
 def _of_the_database(error: SQLAlchemyError) -> TransientError:
     if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _NO_RIGHT:
         return TransientError(
-            f"the database does not let this role do that: {_first_line(error)}; nothing was changed; grant it the"
-            " right, or BYPASSRLS where row-level security is named"
+            f"the database does not let this role do that: {first_line(error)}; grant it the right, or BYPASSRLS where"
+            " row-level security is named"
         )
-    if isinstance(error, ProgrammingError) or any(words in str(error) for words in _NOT_MIGRATED):
+    if isinstance(error, DBAPIError) and blame(error) is Blame.TABLE:
         return _unmigrated(error)
     if type(error) is DatabaseError:
         # What SQLite says of a file that is damaged, or no database at all.
-        what = "the database can't be read"
-        return TransientError(f"{what}: {_first_line(error)}; nothing was changed; see that it is the right file")
+        return TransientError(f"the database can't be read: {first_line(error)}; see that it is the right file")
     return TransientError(
-        f"the database can't go on: {_first_line(error)}; nothing was changed, the next run tries again"
+        f"the database can't go on: {first_line(error)}; what was not committed is undone, the next run tries again"
     )
 
 
@@ -131,11 +198,11 @@ def driver_errors(connection: Connection, statement: str) -> Iterator[None]:
 
 def _unmigrated(error: SQLAlchemyError) -> TransientError:
     return TransientError(
-        f"the database is not as this version needs it: {_first_line(error)}; nothing was changed;"
-        " `exchange migrate` brings it up to date"
+        f"the database is not as this version needs it: {first_line(error)}; `exchange migrate` brings it up to date"
     )
 
 
-def _first_line(error: SQLAlchemyError) -> str:
+def first_line(error: SQLAlchemyError) -> str:
+    """Give the first line of a database's own words, fit to be shown."""
     lines = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()
     return printable(lines[0] if lines else type(error).__name__)

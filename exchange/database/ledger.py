@@ -35,12 +35,19 @@ from exchange.format.signing import ALGORITHM
 
 @dataclass(frozen=True)
 class Counts(AsDict):
-    """What became of a batch's records."""
+    """What became of a batch's records. ``told`` says of those that were applied what the database made of them."""
 
     applied: int = 0
     duplicate: int = 0
     stale: int = 0
     parked: int = 0
+    told: str = field(default="", compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the numbers."""
+        numbers = super().as_dict()
+        del numbers["told"]
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -267,7 +274,8 @@ def count(connection: Connection, batch_id: int, counts: Counts) -> None:
 
     Runs in the transaction that applies the batch, after its position moved there.
     """
-    connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(**counts.as_dict()))
+    told = {"message": counts.told} if counts.told else {}
+    connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(**counts.as_dict(), **told))
     place = sa.select(batch.c.direction, batch.c.channel, batch.c.epoch).where(batch.c.id == batch_id)
     direction, channel, epoch = connection.execute(place).one()
     here = (position.c.direction == direction, position.c.channel == channel, position.c.epoch == epoch)

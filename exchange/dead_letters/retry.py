@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.channel import Channel
 from exchange.database.engine import among, in_parts
-from exchange.database.errors import transient_errors
+from exchange.database.errors import refuses_a_record, transient_errors
 from exchange.database.locks import export_lock, import_lock, join, locked, reading
 from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
@@ -36,9 +36,8 @@ from exchange.site import Site
 from exchange.tables import version_limit
 from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loader
-from exchange.tables.loader.checks import DUPLICATE
-from exchange.tables.loader.copy import refuses_the_row
 from exchange.tables.loader.decode import BadLine, Decoder
+from exchange.tables.loader.staging import DUPLICATE
 
 MOST_LETTERS = 5_000
 MOST_BYTES = 16 * 1024 * 1024
@@ -189,7 +188,7 @@ def retry_group(site: Site, group: Group, options: RetryOptions) -> list[Retried
             outcomes = work(site, connection, group.channel, taken)
             return _finish(connection, group, taken, outcomes, options)
     except DBAPIError as error:
-        if not refuses_the_row(error):
+        if not refuses_a_record(error):
             raise
         if len(group.ids) > 1 and options.failures is not None:
             raise TooManyFailed from error

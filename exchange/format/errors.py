@@ -42,6 +42,7 @@ class Reason(StrEnum):
     DELETES = "deletes"
     VERSIONS = "versions"
     LOOK_AHEAD = "look_ahead"
+    TABLE = "table"
     LOST = "lost"
     GIVEN_UP = "given_up"
 

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from exchange.database.errors import first_line, refuses_a_record
 from exchange.database.ledger import Counts
 from exchange.database.tables import dead_letter
 from exchange.dead_letters import store
@@ -25,7 +27,7 @@ from exchange.limits import Limits
 from exchange.site import Site
 from exchange.tables import version_limit
 from exchange.tables.gc_pause import gc_paused
-from exchange.tables.loader import Loader, Refusal, TooManyRefusals
+from exchange.tables.loader import Loaded, Loader, Refusal, TooManyRefusals
 from exchange.tables.loader.decode import BadLine, Decoder
 
 SHARE_COUNTS_FROM = 10
@@ -49,19 +51,19 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
         decoder = Decoder(site, arrival.manifest.schemas, loader, taken)
         superseding = _superseding(connection, arrival)
         came = 0
-        for lines in reader:
-            for decoded in decoder.decode(lines, reader.first_line):
-                if isinstance(decoded, BadLine):
-                    bad.park(decoded.number, decoded.line, decoded.error)
-                    continue
-                loader.add(decoded.stream, decoded.rows)
-                came = max(came, *decoded.rows.versions)
-                if superseding.note(decoded.stream, decoded.rows):
-                    loader.flush()
-                    superseding.look_up()
-        reader.check_counts(decoder.counts())
         try:
-            loaded = loader.load()
+            for lines in reader:
+                for decoded in decoder.decode(lines, reader.first_line):
+                    if isinstance(decoded, BadLine):
+                        bad.park(decoded.number, decoded.line, decoded.error)
+                        continue
+                    loader.add(decoded.stream, decoded.rows)
+                    came = max(came, *decoded.rows.versions)
+                    if superseding.note(decoded.stream, decoded.rows):
+                        loader.flush()
+                        superseding.look_up()
+            reader.check_counts(decoder.counts())
+            loaded = _load(loader)
         except TooManyRefusals as error:
             raise bad.too_many() from error
         refused = {refusal.line: refusal for refusal in loaded.refusals}
@@ -73,7 +75,18 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     if came > newest:
         version_limit.allow_ahead(connection, arrival.channel, came, f"batch {arrival.sighting.stem} was let in")
     counts = loaded.counts
-    return Counts(counts.applied, counts.duplicate, counts.stale, bad.count)
+    return replace(counts, parked=bad.count, told="; ".join(loaded.changed))
+
+
+def _load(loader: Loader) -> Loaded:
+    """Load what was added; what the database refuses at the end without naming a record refuses the batch."""
+    try:
+        return loader.load()
+    except DBAPIError as error:
+        if not refuses_a_record(error):
+            raise
+        msg = f"the database refused the batch as a whole at its end: {first_line(error)}"
+        raise Rejected(msg) from error
 
 
 def _superseding(connection: Connection, arrival: Arrival) -> SupersededLetters:

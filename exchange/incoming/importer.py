@@ -22,7 +22,7 @@ from exchange.database.tables import Direction
 from exchange.dead_letters import auto_retry
 from exchange.files.batch_files import Listing
 from exchange.files.spool import FolderTrouble
-from exchange.format.errors import TransientError, Verdict
+from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT
 from exchange.incoming import arrivals, failures, strangers
@@ -34,6 +34,7 @@ from exchange.incoming.verdicts import record_verdict
 from exchange.link import gaps
 from exchange.results import Imported, ImportRun, Retried, Strangers
 from exchange.site import Site
+from exchange.tables.loader import TableFault
 
 
 def never() -> bool:
@@ -203,7 +204,10 @@ def _lane(seen: Arrival | Stranger) -> str | None:
 
 
 def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:
-    """Bring an arrival to its verdict, whatever goes wrong with it. Raises TransientError for database and disk."""
+    """Bring one arrival to its verdict, whatever goes wrong with it. Raises TransientError if database or disk fails.
+
+    A table that can't be written to holds up its own channel alone.
+    """
     try:
         with transient_errors():
             return _judge_and_import(site, seen, release=release)
@@ -212,6 +216,9 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
     except FolderTrouble as error:
         why = error.sentence
         return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, None, why, changed=False, trouble=why)
+    except TableFault as error:
+        why = error.sentence
+        return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.TABLE, why, trouble=why)
     except Exception as error:
         if not is_batch_fault(error):
             raise

@@ -54,7 +54,8 @@ def import_batch(site: Site, arrival: Arrival) -> Imported:
     if isinstance(done, Decision):
         return record_verdict(site, arrival, done)
     trouble = moved(site.spool.archive, arrival.sighting)
-    return Imported(arrival.sighting.stem, arrival.channel.name, Verdict.APPLIED, records=done, trouble=trouble)
+    stem, name = arrival.sighting.stem, arrival.channel.name
+    return Imported(stem, name, Verdict.APPLIED, message=done.told, records=done, trouble=trouble)
 
 
 def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:

@@ -10,10 +10,9 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError, PendingRollbackError
 
 from exchange.database.batch_fault import Crashed, interrupted_by, is_batch_fault
 from exchange.database.engine import make_engine
-from exchange.database.errors import is_transient, transient_errors
+from exchange.database.errors import is_transient, refuses_a_record, transient_errors
 from exchange.database.locks import Busy
 from exchange.format.errors import Corrupt, TransientError
-from exchange.tables.loader.copy import refuses_the_row
 
 STATES = {
     "08006": True,
@@ -51,11 +50,11 @@ def test_the_state_that_a_database_names_says_whose_fault_it_is(state: str) -> N
 
 
 def test_what_is_too_large_for_an_index_is_a_rows_fault() -> None:
-    assert refuses_the_row(raised("54000"))
-    assert not refuses_the_row(raised("53100"))
+    assert refuses_a_record(raised("54000"))
+    assert not refuses_a_record(raised("53100"))
 
 
-def test_a_connection_that_never_was_is_the_worlds_fault() -> None:
+def test_a_connection_that_never_was_is_transient_fault() -> None:
     error = psycopg.OperationalError("connection failed")
     found = DBAPIError.instance("SELECT", {}, error, psycopg.Error, dialect=make_engine("postgresql://").dialect)
     assert is_transient(found)

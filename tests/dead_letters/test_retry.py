@@ -364,7 +364,7 @@ def test_one_letter_that_the_database_refuses_at_the_end_loses_no_other(receiver
 
     assert bulk.states == {APPLIED: 4, PARKED: 1}
     [refused] = [one for one in done if one.failed]
-    assert refused.message == "the database refused it at the end: not the third; it stays parked"
+    assert refused.message == "the database refused this upsert of team: not the third; it is parked"
     assert [row["id"] for row in receiver.rows(shop.team)] == [0, 1, 2, 4]
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.database.batch_fault import Crashed
 from exchange.database.engine import now
-from exchange.database.errors import transient_errors
+from exchange.database.errors import refuses_a_record, transient_errors
 from exchange.database.locks import LETTERS_LOCK, locked
 from exchange.dead_letters.file.accept import Acceptance, Unacceptable
 from exchange.dead_letters.file.insert import Inserter
@@ -28,7 +28,6 @@ from exchange.format.dead_letter_file import Ending, SavedRevision, read_entries
 from exchange.format.errors import Untrusted, printable
 from exchange.format.signed_file import FileFault, Trailer, read_tail
 from exchange.site import Site
-from exchange.tables.loader.copy import refuses_the_row
 
 MOST_SENTENCES = 20
 """So many refused letters are named; all are counted."""
@@ -67,7 +66,7 @@ def import_letters(site: Site, file: Path) -> ImportedLetters:
             with locked(site.engine, LETTERS_LOCK) as connection:
                 return _insert(site, connection, content, ending)
         except DBAPIError as error:
-            if not refuses_the_row(error):
+            if not refuses_a_record(error):
                 raise
             raise FileFault(f"the database refuses what is in it ({Crashed.of(error)})") from error
 

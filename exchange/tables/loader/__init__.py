@@ -9,28 +9,47 @@ Never commits, reads no file.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.channel import Channel
 from exchange.database.dialects import dialect_of
+from exchange.database.errors import Blame, blame, first_line, refuses_a_record
 from exchange.database.ledger import Counts
 from exchange.database.locks import cancel
 from exchange.database.tables import importing
+from exchange.format.errors import TransientError
 from exchange.format.record import RecordRun
 from exchange.tables.loader import checks, upsert
 from exchange.tables.loader.background import BackgroundWorker
 from exchange.tables.loader.bulk_path import BulkPath
 from exchange.tables.loader.checks import Refusal
 from exchange.tables.loader.chunk import Chunk
-from exchange.tables.loader.constraints import Constraints, reflect
-from exchange.tables.loader.staging import KEY, LINE, OUTCOME, Rows, Stage, row_maker, target_of
+from exchange.tables.loader.constraints import Constraints, Unique, reflect
+from exchange.tables.loader.staging import (
+    DUPLICATE,
+    KEY,
+    LINE,
+    OUTCOME,
+    PARKED,
+    STALE,
+    Rows,
+    Stage,
+    row_maker,
+    target_of,
+)
 
-__all__ = ["Loaded", "Loader", "Refusal", "Rows", "TooManyRefusals"]
+__all__ = ["Loaded", "Loader", "Refusal", "Rows", "TableFault", "TooManyRefusals"]
+
+
+class TableFault(TransientError):  # noqa: N818 - reads as what it is
+    """A receiving table can't be written to as it is: its channel waits until somebody mends it."""
 
 
 class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is broken
@@ -44,6 +63,8 @@ class Loaded:
     counts: Counts
     refusals: tuple[Refusal, ...]
     deleted: Mapping[str, int]
+    changed: tuple[str, ...] = ()
+    """What triggers made of rows, in sentences: those are not as they were sent."""
 
 
 class Loader:
@@ -61,6 +82,8 @@ class Loader:
         self._row_makers = {stream.name: row_maker(stream, connection.dialect) for stream in channel.streams}
         self._limit = limit
         self._refusals: list[Refusal] = []
+        self._changed: tuple[str, ...] = ()
+        self._late: set[str] = set()
         self._constraints: Constraints | None = None
         self._hidden = False
         self._chunk = Chunk()
@@ -82,7 +105,7 @@ class Loader:
         return self._row_makers[run.stream](numbers, run)._replace(records=lines)
 
     def add(self, stream: str, rows: Rows) -> None:
-        """Add rows. Raises what the database raised at earlier ones: DBAPIError.
+        """Add rows. Raises what came of earlier ones: DBAPIError, TableFault, TooManyRefusals.
 
         The database works on them now or with a later call.
         """
@@ -103,24 +126,25 @@ class Loader:
     def load(self) -> Loaded:
         """Apply what was added: parents' upserts before children's, then children's deletes before parents'.
 
-        Raises TooManyRefusals, and DBAPIError for what is not a row's fault: then the caller rolls back.
+        Raises TooManyRefusals, TableFault, and DBAPIError for what is not a row's fault: then the caller rolls back.
         """
         self.flush()
         paths = [self._paths[name] for name in self._order if name in self._paths]
         staged = [path.stage for path in paths if path.stage.rows]
-        if staged:
-            self._apply(staged)
-        if self._hidden:
-            self._show_to_capture()
+        with _table_faults():
+            if staged:
+                self._apply(staged)
+            if self._hidden:
+                self._show_to_capture()
         deleted = {path.stream.name: path.stage.deleted for path in paths}
-        return Loaded(self._count(paths), tuple(self._refusals), deleted)
+        return Loaded(self._count(paths), tuple(self._refusals), deleted, self._changed)
 
     def unchanged(self) -> dict[int, str]:
         """Give the lines that changed nothing, each with its outcome, ``DUPLICATE`` or ``STALE``; after ``load``."""
         found: dict[int, str] = {}
         for stage in (path.stage for path in self._paths.values() if path.stage.rows):
             line, outcome = stage.table.c[LINE], stage.table.c[OUTCOME]
-            old = sa.select(line, outcome).where(outcome.in_([checks.DUPLICATE, checks.STALE]))
+            old = sa.select(line, outcome).where(outcome.in_([DUPLICATE, STALE]))
             found |= {row[0]: row[1] for row in self._connection.execute(old)}
         return found
 
@@ -129,7 +153,7 @@ class Loader:
         found: dict[int, tuple[str, str]] = {}
         for name, stage in ((name, path.stage) for name, path in self._paths.items() if path.stage.rows):
             line, key = stage.table.c[LINE], stage.table.c[KEY]
-            refused = sa.select(line, key).where(stage.table.c[OUTCOME] == checks.PARKED)
+            refused = sa.select(line, key).where(stage.table.c[OUTCOME] == PARKED)
             found |= {row[0]: (name, row[1]) for row in self._connection.execute(refused) if row[0] in lines}
         return found
 
@@ -145,12 +169,14 @@ class Loader:
     def _write_rows(self, chunk: Chunk) -> None:
         """Write a chunk, in the background worker: nobody else uses the connection meanwhile."""
         path = self._paths.get(chunk.stream)
-        if path is None:
-            if not self._hidden:
-                self._hide_from_capture()
-            path = BulkPath(self._connection, self._streams[chunk.stream], len(self._paths), self._reflected)
-            self._paths[chunk.stream] = path
-        path.write(chunk.joined())
+        with _table_faults():
+            if path is None:
+                if not self._hidden:
+                    self._hide_from_capture()
+                stream, number = self._streams[chunk.stream], len(self._paths)
+                path = BulkPath(self._connection, stream, number, self._reflected, self._refuse)
+                self._paths[chunk.stream] = path
+            path.write(chunk.joined())
 
     def _reflected(self) -> Constraints:
         if self._constraints is None:
@@ -169,34 +195,82 @@ class Loader:
                 self._refuse(checks.park_check_violations(stage, check, self._limit + 1))
         while not self._write(stages, constraints):
             for stage in stages:
-                stage.settle([refusal.line for refusal in self._refusals], checks.PARKED)
+                stage.settle([refusal.line for refusal in self._refusals], PARKED)
         for stage in stages:
             upsert.keep_tombstones(stage)
 
     def _write(self, stages: Sequence[Stage], constraints: Constraints) -> bool:
-        """Write what is staged. False, and nothing written, if a row that gave up a unique value stays after all."""
+        """Write what is staged. False, and nothing written, if it is to be done anew without what was refused.
+
+        That is so if a row that gave up a unique value stays after all, if a column kept less than was sent, or if what
+        is checked late refuses something.
+        """
+        before = len(self._refusals)
         with self._connection.begin_nested() as savepoint:
             gave_up: set[int] = set()
             self._park_until_stable(stages, constraints)
             for stage in stages:
                 if stage.deletes == stage.rows:
                     continue
+                for key in _alike_keys(stage) if stage.deletes else ():
+                    upsert.respell_keys(stage, key)
                 for unique in constraints.uniques[stage.target.key]:
                     lines, refusals = upsert.free_unique_values(stage, unique)
                     gave_up |= lines
                     if self._refuse(refusals):
                         self._park_until_stable(stages, constraints)
-                if self._refuse(upsert.upsert(stage)):
+                if self._refuse(upsert.upsert(stage, self._late & {*stage.traits.deferrable})):
                     # What the database refused may be a parent of what is still staged.
                     self._park_until_stable(stages, constraints)
             self._park_held_deletes(stages, constraints)
             for stage in reversed(stages):
                 if stage.deletes:
-                    self._refuse(upsert.delete(stage))
-            if gave_up.isdisjoint(refusal.line for refusal in self._refusals):
+                    self._refuse(upsert.delete(stage, self._late & {*stage.traits.deferrable}))
+            cut = self._refuse([one for stage in stages for one in upsert.park_cut_values(stage)])
+            stays = cut or not gave_up.isdisjoint(refusal.line for refusal in self._refusals)
+            if not stays and self._holds_at_the_end(stages, anew=len(self._refusals) > before):
+                self._changed = tuple(filter(None, map(_changes, stages)))
                 return True
             savepoint.rollback()
             return False
+
+    def _holds_at_the_end(self, stages: Sequence[Stage], *, anew: bool) -> bool:
+        """Say whether what would be checked at the end of the transaction holds; if not, which constraints don't.
+
+        ``anew``: some were refused just now, which may be all that is missing. Raises DBAPIError if no constraint of
+        these tables is to blame.
+        """
+        if not any(stage.traits.deferrable for stage in stages):
+            return True
+        try:
+            with self._connection.begin_nested():
+                self._connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+        except DBAPIError as error:
+            if not refuses_a_record(error):
+                raise
+            if not anew:
+                self._blame_late_constraints(stages, error)
+            return False
+        return True
+
+    def _blame_late_constraints(self, stages: Sequence[Stage], fault: DBAPIError) -> None:
+        """Note which constraints can't be left to the end. Raises ``fault`` if they were not, or if it is none of ours.
+
+        Foreign keys are not among them: what they refer to may come with a later stream.
+        """
+        names = {name for stage in stages for name in stage.traits.deferrable} - self._late
+        found: set[str] = set()
+        for name in names:
+            try:
+                with self._connection.begin_nested():
+                    upsert.check_now(self._connection, [name])
+            except DBAPIError as error:
+                if not refuses_a_record(error):
+                    raise
+                found.add(name)
+        if not found:
+            raise fault
+        self._late |= found
 
     def _park_held_deletes(self, stages: Sequence[Stage], constraints: Constraints) -> None:
         """Park deletes of rows that others will still refer to: one that stays may hold another one."""
@@ -217,7 +291,7 @@ class Loader:
             for stage in stages:
                 for key in constraints.of(stage.target.key):
                     more |= self._refuse(checks.park_orphans(stage, key, by_table, self._limit + 1))
-                for unique in constraints.uniques[stage.target.key]:
+                for unique in (*constraints.uniques[stage.target.key], *_alike_keys(stage)):
                     more |= self._refuse(checks.park_unique_conflicts(stage, unique, self._limit + 1))
 
     def _refuse(self, refusals: list[Refusal]) -> bool:
@@ -258,7 +332,37 @@ class Loader:
                 totals[name] = totals.get(name, 0) + number
         return Counts(
             applied=totals[None],
-            duplicate=totals.get(checks.DUPLICATE, 0),
-            stale=totals.get(checks.STALE, 0),
-            parked=totals.get(checks.PARKED, 0),
+            duplicate=totals.get(DUPLICATE, 0),
+            stale=totals.get(STALE, 0),
+            parked=totals.get(PARKED, 0),
         )
+
+
+def _alike_keys(stage: Stage) -> Iterator[Unique]:
+    """Give the key as a constraint of its own, where two keys of the other side may be one here."""
+    if stage.alike:
+        yield Unique(f"the key of {stage.target.name}", tuple(str(column.name) for column in stage.stream.key))
+
+
+@contextmanager
+def _table_faults() -> Iterator[None]:
+    """Say what is wrong with a receiving table as a whole, as its own channel waits for that alone."""
+    try:
+        yield
+    except DBAPIError as error:
+        if blame(error) is not Blame.TABLE:
+            raise
+        raise TableFault(
+            f"the receiving table is not as its stream needs it: {first_line(error)}; nothing of the batch was applied:"
+            " `exchange doctor` compares tables and models; mend the table or our rights to it, and the next import"
+            " goes on"
+        ) from error
+
+
+def _changes(stage: Stage) -> str:
+    """Say how many rows triggers changed; nothing if they left all as they were sent."""
+    changed = upsert.count_changed(stage)
+    if not changed:
+        return ""
+    rows = "1 row is" if changed == 1 else f"{changed} rows are"
+    return f"{rows} not as sent: {upsert.triggers_of(stage)} of {stage.target.name} changed what was written"

@@ -18,13 +18,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
+from exchange.database.errors import refuses_a_record
 from exchange.database.tables import tombstone
 from exchange.format.record import Op
 from exchange.tables.loader import upsert
+from exchange.tables.loader.checks import Refusal
 from exchange.tables.loader.constraints import Constraints
-from exchange.tables.loader.copy import put, refuses_the_row
+from exchange.tables.loader.copy import goes_on, put
 from exchange.tables.loader.precheck import Precheck
 from exchange.tables.loader.staging import Rows, Stage, column_names
+from exchange.tables.loader.traits import traits_of
 
 MOST_RECORD_BYTES = 4 * 1024 * 1024
 """So much of the lines of staged rows is kept in memory."""
@@ -34,6 +37,10 @@ UNIQUE_VIOLATION = "23505"
 
 WORTHWHILE = 0.5
 """The share of rows that must pass a precheck, or there is not another one."""
+
+
+Refuse = Callable[[list[Refusal]], object]
+"""Takes note of refusals; raises if they are too many."""
 
 
 class Strategy(Enum):
@@ -59,22 +66,30 @@ class BulkPath:
     Runs on the load's connection, in the caller's transaction, and writes each piece within a savepoint.
     """
 
-    def __init__(self, connection: Connection, stream: Stream, number: int, reflect: Callable[[], Constraints]) -> None:
-        """Prepare; ``reflect`` is asked for the table's constraints when they begin to matter."""
+    def __init__(
+        self, connection: Connection, stream: Stream, number: int, reflect: Callable[[], Constraints], refuse: Refuse
+    ) -> None:
+        """Prepare; ``reflect`` is asked for the table's constraints when they begin to matter.
+
+        ``refuse`` takes note of rows that can't even be staged, as the database takes no such value for the column.
+        """
         self.stream = stream
-        self.stage = Stage(connection, stream, f"exchange_stage_{number}")
+        self.traits = traits_of(connection, stream)
+        self.stage = Stage(connection, stream, f"exchange_stage_{number}", self.traits)
         self.written = 0
         """Rows that are in the table already."""
         self.records: dict[int, bytes] = {}
         """Lines of staged rows, as they came, as far as memory allows."""
         self._connection = connection
         self._reflect = reflect
+        self._refuse = refuse
         self._number = number
-        self._upserts = Stage(connection, stream, f"exchange_replacing_{number}")
+        self._upserts = Stage(connection, stream, f"exchange_replacing_{number}", self.traits)
         # A constraint that is checked late would let rows pass and refuse the whole batch at its end.
         late = any(key.deferrable or key.initially for key in stream.table.foreign_key_constraints)
-        self._strategy = Strategy.STAGE if late else Strategy.INSERT
-        self._newest_tombstone = 0 if late else self._find_newest_tombstone()
+        staged = late or self.traits.staged
+        self._strategy = Strategy.STAGE if staged else Strategy.INSERT
+        self._newest_tombstone = 0 if staged else self._find_newest_tombstone()
         self._record_bytes = 0
 
     def write(self, rows: Rows) -> None:
@@ -91,12 +106,10 @@ class BulkPath:
         if self._strategy is Strategy.UPSERT and not may_be_deleted and self._try(rows):
             return
         while self._strategy is not Strategy.STAGE:
-            suspects = self._precheck.suspects(
-                rows,
-                unique_values=self._strategy in {Strategy.UNIQUE_CHECKED_INSERT, Strategy.CHECKED_UPSERT},
-                versions=self._strategy is Strategy.CHECKED_UPSERT,
-                tombstones=may_be_deleted,
-            )
+            suspects = self._suspects(rows, tombstones=may_be_deleted)
+            if suspects is None:
+                self._strategy = Strategy.STAGE
+                break
             good, suspect = rows.parted(suspects)
             if len(good.rows) < len(rows.rows) * WORTHWHILE:
                 self._strategy = Strategy.STAGE
@@ -106,28 +119,46 @@ class BulkPath:
                 return
         self._add_to_stage(rows)
 
+    def _suspects(self, rows: Rows, *, tombstones: bool) -> set[int] | None:
+        """Give the lines of those that may be bad; None if one of them has a value that its column does not take."""
+        try:
+            return self._precheck.suspects(
+                rows,
+                unique_values=self._strategy in {Strategy.UNIQUE_CHECKED_INSERT, Strategy.CHECKED_UPSERT},
+                versions=self._strategy is Strategy.CHECKED_UPSERT,
+                tombstones=tombstones,
+            )
+        except DBAPIError as error:
+            if not refuses_a_record(error):
+                raise
+            return None
+
     def _try(self, rows: Rows) -> bool:
         """Write all rows, as the strategy says. If one is refused none is written, and the strategy is the next one."""
         upserting = self._strategy in {Strategy.UPSERT, Strategy.CHECKED_UPSERT}
         if upserting:
-            self._upserts.add(rows)
+            self._upserts.make()
         error: BaseException | None = None
         done = False
         try:
             with self._connection.begin_nested() as savepoint:
                 if upserting:
+                    self._upserts.add(rows)
                     done = upsert.upsert_newer(self._upserts) == len(rows.rows)
                 else:
-                    put(self._connection, self.stage.target, column_names(self.stream), rows.rows)
-                    done = True
+                    done = put(self._connection, self.stage.target, column_names(self.stream), rows.rows) == len(
+                        rows.rows
+                    )
                 if not done:
                     savepoint.rollback()
         except DBAPIError as refusal:
-            if not refuses_the_row(refusal):
+            if not refuses_a_record(refusal) or not goes_on(self._connection):
                 raise
             error, done = refusal.orig, False
         if done:
             self.written += len(rows.rows)
+        elif not upserting and error is None:  # a trigger dropped a row: which one is found at the end
+            self._strategy = Strategy.STAGE
         else:
             self._strategy = self._next_strategy(error)
         if upserting:
@@ -150,7 +181,21 @@ class BulkPath:
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
 
     def _add_to_stage(self, rows: Rows) -> None:
-        self.stage.add(rows)
+        self.stage.make()
+        parts = [rows]
+        while parts:
+            some = parts.pop()
+            try:
+                with self._connection.begin_nested():
+                    self.stage.add(some)
+            except DBAPIError as error:
+                if not refuses_a_record(error):
+                    raise
+                if len(some.lines) == 1:
+                    self.stage.add_refused(some)
+                    self._refuse([upsert.refusal(self.stage, some.lines[0], error, some.op)])
+                else:
+                    parts += reversed(some.parted(some.lines[len(some.lines) // 2 :]))
         if self._record_bytes <= MOST_RECORD_BYTES:
             self._record_bytes += sum(map(len, rows.records))
             self.records |= zip(rows.lines, rows.records, strict=True)

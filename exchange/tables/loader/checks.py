@@ -18,9 +18,7 @@ from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.tables.loader.constraints import Check, ForeignKey, Unique, broken
-from exchange.tables.loader.staging import KEY, LINE, OUTCOME, Stage, applying, equal
-
-STALE, DUPLICATE, PARKED = "stale", "duplicate", "parked"
+from exchange.tables.loader.staging import DUPLICATE, KEY, LINE, OUTCOME, PARKED, STALE, Stage, applying, equal
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ def _both_staged(stage: Stage, unique: Unique) -> sa.Select[Any]:
     return sa.select(staged.c[LINE], *_named(stage.key(first)), *(staged.c[name] for name in unique.columns)).where(
         applying(staged, Op.UPSERT),
         applying(first, Op.UPSERT),
-        *equal(first, unique.columns, [staged.c[name] for name in unique.columns]),
+        *(stage.as_in_target(first.c[name]) == staged.c[name] for name in unique.columns),
         first.c[LINE] < staged.c[LINE],
     )
 

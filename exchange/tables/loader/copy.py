@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from exchange.database.dialects import dialect_of
 from exchange.database.errors import driver_errors
@@ -26,31 +25,37 @@ _ESCAPE = re.compile(rb"\\(?:u00([0-9a-f]{2})|(.))")
 _PLAIN = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 
 
-def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Iterable[Row]) -> None:
-    """Insert rows. Raises SQLAlchemy's DBAPIError, as any statement does. Runs in the caller's transaction."""
+def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Iterable[Row]) -> int:
+    """Insert rows, and say how many there are: a trigger may drop some.
+
+    Raises SQLAlchemy's DBAPIError, as any statement does. Runs in the caller's transaction.
+    """
     # Not as SQLAlchemy quotes: it doubles what stands for a parameter, and here are none.
     into = f"{TableName(table.name, table.schema)} ({', '.join(map(identifier, names))})"
     driver: Any = connection.connection.driver_connection
     with driver_errors(connection, into):
         if dialect_of(connection).is_postgresql:
-            _copy(driver, into, rows)
-        else:
-            marks = ", ".join("?" * len(names))
-            driver.executemany(f"INSERT INTO {into} VALUES ({marks})", rows)  # noqa: S608 - all names are quoted
+            return _copy(driver, into, rows)
+        marks = ", ".join("?" * len(names))
+        done: int = driver.executemany(f"INSERT INTO {into} VALUES ({marks})", rows).rowcount  # noqa: S608 - all names are quoted
+        return done
 
 
-def refuses_the_row(error: DBAPIError) -> bool:
-    """Say whether a row is at fault: a constraint, a value out of range or too large, or the application's trigger."""
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return state == "P0001" or state.startswith("54") or isinstance(error, IntegrityError | DataError)
+def goes_on(connection: Connection) -> bool:
+    """Say whether the transaction goes on after an error: on SQLite a trigger can have ended it (RAISE(ROLLBACK))."""
+    driver: Any = connection.connection.driver_connection
+    return not dialect_of(connection).is_sqlite or bool(driver.in_transaction)
 
 
-def _copy(driver: Any, into: str, rows: Iterable[Row]) -> None:
+def _copy(driver: Any, into: str, rows: Iterable[Row]) -> int:
     """Write the rows as JSON arrays, which are nearly CSV: that costs a tenth of a row written value by value."""
     statement = f"COPY {into} FROM STDIN (FORMAT csv, QUOTE '\"', ESCAPE '\\', NULL 'null')"
-    with driver.cursor() as cursor, cursor.copy(statement) as copy:
-        for piece in _pieces(rows):
-            copy.write(csv(piece))
+    with driver.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            for piece in _pieces(rows):
+                copy.write(csv(piece))
+        done: int = cursor.rowcount
+        return done
 
 
 def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:

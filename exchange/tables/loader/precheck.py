@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
+from exchange.database.errors import refuses_a_record
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.tables.loader.constraints import Constraints, broken
-from exchange.tables.loader.copy import refuses_the_row
 from exchange.tables.loader.staging import KEY, LINE, Rows, TemporaryTable, column_names, equal, key_texts
 
 Condition = sa.ColumnElement[bool]
@@ -53,7 +53,9 @@ class Precheck(TemporaryTable):
         if tombstones:
             conditions.append(self._no_newer_than_tombstone())
         texts = key_texts(self.stream, rows.keys) if tombstones else repeat(None)
-        self.put(map(add, zip(rows.lines, texts, strict=False), map(self._values, rows.rows)))
+        self.make()
+        with self.connection.begin_nested():
+            self.put(map(add, zip(rows.lines, texts, strict=False), map(self._values, rows.rows)))
         if len(rows.rows) < FEW and dialect_of(self.connection).is_postgresql:
             self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
         found: set[int] = set()
@@ -68,7 +70,7 @@ class Precheck(TemporaryTable):
             with self.connection.begin_nested():
                 return self.connection.scalars(asking).all()
         except DBAPIError as error:  # a constraint's expression fails on some row; so will the insert
-            if not refuses_the_row(error):
+            if not refuses_a_record(error):
                 raise
             return []
 

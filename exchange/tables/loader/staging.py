@@ -18,9 +18,13 @@ from exchange.database.tables import VERSION_COLUMN
 from exchange.format.record import Op, RecordRun
 from exchange.tables.capture.sql import TableName, identifier, run
 from exchange.tables.loader.copy import Row, put
+from exchange.tables.loader.traits import Traits
 
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
 """A stage's own columns, named so that they can't meet a column of the application's."""
+
+STALE, DUPLICATE, PARKED = "stale", "duplicate", "parked"
+"""Outcomes of staged records that are not applied."""
 
 STAGE_COLUMNS: dict[str, str] = {LINE: "bigint", OP: "text", KEY: "text", OUTCOME: "text"}
 
@@ -90,14 +94,25 @@ class TemporaryTable:
     """A temporary table of rows that are to be compared with those of their table."""
 
     def __init__(
-        self, connection: Connection, stream: Stream, name: str, own: Mapping[str, str], names: Sequence[str]
+        self,
+        connection: Connection,
+        stream: Stream,
+        name: str,
+        own: Mapping[str, str],
+        names: Sequence[str],
+        wide: Collection[str] = (),
     ) -> None:
-        """Prepare: of a row its columns ``names`` are kept, behind ``own`` ones of these kinds."""
+        """Prepare: of a row its columns ``names`` are kept, behind ``own`` ones of these kinds.
+
+        They have the types that the target's have, but for those of ``wide``, which are as the model says.
+        """
         self.stream = stream
         self.connection = connection
         self.target = target_of(stream)
         self.table = _table(self.target, name, own, names)
         self._own = own
+        self._wide = wide
+        self.alike: Mapping[str, str] = {}
         self._made = False
 
     def put(self, rows: Iterable[Row]) -> None:
@@ -105,10 +120,14 @@ class TemporaryTable:
 
         Makes it in the caller's transaction when the first ones come. Raises DBAPIError.
         """
-        if not self._made:
-            _create(self.connection, self.table, self.target, self._own)
-            self._made = True
+        self.make()
         put(self.connection, self.table, [column.name for column in self.table.columns], rows)
+
+    def make(self) -> None:
+        """Make it in the caller's transaction, if that was not done: before a savepoint that may be rolled back."""
+        if not self._made:
+            _create(self.connection, self.table, self.target, self._own, self._wide)
+            self._made = True
 
     def clear(self) -> None:
         """Empty it."""
@@ -124,16 +143,28 @@ class TemporaryTable:
         return {column.name for column in self.stream.columns}.issuperset(names)
 
     def same_key(self, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
-        """Say that two rows have one key."""
-        return sa.and_(*(a == b for a, b in zip(self.key(one), self.key(other), strict=True)))
+        """Say that two rows have one key, to the letter even where the database finds unlike texts equal."""
+        pairs = list(zip(self.key(one), self.key(other), strict=True))
+        exact = [self._spelled(a) == self._spelled(b) for a, b in pairs if a.name in self.alike]
+        return sa.and_(*(a == b for a, b in pairs), *exact)
+
+    def as_in_target(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Give a staged column so that texts are compared as the target does: SQLite keeps no collation of a copy."""
+        name = self.alike.get(column.name)
+        return sa.collate(column, name) if name and dialect_of(self.connection).is_sqlite else column
+
+    def _spelled(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return sa.collate(sa.cast(column, sa.Text), "C" if dialect_of(self.connection).is_postgresql else "BINARY")
 
 
 class Stage(TemporaryTable):
     """One stream's records, whole. Those whose outcome is NULL are still to be applied."""
 
-    def __init__(self, connection: Connection, stream: Stream, name: str) -> None:
+    def __init__(self, connection: Connection, stream: Stream, name: str, traits: Traits | None = None) -> None:
         """Prepare; the table is made when the first rows come."""
-        super().__init__(connection, stream, name, STAGE_COLUMNS, column_names(stream))
+        self.traits = traits or Traits()
+        super().__init__(connection, stream, name, STAGE_COLUMNS, column_names(stream), self.traits.narrower)
+        self.alike = self.traits.alike
         self.rows = 0
         """How many rows are in it, and how many of them are deletes."""
         self.deletes = 0
@@ -146,6 +177,15 @@ class Stage(TemporaryTable):
         self.rows += len(rows.rows)
         if rows.op is Op.DELETE:
             self.deletes += len(rows.rows)
+
+    def add_refused(self, rows: Rows) -> None:
+        """Keep of rows that can't be staged what they are: their line and key, and that they are parked."""
+        width = len(self.stream.columns) + 1
+        texts = key_texts(self.stream, rows.keys)
+        self.put(
+            (line, rows.op[0], text, PARKED, *[None] * width) for line, text in zip(rows.lines, texts, strict=True)
+        )
+        self.rows += len(rows.rows)
 
     def _staged(self, rows: Rows) -> Iterator[Row]:
         op, texts = rows.op[0], key_texts(self.stream, rows.keys)
@@ -215,10 +255,16 @@ def _table(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[
     )
 
 
-def _create(connection: Connection, table: sa.Table, target: sa.Table, own: Mapping[str, str]) -> None:
+def _create(
+    connection: Connection, table: sa.Table, target: sa.Table, own: Mapping[str, str], wide: Collection[str]
+) -> None:
     """Create it with the types that the target has in this very database, and none of its constraints."""
     casts = [f"CAST(NULL AS {kind}) AS {name}" for name, kind in own.items()]
-    columns = [identifier(column.name) for column in table.columns][len(casts) :]
+    columns = [
+        f"CAST({name} AS {column.type.compile(connection.dialect)}) AS {name}" if column.name in wide else name
+        for column in [*table.columns][len(casts) :]
+        for name in [identifier(column.name)]
+    ]
     lifetime, schema = ("ON COMMIT DROP", "pg_temp") if dialect_of(connection).is_postgresql else ("", "temp")
     # Of another load: SQLite keeps it as long as the connection, and a transaction may have more than one.
     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {schema}.{table.name}")

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from exchange.database.dialects import dialect_of
+from exchange.database.errors import is_transient, refuses_a_record
 from exchange.database.redact import code as code_of
 from exchange.database.redact import words as said
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
+from exchange.tables.capture.sql import run
 from exchange.tables.loader.checks import Refusal, park, passing_values
 from exchange.tables.loader.constraints import Unique
-from exchange.tables.loader.copy import refuses_the_row
-from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_names
+from exchange.tables.loader.copy import goes_on
+from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_names, equal
 
-Statement = Callable[[sa.ColumnElement[bool]], sa.Executable]
+Statements = Callable[[sa.ColumnElement[bool]], Sequence[sa.Executable]]
 
 
 def upsert_newer(stage: Stage) -> int:
@@ -38,18 +42,21 @@ def upsert_newer(stage: Stage) -> int:
     return stage.connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
-def upsert(stage: Stage) -> list[Refusal]:
-    """Insert or update every applying upsert of a stream; give those that the database refused.
+def upsert(stage: Stage, late: Collection[str] = ()) -> list[Refusal]:
+    """Insert or update every applying upsert of a stream; give those that the database refused or dropped.
 
-    Runs in the load's transaction, each try within a savepoint. Raises DBAPIError for what is not a row's fault.
+    Runs in the load's transaction, each try within a savepoint. Constraints of the names ``late`` are not left to its
+    end. Raises DBAPIError for what is not a row's fault.
     """
-    return _write(stage, Op.UPSERT, lambda lines: _upsert_statement(stage, lines))
+    if stage.traits.has_arbiter:
+        return _write(stage, Op.UPSERT, lambda lines: [_upsert_statement(stage, lines)], late)
+    return _write(stage, Op.UPSERT, lambda lines: _update_and_insert(stage, lines), late)
 
 
-def delete(stage: Stage) -> list[Refusal]:
+def delete(stage: Stage, late: Collection[str] = ()) -> list[Refusal]:
     """Delete every applying key of a stream; give those that the database refused. Runs as ``upsert`` does."""
     stage.deleted = 0
-    return _write(stage, Op.DELETE, lambda lines: _delete_statement(stage, lines))
+    return _write(stage, Op.DELETE, lambda lines: [_delete_statement(stage, lines)], late)
 
 
 def keep_tombstones(stage: Stage) -> None:
@@ -89,7 +96,7 @@ def free_unique_values(stage: Stage, unique: Unique) -> tuple[set[int], list[Ref
                 mine = (c == value for c, value in zip(stage.key(target), key, strict=True))
                 stage.connection.execute(sa.update(target).where(*mine).values({column.name: _temporary_value(column)}))
     except StatementError as error:  # also from SQLAlchemy itself, of a type that takes no text
-        if isinstance(error, DBAPIError) and not refuses_the_row(error):
+        if isinstance(error, DBAPIError) and not refuses_a_record(error):
             raise
         refusals = {
             line: Refusal(
@@ -144,38 +151,164 @@ def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool], *, only_newer
     return statement
 
 
+def respell_keys(stage: Stage, key: Unique) -> None:
+    """Rename rows whose key only gets another spelling in this batch: to the database both are one key.
+
+    Runs in the load's transaction, before the upsert, which then finds the row.
+    """
+    staged, target, leaving = stage.table, stage.target, stage.table.alias("leaving")
+    leaves = sa.exists().where(stage.same_key(leaving, target), applying(leaving, Op.DELETE))
+    new = [staged.c[name] for name in key.columns]
+    stage.connection.execute(
+        sa.update(target)
+        .where(*equal(target, key.columns, new), ~stage.same_key(target, staged), applying(staged, Op.UPSERT), leaves)
+        .values({name: staged.c[name] for name in key.columns})
+    )
+
+
+def _update_and_insert(stage: Stage, lines: sa.ColumnElement[bool]) -> list[sa.Executable]:
+    """Write where ON CONFLICT can't name the key: its index is checked late or is none, or rules stand in the way."""
+    staged, target, names = stage.table, stage.target, column_names(stage.stream)
+    keys = {column.name for column in stage.stream.key}
+    mine = (applying(staged, Op.UPSERT), lines)
+    update = sa.update(target).where(stage.same_key(target, staged), *mine)
+    missing = ~sa.exists().where(stage.same_key(target, staged)).correlate(staged)
+    rows = sa.select(*(staged.c[name] for name in names)).where(*mine, missing)
+    return [
+        update.values({name: staged.c[name] for name in names if name not in keys}),
+        sa.insert(target).from_select(names, rows),
+    ]
+
+
 def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executable:
     # IN, not EXISTS: SQLite would ask that of every row of the table.
+    if stage.alike:
+        leaving = sa.exists().where(stage.same_key(stage.target, stage.table), applying(stage.table, Op.DELETE), lines)
+        return sa.delete(stage.target).where(leaving)
     keys = sa.select(*stage.key(stage.table)).where(applying(stage.table, Op.DELETE), lines)
     return sa.delete(stage.target).where(sa.tuple_(*stage.key(stage.target)).in_(keys))
 
 
-def _write(stage: Stage, op: Op, statement: Statement) -> list[Refusal]:
-    """Write all applying lines at once; where the database refuses a row, each half of them by itself."""
+def _write(stage: Stage, op: Op, statements: Statements, late: Collection[str] = ()) -> list[Refusal]:
+    """Write all applying lines at once; where the database refuses a row, each half of them by itself.
+
+    Constraints of the names ``late`` are looked at with each part.
+    """
     number = stage.table.c[LINE]
-    first, last = stage.connection.execute(
-        sa.select(sa.func.min(number), sa.func.max(number)).where(applying(stage.table, op))
+    first, last, there = stage.connection.execute(
+        sa.select(sa.func.min(number), sa.func.max(number), sa.func.count()).where(applying(stage.table, op))
     ).one()
     refusals: list[Refusal] = []
     ranges = [] if first is None else [(first, last)]
+    done = 0
     while ranges:
         first, last = ranges.pop()
         try:
             with stage.connection.begin_nested():
-                done = stage.connection.execute(statement(number.between(first, last)))
-            stage.deleted += done.rowcount if op is Op.DELETE else 0
+                written = sum(_rowcount(stage, one) for one in statements(number.between(first, last)))
+                if late:
+                    check_now(stage.connection, late)
         except DBAPIError as error:
-            if not refuses_the_row(error):
+            if not refuses_a_record(error) or not goes_on(stage.connection):
                 raise
             if first == last:
-                refusals += park(stage, [_refusal(stage, first, error, op)])
+                refusals += park(stage, [refusal(stage, first, error, op)])
             else:
                 middle = (first + last) // 2
                 ranges += [(middle + 1, last), (first, middle)]
+        else:
+            done += written
+    stage.deleted += done if op is Op.DELETE else 0
+    if done < there - len(refusals):
+        refusals += park(stage, _dropped(stage, op))
     return refusals
 
 
-def _refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
+def _rowcount(stage: Stage, statement: sa.Executable) -> int:
+    done: int = stage.connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+    return done
+
+
+def check_now(connection: Connection, late: Collection[str]) -> None:
+    """Have constraints that wait for the end looked at now, and wait again. Raises DBAPIError if a row breaks one."""
+    names = ", ".join(late)
+    run(connection, f"SET CONSTRAINTS {names} IMMEDIATE")
+    run(connection, f"SET CONSTRAINTS {names} DEFERRED")
+
+
+def _dropped(stage: Stage, op: Op) -> list[Refusal]:
+    """Find what was written and did not take effect: the database said nothing, and the row is as it was."""
+    staged, target = stage.table, stage.target
+    here = sa.exists().where(stage.same_key(target, staged))
+    written = here.where(target.c[VERSION_COLUMN] >= staged.c[VERSION_COLUMN])
+    dropped: sa.ColumnElement[bool] = here if op is Op.DELETE else ~written
+    lines = stage.connection.scalars(sa.select(staged.c[LINE]).where(applying(staged, op), dropped)).all()
+    who = f"its {triggers_of(stage)}" if stage.traits.triggers else "something in the database (a trigger, a rule)"
+    return [
+        Refusal(
+            line,
+            "dropped",
+            "/data" if op is Op.UPSERT else "/key",
+            f"{who} dropped this {op} of {target.name} without a word; it is parked: let what the exchange writes pass"
+            " (see CHANNELS.md), then retry it",
+            ", ".join(stage.traits.triggers),
+        )
+        for line in lines
+    ]
+
+
+def triggers_of(stage: Stage) -> str:
+    """Name a table's triggers that may change or drop rows, for a person."""
+    names = stage.traits.triggers
+    return f"trigger{'s' if len(names) > 1 else ''} {', '.join(map(printable, names))}"
+
+
+def park_cut_values(stage: Stage) -> list[Refusal]:
+    """Park upserts of which a column of a narrower type kept less; they are written, so their caller rolls back."""
+    staged, target = stage.table, stage.target
+    refusals = []
+    for name in stage.traits.narrower:
+        cut = staged.c[name].is_distinct_from(target.c[name])
+        asking = sa.select(staged.c[LINE]).where(applying(staged, Op.UPSERT), stage.same_key(target, staged), cut)
+        refusals += [
+            Refusal(
+                line,
+                "database",
+                f"/data/{name}",
+                f"column {printable(name)} of {target.name} keeps less of this value than was sent, as its type is"
+                " narrower there than in the model; it is parked",
+                name,
+            )
+            for line in stage.connection.scalars(asking)
+        ]
+    return park(stage, refusals)
+
+
+def count_changed(stage: Stage) -> int:
+    """Count upserts whose rows are other ones than were written: the table's triggers changed them."""
+    staged, target = stage.table, stage.target
+    keys = {column.name for column in stage.stream.key}
+    columns = [column.name for column in stage.stream.columns if column.name not in keys]
+    if not stage.traits.triggers or not columns:
+        return 0
+    differs = sa.or_(*(_comparable(staged.c[one]).is_distinct_from(_comparable(target.c[one])) for one in columns))
+    counting = sa.select(sa.func.count()).where(applying(staged, Op.UPSERT), stage.same_key(target, staged), differs)
+    try:
+        with stage.connection.begin_nested():
+            return stage.connection.scalar(counting) or 0
+    except DBAPIError as error:  # a column of a type that has no equality: the comparison of both sides will tell
+        if is_transient(error):
+            raise
+        return 0
+
+
+def _comparable(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Give a column as a value that has an equality: JSON has none on PostgreSQL."""
+    return sa.cast(column, postgresql.JSONB) if type(column.type) is sa.JSON else column
+
+
+def refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
+    """Word why the database did not take one record."""
     constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None) or ""
     words, code = _words(error), code_of(error.orig)
     # Words of a trigger's or of a conversion may quote a value: no two of them are one cause, and some are secret.

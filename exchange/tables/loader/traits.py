@@ -1,0 +1,181 @@
+"""What a receiving table does to what is written into it, beside its constraints: asked once for a load.
+
+Its triggers may change or drop a row, a narrower type keeps less of a value than the model says, keys that are unlike
+may be one to it, and ON CONFLICT may find no index. Such a table is written from the stage, and compared after that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, types
+
+from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
+from exchange.tables.capture.sql import TableName, identifier
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is unusual about a table; the usual one has nothing of it, and one index on the stream's key."""
+
+    triggers: tuple[str, ...] = ()
+    """Triggers of the application that may change or drop a row that is written."""
+    deferred: tuple[str, ...] = ()
+    """Constraints that are checked when the transaction ends unless it says otherwise, as SQL names them."""
+    deferrable: tuple[str, ...] = ()
+    """All that can be checked then, but for foreign keys."""
+    narrower: tuple[str, ...] = ()
+    """Columns that keep less of a value than the model says, without a word."""
+    alike: Mapping[str, str] = field(default_factory=dict)
+    """Columns of the key in which unlike texts are equal, each with the collation or type that says so."""
+    has_arbiter: bool = True
+    """Whether ON CONFLICT can name the key."""
+
+    @property
+    def compared(self) -> bool:
+        """Whether rows may be other ones than were written."""
+        return bool(self.triggers or self.narrower)
+
+    @property
+    def staged(self) -> bool:
+        """Whether rows must not go straight into the table."""
+        return self.compared or bool(self.deferred or self.alike) or not self.has_arbiter
+
+
+def traits_of(connection: Connection, stream: Stream) -> Traits:
+    """Ask the database's catalogue about a stream's table. Reads in the caller's transaction. Raises DBAPIError."""
+    return (
+        _on_postgresql(connection, stream) if dialect_of(connection).is_postgresql else _on_sqlite(connection, stream)
+    )
+
+
+_CATALOGUE = sa.text("""
+SELECT
+  ARRAY(SELECT CAST(t.tgname AS text) FROM pg_trigger t
+        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 3 = 3
+          AND t.tgname NOT LIKE 'exchange\\_%' ORDER BY t.tgname) AS triggers,
+  ARRAY(SELECT quote_ident(n.nspname) || '.' || quote_ident(o.conname) FROM pg_constraint o
+        JOIN pg_namespace n ON n.oid = o.connamespace
+        WHERE o.conrelid = c.oid AND o.condeferrable AND o.condeferred ORDER BY o.conname) AS deferred,
+  ARRAY(SELECT quote_ident(n.nspname) || '.' || quote_ident(o.conname) FROM pg_constraint o
+        JOIN pg_namespace n ON n.oid = o.connamespace
+        WHERE o.conrelid = c.oid AND o.condeferrable AND o.contype <> 'f' ORDER BY o.conname) AS deferrable,
+  ARRAY(SELECT a.attname || ' ' || COALESCE(l.collname, y.typname) FROM pg_attribute a
+        JOIN pg_type y ON y.oid = a.atttypid
+        LEFT JOIN pg_collation l ON l.oid = a.attcollation
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+          AND (y.typname = 'citext' OR NOT COALESCE(l.collisdeterministic, true))) AS alike,
+  ARRAY(SELECT a.attname || ' ' || y.typname || ' ' || a.atttypmod FROM pg_attribute a
+        JOIN pg_type y ON y.oid = a.atttypid
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+          AND (y.typname = 'float4' OR (a.atttypmod >= 0 AND y.typname IN
+               ('numeric', 'timestamp', 'timestamptz', 'time', 'timetz', 'interval', 'varchar')))) AS bounded,
+  EXISTS (SELECT FROM pg_index i
+          WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+            AND i.indpred IS NULL AND i.indexprs IS NULL
+            AND (SELECT array_agg(CAST(a.attname AS text) ORDER BY a.attname) FROM pg_attribute a
+                 WHERE a.attrelid = c.oid
+                   AND a.attnum = ANY ((CAST(i.indkey AS int2[]))[0 : i.indnkeyatts - 1]))
+              = CAST(:key AS text[]))
+    AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3')) AS has_arbiter
+FROM pg_class c WHERE c.oid = to_regclass(:name)
+""")
+
+
+def _on_postgresql(connection: Connection, stream: Stream) -> Traits:
+    name = str(TableName(stream.table.name, stream.table.schema))
+    key = sorted(str(column.name) for column in stream.key)
+    row = connection.execute(_CATALOGUE, {"name": name, "key": key}).one_or_none()
+    if row is None:  # whoever writes to it will hear that it is missing
+        return Traits()
+    bounds: dict[str, tuple[str, int]] = {}
+    for one in row.bounded:
+        column, kind, bound = one.rsplit(" ", 2)
+        bounds[column] = (kind, int(bound))
+    return Traits(
+        triggers=tuple(row.triggers),
+        deferred=tuple(row.deferred),
+        deferrable=tuple(row.deferrable),
+        narrower=tuple(c.name for c in stream.columns if c.name in bounds and _keeps_less(c.type, *bounds[c.name])),
+        alike={name: why for name, why in (one.rsplit(" ", 1) for one in row.alike) if name in key},
+        has_arbiter=row.has_arbiter,
+    )
+
+
+_HEADER = 4
+"""PostgreSQL counts it into a type's bound."""
+
+_MICROSECONDS = 6
+_SINGLE, _DOUBLE = 24, 53
+"""Bits."""
+
+
+def _keeps_less(model: types.TypeEngine[Any], kind: str, bound: int) -> bool:
+    """Say whether a column of this type rounds or cuts values of the model's type without a word."""
+    while isinstance(model, types.TypeDecorator):
+        model = model.impl_instance
+    match kind:
+        case "float4":
+            return isinstance(model, sa.Double) or (
+                isinstance(model, sa.Float)
+                and not isinstance(model, sa.REAL)
+                and (model.precision or _DOUBLE) > _SINGLE
+            )
+        case "numeric":
+            if isinstance(model, sa.Float) or not isinstance(model, sa.Numeric):
+                return isinstance(model, sa.Float)
+            scale = ((bound - _HEADER) & 0x7FF ^ 1024) - 1024  # 11 bits, signed
+            return model.precision is None or (model.scale or 0) > scale
+        case "varchar":  # blanks at the end are cut
+            return isinstance(model, sa.String) and (model.length or bound) > bound - _HEADER
+        case "interval":
+            return bound & 0xFFFF < _MICROSECONDS
+        case _:
+            digits = getattr(model, "precision", None)
+            return bound < (_MICROSECONDS if digits is None else digits)
+
+
+_WRITES_IT = re.compile(r"\b(?:update|replace|raise\s*\(\s*ignore)\b", re.IGNORECASE)
+_DEFERRED = re.compile(r"\bDEFERRABLE\s+INITIALLY\s+DEFERRED\b", re.IGNORECASE)
+
+
+def _on_sqlite(connection: Connection, stream: Stream) -> Traits:
+    master = sa.table("sqlite_master", sa.column("type"), sa.column("name"), sa.column("tbl_name"), sa.column("sql"))
+    of_the_table = sa.func.lower(master.c.tbl_name) == stream.table.name.lower()
+    found = connection.execute(sa.select(master.c.type, master.c.name, master.c.sql).where(of_the_table)).all()
+    triggers = [(name, sql) for kind, name, sql in found if kind == "trigger" and not name.startswith("exchange_")]
+    table = next((sql for kind, _, sql in found if kind == "table"), "")
+    keys = {str(column.name) for column in stream.key}
+    indexes = _indexes_on(connection, stream)
+    late = ("foreign keys",) if _DEFERRED.search(table) else ()
+    return Traits(
+        triggers=tuple(sorted(name for name, sql in triggers if _WRITES_IT.search(sql.partition("BEGIN")[2] or sql))),
+        deferred=late,
+        alike={name: collation for one in indexes for name, collation in one.items() if collation != "BINARY"},
+        has_arbiter=bool(indexes) or _is_rowid(stream, keys, connection),
+    )
+
+
+def _indexes_on(connection: Connection, stream: Stream) -> list[dict[str, str]]:
+    """Give the columns of each unique index on the stream's key, and how it compares their texts."""
+    keys = {str(column.name) for column in stream.key}
+    found = []
+    for row in connection.exec_driver_sql(f"PRAGMA index_list({identifier(stream.table.name)})").mappings():
+        if not row["unique"] or row["partial"]:
+            continue
+        parts = connection.exec_driver_sql(f"PRAGMA index_xinfo({identifier(row['name'])})").mappings()
+        columns = {part["name"]: part["coll"].upper() for part in parts if part["key"]}
+        if set(columns) == keys:
+            found.append(columns)
+    return found
+
+
+def _is_rowid(stream: Stream, keys: set[str], connection: Connection) -> bool:
+    """Say whether the key is the row's own number, which needs no index."""
+    columns = connection.exec_driver_sql(f"PRAGMA table_info({identifier(stream.table.name)})").mappings()
+    return {row["name"] for row in columns if row["pk"]} == keys
