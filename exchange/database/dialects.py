@@ -56,3 +56,13 @@ def upsert(connection: Connection, table: sa.Table, key: Mapping[str, Any], valu
     """
     row = dialect_of(connection).insert(table).values({**values, **key})
     connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+
+
+def insert_new(connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
+    """Insert a row, or leave the one that is there as it is; tell which.
+
+    Runs in the caller's transaction. Raises DBAPIError, with SQLSTATE 40001 where a REPEATABLE READ transaction does
+    not see the row that is there: to look first and then insert would end there in a broken constraint.
+    """
+    inserting = dialect_of(connection).insert(table).values(**row).on_conflict_do_nothing()
+    return connection.execute(inserting, execution_options={"preserve_rowcount": True}).rowcount == 1

@@ -8,6 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database.dialects import insert_new
 from exchange.database.engine import now
 from exchange.database.ledger import at_place
 from exchange.database.tables import Direction, network, position
@@ -23,8 +24,10 @@ def open_network(connection: Connection, name: str) -> str:
     """
     epoch = known_epoch(connection, name)
     if epoch is None:
-        epoch = secrets.token_hex(6)
-        connection.execute(sa.insert(network).values(id=1, name=name, epoch=epoch, created_at=now()))
+        minted_now = secrets.token_hex(6)
+        insert_new(connection, network, {"id": 1, "name": name, "epoch": minted_now, "created_at": now()})
+        epoch = known_epoch(connection, name)  # somebody else's, if both came at once
+        assert epoch is not None
     return epoch
 
 
@@ -73,7 +76,7 @@ def remember_epoch(connection: Connection, name: str, reason: str, *, who: str, 
         return
     number = (connection.scalar(sa.select(sa.func.max(minted.c.number))) or 0) + 1
     row = {"epoch": name, "at": at or now(), "who": who[:255], "reason": reason, "number": number}
-    connection.execute(sa.insert(minted).values(row))
+    insert_new(connection, minted, row)
 
 
 def remember_sealed(connection: Connection, channel: str, epoch: str, sequence: int, digest: str) -> None:
@@ -87,7 +90,7 @@ def remember_sealed(connection: Connection, channel: str, epoch: str, sequence: 
     values = {"sequence": sequence, "digest": digest}
     if known is None:
         fresh = {"direction": Direction.OUT, "channel": channel, "epoch": epoch, "current": 0, "adopted_at": now()}
-        connection.execute(sa.insert(position).values(fresh | values))
+        insert_new(connection, position, fresh | values)
         return
     ours = at_place(connection, Direction.OUT, channel, epoch, sequence)
     if known < sequence or (ours is not None and ours.digest != digest):

@@ -8,7 +8,7 @@ from contextlib import suppress
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from exchange.database.dialects import upsert
+from exchange.database.dialects import insert_new, upsert
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, writing
@@ -95,7 +95,7 @@ def advance(
     """Move a channel's position to a batch just sealed or applied, adopting its epoch if it is a new one.
 
     ``digest`` is None for a place that was given up. Runs in the transaction that seals, applies or passes over the
-    batch, under the channel's lock.
+    batch, under the channel's lock. Raises Busy if somebody else moved it since this transaction began.
     """
     here = (position.c.direction == direction) & (position.c.channel == channel)
     of_epoch = here & (position.c.epoch == epoch)
@@ -105,17 +105,10 @@ def advance(
     if moved.rowcount or connection.scalar(sa.select(sa.exists().where(of_epoch))):
         return  # or an unordered channel filled a hole behind its position
     connection.execute(sa.update(position).where(here).values(current=0))
-    connection.execute(
-        sa.insert(position).values(
-            direction=direction,
-            channel=channel,
-            epoch=epoch,
-            sequence=sequence,
-            digest=digest,
-            current=1,
-            adopted_at=now(),
-        )
-    )
+    place = {"direction": direction, "channel": channel, "epoch": epoch}
+    row = {**place, "sequence": sequence, "digest": digest, "current": 1, "adopted_at": now()}
+    if not insert_new(connection, position, row):
+        raise Busy(f"channel {channel}", "another process, just now", None)
 
 
 def note_success(engine: Engine, direction: Direction, channels: Collection[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database.dialects import insert_new
 from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, selected, selection
 from exchange.database.whoami import whoami
@@ -46,16 +47,16 @@ def create_selection(connection: Connection, name: str, filters: Filters) -> Sel
             f" nothing was changed; take another name, or `exchange dead-letters unselect {name}` first"
         )
         raise TransientError(msg)
+    fresh = {"name": name, "filters": json.dumps(filters.as_dict()), "letters": 0, "at": now(), "who": whoami()[:255]}
+    if not insert_new(connection, selection, fresh):
+        raise TransientError(f"selection {name} was made by somebody else just now; nothing was changed")
     letter = dead_letter.c
     meant = sa.select(sa.literal(name), letter.id, letter.attempts, letter.revision).where(*filters.where())
     freezing = sa.insert(selected).from_select(["selection", "letter", "attempts", "revision"], meant)
     number = connection.execute(freezing, execution_options={"preserve_rowcount": True}).rowcount
     if not number:
         raise TransientError("there is no such dead letter; nothing was selected")
-    said = json.dumps(filters.as_dict())
-    connection.execute(
-        sa.insert(selection).values(name=name, filters=said, letters=number, at=now(), who=whoami()[:255])
-    )
+    connection.execute(sa.update(selection).where(selection.c.name == name).values(letters=number))
     return find_selection(connection, name)
 
 

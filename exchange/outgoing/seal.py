@@ -102,6 +102,8 @@ def seal_batch(
     )
     line = manifest.encode()
     place = (manifest.channel, manifest.epoch, manifest.sequence)
+    # First: it is what tells a transaction that began before another one's end that its place is taken.
+    positions.advance(connection, Direction.OUT, *place, digest(line))
     ledger.record(
         connection,
         Direction.OUT,
@@ -113,7 +115,6 @@ def seal_batch(
         line=line,
         digest=digest(line),
     )
-    positions.advance(connection, Direction.OUT, *place, digest(line))
     content = join_manifest(line, site.signing_key.sign(line) if site.signing_key else None)
     site.spool.seal(manifest.name, ENCODING, path, data.bytes, content)
     return manifest

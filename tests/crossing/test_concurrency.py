@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,16 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database import tables
-from exchange.database.engine import make_engine
+from exchange.database.dialects import insert_new
+from exchange.database.engine import make_engine, now
 from exchange.database.locks import Busy, locked
+from exchange.database.network import known_epoch, open_network
 from exchange.database.whoami import whoami
 from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict
+from exchange.incoming import importer
+from exchange.outgoing import control_batch, exporter
+from exchange.site import Site
 from tests.crossing.processes import fork, join
 from tests.crossing.shop import account, place, visit
 from tests.crossing.sides import Link, Side
@@ -145,3 +151,51 @@ def test_an_application_that_writes_makes_sqlite_busy_and_nothing_is_lost(small:
     engine.dispose()
     impatient.dispose()
     assert [one.verdict for one in small.other.take_in().batches] == [Verdict.APPLIED]
+
+
+def overtaken(side: Side, by: Callable[[], object]) -> Site:
+    """Give the site with a database whose next transaction is overtaken: another one ends when it has just begun.
+
+    A lock keeps two from working at once. But a transaction sees what was there when it asked for the lock, and not
+    what whoever had it did before it was let go of.
+    """
+    engine = make_engine(side.engine.url.render_as_string(hide_password=False))
+    waiting = [by]
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def overtake(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "hashtext" in statement and waiting:
+            waiting.pop()()
+
+    return replace(side.site, engine=engine)
+
+
+@pytest.mark.postgres
+def test_who_saw_the_database_before_another_one_was_done_is_told_busy_and_nothing_breaks(
+    postgresql_link: Link,
+) -> None:
+    one = postgresql_link.one
+    sent = sa.select(sa.func.count()).select_from(tables.batch).where(tables.batch.c.direction == "out")
+    for before in range(2):  # a channel's first batch is a new row, the next one changes it
+        late = overtaken(one, lambda: control_batch.publish_control_batch(one.site))
+        with pytest.raises(Busy):
+            control_batch.publish_control_batch(late)
+        late.engine.dispose()
+        assert one.all(sent) == [(before + 1,)]
+        assert len(list(one.site.spool.folders.sealed.glob("*.manifest.jsonl"))) == before + 1
+    for number in range(2):
+        one.execute(sa.insert(account).values(id=number, name="a"))
+        late = overtaken(one, one.export)
+        run = exporter.export(late, channel="forth", stopping=importer.never)
+        assert (len(run.batches), len(run.busy), run.trouble) == (0, 1, None)
+        late.engine.dispose()
+    one.execute("DELETE FROM exchange_network")
+    engines = [make_engine(one.engine.url.render_as_string(hide_password=False)) for _ in range(2)]
+    with engines[0].begin() as first:
+        assert known_epoch(first, "one") is None
+        with engines[1].begin() as second:
+            epoch = open_network(second, "one")
+        assert insert_new(first, tables.network, {"id": 1, "name": "x", "epoch": "y", "created_at": now()}) is False
+        assert open_network(first, "one") == epoch
+    for engine in engines:
+        engine.dispose()
