@@ -3,7 +3,7 @@
 A server imports what our programs need, once in a test process, and forks itself for each program that is asked for.
 ``python`` in its folder takes ``-m``, ``-c`` and a file as the real one does, and runs with the arguments, environment,
 folder and open files that it was given. It passes on the signals that it gets, and dies with its program, and the
-program with it. What a program imports of ours beyond the list below is read anew, and so are its settings.
+program with it. ``exchange.celery``, which reads the settings as it is imported, is imported by each program anew.
 Where the very start of a process is what a test is about, it starts ``sys.executable``.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -30,39 +31,39 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+import typer.main
+
 from tests import launching
 from tests.launching import LENGTH_BYTES, PASSED_ON
 
 ROOT = Path(__file__).parents[1]
 
-PRELOADED = (
+LIBRARIES = (
     "alembic.command",
-    "celery.bin.celery",
     "celery.app.amqp",
+    "celery.apps.beat",
+    "celery.apps.worker",
+    "celery.backends.redis",
+    "celery.bin.celery",
+    "celery.concurrency.prefork",
+    "celery.fixups.django",
+    "celery.loaders.app",
+    "celery.worker.autoscale",
+    "celery.worker.components",
+    "celery.worker.consumer",
+    "celery.worker.pidbox",
+    "celery.worker.strategy",
     "cryptography.hazmat.primitives.asymmetric.ed25519",
-    "jsonschema",
-    "jsonschema_rs",
     "kombu.transport.redis",
-    "orjson",
     "psycopg",
-    "pydantic",
-    "redis",
-    "rich.console",
-    "rich.table",
+    "pydantic.type_adapter",
     "sqlalchemy.dialects.postgresql",
     "sqlalchemy.dialects.sqlite",
     "sqlalchemy.orm",
-    "structlog",
-    "typer",
-    "zstandard",
-    "exchange.cli",
-    "exchange.operating.assemble",
-    "exchange.outgoing.exporter",
-    "exchange.incoming.importer",
-    "exchange.operating.status",
-    "exchange.operating.migrate",
-    "exchange.reference",
 )
+
+READ_ANEW = {"__main__", "celery", "testing"}
+"""Rooms of ours that a program imports by itself."""
 
 _LAUNCHER = """#!/bin/sh
 exec {python} -I -S {file} {socket} "$0" "$@"
@@ -293,9 +294,20 @@ def _run(words: list[str]) -> int:
     return 0
 
 
+def _import_all() -> None:
+    """Import what programs need, and make the tree of commands."""
+    for name in LIBRARIES:
+        import_module(name)
+    for path in sorted((ROOT / "exchange").rglob("*.py")):
+        name, *rest = path.relative_to(ROOT / "exchange").with_suffix("").parts
+        if name not in READ_ANEW:
+            import_module(".".join(["exchange", name, *rest]).removesuffix(".__init__"))
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(import_module("exchange.cli.app").app)
+
+
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as listening:
-        for name in PRELOADED:
-            import_module(name)
+        _import_all()
         gc.freeze()
         _Server(listening).serve()
