@@ -66,7 +66,7 @@ from exchange.link.gaps import accept_by_hand
 from exchange.link.reconcile import request_checkpoints
 from exchange.operating.assemble import assemble, load_request_handler, with_present_keys
 from exchange.operating.prune import prune_expired
-from exchange.outgoing import control_batch, exporter
+from exchange.outgoing import control_batch, exporter, leftover
 from exchange.outgoing.resend import resend_by_code, resend_by_hand
 from exchange.reference.answering import answer_requests as answer
 from exchange.results import Imported, Retried
@@ -427,6 +427,30 @@ def resend(channel: str | None = None, sequences: int | list[int] | None = None,
     if code is not None:
         return _told(resend_by_code(site, code), {}, "nothing to resend")
     return _told(resend_by_hand(site, channel or "", sequences_of(sequences)), {}, "nothing to resend")
+
+
+@_task("exchange.discard_pending")
+def discard_pending(reason: str, stream: str) -> Result:  # noqa: ARG001 - the audit has it
+    """Remove changes that wait under the name of a stream that is not sent from here."""
+    check_text("stream", stream or 0)
+    return _settled(lambda: leftover.discard_leftovers(_site(), stream))
+
+
+@_task("exchange.move_pending")
+def move_pending(reason: str, stream: str, to: str) -> Result:  # noqa: ARG001 - the audit has it
+    """Give changes that wait under the name of a stream that is not sent from here to stream ``to``."""
+    for name, value in (("stream", stream), ("to", to)):
+        check_text(name, value or 0)
+    return _settled(lambda: leftover.move_leftovers(_site(), stream, to))
+
+
+def _settled(work: Callable[[], leftover.Settled]) -> Result:
+    try:
+        done = work().as_dict()
+    except RecordError as error:
+        raise Refused(f"{error.sentence}; nothing was done") from error
+    log.info("pending", **done)
+    return done
 
 
 @_task("exchange.prune")

@@ -19,6 +19,7 @@ from exchange.cli import (
     forget,
     gaps,
     keys,
+    pending,
     quarantine,
     reconcile,
     reference,
@@ -77,6 +78,7 @@ app.add_typer(batches.app, name="batches")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(gaps.app, name="gaps")
 app.add_typer(versions.app, name="versions")
+app.add_typer(pending.app, name="pending")
 app.command()(gaps.resend)
 app.command()(verify.verify)
 app.command()(verify.inspect)

@@ -80,6 +80,8 @@ def _say_what_waits(found: Status) -> None:
             output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
         if one.rejected and one.there is None:
             output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
+    for leftover in found.leftovers:
+        output.warn(str(leftover.problem))
     for sentence in found.stumbles:
         output.print_error(sentence)
     for sentence in found.of_peer.troubles():

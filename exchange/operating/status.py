@@ -31,6 +31,7 @@ from exchange.incoming.failure_list import list_failures
 from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerChannel, PeerState
+from exchange.outgoing.leftover import Leftover, list_leftovers
 from exchange.results import LeftAlone
 from exchange.site import Site
 from exchange.tables import capture
@@ -104,6 +105,8 @@ class Status:
     trouble: str | None = field(default=None)
     stumbles: tuple[str, ...] = ()
     """Batches that could not be taken in, whatever it was about them."""
+    leftovers: tuple[Leftover, ...] = ()
+    """Changes that no export takes."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -115,6 +118,7 @@ class Status:
             "dead_letters": self.backlog.as_dict() | {"alarms": list(self.alarms)},
             "arrivals": self.arrivals.as_dict() if self.arrivals else None,
             "stumbles": list(self.stumbles),
+            "leftovers": [one.as_dict() for one in self.leftovers],
             "strangers": [group.as_dict() for group in self.strangers],
             "link": {
                 "kind": "one-way" if self.of_peer.one_way else "two-way",
@@ -164,6 +168,7 @@ def read_status(site: Site) -> Status:
         backlog = letter_counts.backlog(connection)
         failures = tuple(map(str, list_failures(site, connection)))
         recent = recent_strangers(connection)
+        leftovers = tuple(list_leftovers(site, connection))
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
     try:
@@ -175,7 +180,19 @@ def read_status(site: Site) -> Status:
     except TransientError as error:
         arrivals, trouble = None, error.sentence
     return Status(
-        site.network, site.peer, epoch, channels, backlog, alarms, arrivals, there, moment, recent, trouble, failures
+        site.network,
+        site.peer,
+        epoch,
+        channels,
+        backlog,
+        alarms,
+        arrivals,
+        there,
+        moment,
+        recent,
+        trouble,
+        failures,
+        leftovers,
     )
 
 

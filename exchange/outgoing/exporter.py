@@ -20,7 +20,7 @@ from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import TransientError
 from exchange.link import send_requests
-from exchange.outgoing import checkpoint, compose, resend, snapshot
+from exchange.outgoing import checkpoint, compose, leftover, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
 from exchange.results import Exported, ExportRun, Resent
 from exchange.site import Site
@@ -98,8 +98,9 @@ class _Tables:
         """Channels with faults, as their files call them."""
 
     def look(self, channels: Sequence[Channel]) -> None:
-        """Look at the tables of channels. Raises TransientError."""
+        """Look at the tables of channels, and for changes that none of them takes. Raises TransientError."""
         with transient_errors(), reading(self._site.engine) as connection:
+            self.cautions += [str(one.problem) for one in leftover.list_leftovers(self._site, connection)]
             for stream in {one.name: one for channel in channels for one in channel.streams}.values():
                 for problem in capture.check(connection, stream):
                     (self.cautions if problem.minor else self.faults).append(str(problem))

@@ -17,7 +17,14 @@ from exchange.format.moments import in_words
 from exchange.link import peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
-from exchange.operating.doctor.work import check_arrivals, check_batches, check_letters, check_link, check_strangers
+from exchange.operating.doctor.work import (
+    check_arrivals,
+    check_batches,
+    check_letters,
+    check_link,
+    check_pending,
+    check_strangers,
+)
 from exchange.operating.prepare import branches
 from exchange.settings import Settings
 from exchange.site import Site
@@ -200,6 +207,7 @@ _WORK: tuple[tuple[str, Check], ...] = (
     ("letters", check_letters),
     ("batches", check_batches),
     ("arrivals", check_arrivals),
+    ("pending", check_pending),
     ("strangers", check_strangers),
     ("link", check_link),
 )

@@ -11,6 +11,7 @@ from exchange.incoming.failure_list import list_failures
 from exchange.link import peer_state
 from exchange.operating import status
 from exchange.operating.doctor.finding import Findings, Level, found, ok, warning
+from exchange.outgoing.leftover import read_leftovers
 from exchange.settings import Settings
 from exchange.site import Site
 
@@ -32,6 +33,15 @@ def check_batches(_settings: Settings, site: Site) -> Findings:
         yield found("batches", failure)
     if not failures:
         yield ok("batches", "none failed as it was taken in")
+
+
+def check_pending(_settings: Settings, site: Site) -> Findings:
+    """Look for changes that no export takes."""
+    leftovers = read_leftovers(site)
+    for one in leftovers:
+        yield found("pending", one.problem)
+    if not leftovers:
+        yield ok("pending", "every change that waits is of a stream that is sent from here")
 
 
 def check_strangers(_settings: Settings, site: Site) -> Findings:

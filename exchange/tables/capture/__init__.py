@@ -12,6 +12,15 @@ What a change notes is *which* key to look at, no more. A change too many is the
 sent as it is), and that is relied on where a database can't say exactly which rows a statement removes.
 """
 
+from exchange.tables.capture.leftover import (
+    MOST_COUNTED,
+    count_of,
+    discard_pending,
+    move_pending,
+    noting,
+    pending_streams,
+    some_key,
+)
 from exchange.tables.capture.pending import Claimed, Reached, claim, extent, give_back, pending
 from exchange.tables.capture.read import Row, deleted_keys, is_key, key_text, row_of_key, rows, streamed
 from exchange.tables.capture.scan import Page, cut_page, next_page, older_keys
@@ -31,6 +40,7 @@ from exchange.tables.capture.versions import draw_version, raise_counter
 
 __all__ = [
     "CLAIMED",
+    "MOST_COUNTED",
     "CaptureFault",
     "Claimed",
     "Page",
@@ -42,8 +52,10 @@ __all__ = [
     "carried",
     "check",
     "claim",
+    "count_of",
     "cut_page",
     "deleted_keys",
+    "discard_pending",
     "draw_version",
     "drop",
     "drop_version_column",
@@ -52,12 +64,16 @@ __all__ = [
     "install",
     "is_key",
     "key_text",
+    "move_pending",
     "next_page",
+    "noting",
     "older_keys",
     "pending",
+    "pending_streams",
     "raise_counter",
     "renew",
     "row_of_key",
     "rows",
+    "some_key",
     "streamed",
 ]
