@@ -98,6 +98,7 @@ class Cluster:
     """A PostgreSQL server, on which databases are made, lent and taken back."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._base = url.rpartition("/")[0]
         self._admin = _connect(url)
         self._templates: dict[Hashable, str] = {}

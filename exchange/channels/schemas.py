@@ -158,8 +158,22 @@ class _Judge:
         return sorted({int(error.instance_path[0]) for error in self._each.iter_errors(values)})
 
     def check(self, value: dict[str, Any]) -> None:
-        if not self._is_valid(value):
+        try:
+            valid = self._is_valid(value)
+        except UnicodeEncodeError as error:
+            raise self._no_utf8(value) from error
+        if not valid:
             raise self._refusal(value)
+
+    def _no_utf8(self, value: dict[str, Any]) -> RecordError:
+        """Word the refusal of a text with bytes of no encoding, as a database without one may hold."""
+        for name, member in value.items():
+            try:
+                str(member).encode()
+            except UnicodeEncodeError:
+                pointer = self._under + json_pointer.join(name)
+                return RecordError("value", printable(pointer), f"{printable(name, 80)}: its bytes are not UTF-8")
+        return RecordError("value", self._under, "its bytes are not UTF-8")
 
     def _refusal(self, value: dict[str, Any]) -> RecordError:
         path, message, rule = self._fault(value)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.database import clock
 from exchange.database.dialects import dialect_of
+from exchange.database.encodings import ANY_BYTES
 from exchange.database.redact import withhold
 from exchange.database.whoami import MAX_NAME_BYTES, whoami
 from exchange.format.errors import TransientError
@@ -95,6 +96,8 @@ def _postgresql_engine(parsed: URL, lock_seconds: float) -> Engine:
         connection.autocommit = True
         connection.execute("SET standard_conforming_strings = on")
         role = connection.execute("SHOW session_replication_role").fetchone()[0]
+        if connection.info.parameter_status("server_encoding") == ANY_BYTES:
+            _take_any_bytes(connection)
         connection.autocommit = False
         if role == "replica":
             raise TransientError(_NO_TRIGGERS)
@@ -114,6 +117,27 @@ def _postgresql_engine(parsed: URL, lock_seconds: float) -> Engine:
             raise TransientError(_STANDBY) from error
 
     return engine
+
+
+def _take_any_bytes(driver: Any) -> None:
+    """Have texts that are not UTF-8 read with a surrogate for each such byte, which is refused row by row.
+
+    Asked for UTF-8 the server would refuse the whole statement. Written again they are the same bytes.
+    """
+    from psycopg.adapt import Dumper, Loader  # noqa: PLC0415 - comes with PostgreSQL alone
+
+    class AnyBytes(Loader):
+        def load(self, data: Any) -> str:
+            return bytes(data).decode(errors="surrogateescape")
+
+    class SameBytes(Dumper):
+        def dump(self, obj: Any) -> bytes:
+            return str(obj).encode(errors="surrogateescape")
+
+    driver.execute("SET client_encoding = SQL_ASCII")
+    driver.adapters.register_dumper(str, SameBytes)
+    for kind in ("text", "varchar", "bpchar", "name", '"char"', 0):
+        driver.adapters.register_loader(kind, AnyBytes)
 
 
 _NOT_IN_RECOVERY = "0A000"

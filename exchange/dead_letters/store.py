@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.dialects import dialect_of
+from exchange.database.encodings import NarrowEncoding, narrow_encoding
 from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction, dead_letter, event
 from exchange.format import record as records
@@ -167,10 +168,11 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
     if not letters:
         return
     moment = now()
+    narrow = narrow_encoding(connection)
     rows = [
         {
             **{name: getattr(letter, name) for name in _AS_THEY_ARE},
-            "key": _key(letter),
+            **_texts(letter, narrow),
             "record": letter.record[:MAX_STORED_RECORD_BYTES],
             "record_bytes": len(letter.record),
             "fingerprint": letter.fingerprint,
@@ -184,10 +186,25 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
     ledger.note_dead_letters(connection, ids, None, DeadLetterState.PARKED, cause)
 
 
+def _texts(letter: Letter, narrow: NarrowEncoding | None) -> dict[str, str | None]:
+    """Give what must be stored as text; the record itself is kept as bytes, whatever the database is encoded in."""
+    key = _key(letter)
+    if narrow is None:
+        return {"key": key}
+    return {
+        "key": None if key is not None and narrow.lacks(key) else key,
+        "message": narrow.storable(letter.message),
+        "producer": letter.producer and narrow.storable(letter.producer),
+    }
+
+
 def _key(letter: Letter) -> str | None:
-    if letter.direction is Direction.IN and letter.key is not None and len(letter.key.encode()) > MOST_KEY_BYTES:
+    """Give the key, unless it is too long for an index, or holds bytes that are not UTF-8."""
+    try:
+        length = len((letter.key or "").encode())
+    except UnicodeEncodeError:
         return None
-    return letter.key
+    return None if letter.direction is Direction.IN and length > MOST_KEY_BYTES else letter.key
 
 
 def _copy(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:

@@ -244,7 +244,7 @@ def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error:
     return Letter(
         Direction.OUT,
         channel.name,
-        key.encode(),
+        key.encode(errors="surrogateescape"),
         error.error,
         f"{error.sentence}; it is not sent: mend the row, which sends it again",
         pointer=error.pointer,

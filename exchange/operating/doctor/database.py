@@ -8,7 +8,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from exchange.channels.channel import Channel
-from exchange.database import audit_chain, engine, errors, ledger, locks, network, positions
+from exchange.database import audit_chain, encodings, engine, errors, ledger, locks, network, positions
 from exchange.database.dialects import dialect_of
 from exchange.database.tables import Direction, ResyncState, batch, event, resync
 from exchange.format.control import SNAPSHOT
@@ -84,6 +84,15 @@ def _migrations(settings: Settings, site: Site) -> Findings:
         yield fault("migrations", "the database has no epoch yet", command="exchange migrate")
     else:
         yield ok("migrations", f"up to date; epoch {epoch}")
+
+
+def _encoding(_settings: Settings, site: Site) -> Findings:
+    with locks.reading(site.engine) as connection:
+        narrow, problem = encodings.narrow_encoding(connection), encodings.problem(connection)
+    if problem is not None:
+        yield found("encoding", problem)
+    elif narrow is not None:
+        yield ok("encoding", f"{narrow.name}: records with characters that it lacks are parked")
 
 
 def _audit(_settings: Settings, site: Site) -> Findings:
@@ -195,6 +204,7 @@ _FIRST: tuple[tuple[str, Check], ...] = (("database", _reached), ("database", _m
 """What everything behind it depends on."""
 
 _TABLES: tuple[tuple[str, Check], ...] = (
+    ("encoding", _encoding),
     ("audit", _audit),
     ("tables", _tables),
     ("shards", _shards),
