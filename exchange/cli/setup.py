@@ -204,12 +204,14 @@ def doctor(
 
 def _show_findings(findings: Sequence[Finding]) -> None:
     """Print what is well first, and what is worst last, next to where one types."""
+    from exchange.database.engine import now
+    from exchange.link.peer_state import lasting
     from exchange.operating.doctor import Level
 
     levels = list(Level)
     for one in sorted(findings, key=lambda one: levels.index(one.level)):
-        since = f", since {in_table(one.since)}" if one.since else ""
-        output.paragraph(one.level, f"{one.check}: {one.message}{since}", one.remedy)
+        since = f"since {in_table(one.since)}, {lasting(now() - one.since)} ago" if one.since else ""
+        output.paragraph(one.level, f"{one.check}: {one.message}", since, one.remedy)
         if one.command:
             output.command(one.command)
     count = Counter(one.level for one in findings)

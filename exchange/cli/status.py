@@ -82,7 +82,7 @@ def _say_what_waits(found: Status) -> None:
             output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
     for leftover in found.leftovers:
         output.warn(str(leftover.problem))
-    for sentence in found.stumbles:
+    for sentence in (*map(str, found.failed_runs), *found.stumbles):
         output.print_error(sentence)
     for sentence in found.of_peer.troubles():
         output.warn(sentence)

@@ -32,6 +32,19 @@ from exchange.format.errors import Reason, TransientError, printable
 from exchange.format.manifest import Manifest, Signature
 from exchange.format.signing import ALGORITHM
 
+_later = batch.alias("later")
+
+was_applied_since = sa.exists().where(
+    _later.c.direction == batch.c.direction,
+    _later.c.channel == batch.c.channel,
+    _later.c.epoch == batch.c.epoch,
+    _later.c.sequence == batch.c.sequence,
+    holds_place(_later),
+    _later.c.state == BatchState.APPLIED,
+    _later.c.updated_at >= batch.c.updated_at,
+)
+"""Whether the place of a row of ``batch`` was applied after the row came to its state."""
+
 
 @dataclass(frozen=True)
 class Counts(AsDict):

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine
 from exchange.database.dialects import insert_new, upsert
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
+from exchange.database.failed_runs import forget_failures
 from exchange.database.locks import Busy, writing
 from exchange.database.tables import Direction, position, success
 from exchange.format.placement import Position
@@ -121,3 +122,4 @@ def note_success(engine: Engine, direction: Direction, channels: Collection[str]
     with suppress(Busy), transient_errors(), writing(engine) as connection:
         for channel in sorted(channels):  # in one order, so that two processes never wait for each other
             upsert(connection, success, {"direction": direction, "channel": channel}, {"at": now()})
+        forget_failures(connection, direction, channels)

@@ -475,6 +475,19 @@ success = Table(
 )
 """When each channel was last exported or imported to its end, with or without anything to do: what alarms watch."""
 
+failed_run = Table(
+    "exchange_failed_run",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("runs", BigInteger, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("message", Text, nullable=False),
+)
+"""How many exports or imports of a channel failed for want of a disk or database since the last one that was done: the
+first of them ``since``, the last ``at``, for which ``message`` is the sentence."""
+
 attempt = Table(
     "exchange_attempt",
     metadata,

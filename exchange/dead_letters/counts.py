@@ -128,6 +128,8 @@ def backlog_alarms(backlog: Backlog, limits: Limits, moment: datetime) -> tuple[
             Problem(
                 f"{backlog.parked} dead letters are parked, more than {limits.alarm_letters} (EXCHANGE_ALARM_LETTERS)",
                 "`exchange dead-letters` shows them by cause",
+                "exchange dead-letters",
+                backlog.oldest_at,
             )
         )
     oldest = backlog.oldest_at
@@ -137,6 +139,8 @@ def backlog_alarms(backlog: Backlog, limits: Limits, moment: datetime) -> tuple[
                 f"a dead letter has been parked since {oldest:%Y-%m-%d %H:%M} UTC, longer than"
                 f" {limits.alarm_days:g} days (EXCHANGE_ALARM_DAYS)",
                 f"`exchange dead-letters show {backlog.oldest}` says what to do",
+                f"exchange dead-letters show {backlog.oldest}",
+                oldest,
             )
         )
     return tuple(said)

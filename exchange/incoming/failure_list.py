@@ -19,15 +19,6 @@ def list_failures(site: Site, connection: Connection) -> list[Problem]:
 
     Only reads, in the caller's transaction.
     """
-    most = site.limits.crashes
-    tried = [
-        Problem(
-            f"batch {one.batch} could not be taken in, {one.attempts} of {most} attempts failed"
-            f" ({one.why or 'the process died'})",
-            "the next import tries again, and quarantines it in the end",
-        )
-        for one in failed_batches(connection, MOST_TOLD)
-    ]
     refused = [
         Problem(
             f"batch {stem} is quarantined, as it could not be taken in",
@@ -36,7 +27,19 @@ def list_failures(site: Site, connection: Connection) -> list[Problem]:
         )
         for stem in _quarantined(connection)
     ]
-    return tried + refused
+    return list_tried(site, connection) + refused
+
+
+def list_tried(site: Site, connection: Connection) -> list[Problem]:
+    """Say the same of those that are tried again by themselves. Only reads, in the caller's transaction."""
+    return [
+        Problem(
+            f"batch {one.batch} could not be taken in, {one.attempts} of {site.limits.crashes} attempts failed"
+            f" ({one.why or 'the process died'})",
+            "the next import tries again, and quarantines it in the end",
+        )
+        for one in failed_batches(connection, MOST_TOLD)
+    ]
 
 
 def _quarantined(connection: Connection) -> list[str]:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TypeGuard
 
 from exchange.channels.channel import Channel
-from exchange.database import network, positions
+from exchange.database import failed_runs, network, positions
 from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading
@@ -60,8 +60,10 @@ def import_batches(
     are outcomes; raises TransientError only if the folders can't be listed. Commits batch by batch, each under its
     channel's lock.
     """
-    site.spool.prepare()
-    sightings = site.spool.list_arrivals()
+    wanted = [one for one in site.incoming() if one.called(channel)]
+    with failed_runs.noted_failures(site.engine, Direction.IN, [one.name for one in wanted]):
+        site.spool.prepare()
+        sightings = site.spool.list_arrivals()
     outcomes: list[Imported] = []
     busy: set[str] = set()
     handed: set[str] = set()
@@ -96,15 +98,15 @@ def import_batches(
                 snapshots_of[seen.channel.name] = seen.channel
         put_aside = Strangers() if trouble else strangers.set_aside(site, list(filter(is_foreign, called)))
         outcomes.extend(put_aside.told)
-        if stem is None and trouble is None:
-            wanted = [one for one in site.incoming() if one.called(channel) and handed.isdisjoint(one.names)]
-            positions.note_success(site.engine, Direction.IN, {one.name for one in wanted} - busy)
         reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
+        if stem is None and trouble is None:
+            done = {one.name for one in wanted if handed.isdisjoint(one.names)} - busy
+            positions.note_success(site.engine, Direction.IN, done)
     except (TransientError, Crashed) as error:
         trouble = error.sentence
+        failed_runs.note_failure(site.engine, Direction.IN, [one.name for one in wanted], trouble)
     lanes = tuple(sorted(handed))
-    of_folders = dict.fromkeys(one.trouble for one in outcomes if one.trouble)
-    trouble = "; ".join(filter(None, (trouble, *of_folders))) or None
+    trouble = "; ".join(filter(None, (trouble, *_note_troubles(site, outcomes)))) or None
     return ImportRun(
         _told(outcomes, sightings),
         sightings.ignored,
@@ -115,6 +117,14 @@ def import_batches(
         put_aside,
         arrivals.left_alone(sightings, site.limits) if channel is None and stem is None else (),
     )
+
+
+def _note_troubles(site: Site, outcomes: Iterable[Imported]) -> Iterable[str]:
+    """Note why batches wait for a folder as the last error of their channels, and give each reason once."""
+    troubles = {one.channel: one.trouble for one in outcomes if one.trouble}
+    for name, sentence in troubles.items():
+        failed_runs.note_failure(site.engine, Direction.IN, [name], sentence)
+    return dict.fromkeys(troubles.values())
 
 
 def _settle(

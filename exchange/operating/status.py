@@ -18,9 +18,10 @@ from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
+from exchange.database.failed_runs import FailedRuns, list_failed_runs
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch
-from exchange.database.tables import BatchState, Direction, batch, holds_place, position, success
+from exchange.database.tables import BatchState, Direction, batch, position, success
 from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.counts import Backlog, backlog_alarms
 from exchange.format.as_dict import AsDict
@@ -107,6 +108,8 @@ class Status:
     """Batches that could not be taken in, whatever it was about them."""
     leftovers: tuple[Leftover, ...] = ()
     """Changes that no export takes."""
+    failed_runs: tuple[FailedRuns, ...] = ()
+    """The last error of each channel that was not done since."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -119,6 +122,7 @@ class Status:
             "arrivals": self.arrivals.as_dict() if self.arrivals else None,
             "stumbles": list(self.stumbles),
             "leftovers": [one.as_dict() for one in self.leftovers],
+            "failed_runs": [one.as_dict() for one in self.failed_runs],
             "strangers": [group.as_dict() for group in self.strangers],
             "link": {
                 "kind": "one-way" if self.of_peer.one_way else "two-way",
@@ -169,6 +173,7 @@ def read_status(site: Site) -> Status:
         failures = tuple(map(str, list_failures(site, connection)))
         recent = recent_strangers(connection)
         leftovers = tuple(list_leftovers(site, connection))
+        failed = tuple(list_failed_runs(connection, [one.name for one in (*site.outgoing(), *site.incoming())]))
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
     try:
@@ -180,19 +185,20 @@ def read_status(site: Site) -> Status:
     except TransientError as error:
         arrivals, trouble = None, error.sentence
     return Status(
-        site.network,
-        site.peer,
-        epoch,
-        channels,
-        backlog,
-        alarms,
-        arrivals,
-        there,
-        moment,
-        recent,
-        trouble,
-        failures,
-        leftovers,
+        network=site.network,
+        peer=site.peer,
+        epoch=epoch,
+        channels=channels,
+        backlog=backlog,
+        alarms=alarms,
+        arrivals=arrivals,
+        of_peer=there,
+        at=moment,
+        strangers=recent,
+        trouble=trouble,
+        stumbles=failures,
+        leftovers=leftovers,
+        failed_runs=failed,
     )
 
 
@@ -312,22 +318,9 @@ def _count_states(connection: Connection) -> Counter[tuple[Direction, str, Batch
     return counts
 
 
-_later = batch.alias("later")
-
 _MENDED = (
     sa.select(batch.c.direction, batch.c.channel, sa.func.count())
-    .where(
-        batch.c.state == BatchState.QUARANTINED,
-        sa.exists().where(
-            _later.c.direction == batch.c.direction,
-            _later.c.channel == batch.c.channel,
-            _later.c.epoch == batch.c.epoch,
-            _later.c.sequence == batch.c.sequence,
-            holds_place(_later),
-            _later.c.state == BatchState.APPLIED,
-            _later.c.updated_at >= batch.c.updated_at,
-        ),
-    )
+    .where(batch.c.state == BatchState.QUARANTINED, ledger.was_applied_since)
     .group_by(batch.c.direction, batch.c.channel)
 )
 """What was quarantined and has been applied since, carried again or replayed, is nobody's worry any more."""

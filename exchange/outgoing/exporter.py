@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
 from exchange.channels.channel import Channel
-from exchange.database import ledger, network, positions
+from exchange.database import failed_runs, ledger, network, positions
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
@@ -42,7 +42,9 @@ def export(
     What the world does to it is ``trouble`` of the result, and who works on a channel is among its ``busy``. Raises
     TransientError only if the folders can't be made ready.
     """
-    site.spool.prepare()
+    unfinished = {one.name for one in site.outgoing() if one.called(channel)}
+    with failed_runs.noted_failures(site.engine, Direction.OUT, unfinished):
+        site.spool.prepare()
     batches: list[Exported] = []
     busy: list[Busy] = []
     done: list[str] = []
@@ -76,10 +78,14 @@ def export(
             except FolderTrouble as error:
                 trouble = error.sentence
                 break  # the other channels need the same folders; what is sealed can still go out again
-        positions.note_success(site.engine, Direction.OUT, [name for name in done if name not in tables.faulty])
         resent = resend.resend_due(site, stopping) if channel is None else ()
+        well = [name for name in done if name not in tables.faulty]
+        positions.note_success(site.engine, Direction.OUT, well)
+        unfinished -= {*well, *handed}
     except TransientError as error:
         trouble = error.sentence
+    if trouble is not None:
+        failed_runs.note_failure(site.engine, Direction.OUT, unfinished, trouble)
     whom = tuple({one.lock: one for one in busy}.values())
     faults, cautions = tuple(tables.faults), tuple(tables.cautions)
     return ExportRun(tuple(batches), parked, whom, trouble, tuple(handed), resent, faults, cautions)

@@ -51,7 +51,7 @@ def test_what_is_held_is_shown_with_the_commands_and_ends_when_the_sender_says_w
     [alarm] = pair.request.do("status", "--json").line["link"]["alarms"]
     assert f"`exchange epoch adopt {held} --reason TEXT`" in alarm
     [finding] = [one for one in pair.request.run("doctor", "--json").lines if "waits for a decision" in one["message"]]
-    assert (finding["check"], finding["level"]) == ("link", "warning")
+    assert (finding["check"], finding["level"]) == ("link", "fault")
     assert f"`exchange epoch new --continues {before} --reason TEXT` on response proves it" in finding["remedy"]
     assert present(pair) == {before}
     shown = pair.request.do("epoch", "list", "--received").out

@@ -77,7 +77,7 @@ def test_migrate_tells_the_owner_of_an_application_what_its_tables_lack(side: Si
         "channels = [Channel('orders', source='response', target='request', streams=[Stream(order)])]\n"
     )
     done = side.do("migrate", "--json", EXCHANGE_APP="shop_app:channels")
-    assert done.line["revisions"] == ["core_0011"]
+    assert done.line["revisions"] == ["core_0012"]
     assert done.line["missing"] == ["table order of stream order does not exist; run the application's migrations"]
 
 
@@ -120,7 +120,7 @@ def test_doctor_finds_a_healthy_side_healthy(any_pair: Pair) -> None:
         "tables",
     }
     assert {line["level"] for line in lines} == {"ok", "warning"}
-    assert [line["check"] for line in lines if line["level"] == "warning"] == ["broker"]
+    assert [line["check"] for line in lines if line["level"] == "warning"] == ["broker", "link"]
 
 
 def faults(side: Side, **environment: str) -> list[tuple[str, str]]:

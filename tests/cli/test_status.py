@@ -89,7 +89,7 @@ def test_status_and_doctor_raise_an_alarm_when_letters_are_too_many_or_too_old(
     assert alarm.endswith(f"(EXCHANGE_ALARM_DAYS); `exchange dead-letters show {letter}` says what to do")
     assert alarm in seeded.request.do("status").err
     found = {line["check"]: line for line in seeded.request.run("doctor", "--json").lines}["letters"]
-    assert found["level"] == "warning"
+    assert (found["level"], found["command"]) == ("fault", f"exchange dead-letters show {letter}")
     assert f"{found['message']}; {found['remedy']}" == alarm
 
 

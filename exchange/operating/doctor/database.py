@@ -16,15 +16,16 @@ from exchange.format.errors import TransientError
 from exchange.format.moments import in_words
 from exchange.link import peer_statements
 from exchange.operating import migrate
+from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
 from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
 from exchange.operating.doctor.work import (
     check_arrivals,
-    check_batches,
     check_letters,
     check_link,
     check_pending,
     check_strangers,
 )
+from exchange.operating.doctor.writes import check_sequences, check_writes
 from exchange.operating.prepare import branches
 from exchange.settings import Settings
 from exchange.site import Site
@@ -204,6 +205,8 @@ _FIRST: tuple[tuple[str, Check], ...] = (("database", _reached), ("database", _m
 """What everything behind it depends on."""
 
 _TABLES: tuple[tuple[str, Check], ...] = (
+    ("writes", check_writes),
+    ("sequences", check_sequences),
     ("encoding", _encoding),
     ("audit", _audit),
     ("tables", _tables),
@@ -216,6 +219,8 @@ _WORK: tuple[tuple[str, Check], ...] = (
     ("first start", _first_start),
     ("letters", check_letters),
     ("batches", check_batches),
+    ("runs", check_runs),
+    ("agreement", check_agreement),
     ("arrivals", check_arrivals),
     ("pending", check_pending),
     ("strangers", check_strangers),

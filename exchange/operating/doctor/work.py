@@ -1,38 +1,42 @@
-"""The work as it stands: dead letters, batches that failed, files that nobody vouches for, and the other side."""
+"""The work as it stands: dead letters, files that nobody vouches for or that were changed, and the other side."""
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from exchange.database import engine, locks
+from exchange.database.tables import DeadLetterState
 from exchange.dead_letters import counts
 from exchange.format.errors import TransientError
 from exchange.incoming import stranger_counts
 from exchange.incoming.arrivals import left_alone
-from exchange.incoming.failure_list import list_failures
 from exchange.link import peer_state
+from exchange.link.peer_state import PeerState
 from exchange.operating import status
-from exchange.operating.doctor.finding import Findings, Level, found, ok, warning
+from exchange.operating.doctor.finding import Finding, Findings, Level, found, ok, warning
 from exchange.outgoing.leftover import read_leftovers
 from exchange.settings import Settings
 from exchange.site import Site
 
+SILENT = timedelta(days=1)
+"""Files may be on their way for long; what nobody acknowledged for so long needs a person."""
+
 
 def check_letters(_settings: Settings, site: Site) -> Findings:
-    """Look whether too many dead letters are parked, or one for too long."""
-    alarms = counts.alarms(site)
-    for alarm in alarms:
-        yield found("letters", alarm)
-    if not alarms:
-        yield ok("letters", "of the dead letters none is too old, nor are too many parked")
-
-
-def check_batches(_settings: Settings, site: Site) -> Findings:
-    """Look for batches that could not be taken in, whatever it was about them."""
+    """Look whether dead letters are parked, too many of them or one for too long, and whether they grow."""
+    moment = engine.now()
     with locks.reading(site.engine) as connection:
-        failures = list_failures(site, connection)
-    for failure in failures:
-        yield found("batches", failure)
-    if not failures:
-        yield ok("batches", "none failed as it was taken in")
+        backlog = counts.backlog(connection)
+        lately = sum(map(sum, counts.trends(connection, DeadLetterState.PARKED, moment).values()))
+    alarms = counts.backlog_alarms(backlog, site.limits, moment)
+    if backlog.parked:
+        said = f"{backlog.parked} dead letters are parked, {lately} more than {counts.TREND_HOURS} hours ago"
+        remedy = "`exchange dead-letters` shows them by cause"
+        yield warning("letters", said, remedy, command="exchange dead-letters", since=backlog.oldest_at)
+    else:
+        yield ok("letters", "no dead letter is parked")
+    for alarm in alarms:
+        yield found("letters", alarm, Level.FAULT)
 
 
 def check_pending(_settings: Settings, site: Site) -> Findings:
@@ -70,26 +74,41 @@ def check_arrivals(_settings: Settings, site: Site) -> Findings:
 
 
 def check_link(settings: Settings, site: Site) -> Findings:
-    """Look whether the other side lives, and what it could not take."""
+    """Look whether the other side lives, what it could not take, and whether it says that it has what is published."""
     moment = engine.now()
     with locks.reading(site.engine) as connection:
         there = peer_state.read_peer_state(site, connection)
-        oldest = [status.unacknowledged_since(connection, one.name) for one in site.outgoing()]
-    alarms = list(there.alarms(moment))
-    for alarm in alarms:
-        yield found("link", alarm, Level.FAULT if str(alarm) == there.halted else Level.WARNING)
-    troubles = list(there.troubles())
-    for sentence in troubles:
-        yield warning("link", sentence, f"see `exchange batches` here, and ask {settings.peer}")
-    if alarms or troubles:
+        unacknowledged = [status.unacknowledged_since(connection, one.name) for one in site.outgoing()]
+    clocks, findings = there.clocks(), []
+    for sentence in there.troubles():
+        remedy = f"see `exchange batches` here, and ask {settings.peer}"
+        findings.append(warning("link", sentence, remedy, command="exchange batches"))
+    since = min(filter(None, unacknowledged), default=None)
+    if not there.one_way:
+        findings += _unheard(settings, there, since, moment)
+    findings += [
+        found("link", alarm, Level.WARNING if alarm == clocks else Level.FAULT) for alarm in there.alarms(moment)
+    ]
+    yield from findings
+    if findings:
         return
-    if there.life is None and there.one_way and site.outgoing():
-        said = f"nothing comes back from {settings.peer}: what is published is unconfirmable"
-    elif there.life is None:
-        said = f"{settings.peer} was never heard of"
-    else:
-        said = f"{settings.peer} was heard of {peer_state.lasting(moment - there.life.heard_at)} ago"
-    since = min(filter(None, oldest), default=None)
-    if since is not None and not there.one_way:
+    if there.life is None:
+        yield ok("link", f"nothing comes back from {settings.peer}: what is published is unconfirmable")
+        return
+    said = f"{settings.peer} was heard of {peer_state.lasting(moment - there.life.heard_at)} ago"
+    if since is not None:
         said += f"; the oldest unacknowledged batch is {peer_state.lasting(moment - since)} old"
     yield ok("link", said)
+
+
+def _unheard(settings: Settings, there: PeerState, since: datetime | None, moment: datetime) -> Findings:
+    """Say that the other side never gave a sign of life, or that it leaves unsaid for too long what it has."""
+    if there.life is None:
+        level = Level.FAULT if since is not None and moment - since > SILENT else Level.WARNING
+        remedy = f"see that {settings.peer} runs, that keys were exchanged, and that the carrier goes both ways"
+        waits = ", and nothing that was published is acknowledged" if since else ""
+        yield Finding("link", level, f"{settings.peer} was never heard of{waits}", remedy, "exchange status", since)
+    elif since is not None and since < there.life.heard_at - SILENT:
+        remedy = f"see the carrier, and `exchange status` on {settings.peer}"
+        said = f"a published batch is not acknowledged, though {settings.peer} was heard of since"
+        yield warning("link", said, remedy, command="exchange batches --state published", since=since)

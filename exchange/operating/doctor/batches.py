@@ -1,0 +1,191 @@
+"""The ledger as it stands: what is quarantined, held, waiting, missing or different, since when, and what next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database import engine, failed_runs, ledger, locks
+from exchange.database.tables import BatchState, Direction, RepairState, batch, gap, is_missing, position, repair
+from exchange.format.errors import Reason, printable
+from exchange.format.names import CONTROL
+from exchange.incoming.failure_list import list_tried
+from exchange.link import reconcile
+from exchange.link.reconcile import StreamAgreement
+from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
+from exchange.settings import Settings
+from exchange.site import Site
+
+LONG = timedelta(days=1)
+"""What is to mend itself and did not for so long needs a person."""
+
+SOON = timedelta(minutes=5)
+"""What a crash left sealed is published by the next export, which is sooner."""
+
+_LATELY = timedelta(hours=1)
+"""Of what came later than so long ago there is a number of its own: it says whether it grows."""
+
+_SEEN_TO = (BatchState.SEALED, BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
+
+
+class _Stuck(NamedTuple):
+    """Batches of a channel in one state for one reason: the first one by its name, and since when the first came to it.
+
+    ``ahead`` says that the first one is beyond what was applied, so that others may wait for it.
+    """
+
+    state: BatchState
+    channel: str
+    reason: str | None
+    batches: int
+    lately: int
+    since: datetime
+    stem: str
+    ahead: bool
+
+    @property
+    def counted(self) -> str:
+        """Name them: how many, and how many more than an hour ago."""
+        if self.batches == 1:
+            return f"batch {self.stem} of channel {self.channel}"
+        more = f" ({self.lately} more than an hour ago)" if self.lately else ""
+        return f"{self.batches} batches of channel {self.channel}{more}"
+
+
+def check_batches(settings: Settings, site: Site) -> Findings:
+    """Look for batches that go no further, and for what is missing between them."""
+    with locks.reading(site.engine) as connection:
+        findings = [found("batches", one) for one in list_tried(site, connection)]
+        for stuck in _stuck(connection):
+            findings += _told(settings, connection, stuck)
+        findings += _missing(settings, site, connection)
+    yield from findings
+    if not findings:
+        yield ok("batches", "none is quarantined, held or missing, and none waits")
+
+
+def check_runs(_settings: Settings, site: Site) -> Findings:
+    """Look whether exports or imports failed since a channel was last done."""
+    with locks.reading(site.engine) as connection:
+        failed = failed_runs.list_failed_runs(connection, [one.name for one in (*site.outgoing(), *site.incoming())])
+    for one in failed:
+        level = Level.FAULT if one.runs > 1 else Level.WARNING
+        command = "exchange export" if one.direction is Direction.OUT else "exchange import"
+        remedy = f"mend what it says; the next run tries again, and `{command}` does at once"
+        yield Finding("runs", level, str(one), remedy, command, one.since)
+    if not failed:
+        yield ok("runs", "no export or import failed since its channel was last done")
+
+
+def check_agreement(_settings: Settings, site: Site) -> Findings:
+    """Look for streams whose rows were found different and not repaired since, and for what was asked for in vain."""
+    moment = engine.now()
+    findings = [_differing(one, moment) for one in reconcile.report_agreement(site) if one.state == reconcile.DIFFERENT]
+    asked = sa.select(repair).where(repair.c.state == RepairState.OPEN, repair.c.asked_at < moment - LONG)
+    with locks.reading(site.engine) as connection:
+        for row in connection.execute(asked.order_by(repair.c.asked_at).limit(10)):
+            said = f"a {row.want} of channel {row.channel} was asked for and has not come"
+            remedy = f"see that {site.peer} runs and that files go both ways"
+            findings += [warning("agreement", said, remedy, command="exchange status", since=row.asked_at)]
+    yield from findings
+    if not findings:
+        yield ok("agreement", "no stream was found different that was not repaired")
+
+
+def _differing(one: StreamAgreement, moment: datetime) -> Finding:
+    level = Level.FAULT if one.since is not None and moment - one.since > LONG else Level.WARNING
+    command = f"exchange reconcile {one.channel} --report"
+    said = f"stream {one.stream} of channel {one.channel} differs from its source"
+    return Finding("agreement", level, said, f"`{command}` names the rows", command, one.since)
+
+
+def _stuck(connection: Connection) -> Iterator[_Stuck]:
+    at = position.alias("at")
+    reached = (at.c.direction == batch.c.direction, at.c.channel == batch.c.channel, at.c.epoch == batch.c.epoch)
+    ahead = sa.func.max(sa.case((batch.c.sequence > sa.func.coalesce(at.c.sequence, 0), 1), else_=0))
+    lately = sa.func.sum(sa.case((batch.c.created_at >= engine.now() - _LATELY, 1), else_=0))
+    which = (batch.c.state, batch.c.channel, batch.c.reason)
+    query = (
+        sa.select(
+            *which,
+            sa.func.count().label("batches"),
+            lately.label("lately"),
+            sa.func.min(batch.c.updated_at, type_=batch.c.updated_at.type).label("since"),
+            sa.func.min(batch.c.stem).label("stem"),
+            ahead.label("ahead"),
+        )
+        .select_from(batch.outerjoin(at, sa.and_(*reached)))
+        .where(batch.c.state.in_(_SEEN_TO), sa.or_(batch.c.state != BatchState.QUARANTINED, ~ledger.was_applied_since))
+        .group_by(*which)
+        .order_by(*which)
+    )
+    for row in connection.execute(query):
+        state = BatchState(row.state)
+        yield _Stuck(state, row.channel, row.reason, row.batches, row.lately, row.since, row.stem, bool(row.ahead))
+
+
+def _told(settings: Settings, connection: Connection, stuck: _Stuck) -> list[Finding]:
+    said = connection.scalar(
+        sa.select(batch.c.message).where(batch.c.stem == stuck.stem).order_by(batch.c.id.desc()).limit(1)
+    )
+    why = f": {printable(said, 500)}" if said else f" ({stuck.reason})" if stuck.reason else ""
+    more = f"; the first is {stuck.stem}" if stuck.batches > 1 else ""
+    counted, since = stuck.counted, stuck.since
+    match stuck.state:
+        case BatchState.QUARANTINED:
+            # Of what this side was told since it needs nothing more, nor of what the peer says anew all the time.
+            level = Level.FAULT if stuck.ahead and stuck.channel != CONTROL else Level.WARNING
+            remedy = (
+                f"ask {settings.peer} about it; once its cause is mended `exchange replay {stuck.stem}` tries it again,"
+                f" `exchange batches reject {stuck.stem} --reason TEXT` gives it up"
+            )
+            command = f"exchange quarantine show {stuck.stem}"
+            return [Finding("batches", level, f"{counted}: quarantined{why}{more}", remedy, command, since)]
+        case BatchState.HELD if stuck.reason != Reason.UNPROVEN_EPOCH:  # of that the link tells
+            command = f"exchange batches show {stuck.stem}"
+            return [fault("batches", f"{counted}: held for a person{why}{more}", command=command, since=since)]
+        case BatchState.WAITING if engine.now() - since > SOON:
+            level = Level.FAULT if engine.now() - since > LONG else Level.WARNING
+            remedy = "`exchange gaps` shows what others wait for"
+            return [Finding("batches", level, f"{counted}: waiting{why}{more}", remedy, "exchange gaps", since)]
+        case BatchState.SEALED if engine.now() - since > SOON:
+            remedy = "the next export publishes what is sealed; see why none did"
+            return [
+                fault("batches", f"{counted}: sealed and not published", remedy, command="exchange export", since=since)
+            ]
+    return []
+
+
+def _missing(settings: Settings, site: Site, connection: Connection) -> Iterator[Finding]:
+    query = (
+        sa.select(
+            gap.c.channel,
+            sa.func.count().label("batches"),
+            sa.func.min(gap.c.sequence).label("first"),
+            sa.func.max(gap.c.sequence).label("last"),
+            sa.func.min(gap.c.noticed_at, type_=gap.c.noticed_at.type).label("since"),
+        )
+        .where(is_missing(gap), gap.c.channel > "")
+        .group_by(gap.c.channel, gap.c.epoch)
+        .order_by(gap.c.channel)
+    )
+    for row in connection.execute(query):
+        by_itself = not site.one_way and engine.now() - row.since <= LONG
+        remedy = (
+            f"{settings.peer} is asked for them by itself"
+            if by_itself
+            else f"`exchange gaps` says why and what to ask {settings.peer} for; `exchange gaps accept` goes on without"
+        )
+        which = f"{row.first} to {row.last}" if row.batches > 1 else row.first
+        yield Finding(
+            "batches",
+            Level.WARNING if by_itself else Level.FAULT,
+            f"of channel {row.channel} {row.batches} batches are missing, sequence {which}",
+            remedy,
+            f"exchange gaps --channel {row.channel}",
+            row.since,
+        )

@@ -1,0 +1,73 @@
+"""Whether the database takes a write, which is tried and taken back, and new rows by their numbers."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.database import engine, locks
+from exchange.database.dialects import dialect_of
+from exchange.database.tables import Direction, change, failed_run, metadata
+from exchange.operating.doctor.finding import Findings, fault, ok, warning
+from exchange.settings import Settings
+from exchange.site import Site
+
+PATIENCE_SECONDS = 1.0
+"""So long another writer of SQLite's file is waited for."""
+
+
+def check_writes(_settings: Settings, site: Site) -> Findings:
+    """Write a row and roll it back. Raises what the database says against it."""
+    if dialect_of(site.engine).is_postgresql:
+        with site.engine.connect() as connection:
+            if connection.scalar(sa.select(sa.func.pg_is_in_recovery())):
+                remedy = "name the primary in EXCHANGE_DATABASE_URL, or promote this server"
+                yield fault("writes", "the server is a standby: it takes no writes", remedy)
+                return
+    row = {"direction": Direction.IN, "channel": "?doctor", "runs": 0, "since": engine.now(), "at": engine.now()}
+    try:
+        with locks.writing(site.engine, patience_seconds=PATIENCE_SECONDS) as connection:
+            tried = connection.begin_nested()
+            connection.execute(sa.insert(failed_run).values(**row, message=""))
+            tried.rollback()
+    except locks.Busy as busy:
+        yield warning("writes", str(busy), "see which program holds the database; nothing is exported or imported then")
+        return
+    yield ok("writes", "the database takes a write, which was rolled back")
+
+
+def check_sequences(_settings: Settings, site: Site) -> Findings:
+    """Look whether a sequence has yet to give numbers that rows have, on PostgreSQL."""
+    if not dialect_of(site.engine).is_postgresql:
+        return
+    with locks.reading(site.engine) as connection:
+        behind = [one for table in _numbered(site) if (one := _behind(connection, table)) is not None]
+    for said, command in behind:
+        yield fault("sequences", said, f"`{command}` sets it right", command=f'psql -c "{command}"')
+    if not behind:
+        yield ok("sequences", "every sequence is ahead of its rows")
+
+
+def _numbered(site: Site) -> list[sa.Table]:
+    """Give our tables and those that are sent: of what comes the source gives the numbers, of changes the log."""
+    sent = {stream.table.fullname: stream.table for channel in site.outgoing() for stream in channel.streams}
+    return [*(one for one in metadata.sorted_tables if one is not change), *sent.values()]
+
+
+def _behind(connection: Connection, table: sa.Table) -> tuple[str, str] | None:
+    """Say that the sequence of a table's key has yet to give a number that a row has, and how it is set right."""
+    if len(table.primary_key.columns) != 1:
+        return None
+    (column,) = table.primary_key.columns
+    if not isinstance(column.type, sa.Integer):
+        return None
+    quoted = connection.dialect.identifier_preparer.format_table(table)
+    sequence = connection.scalar(sa.select(sa.func.pg_get_serial_sequence(quoted, column.name)))
+    if sequence is None:
+        return None
+    last = connection.scalar(sa.text("SELECT pg_sequence_last_value(CAST(:name AS regclass))"), {"name": sequence}) or 0
+    newest = connection.scalar(sa.select(sa.func.max(column))) or 0
+    if newest <= last:
+        return None
+    said = f"sequence {sequence} is at {last}, and a row of {quoted} has {newest}: inserts fail until it is beyond"
+    return said, f"SELECT setval('{sequence}', {newest})"
