@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from exchange.database import clock
 from exchange.files.folder import OUR_MODE, Folder, NotPlain
 from exchange.format.errors import printable
-from exchange.format.names import DATA_ENDINGS, MANIFEST_ENDING, BatchName
+from exchange.format.names import DATA_ENDINGS, MANIFEST_ENDING, BatchName, FileKind
 
 REASON_ENDING = ".reason.txt"
 """What the sentence beside a batch in quarantine ends in."""
@@ -36,7 +36,7 @@ class FileIdentity(NamedTuple):
     @classmethod
     def of(cls, found: os.stat_result) -> FileIdentity | None:
         """Identify a file, but not one that was changed just now: a clock's next tick may be the first to tell."""
-        if time.time() - max(found.st_mtime, found.st_ctime) < SETTLED_AFTER_SECONDS:
+        if clock.seconds() - max(found.st_mtime, found.st_ctime) < SETTLED_AFTER_SECONDS:
             return None
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -66,6 +66,15 @@ class BatchFiles:
     def file(self, file: str) -> str:
         """Say what a file of the batch is called here, by the name under which it came."""
         return f"{self.label}{file.removeprefix(self.stem)}"
+
+
+class Kept(NamedTuple):
+    """A file of a batch in a folder of ours; ``changed_at`` (Unix time) is when it came there."""
+
+    file: str
+    name: BatchName
+    kind: FileKind
+    changed_at: float
 
 
 class DataFile(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import re
 import secrets
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from exchange.database import clock
 
 PRIVATE_MODE = 0o700
 
@@ -28,6 +31,8 @@ OUR_MODE = 0o600
 """The mode of files that we write where we alone read."""
 
 COPY_BYTES = 1024 * 1024
+_YOUNG_SECONDS = 60.0
+"""For so long a file without a lock may be one that was made just now, and is about to get it."""
 _PROBE_BYTES = 4096
 """What a disk that is full has no room for: so much is its least piece."""
 
@@ -182,19 +187,28 @@ class Folder:
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=self.descriptor)
 
-    def sweep(self) -> int:
-        """Remove what we began to write here and nobody writes any more, as a crash ended it; say how many."""
-        removed = 0
-        with self.entries() as entries:
-            for entry in entries:
-                if _DRAFT_NAME.fullmatch(entry.name) and self._is_left(entry.name):
-                    self.remove(entry.name)
-                    removed += 1
-        return removed
+    def drafts(self, *, any_name: bool = False, older_than: float = 0.0) -> list[str]:
+        """Name what we began to write here and nobody writes any more, as a crash ended it.
 
-    def _is_left(self, name: str) -> bool:
+        ``any_name`` where nothing but drafts lies, whatever they are called: of those what was made just now is left
+        out, unless it was before ``older_than`` (Unix time).
+        """
+        with self.entries() as entries:
+            names = [entry.name for entry in entries if any_name or _DRAFT_NAME.fullmatch(entry.name)]
+        return [name for name in names if self._is_left(name, older_than if any_name else math.inf)]
+
+    def sweep(self, *, any_name: bool = False, older_than: float = 0.0) -> int:
+        """Remove what ``drafts`` names; say how many."""
+        left = self.drafts(any_name=any_name, older_than=older_than)
+        for name in left:
+            self.remove(name)
+        return len(left)
+
+    def _is_left(self, name: str, older_than: float) -> bool:
         with contextlib.suppress(OSError), self.read(name) as file:
-            return os.fstat(file.fileno()).st_uid == os.geteuid() and hold(file.fileno(), fcntl.LOCK_SH)
+            found = os.fstat(file.fileno())
+            young = abs(clock.seconds() - found.st_ctime) < _YOUNG_SECONDS and found.st_ctime >= older_than
+            return found.st_uid == os.geteuid() and not young and hold(file.fileno(), fcntl.LOCK_SH)
         return False
 
     def take(self, name: str, target: Folder, new_name: str, *, mode: int) -> None:

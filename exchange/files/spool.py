@@ -13,15 +13,16 @@ import hashlib
 import os
 import shutil
 import stat
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from fcntl import LOCK_EX
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from exchange.database import clock
 from exchange.files import carrier_group
 from exchange.files.batch_files import (
     DRAFT_ENDING,
@@ -30,6 +31,7 @@ from exchange.files.batch_files import (
     BatchFiles,
     DataFile,
     FileIdentity,
+    Kept,
     LeftAlone,
     Listing,
     data_file,
@@ -294,7 +296,7 @@ class Spool:
         """
         found = self._arrived(manifest_name(batch.name) if encoding is None else data_name(batch.name, encoding))
         # The change time is this machine's own, so a time in the future can't keep a file young for ever.
-        return time.time() - min(found.st_mtime, found.st_ctime) if found else 0.0
+        return clock.seconds() - min(found.st_mtime, found.st_ctime) if found else 0.0
 
     def claim(self, batch: BatchFiles, encoding: tuple[str, ...]) -> BatchFiles:
         """Take both files out of the other side's reach, into ``work/``. May be repeated after a crash.
@@ -518,18 +520,58 @@ class Spool:
             if path.stat().st_dev != self.folders.incoming.stat().st_dev and shutil.disk_usage(path).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    def _where_written(self) -> tuple[Path, ...]:
-        """Give the folders of ours in which files are written under the name of a draft."""
-        folders = self.folders
-        return (folders.sealed, folders.work, folders.archive, folders.quarantine, folders.strangers)
-
-    def sweep(self) -> int:
-        """Remove what a crash left half written in folders whose files don't go by their age; say how many."""
+    def sweep(self, older_than: float = 0.0) -> int:
+        """Remove drafts that a crash left half written in any folder; say how many. ``older_than`` as there."""
         removed = 0
-        folders = self.folders
-        for path in (*self._where_written(), folders.outgoing, folders.incoming):
+        for path, any_name in self._with_drafts():
             with contextlib.suppress(OSError), self._held(path) as folder:
-                removed += folder.sweep()
+                removed += folder.sweep(any_name=any_name, older_than=older_than)
+        return removed
+
+    def drafts_left(self) -> list[str]:
+        """Name the drafts that a crash left half written, in any folder."""
+        found: list[str] = []
+        for path, any_name in self._with_drafts():
+            with contextlib.suppress(OSError), self._held(path) as folder:
+                found += (f"{path.name}/{name}" for name in folder.drafts(any_name=any_name))
+        return found
+
+    def _with_drafts(self) -> Iterator[tuple[Path, bool]]:
+        """Give the folders in which we write, and whether nothing but drafts lies there."""
+        folders = self.folders
+        yield folders.tmp, True
+        for path in (folders.sealed, folders.work, folders.archive, folders.quarantine, folders.strangers):
+            yield path, False
+        yield from ((one.path, False) for one in self.shared)
+
+    # Strays
+
+    def list_kept(self, path: Path, most: int | None = None) -> list[Kept]:
+        """List the files of batches in a folder of ours, or ``most`` of them."""
+        found = []
+        with self._listed(path) as (_, entries):
+            for entry in islice(entries, most):
+                parsed = parse_file_name(entry.name)
+                plain = plain_entry(entry) if parsed else None
+                if parsed is not None and plain is not None:
+                    found.append(Kept(entry.name, parsed[0], parsed[1], plain.st_ctime))
+        return found
+
+    def work_alone(self) -> list[Kept]:
+        """List data files that were claimed and whose manifest is neither claimed nor in ``incoming/``."""
+        with self._held(self.folders.incoming) as incoming:
+            claimed = self.list_kept(self.folders.work)
+            paired = {one.name for one in claimed if one.kind is FileKind.MANIFEST}
+            alone = (one for one in claimed if one.kind is FileKind.DATA and one.name not in paired)
+            return [one for one in alone if not incoming.has(manifest_name(one.name))]
+
+    def remove(self, path: Path, names: Iterable[str]) -> int:
+        """Remove files of a folder of ours; say how many."""
+        removed = 0
+        with self._held(path) as folder:
+            for name in names:
+                folder.remove(name)
+                removed += 1
         return removed
 
     # Wherever they are, for whoever looks for a record in them

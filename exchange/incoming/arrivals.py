@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 
+from exchange.database import clock
 from exchange.files import batch_files
 from exchange.files.batch_files import Listing
 from exchange.format.errors import printable
@@ -23,7 +23,7 @@ def left_alone(listing: Listing, limits: Limits) -> tuple[LeftAlone, ...]:
     by_cause: dict[str, list[batch_files.LeftAlone]] = defaultdict(list)
     for one in sorted(listing.left_alone):
         # A time in the future is as good as an old one: some clock was wrong.
-        if not one.passing or abs(time.time() - one.changed_at) >= limits.grace_seconds:
+        if not one.passing or abs(clock.seconds() - one.changed_at) >= limits.grace_seconds:
             by_cause[one.found].append(one)
     return tuple(_group(found, some) for found, some in by_cause.items())
 

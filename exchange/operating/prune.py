@@ -6,8 +6,8 @@ vouches for goes with its files.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
 import sqlalchemy as sa
 
@@ -17,16 +17,19 @@ from exchange.database.locks import writing
 from exchange.database.tables import BatchState, Direction, batch, is_kept
 from exchange.dead_letters import counts, retention
 from exchange.format.as_dict import AsDict
+from exchange.format.errors import TransientError
 from exchange.format.manifest import Manifest
 from exchange.format.names import CONTROL
 from exchange.incoming import strangers
+from exchange.operating import strays
+from exchange.operating.retention_clock import RetentionClock
 from exchange.site import Site
 
 MAX_BATCHES = 1_000
 """How many sealed batches one run lets go: the next run goes on."""
 
-CONTROL_AGE = timedelta(days=1)
-"""How long control batches are kept: what they say, the newest one says, too."""
+CONTROL_DAYS = 1.0
+"""For so many days control batches are kept: what they say, the newest one says, too."""
 
 MAX_LETTERS = 100_000
 """How many dead letters of each state one run lets go."""
@@ -45,41 +48,58 @@ class Pruned(AsDict):
 
 
 def prune_expired(site: Site) -> Pruned:
-    """Remove what is older than the retention settings. May be repeated. Raises TransientError."""
+    """Remove what is older than the retention settings, by time that this side lived through, and strays.
+
+    May be repeated. A folder that can't be written keeps nothing else from being pruned. Raises TransientError at the
+    end.
+    """
     site.spool.prepare()
     folders = site.spool.folders
-    before = now() - timedelta(days=site.limits.retention_days)
+    clock = RetentionClock(folders)
+    before = clock.before(site.limits.retention_days)
     oldest = before.timestamp()
+    steps: dict[str, Callable[[], int]] = {
+        "sealed": lambda: _prune_sealed(site, clock),
+        "archived": lambda: site.spool.prune(folders.archive, oldest),
+        "quarantined": lambda: site.spool.prune(folders.quarantine, oldest),
+        "stray": lambda: strays.remove_strays(site, before),
+        "letters": lambda: _prune_letters(site, clock),
+        "strangers": lambda: strangers.prune_strangers(site, before),
+    }
+    done: dict[str, int] = {}
+    troubles = []
+    for what, step in steps.items():
+        try:
+            with transient_errors():
+                done[what] = step()
+        except TransientError as error:
+            troubles.append(error.sentence)
+    if troubles:
+        raise TransientError("; ".join(dict.fromkeys(troubles)))
     with transient_errors():
-        return Pruned(
-            sealed=_prune_sealed(site),
-            archived=site.spool.prune(folders.archive, oldest),
-            quarantined=site.spool.prune(folders.quarantine, oldest),
-            stray=site.spool.prune(folders.tmp, oldest) + site.spool.sweep(),
-            letters=_prune_letters(site),
-            strangers=strangers.prune_strangers(site, before),
-        )
+        clock.note()
+    return Pruned(**done)
 
 
-def _prune_letters(site: Site) -> int:
+def _prune_letters(site: Site, clock: RetentionClock) -> int:
     """Let go of dead letters by the state that they came to."""
     removed = 0
     for state, days in site.limits.letter_days.items():
         cause = f"removed, as it has been {state} for {days:g} days"
-        removed += retention.retire(site.engine, state, now() - timedelta(days=days), cause, MAX_LETTERS)
+        removed += retention.retire(site.engine, state, clock.before(days), cause, MAX_LETTERS)
     retention.forget_selections(site.engine)
     with writing(site.engine) as connection:
         counts.fold(connection, now())
     return removed
 
 
-def _prune_sealed(site: Site) -> int:
+def _prune_sealed(site: Site, clock: RetentionClock) -> int:
     """Let go of batches that nobody needs again: the ledger first says so, then the files go.
 
     The other side must have said that it has a batch, or nothing ever comes back from there. Control batches are not
     acknowledged: a day later newer ones have said it all.
     """
-    moment = now()
+    kept, told = clock.before(site.limits.retention_days), clock.before(CONTROL_DAYS)
     done = [BatchState.ACKNOWLEDGED, BatchState.DISCARDED]
     if site.one_way:
         done.append(BatchState.PUBLISHED)
@@ -91,15 +111,15 @@ def _prune_sealed(site: Site) -> int:
                 sa.or_(
                     sa.and_(
                         batch.c.state.in_(done),
-                        batch.c.updated_at < moment - timedelta(days=site.limits.retention_days),
+                        batch.c.updated_at < kept,
                     ),
                     sa.and_(
                         batch.c.channel == CONTROL,
                         batch.c.state != BatchState.SEALED,
-                        batch.c.updated_at < moment - CONTROL_AGE,
+                        batch.c.updated_at < told,
                     ),
                 ),
-                batch.c.updated_at < moment - min(CONTROL_AGE, timedelta(days=site.limits.retention_days)),
+                batch.c.updated_at < max(told, kept),
                 is_kept(batch),
             )
             .order_by(batch.c.updated_at)

@@ -24,6 +24,7 @@ from exchange.operating.doctor.work import (
     check_link,
     check_pending,
     check_strangers,
+    check_strays,
 )
 from exchange.operating.doctor.writes import check_sequences, check_writes
 from exchange.operating.prepare import branches
@@ -223,6 +224,7 @@ _WORK: tuple[tuple[str, Check], ...] = (
     ("agreement", check_agreement),
     ("arrivals", check_arrivals),
     ("pending", check_pending),
+    ("strays", check_strays),
     ("strangers", check_strangers),
     ("link", check_link),
 )

@@ -14,6 +14,8 @@ from exchange.link import peer_state
 from exchange.link.peer_state import PeerState
 from exchange.operating import status
 from exchange.operating.doctor.finding import Finding, Findings, Level, found, ok, warning
+from exchange.operating.retention_clock import MOST_STEP, RetentionClock
+from exchange.operating.strays import find_strays
 from exchange.outgoing.leftover import read_leftovers
 from exchange.settings import Settings
 from exchange.site import Site
@@ -71,6 +73,24 @@ def check_arrivals(_settings: Settings, site: Site) -> Findings:
         yield found("arrivals", group.problem)
     if not groups:
         yield ok("arrivals", "nothing lies in incoming that its carrier changed")
+
+
+def check_strays(_settings: Settings, site: Site) -> Findings:
+    """Look for files that nothing speaks of, and rows whose files are gone."""
+    retained = RetentionClock(site.spool.folders)
+    problems = find_strays(site, retained.before(site.limits.retention_days))
+    for problem in problems:
+        yield found("strays", problem)
+    if retained.leap > MOST_STEP or retained.leap < 0:
+        yield warning(
+            "strays",
+            f"by the clock the last prune was {retained.leap / 86_400:.1f} days ago: none ran, or the clock was"
+            " changed; that time makes nothing older",
+            "see that beat runs and the clock is right",
+            command="exchange prune",
+        )
+    elif not problems:
+        yield ok("strays", "every file has its row and every row its files")
 
 
 def check_link(settings: Settings, site: Site) -> Findings:
