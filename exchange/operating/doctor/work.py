@@ -78,7 +78,10 @@ def check_arrivals(_settings: Settings, site: Site) -> Findings:
 def check_strays(_settings: Settings, site: Site) -> Findings:
     """Look for files that nothing speaks of, and rows whose files are gone."""
     retained = RetentionClock(site.spool.folders)
-    problems = find_strays(site, retained.before(site.limits.retention_days))
+    try:
+        problems = find_strays(site, retained.before(site.limits.retention_days))
+    except TransientError:
+        return  # what is wrong with the folder is said of the folder
     for problem in problems:
         yield found("strays", problem)
     if retained.leap > MOST_STEP or retained.leap < 0:
