@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
@@ -30,14 +30,31 @@ class FailedBatch(NamedTuple):
     why: str | None
 
 
+class Ended(Protocol):
+    """Where attempts are noted that ended in order while the database was away. What it can't do raises OSError."""
+
+    def note(self, key: str) -> None:
+        """Note one."""
+        ...
+
+    def count(self, key: str) -> int:
+        """Say how many there are of a batch."""
+        ...
+
+    def forget(self, key: str) -> None:
+        """Forget those of a batch."""
+        ...
+
+
 @contextmanager
 def attempted(
-    engine: Engine, lock: str, key: str, prepare: Callable[[int], None] | None = None
+    engine: Engine, lock: str, key: str, ended: Ended, prepare: Callable[[int], None] | None = None
 ) -> Iterator[tuple[Connection, int]]:
     """Hold ``lock`` for one attempt at a batch; give the transaction, and how many attempts before never ended.
 
     The attempt is counted and committed with the lock held and before the work. It ends in order, and is taken back, if
-    it gives an outcome, or raises that the batch or the world is bad: then the work is undone. It stays counted when
+    it gives an outcome, or raises that the batch or the world is bad: then the work is undone. Where the database is
+    away by then ``ended`` remembers it, for this process and for the next one. It stays counted when
     the process dies or is told to stop, and when something goes wrong that nobody foresaw: Crashed is raised then.
     Whoever settles the batch clears the count (``forget_attempts``) with the settling. ``prepare`` is the work that
     needs the lock and not the transaction: it is called before that writes, with the number of crashes. Raises Busy.
@@ -46,7 +63,7 @@ def attempted(
 
     def begin() -> None:
         nonlocal crashes
-        crashes = _begin_attempt(engine, key)
+        crashes = _begin_attempt(engine, key, ended)
         if prepare is not None:
             prepare(crashes)
 
@@ -65,7 +82,7 @@ def attempted(
         if crashes is None:
             raise  # somebody else is at work, or the database is away: there was no attempt
         if _ends_in_order(error):
-            _take_back_alone(engine, key)
+            _take_back_alone(engine, key, ended)
             raise
         if not is_batch_fault(error):
             raise
@@ -80,15 +97,18 @@ def _ends_in_order(error: Exception) -> bool:
     return foreseen or is_transient(error)
 
 
-def _begin_attempt(engine: Engine, key: str) -> int:
+def _begin_attempt(engine: Engine, key: str, ended: Ended) -> int:
     who = whoami()[:255]
     owed = _owed.get(engine, Counter())
+    kept = ended.count(key)
     with writing(engine) as connection:
-        for _ in range(owed[key]):
+        for _ in range(owed[key] + kept):
             _take_back(connection, key)
         crashes = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
         _count(connection, key, crashes, who=who)
     owed.pop(key, None)
+    if kept:
+        ended.forget(key)
     return crashes
 
 
@@ -107,10 +127,10 @@ def _take_back(connection: Connection, key: str) -> None:
 
 
 _owed: WeakKeyDictionary[Engine, Counter[str]] = WeakKeyDictionary()
-"""Attempts that ended in order, and are still counted because the database was away: this process knows better."""
+"""Attempts that ended in order, are still counted, and could not even be noted: this process knows better."""
 
 
-def _take_back_alone(engine: Engine, key: str) -> None:
+def _take_back_alone(engine: Engine, key: str, ended: Ended) -> None:
     """Take an attempt back on a connection of its own: the one of the attempt may have died with it."""
     try:
         with writing(engine) as connection:
@@ -118,7 +138,10 @@ def _take_back_alone(engine: Engine, key: str) -> None:
     except Exception as error:
         if not (is_transient(error) or isinstance(error, Busy)):
             raise
-        _owed.setdefault(engine, Counter())[key] += 1
+        try:
+            ended.note(key)
+        except OSError:
+            _owed.setdefault(engine, Counter())[key] += 1
 
 
 def count_failure(engine: Engine, key: str, why: str, attempts: int | None) -> int:

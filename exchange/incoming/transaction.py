@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
@@ -17,6 +18,7 @@ from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.locks import Busy, import_lock, join
 from exchange.database.tables import BatchState, Direction
+from exchange.files.ended_attempts import EndedAttempts
 from exchange.files.folder import NotPlain
 from exchange.format import errors
 from exchange.format.batch import check_data
@@ -71,7 +73,9 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
         if arrival.manifest.kind is BatchKind.CHECKPOINT and crashes < site.limits.crashes:
             ours.extend(checkpoint.own_digests(site, arrival.channel))
 
-    with _late_refusals(), attempts.attempted(site.engine, lock, key, digest_own_rows) as (connection, crashes):
+    ended = EndedAttempts(site.spool.folders.tmp)
+    attempted = partial(attempts.attempted, site.engine, lock, key, ended)
+    with _late_refusals(), attempted(digest_own_rows) as (connection, crashes):
         join(connection, import_lock(arrival.channel.declared), alone=not arrival.channel.beside_others)
         standing = compare_with_ledger(site, connection, arrival)
         if standing is not NEXT:

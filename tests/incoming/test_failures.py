@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,15 @@ from exchange.format.manifest import Manifest
 from exchange.incoming import apply, control_batch, judge, manifests, replay, transaction
 from exchange.incoming.held import OpenBatches
 from exchange.operating import status
+from exchange.testing import servers
+from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import EPOCH, account, upsert
-from tests.crossing.processes import KILLED, fork, join
+from tests.crossing.processes import KILLED, fork, join, until
 from tests.crossing.rubbish import limited
 from tests.crossing.sides import Side
 from tests.crossing.talking import CONTROL, Mouth
+from tests.databases import At
 
 FAULTS: tuple[Exception, ...] = (
     MemoryError(),
@@ -321,12 +325,58 @@ def test_an_attempt_that_could_not_be_taken_back_is_taken_back_before_the_next_o
     with monkeypatch.context() as patched:
         patched.setattr(apply, "apply_records", go_away)
         patched.setattr(counted_attempts, "_take_back", take_back_if_there)
-        for _ in range(4):
+        for again in range(4):
             away = False
-            assert quick_receiver.take_in().batches == ()
+            if again % 2:  # by another process, which knows nothing of this one's
+                assert join(fork(quick_receiver.take_in, quick_receiver)) == 0
+            else:
+                assert quick_receiver.take_in().batches == ()
+            counted_attempts._owed.clear()
             assert attempts(quick_receiver) == [(stem, 1)]
     assert verdicts(quick_receiver) == [(Verdict.APPLIED, None)]
     assert attempts(quick_receiver) == []
+
+
+@pytest.mark.torture
+@pytest.mark.postgres
+def test_a_server_that_is_killed_again_and_again_is_no_fault_of_the_batch_and_a_killed_import_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with servers.postgres() as url:
+        side = Side("two", "one", At(url), "postgresql", tmp_path / "two", shop.channels, metadata=shop.metadata)
+        forger = trusted_forger(side)
+        forger.send([account(1, 1)])
+        apply_records = apply.apply_records
+
+        def kill_the_server(site: Any, connection: Any, arrival: Any, data: Any) -> Any:
+            # PostgreSQL begins anew, with all its processes, when one of them is killed.
+            counts = apply_records(site, connection, arrival, data)
+            os.kill(connection.scalar(sa.text("SELECT pg_backend_pid()")), signal.SIGKILL)
+            connection.execute(sa.text("SELECT 1"))
+            return counts
+
+        with monkeypatch.context() as patched:
+            patched.setattr(apply, "apply_records", kill_the_server)
+            for _ in range(4):
+                assert join(fork(side.take_in, side)) == 0
+                until(lambda: answers(side))
+        assert [one.verdict for one in side.take_in().batches] == [Verdict.APPLIED]
+
+        forger.send([account(2, 2)])
+        with monkeypatch.context() as patched:
+            patched.setattr(apply, "apply_records", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            for _ in range(3):
+                assert join(fork(side.take_in, side)) == -signal.SIGKILL
+        assert [(one.verdict, one.reason) for one in side.take_in().batches] == [(Verdict.QUARANTINED, Reason.CRASHED)]
+        side.engine.dispose()
+
+
+def answers(side: Side) -> bool:
+    try:
+        side.all(sa.select(tables.attempt.c.batch))
+    except sa.exc.OperationalError:
+        return False
+    return True
 
 
 def test_crashes_are_told_before_they_quarantine(quick_receiver: Side, monkeypatch: pytest.MonkeyPatch) -> None:
