@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
 
+from exchange.channels.codecs import json_null_member
 from exchange.channels.stream import Stream
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
@@ -145,7 +146,7 @@ class _Judge:
     """One schema, compiled once."""
 
     def __init__(self, schema: Mapping[str, Any], under: str, sensitive: frozenset[str]) -> None:
-        self._schema = schema
+        self._schema = schema = _with_json_nulls(schema)
         self._under = under
         self._sensitive = sensitive
         self._validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
@@ -200,6 +201,35 @@ class _Judge:
         # It checks fewer formats than jsonschema_rs, unless more packages are installed.
         refused = next(iter(self._validator.iter_errors(value)))
         return list(refused.instance_path), refused.message, str(refused.kind.name)
+
+
+def _with_json_nulls(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let a record have JSON's null under its own name in the place of a document, which is what has no rule at all.
+
+    The written schema says nothing of it: it is a rule of the format's, and an older program refuses such a record.
+    """
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, dict) or not isinstance(required, list):
+        return schema
+    documents = [name for name in required if properties.get(name) == {}]
+    if not documents:
+        return schema
+    return {
+        **schema,
+        "properties": {**properties, **{json_null_member(name): {"type": "null"} for name in documents}},
+        "required": [name for name in required if name not in documents],
+        "allOf": [
+            *schema.get("allOf", ()),
+            *(
+                {
+                    "if": {"required": [json_null_member(name)]},
+                    "then": {"properties": {name: False}},
+                    "else": {"required": [name]},
+                }
+                for name in documents
+            ),
+        ],
+    }
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
-from exchange.channels.codecs import ColumnCodec, EncodeColumn, Json, UnsupportedColumn, as_is, codec_for
+from exchange.channels.codecs import (
+    JSON_NULL,
+    ColumnCodec,
+    EncodeColumn,
+    Json,
+    UnsupportedColumn,
+    as_is,
+    codec_for,
+    json_null_member,
+)
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import RecordError, printable
 
@@ -82,9 +91,17 @@ class Stream:
             version -= 1
         return version
 
+    @property
+    def two_nulls(self) -> frozenset[str]:
+        """The columns in which JSON's null and SQL's NULL are two values."""
+        return frozenset(
+            str(c.name) for c in self.columns if c.name in self.codecs and self.codecs[c.name].has_two_nulls
+        )
+
     def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Give a record's data or key as a person may see it."""
-        return {name: HIDDEN if name in self.sensitive else value for name, value in values.items()}
+        hidden = self.sensitive | {json_null_member(name) for name in self.sensitive}
+        return {name: HIDDEN if name in hidden else value for name, value in values.items()}
 
     def upgrade(self, data: dict[str, Any], from_version: int) -> dict[str, Any]:
         """Lift a record's data from an older schema version to the current one; ``data`` is left as it was.
@@ -113,7 +130,9 @@ class Stream:
 
         The function raises RecordError for a value that must not cross.
         """
-        return _encoder([(str(c.name), self.codecs[c.name].encoder(dialect, "/data")) for c in self.columns])
+        return _encoder(
+            [(str(c.name), self.codecs[c.name].encoder(dialect, "/data")) for c in self.columns], self.two_nulls
+        )
 
     def key_encoder(self, dialect: Dialect) -> Callable[[Sequence[Any]], dict[str, Json]]:
         """Make the function from a row's key (in ``key`` order) to a record's key."""
@@ -125,7 +144,8 @@ class Stream:
         It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse a row. What the stream's schema refuses
         may get through, so the data is to be checked.
         """
-        return _rows_encoder([(c.name, self.codecs[c.name].column_encoder(dialect, "/data")) for c in self.columns])
+        members = [(c.name, self.codecs[c.name].column_encoder(dialect, "/data")) for c in self.columns]
+        return _rows_encoder(members, self.two_nulls)
 
     def keys_encoder(self, dialect: Dialect) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
         """Make the same from the columns of many rows' keys (in ``key`` order) to as many records' keys."""
@@ -186,6 +206,8 @@ class Stream:
             for column in self.columns
             if column.identity is not None and column.identity.always
         )
+        taken = {json_null_member(name) for name in self.two_nulls}.intersection(c.name for c in self.columns)
+        faults.extend(f"column {name} has the name that stands for JSON's null in files; rename it" for name in taken)
         faults.extend(self._version_faults())
         return [f'stream "{printable(self.name)}": {fault}' for fault in faults]
 
@@ -236,7 +258,7 @@ def _excluded_fault(column: sa.Column[Any]) -> str | None:
 
 
 def _encoder(
-    members: Sequence[tuple[str, Callable[[Any], Json]]],
+    members: Sequence[tuple[str, Callable[[Any], Json]]], two_nulls: Collection[str] = ()
 ) -> Callable[[Sequence[Any]], dict[str, Json]]:
     # SQLAlchemy's names may be of its own kind of str, which orjson does not take.
     names = tuple(str(name) for name, _ in members)
@@ -248,28 +270,46 @@ def _encoder(
             value = row[at]
             if value is not None:
                 data[name] = encode(value)
+                if data[name] is None and name in two_nulls:
+                    data[json_null_member(name)] = data.pop(name)
         return data
 
     return encode_row
 
 
 def _rows_encoder(
-    members: Sequence[tuple[str, EncodeColumn]],
+    members: Sequence[tuple[str, EncodeColumn]], two_nulls: Collection[str] = ()
 ) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
     names = tuple(str(name) for name, _ in members)
     encoders = tuple(encode for _, encode in members)
+    looked_at = [(at, name, json_null_member(name)) for at, name in enumerate(names) if name in two_nulls]
 
     def encode_rows(columns: Sequence[Sequence[Any]]) -> list[dict[str, Json]]:
         encoded = [encode(column) for encode, column in zip(encoders, columns, strict=True)]
-        return [*map(dict, map(zip, repeat(names), zip(*encoded, strict=True)))]
+        rows = [*map(dict, map(zip, repeat(names), zip(*encoded, strict=True)))]
+        for at, name, member in looked_at:
+            if None in encoded[at]:
+                for row, value, wire in zip(rows, columns[at], encoded[at], strict=True):
+                    if wire is None and value is not None:
+                        row[member] = row.pop(name)
+        return rows
 
     return encode_rows
+
+
+def _picker(codec: ColumnCodec) -> Callable[[Mapping[str, Json]], Any]:
+    """Make the function that takes a column's value out of a record's data."""
+    name = str(codec.column.name)
+    if not codec.reads_two_nulls:
+        return itemgetter(name)
+    member = json_null_member(name)
+    return lambda data: JSON_NULL if member in data else data[name]
 
 
 def _decoder(
     members: Sequence[tuple[ColumnCodec, str]], dialect: Dialect
 ) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
-    columns = [(itemgetter(codec.column.name), codec.column_decoder(dialect, under)) for codec, under in members]
+    columns = [(_picker(codec), codec.column_decoder(dialect, under)) for codec, under in members]
 
     def decode(data: Sequence[Mapping[str, Json]]) -> list[Column]:
         return [work(list(map(pick, data))) for pick, work in columns]

@@ -161,4 +161,5 @@ class RowReader:
 
     def _spell(self, body: dict[str, Any]) -> None:
         for name in self._documents:
-            body[name] = one_spelling(body[name])
+            if name in body:  # else it is JSON's null, under a name of its own
+                body[name] = one_spelling(body[name])

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import sqlalchemy as sa
 from hypothesis import example, given
@@ -22,9 +23,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from exchange.channels import Stream
 from exchange.channels.codecs import codec_for
 from exchange.channels.codecs.temporal import duration_text
-from exchange.channels.schemas import Checker
+from exchange.channels.schemas import Checker, stream_schema
 from exchange.database import make_engine
 from exchange.database.tables import UtcDateTime
+from exchange.format.buckets import row_hash
 from exchange.format.errors import RecordError
 from exchange.tables.loader.copy import put
 
@@ -243,25 +245,60 @@ def test_negative_zero_is_kept_by_postgresql_and_refused_for_sqlite_which_would_
     assert str(record["x"]) == "-0.0"
 
 
-def test_null_of_json_is_null_on_the_wire_and_stays_what_the_column_can_keep(engine: Engine) -> None:
+def test_null_of_json_and_of_sql_are_two_values_where_a_column_may_have_both(source: Engine, engine: Engine) -> None:
+    kinds = {
+        "plain": sa.JSON(),
+        "strict": sa.JSON(none_as_null=True),
+        "binary": sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+    }
     table = Table(
         "every",
         sa.MetaData(),
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("may", sa.JSON, nullable=True),
+        *(sa.Column(name, kind) for name, kind in kinds.items()),
         sa.Column("must", sa.JSON, nullable=False),
     )
     stream = Stream(table)
+    values: list[dict[str, Any]] = [
+        {"id": 1, **dict.fromkeys(kinds, sa.JSON.NULL), "must": sa.JSON.NULL},
+        {"id": 2, **dict.fromkeys(kinds, sa.null()), "must": {}},
+        {"id": 3, **dict.fromkeys(kinds, None), "must": "null"},
+        {"id": 4, **dict.fromkeys(kinds, "null"), "must": None},
+    ]
+    with source.begin() as connection:
+        table.metadata.create_all(connection)
+        for row in values:
+            connection.execute(sa.insert(table).values(row))
+        records = exported(connection, stream)
+        rows = connection.execute(sa.select(*(stream.codecs[c.name].selected(source.dialect) for c in table.c))).all()
+        assert stream.rows_encoder(source.dialect)([*zip(*rows, strict=True)]) == records
+        if source.url == engine.url:
+            table.metadata.drop_all(connection)
+
+    assert records == [
+        {"id": 1, "must": None, **{f"{name}:json": None for name in kinds}},
+        {"id": 2, "must": {}, **dict.fromkeys(kinds)},
+        {"id": 3, "must": "null", "plain:json": None, "strict": None, "binary:json": None},
+        {"id": 4, "must": None, **dict.fromkeys(kinds, "null")},
+    ]
+    older = jsonschema_rs.Draft202012Validator(stream_schema(stream))
+    assert [older.is_valid(one) for one in records] == [False, True, False, True], "refused, and not taken for NULL"
+    with pytest.raises(RecordError, match="'plain' is a required property"):
+        Checker(stream).check_data({name: value for name, value in records[1].items() if name != "plain"})
+    with pytest.raises(RecordError, match="False schema"):
+        Checker(stream).check_data(records[0] | {"plain": None})
     with engine.begin() as connection:
         table.metadata.create_all(connection)
-        connection.execute(sa.insert(table), {"id": 1, "may": sa.JSON.NULL, "must": sa.JSON.NULL})
-        records = exported(connection, stream)
-        assert records == [{"id": 1, "may": None, "must": None}]
-        connection.execute(sa.delete(table))
         imported(connection, stream, records)
-        row = connection.execute(sa.text("SELECT may IS NULL AS may, must IS NULL AS must FROM every")).one()
-        assert (bool(row.may), bool(row.must)) == (True, False)
+        nulls = connection.execute(sa.select(*(table.c[name].is_(sa.null()) for name in kinds)).order_by(table.c.id))
+        assert [tuple(map(bool, row)) for row in nulls] == [
+            (False,) * 3,
+            (True,) * 3,
+            (False, True, False),
+            (False,) * 3,
+        ]
         assert exported(connection, stream) == records
+    assert len({row_hash({**one, "id": 0, "must": 0}) for one in records}) == 4
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))

@@ -5,7 +5,17 @@ the database keeps, not what an application's own type makes of it. A value that
 would keep differently from the other is refused on both, before any database sees it.
 """
 
-from exchange.channels.codecs.base import LOOK_AT_EACH, EncodeColumn, Json, as_is
-from exchange.channels.codecs.column import ColumnCodec, UnsupportedColumn, codec_for
+from exchange.channels.codecs.base import LOOK_AT_EACH, EncodeColumn, Json, as_is, json_null_member
+from exchange.channels.codecs.column import JSON_NULL, ColumnCodec, UnsupportedColumn, codec_for
 
-__all__ = ["LOOK_AT_EACH", "ColumnCodec", "EncodeColumn", "Json", "UnsupportedColumn", "as_is", "codec_for"]
+__all__ = [
+    "JSON_NULL",
+    "LOOK_AT_EACH",
+    "ColumnCodec",
+    "EncodeColumn",
+    "Json",
+    "UnsupportedColumn",
+    "as_is",
+    "codec_for",
+    "json_null_member",
+]

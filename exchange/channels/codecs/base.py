@@ -24,6 +24,11 @@ def as_is(value: Any) -> Any:
     return value
 
 
+def json_null_member(column: str) -> str:
+    """Name the member that stands in a record's data for a column's own whose value is JSON's null, not SQL's NULL."""
+    return f"{column}:json"
+
+
 LOOK_AT_EACH = (RecordError, LookupError, TypeError, ValueError)
 """What an ``EncodeColumn`` raises where one of the values, it need not say which, has to be looked at by itself."""
 

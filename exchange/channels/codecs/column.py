@@ -32,6 +32,10 @@ class UnsupportedColumn(ValueError):  # noqa: N818 - a declaration that can't wo
     """A column whose values can't cross exactly. The sentence names the column, its type and why."""
 
 
+JSON_NULL: Any = object()
+"""What a decoder is given for JSON's null in a column where null alone is SQL's."""
+
+
 @dataclass(frozen=True)
 class ColumnCodec:
     """One column's values, both ways. ``json_schema`` is of the wire value, null included."""
@@ -74,7 +78,7 @@ class ColumnCodec:
     def column_decoder(self, dialect: Dialect, under: str = "/data") -> Callable[[list[Json]], list[Any]]:
         """Make the same for many values that the strict reader read and the schema accepted, nulls among them.
 
-        For null the driver gets None, but JSON's null in a JSON column that is NOT NULL.
+        For null the driver gets None, but JSON's null in a JSON column that is NOT NULL, and for JSON_NULL.
         """
         decode = self.type_codec.checked_decoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
         # Both databases read the text null as JSON's.
@@ -86,9 +90,25 @@ class ColumnCodec:
                 return values
             return [null if value is None else decode(value) for value in values]
 
+        def documents(values: list[Json]) -> list[Any]:
+            return [null if value is None else "null" if value is JSON_NULL else decode(value) for value in values]
+
+        if self.reads_two_nulls:
+            return documents
+
         if decode is as_is and null is None:
             return as_is
         return column
+
+    @property
+    def has_two_nulls(self) -> bool:
+        """Whether JSON's null and SQL's NULL are two values of this column, so that the wire tells them apart."""
+        return self.nullable and isinstance(self.type_codec, JsonCodec)
+
+    @property
+    def reads_two_nulls(self) -> bool:
+        """Whether a record may have ``json_null_member`` in the place of this column's member."""
+        return isinstance(self.type_codec, JsonCodec)
 
     def _refusal(self, under: str, value: object, why: str = "") -> RecordError:
         if isinstance(value, bytes):  # a text as SQLite keeps it

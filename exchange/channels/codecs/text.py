@@ -329,8 +329,8 @@ def _without_blanks(text: bytes) -> bytes:
 class JsonCodec(TypeCodec):
     """JSON columns, as they are.
 
-    JSON's null and SQL's NULL are one on the wire. A column that may be NULL receives it as NULL, one that
-    may not as JSON's null; SQLAlchemy reads both as None. Numbers keep their value, not their spelling.
+    JSON's null and SQL's NULL are two values, though SQLAlchemy reads both as None: where a column may be NULL a record
+    has ``json_null_member`` for JSON's, where it may not null is JSON's. Numbers keep their value, not their spelling.
     """
 
     long = True
