@@ -4,11 +4,13 @@
     op.drop_capture("request")
     op.install_capture("item", schema="shop", source="request")
 
-Both networks run the same migrations and get the same columns; triggers stand only where the rows are owned.
+Both networks run the same migrations: triggers stand where the rows are owned, and the column ``exchange_version``
+where they are received.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import MutableMapping, Sequence
 from typing import Any
@@ -21,13 +23,20 @@ from sqlalchemy.sql.schema import SchemaItem
 from exchange.database.tables import VERSION_COLUMN
 from exchange.tables import capture
 
+log = logging.getLogger(__name__)
+
+_COLUMN_ADDED = (
+    "table %s has the column %s now, which tells of two records of a row the newer one: where this application writes"
+    " it by INSERT or COPY without a list of columns, or copies it by SELECT *, name the columns"
+)
+
 NETWORK_ATTRIBUTE = "exchange_network"
 """The attribute of the Alembic configuration that names this network; without it, EXCHANGE_NETWORK does."""
 
 
 @Operations.register_operation("install_capture")
 class InstallCapture(MigrateOperation):
-    """Prepare a table for the exchange, and capture its changes if this network is their source."""
+    """Capture a table's changes if this network is their source, or prepare it to receive them."""
 
     def __init__(
         self, table: str, source: str | None, stream: str | None, key: Sequence[str] | None, schema: str | None
@@ -45,12 +54,14 @@ class InstallCapture(MigrateOperation):
         key: Sequence[str] | None = None,
         schema: str | None = None,
     ) -> None:
-        """Add the column ``exchange_version``, and triggers if this network is ``source`` (None: always).
+        """Add triggers if this network is ``source``, else the column ``exchange_version``; both if that is None.
 
-        May be repeated, and must be after a batch operation on SQLite, which makes the table anew without its
-        triggers. ``stream``, ``key`` and ``schema`` as ``capture.install`` takes them. Runs in the migration's
-        transaction. Raises CommandError where that raises CaptureFault, or if ``source`` is given and this network has
-        no name.
+        Where the column is added it is said as a warning of the logger ``exchange.alembic``, for statements that don't
+        name their columns (INSERT without a list, COPY, ``SELECT *``) have one more from then on. Triggers that stand
+        where the table is received are taken away. May be repeated, and must be after a batch operation on SQLite,
+        which makes the table anew without its triggers. ``stream``, ``key`` and ``schema`` as ``capture.install`` takes
+        them. Runs in the migration's transaction. Raises CommandError where that raises CaptureFault, or if ``source``
+        is given and this network has no name.
         """
         operations.invoke(cls(table, source, stream, key, schema))
 
@@ -80,9 +91,13 @@ def _install(operations: Operations, operation: InstallCapture) -> None:
     connection = _connection(operations)
     owned = operation.source is None or operation.source == _network(operations, operation)
     try:
-        capture.add_version_column(connection, operation.table, operation.schema)
         if owned:
             capture.install(connection, operation.table, operation.key, operation.stream, operation.schema)
+        else:
+            capture.drop(connection, operation.table, operation.schema)
+        may_be_received = not owned or operation.source is None
+        if may_be_received and capture.add_version_column(connection, operation.table, operation.schema):
+            log.warning(_COLUMN_ADDED, operation.table, VERSION_COLUMN)
     except capture.CaptureFault as fault:
         raise CommandError(str(fault)) from fault
 

@@ -101,6 +101,7 @@ def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
     from exchange.database.engine import missing_file
     from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
+    from exchange.link.home import refuse_other_home
     from exchange.operating.assemble import assemble
 
     site = assemble(settings(), distrusting=distrusting)
@@ -110,6 +111,7 @@ def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
             raise TransientError(f"{missing}: there is no database yet; `exchange migrate` makes it")
         with transient_errors(), reading(site.engine) as connection:
             network.known_epoch(connection, site.network)
+            refuse_other_home(site, connection)
         yield site
     finally:
         site.engine.dispose()

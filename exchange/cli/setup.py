@@ -91,7 +91,12 @@ def init(
     output.tell("  exchange up                     run broker, worker and beat")
 
 
-def migrate(as_json: Json = False) -> None:
+def migrate(
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Go on with the database of a home that is gone for good.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Bring the database up to this version.
 
     Folders that are missing are made too.
@@ -103,7 +108,7 @@ def migrate(as_json: Json = False) -> None:
     from exchange.operating.prepare import prepare
 
     current = settings()
-    site = prepare(current)
+    site = prepare(current, take_over=take_over)
     try:
         with transient_errors():
             revisions = applied_revisions(site.engine)

@@ -164,9 +164,12 @@ network = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("halted_at", UtcDateTime),
     Column("halted_because", Text),
+    Column("home", String(32)),
+    Column("home_place", Text),
     CheckConstraint("id = 1", name="single"),
 )
-"""One row: who this database belongs to, and its epoch. While ``halted_because`` says why, nothing is exported."""
+"""One row: who this database belongs to, the number of the one home that works with it and where that was first, and
+its epoch. While ``halted_because`` says why, nothing is exported."""
 
 epoch = Table(
     "exchange_epoch",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import shutil
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from exchange.database import clock
-from exchange.files import carrier_group
+from exchange.files import carrier_group, home_id
 from exchange.files.batch_files import (
     DRAFT_ENDING,
     ENDINGS,
@@ -71,6 +72,11 @@ class Spool:
             for role, path in (("outgoing", folders.outgoing), ("incoming", folders.incoming))
         )
         """The two that a carrier serves."""
+
+    @functools.cached_property
+    def home_id(self) -> str | None:
+        """The number of this home, read once; None if it had none then. Raises OSError."""
+        return home_id.read(self.folders.home)
 
     def prepare(self, *, make: bool = False) -> None:
         """Make private folders that are missing, and see that the shared ones are those that were marked.

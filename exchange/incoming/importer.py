@@ -7,7 +7,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -32,8 +32,10 @@ from exchange.incoming.manifests import Arrival, Stranger, is_foreign, read_mani
 from exchange.incoming.transaction import import_batch
 from exchange.incoming.verdicts import record_verdict
 from exchange.link import gaps
+from exchange.link.home import check_home
 from exchange.results import Imported, ImportRun, Retried, Strangers
 from exchange.site import Site
+from exchange.tables import capture
 from exchange.tables.loader import TableFault
 
 
@@ -70,8 +72,10 @@ def import_batches(
     snapshots_of: dict[str, Channel] = {}
     reunited: tuple[Retried, ...] = ()
     put_aside = Strangers()
+    refused: dict[str, str] = {}
     trouble = None
     try:
+        check_home(site)
         with transient_errors(), reading(site.engine) as connection:
             network.known_epoch(connection, site.network)
             open_batches = OpenBatches(site, connection)
@@ -82,6 +86,8 @@ def import_batches(
         sighted = read_manifests(site, tuple(one for one in sightings.found if stem is None or one.stem == stem))
         called = [seen for seen in sighted if _is_called(seen, channel)]
         arrived = sorted((seen for seen in called if not is_foreign(seen)), key=open_batches.is_past)
+        refused = _unreceivable(site)
+        arrived = [seen for seen in arrived if isinstance(seen, Stranger) or seen.channel.declared not in refused]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
         for number, seen in enumerate(arrived):
@@ -100,13 +106,13 @@ def import_batches(
         outcomes.extend(put_aside.told)
         reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
         if stem is None and trouble is None:
-            done = {one.name for one in wanted if handed.isdisjoint(one.names)} - busy
+            done = {one.name for one in wanted if handed.isdisjoint(one.names) and one.declared not in refused} - busy
             positions.note_success(site.engine, Direction.IN, done)
     except (TransientError, Crashed) as error:
         trouble = error.sentence
         failed_runs.note_failure(site.engine, Direction.IN, [one.name for one in wanted], trouble)
     lanes = tuple(sorted(handed))
-    trouble = "; ".join(filter(None, (trouble, *_note_troubles(site, outcomes)))) or None
+    trouble = "; ".join(filter(None, (trouble, *_note_troubles(site, outcomes, refused)))) or None
     return ImportRun(
         _told(outcomes, sightings),
         sightings.ignored,
@@ -119,12 +125,30 @@ def import_batches(
     )
 
 
-def _note_troubles(site: Site, outcomes: Iterable[Imported]) -> Iterable[str]:
-    """Note why batches wait for a folder as the last error of their channels, and give each reason once."""
+def _note_troubles(site: Site, outcomes: Iterable[Imported], refused: Mapping[str, str]) -> Iterable[str]:
+    """Note why batches wait for a folder or a table as the last error of their channels, and give each reason once."""
     troubles = {one.channel: one.trouble for one in outcomes if one.trouble}
+    troubles |= {one.name: refused[one.declared] for one in site.incoming() if one.declared in refused}
     for name, sentence in troubles.items():
         failed_runs.note_failure(site.engine, Direction.IN, [name], sentence)
     return dict.fromkeys(troubles.values())
+
+
+def _unreceivable(site: Site) -> dict[str, str]:
+    """Say of declared channels, by their names, why nothing can be taken in: a table of theirs is another stream's too.
+
+    Raises TransientError.
+    """
+    declared = [stream for channel in site.channels for stream in channel.streams]
+    channels = [channel for channel in site.channels if channel.target == site.network]
+    with transient_errors(), reading(site.engine) as connection:
+        problems = capture.unreceivable(connection, declared, [one for channel in channels for one in channel.streams])
+    return {
+        channel.declared: f"channel {channel.declared}: {problems[stream.name]}; its batches wait"
+        for channel in channels
+        for stream in channel.streams
+        if stream.name in problems
+    }
 
 
 def _settle(

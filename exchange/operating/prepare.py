@@ -15,6 +15,7 @@ from exchange.database.locks import Busy, reading
 from exchange.database.network import known_epoch, open_network
 from exchange.files import call_secret
 from exchange.format.errors import TransientError, printable
+from exchange.link import home
 from exchange.operating import migrate
 from exchange.operating.assemble import assemble
 from exchange.settings import REFERENCE_APP, Settings
@@ -22,10 +23,11 @@ from exchange.site import Site
 from exchange.tables import capture
 
 
-def prepare(settings: Settings) -> Site:
+def prepare(settings: Settings, *, take_over: bool = False) -> Site:
     """Make folders, tables and triggers as this version needs them, and give the site; may be repeated.
 
-    Raises SettingsFaults, and TransientError if a folder or the database can't be made ready.
+    ``take_over`` is a person's word that no other home works with the database any more. Raises SettingsFaults, and
+    TransientError if a folder or the database can't be made ready.
     """
     site = assemble(settings)
     with transient_errors():
@@ -40,8 +42,12 @@ def prepare(settings: Settings) -> Site:
             migrate.upgrade(site.engine, branches(settings), network=settings.network)
         except CommandError as error:
             raise TransientError(f"the database can't be migrated: {printable(str(error))}") from error
+        if take_over:
+            home.take_over(site)
         with site.engine.begin() as connection:
             open_network(connection, settings.network)
+        home.check_home(site)
+        with site.engine.begin() as connection:
             for channel in site.channels:
                 for stream in channel.streams if channel.source == site.network else ():
                     capture.renew(connection, stream)

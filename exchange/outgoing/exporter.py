@@ -20,6 +20,7 @@ from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import TransientError
 from exchange.link import send_requests
+from exchange.link.home import check_home
 from exchange.outgoing import checkpoint, compose, leftover, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
 from exchange.results import Exported, ExportRun, Resent
@@ -105,10 +106,13 @@ class _Tables:
 
     def look(self, channels: Sequence[Channel]) -> None:
         """Look at the tables of channels, and for changes that none of them takes. Raises TransientError."""
+        declared = [stream for channel in self._site.channels for stream in channel.streams]
         with transient_errors(), reading(self._site.engine) as connection:
             self.cautions += [str(one.problem) for one in leftover.list_leftovers(self._site, connection)]
+            shared = capture.shared_tables(connection, declared)
             for stream in {one.name: one for channel in channels for one in channel.streams}.values():
-                for problem in capture.check(connection, stream):
+                also = [shared[stream.name]] if stream.name in shared else []
+                for problem in [*capture.check(connection, stream), *also]:
                     (self.cautions if problem.minor else self.faults).append(str(problem))
                     if problem.stops:
                         self.standing.add(stream.name)
@@ -118,6 +122,7 @@ class _Tables:
 
 def _check_network(site: Site) -> None:
     """See that this database is this network's, and may export. Raises TransientError."""
+    check_home(site)
     with transient_errors(), reading(site.engine) as connection:
         network.known_epoch(connection, site.network)
         halted = network.halted(connection)

@@ -22,8 +22,10 @@ def upgrade() -> None:
     """Take the sequence away from the column, and nothing else: triggers that are there go on as they are.
 
     What is pending keeps its number, which is ahead of any place in the log; the next claim puts it first. Snapshots
-    no longer wait for what was begun before them.
+    no longer wait for what was begun before them. The home that works with the database next is its only one.
     """
+    op.add_column("exchange_network", sa.Column("home", sa.String(32), nullable=True))
+    op.add_column("exchange_network", sa.Column("home_place", sa.Text(), nullable=True))
     op.drop_column("exchange_resync", "barrier")
     if op.get_bind().dialect.name != "postgresql":
         return
@@ -35,6 +37,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Give every pending change a number of the sequence, which is its version again, and begin snapshots anew."""
+    op.drop_column("exchange_network", "home_place")
+    op.drop_column("exchange_network", "home")
     op.add_column("exchange_resync", sa.Column("barrier", sa.Text(), nullable=True))
     op.execute(
         "UPDATE exchange_resync SET state = 'asked', version = NULL, cursor = NULL, unsent = NULL, parts = 0,"

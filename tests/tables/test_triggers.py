@@ -378,19 +378,40 @@ def test_check_names_what_is_missing(lab: Lab) -> None:
     with lab.engine.begin() as connection:
         assert "does not exist" in str(capture.check(connection, stream)[0])
         table.create(connection)
-        version, triggers = capture.check(connection, stream)
-        assert "exchange_version" in str(version)
+        (triggers,) = capture.check(connection, stream)
         assert "are missing" in str(triggers)
-        assert capture.check(connection, stream, captured=False) == [version]
-        capture.add_version_column(connection, "item")
-        capture.add_version_column(connection, "item")
-        capture.install(connection, "item", stream="another")
-        (fault,) = capture.check(connection, stream)
-        assert "out of date" in str(fault)
+        (version,) = capture.check(connection, stream, captured=False)
+        assert "exchange_version" in str(version)
+        assert capture.add_version_column(connection, "item")
+        assert not capture.add_version_column(connection, "item")
+        assert capture.check(connection, stream, captured=False) == []
+        capture.drop_version_column(connection, "item")
         capture.install(connection, "item")
         assert capture.check(connection, stream) == []
-        capture.drop_version_column(connection, "item")
-        assert capture.check(connection, stream) == [version]
+
+
+def test_a_table_is_that_of_one_stream(lab: Lab) -> None:
+    table = items()
+    sent, received = Stream(table, name="it's"), Stream(table, name="received")
+    with lab.engine.begin() as connection:
+        table.create(connection)
+        capture.add_version_column(connection, "item")
+        capture.install(connection, "item", stream="it's")
+        with pytest.raises(capture.CaptureFault, match='captured already, as stream "it\'s": of two streams over one'):
+            capture.install(connection, "item", stream="received")
+        assert capture.check(connection, sent) == []
+        (fault,) = capture.check(connection, received)
+        assert "captured as stream it's" in str(fault)
+        assert not capture.renew(connection, received)
+        (fault,) = capture.check(connection, received, captured=False)
+        assert fault.stops
+        (fault,) = capture.check(connection, sent, captured=False)
+        assert fault.minor
+        assert set(capture.shared_tables(connection, [sent, received])) == {"it's", "received"}
+        assert capture.unreceivable(connection, [sent], [sent]) == {}
+        assert set(capture.unreceivable(connection, [received], [received])) == {"received"}
+        capture.drop(connection, "item")
+        assert capture.unreceivable(connection, [received], [received]) == {}
 
 
 def test_triggers_of_an_earlier_version_are_written_anew(lab: Lab) -> None:

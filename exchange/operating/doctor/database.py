@@ -14,7 +14,7 @@ from exchange.database.tables import Direction, ResyncState, batch, event, resyn
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import TransientError
 from exchange.format.moments import in_words
-from exchange.link import peer_statements
+from exchange.link import home, peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
 from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
@@ -82,6 +82,9 @@ def _migrations(settings: Settings, site: Site) -> Findings:
         return
     with locks.reading(site.engine) as connection:
         epoch = network.known_epoch(connection, settings.network)
+        other = home.other_home(site, connection)
+    if other is not None:
+        yield found("database", other, Level.FAULT)
     if epoch is None:
         yield fault("migrations", "the database has no epoch yet", command="exchange migrate")
     else:
@@ -111,13 +114,15 @@ def _audit(_settings: Settings, site: Site) -> Findings:
 def _tables(_settings: Settings, site: Site) -> Findings:
     well = True
     with locks.reading(site.engine) as connection:
+        shared = capture.shared_tables(connection, [one for channel in site.channels for one in channel.streams])
         for channel in site.channels:
             for stream in channel.streams:
-                for problem in capture.check(connection, stream, captured=channel.source == site.network):
+                also = [shared[stream.name]] if stream.name in shared else []
+                for problem in [*capture.check(connection, stream, captured=channel.source == site.network), *also]:
                     well = well and problem.minor
                     yield found("tables", problem, Level.WARNING if problem.minor else Level.FAULT)
     if well:
-        yield ok("tables", "every stream has its table, its column exchange_version and, if it is sent, its triggers")
+        yield ok("tables", "every stream has its table, and there its triggers or, if it is received, exchange_version")
 
 
 def _first_start(_settings: Settings, site: Site) -> Findings:

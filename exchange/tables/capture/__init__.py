@@ -35,6 +35,8 @@ from exchange.tables.capture.triggers import (
     drop_version_column,
     install,
     renew,
+    shared_tables,
+    unreceivable,
 )
 from exchange.tables.capture.versions import draw_version, raise_counter
 
@@ -74,6 +76,8 @@ __all__ = [
     "renew",
     "row_of_key",
     "rows",
+    "shared_tables",
     "some_key",
     "streamed",
+    "unreceivable",
 ]

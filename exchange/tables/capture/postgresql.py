@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from sqlalchemy import Connection
 
 from exchange.database.whoami import MAX_NAME_BYTES
 from exchange.format.errors import Problem
-from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, identifier, run
+from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, identifier, noted_stream, run
 from exchange.tables.capture.sql import literal as _plain_literal
 
 _SETTINGS = {
@@ -359,6 +360,19 @@ def hides_rows(connection: Connection, table: TableName) -> Problem | None:
         f"row-level security hides rows of table {table} from role {row.role}, which would be taken for deleted",
         f"as a superuser: ALTER ROLE {identifier(row.role)} BYPASSRLS, or {mine}",
     )
+
+
+def captured_as(connection: Connection, table: TableName) -> str | None:
+    """Name the stream under which the table's changes are noted; None if they are not."""
+    body = run(
+        connection,
+        "SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
+        f" WHERE t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname = 'exchange_capture_insert'",
+    ).scalar()
+    return noted_stream(str(body), _NOTED) if body else None
+
+
+_NOTED = re.compile(r"IF E?'((?:[^']|'')*)' = ANY")
 
 
 def captured(connection: Connection) -> list[str]:

@@ -6,6 +6,7 @@ names of the application may hold any character that a parameter marker begins w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,6 +58,12 @@ def literals(texts: Iterable[str]) -> str:
     return ", ".join(literal(text) for text in texts)
 
 
+def noted_stream(body: str, pattern: re.Pattern[str]) -> str | None:
+    """Read out of a trigger of ours which stream it notes: the quoted name that a pattern finds."""
+    found = pattern.search(body)
+    return found[1].replace("''", "'").replace("\\\\", "\\") if found else None
+
+
 def run(connection: Connection, statement: str) -> CursorResult[Any]:
     """Run a statement as it is: no parameters, so a ``%`` or ``:`` in a name means nothing."""
     return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
@@ -106,6 +113,9 @@ class CaptureSql(Protocol):
 
     def hides_rows(self, connection: Connection, table: TableName) -> Problem | None:
         """Say that the database would hide rows of the table from us; None if it does not."""
+
+    def captured_as(self, connection: Connection, table: TableName) -> str | None:
+        """Name the stream under which the table's changes are noted; None if they are not."""
 
     def captured(self, connection: Connection) -> list[str]:
         """Name the tables with triggers of ours."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection
 
 from exchange.format.errors import Problem
-from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, identifier, run
+from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, identifier, noted_stream, run
 from exchange.tables.capture.sql import literal as literal  # noqa: PLC0414 - one of those of ``CaptureSql``
 
 _PREFIX = "exchange_capture_"
@@ -165,6 +165,15 @@ def cautions(_connection: Connection, _table: TableName) -> list[Problem]:
 def hides_rows(_connection: Connection, _table: TableName) -> Problem | None:
     """Say that rows are hidden: none are."""
     return None
+
+
+def captured_as(connection: Connection, table: TableName) -> str | None:
+    """Name the stream under which the table's changes are noted; None if they are not."""
+    names = (noted_stream(body, _NOTED) for body in _installed(connection, table).values())
+    return next((name for name in names if name is not None), None)
+
+
+_NOTED = re.compile(r"WHERE stream = '((?:[^']|'')*)'\)")
 
 
 def captured(connection: Connection) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -34,8 +35,8 @@ def install(
 
     ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it); ``stream`` is
     the name under which changes are noted (default: the table's). The exchange's own tables must be there. Raises
-    CaptureFault if the table or the key is missing. Runs in the caller's transaction, and locks the table until it
-    ends.
+    CaptureFault if the table or the key is missing, or the table is captured as another stream. Runs in the caller's
+    transaction, and locks the table until it ends.
     """
     stream = stream or table
     if "," in stream:
@@ -46,6 +47,11 @@ def install(
         raise CaptureFault("table exchange_change is missing; run the exchange's own migrations first")
     if (refused := sql.refusal(connection, place)) is not None:
         raise CaptureFault(str(refused))
+    if (other := sql.captured_as(connection, place)) not in (None, stream):
+        raise CaptureFault(
+            f"table {table!r} is captured already, as stream {other!r}: of two streams over one table each would miss"
+            f" what the other one took; op.drop_capture({table!r}) first, if it is to be {stream!r} from now on"
+        )
     names = key or sa.inspect(connection).get_pk_constraint(table, place.schema)["constrained_columns"]
     sql.install(connection, place, _key(connection, place, names), stream)
 
@@ -99,23 +105,95 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
         lost = sorted(set(names) - columns.keys())
         message = f"table {shown} has no column {', '.join(lost)}, which is in the key of stream {stream.name}"
         problems.append(TableProblem(message, "run the application's migrations, or correct its model", stops=True))
-    if VERSION_COLUMN not in columns:
-        problems.append(TableProblem(f"table {shown} has no column {VERSION_COLUMN}", f"add it with {installing}"))
-    if not captured or len(key) != len(names):
-        return problems
+    if not captured:
+        if VERSION_COLUMN not in columns:
+            receiving = f"{installing[:-1]}, source=...) that names the network which sends it"
+            problems.append(TableProblem(f"table {shown} has no column {VERSION_COLUMN}", f"add it with {receiving}"))
+        other = sql.captured_as(connection, place)
+        return problems if other is None else [*problems, _received_and_captured(stream, shown, other)]
+    if len(key) == len(names):
+        problems += _capture_problems(connection, stream, place, key, installing)
+    return problems
+
+
+def _capture_problems(
+    connection: Connection, stream: Stream, place: TableName, key: Sequence[KeyColumn], installing: str
+) -> Iterator[TableProblem]:
+    """Say what keeps the changes of a stream's table from being noted as its own."""
+    sql = capture_sql(connection)
+    shown = f"{stream.table.schema}.{place.name}" if stream.table.schema else stream.table.name
+    other = sql.captured_as(connection, place)
+    if other not in (None, stream.name):
+        message = (
+            f"table {shown} of stream {stream.name} is captured as stream {other}, and its changes are not its own"
+        )
+        remedy = f"declare one stream of it, or have it captured as this one: op.drop_capture, then {installing}"
+        yield TableProblem(message, remedy)
+        return
     if (refused := sql.refusal(connection, place)) is not None:
-        problems.append(TableProblem(refused.message, refused.remedy))
+        yield TableProblem(refused.message, refused.remedy)
     remedy = f"install them with {installing}; what was changed meanwhile `exchange resync` sends, with the whole table"
-    problems += [
-        TableProblem(f"table {shown} is not captured as stream {stream.name}: {fault}", remedy)
-        for fault in sql.faults(connection, place, key, stream.name)
-    ]
+    for fault in sql.faults(connection, place, key, stream.name):
+        yield TableProblem(f"table {shown} is not captured as stream {stream.name}: {fault}", remedy)
     if others := ", ".join(sql.other_tables(connection, place, stream.name)):
         message = f"stream {stream.name} is of table {place}, but changes of {others} are noted under its name"
         remedy = "take that capture away (op.drop_capture), or give it another name (op.install_capture(stream=))"
-        problems.append(TableProblem(message, remedy, stops=True))
-    problems += [TableProblem(one.message, one.remedy, minor=True) for one in sql.cautions(connection, place)]
-    return problems
+        yield TableProblem(message, remedy, stops=True)
+    for one in sql.cautions(connection, place):
+        yield TableProblem(one.message, one.remedy, minor=True)
+
+
+def _received_and_captured(stream: Stream, table: str, other: str | None) -> TableProblem:
+    remedy = f"take the capture away: op.install_capture({stream.table.name!r}, source=THE OTHER NETWORK)"
+    if other == stream.name:
+        message = f"table {table}, which stream {stream.name} receives, is captured: what is noted here is never sent"
+        return TableProblem(message, remedy, minor=True)
+    message = f"table {table} is received as stream {stream.name} and sent as stream {other}: each would undo the other"
+    return TableProblem(message, f"declare one stream of it; {remedy}", stops=True)
+
+
+def shared_tables(connection: Connection, streams: Iterable[Stream]) -> dict[str, TableProblem]:
+    """Say of streams, by their names, that the table which the database finds is another one's, too.
+
+    ``streams`` are all that are declared. Reads the catalogue, in the caller's transaction, if two have one name.
+    """
+    sql = capture_sql(connection)
+    named: dict[str, list[Stream]] = defaultdict(list)
+    for stream in streams:
+        named[stream.table.name.casefold()].append(stream)
+    places: dict[TableName, list[str]] = defaultdict(list)
+    for alike in (some for some in named.values() if len(some) > 1):
+        for stream in alike:
+            place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
+            if place is not None:
+                places[place].append(stream.name)
+    return {
+        name: TableProblem(
+            f"table {place} is that of the streams {' and '.join(names)}: each would undo what the other one did",
+            "declare one stream of it",
+            stops=True,
+        )
+        for place, names in places.items()
+        for name in names
+        if len(names) > 1
+    }
+
+
+def unreceivable(connection: Connection, declared: Iterable[Stream], received: Sequence[Stream]) -> dict[str, Problem]:
+    """Say of received streams, by their names, that their table is another one's, too, or is captured for another one.
+
+    Reads the catalogue, in the caller's transaction.
+    """
+    sql = capture_sql(connection)
+    found: dict[str, Problem] = {**shared_tables(connection, declared)}
+    captured = {name.casefold() for name in captured_tables(connection)}
+    for stream in received:
+        table = TableName(stream.table.name, stream.table.schema)
+        if table.name.casefold() in captured and (place := sql.find(connection, table)) is not None:
+            other = sql.captured_as(connection, place)
+            if other not in (None, stream.name):
+                found[stream.name] = _received_and_captured(stream, str(place), other)
+    return found
 
 
 def renew(connection: Connection, stream: Stream) -> bool:
@@ -131,6 +209,8 @@ def renew(connection: Connection, stream: Stream) -> bool:
     key = sql.key_columns(connection, place, [column.name for column in stream.key])
     if len(key) != len(stream.key) or sql.faults(connection, place, key, stream.name) != [OUT_OF_DATE]:
         return False
+    if sql.captured_as(connection, place) not in (None, stream.name):
+        return False
     try:
         with connection.begin_nested():
             sql.install(connection, place, key, stream.name)
@@ -144,14 +224,15 @@ def captured_tables(connection: Connection) -> list[str]:
     return capture_sql(connection).captured(connection)
 
 
-def add_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
-    """Give a table the column that guards received rows, unless it has it.
+def add_version_column(connection: Connection, table: str, schema: str | None = None) -> bool:
+    """Give a table the column that guards received rows, unless it has it; say whether it was given.
 
     Runs in the caller's transaction. Raises CaptureFault if there is no such table.
     """
-    if not _has_version_column(connection, table, schema):
-        place = _find(connection, table, schema)
-        run(connection, f"ALTER TABLE {place} ADD COLUMN {identifier(VERSION_COLUMN)} BIGINT")
+    if _has_version_column(connection, table, schema):
+        return False
+    run(connection, f"ALTER TABLE {_find(connection, table, schema)} ADD COLUMN {identifier(VERSION_COLUMN)} BIGINT")
+    return True
 
 
 def drop_version_column(connection: Connection, table: str, schema: str | None = None) -> None:
