@@ -34,6 +34,10 @@ NETWORK_ATTRIBUTE = "exchange_network"
 """The attribute of the Alembic configuration that names this network; without it, EXCHANGE_NETWORK does."""
 
 
+OWN_ATTRIBUTE = "exchange_own"
+"""The attribute that marks the exchange's own migrations: the application that comes along names its columns."""
+
+
 @Operations.register_operation("install_capture")
 class InstallCapture(MigrateOperation):
     """Capture a table's changes if this network is their source, or prepare it to receive them."""
@@ -96,10 +100,11 @@ def _install(operations: Operations, operation: InstallCapture) -> None:
         else:
             capture.drop(connection, operation.table, operation.schema)
         may_be_received = not owned or operation.source is None
-        if may_be_received and capture.add_version_column(connection, operation.table, operation.schema):
-            log.warning(_COLUMN_ADDED, operation.table, VERSION_COLUMN)
+        added = may_be_received and capture.add_version_column(connection, operation.table, operation.schema)
     except capture.CaptureFault as fault:
         raise CommandError(str(fault)) from fault
+    if added and not _attribute(operations, OWN_ATTRIBUTE):
+        log.warning(_COLUMN_ADDED, operation.table, VERSION_COLUMN)
 
 
 @Operations.implementation_for(DropCapture)
@@ -141,10 +146,13 @@ def _connection(operations: Operations) -> Connection:
     return connection
 
 
-def _network(operations: Operations, operation: InstallCapture) -> str:
+def _attribute(operations: Operations, name: str) -> Any:
     environment = operations.get_context().environment_context
-    config = environment.config if environment else None
-    network = (config.attributes.get(NETWORK_ATTRIBUTE) if config else None) or os.environ.get("EXCHANGE_NETWORK")
+    return environment.config.attributes.get(name) if environment is not None else None
+
+
+def _network(operations: Operations, operation: InstallCapture) -> str:
+    network = _attribute(operations, NETWORK_ATTRIBUTE) or os.environ.get("EXCHANGE_NETWORK")
     if not network:
         raise CommandError(
             f"install_capture({operation.table!r}, source={operation.source!r}) needs this network's name:"

@@ -75,7 +75,7 @@ def import_batches(
     refused: dict[str, str] = {}
     trouble = None
     try:
-        check_home(site)
+        refused = _check_database(site)
         with transient_errors(), reading(site.engine) as connection:
             network.known_epoch(connection, site.network)
             open_batches = OpenBatches(site, connection)
@@ -86,7 +86,6 @@ def import_batches(
         sighted = read_manifests(site, tuple(one for one in sightings.found if stem is None or one.stem == stem))
         called = [seen for seen in sighted if _is_called(seen, channel)]
         arrived = sorted((seen for seen in called if not is_foreign(seen)), key=open_batches.is_past)
-        refused = _unreceivable(site)
         arrived = [seen for seen in arrived if isinstance(seen, Stranger) or seen.channel.declared not in refused]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
@@ -134,11 +133,12 @@ def _note_troubles(site: Site, outcomes: Iterable[Imported], refused: Mapping[st
     return dict.fromkeys(troubles.values())
 
 
-def _unreceivable(site: Site) -> dict[str, str]:
-    """Say of declared channels, by their names, why nothing can be taken in: a table of theirs is another stream's too.
+def _check_database(site: Site) -> dict[str, str]:
+    """See that the database is this home's; give declared channels that can't be taken in, each with the sentence why.
 
-    Raises TransientError.
+    A table of theirs is another stream's, too. Raises TransientError.
     """
+    check_home(site)
     declared = [stream for channel in site.channels for stream in channel.streams]
     channels = [channel for channel in site.channels if channel.target == site.network]
     with transient_errors(), reading(site.engine) as connection:

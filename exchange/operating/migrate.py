@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
-from exchange.alembic import NETWORK_ATTRIBUTE
+from exchange.alembic import NETWORK_ATTRIBUTE, OWN_ATTRIBUTE
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine
 from exchange.database.locks import busy_for_others
@@ -87,6 +87,7 @@ def _new_config() -> Config:
 @contextmanager
 def _config(target: Target, network: str | None) -> Iterator[Config]:
     config = _new_config()
+    config.attributes[OWN_ATTRIBUTE] = True
     if network:
         config.attributes[NETWORK_ATTRIBUTE] = network
     with _connected(target) as connection:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from exchange.cli.app import app
-from exchange.database import make_engine
+from exchange.database import make_engine, tables
 from tests.databases import Databases
 
 PEERS = {"request": "response", "response": "request"}
@@ -191,3 +191,7 @@ def settle(side: Side, databases: Databases, *commands: str, kind: str = "sqlite
 def _made_by(side: Side, commands: tuple[str, ...], url: str) -> None:
     for command in commands:
         side.do(*command.split(), EXCHANGE_DATABASE_URL=url)
+    engine = make_engine(url)
+    with engine.begin() as connection:  # its copies are for other homes
+        connection.execute(sa.update(tables.network).values(home=None, home_place=None))
+    engine.dispose()

@@ -182,6 +182,7 @@ def test_a_manifest_that_was_written_just_now_is_read_again(quick_receiver: Side
 
 def test_a_duplicate_is_not_read_whatever_its_size(quick_receiver: Side, quick_forger: Forger) -> None:
     costs = []
+    quick_receiver.take_in()  # has the database from then on
     for count in (1, 2_000):
         batch = quick_forger.make([account(number, FIRST + number) for number in range(count)])
         quick_forger.deliver(batch)

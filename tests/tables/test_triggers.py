@@ -158,12 +158,35 @@ def test_a_role_without_rights_on_the_log_is_captured_all_the_same(postgres_lab:
     postgres_lab.run(
         f"CREATE ROLE {role}",
         f"GRANT INSERT ON item TO {role}",
+        "ALTER TABLE exchange_change ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
         f"SET LOCAL ROLE {role}",
         "SET LOCAL search_path = pg_temp",
         "INSERT INTO public.item (id) VALUES (1)",
     )
     assert postgres_lab.noted() == [("s0", "I", '{"id":1}')]
     postgres_lab.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_a_role_that_cannot_write_the_log_is_told_so_before_its_tables_can_not_be_written(postgres_lab: Lab) -> None:
+    role = f"maker_{uuid.uuid4().hex[:8]}"
+    postgres_lab.run(f"CREATE ROLE {role}", f"GRANT CREATE ON SCHEMA public TO {role}")
+    table = items()
+    stream = Stream(table)
+    with postgres_lab.engine.begin() as connection:
+        connection.exec_driver_sql(f"SET LOCAL ROLE {role}")
+        table.create(connection)
+        with connection.begin_nested() as refused:
+            with pytest.raises(capture.CaptureFault, match=f"role {role}'s, which may not insert into exchange_change"):
+                capture.install(connection, "item")
+            refused.rollback()
+        connection.exec_driver_sql(f"RESET ROLE; GRANT INSERT ON exchange_change TO {role}; SET LOCAL ROLE {role}")
+        capture.install(connection, "item")
+        connection.execute(sa.insert(table).values(id=1))
+        assert capture.check(connection, stream) == []
+        connection.exec_driver_sql("RESET ROLE; ALTER TABLE exchange_change ENABLE ROW LEVEL SECURITY")
+        (fault,) = capture.check(connection, stream)
+        assert "is subject to row-level security on exchange_change: whoever writes the table fails" in str(fault)
+        connection.exec_driver_sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_session_settings_do_not_change_how_a_key_is_written(postgres_lab: Lab) -> None:

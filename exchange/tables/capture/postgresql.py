@@ -288,7 +288,24 @@ def faults(connection: Connection, table: TableName, key: Sequence[KeyColumn], s
         for row, kind in ((found[name], kind) for name, (_, _, kind) in shape.triggers.items())
     ):
         return [OUT_OF_DATE]
-    return []
+    return _cannot_note(connection, table)
+
+
+def _cannot_note(connection: Connection, table: TableName) -> list[str]:
+    """Say that the trigger function can't write the log: then no statement can write the table."""
+    row = run(
+        connection,
+        "SELECT r.rolname, c.relrowsecurity AND NOT r.rolsuper AND NOT r.rolbypassrls"
+        " AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE')) AS barred,"
+        " has_schema_privilege(r.oid, c.relnamespace, 'USAGE') AND has_table_privilege(r.oid, c.oid, 'INSERT') AS may"
+        " FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_roles r ON r.oid = p.proowner, pg_class c"
+        f" WHERE t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname = 'exchange_capture_insert'"
+        " AND c.oid = to_regclass('exchange_change')",
+    ).one_or_none()
+    if row is None or (row.may and not row.barred):
+        return []
+    why = "is subject to row-level security on exchange_change" if row.may else "may not insert into exchange_change"
+    return [f"its function is role {row.rolname}'s, which {why}: whoever writes the table fails"]
 
 
 def _fixed(settings: Sequence[str] | None) -> bool:

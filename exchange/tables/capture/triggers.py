@@ -53,7 +53,10 @@ def install(
             f" what the other one took; op.drop_capture({table!r}) first, if it is to be {stream!r} from now on"
         )
     names = key or sa.inspect(connection).get_pk_constraint(table, place.schema)["constrained_columns"]
-    sql.install(connection, place, _key(connection, place, names), stream)
+    columns = _key(connection, place, names)
+    sql.install(connection, place, columns, stream)
+    if faults := sql.faults(connection, place, columns, stream):
+        raise CaptureFault(f"table {table!r} can't be captured: {faults[0]}")
 
 
 def drop(connection: Connection, table: str, schema: str | None = None) -> None:
