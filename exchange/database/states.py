@@ -9,7 +9,8 @@ from exchange.database.tables import BatchState, DeadLetterState, Direction
 TRANSITIONS: Mapping[Direction, Mapping[BatchState | None, frozenset[BatchState]]] = {
     Direction.OUT: {
         None: frozenset({BatchState.SEALED}),
-        BatchState.SEALED: frozenset({BatchState.PUBLISHED, BatchState.DISCARDED}),
+        # Rejected: its files are gone, so that it is lost.
+        BatchState.SEALED: frozenset({BatchState.PUBLISHED, BatchState.REJECTED, BatchState.DISCARDED}),
         BatchState.PUBLISHED: frozenset(
             {BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED, BatchState.DISCARDED}
         ),

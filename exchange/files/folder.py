@@ -69,6 +69,8 @@ class NotPlain(OSError):  # noqa: N818 - reads as what it is
 def make_private(folder: Path, mode: int = PRIVATE_MODE) -> None:
     """Make a folder for our eyes only, and whatever it lies in as usual; what exists stays. Raises OSError."""
     if not folder.exists():
+        if folder.is_symlink():
+            raise OSError(errno.ENOENT, "it is a link that leads nowhere; see that its disk is mounted", str(folder))
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=mode, exist_ok=True)
 

@@ -169,7 +169,7 @@ class Spool:
         """Put a sealed batch into ``outgoing/``: data first, the manifest last as the commit mark.
 
         May be repeated. ``attempt`` > 1 publishes the same bytes under the next name.
-        Raises TransientError if our sealed copy is gone or the folder can't take it.
+        Raises SealedGone, and FolderTrouble if the folder can't take it.
         """
         public = name.again(attempt)
         with (
@@ -177,10 +177,16 @@ class Spool:
             self._held(self.folders.sealed) as sealed,
             self._held(self.folders.outgoing) as outgoing,
         ):
-            for source, target in (
+            moves = (
                 (data_name(name, encoding), data_name(public, encoding)),
                 (manifest_name(name), manifest_name(public)),
-            ):
+            )
+            for source, _ in moves:
+                if not sealed.has(source):
+                    raise SealedGone(
+                        f"{sealed.path / source} is gone; a snapshot of the channel goes in the batch's place"
+                    )
+            for source, target in moves:
                 self._copy_out(sealed, source, outgoing, target)
             outgoing.sync()
 
@@ -625,6 +631,10 @@ class Spool:
                     f"{folder}: {free} bytes are free, a batch may need {needed}; nothing is exported, and changes stay"
                     " pending"
                 )
+
+
+class SealedGone(TransientError):  # noqa: N818 - reads as what it is
+    """Our copy of a batch is gone: it can't be published any more."""
 
 
 class FolderTrouble(TransientError):  # noqa: N818 - reads as what it is

@@ -57,7 +57,7 @@ def export(
     try:
         _check_network(site)
         _queue_due_snapshots(site)
-        busy += _publish_left(site, channel)
+        busy += _publish_left(site, channel, tables.faults)
         channels = [one for one in site.outgoing() if one.called(channel)]
         tables.look(channels)
         pending = [one for one in channels if _anything_pending(site, one, tables.standing)]
@@ -137,8 +137,11 @@ def _queue_due_snapshots(site: Site) -> None:
             send_requests.add_due_snapshots(site)
 
 
-def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
-    """Publish what lies sealed, also of a channel or shard that is declared no more; say who holds which."""
+def _publish_left(site: Site, wanted: str | None, faults: list[str]) -> list[Busy]:
+    """Publish what lies sealed, also of a channel or shard that is declared no more; say who holds which.
+
+    What can't be published for ever is added to ``faults``.
+    """
     with transient_errors(), reading(site.engine) as connection:
         left = {entry.channel for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])}
     if left:
@@ -150,7 +153,7 @@ def _publish_left(site: Site, wanted: str | None) -> list[Busy]:
         if wanted == name or (channel.called(wanted) if channel else wanted is None):
             try:
                 with transient_errors():
-                    publish_sealed(site, name)
+                    faults += publish_sealed(site, name)
             except Busy as held:
                 busy.append(held)
     return busy

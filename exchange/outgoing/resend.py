@@ -21,10 +21,11 @@ from exchange.database.ledger import Entry
 from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction, batch, holds_place, receipt
 from exchange.format import resend_codes
-from exchange.format.control import MAX_RANGES, SNAPSHOT, Range, ranges, shown
-from exchange.format.errors import Reason, RecordError, TransientError, printable
+from exchange.format.control import MAX_RANGES, Range, ranges, shown
+from exchange.format.errors import Reason, TransientError, printable
 from exchange.format.manifest import Manifest
-from exchange.link import peer_statements, send_requests
+from exchange.link import peer_statements
+from exchange.outgoing.lost import IN_ITS_PLACE, lose
 from exchange.outgoing.seal import next_copy
 from exchange.results import Resent
 from exchange.site import Site
@@ -135,9 +136,8 @@ def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | N
     return Resent(stem, entry.channel, entry.epoch, entry.sequence, attempt, cause)
 
 
-_IN_ITS_PLACE = "a snapshot of the channel goes in its place"
-_GONE = f"it is asked for again, but its files are no longer kept whole; {_IN_ITS_PLACE}"
-_ERASED = f"it is asked for again, but a record in it was to be forgotten and it was erased; {_IN_ITS_PLACE}"
+_GONE = f"it is asked for again, but its files are no longer kept whole; {IN_ITS_PLACE}"
+_ERASED = f"it is asked for again, but a record in it was to be forgotten and it was erased; {IN_ITS_PLACE}"
 
 
 def lose_erased(connection: Connection, entry: Entry) -> None:
@@ -145,19 +145,12 @@ def lose_erased(connection: Connection, entry: Entry) -> None:
 
     Runs in the caller's transaction, under the channel's lock.
     """
-    _lose(connection, entry, f"it was erased before it was surely carried over; {_IN_ITS_PLACE}")
+    _lose(connection, entry, f"it was erased before it was surely carried over; {IN_ITS_PLACE}")
 
 
 def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
     """Write down that a batch can't be sent any more, and have a snapshot sent in its place."""
-    if entry.reason != Reason.LOST:
-        gone = {"pruned_at": now(), "again_at": None}
-        ledger.move(connection, entry, BatchState.REJECTED, cause, reason=Reason.LOST, **gone)
-        # More requests than may be open at once: one of those will do.
-        with suppress(RecordError):
-            send_requests.add_request(
-                connection, channel=entry.channel, want=SNAPSHOT, prune=True, reason=f"{entry.stem}: {cause}"
-            )
+    lose(connection, entry, cause)
     return Resent(entry.stem, entry.channel, entry.epoch, entry.sequence, None, cause)
 
 

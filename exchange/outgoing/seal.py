@@ -20,10 +20,12 @@ from exchange.database import ledger, network, positions
 from exchange.database.engine import now
 from exchange.database.locks import export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
+from exchange.files.spool import SealedGone
 from exchange.format import lineage
 from exchange.format.batch import BatchWriter
 from exchange.format.errors import TransientError, printable
 from exchange.format.manifest import BatchKind, Manifest, digest, join_manifest
+from exchange.outgoing.lost import lose
 from exchange.results import Exported
 from exchange.site import Site
 
@@ -135,21 +137,29 @@ def exported(manifest: Manifest) -> Exported:
 # Publish: files move only after the commit, and each move may be repeated
 
 
-def publish_sealed(site: Site, channel: str) -> None:
+def publish_sealed(site: Site, channel: str) -> list[str]:
     """Publish every sealed batch of a channel, in order. Raises Busy and TransientError; what is left stays sealed.
 
-    Commits them together, under the channel's lock.
+    Gives a sentence for each whose files are gone: nobody can publish it, so a snapshot goes in its place. Commits them
+    together, under the channel's lock.
     """
+    lost: list[str] = []
     with reading(site.engine) as connection:
         if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
-            return
+            return lost
     with locked(site.engine, export_lock(channel)) as connection:
         for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             manifest = Manifest.parse((entry.manifest or "").encode())
-            site.spool.publish(manifest.name, manifest.encoding)
+            try:
+                site.spool.publish(manifest.name, manifest.encoding)
+            except SealedGone as gone:
+                lose(connection, entry, gone.sentence)
+                lost.append(gone.sentence)
+                continue
             cause = f"published as {printable(entry.stem)}"
             again = next_copy(site, manifest, 1)
             ledger.move(connection, entry, BatchState.PUBLISHED, cause, published_at=now(), again_at=again)
+    return lost
 
 
 def next_copy(site: Site, manifest: Manifest, attempt: int) -> datetime | None:

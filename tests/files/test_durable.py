@@ -60,3 +60,18 @@ def test_a_file_that_a_person_named_is_a_new_one(tmp_path: Path, there: str) -> 
         file.symlink_to("nowhere")
     with pytest.raises(FileFault, match="letters: expected a new file, found one"), durable.new_file(file):
         raise AssertionError("it was begun")
+
+
+def test_a_file_system_without_hard_links_takes_new_files_and_replaces_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    file = tmp_path / "file"
+    durable.write(file, b"new", mode=0o600, replace=False)
+    with pytest.raises(FileExistsError):
+        durable.write(file, b"another", mode=0o600, replace=False)
+    assert file.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [file]

@@ -12,6 +12,7 @@ from exchange.files.layout import Folders
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
 from exchange.format.errors import TransientError
+from exchange.format.names import BatchName
 
 
 @pytest.fixture
@@ -213,3 +214,25 @@ def test_a_file_has_its_mode_whatever_the_umask(prepared: Spool) -> None:
     finally:
         os.umask(before)
     assert (prepared.folders.outgoing / "letters").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_of_ours_may_be_a_link_to_another_disk_and_one_that_leads_nowhere_is_said(
+    folders: Folders, tmp_path: Path
+) -> None:
+    folders.home.mkdir()
+    (tmp_path / "disk").mkdir(mode=0o700)
+    folders.sealed.symlink_to(tmp_path / "disk")
+    spool = Spool(folders)
+    spool.prepare(make=True)
+    name = BatchName("forth", "0123456789ab", 1)
+    with spool.drafting() as (file, path):
+        file.write(b"data")
+        file.flush()
+        spool.seal(name, (), path, 4, b"manifest")
+    spool.publish(name, ())
+    assert {one.name for one in (tmp_path / "disk").iterdir()} == {f"{name}.jsonl", f"{name}.manifest.jsonl"}
+    assert (folders.outgoing / f"{name}.jsonl").read_bytes() == b"data"
+
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    with pytest.raises(TransientError, match="sealed: it is a link that leads nowhere; see that its disk is mounted"):
+        spool.prepare()

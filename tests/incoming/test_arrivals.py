@@ -94,6 +94,24 @@ def test_what_a_carrier_made_of_names_and_kinds_is_named_and_left_where_it_is(
     assert sorted(incoming.rglob("*")) == [one for one in before if good not in one.name]
 
 
+def test_no_time_of_a_file_and_no_name_of_another_one_changes_anything(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    incoming = quick_receiver.site.spool.folders.incoming
+    first, second = (quick_forger.send([account(number, FIRST + number)]) for number in (1, 2))
+    for stem, moment in ((first, 4_102_444_800), (second, 0)):
+        for ending in (".jsonl.zst", ".manifest.jsonl"):
+            os.utime(incoming / f"{stem}{ending}", (moment, moment))
+    for name in (b"\xff" * 255, os.fsencode(first) + b"\xff\x1b[31m.manifest.jsonl", b"a" * 210 + os.fsencode(second)):
+        Path(os.fsdecode(os.fsencode(incoming) + b"/" + name)).write_bytes(b"x")
+    run = quick_receiver.take_in()
+    assert [one.verdict for one in run.batches] == [Verdict.APPLIED] * 2
+    assert run.trouble is None
+    (one,) = run.left_alone
+    assert one.files == 2
+    assert str(one.problem).isprintable()
+
+
 def test_what_this_user_may_not_read_is_named_waits_and_holds_up_nobody_else(
     quick_receiver: Side, quick_forger: Forger
 ) -> None:
