@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
