@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 
+from exchange.database import clock
 from exchange.files.ownership import WrongOwner, refuse_imports
 
 try:
@@ -28,7 +29,6 @@ import json
 import logging
 import mmap
 import os
-import time
 from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
@@ -203,7 +203,7 @@ class SigningAMQP(AMQP):
             ours.pop(CALL, None)
             if ours.pop(TICK_MARK, None) is None and (caller := self.app.caller()) is not None:
                 body = json.loads(dumps(message.body))  # type: ignore[no-untyped-call]
-                ours |= sign({**message.headers, **ours}, body, self.app.secret(), caller, time.time())
+                ours |= sign({**message.headers, **ours}, body, self.app.secret(), caller, clock.seconds())
             return send(producer, name, message, headers=ours, **options)
 
         return signing

@@ -18,8 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from exchange.database import clock
 from exchange.database.audit_chain import add, adding
-from exchange.database.engine import missing_file, now
+from exchange.database.engine import missing_file
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.tables import audit
@@ -122,7 +123,7 @@ def write_refusal(engine: Engine, action: str, claimed: str, *, origin: str, sen
         latest = connection.execute(
             sa.select(audit.c.at, audit.c.result).order_by(audit.c.id.desc()).limit(MOST_REFUSED)
         )
-        recent = [row for row in latest if row.at > now() - timedelta(hours=1) and _is_refusal(row.result)]
+        recent = [row for row in latest if clock.since(row.at) < timedelta(hours=1) and _is_refusal(row.result)]
         if len(recent) >= MOST_REFUSED:
             return False
         add(

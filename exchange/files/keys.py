@@ -93,9 +93,17 @@ def new(folder: Path, name: str) -> Path:
     private, public = folder / f"{name}.key", folder / f"{name}.pem"
     if private.exists() or public.exists():
         raise KeyFault(f"{private}: there is a key of this name already; choose another name")
+    newest = max((path.stat().st_mtime_ns for path in _own(folder)), default=0)
     _write(private, key.to_pem(), 0o600)
+    if private.stat().st_mtime_ns <= newest:  # a clock was set back: the newest key signs all the same
+        later = newest + _TELLS_APART_NS
+        os.utime(private, ns=(later, later))
     _write(public, key.public_pem(), 0o644)
     return public
+
+
+_TELLS_APART_NS = 2_000_000_000
+"""So far apart file times have to be on any file system to be two."""
 
 
 def candidate(file: Path, name: str | None = None) -> Candidate:

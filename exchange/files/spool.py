@@ -308,7 +308,9 @@ class Spool:
         """
         found = self._arrived(manifest_name(batch.name) if encoding is None else data_name(batch.name, encoding))
         # The change time is this machine's own, so a time in the future can't keep a file young for ever.
-        return clock.seconds() - min(found.st_mtime, found.st_ctime) if found else 0.0
+        # One that is far in the future was set by a machine's clock that was ahead, which nobody waits for.
+        seconds = clock.seconds() - min(found.st_mtime, found.st_ctime) if found else 0.0
+        return seconds if seconds > -clock.SKEW.total_seconds() else -seconds
 
     def claim(self, batch: BatchFiles, encoding: tuple[str, ...]) -> BatchFiles:
         """Take both files out of the other side's reach, into ``work/``. May be repeated after a crash.

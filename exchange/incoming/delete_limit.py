@@ -176,6 +176,7 @@ def count_deletes(
         if not number:
             continue
         mine = deleted.c.stream == name
+        _redate(connection, name, hour)
         old = mine if arrival.released else mine & (deleted.c.hour <= passed)
         connection.execute(sa.delete(deleted).where(old))
         if arrival.released:
@@ -195,6 +196,19 @@ def count_deletes(
         first = dialect_of(connection).insert(deleted).values(stream=name, hour=hour, deleted=number, rows=rows)
         more = {"deleted": deleted.c.deleted + first.excluded.deleted}
         connection.execute(first.on_conflict_do_update(index_elements=["stream", "hour"], set_=more))
+
+
+def _redate(connection: Connection, stream: str, hour: int) -> None:
+    """Count what was deleted while the clock was ahead as if it had been now: it would count until then."""
+    future = (deleted.c.stream == stream, deleted.c.hour > hour + 1)
+    said = sa.select(sa.func.sum(deleted.c.deleted).label("deleted"), sa.func.max(deleted.c.rows).label("rows"))
+    sums = connection.execute(said.where(*future)).one()
+    if sums.deleted is None:
+        return
+    connection.execute(sa.delete(deleted).where(*future))
+    moved = dialect_of(connection).insert(deleted).values(stream=stream, hour=hour, **sums._asdict())
+    more = {"deleted": deleted.c.deleted + moved.excluded.deleted}
+    connection.execute(moved.on_conflict_do_update(index_elements=["stream", "hour"], set_=more))
 
 
 def _enough(limits: Limits, deletes: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from exchange.database import attempts, ledger
+from exchange.database import attempts, clock, ledger
 from exchange.database.engine import now
 from exchange.database.locks import STRANGERS_LOCK, Busy, import_lock, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
@@ -180,7 +180,12 @@ def _end_patience(site: Site, seen: Arrival | Stranger, verdict: Decision) -> De
         known = known_row(connection, seen)
     waited = 0.0
     if known is not None and (known.state, known.reason) == (BatchState.WAITING, Reason.INCOMPLETE):
-        waited = (now() - known.updated_at) / timedelta(seconds=1)
+        ago = clock.since(known.updated_at)
+        if ago == timedelta.max:  # nobody knows for how long: it begins now
+            with writing(site.engine) as connection:
+                ledger.move(connection, known, BatchState.WAITING, verdict.sentence, reason=verdict.reason)
+        else:
+            waited = ago / timedelta(seconds=1)
     ended = incomplete_verdict(site.limits, verdict, waited)
     if ended is verdict or not isinstance(seen, Arrival):
         return ended

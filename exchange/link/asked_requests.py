@@ -10,6 +10,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database import clock
 from exchange.database.engine import now
 from exchange.database.tables import RepairState, repair
 from exchange.format.control import CHECKPOINT, MAX_WORDS, SNAPSHOT
@@ -67,7 +68,8 @@ def is_snapshot_asked(connection: Connection, channel: str) -> bool:
     Runs in the transaction that imports, under the channel's lock.
     """
     here = sa.and_(repair.c.state == RepairState.OPEN, repair.c.channel == channel, repair.c.want == SNAPSHOT)
-    late = sa.and_(here, repair.c.asked_at < now() - PATIENCE)
+    # One that was asked for ahead of now was so by a clock that was wrong: nobody knows for how long it waits.
+    late = sa.and_(here, sa.or_(repair.c.asked_at < now() - PATIENCE, repair.c.asked_at > now() + clock.SKEW))
     connection.execute(sa.update(repair).where(late).values(state=RepairState.WITHDRAWN, closed_at=now()))
     return bool(connection.scalar(sa.select(sa.exists().where(here))))
 

@@ -15,11 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger, network, positions, tables
+from exchange.database import clock, ledger, network, positions, tables
 from exchange.database.tables import Direction, peer, receipt
 from exchange.format.as_dict import AsDict
 from exchange.format.control import Heartbeat, Range, RefusedBatch, Sample
 from exchange.format.errors import Problem, printable
+from exchange.format.moments import in_words
 from exchange.link import epoch_adoption, peer_statements
 from exchange.site import Site
 
@@ -84,6 +85,12 @@ class PeerState:
 
     def silence(self, moment: datetime) -> Problem | None:
         """Say that it has been silent for too long, if so."""
+        if self.life is not None and moment - self.life.heard_at < -clock.SKEW:
+            return Problem(
+                f"the last sign of life of {self.name} was heard {in_words(self.life.heard_at)}, ahead of this clock,"
+                " which was ahead then or is behind now",
+                "set the clock, and have NTP keep it",
+            )
         if self.life is None or moment - self.life.heard_at <= self.life.period_seconds * timedelta(
             seconds=SILENT_PERIODS
         ):

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.database import clock
 from exchange.database.engine import among
 from exchange.database.tables import (
     BatchState,
@@ -146,9 +147,13 @@ def _receipt(
     lacking = _lacking(connection, lane)
     ordered = channel is None or channel.ordered
     refused = _refused(connection, lane, through, None if ordered else lacking.keys())
-    asked_since = moment - timedelta(seconds=site.limits.gap_seconds)
+    patience = timedelta(seconds=site.limits.gap_seconds)
     told = {one.sequence for one in refused}
-    missing = ranges(sequence for sequence, since in lacking.items() if since <= asked_since and sequence not in told)
+    missing = ranges(
+        sequence
+        for sequence, since in lacking.items()
+        if clock.since(since, moment) >= patience and sequence not in told
+    )
     # What is neither told of nor there must not be taken for applied: only an unordered channel leaves it behind.
     untold = [one for one in lacking if one <= through and one not in told and not within(one, missing)]
     through = min([through, *(one - 1 for one in untold)])

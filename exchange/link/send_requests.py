@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.database import clock
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
@@ -154,7 +155,8 @@ def add_due_snapshots(site: Site) -> None:
     period = timedelta(days=site.limits.snapshot_days)
     with reading(site.engine) as connection:
         begun = connection.scalar(sa.select(network.c.created_at))
-        due = [one.name for one in site.outgoing() if now() - (_last(connection, one.name) or begun or now()) >= period]
+        last = {one.name: _last(connection, one.name) or begun or now() for one in site.outgoing()}
+        due = [name for name, moment in last.items() if clock.since(moment) >= period]
     if due:
         with writing(site.engine) as connection:
             for name in due:

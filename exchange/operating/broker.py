@@ -17,7 +17,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Never, Self
 
@@ -25,6 +24,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from exchange.database import clock
 from exchange.files import durable, pid_lock
 from exchange.format.errors import Problem, printable
 from exchange.format.moments import in_words
@@ -142,7 +142,7 @@ class EmbeddedBroker:
         def in_use(by: str) -> Never:
             raise BrokerFault(f"{self.folder} is in use by {by.strip() or 'another process'}; stop that one first")
 
-        since = f" since {in_words(datetime.now(UTC))}\n"
+        since = f" since {in_words(clock.now())}\n"
         try:
             return pid_lock.hold(self.folder / _LOCK, in_use, since)
         except OSError as error:

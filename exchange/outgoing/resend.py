@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger, network
+from exchange.database import clock, ledger, network
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.ledger import Entry
@@ -95,7 +95,8 @@ def _is_due(site: Site, attempt: int, published_at: datetime | None, heard_at: d
     if published_at is None:
         return True
     patience = timedelta(seconds=site.limits.gap_seconds * min(2 ** (attempt - 1), MOST_PATIENCE))
-    return published_at < heard_at and published_at <= now() - patience
+    ago = clock.since(published_at)
+    return (published_at < heard_at or ago == timedelta.max) and ago >= patience
 
 
 def _at(channel: str, epoch: str, wanted: Sequence[Range]) -> list[sa.ColumnElement[bool] | sa.TextClause]:
@@ -108,7 +109,10 @@ def _at(channel: str, epoch: str, wanted: Sequence[Range]) -> list[sa.ColumnElem
 def _copies_due(site: Site, connection: Connection) -> list[int]:
     if not site.one_way:
         return []
-    due = sa.select(batch.c.id).where(batch.c.again_at <= now()).order_by(batch.c.again_at).limit(MOST)
+    # What is due later than a copy ever is was published by a clock that was ahead.
+    latest = now() + timedelta(seconds=site.limits.copy_seconds) + clock.SKEW
+    due = sa.select(batch.c.id).where(sa.or_(batch.c.again_at <= now(), batch.c.again_at > latest))
+    due = due.order_by(batch.c.again_at).limit(MOST)
     return list(connection.scalars(due))
 
 

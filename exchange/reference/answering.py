@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
+from exchange.database import clock
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.locks import Busy, reading, writing
@@ -135,13 +136,18 @@ def _waiting(engine: Engine, claims_since: datetime, limit: int) -> list[uuid.UU
         .where(
             Request.status == RequestStatus.PENDING,
             ~sa.exists().where(Response.request_id == Request.id),
-            ~sa.exists().where(AnswerAttempt.request_id == Request.id, AnswerAttempt.started_at >= claims_since),
+            ~sa.exists().where(AnswerAttempt.request_id == Request.id, ~_lapsed(claims_since)),
         )
         .order_by(Request.priority.desc(), Request.created_at, Request.id)
         .limit(limit)
     )
     with reading(engine) as connection:
         return list(connection.scalars(query))
+
+
+def _lapsed(claims_since: datetime) -> sa.ColumnElement[bool]:
+    """Say that a claim is old, or of a clock that was ahead: nobody knows how old."""
+    return sa.or_(AnswerAttempt.started_at < claims_since, AnswerAttempt.started_at > now() + clock.SKEW)
 
 
 def _claim(run: _Run, request_id: uuid.UUID) -> _Claim | None:
@@ -186,7 +192,7 @@ def _claiming(
             "started_at": statement.excluded.started_at,
             "who": statement.excluded.who,
         },
-        where=AnswerAttempt.started_at < claims_since,
+        where=_lapsed(claims_since),
     ).returning(AnswerAttempt.attempts)
     return claiming
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -101,10 +101,11 @@ def _choose_priority(profile: ProfileType, priority: int | None) -> int:
 
 def _check_daily_limit(session: Session, user: User) -> None:
     """Count what the user asked since midnight UTC, cancelled requests included."""
+    today = _start_of_day(now())
     made = session.scalar(
         sa.select(sa.func.count())
         .select_from(Request)
-        .where(Request.user_id == user.id, Request.created_at >= _start_of_day(now()))
+        .where(Request.user_id == user.id, Request.created_at.between(today, today + timedelta(days=1)))
     )
     limit = user.profile_type.daily_limit
     if (made or 0) >= limit:

@@ -20,7 +20,7 @@ from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import import_lock, join, locked
-from exchange.database.tables import VERSION_COLUMN, ahead, event, tombstone
+from exchange.database.tables import VERSION_COLUMN, ahead, event, network, tombstone
 from exchange.database.whoami import whoami
 from exchange.format import strict_json as values
 from exchange.format.as_dict import AsDict
@@ -63,7 +63,9 @@ class Freed(AsDict):
 def most(site: Site, connection: Connection, channel: Channel) -> int:
     """Give the greatest version that is taken of an incoming channel now. Reads in the caller's transaction."""
     # A clock that fell back is behind what it once said itself.
-    moment = max(now(), connection.scalar(sa.select(event.c.at).order_by(event.c.id.desc()).limit(1)) or _EPOCH)
+    newest = sa.select(event.c.at).order_by(event.c.id.desc()).limit(1)
+    said = (connection.scalar(newest), connection.scalar(sa.select(network.c.created_at)))
+    moment = max(now(), *filter(None, said))
     known = connection.execute(sa.select(ahead).where(ahead.c.channel == channel.declared)).one_or_none()
     reached = _microseconds(moment)
     if known is not None:

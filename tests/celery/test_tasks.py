@@ -403,6 +403,15 @@ def test_who_reaches_the_broker_alone_can_cause_a_tick_and_nothing_else(desk: De
     assert "Traceback" not in log
 
 
+def test_a_tick_that_expired_by_another_clock_is_taken_and_the_next_one_is_not(desk: Desk) -> None:
+    def tick(number: str) -> dict[str, Any]:
+        headers = {"task": "exchange.reconcile", "id": number, "expires": "2001-01-01T00:00:00+00:00"}
+        return message(headers, [[], {"incoming": False}, {}])
+
+    assert "channels" in desk.push(tick("first"))
+    assert desk.push(tick("second")) == "expired"
+
+
 def test_a_call_counts_once_as_it_was_signed_and_for_a_day(desk: Desk) -> None:
     caught = desk.caught("prune")
     assert desk.push(caught)["message"] == "nothing to prune"
