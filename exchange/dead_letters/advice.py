@@ -53,6 +53,16 @@ _INCOMING = {
         " --reason TEXT`, then `exchange dead-letters retry {id}`; if not, discard it, and have the row sent again"
         " (`exchange reconcile CHANNEL`)",
     ),
+    "size": Advice(
+        _EITHER,
+        "raise EXCHANGE_MAX_RECORD_BYTES on both sides, or have the row made shorter; then have it sent again"
+        " (`exchange reconcile CHANNEL`)",
+    ),
+    "dropped": Advice(
+        _HERE,
+        'a trigger of the receiving table dropped it: let what the exchange writes pass (CHANNELS.md, "The receiving'
+        ' table"), then `exchange dead-letters retry {id}`',
+    ),
     "unique": Advice(_HERE, _MAKE_ROOM),
     "constraint": Advice(_HERE, _MAKE_ROOM),
     "database": Advice(_HERE, _MAKE_ROOM),

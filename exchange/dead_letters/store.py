@@ -19,6 +19,7 @@ from exchange.database.encodings import NarrowEncoding, narrow_encoding
 from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction, dead_letter, event
 from exchange.format import record as records
+from exchange.format.batch import LongLine
 from exchange.format.errors import RecordError
 from exchange.tables.loader.copy import put
 from exchange.tables.loader.staging import canonical_key
@@ -174,7 +175,7 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
             **{name: getattr(letter, name) for name in _AS_THEY_ARE},
             **_texts(letter, narrow),
             "record": letter.record[:MAX_STORED_RECORD_BYTES],
-            "record_bytes": len(letter.record),
+            "record_bytes": letter.record.length if isinstance(letter.record, LongLine) else len(letter.record),
             "fingerprint": letter.fingerprint,
             "state": DeadLetterState.PARKED,
             "created_at": moment,

@@ -12,7 +12,7 @@ _ENDING = ".ended"
 
 
 class EndedAttempts:
-    """A file of no bytes for each of them, so that the next process knows of it; old ones go as drafts do."""
+    """A file of no bytes for each of them, so that the next process knows of it."""
 
     def __init__(self, folder: Path) -> None:
         """Keep them in ``folder``."""

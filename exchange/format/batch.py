@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 import zstandard
 
-from exchange.format.errors import Corrupt, Fault, Incomplete, TransientError, Unsupported, printable
+from exchange.format.errors import Corrupt, Fault, Incomplete, RecordError, TransientError, Unsupported, printable
 from exchange.format.manifest import Manifest, OpCounts
 from exchange.format.record import Op
 from exchange.format.zstd import open_frame
@@ -30,6 +30,40 @@ class ReadLimits:
     max_record_bytes: int = 1024 * 1024
     max_records: int = 10_000_000
     max_content_bytes: int = 4 * 1024**3
+
+
+HEAD_BYTES: Final = 1024 * 1024
+"""So much is kept of a line that is longer than the limit."""
+
+
+class LongLine(bytes):
+    """The beginning of a line that is longer than a reader takes; ``length`` is that of the whole line, in bytes."""
+
+    length: int
+
+    @classmethod
+    def of(cls, line: bytes | bytearray, length: int | None = None) -> LongLine:
+        """Keep the beginning of a line."""
+        made = cls(line[:HEAD_BYTES])
+        made.length = len(line) if length is None else length
+        return made
+
+    def longer_by(self, more: bytes | bytearray) -> LongLine:
+        """Give the same with more bytes behind it, of which few are kept or none."""
+        if len(self) == HEAD_BYTES:
+            self.length += len(more)
+            return self
+        return self.of(self + more[: HEAD_BYTES - len(self)], self.length + len(more))
+
+
+def too_long(line: bytes, most: int) -> RecordError:
+    """Word what is wrong with a line that is longer than ``most`` bytes."""
+    return RecordError(
+        "size",
+        "",
+        f"the record is {line.length if isinstance(line, LongLine) else len(line)} bytes long, at most {most} are taken"
+        " (EXCHANGE_MAX_RECORD_BYTES, on both sides)",
+    )
 
 
 @dataclass(frozen=True)
@@ -146,13 +180,15 @@ class BatchReader:
         """Lines given out so far."""
         self.first_line = 1
         """Number of the first line in the list last given out; the first line of a file is 1."""
+        self.max_record_bytes = self._limits.max_record_bytes
         _supported(manifest.encoding)
         _within("content_bytes", manifest.content_bytes, self._limits.max_content_bytes)
         _within("records", manifest.total, self._limits.max_records)
 
     def __iter__(self) -> Iterator[list[bytes]]:
-        """Yield the lines, once, in lists of about 128 KiB."""
+        """Yield the lines, once, in lists of about 128 KiB; of one that is longer than the limit a LongLine."""
         rest = bytearray()
+        long: LongLine | None = None
         for piece in self._content():
             rest += piece
             cut = piece.rfind(b"\n")
@@ -160,11 +196,16 @@ class BatchReader:
                 end = len(rest) - len(piece) + cut
                 lines = bytes(rest[:end]).split(b"\n")
                 del rest[: end + 1]
-                self._check_lines(lines)
-                yield lines
-            if len(rest) > self._limits.max_record_bytes:
-                raise self._line_too_long(self.lines + 1)
-        self._check_end(len(rest))
+                if long is not None:
+                    lines[0], long = long.longer_by(lines[0]), None
+                yield self._checked(lines)
+            if long is not None:
+                long = long.longer_by(rest)
+                rest.clear()
+            elif len(rest) > self._limits.max_record_bytes:
+                long = LongLine.of(rest)
+                rest.clear()
+        self._check_end(len(rest) + len(long or b""))
 
     def check_counts(self, counts: Mapping[str, OpCounts]) -> None:
         """Compare the records that could be decoded, per stream and op, with the manifest.
@@ -191,25 +232,23 @@ class BatchReader:
             self._content_digest.update(piece)
             yield piece
 
-    def _check_lines(self, lines: list[bytes]) -> None:
+    def _checked(self, lines: list[bytes]) -> list[bytes]:
         self.first_line = self.lines + 1
         if self.lines == 0 and lines[0].startswith(_BOM):
             raise Corrupt("the content begins with a byte order mark")
         if not all(map(bytes.strip, lines)):
             blank = next(number for number, line in enumerate(lines, self.first_line) if not line.strip())
             raise Corrupt(f"line {blank} is blank")
-        longest = max(map(len, lines))
-        if longest > self._limits.max_record_bytes:
-            raise self._line_too_long(next(n for n, line in enumerate(lines, self.first_line) if len(line) == longest))
+        most = self._limits.max_record_bytes
+        if max(map(len, lines)) > most:
+            lines = [LongLine.of(one) if len(one) > most and type(one) is bytes else one for one in lines]
         self.lines += len(lines)
         if self.lines > self._manifest.total:
             raise Corrupt(
                 f"the data file has more than the {self._manifest.total} lines that its manifest counts",
                 Fault.COUNTS,
             )
-
-    def _line_too_long(self, number: int) -> Corrupt:
-        return Corrupt(f"line {number} is longer than {self._limits.max_record_bytes} bytes")
+        return lines
 
     def _check_end(self, unended: int) -> None:
         self._data.check_end()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import BinaryIO, Final
 
-from exchange.format.batch import BatchReader, ReadLimits, check_data
+from exchange.format.batch import BatchReader, LongLine, ReadLimits, check_data, too_long
 from exchange.format.errors import BatchError, Incomplete, Reason, RecordError, printable
 from exchange.format.manifest import Manifest, OpCounts, digest, split_manifest
 from exchange.format.names import BatchName
@@ -134,6 +134,8 @@ class _Trial:
         for lines in reader:
             for number, line in enumerate(lines, reader.first_line):
                 try:
+                    if isinstance(line, LongLine):
+                        raise too_long(line, reader.max_record_bytes)
                     record = decode(line)
                     if record.stream not in self._manifest.schemas:
                         raise _unlisted(record.stream)

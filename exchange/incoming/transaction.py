@@ -73,7 +73,7 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
         if arrival.manifest.kind is BatchKind.CHECKPOINT and crashes < site.limits.crashes:
             ours.extend(checkpoint.own_digests(site, arrival.channel))
 
-    ended = EndedAttempts(site.spool.folders.tmp)
+    ended = EndedAttempts(site.spool.folders.home / "markers")
     attempted = partial(attempts.attempted, site.engine, lock, key, ended)
     with _late_refusals(), attempted(digest_own_rows) as (connection, crashes):
         join(connection, import_lock(arrival.channel.declared), alone=not arrival.channel.beside_others)

@@ -24,7 +24,7 @@ from exchange.database.tables import Direction
 from exchange.dead_letters import store, supersede
 from exchange.dead_letters.store import Letter
 from exchange.format import record as records
-from exchange.format.batch import BatchWriter
+from exchange.format.batch import BatchWriter, too_long
 from exchange.format.errors import RecordError
 from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record
@@ -236,7 +236,7 @@ _Checks = tuple[Callable[[_Body], None], Callable[[list[_Body]], bool]]
 def _bounded(site: Site, line: bytes) -> bytes:
     allowed = site.limits.read.max_record_bytes
     if len(line) - 1 > allowed:
-        raise RecordError("size", "", f"the record is {len(line) - 1} bytes long, at most {allowed} are sent")
+        raise too_long(line[:-1], allowed)
     return line
 
 

@@ -158,6 +158,25 @@ def test_a_letter_longer_than_is_kept_says_so(quick_receiver: Side, quick_forger
     assert "sent again" in done.message
 
 
+def test_a_line_over_the_limit_is_parked_and_holds_up_nothing(receiver: Side, forger: Forger) -> None:
+    receiver.limit(invalid_share=1.0)
+    long = 3 * tables.MAX_STORED_RECORD_BYTES
+    forger.send([account(1, FIRST), account(2, FIRST, name="x" * long), account(3, FIRST)])
+    forger.send([account(4, FIRST)])
+
+    done = receiver.take_in().batches
+
+    assert [(one.records.applied, one.records.parked) for one in done] == [(2, 1), (1, 0)]
+    [letter] = letters(receiver)
+    assert (letter.error, letter.line, len(letter.record)) == ("size", 2, tables.MAX_STORED_RECORD_BYTES)
+    assert long < letter.record_bytes < long + 200
+    assert (
+        f"is {letter.record_bytes} bytes long, at most 1048576 are taken (EXCHANGE_MAX_RECORD_BYTES" in letter.message
+    )
+    [retried] = retry.retry_letters(receiver.site, [letter.id])
+    assert "sent again" in retried.message
+
+
 # Outgoing
 
 SQLITE_EVILS = {

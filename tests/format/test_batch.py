@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
-from exchange.format.batch import BatchReader, BatchWriter, ReadLimits, check_data
+from exchange.format.batch import HEAD_BYTES, BatchReader, BatchWriter, LongLine, ReadLimits, check_data
 from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, TransientError, Unsupported
 from exchange.format.manifest import OpCounts
 from exchange.format.record import Op, Record, encode
@@ -116,9 +116,8 @@ def test_only_the_newline_byte_ends_a_line(seal: Seal) -> None:
         (b"{}\n \t\r\n", "line 2 is blank"),
         (b"{}\r\n\r\n", "line 2 is blank"),
         (b"\xef\xbb\xbf{}\n", "byte order mark"),
-        (b"{}\n" + b"x" * 101 + b"\n", "line 2 is longer than 100 bytes"),
-        (b"{}\n" + b"x" * 101, "line 2 is longer than 100 bytes"),
-        (b"x" * 1_000_000, "line 1 is longer than 100 bytes"),
+        (b"{}\n" + b"x" * 101, "line 2, the last one, is not ended"),
+        (b"x" * 1_000_000, "line 1, the last one, is not ended"),
     ],
 )
 def test_content_that_breaks_a_rule_is_corrupt(
@@ -127,6 +126,19 @@ def test_content_that_breaks_a_rule_is_corrupt(
     with pytest.raises(Corrupt, match=about) as refused:
         lines_of(seal(content, encoding=encoding), ReadLimits(max_record_bytes=100))
     assert refused.value.fault is Fault.CONTENT
+
+
+@ENCODINGS
+@pytest.mark.parametrize("size", [101, 300_000, 3_000_000])
+def test_of_a_line_over_the_limit_the_beginning_is_given_and_its_length(
+    seal: Seal, encoding: tuple[str, ...], size: int
+) -> None:
+    lines = lines_of(
+        seal(b"{}\n" + b"x" * size + b"\n{}\n" + b"y" * size + b"\n", encoding=encoding),
+        ReadLimits(max_record_bytes=100),
+    )
+    assert lines == [b"{}", b"x" * min(size, HEAD_BYTES), b"{}", b"y" * min(size, HEAD_BYTES)]
+    assert [(type(one), one.length) for one in lines if isinstance(one, LongLine)] == [(LongLine, size)] * 2
 
 
 def test_a_line_of_exactly_the_limit_is_read(seal: Seal) -> None:
@@ -347,7 +359,7 @@ def test_a_line_that_never_ends_takes_no_more_memory_than_the_limit(seal: Seal) 
     endless = seal(b"x" * 50_000_000, counts=OpCounts(1))
 
     def read() -> None:
-        with pytest.raises(Corrupt, match="line 1 is longer"):
+        with pytest.raises(Corrupt, match="line 1, the last one, is not ended"):
             lines_of(endless)
 
     assert _peak(read) < 5_000_000

@@ -73,11 +73,11 @@ def test_a_later_publication_is_the_same_batch(seal: Seal) -> None:
         ({"trusted": TrustedKeys({})}, Reason.UNTRUSTED, "signature"),
         ({"data": None}, Reason.INCOMPLETE, "data file"),
         ({"limits": ReadLimits(max_records=3)}, Reason.CORRUPT, "content"),
-        ({"limits": ReadLimits(max_record_bytes=20)}, Reason.CORRUPT, "content"),
+        ({"limits": ReadLimits(max_record_bytes=20)}, None, "records"),
     ],
 )
 def test_the_first_thing_that_is_wrong_ends_the_verification(
-    seal: Seal, changes: dict[str, Any], reason: Reason, last: str
+    seal: Seal, changes: dict[str, Any], reason: Reason | None, last: str
 ) -> None:
     report = judged(seal(), **changes)
     assert report.reason is reason

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from exchange.format import record as records
+from exchange.format.batch import LongLine, too_long
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import OpCounts
 from exchange.format.record import Op, Record, RecordRun
@@ -55,7 +56,14 @@ class Decoder:
 
     def decode(self, lines: Sequence[bytes], first: int) -> Iterator[Decoded | BadLine]:
         """Decode lines that follow each other, the first of them with the number ``first``."""
-        yield from self._decode(lines, range(first, first + len(lines)))
+        numbers: Sequence[int] = range(first, first + len(lines))
+        if LongLine in {*map(type, lines)}:
+            long = {place for place, line in enumerate(lines) if type(line) is LongLine}
+            for place in long:
+                error = too_long(lines[place], self._site.limits.read.max_record_bytes)
+                yield BadLine(numbers[place], lines[place], error)
+            lines, numbers = _without(long, lines), _without(long, numbers)
+        yield from self._decode(lines, numbers)
 
     def _decode(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Iterator[Decoded | BadLine]:
         run = records.decode_run(lines)
