@@ -279,7 +279,7 @@ batch = Table(
         **holds_place.of_index(),
     ),
     Index("ix_exchange_batch_stem_id", "stem", "id"),
-    Index("ix_exchange_batch_state", "state", "direction", "channel"),
+    Index("ix_exchange_batch_state", "state", "direction", "channel", "id"),
     Index(
         "ix_exchange_batch_kept",
         "direction",

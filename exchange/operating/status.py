@@ -43,6 +43,9 @@ _SHOWN = {
 }
 
 
+FEW_CHANNELS = 10
+"""Of so many channels the newest batches are looked for in every state; SQLite joins 500 selections at most."""
+
 _WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
 """Where a control batch is somebody's worry: else newer ones say it all."""
 
@@ -223,7 +226,9 @@ def batches(
     Control batches, of which there is one every few minutes, are given only if they are asked for or somebody's worry.
     """
     query = sa.select(batch).order_by(batch.c.id.desc()).limit(limit)
-    if channels is not None:
+    if channels is not None and key is None and (state is not None or len(channels) <= FEW_CHANNELS):
+        query = query.where(batch.c.id.in_(_newest(channels, state, direction, limit)))
+    elif channels is not None:
         query = query.where(batch.c.channel.in_(channels))
     else:
         query = query.where(sa.or_(batch.c.channel != CONTROL, batch.c.state.in_(_WORRYING)))
@@ -253,6 +258,23 @@ def batches(
         )
         for row in connection.execute(query)
     ]
+
+
+def _newest(
+    channels: Collection[str], state: BatchState | None, direction: Direction | None, limit: int
+) -> sa.CompoundSelect[int]:
+    """Select the newest batches of each channel, state and direction: for each of them an index has them in order."""
+    each = (
+        sa.select(batch.c.id)
+        .where(batch.c.state == one, batch.c.direction == way, batch.c.channel == channel)
+        .order_by(batch.c.id.desc())
+        .limit(limit)
+        .subquery()
+        for channel in channels
+        for one in ([state] if state else BatchState)
+        for way in ([direction] if direction else Direction)
+    )
+    return sa.union_all(*(sa.select(some.c.id) for some in each))
 
 
 _UNCONFIRMABLE = "unconfirmable"

@@ -14,6 +14,7 @@ branch_labels = None
 depends_on = None
 
 TABLE = "exchange_failed_run"
+BATCHES, INDEX, COLUMNS = "exchange_batch", "ix_exchange_batch_state", ("state", "direction", "channel")
 
 
 def upgrade() -> None:
@@ -28,8 +29,12 @@ def upgrade() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("direction", "channel", name="pk_exchange_failed_run"),
     )
+    op.drop_index(INDEX, BATCHES)
+    op.create_index(INDEX, BATCHES, [*COLUMNS, "id"])
 
 
 def downgrade() -> None:
     """Drop the table: the next run that fails is told by its log alone."""
+    op.drop_index(INDEX, BATCHES)
+    op.create_index(INDEX, BATCHES, [*COLUMNS])
     op.drop_table(TABLE)
