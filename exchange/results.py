@@ -105,12 +105,16 @@ class Strangers:
 
 @dataclass(frozen=True)
 class LeftAlone(AsDict):
-    """Files in ``incoming/`` that can't be taken as they are, all for one reason: how many, and ``samples`` of them."""
+    """Files in ``incoming/`` that can't be taken as they are, all for one reason: how many, and ``samples`` of them.
+
+    ``needs_a_person`` says that they are surely missed.
+    """
 
     files: int
     samples: tuple[str, ...]
     message: str
     remedy: str
+    needs_a_person: bool = True
 
     @property
     def problem(self) -> Problem:

@@ -75,6 +75,7 @@ class Kept(NamedTuple):
     name: BatchName
     kind: FileKind
     changed_at: float
+    readable: bool = True
 
 
 class DataFile(NamedTuple):
@@ -99,8 +100,8 @@ class DataFile(NamedTuple):
 class LeftAlone(NamedTuple):
     """A file in ``incoming/`` that can't be taken as it is: what is the matter with it, and the remedy.
 
-    ``passing`` says that it may be so for a while only, as its carrier is at work; ``changed_at`` (Unix time) is when
-    it last changed.
+    ``passing`` says that it may be so for a while only, as its carrier is at work, ``spare`` that it may be one too
+    many; ``changed_at`` (Unix time) is when it last changed.
     """
 
     file: str
@@ -108,6 +109,7 @@ class LeftAlone(NamedTuple):
     remedy: str
     changed_at: float
     passing: bool = False
+    spare: bool = False
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _renamed(name: str, found: os.stat_result) -> LeftAlone | None:
             f"let its carrier leave names and bytes as they are; if {was.expected} never came, bring it again under"
             " that name, else remove this one"
         )
-    return LeftAlone(name, was.how, remedy, found.st_ctime, passing=was.under_way)
+    return LeftAlone(name, was.how, remedy, found.st_ctime, passing=was.under_way, spare=was.spare)
 
 
 def without_manifest(name: str, changed_at: float) -> LeftAlone:

@@ -563,12 +563,13 @@ class Spool:
     def list_kept(self, path: Path, most: int | None = None) -> list[Kept]:
         """List the files of batches in a folder of ours, or ``most`` of them."""
         found = []
-        with self._listed(path) as (_, entries):
+        with self._listed(path) as (folder, entries):
             for entry in islice(entries, most):
                 parsed = parse_file_name(entry.name)
                 plain = plain_entry(entry) if parsed else None
                 if parsed is not None and plain is not None:
-                    found.append(Kept(entry.name, parsed[0], parsed[1], plain.st_ctime))
+                    readable = plain.st_uid == os.geteuid() or may_read(folder, entry.name, plain)
+                    found.append(Kept(entry.name, parsed[0], parsed[1], plain.st_ctime, readable))
         return found
 
     def work_alone(self) -> list[Kept]:

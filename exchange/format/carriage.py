@@ -12,6 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from exchange.format.errors import Corrupt, Fault
 from exchange.format.manifest import Manifest
 from exchange.format.names import DATA_ENDINGS, EPOCH, MANIFEST_ENDING, NAME, BatchName
 
@@ -31,11 +32,19 @@ _HOW = (
 
 @dataclass(frozen=True)
 class Renamed:
-    """A name that a batch's file had before somebody gave it another one. ``under_way``: its carrier still may."""
+    """A name that a batch's file had before somebody gave it another one.
+
+    ``under_way``: its carrier still may be at work; ``spare``: the file itself may be there beside it.
+    """
 
     expected: str
     how: str
     under_way: bool = False
+
+    @property
+    def spare(self) -> bool:
+        """Whether it may be one too many."""
+        return any(words in self.how for words in ("copy", "was renamed"))
 
 
 def renamed(name: str) -> Renamed | None:
@@ -96,6 +105,12 @@ def restored(content: bytes) -> tuple[bytes, str] | None:
     elif len(trimmed) > len(plain):
         done.append("the newline at its end was cut off")
     return (trimmed, "; ".join(done)) if done else None
+
+
+def altered_manifest(what: str) -> Corrupt:
+    """Say what was done to a manifest file that was signed before that."""
+    said = f"the manifest file is not as it was signed: {what}; its carrier has to leave every byte as it is"
+    return Corrupt(said, Fault.MANIFEST)
 
 
 def _added(count: int) -> str:

@@ -34,4 +34,5 @@ def _group(found: str, some: list[batch_files.LeftAlone]) -> LeftAlone:
         message = f"{samples[0]} in incoming {found}"
     else:
         message = f"{len(some)} files in incoming, such as {', '.join(samples)}: each {found}"
-    return LeftAlone(len(some), samples, f"{message}; it is left alone", some[0].remedy)
+    missed = not (some[0].passing or some[0].spare)
+    return LeftAlone(len(some), samples, f"{message}; it is left alone", some[0].remedy, missed)

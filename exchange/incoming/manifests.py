@@ -15,7 +15,7 @@ from exchange.database.tables import Direction
 from exchange.files.batch_files import BatchFiles
 from exchange.files.folder import NotPlain
 from exchange.format import control
-from exchange.format.carriage import only_nul, restored
+from exchange.format.carriage import altered_manifest, only_nul, restored
 from exchange.format.errors import (
     BatchError,
     Corrupt,
@@ -141,9 +141,9 @@ def verify_manifest(site: Site, sighting: BatchFiles, content: bytes) -> Arrival
     was = _verified(site, sighting, before[0]) if before is not None else seen
     if before is None or isinstance(was, Stranger):
         return seen
-    words = f"the manifest file is not as it was signed: {before[1]}; its carrier has to leave every byte as it is"
+    altered = altered_manifest(before[1])
     # Whoever brings a file piece by piece may be about to bring its last byte.
-    fault = Incomplete(words) if isinstance(seen.fault, Incomplete) else Corrupt(words, Fault.MANIFEST)
+    fault = Incomplete(altered.sentence) if isinstance(seen.fault, Incomplete) else altered
     return Stranger(sighting, fault, was.digest, was.line, was.manifest, signed=was.signature is not None)
 
 

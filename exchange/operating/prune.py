@@ -55,7 +55,8 @@ def prune_expired(site: Site) -> Pruned:
     """
     site.spool.prepare()
     folders = site.spool.folders
-    clock = RetentionClock(folders)
+    with transient_errors():
+        clock = RetentionClock(folders)
     before = clock.before(site.limits.retention_days)
     oldest = before.timestamp()
     steps: dict[str, Callable[[], int]] = {

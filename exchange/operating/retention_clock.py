@@ -35,15 +35,20 @@ class RetentionClock:
     """What is older than a number of days, by time lived through. Reads the file of the home, and the clock once."""
 
     def __init__(self, folders: Folders) -> None:
-        """Read what the last run noted; without that, or if it can't be read, the clock is believed this once."""
+        """Read what the last run noted; of a file that can't be understood, when it was written.
+
+        Where nothing was ever noted the clock is believed. Raises OSError if the file is there and can't be read.
+        """
         self._path = folders.home / FILE
         self.moment = clock.seconds()
         self._leaps: list[Leap] = []
         seen = self.moment
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            said = json.loads(self._path.read_bytes())
-            seen = float(said["seen"])
-            self._leaps = [Leap(float(begin), float(end)) for begin, end in said["leaps"]]
+        with contextlib.suppress(FileNotFoundError):
+            seen = self._path.stat().st_mtime
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                said = json.loads(self._path.read_bytes())
+                self._leaps = [Leap(float(begin), float(end)) for begin, end in said["leaps"]]
+                seen = float(said["seen"])
         # A leap into a time that has not come was taken back.
         self._leaps = [one for one in self._leaps if one.end <= self.moment]
         self.leap = self.moment - seen

@@ -49,6 +49,8 @@ def find_strays(site: Site, before: datetime) -> tuple[Problem, ...]:
         unknown = _unknown_in(connection, archived)
         whole = len(sealed) < MOST_FILES
         gone = _gone(connection, {str(one.name) for one in sealed if one.kind is FileKind.MANIFEST}) if whole else []
+    claimed = site.spool.list_kept(folders.work, MOST_FILES)
+    barred = [f"{one.name.channel}: {one.file}" for one in (*sealed, *claimed) if not one.readable]
     epochs = ", ".join(sorted({one.name.epoch for one in out.unexplained})[:3])
     restored = "if the database was restored,"
     said = (
@@ -69,6 +71,11 @@ def find_strays(site: Site, before: datetime) -> tuple[Problem, ...]:
             gone,
             "batches may be asked for and are no longer in sealed",
             "bring them back from a copy of the home; else a snapshot goes in the place of each that is asked for",
+        ),
+        _said(
+            barred,
+            "files lie in sealed and work that this user may not read, and hold up their channels",
+            f"another user ran this once: give all of {folders.home} to this one (chown -R)",
         ),
         _said(_names(site.spool.work_alone()), "data files lie in work without a manifest", command=_PRUNE),
     )

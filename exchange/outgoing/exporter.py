@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from typing import NamedTuple
 
 from exchange.channels.channel import Channel
 from exchange.database import failed_runs, ledger, network, positions
@@ -57,8 +58,11 @@ def export(
     try:
         _check_network(site)
         _queue_due_snapshots(site)
-        busy += _publish_left(site, channel, tables.faults)
-        channels = [one for one in site.outgoing() if one.called(channel)]
+        left = _publish_left(site, channel)
+        busy += left.busy
+        tables.faults += left.lost
+        trouble = "; ".join(dict.fromkeys(left.stuck.values())) or None
+        channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
         tables.look(channels)
         pending = [one for one in channels if _anything_pending(site, one, tables.standing)]
         done += [one.name for one in channels if one not in pending]
@@ -77,7 +81,7 @@ def export(
             except Busy as held:
                 busy.append(held)
             except FolderTrouble as error:
-                trouble = error.sentence
+                trouble = trouble or error.sentence
                 break  # the other channels need the same folders; what is sealed can still go out again
         resent = resend.resend_due(site, stopping) if channel is None else ()
         well = [name for name in done if name not in tables.faulty]
@@ -137,26 +141,33 @@ def _queue_due_snapshots(site: Site) -> None:
             send_requests.add_due_snapshots(site)
 
 
-def _publish_left(site: Site, wanted: str | None, faults: list[str]) -> list[Busy]:
-    """Publish what lies sealed, also of a channel or shard that is declared no more; say who holds which.
+class _Left(NamedTuple):
+    """What came of batches that lay sealed: who holds which, what is lost, and by channel what keeps them there."""
 
-    What can't be published for ever is added to ``faults``.
-    """
+    busy: list[Busy]
+    lost: list[str]
+    stuck: dict[str, str]
+
+
+def _publish_left(site: Site, wanted: str | None) -> _Left:
+    """Publish what lies sealed, also of a channel or shard that is declared no more."""
     with transient_errors(), reading(site.engine) as connection:
         left = {entry.channel for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])}
     if left:
         with transient_errors():
             site.spool.sweep()  # whoever left it sealed may have left files half written, too
-    busy = []
+    found = _Left([], [], {})
     for name in sorted(left):
         channel = site.channel(name)
         if wanted == name or (channel.called(wanted) if channel else wanted is None):
             try:
                 with transient_errors():
-                    faults += publish_sealed(site, name)
+                    found.lost.extend(publish_sealed(site, name))
             except Busy as held:
-                busy.append(held)
-    return busy
+                found.busy.append(held)
+            except FolderTrouble as error:
+                found.stuck[name] = error.sentence
+    return found
 
 
 def _export_channel(

@@ -70,7 +70,7 @@ def check_arrivals(_settings: Settings, site: Site) -> Findings:
     except TransientError:
         return  # what is wrong with the folder is said of the folder
     for group in groups:
-        yield found("arrivals", group.problem)
+        yield found("arrivals", group.problem, Level.FAULT if group.needs_a_person else Level.WARNING)
     if not groups:
         yield ok("arrivals", "nothing lies in incoming that its carrier changed")
 
