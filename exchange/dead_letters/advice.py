@@ -72,10 +72,19 @@ _OUTGOING = Advice(
     _HERE, "the row as it is can't cross: mend it in the application, then `exchange dead-letters retry {id}` sends it"
 )
 
+_OUTGOING_KEY = Advice(
+    _HERE,
+    "the key of its table has other columns since: have the whole table sent (`exchange resync CHANNEL`), then"
+    " `exchange dead-letters discard {id} --reason TEXT`",
+)
+
 _UNKNOWN = Advice(_HERE, "look at one: `exchange dead-letters show {id}`")
 
 
 def advice(direction: Direction, error: str, letter_id: int) -> Advice:
     """Say whose fault an error of this class is, and what to do about letter ``letter_id`` and those like it."""
-    said = _OUTGOING if direction is Direction.OUT else _INCOMING.get(error, _UNKNOWN)
+    if direction is Direction.OUT:
+        said = _OUTGOING_KEY if error == "key" else _OUTGOING
+    else:
+        said = _INCOMING.get(error, _UNKNOWN)
     return said._replace(next=said.next.format(id=letter_id))

@@ -24,8 +24,9 @@ from exchange.database.tables import Direction
 from exchange.dead_letters import store, supersede
 from exchange.dead_letters.store import Letter
 from exchange.format import record as records
+from exchange.format import strict_json
 from exchange.format.batch import BatchWriter, too_long
-from exchange.format.errors import RecordError
+from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record
 from exchange.outgoing.seal import ENCODING, Sealed, exported, seal_batch
@@ -241,12 +242,21 @@ def _bounded(site: Site, line: bytes) -> bytes:
 
 
 def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error: RecordError) -> Letter:
+    advice = "it is not sent: mend the row, which sends it again"
+    if kind.op is Op.DELETE and (other := _other_columns(kind.stream, key)):
+        mine = ", ".join(column.name for column in kind.stream.key)
+        sentence = f"this change names its row by {other}, and the key of stream {kind.stream.name} is {mine} now"
+        error = RecordError("key", "/key", sentence)
+        advice = (
+            f"it is not sent: `exchange resync {channel.declared}` sends the whole table, and with --prune-missing what"
+            " is gone from it"
+        )
     return Letter(
         Direction.OUT,
         channel.name,
         key.encode(errors="surrogateescape"),
         error.error,
-        f"{error.sentence}; it is not sent: mend the row, which sends it again",
+        f"{error.sentence}; {advice}",
         pointer=error.pointer,
         stream=kind.stream.name,
         op=kind.op.value,
@@ -254,6 +264,12 @@ def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error:
         version=version,
         schema_version=kind.stream.schema_version,
     )
+
+
+def _other_columns(stream: Stream, key: str) -> str:
+    """Name the columns by which a change names its row, if those are not the stream's key; else nothing."""
+    names = strict_json.loads(key.encode()).keys()
+    return "" if names == {column.name for column in stream.key} else printable(", ".join(sorted(names)))
 
 
 def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed:

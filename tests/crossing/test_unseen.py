@@ -12,7 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
+from exchange.channels.schemas import Checker
 from exchange.database.engine import make_engine
+from exchange.database.tables import dead_letter
 from exchange.link import send_requests
 from exchange.tables import capture
 from tests.crossing.sides import Link, Side
@@ -292,3 +294,23 @@ def test_a_table_that_becomes_part_of_another_is_said(on_postgresql: Link) -> No
     assert "table other has children by inheritance (public.below)" in " ".join(one.export().faults)
     with one.engine.begin() as connection, pytest.raises(capture.CaptureFault, match="make it a partitioned table"):
         capture.install(connection, "other")
+
+
+def test_a_change_that_names_its_row_by_columns_of_before_says_so_and_the_others_go_on(link: Link) -> None:
+    side = link.one
+    side.execute(sa.insert(item), [{"id": 1}, {"id": 2}])
+    side.execute("ALTER TABLE item RENAME COLUMN id TO number")
+    renamed = sa.Table("item", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
+    stream = Stream(renamed)
+    checkers = {**side.site.checkers, "item": Checker(stream)}
+    side.site = replace(side.site, channels=(Channel("items", "one", "two", [stream]),), checkers=checkers)
+    assert side.export().parked == 2
+    with side.engine.begin() as connection:
+        capture.install(connection, "item")
+    side.execute(sa.insert(renamed), {"number": 3})
+    assert [one.records for one in side.export().batches] == [1]
+    (words,) = {row.message for row in side.all(sa.select(dead_letter.c.message))}
+    assert words == (
+        "this change names its row by id, and the key of stream item is number now; it is not sent: `exchange resync"
+        " items` sends the whole table, and with --prune-missing what is gone from it"
+    )
