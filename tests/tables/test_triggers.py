@@ -484,3 +484,33 @@ def test_what_cannot_be_captured_is_refused_with_a_sentence(lab: Lab) -> None:
         tables.metadata.drop_all(connection)
         with pytest.raises(capture.CaptureFault, match="exchange_change is missing"):
             capture.install(connection, "keyless", key=["value"])
+
+
+def test_keys_that_differ_only_in_case_are_two_where_their_column_takes_them_for_one(lab: Lab) -> None:
+    on_sqlite = lab.engine.dialect.name == "sqlite"
+    table = sa.Table(
+        "word",
+        sa.MetaData(),
+        sa.Column("word", sa.Text(collation="NOCASE" if on_sqlite else None), primary_key=True),
+        sa.Column("part", sa.Integer, primary_key=True),
+        sa.Column("value", sa.Text),
+    )
+    (stream,) = lab.create(table)
+    if not on_sqlite:
+        lab.run("CREATE EXTENSION citext", "ALTER TABLE word ALTER word TYPE citext")
+        with lab.engine.begin() as connection:
+            capture.install(connection, "word", stream="s0")
+    lab.run(
+        sa.insert(table).values([{"word": word, "part": 1, "value": "x"} for word in ("One", "two", "three")]),
+        "UPDATE word SET word = 'oNE' WHERE word = 'ONE'",
+        "DELETE FROM word WHERE word = 'THREE'",
+    )
+    if on_sqlite:
+        lab.run("INSERT OR REPLACE INTO word (word, part) VALUES ('TWO', 1)")
+    else:
+        lab.run("DELETE FROM word WHERE word = 'two'", "INSERT INTO word (word, part) VALUES ('TWO', 1)")
+    with lab.exporting() as connection:
+        assert capture.check(connection, stream) == []
+        assert capture.claim(connection, [stream], 100).keys == {"s0": 5}
+        assert sorted(row["word"] for row in upserts(connection, stream)) == ["TWO", "oNE"]
+        assert sorted(row["word"] for row in deletes(connection, stream)) == ["One", "three", "two"]
