@@ -47,53 +47,76 @@ def export(
     unfinished = {one.name for one in site.outgoing() if one.called(channel)}
     with failed_runs.noted_failures(site.engine, Direction.OUT, unfinished):
         site.spool.prepare()
-    batches: list[Exported] = []
-    busy: list[Busy] = []
-    done: list[str] = []
     handed: list[str] = []
     resent: tuple[Resent, ...] = ()
-    parked = 0
-    trouble = None
-    tables = _Tables(site)
+    tables, work = _Tables(site), _Work(site, stopping)
     try:
         _check_network(site)
         _queue_due_snapshots(site)
         left = _publish_left(site, channel)
-        busy += left.busy
+        work.busy += left.busy
         tables.faults += left.lost
-        trouble = "; ".join(dict.fromkeys(left.stuck.values())) or None
+        work.trouble = "; ".join(dict.fromkeys(left.stuck.values())) or None
         channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
         tables.look(channels)
         pending = [one for one in channels if _anything_pending(site, one, tables.standing)]
-        done += [one.name for one in channels if one not in pending]
+        work.done += [one.name for one in channels if one not in pending]
         if hand_over is not None and site.many_writers and len(pending) > 1:
             handed, pending = [one.name for one in pending], []
             for name in handed:
                 hand_over(name)
-        for one in pending:
-            try:
-                for sealed in _export_channel(site, one, tables.standing, stopping):
-                    parked += sealed.parked
-                    batches += sealed.before
-                    if sealed.batch is not None:
-                        batches.append(sealed.batch)
-                done.append(one.name)
-            except Busy as held:
-                busy.append(held)
-            except FolderTrouble as error:
-                trouble = trouble or error.sentence
-                break  # the other channels need the same folders; what is sealed can still go out again
+        work.export(pending, tables.standing)
         resent = resend.resend_due(site, stopping) if channel is None else ()
-        well = [name for name in done if name not in tables.faulty]
+        well = [name for name in work.done if name not in tables.faulty]
         positions.note_success(site.engine, Direction.OUT, well)
         unfinished -= {*well, *handed}
     except TransientError as error:
-        trouble = error.sentence
-    if trouble is not None:
-        failed_runs.note_failure(site.engine, Direction.OUT, unfinished, trouble)
-    whom = tuple({one.lock: one for one in busy}.values())
-    faults, cautions = tuple(tables.faults), tuple(tables.cautions)
-    return ExportRun(tuple(batches), parked, whom, trouble, tuple(handed), resent, faults, cautions)
+        work.trouble = work.trouble or error.sentence
+    if work.trouble is not None:
+        failed_runs.note_failure(site.engine, Direction.OUT, unfinished - tables.faulty, work.trouble)
+    if tables.faults:
+        failed_runs.note_failure(site.engine, Direction.OUT, tables.faulty, tables.faults[0])
+    whom = tuple({one.lock: one for one in work.busy}.values())
+    return ExportRun(
+        tuple(work.batches),
+        work.parked,
+        whom,
+        work.trouble,
+        tuple(handed),
+        resent,
+        tuple(tables.faults),
+        tuple(tables.cautions),
+    )
+
+
+class _Work:
+    """What was done, and what was in the way of it."""
+
+    def __init__(self, site: Site, stopping: Callable[[], bool]) -> None:
+        self._site = site
+        self._stopping = stopping
+        self.batches: list[Exported] = []
+        self.parked = 0
+        self.busy: list[Busy] = []
+        self.done: list[str] = []
+        self.trouble: str | None = None
+
+    def export(self, channels: Sequence[Channel], standing: AbstractSet[str]) -> None:
+        """Export channels one after the other; what one of them meets, such as a locked table, is no other one's."""
+        for channel in channels:
+            try:
+                for sealed in _export_channel(self._site, channel, standing, self._stopping):
+                    self.parked += sealed.parked
+                    self.batches += sealed.before
+                    if sealed.batch is not None:
+                        self.batches.append(sealed.batch)
+                self.done.append(channel.name)
+            except Busy as held:
+                self.busy.append(held)
+            except TransientError as error:
+                self.trouble = self.trouble or error.sentence
+                if isinstance(error, FolderTrouble):
+                    return  # the other channels need the same folders; what is sealed can still go out again
 
 
 class _Tables:

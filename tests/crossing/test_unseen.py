@@ -161,12 +161,13 @@ def test_a_table_that_lost_its_triggers_is_named_and_the_others_go_on(link: Link
     for table in (item, other):
         link.one.execute(sa.insert(table), {"id": 1})
     link.round()
-    for statement in made_anew(item):
+    for statement in [*made_anew(item), "DROP TABLE event"]:
         link.one.execute(statement)
     for table in (item, other):
         link.one.execute(sa.insert(table), {"id": 2})
     run = link.one.export()
-    [fault] = run.faults
+    gone, fault = sorted(run.faults)
+    assert "table event of stream event does not exist" in gone
     assert "table item is not captured" in fault
     assert "op.install_capture('item')" in fault
     assert "`exchange resync`" in fault
@@ -174,7 +175,7 @@ def test_a_table_that_lost_its_triggers_is_named_and_the_others_go_on(link: Link
     with link.one.engine.begin() as connection:
         capture.install(connection, "item", ["id"])
     send_requests.add_snapshot_requests(link.one.site, "items", ["item"])
-    assert link.one.export().faults == ()
+    assert link.one.export().faults == (gone,)
     link.there.carry()
     link.other.take_in()
     assert [row["id"] for row in link.other.rows(item)] == [1, 2]
@@ -314,3 +315,29 @@ def test_a_change_that_names_its_row_by_columns_of_before_says_so_and_the_others
         "this change names its row by id, and the key of stream item is number now; it is not sent: `exchange resync"
         " items` sends the whole table, and with --prune-missing what is gone from it"
     )
+
+
+@pytest.mark.postgres
+def test_a_table_that_somebody_locks_or_takes_from_the_role_holds_up_its_own_channel(
+    on_postgresql: Link, as_clerk: Callable[[Side], Side]
+) -> None:
+    link = on_postgresql
+    clerk = as_clerk(link.one)
+    for number, table in enumerate((item, other)):
+        clerk.execute(sa.insert(table), {"id": number})
+    link.one.execute("ALTER TABLE item OWNER TO CURRENT_USER")
+    run = clerk.export()
+    assert "may not read table" in run.faults[0]
+    assert [one.channel for one in run.batches] == ["others"]
+    link.one.execute(f"GRANT SELECT ON item TO {clerk.engine.url.username}")
+    clerk.execute(sa.update(other).values(text="x"))
+    patient = clerk.site
+    hurried = make_engine(clerk.engine.url.render_as_string(hide_password=False), lock_seconds=0.1)
+    clerk.site = replace(patient, engine=hurried)
+    with link.one.engine.begin() as holder:
+        holder.execute(sa.text("LOCK TABLE item"))
+        run = clerk.export()
+    clerk.site = patient
+    hurried.dispose()
+    assert "holds a lock on item" in str(run.busy)
+    assert [one.channel for one in run.batches] == ["others"]

@@ -364,13 +364,18 @@ def _moved(known: Sequence[str], there: Sequence[str]) -> str:
 
 
 def hides_rows(connection: Connection, table: TableName) -> Problem | None:
-    """Say that row-level security would hide rows of the table from this role; None if it does not."""
+    """Say that this role may not read the table, or that row-level security would hide rows; None if all are seen."""
     row = run(
         connection,
-        "SELECT current_user AS role, pg_has_role(c.relowner, 'USAGE') AS owner, row_security_active(c.oid) AS active"
-        f" FROM pg_class c WHERE c.oid = to_regclass({literal(str(table))}) AND c.relrowsecurity",
-    ).one_or_none()
-    if row is None or not row.active:
+        "SELECT current_user AS role, pg_has_role(c.relowner, 'USAGE') AS owner, row_security_active(c.oid) AS active,"
+        " has_any_column_privilege(c.oid, 'SELECT') AS readable"
+        f" FROM pg_class c WHERE c.oid = to_regclass({literal(str(table))})",
+    ).one()
+    if not row.readable:
+        return Problem(
+            f"role {row.role} may not read table {table}", f"GRANT SELECT ON {table} TO {identifier(row.role)}"
+        )
+    if not row.active:
         return None
     mine = f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" if row.owner else "let it own the table"
     return Problem(

@@ -112,7 +112,7 @@ class CaptureSql(Protocol):
         """Say what of a captured table's changes its triggers can't have noted."""
 
     def hides_rows(self, connection: Connection, table: TableName) -> Problem | None:
-        """Say that the database would hide rows of the table from us; None if it does not."""
+        """Say that the database would hide the table or rows of it from us; None if it does not."""
 
     def captured_as(self, connection: Connection, table: TableName) -> str | None:
         """Name the stream under which the table's changes are noted; None if they are not."""

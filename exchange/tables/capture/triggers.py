@@ -52,7 +52,7 @@ def install(
             f"table {table!r} is captured already, as stream {other!r}: of two streams over one table each would miss"
             f" what the other one took; op.drop_capture({table!r}) first, if it is to be {stream!r} from now on"
         )
-    names = key or sa.inspect(connection).get_pk_constraint(table, place.schema)["constrained_columns"]
+    names = key or _primary_key(connection, place)
     columns = _key(connection, place, names)
     sql.install(connection, place, columns, stream)
     if faults := sql.faults(connection, place, columns, stream):
@@ -135,8 +135,12 @@ def _capture_problems(
         return
     if (refused := sql.refusal(connection, place)) is not None:
         yield TableProblem(refused.message, refused.remedy)
+    names = [column.name for column in stream.key]
+    faults = sql.faults(connection, place, key, stream.name)
+    if faults and (there := _primary_key(connection, place)) and there != names:
+        installing = f"{installing[:-1]}, key={names!r})"  # else it takes the table's own
     remedy = f"install them with {installing}; what was changed meanwhile `exchange resync` sends, with the whole table"
-    for fault in sql.faults(connection, place, key, stream.name):
+    for fault in faults:
         yield TableProblem(f"table {shown} is not captured as stream {stream.name}: {fault}", remedy)
     if others := ", ".join(sql.other_tables(connection, place, stream.name)):
         message = f"stream {stream.name} is of table {place}, but changes of {others} are noted under its name"
@@ -263,6 +267,10 @@ def _find(connection: Connection, table: str, schema: str | None) -> TableName:
     if place is None:
         raise CaptureFault(f"there is no table {table!r} in this database; create it first")
     return place
+
+
+def _primary_key(connection: Connection, place: TableName) -> list[str]:
+    return list(sa.inspect(connection).get_pk_constraint(place.name, place.schema)["constrained_columns"])
 
 
 def _key(connection: Connection, place: TableName, names: Sequence[str]) -> list[KeyColumn]:
