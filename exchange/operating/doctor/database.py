@@ -18,6 +18,7 @@ from exchange.link import home, peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
 from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
+from exchange.operating.doctor.processes import check_presence
 from exchange.operating.doctor.work import (
     check_arrivals,
     check_letters,
@@ -222,6 +223,7 @@ _TABLES: tuple[tuple[str, Check], ...] = (
 """What is looked at in tables that are as this version needs them, one independent of the other."""
 
 _WORK: tuple[tuple[str, Check], ...] = (
+    ("work", check_presence),
     ("first start", _first_start),
     ("letters", check_letters),
     ("batches", check_batches),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from exchange.database.locks import reading
 from exchange.files import call_secret
 from exchange.files.pid_lock import held
 from exchange.operating import broker, probes
 from exchange.operating.assemble import load_request_handler
 from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
+from exchange.operating.presence import absences
 from exchange.settings import Settings, SettingsFaults
+from exchange.site import Site
 
 
 def check_calls(settings: Settings) -> Findings:
@@ -58,6 +61,17 @@ def check_broker(settings: Settings) -> Findings:
         yield fault("broker", refused, "see the broker's own log, and that EXCHANGE_BROKER_URL is right")
     elif not durability_problems:
         yield ok("broker", "it takes a worker's connection, evicts nothing and keeps an append-only file")
+
+
+def check_presence(settings: Settings, site: Site) -> Findings:
+    """Look whether work is done, and whether beat and a worker are there to do it."""
+    with reading(site.engine) as connection:
+        missing = list(absences(settings, site, connection))
+    for problem in missing:
+        # A side that was never up is set up, and in order so far.
+        yield found("work", problem, Level.FAULT if problem.since or settings.beat_lock.exists() else Level.WARNING)
+    if not missing:
+        yield ok("work", "exports and imports run at their times")
 
 
 def check_nudge(settings: Settings) -> Findings:
