@@ -14,8 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from exchange.channels import Stream
-from exchange.database import tables
+from exchange.database import make_engine, tables
 from exchange.tables import capture
+from exchange.testing import servers
+from tests.networks import until
 from tests.tables.lab import Lab, deletes, items, upserts
 
 
@@ -187,6 +189,48 @@ def test_a_role_that_cannot_write_the_log_is_told_so_before_its_tables_can_not_b
         (fault,) = capture.check(connection, stream)
         assert "is subject to row-level security on exchange_change: whoever writes the table fails" in str(fault)
         connection.exec_driver_sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.postgres
+def test_rows_that_a_subscription_brings_are_noted_and_a_published_log_is_emptied() -> None:
+    with servers.postgres(wal_level="logical") as url:
+        there, here = (make_engine(f"{url.rpartition('/')[0]}/{name}") for name in ("there", "here"))
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as admin:
+            for engine in (there, here):
+                admin.execute(f"CREATE DATABASE {engine.url.database}".encode())
+        table = items()
+        with there.begin() as connection:
+            table.create(connection)
+            connection.exec_driver_sql("CREATE PUBLICATION news FOR TABLE item")
+        with there.begin() as connection:
+            connection.exec_driver_sql("SELECT pg_create_logical_replication_slot('news', 'pgoutput')")
+        tables.metadata.create_all(here)
+        stream = Stream(table)
+        with here.begin() as connection:
+            table.create(connection)
+            connection.exec_driver_sql("CREATE PUBLICATION everything FOR ALL TABLES")
+            capture.install(connection, "item")
+        source = f"{url.replace('+psycopg', '').rpartition('/')[0]}/there"
+        with here.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql(
+                f"CREATE SUBSCRIPTION news CONNECTION '{source}' PUBLICATION news"
+                " WITH (create_slot = false, slot_name = 'news', copy_data = false)"
+            )
+            (fault,) = capture.check(connection, stream)
+            assert "written to it through a subscription fires none of its triggers" in str(fault)
+            capture.install(connection, "item")
+            assert capture.check(connection, stream) == []
+        lab = Lab(here)
+        with there.begin() as connection:
+            connection.execute(sa.insert(table).values([{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]))
+            connection.execute(sa.update(table).values(name="c").where(table.c.id == 1))
+        until(lambda: len(lab.noted()) == 3)
+        with lab.exporting() as connection:
+            capture.claim(connection, [stream], 10)
+            assert upserts(connection, stream) == [{"id": 2, "name": "b"}, {"id": 1, "name": "c"}]
+        assert lab.noted() == []
+        for engine in (there, here):
+            engine.dispose()
 
 
 def test_session_settings_do_not_change_how_a_key_is_written(postgres_lab: Lab) -> None:
