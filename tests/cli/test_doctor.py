@@ -111,3 +111,24 @@ def test_doctor_tries_to_write_and_finds_a_sequence_behind_its_rows(tmp_path: Pa
     finally:
         side.execute(f"DROP OWNED BY {role}")
         side.execute(f"DROP ROLE {role}")
+
+
+def test_doctor_compares_received_tables_with_their_model(any_pair: Pair) -> None:
+    side = any_pair.request
+    sqlite = side.database_url.startswith("sqlite")
+    assert findings(side, "columns") == []
+    side.execute('ALTER TABLE "user" RENAME email TO mail')
+    if sqlite:
+        own = "CREATE TRIGGER own AFTER INSERT ON profile_type BEGIN UPDATE profile_type SET priority = 2; END"
+        expected = ["triggers of table profile_type may change or drop rows that are received: own"]
+    else:
+        own = 'ALTER TABLE "user" ALTER name TYPE varchar(3)'
+        expected = ["column name of table user takes 3 characters"]
+    side.execute(own)
+    expected += [
+        "table user of stream user has no column email",
+        "column mail of table user is NOT NULL without a default",
+    ]
+    found = {one["message"]: one["level"] for one in findings(side, "columns")}
+    assert all(any(message.startswith(said) for message in found) for said in expected), found
+    assert sorted(found.values())[:3] == ["fault", "fault", "warning"]

@@ -17,6 +17,7 @@ from exchange.format.moments import in_words
 from exchange.link import home, peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
+from exchange.operating.doctor.columns import check_columns
 from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
 from exchange.operating.doctor.processes import check_presence
 from exchange.operating.doctor.work import (
@@ -217,6 +218,7 @@ _TABLES: tuple[tuple[str, Check], ...] = (
     ("encoding", _encoding),
     ("audit", _audit),
     ("tables", _tables),
+    ("columns", check_columns),
     ("shards", _shards),
     ("clock", _database_clock),
 )
