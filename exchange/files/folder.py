@@ -293,7 +293,9 @@ class Folder:
     def _move_a_copy(self, name: str, target: Folder, new_name: str, mode: int) -> None:
         self.see_removable()  # or it would be copied again at every run
         with self.read(name) as source, target.write(new_name, mode=mode) as copy:
-            found = os.fstat(source.fileno())
+            found, disk = os.fstat(source.fileno()), os.fstatvfs(target.descriptor)
+            if disk.f_blocks and disk.f_bavail * disk.f_frsize < found.st_size:  # before most of it is copied in vain
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.path))
             left = found.st_size  # and no more, however long somebody goes on writing
             while left and (piece := source.read(min(left, COPY_BYTES))):
                 copy.write(piece)

@@ -17,7 +17,9 @@ from exchange.format.errors import printable
 from exchange.format.names import BatchName, FileKind, manifest_name, parse_file_name
 
 MOST_INNER = 1_000
-"""So many entries of a folder within ``incoming/`` are looked at, to tell whether batches lie in it."""
+"""So many entries of a folder within ``incoming/``, and of those in it, are looked at: do batches lie there?"""
+MOST_DEPTH = 4
+"""How deep."""
 
 _EVERYBODY_READS = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _KINDS = {
@@ -106,11 +108,8 @@ def _inner_folder(folder: Folder, name: str, found: os.stat_result) -> LeftAlone
     """Say that a folder holds files of batches: its carrier copied a folder where it was to copy what is in it."""
     if name.startswith(".") or name == "lost+found":
         return None
-    batches = 0
     try:
-        with folder.inner(name) as inner, inner.entries() as entries:
-            for _, entry in zip(range(MOST_INNER), entries, strict=False):
-                batches += parse_file_name(entry.name) is not None
+        batches = _batches_in(folder, name, [MOST_INNER])
     except OSError as error:
         said = f"is a folder that can't be looked into ({error.strerror})"
         return LeftAlone(name, said, "let the carrier bring files and no folders", found.st_ctime)
@@ -119,6 +118,21 @@ def _inner_folder(folder: Folder, name: str, found: os.stat_result) -> LeftAlone
     said = f"is a folder with {batches} files of batches in it"
     remedy = "let its carrier copy what is in a folder and not the folder, and move those files up"
     return LeftAlone(name, said, remedy, found.st_ctime)
+
+
+def _batches_in(folder: Folder, name: str, left: list[int], depth: int = MOST_DEPTH) -> int:
+    """Count the files of batches in a folder and in those within it, and look at no more entries than are left."""
+    batches = 0
+    with folder.inner(name) as inner, inner.entries() as entries:
+        for entry in entries:
+            if not left[0]:
+                break
+            left[0] -= 1
+            batches += parse_file_name(entry.name) is not None
+            if depth and entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                with contextlib.suppress(OSError):
+                    batches += _batches_in(inner, entry.name, left, depth - 1)
+    return batches
 
 
 def _owner(found: os.stat_result) -> str:

@@ -20,6 +20,8 @@ from exchange.format.names import DATA_ENDINGS, EPOCH, MANIFEST_ENDING, NAME, Ba
 
 _STEM = re.compile(rf"({NAME.pattern})-({EPOCH.pattern})-([0-9]{{10}})(?:\.r([1-9][0-9]{{0,8}})(?![0-9]))?")
 _UNDER_WAY = re.compile(r"\..*|.*\.(tmp|temp|part|partial|filepart|crdownload|!sync)")
+_BESIDE = re.compile(r"\._.*|.*(:zone\.identifier|\.(sha\d*|md5|crc32|sfv|sig))(sums?)?")
+"""What systems and carriers put beside a file, such as its digest: it has the file's name, and none of its bytes."""
 _HOW = (
     (re.compile(r".*/.*"), "given a whole path as its name"),
     (re.compile(r".*(conflict|konflikt).*"), "made a conflict copy by what keeps folders alike"),
@@ -51,7 +53,7 @@ def renamed(name: str) -> Renamed | None:
     """Tell which file of a batch has come under a name that is none; None for what does not look like one."""
     plain = unicodedata.normalize("NFKC", name).replace("\\", "/")
     match = _STEM.search(plain.rpartition("/")[2].lower())
-    if match is None:
+    if match is None or _BESIDE.fullmatch(name.lower()):
         return None
     try:
         batch = BatchName(match[1], match[2], int(match[3]), max(int(match[4] or 1), 1))

@@ -49,7 +49,10 @@ def test_a_name_that_a_carrier_gave_says_which_it_was(name: str, expected: str, 
     assert was.under_way == (how == "not ended")
 
 
-@pytest.mark.parametrize("name", ["readme.txt", "forth-0123456789ab-1.jsonl", ".hidden", "a.tmp", ".stfolder"])
+@pytest.mark.parametrize(
+    "name",
+    ["readme.txt", "forth-0123456789ab-1.jsonl", ".hidden", f"._{DATA}", f"{DATA}:Zone.Identifier", f"{DATA}.sha256"],
+)
 def test_a_name_of_something_else_says_nothing(name: str) -> None:
     assert renamed(name) is None
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from exchange.database import tables
 from exchange.format.errors import Reason, Verdict
+from exchange.incoming import quarantine
 from exchange.operating.doctor.work import check_arrivals
 from exchange.operating.status import read_status
 from exchange.results import ImportRun
@@ -55,8 +56,9 @@ def test_what_a_carrier_made_of_names_and_kinds_is_named_and_left_where_it_is(
     (incoming / folder[1]).mkdir()
     os.mkfifo(incoming / pipe[0])
     (incoming / "outgoing").mkdir()
-    for name in nested:
-        (incoming / "outgoing" / name).write_bytes(b"x")
+    (incoming / "outgoing" / "today").mkdir()
+    for name, inner in zip(nested, ("outgoing", "outgoing/today"), strict=True):
+        (incoming / inner / name).write_bytes(b"x")
     (incoming / "photos").mkdir()
     quick_forger.put(f"{packed[0]}.gz", b"x")
     quick_forger.put(alone[0], b"x")
@@ -159,6 +161,9 @@ def test_a_manifest_or_data_file_taken_for_a_text_is_told_from_one_that_nobody_s
     assert (one.verdict, one.reason) == (Verdict.QUARANTINED, Reason.CORRUPT)
     assert "its line ends were changed, as a transfer in text mode does" in one.message
     assert "keys trust" not in one.message
+    report = quarantine.quarantined_detail(quick_receiver.site, first.stem).report
+    assert report.reason is Reason.CORRUPT
+    assert "text mode" in report.checks[-1].detail
 
     quick_forger.deliver(first, data=crlf(first.data))
     (one,) = quick_receiver.take_in().batches
