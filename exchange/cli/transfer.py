@@ -90,10 +90,10 @@ def import_(
     if wanted and not run.batches:
         output.print_error(f"batch {wanted} does not lie in incoming; `exchange batches` says what became of it")
         fail()
-    if run.busy:
+    if not run.batches and not run.left_alone:
+        output.say("nothing to import")
+    if run.busy or any(one.needs_a_person for one in run.left_alone):
         fail()
-    if not run.batches:
-        output.say("nothing else to import" if run.left_alone else "nothing to import")
 
 
 def _show_the_rest(run: ImportRun) -> None:

@@ -259,7 +259,12 @@ class Spool:
                         found.setdefault(parsed[0], BatchFiles(parsed[0], path, FileIdentity.of(plain)))
         in_order = sorted(found.values(), key=attrgetter("name.channel", "name.epoch", "name.sequence", "name.attempt"))
         alone = data.keys() - found.keys()
-        left_alone += (without_manifest(*data[name]) for name in sorted(alone))
+        told = {one.file for one in left_alone}
+        left_alone += (
+            without_manifest(*data[name])
+            for name in sorted(alone)
+            if told.isdisjoint({data[name][0], manifest_name(name)})
+        )
         return Listing(tuple(in_order), ignored, len(alone), tuple(left_alone))
 
     def read_manifest(self, batch: BatchFiles) -> bytes:

@@ -60,6 +60,16 @@ def test_a_request_is_submitted_on_one_side_and_is_on_the_other_with_every_step_
         "records": {"applied": 5, "duplicate": 0, "stale": 0, "parked": 0},
     }
     assert "1 files that are no batch" in imported.err
+    upper = request.home / "incoming" / f"{exported['batch']}.manifest.jsonl".upper()
+    upper.write_bytes(b"x")
+    for command in ("import", "status", "batches"):
+        told = request.run(command)
+        assert told.code == (1 if command == "import" else 0)
+        assert (
+            f"{upper.name} in incoming was given a name of upper-case letters on its way; it is left alone" in told.err
+        )
+        assert "nothing to import" not in told.err
+    upper.unlink()
     received = _channel(any_pair, "request", "directory")
     assert (received["applied"], received["sequence"], received["direction"]) == (1, 1, "in")
 
