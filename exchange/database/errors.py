@@ -53,6 +53,9 @@ _AFTER_A_FAULT = "25P02"
 _NO_RIGHT = "42501"
 """No right to a table, or its rows hidden by row-level security, past which we never read."""
 
+_NO_SCHEMA = "3F"
+"""The class of a schema that is not there, or of none to create a table in."""
+
 _IN_A_FUNCTION = frozenset({"25", "3F", "42", "55"})
 """Classes that are a record's fault if a function of the application was at work: some records make it fail."""
 
@@ -174,6 +177,11 @@ def _of_the_database(error: SQLAlchemyError) -> TransientError:
         return TransientError(
             f"the database does not let this role do that: {first_line(error)}; grant it the right, or BYPASSRLS where"
             " row-level security is named"
+        )
+    if isinstance(error, DBAPIError) and str(getattr(error.orig, "sqlstate", "")).startswith(_NO_SCHEMA):
+        return TransientError(
+            f"this role's search_path leads to no schema: {first_line(error)}; give it one with ALTER ROLE ... SET"
+            " search_path, and the right to use it"
         )
     if isinstance(error, DBAPIError) and blame(error) is Blame.TABLE:
         return _unmigrated(error)

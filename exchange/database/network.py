@@ -7,13 +7,14 @@ from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from exchange.database.dialects import insert_new
+from exchange.database.dialects import dialect_of, insert_new
 from exchange.database.engine import now
 from exchange.database.ledger import at_place
 from exchange.database.tables import Direction, network, position
 from exchange.database.tables import epoch as minted
-from exchange.format.errors import TransientError
+from exchange.format.errors import TransientError, printable
 from exchange.format.lineage import MOST_NAMED, LeftEpoch
 
 
@@ -46,6 +47,39 @@ def known_epoch(connection: Connection, name: str) -> str | None:
         )
         raise TransientError(msg)
     return str(row.epoch)
+
+
+def refuse_hidden_tables(connection: Connection, name: str) -> None:
+    """Raise TransientError if this network's tables lie in a schema that this role's search path does not reach.
+
+    Others beside them would be empty: nothing of what was sent and taken would be known. Asks PostgreSQL's catalogue,
+    in the caller's transaction.
+    """
+    if not dialect_of(connection).is_postgresql:
+        return
+    hidden = connection.scalars(
+        sa.text(
+            "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relname = 'exchange_network' AND c.relkind = 'r' AND to_regclass('exchange_network') IS NULL"
+        )
+    ).all()
+    for schema in hidden:
+        if _network_in(connection, schema) in {name, None}:
+            msg = (
+                f"the exchange's tables lie in schema {printable(schema)}, which this role's search_path does not"
+                " reach; nothing was done; set it as for the role that made them (ALTER ROLE ... SET search_path)"
+            )
+            raise TransientError(msg)
+
+
+def _network_in(connection: Connection, schema: str) -> str | None:
+    """Give the name of the network whose tables lie in a schema; None if there is none, or we may not read it."""
+    elsewhere = sa.table("exchange_network", sa.column("name"), schema=schema)
+    try:
+        with connection.begin_nested():
+            return connection.scalar(sa.select(elsewhere.c.name))
+    except DBAPIError:
+        return None
 
 
 def left_behind(connection: Connection, channel: str, current: str) -> list[LeftEpoch]:

@@ -12,7 +12,7 @@ from alembic.util import CommandError
 from exchange.database.dialects import dialect_of
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading
-from exchange.database.network import known_epoch, open_network
+from exchange.database.network import known_epoch, open_network, refuse_hidden_tables
 from exchange.files import call_secret
 from exchange.format.errors import TransientError, printable
 from exchange.link import home
@@ -30,14 +30,26 @@ def prepare(settings: Settings, *, take_over: bool = False) -> Site:
     TransientError if a folder or the database can't be made ready.
     """
     site = assemble(settings)
+    try:
+        _make_ready(site, settings, take_over=take_over)
+    except Exception:
+        site.engine.dispose()
+        raise
+    return site
+
+
+def _make_ready(site: Site, settings: Settings, *, take_over: bool) -> None:
     with transient_errors():
         site.spool.prepare(make=True)
         call_secret.make(settings.home)
         _make_database_private(site)
-        if migrate.applied_revisions(site.engine):
-            # Before anything changes: triggers for the wrong network would capture the wrong tables.
-            with reading(site.engine) as connection:
+        known = migrate.applied_revisions(site.engine)
+        # Before anything changes: triggers for the wrong network would capture the wrong tables.
+        with reading(site.engine) as connection:
+            if known:
                 known_epoch(connection, settings.network)
+            else:
+                refuse_hidden_tables(connection, settings.network)
         try:
             migrate.upgrade(site.engine, branches(settings), network=settings.network)
         except CommandError as error:
@@ -51,7 +63,6 @@ def prepare(settings: Settings, *, take_over: bool = False) -> Site:
             for channel in site.channels:
                 for stream in channel.streams if channel.source == site.network else ():
                     capture.renew(connection, stream)
-    return site
 
 
 def _make_database_private(site: Site) -> None:

@@ -18,12 +18,15 @@ import sqlalchemy as sa
 
 from exchange.database.engine import make_engine
 from exchange.database.locks import Busy
+from exchange.database.tables import resync
 from exchange.format.errors import Verdict
+from exchange.link import send_requests
 from exchange.operating import migrate
 from tests.cli.conftest import paired
 from tests.crossing import shop
 from tests.crossing.sides import Link, Side
 from tests.databases import Databases
+from tests.postgresql import Cluster
 
 pytestmark = pytest.mark.postgres
 
@@ -85,6 +88,22 @@ def test_export_and_migrate_name_who_holds_a_lock(postgresql_link: Link) -> None
         ):
             migrate.upgrade(side.engine, network="one")
     assert len(side.export().batches) == 1
+
+
+def test_an_idle_transaction_holds_back_no_snapshot(postgresql_link: Link, postgres_cluster: Cluster) -> None:
+    link = postgresql_link
+    link.one.execute(sa.insert(shop.place).values(country="ch", number=1, name="first"))
+    link.round()
+    drawn = "SELECT pg_current_xact_id()"
+    written = "INSERT INTO place VALUES ('ch', 2, 'late')"
+    with open_transaction(postgres_cluster.url, drawn), open_transaction(_url(link.one), written) as idle:
+        send_requests.add_snapshot_requests(link.one.site, "forth", ["place"])
+        link.round()
+        [sent] = link.one.all(sa.select(resync.c.state))
+        assert sent.state == "done"
+        idle.commit()
+    link.round()
+    assert [row["name"] for row in link.other.rows(shop.place)] == ["first", "late"]
 
 
 @pytest.mark.processes
