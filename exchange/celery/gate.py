@@ -17,6 +17,7 @@ from typing import Any
 
 import redis
 import structlog
+from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
 
@@ -24,7 +25,7 @@ from exchange.celery import schedule, settings_or_exit, valid_seconds
 from exchange.celery.calls import CALL, REFUSED, Accepted, NotAccepted, check_call
 from exchange.database import clock
 from exchange.files import call_secret
-from exchange.format.errors import printable
+from exchange.format.errors import Problem, printable
 from exchange.format.moments import from_rfc3339
 from exchange.operating import broker
 
@@ -63,8 +64,27 @@ class Gate(Consumer):  # type: ignore[misc]
         self._settings = settings_or_exit()
         self._refusal, self._refused_at, self._pause = "", 0.0, FIRST_PAUSE_SECONDS
         self._rests = {entry["task"]: entry["schedule"] * REST_SHARE for entry in schedule(self._settings).values()}
+        self._claims = False
         self._taken: dict[tuple[str, str], float] = {}
         super().__init__(*args, **options)
+
+    def on_ready(self) -> None:
+        """Begin, unless the broker serves another home; and say again and again that this one is served."""
+        other = self._claim()
+        if other is not None:
+            log.critical("refused", message=str(other))
+            raise WorkerShutdown(1)
+        if not self._claims:
+            self.timer.call_repeatedly(broker.CLAIM_SECONDS / 4, self._claim)
+            self._claims = True
+        super().on_ready()
+
+    def _claim(self) -> Problem | None:
+        try:
+            with broker.connect(self.app.conf.broker_url) as client:
+                return broker.claim(client, self._settings.network, self._settings.home)
+        except (redis.RedisError, OSError):
+            return None  # one that is away, or lets us write no such key
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Rest before a broker that refuses us is asked again; one that is away Celery waits for by itself."""

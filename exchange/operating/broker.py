@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Never, Self
+from typing import IO, Any, Never, Self
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from exchange.database import clock
-from exchange.files import durable, pid_lock
+from exchange.files import durable, home_id, pid_lock
 from exchange.format.errors import Problem, printable
 from exchange.format.moments import in_words
 
@@ -204,6 +204,48 @@ def connect(url: str) -> redis.Redis:
     """Give a client of the Redis at a URL as Celery takes it; it connects when it is first asked something."""
     address = url.replace("redis+socket://", "unix://", 1)  # kombu's name for a socket is not redis-py's
     return redis.Redis.from_url(address, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS)
+
+
+CLAIM_SECONDS = 120
+"""So long after its last word a home is gone, for the broker."""
+
+
+def claim(client: redis.Redis, network: str, home: Path) -> Problem | None:
+    """Have a broker serve this home, for a while more; say which other one it serves. Raises OSError and RedisError.
+
+    Of two homes of one network's name, a test's and a real one's, say, each one's worker would take what the other
+    one's beat calls.
+    """
+    key, mine = f"exchange-{network}:home", [home_id.read(home), f"{socket.gethostname()}:{home}"]
+    if client.set(key, json.dumps(mine), nx=True, ex=CLAIM_SECONDS):
+        return None
+    other = _other(client.get(key), mine)
+    if other is None:
+        client.set(key, json.dumps(mine), ex=CLAIM_SECONDS)
+    return other
+
+
+def other_home(url: str, network: str, home: Path) -> Problem | None:
+    """Say which other home a broker serves; None if there is none, or it does not say."""
+    try:
+        with connect(url) as client:
+            return _other(client.get(f"exchange-{network}:home"), [home_id.read(home), ""])
+    except (redis.RedisError, OSError):
+        return None
+
+
+def _other(said: Any, mine: list[str | None]) -> Problem | None:
+    try:
+        number, place = map(str, json.loads(said or b""))
+    except (ValueError, TypeError):
+        return None
+    if number == mine[0]:
+        return None
+    return Problem(
+        f"this broker serves the home {printable(place)}, whose network has the same name: each one's worker would take"
+        " what the other one's beat calls",
+        "give this home a database of its own there (redis://host:6379/1), or wait two minutes if that one is gone",
+    )
 
 
 def refusal(error: BaseException) -> str:

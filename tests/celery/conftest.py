@@ -62,6 +62,13 @@ class Side:
         )
         assert done.returncode == 0, done.stderr
 
+    def doctor(self) -> str:
+        """Give what doctor says, whatever it ends with."""
+        command = [str(self.python), "-m", "exchange", "doctor"]
+        return subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, check=False
+        ).stdout
+
     def start(self, name: str, *command: str, forked: bool = False) -> tuple[subprocess.Popen[bytes], Path]:
         """Start a Python command that logs to a file; if it is ``forked``, its imports are done."""
         log = self.folder / f"{name}.log"

@@ -1,5 +1,6 @@
 """A worker goes on after whatever happens to its broker, however it was started."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,14 @@ def test_a_worker_goes_on_after_its_broker_died_was_read_only_or_full(side: Side
         server.execute_command(*replicated[:-1], "0")
         assert told(client) == "nothing to import"
     client.close()
+    assert worker.poll() is None
+    # A home of the same network's name, which a test has, say, is not served by the same broker.
+    side.environment |= {"EXCHANGE_HOME": str(side.folder / "second")}
+    side.run("migrate")
+    second, second_log = side.start("second", "-m", "celery", "-A", "exchange", "worker", forked=True)
+    assert second.wait(START_SECONDS) == 1
+    assert f"this broker serves the home {socket.gethostname()}:{side.home}, whose network" in second_log.read_text()
+    assert "this broker serves the home" in side.doctor()
     assert worker.poll() is None
     assert log.read_text().count("event=away") < 6
     assert "Unrecoverable" not in log.read_text()

@@ -54,6 +54,8 @@ def check_broker(settings: Settings) -> Findings:
     except broker.BrokerFault as error:
         yield fault("broker", str(error), "start it, or correct EXCHANGE_BROKER_URL")
         return
+    if (other := broker.other_home(url, settings.network, settings.home)) is not None:
+        durability_problems.append(other)
     for worry in durability_problems:
         yield found("broker", worry, Level.FAULT)
     refused = probes.connection_refused(url)
