@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from exchange.tables.capture.sql import TableName, run
 from exchange.tables.capture.triggers import capture_sql
 
-MOST_COUNTED = 1_000_000
+MOST_COUNTED = 1_000
+"""An export counts them each time."""
 
 
 def pending_streams(connection: Connection) -> list[str]:
@@ -19,7 +20,7 @@ def pending_streams(connection: Connection) -> list[str]:
     """
     found = run(
         connection,
-        "WITH RECURSIVE s (stream) AS (SELECT min(stream) FROM exchange_change UNION ALL"
+        "WITH RECURSIVE s (stream) AS (SELECT min(stream) FROM exchange_change WHERE stream > '' UNION ALL"
         " SELECT (SELECT min(c.stream) FROM exchange_change c WHERE c.stream > s.stream) FROM s"
         " WHERE s.stream IS NOT NULL) SELECT stream FROM s WHERE stream IS NOT NULL",
     )
