@@ -1,4 +1,4 @@
-"""Fresh databases of either kind, each in a shape that was made once in this process."""
+"""Fresh databases of either kind, each in a shape that was made once in this process; and folders to copy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _numbers = itertools.count(1)
 
 
 class Templates:
-    """SQLite databases to copy, one of each shape."""
+    """SQLite databases to copy, one of each shape, and folders."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._made: dict[Hashable, Path] = {}
+        self._folders: dict[Hashable, Path] = {}
 
     def copy(self, shape: Hashable, prepare: Prepare, target: Path) -> None:
         """Make ``target`` a database of a shape."""
@@ -30,6 +31,16 @@ class Templates:
             prepare(f"sqlite:///{path}")
             self._made[shape] = path
         shutil.copyfile(self._made[shape], target)
+
+    def copy_folder(self, shape: Hashable, make: Callable[[Path], None], target: Path) -> Path:
+        """Copy into ``target`` what ``make`` puts into an empty folder, and give that folder."""
+        if shape not in self._folders:
+            path = self._folder / f"folder-{len(self._folders)}"
+            path.mkdir()
+            make(path)
+            self._folders[shape] = path
+        shutil.copytree(self._folders[shape], target, symlinks=True, dirs_exist_ok=True)
+        return self._folders[shape]
 
 
 class Lender(Protocol):
@@ -59,7 +70,7 @@ class Databases:
 
     def __init__(self, folder: Path, templates: Templates, cluster: Callable[[], Cluster]) -> None:
         self._folder = folder
-        self._templates = templates
+        self.templates = templates
         self._cluster = cluster
         self._borrowed: list[str] = []
         self._made: list[str] = []
@@ -74,7 +85,7 @@ class Databases:
             return self._borrowed[-1]
         path = self._folder / f"fresh-{next(_numbers)}.db"
         if prepare is not None:
-            self._templates.copy(shape, prepare, path)
+            self.templates.copy(shape, prepare, path)
         return f"sqlite:///{path}"
 
     def copy(self, kind: str, shape: Hashable, prepare: Prepare) -> str:

@@ -111,7 +111,7 @@ class Cluster:
             if lent.url.endswith(f"/{template}"):
                 lent.admin.close()  # nobody may be connected to what is copied
         name = f"test_{next(_numbers)}"
-        self._admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log".encode())
+        self._admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
         return f"{self._base}/{name}"
 
     def drop(self, url: str) -> None:
@@ -230,10 +230,11 @@ def _content(admin: psycopg.Connection, table: str) -> bytes:
 def _restored(database: _Database) -> bool:
     """Bring a database into its shape again; False if that is more than dropping and deleting."""
     admin = database.admin
-    kept = sql.SQL("{}::oid[]").format(sql.Literal(database.objects))
-    admin.execute(sql.SQL(_DROP).format(objects=sql.SQL(_OBJECTS), kept=kept))
     if _catalogue(admin) != database.catalogue:
-        return False
+        kept = sql.SQL("{}::oid[]").format(sql.Literal(database.objects))
+        admin.execute(sql.SQL(_DROP).format(objects=sql.SQL(_OBJECTS), kept=kept))
+        if _catalogue(admin) != database.catalogue:
+            return False
     grown = dict(_tables(admin))
     written = _with_rows(admin)
     large = [name for name in grown if name not in database.kept and grown[name] > _FEW_PAGES]

@@ -168,11 +168,19 @@ def paired(folder: Path, databases: Databases, kind: str, app: str | None = None
     Without an ``app`` it is the reference application, whose response network has its first rows with ``seed``.
     """
     environment = {"EXCHANGE_APP": app} if app else {}
+
+    def make(below: Path) -> None:
+        sides = [Side(name, below / name, dict(environment)) for name in PEERS]
+        made = {one.network: one.do("init", "--json").line for one in sides}
+        for one in sides:
+            key = made[PEERS[one.network]]
+            one.do("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
+
+    was = databases.templates.copy_folder(("a pair", app), make, folder)
     request, response = sides = [Side(name, folder / name, dict(environment)) for name in PEERS]
-    made = {one.network: one.do("init", "--json").line for one in sides}
     for one in sides:
-        key = made[PEERS[one.network]]
-        one.do("keys", "trust", key["public_key"], "--fingerprint", key["fingerprint"])
+        for marker in (one.home / "markers").iterdir():  # two of them say which folder was marked
+            marker.write_text(marker.read_text().replace(str(was), str(folder)))
         commands = ["migrate", "seed"] if seed and one is response else ["migrate"]
         settle(one, databases, *commands, kind=kind)
     return Pair(request, response)
