@@ -22,7 +22,7 @@ from exchange.format.control import SNAPSHOT
 from exchange.format.errors import TransientError
 from exchange.link import send_requests
 from exchange.link.home import check_home
-from exchange.outgoing import checkpoint, compose, leftover, resend, snapshot
+from exchange.outgoing import checkpoint, compose, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
 from exchange.results import Exported, ExportRun, Resent
 from exchange.site import Site
@@ -132,10 +132,9 @@ class _Tables:
         """Channels with faults, as their files call them."""
 
     def look(self, channels: Sequence[Channel]) -> None:
-        """Look at the tables of channels, and for changes that none of them takes. Raises TransientError."""
+        """Look at the tables of channels. Raises TransientError."""
         declared = [stream for channel in self._site.channels for stream in channel.streams]
         with transient_errors(), reading(self._site.engine) as connection:
-            self.cautions += [str(one.problem) for one in leftover.list_leftovers(self._site, connection)]
             shared = capture.shared_tables(connection, declared)
             for stream in {one.name: one for channel in channels for one in channel.streams}.values():
                 also = [shared[stream.name]] if stream.name in shared else []

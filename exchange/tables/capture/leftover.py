@@ -9,8 +9,7 @@ from sqlalchemy import Connection
 from exchange.tables.capture.sql import TableName, run
 from exchange.tables.capture.triggers import capture_sql
 
-MOST_COUNTED = 1_000
-"""An export counts them each time."""
+MOST_COUNTED = 1_000_000
 
 
 def pending_streams(connection: Connection) -> list[str]:

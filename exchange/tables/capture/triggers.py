@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
 from exchange.database.dialects import POSTGRESQL, SQLITE, Dialect, dialect_of
@@ -206,8 +206,8 @@ def unreceivable(connection: Connection, declared: Iterable[Stream], received: S
 def renew(connection: Connection, stream: Stream) -> bool:
     """Write the triggers of a stream's table anew if they are as an earlier version wrote them; say whether it did.
 
-    Not if the table is somebody else's: ``check`` goes on saying it. Runs in the caller's transaction, within a
-    savepoint, and locks the table until it ends.
+    Not if the table is somebody else's, or locked: ``check`` goes on saying it. Runs in the caller's transaction,
+    within a savepoint, and locks the table until it ends.
     """
     sql = capture_sql(connection)
     place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
@@ -221,7 +221,7 @@ def renew(connection: Connection, stream: Stream) -> bool:
     try:
         with connection.begin_nested():
             sql.install(connection, place, key, stream.name)
-    except ProgrammingError:
+    except DBAPIError:  # not our table, or somebody holds a lock on it
         return False
     return True
 
