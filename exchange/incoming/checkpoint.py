@@ -167,8 +167,8 @@ def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: D
     elif not goes_on:  # what was found the last time is no longer what differs
         values |= {"repairs": 0, "found": None}
     elif known.repairs >= MOST_REPAIRS:
+        # The count goes on: were it to begin anew, rows that come to differ day by day would have all asked for again.
         buckets = sorted(set(buckets) - set(before))
-        values |= {"repairs": 0} if buckets else {}
     connection.execute(sa.update(agreement).where(_here(arrival.channel.name, mine.stream)).values(**values))
     return buckets
 
