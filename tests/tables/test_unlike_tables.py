@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from exchange.channels import Channel, Stream
 from exchange.database import tables
 from exchange.database.locks import reading
 from exchange.format.errors import Reason, Verdict
+from exchange.tables.loader.fitness import unfit, unwritable
+from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import Forger, delete, upsert
-from tests.crossing.sides import Side
+from tests.crossing.sides import Side, quick_engine
 from tests.databases import Databases
 
 FIRST = 1_700_000_000_000_000
@@ -37,7 +40,7 @@ class Case:
 
 POSTGRESQL = {
     "an_enum": Case(
-        sa.Text(),
+        sa.Enum("well", "ill", "tired", "calm", name="moods", native_enum=False),
         "CREATE TYPE mood AS ENUM ('well', 'ill'); ALTER TABLE {t} ALTER v TYPE mood USING v::mood",
         "well",
         "tired",
@@ -285,6 +288,80 @@ def test_what_a_trigger_changes_or_drops_is_said_with_its_name(unlike: Side) -> 
     assert "its trigger eater dropped this delete of dropped without a word" in letters(unlike)["dropped"][0]
     assert unlike.all(sa.select(tables.batch.c.message)) == [(done.message,)]
     assert values(unlike, "dropped") == [(1, "eaten")]
+
+
+@needs_postgres
+def test_what_is_stricter_or_changes_rows_is_known_beforehand(unlike: Side, databases: Databases) -> None:
+    unlike.execute("ALTER TABLE an_enum ADD more text NOT NULL")
+    with reading(unlike.engine) as connection:
+        streams = {one.name: one for channel in unlike.site.channels for one in channel.streams}
+        found = {name: " / ".join(map(str, unfit(connection, one))) for name, one in streams.items()}
+        shut = {name: said for name, one in streams.items() for said in map(str, unwritable(connection, one))}
+    said = {
+        "a_smaller_integer": "v of table a_smaller_integer is SMALLINT, and BIGINT in the model",
+        "a_shorter_text": "is VARCHAR(5), and ",
+        "a_smaller_numeric": "is NUMERIC(4, 2), and NUMERIC(12, 2)",
+        "a_rounded_numeric": "is NUMERIC(12, 1)",
+        "a_single_float": "is REAL, and ",
+        "not_null": "is NOT NULL, and in the model it is not",
+        "an_identity": "is GENERATED ALWAYS AS IDENTITY",
+        "a_late_key": "no unique index",
+        "no_key": "no unique index",
+        "rules": "no unique index",
+        "an_enum": "v of table an_enum does not know tired, calm",
+        "dropped": "triggers of table dropped may change or drop rows that are received: eater",
+    }
+    assert shut.keys() == {"an_enum", "a_generated_column"}
+    assert "more of table an_enum is NOT NULL without a default" in shut["an_enum"]
+    assert {name: found[name] for name, words in said.items() if words not in found[name]} == {}
+    assert {name: one for name, one in found.items() if one and name not in said} == {
+        "cut_blanks": found["cut_blanks"],
+        **{name: found[name] for name in ("a_stack_too_deep", "an_inner_fault", "a_trigger_that_reads_nowhere")},
+    }
+
+    engine = quick_engine(databases.fresh("postgresql", shop.metadata, _made))
+    with reading(engine) as connection:
+        assert [problem for one in shop.channels[0].streams for problem in unfit(connection, one)] == []
+    engine.dispose()
+
+
+def _made(url: str) -> None:
+    engine = quick_engine(url)
+    shop.metadata.create_all(engine)
+    engine.dispose()
+
+
+@needs_postgres
+def test_row_level_security_of_a_receiving_table_is_said_and_its_channel_waits(unlike: Side) -> None:
+    forger = trusted_forger(unlike)
+    forger.send([upsert("a_domain", FIRST, id=one, v=2 * one) for one in (1, 2, 3)])
+    unlike.take_in()
+    role = f"limited_{secrets.token_hex(4)}"
+    for statement in (
+        f"CREATE ROLE {role}",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
+        f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}",
+        "ALTER TABLE a_domain ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY small ON a_domain USING (v < 5)",
+    ):
+        unlike.execute(statement)
+    try:
+        unlike.engine.dispose()
+        sa.event.listen(unlike.engine, "connect", lambda driver, _: driver.execute(f"SET ROLE {role}"))
+        forger.send([delete("a_domain", FIRST + 1, id=one) for one in (2, 3)])
+        with reading(unlike.engine) as connection:
+            (stream,) = (one for one in unlike.site.channels[0].streams if one.name == "a_domain")
+            assert "row-level security of table a_domain applies" in str(unwritable(connection, stream))
+        (done,) = unlike.take_in().batches
+        assert (done.verdict, done.reason) == (Verdict.WAITING, Reason.TABLE)
+        assert "row-level security" in done.message
+    finally:
+        unlike.engine.dispose()
+        admin = sa.create_engine(unlike.engine.url)
+        with admin.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+        admin.dispose()
 
 
 @needs_postgres

@@ -33,6 +33,8 @@ class Traits:
     """Columns that keep less of a value than the model says, without a word."""
     alike: Mapping[str, str] = field(default_factory=dict)
     """Columns of the key in which unlike texts are equal, each with the collation or type that says so."""
+    row_security: bool = False
+    """Whether rows are hidden from our role, or kept from it."""
     has_arbiter: bool = True
     """Whether ON CONFLICT can name the key."""
 
@@ -82,7 +84,8 @@ SELECT
                  WHERE a.attrelid = c.oid
                    AND a.attnum = ANY ((CAST(i.indkey AS int2[]))[0 : i.indnkeyatts - 1]))
               = CAST(:key AS text[]))
-    AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3')) AS has_arbiter
+    AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3')) AS has_arbiter,
+  row_security_active(c.oid) AS row_security
 FROM pg_class c WHERE c.oid = to_regclass(:name)
 """)
 
@@ -103,6 +106,7 @@ def _on_postgresql(connection: Connection, stream: Stream) -> Traits:
         deferrable=tuple(row.deferrable),
         narrower=tuple(c.name for c in stream.columns if c.name in bounds and _keeps_less(c.type, *bounds[c.name])),
         alike={name: why for name, why in (one.rsplit(" ", 1) for one in row.alike) if name in key},
+        row_security=row.row_security,
         has_arbiter=row.has_arbiter,
     )
 
