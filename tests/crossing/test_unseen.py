@@ -341,3 +341,30 @@ def test_a_table_that_somebody_locks_or_takes_from_the_role_holds_up_its_own_cha
     hurried.dispose()
     assert "holds a lock on item" in str(run.busy)
     assert [one.channel for one in run.batches] == ["others"]
+
+
+@pytest.mark.postgres
+def test_a_renamed_table_is_captured_under_its_streams_name_and_our_own_tables_may_have_policies(
+    on_postgresql: Link, as_clerk: Callable[[Side], Side]
+) -> None:
+    link = on_postgresql
+    link.one.execute(sa.insert(item), [{"id": 1}, {"id": 2}])
+    link.one.execute("ALTER TABLE item RENAME TO item_before")
+    gone = " ".join(link.one.export().faults)
+    assert "table item of stream item does not exist" in gone
+    link.one.execute("DELETE FROM item_before WHERE id = 1")
+    link.one.execute("TRUNCATE item_before")
+    link.one.execute("ALTER TABLE item_before RENAME TO item")
+    link.one.execute(sa.insert(item), {"id": 3})
+    assert link.one.export().faults == ()
+    link.there.carry()
+    link.other.take_in()
+    assert [row["id"] for row in link.other.rows(item)] == [3]
+    clerk = as_clerk(link.one)
+    for table in ("exchange_network", "exchange_change"):
+        link.one.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        link.one.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        trouble = clerk.export().trouble or ""
+        assert f'row-level security policy for table "{table}"' in trouble
+        assert "BYPASSRLS" in trouble
+        link.one.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
