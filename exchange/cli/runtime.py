@@ -76,7 +76,19 @@ def _explained(error: Exception) -> tuple[list[str], int]:
             return list(error.faults), USAGE
         case KeyFault() | Busy() | BrokerFault():
             return [str(error)], FAILED
-    return [], FAILED
+    return _of_a_database(error), FAILED
+
+
+def _of_a_database(error: Exception) -> list[str]:
+    """Word what a database refused, whatever its driver calls that: in one sentence, with where we asked for it."""
+    from sqlalchemy.exc import DBAPIError, PendingRollbackError
+
+    from exchange.database.batch_fault import Crashed
+    from exchange.database.errors import first_line
+
+    if not isinstance(error, DBAPIError | PendingRollbackError):
+        return []
+    return [f"the database refused it: {first_line(error)} ({Crashed.of(error)}); what was not committed is undone"]
 
 
 def fail(code: int = FAILED) -> NoReturn:
