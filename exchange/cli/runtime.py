@@ -17,7 +17,6 @@ import typer
 from typer.core import TyperGroup
 
 from exchange.cli.output import print_error
-from exchange.database import clock
 from exchange.format.errors import TransientError, printable
 from exchange.format.names import BatchName
 
@@ -176,6 +175,8 @@ def moment(what: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     if ago := _AGO.fullmatch(text):
+        from exchange.database import clock
+
         return clock.now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
         read = datetime.fromisoformat(text)
