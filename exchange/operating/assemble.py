@@ -22,17 +22,20 @@ if TYPE_CHECKING:
     from exchange.reference.handlers import Handler
 
 
-def assemble(settings: Settings, *, distrusting: str | None = None) -> Site:
+def assemble(settings: Settings, *, distrusting: str | None = None, keyless: bool = False) -> Site:
     """Build the site, as if it did not trust the key of one name if one is given: nobody looks at its file then.
 
-    Raises SettingsFaults with every fault of the channels and keys that are named.
+    One that is ``keyless`` is for looking at the database alone: no key's file is read. Raises SettingsFaults with
+    every fault of the channels and keys that are named.
     """
     faults: list[str] = []
     channels = _channels(settings, faults)
+    signing_key, trusted, own = None, TrustedKeys({}), TrustedKeys({})
     try:
-        signing_key = keys.load_signing_key(settings.keys_folder, settings.signing_key)
-        trusted = keys.load_trusted(settings.keys_folder, but=distrusting)
-        own = keys.load_own(settings.keys_folder)
+        if not keyless:
+            signing_key = keys.load_signing_key(settings.keys_folder, settings.signing_key)
+            trusted = keys.load_trusted(settings.keys_folder, but=distrusting)
+            own = keys.load_own(settings.keys_folder)
     except keys.KeyFault as fault:
         raise SettingsFaults([*faults, str(fault)]) from fault
     schemas = schemas_folder(settings)

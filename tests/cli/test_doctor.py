@@ -77,6 +77,17 @@ def test_doctor_ends_with_1_while_a_batch_blocks_its_channel_and_says_since_when
     assert "since 2026-01-01 00:00:00Z" in "\n".join(shown)
 
 
+def test_a_fault_of_one_check_keeps_no_other_from_looking(pair: Pair) -> None:
+    side = pair.request
+    (side.home / "keys/trusted/other.pem").write_text("no key")
+    side.execute("ALTER TABLE exchange_agreement RENAME TO exchange_agreement_away")
+    lines = side.run("doctor", "--json").lines
+    faulty = {line["check"]: line["message"] for line in lines if line["level"] == "fault"}
+    assert "other.pem" in faulty["keys"]
+    assert "exchange_agreement" in faulty["agreement"]
+    assert {line["check"] for line in lines} > {"database", "writes", "tables", "batches", "link"}
+
+
 def test_the_last_error_of_a_channel_is_kept_until_it_is_done(any_pair: Pair) -> None:
     side = any_pair.request
     side.execute("ALTER TABLE exchange_gap RENAME TO exchange_gap_away")

@@ -5,7 +5,9 @@ It changes nothing: what it finds missing it does not make.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from exchange.channels.channel import Channel
 from exchange.database import engine
@@ -13,7 +15,7 @@ from exchange.format.moments import in_words
 from exchange.operating.assemble import assemble, folders
 from exchange.operating.doctor.database import check_database
 from exchange.operating.doctor.file_system import check_folders, check_password_files
-from exchange.operating.doctor.finding import Finding, Findings, Level, fault, ok
+from exchange.operating.doctor.finding import Finding, Findings, Level, fault, looked, ok
 from exchange.operating.doctor.keys import check_keys
 from exchange.operating.doctor.processes import check_broker, check_calls, check_handler, check_nudge
 from exchange.settings import SettingsFaults, load_settings
@@ -37,21 +39,22 @@ def examine(*, work: bool = True) -> Findings:
             yield fault("settings", sentence, "correct the variable or the .env; the rest is looked at after that")
         return
     yield ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
-    yield from check_password_files(settings)
-    yield from _clock()
-    yield from check_folders(folders(settings), settings.limits.batch_bytes)
-    key_findings = list(check_keys(settings))
-    yield from key_findings
-    yield from check_calls(settings)
-    yield from check_broker(settings)
-    yield from check_nudge(settings)
+    checks: tuple[tuple[str, Callable[[], Findings]], ...] = (
+        ("settings", partial(check_password_files, settings)),
+        ("clock", _clock),
+        ("folders", partial(check_folders, folders(settings), settings.limits.batch_bytes)),
+        ("keys", partial(check_keys, settings)),
+        ("calls", partial(check_calls, settings)),
+        ("broker", partial(check_broker, settings)),
+        ("nudge", partial(check_nudge, settings)),
+    )
+    for check, look in checks:
+        yield from looked(check, look, "see that this user may look there")
     try:
-        site = assemble(settings)
+        site = assemble(settings, keyless=True)  # of the keys was told
     except SettingsFaults as faults:
-        said = {finding.message for finding in key_findings}
         for sentence in faults.faults:
-            if sentence not in said:
-                yield fault("settings", sentence, "correct it; the database is looked at after that")
+            yield fault("settings", sentence, "correct it; the database is looked at after that")
         return
     yield from check_handler(settings)
     yield ok("channels", ", ".join(_declared(one) for one in site.channels))

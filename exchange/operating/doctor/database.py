@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import sqlalchemy as sa
 
 from exchange.channels.channel import Channel
-from exchange.database import audit_chain, encodings, engine, errors, ledger, locks, network, positions
+from exchange.database import audit_chain, encodings, engine, ledger, locks, network, positions
 from exchange.database.dialects import dialect_of
 from exchange.database.tables import Direction, ResyncState, batch, event, resync
 from exchange.format.control import SNAPSHOT
-from exchange.format.errors import TransientError
 from exchange.format.moments import in_words
 from exchange.link import home, peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
 from exchange.operating.doctor.columns import check_columns
-from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
+from exchange.operating.doctor.finding import Findings, Level, fault, found, looked, ok, warning
 from exchange.operating.doctor.processes import check_presence
 from exchange.operating.doctor.work import (
     check_arrivals,
@@ -55,21 +55,14 @@ def check_database(settings: Settings, site: Site, *, work: bool = True) -> Find
         yield fault("database", f"{missing} does not exist", remedy, command="exchange migrate")
         return
     for check, step in _FIRST:
-        findings = _looked(check, step, settings, site, f"see that {settings.shown_database_url} is right and runs")
+        findings = looked(
+            check, partial(step, settings, site), f"see that {settings.shown_database_url} is right and runs"
+        )
         yield from findings
         if any(finding.level is Level.FAULT for finding in findings):
             return
     for check, step in _TABLES + (_WORK if work else ()):
-        yield from _looked(check, step, settings, site, "see the database's own log")
-
-
-def _looked(check: str, step: Check, settings: Settings, site: Site, remedy: str) -> list[Finding]:
-    """Give what one check finds; that it could not look is a finding of its own."""
-    try:
-        with errors.transient_errors():
-            return list(step(settings, site))
-    except TransientError as error:
-        return [fault(check, error.sentence, remedy)]
+        yield from looked(check, partial(step, settings, site), "see the database's own log")
 
 
 def _reached(settings: Settings, site: Site) -> Findings:
@@ -84,9 +77,6 @@ def _migrations(settings: Settings, site: Site) -> Findings:
         return
     with locks.reading(site.engine) as connection:
         epoch = network.known_epoch(connection, settings.network)
-        other = home.other_home(site, connection)
-    if other is not None:
-        yield found("database", other, Level.FAULT)
     if epoch is None:
         yield fault("migrations", "the database has no epoch yet", command="exchange migrate")
     else:
@@ -100,6 +90,13 @@ def _encoding(_settings: Settings, site: Site) -> Findings:
         yield found("encoding", problem)
     elif narrow is not None:
         yield ok("encoding", f"{narrow.name}: records with characters that it lacks are parked")
+
+
+def _home(_settings: Settings, site: Site) -> Findings:
+    with locks.reading(site.engine) as connection:
+        other = home.other_home(site, connection)
+    if other is not None:
+        yield found("database", other, Level.FAULT)
 
 
 def _audit(_settings: Settings, site: Site) -> Findings:
@@ -213,6 +210,7 @@ _FIRST: tuple[tuple[str, Check], ...] = (("database", _reached), ("database", _m
 """What everything behind it depends on."""
 
 _TABLES: tuple[tuple[str, Check], ...] = (
+    ("database", _home),
     ("writes", check_writes),
     ("sequences", check_sequences),
     ("encoding", _encoding),

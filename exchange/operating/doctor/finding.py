@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from exchange.database.engine import now
-from exchange.format.errors import Problem
+from exchange.database.errors import transient_errors
+from exchange.format.errors import Problem, TransientError, printable
 from exchange.format.moments import to_rfc3339
 
 
@@ -53,6 +56,17 @@ class Finding:
 
 
 Findings = Iterator[Finding]
+
+
+def looked(check: str, look: Callable[[], Findings], remedy: str) -> list[Finding]:
+    """Give what a check finds. That it could not look is a finding of its own, and keeps no other check from it."""
+    try:
+        with transient_errors():
+            return list(look())
+    except TransientError as error:
+        return [fault(check, error.sentence, remedy)]
+    except SQLAlchemyError as error:
+        return [fault(check, f"it can't be looked at: {printable(str(error.__cause__ or error), 300)}", remedy)]
 
 
 def ok(check: str, message: str) -> Finding:
