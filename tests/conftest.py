@@ -32,10 +32,10 @@ from tests.databases import Databases, Templates
 from tests.forking import Forking
 from tests.postgresql import Cluster
 
-# A machine may be slow: no clock says that a property does not hold.
+# A machine may be slow: no clock says that a property does not hold. Each run looks at other examples than the last.
 set_hypothesis_home_dir(Path(__file__).parents[1] / ".cache" / "hypothesis")
 hypothesis.settings.register_profile(
-    "exchange", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "exchange", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 
 # What a test process has at its end is no garbage, and looking through all of it takes ten seconds.

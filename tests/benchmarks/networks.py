@@ -18,6 +18,7 @@ from exchange.files.layout import Folders
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.limits import Limits
+from exchange.link.home import take_over
 from exchange.operating import migrate
 from exchange.reference import channels as reference_channels
 from exchange.reference.models import ProfileType, Request, User
@@ -51,7 +52,10 @@ def site(
     limits: Limits | None = None,
     shards: int = 1,
 ) -> Site:
-    """Assemble one side without settings, with everything on: signatures, schemas, versions, compression."""
+    """Assemble one side without settings, with everything on: signatures, schemas, versions, compression.
+
+    A database is copied and used from one home after another, so it is taken over.
+    """
     peer = PEERS[network]
     channels = _declared(shards)
     assembled = Site(
@@ -66,6 +70,7 @@ def site(
         limits=limits or Limits(),
     )
     assembled.spool.prepare(make=True)
+    take_over(assembled)
     return assembled
 
 
