@@ -15,6 +15,7 @@ from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.database.engine import make_engine
 from exchange.database.tables import dead_letter
+from exchange.format.errors import TransientError
 from exchange.link import send_requests
 from exchange.tables import capture
 from tests.crossing.sides import Link, Side
@@ -165,6 +166,8 @@ def test_a_table_that_lost_its_triggers_is_named_and_the_others_go_on(link: Link
         link.one.execute(statement)
     for table in (item, other):
         link.one.execute(sa.insert(table), {"id": 2})
+    with pytest.raises(TransientError, match="table event of stream event does not exist"):
+        link.one.seal(channels[0])
     run = link.one.export()
     gone, fault = sorted(run.faults)
     assert "table event of stream event does not exist" in gone
@@ -227,37 +230,58 @@ def months(side: Side, *numbers: int) -> None:
         side.execute(f"CREATE TABLE event_{number} PARTITION OF event FOR VALUES FROM ({number}) TO ({number + 1})")
 
 
+def years(side: Side) -> None:
+    """Make a partition that is partitioned, in a schema of its own and with names that have to be quoted."""
+    side.execute('CREATE SCHEMA "years ago"')
+    side.execute(
+        'CREATE TABLE "years ago"."event 100%" PARTITION OF event FOR VALUES FROM (12) TO (24) PARTITION BY HASH (id)'
+    )
+    side.execute(
+        'CREATE TABLE "years ago"."it\'s" PARTITION OF "years ago"."event 100%"'
+        " FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
+    )
+
+
+def events_cross(link: Link) -> None:
+    """Bring over what happened, in two exports that have nothing to complain of."""
+    assert [run.faults for run in (link.one.export(), link.one.export())] == [(), ()]
+    link.there.carry()
+    link.other.take_in()
+    assert link.other.rows(event) == link.one.rows(event)
+
+
 @pytest.mark.postgres
 def test_partitioned_tables_cross_however_their_rows_are_written(on_postgresql: Link) -> None:
     link = on_postgresql
     one, two = link.one, link.other
     months(one, 1, 2)
+    years(one)
     two.execute("CREATE TABLE event_all PARTITION OF event DEFAULT")
     with one.engine.begin() as connection:
         capture.install(connection, "event")
         assert capture.check(connection, channels[0].stream("event")) == []
 
-    def crosses() -> None:
-        runs = (one.export(), one.export())
-        assert [run.faults for run in runs] == [(), ()]
-        link.there.carry()
-        two.take_in()
-        assert two.rows(event) == one.rows(event)
-
     one.execute(sa.insert(event), [{"id": n, "month": 1 + n % 2, "text": "new"} for n in range(6)])
     one.execute("INSERT INTO event_2 VALUES (7, 2, 'straight')")
-    crosses()
-    one.execute("UPDATE event_2 SET text = 'straight' WHERE id = 1")
-    one.execute("UPDATE event SET text = 'parent' WHERE id = 2")
-    one.execute("UPDATE event SET month = 1 WHERE id = 3")
-    one.execute("DELETE FROM event_1 WHERE id = 0")
-    crosses()
+    events_cross(link)
+    for statement in (
+        "UPDATE event_2 SET text = 'straight' WHERE id = 1",
+        "UPDATE event SET text = 'parent' WHERE id = 2",
+        "UPDATE event SET month = 1 WHERE id = 3",
+        "DELETE FROM event_1 WHERE id = 0",
+    ):
+        one.execute(statement)
+    events_cross(link)
     one.execute("TRUNCATE event_1")
-    crosses()
+    one.execute(sa.insert(event), {"id": 20, "month": 12})
+    one.execute('UPDATE "years ago"."event 100%" SET text = \'sub\'')
+    events_cross(link)
+    one.execute('TRUNCATE "years ago"."it\'s"')
+    events_cross(link)
     assert one.rows(event)
     months(one, 3)
     one.execute("INSERT INTO event_3 VALUES (8, 3)")
-    crosses()
+    events_cross(link)
     [caution] = one.export().cautions
     assert "event_3 became partitions of it" in caution
     one.execute("ALTER TABLE event DETACH PARTITION event_2")
@@ -266,10 +290,10 @@ def test_partitioned_tables_cross_however_their_rows_are_written(on_postgresql: 
         capture.install(connection, "event")
     send_requests.add_snapshot_requests(one.site, "items", ["event"], prune=True)
     assert one.export().cautions == ()
-    crosses()
+    events_cross(link)
     assert [row["id"] for row in two.rows(event)] == [8]
     one.execute("TRUNCATE event")
-    crosses()
+    events_cross(link)
     assert two.rows(event) == []
     one.execute("ALTER TABLE event_1 DISABLE TRIGGER ALL")
     assert "its triggers are disabled on event_1" in " ".join(one.export().faults)

@@ -131,8 +131,9 @@ def key_columns(connection: Connection, table: TableName, names: Sequence[str]) 
         connection,
         # Not exact: a type whose equal values may be written differently.
         "SELECT attname, format_type(atttypid, atttypmod) AS type,"
-        " coalesce(c.collisdeterministic, true) AND t.typname NOT IN ('citext', 'float4', 'float8', 'interval')"
-        " AS exact FROM pg_attribute JOIN pg_type t ON t.oid = atttypid"
+        " coalesce(c.collisdeterministic, true)"
+        " AND coalesce(b.typname, t.typname) NOT IN ('citext', 'float4', 'float8', 'interval') AS exact"
+        " FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype"
         " LEFT JOIN pg_collation c ON c.oid = attcollation"
         f" WHERE attrelid = to_regclass({literal(str(table))}) AND attnum > 0 AND NOT attisdropped",
     )

@@ -13,15 +13,15 @@ from sqlalchemy.exc import DBAPIError
 from exchange.channels.stream import Stream
 from exchange.database.dialects import POSTGRESQL, SQLITE, Dialect, dialect_of
 from exchange.database.tables import VERSION_COLUMN
-from exchange.format.errors import Problem
+from exchange.format.errors import Problem, TransientError
 from exchange.tables.capture import postgresql, sqlite
 from exchange.tables.capture.sql import OUT_OF_DATE, CaptureSql, KeyColumn, TableName, identifier, run
 
 _MODULES: dict[Dialect, CaptureSql] = {POSTGRESQL: postgresql, SQLITE: sqlite}
 
 
-class CaptureFault(ValueError):  # noqa: N818 - reads as what it is
-    """A table can't be captured as asked; the sentence says why."""
+class CaptureFault(TransientError):  # noqa: N818 - reads as what it is
+    """A table can't be captured as asked, or is not as its stream needs it; the sentence says why."""
 
 
 def install(
