@@ -219,13 +219,13 @@ class Loader:
                     gave_up |= lines
                     if self._refuse(refusals):
                         self._park_until_stable(stages, constraints)
-                if self._refuse(upsert.upsert(stage, self._late & {*stage.traits.deferrable})):
+                if self._refuse(upsert.upsert(stage, self._limit, self._late & {*stage.traits.deferrable})):
                     # What the database refused may be a parent of what is still staged.
                     self._park_until_stable(stages, constraints)
             self._park_held_deletes(stages, constraints)
             for stage in reversed(stages):
                 if stage.deletes:
-                    self._refuse(upsert.delete(stage, self._late & {*stage.traits.deferrable}))
+                    self._refuse(upsert.delete(stage, self._limit, self._late & {*stage.traits.deferrable}))
             cut = self._refuse([one for stage in stages for one in upsert.park_cut_values(stage)])
             stays = cut or not gave_up.isdisjoint(refusal.line for refusal in self._refusals)
             if not stays and self._holds_at_the_end(stages, anew=len(self._refusals) > before):

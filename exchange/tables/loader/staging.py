@@ -100,18 +100,18 @@ class TemporaryTable:
         name: str,
         own: Mapping[str, str],
         names: Sequence[str],
-        wide: Collection[str] = (),
+        wide: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare: of a row its columns ``names`` are kept, behind ``own`` ones of these kinds.
 
-        They have the types that the target's have, but for those of ``wide``, which are as the model says.
+        They have the types that the target's have, but for those of ``wide``, which says theirs.
         """
         self.stream = stream
         self.connection = connection
         self.target = target_of(stream)
         self.table = _table(self.target, name, own, names)
         self._own = own
-        self._wide = wide
+        self._wide = wide or {}
         self.alike: Mapping[str, str] = {}
         self._made = False
 
@@ -163,7 +163,9 @@ class Stage(TemporaryTable):
     def __init__(self, connection: Connection, stream: Stream, name: str, traits: Traits | None = None) -> None:
         """Prepare; the table is made when the first rows come."""
         self.traits = traits or Traits()
-        super().__init__(connection, stream, name, STAGE_COLUMNS, column_names(stream), self.traits.narrower)
+        model = {column.name: _plain(column).type for column in stream.columns if column.name in self.traits.narrower}
+        wide = {**self.traits.domains, **{one: kind.compile(connection.dialect) for one, kind in model.items()}}
+        super().__init__(connection, stream, name, STAGE_COLUMNS, column_names(stream), wide)
         self.alike = self.traits.alike
         self.rows = 0
         """How many rows are in it, and how many of them are deletes."""
@@ -256,12 +258,12 @@ def _table(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[
 
 
 def _create(
-    connection: Connection, table: sa.Table, target: sa.Table, own: Mapping[str, str], wide: Collection[str]
+    connection: Connection, table: sa.Table, target: sa.Table, own: Mapping[str, str], wide: Mapping[str, str]
 ) -> None:
     """Create it with the types that the target has in this very database, and none of its constraints."""
     casts = [f"CAST(NULL AS {kind}) AS {name}" for name, kind in own.items()]
     columns = [
-        f"CAST({name} AS {column.type.compile(connection.dialect)}) AS {name}" if column.name in wide else name
+        f"CAST({name} AS {wide[column.name]}) AS {name}" if column.name in wide else name
         for column in [*table.columns][len(casts) :]
         for name in [identifier(column.name)]
     ]

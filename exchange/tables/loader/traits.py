@@ -31,6 +31,8 @@ class Traits:
     """All that can be checked then, but for foreign keys."""
     narrower: tuple[str, ...] = ()
     """Columns that keep less of a value than the model says, without a word."""
+    domains: Mapping[str, str] = field(default_factory=dict)
+    """Columns of a domain, each with the type that it is of: a domain may refuse NULL even where there is no row."""
     alike: Mapping[str, str] = field(default_factory=dict)
     """Columns of the key in which unlike texts are equal, each with the collation or type that says so."""
     row_security: bool = False
@@ -77,6 +79,9 @@ SELECT
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           AND (y.typname = 'float4' OR (a.atttypmod >= 0 AND y.typname IN
                ('numeric', 'timestamp', 'timestamptz', 'time', 'timetz', 'interval', 'varchar')))) AS bounded,
+  ARRAY(SELECT a.attname || '=' || format_type(y.typbasetype, y.typtypmod) FROM pg_attribute a
+        JOIN pg_type y ON y.oid = a.atttypid
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND y.typtype = 'd') AS domains,
   EXISTS (SELECT FROM pg_index i
           WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
             AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -106,6 +111,7 @@ def _on_postgresql(connection: Connection, stream: Stream) -> Traits:
         deferrable=tuple(row.deferrable),
         narrower=tuple(c.name for c in stream.columns if c.name in bounds and _keeps_less(c.type, *bounds[c.name])),
         alike={name: why for name, why in (one.rsplit(" ", 1) for one in row.alike) if name in key},
+        domains=dict(one.rsplit("=", 1) for one in row.domains),
         row_security=row.row_security,
         has_arbiter=row.has_arbiter,
     )

@@ -42,21 +42,21 @@ def upsert_newer(stage: Stage) -> int:
     return stage.connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
-def upsert(stage: Stage, late: Collection[str] = ()) -> list[Refusal]:
+def upsert(stage: Stage, most: int, late: Collection[str] = ()) -> list[Refusal]:
     """Insert or update every applying upsert of a stream; give those that the database refused or dropped.
 
-    Runs in the load's transaction, each try within a savepoint. Constraints of the names ``late`` are not left to its
-    end. Raises DBAPIError for what is not a row's fault.
+    Runs in the load's transaction, each try within a savepoint; beyond ``most`` refusals it looks no further.
+    Constraints of the names ``late`` are not left to its end. Raises DBAPIError for what is not a row's fault.
     """
     if stage.traits.has_arbiter:
-        return _write(stage, Op.UPSERT, lambda lines: [_upsert_statement(stage, lines)], late)
-    return _write(stage, Op.UPSERT, lambda lines: _update_and_insert(stage, lines), late)
+        return _write(stage, Op.UPSERT, lambda lines: [_upsert_statement(stage, lines)], most, late)
+    return _write(stage, Op.UPSERT, lambda lines: _update_and_insert(stage, lines), most, late)
 
 
-def delete(stage: Stage, late: Collection[str] = ()) -> list[Refusal]:
+def delete(stage: Stage, most: int, late: Collection[str] = ()) -> list[Refusal]:
     """Delete every applying key of a stream; give those that the database refused. Runs as ``upsert`` does."""
     stage.deleted = 0
-    return _write(stage, Op.DELETE, lambda lines: [_delete_statement(stage, lines)], late)
+    return _write(stage, Op.DELETE, lambda lines: [_delete_statement(stage, lines)], most, late)
 
 
 def keep_tombstones(stage: Stage) -> None:
@@ -189,10 +189,10 @@ def _delete_statement(stage: Stage, lines: sa.ColumnElement[bool]) -> sa.Executa
     return sa.delete(stage.target).where(sa.tuple_(*stage.key(stage.target)).in_(keys))
 
 
-def _write(stage: Stage, op: Op, statements: Statements, late: Collection[str] = ()) -> list[Refusal]:
+def _write(stage: Stage, op: Op, statements: Statements, most: int, late: Collection[str]) -> list[Refusal]:
     """Write all applying lines at once; where the database refuses a row, each half of them by itself.
 
-    Constraints of the names ``late`` are looked at with each part.
+    Constraints of the names ``late`` are looked at with each part. Beyond ``most`` refusals the rest is left.
     """
     number = stage.table.c[LINE]
     first, last, there = stage.connection.execute(
@@ -201,7 +201,7 @@ def _write(stage: Stage, op: Op, statements: Statements, late: Collection[str] =
     refusals: list[Refusal] = []
     ranges = [] if first is None else [(first, last)]
     done = 0
-    while ranges:
+    while ranges and len(refusals) <= most:
         first, last = ranges.pop()
         try:
             with stage.connection.begin_nested():
@@ -291,7 +291,8 @@ def count_changed(stage: Stage) -> int:
     columns = [column.name for column in stage.stream.columns if column.name not in keys]
     if not stage.traits.triggers or not columns:
         return 0
-    differs = sa.or_(*(_comparable(staged.c[one]).is_distinct_from(_comparable(target.c[one])) for one in columns))
+    pairs = ((_comparable(stage, staged.c[one]), _comparable(stage, target.c[one])) for one in columns)
+    differs = sa.or_(*(ours.is_distinct_from(theirs) for ours, theirs in pairs))
     counting = sa.select(sa.func.count()).where(applying(staged, Op.UPSERT), stage.same_key(target, staged), differs)
     try:
         with stage.connection.begin_nested():
@@ -302,9 +303,10 @@ def count_changed(stage: Stage) -> int:
         return 0
 
 
-def _comparable(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+def _comparable(stage: Stage, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """Give a column as a value that has an equality: JSON has none on PostgreSQL."""
-    return sa.cast(column, postgresql.JSONB) if type(column.type) is sa.JSON else column
+    is_json = isinstance(column.type, sa.JSON) and dialect_of(stage.connection).is_postgresql
+    return sa.cast(column, postgresql.JSONB) if is_json else column
 
 
 def refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
