@@ -24,7 +24,7 @@ from tests.channels.test_codecs_round_trip import TYPES
 from tests.crossing.sides import Side
 from tests.databases import Databases
 
-ROWS = 250
+ROWS = 130
 """More than are encoded at a time, and no multiple of it."""
 
 metadata = sa.MetaData()
@@ -165,10 +165,10 @@ def test_rows_and_deletes_of_a_tree_are_written_as_one_at_a_time(side: Side) -> 
     expected, _ = one_at_a_time(side)
     assert contents(side) == [b"".join(expected)]
     side.execute(sa.update(item).values(name="other"))
-    side.execute(sa.update(item).values(parent_place=None).where(item.c.number > ROWS - 120))
-    side.execute("DELETE FROM item WHERE number <= 120")
+    side.execute(sa.update(item).values(parent_place=None).where(item.c.number > ROWS - 60))
+    side.execute("DELETE FROM item WHERE number <= 60")
     expected, _ = one_at_a_time(side)
-    assert sum(b'"delete"' in line for line in expected) == 120
+    assert sum(b'"delete"' in line for line in expected) == 60
     assert contents(side) == [b"".join(expected)]
 
 
