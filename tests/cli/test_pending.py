@@ -44,3 +44,15 @@ def test_changes_of_a_stream_that_nobody_sends_are_counted_moved_and_discarded(
         tasks.move_pending(stream="users", to="user", reason="again")
     assert tasks.discard_pending(stream="gone", reason="nobody reads it")["changes"] == 1
     assert "every change that waits" in side.do("pending").err
+
+
+def test_an_export_of_a_table_without_its_triggers_fails_with_what_to_do(seeded: Pair) -> None:
+    side = seeded.response
+    side.execute("DROP TRIGGER exchange_capture_insert_user")
+    done = side.run("export")
+    assert done.code == 1
+    assert "table user is not captured as stream user" in done.err
+    assert "op.install_capture('user')" in done.err
+    assert "nothing to export" not in done.err
+    checks = [one for one in side.run("doctor", "--json").lines if one["check"] == "tables"]
+    assert [one["level"] for one in checks] == ["fault"]

@@ -16,7 +16,8 @@ from tests.crossing.sides import Link, Side
 from tests.crossing.talking import cross
 from tests.databases import Databases
 
-NAMES = ("100% of %s :as \"it\" 'is'", "größe 写 a.b, $$\\ {b} ?;--", "select" * 10 + "xyz")
+LONGEST = "größe 写 a.b, $$\\ {b} ?;--"
+NAMES = ("100% of %s :as \"it\" 'is'", f"{LONGEST}{'x' * (63 - len(LONGEST.encode()))}")
 
 
 SCHEMA = "Odd \"%s' :x"
