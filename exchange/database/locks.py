@@ -18,8 +18,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from exchange.database import sessions
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import SQLITE_WAIT_SECONDS, now
 from exchange.database.flock import try_lock
@@ -153,27 +154,26 @@ def writing(
         busy_for_others(engine, lock),
         engine.connect() as connection,
         _patience(connection, patience_seconds),
+        connection.begin(),
+        _stopping_at_once(connection),
     ):
-        try:
-            transaction = connection.begin()
-        except OperationalError as error:
-            raise _sqlite_busy(engine, lock, error) from error
-        with transaction, _stopping_at_once(connection):
-            yield connection
+        yield connection
 
 
 @contextmanager
 def busy_for_others(engine: Engine, lock: str) -> Iterator[None]:
-    """Raise Busy for a statement that PostgreSQL ended because of others' transactions: the next run tries again.
+    """Raise Busy for a statement that the database ended because of others' transactions: the next run tries again.
 
-    Of one that waited too long for a lock it says who holds it, as far as rights allow.
+    Of one that waited too long for a lock it says who holds it, as far as that can be known.
     """
     try:
         yield
     except DBAPIError as error:
+        if (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise _sqlite_busy(engine, lock) from error
         match getattr(error.orig, "sqlstate", None):
             case "55P03":
-                raise Busy(lock, *lock_holder(engine, str(error.statement))) from error
+                raise Busy(lock, *_lock_holder(engine, str(error.statement))) from error
             case "40P01":
                 raise Busy(lock, "another transaction that writes the same rows", None) from error
             # The statement that asks for the lock also fixes what a REPEATABLE READ transaction sees: somebody
@@ -262,13 +262,15 @@ def _announce(connection: Connection, lock: str) -> None:
     connection.execute(sa.insert(holder).values(lock=lock, who=whoami(), since=now()))
 
 
-def _sqlite_busy(engine: Engine, lock: str, error: OperationalError) -> Exception:
-    if dialect_of(engine).many_writers or "locked" not in str(error.orig):
-        return error
-    with reading(engine) as connection:
-        latest = connection.execute(
-            sa.select(holder.c.who, holder.c.since).order_by(holder.c.since.desc()).limit(1)
-        ).one_or_none()
+def _sqlite_busy(engine: Engine, lock: str) -> Busy:
+    """Name who writes to SQLite's file: by the file, or else whoever left word last."""
+    try:
+        with reading(engine) as connection:
+            latest = connection.execute(
+                sa.select(holder.c.who, holder.c.since).order_by(holder.c.since.desc()).limit(1)
+            ).one_or_none()
+    except SQLAlchemyError:  # it is held for reading, too, or has no tables yet
+        latest = None
     process = writing_process(str(engine.url.database))
     if process is not None and (latest is None or not str(latest.who).endswith(f" pid {process}")):
         return Busy(lock, f"process {process}{_program(process)} writes to the database", None)
@@ -314,44 +316,13 @@ def _sqlite_holder(engine: Engine, lock: str) -> Busy:
     return Busy(lock, row.who if row else "another process, just now", row.since if row else None)
 
 
-def lock_holder(engine: Engine, statement: str) -> tuple[str, datetime | None]:
-    """Name whoever holds a lock on tables that a statement names, or else on any, and since when; on PostgreSQL.
-
-    Asks on a connection of its own: who waited in vain can ask no more. A look through locks can't tell which of
-    several was waited for; the one whose transaction is the oldest is named.
-    """
+def _lock_holder(engine: Engine, statement: str) -> tuple[str, datetime | None]:
+    """Ask on a connection of its own who holds the lock that a statement waited for."""
     try:
         with reading(engine) as connection:
-            found = connection.execute(sa.text(_HOLDERS), {"statement": statement, "space": _NAMESPACE}).first()
+            return sessions.lock_holder(connection, statement, _NAMESPACE)
     except SQLAlchemyError:
-        found = None
-    if found is None:
-        return "a transaction that has ended by now", None
-    return f"{describe_session(found)} holds a lock{f' on {found.place}' if found.place else ''}", found.since
-
-
-_HOLDERS = """
-    SELECT s.pid, s.usename AS role, s.datname AS database, s.application_name AS program, s.state, x.gid,
-        coalesce(s.xact_start, x.prepared) AS since, max(c.relname) AS place
-    FROM pg_locks l
-    LEFT JOIN pg_class c ON c.oid = l.relation
-    LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_stat_activity s ON s.pid = l.pid
-    LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction
-    WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (c.relkind IN ('r', 'p') AND n.nspname <> 'pg_catalog' AND l.mode <> 'AccessShareLock'
-        OR l.locktype = 'advisory' AND l.classid = CAST(:space AS oid))
-    GROUP BY 1, 2, 3, 4, 5, 6, 7
-    ORDER BY bool_or(strpos(:statement, c.relname) > 0) DESC NULLS LAST, since NULLS LAST, s.pid LIMIT 1"""
-
-
-def describe_session(row: Any) -> str:
-    """Name a session of PostgreSQL by what one may know of it: ``pid``, ``role``, ``program``, ``state``, ``gid``."""
-    if row.pid is None:
-        return f"a prepared transaction ({printable(row.gid, 60)})" if row.gid else "a prepared transaction"
-    words = [f"process {row.pid}", f"role {row.role}" if row.role else "", row.program or "", row.state or ""]
-    return printable(", ".join(filter(None, words)), 200)
+        return "another transaction", None
 
 
 def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -> None:
@@ -369,6 +340,7 @@ def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -
             "SELECT a.application_name AS who, a.xact_start AS since FROM pg_locks l"
             " JOIN pg_stat_activity a USING (pid)"
             " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = CAST(:space AS oid)"
+            " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             " AND l.objid = CAST(CAST(CAST(:key AS bigint) & 4294967295 AS text) AS oid)"
         ),
         {"space": _NAMESPACE, "key": key},

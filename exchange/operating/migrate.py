@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine
 from exchange.alembic import NETWORK_ATTRIBUTE, OWN_ATTRIBUTE
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine
-from exchange.database.locks import busy_for_others
+from exchange.database.locks import busy_for_others, reading
 
 CORE = "core"
 REFERENCE = "reference"
@@ -56,7 +56,7 @@ def downgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str
 
 def applied_revisions(target: Target) -> tuple[str, ...]:
     """Give the revisions that the database is at; none for one that was never migrated."""
-    with _connected(target) as connection:
+    with _connected(target, reads=True) as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         return context.get_current_heads()
 
@@ -64,7 +64,7 @@ def applied_revisions(target: Target) -> tuple[str, ...]:
 def is_behind(target: Target, branches: Sequence[str] = (CORE,)) -> bool:
     """Say whether ``upgrade`` of these branches has anything to do."""
     script = ScriptDirectory.from_config(_new_config())
-    with _connected(target) as connection:
+    with _connected(target, reads=True) as connection:
         at = applied_revisions(connection)
     have = {revision.revision for revision in script.iterate_revisions(at, "base", implicit_base=True)}
     heads = {script.as_revision_number(f"{branch}@head") for branch in branches}
@@ -98,13 +98,13 @@ def _config(target: Target, network: str | None) -> Iterator[Config]:
 
 
 @contextmanager
-def _connected(target: Target) -> Iterator[Connection]:
+def _connected(target: Target, *, reads: bool = False) -> Iterator[Connection]:
     if isinstance(target, Connection):
         yield target
         return
     engine = make_engine(target) if isinstance(target, str) else target
     try:
-        with busy_for_others(engine, "the database"), engine.begin() as connection:
+        with busy_for_others(engine, "the database"), reading(engine) if reads else engine.begin() as connection:
             yield connection
     finally:
         if isinstance(target, str):

@@ -268,7 +268,7 @@ def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error:
 
 def _other_columns(stream: Stream, key: str) -> str:
     """Name the columns by which a change names its row, if those are not the stream's key; else nothing."""
-    names = strict_json.loads(key.encode()).keys()
+    names = strict_json.loads(key.encode(errors="replace")).keys()
     return "" if names == {column.name for column in stream.key} else printable(", ".join(sorted(names)))
 
 

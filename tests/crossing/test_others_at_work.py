@@ -10,14 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
+from exchange.database import sessions
 from exchange.database.engine import make_engine
-from exchange.database.locks import Busy
+from exchange.database.locks import Busy, reading
 from exchange.database.tables import resync
 from exchange.format.errors import Verdict
 from exchange.link import send_requests
@@ -104,6 +106,18 @@ def test_an_idle_transaction_holds_back_no_snapshot(postgresql_link: Link, postg
         idle.commit()
     link.round()
     assert [row["name"] for row in link.other.rows(shop.place)] == ["first", "late"]
+
+
+def test_a_transaction_that_holds_a_lock_for_long_is_named_before_anybody_waits(
+    postgresql_link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = postgresql_link.one
+    monkeypatch.setattr(sessions, "LONG", timedelta(0))
+    with open_transaction(_url(side), "LOCK TABLE place IN SHARE MODE"), reading(side.engine) as connection:
+        assert sessions.long_holders(connection, ["visit"]) == []
+        [problem] = sessions.long_holders(connection, ["place", "visit"])
+    assert "nightly report, idle in transaction holds a lock on place since" in problem.message
+    assert "pg_terminate_backend(" in problem.remedy
 
 
 @pytest.mark.processes

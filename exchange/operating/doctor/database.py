@@ -9,7 +9,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from exchange.channels.channel import Channel
-from exchange.database import audit_chain, encodings, engine, ledger, locks, network, positions
+from exchange.database import audit_chain, encodings, engine, ledger, locks, network, positions, sessions
 from exchange.database.dialects import dialect_of
 from exchange.database.tables import Direction, ResyncState, batch, event, resync
 from exchange.format.control import SNAPSHOT
@@ -66,7 +66,7 @@ def check_database(settings: Settings, site: Site, *, work: bool = True) -> Find
 
 
 def _reached(settings: Settings, site: Site) -> Findings:
-    with site.engine.connect() as connection:
+    with locks.reading(site.engine) as connection:
         connection.execute(sa.select(1))
     yield ok("database", f"{settings.shown_database_url} answers")
 
@@ -97,6 +97,16 @@ def _home(_settings: Settings, site: Site) -> Findings:
         other = home.other_home(site, connection)
     if other is not None:
         yield found("database", other, Level.FAULT)
+
+
+def _sessions(_settings: Settings, site: Site) -> Findings:
+    tables = [stream.table.name for channel in site.channels for stream in channel.streams]
+    with locks.reading(site.engine) as connection:
+        holding = sessions.long_holders(connection, tables)
+    for problem in holding:
+        yield found("sessions", problem)
+    if not holding:
+        yield ok("sessions", "nobody else has held a lock on an exchanged table for long")
 
 
 def _audit(_settings: Settings, site: Site) -> Findings:
@@ -214,6 +224,7 @@ _TABLES: tuple[tuple[str, Check], ...] = (
     ("writes", check_writes),
     ("sequences", check_sequences),
     ("encoding", _encoding),
+    ("sessions", _sessions),
     ("audit", _audit),
     ("tables", _tables),
     ("columns", check_columns),

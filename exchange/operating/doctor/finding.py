@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
+from exchange.database.locks import Busy
 from exchange.format.errors import Problem, TransientError, printable
 from exchange.format.moments import to_rfc3339
 
@@ -65,6 +66,8 @@ def looked(check: str, look: Callable[[], Findings], remedy: str) -> list[Findin
             return list(look())
     except TransientError as error:
         return [fault(check, error.sentence, remedy)]
+    except Busy as busy:
+        return [fault(check, str(busy), "have whoever holds it end, if it does not by itself")]
     except SQLAlchemyError as error:
         return [fault(check, f"it can't be looked at: {printable(str(error.__cause__ or error), 300)}", remedy)]
 
