@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -135,7 +135,7 @@ LogLevel = Annotated[
 ]
 LinkKind = Annotated[Literal["two-way", "one-way"], Expected("two-way or one-way")]
 DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
-BrokerUrl = Annotated[str | None, Expected("a redis:// or rediss:// URL")]
+BrokerUrl = Annotated[str | None, Expected("a redis://, rediss:// or sentinel:// URL")]
 
 
 class Settings(BaseModel):
@@ -368,6 +368,8 @@ class Settings(BaseModel):
             if file is not None:
                 raise ValueError(f"expected the URL of a Redis beside {PREFIX}BROKER_PASSWORD_FILE, found none")
             return None
+        if value.startswith("sentinel:"):
+            return _sentinels(value)
         try:
             url = urlsplit(value)
             scheme, complete = url.scheme, bool(url.hostname or url.path) and url.port != 0
@@ -405,6 +407,8 @@ class Settings(BaseModel):
     def _schedule(cls, redbeat: bool, info: ValidationInfo) -> bool:
         if redbeat and info.data.get("broker_url", "invalid") is None:
             raise ValueError(f"expected false with the embedded broker, found true; set {PREFIX}BROKER_URL first")
+        if redbeat and str(info.data.get("broker_url")).startswith("sentinel:"):
+            raise ValueError("expected false behind Sentinels, which RedBeat is not set up for; one beat needs none")
         if redbeat and importlib.util.find_spec("redbeat") is None:
             raise ValueError("expected false, as RedBeat is not installed; pip install 'exchange[redbeat]' first")
         return redbeat
@@ -604,6 +608,20 @@ def _password(file: Path) -> str:
             f" in {printable(str(file))} (not shown)"
         )
     return line
+
+
+def _sentinels(url: str) -> str:
+    nodes, _, query = url.partition("?")
+    try:
+        complete = all(node.startswith("sentinel://") and urlsplit(node).hostname for node in nodes.split(";"))
+    except ValueError:
+        complete = False
+    if not complete or not dict(parse_qsl(query)).get("master_name"):
+        raise ValueError(
+            f"expected a URL such as sentinel://:password@one:26379/0;sentinel://two:26379/0?master_name=name, found"
+            f" {_SECRET}"
+        )
+    return url
 
 
 def _with_broker_password(url: str, file: Path) -> str:

@@ -71,13 +71,16 @@ def stopping() -> bool:
 def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
     """Give Celery's settings. Each protects from something that was seen to happen."""
     # Above every hard limit, in all three places, or a task that still runs is delivered again.
-    visibility = {"visibility_timeout": _visibility_seconds(settings)}
+    visibility: dict[str, Any] = {"visibility_timeout": _visibility_seconds(settings)}
+    address, options = broker.for_celery(broker_url)
+    results = "ResultsBehindSentinels" if options else "Results"
     ours = f"exchange-{settings.network}"
     return {
-        "broker_url": broker_url,
-        "result_backend": f"exchange.celery.connection:Results+{broker_url}",
-        "broker_transport_options": visibility,
-        "result_backend_transport_options": visibility,
+        "broker_url": address,
+        "exchange_broker_url": broker_url,
+        "result_backend": f"exchange.celery.connection:{results}+{address}",
+        "broker_transport_options": visibility | options,
+        "result_backend_transport_options": visibility | options,
         **visibility,
         "broker_connection_retry_on_startup": True,
         # However long it takes: by default Celery ends after three quarters of an hour.
@@ -142,7 +145,7 @@ def _scheduler(settings: Settings, ours: str, broker_url: str) -> dict[str, Any]
     if settings.redbeat:
         return {
             "beat_scheduler": "exchange.celery.redbeat:SteadyRedBeat",
-            "redbeat_redis_url": broker_url,
+            "redbeat_redis_url": broker.for_celery(broker_url)[0],
             "redbeat_redis_options": {"retry_period": -1},
             "redbeat_key_prefix": f"{ours}:",
             # The lock of a killed beat is held for five of these.
@@ -326,7 +329,7 @@ def _tell_ready(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def _say_worries(**_: Any) -> None:
-    for worry in broker.durability_problems(app.conf.broker_url):
+    for worry in broker.durability_problems(app.conf.exchange_broker_url):
         structlog.get_logger("exchange").warning(str(worry))
 
 

@@ -19,10 +19,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Never, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from exchange.database import clock
 from exchange.files import durable, home_id, pid_lock
@@ -33,6 +35,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 10.0
 STOP_SECONDS = 8.0
 ANSWER_SECONDS = 5.0
+SENTINEL_PORT = 26379
 _ADDRESS = "broker.json"
 _LOCK = "lock"
 _PORT_ATTEMPTS = 5
@@ -200,10 +203,35 @@ class EmbeddedBroker:
         return False
 
 
+def for_celery(url: str) -> tuple[str, dict[str, str]]:
+    """Give a broker's URL as Celery takes it, and options of its transport beside it.
+
+    Of a ``rediss://`` URL that says nothing else, certificates are checked: kombu would not, and Celery's results would
+    not work. The name that Sentinels know the Redis by stands in the URL as ``?master_name=``, and is an option there.
+    """
+    nodes, _, query = url.partition("?")
+    said = dict(parse_qsl(query))
+    options = {}
+    if url.startswith("sentinel:"):
+        options["master_name"] = said.pop("master_name", "")
+    if url.startswith("rediss:"):
+        said["ssl_cert_reqs"] = said.get("ssl_cert_reqs", "required").removeprefix("CERT_").lower()
+    return nodes + (f"?{urlencode(said)}" if said else ""), options
+
+
 def connect(url: str) -> redis.Redis:
-    """Give a client of the Redis at a URL as Celery takes it; it connects when it is first asked something."""
-    address = url.replace("redis+socket://", "unix://", 1)  # kombu's name for a socket is not redis-py's
-    return redis.Redis.from_url(address, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS)
+    """Give a client of the Redis at a URL as we take it; it connects when it is first asked something."""
+    address, options = for_celery(url)
+    asking = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
+    if options:
+        nodes = [urlsplit(node) for node in address.split(";")]
+        login = {"username": nodes[0].username, "password": nodes[0].password, "db": int(nodes[0].path[1:] or 0)}
+        places = [(node.hostname, node.port or SENTINEL_PORT) for node in nodes]
+        sentinel = Sentinel(places, **asking)  # type: ignore[no-untyped-call]
+        found: redis.Redis = sentinel.master_for(options["master_name"], **login, **asking)  # type: ignore[no-untyped-call]
+        return found
+    address = address.replace("redis+socket://", "unix://", 1)  # kombu's name for a socket is not redis-py's
+    return redis.Redis.from_url(address, **asking)
 
 
 CLAIM_SECONDS = 120
@@ -255,11 +283,59 @@ def refusal(error: BaseException) -> str:
     return printable(str(error).rpartition("of pipeline caused error: ")[2], 300)
 
 
+def writes_refused(url: str, network: str) -> Problem | None:
+    """Try what beat and worker write, on keys of like names that are gone at once; say what the broker refuses.
+
+    A user of few rights, a server that is a replica, full or short of replicas: each takes connections all the same.
+    """
+    ours, other = f"exchange-{network}", "exchange-probe"
+    words: tuple[tuple[Any, ...], ...] = (
+        ("TIME",),
+        ("EVAL", "return redis.call('time')", "0"),
+        ("LPUSH", f"{ours}:probe", "1"),
+        ("BRPOP", f"{ours}:probe", "1"),
+        ("LLEN", ours),
+        ("HSET", "unacked", other, "1"),
+        ("ZADD", "unacked_index", "0", other),
+        ("HDEL", "unacked", other),
+        ("ZREM", "unacked_index", other),
+        ("SET", f"{ours}:home-probe", "1", "EX", "1"),
+        ("SADD", f"_kombu.binding.{ours}-probe", "1"),
+        ("SREM", f"_kombu.binding.{ours}-probe", "1"),
+        ("SADD", f"_kombu.binding_permanent.{ours}-probe", "1"),
+        ("SREM", f"_kombu.binding_permanent.{ours}-probe", "1"),
+        ("SET", "celery-task-meta-probe", "1", "EX", "1"),
+        ("PUBLISH", "celery-task-meta-probe", ""),
+        ("PUBLISH", f"/0.{ours}.pidbox-probe", ""),
+        ("SET", "unacked_mutex-probe", "1", "EX", "1", "NX"),
+    )
+    word = words[0]
+    try:
+        with connect(url) as client:
+            for word in words:
+                client.execute_command(*word)
+    except redis.exceptions.NoPermissionError as error:
+        message = f"the broker's user may not {' '.join(word[:2])}: {refusal(error)}"
+        return Problem(message, 'give it the rights that deploy/README.md lists under "Brokers"')
+    except redis.ResponseError as error:
+        message = f"the broker takes nothing: {refusal(error)}"
+        return Problem(message, "have it take writes again; beat and worker go on by themselves then")
+    except (redis.RedisError, OSError):
+        return None  # it is away, which is said elsewhere
+    return None
+
+
+def problems(url: str, network: str, home: Path) -> list[Problem]:
+    """Say all that is wrong with a broker that answers. Raises BrokerFault if it does not."""
+    more = (other_home(url, network, home), writes_refused(url, network))
+    return [*durability_problems(url), *filter(None, more)]
+
+
 def durability_problems(url: str) -> list[Problem]:
     """Say what a Redis is set up to lose. Raises BrokerFault if it can't be reached."""
     try:
         with connect(url) as client:
-            policy, append_only = (_setting(client, name) for name in ("maxmemory-policy", "appendonly"))
+            policy, append_only = _kept(client)
     except (redis.RedisError, OSError, ValueError) as error:
         raise BrokerFault(f"the broker does not answer: {printable(str(error))}; see that it runs") from None
     found = []
@@ -273,13 +349,30 @@ def durability_problems(url: str) -> list[Problem]:
     return found
 
 
-def _setting(client: redis.Redis, name: str) -> str | None:
-    """Read one setting; None where the server doesn't let us."""
+def says_what_it_keeps(url: str) -> bool:
+    """Tell whether a Redis lets us see what it evicts and keeps: some let nobody."""
     try:
-        value: str | None = client.config_get(name).get(name)
-    except redis.ResponseError:
-        return None
-    return value
+        with connect(url) as client:
+            return None not in _kept(client)
+    except (redis.RedisError, OSError, ValueError):
+        return False
+
+
+def _kept(client: redis.Redis) -> tuple[str | None, str | None]:
+    """Read ``maxmemory-policy`` and ``appendonly``; each is None where the server lets us see neither of its places."""
+    found: list[str | None] = []
+    for name, section, line in _KEPT:
+        value: Any = None
+        with contextlib.suppress(redis.ResponseError):
+            value = client.info(section).get(line)
+        with contextlib.suppress(redis.ResponseError):
+            value = client.config_get(name).get(name, value)
+        found.append({0: "no", 1: "yes"}.get(value, value))
+    return found[0], found[1]
+
+
+_KEPT = (("maxmemory-policy", "memory", "maxmemory_policy"), ("appendonly", "persistence", "aof_enabled"))
+"""Settings, and where else a server says them that keeps its settings to itself."""
 
 
 def _configuration(address: Address) -> bytes:

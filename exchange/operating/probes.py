@@ -35,7 +35,7 @@ def parts_missing(url: str | None, *, redbeat: bool) -> str | None:
     try:
         for name in (*_PARTS, *(["redbeat"] if redbeat else [])):
             importlib.import_module(name)
-        Connection(url or "redis://").get_transport_cls()  # type: ignore[no-untyped-call]
+        Connection((url or "redis://").partition(":")[0] + "://").get_transport_cls()  # type: ignore[no-untyped-call]
     except Exception as error:  # noqa: BLE001 - whatever it is, a worker ends with the same
         return f"worker and beat can't start: {type(error).__name__}: {printable(str(error), 300)}"
     return None
@@ -44,7 +44,9 @@ def parts_missing(url: str | None, *, redbeat: bool) -> str | None:
 def connection_refused(url: str) -> str | None:
     """Connect as a worker does, and let go; say why that can't be."""
     try:
-        with Connection(url, connect_timeout=CONNECT_SECONDS) as connection:  # type: ignore[no-untyped-call]
+        address, options = broker.for_celery(url)
+        asking = {"connect_timeout": CONNECT_SECONDS, "transport_options": options}
+        with Connection(address, **asking) as connection:  # type: ignore[no-untyped-call]
             connection.ensure_connection(max_retries=1, interval_start=AGAIN_SECONDS, timeout=CONNECT_SECONDS)
     except (OperationalError, redis.RedisError, OSError, ValueError) as error:
         return f"the broker does not take a worker's connection: {printable(str(error), 300)}"

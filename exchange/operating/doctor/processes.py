@@ -50,19 +50,20 @@ def check_broker(settings: Settings) -> Findings:
             return
         url = address.url
     try:
-        durability_problems = broker.durability_problems(url)
+        problems = broker.problems(url, settings.network, settings.home)
     except broker.BrokerFault as error:
         yield fault("broker", str(error), "start it, or correct EXCHANGE_BROKER_URL")
         return
-    if (other := broker.other_home(url, settings.network, settings.home)) is not None:
-        durability_problems.append(other)
-    for worry in durability_problems:
+    for worry in problems:
         yield found("broker", worry, Level.FAULT)
     refused = probes.connection_refused(url)
     if refused is not None:
         yield fault("broker", refused, "see the broker's own log, and that EXCHANGE_BROKER_URL is right")
-    elif not durability_problems:
-        yield ok("broker", "it takes a worker's connection, evicts nothing and keeps an append-only file")
+    elif not problems:
+        kept = "evicts nothing and keeps an append-only file"
+        if not broker.says_what_it_keeps(url):
+            kept = "does not say what it evicts and keeps: see that it has noeviction and an append-only file"
+        yield ok("broker", f"it takes what beat and worker write, and {kept}")
 
 
 def check_presence(settings: Settings, site: Site) -> Findings:
