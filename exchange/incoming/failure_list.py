@@ -37,6 +37,7 @@ def list_tried(site: Site, connection: Connection) -> list[Problem]:
             f"batch {one.batch} could not be taken in, {one.attempts} of {site.limits.crashes} attempts failed"
             f" ({one.why or 'the process died'})",
             "the next import tries again, and quarantines it in the end",
+            "exchange import",
         )
         for one in failed_batches(connection, MOST_TOLD)
     ]

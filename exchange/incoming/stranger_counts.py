@@ -39,6 +39,8 @@ class StrangersOfDay(AsDict):
             f"on {self.day} {self.batches} batches came that nobody vouches for ({self.cause}), such as {some}; they"
             " changed nothing",
             "`exchange quarantine strangers` shows them by day and cause",
+            "exchange quarantine strangers",
+            self.first_at,
         )
 
 
@@ -80,5 +82,6 @@ def lack_of_room(site: Site) -> Problem | None:
             " (EXCHANGE_STRANGER_FILES, EXCHANGE_STRANGER_BYTES): what comes now stays in incoming; see who brings"
             " them",
             "`exchange quarantine clear --reason TEXT` makes room",
+            "exchange quarantine clear --reason TEXT",
         )
     return None

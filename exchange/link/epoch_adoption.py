@@ -178,6 +178,8 @@ def problems(peer: str, epochs: Iterable[Undecided]) -> list[Problem]:
             f"`exchange epoch adopt {one.epoch} --reason TEXT` takes it for the newer one, `exchange epoch refuse"
             f" {one.epoch} --reason TEXT` for an old one, and `exchange epoch new --continues {one.present[0]} --reason"
             f" TEXT` on {peer} proves it",
+            "exchange epoch list --received",
+            one.since,
         )
         for one in epochs
     ]

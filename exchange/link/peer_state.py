@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -99,6 +99,7 @@ class PeerState:
             f"nothing was heard of {self.name} for {lasting(moment - self.life.heard_at)}, and it gives a sign of life"
             f" every {lasting(timedelta(seconds=self.life.period_seconds))}",
             "see whether it runs, and the carrier",
+            since=self.life.heard_at,
         )
 
     def clocks(self) -> Problem | None:
@@ -114,7 +115,7 @@ class PeerState:
 
     def alarms(self, moment: datetime) -> Iterator[Problem]:
         """Say what needs a person, the worst first."""
-        halted = None if self.halted is None else Problem.stored(self.halted)
+        halted = None if self.halted is None else replace(Problem.stored(self.halted), command="exchange epoch list")
         yield from filter(None, (halted, *self.decisions, *self.behind, self.silence(moment), self.clocks()))
 
     def troubles(self) -> Iterator[str]:

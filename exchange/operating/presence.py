@@ -44,11 +44,13 @@ def absences(settings: Settings, site: Site, connection: Connection) -> Iterator
         yield Problem(
             "a worker runs here, but no beat: nothing is called but by hand, unless another machine's beat does",
             "start beat (`exchange up`, or `celery -A exchange beat`)",
+            "exchange up",
         )
     elif beat and not worker:
         yield Problem(
             "beat runs here, but no worker: what it calls waits, unless another machine's worker takes it",
             "start the worker (`exchange up`, or `celery -A exchange worker`)",
+            "exchange up",
         )
 
 

@@ -32,6 +32,7 @@ class Leftover(AsDict):
             f"{self.changes}{at_least} changes wait under the name {printable(self.stream)}, which no channel sends"
             f" from here{still}",
             "`exchange pending move` gives them to the stream's new name, `exchange pending discard` removes them",
+            "exchange pending",
         )
 
 
