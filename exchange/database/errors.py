@@ -56,11 +56,11 @@ _NO_RIGHT = "42501"
 _NO_SCHEMA = "3F"
 """The class of a schema that is not there, or of none to create a table in."""
 
-_IN_A_FUNCTION = frozenset({"25", "3F", "42", "55"})
-"""Classes that are a record's fault if a function of the application was at work: some records make it fail."""
+_IN_A_FUNCTION = frozenset({"3F", "42", "55000"})
+"""Classes and states that are a record's fault if a function of the application was at work: some records make it fail.
 
-_WAITED_IN_VAIN = "55P03"
-"""A lock that somebody else holds was not given up in time, for a row or a table."""
+A lock that is not free (55P03) is not: a foreign key is looked at within a function, too.
+"""
 
 _RAISED = "exec_stmt_raise"
 """The server's function that says what a trigger or a function has worded, with whatever state it chose."""
@@ -123,10 +123,7 @@ def blame(error: DBAPIError) -> Blame:
 def _blame_by_state(error: Any, state: str) -> Blame:
     diag = getattr(error, "diag", None)
     source = getattr(diag, "source_function", None)
-    if source in {_RAISED, _OF_A_POLICY}:
-        return Blame.RECORD
-    # The server names the row that was waited for as a context, too.
-    if state != _WAITED_IN_VAIN and state[:2] in _IN_A_FUNCTION and _in_a_function(diag):
+    if source in {_RAISED, _OF_A_POLICY} or ({state, state[:2]} & _IN_A_FUNCTION and _in_a_function(diag)):
         return Blame.RECORD
     return _STATES.get(state) or _STATES.get(state[:2], Blame.RECORD)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -374,13 +375,23 @@ def test_a_table_that_nothing_can_be_written_to_holds_up_its_channel_alone(
         sa.Table(name, metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("v", sa.Text))
         for name in ("there", "gone")
     )
-    channels = (Channel("forth", "one", "two", [Stream(gone)]), Channel("sixth", "one", "two", [Stream(there)]))
+    key = sa.Column("id", sa.Numeric(6, 2), primary_key=True)
+    rounded = sa.Table("rounded", metadata, key, sa.Column("v", sa.Text))
+    channels = (
+        Channel("forth", "one", "two", [Stream(gone)]),
+        Channel("sixth", "one", "two", [Stream(there)]),
+        Channel("third", "one", "two", [Stream(rounded)]),
+    )
     side = Side("two", "one", databases, "postgresql", tmp_path / "two", channels, metadata=metadata)
     forger = trusted_forger(side)
     side.execute("ALTER TABLE gone DROP COLUMN v")
     forger.send([upsert("gone", FIRST, id=1, v="x")])
     forger.send([upsert("gone", FIRST, id=2, v="x")])
     Forger(side, forger.key, channel="sixth").send([upsert("there", FIRST, id=1, v="x")])
+    side.limit(invalid_share=1.0)
+    side.execute("ALTER TABLE rounded ALTER id TYPE numeric(6,1)")
+    halves = [upsert("rounded", FIRST, id=one, v="x") for one in ("1.25", "1.50")]
+    Forger(side, forger.key, channel="third").send(halves)
 
     for _ in range(4):
         run = side.take_in()
@@ -393,6 +404,8 @@ def test_a_table_that_nothing_can_be_written_to_holds_up_its_channel_alone(
     side.execute("ALTER TABLE gone ADD COLUMN v text")
     assert [one.verdict for one in side.take_in().batches] == [Verdict.APPLIED] * 2
     assert values(side, "gone") == [(1, "x"), (2, "x")]
+    assert ask(side, "SELECT id FROM rounded") == [(Decimal("1.5"),)]
+    assert "column id of rounded keeps less" in letters(side)["rounded"][0]
     side.engine.dispose()
 
 

@@ -24,7 +24,6 @@ from exchange.database.errors import Blame, blame, first_line, refuses_a_record
 from exchange.database.ledger import Counts
 from exchange.database.locks import cancel
 from exchange.database.tables import importing
-from exchange.format.errors import TransientError
 from exchange.format.record import RecordRun
 from exchange.tables.loader import checks, upsert
 from exchange.tables.loader.background import BackgroundWorker
@@ -44,12 +43,9 @@ from exchange.tables.loader.staging import (
     row_maker,
     target_of,
 )
+from exchange.tables.loader.traits import TableFault
 
 __all__ = ["Loaded", "Loader", "Refusal", "Rows", "TableFault", "TooManyRefusals"]
-
-
-class TableFault(TransientError):  # noqa: N818 - reads as what it is
-    """A receiving table can't be written to as it is: its channel waits until somebody mends it."""
 
 
 class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is broken

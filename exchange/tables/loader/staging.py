@@ -10,15 +10,17 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import in_parts
+from exchange.database.errors import first_line, refuses_a_record
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.record import Op, RecordRun
 from exchange.tables.capture.sql import TableName, identifier, run
 from exchange.tables.loader.copy import Row, put
-from exchange.tables.loader.traits import Traits
+from exchange.tables.loader.traits import TableFault, Traits
 
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
 """A stage's own columns, named so that they can't meet a column of the application's."""
@@ -125,9 +127,16 @@ class TemporaryTable:
 
     def make(self) -> None:
         """Make it in the caller's transaction, if that was not done: before a savepoint that may be rolled back."""
-        if not self._made:
+        if self._made:
+            return
+        try:
             _create(self.connection, self.table, self.target, self._own, self._wide)
-            self._made = True
+        except DBAPIError as error:
+            if not refuses_a_record(error):
+                raise
+            what = f"a copy of table {self.target.fullname}, as this load needs it, can't be made: {first_line(error)}"
+            raise TableFault(f"{what}; nothing of the batch was applied, and the next import tries again") from error
+        self._made = True
 
     def clear(self) -> None:
         """Empty it."""

@@ -16,7 +16,12 @@ from sqlalchemy import Connection, types
 
 from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
+from exchange.format.errors import TransientError
 from exchange.tables.capture.sql import TableName, identifier
+
+
+class TableFault(TransientError):  # noqa: N818 - reads as what it is
+    """A receiving table can't be written to as it is: its channel waits until somebody mends it."""
 
 
 @dataclass(frozen=True)

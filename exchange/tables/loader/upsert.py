@@ -268,8 +268,11 @@ def park_cut_values(stage: Stage) -> list[Refusal]:
     staged, target = stage.table, stage.target
     refusals = []
     for name in stage.traits.narrower:
-        cut = staged.c[name].is_distinct_from(target.c[name])
-        asking = sa.select(staged.c[LINE]).where(applying(staged, Op.UPSERT), stage.same_key(target, staged), cut)
+        same, cut = stage.same_key(target, staged), staged.c[name].is_distinct_from(target.c[name])
+        if any(name == column.name for column in stage.stream.key):  # then no row has the key that was sent
+            cut = ~sa.exists().where(same).correlate(staged)
+            same = sa.true()
+        asking = sa.select(staged.c[LINE]).where(applying(staged, Op.UPSERT), same, cut)
         refusals += [
             Refusal(
                 line,
