@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from exchange.database.dialects import dialect_of
+from exchange.database.encodings import narrow_encoding
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import AUDIT_LOCK, reading, wait_for, writing
@@ -54,12 +55,13 @@ def add(connection: Connection, values: Mapping[str, Any]) -> int:
     """
     last = connection.execute(sa.select(audit.c.id, audit.c.digest).order_by(audit.c.id.desc()).limit(1)).one_or_none()
     empty = dict.fromkeys(("why", "result", "call", "concludes"))
+    narrow = narrow_encoding(connection)
     row = Row(
         **{
             **empty,
             "arguments": "{}",
             "at": now(),
-            **values,
+            **(values if narrow is None else {name: narrow.storable(value) for name, value in values.items()}),
             "id": _next_id(connection, last.id if last else 0),
             "previous": last.digest if last else FIRST,
         }

@@ -32,8 +32,10 @@ class NarrowEncoding:
             return text[error.start]
         return None
 
-    def storable(self, text: str) -> str:
-        """Write a text with an escape in place of characters that can't be stored."""
+    def storable(self, text: Any) -> Any:
+        """Write a text with an escape in place of each character that can't be stored; anything else as it is."""
+        if not isinstance(text, str):
+            return text
         return text.encode(self.codec, "backslashreplace").decode(self.codec)
 
 

@@ -117,6 +117,10 @@ def test_comparisons_snapshots_and_commands_go_through(unlike: Link) -> None:
         }
         assert f"{side.site.network}, epoch" in command.do("status").out
         command.do("migrate")
+        command.do("prune", "--reason", "it costs 5 €")
+        assert command.do("audit", "--json").lines[0]["why"] == (
+            "it costs 5 €" if side is one else "it costs 5 \\u20ac"
+        )
         found = [json.loads(line) for line in command.run("doctor", "--json").out.splitlines()]
         well = {one["check"] for one in found if one["level"] == "ok"}
         assert well >= {"database", "migrations", "audit", "tables", "clock", "batches"}
