@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.database import failed_runs, ledger, network, positions
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, locked, reading
@@ -134,16 +135,27 @@ class _Tables:
     def look(self, channels: Sequence[Channel]) -> None:
         """Look at the tables of channels. Raises TransientError."""
         declared = [stream for channel in self._site.channels for stream in channel.streams]
+        found: dict[Stream, list[capture.TableProblem]] = {}
         with transient_errors(), reading(self._site.engine) as connection:
             shared = capture.shared_tables(connection, declared)
             for stream in {one.name: one for channel in channels for one in channel.streams}.values():
-                also = [shared[stream.name]] if stream.name in shared else []
-                for problem in [*capture.check(connection, stream), *also]:
-                    (self.cautions if problem.minor else self.faults).append(str(problem))
-                    if problem.stops:
-                        self.standing.add(stream.name)
-                    if not problem.minor:
-                        self.faulty |= {one.name for one in channels if stream in one.streams}
+                found[stream] = capture.check(connection, stream)
+                found[stream] += [shared[stream.name]] if stream.name in shared else []
+        for stream, problems in found.items():
+            for problem in problems:
+                if problem.attached and self._take_in_partitions(stream):
+                    continue
+                minor = problem.minor and not problem.attached
+                (self.cautions if minor else self.faults).append(str(problem))
+                if problem.stops:
+                    self.standing.add(stream.name)
+                if not minor:
+                    self.faulty |= {one.name for one in channels if stream in one.streams}
+
+    def _take_in_partitions(self, stream: Stream) -> bool:
+        """Note the rows that partitions had when they were attached; say whether that could be done."""
+        with transient_errors(), self._site.engine.begin() as connection:
+            return capture.take_in_partitions(connection, stream)
 
 
 def _check_network(site: Site) -> None:

@@ -24,10 +24,10 @@ from exchange.tables.capture.leftover import (
 from exchange.tables.capture.pending import Claimed, Reached, claim, extent, give_back, pending
 from exchange.tables.capture.read import Row, deleted_keys, is_key, key_text, row_of_key, rows, streamed
 from exchange.tables.capture.scan import Page, cut_page, next_page, older_keys
+from exchange.tables.capture.sql import TableProblem
 from exchange.tables.capture.stream_table import CLAIMED, carried
 from exchange.tables.capture.triggers import (
     CaptureFault,
-    TableProblem,
     add_version_column,
     captured_tables,
     check,
@@ -36,6 +36,7 @@ from exchange.tables.capture.triggers import (
     install,
     renew,
     shared_tables,
+    take_in_partitions,
     unreceivable,
 )
 from exchange.tables.capture.versions import draw_version, raise_counter
@@ -79,5 +80,6 @@ __all__ = [
     "shared_tables",
     "some_key",
     "streamed",
+    "take_in_partitions",
     "unreceivable",
 ]

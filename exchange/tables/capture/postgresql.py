@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from exchange.database.whoami import MAX_NAME_BYTES
 from exchange.format.errors import Problem
-from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, identifier, noted_stream, run
+from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, TableProblem, identifier, noted_stream, run
 from exchange.tables.capture.sql import literal as _plain_literal
 
 _SETTINGS = {
@@ -230,14 +230,48 @@ def install(connection: Connection, table: TableName, key: Sequence[KeyColumn], 
         run(connection, f"CREATE TRIGGER {name} {when} ON {table} {sees} FOR EACH {each} EXECUTE FUNCTION {function}()")
         _fire_always(connection, str(table), name)
     if shape.partitioned:
-        for one in shape.children:  # a trigger of this kind has no clones
-            run(
-                connection,
-                f"CREATE TRIGGER exchange_capture_truncate BEFORE TRUNCATE ON {one} EXECUTE FUNCTION {function}()",
-            )
-            _fire_always(connection, one, "exchange_capture_truncate")
+        for one in shape.children:
+            _capture_truncate(connection, one, f"{function}()")
         # What is attached or detached later comes and goes without a trigger that fires.
-        run(connection, f"COMMENT ON FUNCTION {function}() IS {literal(json.dumps(list(shape.children)))}")
+        _remember_partitions(connection, f"{function}()", shape.children)
+
+
+def take_in_partitions(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> None:
+    """Note the rows of partitions that were attached since ``install``, and capture TRUNCATE of those, too.
+
+    Their other triggers came with the attaching, so whatever is written meanwhile is noted in any case.
+    """
+    shape = _shape(connection, table)
+    function, known = _captured_partitions(connection, table)
+    for one in sorted(set(shape.children) - set(known)):
+        _capture_truncate(connection, one, function)
+        into = f"INSERT INTO {find(connection, TableName('exchange_change'))} {_noting(stream)}"
+        run(connection, f"{into} 'I', {key_text('n', key)} FROM ONLY {one} n")
+    _remember_partitions(connection, function, [*known, *sorted(set(shape.children) - set(known))])
+
+
+def _capture_truncate(connection: Connection, partition: str, function: str) -> None:
+    """Put the trigger on a partition that has no clones."""
+    run(
+        connection,
+        f"CREATE TRIGGER exchange_capture_truncate BEFORE TRUNCATE ON {partition} EXECUTE FUNCTION {function}",
+    )
+    _fire_always(connection, partition, "exchange_capture_truncate")
+
+
+def _remember_partitions(connection: Connection, function: str, partitions: Sequence[str]) -> None:
+    run(connection, f"COMMENT ON FUNCTION {function} IS {literal(json.dumps(list(partitions)))}")
+
+
+def _captured_partitions(connection: Connection, table: TableName) -> tuple[str, list[str]]:
+    """Give a captured table's function, and the partitions that it had when they were last looked at."""
+    row = run(
+        connection,
+        "SELECT t.tgfoid::regprocedure::text AS function, obj_description(t.tgfoid, 'pg_proc') AS known"
+        f" FROM pg_trigger t WHERE t.tgrelid = to_regclass({literal(str(table))})"
+        " AND t.tgname = 'exchange_capture_insert'",
+    ).one()
+    return row.function, json.loads(row.known or "[]")
 
 
 def _fire_always(connection: Connection, table: str, trigger: str) -> None:
@@ -335,9 +369,9 @@ def other_tables(connection: Connection, table: TableName, stream: str) -> list[
     return [str(row.name) for row in rows]
 
 
-def cautions(connection: Connection, table: TableName) -> list[Problem]:
+def cautions(connection: Connection, table: TableName) -> list[TableProblem]:
     """Say what of a captured table's changes its triggers can't have noted."""
-    found: list[Problem] = []
+    found: list[TableProblem] = []
     shape = _shape(connection, table)
     row = run(
         connection,
@@ -350,28 +384,37 @@ def cautions(connection: Connection, table: TableName) -> list[Problem]:
     ).one_or_none()
     if row is None:
         return found
-    if shape.partitioned and (sentence := _moved(json.loads(row.known or "[]"), shape.children)):
-        found.append(
-            Problem(f"table {table.name}: {sentence}", "capture it anew and send the whole table, without what is gone")
-        )
+    if shape.partitioned:
+        found += _moved(table, json.loads(row.known or "[]"), shape.children)
     if row.mute and row.may_be_mute:
         found.append(
-            Problem(
+            TableProblem(
                 f"table {table.name}: sessions of {', '.join(row.mute)} fire no trigger, for session_replication_role"
                 " is replica there; what they write is not captured",
                 "reset that setting and send the whole table",
+                minor=True,
             )
         )
     return found
 
 
-def _moved(known: Sequence[str], there: Sequence[str]) -> str:
-    said = []
+def _moved(table: TableName, known: Sequence[str], there: Sequence[str]) -> Iterator[TableProblem]:
     if came := sorted(set(there) - set(known)):
-        said.append(f"{', '.join(came)} became partitions of it; rows that they had then, and TRUNCATE of one")
+        message = (
+            f"table {table.name}: {', '.join(came)} became partitions of it; rows that they had then, and TRUNCATE"
+        )
+        remedy = "the next export does both if this role owns the table; else call op.install_capture again, then"
+        yield TableProblem(
+            f"{message} of one, are not captured yet", f"{remedy} `exchange resync`", minor=True, attached=True
+        )
     if went := sorted(set(known) - set(there)):
-        said.append(f"{', '.join(went)} are its partitions no more; that their rows are gone")
-    return f"{', '.join(said)}, was not captured" if said else ""
+        yield TableProblem(
+            f"table {table.name}: {', '.join(went)} are its partitions no more; that their rows are gone"
+            " was not captured",
+            "the next comparison finds it; `exchange resync --prune-missing` sends the whole table at once, and"
+            " op.install_capture says that it is known",
+            minor=True,
+        )
 
 
 def hides_rows(connection: Connection, table: TableName) -> Problem | None:

@@ -20,6 +20,19 @@ OUT_OF_DATE = "its triggers are out of date"
 
 
 @dataclass(frozen=True)
+class TableProblem(Problem):
+    """What is wrong with a stream's table.
+
+    ``stops`` says that its rows can't be read or sent as they are, ``minor`` that only what is rarely done to a table
+    was not captured; ``attached`` that it is partitions which came, whose rows ``take_in_partitions`` notes.
+    """
+
+    stops: bool = False
+    minor: bool = False
+    attached: bool = False
+
+
+@dataclass(frozen=True)
 class TableName:
     """A table of the application's; without a schema it is found as the database finds it."""
 
@@ -108,8 +121,13 @@ class CaptureSql(Protocol):
     def other_tables(self, connection: Connection, table: TableName, stream: str) -> list[str]:
         """Name other tables whose changes are noted for the stream."""
 
-    def cautions(self, connection: Connection, table: TableName) -> list[Problem]:
+    def cautions(self, connection: Connection, table: TableName) -> list[TableProblem]:
         """Say what of a captured table's changes its triggers can't have noted."""
+
+    def take_in_partitions(
+        self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str
+    ) -> None:
+        """Note the rows that partitions had when they were attached, and capture those whole."""
 
     def hides_rows(self, connection: Connection, table: TableName) -> Problem | None:
         """Say that the database would hide the table or rows of it from us; None if it does not."""

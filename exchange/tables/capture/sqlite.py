@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection
 
 from exchange.format.errors import Problem
-from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, identifier, noted_stream, run
+from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, TableProblem, identifier, noted_stream, run
 from exchange.tables.capture.sql import literal as literal  # noqa: PLC0414 - one of those of ``CaptureSql``
 
 _PREFIX = "exchange_capture_"
@@ -157,7 +157,11 @@ def refusal(_connection: Connection, _table: TableName) -> Problem | None:
     return None
 
 
-def cautions(_connection: Connection, _table: TableName) -> list[Problem]:
+def take_in_partitions(_connection: Connection, _table: TableName, _key: Sequence[KeyColumn], _stream: str) -> None:
+    """Do nothing: SQLite has no partitions."""
+
+
+def cautions(_connection: Connection, _table: TableName) -> list[TableProblem]:
     """Say what triggers can't have noted: what is not in ``faults`` they note."""
     return []
 

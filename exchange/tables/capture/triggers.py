@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -15,7 +14,7 @@ from exchange.database.dialects import POSTGRESQL, SQLITE, Dialect, dialect_of
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import Problem, TransientError
 from exchange.tables.capture import postgresql, sqlite
-from exchange.tables.capture.sql import OUT_OF_DATE, CaptureSql, KeyColumn, TableName, identifier, run
+from exchange.tables.capture.sql import OUT_OF_DATE, CaptureSql, KeyColumn, TableName, TableProblem, identifier, run
 
 _MODULES: dict[Dialect, CaptureSql] = {POSTGRESQL: postgresql, SQLITE: sqlite}
 
@@ -65,18 +64,6 @@ def drop(connection: Connection, table: str, schema: str | None = None) -> None:
     Raises CaptureFault if there is no such table. Runs in the caller's transaction.
     """
     capture_sql(connection).drop(connection, _find(connection, table, schema))
-
-
-@dataclass(frozen=True)
-class TableProblem(Problem):
-    """What is wrong with a stream's table.
-
-    ``stops`` says that its rows can't be read or sent as they are, ``minor`` that only what is rarely done to a table
-    was not captured.
-    """
-
-    stops: bool = False
-    minor: bool = False
 
 
 def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[TableProblem]:
@@ -146,8 +133,7 @@ def _capture_problems(
         message = f"stream {stream.name} is of table {place}, but changes of {others} are noted under its name"
         remedy = "take that capture away (op.drop_capture), or give it another name (op.install_capture(stream=))"
         yield TableProblem(message, remedy, stops=True)
-    for one in sql.cautions(connection, place):
-        yield TableProblem(one.message, one.remedy, minor=True)
+    yield from sql.cautions(connection, place)
 
 
 def _received_and_captured(stream: Stream, table: str, other: str | None) -> TableProblem:
@@ -224,6 +210,29 @@ def renew(connection: Connection, stream: Stream) -> bool:
     except DBAPIError:  # not our table, or somebody holds a lock on it
         return False
     return True
+
+
+def take_in_partitions(connection: Connection, stream: Stream) -> bool:
+    """Note the rows that partitions had when they were attached, for the next batch; say whether it could be done.
+
+    It can't by a role that does not own them, or while others write to them for longer than a moment: ``check`` goes on
+    saying it. Runs in the caller's transaction, within a savepoint, and keeps others from writing to those partitions
+    until it ends.
+    """
+    sql = capture_sql(connection)
+    place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
+    assert place is not None
+    key = sql.key_columns(connection, place, [column.name for column in stream.key])
+    try:
+        with connection.begin_nested():
+            run(connection, f"SET LOCAL lock_timeout = '{_MOMENT_SECONDS}s'")
+            sql.take_in_partitions(connection, place, key, stream.name)
+    except DBAPIError:
+        return False
+    return True
+
+
+_MOMENT_SECONDS = 2
 
 
 def captured_tables(connection: Connection) -> list[str]:
