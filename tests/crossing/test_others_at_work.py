@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,11 +120,13 @@ def test_a_transaction_that_holds_a_lock_for_long_is_named_before_anybody_waits(
 
 
 @pytest.mark.processes
-def test_a_second_signal_ends_an_import_that_waits_for_a_lock(tmp_path: Path, databases: Databases) -> None:
+def test_a_second_signal_ends_an_import_that_waits_for_a_lock(
+    tmp_path: Path, databases: Databases, forked_python: Path
+) -> None:
     pair = paired(tmp_path, databases, "postgresql", seed=True)
     pair.response.do("export")
     pair.carry()
-    command = [sys.executable, "-m", "exchange", "import"]
+    command = [str(forked_python), "-m", "exchange", "import"]
     url = pair.request.database_url
     with (
         open_transaction(url, 'LOCK TABLE "user"'),
