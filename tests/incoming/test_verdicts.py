@@ -348,7 +348,6 @@ CORRUPT: dict[str, dict[str, Any]] = {
     "a blank line": of_content(GOOD + b"\n\n", **COUNTS),
     "a line of blanks": of_content(b"  \n" + GOOD + b"\n", records={"account": {"upsert": 2, "delete": 0}}),
     "a byte order mark": of_content(b"\xef\xbb\xbf" + GOOD + b"\n", **COUNTS),
-    "a line over the limit": of_content(b'{"a":"' + b"x" * 2_000_000 + b'"}\n', **COUNTS),
     "more lines than counted": of_content(GOOD + b"\n" + GOOD + b"\n", **COUNTS),
     "fewer lines than counted": of_content(GOOD + b"\n", records={"account": {"upsert": 2, "delete": 0}}),
     "other operations than counted": of_content(GOOD + b"\n", records={"account": {"upsert": 0, "delete": 1}}),
