@@ -86,6 +86,7 @@ def _is_copied(home: Path, place: str, number: str) -> bool:
     """Say whether the home of that number is still where it was, beside this one of the same number."""
     host, _, path = place.partition(":")
     other = Path(path)
-    if host != socket.gethostname() or not home_id.path_of(other).exists():
+    try:
+        return host == socket.gethostname() and home_id.read(other) == number and not other.samefile(home)
+    except OSError:  # what is there now is not ours to see
         return False
-    return not other.samefile(home) and home_id.read(other) == number
