@@ -502,7 +502,15 @@ def test_check_sees_disabled_triggers(postgres_lab: Lab) -> None:
     postgres_lab.run("ALTER TABLE item DISABLE TRIGGER exchange_capture_update")
     with postgres_lab.engine.connect() as connection:
         (fault,) = capture.check(connection, stream)
-    assert "disabled" in str(fault)
+    assert "its triggers are disabled" in str(fault)
+    postgres_lab.run("ALTER TABLE item DISABLE TRIGGER ALL", "ALTER TABLE item ENABLE TRIGGER ALL")
+    with postgres_lab.engine.begin() as connection:
+        (fault,) = capture.check(connection, stream)
+        assert "were disabled and enabled again since, and noted nothing meanwhile" in str(fault)
+        assert "`exchange resync` sends, with the whole table" in str(fault)
+        assert not capture.renew(connection, stream)
+        capture.install(connection, "item", stream="s0")
+        assert capture.check(connection, stream) == []
 
 
 def test_check_sees_a_unique_constraint_that_came_later(sqlite_lab: Lab) -> None:

@@ -333,7 +333,10 @@ def faults(connection: Connection, table: TableName, key: Sequence[KeyColumn], s
         for row, kind in ((found[name], kind) for name, (_, _, kind) in shape.triggers.items())
     ):
         return [OUT_OF_DATE]
-    return _cannot_note(connection, table)
+    # ``install`` has them fire always; who disables all triggers of a table and enables them again does not.
+    again = any(found[name].tgenabled != "A" for name in shape.triggers)
+    muted = ["its triggers were disabled and enabled again since, and noted nothing meanwhile"] if again else []
+    return muted or _cannot_note(connection, table)
 
 
 def _cannot_note(connection: Connection, table: TableName) -> list[str]:
@@ -371,31 +374,15 @@ def other_tables(connection: Connection, table: TableName, stream: str) -> list[
 
 def cautions(connection: Connection, table: TableName) -> list[TableProblem]:
     """Say what of a captured table's changes its triggers can't have noted."""
-    found: list[TableProblem] = []
     shape = _shape(connection, table)
-    row = run(
+    if not shape.partitioned:
+        return []
+    known = run(
         connection,
-        "SELECT obj_description(t.tgfoid, 'pg_proc') AS known, t.tgenabled <> 'A' AS may_be_mute,"
-        " ARRAY(SELECT CASE s.setrole WHEN 0 THEN 'this database' ELSE pg_get_userbyid(s.setrole) END"
-        "  FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase OR s.setdatabase = 0"
-        "  WHERE d.datname = current_database() AND 'session_replication_role=replica' = ANY (s.setconfig)) AS mute"
-        f" FROM pg_trigger t WHERE t.tgrelid = to_regclass({literal(str(table))})"
-        " AND t.tgname = 'exchange_capture_insert'",
-    ).one_or_none()
-    if row is None:
-        return found
-    if shape.partitioned:
-        found += _moved(table, json.loads(row.known or "[]"), shape.children)
-    if row.mute and row.may_be_mute:
-        found.append(
-            TableProblem(
-                f"table {table.name}: sessions of {', '.join(row.mute)} fire no trigger, for session_replication_role"
-                " is replica there; what they write is not captured",
-                "reset that setting and send the whole table",
-                minor=True,
-            )
-        )
-    return found
+        "SELECT obj_description(t.tgfoid, 'pg_proc') FROM pg_trigger t"
+        f" WHERE t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname = 'exchange_capture_insert'",
+    ).scalar_one_or_none()
+    return [] if known is None else [*_moved(table, json.loads(known), shape.children)]
 
 
 def _moved(table: TableName, known: Sequence[str], there: Sequence[str]) -> Iterator[TableProblem]:
