@@ -104,6 +104,7 @@ def test_a_new_batch_goes_before_copies_of_old_ones(
 def test_a_flood_costs_one_row_and_no_more_statements_however_large_it_is(receiver: Side, forger: Forger) -> None:
     receiver.take_in()  # the first run of a home writes it down
     costs = []
+    receiver.take_in()  # has the database from then on
     for count in (2, 60):
         plant(forger, count, first=count)
         with watched(receiver.engine) as seen:
