@@ -87,7 +87,7 @@ MOST_TOLD = 100
 _SAID = (Refused, TransientError, SettingsFaults)
 
 
-class Outcome(Protocol):
+class HasFields(Protocol):
     """What a workflow says of one batch or record."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -528,7 +528,7 @@ def _handing(task: str, spread: bool) -> Callable[[str], None] | None:
     return hand_over
 
 
-def _told(outcomes: Iterable[Outcome], notes: dict[str, Any], nothing: str, what: str = "batches") -> Result:
+def _told(outcomes: Iterable[HasFields], notes: dict[str, Any], nothing: str, what: str = "batches") -> Result:
     """Log each outcome as one event, but not again what waits as it did before; give them all."""
     told = []
     for outcome in outcomes:

@@ -21,7 +21,7 @@ from exchange.format.moments import in_table
 if TYPE_CHECKING:
     from exchange.files.keys import Candidate, KeyFile
     from exchange.format.key_terms import Terms
-    from exchange.operating.untrust import Ended
+    from exchange.operating.untrust import UntrustedKey
     from exchange.settings import Settings
 
 app = typer.Typer(help="Keys: who signs here, and who is trusted.", no_args_is_help=True)
@@ -212,7 +212,7 @@ def untrust(
     _tell_signed(done)
 
 
-def _tell_signed(done: Ended) -> None:
+def _tell_signed(done: UntrustedKey) -> None:
     from exchange.database.tables import BatchState
 
     waiting, held, applied = (done.as_dict()[word] for word in ("waiting", "held", "applied"))

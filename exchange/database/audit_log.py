@@ -189,7 +189,7 @@ def _cut(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Entry(AsDict):
+class AuditEntry(AsDict):
     """One row of the audit. ``result`` is None while it is at work, and of what was killed."""
 
     id: int
@@ -210,7 +210,7 @@ def entries(
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int = 50,
-) -> list[Entry]:
+) -> list[AuditEntry]:
     """Give what was done by hand, newest first. Reads in the caller's transaction."""
     ended = audit.alias("ended")
     query = (
@@ -228,7 +228,7 @@ def entries(
     if until is not None:
         query = query.where(audit.c.at < until)
     return [
-        Entry(
+        AuditEntry(
             row.id,
             row.at,
             row.who,

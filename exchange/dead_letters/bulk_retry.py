@@ -19,7 +19,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, selected
 from exchange.dead_letters import retry, selections
-from exchange.dead_letters.retry import Group, Header, RetryOptions
+from exchange.dead_letters.retry import Header, RetryGroup, RetryOptions
 from exchange.format.record import Op
 from exchange.results import Retried
 from exchange.site import Site
@@ -154,7 +154,7 @@ class _Run:
             self._retry_groups(deque(retry.group_letters(self._site, headers, {})))
             self._judge_canary()
 
-    def _retry_groups(self, groups: deque[Group]) -> None:
+    def _retry_groups(self, groups: deque[RetryGroup]) -> None:
         while groups and not self._ended():
             group = groups.popleft()
             left = None if self._pace.stop_after is None else self._pace.stop_after - self._bulk.failed

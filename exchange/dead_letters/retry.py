@@ -58,14 +58,14 @@ class Header(NamedTuple):
     state: DeadLetterState
 
 
-class Group(NamedTuple):
+class RetryGroup(NamedTuple):
     """Letters of one channel that are tried together, no two of them of one key."""
 
     direction: Direction
     channel: Channel
     ids: Sequence[int]
 
-    def parts(self, count: int) -> list[Group]:
+    def parts(self, count: int) -> list[RetryGroup]:
         """Cut it into about so many groups."""
         return [self._replace(ids=ids) for ids in in_parts(self.ids, math.ceil(len(self.ids) / count))]
 
@@ -135,7 +135,7 @@ def header_of(row: Any) -> Header:
     return Header(*row)._replace(direction=Direction(row.direction), state=DeadLetterState(row.state))
 
 
-def group_letters(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[Group]:
+def group_letters(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[RetryGroup]:
     """Sort letters into groups; those whose channel is no longer declared are ``done`` at once."""
     for (direction, name), some in groupby(headers, key=lambda header: (header.direction, header.channel)):
         channel = site.channel(name)
@@ -148,7 +148,7 @@ def group_letters(site: Site, headers: Iterable[Header], done: dict[int, Retried
                 done[header.id] = Retried(header.id, header.state, message, changed=False)
             continue
         for page in _pages(some):
-            yield from (Group(direction, channel, ids) for ids in _turns(page))
+            yield from (RetryGroup(direction, channel, ids) for ids in _turns(page))
 
 
 def _pages(headers: Iterable[Header]) -> Iterator[list[Header]]:
@@ -176,7 +176,7 @@ def _turns(headers: Iterable[Header]) -> list[list[int]]:
     return turns
 
 
-def retry_group(site: Site, group: Group, options: RetryOptions) -> list[Retried]:
+def retry_group(site: Site, group: RetryGroup, options: RetryOptions) -> list[Retried]:
     """Try the letters of a group in one transaction, and in smaller ones if the database refuses it as a whole.
 
     Raises TooManyFailed, with nothing changed, and Busy.
@@ -204,7 +204,7 @@ def retry_group(site: Site, group: Group, options: RetryOptions) -> list[Retried
 
 
 @contextmanager
-def _locked(site: Site, group: Group) -> Iterator[Connection]:
+def _locked(site: Site, group: RetryGroup) -> Iterator[Connection]:
     """Keep others off the channel, and off its shards: parents and children may be in several."""
     lock_of = import_lock if group.direction is Direction.IN else export_lock
     with locked(site.engine, lock_of(group.channel.name)) as connection:
@@ -213,7 +213,11 @@ def _locked(site: Site, group: Group) -> Iterator[Connection]:
 
 
 def _finish(
-    connection: Connection, group: Group, taken: Sequence[Taken], outcomes: Sequence[Outcome], options: RetryOptions
+    connection: Connection,
+    group: RetryGroup,
+    taken: Sequence[Taken],
+    outcomes: Sequence[Outcome],
+    options: RetryOptions,
 ) -> list[Retried]:
     outcomes = [one for one in outcomes if not (one.refused and one.refused.error in options.spared)]
     if not options.rehearse:

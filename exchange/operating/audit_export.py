@@ -20,7 +20,7 @@ from exchange.site import Site
 
 
 @dataclass(frozen=True)
-class Exported(AsDict):
+class AuditExport(AsDict):
     """What was written out."""
 
     file: Path
@@ -33,7 +33,7 @@ class Exported(AsDict):
         return super().as_dict() | {"file": str(self.file)}
 
 
-def export(site: Site, file: Path) -> Exported:
+def export(site: Site, file: Path) -> AuditExport:
     """Write all rows to a new file, signed with this side's key, for our eyes only; whole or not at all.
 
     Rows are written as they are, whether the chain holds or not. Raises FileFault if there is such a file,
@@ -44,7 +44,7 @@ def export(site: Site, file: Path) -> Exported:
         for values in each_row(connection):
             writer.write(Row.of(values))
         ending = writer.close(site.network, f"exchange {__version__}", now(), site.signing_key)
-    return Exported(file, ending.rows, ending.head, site.signing_key is not None)
+    return AuditExport(file, ending.rows, ending.head, site.signing_key is not None)
 
 
 def check_file(content: BinaryIO, keys: TrustedKeys) -> Ending:

@@ -39,7 +39,7 @@ class Signed(AsDict):
 
 
 @dataclass(frozen=True)
-class Ended:
+class UntrustedKey:
     """A key that is trusted no longer: how many batches of it count, and some of them.
 
     ``still`` names the same key where it is trusted under other names. Of applied control batches none is named.
@@ -62,15 +62,15 @@ class Ended:
         }
 
 
-def untrust_key(site: Site, folder: Path, name: str, limit: int = 50) -> Ended:
+def untrust_key(site: Site, folder: Path, name: str, limit: int = 50) -> UntrustedKey:
     """Trust a key of ``folder`` no longer. Raises KeyFault if it is not trusted, TransientError."""
     fingerprint = keys.untrust(folder, name)
     with transient_errors(), reading(site.engine) as connection:
         counts, batches = _count(connection, name), _some(connection, name, limit)
     if fingerprint is None:
-        return Ended(name, None, counts, batches, ())
+        return UntrustedKey(name, None, counts, batches, ())
     same = [one.name for one in keys.listed(folder) if one.trusted and one.fingerprint == fingerprint]
-    return Ended(name, fingerprint, counts, batches, tuple(same))
+    return UntrustedKey(name, fingerprint, counts, batches, tuple(same))
 
 
 def _of(name: str) -> list[sa.ColumnElement[bool]]:

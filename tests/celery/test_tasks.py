@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from exchange.celery.calls import TICK, Caller, sign
 from exchange.database import audit_log, tables
-from exchange.database.audit_log import Entry
+from exchange.database.audit_log import AuditEntry
 from exchange.database.locks import locked, reading, writing
 from exchange.database.tables import DeadLetterState
 from exchange.database.whoami import user
@@ -77,7 +77,7 @@ class Desk:
             return stored["result"]
         return stored["result"]["exc_message"][0]
 
-    def audited(self) -> list[Entry]:
+    def audited(self) -> list[AuditEntry]:
         """Give the audit, newest first."""
         with reading(self.engine) as connection:
             return audit_log.entries(connection)
@@ -539,6 +539,6 @@ def test_a_call_that_makes_no_sense_is_one_sentence_and_not_done(desk: Desk) -> 
         assert "\x1b" not in answer
 
 
-def _without_message(entry: Entry) -> dict[str, Any]:
+def _without_message(entry: AuditEntry) -> dict[str, Any]:
     assert entry.result is not None
     return {name: value for name, value in entry.result.items() if name != "message"}

@@ -20,15 +20,15 @@ from exchange.database.locks import FORGET_LOCK, export_lock, import_lock, join,
 from exchange.database.tables import BatchState, Direction
 from exchange.format.names import CONTROL
 from exchange.operating.erasure import files, rows
-from exchange.operating.erasure.files import Found
+from exchange.operating.erasure.files import FoundFile
 from exchange.operating.erasure.pages import enable_secure_delete, write_back
-from exchange.operating.erasure.rows import Standing
+from exchange.operating.erasure.rows import Trace
 from exchange.operating.erasure.sought import RowToErase, seek
 from exchange.outgoing import resend
 from exchange.site import Site
 from exchange.tables import capture
 
-__all__ = ["Forgotten", "RowToErase", "Standing", "erase_record", "find_traces", "seek"]
+__all__ = ["Forgotten", "RowToErase", "Trace", "erase_record", "find_traces", "seek"]
 
 _SAID = "its bytes were erased by hand: a record was in them that is to be forgotten"
 
@@ -38,7 +38,7 @@ class Forgotten:
     """What was found of a row. ``erased`` says that it went but for what is ``kept``; ``row`` that the row is there."""
 
     stream: str
-    places: tuple[Standing, ...]
+    places: tuple[Trace, ...]
     erased: bool
     row: bool
 
@@ -99,19 +99,20 @@ def erase_record(site: Site, sought: RowToErase) -> Forgotten:
     return done
 
 
-def _locks(site: Site, seen: Sequence[Found]) -> list[str]:
+def _locks(site: Site, seen: Sequence[FoundFile]) -> list[str]:
     """Name the locks of the channels whose batches are erased: nobody sends them, or judges them anew, meanwhile."""
     outgoing = {one.name for one in site.outgoing()}
     channels = {one.files.channel for one in seen if one.files.channel is not None}
     return sorted(export_lock(name) if name in outgoing else import_lock(name) for name in channels)
 
 
-def _found(site: Site, connection: Connection, sought: RowToErase, seen: Sequence[Found], *, erased: bool) -> Forgotten:
+def _found(
+    site: Site, connection: Connection, sought: RowToErase, seen: Sequence[FoundFile], *, erased: bool
+) -> Forgotten:
     # Folders that the settings name may be called anything.
     named = {site.spool.folders.outgoing: "outgoing", site.spool.folders.incoming: "incoming"}
     lying = [
-        Standing(named.get(one.files.folder, one.files.folder.name), one.files.label, one.what, one.kept)
-        for one in seen
+        Trace(named.get(one.files.folder, one.files.folder.name), one.files.label, one.what, one.kept) for one in seen
     ]
     standing = rows.find(site, connection, sought)
     return Forgotten(sought.stream.name, (*lying, *standing), erased, _is_there(connection, sought))
@@ -123,7 +124,7 @@ def _is_there(connection: Connection, sought: RowToErase) -> bool:
     return capture.key_text(connection, sought.stream, [column[0] for column in values]) is not None
 
 
-def _mark(site: Site, connection: Connection, going: Sequence[Found]) -> None:
+def _mark(site: Site, connection: Connection, going: Sequence[FoundFile]) -> None:
     """Write down in the ledger which batches are erased; those that nobody can ask for again are lost."""
     batches = {one.entry.id: one for one in going if one.entry is not None}
     for number, one in sorted(batches.items()):

@@ -26,7 +26,7 @@ _FRAME = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """The files of a batch that have the record, or may have it. ``entry`` is the ledger's row of it, if there is one.
 
     ``kept`` says why they must stay for now.
@@ -38,7 +38,7 @@ class Found:
     kept: str | None = None
 
 
-def find(site: Site, connection: Connection, sought: RowToErase) -> list[Found]:
+def find(site: Site, connection: Connection, sought: RowToErase) -> list[FoundFile]:
     """Look through every data file of every folder. Raises TransientError if a folder can't be read."""
     carrying = {
         name
@@ -52,7 +52,7 @@ def find(site: Site, connection: Connection, sought: RowToErase) -> list[Found]:
         # Of a draft nobody knows whose it is, and nobody misses it.
         if what is None or (what is What.UNREADABLE and files.name and files.channel not in carrying):
             continue
-        found.append(judged(site, connection, Found(files, what)))
+        found.append(judged(site, connection, FoundFile(files, what)))
     return found
 
 
@@ -112,7 +112,7 @@ def _check_bounds(size: int, most: int) -> None:
         raise EOFError
 
 
-def judged(site: Site, connection: Connection, found: Found) -> Found:
+def judged(site: Site, connection: Connection, found: FoundFile) -> FoundFile:
     """Say what the ledger knows of a batch now, and whether its files are still needed."""
     folders, files = site.spool.folders, found.files
     if files.name is None:

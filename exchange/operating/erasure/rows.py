@@ -47,7 +47,7 @@ _AUDIT_STAYS = "what was done by hand is only ever added to: it stays"
 
 
 @dataclass(frozen=True)
-class Standing:
+class Trace:
     """Something of the row in a table of ours: in which place, its name there; ``kept`` says why it must stay."""
 
     place: str
@@ -56,7 +56,7 @@ class Standing:
     kept: str | None = None
 
 
-def find(site: Site, connection: Connection, sought: RowToErase) -> list[Standing]:
+def find(site: Site, connection: Connection, sought: RowToErase) -> list[Trace]:
     """Look through every table of ours."""
     return [one for place in _PLACES for one in place.find(site, connection, sought)]
 
@@ -87,10 +87,10 @@ def _letters(connection: Connection, sought: RowToErase) -> Iterator[tuple[int, 
                 yield row.id, row.revision, what
 
 
-def _find_letters(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
+def _find_letters(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
     for letter, revisions, what in _letters(connection, sought):
         more = f" and {revisions} revisions" if revisions else ""
-        yield Standing("dead letter", f"{letter}{more}, with its events", what)
+        yield Trace("dead letter", f"{letter}{more}, with its events", what)
 
 
 def _erase_letters(_site: Site, connection: Connection, sought: RowToErase) -> None:
@@ -115,9 +115,9 @@ def _erase_letters(_site: Site, connection: Connection, sought: RowToErase) -> N
 # What was deleted, and what is to be sent
 
 
-def _find_tombstones(site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
+def _find_tombstones(site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
     if connection.scalar(sa.select(sa.exists().where(*_buried(sought)))):
-        yield Standing("tombstone", sought.stream.name, What.MENTION, _guarded(site, connection, sought))
+        yield Trace("tombstone", sought.stream.name, What.MENTION, _guarded(site, connection, sought))
 
 
 def _erase_tombstones(site: Site, connection: Connection, sought: RowToErase) -> None:
@@ -142,19 +142,19 @@ def _guarded(site: Site, connection: Connection, sought: RowToErase) -> str | No
     return None
 
 
-def _find_changes(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
+def _find_changes(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
     pending = sa.exists().where(change.c.stream == sought.stream.name, change.c.key.in_(sought.texts))
     if connection.scalar(sa.select(pending)):
         why = "it goes with the next export: run this again when that is acknowledged"
-        yield Standing("pending change", sought.stream.name, What.MENTION, why)
+        yield Trace("pending change", sought.stream.name, What.MENTION, why)
 
 
 # What is kept as JSON
 
 
-def _find_selections(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
+def _find_selections(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
     for name, _ in _selections(connection, sought):
-        yield Standing("selection", name, What.MENTION)
+        yield Trace("selection", name, What.MENTION)
 
 
 def _erase_selections(_site: Site, connection: Connection, sought: RowToErase) -> None:
@@ -172,9 +172,9 @@ def _selections(connection: Connection, sought: RowToErase) -> Iterator[tuple[st
             yield row.name, filters
 
 
-def _find_receipts(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
+def _find_receipts(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
     for channel, *_ in _receipts(connection, sought):
-        yield Standing("receipt", channel, What.MENTION)
+        yield Trace("receipt", channel, What.MENTION)
 
 
 def _erase_receipts(_site: Site, connection: Connection, sought: RowToErase) -> None:
@@ -192,9 +192,9 @@ def _receipts(connection: Connection, sought: RowToErase) -> Iterator[tuple[str,
             yield row.channel, row.epoch, said | {"letters": letters}
 
 
-def _find_comparisons(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
+def _find_comparisons(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
     for row, _ in _comparisons(connection, sought):
-        yield Standing("comparison", row.channel, What.MENTION)
+        yield Trace("comparison", row.channel, What.MENTION)
 
 
 def _erase_comparisons(_site: Site, connection: Connection, sought: RowToErase) -> None:
@@ -229,11 +229,11 @@ _WORDS = (
 """Where sentences are kept that may name another record's row."""
 
 
-def _find_words(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
+def _find_words(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
     for place, table, column in _WORDS:
         there = sa.select(sa.func.count()).select_from(table).where(_has(connection, column, sought.phrases))
         if number := connection.scalar(there):
-            yield Standing(place, f"{number} of them", What.MENTION)
+            yield Trace(place, f"{number} of them", What.MENTION)
 
 
 def _erase_words(_site: Site, connection: Connection, sought: RowToErase) -> None:
@@ -249,16 +249,16 @@ def _has(connection: Connection, column: sa.Column[Any], texts: Iterable[str]) -
     return sa.or_(*(place(column, text) > 0 for text in texts))
 
 
-def _find_audit(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Standing]:
+def _find_audit(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
     written = [*sought.phrases, *sought.texts]
     texts = dict.fromkeys([*written, *(json.dumps(text)[1:-1] for text in written)])
     columns = (audit.c.arguments, audit.c.why, audit.c.result)
     naming = sa.or_(*(_has(connection, column, texts) for column in columns))
     for number in connection.scalars(sa.select(audit.c.id).where(naming).order_by(audit.c.id)):
-        yield Standing("audit", str(number), What.MENTION, _AUDIT_STAYS)
+        yield Trace("audit", str(number), What.MENTION, _AUDIT_STAYS)
 
 
-_Finds = Callable[[Site, Connection, RowToErase], Iterator[Standing]]
+_Finds = Callable[[Site, Connection, RowToErase], Iterator[Trace]]
 _Erases = Callable[[Site, Connection, RowToErase], None]
 
 
