@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -97,7 +98,8 @@ class Gate(Consumer):  # type: ignore[misc]
         if self._refused(exc):
             _LOGGER.setLevel(logging.ERROR)  # it was said
         try:
-            super().on_connection_error_after_connected(exc)
+            with warnings.catch_warnings(action="ignore"):  # eight lines of what Celery 6 will do otherwise
+                super().on_connection_error_after_connected(exc)
         finally:
             _LOGGER.setLevel(level)
 

@@ -84,6 +84,17 @@ def test_the_newest_key_signs_unless_one_is_named(tmp_path: Path) -> None:
     assert (newest.name, named.name) == ("a-new", "z-old")
 
 
+def test_the_newest_key_signs_whatever_the_clock_said_when_the_others_were_made(tmp_path: Path) -> None:
+    keys.new(tmp_path, "first")
+    ahead = (tmp_path / "first.key").stat().st_mtime + 365 * 86400
+    os.utime(tmp_path / "first.key", (ahead, ahead))
+    for name in ("second", "before_second"):
+        keys.new(tmp_path, name)
+        key = keys.load_signing_key(tmp_path)
+        assert key is not None
+        assert key.name == name
+
+
 def test_no_key_at_all_is_no_fault_and_a_missing_named_one_is(tmp_path: Path) -> None:
     assert load_signing_key(tmp_path) is None
     with pytest.raises(KeyFault, match="No such file"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange.database import network, tables
+from exchange.database import clock, network, tables
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState, dead_letter
@@ -292,6 +292,22 @@ def test_a_clock_that_fell_back_does_not_hold_what_it_would_have_taken(
     quick_forger.send([account(2, us())])
     assert verdicts(quick_receiver) == [Verdict.APPLIED]
     assert ids(quick_receiver) == [1, 2]
+
+
+def test_deletes_that_were_counted_while_the_clock_was_ahead_count_as_of_now_and_not_until_then(
+    quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_forger.send([account(n, us() + n) for n in range(10)])
+    assert verdicts(quick_receiver) == [Verdict.APPLIED]
+    monkeypatch.setenv(clock.AHEAD, str(365 * 86_400))
+    quick_forger.send([delete("account", us() + 100, id=1)])
+    assert verdicts(quick_receiver) == [Verdict.APPLIED]
+    monkeypatch.setenv(clock.AHEAD, "0")
+    quick_forger.send([delete("account", us() + 200, id=2)])
+    assert verdicts(quick_receiver) == [Verdict.APPLIED]
+    [row] = quick_receiver.all(sa.select(tables.deleted.c.deleted, tables.deleted.c.hour))
+    assert row.deleted == 2
+    assert abs(row.hour - now().timestamp() / 3600) < 2
 
 
 def test_a_snapshot_far_ahead_is_held_unopened(quick_receiver: Side, quick_forger: Forger) -> None:
