@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 
-from exchange.database import clock
 from exchange.files.ownership import WrongOwner, refuse_imports
 
 try:
@@ -42,6 +41,7 @@ from kombu.utils.json import dumps
 
 from exchange.celery.calls import CALL, TICK, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
 from exchange.celery.connection import SteadyConnection
+from exchange.database import clock
 from exchange.files import call_secret, pid_lock
 from exchange.files.folder import make_private
 from exchange.format.errors import printable
@@ -73,12 +73,12 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
     # Above every hard limit, in all three places, or a task that still runs is delivered again.
     visibility: dict[str, Any] = {"visibility_timeout": _visibility_seconds(settings)}
     address, options = broker.for_celery(broker_url)
-    results = "ResultsBehindSentinels" if options else "Results"
     ours = f"exchange-{settings.network}"
     return {
         "broker_url": address,
-        "exchange_broker_url": broker_url,
-        "result_backend": f"exchange.celery.connection:{results}+{address}",
+        # With the name that Sentinels know the Redis by. Celery's ``inspect conf`` hides what is called secret.
+        "exchange_secret_broker_url": broker_url,
+        "result_backend": address,
         "broker_transport_options": visibility | options,
         "result_backend_transport_options": visibility | options,
         **visibility,
@@ -110,7 +110,7 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
         "worker_task_log_format": logs.LINE,
         "beat_log_format": logs.LINE,
         "beat_schedule": schedule(settings),
-        **_scheduler(settings, ours, broker_url),
+        **_scheduler(settings, ours),
     }
 
 
@@ -141,11 +141,10 @@ def _every(seconds: float, task: str, **arguments: Any) -> dict[str, Any]:
     return {"task": task, "schedule": seconds, "kwargs": arguments, "options": options}
 
 
-def _scheduler(settings: Settings, ours: str, broker_url: str) -> dict[str, Any]:
+def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:
     if settings.redbeat:
         return {
             "beat_scheduler": "exchange.celery.redbeat:SteadyRedBeat",
-            "redbeat_redis_url": broker.for_celery(broker_url)[0],
             "redbeat_redis_options": {"retry_period": -1},
             "redbeat_key_prefix": f"{ours}:",
             # The lock of a killed beat is held for five of these.
@@ -258,6 +257,12 @@ class _Exchange(Celery):
 
 app = _Exchange("exchange", include=["exchange.celery.tasks"], set_as_current=False)
 app.add_defaults(_configure)
+# Not by a class before the URL of ``result_backend``: of such a one Celery's ``inspect conf`` shows the password.
+app.loader.override_backends = {
+    "redis": "exchange.celery.connection:Results",
+    "rediss": "exchange.celery.connection:Results",
+    "sentinel": "exchange.celery.connection:ResultsBehindSentinels",
+}
 logs.configure()
 
 
@@ -329,7 +334,7 @@ def _tell_ready(**_: Any) -> None:
 
 @signals.worker_ready.connect
 def _say_worries(**_: Any) -> None:
-    for worry in broker.durability_problems(app.conf.exchange_broker_url):
+    for worry in broker.durability_problems(app.conf.exchange_secret_broker_url):
         structlog.get_logger("exchange").warning(str(worry))
 
 

@@ -82,7 +82,7 @@ class Gate(Consumer):  # type: ignore[misc]
 
     def _claim(self) -> Problem | None:
         try:
-            with broker.connect(self.app.conf.exchange_broker_url) as client:
+            with broker.connect(self.app.conf.exchange_secret_broker_url) as client:
                 return broker.claim(client, self._settings.network, self._settings.home)
         except (redis.RedisError, OSError):
             return None  # one that is away, or lets us write no such key

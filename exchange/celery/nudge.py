@@ -58,7 +58,7 @@ def run_nudge(settings: Settings) -> NoReturn:
     imports = NudgedTask("exchange.import", "the incoming folder", FOLDER_SECONDS, lambda: _arrived(folder))
     exports = NudgedTask("exchange.export", "the database", COMMITS_SECONDS, changes.look)
     tasks = (imports, exports)
-    queue = Queue(app.conf.exchange_broker_url, app.conf.task_default_queue)
+    queue = Queue(app.conf.exchange_secret_broker_url, app.conf.task_default_queue)
     # A second process would only say everything twice; and doctor asks whether there is one.
     with hold(settings.nudge_lock, _say_waiting):
         readiness.report_ready()

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import redis
+from celery import Celery
 from redbeat.decoder import to_timestamp
 from redbeat.schedulers import RedBeatScheduler, acquire_distributed_beat_lock, get_redis
 
@@ -23,10 +24,12 @@ AGAIN_SECONDS = 5.0
 class SteadyRedBeat(RedBeatScheduler):  # type: ignore[misc]
     """RedBeat, but an entry never waits for longer than its interval, and a broker that refuses is asked again."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, app: Celery, *args: Any, **options: Any) -> None:
         """Take what Celery gives."""
         self._broker = Broker()
-        super().__init__(*args, **options)
+        # Here and not in Celery's settings, of which a worker's ``inspect conf`` would show the password.
+        app.conf.redbeat_redis_url = app.conf.broker_url
+        super().__init__(app, *args, **options)
 
     def setup_schedule(self) -> None:
         """Write the entries of the settings to the broker, once it takes them."""

@@ -105,9 +105,7 @@ def test_a_tick_that_the_broker_did_not_take_is_sent_again_soon(app: Celery, fil
 @pytest.mark.valkey
 def test_redbeat_ticks_after_its_keys_are_gone_or_were_written_while_the_clock_was_ahead(valkey_url: str) -> None:
     app = Celery("beating", broker=valkey_url, set_as_current=False)
-    app.conf.update(
-        beat_schedule=ENTRIES, redbeat_redis_url=valkey_url, redbeat_key_prefix="x:", beat_max_loop_interval=5
-    )
+    app.conf.update(beat_schedule=ENTRIES, redbeat_key_prefix="x:", beat_max_loop_interval=5)
     scheduler = SteadyRedBeat(app)
     with redis.Redis.from_url(valkey_url) as client:
         assert ticks(scheduler) == []
