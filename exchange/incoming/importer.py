@@ -24,7 +24,7 @@ from exchange.files.batch_files import Listing
 from exchange.files.spool import FolderTrouble
 from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.manifest import BatchKind
-from exchange.format.placement import NEXT
+from exchange.format.placement import NEXT, Decision
 from exchange.incoming import arrivals, failures, strangers
 from exchange.incoming.held import OpenBatches
 from exchange.incoming.judge import judge, judge_stranger
@@ -242,6 +242,7 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
 
     A table that can't be written to holds up its own channel alone.
     """
+    fall, refused = None, ""
     try:
         with transient_errors():
             return _judge_and_import(site, seen, release=release)
@@ -251,14 +252,17 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
         why = error.sentence
         return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, None, why, changed=False, trouble=why)
     except TableFault as error:
-        why = error.sentence
-        return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.TABLE, why, trouble=why)
+        refused = error.sentence
     except Exception as error:
         if not is_batch_fault(error):
             raise
         fall = Crashed.of(error)
     try:  # what the error held in memory is free again
-        return failures.record_failure(site, seen, fall)
+        if fall is not None:
+            return failures.record_failure(site, seen, fall)
+        waiting = Decision(Verdict.WAITING, Reason.TABLE, refused)
+        with transient_errors():
+            return replace(record_verdict(site, seen, waiting), trouble=refused)
     except Busy as busy:
         return _busy(seen, busy)
 

@@ -413,6 +413,9 @@ def test_a_table_that_nothing_can_be_written_to_holds_up_its_channel_alone(
         ]
         assert 'column "v" of relation "gone" does not exist' in (run.trouble or "")
     assert values(side, "there") == [(1, "x")]
+    waiting = "SELECT state, reason FROM exchange_batch WHERE channel = 'forth' AND sequence = 1"
+    assert ask(side, waiting) == [("waiting", "table")]
+    assert ask(side, "SELECT sequence FROM exchange_gap WHERE channel = 'forth' AND state = 'missing'") == []
 
     side.execute("ALTER TABLE gone ADD COLUMN v text")
     assert [one.verdict for one in side.take_in().batches] == [Verdict.APPLIED] * 2

@@ -162,6 +162,8 @@ def _never_sent(connection: sa.Connection, channel: Channel) -> int:
     known = int(sent) + capture.pending(connection, channel.streams, MANY_ROWS)
     rows = 0
     for stream in channel.streams:
+        if not capture.is_readable(connection, stream):
+            continue
         some = sa.select(sa.literal(1)).select_from(stream.table).limit(known - rows + 1)
         rows += connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
         if rows > known:

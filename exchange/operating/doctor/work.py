@@ -32,7 +32,8 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
         lately = sum(map(sum, counts.trends(connection, DeadLetterState.PARKED, moment).values()))
     alarms = counts.backlog_alarms(backlog, site.limits, moment)
     if backlog.parked:
-        said = f"{backlog.parked} dead letters are parked, {lately} more than {counts.TREND_HOURS} hours ago"
+        before = f"{counts.TREND_HOURS} hours ago there were {backlog.parked - lately}"
+        said = f"{backlog.parked} dead letters are parked; {before}"
         remedy = "`exchange dead-letters` shows them by cause"
         yield warning("letters", said, remedy, command="exchange dead-letters", since=backlog.oldest_at)
     else:

@@ -106,6 +106,11 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
     return problems
 
 
+def is_readable(connection: Connection, stream: Stream) -> bool:
+    """Say whether all rows of a stream's table can be read by their keys. Reads in the caller's transaction."""
+    return not any(problem.stops for problem in check(connection, stream, captured=False))
+
+
 def _capture_problems(
     connection: Connection, stream: Stream, place: TableName, key: Sequence[KeyColumn], installing: str
 ) -> Iterator[TableProblem]:
