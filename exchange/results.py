@@ -104,7 +104,7 @@ class Strangers:
 
 
 @dataclass(frozen=True)
-class LeftAlone(AsDict):
+class LeftAloneFiles(AsDict):
     """Files in ``incoming/`` that can't be taken as they are, all for one reason: how many, and ``samples`` of them.
 
     ``needs_a_person`` says that they are surely missed.
@@ -140,7 +140,7 @@ class ImportRun(AsDict):
     handed: tuple[str, ...] = ()
     reunited: tuple[Retried, ...] = ()
     strangers: Strangers = field(default_factory=Strangers)
-    left_alone: tuple[LeftAlone, ...] = ()
+    left_alone: tuple[LeftAloneFiles, ...] = ()
 
     @property
     def busy(self) -> tuple[Busy, ...]:

@@ -74,7 +74,7 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedCall:
     """A message as it is worked on: nothing is in it but what was checked."""
 
     headers: Mapping[str, Any]
@@ -97,7 +97,7 @@ def sign(
 
 def check_call(
     headers: Mapping[str, Any], body: Any, secret: bytes | str, now: float, valid_seconds: float
-) -> Accepted:
+) -> AcceptedCall:
     """Give a message as it may be worked on. Raises NotAccepted.
 
     ``secret`` is a sentence if it can't be read: then ticks alone are accepted. ``body`` is what its JSON holds.
@@ -106,12 +106,12 @@ def check_call(
     if CALL not in headers:
         if not _is_tick(headers["task"], args, kwargs, following):
             raise NotAccepted("expected a signature, as it is no tick of beat's, found none")
-        return Accepted({name: headers.get(name) for name in _OF_A_TICK}, (), kwargs, {})
+        return AcceptedCall({name: headers.get(name) for name in _OF_A_TICK}, (), kwargs, {})
     if isinstance(secret, str):
         raise NotAccepted(f"its signature can't be checked: {secret}")
     caller = _checked(headers, body, secret, now, valid_seconds)
     taken = {name: headers.get(name) for name in _SIGNED} | {CALLER: {"who": caller.who, "from": caller.origin}}
-    return Accepted(taken, args, kwargs, following)
+    return AcceptedCall(taken, args, kwargs, following)
 
 
 def caller_by_hand(request: Any) -> Caller | None:

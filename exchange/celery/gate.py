@@ -23,7 +23,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
 
 from exchange.celery import schedule, settings_or_exit, valid_seconds
-from exchange.celery.calls import CALL, REFUSED, Accepted, NotAccepted, check_call
+from exchange.celery.calls import CALL, REFUSED, AcceptedCall, NotAccepted, check_call
 from exchange.database import clock
 from exchange.files import call_secret
 from exchange.format.errors import Problem, printable
@@ -130,7 +130,7 @@ class Gate(Consumer):  # type: ignore[misc]
 
         return judged
 
-    def _judged(self, message: Any) -> Accepted:
+    def _judged(self, message: Any) -> AcceptedCall:
         headers = message.headers if isinstance(message.headers, dict) else {}
         try:
             secret, valid = self._secret(headers), valid_seconds(self._settings)
@@ -139,7 +139,7 @@ class Gate(Consumer):  # type: ignore[misc]
             return _refusal(headers, str(refusal))
         return accepted if CALL in headers else self._in_time(accepted)
 
-    def _in_time(self, tick: Accepted) -> Accepted:
+    def _in_time(self, tick: AcceptedCall) -> AcceptedCall:
         """Let a tick that has expired count all the same, if none of its kind was taken of late.
 
         It expires by the clocks of two machines: where this one's is ahead, or went ahead, none would ever be in time.
@@ -181,7 +181,7 @@ def _body(message: Any) -> Any:
     return json.loads(message.body)
 
 
-def _refusal(headers: Any, sentence: str) -> Accepted:
+def _refusal(headers: Any, sentence: str) -> AcceptedCall:
     """Give the call that writes a refusal down, under the same id, so that whoever waits for it is told."""
     said = headers if isinstance(headers, dict) else {}
     number, task = said.get("id"), said.get("task")
@@ -192,10 +192,12 @@ def _refusal(headers: Any, sentence: str) -> Accepted:
         "origin": printable(str(said.get("origin")), _MOST_ORIGIN),
     }
     known = number if isinstance(number, str) and number.isprintable() and len(number) <= len(told["number"]) else ""
-    return Accepted({"task": REFUSED, "id": known or "unknown", "expires": None, "ignore_result": False}, (), told, {})
+    return AcceptedCall(
+        {"task": REFUSED, "id": known or "unknown", "expires": None, "ignore_result": False}, (), told, {}
+    )
 
 
-def _write(message: Any, accepted: Accepted) -> None:
+def _write(message: Any, accepted: AcceptedCall) -> None:
     """Make the message anew: what a worker child reads is this."""
     message.errors = []
     message.headers = {"lang": "py", "retries": 0, **accepted.headers, "argsrepr": "", "kwargsrepr": ""}

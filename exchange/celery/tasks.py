@@ -22,7 +22,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
 from exchange.celery.arguments import (
-    Refused,
+    RefusedCall,
     by_ids,
     check_batch,
     check_channel,
@@ -84,7 +84,7 @@ MOST_TOLD = 100
 """So many records of a selection a result tells of one by one; of all it has the counts."""
 
 # Nothing is wrong with the program: a traceback would only hide the sentence.
-_SAID = (Refused, TransientError, SettingsFaults)
+_SAID = (RefusedCall, TransientError, SettingsFaults)
 
 
 class HasFields(Protocol):
@@ -132,7 +132,10 @@ def _task(name: str) -> Callable[[Work], Work]:
 
 @contextmanager
 def _audited(task: Any, arguments: Mapping[str, Any], who: str | None, reason: str | None) -> Iterator[Act | None]:
-    """Write a call by hand to the audit and do it once; a tick is no such call, and gives None. Raises Refused."""
+    """Write a call by hand to the audit and do it once; a tick is no such call, and gives None.
+
+    Raises RefusedCall.
+    """
     caller = caller_by_hand(task.request)
     if caller is None:
         yield None
@@ -153,20 +156,20 @@ def _audited(task: Any, arguments: Mapping[str, Any], who: str | None, reason: s
         log.warning("audit", message=act.trouble)
 
 
-def _repeated(task: str, number: str, how: str) -> Refused:
+def _repeated(task: str, number: str, how: str) -> RefusedCall:
     sentence = f"the call {number} {how} already, and came again; nothing was done: call it anew"
     _write_refusal(task, number, sentence, UNKNOWN)
-    return Refused(sentence)
+    return RefusedCall(sentence)
 
 
 @app.task(name=REFUSED, throws=_SAID)
 def refused_call(task: str, number: str, sentence: str, origin: str) -> None:
-    """Write down that a message was refused before anything of it was believed. Raises Refused."""
+    """Write down that a message was refused before anything of it was believed. Raises RefusedCall."""
     sentence = f"the call was refused: {sentence}; nothing was done"
     log.warning("refused", task=task, id=number, message=sentence)
     with transient_errors():
         _write_refusal(task, number, sentence, origin)
-    raise Refused(sentence)
+    raise RefusedCall(sentence)
 
 
 def _write_refusal(task: str, number: str, sentence: str, origin: str) -> None:
@@ -346,7 +349,7 @@ def let_in_versions(reason: str, channel: str, version: int) -> Result:
     site = _site()
     check_channel(channel or "", site.incoming(), "received")
     if type(version) is not int or not 0 < version <= MAX_INTEGER:
-        raise Refused(f"version: expected a whole number from 1 to {MAX_INTEGER}, found {shown(version)}")
+        raise RefusedCall(f"version: expected a whole number from 1 to {MAX_INTEGER}, found {shown(version)}")
     return version_limit.allow_ahead_by_hand(site, channel, version, reason).as_dict()
 
 
@@ -368,7 +371,7 @@ def resync(channel: str, streams: list[str] | None = None, prune: bool = False) 
     try:
         asked = send_requests.add_snapshot_requests(site, channel, streams, prune=prune)
     except RecordError as error:
-        raise Refused(f"{error.sentence}; nothing was done") from None
+        raise RefusedCall(f"{error.sentence}; nothing was done") from None
     run = exporter.export(site, channel=channel, stopping=stopping)
     notes = {**run.as_dict(), "asked": asked, "left": send_requests.count_open_requests(site, channel)}
     return _told(run.batches, notes, "nothing to send")
@@ -412,7 +415,7 @@ def accept_gap(
         check_count(name, value, MAX_SEQUENCE)
     check_truth("no_snapshot", no_snapshot)
     if type(sequence) is not int or (through is not None and through < sequence):
-        raise Refused(f"expected a sequence, and through one behind it, found {shown([sequence, through])}")
+        raise RefusedCall(f"expected a sequence, and through one behind it, found {shown([sequence, through])}")
     return accept_by_hand(site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot).as_dict()
 
 
@@ -423,7 +426,7 @@ def resend(channel: str | None = None, sequences: int | list[int] | None = None,
     check_channel(channel, site.outgoing(), "sent")
     check_text("code", code)
     if (channel is None or sequences is None) if code is None else (channel or sequences):
-        raise Refused("expected channel and sequences, or a code; nothing was done")
+        raise RefusedCall("expected channel and sequences, or a code; nothing was done")
     if code is not None:
         return _told(resend_by_code(site, code), {}, "nothing to resend")
     return _told(resend_by_hand(site, channel or "", sequences_of(sequences)), {}, "nothing to resend")
@@ -448,7 +451,7 @@ def _settled(work: Callable[[], leftover.Settled]) -> Result:
     try:
         done = work().as_dict()
     except RecordError as error:
-        raise Refused(f"{error.sentence}; nothing was done") from error
+        raise RefusedCall(f"{error.sentence}; nothing was done") from error
     log.info("pending", **done)
     return done
 
@@ -480,7 +483,7 @@ def answer_requests() -> Result:
     """Hand new requests of the reference application to the handler: counts by what came of them."""
     settings = settings_or_exit()
     if not settings.answers_requests:
-        raise Refused(f"network {settings.network} of {settings.app} has no requests to answer")
+        raise RefusedCall(f"network {settings.network} of {settings.app} has no requests to answer")
     answers = answer(
         _site().engine,
         load_request_handler(settings),

@@ -18,7 +18,7 @@ from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from exchange.database.audit_chain import Checked
-    from exchange.format.audit_file import Ending
+    from exchange.format.audit_file import AuditEnding
     from exchange.format.signing import TrustedKeys
 
 app = typer.Typer(help="What was done by hand.", invoke_without_command=True)
@@ -125,7 +125,7 @@ def verify(
     _tell_checked(checked, as_json)
 
 
-def _checked_file(file: Path, keys: TrustedKeys, as_json: bool) -> Ending:
+def _checked_file(file: Path, keys: TrustedKeys, as_json: bool) -> AuditEnding:
     from exchange.format.errors import Untrusted, printable
     from exchange.format.signed_file import FileFault
     from exchange.operating import audit_export

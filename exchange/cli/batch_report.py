@@ -20,7 +20,7 @@ from exchange.format.manifest import MAX_MANIFEST_BYTES, Manifest, split_manifes
 from exchange.format.names import DATA_ENDINGS, MANIFEST_ENDING, BatchName, data_name
 from exchange.format.record import decode
 from exchange.format.signing import TrustedKeys
-from exchange.format.verify import Check, Report, judge
+from exchange.format.verify import FileCheck, Report, judge
 
 LONGEST_LINE = 2000
 """Bytes of a line that is no record, as it is shown."""
@@ -137,7 +137,7 @@ def check_batch(files: Files, trusted: TrustedKeys | None) -> Report:
     content = read_manifest(files)
     if content is None:
         return Report(
-            Reason.INCOMPLETE, checks=[Check("manifest file", ok=False, detail="the manifest has not arrived")]
+            Reason.INCOMPLETE, checks=[FileCheck("manifest file", ok=False, detail="the manifest has not arrived")]
         )
     with ExitStack() as opened:
         path = files.data(content)

@@ -17,7 +17,7 @@ from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from exchange.dead_letters.groups import Group
-    from exchange.dead_letters.search import Page
+    from exchange.dead_letters.search import LetterPage
 
 LARGEST_ID = 2**63 - 1
 BARS = " ▁▂▃▄▅▆▇█"
@@ -167,7 +167,7 @@ def list_(
     _say_where(page)
 
 
-def _say_where(page: Page) -> None:
+def _say_where(page: LetterPage) -> None:
     """Say how many there are, and how to see more."""
     if not page.letters and not page.cut:
         output.say("there are no such dead letters")

@@ -21,7 +21,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import AUDIT_LOCK, reading, wait_for, writing
 from exchange.database.tables import audit
 from exchange.format.as_dict import AsDict
-from exchange.format.audit_file import FIRST, Ending, Row
+from exchange.format.audit_file import FIRST, AuditEnding, AuditRow
 from exchange.format.errors import printable
 from exchange.format.signed_file import FileFault
 
@@ -56,7 +56,7 @@ def add(connection: Connection, values: Mapping[str, Any]) -> int:
     last = connection.execute(sa.select(audit.c.id, audit.c.digest).order_by(audit.c.id.desc()).limit(1)).one_or_none()
     empty = dict.fromkeys(("why", "result", "call", "concludes"))
     narrow = narrow_encoding(connection)
-    row = Row(
+    row = AuditRow(
         **{
             **empty,
             "arguments": "{}",
@@ -87,7 +87,7 @@ class Checked(AsDict):
     faults: tuple[str, ...]
 
 
-def check(engine: Engine, kept: Ending | None = None) -> Checked:
+def check(engine: Engine, kept: AuditEnding | None = None) -> Checked:
     """Check every row of the database, and that what a file ``kept`` is still there. Raises TransientError.
 
     Reads in a transaction of its own.
@@ -119,7 +119,7 @@ def missing_triggers(connection: Connection) -> str | None:
 class _ChainChecker:
     """Sees row after row, and remembers what was wrong."""
 
-    def __init__(self, kept: Ending | None) -> None:
+    def __init__(self, kept: AuditEnding | None) -> None:
         self.rows, self.wrong, self.head, self.kept_seen = 0, 0, FIRST, False
         self.faults: list[str] = []
         self._kept = kept
@@ -131,7 +131,7 @@ class _ChainChecker:
             self.faults.append(sentence)
 
     def see(self, values: Mapping[str, Any]) -> None:
-        row, digest = Row.of(values), values["digest"]
+        row, digest = AuditRow.of(values), values["digest"]
         self.rows += 1
         if row.previous != self.head:
             self.fault(f"row {row.id}: expected the digest before it, {self.head}, found {printable(row.previous, 80)}")

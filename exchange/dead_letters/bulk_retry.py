@@ -113,7 +113,7 @@ def retry_selection(
                 selections.check_unchanged(connection, name)
             chosen = selections.find_selection(connection, name)
         bulk = BulkRetry(name, chosen.left, rehearse)
-        run = _Run(site, bulk, pace or Pace(), stopping, told)
+        run = _BulkRun(site, bulk, pace or Pace(), stopping, told)
         with reading(site.engine) as connection:
             bulk.poison = _count_poison(site, connection, name)
             kinds = _kinds(site, connection, name)
@@ -128,7 +128,7 @@ def count_left(site: Site, name: str) -> int:
         return selections.find_selection(connection, name).left
 
 
-class _Run:
+class _BulkRun:
     """One run: where it is, and whether it is to go on."""
 
     def __init__(self, site: Site, bulk: BulkRetry, pace: Pace, stopping: Callable[[], bool], told: Told) -> None:

@@ -16,7 +16,7 @@ from exchange.database.tables import dead_letter, selected
 from exchange.dead_letters.counts import groups_in
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.order import Cursor, Order, cursor_of
-from exchange.dead_letters.search import Count, Page, searched
+from exchange.dead_letters.search import Count, LetterPage, searched
 from exchange.dead_letters.store import Brief, brief, brief_columns
 
 COUNTED = 10_000
@@ -45,7 +45,7 @@ def page(
     after: Cursor | None = None,
     limit: int = 50,
     oldest_first: bool = False,
-) -> Page:
+) -> LetterPage:
     """Give the letters that ``filters`` mean, newest first, at most ``limit`` of those behind ``after``.
 
     Those of a selection come in the order in which they were kept.
@@ -61,7 +61,7 @@ def page(
     else:
         letters = _merged(connection, filters, order, after, limit + 1)
         count = counted(connection, filters)
-    return Page(tuple(letters[:limit]), letters[limit - 1].id if len(letters) > limit else None, count)
+    return LetterPage(tuple(letters[:limit]), letters[limit - 1].id if len(letters) > limit else None, count)
 
 
 def counted(connection: Connection, filters: Filters) -> Count:

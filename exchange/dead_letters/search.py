@@ -32,7 +32,7 @@ class Count(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Page:
+class LetterPage:
     """Some letters in order.
 
     ``after`` is the id of the letter after which the next page begins, None if this is the last. ``cut`` says that the
@@ -45,7 +45,7 @@ class Page:
     cut: bool = False
 
 
-def searched(connection: Connection, filters: Filters, order: Order, after: Cursor | None, limit: int) -> Page:
+def searched(connection: Connection, filters: Filters, order: Order, after: Cursor | None, limit: int) -> LetterPage:
     """Give the first letters behind ``after`` that are meant, as far as there is time to look."""
     until = monotonic() + LOOKING_SECONDS
     search = _Search(connection, filters, order, limit + 1)
@@ -57,9 +57,9 @@ def searched(connection: Connection, filters: Filters, order: Order, after: Curs
     letters = order.sorted(search.certain())
     count = Count(len(search.found), exact=not search.ahead)
     if len(letters) > limit:
-        return Page(tuple(letters[:limit]), letters[limit - 1].id, count)
+        return LetterPage(tuple(letters[:limit]), letters[limit - 1].id, count)
     after_that = search.foremost()[1].id if search.ahead else None
-    return Page(tuple(letters), after_that, count, cut=bool(search.ahead))
+    return LetterPage(tuple(letters), after_that, count, cut=bool(search.ahead))
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class View:
     record: str | None
     pretty: Sequence[Line]
     rule: str | None
-    row: Row | None
+    row: ShownRow | None
     differences: Sequence[tuple[str, Any, Any]]
     history: Sequence[Mapping[str, Any]]
     revisions: Sequence[Revision]
@@ -116,7 +116,7 @@ def view(site: Site, connection: Connection, letter_id: int) -> View | None:
         record=text,
         pretty=laid_out(value, letter.pointer or "") if value is not None else (),
         rule=rule_of(connection, stream, letter) if stream else None,
-        row=Row(stream.shown(row.data), row.version) if stream and row and row.data is not None else row,
+        row=ShownRow(stream.shown(row.data), row.version) if stream and row and row.data is not None else row,
         differences=_differences(stream, mended or letter.record, row) if stream else (),
         history=history(connection, letter_id)[::-1],
         revisions=revisions,
@@ -145,7 +145,7 @@ def _value(text: str | None) -> Any:
         return None
 
 
-def _differences(stream: Stream, record: bytes, row: Row | None) -> list[tuple[str, Any, Any]]:
+def _differences(stream: Stream, record: bytes, row: ShownRow | None) -> list[tuple[str, Any, Any]]:
     value = _value(record.decode("utf-8", "replace"))
     data = value.get("data") if isinstance(value, dict) else None
     if row is None or row.data is None or not isinstance(data, dict):
@@ -247,7 +247,7 @@ def _of_database(connection: Connection, stream: Stream, name: str) -> Iterator[
 
 
 @dataclass(frozen=True)
-class Row:
+class ShownRow:
     """``data`` is the row as its record would have it, None if there is no row.
 
     ``version`` is that of the record that wrote the row, or of the delete that removed it (``deleted``); None if the
@@ -265,7 +265,7 @@ class _AsItIs(sa.types.UserDefinedType[Any]):
     cache_ok = True
 
 
-def row_of(connection: Connection, stream: Stream, letter: Brief) -> Row | None:
+def row_of(connection: Connection, stream: Stream, letter: Brief) -> ShownRow | None:
     """Read the row of a letter's key; None if the key or the row can't be read."""
     if letter.key is None:
         return None
@@ -273,24 +273,24 @@ def row_of(connection: Connection, stream: Stream, letter: Brief) -> Row | None:
         with connection.begin_nested():
             if letter.direction is Direction.OUT:
                 values = capture.row_of_key(connection, stream, letter.key)
-                return Row(_data(connection, stream, values) if values else None)
+                return ShownRow(_data(connection, stream, values) if values else None)
             return _received(connection, stream, letter.key)
     except (DBAPIError, RecordError, capture.CaptureFault, ValueError, KeyError, TypeError):
         return None
 
 
-def _received(connection: Connection, stream: Stream, key: str) -> Row:
+def _received(connection: Connection, stream: Stream, key: str) -> ShownRow:
     columns = stream.key_decoder(connection.dialect)([json.loads(key)])
     wanted = [column == sa.literal(value, _AsItIs()) for column, (value,) in zip(stream.key, columns, strict=True)]
     selected = [stream.codecs[column.name].selected(connection.dialect) for column in stream.columns]
     version = sa.column(VERSION_COLUMN, sa.BigInteger)
     row = connection.execute(sa.select(*selected, version).select_from(stream.table).where(*wanted)).one_or_none()
     if row is not None:
-        return Row(_data(connection, stream, row[:-1]), row[-1])
+        return ShownRow(_data(connection, stream, row[:-1]), row[-1])
     gone = connection.scalar(
         sa.select(tombstone.c.version).where(tombstone.c.stream == stream.name, tombstone.c.key == key)
     )
-    return Row(None, gone, deleted=gone is not None)
+    return ShownRow(None, gone, deleted=gone is not None)
 
 
 def _data(connection: Connection, stream: Stream, values: Iterable[Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ _MAX_PRODUCER: Final = 255
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditRow:
     """One row of the audit as the database keeps it, but for its digest.
 
     ``concludes`` is the id of the row that a result belongs to, ``call`` the id of the task that was called.
@@ -85,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Ending:
+class AuditEnding:
     """Whose audit this is: so many rows and bytes lie before, the last of them ``last`` with the digest ``head``."""
 
     network: str
@@ -116,7 +116,7 @@ class AuditWriter:
         self._rows = 0
         self._last, self._head = 0, FIRST
 
-    def write(self, row: Row) -> None:
+    def write(self, row: AuditRow) -> None:
         """Add one row. Raises FileFault if it could not be read again."""
         line = row.encode() + b"\n"
         if len(line) > MAX_LINE_BYTES:
@@ -125,9 +125,9 @@ class AuditWriter:
         self._rows += 1
         self._last, self._head = row.id, row.digest
 
-    def close(self, network: str, producer: str, moment: datetime, key: SigningKey | None) -> Ending:
+    def close(self, network: str, producer: str, moment: datetime, key: SigningKey | None) -> AuditEnding:
         """Write the ending and its signature, if there is a key."""
-        ending = Ending(
+        ending = AuditEnding(
             network,
             to_rfc3339(moment),
             producer,
@@ -141,7 +141,7 @@ class AuditWriter:
         return ending
 
 
-def check_rows(file: BinaryIO, ending: Ending) -> None:
+def check_rows(file: BinaryIO, ending: AuditEnding) -> None:
     """Check every byte and the chain of digests before the ending. Raises FileFault at the first that is wrong."""
     number, last, head = 0, 0, FIRST
     for number, line in read_lines(file, ending.bytes, ending.sha256, MAX_LINE_BYTES):

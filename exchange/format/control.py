@@ -182,7 +182,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
-class Request:
+class PeerRequest:
     """What a side asks of the other one: a ``snapshot`` or a ``checkpoint`` of a channel that it reads.
 
     ``name`` is the request's own; a snapshot that answers it says so. ``streams`` and ``buckets`` (of ``of``) are None

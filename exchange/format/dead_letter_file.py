@@ -89,7 +89,7 @@ Entry = SavedLetter | SavedRevision
 
 
 @dataclass(frozen=True)
-class Ending:
+class LetterFileEnding:
     """Whose letters these are, and what must lie before: so many letters and bytes, with this SHA-256."""
 
     network: str
@@ -131,14 +131,18 @@ class LetterWriter:
         if isinstance(entry, SavedLetter):
             self._letters += 1
 
-    def close(self, network: str, epoch: str, producer: str, moment: datetime, key: SigningKey | None) -> Ending:
+    def close(
+        self, network: str, epoch: str, producer: str, moment: datetime, key: SigningKey | None
+    ) -> LetterFileEnding:
         """Write the ending and its signature, if there is a key."""
-        ending = Ending(network, epoch, moment, producer, self._letters, self._lines.bytes, self._lines.sha256)
+        ending = LetterFileEnding(
+            network, epoch, moment, producer, self._letters, self._lines.bytes, self._lines.sha256
+        )
         self._lines.end(ending.encode(), key)
         return ending
 
 
-def read_entries(file: BinaryIO, ending: Ending) -> Iterator[tuple[int, Entry]]:
+def read_entries(file: BinaryIO, ending: LetterFileEnding) -> Iterator[tuple[int, Entry]]:
     """Yield line numbers and entries. Raises FileFault, at the end if the bytes are not those of the ending.
 
     **What was yielded before the iteration has ended is not verified yet**: whoever keeps it takes it back then.

@@ -20,7 +20,7 @@ _Outcome = tuple[bool | None, str]
 
 
 @dataclass(frozen=True)
-class Check:
+class FileCheck:
     """One thing that was looked at; ``ok`` is ``None`` when there was nothing to compare it with."""
 
     name: str
@@ -37,7 +37,7 @@ class Report:
 
     reason: Reason | None = None
     manifest: Manifest | None = None
-    checks: list[Check] = field(default_factory=list)
+    checks: list[FileCheck] = field(default_factory=list)
     records: int = 0
     invalid: int = 0
 
@@ -70,9 +70,9 @@ def judge(
         except BatchError as error:
             fault = trial.taken_for_a_text() or error
             trial.report.reason = fault.reason
-            trial.report.checks.append(Check(what, ok=False, detail=fault.sentence))
+            trial.report.checks.append(FileCheck(what, ok=False, detail=fault.sentence))
             break
-        trial.report.checks.append(Check(what, ok, detail))
+        trial.report.checks.append(FileCheck(what, ok, detail))
     return trial.report
 
 

@@ -9,13 +9,13 @@ from exchange.files import batch_files
 from exchange.files.batch_files import Listing
 from exchange.format.errors import printable
 from exchange.limits import Limits
-from exchange.results import LeftAlone
+from exchange.results import LeftAloneFiles
 
 MOST_SAMPLES = 3
 """So many files of a cause are named."""
 
 
-def left_alone(listing: Listing, limits: Limits) -> tuple[LeftAlone, ...]:
+def left_alone(listing: Listing, limits: Limits) -> tuple[LeftAloneFiles, ...]:
     """Group what a listing found by its cause. What a carrier may still be at work on is told after the grace period.
 
     The clock only decides when something is told: it moves and removes nothing.
@@ -28,11 +28,11 @@ def left_alone(listing: Listing, limits: Limits) -> tuple[LeftAlone, ...]:
     return tuple(_group(found, some) for found, some in by_cause.items())
 
 
-def _group(found: str, some: list[batch_files.LeftAlone]) -> LeftAlone:
+def _group(found: str, some: list[batch_files.LeftAlone]) -> LeftAloneFiles:
     samples = tuple(printable(one.file, 120) for one in some[:MOST_SAMPLES])
     if len(some) == 1:
         message = f"{samples[0]} in incoming {found}"
     else:
         message = f"{len(some)} files in incoming, such as {', '.join(samples)}: each {found}"
     missed = not (some[0].passing or some[0].spare)
-    return LeftAlone(len(some), samples, f"{message}; it is left alone", some[0].remedy, missed)
+    return LeftAloneFiles(len(some), samples, f"{message}; it is left alone", some[0].remedy, missed)

@@ -29,7 +29,7 @@ from exchange.dead_letters.store import Letter
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.control import Heard, Heartbeat, Proof, Receipt, Request
+from exchange.format.control import Heard, Heartbeat, PeerRequest, Proof, Receipt
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import OpCounts, digest
 from exchange.format.names import CONTROL
@@ -160,7 +160,7 @@ class _ControlReader:
             case control.HEARTBEAT:
                 return self._heartbeat(_parsed(Heartbeat.parse, record.body))
             case _:
-                return self._request(_parsed(Request.parse, record.body))
+                return self._request(_parsed(PeerRequest.parse, record.body))
 
     def _once(self, *what: str) -> None:
         if what in self._said:
@@ -296,7 +296,7 @@ class _ControlReader:
 
     # Requests
 
-    def _request(self, said: Request) -> bool:
+    def _request(self, said: PeerRequest) -> bool:
         self._once(control.REPAIR, said.name)
         channel = self._sent(said.channel)
         unknown = set(said.streams or ()) - {stream.name for stream in channel.streams} if channel else set()

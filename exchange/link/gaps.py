@@ -329,7 +329,7 @@ def pass_over(connection: Connection, flow: Flow, reached: int) -> None:
 
 
 @dataclass(frozen=True)
-class Accepted(AsDict):
+class AcceptedGap(AsDict):
     """The sequences that a channel goes on without, and the name of the request for a snapshot, if one was made."""
 
     channel: str
@@ -344,7 +344,9 @@ class Accepted(AsDict):
         return shown(ranges(self.sequences))
 
 
-def accept_by_hand(site: Site, channel: str, first: int, last: int, reason: str, *, snapshot: bool = True) -> Accepted:
+def accept_by_hand(
+    site: Site, channel: str, first: int, last: int, reason: str, *, snapshot: bool = True
+) -> AcceptedGap:
     """Go on without what a channel misses from ``first`` through ``last``, and ask for a snapshot of it if told to.
 
     ``channel`` is as its files call it. On a one-way link nothing can be asked. Raises Busy, and TransientError if
@@ -361,7 +363,7 @@ def accept_by_hand(site: Site, channel: str, first: int, last: int, reason: str,
             request = asked_requests.ask_peer(
                 connection, channel=channel, want=SNAPSHOT, prune=True, reason=why, who=whoami()[:255]
             )
-    return Accepted(channel, epoch, tuple(accepted), request, _said(site, channel, request, snapshot=snapshot))
+    return AcceptedGap(channel, epoch, tuple(accepted), request, _said(site, channel, request, snapshot=snapshot))
 
 
 def _epoch(connection: Connection, channel: str, first: int, last: int) -> str | None:

@@ -13,7 +13,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.files.durable import new_file
 from exchange.format.as_dict import AsDict
-from exchange.format.audit_file import AuditWriter, Ending, Row, check_rows
+from exchange.format.audit_file import AuditEnding, AuditRow, AuditWriter, check_rows
 from exchange.format.signed_file import FileFault, read_tail
 from exchange.format.signing import TrustedKeys
 from exchange.site import Site
@@ -42,16 +42,16 @@ def export(site: Site, file: Path) -> AuditExport:
     with transient_errors(), reading(site.engine) as connection, new_file(file) as out:
         writer = AuditWriter(out)
         for values in each_row(connection):
-            writer.write(Row.of(values))
+            writer.write(AuditRow.of(values))
         ending = writer.close(site.network, f"exchange {__version__}", now(), site.signing_key)
     return AuditExport(file, ending.rows, ending.head, site.signing_key is not None)
 
 
-def check_file(content: BinaryIO, keys: TrustedKeys) -> Ending:
+def check_file(content: BinaryIO, keys: TrustedKeys) -> AuditEnding:
     """Check who signed an exported file, every byte of it and its chain. Raises Untrusted or FileFault."""
     tail = read_tail(content)
     keys.check(tail.line, tail.signature, "the file")
-    ending = Ending.parse(tail.line)
+    ending = AuditEnding.parse(tail.line)
     if ending.bytes != tail.start:
         raise FileFault(f"{tail.start} bytes lie before its ending, which speaks of {ending.bytes}")
     check_rows(content, ending)

@@ -33,7 +33,7 @@ from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerChannel, PeerState
 from exchange.outgoing.leftover import Leftover, list_leftovers
-from exchange.results import LeftAlone
+from exchange.results import LeftAloneFiles
 from exchange.site import Site
 from exchange.tables import capture
 
@@ -84,7 +84,7 @@ class IncomingFiles(AsDict):
     batches: int
     unpaired: int
     ignored: int
-    left_alone: tuple[LeftAlone, ...] = ()
+    left_alone: tuple[LeftAloneFiles, ...] = ()
     """What carriers made of batches' files that can't be taken so."""
 
 

@@ -86,7 +86,7 @@ class PageComposed:
 
 
 def compose_page(
-    site: Site, connection: Connection, channel: Channel, page: capture.Page, version: int, writer: BatchWriter
+    site: Site, connection: Connection, channel: Channel, page: capture.KeyPage, version: int, writer: BatchWriter
 ) -> PageComposed | None:
     """Write the rows of a page, all with one version, until the batch is full.
 

@@ -23,7 +23,7 @@ from exchange.database.tables import BatchState, Direction, RepairState, batch, 
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
-from exchange.format.control import Heard, Heartbeat, Proof, Request, Sent
+from exchange.format.control import Heard, Heartbeat, PeerRequest, Proof, Sent
 from exchange.format.errors import Reason, TransientError, Verdict, printable
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
@@ -197,12 +197,12 @@ def _heard(connection: Connection) -> Heard | None:
 # Requests
 
 
-def _requests(connection: Connection) -> Iterable[Request]:
+def _requests(connection: Connection) -> Iterable[PeerRequest]:
     rows = connection.execute(
         sa.select(repair).where(repair.c.state == RepairState.OPEN).order_by(repair.c.id).limit(MOST_REQUESTS)
     )
     for row in rows:
-        yield Request(
+        yield PeerRequest(
             name=row.name,
             channel=row.channel,
             want=row.want,

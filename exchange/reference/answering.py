@@ -76,7 +76,7 @@ def answer_requests(
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("answering limits a handler's time by a signal: run it in the process's main thread")
-    run = _Run(engine, handler, network, seconds, stopping, interrupts)
+    run = _AnsweringRun(engine, handler, network, seconds, stopping, interrupts)
     counts = dict.fromkeys(("answered", "failed", "overtaken"), 0)
     for request_id in _waiting(engine, run.claims_since(), limit):
         if stopping():
@@ -86,7 +86,7 @@ def answer_requests(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _AnsweringRun:
     engine: Engine
     handler: Handler
     network: str
@@ -117,7 +117,7 @@ class _Ending:
     error: str | None = None
 
 
-def _answer(run: _Run, request_id: uuid.UUID) -> str:
+def _answer(run: _AnsweringRun, request_id: uuid.UUID) -> str:
     claim = _claim(run, request_id)
     if claim is None:
         return "overtaken"
@@ -150,7 +150,7 @@ def _lapsed(claims_since: datetime) -> sa.ColumnElement[bool]:
     return sa.or_(AnswerAttempt.started_at < claims_since, AnswerAttempt.started_at > now() + clock.SKEW)
 
 
-def _claim(run: _Run, request_id: uuid.UUID) -> _Claim | None:
+def _claim(run: _AnsweringRun, request_id: uuid.UUID) -> _Claim | None:
     """Take the request, count the start and commit that; None if somebody else was faster."""
     started_at = now()
     with _writing(run.engine) as connection:
@@ -219,7 +219,7 @@ def _question(connection: Connection, request_id: uuid.UUID) -> Question | None:
     return None if row is None else Question(*row)
 
 
-def _handle(run: _Run, question: Question) -> _Ending:
+def _handle(run: _AnsweringRun, question: Question) -> _Ending:
     """Let the handler work for as long as it may; whatever comes of that is an ending."""
     try:
         result = _within(run.seconds, lambda: run.handler(question))
@@ -275,7 +275,7 @@ def _held(claim: _Claim) -> sa.ColumnElement[bool]:
     )
 
 
-def _record(run: _Run, claim: _Claim, ending: _Ending) -> bool:
+def _record(run: _AnsweringRun, claim: _Claim, ending: _Ending) -> bool:
     """Write the response and remove the claim together; False if the claim was no longer ours.
 
     A database that can't be written now (an import holds SQLite's one writer, a server restarts) is tried
@@ -292,7 +292,7 @@ def _record(run: _Run, claim: _Claim, ending: _Ending) -> bool:
             time.sleep(_RECORD_AGAIN_SECONDS)
 
 
-def _write(connection: Connection, run: _Run, claim: _Claim, ending: _Ending) -> bool:
+def _write(connection: Connection, run: _AnsweringRun, claim: _Claim, ending: _Ending) -> bool:
     removed = connection.execute(sa.delete(AnswerAttempt).where(_held(claim)))
     if removed.rowcount != 1:
         return False

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from alembic import op
 
-from exchange.format.audit_file import FIRST, Row
+from exchange.format.audit_file import FIRST, AuditRow
 
 revision = "core_0006"
 down_revision = "core_0005"
@@ -85,7 +85,7 @@ def _chain() -> None:
         if not found:
             return
         for one in found:
-            row = Row.of({**one, "at": _aware(one["at"]), "previous": head})
+            row = AuditRow.of({**one, "at": _aware(one["at"]), "previous": head})
             head, last = row.digest, row.id
             bind.execute(sa.update(audit).where(audit.c.id == last).values(previous=row.previous, digest=head))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exchange.celery import tasks
-from exchange.celery.arguments import Refused
+from exchange.celery.arguments import RefusedCall
 from exchange.format.errors import TransientError
 from tests.cli.conftest import Pair
 from tests.cli.test_gaps import become
@@ -103,7 +103,7 @@ def test_the_tasks_decide_as_the_commands_do(anew: tuple[Pair, str, str], monkey
     pair, before, held = anew
     become(pair.request, monkeypatch)
     wrong: dict[str, Any] = {"epoch": 7}
-    with pytest.raises(Refused, match="epoch: expected a name or null, found 7"):
+    with pytest.raises(RefusedCall, match="epoch: expected a name or null, found 7"):
         tasks.adopt_epoch(**wrong, reason="odd")
     with pytest.raises(TransientError, match=f"no batch of epoch {before} waits for a decision"):
         tasks.refuse_epoch(epoch=before, reason="the wrong one")

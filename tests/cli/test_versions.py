@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exchange.celery import tasks
-from exchange.celery.arguments import Refused
+from exchange.celery.arguments import RefusedCall
 from exchange.format.errors import TransientError
 from tests.cli.conftest import Pair, Side
 
@@ -89,11 +89,11 @@ def test_the_tasks_do_the_same(flooded: Side, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     assert tasks.clear_strangers()["removed"] == 12
     assert tasks.let_in_versions(channel="directory", version=7, reason="so it is")["version"] == 7
-    with pytest.raises(Refused, match="version: expected a whole number"):
+    with pytest.raises(RefusedCall, match="version: expected a whole number"):
         tasks.let_in_versions(channel="directory", version=True, reason="x")
     with pytest.raises(TransientError, match="neither a row nor a delete"):
         tasks.free_row(stream="user", key='{"id":7777}')
-    with pytest.raises(Refused, match="key: expected a name"):
+    with pytest.raises(RefusedCall, match="key: expected a name"):
         tasks.free_row(stream="user", key=7)  # type: ignore[arg-type]
     assert not list(Path(flooded.home / "strangers").iterdir())
     tasks._site_of.cache_clear()

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchange.format.dead_letter_file import (
-    Ending,
     Entry,
+    LetterFileEnding,
     LetterWriter,
     SavedLetter,
     SavedRevision,
@@ -64,7 +64,7 @@ def written(*entries: Entry, key: SigningKey | None = KEY) -> io.BytesIO:
 
 def read(file: io.BytesIO) -> list[Entry]:
     tail = read_tail(file)
-    ending = Ending.parse(tail.line)
+    ending = LetterFileEnding.parse(tail.line)
     assert ending.bytes == tail.start
     return [entry for _, entry in read_entries(file, ending)]
 
@@ -116,7 +116,7 @@ def test_a_later_format_is_refused_and_later_members_are_not() -> None:
     line, ending, _ = written(letter()).getvalue().splitlines()
     told = json.loads(ending)
     with pytest.raises(FileFault, match='expected format "exchange-dead-letters/1", found "exchange-dead-letters/2"'):
-        Ending.parse(json.dumps(told | {"format": "exchange-dead-letters/2"}).encode())
+        LetterFileEnding.parse(json.dumps(told | {"format": "exchange-dead-letters/2"}).encode())
     more = json.loads(line)
     more["letter"]["later"] = True
     content = json.dumps(more).encode() + b"\n"
@@ -129,6 +129,6 @@ def test_a_line_that_is_no_entry_is_refused_by_its_number(line: bytes) -> None:
     out = io.BytesIO()
     content = line + b"\n"
     out.write(content)
-    ending = Ending("one", "0123456789ab", MOMENT, "by hand", 1, len(content), sha256(content).hexdigest())
+    ending = LetterFileEnding("one", "0123456789ab", MOMENT, "by hand", 1, len(content), sha256(content).hexdigest())
     with pytest.raises(FileFault, match=r"^line 1: "):
         list(read_entries(out, ending))

@@ -19,7 +19,7 @@ from exchange.format.control import Heartbeat, Range, Sent, ranges
 from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.incoming import release
 from exchange.link import gap_report
-from exchange.link.gaps import Accepted, accept_by_hand, close_lost, record_gaps
+from exchange.link.gaps import AcceptedGap, accept_by_hand, close_lost, record_gaps
 from exchange.results import Imported
 from exchange.site import Site
 from tests.crossing import shop
@@ -73,7 +73,7 @@ def lose(side: Side, *lost: Range, epoch: str = EPOCH) -> None:
         close_lost(connection, "forth", epoch, lost)
 
 
-def accept(side: Side, first: int, last: int | None = None, **how: bool) -> Accepted:
+def accept(side: Side, first: int, last: int | None = None, **how: bool) -> AcceptedGap:
     return accept_by_hand(side.site, "forth", first, last or first, "the stick fell into the sea", **how)
 
 

@@ -14,7 +14,7 @@ from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
 from exchange.dead_letters.store import letter_of
 from exchange.format import record as records
-from exchange.format.dead_letter_file import Ending, SavedLetter
+from exchange.format.dead_letter_file import LetterFileEnding, SavedLetter
 from exchange.format.errors import RecordError, printable
 from exchange.format.record import Record
 from exchange.site import Site
@@ -28,7 +28,7 @@ class Unacceptable(Exception):  # noqa: N818 - an answer, not an error
 class Acceptance:
     """What is accepted of one file. ``ours`` says that it is this network's own."""
 
-    def __init__(self, site: Site, connection: Connection, ending: Ending) -> None:
+    def __init__(self, site: Site, connection: Connection, ending: LetterFileEnding) -> None:
         self._site = site
         self._connection = connection
         self._file = ending

@@ -24,7 +24,7 @@ from exchange.dead_letters.file.accept import Acceptance, Unacceptable
 from exchange.dead_letters.file.insert import Inserter
 from exchange.files.folder import NotPlain, named
 from exchange.format.as_dict import AsDict
-from exchange.format.dead_letter_file import Ending, SavedRevision, read_entries
+from exchange.format.dead_letter_file import LetterFileEnding, SavedRevision, read_entries
 from exchange.format.errors import Untrusted, printable
 from exchange.format.signed_file import FileFault, Trailer, read_tail
 from exchange.site import Site
@@ -92,10 +92,10 @@ def _plain(file: Path) -> BinaryIO:
         raise FileFault(str(error.strerror)) from error
 
 
-def _believed(site: Site, tail: Trailer) -> Ending:
+def _believed(site: Site, tail: Trailer) -> LetterFileEnding:
     """Check who signed the ending, and that it is of this network or of its peer."""
     # Which keys count depends on whose letters these are: nothing else of it is used before the signature.
-    claimed = Ending.parse(tail.line)
+    claimed = LetterFileEnding.parse(tail.line)
     keys = {site.network: site.own, site.peer: site.trusted}.get(claimed.network)
     if keys is None:
         raise FileFault(f"it has letters of {claimed.network}, expected of {site.network} or {site.peer}")
@@ -115,7 +115,7 @@ def _check_size(found: int, most: int) -> None:
         raise FileFault(f"it has {found} bytes, more than {most} (EXCHANGE_MAX_CONTENT_BYTES)")
 
 
-def _insert(site: Site, connection: Connection, content: BinaryIO, ending: Ending) -> ImportedLetters:
+def _insert(site: Site, connection: Connection, content: BinaryIO, ending: LetterFileEnding) -> ImportedLetters:
     done = ImportedLetters(ending.network)
     acceptance = Acceptance(site, connection, ending)
     inserter = Inserter(

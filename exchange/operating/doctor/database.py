@@ -41,7 +41,7 @@ MANY_ROWS = 1_000_000
 """Where more than so many records were sent, rows are not counted to find out whether some were not."""
 
 
-Check = Callable[[Settings, Site], Findings]
+DatabaseCheck = Callable[[Settings, Site], Findings]
 
 
 def check_database(settings: Settings, site: Site, *, work: bool = True) -> Findings:
@@ -218,10 +218,10 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
         )
 
 
-_FIRST: tuple[tuple[str, Check], ...] = (("database", _reached), ("database", _migrations))
+_FIRST: tuple[tuple[str, DatabaseCheck], ...] = (("database", _reached), ("database", _migrations))
 """What everything behind it depends on."""
 
-_TABLES: tuple[tuple[str, Check], ...] = (
+_TABLES: tuple[tuple[str, DatabaseCheck], ...] = (
     ("database", _home),
     ("writes", check_writes),
     ("sequences", check_sequences),
@@ -235,7 +235,7 @@ _TABLES: tuple[tuple[str, Check], ...] = (
 )
 """What is looked at in tables that are as this version needs them, one independent of the other."""
 
-_WORK: tuple[tuple[str, Check], ...] = (
+_WORK: tuple[tuple[str, DatabaseCheck], ...] = (
     ("work", check_presence),
     ("first start", _first_start),
     ("letters", check_letters),

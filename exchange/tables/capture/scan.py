@@ -37,7 +37,7 @@ MAX_ROUNDS = 1_000
 
 
 @dataclass(frozen=True)
-class Page:
+class KeyPage:
     """Keys in ``exchange_taken``: how many of each stream (the page's own, and those its rows refer to).
 
     ``last`` is where the page ends, ``ends`` says that nothing comes behind it. If ``whole``, its rows hold each other
@@ -61,7 +61,7 @@ def next_page(
     shard: Shard | None = None,
     wanted: Callable[[Row], bool] | None = None,
     alone: bool = False,
-) -> Page | None:
+) -> KeyPage | None:
     """Take the next ``limit`` keys of a stream behind the key ``after``, of a ``shard`` only its own.
 
     ``wanted`` is asked for each by its values for ``stream.key_encoder``. Unless ``alone``, rows come along that the
@@ -74,7 +74,7 @@ def next_page(
     make_claimed_table(connection)
     found = _put_keys(connection, table, after, limit, shard)
     if not found:
-        return Page({}, after, ends=True)
+        return KeyPage({}, after, ends=True)
     last = str(run(connection, _LAST).scalar_one())
     if wanted is not None:
         _drop_unwanted(connection, stream, wanted)
@@ -91,7 +91,7 @@ def next_page(
         if one.stream.name in keys and self_references(one.stream):
             order_self_references(connection, one)
     help_planner(connection, tables)
-    return Page(keys, last, ends=found < limit, whole=whole)
+    return KeyPage(keys, last, ends=found < limit, whole=whole)
 
 
 def cut_page(connection: Connection, version: int) -> str:

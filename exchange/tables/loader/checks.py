@@ -17,7 +17,7 @@ from exchange.channels.stream import HIDDEN, Stream
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
-from exchange.tables.loader.constraints import Check, ForeignKey, Unique, broken
+from exchange.tables.loader.constraints import ConstraintCheck, ForeignKey, Unique, broken
 from exchange.tables.loader.staging import DUPLICATE, KEY, LINE, OUTCOME, PARKED, STALE, Stage, applying, equal
 
 
@@ -165,7 +165,7 @@ def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refu
     return park(stage, list(refusals.values()))
 
 
-def park_check_violations(stage: Stage, check: Check, limit: int) -> list[Refusal]:
+def park_check_violations(stage: Stage, check: ConstraintCheck, limit: int) -> list[Refusal]:
     """Park upserts that a constraint on single rows refuses.
 
     Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.

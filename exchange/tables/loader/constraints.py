@@ -38,7 +38,7 @@ class Unique:
 
 
 @dataclass(frozen=True)
-class Check:
+class ConstraintCheck:
     """What each row of a table must satisfy, as an SQL expression over its columns."""
 
     name: str
@@ -51,7 +51,7 @@ class Constraints:
 
     foreign_keys: tuple[ForeignKey, ...]
     uniques: dict[str, tuple[Unique, ...]]
-    checks: dict[str, tuple[Check, ...]]
+    checks: dict[str, tuple[ConstraintCheck, ...]]
 
     def of(self, table: str) -> list[ForeignKey]:
         """Foreign keys that rows of ``table``, by its ``key``, must satisfy."""
@@ -117,9 +117,9 @@ def _uniques(inspector: sa.Inspector, table: sa.Table) -> list[Unique]:
     return [Unique(name, columns) for columns, name in found.items()]
 
 
-def _checks(connection: Connection, inspector: sa.Inspector, table: sa.Table) -> Iterator[Check]:
+def _checks(connection: Connection, inspector: sa.Inspector, table: sa.Table) -> Iterator[ConstraintCheck]:
     for found in inspector.get_check_constraints(table.name, table.schema):
-        check = Check(found["name"] or f"CHECK ({found['sqltext']})", found["sqltext"])
+        check = ConstraintCheck(found["name"] or f"CHECK ({found['sqltext']})", found["sqltext"])
         # What SQLAlchemy cuts out of a table's definition on SQLite is not always an expression.
         columns = sa.select(*table.columns).where(sa.false()).subquery("crossing")
         try:
@@ -130,7 +130,7 @@ def _checks(connection: Connection, inspector: sa.Inspector, table: sa.Table) ->
         yield check
 
 
-def broken(check: Check) -> sa.ColumnElement[bool]:
+def broken(check: ConstraintCheck) -> sa.ColumnElement[bool]:
     """Say that a row breaks a constraint; one whose expression is NULL does not."""
     return sa.literal_column(f"NOT ({check.expression})", sa.Boolean)
 
