@@ -125,7 +125,8 @@ def test_another_program_that_holds_a_sqlite_file_is_named(sqlite_url: str, monk
     with writing(engine) as connection:
         connection.execute(sa.insert(holder).values(lock="x", who="somebody, long ago", since=now()))
     holding = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN IMMEDIATE'); print(); sys.stdin.read()"
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN IMMEDIATE');"
+        " print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", holding, str(engine.url.database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
