@@ -242,12 +242,16 @@ def take_in_partitions(connection: Connection, table: TableName, key: Sequence[K
     Their other triggers came with the attaching, so whatever is written meanwhile is noted in any case.
     """
     shape = _shape(connection, table)
-    function, known = _captured_partitions(connection, table)
-    for one in sorted(set(shape.children) - set(known)):
+    captured = _captured_partitions(connection, table)
+    if captured is None:
+        return  # somebody took the triggers away since they were looked at
+    function, known = captured
+    came = sorted(set(shape.children) - set(known))
+    for one in came:
         _capture_truncate(connection, one, function)
         into = f"INSERT INTO {find(connection, TableName('exchange_change'))} {_noting(stream)}"
         run(connection, f"{into} 'I', {key_text('n', key)} FROM ONLY {one} n")
-    _remember_partitions(connection, function, [*known, *sorted(set(shape.children) - set(known))])
+    _remember_partitions(connection, function, [*known, *came])
 
 
 def _capture_truncate(connection: Connection, partition: str, function: str) -> None:
@@ -263,15 +267,15 @@ def _remember_partitions(connection: Connection, function: str, partitions: Sequ
     run(connection, f"COMMENT ON FUNCTION {function} IS {literal(json.dumps(list(partitions)))}")
 
 
-def _captured_partitions(connection: Connection, table: TableName) -> tuple[str, list[str]]:
+def _captured_partitions(connection: Connection, table: TableName) -> tuple[str, list[str]] | None:
     """Give a captured table's function, and the partitions that it had when they were last looked at."""
     row = run(
         connection,
         "SELECT t.tgfoid::regprocedure::text AS function, obj_description(t.tgfoid, 'pg_proc') AS known"
         f" FROM pg_trigger t WHERE t.tgrelid = to_regclass({literal(str(table))})"
         " AND t.tgname = 'exchange_capture_insert'",
-    ).one()
-    return row.function, json.loads(row.known or "[]")
+    ).one_or_none()
+    return None if row is None else (row.function, json.loads(row.known or "[]"))
 
 
 def _fire_always(connection: Connection, table: str, trigger: str) -> None:
@@ -377,22 +381,18 @@ def cautions(connection: Connection, table: TableName) -> list[TableProblem]:
     shape = _shape(connection, table)
     if not shape.partitioned:
         return []
-    known = run(
-        connection,
-        "SELECT obj_description(t.tgfoid, 'pg_proc') FROM pg_trigger t"
-        f" WHERE t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname = 'exchange_capture_insert'",
-    ).scalar_one_or_none()
-    return [] if known is None else [*_moved(table, json.loads(known), shape.children)]
+    captured = _captured_partitions(connection, table)
+    return [] if captured is None else [*_moved(table, captured[1], shape.children)]
 
 
 def _moved(table: TableName, known: Sequence[str], there: Sequence[str]) -> Iterator[TableProblem]:
     if came := sorted(set(there) - set(known)):
-        message = (
-            f"table {table.name}: {', '.join(came)} became partitions of it; rows that they had then, and TRUNCATE"
-        )
-        remedy = "the next export does both if this role owns the table; else call op.install_capture again, then"
         yield TableProblem(
-            f"{message} of one, are not captured yet", f"{remedy} `exchange resync`", minor=True, attached=True
+            f"table {table.name}: {', '.join(came)} became partitions of it; rows that they had then are not captured",
+            "the next export notes them if this role owns the table; else call op.install_capture again, then"
+            " `exchange resync`",
+            minor=True,
+            attached=True,
         )
     if went := sorted(set(known) - set(there)):
         yield TableProblem(
