@@ -7,7 +7,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -66,62 +66,93 @@ def import_batches(
     with failed_runs.noted_failures(site.engine, Direction.IN, [one.name for one in wanted]):
         site.spool.prepare()
         sightings = site.spool.list_arrivals()
-    outcomes: list[Imported] = []
-    busy: set[str] = set()
+    everything = channel is None and stem is None
+    work = _Work(site, stopping, release=release)
     handed: set[str] = set()
-    snapshots_of: dict[str, Channel] = {}
-    reunited: tuple[Retried, ...] = ()
+    retried: tuple[Retried, ...] = ()
     put_aside = Strangers()
     refused: dict[str, str] = {}
-    trouble = None
     try:
         refused = _check_database(site)
-        with transient_errors(), reading(site.engine) as connection:
-            network.known_epoch(connection, site.network)
-            open_batches = OpenBatches(site, connection)
-        if channel is None and stem is None:
-            with transient_errors(), suppress(Busy):
-                outcomes.extend(open_batches.quarantine_gone(sightings))
-                failures.forget_attempts_at_gone(site, sightings.found)
+        open_batches = _read_open_batches(site)
+        if everything:
+            work.settle_gone(open_batches, sightings)
         sighted = read_manifests(site, tuple(one for one in sightings.found if stem is None or one.stem == stem))
         called = [seen for seen in sighted if _is_called(seen, channel)]
         arrived = sorted((seen for seen in called if not is_foreign(seen)), key=open_batches.is_past)
         arrived = [seen for seen in arrived if isinstance(seen, Stranger) or seen.channel.declared not in refused]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
-        for number, seen in enumerate(arrived):
-            if stopping():
-                trouble = "stopped between two batches, as asked; the next run goes on"
-                break
-            if seen.place[0] in busy or _lane(seen) in handed:
-                continue
-            outcome = _settle(site, open_batches, seen, islice(arrived, number, None), release=release)
-            outcomes.append(outcome)
-            if outcome.verdict is Verdict.BUSY or (outcome.trouble and outcome.verdict is Verdict.WAITING):
-                busy.add(seen.place[0])
-            elif outcome.verdict is Verdict.APPLIED and _is_snapshot(seen):
-                snapshots_of[seen.channel.name] = seen.channel
-        put_aside = Strangers() if trouble else strangers.set_aside(site, list(filter(is_foreign, called)))
-        outcomes.extend(put_aside.told)
-        reunited = _follow_up(site, channel, outcomes, snapshots_of.values(), stopping)
-        if stem is None and trouble is None:
-            done = {one.name for one in wanted if handed.isdisjoint(one.names) and one.declared not in refused} - busy
-            positions.note_success(site.engine, Direction.IN, done)
+        work.settle(open_batches, arrived, handed)
+        if work.trouble is None:
+            put_aside = strangers.set_aside(site, list(filter(is_foreign, called)))
+        work.outcomes += put_aside.told
+        retried = _follow_up(site, channel, work.outcomes, work.snapshots_of.values(), stopping)
+        if stem is None and work.trouble is None:
+            done = {one.name for one in wanted if handed.isdisjoint(one.names) and one.declared not in refused}
+            positions.note_success(site.engine, Direction.IN, done - work.busy)
     except (TransientError, Crashed) as error:
-        trouble = error.sentence
-        failed_runs.note_failure(site.engine, Direction.IN, [one.name for one in wanted], trouble)
-    lanes = tuple(sorted(handed))
-    trouble = "; ".join(filter(None, (trouble, *_note_troubles(site, outcomes, refused)))) or None
+        work.trouble = error.sentence
+        failed_runs.note_failure(site.engine, Direction.IN, [one.name for one in wanted], work.trouble)
+    troubles = (work.trouble, *_note_troubles(site, work.outcomes, refused))
     return ImportRun(
-        _told(outcomes, sightings),
+        _in_order_of_names(work.outcomes, sightings),
         sightings.ignored,
         sightings.unpaired,
-        trouble,
-        lanes,
-        reunited,
+        "; ".join(filter(None, troubles)) or None,
+        tuple(sorted(handed)),
+        retried,
         put_aside,
-        arrivals.left_alone(sightings, site.limits) if channel is None and stem is None else (),
+        arrivals.left_alone(sightings, site.limits) if everything else (),
     )
+
+
+class _Work:
+    """What came of each batch, and what was in the way of the others."""
+
+    def __init__(self, site: Site, stopping: Callable[[], bool], *, release: bool) -> None:
+        self._site = site
+        self._stopping = stopping
+        self._release = release
+        self.outcomes: list[Imported] = []
+        self.busy: set[str] = set()
+        """Channels of which the rest is left: somebody else is at work, or a folder or table is in the way."""
+        self.snapshots_of: dict[str, Channel] = {}
+        self.trouble: str | None = None
+
+    def settle_gone(self, open_batches: OpenBatches, sightings: Listing) -> None:
+        """Quarantine batches whose files went away, as long as nobody else is at work. Raises TransientError."""
+        with transient_errors(), suppress(Busy):
+            self.outcomes.extend(open_batches.quarantine_gone(sightings))
+            failures.forget_attempts_at_gone(self._site, sightings.found)
+
+    def settle(self, open_batches: OpenBatches, arrived: Sequence[Arrival | Stranger], handed: set[str]) -> None:
+        """Bring batches to their verdicts one after the other, but for those of channels that were handed over.
+
+        Raises TransientError.
+        """
+        for number, seen in enumerate(arrived):
+            if self._stopping():
+                self.trouble = "stopped between two batches, as asked; the next run goes on"
+                return
+            if seen.place[0] in self.busy or _side_channel(seen) in handed:
+                continue
+            outcome = _unchanged(open_batches, seen, islice(arrived, number, None))
+            if outcome is None:
+                outcome = import_one(self._site, seen, release=self._release)
+            open_batches.forget_after(outcome)
+            self.outcomes.append(outcome)
+            if outcome.verdict is Verdict.BUSY or (outcome.trouble and outcome.verdict is Verdict.WAITING):
+                self.busy.add(seen.place[0])
+            elif outcome.verdict is Verdict.APPLIED and _is_snapshot(seen):
+                self.snapshots_of[seen.channel.name] = seen.channel
+
+
+def _read_open_batches(site: Site) -> OpenBatches:
+    """See that the database is this network's, and read what waits or is held. Raises TransientError."""
+    with transient_errors(), reading(site.engine) as connection:
+        network.known_epoch(connection, site.network)
+        return OpenBatches(site, connection)
 
 
 def _note_troubles(site: Site, outcomes: Iterable[Imported], refused: Mapping[str, str]) -> Iterable[str]:
@@ -149,22 +180,6 @@ def _check_database(site: Site) -> dict[str, str]:
         for stream in channel.streams
         if stream.name in problems
     }
-
-
-def _settle(
-    site: Site,
-    open_batches: OpenBatches,
-    seen: Arrival | Stranger,
-    here: Iterable[Arrival | Stranger],
-    *,
-    release: bool,
-) -> Imported:
-    """Give the outcome of a batch about which nothing changed as it was; judge and import any other."""
-    outcome = _unchanged(open_batches, seen, here)
-    if outcome is None:
-        outcome = import_one(site, seen, release=release)
-    open_batches.forget_after(outcome)
-    return outcome
 
 
 def _unchanged(
@@ -204,8 +219,8 @@ def _follow_up(
         raise Crashed(f"{what}, and the next run tries the rest again") from error
 
 
-def _told(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, ...]:
-    """Give outcomes in the order of the batches' names, whichever was dealt with first."""
+def _in_order_of_names(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, ...]:
+    """Order outcomes by the batches' names, whichever was settled first."""
     order = {sighting.stem: number for number, sighting in enumerate(sightings.found)}
     return tuple(sorted(outcomes, key=lambda one: order.get(one.batch, -1)))
 
@@ -222,16 +237,16 @@ def _is_called(seen: Arrival | Stranger, channel: str | None) -> bool:
 
 def _hand_over(arrived: list[Arrival | Stranger], hand_over: Callable[[str], None]) -> set[str]:
     """Hand over each channel that has batches, if more than one has; give their names."""
-    lanes = {lane for lane in map(_lane, arrived) if lane is not None}
-    if len(lanes) < 2:  # noqa: PLR2004 - alone it has nobody to be beside
+    names = {name for name in map(_side_channel, arrived) if name is not None}
+    if len(names) < 2:  # noqa: PLR2004 - alone it has nobody to be beside
         return set()
-    for lane in sorted(lanes):
-        hand_over(lane)
-    return lanes
+    for name in sorted(names):
+        hand_over(name)
+    return names
 
 
-def _lane(seen: Arrival | Stranger) -> str | None:
-    """Name what can be applied beside the rest; None if there is nothing to apply."""
+def _side_channel(seen: Arrival | Stranger) -> str | None:
+    """Name the channel or shard that can be imported beside the others; None if there is nothing to apply."""
     if isinstance(seen, Stranger) or seen.manifest.kind is BatchKind.CONTROL:
         return None
     return seen.channel.name if seen.channel.beside_others else seen.channel.declared
