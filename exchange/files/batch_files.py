@@ -141,6 +141,15 @@ def parse_label(label: str) -> tuple[BatchName, int]:
     return BatchName.parse(stem), int(number or 1)
 
 
+def batch_of_file(name: str) -> BatchName | None:
+    """Say of which batch a file is, whatever copy of it; None if it is none of a batch's."""
+    for ending in (*ENDINGS, REASON_ENDING):
+        if name.endswith(ending):
+            with contextlib.suppress(ValueError):
+                return parse_label(name.removesuffix(ending))[0]
+    return None
+
+
 def plain_entry(entry: os.DirEntry[str]) -> os.stat_result | None:
     """Look at an entry that is a plain file with one name; None for any other, and for one gone since the listing."""
     with contextlib.suppress(OSError):

@@ -35,6 +35,7 @@ from exchange.files.batch_files import (
     Kept,
     LeftAlone,
     Listing,
+    batch_of_file,
     data_file,
     files_of,
     free_label,
@@ -576,6 +577,23 @@ class Spool:
                     readable = plain.st_uid == os.geteuid() or may_read(folder, entry.name, plain)
                     found.append(Kept(entry.name, parsed[0], parsed[1], plain.st_ctime, readable))
         return found
+
+    def labels(self, path: Path) -> Iterator[tuple[str, BatchName | None]]:
+        """List the plain files of a folder one by one, each with the batch whose it is; None if it is no batch's."""
+        with self._listed(path) as (_, entries):
+            for entry in entries:
+                if entry.name != MARKER and not entry.name.startswith(".") and plain_entry(entry) is not None:
+                    yield entry.name, batch_of_file(entry.name)
+
+    def lie_there(self, path: Path, names: Iterable[str]) -> set[str]:
+        """Give those of some names that are plain files in a folder."""
+        with self._held(path) as folder:
+            return {name for name in names if folder.look(name) is not None}
+
+    def open_kept(self, path: Path, name: str) -> BinaryIO:
+        """Open a file of a folder of ours for reading. Raises FileNotFoundError, NotPlain."""
+        with self._held(path) as folder:
+            return folder.read(name)
 
     def work_alone(self) -> list[Kept]:
         """List data files that were claimed and whose manifest is neither claimed nor in ``incoming/``."""

@@ -115,7 +115,7 @@ class RowReader:
         """Read the rows, in no order, some at a time: read to the end before the connection does anything else."""
         select = self._select.select_from(self.stream.table)
         for rows in capture.streamed(self._connection, select if where is None else select.where(where), ROWS_AT_ONCE):
-            yield self._keyed(rows)
+            yield self.keyed(rows)
 
     def keys(self, where: sa.ColumnElement[bool]) -> Iterator[list[bytes]]:
         """Read the keys alone of some rows, as ``rows`` does; a key that can't be sent is left out."""
@@ -134,7 +134,8 @@ class RowReader:
         """Write the key in a record's data or key."""
         return key_text({name: values[name] for name in self._key})
 
-    def _keyed(self, rows: Sequence[Sequence[Any]]) -> list[KeyedRow]:
+    def keyed(self, rows: Sequence[Sequence[Any]]) -> list[KeyedRow]:
+        """Give rows with the values that ``rows`` selects as what they would be sent as."""
         try:
             bodies = self._encode_all([*zip(*rows, strict=True)])
         except LOOK_AT_EACH:

@@ -1,0 +1,1 @@
+"""Check: what one side can prove of itself, and with both sides at hand whether they agree."""
