@@ -40,7 +40,11 @@ MAX_REFUSED: Final = 100
 MAX_LETTERS: Final = 20
 MAX_UNDECIDED: Final = 20
 MAX_BUCKETS: Final = 65_536
+MAX_DOUBTS: Final = 500
 """How many of each one record holds at most: what is left out comes with a later one."""
+
+MAX_DOUBT_BYTES: Final = 16_384
+"""So long are the keys of all rows in doubt together: a manifest has other members, too."""
 
 MAX_WORDS: Final = 500
 """Characters of a sentence."""
@@ -241,11 +245,26 @@ class Digest:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """Rows of a stream that its sender has and could not send: they may be there on the other side, as they were.
+
+    ``keys`` names them. ``more`` are beyond what is told, so that no row of the stream may go. ``nameless`` have a key
+    that no record can hold: no record ever brought them.
+    """
+
+    stream: str
+    keys: tuple[Mapping[str, Any], ...] = ()
+    more: int = 0
+    nameless: int = 0
+
+
+@dataclass(frozen=True)
 class Part:
     """What a manifest of kind ``snapshot`` says in its member ``snapshot``: which part of which snapshot it is.
 
     Its records have one ``version``. With the ``last`` part everything of ``streams`` and ``buckets`` has come; rows
-    of the streams in ``prune`` that are older than ``version`` are then no longer there. ``answers`` names the request.
+    of the streams in ``prune`` that are older than ``version`` are then no longer there, and so are those of a stream
+    in ``doubts``, but for those in doubt. ``answers`` names the request.
     """
 
     name: str
@@ -257,10 +276,19 @@ class Part:
     of: int = BUCKETS
     prune: tuple[str, ...] = ()
     answers: str | None = None
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def pruned(self) -> frozenset[str]:
+        """The streams of which rows are to go that the snapshot did not bring."""
+        return frozenset((*self.prune, *(one.stream for one in self.doubts if not one.more)))
 
     def as_data(self) -> dict[str, Any]:
         """Give the member."""
-        return fields_as_json(self)
+        data = fields_as_json(self)
+        if not self.doubts:
+            del data["doubts"]
+        return data
 
     @classmethod
     def parse(cls, data: Any) -> Self:
@@ -275,6 +303,9 @@ class Part:
                 "streams": tuple(data["streams"]),
                 "buckets": _tuple(data["buckets"]),
                 "prune": tuple(data["prune"]),
+                "doubts": tuple(
+                    Doubt(**{**_of(Doubt, one), "keys": tuple(one["keys"])}) for one in data.get("doubts", ())
+                ),
             }
         )
 
@@ -474,7 +505,11 @@ _SNAPSHOT = _object(
         "of": _OF,
         "prune": _list(_STREAM, 4096),
         "answers": _or_null(_NAME),
-    }
+    },
+    doubts=_list(
+        _object({"stream": _STREAM, "keys": _list({"type": "object"}, MAX_DOUBTS), "more": _COUNT, "nameless": _COUNT}),
+        4096,
+    ),
 )
 
 _SCHEMAS: Final = {**SCHEMAS, "snapshot": _SNAPSHOT}

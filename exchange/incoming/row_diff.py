@@ -21,8 +21,8 @@ from exchange.database.engine import now
 from exchange.database.tables import VERSION_COLUMN, DeadLetterState, Direction, agreement, dead_letter
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.buckets import HASH_BYTES, bucket_of_text, row_hash, shard_of
-from exchange.format.control import Part
+from exchange.format.buckets import HASH_BYTES, bucket_of_text, key_text, row_hash, shard_of
+from exchange.format.control import Doubt, Part
 from exchange.format.errors import RecordError
 from exchange.format.record import Op
 from exchange.incoming.manifests import Arrival, part_of
@@ -131,12 +131,16 @@ class _Findings:
         if len(self._came) > MOST_KEYS:
             return
         part = self._part
+        doubt = next((one for one in part.doubts if one.stream == self.stream.name), Doubt(self.stream.name))
+        if doubt.more:
+            return  # which of them are no longer there is not known
         buckets = None if part.buckets is None else frozenset(part.buckets)
         version: sa.ColumnElement[Any] = sa.literal_column(
             self._connection.dialect.identifier_preparer.quote(VERSION_COLUMN)
         )
         older = sa.or_(version.is_(None), version < part.version)
         parked = self._parked()
+        doubtful = {key_text(key) for key in doubt.keys}
         for keys in self._reader.keys(older):
             for key in keys:
                 if shard is not None and shard_of(key, shard.of) != shard.number:
@@ -144,7 +148,7 @@ class _Findings:
                 if buckets is not None and bucket_of_text(key, part.of) not in buckets:
                     continue
                 if _short(key) not in self._came and key not in parked:
-                    self._note(EXTRA, key)
+                    self._note(DIFFERENT if key in doubtful else EXTRA, key)
 
     def write(self) -> None:
         """Write it down where the stream was compared before."""

@@ -7,6 +7,7 @@ children first, remembered by tombstones, hidden from capture; what other rows h
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,6 +42,9 @@ from exchange.tables.loader import Loader, Refusal
 MOST_KEPT = 1_000_000
 """So many rows may stay that other rows hold in place; more of them refuse the batch."""
 
+MOST_NAMED = 20
+"""So many rows that are left in doubt are named in the batch's sentence; the sender's dead letters have all."""
+
 MANIFESTS_AT_ONCE = 100
 """So many manifests are in memory while the parts of a snapshot are looked for."""
 
@@ -55,10 +59,12 @@ def finish_snapshot(site: Site, connection: Connection, arrival: Arrival, counts
     last = _concluded_by(connection, arrival)
     if last is None:
         return counts
-    removed, kept = _prune(site, connection, arrival, last)
+    doubts = _Doubts(last)
+    removed, kept = _prune(site, connection, arrival, last, doubts)
     if last.answers is not None:
         asked_requests.close_answered(connection, last.answers)
-    return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept)
+    told = "; ".join(filter(None, (counts.told, *doubts.told(arrival.channel))))
+    return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept, told=told)
 
 
 def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> str | None:
@@ -72,7 +78,7 @@ def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> st
     channel = arrival.channel
     for stream in _pruned(channel, last):
         gone, brake = 0, DeleteLimit(site, connection, channel, stream)
-        for keys in _missing(connection, channel, stream, last):
+        for keys in _missing(connection, channel, stream, last, _Doubts(last)):
             gone += len(keys)
             what = f"of what {site.peer} no longer has it removes {gone} or more"
             if sentence := brake.refusal(gone, what):
@@ -134,16 +140,51 @@ def _part_in(line: str) -> Part | None:
 
 
 def _pruned(channel: Channel, part: Part) -> list[Stream]:
-    return [one for one in capture.carried(channel.streams, channel.shard) if one.name in part.prune]
+    return [one for one in capture.carried(channel.streams, channel.shard) if one.name in part.pruned]
 
 
-def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part) -> tuple[int, int]:
+class _Doubts:
+    """Which rows the sender has and could not send, and which of ours are left for that: they may be those."""
+
+    def __init__(self, part: Part) -> None:
+        self._said = {one.stream: one for one in part.doubts}
+        self._keys = {one.stream: {key_text(key) for key in one.keys} for one in part.doubts}
+        self._left: dict[str, list[Key]] = {}
+        self._unnamed: Counter[str] = Counter()
+
+    def leaves(self, stream: str, key: Key) -> bool:
+        """Say whether a row is in doubt, and remember that it is left."""
+        is_left = key_text(key) in self._keys.get(stream, ())
+        if is_left:
+            self._left.setdefault(stream, []).append(key)
+        return is_left
+
+    def note_unnamed(self, stream: str) -> None:
+        """Count a row of ours that is left, as no record can have its key."""
+        self._unnamed[stream] += 1
+
+    def told(self, channel: Channel) -> Iterator[str]:
+        """Say what was left, by stream, and why."""
+        for stream in channel.streams:
+            doubt, left, unnamed = self._said.get(stream.name), self._left.get(stream.name), self._unnamed[stream.name]
+            if doubt is not None and doubt.more:
+                number = doubt.more + len(doubt.keys)
+                yield f"{stream.name}: nothing was removed, as {number} rows could not be sent, more than can be named"
+            elif left:
+                some = ", ".join(printable(key_text(stream.shown(key)).decode(), 200) for key in left[:MOST_NAMED])
+                more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
+                yield f"{stream.name}: rows that could not be sent were left as they are: {some}{more}"
+            if unnamed:
+                yield f"{stream.name}: {unnamed} rows were left, as no record can have their keys"
+
+
+def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part, doubts: _Doubts) -> tuple[int, int]:
     """Delete what the snapshot did not bring; give how many rows went, and how many had to stay."""
     channel = arrival.channel
     with gc_paused(), Loader(connection, channel, MOST_KEPT) as loader:
         line = 0
         for stream in _pruned(channel, part):
-            for keys in _missing(connection, channel, stream, part):
+            for keys in _missing(connection, channel, stream, part, doubts):
                 numbers = range(line + 1, line + len(keys) + 1)
                 run = RecordRun(stream.name, Op.DELETE, [part.version] * len(keys), [dict(key) for key in keys])
                 loader.add(stream.name, loader.rows(numbers, [*map(key_text, keys)], run))
@@ -179,10 +220,12 @@ def _letter(arrival: Arrival, part: Part, stream: str, key: str, refusal: Refusa
     )
 
 
-def _missing(connection: Connection, channel: Channel, stream: Stream, part: Part) -> Iterator[Sequence[Key]]:
+def _missing(
+    connection: Connection, channel: Channel, stream: Stream, part: Part, doubts: _Doubts
+) -> Iterator[Sequence[Key]]:
     """Give the keys of rows, some at a time, that a whole snapshot did not bring and that should be in it.
 
-    A row is left alone if its record came and is parked, or was: the sender has it.
+    A row is left alone if its record came and is parked, or was, or could not be sent: the sender has it.
     """
     encode = stream.key_encoder(connection.dialect)
     is_meant = _meant(channel, stream, part)
@@ -192,8 +235,9 @@ def _missing(connection: Connection, channel: Channel, stream: Stream, part: Par
             try:
                 key = encode(row[1:])
             except RecordError:
+                doubts.note_unnamed(stream.name)
                 continue  # no record can speak of it
-            if is_meant(key):
+            if is_meant(key) and not doubts.leaves(stream.name, key):
                 keys.append(key)
         if keys:
             texts = [key_text(key).decode() for key in keys]

@@ -52,6 +52,8 @@ class _LineEncoder(NamedTuple):
     """One record's line; raises RecordError for what must not cross."""
     lines: Callable[[Sequence[int], Sequence[Sequence[Any]]], list[bytes] | None]
     """The same of many, given as columns, without newlines; None if any of them needs ``line``."""
+    key: Callable[[Sequence[Any]], dict[str, Any]]
+    """The key of one record's row; raises RecordError for one that no record can hold."""
 
 
 class _RowsToEncode(NamedTuple):
@@ -68,7 +70,7 @@ def compose(
 
     ``keys`` says how many keys were taken, by stream. Runs in the transaction that seals, under the channel's lock.
     """
-    letters, reached, left = _write(site, connection, channel, keys, writer)
+    letters, _, reached, left = _write(site, connection, channel, keys, writer)
     if left:
         capture.give_back(connection, channel.streams, reached)
     _supersede(connection, keys, letters)
@@ -78,11 +80,18 @@ def compose(
 
 @dataclass(frozen=True)
 class PageComposed:
-    """How a page was written: behind which key it was cut for want of room, if it was, and streams with bad records."""
+    """How a page was written: behind which key it was cut for want of room, if it was, and what was not sent of it."""
 
     parked: int
     cut: str | None
-    bad: frozenset[str]
+    unsent: Sequence[Unsent]
+
+
+class Unsent(NamedTuple):
+    """A row that can't be sent: its stream and its key as a record has it, None where no record can hold that."""
+
+    stream: str
+    key: Mapping[str, Any] | None
 
 
 def compose_page(
@@ -94,7 +103,7 @@ def compose_page(
     anew. A row that is parked already is not parked once more. Runs in the transaction that seals, under the channel's
     lock.
     """
-    letters, reached, left = _write(site, connection, channel, page.keys, writer, version)
+    letters, unsent, reached, left = _write(site, connection, channel, page.keys, writer, version)
     if left and page.whole:
         return None
     cut = capture.cut_page(connection, reached.version) if left and reached is not None else None
@@ -102,8 +111,7 @@ def compose_page(
     known = supersede.parked_sent(connection, letters)
     fresh = [letter for letter in letters if (letter.stream, letter.key) not in known]
     store.park(connection, fresh, "refused on export")
-    bad = frozenset(letter.stream for letter in letters if letter.stream)
-    return PageComposed(len(fresh), cut, bad)
+    return PageComposed(len(fresh), cut, unsent)
 
 
 def _write(
@@ -113,12 +121,14 @@ def _write(
     keys: Mapping[str, int],
     writer: BatchWriter,
     version: int | None = None,
-) -> tuple[list[Letter], capture.Reached | None, bool]:
+) -> tuple[list[Letter], list[Unsent], capture.Reached | None, bool]:
     """Write what was taken, with one version for all if it is given.
 
-    Gives the letters of what can't be sent, the last record that was written or refused, and whether some are left.
+    Gives the letters of what can't be sent and its keys, the last record that was written or refused, and whether some
+    are left.
     """
     letters: list[Letter] = []
+    unsent: list[Unsent] = []
     reached: capture.Reached | None = None
     with gc_paused(), closing(_rows_to_encode(site, connection, channel, keys)) as pieces:
         for kind, rows in pieces:
@@ -130,12 +140,20 @@ def _write(
                     line = kind.line(version or row[1], row[2:])
                 except RecordError as error:
                     letters.append(_letter(channel, kind, row[0], version or row[1], error))
+                    unsent.append(_unsent(kind, row[2:]))
                 else:
                     if _is_full(site, writer, len(line)) and writer.records:
-                        return letters, reached, True
+                        return letters, unsent, reached, True
                     writer.write(line, kind.stream.name, kind.op)
                 reached = capture.Reached(kind.stream.name, row[1], kind.op)
-    return letters, reached, False
+    return letters, unsent, reached, False
+
+
+def _unsent(kind: _LineEncoder, values: Sequence[Any]) -> Unsent:
+    try:
+        return Unsent(kind.stream.name, kind.key(values))
+    except RecordError:
+        return Unsent(kind.stream.name, None)
 
 
 def _supersede(connection: Connection, keys: Mapping[str, int], letters: Sequence[Letter]) -> None:
@@ -193,27 +211,38 @@ def _rows_to_encode(
 
 def _upsert_encoder(site: Site, connection: Connection, stream: Stream) -> _LineEncoder:
     checker = site.checkers[stream.name]
+    encode_key, columns = stream.key_encoder(connection.dialect), [str(one.name) for one in stream.columns]
+    places = [columns.index(str(one.name)) for one in stream.key]
     return _line_encoder(
         site,
         stream,
         Op.UPSERT,
         (stream.encoder(connection.dialect), stream.rows_encoder(connection.dialect)),
         (checker.check_data, checker.accepts_all),
+        lambda values: encode_key([values[place] for place in places]),
     )
 
 
 def _delete_encoder(site: Site, connection: Connection, stream: Stream) -> _LineEncoder:
-    checker = site.checkers[stream.name]
+    checker, encode_key = site.checkers[stream.name], stream.key_encoder(connection.dialect)
     return _line_encoder(
         site,
         stream,
         Op.DELETE,
-        (stream.key_encoder(connection.dialect), stream.keys_encoder(connection.dialect)),
+        (encode_key, stream.keys_encoder(connection.dialect)),
         (checker.check_key, checker.accepts_all_keys),
+        encode_key,
     )
 
 
-def _line_encoder(site: Site, stream: Stream, op: Op, encoders: _Encoders, checks: _Checks) -> _LineEncoder:
+def _line_encoder(
+    site: Site,
+    stream: Stream,
+    op: Op,
+    encoders: _Encoders,
+    checks: _Checks,
+    key: Callable[[Sequence[Any]], dict[str, Any]],
+) -> _LineEncoder:
     """Make the functions to the lines from those that encode and check one, and many."""
     (encode, encode_all), (check, accepts_all) = encoders, checks
 
@@ -226,7 +255,7 @@ def _line_encoder(site: Site, stream: Stream, op: Op, encoders: _Encoders, check
         bodies = encode_all(columns)
         return records.encode_all(stream.name, op, versions, bodies) if accepts_all(bodies) else None
 
-    return _LineEncoder(stream, op, line, lines)
+    return _LineEncoder(stream, op, line, lines, key)
 
 
 _Body = dict[str, Any]

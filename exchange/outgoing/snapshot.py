@@ -10,7 +10,7 @@ transaction that seals it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,13 +24,13 @@ from exchange.database import network
 from exchange.database.locks import export_lock, locked
 from exchange.database.tables import ResyncState
 from exchange.format.batch import BatchWriter
-from exchange.format.buckets import bucket_of
-from exchange.format.control import Part
+from exchange.format.buckets import bucket_of, key_text
+from exchange.format.control import MAX_DOUBT_BYTES, MAX_DOUBTS, Doubt, Part
 from exchange.format.errors import RecordError
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.link import send_requests
 from exchange.outgoing import compose
-from exchange.outgoing.compose import compose_page
+from exchange.outgoing.compose import Unsent, compose_page
 from exchange.outgoing.seal import ENCODING, Sealed, check_room, exported, seal_batch
 from exchange.results import Exported
 from exchange.site import Site
@@ -85,6 +85,47 @@ def _begin(connection: Connection, channel: Channel, request: sa.Row[Any]) -> No
     send_requests.update_request(connection, request.id, ResyncState.RUNNING, version=version, cursor=cursor)
 
 
+class _Doubts:
+    """What a snapshot could not hold, by stream, as its request keeps it.
+
+    At most ``MAX_DOUBTS`` keys of ``MAX_DOUBT_BYTES`` together are named; those beyond are counted.
+    """
+
+    def __init__(self, text: str | None) -> None:
+        kept = json.loads(text or "{}")
+        if isinstance(kept, list):  # an earlier version kept the streams alone
+            kept = {name: {"more": 1} for name in kept}
+        self._of = {
+            name: Doubt(**{"stream": name, **one, "keys": tuple(one.get("keys", ()))}) for name, one in kept.items()
+        }
+        keys = [key for one in self._of.values() for key in one.keys]
+        self._keys, self._bytes = len(keys), sum(len(key_text(key)) for key in keys)
+
+    def add(self, unsent: Iterable[Unsent]) -> None:
+        """Remember rows that can't be sent."""
+        for stream, key in unsent:
+            doubt = self._of.get(stream, Doubt(stream))
+            if key is None:
+                self._of[stream] = replace(doubt, nameless=doubt.nameless + 1)
+                continue
+            if key in doubt.keys:  # a row comes along with others, and then in its own turn
+                continue
+            size = len(key_text(key))
+            if self._keys == MAX_DOUBTS or self._bytes + size > MAX_DOUBT_BYTES:
+                self._of[stream] = replace(doubt, more=doubt.more + 1)
+                continue
+            self._keys, self._bytes = self._keys + 1, self._bytes + size
+            self._of[stream] = replace(doubt, keys=(*doubt.keys, key))
+
+    def of(self, names: Iterable[str]) -> tuple[Doubt, ...]:
+        """Give those of some streams."""
+        return tuple(self._of[name] for name in names if name in self._of)
+
+    def as_text(self) -> str:
+        """Give what is kept: by its streams, which is what an earlier version reads of it."""
+        return json.dumps({name: vars(self._of[name]) for name in sorted(self._of)})
+
+
 class _Step:
     """One transaction: the changes that are pending, and then the next part."""
 
@@ -95,7 +136,7 @@ class _Step:
         self._row = row
         self._names = send_requests.streams_of(row, channel)
         self._buckets, self._of = send_requests.buckets_of(row)
-        self._unsent: set[str] = set(json.loads(row.unsent or "[]"))
+        self._doubts = _Doubts(row.unsent)
 
     def seal(self) -> Sealed:
         """Seal what is pending, and then, if that is all of it, the next part."""
@@ -147,7 +188,7 @@ class _Step:
         composed = compose_page(self._site, self._connection, self._channel, page, self._row.version, writer)
         if composed is None:
             return None
-        self._unsent |= composed.bad
+        self._doubts.add(composed.unsent)
         if composed.cut is not None:
             return replace(cursor, after=composed.cut), composed.parked
         if not page.ends:
@@ -178,6 +219,8 @@ class _Step:
 
     def _seal(self, writer: BatchWriter, draft: tuple[BinaryIO, Path], *, last: bool) -> Manifest:
         row = self._row
+        doubts = self._doubts.of(self._names) if last and row.prune else ()
+        doubtful = {one.stream for one in doubts}
         part = Part(
             name=f"{network.open_network(self._connection, self._site.network)}-{row.id}",
             version=row.version,
@@ -186,8 +229,10 @@ class _Step:
             streams=self._names,
             buckets=self._buckets,
             of=self._of,
-            prune=tuple(name for name in self._names if name not in self._unsent) if last and row.prune else (),
+            # An earlier version knows of no doubts: so it leaves all rows of a stream that has some.
+            prune=tuple(name for name in self._names if name not in doubtful) if last and row.prune else (),
             answers=row.answers,
+            doubts=doubts,
         )
         return seal_batch(
             self._site,
@@ -202,10 +247,10 @@ class _Step:
         )
 
     def _go_on(self, cursor: _Cursor, manifest: Manifest | None) -> None:
-        self._note(ResyncState.RUNNING, manifest, cursor=cursor.write(), unsent=json.dumps(sorted(self._unsent)))
+        self._note(ResyncState.RUNNING, manifest, cursor=cursor.write(), unsent=self._doubts.as_text())
 
     def _done(self, manifest: Manifest) -> Exported:
-        self._note(ResyncState.DONE, manifest, unsent=json.dumps(sorted(self._unsent)))
+        self._note(ResyncState.DONE, manifest, unsent=self._doubts.as_text())
         return exported(manifest)
 
     def _note(self, state: ResyncState, manifest: Manifest | None, **values: str) -> None:

@@ -9,18 +9,19 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Stream
 from exchange.database.engine import now
 from exchange.database.locks import locked
-from exchange.database.tables import RepairState, ResyncState, change, dead_letter, repair, resync, tombstone
+from exchange.database.tables import RepairState, ResyncState, batch, change, dead_letter, repair, resync, tombstone
 from exchange.format.buckets import bucket_of
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import Reason, Verdict
 from exchange.incoming import importer
 from exchange.link import send_requests
-from exchange.outgoing import exporter
+from exchange.outgoing import compose, exporter, snapshot
 from exchange.results import ExportRun
 from exchange.tables import capture
 from tests.crossing import shop
@@ -336,22 +337,42 @@ def test_a_manifest_that_says_nonsense_of_its_snapshot_is_quarantined(
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.QUARANTINED]
 
 
-def test_a_row_that_cannot_be_sent_is_parked_once_and_its_stream_is_not_pruned(alike: Link) -> None:
-    alike.other.execute(sa.insert(shop.account), accounts(1, 3))
+def test_what_cannot_be_sent_is_left_by_name_and_all_else_is_pruned(
+    alike: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike.other.execute(sa.insert(shop.account), accounts(1, 4))
     alike.other.execute(sa.insert(shop.place), [{"country": "at", "number": 1, "name": "p"}])
     alike.one.execute(sa.insert(shop.account), accounts(1, 1))
     alike.one.execute(sa.insert(shop.account), [{"id": 2, "name": "\x01" * 30, "age": 1}])
+    alike.one.execute(sa.insert(shop.place), [{"country": "at", "number": 2, "name": "\x01" * 30}])
     alike.one.limit(read=alike.one.site.limits.read.__class__(max_record_bytes=110))
     forget(alike.one)
     ask(alike.one, prune=True)
-    cross(alike)
+    (last,) = [part for part in parts(export(alike.one), alike.one) if part["last"]]
+    assert set(last["prune"]).isdisjoint({"account", "place"})
+    place = {"stream": "place", "keys": [{"country": "at", "number": 2}], "more": 0, "nameless": 0}
+    assert last["doubts"] == [place, {**place, "stream": "account", "keys": [{"id": 2}]}]
+    alike.there.carry()
+    alike.other.take_in()
+
+    assert [row["id"] for row in alike.other.rows(shop.account)] == [1, 2]
+    assert not alike.other.rows(shop.place)
+    said = alike.other.all(sa.select(batch.c.message).where(batch.c.message.is_not(None)))
+    assert [one.message for one in said] == ['account: rows that could not be sent were left as they are: {"id":2}']
+
+    alike.one.execute(sa.insert(shop.account), [{"id": 3, "name": "\x01" * 30, "age": 1}])
+    monkeypatch.setattr(snapshot, "MAX_DOUBTS", 1)
+    monkeypatch.setattr(compose, "_unsent", lambda kind, _: compose.Unsent(kind.stream.name, None))
+    forget(alike.one)
+    ask(alike.one, prune=True, streams=["place"])
+    assert parts(export(alike.one), alike.one)[-1]["doubts"] == [{**place, "keys": [], "nameless": 1}]
+    monkeypatch.undo()
+    monkeypatch.setattr(snapshot, "MAX_DOUBTS", 1)
     ask(alike.one, prune=True)
     cross(alike)
-
-    assert len(alike.one.all(sa.select(dead_letter))) == 1
-    assert [row["id"] for row in alike.other.rows(shop.account)] == [1, 2, 3]
-    assert not alike.other.rows(shop.place)
-    assert json.loads(wishes(alike.one)[0].unsent) == ["account"]
+    assert [row["id"] for row in alike.other.rows(shop.account)] == [1, 2]
+    said = alike.other.all(sa.select(batch.c.message).where(batch.c.message.is_not(None)).order_by(batch.c.id.desc()))
+    assert said[0].message == ("account: nothing was removed, as 2 rows could not be sent, more than can be named")
 
 
 def test_the_same_wish_is_not_taken_twice_while_it_waits_for_its_turn(small: Link) -> None:
