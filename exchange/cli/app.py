@@ -11,6 +11,7 @@ from exchange import __version__
 from exchange.cli import (
     audit,
     batches,
+    check,
     dead_letters,
     dead_letters_edit,
     dead_letters_file,
@@ -66,6 +67,7 @@ app.command()(setup.up)
 app.command()(setup.nudge)
 app.command()(setup.demo)
 app.command()(setup.doctor)
+app.command()(check.check)
 app.command()(status.status)
 app.command()(transfer.export)
 app.command(name="import")(transfer.import_)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exchange.cli import output
+from exchange.cli.findings import end_with, show_findings
 from exchange.cli.output import Json
-from exchange.cli.runtime import WARNED, Refused, fail, settings
-from exchange.format.moments import in_table
+from exchange.cli.runtime import Refused, fail, settings
 
 if TYPE_CHECKING:
-    from exchange.operating.doctor import Finding
     from exchange.settings import Settings
     from exchange.site import Site
 
@@ -192,32 +189,8 @@ def doctor(
 
     Exit code 0 if all is well, 1 if something needs a person, 3 if there are only warnings.
     """
-    from exchange.operating.doctor import Level, examine
+    from exchange.operating.doctor import examine
 
     findings = list(examine(work=not health))
-    if as_json:
-        for finding in findings:
-            output.emit(finding.as_dict())
-    else:
-        _show_findings(findings)
-    levels = Counter(one.level for one in findings)
-    if levels[Level.FAULT]:
-        fail()
-    if levels[Level.WARNING] and not health:
-        fail(WARNED)
-
-
-def _show_findings(findings: Sequence[Finding]) -> None:
-    """Print what is well first, and what is worst last, next to where one types."""
-    from exchange.database.engine import now
-    from exchange.link.peer_state import lasting
-    from exchange.operating.doctor import Level
-
-    levels = list(Level)
-    for one in sorted(findings, key=lambda one: levels.index(one.level)):
-        since = f"since {in_table(one.since)}, {lasting(now() - one.since)} ago" if one.since else ""
-        output.paragraph(one.level, f"{one.check}: {one.message}", since, one.remedy)
-        if one.command:
-            output.command(one.command)
-    count = Counter(one.level for one in findings)
-    output.tell(f"faults: {count[Level.FAULT]}, warnings: {count[Level.WARNING]}, well: {count[Level.OK]}")
+    show_findings(findings, as_json=as_json)
+    end_with(findings, warned=not health)

@@ -84,13 +84,14 @@ AUDIT_LOCK = "audit"
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def reading(engine: Engine, *, one_moment: bool = False) -> Iterator[Connection]:
     """Open a transaction that only reads: on SQLite it neither waits for a writer nor stops one.
 
-    Nothing may be written in it.
+    Nothing may be written in it. With ``one_moment`` all its statements see the same, as on SQLite they do anyway.
     """
     with engine.connect() as connection:
-        quiet = connection.execution_options(exchange_read_only=True)
+        level = {"isolation_level": "REPEATABLE READ"} if one_moment and dialect_of(engine).is_postgresql else {}
+        quiet = connection.execution_options(exchange_read_only=True, **level)
         with quiet.begin():
             yield quiet
 

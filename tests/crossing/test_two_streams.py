@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.operating.doctor import Level
-from exchange.operating.doctor.database import _tables
+from exchange.operating.doctor.database import check_tables
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.sides import Link, Side
 from tests.databases import Databases
@@ -61,7 +61,7 @@ def test_a_table_of_two_streams_stops_those_alone(kind: str, tmp_path: Path, dat
     assert any("of the streams item and answer" in fault for fault in exported.faults)
     declare(one, (channels[1], channels[2], answer))  # item is captured by what another set-up declares
     assert "received as stream answer and sent as stream item" in str(one.take_in().trouble)
-    assert [found.level for found in _tables(None, one.site)] == [Level.FAULT]  # type: ignore[arg-type]
+    assert [found.level for found in check_tables(None, one.site)] == [Level.FAULT]  # type: ignore[arg-type]
     for side in (one, two):
         side.engine.dispose()
 

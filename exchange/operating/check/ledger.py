@@ -1,7 +1,6 @@
 """What the ledger can prove by itself: no place left out, none applied twice, positions, counts and letters that agree.
 
-Only reads, in short transactions of its own. Beside a worker one query may see more than another: what is found once is
-only a suspicion.
+Only reads, in short transactions of its own. Each sees one moment: what it finds is so, whoever works meanwhile.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ LETTERS = Kind(
 def check_ledger(site: Site, pace: Pace = AT_ONE_GO) -> Found:
     """Look for what the ledger says of itself that can't be."""
     for look in (_flows, _twice, _counts, _letters):
-        with reading(site.engine) as connection:
+        with reading(site.engine, one_moment=True) as connection:
             found = [Wrong(kind, site.network, name) for kind, name in look(connection)]
         yield from found
         pace.rest()
@@ -159,7 +158,7 @@ def _states(site: Site, subject: str, table: sa.Table, pace: Pace) -> Found:
     name = {"batch": "stem", "dead_letter": "id"}[subject]
     after = 0
     while True:
-        with reading(site.engine) as connection:
+        with reading(site.engine, one_moment=True) as connection:
             some = sa.select(table.c.id, table.c[name].label("name"), table.c.state).where(table.c.id > after)
             rows = connection.execute(some.order_by(table.c.id).limit(ROWS_AT_ONCE)).all()
             said = _last_events(connection, subject, (rows[0].id, rows[-1].id)) if rows else {}

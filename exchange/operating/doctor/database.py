@@ -120,7 +120,8 @@ def _audit(_settings: Settings, site: Site) -> Findings:
         yield ok("audit", "rows are only ever added to it")
 
 
-def _tables(_settings: Settings, site: Site) -> Findings:
+def check_tables(_settings: Settings, site: Site) -> Findings:
+    """Look whether the table of each stream is there, and as it should be."""
     well = True
     with locks.reading(site.engine) as connection:
         shared = capture.shared_tables(connection, [one for channel in site.channels for one in channel.streams])
@@ -228,7 +229,7 @@ _TABLES: tuple[tuple[str, DatabaseCheck], ...] = (
     ("encoding", _encoding),
     ("sessions", _sessions),
     ("audit", _audit),
-    ("tables", _tables),
+    ("tables", check_tables),
     ("columns", check_columns),
     ("shards", _shards),
     ("clock", _database_clock),

@@ -23,7 +23,7 @@ from exchange.tables.capture.leftover import (
 )
 from exchange.tables.capture.pending import Claimed, Reached, claim, extent, give_back, pending
 from exchange.tables.capture.read import Row, deleted_keys, is_key, key_text, row_of_key, rows, streamed
-from exchange.tables.capture.scan import KeyPage, cut_page, next_page, older_keys
+from exchange.tables.capture.scan import KeyPage, cut_page, next_page, older_keys, row_page
 from exchange.tables.capture.sql import TableProblem
 from exchange.tables.capture.stream_table import CLAIMED, carried
 from exchange.tables.capture.triggers import (
@@ -78,6 +78,7 @@ __all__ = [
     "raise_counter",
     "renew",
     "row_of_key",
+    "row_page",
     "rows",
     "shared_tables",
     "some_key",

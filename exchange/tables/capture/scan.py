@@ -16,10 +16,12 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Shard
 from exchange.channels.stream import Stream
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import in_parts
 from exchange.database.tables import VERSION_COLUMN
+from exchange.tables.capture import sqlite
 from exchange.tables.capture.read import Row
-from exchange.tables.capture.sql import identifier, literal, run
+from exchange.tables.capture.sql import TableName, identifier, literal, run
 from exchange.tables.capture.stream_table import (
     CLAIMED,
     StreamTable,
@@ -122,6 +124,30 @@ def older_keys(
         found = _claimed_keys(connection, stream, CLAIMED.c.key)
         yield found
         after = str(run(connection, _LAST).scalar_one())
+
+
+def row_page(
+    connection: Connection, stream: Stream, columns: Sequence[sa.ColumnElement[Any]], after: str | None, limit: int
+) -> list[Row]:
+    """Read the next ``limit`` rows of a stream behind the key ``after``: of each the key's text, then ``columns``.
+
+    In the order of keys, all at once; nothing is put anywhere. Reads in the caller's transaction. Raises CaptureFault
+    as ``claim`` does.
+    """
+    table = StreamTable.of(connection, stream)
+    if not dialect_of(connection).is_postgresql:
+        sqlite.prepare(connection)
+    row = str(TableName(stream.table.name, stream.table.schema))
+    key = [f"{row}.{identifier(column.name)}" for column in table.key]
+    text: sa.ColumnElement[str] = sa.literal_column(table.sql.key_text(row, table.key))
+    conditions = [f"{column} IS NOT NULL" for column in key]
+    if after is not None:
+        conditions.append(_behind(table, after, row))
+    select = sa.select(text, *columns).select_from(stream.table)
+    for condition in conditions:
+        select = select.where(sa.literal_column(condition))
+    select = select.order_by(*map(sa.literal_column, key)).limit(limit)
+    return [tuple(one) for one in connection.execute(select)]
 
 
 _LAST = "SELECT key FROM exchange_taken ORDER BY version DESC LIMIT 1"
