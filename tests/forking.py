@@ -303,7 +303,8 @@ def _import_all() -> None:
         if name not in READ_ANEW:
             import_module(".".join(["exchange", name, *rest]).removesuffix(".__init__"))
     typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(import_module("exchange.cli.app").app)
+    whole: Any = typer.main.get_command(import_module("exchange.cli.app").app)
+    tuple(whole.commands.values())
 
 
 if __name__ == "__main__":

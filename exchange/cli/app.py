@@ -1,48 +1,88 @@
-"""All commands under the names that people type."""
+"""All commands under the names that people type. Each is imported and made when it is called, or listed with all."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections import UserDict
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_group
 
 from exchange import __version__
-from exchange.cli import (
-    audit,
-    batches,
-    check,
-    dead_letters,
-    dead_letters_edit,
-    dead_letters_file,
-    dead_letters_retry,
-    dead_letters_show,
-    forget,
-    gaps,
-    keys,
-    pending,
-    quarantine,
-    reconcile,
-    reference,
-    resync,
-    schema,
-    setup,
-    status,
-    transfer,
-    verify,
-    versions,
-)
 from exchange.cli.runtime import Commands
+
+COMMANDS = {
+    "init": "setup.init",
+    "migrate": "setup.migrate",
+    "up": "setup.up",
+    "nudge": "setup.nudge",
+    "demo": "setup.demo",
+    "doctor": "setup.doctor",
+    "check": "check.check",
+    "status": "status.status",
+    "export": "transfer.export",
+    "import": "transfer.import_",
+    "replay": "transfer.replay",
+    "prune": "transfer.prune",
+    "resync": "resync.resync",
+    "reconcile": "reconcile.reconcile",
+    "resend": "gaps.resend",
+    "verify": "verify.verify",
+    "inspect": "verify.inspect",
+    "forget": "forget.forget",
+    "schema": "schema.schema",
+    "submit": "reference.submit",
+    "seed": "reference.seed",
+    "epoch": "resync.app",
+    "batches": "batches.app",
+    "quarantine": "quarantine.app",
+    "gaps": "gaps.app",
+    "versions": "versions.app",
+    "pending": "pending.app",
+    "keys": "keys.app",
+    "dead-letters": "dead_letters_all.app",
+    "audit": "audit.app",
+}
+"""Where each command or group of commands is, in the order in which ``exchange --help`` lists them."""
+
+# In a pipe a fault is one plain sentence, not a box.
+_MARKUP: Any = "rich" if sys.stderr.isatty() else None
+
+
+class _MadeWhenCalled(UserDict[str, Any]):
+    """Commands by their names: what a command takes is worked out when it is first asked for, a millisecond each."""
+
+    def __getitem__(self, name: str) -> Any:
+        if isinstance(self.data[name], str):
+            self.data[name] = _make(name, *self.data[name].split("."))
+        return self.data[name]
+
+
+def _make(name: str, module: str, attribute: str) -> Any:
+    found = getattr(import_module(f"exchange.cli.{module}"), attribute)
+    alone = typer.Typer(rich_markup_mode=_MARKUP)
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name)
+    else:
+        alone.command(name)(found)
+    return get_group(alone).commands[name]
+
+
+class _Exchange(Commands):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"commands": _MadeWhenCalled(COMMANDS)})
+
 
 app = typer.Typer(
     name="exchange",
-    cls=Commands,
+    cls=_Exchange,
     help="Keep chosen tables of two separated networks alike, through signed files alone.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    # In a pipe a fault is one plain sentence, not a box.
-    rich_markup_mode="rich" if sys.stderr.isatty() else None,
+    rich_markup_mode=_MARKUP,
 )
 
 
@@ -59,45 +99,3 @@ def _main(
     ] = False,
 ) -> None:
     pass
-
-
-app.command()(setup.init)
-app.command()(setup.migrate)
-app.command()(setup.up)
-app.command()(setup.nudge)
-app.command()(setup.demo)
-app.command()(setup.doctor)
-app.command()(check.check)
-app.command()(status.status)
-app.command()(transfer.export)
-app.command(name="import")(transfer.import_)
-app.command()(transfer.replay)
-app.command()(transfer.prune)
-app.command()(resync.resync)
-app.add_typer(resync.app, name="epoch")
-app.command()(reconcile.reconcile)
-app.add_typer(batches.app, name="batches")
-app.add_typer(quarantine.app, name="quarantine")
-app.add_typer(gaps.app, name="gaps")
-app.add_typer(versions.app, name="versions")
-app.add_typer(pending.app, name="pending")
-app.command()(gaps.resend)
-app.command()(verify.verify)
-app.command()(verify.inspect)
-app.add_typer(keys.app, name="keys")
-dead_letters.app.command()(dead_letters_show.show)
-dead_letters.app.command()(dead_letters_edit.edit)
-dead_letters.app.command()(dead_letters_retry.select)
-dead_letters.app.command()(dead_letters_retry.selections)
-dead_letters.app.command()(dead_letters_retry.unselect)
-dead_letters.app.command()(dead_letters_retry.retry)
-dead_letters.app.command()(dead_letters_retry.discard)
-dead_letters.app.command()(dead_letters_retry.restore)
-app.add_typer(dead_letters.app, name="dead-letters")
-dead_letters.app.command()(dead_letters_file.export)
-dead_letters.app.command(name="import")(dead_letters_file.import_)
-app.add_typer(audit.app, name="audit")
-app.command()(forget.forget)
-app.command(name="schema")(schema.schema)
-app.command()(reference.submit)
-app.command()(reference.seed)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import atexit
 import gc
 
-YOUNG_OBJECTS = 10_000
-"""So many new objects are looked through at once: some megabytes."""
+YOUNG_OBJECTS = 50_000
+"""So many new objects are looked through at once: ten megabytes or so."""
 
 
 def collect_seldom() -> None:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from exchange.cli.app import app
 from tests.cli.conftest import Pair
 from tests.wheels import ROOT
 
@@ -43,7 +45,14 @@ def test_a_command_that_only_tells_of_itself_loads_no_database_and_no_library_fo
     assert not loaded(words, {}) & NOT_FOR_HELP
 
 
+def test_a_command_that_is_mistyped_is_answered_with_the_one_that_was_meant() -> None:
+    answer = CliRunner().invoke(app, ["dead-leters"])
+    assert (answer.exit_code, "Did you mean 'dead-letters'?" in answer.stderr) == (2, True)
+
+
 def test_status_loads_a_database_and_nothing_that_migrates_runs_tasks_or_words_faults_of_records(seeded: Pair) -> None:
     modules = loaded(["status"], seeded.response.environment)
     assert "sqlalchemy" in modules
+    commands = {name for name in modules if name.startswith("exchange.cli.")}
+    assert commands == {f"exchange.cli.{name}" for name in ("app", "runtime", "output", "status")}
     assert not modules & NOT_FOR_STATUS
