@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -54,6 +55,10 @@ class Site:
         """The channels that this network reads, as they are in the files: each shard is one."""
         return tuple(part for one in self.channels if one.target == self.network for part in one.in_files())
 
+    @cached_property
+    def _declared(self) -> dict[str, Channel]:
+        return {one.name: one for one in self.channels}
+
     @property
     def many_writers(self) -> bool:
         """Whether the database lets several processes write at once; SQLite does not."""
@@ -65,7 +70,7 @@ class Site:
         ``shards`` is how many its sender split it into, which is the sender's own choice and may have changed
         while a batch was on its way. None: nobody knows any more.
         """
-        declared = {one.name: one for one in self.channels}
+        declared = self._declared
         if name in declared and shards in (None, 1):
             return declared[name]
         base, _, number = name.rpartition("_")
@@ -79,9 +84,9 @@ class Site:
 
     def names_in_files(self, name: str) -> frozenset[str]:
         """Give the names in the files that a person means by one: the same, and if it is declared all its shards'."""
-        declared = {one.name for one in self.channels}
+        declared = self._declared
         shards = (f"{name}_{number}" for number in range(MAX_SHARDS)) if name in declared else ()
-        return frozenset({name, *shards} - (declared - {name}))
+        return frozenset({name, *(one for one in shards if one not in declared)})
 
     def incoming_names(self) -> frozenset[str]:
         """Give the names in the files that incoming channels may have, into however many shards they are split."""

@@ -65,10 +65,17 @@ def note_failure(engine: Engine, direction: Direction, channels: Collection[str]
                 connection.execute(sa.insert(failed_run).values(**first, **last))
 
 
+def failed_among(connection: Connection, direction: Direction, channels: Collection[str]) -> set[str]:
+    """Give those of some channels that were not done since a run of them failed. Reads in the caller's transaction."""
+    failed = connection.scalars(sa.select(failed_run.c.channel).where(failed_run.c.direction == direction))
+    return set(failed) & set(channels)
+
+
 def forget_failures(connection: Connection, direction: Direction, channels: Collection[str]) -> None:
     """Forget the errors of channels that were done. In the caller's transaction, which commits it."""
-    done = sa.delete(failed_run).where(failed_run.c.direction == direction, failed_run.c.channel.in_(channels))
-    connection.execute(done)
+    if channels:
+        done = sa.delete(failed_run).where(failed_run.c.direction == direction, failed_run.c.channel.in_(channels))
+        connection.execute(done)
 
 
 def list_failed_runs(connection: Connection, channels: Collection[str]) -> list[FailedRuns]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from exchange.database.dialects import insert_new, upsert
-from exchange.database.engine import now
+from exchange.database.dialects import dialect_of, insert_new
+from exchange.database.engine import among, now
 from exchange.database.errors import transient_errors
-from exchange.database.failed_runs import forget_failures
-from exchange.database.locks import Busy, writing
+from exchange.database.failed_runs import failed_among, forget_failures
+from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import Direction, position, success
 from exchange.format.placement import Position
 
@@ -112,14 +113,40 @@ def advance(
         raise Busy(f"channel {channel}", "another process, just now", None)
 
 
+NOTED_SECONDS = 10.0
+"""What was noted so short a time ago is not noted again: ticks that were nudged come close together."""
+
+
 def note_success(engine: Engine, direction: Direction, channels: Collection[str]) -> None:
     """Write down that channels were worked on to the end just now, unless somebody else is at work.
 
-    Commits a transaction of its own. Raises TransientError.
+    A few statements, however many channels there are, and none that writes if all was noted just now. Commits a
+    transaction of its own. Raises TransientError.
     """
     if not channels:
         return
-    with suppress(Busy), transient_errors(), writing(engine) as connection:
-        for channel in sorted(channels):  # in one order, so that two processes never wait for each other
-            upsert(connection, success, {"direction": direction, "channel": channel}, {"at": now()})
-        forget_failures(connection, direction, channels)
+    with suppress(Busy), transient_errors():
+        moment = now()
+        with reading(engine) as connection:
+            here = (success.c.direction == direction, among(connection, success.c.channel, channels))
+            rows = connection.execute(sa.select(success.c.channel, success.c.at).where(*here))
+            noted = {row.channel: row.at for row in rows}
+            failed = failed_among(connection, direction, channels)
+        stale = [one for one, at in noted.items() if not timedelta() <= moment - at < timedelta(seconds=NOTED_SECONDS)]
+        new = sorted(set(channels) - noted.keys())
+        if stale or new or failed:
+            with writing(engine) as connection:
+                _note(connection, direction, stale, new, moment)
+                forget_failures(connection, direction, failed)
+
+
+def _note(connection: Connection, direction: Direction, stale: Sequence[str], new: Sequence[str], at: datetime) -> None:
+    if stale:
+        # In one order, and past who notes the same: two processes never wait for each other.
+        here = (success.c.direction == direction, among(connection, success.c.channel, stale))
+        free = sa.select(success.c.channel).where(*here).order_by(success.c.channel).with_for_update(skip_locked=True)
+        mine = (success.c.direction == direction, success.c.channel.in_(free))
+        connection.execute(sa.update(success).where(*mine).values(at=at))
+    if new:
+        rows = [{"direction": direction, "channel": one, "at": at} for one in new]
+        connection.execute(dialect_of(connection).insert(success).on_conflict_do_nothing(), rows)

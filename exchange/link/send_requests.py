@@ -190,6 +190,11 @@ def next_open_request(connection: Connection, channel: str, but: Sequence[int] =
     ).one_or_none()
 
 
+def channels_asked_of(connection: Connection) -> set[str]:
+    """Name the channels that have open requests. Only reads, in the caller's transaction."""
+    return set(connection.scalars(sa.select(resync.c.channel).where(resync.c.state.in_(_OPEN)).distinct()))
+
+
 def reload_open_request(connection: Connection, number: int) -> sa.Row[Any] | None:
     """Give an open request as it is now; None if it was finished or called off meanwhile.
 

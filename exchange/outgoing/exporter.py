@@ -12,6 +12,8 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import NamedTuple
 
+from sqlalchemy import Connection
+
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database import failed_runs, ledger, network, positions
@@ -60,7 +62,7 @@ def export(
         work.trouble = "; ".join(dict.fromkeys(left.stuck.values())) or None
         channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
         tables.look(channels)
-        pending = [one for one in channels if _anything_pending(site, one, tables.standing)]
+        pending = _with_anything_pending(site, channels, tables.standing)
         work.done += [one.name for one in channels if one not in pending]
         if hand_over is not None and site.many_writers and len(pending) > 1:
             handed, pending = [one.name for one in pending], []
@@ -135,13 +137,11 @@ class _Tables:
     def look(self, channels: Sequence[Channel]) -> None:
         """Look at the tables of channels. Raises TransientError."""
         declared = [stream for channel in self._site.channels for stream in channel.streams]
-        found: dict[Stream, list[capture.TableProblem]] = {}
+        streams = {one.name: one for channel in channels for one in channel.streams}
         with transient_errors(), reading(self._site.engine) as connection:
-            shared = capture.shared_tables(connection, declared)
-            for stream in {one.name: one for channel in channels for one in channel.streams}.values():
-                found[stream] = capture.check(connection, stream)
-                found[stream] += [shared[stream.name]] if stream.name in shared else []
-        for stream, problems in found.items():
+            found = capture.check_sent(connection, list(streams.values()), declared)
+        for name, problems in found.items():
+            stream = streams[name]
             for problem in problems:
                 if problem.attached and self._take_in_partitions(stream):
                     continue
@@ -247,8 +247,19 @@ def _export_requested(
         yield sealed
 
 
-def _anything_pending(site: Site, channel: Channel, standing: AbstractSet[str]) -> bool:
-    streams = channel.without(standing).streams
+def _with_anything_pending(site: Site, channels: Sequence[Channel], standing: AbstractSet[str]) -> list[Channel]:
+    """Give the channels that have changes to send, but for those of streams that stand still, or requests to meet.
+
+    A shard is asked for by itself only if changes of a stream of its channel are pending.
+    """
     with transient_errors(), reading(site.engine) as connection:
-        pending = bool(streams) and capture.pending(connection, streams, 1, channel.shard) > 0
-        return pending or send_requests.next_open_request(connection, channel.name) is not None
+        asked_of = send_requests.channels_asked_of(connection)
+        changed = set(capture.pending_streams(connection)) - standing
+        return [one for one in channels if one.name in asked_of or _is_changed(connection, one, changed)]
+
+
+def _is_changed(connection: Connection, channel: Channel, changed: AbstractSet[str]) -> bool:
+    streams = [stream for stream in channel.streams if stream.name in changed]
+    if channel.shard is None or not streams:
+        return bool(streams)
+    return capture.pending(connection, streams, 1, channel.shard) > 0

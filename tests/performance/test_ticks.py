@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from exchange.channels import Channel, Stream
+from exchange.database import tables
 from exchange.files import batch_files
 from exchange.files.folder import Folder
 from exchange.format.errors import Reason, Verdict
 from exchange.format.signing import TrustedKeys
+from exchange.outgoing import control_batch
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account
-from tests.crossing.sides import Side
+from tests.crossing.sides import Link, Side
 from tests.databases import Databases
 from tests.performance.history import analyse, live
 from tests.performance.watching import Watched, watched
@@ -33,6 +37,54 @@ def idle(side: Side) -> tuple[Watched, Watched]:
     with watched(side.engine) as imported:
         assert side.take_in().trouble is None
     return export, imported
+
+
+def declared(channels: int, streams: int) -> tuple[tuple[Channel, ...], sa.MetaData]:
+    """Declare so many channels each way, each of so many streams, the first one in shards."""
+    metadata = sa.MetaData()
+    made = []
+    for source, target in (("one", "two"), ("two", "one")):
+        for number in range(channels):
+            names = [f"from_{source}_{number}_{one}" for one in range(streams)]
+            tables = [sa.Table(name, metadata, sa.Column("id", sa.Integer, primary_key=True)) for name in names]
+            shards = 1 + 2 * (number == 0)
+            made.append(Channel(f"{source}_{number}", source, target, map(Stream, tables), shards=shards))
+    return tuple(made), metadata
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+def test_an_idle_tick_asks_the_database_as_little_however_much_is_declared(
+    kind: str, tmp_path: Path, databases: Databases
+) -> None:
+    asked = []
+    for size in (1, 3):
+        channels, metadata = declared(size, size)
+        one, two = (
+            Side(name, peer, databases, kind, tmp_path / f"{size}{name}", channels, metadata=metadata)
+            for name, peer in (("one", "two"), ("two", "one"))
+        )
+        link = Link(one, two)
+        one.execute(sa.insert(metadata.tables["from_one_0_0"]), [{"id": number} for number in range(9)])
+        for _ in range(2):
+            assert sum(batch.records for batch in one.export().batches) in {0, 9}
+            for side in (one, two):
+                control_batch.publish_control_batch(side.site)
+            link.there.carry()
+            link.back.carry()
+            assert [one.take_in().trouble, two.take_in().trouble] == [None, None]
+        export, imported = idle(one)
+        with watched(one.engine) as control:
+            assert control_batch.after_export(one.site) is None
+        asked.append([export.statements, control.statements, imported.statements])
+        one.execute(
+            f"DROP TRIGGER exchange_capture_insert{'_from_one_0_0' if kind == 'sqlite' else ' ON from_one_0_0'}"
+        )
+        assert "triggers" in str(one.export().faults)
+        one.engine.dispose()
+        two.engine.dispose()
+
+    assert asked[0] == asked[1]
+    assert sum(asked[0]) < 60
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])
@@ -73,13 +125,14 @@ def test_an_idle_tick_lists_two_folders_once_each_and_opens_no_file(quick_receiv
     assert (imported.listed, dict(imported.files)) == (["work", "incoming"], {})
 
 
-def test_a_log_that_was_empty_when_a_worker_began_costs_no_more_once_it_is_full(receiver: Side) -> None:
+def test_a_log_that_was_nearly_empty_when_a_worker_began_costs_no_more_once_it_is_full(receiver: Side) -> None:
     def tick() -> tuple[object, ...]:
         before = seen.statements, seen.steps
         receiver.export()
         return seen.statements - before[0], seen.steps - before[1]
 
     analyse(receiver)
+    receiver.execute(sa.insert(tables.change).values(stream="elsewhere", op="I", key="{}"))  # as ``live`` has them
     with watched(receiver.engine) as seen:
         for _ in range(15):  # a driver that keeps plans has made its own by now
             receiver.export()

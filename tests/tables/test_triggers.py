@@ -566,3 +566,49 @@ def test_keys_that_differ_only_in_case_are_two_where_their_column_takes_them_for
         assert capture.claim(connection, [stream], 100).keys == {"s0": 5}
         assert sorted(row["word"] for row in upserts(connection, stream)) == ["TWO", "oNE"]
         assert sorted(row["word"] for row in deletes(connection, stream)) == ["One", "three", "two"]
+
+
+INSERTED, FUNCTION, ROLE = "exchange_capture_insert", "FUNCTION exchange_capture", "pg_monitor"
+CHANGES = {
+    "sqlite": (
+        "DROP TRIGGER exchange_capture_update_item",
+        "CREATE UNIQUE INDEX later ON item (name)",
+        "ALTER TABLE item RENAME TO thing",
+    ),
+    "postgresql": (
+        "ALTER TABLE item DISABLE TRIGGER exchange_capture_update",
+        "ALTER TABLE item ENABLE TRIGGER exchange_capture_update",
+        "DROP TRIGGER exchange_capture_delete ON item",
+        "ALTER TABLE item RENAME COLUMN id TO number",
+        "ALTER TABLE item RENAME TO thing",
+        "CREATE TABLE child () INHERITS (item)",
+        "ALTER FUNCTION exchange_capture_item() SECURITY INVOKER",
+        "ALTER FUNCTION exchange_capture_item() OWNER TO pg_monitor",
+        "CREATE TABLE later PARTITION OF part FOR VALUES IN (2)",
+        "ALTER TABLE only_part DISABLE TRIGGER exchange_capture_insert",
+        f"CREATE TABLE other (id int); CREATE TRIGGER {INSERTED} AFTER INSERT ON other EXECUTE {FUNCTION}_item()",
+        "COMMENT ON FUNCTION exchange_capture_part() IS NULL",
+        f"ALTER TABLE part ENABLE ROW LEVEL SECURITY; GRANT SELECT ON part, item TO {ROLE}; SET LOCAL ROLE {ROLE}",
+        "SET LOCAL ROLE pg_monitor",
+    ),
+}
+"""What a process that found all well must not miss afterwards."""
+
+
+def test_tables_that_were_well_are_looked_at_again_when_anything_of_them_changes(lab: Lab) -> None:
+    on_postgresql = lab.engine.dialect.name == "postgresql"
+    item, key = items(), sa.Column("id", sa.Integer, primary_key=True)
+    part = sa.Table("part", item.metadata, key, postgresql_partition_by="LIST (id)")
+    streams = lab.create(item, part)
+    if on_postgresql:
+        lab.run("CREATE TABLE only_part PARTITION OF part FOR VALUES IN (1)")
+        with lab.engine.begin() as connection:
+            capture.install(connection, "part", stream="s1")
+    for change in CHANGES[lab.engine.dialect.name]:
+        with lab.engine.connect() as connection, connection.begin() as transaction:
+            assert not any(capture.check_sent(connection, streams, streams).values())
+            assert capture.check_sent(connection, streams, streams) == {}, "it was well just now"
+            for statement in change.split(";"):
+                connection.exec_driver_sql(statement)
+            assert any(capture.check_sent(connection, streams, streams).values()), change
+            transaction.rollback()

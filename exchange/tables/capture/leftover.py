@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from exchange.tables.capture.sql import TableName, run
-from exchange.tables.capture.triggers import capture_sql
+from exchange.tables.capture.sql import run
+from exchange.tables.capture.triggers import capture_sql, read_catalogue
 
 MOST_COUNTED = 1_000_000
 
@@ -41,7 +41,7 @@ def some_key(connection: Connection, name: str) -> str:
 
 def noting(connection: Connection, name: str) -> list[str]:
     """Name the tables whose changes are noted under a name. Reads the catalogue, in the caller's transaction."""
-    return capture_sql(connection).other_tables(connection, TableName("exchange_change"), name)
+    return read_catalogue(connection, []).other_tables(None, name)
 
 
 def discard_pending(connection: Connection, name: str) -> int:

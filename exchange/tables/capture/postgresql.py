@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from exchange.database.whoami import MAX_NAME_BYTES
-from exchange.format.errors import Problem
-from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, TableProblem, identifier, noted_stream, run
+from exchange.tables.capture.sql import KeyColumn, TableName, identifier, run
 from exchange.tables.capture.sql import literal as _plain_literal
 
-_SETTINGS = {
+SETTINGS = {
     "search_path": "pg_catalog, pg_temp",
     "TimeZone": "'UTC'",
     "DateStyle": "'ISO, YMD'",
@@ -54,14 +53,21 @@ _OF_ROWS = {
     "exchange_capture_truncate": ("BEFORE TRUNCATE", "", 34),
 }
 
-_FOR_EACH_ROW = 1
+NAMES = tuple(_OF_STATEMENTS)
+"""Of the triggers of a table."""
+
+FOR_EACH_ROW = 1
 """The bit of ``tgtype``."""
+
+LOG = TableName("exchange_change")
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """How a table is made up of others. Tables are written as SQL names them."""
+class Shape:
+    """A table, how it is made up of others, and what this role may see of it. Tables are written as SQL names them."""
 
+    place: TableName
+    oid: int
     partitioned: bool
     partition: bool
     parents: Sequence[str]
@@ -70,6 +76,12 @@ class _Shape:
     """Those that inherit from it, or all of its partitions, theirs too."""
     subscribed: bool
     """A subscription writes it, row by row."""
+    role: str
+    """Who looks."""
+    owner: bool
+    readable: bool
+    hiding: bool
+    """Row-level security hides rows of it from this role."""
 
     @property
     def by_row(self) -> bool:
@@ -89,19 +101,41 @@ class _Shape:
         return _OF_ROWS if self.by_row else _OF_STATEMENTS
 
 
-def _shape(connection: Connection, table: TableName) -> _Shape:
+def shapes(connection: Connection, tables: Sequence[TableName]) -> dict[TableName, Shape]:
+    """Look at tables, ordinary or partitioned, all at once; what is not there is left out."""
+    if not tables:
+        return {}
     named = "format('%I.%I', n.nspname, k.relname) FROM pg_class k JOIN pg_namespace n ON n.oid = k.relnamespace"
-    row = run(
+    rows = run(
         connection,
-        f"SELECT c.relkind = 'p' AS partitioned, c.relispartition AS partition, ARRAY(SELECT {named}"
+        "SELECT w.number, c.oid, s.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned,"
+        f" c.relispartition AS partition, ARRAY(SELECT {named}"
         " WHERE k.oid IN (SELECT inhparent FROM pg_inherits WHERE inhrelid = c.oid) ORDER BY 1) AS parents,"
+        " CASE WHEN c.relhassubclass THEN"
         f" ARRAY(SELECT {named} WHERE CASE WHEN c.relkind = 'p'"
         " THEN k.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE level > 0)"
-        " ELSE k.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = c.oid) END ORDER BY 1) AS children,"
-        " EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid) AS subscribed"
-        f" FROM pg_class c WHERE c.oid = to_regclass({literal(str(table))})",
-    ).one()
-    return _Shape(row.partitioned, row.partition, row.parents, row.children, row.subscribed)
+        " ELSE k.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = c.oid) END ORDER BY 1)"
+        " ELSE '{}' END AS children,"
+        " EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid) AS subscribed,"
+        " current_user AS role, pg_has_role(c.relowner, 'USAGE') AS owner,"
+        " has_any_column_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS hiding"
+        f" FROM ({wanted(tables)}) w JOIN pg_class c ON c.oid = to_regclass(w.name) AND c.relkind IN ('r', 'p')"
+        " JOIN pg_namespace s ON s.oid = c.relnamespace",
+    )
+    return {
+        tables[row.number - 1]: Shape(
+            TableName(row.name, row.schema),
+            *(row.oid, row.partitioned, row.partition, row.parents, row.children),
+            *(row.subscribed, row.role, row.owner, row.readable, row.hiding),
+        )
+        for row in rows
+    }
+
+
+def wanted(tables: Sequence[TableName]) -> str:
+    """Write the SELECT that gives tables as SQL names them: their ``name`` and, from 1 on, their ``number``."""
+    names = literals(map(str, tables))
+    return f"SELECT name, number FROM unnest(ARRAY[{names}]::text[]) WITH ORDINALITY AS u (name, number)"
 
 
 def literal(text: str) -> str:
@@ -117,28 +151,33 @@ def literals(texts: Iterable[str]) -> str:
 
 def find(connection: Connection, table: TableName) -> TableName | None:
     """Give the table with its schema, or None if there is no table of that name, ordinary or partitioned."""
-    row = run(
-        connection,
-        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        f" WHERE c.oid = to_regclass({literal(str(table))}) AND c.relkind IN ('r', 'p')",
-    ).one_or_none()
-    return TableName(row.relname, row.nspname) if row else None
+    found = shapes(connection, [table])
+    return found[table].place if found else None
 
 
 def key_columns(connection: Connection, table: TableName, names: Sequence[str]) -> list[KeyColumn]:
     """Give the named columns with their types; those that don't exist are left out."""
-    found = run(
+    found = columns_of(connection, f"to_regclass({literal(str(table))})", names)
+    columns = next(iter(found.values()), {})
+    return [columns[name] for name in names if name in columns]
+
+
+def columns_of(connection: Connection, oids: str, names: Collection[str]) -> dict[int, dict[str, KeyColumn]]:
+    """Give, of each of some tables, those of some columns that it has. ``oids`` is SQL that names the tables."""
+    rows = run(
         connection,
         # Not exact: a type whose equal values may be written differently.
-        "SELECT attname, format_type(atttypid, atttypmod) AS type,"
+        "SELECT attrelid, attname, format_type(atttypid, atttypmod) AS type,"
         " coalesce(c.collisdeterministic, true)"
         " AND coalesce(b.typname, t.typname) NOT IN ('citext', 'float4', 'float8', 'interval') AS exact"
         " FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype"
         " LEFT JOIN pg_collation c ON c.oid = attcollation"
-        f" WHERE attrelid = to_regclass({literal(str(table))}) AND attnum > 0 AND NOT attisdropped",
+        f" WHERE attrelid IN ({oids}) AND attname IN ({literals(names)}) AND attnum > 0 AND NOT attisdropped",
     )
-    columns = {row.attname: KeyColumn(row.attname, row.type, row.exact) for row in found}
-    return [columns[name] for name in names if name in columns]
+    found: dict[int, dict[str, KeyColumn]] = defaultdict(dict)
+    for row in rows:
+        found[row.attrelid][row.attname] = KeyColumn(row.attname, row.type, row.exact)
+    return found
 
 
 def key_text(row: str, key: Sequence[KeyColumn]) -> str:
@@ -187,46 +226,19 @@ def bucket(text: str) -> str:
     return f"get_byte(sha256(convert_to({text}, 'UTF8')), 0)"
 
 
-def refusal(connection: Connection, table: TableName) -> Problem | None:
-    """Say why a table can't be captured; None if it can."""
-    shape = _shape(connection, table)
-    if shape.children and not shape.partitioned:
-        return Problem(
-            f"table {table.name} has children by inheritance ({', '.join(shape.children)}), whose rows are among its"
-            " own, but nothing captures what is written to them",
-            "make it a partitioned table, or let each of them be a stream of its own and the parent none",
-        )
-    if shape.partition and (above := _captured_above(connection, table)):
-        return Problem(
-            f"table {table.name} is a partition of {above}, which is captured already",
-            "its rows cross with that one's",
-        )
-    return None
-
-
-def _captured_above(connection: Connection, table: TableName) -> str | None:
-    found: str | None = run(
-        connection,
-        "SELECT t.tgrelid::regclass FROM pg_trigger t JOIN pg_partition_ancestors"
-        f"(to_regclass({literal(str(table))})) a ON a.relid = t.tgrelid"
-        f" WHERE t.tgname = 'exchange_capture_insert' AND t.tgrelid <> to_regclass({literal(str(table))})",
-    ).scalar()
-    return found
-
-
 def install(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> None:
     """Put the function and its triggers on the table, in place of older ones."""
     drop(connection, table)
-    shape, function = _shape(connection, table), _function(table)
-    settings = " ".join(f"SET {name} = {value}" for name, value in _SETTINGS.items())
-    body = _body(connection, key, stream, by_row=shape.by_row)
+    shape, function = shapes(connection, [table])[table], _function(table)
+    settings = " ".join(f"SET {name} = {value}" for name, value in SETTINGS.items())
+    body = function_body(find(connection, LOG), key, stream, by_row=shape.by_row)
     run(
         connection,
         # Definer: whoever may write the table may be captured, without rights on the exchange's own tables.
         f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {settings} AS {literal(body)}",
     )
     for name, (when, sees, kind) in shape.triggers.items():
-        each = "ROW" if kind & _FOR_EACH_ROW else "STATEMENT"
+        each = "ROW" if kind & FOR_EACH_ROW else "STATEMENT"
         run(connection, f"CREATE TRIGGER {name} {when} ON {table} {sees} FOR EACH {each} EXECUTE FUNCTION {function}()")
         _fire_always(connection, str(table), name)
     if shape.partitioned:
@@ -241,7 +253,7 @@ def take_in_partitions(connection: Connection, table: TableName, key: Sequence[K
 
     Their other triggers came with the attaching, so whatever is written meanwhile is noted in any case.
     """
-    shape = _shape(connection, table)
+    shape = shapes(connection, [table])[table]
     captured = _captured_partitions(connection, table)
     if captured is None:
         return  # somebody took the triggers away since they were looked at
@@ -249,7 +261,7 @@ def take_in_partitions(connection: Connection, table: TableName, key: Sequence[K
     came = sorted(set(shape.children) - set(known))
     for one in came:
         _capture_truncate(connection, one, function)
-        into = f"INSERT INTO {find(connection, TableName('exchange_change'))} {_noting(stream)}"
+        into = f"INSERT INTO {find(connection, LOG)} {noting(stream)}"
         run(connection, f"{into} 'I', {key_text('n', key)} FROM ONLY {one} n")
     _remember_partitions(connection, function, [*known, *came])
 
@@ -291,7 +303,7 @@ def drop(connection: Connection, table: TableName) -> None:
             connection,
             "SELECT DISTINCT p.oid::regprocedure::text AS name"
             " FROM pg_proc p LEFT JOIN pg_trigger t ON t.tgfoid = p.oid"
-            f" AND t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname IN ({literals(_OF_STATEMENTS)})"
+            f" AND t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname IN ({literals(NAMES)})"
             f" WHERE t.oid IS NOT NULL OR p.oid = to_regprocedure({literal(_function(table) + '()')})",
         )
     ]
@@ -304,138 +316,6 @@ def drop(connection: Connection, table: TableName) -> None:
         for row in placed:
             run(connection, f"DROP TRIGGER {row.trigger}")
         run(connection, f"DROP FUNCTION {function}")
-
-
-def faults(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> list[str]:
-    """Say what is missing of the table's triggers, or differs from what ``install`` would write."""
-    shape = _shape(connection, table)
-    found = {
-        row.tgname: row
-        for row in run(
-            connection,
-            "SELECT t.tgname, t.tgtype, t.tgenabled, p.prosrc, p.prosecdef, p.proconfig,"
-            " ARRAY(SELECT c.tgrelid::regclass::text FROM pg_trigger c WHERE c.tgfoid = t.tgfoid"
-            "  AND c.tgname = t.tgname AND c.tgrelid <> t.tgrelid AND c.tgenabled NOT IN ('O', 'A')) AS silent"
-            " FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
-            f" WHERE t.tgrelid = to_regclass({literal(str(table))}) AND NOT t.tgisinternal",
-        )
-    }
-    body = _body(connection, key, stream, by_row=shape.by_row)
-    missing = [name for name in shape.triggers if name not in found]
-    if missing:
-        return [f"of its triggers {', '.join(missing)} are missing"]
-    if any(found[name].tgenabled not in ("A" if shape.subscribed else "OA") for name in shape.triggers):
-        return [f"its triggers are disabled{', at least for what a subscription writes' if shape.subscribed else ''}"]
-    if silent := sorted({one for name in shape.triggers for one in found[name].silent}):
-        return [f"its triggers are disabled on {', '.join(silent)}"]
-    kinds = {found[name].tgtype & _FOR_EACH_ROW for name in shape.triggers}
-    if shape.by_row and kinds == {0}:
-        through = shape.written_through
-        return [f"what is written to it through {through} fires none of its triggers, which are older than that"]
-    if any(
-        row.tgtype != kind or row.prosrc != body or not row.prosecdef or not _fixed(row.proconfig)
-        for row, kind in ((found[name], kind) for name, (_, _, kind) in shape.triggers.items())
-    ):
-        return [OUT_OF_DATE]
-    # ``install`` has them fire always; who disables all triggers of a table and enables them again does not.
-    again = any(found[name].tgenabled != "A" for name in shape.triggers)
-    muted = ["its triggers were disabled and enabled again since, and noted nothing meanwhile"] if again else []
-    return muted or _cannot_note(connection, table)
-
-
-def _cannot_note(connection: Connection, table: TableName) -> list[str]:
-    """Say that the trigger function can't write the log: then no statement can write the table."""
-    row = run(
-        connection,
-        "SELECT r.rolname, c.relrowsecurity AND NOT r.rolsuper AND NOT r.rolbypassrls"
-        " AND (c.relforcerowsecurity OR NOT pg_has_role(r.oid, c.relowner, 'USAGE')) AS barred,"
-        " has_schema_privilege(r.oid, c.relnamespace, 'USAGE') AND has_table_privilege(r.oid, c.oid, 'INSERT') AS may"
-        " FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_roles r ON r.oid = p.proowner, pg_class c"
-        f" WHERE t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname = 'exchange_capture_insert'"
-        " AND c.oid = to_regclass('exchange_change')",
-    ).one_or_none()
-    if row is None or (row.may and not row.barred):
-        return []
-    why = "is subject to row-level security on exchange_change" if row.may else "may not insert into exchange_change"
-    return [f"its function is role {row.rolname}'s, which {why}: whoever writes the table fails"]
-
-
-def _fixed(settings: Sequence[str] | None) -> bool:
-    return {one.partition("=")[0] for one in settings or ()} >= _SETTINGS.keys()
-
-
-def other_tables(connection: Connection, table: TableName, stream: str) -> list[str]:
-    """Name other tables whose changes are noted for the stream."""
-    rows = run(
-        connection,
-        "SELECT t.tgrelid::regclass::text AS name FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
-        " WHERE t.tgname = 'exchange_capture_insert' AND t.tgparentid = 0"
-        f" AND t.tgrelid <> to_regclass({literal(str(table))}) AND strpos(p.prosrc, {literal(_noting(stream))}) > 0"
-        " ORDER BY 1",
-    )
-    return [str(row.name) for row in rows]
-
-
-def cautions(connection: Connection, table: TableName) -> list[TableProblem]:
-    """Say what of a captured table's changes its triggers can't have noted."""
-    shape = _shape(connection, table)
-    if not shape.partitioned:
-        return []
-    captured = _captured_partitions(connection, table)
-    return [] if captured is None else [*_moved(table, captured[1], shape.children)]
-
-
-def _moved(table: TableName, known: Sequence[str], there: Sequence[str]) -> Iterator[TableProblem]:
-    if came := sorted(set(there) - set(known)):
-        yield TableProblem(
-            f"table {table.name}: {', '.join(came)} became partitions of it; rows that they had then are not captured",
-            "the next export notes them if this role owns the table; else call op.install_capture again, then"
-            " `exchange resync`",
-            minor=True,
-            attached=True,
-        )
-    if went := sorted(set(known) - set(there)):
-        yield TableProblem(
-            f"table {table.name}: {', '.join(went)} are its partitions no more; that their rows are gone"
-            " was not captured",
-            "the next comparison finds it; `exchange resync --prune-missing` sends the whole table at once, and"
-            " op.install_capture says that it is known",
-            minor=True,
-        )
-
-
-def hides_rows(connection: Connection, table: TableName) -> Problem | None:
-    """Say that this role may not read the table, or that row-level security would hide rows; None if all are seen."""
-    row = run(
-        connection,
-        "SELECT current_user AS role, pg_has_role(c.relowner, 'USAGE') AS owner, row_security_active(c.oid) AS active,"
-        " has_any_column_privilege(c.oid, 'SELECT') AS readable"
-        f" FROM pg_class c WHERE c.oid = to_regclass({literal(str(table))})",
-    ).one()
-    if not row.readable:
-        return Problem(
-            f"role {row.role} may not read table {table}", f"GRANT SELECT ON {table} TO {identifier(row.role)}"
-        )
-    if not row.active:
-        return None
-    mine = f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" if row.owner else "let it own the table"
-    return Problem(
-        f"row-level security hides rows of table {table} from role {row.role}, which would be taken for deleted",
-        f"as a superuser: ALTER ROLE {identifier(row.role)} BYPASSRLS, or {mine}",
-    )
-
-
-def captured_as(connection: Connection, table: TableName) -> str | None:
-    """Name the stream under which the table's changes are noted; None if they are not."""
-    body = run(
-        connection,
-        "SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
-        f" WHERE t.tgrelid = to_regclass({literal(str(table))}) AND t.tgname = 'exchange_capture_insert'",
-    ).scalar()
-    return noted_stream(str(body), _NOTED) if body else None
-
-
-_NOTED = re.compile(r"IF E?'((?:[^']|'')*)' = ANY")
 
 
 def captured(connection: Connection) -> list[str]:
@@ -456,14 +336,14 @@ def _function(table: TableName) -> str:
     return str(TableName(name, table.schema))
 
 
-def _noting(stream: str) -> str:
+def noting(stream: str) -> str:
+    """Write what a trigger function notes a change with, whatever it is a change of."""
     return f"(stream, op, key) SELECT {literal(stream)},"
 
 
-def _body(connection: Connection, key: Sequence[KeyColumn], stream: str, *, by_row: bool) -> str:
+def function_body(log: TableName | None, key: Sequence[KeyColumn], stream: str, *, by_row: bool) -> str:
     """Write the function. The log is named with its schema: the function has no other search path."""
-    log = find(connection, TableName("exchange_change"))
-    into = f"INSERT INTO {log or TableName('exchange_change')} {_noting(stream)}"
+    into = f"INSERT INTO {log or LOG} {noting(stream)}"
     old, new = ("OLD", "NEW") if by_row else ("o", "n")
     old_key, new_key = key_text(old, key), key_text(new, key)
     all_old = f"{into} 'D', {key_text('o', key)} FROM ".replace("%", "%%") + "%I.%I o"

@@ -7,7 +7,7 @@ names of the application may hold any character that a parameter marker begins w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -112,28 +112,52 @@ class CaptureSql(Protocol):
     def drop(self, connection: Connection, table: TableName) -> None:
         """Remove the triggers, if they are there."""
 
-    def faults(self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> list[str]:
-        """Say how the table's triggers differ from what ``install`` would write."""
-
-    def refusal(self, connection: Connection, table: TableName) -> Problem | None:
-        """Say why a table can't be captured; None if it can."""
-
-    def other_tables(self, connection: Connection, table: TableName, stream: str) -> list[str]:
-        """Name other tables whose changes are noted for the stream."""
-
-    def cautions(self, connection: Connection, table: TableName) -> list[TableProblem]:
-        """Say what of a captured table's changes its triggers can't have noted."""
-
     def take_in_partitions(
         self, connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str
     ) -> None:
         """Note the rows that partitions had when they were attached, and capture those whole."""
 
-    def hides_rows(self, connection: Connection, table: TableName) -> Problem | None:
-        """Say that the database would hide the table or rows of it from us; None if it does not."""
-
-    def captured_as(self, connection: Connection, table: TableName) -> str | None:
-        """Name the stream under which the table's changes are noted; None if they are not."""
-
     def captured(self, connection: Connection) -> list[str]:
         """Name the tables with triggers of ours."""
+
+
+class Catalogue(Protocol):
+    """What the catalogue says of tables and their triggers, read once for all of them.
+
+    Each table is asked for by the name that this was made with, and of what is not there only ``find`` may be asked.
+    """
+
+    def find(self, table: TableName) -> TableName | None:
+        """Give the table as the database has it, or None."""
+
+    def key_columns(self, table: TableName, names: Sequence[str]) -> list[KeyColumn]:
+        """Give the named columns with their types; those that don't exist are left out."""
+
+    def faults(self, table: TableName, key: Sequence[KeyColumn], stream: str) -> list[str]:
+        """Say how the table's triggers differ from what ``install`` would write."""
+
+    def refusal(self, table: TableName) -> Problem | None:
+        """Say why a table can't be captured; None if it can."""
+
+    def other_tables(self, table: TableName | None, stream: str) -> list[str]:
+        """Name other tables whose changes are noted for the stream."""
+
+    def cautions(self, table: TableName) -> list[TableProblem]:
+        """Say what of a captured table's changes its triggers can't have noted."""
+
+    def hides_rows(self, table: TableName) -> Problem | None:
+        """Say that the database would hide the table or rows of it from us; None if it does not."""
+
+    def captured_as(self, table: TableName) -> str | None:
+        """Name the stream under which the table's changes are noted; None if they are not."""
+
+
+class CatalogueModule(Protocol):
+    """What ``postgresql_catalogue`` and ``sqlite_catalogue`` both have."""
+
+    @property
+    def Catalogue(self) -> Callable[[Connection, Sequence[TableName], Sequence[str]], Catalogue]:  # noqa: N802
+        """Read the catalogue of tables and of some columns of them."""
+
+    def fingerprint(self, connection: Connection, tables: Sequence[TableName]) -> Hashable:
+        """Give what differs whenever a ``Catalogue`` of these tables might."""

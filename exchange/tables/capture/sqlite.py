@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from exchange.format.errors import Problem
-from exchange.tables.capture.sql import OUT_OF_DATE, KeyColumn, TableName, TableProblem, identifier, noted_stream, run
+from exchange.tables.capture.sql import KeyColumn, TableName, identifier, literals, run
 from exchange.tables.capture.sql import literal as literal  # noqa: PLC0414 - one of those of ``CaptureSql``
 
-_PREFIX = "exchange_capture_"
+PREFIX = "exchange_capture_"
 
 
 def find(connection: Connection, table: TableName) -> TableName | None:
@@ -34,9 +36,21 @@ def find(connection: Connection, table: TableName) -> TableName | None:
 
 def key_columns(connection: Connection, table: TableName, names: Sequence[str]) -> list[KeyColumn]:
     """Give the named columns with their declared types; those that don't exist are left out."""
-    found = run(connection, f"SELECT name, type FROM pragma_table_info({literal(table.name)})")
-    columns = {row.name: KeyColumn(row.name, row.type.upper(), not _is_text(row.type.upper())) for row in found}
+    columns = columns_of(connection, [table.name])[table.name]
     return [columns[name] for name in names if name in columns]
+
+
+def columns_of(connection: Connection, tables: Sequence[str]) -> dict[str, dict[str, KeyColumn]]:
+    """Give the columns of tables, by the tables' names as the schema has them."""
+    rows = run(
+        connection,
+        'SELECT m.name AS "table", c.name, c.type FROM sqlite_master m JOIN pragma_table_info(m.name) c'
+        f" WHERE m.type = 'table' AND m.name IN ({literals(tables)})",
+    )
+    found: dict[str, dict[str, KeyColumn]] = defaultdict(dict)
+    for row in rows:
+        found[row.table][row.name] = KeyColumn(row.name, row.type.upper(), not _is_text(row.type.upper()))
+    return found
 
 
 def _is_text(kind: str) -> bool:
@@ -122,7 +136,8 @@ def _key_value(value: str | float | None) -> str | bytes | float | None:
 def install(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> None:
     """Put the triggers on the table, in place of older ones."""
     drop(connection, table)
-    for statement in _definitions(connection, table, key, stream).values():
+    uniques = unique_indexes(connection, [table.name])[table.name]
+    for statement in definitions(table, key, stream, uniques).values():
         run(connection, statement)
 
 
@@ -132,52 +147,8 @@ def drop(connection: Connection, table: TableName) -> None:
         run(connection, f"DROP TRIGGER {identifier(name)}")
 
 
-def faults(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> list[str]:
-    """Say what is missing of the table's triggers, or differs from what ``install`` would write."""
-    expected = _definitions(connection, table, key, stream)
-    found = _installed(connection, table)
-    if missing := [name for name in expected if name not in found]:
-        return [f"of its triggers {', '.join(missing)} are missing"]
-    return [] if found == expected else [OUT_OF_DATE]
-
-
-def other_tables(connection: Connection, table: TableName, stream: str) -> list[str]:
-    """Name other tables whose changes are noted for the stream."""
-    noting = literal(f"WHERE stream = {literal(stream)})")
-    found = run(
-        connection,
-        f"SELECT DISTINCT tbl_name FROM sqlite_master WHERE type = 'trigger' AND tbl_name <> {literal(table.name)}"
-        f" COLLATE NOCASE AND substr(name, 1, {len(_PREFIX)}) = {literal(_PREFIX)} AND instr(sql, {noting}) > 0",
-    )
-    return sorted(str(row.tbl_name) for row in found)
-
-
-def refusal(_connection: Connection, _table: TableName) -> Problem | None:
-    """Say why a table can't be captured: any can."""
-    return None
-
-
 def take_in_partitions(_connection: Connection, _table: TableName, _key: Sequence[KeyColumn], _stream: str) -> None:
     """Do nothing: SQLite has no partitions."""
-
-
-def cautions(_connection: Connection, _table: TableName) -> list[TableProblem]:
-    """Say what triggers can't have noted: what is not in ``faults`` they note."""
-    return []
-
-
-def hides_rows(_connection: Connection, _table: TableName) -> Problem | None:
-    """Say that rows are hidden: none are."""
-    return None
-
-
-def captured_as(connection: Connection, table: TableName) -> str | None:
-    """Name the stream under which the table's changes are noted; None if they are not."""
-    names = (noted_stream(body, _NOTED) for body in _installed(connection, table).values())
-    return next((name for name in names if name is not None), None)
-
-
-_NOTED = re.compile(r"WHERE stream = '((?:[^']|'')*)'\)")
 
 
 def captured(connection: Connection) -> list[str]:
@@ -185,22 +156,24 @@ def captured(connection: Connection) -> list[str]:
     found = run(
         connection,
         "SELECT DISTINCT tbl_name FROM sqlite_master WHERE type = 'trigger'"
-        f" AND substr(name, 1, {len(_PREFIX)}) = {literal(_PREFIX)} ORDER BY 1",
+        f" AND substr(name, 1, {len(PREFIX)}) = {literal(PREFIX)} ORDER BY 1",
     )
     return [str(row.tbl_name) for row in found]
 
 
-def _installed(connection: Connection, table: TableName) -> dict[str, str]:
+def _installed(connection: Connection, table: TableName) -> list[str]:
     found = run(
         connection,
-        f"SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = {literal(table.name)}"
-        f" COLLATE NOCASE AND substr(name, 1, {len(_PREFIX)}) = {literal(_PREFIX)}",
+        f"SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = {literal(table.name)}"
+        f" COLLATE NOCASE AND substr(name, 1, {len(PREFIX)}) = {literal(PREFIX)}",
     )
-    return {row.name: row.sql for row in found}
+    return [str(row.name) for row in found]
 
 
-def _definitions(connection: Connection, table: TableName, key: Sequence[KeyColumn], stream: str) -> dict[str, str]:
-    """Write every trigger of the table, by name."""
+def definitions(
+    table: TableName, key: Sequence[KeyColumn], stream: str, uniques: Iterable[UniqueIndex]
+) -> dict[str, str]:
+    """Write every trigger of a table with these unique indexes, by name."""
     old, new = key_text("OLD", key), key_text("NEW", key)
     bodies = {
         ("insert", "AFTER INSERT"): f"VALUES ({literal(stream)}, 'I', {new});",
@@ -212,7 +185,7 @@ def _definitions(connection: Connection, table: TableName, key: Sequence[KeyColu
             f" CASE WHEN {_differs('OLD', key)} THEN 'I' ELSE 'U' END, {new};"
         ),
     }
-    rivals = list(_rivals(connection, table))
+    rivals = list(_rivals(uniques))
     if rivals:
         noted = (
             f"SELECT {literal(stream)}, 'D', {key_text('r', key)} FROM {table} r"
@@ -220,15 +193,15 @@ def _definitions(connection: Connection, table: TableName, key: Sequence[KeyColu
         )
         bodies["replace", "BEFORE INSERT"] = noted
         bodies["replace_update", "BEFORE UPDATE"] = noted
-    definitions = {}
+    written = {}
     for (kind, when), body in bodies.items():
-        name = f"{_PREFIX}{kind}_{table.name}"
-        definitions[name] = (
+        name = f"{PREFIX}{kind}_{table.name}"
+        written[name] = (
             f"CREATE TRIGGER {identifier(name)} {when} ON {table}"
             f" WHEN NOT EXISTS (SELECT 1 FROM exchange_importing WHERE stream = {literal(stream)})"
             f" BEGIN INSERT INTO exchange_change (stream, op, key) {body} END"
         )
-    return definitions
+    return written
 
 
 def _differs(row: str, key: Sequence[KeyColumn]) -> str:
@@ -237,23 +210,40 @@ def _differs(row: str, key: Sequence[KeyColumn]) -> str:
     return " OR ".join(f"{mine} IS NOT NEW.{identifier(c.name)}" for mine, c in pairs)
 
 
-def _rivals(connection: Connection, table: TableName) -> Iterator[str]:
-    """Give, per unique constraint, the condition that row ``r`` stands in the new row's way.
+def _rivals(uniques: Iterable[UniqueIndex]) -> Iterator[str]:
+    """Give, per unique index, the condition that row ``r`` stands in the new row's way.
 
     Of the key's own only if it takes unlike texts for equal. A partial index is taken as a whole one: a change too many
     is harmless. An index over an expression can't be told this way; there ``recursive_triggers`` is needed.
     """
-    indexes = run(
-        connection,
-        f'SELECT name, origin FROM pragma_index_list({literal(table.name)}) WHERE "unique" ORDER BY name',
-    ).all()
-    for index in indexes:
-        columns = run(
-            connection,
-            f"SELECT name, coll FROM pragma_index_xinfo({literal(index.name)}) WHERE key ORDER BY seqno",
-        ).all()
-        if index.origin == "pk" and all(column.coll == "BINARY" for column in columns):
+    for index in uniques:
+        if index.of_key and all(collation == "BINARY" for _, collation in index.columns):
             continue
-        if all(column.name is not None for column in columns):
-            same = (f"r.{identifier(c.name)} = NEW.{identifier(c.name)} COLLATE {identifier(c.coll)}" for c in columns)
+        if all(name is not None for name, _ in index.columns):
+            same = (
+                f"r.{identifier(name)} = NEW.{identifier(name)} COLLATE {identifier(collation)}"
+                for name, collation in index.columns
+                if name is not None
+            )
             yield f"({' AND '.join(same)})"
+
+
+class UniqueIndex(NamedTuple):
+    """An index that holds no two equal entries: its columns with their collations; None for an expression."""
+
+    of_key: bool
+    columns: tuple[tuple[str | None, str], ...]
+
+
+def unique_indexes(connection: Connection, tables: Sequence[str]) -> dict[str, list[UniqueIndex]]:
+    """Give the unique indexes of tables by the tables' names, each table's in the order of theirs."""
+    rows = run(
+        connection,
+        'SELECT m.name AS "table", l.name AS "index", l.origin, x.name, x.coll FROM sqlite_master m'
+        ' JOIN pragma_index_list(m.name) l ON l."unique" JOIN pragma_index_xinfo(l.name) x ON x.key'
+        f" WHERE m.type = 'table' AND m.name IN ({literals(tables)}) ORDER BY m.name, l.name, x.seqno",
+    )
+    found: dict[str, list[UniqueIndex]] = defaultdict(list)
+    for (table, _, origin), columns in groupby(rows, key=lambda row: (row.table, row.index, row.origin)):
+        found[table].append(UniqueIndex(origin == "pk", tuple((one.name, one.coll) for one in columns)))
+    return found

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
-from exchange.database.dialects import POSTGRESQL, SQLITE, Dialect, dialect_of
+from exchange.database.dialects import POSTGRESQL, SQLITE, dialect_of
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import Problem, TransientError
-from exchange.tables.capture import postgresql, sqlite
-from exchange.tables.capture.sql import OUT_OF_DATE, CaptureSql, KeyColumn, TableName, TableProblem, identifier, run
+from exchange.tables.capture import postgresql, postgresql_catalogue, sqlite, sqlite_catalogue
+from exchange.tables.capture.sql import (
+    OUT_OF_DATE,
+    CaptureSql,
+    Catalogue,
+    CatalogueModule,
+    KeyColumn,
+    TableName,
+    TableProblem,
+    identifier,
+    run,
+)
 
-_MODULES: dict[Dialect, CaptureSql] = {POSTGRESQL: postgresql, SQLITE: sqlite}
+
+class _Modules(NamedTuple):
+    sql: CaptureSql
+    catalogue: CatalogueModule
+
+
+_MODULES = {
+    POSTGRESQL: _Modules(postgresql, postgresql_catalogue),
+    SQLITE: _Modules(sqlite, sqlite_catalogue),
+}
 
 
 class CaptureFault(TransientError):  # noqa: N818 - reads as what it is
@@ -44,9 +65,10 @@ def install(
     place = _find(connection, table, schema)
     if sql.find(connection, TableName("exchange_change")) is None:
         raise CaptureFault("table exchange_change is missing; run the exchange's own migrations first")
-    if (refused := sql.refusal(connection, place)) is not None:
+    seen = read_catalogue(connection, [place])
+    if (refused := seen.refusal(place)) is not None:
         raise CaptureFault(str(refused))
-    if (other := sql.captured_as(connection, place)) not in (None, stream):
+    if (other := seen.captured_as(place)) not in (None, stream):
         raise CaptureFault(
             f"table {table!r} is captured already, as stream {other!r}: of two streams over one table each would miss"
             f" what the other one took; op.drop_capture({table!r}) first, if it is to be {stream!r} from now on"
@@ -54,7 +76,7 @@ def install(
     names = key or _primary_key(connection, place)
     columns = _key(connection, place, names)
     sql.install(connection, place, columns, stream)
-    if faults := sql.faults(connection, place, columns, stream):
+    if faults := read_catalogue(connection, [place]).faults(place, columns, stream):
         raise CaptureFault(f"table {table!r} can't be captured: {faults[0]}")
 
 
@@ -72,38 +94,84 @@ def check(connection: Connection, stream: Stream, *, captured: bool = True) -> l
     ``captured``: whether this network is the stream's source, where triggers must stand. Reads the catalogue, in the
     caller's transaction. Raises CaptureFault for a database that is neither.
     """
-    sql = capture_sql(connection)
-    name, schema = stream.table.name, stream.table.schema
-    if schema is not None and not dialect_of(connection).is_postgresql:
+    return check_all(connection, [stream], captured=captured)[stream.name]
+
+
+def check_all(
+    connection: Connection, streams: Sequence[Stream], *, captured: bool = True
+) -> dict[str, list[TableProblem]]:
+    """Say of streams, by their names, what ``check`` says of each: in a few statements, however many they are."""
+    in_schemas = dialect_of(connection).is_postgresql
+    there = [stream for stream in streams if in_schemas or stream.table.schema is None]
+    names = {VERSION_COLUMN, *(column.name for stream in there for column in stream.key)}
+    seen = read_catalogue(connection, [_table_of(stream) for stream in there], sorted(names))
+    found: dict[str, list[TableProblem]] = {}
+    for stream in streams:
+        if in_schemas or stream.table.schema is None:
+            found[stream.name] = list(_problems(connection, seen, stream, captured=captured))
+            continue
+        message = f"table {stream.table.name} of stream {stream.name} is declared in schema {stream.table.schema}"
         remedy = "declare it without, as SQLite has none, or use PostgreSQL"
-        return [
-            TableProblem(f"table {name} of stream {stream.name} is declared in schema {schema}", remedy, stops=True)
-        ]
-    place = sql.find(connection, TableName(name, schema))
-    shown = f"{schema}.{name}" if schema else name
-    if place is None:
+        found[stream.name] = [TableProblem(message, remedy, stops=True)]
+    return found
+
+
+def check_sent(
+    connection: Connection, streams: Sequence[Stream], declared: Sequence[Stream]
+) -> dict[str, list[TableProblem]]:
+    """Say of streams that are sent from here what ``check`` and ``shared_tables`` say of each.
+
+    Where all was well when this process asked last it only asks whether the catalogue has changed since. ``declared``
+    are all that are declared. Reads in the caller's transaction.
+    """
+    asked = (tuple(streams), tuple(declared))
+    print_now = _module(connection).catalogue.fingerprint(connection, [_table_of(one) for one in streams])
+    if _WELL.get(connection.engine) == (asked, print_now):
+        return {}
+    found = check_all(connection, streams)
+    for name, problem in shared_tables(connection, declared).items():
+        if name in found:
+            found[name].append(problem)
+    if any(found.values()):
+        _WELL.pop(connection.engine, None)
+    else:
+        _WELL[connection.engine] = (asked, print_now)
+    return found
+
+
+_WELL: WeakKeyDictionary[Engine, tuple[Hashable, Hashable]] = WeakKeyDictionary()
+"""By database the streams that were found well last, and what the catalogue was then."""
+
+
+def _table_of(stream: Stream) -> TableName:
+    return TableName(stream.table.name, stream.table.schema)
+
+
+def _problems(connection: Connection, seen: Catalogue, stream: Stream, *, captured: bool) -> Iterator[TableProblem]:
+    name, schema = stream.table.name, stream.table.schema
+    table, shown = _table_of(stream), f"{schema}.{name}" if schema else name
+    if seen.find(table) is None:
         message = f"table {shown} of stream {stream.name} does not exist"
-        return [TableProblem(message, "run the application's migrations", stops=True)]
-    problems = []
-    if (hidden := sql.hides_rows(connection, place)) is not None:
-        problems.append(TableProblem(hidden.message, hidden.remedy, stops=True))
+        yield TableProblem(message, "run the application's migrations", stops=True)
+        return
+    if (hidden := seen.hides_rows(table)) is not None:
+        yield TableProblem(hidden.message, hidden.remedy, stops=True)
     installing = f"op.install_capture({name!r}{f', schema={schema!r}' if schema else ''})"
     names = [column.name for column in stream.key]
-    columns = {one.name: one for one in sql.key_columns(connection, place, [*names, VERSION_COLUMN])}
+    columns = {one.name: one for one in seen.key_columns(table, [*names, VERSION_COLUMN])}
     key = [columns[name] for name in names if name in columns]
     if len(key) != len(names):
         lost = sorted(set(names) - columns.keys())
         message = f"table {shown} has no column {', '.join(lost)}, which is in the key of stream {stream.name}"
-        problems.append(TableProblem(message, "run the application's migrations, or correct its model", stops=True))
+        yield TableProblem(message, "run the application's migrations, or correct its model", stops=True)
     if not captured:
         if VERSION_COLUMN not in columns:
             receiving = f"{installing[:-1]}, source=...) that names the network which sends it"
-            problems.append(TableProblem(f"table {shown} has no column {VERSION_COLUMN}", f"add it with {receiving}"))
-        other = sql.captured_as(connection, place)
-        return problems if other is None else [*problems, _received_and_captured(stream, shown, other)]
-    if len(key) == len(names):
-        problems += _capture_problems(connection, stream, place, key, installing)
-    return problems
+            yield TableProblem(f"table {shown} has no column {VERSION_COLUMN}", f"add it with {receiving}")
+        if (other := seen.captured_as(table)) is not None:
+            yield _received_and_captured(stream, shown, other)
+    elif len(key) == len(names):
+        yield from _capture_problems(connection, seen, stream, key, installing)
 
 
 def is_readable(connection: Connection, stream: Stream) -> bool:
@@ -112,12 +180,12 @@ def is_readable(connection: Connection, stream: Stream) -> bool:
 
 
 def _capture_problems(
-    connection: Connection, stream: Stream, place: TableName, key: Sequence[KeyColumn], installing: str
+    connection: Connection, seen: Catalogue, stream: Stream, key: Sequence[KeyColumn], installing: str
 ) -> Iterator[TableProblem]:
     """Say what keeps the changes of a stream's table from being noted as its own."""
-    sql = capture_sql(connection)
-    shown = f"{stream.table.schema}.{place.name}" if stream.table.schema else stream.table.name
-    other = sql.captured_as(connection, place)
+    table, place = _table_of(stream), seen.find(_table_of(stream))
+    shown = f"{stream.table.schema}.{stream.table.name}" if stream.table.schema else stream.table.name
+    other = seen.captured_as(table)
     if other not in (None, stream.name):
         message = (
             f"table {shown} of stream {stream.name} is captured as stream {other}, and its changes are not its own"
@@ -125,20 +193,20 @@ def _capture_problems(
         remedy = f"declare one stream of it, or have it captured as this one: op.drop_capture, then {installing}"
         yield TableProblem(message, remedy)
         return
-    if (refused := sql.refusal(connection, place)) is not None:
+    if (refused := seen.refusal(table)) is not None:
         yield TableProblem(refused.message, refused.remedy)
     names = [column.name for column in stream.key]
-    faults = sql.faults(connection, place, key, stream.name)
-    if faults and (there := _primary_key(connection, place)) and there != names:
+    faults = seen.faults(table, key, stream.name)
+    if faults and place and (there := _primary_key(connection, place)) and there != names:
         installing = f"{installing[:-1]}, key={names!r})"  # else it takes the table's own
     remedy = f"install them with {installing}; what was changed meanwhile `exchange resync` sends, with the whole table"
     for fault in faults:
         yield TableProblem(f"table {shown} is not captured as stream {stream.name}: {fault}", remedy)
-    if others := ", ".join(sql.other_tables(connection, place, stream.name)):
+    if others := ", ".join(seen.other_tables(table, stream.name)):
         message = f"stream {stream.name} is of table {place}, but changes of {others} are noted under its name"
         remedy = "take that capture away (op.drop_capture), or give it another name (op.install_capture(stream=))"
         yield TableProblem(message, remedy, stops=True)
-    yield from sql.cautions(connection, place)
+    yield from seen.cautions(table)
 
 
 def _received_and_captured(stream: Stream, table: str, other: str | None) -> TableProblem:
@@ -155,14 +223,15 @@ def shared_tables(connection: Connection, streams: Iterable[Stream]) -> dict[str
 
     ``streams`` are all that are declared. Reads the catalogue, in the caller's transaction, if two have one name.
     """
-    sql = capture_sql(connection)
     named: dict[str, list[Stream]] = defaultdict(list)
     for stream in streams:
         named[stream.table.name.casefold()].append(stream)
+    doubtful = [stream for some in named.values() if len(some) > 1 for stream in some]
     places: dict[TableName, list[str]] = defaultdict(list)
-    for alike in (some for some in named.values() if len(some) > 1):
-        for stream in alike:
-            place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
+    if doubtful:
+        seen = read_catalogue(connection, [_table_of(stream) for stream in doubtful])
+        for stream in doubtful:
+            place = seen.find(_table_of(stream))
             if place is not None:
                 places[place].append(stream.name)
     return {
@@ -182,15 +251,16 @@ def unreceivable(connection: Connection, declared: Iterable[Stream], received: S
 
     Reads the catalogue, in the caller's transaction.
     """
-    sql = capture_sql(connection)
     found: dict[str, Problem] = {**shared_tables(connection, declared)}
     captured = {name.casefold() for name in captured_tables(connection)}
-    for stream in received:
-        table = TableName(stream.table.name, stream.table.schema)
-        if table.name.casefold() in captured and (place := sql.find(connection, table)) is not None:
-            other = sql.captured_as(connection, place)
+    doubtful = [stream for stream in received if stream.table.name.casefold() in captured]
+    if doubtful:
+        seen = read_catalogue(connection, [_table_of(stream) for stream in doubtful])
+        for stream in doubtful:
+            table = _table_of(stream)
+            other = seen.captured_as(table) if seen.find(table) is not None else None
             if other not in (None, stream.name):
-                found[stream.name] = _received_and_captured(stream, str(place), other)
+                found[stream.name] = _received_and_captured(stream, str(seen.find(table)), other)
     return found
 
 
@@ -200,15 +270,17 @@ def renew(connection: Connection, stream: Stream) -> bool:
     Not if the table is somebody else's, or locked: ``check`` goes on saying it. Runs in the caller's transaction,
     within a savepoint, and locks the table until it ends.
     """
-    sql = capture_sql(connection)
-    place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
+    table, names = _table_of(stream), [column.name for column in stream.key]
+    seen = read_catalogue(connection, [table], names)
+    place = seen.find(table)
     if place is None:
         return False
-    key = sql.key_columns(connection, place, [column.name for column in stream.key])
-    if len(key) != len(stream.key) or sql.faults(connection, place, key, stream.name) != [OUT_OF_DATE]:
+    key = seen.key_columns(table, names)
+    if len(key) != len(stream.key) or seen.faults(table, key, stream.name) != [OUT_OF_DATE]:
         return False
-    if sql.captured_as(connection, place) not in (None, stream.name):
+    if seen.captured_as(table) not in (None, stream.name):
         return False
+    sql = capture_sql(connection)
     try:
         with connection.begin_nested():
             sql.install(connection, place, key, stream.name)
@@ -225,7 +297,7 @@ def take_in_partitions(connection: Connection, stream: Stream) -> bool:
     until it ends.
     """
     sql = capture_sql(connection)
-    place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
+    place = sql.find(connection, _table_of(stream))
     assert place is not None
     key = sql.key_columns(connection, place, [column.name for column in stream.key])
     try:
@@ -268,6 +340,18 @@ def drop_version_column(connection: Connection, table: str, schema: str | None =
 
 def capture_sql(connection: Connection) -> CaptureSql:
     """Give the module that writes this database's SQL; raises CaptureFault for any other database."""
+    return _module(connection).sql
+
+
+def read_catalogue(connection: Connection, tables: Sequence[TableName], columns: Sequence[str] = ()) -> Catalogue:
+    """Read what the catalogue says of tables, and of some ``columns`` of them, in the caller's transaction.
+
+    Raises CaptureFault for a database that is neither.
+    """
+    return _module(connection).catalogue.Catalogue(connection, tables, columns)
+
+
+def _module(connection: Connection) -> _Modules:
     try:
         return _MODULES[dialect_of(connection)]
     except ValueError as error:
