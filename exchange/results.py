@@ -80,22 +80,22 @@ class Retried:
 class Strangers:
     """What became of files that nobody vouches for: ``put_aside``, or ``left`` in incoming, and ``why``.
 
-    ``told`` are the first of them.
+    ``first`` are the first of them, told one by one.
     """
 
-    told: tuple[Imported, ...] = ()
+    first: tuple[Imported, ...] = ()
     put_aside: int = 0
     left: int = 0
     why: str = ""
 
     def sentences(self) -> Iterator[str]:
-        """Say it for people, as far as ``told`` doesn't."""
-        if self.put_aside > len(self.told):
+        """Say it for people, as far as ``first`` doesn't."""
+        if self.put_aside > len(self.first):
             yield (
                 f"{self.put_aside} batches that nobody vouches for were put aside;"
                 " `exchange quarantine strangers` shows them by day and cause"
             )
-        if self.left and not (self.told and self.told[0].message.endswith(self.why)):
+        if self.left and not (self.first and self.first[0].message.endswith(self.why)):
             yield f"{self.left} batches that nobody vouches for stay in incoming: {self.why}"
 
     def as_dict(self) -> dict[str, Any]:

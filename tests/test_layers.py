@@ -60,6 +60,7 @@ NOT_IN_THE_FORMAT = {"sqlalchemy", "celery", "kombu", "pydantic", "pathlib", "os
 NOT_IN_A_WORKFLOW = {"celery", "kombu", "billiard", "redis", "typer", "rich"}
 DOORS = {"settings", "operating", "celery", "cli", "__main__"}
 KNOW_THE_REFERENCE = {"reference", "operating", "celery", "cli"}
+AT_A_GLANCE = 8
 
 
 def modules() -> list[Path]:
@@ -137,6 +138,18 @@ def test_only_doors_and_the_reference_itself_know_the_reference_application() ->
     know = {room_of(name_of(path)) for path in modules() if "reference" in {room_of(name) for name in ours(path)}}
 
     assert know <= KNOW_THE_REFERENCE
+
+
+def test_what_ruff_does_not_ask_a_docstring_of_has_one_too_unless_it_is_seen_whole_at_a_glance() -> None:
+    """Functions inside others, and methods of private classes; what a codec has is told of by its base."""
+    silent = set()
+    for path in modules():
+        for node in () if path.parent.name == "codecs" else ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and ast.get_docstring(node) is None:
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                silent |= {f"{name_of(path)}.{node.name}: {lines} lines"} if lines > AT_A_GLANCE else set()
+
+    assert silent == set()
 
 
 def test_what_a_module_gives_on_is_there() -> None:

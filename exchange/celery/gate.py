@@ -120,7 +120,8 @@ class Gate(Consumer):  # type: ignore[misc]
         """Give what is called with every message."""
         handle: Callable[[Any], Any] = super().create_task_handler(*args, **options)
 
-        def judged(message: Any) -> Any:
+        def judge_and_handle(message: Any) -> Any:
+            """Write into the message what was accepted of it, then handle it."""
             try:
                 accepted = self._judged(message)
             except Exception as error:  # noqa: BLE001 - whatever a stranger's message does, the worker lives on
@@ -128,7 +129,7 @@ class Gate(Consumer):  # type: ignore[misc]
             _write(message, accepted)
             return handle(message)
 
-        return judged
+        return judge_and_handle
 
     def _judged(self, message: Any) -> AcceptedCall:
         headers = message.headers if isinstance(message.headers, dict) else {}

@@ -98,11 +98,13 @@ def _task(name: str) -> Callable[[Work], Work]:
     """Make a task that answers ``busy`` rather than fail, and logs a sentence where one says it all."""
 
     def decorate(work: Work) -> Work:
+        """Give the task of a function, with the parameters ``who`` and ``reason`` beside its own."""
         signature = inspect.signature(work)
         needs_reason = "reason" in signature.parameters
 
         @functools.wraps(work)
         def run(*args: Any, who: str | None = None, reason: str | None = None, **kwargs: Any) -> Result:
+            """Check the arguments, do the work, and note it in the audit where somebody asked by hand."""
             try:
                 check_words("who", who, MAX_NAME_CHARACTERS)
                 check_words("reason", reason, MAX_REASON_CHARACTERS)
@@ -250,7 +252,7 @@ def retry_dead_letter(
     check_rate("rate", rate)
     shown: list[Result] = []
 
-    def told(retried: Sequence[Retried]) -> None:
+    def collect(retried: Sequence[Retried]) -> None:
         shown.extend(one.without_values().as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
 
     pace = Pace(rate, canary, stop_after)
@@ -262,7 +264,7 @@ def retry_dead_letter(
         again=again,
         skip_changed=skip_changed,
         stopping=stopping,
-        told=told,
+        report=collect,
     )
     log.info("retried", **{name: value for name, value in bulk.as_dict().items() if value not in (None, "")})
     return bulk.as_dict() | {"dead_letters": shown, "message": bulk.stopped or f"{bulk.tried} tried"}

@@ -155,10 +155,12 @@ class _Judge:
         self.accepts_all = self._each.is_valid
 
     def refused(self, values: list[dict[str, Any]]) -> list[int]:
+        """Give the places of those that the schema refuses."""
         # Looking for all errors takes no longer than looking for the first one.
         return sorted({int(error.instance_path[0]) for error in self._each.iter_errors(values)})
 
     def check(self, value: dict[str, Any]) -> None:
+        """Raise RecordError of class ``schema`` for a value that the schema refuses."""
         try:
             valid = self._is_valid(value)
         except UnicodeEncodeError as error:

@@ -265,6 +265,7 @@ def _encoder(
     work = tuple((at, names[at], encode) for at, (_, encode) in enumerate(members) if encode is not as_is)
 
     def encode_row(row: Sequence[Any]) -> dict[str, Json]:
+        """Encode the selected values of one row; raises RecordError."""
         data: dict[str, Json] = dict(zip(names, row, strict=True))
         for at, name, encode in work:
             value = row[at]
@@ -285,6 +286,7 @@ def _rows_encoder(
     looked_at = [(at, name, json_null_member(name)) for at, name in enumerate(names) if name in two_nulls]
 
     def encode_rows(columns: Sequence[Sequence[Any]]) -> list[dict[str, Json]]:
+        """Encode many rows, given by columns; raises one of LOOK_AT_EACH."""
         encoded = [encode(column) for encode, column in zip(encoders, columns, strict=True)]
         rows = [*map(dict, map(zip, repeat(names), zip(*encoded, strict=True)))]
         for at, name, member in looked_at:
@@ -312,6 +314,7 @@ def _decoder(
     columns = [(_picker(codec), codec.column_decoder(dialect, under)) for codec, under in members]
 
     def decode(data: Sequence[Mapping[str, Json]]) -> list[Column]:
+        """Decode the data of many records, to columns; raises RecordError."""
         return [work(list(map(pick, data))) for pick, work in columns]
 
     return decode

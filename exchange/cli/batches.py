@@ -103,8 +103,8 @@ def _troubles(site: Site, connection: Connection, rows: Sequence[BatchRow]) -> l
 
     sent = {row.channel for row in rows if row.direction is Direction.OUT}
     there = peer_state.read_peer_state(site, connection)
-    told = {channel: one for channel, one in there.there.items() if channel in sent}
-    return list(replace(there, there=told).troubles())
+    told = {channel: one for channel, one in there.channels.items() if channel in sent}
+    return list(replace(there, channels=told).troubles())
 
 
 def _left_alone(site: Site) -> list[str]:

@@ -93,6 +93,7 @@ def takes_filters(*names: str, state: str | None = None) -> Callable[[Callable[.
     """
 
     def declare(command: Callable[..., None]) -> Callable[..., None]:
+        """Give a command that Typer reads the options from, and that calls the one given with them as one value."""
         hints = get_type_hints(FilterOptions, include_extras=True)
         if state is not None:
             hints["state"] = Annotated[str, typer.Option(help="In this state.")]

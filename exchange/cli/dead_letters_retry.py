@@ -186,7 +186,8 @@ def _retry_selection(
     shown = done = 0
     with output.between_groups("retrying", total) as (stopping, show):
 
-        def told(retried: Sequence[Retried]) -> None:
+        def show_group(retried: Sequence[Retried]) -> None:
+            """Move the bar, and show what failed of a group, or all of it: so many failures at most."""
             nonlocal shown, done
             done += len(retried)
             show(done)
@@ -203,7 +204,7 @@ def _retry_selection(
             again=again,
             skip_changed=skip_changed,
             stopping=stopping,
-            told=told,
+            report=show_group,
         )
 
 

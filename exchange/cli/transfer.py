@@ -74,7 +74,7 @@ def import_(
         arguments = {"channel": channel, "batch": wanted, "release": bool(release) or None}
         with by_hand(site, "import", arguments, who=who, why=reason) as act:
             site.spool.prepare()
-            with output.between_batches("importing", lambda: len(site.spool.list_arrivals().found)) as stopping:
+            with output.between_batches("importing", lambda: len(site.spool.list_arrivals().batches)) as stopping:
                 run = importer.import_batches(
                     site, channel=channel, stem=wanted, release=bool(release), stopping=stopping
                 )

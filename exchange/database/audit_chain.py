@@ -126,11 +126,13 @@ class _ChainChecker:
         self._open: set[int] = set()
 
     def fault(self, sentence: str) -> None:
+        """Count a fault, and keep its sentence if there are not too many."""
         self.wrong += 1
         if len(self.faults) < MOST_FAULTS:
             self.faults.append(sentence)
 
     def see(self, values: Mapping[str, Any]) -> None:
+        """Check the next row: what it says of the one before, its own digest, and which act it ends."""
         row, digest = AuditRow.of(values), values["digest"]
         self.rows += 1
         if row.previous != self.head:

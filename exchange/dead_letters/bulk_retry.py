@@ -84,7 +84,7 @@ class LetterKind(NamedTuple):
     op: str | None
 
 
-Told = Callable[[Sequence[Retried]], None]
+Report = Callable[[Sequence[Retried]], None]
 
 
 def retry_selection(
@@ -96,9 +96,9 @@ def retry_selection(
     skip_changed: bool = False,
     again: bool = False,
     stopping: Callable[[], bool],
-    told: Told,
+    report: Report,
 ) -> BulkRetry:
-    """Retry what is left of a selection. ``stopping`` is asked, and ``told`` what came of it, group by group.
+    """Retry what is left of a selection. ``stopping`` is asked, and ``report`` told what came of it, group by group.
 
     ``rehearse`` says what would become of each letter and changes nothing; ``again`` tries those once more that stayed
     parked. Raises TransientError, with nothing changed, if there is no such selection, or letters of it changed since
@@ -113,7 +113,7 @@ def retry_selection(
                 selections.check_unchanged(connection, name)
             chosen = selections.find_selection(connection, name)
         bulk = BulkRetry(name, chosen.left, rehearse)
-        run = _BulkRun(site, bulk, pace or Pace(), stopping, told)
+        run = _BulkRun(site, bulk, pace or Pace(), stopping, report)
         with reading(site.engine) as connection:
             bulk.poison = _count_poison(site, connection, name)
             kinds = _kinds(site, connection, name)
@@ -131,12 +131,12 @@ def count_left(site: Site, name: str) -> int:
 class _BulkRun:
     """One run: where it is, and whether it is to go on."""
 
-    def __init__(self, site: Site, bulk: BulkRetry, pace: Pace, stopping: Callable[[], bool], told: Told) -> None:
+    def __init__(self, site: Site, bulk: BulkRetry, pace: Pace, stopping: Callable[[], bool], report: Report) -> None:
         self._site = site
         self._bulk = bulk
         self._pace = pace
         self._stopping = stopping
-        self._told = told
+        self._report = report
         self._began = time.monotonic()
         self._canary = pace.canary or 0
         mark = None if bulk.rehearsal else self._mark
@@ -175,7 +175,7 @@ class _BulkRun:
         tried = [one for one in retried if one.changed]
         self._bulk.tried += len(tried)
         self._bulk.states.update(one.state for one in tried if one.state)
-        self._told(retried)
+        self._report(retried)
 
     def _ended(self) -> bool:
         bulk, most = self._bulk, self._pace.stop_after
@@ -227,6 +227,7 @@ def _kinds(site: Site, connection: Connection, name: str) -> list[LetterKind]:
     order = {stream.name: at for channel in site.channels for at, stream in enumerate(channel.streams)}
 
     def rank(kind: LetterKind) -> tuple[str, str, bool, int, str]:
+        """Put upserts before deletes; parents first among those, children first among these."""
         at = order.get(kind.stream or "", 0)
         deletes = kind.op == Op.DELETE
         return (kind.direction, kind.channel, deletes, -at if deletes else at, kind.stream or "")

@@ -119,7 +119,7 @@ class Listing:
     ``left_alone`` are those of them, and of manifests, that a batch's files have become, each with what to do about it.
     """
 
-    found: tuple[BatchFiles, ...]
+    batches: tuple[BatchFiles, ...]
     ignored: int
     unpaired: int
     left_alone: tuple[LeftAlone, ...] = ()

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, Final, Self
 
 from exchange.format import strict_json
-from exchange.format.errors import RecordError, found, printable
+from exchange.format.errors import RecordError, described, printable
 from exchange.format.manifest import DIGEST
 from exchange.format.moments import to_rfc3339
 from exchange.format.names import NAME
@@ -155,7 +155,9 @@ def _checked(line: bytes, where: str, before: str) -> tuple[int, str]:
     members = read_object(line, where)
     number, previous, digest = members.get("id"), members.get("previous"), members.get("digest")
     if previous != before:
-        raise FileFault(f"{where}: expected the row after the digest {before}, found the one after {found(previous)}")
+        raise FileFault(
+            f"{where}: expected the row after the digest {before}, found the one after {described(previous)}"
+        )
     ending = b',"digest":"%b"}' % str(digest).encode()
     if type(number) is not int or not isinstance(digest, str) or not line.endswith(ending):
         raise FileFault(f"{where}: expected a row that ends with its digest")

@@ -161,6 +161,7 @@ class _DataTrial:
         self._nul_tail = 0
 
     def take(self, piece: bytes) -> None:
+        """Take the file's next piece, which ends anywhere, into every digest."""
         first = not self._head
         if first:
             self._head = piece[:8]
@@ -176,6 +177,7 @@ class _DataTrial:
         self._nul_tail = len(piece) - kept + (0 if kept else self._nul_tail)
 
     def verdict(self, size: int) -> str | None:
+        """Say what was done to the file, of ``size`` bytes, once all of it was taken; None if that is not known."""
         manifest, ended = self._manifest, self._whole.copy()
         self._unix.update(self._held)
         ended.update(b"\n")

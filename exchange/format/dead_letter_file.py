@@ -25,6 +25,7 @@ from exchange.format.signed_file import (
     Rule,
     changed,
     checked,
+    integer,
     matching,
     members_of,
     moment,
@@ -33,7 +34,6 @@ from exchange.format.signed_file import (
     read_lines,
     read_object,
     text,
-    whole,
 )
 from exchange.format.signing import SigningKey
 
@@ -195,31 +195,31 @@ def _one_of(*words: str) -> Rule:
 
 
 _LETTER: Final[Mapping[str, Rule]] = {
-    "id": whole(1),
+    "id": integer(1),
     "direction": _one_of("in", "out"),
     "channel": matching(NAME),
     "batch": or_null(text(1, 80)),
-    "line": or_null(whole(1)),
+    "line": or_null(integer(1)),
     "stream": or_null(text(1, MAX_STREAM_LENGTH)),
     "op": or_null(_one_of("upsert", "delete")),
     "key": or_null(text(0, MAX_LINE_BYTES)),
-    "version": or_null(whole(1)),
-    "schema_version": or_null(whole(1, _MAX_SMALL)),
+    "version": or_null(integer(1)),
+    "schema_version": or_null(integer(1, _MAX_SMALL)),
     "record": _bytes,
-    "record_bytes": whole(0),
+    "record_bytes": integer(0),
     "pointer": or_null(text(0, MAX_LINE_BYTES)),
     "error": text(1, 31),
     "message": text(0, MAX_LINE_BYTES),
     "cause": text(0, MAX_LINE_BYTES),
     "producer": or_null(text(0, 200)),
     "state": text(1, 12),
-    "attempts": whole(0, _MAX_SMALL),
+    "attempts": integer(0, _MAX_SMALL),
     "created_at": moment,
     "updated_at": moment,
 }
 _REVISION: Final[Mapping[str, Rule]] = {
-    "letter": whole(1),
-    "number": whole(1, _MAX_SMALL),
+    "letter": integer(1),
+    "number": integer(1, _MAX_SMALL),
     "record": _bytes,
     "difference": text(0, MAX_LINE_BYTES),
     "at": moment,
@@ -231,7 +231,7 @@ _ENDING: Final[Mapping[str, Rule]] = {
     "epoch": matching(EPOCH),
     "created_at": moment,
     "producer": text(0, 200),
-    "letters": whole(0),
-    "bytes": whole(0),
+    "letters": integer(0),
+    "bytes": integer(0),
     "sha256": matching(DIGEST),
 }

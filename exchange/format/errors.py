@@ -188,7 +188,7 @@ def printable(text: str, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: max(limit - 1, 0)] + "…"
 
 
-def found(value: object) -> str:
+def described(value: object) -> str:
     """Word a JSON value that was found where another was expected: short, and safe to print."""
     match value:
         case None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from exchange.format import strict_json
-from exchange.format.errors import RecordError, found, printable
+from exchange.format.errors import RecordError, described, printable
 from exchange.format.manifest import Manifest
 from exchange.format.moments import from_rfc3339, in_words
 from exchange.format.names import NAME
@@ -53,7 +53,7 @@ class Terms:
         except RecordError as error:
             raise ValueError(error.sentence) from error
         if not isinstance(members, dict):
-            raise ValueError(f"expected an object, found {found(members)}")  # noqa: TRY004 - a wrong file, not a wrong type
+            raise ValueError(f"expected an object, found {described(members)}")  # noqa: TRY004 - a wrong file, not a wrong type
         for name in members.keys() - set(_MEMBERS):
             raise ValueError(f"expected {', '.join(_MEMBERS)} and no other limits, found {printable(name, 80)}")
         return cls(
@@ -100,12 +100,12 @@ def _moment(name: str, value: object) -> datetime | None:
     try:
         return None if value is None else from_rfc3339(value)
     except ValueError as error:
-        raise ValueError(f"{name}: expected a moment as 2027-01-31T12:00:00+00:00, found {found(value)}") from error
+        raise ValueError(f"{name}: expected a moment as 2027-01-31T12:00:00+00:00, found {described(value)}") from error
 
 
 def _channels(value: object) -> frozenset[str] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"channels: expected an array of names, found {found(value)}")
+        raise ValueError(f"channels: expected an array of names, found {described(value)}")
     return frozenset(value)

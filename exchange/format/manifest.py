@@ -26,7 +26,7 @@ from exchange.format.errors import (
     RecordError,
     Unsupported,
     Untrusted,
-    found,
+    described,
     printable,
 )
 from exchange.format.moments import to_rfc3339
@@ -108,7 +108,9 @@ class Manifest:
         """
         members = _Members(_object(line))
         if members.text("format") != FORMAT:
-            raise Unsupported(f'the manifest\'s format: expected "{FORMAT}", found {found(members.value("format"))}')
+            raise Unsupported(
+                f'the manifest\'s format: expected "{FORMAT}", found {described(members.value("format"))}'
+            )
         manifest = cls(
             channel=members.matching("channel", NAME),
             source=members.matching("source", NAME),
@@ -239,7 +241,7 @@ def _object(line: bytes) -> dict[str, Any]:
     except RecordError as error:
         raise Corrupt(f"the manifest: {error}", Fault.MANIFEST) from error
     if not isinstance(value, dict):
-        raise Corrupt(f"the manifest: expected an object, found {found(value)}", Fault.MANIFEST)
+        raise Corrupt(f"the manifest: expected an object, found {described(value)}", Fault.MANIFEST)
     return value
 
 
@@ -261,7 +263,7 @@ def _agree(manifest: Manifest) -> None:
 
 
 def _wrong(member: str, expected: str, value: object) -> Corrupt:
-    return Corrupt(f"the manifest's {member}: expected {expected}, found {found(value)}", Fault.MANIFEST)
+    return Corrupt(f"the manifest's {member}: expected {expected}, found {described(value)}", Fault.MANIFEST)
 
 
 class _Members:

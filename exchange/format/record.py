@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from exchange.format import strict_json
-from exchange.format.errors import RecordError, found
+from exchange.format.errors import RecordError, described
 from exchange.format.strict_json import Unreadable
 
 MAX_STREAM_LENGTH: Final = 63
@@ -110,7 +110,7 @@ def decode_run(lines: Sequence[bytes]) -> RecordRun | Unreadable | None:
 
 def _record(value: Any) -> Record:
     if type(value) is not dict:
-        raise RecordError("record", "", f"a record is an object, found {found(value)}")
+        raise RecordError("record", "", f"a record is an object, found {described(value)}")
     get = value.get
     stream, version, op = get("stream"), get("version"), get("op")
     if type(stream) is not str or not 0 < len(stream) <= MAX_STREAM_LENGTH:
@@ -133,7 +133,7 @@ def _record(value: Any) -> Record:
 def _wrong(value: dict[str, Any], member: str, expected: str) -> RecordError:
     # What stands in place of a row is not quoted: nobody can tell whether it may be seen.
     quoted = member not in {"data", "key"} or not isinstance(value.get(member), (str, int, float))
-    here = "nothing" if member not in value else found(value[member]) if quoted else "a value that is not shown"
+    here = "nothing" if member not in value else described(value[member]) if quoted else "a value that is not shown"
     return RecordError(
         "record", f"/{member}" if member in value else "", f"{member}: expected {expected}, found {here}"
     )

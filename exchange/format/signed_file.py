@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from exchange.format import strict_json
-from exchange.format.errors import RecordError, TransientError, found
+from exchange.format.errors import RecordError, TransientError, described
 from exchange.format.manifest import Signature
 from exchange.format.moments import from_rfc3339, to_rfc3339
 from exchange.format.signing import SigningKey
@@ -115,7 +115,7 @@ def read_object(line: bytes, where: str) -> dict[str, Any]:
     except RecordError as error:
         raise FileFault(f"{where}: {error.sentence}") from error
     if not isinstance(value, dict):
-        raise FileFault(f"{where}: expected an object, found {found(value)}")
+        raise FileFault(f"{where}: expected an object, found {described(value)}")
     return value
 
 
@@ -123,7 +123,7 @@ def read_ending(line: bytes, form: str, rules: Mapping[str, Rule]) -> dict[str, 
     """Read the members of an ending of one format. Raises FileFault."""
     members = read_object(line, "the ending")
     if members.get("format") != form:
-        raise FileFault(f'expected format "{form}", found {found(members.get("format"))}')
+        raise FileFault(f'expected format "{form}", found {described(members.get("format"))}')
     return checked(members, rules, "the ending")
 
 
@@ -145,7 +145,7 @@ def checked(members: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -
         try:
             values[name] = rule(members[name])
         except ValueError as error:
-            raise FileFault(f"{where}: {name}: expected {error}, found {found(members[name])}") from error
+            raise FileFault(f"{where}: {name}: expected {error}, found {described(members[name])}") from error
     return values
 
 
@@ -195,8 +195,8 @@ def matching(pattern: re.Pattern[str]) -> Rule:
     return rule
 
 
-def whole(least: int, most: int = strict_json.MAX_INTEGER) -> Rule:
-    """Take an integer."""
+def integer(least: int, most: int = strict_json.MAX_INTEGER) -> Rule:
+    """Take an integer from ``least`` to ``most``."""
 
     def rule(value: object) -> int:
         if type(value) is not int or not least <= value <= most:

@@ -140,6 +140,7 @@ class _Trial:
         return True, f"{self._manifest.bytes} bytes with the SHA-256 that the manifest says"
 
     def content(self) -> _Outcome:
+        """Read every line, counting what is a record of the batch and what is not. Raises BatchError."""
         assert self._data is not None
         reader = BatchReader(self._data, self._manifest, self._limits)
         counts: Counter[tuple[str, Op]] = Counter()

@@ -169,7 +169,7 @@ class OpenBatches:
 
         Raises Busy where somebody else is at work, after giving those that were settled.
         """
-        there = {sighting.stem for sighting in sightings.found}
+        there = {sighting.stem for sighting in sightings.batches}
         sentence = "its files went away before it could be applied; have it sent again"
         for entry in self._open:
             if entry.stem in there or self._site.spool.has(entry.stem):

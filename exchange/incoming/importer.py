@@ -77,7 +77,7 @@ def import_batches(
         open_batches = _read_open_batches(site)
         if everything:
             work.settle_gone(open_batches, sightings)
-        sighted = read_manifests(site, tuple(one for one in sightings.found if stem is None or one.stem == stem))
+        sighted = read_manifests(site, tuple(one for one in sightings.batches if stem is None or one.stem == stem))
         called = [seen for seen in sighted if _is_called(seen, channel)]
         arrived = sorted((seen for seen in called if not is_foreign(seen)), key=open_batches.is_past)
         arrived = [seen for seen in arrived if isinstance(seen, Stranger) or seen.channel.declared not in refused]
@@ -86,7 +86,7 @@ def import_batches(
         work.settle(open_batches, arrived, handed)
         if work.trouble is None:
             put_aside = strangers.set_aside(site, list(filter(is_foreign, called)))
-        work.outcomes += put_aside.told
+        work.outcomes += put_aside.first
         retried = _follow_up(site, channel, work.outcomes, work.snapshots_of.values(), stopping)
         if stem is None and work.trouble is None:
             done = {one.name for one in wanted if handed.isdisjoint(one.names) and one.declared not in refused}
@@ -124,7 +124,7 @@ class _Work:
         """Quarantine batches whose files went away, as long as nobody else is at work. Raises TransientError."""
         with transient_errors(), suppress(Busy):
             self.outcomes.extend(open_batches.quarantine_gone(sightings))
-            failures.forget_attempts_at_gone(self._site, sightings.found)
+            failures.forget_attempts_at_gone(self._site, sightings.batches)
 
     def settle(self, open_batches: OpenBatches, arrived: Sequence[Arrival | Stranger], handed: set[str]) -> None:
         """Bring batches to their verdicts one after the other, but for those of channels that were handed over.
@@ -221,7 +221,7 @@ def _follow_up(
 
 def _in_order_of_names(outcomes: Iterable[Imported], sightings: Listing) -> tuple[Imported, ...]:
     """Order outcomes by the batches' names, whichever was settled first."""
-    order = {sighting.stem: number for number, sighting in enumerate(sightings.found)}
+    order = {sighting.stem: number for number, sighting in enumerate(sightings.batches)}
     return tuple(sorted(outcomes, key=lambda one: order.get(one.batch, -1)))
 
 

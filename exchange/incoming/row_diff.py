@@ -103,7 +103,7 @@ class _Findings:
             agreement.c.channel == arrival.channel.name,
             agreement.c.stream == stream.name,
         )
-        known = peer_statements.found(connection.scalar(sa.select(agreement.c.found).where(self._here)))
+        known = peer_statements.differing_rows(connection.scalar(sa.select(agreement.c.found).where(self._here)))
         before = known if known is not None and known.answers == part.answers else None
         self._counts = {what: getattr(before, what) if before else 0 for what in (MISSING, EXTRA, DIFFERENT)}
         self._keys = list(before.keys) if before else []

@@ -103,6 +103,7 @@ def _put_aside(site: Site, ripe: Sequence[_Judged]) -> tuple[list[_Picked], bool
     full = False
 
     def work() -> None:
+        """Pick, count and move: runs once the lock is held."""
         nonlocal full
         full = _pick(site, ripe, picked)
         if picked:

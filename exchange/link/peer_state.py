@@ -71,12 +71,12 @@ class PeerChannel(AsDict):
 
 @dataclass(frozen=True)
 class PeerState:
-    """All that is known of it. ``life`` is None if it was never heard of; ``there`` is by channel."""
+    """All that is known of it. ``life`` is None if it was never heard of; ``channels`` is what became there of ours."""
 
     name: str
     one_way: bool
     life: LastHeartbeat | None
-    there: Mapping[str, PeerChannel]
+    channels: Mapping[str, PeerChannel]
     halted: str | None
     behind: tuple[Problem, ...]
     """Where the other side says that it sent less than came here: it was restored; or that it does not know ours."""
@@ -120,7 +120,7 @@ class PeerState:
 
     def troubles(self) -> Iterator[str]:
         """Say what the peer could not take, and why."""
-        for channel, there in self.there.items():
+        for channel, there in self.channels.items():
             yield from _troubles(self.name, channel, there)
 
 

@@ -56,7 +56,7 @@ def receipt(text: str | None) -> Receipt | None:
     return _read(Receipt.parse, text)
 
 
-def found(text: str | None) -> Found | None:
+def differing_rows(text: str | None) -> Found | None:
     """Read which rows differed; None if nobody looked or it can't be read."""
     return _read(Found.parse, text)
 

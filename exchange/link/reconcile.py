@@ -120,7 +120,7 @@ def _streams(site: Site) -> Iterator[tuple[Direction, Channel, str]]:
 def _standing(direction: Direction, channel: str, stream: str, row: Any) -> StreamAgreement:
     if row is None:
         return StreamAgreement(channel, direction, stream, NOT_YET)
-    buckets, found = peer_statements.differing(row.buckets), peer_statements.found(row.found)
+    buckets, found = peer_statements.differing(row.buckets), peer_statements.differing_rows(row.found)
     looked = {
         "rows": row.sent,
         "buckets": buckets,

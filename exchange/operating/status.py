@@ -182,7 +182,7 @@ def read_status(site: Site) -> Status:
     try:
         sightings = site.spool.list_arrivals()
         arrivals = IncomingFiles(
-            len(sightings.found), sightings.unpaired, sightings.ignored, left_alone(sightings, site.limits)
+            len(sightings.batches), sightings.unpaired, sightings.ignored, left_alone(sightings, site.limits)
         )
         trouble = _lost_marker(site)
     except TransientError as error:
@@ -308,7 +308,7 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
                 fields |= {"published": 0, "unconfirmable": fields["published"]}
             else:
                 since = unacknowledged_since(connection, name) if fields["published"] else None
-                fields |= {"unacknowledged_since": since, "there": there.there.get(name)}
+                fields |= {"unacknowledged_since": since, "there": there.channels.get(name)}
         found.append(ChannelStatus(name, direction, **fields))
     return tuple(found)
 

@@ -37,10 +37,10 @@ from exchange.tables.gc_pause import gc_paused
 
 @dataclass(frozen=True)
 class Composed:
-    """How many records were parked, and whether some found no room and went back."""
+    """How many records were parked, and whether there are more, which found no room and went back."""
 
     parked: int
-    left: bool
+    more: bool
 
 
 class _LineEncoder(NamedTuple):
@@ -323,4 +323,4 @@ def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed
                 schemas={name: channel.stream(name).schema_version for name in writer.streams},
                 shards=channel.shards,
             )
-    return Sealed(exported(manifest) if manifest else None, composed.parked, taken.more_pending or composed.left)
+    return Sealed(exported(manifest) if manifest else None, composed.parked, taken.more_pending or composed.more)

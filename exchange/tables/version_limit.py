@@ -24,7 +24,7 @@ from exchange.database.tables import VERSION_COLUMN, ahead, event, network, tomb
 from exchange.database.whoami import whoami
 from exchange.format import strict_json as values
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import RecordError, TransientError, found, printable
+from exchange.format.errors import RecordError, TransientError, described, printable
 from exchange.site import Site
 from exchange.tables.loader.staging import canonical_key, target_of
 
@@ -169,7 +169,7 @@ def _key(site: Site, stream: Stream, text: str) -> dict[str, Any]:
         if isinstance(body, dict):
             site.checkers[stream.name].check_key(body)
             return body
-        said = f"found {found(body)}"
+        said = f"found {described(body)}"
     except RecordError as error:
         said = printable(error.sentence, 200)
     columns = ", ".join(f'"{column.name}": ...' for column in stream.key)

@@ -237,7 +237,7 @@ def test_rows_that_cannot_be_read_break_no_command_and_no_import(quick_receiver:
         look = peer_state.read_peer_state(side.site, connection)
         assert look.life is not None
         assert look.life.period_seconds == side.site.limits.period_seconds
-        assert look.there == {}
+        assert look.channels == {}
         assert resend.lost_places(connection, "back", epoch) == ()
         assert receipts.build_receipts(side.site, connection, moment)
     assert resend.resend_due(side.site, lambda: False) == ()

@@ -166,7 +166,7 @@ def test_another_number_of_shards_loses_nothing_and_no_older_record_wins(
     link.one.execute(sa.update(account).where(account.c.id.between(10, 19)).values(name="new"))
     link.one.export()
     link.there.carry()
-    arrived = link.other.site.spool.list_arrivals().found
+    arrived = link.other.site.spool.list_arrivals().batches
     new = [seen.stem for seen in arrived if seen.name.channel in {part.name for part in in_shards(after)[0].in_files()}]
     reshard(link.other, after)
     for stem in [*new, *(seen.stem for seen in arrived if seen.stem not in new)]:

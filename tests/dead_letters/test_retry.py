@@ -81,7 +81,7 @@ def select(side: Side, name: str, **filters: Any) -> selections.Selection:
 def run(side: Side, name: str, pace: Pace | None = None, **how: Any) -> tuple[BulkRetry, list[Retried]]:
     """Retry a selection; give the summary and what became of each."""
     done: list[Retried] = []
-    how = {"stopping": lambda: False, "told": done.extend} | how
+    how = {"stopping": lambda: False, "report": done.extend} | how
     return bulk_retry.retry_selection(side.site, name, pace, **how), done
 
 
@@ -327,7 +327,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_ended(
         raise Killed
 
     with pytest.raises(Killed):
-        run(quick_receiver, "all", told=die)
+        run(quick_receiver, "all", report=die)
     bulk, done = run(quick_receiver, "all")
     assert (bulk.tried, bulk.stopped) == (20, None)
     assert [one.attempts for one in letters(quick_receiver)] == [2] * 50

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.format.errors import Corrupt, Fault, Reason, RecordError, Verdict, found, printable
+from exchange.format.errors import Corrupt, Fault, Reason, RecordError, Verdict, described, printable
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_long_text_ends_in_an_ellipsis() -> None:
     ],
 )
 def test_a_value_found_is_worded_shortly(value: object, worded: str) -> None:
-    assert found(value) == worded
+    assert described(value) == worded
 
 
 def test_words_for_programs_are_lower_case() -> None:

@@ -45,7 +45,7 @@ def test_ten_times_the_letters_take_no_more_statements(receiver: Side, age: int,
     for name, numbers in (("few", range(100)), ("many", range(1_000, 2_000))):
         park(receiver, name, numbers, age=age)
         with watched(receiver.engine) as seen:
-            bulk = bulk_retry.retry_selection(receiver.site, name, stopping=importer.never, told=lambda _: None)
+            bulk = bulk_retry.retry_selection(receiver.site, name, stopping=importer.never, report=lambda _: None)
         assert bulk.states[state] >= len(numbers)
         statements.append(seen.statements)
         with writing(receiver.engine) as connection:
@@ -60,7 +60,7 @@ def test_long_records_make_small_groups(quick_receiver: Side, monkeypatch: pytes
     park(quick_receiver, "long", range(30), text="x" * 3_000)
     groups: list[int] = []
     bulk_retry.retry_selection(
-        quick_receiver.site, "long", stopping=importer.never, told=lambda retried: groups.append(len(retried))
+        quick_receiver.site, "long", stopping=importer.never, report=lambda retried: groups.append(len(retried))
     )
 
     assert (sum(groups), max(groups)) == (30, 3)

@@ -21,7 +21,7 @@ from exchange.channels.codecs.temporal import DateCodec, DateTimeCodec, Duration
 from exchange.channels.codecs.text import BytesCodec, EnumCodec, JsonCodec, TextCodec, UuidCodec
 from exchange.database.dialects import dialect_of
 from exchange.format import json_pointer
-from exchange.format.errors import RecordError, found
+from exchange.format.errors import RecordError, described
 from exchange.format.errors import printable as shown
 
 _SINGLE_PRECISION_BITS = 24
@@ -113,7 +113,7 @@ class ColumnCodec:
     def _refusal(self, under: str, value: object, why: str = "") -> RecordError:
         if isinstance(value, bytes):  # a text as SQLite keeps it
             value = value.decode("utf-8", "backslashreplace")
-        what = "a value that is not shown" if self.sensitive else found(value)
+        what = "a value that is not shown" if self.sensitive else described(value)
         because = f" ({why})" if why and not self.sensitive else ""
         sentence = f"{shown(self.column.name)}: expected {shown(self.type_codec.expected, 400)}, found {what}{because}"
         return RecordError("value", under + json_pointer.join(self.column.name), sentence)

@@ -16,7 +16,7 @@ from exchange.format.names import CONTROL
 from exchange.incoming.failure_list import list_tried
 from exchange.link import reconcile
 from exchange.link.reconcile import StreamAgreement
-from exchange.operating.doctor.finding import Finding, Findings, Level, fault, found, ok, warning
+from exchange.operating.doctor.finding import Finding, Findings, Level, fault, of_problem, ok, warning
 from exchange.settings import Settings
 from exchange.site import Site
 
@@ -59,7 +59,7 @@ class _Stuck(NamedTuple):
 def check_batches(settings: Settings, site: Site) -> Findings:
     """Look for batches that go no further, and for what is missing between them."""
     with locks.reading(site.engine) as connection:
-        findings = [found("batches", one) for one in list_tried(site, connection)]
+        findings = [of_problem("batches", one) for one in list_tried(site, connection)]
         for stuck in _stuck(connection):
             findings += _told(settings, connection, stuck)
         findings += _missing(settings, site, connection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exchange.database import locks
-from exchange.operating.doctor.finding import Finding, Findings, Level, found, ok
+from exchange.operating.doctor.finding import Finding, Findings, Level, of_problem, ok
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables.loader.fitness import missing_columns, unfit, unwritable
@@ -18,8 +18,8 @@ def check_columns(_settings: Settings, site: Site) -> Findings:
                 problems = missing_columns(connection, stream)
                 if channel.target == site.network:
                     problems += unwritable(connection, stream)
-                    findings += (found("columns", one) for one in unfit(connection, stream))
-                findings += (found("columns", one, Level.FAULT) for one in problems)
+                    findings += (of_problem("columns", one) for one in unfit(connection, stream))
+                findings += (of_problem("columns", one, Level.FAULT) for one in problems)
     yield from findings
     if not findings:
         yield ok("columns", "every table has the columns of its model, and takes what the model allows")

@@ -18,7 +18,7 @@ from exchange.link import home, peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
 from exchange.operating.doctor.columns import check_columns
-from exchange.operating.doctor.finding import Findings, Level, fault, found, looked, ok, warning
+from exchange.operating.doctor.finding import Findings, Level, fault, looked, of_problem, ok, warning
 from exchange.operating.doctor.processes import check_presence
 from exchange.operating.doctor.work import (
     check_arrivals,
@@ -87,7 +87,7 @@ def _encoding(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         narrow, problem = encodings.narrow_encoding(connection), encodings.problem(connection)
     if problem is not None:
-        yield found("encoding", problem)
+        yield of_problem("encoding", problem)
     elif narrow is not None:
         yield ok("encoding", f"{narrow.name}: records with characters that it lacks are parked")
 
@@ -96,7 +96,7 @@ def _home(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         other = home.other_home(site, connection)
     if other is not None:
-        yield found("database", other, Level.FAULT)
+        yield of_problem("database", other, Level.FAULT)
 
 
 def _sessions(_settings: Settings, site: Site) -> Findings:
@@ -104,7 +104,7 @@ def _sessions(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         holding = sessions.long_holders(connection, tables)
     for problem in holding:
-        yield found("sessions", problem)
+        yield of_problem("sessions", problem)
     if not holding:
         yield ok("sessions", "nobody else has held a lock on an exchanged table for long")
 
@@ -130,7 +130,7 @@ def check_tables(_settings: Settings, site: Site) -> Findings:
                 also = [shared[stream.name]] if stream.name in shared else []
                 for problem in [*capture.check(connection, stream, captured=channel.source == site.network), *also]:
                     well = well and problem.minor
-                    yield found("tables", problem, Level.WARNING if problem.minor else Level.FAULT)
+                    yield of_problem("tables", problem, Level.WARNING if problem.minor else Level.FAULT)
     if well:
         yield ok("tables", "every stream has its table, and there its triggers or, if it is received, exchange_version")
 

@@ -13,7 +13,7 @@ from exchange.files.folder import HOME_MODE, PRIVATE_MODE, held
 from exchange.files.layout import Folders
 from exchange.files.shared_folders import Shared
 from exchange.files.spool import Spool
-from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
+from exchange.operating.doctor.finding import Findings, Level, fault, of_problem, ok, warning
 from exchange.settings import Settings, settings_file
 
 LOW_SHARE = 0.1
@@ -131,12 +131,12 @@ def _readers(places: Folders) -> Findings:
         group = places.outgoing.stat().st_gid
     except OSError:
         return  # said above
-    yield found("readers", seen.said_of("what is exported"), Level.WARNING if seen.everybody else Level.OK)
+    yield of_problem("readers", seen.said_of("what is exported"), Level.WARNING if seen.everybody else Level.OK)
     if places.group is None:
         return
     name = carrier_group.name_of(places.group)
     if not carrier_group.may_give(places.group):
-        yield found("readers", carrier_group.not_ours(places.group, "nothing can be published"), Level.FAULT)
+        yield of_problem("readers", carrier_group.not_ours(places.group, "nothing can be published"), Level.FAULT)
     if group != places.group:
         yield warning("readers", f"{places.outgoing} is not the group {name}'s", command="exchange init")
     elif seen.barrier is not None:

@@ -87,6 +87,6 @@ def fault(check: str, message: str, remedy: str = "", *, command: str = "", sinc
     return Finding(check, Level.FAULT, message, remedy, command, since)
 
 
-def found(check: str, problem: Problem, level: Level = Level.WARNING) -> Finding:
+def of_problem(check: str, problem: Problem, level: Level = Level.WARNING) -> Finding:
     """Give a problem as what a check found."""
     return Finding(check, level, problem.message, problem.remedy, problem.command, problem.since)

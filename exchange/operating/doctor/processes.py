@@ -7,7 +7,7 @@ from exchange.files import call_secret
 from exchange.files.pid_lock import held
 from exchange.operating import broker, probes
 from exchange.operating.assemble import load_request_handler
-from exchange.operating.doctor.finding import Findings, Level, fault, found, ok, warning
+from exchange.operating.doctor.finding import Findings, Level, fault, of_problem, ok, warning
 from exchange.operating.presence import absences
 from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
@@ -55,7 +55,7 @@ def check_broker(settings: Settings) -> Findings:
         yield fault("broker", str(error), "start it, or correct EXCHANGE_BROKER_URL")
         return
     for worry in problems:
-        yield found("broker", worry, Level.FAULT)
+        yield of_problem("broker", worry, Level.FAULT)
     refused = probes.connection_refused(url)
     if refused is not None:
         yield fault("broker", refused, "see the broker's own log, and that EXCHANGE_BROKER_URL is right")
@@ -72,7 +72,9 @@ def check_presence(settings: Settings, site: Site) -> Findings:
         missing = list(absences(settings, site, connection))
     for problem in missing:
         # A side that was never up is set up, and in order so far.
-        yield found("work", problem, Level.FAULT if problem.since or settings.beat_lock.exists() else Level.WARNING)
+        yield of_problem(
+            "work", problem, Level.FAULT if problem.since or settings.beat_lock.exists() else Level.WARNING
+        )
     if not missing:
         yield ok("work", "exports and imports run at their times")
 

@@ -13,7 +13,7 @@ from exchange.incoming.arrivals import left_alone
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerState
 from exchange.operating import status
-from exchange.operating.doctor.finding import Finding, Findings, Level, found, ok, warning
+from exchange.operating.doctor.finding import Finding, Findings, Level, of_problem, ok, warning
 from exchange.operating.retention_clock import MOST_STEP, RetentionClock
 from exchange.operating.strays import find_strays
 from exchange.outgoing.leftover import read_leftovers
@@ -39,14 +39,14 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
     else:
         yield ok("letters", "no dead letter is parked")
     for alarm in alarms:
-        yield found("letters", alarm, Level.FAULT)
+        yield of_problem("letters", alarm, Level.FAULT)
 
 
 def check_pending(_settings: Settings, site: Site) -> Findings:
     """Look for changes that no export takes."""
     leftovers = read_leftovers(site)
     for one in leftovers:
-        yield found("pending", one.problem)
+        yield of_problem("pending", one.problem)
     if not leftovers:
         yield ok("pending", "every change that waits is of a stream that is sent from here")
 
@@ -56,10 +56,10 @@ def check_strangers(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         news = stranger_counts.recent_strangers(connection)
     for group in news:
-        yield found("strangers", group.problem)
+        yield of_problem("strangers", group.problem)
     full = stranger_counts.lack_of_room(site)
     if full is not None:
-        yield found("strangers", full)
+        yield of_problem("strangers", full)
     if not news:
         yield ok("strangers", "of late nothing came that nobody vouches for")
 
@@ -71,7 +71,7 @@ def check_arrivals(_settings: Settings, site: Site) -> Findings:
     except TransientError:
         return  # what is wrong with the folder is said of the folder
     for group in groups:
-        yield found("arrivals", group.problem, Level.FAULT if group.needs_a_person else Level.WARNING)
+        yield of_problem("arrivals", group.problem, Level.FAULT if group.needs_a_person else Level.WARNING)
     if not groups:
         yield ok("arrivals", "nothing lies in incoming that its carrier changed")
 
@@ -84,7 +84,7 @@ def check_strays(_settings: Settings, site: Site) -> Findings:
     except TransientError:
         return  # what is wrong with the folder is said of the folder
     for problem in problems:
-        yield found("strays", problem)
+        yield of_problem("strays", problem)
     if retained.leap > MOST_STEP or retained.leap < 0:
         yield warning(
             "strays",
@@ -111,7 +111,7 @@ def check_link(settings: Settings, site: Site) -> Findings:
     if not there.one_way:
         findings += _unheard(settings, there, since, moment)
     findings += [
-        found("link", alarm, Level.WARNING if alarm == clocks else Level.FAULT) for alarm in there.alarms(moment)
+        of_problem("link", alarm, Level.WARNING if alarm == clocks else Level.FAULT) for alarm in there.alarms(moment)
     ]
     yield from findings
     if findings:

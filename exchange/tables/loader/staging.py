@@ -79,6 +79,7 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Reco
     places = [names.index(name) for name in key_names]
 
     def make(lines: Sequence[int], run: RecordRun) -> Rows:
+        """Make the rows of records of one operation; a delete's have NULL but for the key."""
         columns: list[Any]
         if run.op is Op.UPSERT:
             columns = list(decode(run.bodies))
