@@ -24,10 +24,10 @@ test: $(READY)
 	@$(BIN)/python -m pytest $(ARGS)
 
 quick: $(READY)
-	@$(BIN)/python -m pytest -m "not processes and not torture and (not postgres or quick)" $(QUICK) $(ARGS)
+	@$(BIN)/python -m pytest -m "not processes and not torture and not thorough and (not postgres or quick)" $(QUICK) $(ARGS)
 
 torture: $(READY)
-	@$(BIN)/python -m pytest -m torture $(ARGS)
+	@$(BIN)/python -m pytest -m "torture or thorough" $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -46,6 +47,9 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 compiled.share()
+
+KINDS = frozenset(one + more for one in ("sqlite", "postgresql") for more in ("", "-sqlite", "-postgresql"))
+"""What fixtures are asked for: a kind of database, or the kinds of a sender and a receiver."""
 
 _run_key = pytest.StashKey[sweeping.Run]()
 
@@ -103,9 +107,23 @@ def pytest_xdist_auto_num_workers() -> int:
     return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that start processes: they are the longest."""
+    """Begin with the tests that start processes: they are the longest. Leave to `.ci/run` what another one shows."""
     items.sort(key=lambda item: item.get_closest_marker("processes") is None)
+    kinds: defaultdict[str, set[str]] = defaultdict(set)
+    for item in items:
+        kinds[item.nodeid.partition("[")[0]] |= _kinds(item)
+    for item in items:
+        same = item.get_closest_marker("same_on")
+        if same and _kinds(item) & set(same.args) and not kinds[item.nodeid.partition("[")[0]] <= set(same.args):
+            item.add_marker("thorough")
+
+
+def _kinds(item: pytest.Item) -> set[str]:
+    """Give the kind of database that a test is given, as its parameter has it."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return {value for value in parameters.values() if isinstance(value, str) and value in KINDS}
 
 
 def pytest_collection_finish() -> None:

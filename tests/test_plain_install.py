@@ -207,6 +207,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return built_once(tmp_path_factory, shared=worker_id != "master")
 
 
+@pytest.mark.thorough  # wheel and dependencies each have tests that cost less
 @pytest.mark.processes
 def test_the_wheel_and_what_it_declares_are_enough_to_run_a_side(empty: Installation, wheel: Path) -> None:
     # As pip puts it together: the locked versions, and nothing beyond what the wheel asks for.

@@ -20,7 +20,7 @@ from tests.benchmarks.measuring import ROOT, Measured
 @pytest.mark.parametrize(
     "which",
     [
-        slice(1),
+        pytest.param(slice(1), marks=pytest.mark.thorough),
         pytest.param(slice(1, -1), marks=pytest.mark.torture),
         # A nudge's way is timed between two whole networks, the others beside one PostgreSQL.
         pytest.param(slice(-1, None), marks=[pytest.mark.torture, pytest.mark.valkey]),
@@ -59,6 +59,7 @@ def test_every_contest_runs_at_small_sizes_and_the_report_has_its_bars(
     assert ("import, PostgreSQL, all rows new" in done.stdout) == ("import-new" in contests)
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_a_peer_that_cannot_be_installed_is_said_to_be_missing(tmp_path: Path) -> None:
     environments = Environments(requirements={"dlt": str(tmp_path / "no-such-package")}, folder=tmp_path)

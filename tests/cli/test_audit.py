@@ -15,6 +15,9 @@ import pytest
 from exchange.database import audit_chain, audit_log, make_engine
 from tests.cli.conftest import Pair, Side
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 ME = pwd.getpwuid(os.getuid()).pw_name
 
 

@@ -17,6 +17,9 @@ from exchange.dead_letters import store
 from exchange.dead_letters.store import Letter
 from tests.cli.conftest import Pair, Side
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 ROOT = Path(__file__).parents[2]
 BATCH = "directory-0123456789ab-0000000001"
 LETTER = Letter(

@@ -15,6 +15,9 @@ import pytest
 
 from tests.cli.conftest import Pair, Side
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 ROWS = 20
 
 

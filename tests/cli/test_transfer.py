@@ -7,6 +7,9 @@ from exchange.format.manifest import join_manifest, split_manifest
 from tests.cli.conftest import Pair
 from tests.crossing.forging import last_byte_changed
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 CHANNEL_FIELDS = {
     "channel",
     "direction",

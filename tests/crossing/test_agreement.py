@@ -31,6 +31,9 @@ from tests.crossing.shop import account as accounts
 from tests.crossing.shop import everything, node, one_of_everything, place
 from tests.crossing.sides import Link, Side
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FORTH = shop.channels[0]
 
 
@@ -130,6 +133,7 @@ def test_what_is_pending_goes_before_the_checkpoint_and_what_comes_later_is_not_
     assert len(alike.other.rows(accounts)) == 2
 
 
+@pytest.mark.same_on
 def test_nobody_is_kept_from_writing_while_rows_are_digested(alike: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     alike.one.execute("INSERT INTO account (id, name) VALUES (1, 'one')")
     alike.round()

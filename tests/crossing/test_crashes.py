@@ -51,9 +51,11 @@ def names(side: Side) -> list[Any]:
 each_step = pytest.mark.parametrize(
     "alike, stride",
     [
-        ("sqlite", 1),
-        # The steps are the same, and what PostgreSQL does of them is the commits: some of them, others in each run.
-        pytest.param("postgresql", 5, marks=needs_postgres),
+        # Some of the steps, others in each run.
+        ("sqlite", 4),
+        pytest.param("sqlite", 1, marks=pytest.mark.thorough),
+        # The steps are the same, and what PostgreSQL does of them is the commits.
+        pytest.param("postgresql", 8, marks=needs_postgres),
         pytest.param("postgresql", 1, marks=[needs_postgres, pytest.mark.torture]),
     ],
     indirect=["alike"],
@@ -109,6 +111,7 @@ def test_an_import_killed_at_any_step_is_carried_on(alike: Link, stride: int, se
     assert len(list(folders.archive.iterdir())) == 2 * turns
 
 
+@pytest.mark.same_on("postgresql")
 def test_the_third_crash_on_a_batch_quarantines_it_and_a_replay_tries_again(
     alike: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_cascade_from_a_received_table_onto_an_owned_one_is_captured(link: Lin
     assert (pending(link.one), pending(link.other)) == (0, 0)
 
 
+@pytest.mark.same_on("postgresql")
 def test_bounded_batches_apply_by_themselves_with_parents_in_later_ones(alike: Link) -> None:
     alike.one.limit(batch_records=7, batch_bytes=1500)
     ids = [uuid.UUID(int=n + 1) for n in range(20)]
@@ -226,6 +227,7 @@ def test_bounded_batches_apply_by_themselves_with_parents_in_later_ones(alike: L
     crossed(alike)
 
 
+@pytest.mark.same_on("postgresql")
 def test_bounded_batches_carry_deletes_of_what_later_ones_still_held(alike: Link) -> None:
     alike.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": "p"} for n in range(12)])
     alike.one.execute(sa.insert(visit), [{"id": n, "country": "at", "number": n} for n in range(12)])

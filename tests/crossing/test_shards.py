@@ -338,6 +338,7 @@ def test_on_sqlite_nothing_is_handed_over(shards: Callable[..., Link]) -> None:
 # Killed
 
 
+@pytest.mark.same_on("postgresql")
 @pytest.mark.parametrize(
     "kind, stride",
     [

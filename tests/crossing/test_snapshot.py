@@ -156,6 +156,7 @@ def test_changes_go_before_the_part_that_may_rely_on_them(small: Link) -> None:
     assert not small.other.all(sa.select(dead_letter))
 
 
+@pytest.mark.same_on("postgresql")
 def test_rows_that_refer_to_rows_of_their_own_table_come_with_those(alike: Link) -> None:
     alike.one.limit(batch_records=8)
     ids = sorted((uuid.UUID(int=n * 7919) for n in range(1, 31)), key=str, reverse=True)

@@ -27,6 +27,9 @@ from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account
 from tests.crossing.sides import Side
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 HOUR = timedelta(hours=1)
 

@@ -16,6 +16,9 @@ from tests.crossing.conftest import needs_postgres
 from tests.crossing.sides import Link, Side
 from tests.databases import Databases
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 metadata = sa.MetaData()
 item, other, back = (
     sa.Table(name, metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("text", sa.Text))

@@ -31,6 +31,9 @@ from tests.crossing import shop
 from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.sides import Link, Side
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 COLUMNS = [column for column in dead_letter.c if column.name != "updated_at"]
 
@@ -133,6 +136,7 @@ def test_a_letter_whose_id_another_one_has_gets_a_new_one(parked: Side, tmp_path
     assert [row.letter for row in parked.all(sa.select(revision).order_by(revision.c.letter))][-1] == again["id"]
 
 
+@pytest.mark.same_on
 def test_an_id_beyond_the_newest_is_not_taken_out_of_turn(parked: Side, tmp_path: Path) -> None:
     file = saved(parked, tmp_path)
     before = letters(parked)
@@ -374,6 +378,7 @@ def test_a_line_without_end_is_not_read_into_memory(
         letter_file.import_letters(quick_receiver.site, long)
 
 
+@pytest.mark.same_on
 def test_two_operators_do_not_bring_one_file_twice(parked: Side, tmp_path: Path) -> None:
     file = saved(parked, tmp_path)
     with locked(parked.engine, "letters"), pytest.raises(Busy, match="letters is busy"):

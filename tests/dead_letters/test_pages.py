@@ -95,6 +95,7 @@ def test_pages_put_together_are_all_that_is_meant_in_order(many: Connection, ask
     assert (first.count.letters, first.count.exact) == (len(wanted), True)
 
 
+@pytest.mark.same_on("postgresql")
 @either_way
 @pytest.mark.parametrize("asked", [name for name in ASKED if "words" in name or "signs" in name])
 def test_a_search_that_ends_early_goes_on_where_it_ended(

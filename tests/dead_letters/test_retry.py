@@ -28,6 +28,9 @@ from tests.crossing.conftest import needs_postgres
 from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.sides import Link, Side
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 PARKED, APPLIED, SUPERSEDED = DeadLetterState.PARKED, DeadLetterState.APPLIED, DeadLetterState.SUPERSEDED
 
@@ -230,6 +233,7 @@ def test_an_orphan_that_is_refused_for_another_cause_then_is_not_tried_for_ever(
 # Retried together
 
 
+@pytest.mark.same_on
 def test_letters_of_one_selection_get_their_own_outcomes(receiver: Side, forger: Forger) -> None:
     park(receiver, forger, [visit(1, 1, FIRST), visit(2, 2, FIRST), old(1), old(2), b"{", old(1, FIRST + 1)])
     receiver.execute(sa.insert(shop.place).values(country="at", number=1, name="p"))

@@ -23,6 +23,9 @@ from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.sides import Link, Side
 from tests.databases import Databases
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 SECRET = "s3cr3t-6f1c"
 
@@ -65,6 +68,7 @@ def test_a_letter_is_shown_with_its_place_its_row_and_what_came_after(receiver: 
     assert look(receiver).since == f"deleted by version {FIRST + 4}"
 
 
+@pytest.mark.same_on
 def test_the_rules_of_other_constraints_are_shown_too(receiver: Side, forger: Forger) -> None:
     forger.send([upsert("seat", FIRST, id=1, code="a", rank=1, row=1)])
     forger.send(
@@ -89,6 +93,7 @@ def test_the_rules_of_other_constraints_are_shown_too(receiver: Side, forger: Fo
     assert look(receiver, ids["json"]).pretty == ()
 
 
+@pytest.mark.same_on
 def test_every_type_of_key_finds_its_row(receiver: Side, forger: Forger) -> None:
     forger.send([upsert("node", FIRST, id="6513270e-0000-4000-8000-00000000abcd", parent=None, name="root")])
     forger.send([upsert("node", FIRST + 1, id="6513270e-0000-4000-8000-00000000abcd", parent=None, name=5)])
@@ -135,6 +140,7 @@ def discreet(request: pytest.FixtureRequest, tmp_path: Path, databases: Database
     side.engine.dispose()
 
 
+@pytest.mark.same_on
 def test_nothing_sensitive_is_seen_anywhere(discreet: Side) -> None:
     if discreet.engine.dialect.name == "postgresql":
         discreet.execute(

@@ -19,6 +19,9 @@ from tests.crossing import shop
 from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.sides import Link, Side
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 
 
@@ -125,6 +128,7 @@ def test_a_discarded_letter_stays_so(quick_receiver: Side, quick_forger: Forger)
     assert (done.state, done.changed) == (DeadLetterState.DISCARDED, False)
 
 
+@pytest.mark.same_on
 def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> None:
     forger.send([account(1, FIRST, age=300)])
     receiver.take_in()
@@ -202,6 +206,7 @@ POSTGRESQL_EVILS = {
 }
 
 
+@pytest.mark.same_on
 def test_what_cannot_cross_is_parked_and_holds_nobody_up(alike: Link) -> None:
     kind = alike.one.engine.dialect.name
     statements = SQLITE_EVILS if kind == "sqlite" else POSTGRESQL_EVILS

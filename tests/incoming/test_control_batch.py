@@ -34,6 +34,9 @@ from tests.crossing.forging import EPOCH, upsert
 from tests.crossing.sides import Link, Side
 from tests.crossing.talking import CONTROL, Mouth, add, controls, cross, halted, letters, states, take_in, tell, told
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 BACK = "back"
 """The channel that the receiver sends."""
 

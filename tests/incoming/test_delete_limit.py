@@ -21,6 +21,9 @@ from tests.crossing import shop
 from tests.crossing.forging import Forger, account, delete, upsert
 from tests.crossing.sides import Side
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 FAR = 2**63 - 1
 """No clock will ever say this."""

@@ -33,6 +33,9 @@ from tests.crossing.sides import Side
 from tests.crossing.talking import CONTROL, Mouth
 from tests.databases import At
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FAULTS: tuple[Exception, ...] = (
     MemoryError(),
     RecursionError("maximum recursion depth exceeded"),
@@ -279,6 +282,7 @@ def test_an_import_that_is_told_to_stop_blames_nobody_and_goes_no_further(
     assert verdicts(quick_receiver) == [(Verdict.APPLIED, None)]
 
 
+@pytest.mark.same_on
 @pytest.mark.postgres
 def test_a_connection_that_dies_is_no_fault_of_the_batch(receiver: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     forger = trusted_forger(receiver)

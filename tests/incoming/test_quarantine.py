@@ -22,6 +22,9 @@ from tests.crossing.forging import Forger, account, delete, last_byte_changed, u
 from tests.crossing.shop import account as account_table
 from tests.crossing.sides import Side
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 
 def strict(side: Side) -> None:
     """Let the channel refuse a batch with a bad record."""

@@ -29,6 +29,9 @@ from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account, age, delete, upsert
 from tests.crossing.sides import Side
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 """A version such as a sender would begin with."""
 
@@ -740,6 +743,7 @@ def test_a_bad_line_is_parked_and_the_rest_applies(quick_receiver: Side, quick_f
     assert parked(quick_receiver, outcome) == [(error, 2, line)]
 
 
+@pytest.mark.same_on
 def test_bad_lines_of_every_kind_are_parked_together_and_the_rest_applies(receiver: Side, forger: Forger) -> None:
     receiver.limit(invalid_share=1.0)
     # Those of one key by themselves: the second one of it would be parked for that.
@@ -768,6 +772,7 @@ def parked(side: Side, outcome: Imported) -> list[tuple[str, int, bytes]]:
     return [(letter.error, letter.line, bytes(letter.record)) for letter in letters]
 
 
+@pytest.mark.same_on
 def test_a_reference_to_nothing_is_parked_and_named(receiver: Side, forger: Forger) -> None:
     forger.send(
         [
@@ -783,6 +788,7 @@ def test_a_reference_to_nothing_is_parked_and_named(receiver: Side, forger: Forg
     assert [row["id"] for row in receiver.rows(shop.visit)] == [1]
 
 
+@pytest.mark.same_on
 def test_a_taken_unique_value_is_parked_and_names_who_has_it(receiver: Side, forger: Forger) -> None:
     receiver.execute(sa.insert(shop.seat).values(id=5, code="a"))
     forger.send([upsert("seat", FIRST, id=1, code="a", rank=None, row=None)])
@@ -828,6 +834,7 @@ def test_more_bad_lines_than_the_share_allows_refuse_the_batch(quick_receiver: S
     assert only(quick_receiver).records.parked == 20
 
 
+@pytest.mark.same_on
 def test_more_rows_than_the_database_takes_refuse_the_batch(receiver: Side, forger: Forger) -> None:
     receiver.limit(invalid_records=5, invalid_share=1.0)
     records = [upsert("visit", FIRST + n, id=n, country="at", number=n) for n in range(6)]
@@ -862,6 +869,7 @@ def test_few_deletes_and_those_below_the_share_are_not_held(quick_receiver: Side
 # Versions
 
 
+@pytest.mark.same_on
 def test_older_records_never_change_newer_rows_not_even_deleted_ones(receiver: Side, forger: Forger) -> None:
     forger.send([account(1, FIRST + 10, name="new"), account(2, FIRST + 10), delete("account", FIRST + 11, id=3)])
     only(receiver)

@@ -29,6 +29,9 @@ from tests.crossing.talking import Mouth, add, cross, halted, take_in, tell
 from tests.databases import Databases
 from tests.incoming.test_control_batch import Restored
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 OLD, NEW, NEWER = "a" * 12, "b" * 12, "c" * 12
 HELD = (Verdict.HELD, Reason.UNPROVEN_EPOCH)

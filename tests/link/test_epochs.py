@@ -23,12 +23,16 @@ from tests.crossing.sides import Link, Side
 from tests.crossing.test_snapshot import accounts, ask, cross, export, forget
 from tests.databases import Databases
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 
 def names(side: Side) -> list[tuple[int, str]]:
     """Give the accounts."""
     return [(row["id"], row["name"]) for row in side.rows(shop.account)]
 
 
+@pytest.mark.same_on
 def test_a_new_epoch_numbers_anew_gives_greater_versions_and_asks_for_all_channels(alike: Link) -> None:
     side = alike.one
     side.execute(sa.insert(shop.account), accounts(1, 1))
@@ -47,6 +51,7 @@ def test_a_new_epoch_numbers_anew_gives_greater_versions_and_asks_for_all_channe
     assert [(row.prune, row.state) for row in side.all(sa.select(resync))] == [(1, ResyncState.DONE)]
 
 
+@pytest.mark.same_on
 def test_the_counter_never_goes_back(alike: Link) -> None:
     side = alike.one
     far = int((now() + timedelta(days=400)).timestamp() * 1_000_000)

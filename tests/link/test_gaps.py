@@ -27,6 +27,9 @@ from tests.crossing.forging import EPOCH, Forger, account, last_byte_changed
 from tests.crossing.sides import Side
 from tests.performance.watching import watched
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 FIRST = 1_700_000_000_000_000
 OTHER = "ffffffffffff"
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 import sqlalchemy as sa
 
 from exchange.database import positions
@@ -35,6 +36,9 @@ from tests.crossing.forging import EPOCH
 from tests.crossing.sides import Link, Side
 from tests.crossing.talking import CONTROL, add, controls, cross, states, take_in, tell, told
 from tests.performance.watching import watched
+
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
 
 
 def test_a_batch_is_acknowledged_once_its_receiver_says_so(alike: Link) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from exchange.database.locks import reading, writing
@@ -18,6 +19,9 @@ from tests.crossing import shop
 from tests.crossing.forging import Forger, account
 from tests.crossing.shop import note
 from tests.crossing.sides import Link, Side
+
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
 
 FORTH = shop.channels[0]
 

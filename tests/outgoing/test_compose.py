@@ -160,6 +160,7 @@ def test_every_value_of_every_type_is_written_as_one_at_a_time(side: Side) -> No
     assert letters_of(side) == refused == []
 
 
+@pytest.mark.same_on("postgresql")
 def test_rows_and_deletes_of_a_tree_are_written_as_one_at_a_time(side: Side) -> None:
     insert_items(side, ROWS)
     expected, _ = one_at_a_time(side)
@@ -232,6 +233,7 @@ def test_each_bad_row_among_good_ones_is_refused_as_one_at_a_time(side: Side) ->
     assert not any("hidden" in letter[3] for letter in found)
 
 
+@pytest.mark.same_on("postgresql")
 def test_a_batch_is_filled_to_the_last_record_that_fits_and_the_rest_follows(side: Side) -> None:
     insert_items(side, 2000, document={"text": "x" * 2000})
     side.limit(batch_bytes=2_000_000)
@@ -243,6 +245,7 @@ def test_a_batch_is_filled_to_the_last_record_that_fits_and_the_rest_follows(sid
         assert len(full) <= 2_000_000 < len(full) + following.index(b"\n") + 1
 
 
+@pytest.mark.same_on("postgresql")
 def test_large_rows_are_written_as_one_at_a_time(side: Side) -> None:
     insert_items(side, 60, document={"text": "x" * 100_000})
     expected, _ = one_at_a_time(side)

@@ -26,6 +26,9 @@ from tests.crossing.forging import last_byte_changed
 from tests.crossing.shop import account
 from tests.crossing.sides import Link, Side
 
+# What these show the databases have no say in.
+pytestmark = pytest.mark.same_on("postgresql")
+
 
 def epoch(side: Side) -> str:
     with reading(side.engine) as connection:

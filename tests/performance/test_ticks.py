@@ -160,6 +160,7 @@ def wait(forger: Forger, count: int) -> None:
     forger.receiver.take_in()
 
 
+@pytest.mark.same_on("postgresql")
 @pytest.mark.usefixtures("settled")
 def test_batches_behind_a_gap_are_neither_opened_nor_asked_for_one_by_one(receiver: Side, forger: Forger) -> None:
     costs = []

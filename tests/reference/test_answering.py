@@ -26,6 +26,9 @@ from exchange.reference.handlers import Question, echo, load_handler
 from exchange.reference.models import AnswerAttempt, Base, Request, RequestStatus, Response, ResponseStatus, User
 from tests.crossing.processes import fork, join
 
+# What these show the databases have no say in, but where it says so.
+pytestmark = pytest.mark.same_on("postgresql")
+
 # For what no database has a say in.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -260,6 +263,7 @@ def test_an_answer_given_by_hand_meanwhile_stays(database: Engine, asked: uuid.U
     assert answer_requests(database, echo, "response") == Answers()
 
 
+@pytest.mark.same_on
 def test_a_request_withdrawn_meanwhile_gets_no_response(
     database: Engine, asked: uuid.UUID, count: Callable[[type[Base]], int]
 ) -> None:
@@ -273,6 +277,7 @@ def test_a_request_withdrawn_meanwhile_gets_no_response(
     assert count(AnswerAttempt) == 0
 
 
+@pytest.mark.same_on
 def test_several_answerers_at_once_answer_each_request_once(
     database: Engine, database_url: str, ada: str, tmp_path: Path, count: Callable[[type[Base]], int]
 ) -> None:
