@@ -34,6 +34,16 @@ class Limits:
     crashes: int = 3
     """So many attempts at a batch that crashed quarantine it; no setting changes this."""
     poison_after: int = 5
+    group_letters: int = 5_000
+    group_bytes: int = 16 * 1024 * 1024
+    """So many dead letters, of so many bytes, are retried in one transaction: it costs little each, and little memory.
+    No setting changes this, nor what follows up to ``control_records``."""
+    orphans_at_once: int = 10_000
+    """At so many letters of a channel a run looks that retries by itself: of more at some, other ones each time."""
+    pruned_letters: int = 100_000
+    """So many of each state one run lets go."""
+    control_records: int = 10_000
+    """So many records of a control batch are read: no side has so many channels."""
     retention_days: float = 30.0
     letter_days: Mapping[DeadLetterState, float] = field(
         default_factory=lambda: {

@@ -22,9 +22,6 @@ from exchange.format.record import Op
 from exchange.results import Retried
 from exchange.site import Site
 
-MOST_LETTERS = 10_000
-"""At so many letters of a channel one run looks: of more at some of them, other ones each time."""
-
 ORPHAN_RETRIED = "retried by itself, as what it refers to has come"
 
 RIVALS_RETRIED = "retried by itself, together with those that are in its way"
@@ -62,8 +59,9 @@ def _rivals(site: Site, connection: Connection, channel: Channel) -> list[retry.
     same_key = (newer.stream == letter.stream, newer.key == letter.key, newer.state == DeadLetterState.PARKED)
     newest = ~sa.exists().where(*same_key, newer.id > letter.id)
     usable = (letter.direction == Direction.IN, letter.attempts <= site.limits.poison_after)
-    asking = sa.select(*retry.HEADER).where(*parked, *usable, newest).order_by(letter.id).limit(MOST_LETTERS)
-    return [retry.header_of(row) for row in connection.execute(asking)]
+    asking = sa.select(*retry.HEADER).where(*parked, *usable, newest).order_by(letter.id)
+    some = asking.limit(site.limits.orphans_at_once)
+    return [retry.header_of(row) for row in connection.execute(some)]
 
 
 def _retry_ready(
@@ -88,11 +86,12 @@ def _retry_ready(
 def _orphans(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:
     letter = dead_letter.c
     mine = (letter.channel == channel.name, is_orphan(dead_letter))
-    some = sa.select(letter.id).where(*mine).limit(MOST_LETTERS + 1).subquery()
+    most = site.limits.orphans_at_once
+    some = sa.select(letter.id).where(*mine).limit(most + 1).subquery()
     number = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
-    begin = _anywhere(connection, mine) if number > MOST_LETTERS else 0
+    begin = _anywhere(connection, mine) if number > most else 0
     usable = (letter.direction == Direction.IN, letter.op == Op.UPSERT, letter.attempts <= site.limits.poison_after)
-    asking = sa.select(*retry.HEADER).where(*mine, *usable, letter.id >= begin).order_by(letter.id).limit(MOST_LETTERS)
+    asking = sa.select(*retry.HEADER).where(*mine, *usable, letter.id >= begin).order_by(letter.id).limit(most)
     return [retry.header_of(row) for row in connection.execute(asking)] if number else []
 
 

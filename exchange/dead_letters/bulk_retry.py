@@ -193,7 +193,7 @@ class _BulkRun:
             self._canary = 0
 
     def _size(self) -> int:
-        size = retry.MOST_LETTERS
+        size = self._site.limits.group_letters
         if self._canary:
             size = min(size, max(1, self._canary - self._bulk.tried))
         if self._pace.rate:

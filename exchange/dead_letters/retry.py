@@ -31,6 +31,7 @@ from exchange.dead_letters.supersede import SupersededLetters
 from exchange.dead_letters.transitions import Outcome, Taken, missing, standing
 from exchange.format.errors import RecordError, printable, rule_of
 from exchange.format.names import CONTROL
+from exchange.limits import Limits
 from exchange.results import Retried
 from exchange.site import Site
 from exchange.tables import version_limit
@@ -38,10 +39,6 @@ from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loader
 from exchange.tables.loader.decode import BadLine, Decoder
 from exchange.tables.loader.staging import DUPLICATE
-
-MOST_LETTERS = 5_000
-MOST_BYTES = 16 * 1024 * 1024
-"""So much is tried in one transaction: enough that its cost is shared, and memory stays small."""
 
 GONE = "its row goes with the next export as it is then"
 
@@ -100,7 +97,7 @@ def retry_letters(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> 
     options = RetryOptions(rehearse=rehearse)
     done: dict[int, Retried] = {}
     with transient_errors():
-        for some in in_parts(wanted, MOST_LETTERS):
+        for some in in_parts(wanted, site.limits.group_letters):
             with reading(site.engine) as connection:
                 headers = _headers(connection, some)
                 done |= {one: _unknown(one) for one in some if one not in headers}
@@ -147,15 +144,15 @@ def group_letters(site: Site, headers: Iterable[Header], done: dict[int, Retried
                 message = f"{why}; nothing was changed"
                 done[header.id] = Retried(header.id, header.state, message, changed=False)
             continue
-        for page in _pages(some):
+        for page in _pages(some, site.limits):
             yield from (RetryGroup(direction, channel, ids) for ids in _turns(page))
 
 
-def _pages(headers: Iterable[Header]) -> Iterator[list[Header]]:
+def _pages(headers: Iterable[Header], limits: Limits) -> Iterator[list[Header]]:
     page: list[Header] = []
     size = 0
     for header in headers:
-        if page and (len(page) >= MOST_LETTERS or size + header.bytes > MOST_BYTES):
+        if page and (len(page) >= limits.group_letters or size + header.bytes > limits.group_bytes):
             yield page
             page, size = [], 0
         page.append(header)

@@ -40,9 +40,6 @@ from exchange.link import acknowledge, gaps, peer_statements, send_requests
 from exchange.link.proofs import CheckedClaim, ClaimVerdict, PeerClaim, check_claim, check_proof
 from exchange.site import Site
 
-MOST_RECORDS = 10_000
-"""So many records of a control batch are read: no side has so many channels."""
-
 SKIPPED_PLACES = 1_000
 """So many places a restored side leaves for control batches that it wrote and does not know of any more."""
 
@@ -146,8 +143,9 @@ class _ControlReader:
 
     def _apply(self, number: int, record: Record) -> bool:
         """Do what one record says; give whether that was news. Raises RecordError."""
-        if number > MOST_RECORDS:
-            raise RecordError("absurd", "", f"a control batch has at most {MOST_RECORDS} records; this is one more")
+        most = self._site.limits.control_records
+        if number > most:
+            raise RecordError("absurd", "", f"a control batch has at most {most} records; this is one more")
         if record.stream not in self._arrival.manifest.schemas:
             raise RecordError(
                 "record", "/stream", f"the manifest speaks of no stream {printable(record.stream, 80)} in this batch"

@@ -31,9 +31,6 @@ MAX_BATCHES = 1_000
 CONTROL_DAYS = 1.0
 """For so many days control batches are kept: what they say, the newest one says, too."""
 
-MAX_LETTERS = 100_000
-"""How many dead letters of each state one run lets go."""
-
 
 @dataclass(frozen=True)
 class Pruned(AsDict):
@@ -87,7 +84,7 @@ def _prune_letters(site: Site, clock: RetentionClock) -> int:
     removed = 0
     for state, days in site.limits.letter_days.items():
         cause = f"removed, as it has been {state} for {days:g} days"
-        removed += retention.retire(site.engine, state, clock.before(days), cause, MAX_LETTERS)
+        removed += retention.retire(site.engine, state, clock.before(days), cause, site.limits.pruned_letters)
     retention.forget_selections(site.engine)
     with writing(site.engine) as connection:
         counts.fold(connection, now())

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
-from exchange.database import sessions
+from exchange.database import clock, sessions
 from exchange.database.engine import make_engine
 from exchange.database.locks import Busy, reading
 from exchange.database.tables import resync
@@ -111,7 +110,7 @@ def test_a_transaction_that_holds_a_lock_for_long_is_named_before_anybody_waits(
     postgresql_link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     side = postgresql_link.one
-    monkeypatch.setattr(sessions, "LONG", timedelta(0))
+    monkeypatch.setenv(clock.AHEAD, "120")  # as if it had begun two minutes ago
     with open_transaction(_url(side), "LOCK TABLE place IN SHARE MODE"), reading(side.engine) as connection:
         assert sessions.long_holders(connection, ["visit"]) == []
         [problem] = sessions.long_holders(connection, ["place", "visit"])

@@ -11,16 +11,17 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel
+from exchange.database.clock import AHEAD
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, batch, dead_letter
 from exchange.dead_letters import file as letter_file
 from exchange.dead_letters.file import FileFault
-from exchange.files import batch_files, keys, spool
+from exchange.files import keys, spool
 from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.key_terms import Terms
 from exchange.format.signing import SigningKey, TrustedKeys
-from exchange.incoming import importer, manifests, quarantine, replay
+from exchange.incoming import importer, quarantine, replay
 from exchange.operating import status, untrust
 from exchange.results import Imported
 from tests.crossing import shop
@@ -38,17 +39,16 @@ HOUR = timedelta(hours=1)
 class Clock:
     """The receiver's clock as it judges keys: it goes on when a test says so."""
 
-    ahead: timedelta = timedelta()
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
 
-    def now(self) -> datetime:
-        return now() + self.ahead
+    def go_on(self, time: timedelta) -> None:
+        self._patch.setenv(AHEAD, str(time.total_seconds()))
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(manifests, "now", made.now)
-    return made
+    return Clock(monkeypatch)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_what_comes_after_its_keys_time_is_untrusted_whatever_date_it_bears(
     trust(side, forger.key, Terms(not_after=now() + HOUR))
     forger.send([account(1, FIRST)], claims={"created_at": created_at})
     assert verdicts(side) == [(Verdict.APPLIED, None)]
-    clock.ahead = 2 * HOUR
+    clock.go_on(2 * HOUR)
     forger.send([account(2, FIRST + 1)], claims={"created_at": created_at})
     outcome = only(side)
     assert (outcome.verdict, outcome.reason) == UNTRUSTED
@@ -117,16 +117,16 @@ def test_what_comes_before_its_keys_time_is_untrusted_and_let_in_once_that_has_b
     trust(side, forger.key, Terms(not_before=now() + HOUR))
     stem = forger.send([account(1, FIRST)])
     assert verdicts(side) == [UNTRUSTED]
-    clock.ahead = 2 * HOUR
+    clock.go_on(2 * HOUR)
     assert [one.verdict for one in replay.replay_batches(side.site, stem).batches] == [Verdict.APPLIED]
     assert ids(side) == [1]
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_what_waits_since_before_its_keys_time_was_over_is_applied_all_the_same(
-    side: Side, forger: Forger, clock: Clock, monkeypatch: pytest.MonkeyPatch, again: bool
+    side: Side, forger: Forger, clock: Clock, again: bool
 ) -> None:
-    monkeypatch.setattr(batch_files, "SETTLED_AFTER_SECONDS", 0)  # what waits is remembered
+    clock.go_on(HOUR / 60)  # what waits has lain there for a while, and is remembered
     trust(side, forger.key, Terms(not_after=now() + HOUR))
     new_key = SigningKey.generate("newer")
     trust(side, new_key)
@@ -135,7 +135,7 @@ def test_what_waits_since_before_its_keys_time_was_over_is_applied_all_the_same(
     forger.key = old_key
     forger.send([account(2, FIRST + 1)])
     assert verdicts(side) == [(Verdict.WAITING, Reason.GAP)]
-    clock.ahead = 2 * HOUR
+    clock.go_on(2 * HOUR)
     if again:  # another process, which remembers nothing
         side.site = replace(side.site, spool=spool.Spool(side.site.spool.folders))
     assert verdicts(side) == [(Verdict.WAITING, Reason.GAP)]
@@ -164,7 +164,7 @@ def test_what_was_applied_in_its_keys_time_comes_again_as_a_duplicate_and_anothe
     applied = forger.make([account(1, FIRST)], follow=False)
     forger.deliver(applied)
     assert verdicts(side) == [(Verdict.APPLIED, None)]
-    clock.ahead = 2 * HOUR
+    clock.go_on(2 * HOUR)
     forger.deliver(applied)
     assert verdicts(side) == [(Verdict.DUPLICATE, None)]
     forger.send([account(2, FIRST)])

@@ -201,10 +201,8 @@ def test_an_orphan_is_retried_by_itself_when_its_parent_has_come(receiver: Side,
     assert told(receiver, letters(receiver)[0].id)[-1].startswith("retried by itself")
 
 
-def test_of_very_many_orphans_each_run_looks_at_some(
-    quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("exchange.dead_letters.auto_retry.MOST_LETTERS", 3)
+def test_of_very_many_orphans_each_run_looks_at_some(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(orphans_at_once=3)
     park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(8)])
     quick_forger.send([place(number, FIRST) for number in range(8)])
     runs = [quick_receiver.take_in()]
@@ -315,7 +313,7 @@ def test_a_run_ends_right_after_as_many_failures_as_may_be(
 def test_a_run_that_was_stopped_goes_on_where_it_ended(
     quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "MOST_LETTERS", 10)
+    quick_receiver.limit(group_letters=10)
     park(quick_receiver, quick_forger, [visit(number, number, FIRST) for number in range(50)])
     quick_receiver.execute(sa.insert(shop.place), [{"country": "at", "number": n, "name": "p"} for n in range(50)])
     select(quick_receiver, "all")

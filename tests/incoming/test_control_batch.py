@@ -238,10 +238,8 @@ def words_are_refused(mouth: Mouth, record: dict[str, Any] | bytes, error: str, 
     assert mouth.side.all(sa.select(peer)) == []
 
 
-def test_of_a_flood_of_bad_records_some_are_kept_and_all_are_counted(
-    quick_mouth: Mouth, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(control_batch, "MOST_RECORDS", 150)
+def test_of_a_flood_of_bad_records_some_are_kept_and_all_are_counted(quick_mouth: Mouth) -> None:
+    quick_mouth.side.limit(control_records=150)
     requests = [said_request(name=f"ask-{number}", channel="forth") for number in range(200)]
     outcome = quick_mouth.say(*requests)
     assert outcome.records.parked == 200

@@ -291,7 +291,7 @@ def test_a_clock_that_fell_back_does_not_hold_what_it_would_have_taken(
 ) -> None:
     quick_forger.send([account(1, us())])
     assert verdicts(quick_receiver) == [Verdict.APPLIED]
-    monkeypatch.setattr(version_limit, "now", lambda: now() - timedelta(days=20_000))
+    monkeypatch.setenv(clock.AHEAD, str(-20_000 * 86400))
     quick_forger.send([account(2, us())])
     assert verdicts(quick_receiver) == [Verdict.APPLIED]
     assert ids(quick_receiver) == [1, 2]

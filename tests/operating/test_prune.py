@@ -91,12 +91,9 @@ def test_a_letter_settled_late_is_kept_though_it_was_parked_long_ago(quick_recei
     assert due not in ids(quick_receiver)
 
 
-def test_many_letters_go_in_parts_and_no_more_than_a_run_may_take(
-    receiver: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    receiver.limit(letter_days=KEPT)
+def test_many_letters_go_in_parts_and_no_more_than_a_run_may_take(receiver: Side) -> None:
+    receiver.limit(letter_days=KEPT, pruned_letters=CHUNK + 5)
     settled(receiver, DeadLetterState.APPLIED, 99, count=2 * CHUNK + 10)
-    monkeypatch.setattr("exchange.operating.prune.MAX_LETTERS", CHUNK + 5)
     assert prune(receiver) == CHUNK + 5
     assert prune(receiver) == CHUNK + 4
     assert len(ids(receiver)) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from exchange.database.locks import writing
 from exchange.database.tables import DeadLetterState, Direction
-from exchange.dead_letters import bulk_retry, retry, selections, store, transitions
+from exchange.dead_letters import bulk_retry, selections, store, transitions
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.store import Letter
 from exchange.incoming import importer
@@ -56,8 +56,8 @@ def test_ten_times_the_letters_take_no_more_statements(receiver: Side, age: int,
     assert statements[1] <= statements[0] + 10
 
 
-def test_long_records_make_small_groups(quick_receiver: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "MOST_BYTES", 10_000)
+def test_long_records_make_small_groups(quick_receiver: Side) -> None:
+    quick_receiver.limit(group_bytes=10_000)
     park(quick_receiver, "long", range(30), text="x" * 3_000)
     groups: list[int] = []
     bulk_retry.retry_selection(

@@ -10,8 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
-from exchange.database import tables
-from exchange.files import batch_files
+from exchange.database import clock, tables
 from exchange.files.folder import Folder
 from exchange.format.errors import Reason, Verdict
 from exchange.format.signing import TrustedKeys
@@ -148,8 +147,8 @@ def test_a_log_that_was_nearly_empty_when_a_worker_began_costs_no_more_once_it_i
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a file be known as soon as it is seen: no test waits until it has lain there for a while."""
-    monkeypatch.setattr(batch_files, "SETTLED_AFTER_SECONDS", 0)
+    """Let a file be known as soon as it is seen, as if it had lain there for a minute."""
+    monkeypatch.setenv(clock.AHEAD, "60")
 
 
 def wait(forger: Forger, count: int) -> None:
