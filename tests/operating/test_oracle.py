@@ -56,7 +56,7 @@ def test_the_oracle_is_content_with_two_sides_at_rest_and_sees_each_thing_that_i
 
     for _, network, statement in _BROKEN:
         (link.one if network == "one" else link.other).execute(statement)
-    for file in ("incoming/forth-0123456789ab-0000000001.jsonl", "archive/stray.txt"):
+    for file in ("work/forth-0123456789ab-0000000001.jsonl", "archive/stray.txt"):
         (link.other.home / file).write_text("")
     kinds = {one.kind for one in [*seen.judge(), *seen.unsettled()]}
     assert {kind for kind, *_ in _BROKEN} - kinds == set()

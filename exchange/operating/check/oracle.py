@@ -77,16 +77,17 @@ class _Versions(NamedTuple):
 class Oracle:
     """Looks at both sides. Made once for a link, it remembers the versions that ``watch`` saw."""
 
-    def __init__(self, one: Site, other: Site) -> None:
-        """Take both sides; nothing is read yet."""
+    def __init__(self, one: Site, other: Site, *, both_ways: bool = True) -> None:
+        """Take both sides; nothing is read yet. Not ``both_ways``: files go from ``one`` to ``other`` alone."""
         self.sites = (one, other)
+        self._ways = ((one, other), (other, one)) if both_ways else ((one, other),)
         self._seen: dict[tuple[str, str], _Versions] = {}
         self._back: list[Wrong] = []
 
     def watch(self) -> list[Wrong]:
         """See that no version went back since the last time; ask it as often as you like."""
         found = []
-        for source, target in (self.sites, self.sites[::-1]):
+        for source, target in self._ways:
             with reading(target.engine) as connection:
                 for stream in _received(source, target):
                     place, present = (target.network, stream.name), _versions(connection, stream)
@@ -110,9 +111,10 @@ class Oracle:
 
     def judge(self, *, at_rest: bool = True) -> list[Wrong]:
         """Give everything that is wrong. ``at_rest``: nothing is on its way, so nothing may lie in a folder for it."""
-        one, other = self.sites
         self.watch()
-        found = [*self._back, *disagreements(one, other), *disagreements(other, one)]
+        found = [*self._back]
+        for source, target in self._ways:
+            found += disagreements(source, target)
         for site in self.sites:
             found += check_ledger(site)
             found += check_files(site)
@@ -155,13 +157,19 @@ def unsettled(site: Site) -> list[Wrong]:
 
 
 def left_behind(site: Site) -> list[Wrong]:
-    """Name the files that a side at rest has in work, in its drafts or in incoming without a row that says so."""
+    """Name the files that a side at rest has in work, in its drafts or in incoming without a word of them.
+
+    A batch that waits has its row; of a half whose other half never came, or what a carrier made of a file, each import
+    tells.
+    """
     folders, found = site.spool.folders, site.spool.drafts_left()
     with reading(site.engine) as connection:
         waiting = {one.place for one in ledger.open_batches(connection)}
+    told = {one.file for one in site.spool.list_arrivals().left_alone}
     for path in (folders.work, folders.incoming):
         for file, name in site.spool.labels(path):
-            if name is not None and (name.channel, name.epoch, name.sequence) not in waiting:
+            place = None if name is None else (name.channel, name.epoch, name.sequence)
+            if place is not None and place not in waiting and (path == folders.work or file not in told):
                 found.append(f"{path.name}/{file}")
     return [Wrong(LEFT, site.network, one) for one in found]
 

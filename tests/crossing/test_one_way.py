@@ -1,0 +1,97 @@
+"""A one-way link and a carrier that does everything wrong: copies, codes and due snapshots bring both to agree."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exchange.database.tables import GapState
+from exchange.link import gap_report
+from exchange.operating.check.files import NOT_SEALED
+from exchange.operating.check.oracle import Oracle
+from exchange.outgoing import resend
+from exchange.testing.carrier import HONEST, Faults
+from tests.crossing.conftest import needs_postgres, shop_link
+from tests.crossing.sides import Link
+from tests.crossing.test_carriage import Writer
+from tests.crossing.test_healing import take_in, tick
+from tests.databases import Databases
+
+FAULTS = Faults(delay=0.2, repeat=0.2, truncate=0.05, damage=0.1, drop=0.4, reorder=True)
+ENOUGH = 30
+"""Rounds with an honest carrier within which both sides have to agree."""
+
+
+def one_way(link: Link, seed: int, rounds: int) -> Oracle:
+    """Make a link of which nothing comes back, and live through many bad rounds."""
+    draw = random.Random(seed)
+    for side in (link.one, link.other):
+        side.site = replace(side.site, one_way=True)
+        side.limit(
+            batch_records=draw.choice([3, 7, 1000]),
+            copies=draw.choice([1, 3]),
+            copy_seconds=0,
+            grace_seconds=0,
+            period_seconds=1e-6,
+        )
+    link.there.faults, link.there._draw = FAULTS, random.Random(draw.random())
+    writer, seen = Writer(link, seed), Oracle(link.one.site, link.other.site, both_ways=False)
+    for turn in range(rounds):
+        writer.write()
+        link.one.limit(snapshot_days=1e-9 if draw.random() < 0.1 else 1)
+        go_round(link)
+        if turn == rounds // 2:
+            lose_what_was_sealed(link, draw)
+        assert seen.watch() == []
+    return seen
+
+
+def go_round(link: Link) -> None:
+    tick(link.one)
+    link.there.carry()
+    take_in(link.other)
+
+
+def lose_what_was_sealed(link: Link, draw: random.Random) -> None:
+    """Lose some of the sender's own copies, as a disk does: what is asked for of them can't be sent again."""
+    for path in (link.one.home / "sealed").glob("forth-*.jsonl*"):
+        if draw.random() < 0.2:
+            path.unlink()
+
+
+def ask_by_codes(link: Link) -> int:
+    """Carry the codes that the receiver shows to the sender, as a person would; give how many batches they name."""
+    missing = gap_report.list_gaps(link.other.site, channel=None, state=GapState.MISSING, limit=1)
+    return sum(len(resend.resend_by_code(link.one.site, code)) for code in missing.codes.values())
+
+
+@needs_postgres
+@pytest.mark.parametrize(
+    "kinds, rounds",
+    [
+        ("sqlite-sqlite", 6),
+        *(
+            pytest.param(kinds, 25, marks=pytest.mark.torture)
+            for kinds in ("sqlite-sqlite", "sqlite-postgresql", "postgresql-sqlite")
+        ),
+    ],
+)
+def test_a_one_way_link_comes_to_agree_by_copies_codes_and_snapshots(
+    kinds: str, rounds: int, seed: int, tmp_path: Path, databases: Databases
+) -> None:
+    print(f"seed {seed}")  # noqa: T201 - shown where the test fails
+    for link in shop_link(tmp_path, databases, *kinds.split("-")):
+        seen = one_way(link, seed, rounds)
+        link.there.faults = HONEST
+        link.one.limit(snapshot_days=1e-9)
+        asked = 0
+        for _ in range(ENOUGH):
+            go_round(link)
+            asked += ask_by_codes(link)
+            link.one.limit(snapshot_days=1)
+            if not seen.unsettled():
+                break
+        assert [str(one) for one in [*seen.unsettled(), *seen.judge()] if one.kind is not NOT_SEALED] == []
