@@ -386,12 +386,17 @@ resync = Table(
     Column("records", BigInteger, nullable=False, server_default="0"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("epoch", String(12)),
+    Column("contains_from", BigInteger),
+    Column("contains_through", BigInteger),
     Index("uq_exchange_resync_answers", "answers", unique=True),
     Index("ix_exchange_resync_state", "state", "channel", "id"),
 )
 """What this side shall send beside changes, asked for by a person, the schedule or the other side (``answers`` is
 the name of its request): a ``snapshot`` or a ``checkpoint`` of a channel, and how far it has come. ``streams`` is a
-JSON array, ``buckets`` a JSON object of them and of how many they are; NULL for all."""
+JSON array, ``buckets`` a JSON object of them and of how many they are; NULL for all. ``epoch`` is the one in which it
+was begun, ``contains_through`` the last batch of its channel then: a whole snapshot has what batches from
+``contains_from`` through that one held (NULL where it does not)."""
 
 repair = Table(
     "exchange_repair",

@@ -39,7 +39,7 @@ _INCOMING = {
     ),
     "foreign_key": Advice(
         _EITHER,
-        "it is retried when later batches of its channel apply; if the parent will not come, ask the sender for it"
+        "it is retried by itself when later batches apply; if the row that it waits for will not come, ask the sender"
         " (`exchange dead-letters show {id}` names it)",
     ),
     "absurd": Advice(

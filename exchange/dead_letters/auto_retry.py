@@ -18,23 +18,49 @@ from exchange.database.locks import Busy, reading
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan
 from exchange.dead_letters import retry
 from exchange.dead_letters.retry import RetryOptions
-from exchange.format.record import Op
 from exchange.results import Retried
 from exchange.site import Site
+from exchange.tables.loader.checks import FOREIGN_KEY
 
 ORPHAN_RETRIED = "retried by itself, as what it refers to has come"
 
 RIVALS_RETRIED = "retried by itself, together with those that are in its way"
 
 
-def retry_orphans(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
-    """Retry the letters whose missing rows have come; give those that were tried. Leaves out a channel that is busy."""
+def retry_orphans(
+    site: Site, channels: Iterable[Channel], stopping: Callable[[], bool], *, everything: bool
+) -> list[Retried]:
+    """Retry the letters whose missing rows have come; give those that were tried. Leaves out a channel that is busy.
+
+    Goes on as long as some are found. Of more than ``orphans_at_once`` it stops at so many of which none can be
+    applied, unless it is to look at ``everything``; it begins anywhere.
+    """
     retried: list[Retried] = []
     for channel in channels:
         with suppress(Busy):  # whoever works on it looks himself when he is done
+            while (found := _retry_some(site, channel, stopping, everything=everything)) and not stopping():
+                retried += found
+            retried += found
+    return retried
+
+
+def _retry_some(site: Site, channel: Channel, stopping: Callable[[], bool], *, everything: bool) -> list[Retried]:
+    """Look once at the orphans of a channel, from anywhere among them and round; give those that were tried."""
+    with reading(site.engine) as connection:
+        begin = _anywhere(site, connection, channel)
+    retried: list[Retried] = []
+    for first, last in ((begin, None), (None, begin)):
+        at = first
+        while begin is not None:
             with reading(site.engine) as connection:
-                headers = _orphans(site, connection, channel)
-            retried += _retry_ready(site, headers, "foreign_key", ORPHAN_RETRIED, stopping)
+                headers = _orphans(site, connection, channel, at, last)
+            ready = _retry_ready(site, headers, FOREIGN_KEY, ORPHAN_RETRIED, stopping)
+            retried += ready
+            if len(headers) < site.limits.orphans_at_once or stopping():
+                break
+            if not ready and not everything:
+                return retried
+            at = headers[-1].id + 1
     return retried
 
 
@@ -59,9 +85,10 @@ def _rivals(site: Site, connection: Connection, channel: Channel) -> list[retry.
     same_key = (newer.stream == letter.stream, newer.key == letter.key, newer.state == DeadLetterState.PARKED)
     newest = ~sa.exists().where(*same_key, newer.id > letter.id)
     usable = (letter.direction == Direction.IN, letter.attempts <= site.limits.poison_after)
-    asking = sa.select(*retry.HEADER).where(*parked, *usable, newest).order_by(letter.id)
-    some = asking.limit(site.limits.orphans_at_once)
-    return [retry.header_of(row) for row in connection.execute(some)]
+    asking = (
+        sa.select(*retry.HEADER).where(*parked, *usable, newest).order_by(letter.id).limit(site.limits.orphans_at_once)
+    )
+    return [retry.header_of(row) for row in connection.execute(asking)]
 
 
 def _retry_ready(
@@ -83,19 +110,31 @@ def _retry_ready(
     return [one for one in retried if one.changed]
 
 
-def _orphans(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:
+def _orphans(
+    site: Site, connection: Connection, channel: Channel, first: int | None, before: int | None
+) -> list[retry.Header]:
+    """Give the next of the orphans of a channel, of those with an id from ``first`` on and less than ``before``."""
+    letter = dead_letter.c
+    usable = (letter.direction == Direction.IN, letter.attempts <= site.limits.poison_after)
+    asking = sa.select(*retry.HEADER).where(letter.channel == channel.name, is_orphan(dead_letter), *usable)
+    if first is not None:
+        asking = asking.where(letter.id >= first)
+    if before is not None:
+        asking = asking.where(letter.id < before)
+    return [
+        retry.header_of(row)
+        for row in connection.execute(asking.order_by(letter.id).limit(site.limits.orphans_at_once))
+    ]
+
+
+def _anywhere(site: Site, connection: Connection, channel: Channel) -> int | None:
+    """Give the id at which a look at the orphans of a channel begins: anywhere among many; None if there are none."""
     letter = dead_letter.c
     mine = (letter.channel == channel.name, is_orphan(dead_letter))
     most = site.limits.orphans_at_once
     some = sa.select(letter.id).where(*mine).limit(most + 1).subquery()
     number = connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
-    begin = _anywhere(connection, mine) if number > most else 0
-    usable = (letter.direction == Direction.IN, letter.op == Op.UPSERT, letter.attempts <= site.limits.poison_after)
-    asking = sa.select(*retry.HEADER).where(*mine, *usable, letter.id >= begin).order_by(letter.id).limit(most)
-    return [retry.header_of(row) for row in connection.execute(asking)] if number else []
-
-
-def _anywhere(connection: Connection, mine: tuple[sa.ColumnElement[bool] | sa.TextClause, ...]) -> int:
-    asking = sa.select(sa.func.min(dead_letter.c.id), sa.func.max(dead_letter.c.id)).where(*mine)
-    first, last = connection.execute(asking).one()
+    if number <= most:
+        return 0 if number else None
+    first, last = connection.execute(sa.select(sa.func.min(letter.id), sa.func.max(letter.id)).where(*mine)).one()
     return int(first) + secrets.randbelow(last - first + 1)

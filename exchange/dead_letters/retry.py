@@ -266,7 +266,7 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
                 loader.add(decoded.stream, decoded.rows)
                 superseding.note(decoded.stream, decoded.rows)
         loaded = loader.load()
-        for refusal in loaded.refusals:
+        for refusal in (*loaded.refusals, *(orphan.refusal for orphan in loader.orphans())):
             fault = RecordError(refusal.error, refusal.pointer, refusal.sentence)
             refused[refusal.line] = _refused(by_line[refusal.line], fault, refusal.cause)
         unchanged = loader.unchanged()

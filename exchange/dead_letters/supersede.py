@@ -117,6 +117,11 @@ class SupersededLetters:
                         self._lines.append(record.line)
             seen.clear()
 
+    @property
+    def lines(self) -> Collection[int]:
+        """The lines, as far as they were looked up, whose keys older letters have."""
+        return set(self._lines)
+
     def settle(self, refused: Collection[int], cause: str) -> int:
         """Settle the letters whose later record is none of the ``refused`` lines; give how many."""
         self.look_up()

@@ -264,7 +264,8 @@ class Part:
 
     Its records have one ``version``. With the ``last`` part everything of ``streams`` and ``buckets`` has come; rows
     of the streams in ``prune`` that are older than ``version`` are then no longer there, and so are those of a stream
-    in ``doubts``, but for those in doubt. ``answers`` names the request.
+    in ``doubts``, but for those in doubt. ``answers`` names the request. All that the batches of its channel and epoch
+    from the first through the last sequence of ``contains`` say is in it.
     """
 
     name: str
@@ -277,6 +278,7 @@ class Part:
     prune: tuple[str, ...] = ()
     answers: str | None = None
     doubts: tuple[Doubt, ...] = ()
+    contains: Range | None = None
 
     @property
     def pruned(self) -> frozenset[str]:
@@ -288,6 +290,8 @@ class Part:
         data = fields_as_json(self)
         if not self.doubts:
             del data["doubts"]
+        if self.contains is None:
+            del data["contains"]
         return data
 
     @classmethod
@@ -306,6 +310,7 @@ class Part:
                 "doubts": tuple(
                     Doubt(**{**_of(Doubt, one), "keys": tuple(one["keys"])}) for one in data.get("doubts", ())
                 ),
+                "contains": _tuple(data.get("contains")),
             }
         )
 
@@ -506,6 +511,7 @@ _SNAPSHOT = _object(
         "prune": _list(_STREAM, 4096),
         "answers": _or_null(_NAME),
     },
+    contains={"type": "array", "minItems": 2, "maxItems": 2, "items": _THROUGH},
     doubts=_list(
         _object({"stream": _STREAM, "keys": _list({"type": "object"}, MAX_DOUBTS), "more": _COUNT, "nameless": _COUNT}),
         4096,

@@ -5,6 +5,7 @@ Runs inside the importer's transaction and leaves it to the importer to commit o
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import BinaryIO
@@ -28,6 +29,7 @@ from exchange.site import Site
 from exchange.tables import version_limit
 from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loaded, Loader, Refusal, TooManyRefusals
+from exchange.tables.loader.checks import FOREIGN_KEY
 from exchange.tables.loader.decode import BadLine, Decoder
 
 SHARE_COUNTS_FROM = 10
@@ -44,7 +46,8 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     ``data`` is at its start and stays open. Raises Corrupt, Rejected or Ahead: then nothing of it may be committed.
     """
     newest = version_limit.most(site, connection, arrival.channel)
-    with gc_paused(), Loader(connection, arrival.channel, _allowed(arrival, site.limits)) as loader:
+    allowed, parks = _allowed(arrival, site.limits), arrival.channel.on_invalid == "park"
+    with gc_paused(), Loader(connection, arrival.channel, allowed, orphans=parks) as loader:
         bad = _BadRecords(connection, loader, arrival, site.limits)
         reader = BatchReader(data, arrival.manifest, site.limits.read)
         taken = MAX_INTEGER if arrival.released else newest
@@ -67,8 +70,13 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
         except TooManyRefusals as error:
             raise bad.too_many() from error
         refused = {refusal.line: refusal for refusal in loaded.refusals}
-        superseding.settle(refused, f"superseded: a later record of its key came with batch {arrival.sighting.stem}")
-        _park_refused(bad, refused, loader.records(), lambda: _lines(arrival, data, site.limits))
+        superseding.look_up()
+        not_applied = refused.keys() | loader.orphans_among(superseding.lines)
+        superseding.settle(
+            not_applied, f"superseded: a later record of its key came with batch {arrival.sighting.stem}"
+        )
+        if refused or loaded.counts.parked:
+            _park_refused(bad, refused, loader, lambda: _lines(arrival, data, site.limits))
         bad.write()
     upserts = {name: counts.upsert for name, counts in arrival.manifest.records.items()}
     delete_limit.count_deletes(site, connection, arrival, loaded.deleted, upserts)
@@ -107,11 +115,13 @@ class _BadRecords:
         self._allowed = _allowed(arrival, limits)
         self._letters: list[Letter] = []
         self._bytes = 0
+        self._invalid = 0
         self.count = 0
 
     def park(self, number: int, line: bytes, error: RecordError, cause: str = "") -> None:
-        """Park one line, or refuse the batch if that is one too many."""
+        """Park one line, or refuse the batch if that is one too many; what only waits for a row does not count."""
         self.count += 1
+        self._invalid += error.error != FOREIGN_KEY
         if error.error == version_limit.ERROR and (not self._allowed or self._beyond_limits()):
             raise self._ahead(number, error)
         if not self._allowed:
@@ -140,7 +150,10 @@ class _BadRecords:
         """Say that the batch is refused as a whole, and by which setting."""
         if not self._allowed:
             name = self._arrival.channel.name
-            return Rejected(f"the database refuses records of it; channel {name} takes no batch with a bad record")
+            return Rejected(
+                "the database refuses records of it, or they refer to rows that are not here; channel"
+                f" {name} takes no batch with a bad record"
+            )
         return Rejected(
             f"more of its {self._arrival.manifest.total} records are bad than the settings allow"
             f" ({self._allowed}, and {self._limits.invalid_share:.0%} of them); no record of it was applied"
@@ -154,7 +167,7 @@ class _BadRecords:
 
     def _beyond_limits(self) -> bool:
         share = self._limits.invalid_share * self._arrival.manifest.total
-        return self.count > self._allowed or self.count > max(share, SHARE_COUNTS_FROM)
+        return self._invalid > self._allowed or self._invalid > max(share, SHARE_COUNTS_FROM)
 
 
 def _allowed(arrival: Arrival, limits: Limits) -> int:
@@ -164,16 +177,20 @@ def _allowed(arrival: Arrival, limits: Limits) -> int:
 def _park_refused(
     bad: _BadRecords,
     refused: Mapping[int, Refusal],
-    known: Mapping[int, bytes],
+    loader: Loader,
     read_again: Callable[[], Iterator[tuple[int, bytes]]],
 ) -> None:
-    """Park what the database refused, line by line; all are read once more only where not every line is known."""
-    there = known.keys() >= refused.keys()
-    for number, line in ((one, known[one]) for one in sorted(refused)) if there else read_again():
-        refusal = refused.get(number)
-        if refusal is not None:
-            error = RecordError(refusal.error, refusal.pointer, refusal.sentence)
-            bad.park(number, line, error, refusal.cause)
+    """Park what the database refused and what waits for another row, line by line, in the order of lines.
+
+    All lines are read once more only where memory does not hold those of all that was staged.
+    """
+    known = loader.records()
+    lines = iter(read_again()) if known is None else iter(())
+    waiting = (orphan.refusal for orphan in loader.orphans())
+    for refusal in heapq.merge((refused[one] for one in sorted(refused)), waiting, key=lambda one: one.line):
+        line = next(text for number, text in lines if number == refusal.line) if known is None else known[refusal.line]
+        error = RecordError(refusal.error, refusal.pointer, refusal.sentence)
+        bad.park(refusal.line, line, error, refusal.cause)
 
 
 def _lines(arrival: Arrival, data: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes]]:

@@ -7,7 +7,7 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -198,7 +198,7 @@ def _follow_up(
     site: Site,
     channel: str | None,
     outcomes: Iterable[Imported],
-    snapshots_of: Iterable[Channel],
+    snapshots_of: Collection[Channel],
     stopping: Callable[[], bool],
 ) -> tuple[Retried, ...]:
     """Note gaps, and retry letters that waited for a row which may have come just now: the batches are done.
@@ -210,7 +210,8 @@ def _follow_up(
         with transient_errors():
             retried = auto_retry.retry_rivals(site, snapshots_of, stopping)
             if retried or any(one.records.applied for one in outcomes):
-                retried += auto_retry.retry_orphans(site, site.incoming(), stopping)
+                everything = bool(snapshots_of)
+                retried += auto_retry.retry_orphans(site, site.incoming(), stopping, everything=everything)
             return tuple(retried)
     except Exception as error:
         if not is_batch_fault(error):

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 from uuid import UUID
 
@@ -39,8 +40,11 @@ from exchange.tables import capture
 from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loader, Refusal
 
-MOST_KEPT = 1_000_000
-"""So many rows may stay that other rows hold in place; more of them refuse the batch."""
+MOST_KEPT = 100_000
+"""So many rows may stay whose delete the database refuses; more of them refuse the batch."""
+
+LETTERS_AT_ONCE = 5_000
+"""So many dead letters are written down together."""
 
 MOST_NAMED = 20
 """So many rows that are left in doubt are named in the batch's sentence; the sender's dead letters have all."""
@@ -193,10 +197,14 @@ def _prune(site: Site, connection: Connection, arrival: Arrival, part: Part, dou
         loaded = loader.load()
         refused = {refusal.line: refusal for refusal in loaded.refusals}
         kept = loader.keys_of(refused)
+        letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
+        held = (_letter(arrival, part, one.stream, one.key, one.refusal) for one in loader.orphans())
+        every, number = chain(letters, held), 0
+        while some := list(islice(every, LETTERS_AT_ONCE)):
+            store.park(connection, some, f"kept, though snapshot {part.name} does not have it")
+            number += len(some)
     delete_limit.count_deletes(site, connection, arrival, loaded.deleted, {})
-    letters = [_letter(arrival, part, *kept[line], refusal) for line, refusal in refused.items() if line in kept]
-    store.park(connection, letters, f"kept, though snapshot {part.name} does not have it")
-    return loaded.counts.applied, len(letters)
+    return loaded.counts.applied, number
 
 
 def _letter(arrival: Arrival, part: Part, stream: str, key: str, refusal: Refusal) -> Letter:

@@ -180,14 +180,26 @@ def known_streams(site: Site) -> dict[str, tuple[str, ...]]:
     return {one.name: tuple(stream.name for stream in carried(one.streams, one.shard)) for one in site.outgoing()}
 
 
-def next_open_request(connection: Connection, channel: str, but: Sequence[int] = ()) -> sa.Row[Any] | None:
-    """Give the oldest open request of a channel, but for some. Only reads, in the caller's transaction."""
-    return connection.execute(
-        sa.select(resync)
-        .where(resync.c.state.in_(_OPEN), resync.c.channel == channel, resync.c.id.not_in(but))
-        .order_by(resync.c.id)
-        .limit(1)
-    ).one_or_none()
+def next_open_request(
+    connection: Connection, channel: str, but: Sequence[int] = (), *, whole: bool = False
+) -> sa.Row[Any] | None:
+    """Give the oldest open request of a channel, but for some, or the oldest one for a ``whole`` snapshot.
+
+    Only reads, in the caller's transaction.
+    """
+    asking = sa.select(resync).where(resync.c.state.in_(_OPEN), resync.c.channel == channel, resync.c.id.not_in(but))
+    if whole:
+        asking = asking.where(is_whole_snapshot)
+    return connection.execute(asking.order_by(resync.c.id).limit(1)).one_or_none()
+
+
+is_whole_snapshot = sa.and_(resync.c.want == SNAPSHOT, resync.c.streams.is_(None), resync.c.buckets.is_(None))
+"""Whether a request is for a snapshot of all rows of its channel."""
+
+
+def wants_whole_snapshot(row: sa.Row[Any]) -> bool:
+    """Say whether a request is for a snapshot of all rows of its channel."""
+    return row.want == SNAPSHOT and row.streams is None and row.buckets is None
 
 
 def channels_asked_of(connection: Connection) -> set[str]:

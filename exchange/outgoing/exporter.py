@@ -209,6 +209,8 @@ def _export_channel(
 ) -> Iterator[Sealed]:
     channel = whole.without(standing)
     with transient_errors():
+        # Before the changes: what they refer to may never have been sent, and the other side may wait for it.
+        yield from _export_requested(site, whole, standing, stopping, whole_snapshots=True)
         more = bool(channel.streams)
         while more and not stopping():
             check_room(site)
@@ -221,14 +223,22 @@ def _export_channel(
 
 
 def _export_requested(
-    site: Site, whole: Channel, standing: AbstractSet[str], stopping: Callable[[], bool]
+    site: Site,
+    whole: Channel,
+    standing: AbstractSet[str],
+    stopping: Callable[[], bool],
+    *,
+    whole_snapshots: bool = False,
 ) -> Iterator[Sealed]:
-    """Send the snapshots and checkpoints that were asked for, one after the other; what can't go on yet waits."""
+    """Send the snapshots and checkpoints that were asked for, one after the other; what can't go on yet waits.
+
+    With ``whole_snapshots`` those of all rows of the channel, and nothing else.
+    """
     channel = whole.without(standing)
     waiting: list[int] = []
     while not stopping():
         with reading(site.engine) as connection:
-            request = send_requests.next_open_request(connection, channel.name, but=waiting)
+            request = send_requests.next_open_request(connection, channel.name, but=waiting, whole=whole_snapshots)
         if request is None:
             return
         if not standing.isdisjoint(send_requests.streams_of(request, whole)):

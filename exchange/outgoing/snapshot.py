@@ -2,9 +2,10 @@
 
 All records of a snapshot have one version, drawn when it begins. What is read after that is at least as new as every
 change that was claimed before it, and those claimed after it have greater versions: so a late part never overwrites
-what is newer, and the receiver sees one moment, however long the parts take. Each part reads where no change is
-pending, so that what its rows refer to has gone before. Where it stopped is written down with each part, in the
-transaction that seals it.
+what is newer, and the receiver sees one moment, however long the parts take. A snapshot of a whole channel goes before
+the pending changes, its first part right behind the last batch that it contains; rows that a change is pending of come
+along with those that refer to them. One of some rows alone reads each part where no change is pending, so that what its
+rows refer to has gone before. Where it stopped is written down with each part, in the transaction that seals it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database import network
+from exchange.database import network, positions
 from exchange.database.locks import export_lock, locked
-from exchange.database.tables import ResyncState
+from exchange.database.tables import Direction, ResyncState, batch, holds_place
 from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of, key_text
-from exchange.format.control import MAX_DOUBT_BYTES, MAX_DOUBTS, Doubt, Part
+from exchange.format.control import DIGEST, MAX_DOUBT_BYTES, MAX_DOUBTS, Doubt, Part
 from exchange.format.errors import RecordError
 from exchange.format.manifest import BatchKind, Manifest
+from exchange.limits import Limits
 from exchange.link import send_requests
 from exchange.outgoing import compose
 from exchange.outgoing.compose import Unsent, compose_page
@@ -63,7 +65,7 @@ class _Cursor:
 
 
 def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed:
-    """Seal the next part of a snapshot, with the changes before it; ``more`` says that it isn't the last one.
+    """Seal the next part of a snapshot, of some rows with the changes before it; ``more``: it isn't the last one.
 
     Raises Busy and TransientError. Commits under the channel's lock; a snapshot begins in a transaction before that.
     """
@@ -71,18 +73,63 @@ def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed:
     lock = export_lock(channel.name)
     if request.state == ResyncState.ASKED:
         with locked(site.engine, lock) as connection:
-            _begin(connection, channel, request)
+            _begin(site, connection, channel, request)
     with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
         row = send_requests.reload_open_request(connection, request.id)
-        return Sealed(None, 0, more=False) if row is None else _Step(site, connection, channel, row).seal()
+        if row is None:
+            return Sealed(None, 0, more=False)
+        if row.parts == 0 and send_requests.wants_whole_snapshot(row) and _overtaken(site, connection, row):
+            send_requests.update_request(connection, row.id, ResyncState.ASKED)
+            return Sealed(None, 0, more=True)
+        return _Step(site, connection, channel, row).seal()
 
 
-def _begin(connection: Connection, channel: Channel, request: sa.Row[Any]) -> None:
-    """Draw the version, before anything is read."""
+def _begin(site: Site, connection: Connection, channel: Channel, request: sa.Row[Any]) -> None:
+    """Draw the version, before anything is read, and note which batches have nothing that the snapshot has not."""
     version = capture.draw_version(connection)
     names = send_requests.streams_of(request, channel)
     cursor = _Cursor(names[0] if names else None).write()
-    send_requests.update_request(connection, request.id, ResyncState.RUNNING, version=version, cursor=cursor)
+    values: dict[str, Any] = {
+        "version": version,
+        "cursor": cursor,
+        "epoch": network.open_network(connection, site.network),
+    }
+    values["contains_through"] = _sealed(connection, channel.name, values["epoch"])
+    if request.prune and send_requests.wants_whole_snapshot(request):
+        values["contains_from"] = _contained_from(connection, channel, values["epoch"], values["contains_through"])
+    send_requests.update_request(connection, request.id, ResyncState.RUNNING, **values)
+
+
+def _sealed(connection: Connection, channel: str, epoch: str) -> int:
+    """Give the last sequence that was sealed of a channel in an epoch."""
+    at = positions.current_position(connection, Direction.OUT, channel)
+    return at.sequence if at is not None and at.epoch == epoch else 0
+
+
+def _overtaken(site: Site, connection: Connection, row: sa.Row[Any]) -> bool:
+    """Say whether a batch was sealed since a snapshot began, of which no part is: then it is to begin anew."""
+    return bool(
+        _sealed(connection, row.channel, network.open_network(connection, site.network)) != row.contains_through
+    )
+
+
+MOST_CONTAINED = Limits.look_ahead
+"""So far back batches are looked at: a receiver waits no further behind what it has."""
+
+
+def _contained_from(connection: Connection, channel: Channel, epoch: str, through: int) -> int:
+    """Give the first of the batches through a sequence that all are of this channel as it is, shard and streams."""
+    there = {stream.name for stream in channel.streams}
+    first = max(through - MOST_CONTAINED, 0) + 1
+    here = (batch.c.direction == Direction.OUT, batch.c.channel == channel.name, batch.c.epoch == epoch)
+    sealed = sa.select(batch.c.sequence, batch.c.manifest).where(
+        *here, batch.c.sequence.between(first, through), holds_place(batch)
+    )
+    for row in connection.execute(sealed.order_by(batch.c.sequence.desc())):
+        said = json.loads(row.manifest)
+        if said.get("shards", 1) != channel.shards or not there.issuperset(said["records"].keys() - {DIGEST}):
+            return int(row.sequence) + 1
+    return first
 
 
 class _Doubts:
@@ -127,7 +174,7 @@ class _Doubts:
 
 
 class _Step:
-    """One transaction: the changes that are pending, and then the next part."""
+    """One transaction: the changes that are pending, unless all rows are sent, and then the next part."""
 
     def __init__(self, site: Site, connection: Connection, channel: Channel, row: sa.Row[Any]) -> None:
         self._site = site
@@ -139,8 +186,10 @@ class _Step:
         self._doubts = _Doubts(row.unsent)
 
     def seal(self) -> Sealed:
-        """Seal what is pending, and then, if that is all of it, the next part."""
-        before = compose.seal_changes(self._site, self._connection, self._channel)
+        """Seal what is pending, unless all rows are sent, and then, if that is all of it, the next part."""
+        before = Sealed(None, 0, more=False)
+        if not send_requests.wants_whole_snapshot(self._row):
+            before = compose.seal_changes(self._site, self._connection, self._channel)
         batches = (before.batch,) if before.batch else ()
         if before.more:
             return Sealed(None, before.parked, more=True, before=batches)
@@ -182,6 +231,7 @@ class _Step:
             shard=self._channel.shard,
             wanted=self._in_buckets(stream) if self._buckets is not None else None,
             alone=cursor.page == ALONE,
+            before_changes=send_requests.wants_whole_snapshot(self._row),
         )
         if page is None:
             return None
@@ -233,6 +283,7 @@ class _Step:
             prune=tuple(name for name in self._names if name not in doubtful) if last and row.prune else (),
             answers=row.answers,
             doubts=doubts,
+            contains=None if row.contains_from is None else (row.contains_from, row.contains_through),
         )
         return seal_batch(
             self._site,

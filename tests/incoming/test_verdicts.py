@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from dataclasses import replace
@@ -837,8 +838,36 @@ def test_more_bad_lines_than_the_share_allows_refuse_the_batch(quick_receiver: S
 @pytest.mark.same_on
 def test_more_rows_than_the_database_takes_refuse_the_batch(receiver: Side, forger: Forger) -> None:
     receiver.limit(invalid_records=5, invalid_share=1.0)
-    records = [upsert("visit", FIRST + n, id=n, country="at", number=n) for n in range(6)]
+    records = [account(n, FIRST + n, age=500) for n in range(2, 8)]
     quarantined(receiver, forger.send([account(1, FIRST), *records]), Reason.REJECTED)
+
+
+def test_what_only_misses_a_parent_refuses_no_batch_unless_its_channel_parks_nothing(
+    receiver: Side, forger: Forger
+) -> None:
+    receiver.limit(invalid_records=5, invalid_share=0)
+    children = [upsert("visit", FIRST + n, id=n, country="at", number=n) for n in range(20)]
+    gone = [delete("place", FIRST + 100 + n, country="at", number=n) for n in range(20)]
+    forger.send(children)
+    assert only(receiver).records.parked == 20
+    forger.send([upsert("place", FIRST + 50 + n, country="at", number=n, name="p") for n in range(20)])
+    assert only(receiver).records.applied == 20
+    forger.send(gone)
+    assert only(receiver).records.parked == 20
+    forger.send([delete("visit", FIRST + 200 + n, id=n) for n in range(20)])
+    only(receiver)
+    with reading(receiver.engine) as connection:
+        assert connection.scalars(sa.select(tables.dead_letter.c.state).distinct()).all() == ["applied"]
+    assert receiver.rows(shop.place) == []
+    receiver.site = replace(receiver.site, channels=tuple(map(rejecting, receiver.site.channels)))
+    quarantined(receiver, forger.send([upsert("visit", FIRST + 300, id=1, country="at", number=1)]), Reason.REJECTED)
+
+
+def rejecting(channel: Channel) -> Channel:
+    """Give the same channel, as one that takes no batch with a bad record."""
+    other = copy.copy(channel)
+    other.on_invalid = "reject"
+    return other
 
 
 # Deletes

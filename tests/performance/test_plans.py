@@ -189,7 +189,7 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_dead_letter_parked_key": lambda _, forger: applied(forger, [account(2, FIRST)]),
     # Which records wait for a row that may have come? Asked after each import.
     "ix_exchange_dead_letter_orphan": lambda side, _: auto_retry.retry_orphans(
-        side.site, side.site.incoming(), importer.never
+        side.site, side.site.incoming(), importer.never, everything=False
     ),
     # `exchange dead-letters show`
     "ix_exchange_event_subject_subject_id": asked(lambda c: store.history(c, 77)),

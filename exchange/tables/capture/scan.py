@@ -8,7 +8,7 @@ A page is put into ``exchange_taken``, as if its keys had changed, so that its r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.engine import in_parts
 from exchange.database.tables import VERSION_COLUMN
 from exchange.tables.capture import sqlite
+from exchange.tables.capture.pending import pending
 from exchange.tables.capture.read import Row
 from exchange.tables.capture.sql import TableName, identifier, literal, run
 from exchange.tables.capture.stream_table import (
@@ -63,14 +64,16 @@ def next_page(
     shard: Shard | None = None,
     wanted: Callable[[Row], bool] | None = None,
     alone: bool = False,
+    before_changes: bool = False,
 ) -> KeyPage | None:
     """Take the next ``limit`` keys of a stream behind the key ``after``, of a ``shard`` only its own.
 
     ``wanted`` is asked for each by its values for ``stream.key_encoder``. Unless ``alone``, rows come along that the
     page's refer to and that no page before it had: of the stream itself and of those behind it in ``streams``, where
-    references run in a circle. None if those are more than ``room`` (or ``limit``): ask for less. The transaction sees
-    one moment. Runs in the transaction that seals the page, under the channel's export lock. Raises CaptureFault as
-    ``claim`` does.
+    references run in a circle. ``before_changes``: pending changes go after the page, so rows that have one come along,
+    too, for they may have come behind the pages that were to have them. None if those are more than ``room`` (or
+    ``limit``): ask for less. The transaction sees one moment. Runs in the transaction that seals the page, under the
+    channel's export lock. Raises CaptureFault as ``claim`` does.
     """
     table = StreamTable.of(connection, stream)
     make_claimed_table(connection)
@@ -84,9 +87,11 @@ def next_page(
     whole = False
     if not alone:
         references = _references_behind(tables, table)
-        whole = bool(references)
-        if not _claim_referred(connection, references, table, after, room or limit):
+        changed = _references_to_pending(connection, tables) if before_changes else []
+        brought = _claim_referred(connection, [*references, *changed], table, after, room or limit)
+        if brought is None:
             return None
+        whole = bool(references) or brought > 0
     counts = run(connection, "SELECT stream, count(*) AS keys FROM exchange_taken GROUP BY stream")
     keys = {row.stream: row.keys for row in counts}
     for one in tables:
@@ -216,24 +221,18 @@ def _drop_unwanted(connection: Connection, stream: Stream, wanted: Callable[[Row
 
 @dataclass(frozen=True)
 class _Reference:
-    """A reference to a row that no earlier page may have had."""
+    """A reference to a row that no earlier page may have had; if ``pending`` to one that has a change."""
 
     child: StreamTable
     parent: StreamTable
     constraint: sa.ForeignKeyConstraint
+    pending: bool = False
 
 
 def _references_behind(tables: Sequence[StreamTable], first: StreamTable) -> list[_Reference]:
     """Give the references that lead from rows of ``first`` to its own stream, or to those behind it."""
     place = [table.stream.name for table in tables].index(first.stream.name)
-    there = {table.stream.table.key: table for table in tables[place:]}
-    every = [
-        _Reference(child, there[constraint.referred_table.key], constraint)
-        for child in there.values()
-        for constraint in child.stream.table.foreign_key_constraints
-        if constraint.referred_table.key in there
-        and {column.name for column in child.stream.columns}.issuperset(constraint.column_keys)
-    ]
+    every = _references(tables[place:])
     reached = {first.stream.name}
     while True:
         more = {reference.parent.stream.name for reference in every if reference.child.stream.name in reached} - reached
@@ -242,22 +241,40 @@ def _references_behind(tables: Sequence[StreamTable], first: StreamTable) -> lis
         reached |= more
 
 
+def _references(tables: Sequence[StreamTable]) -> list[_Reference]:
+    """Give the references among some streams."""
+    there = {table.stream.table.key: table for table in tables}
+    return [
+        _Reference(child, there[constraint.referred_table.key], constraint)
+        for child in there.values()
+        for constraint in child.stream.table.foreign_key_constraints
+        if constraint.referred_table.key in there
+        and {column.name for column in child.stream.columns}.issuperset(constraint.column_keys)
+    ]
+
+
+def _references_to_pending(connection: Connection, tables: Sequence[StreamTable]) -> list[_Reference]:
+    """Give the references to streams that have changes pending."""
+    found = [replace(one, pending=True) for one in _references(tables)]
+    return [one for one in found if pending(connection, [one.parent.stream], 1)]
+
+
 def _claim_referred(
     connection: Connection, references: Sequence[_Reference], first: StreamTable, after: str | None, room: int
-) -> bool:
-    """Take what the page's rows refer to, and what that refers to, and so on; False if that is too much."""
+) -> int | None:
+    """Take what the page's rows refer to, and what that refers to, and so on; give how many, None if too many."""
     if not references:
-        return True
+        return 0
     run(connection, "CREATE INDEX IF NOT EXISTS exchange_taken_key ON exchange_taken (stream, key)")
     brought = 0
     for turn in range(MAX_ROUNDS):
         added = sum(_add_parents(connection, reference, first, after, turn) for reference in references)
         brought += added
         if not added:
-            return True
+            return brought
         if brought > room:
-            return False
-    return False
+            return None
+    return None
 
 
 def _add_parents(
@@ -271,6 +288,9 @@ def _add_parents(
     # Earlier pages had the rows before this one.
     unsent = f" AND {_behind(parent, after, 'p')}" if parent.stream is first.stream and after else ""
     name = literal(parent.stream.name)
+    if reference.pending:
+        changed = f"SELECT c.key FROM exchange_change c WHERE c.stream = {name}"
+        unsent = f" AND {parent.sql.key_text('p', parent.key)} IN ({changed})"
     parents = (
         f"SELECT DISTINCT {parent.sql.key_text('p', parent.key)} AS key FROM exchange_taken k"
         f" JOIN {child.place} c ON {child.sql.matches('c', 'k.key', child.key)}"

@@ -8,6 +8,7 @@ Never commits, reads no file.
 
 from __future__ import annotations
 
+import heapq
 from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.channel import Channel
 from exchange.database.dialects import dialect_of
+from exchange.database.engine import among, in_parts
 from exchange.database.errors import Blame, blame, first_line, refuses_a_record
 from exchange.database.ledger import Counts
 from exchange.database.locks import cancel
@@ -28,13 +30,14 @@ from exchange.format.record import RecordRun
 from exchange.tables.loader import checks, upsert
 from exchange.tables.loader.background import BackgroundWorker
 from exchange.tables.loader.bulk_path import BulkPath
-from exchange.tables.loader.checks import Refusal
+from exchange.tables.loader.checks import Orphan, Refusal
 from exchange.tables.loader.chunk import Chunk
 from exchange.tables.loader.constraints import Constraints, Unique, reflect
 from exchange.tables.loader.staging import (
     DUPLICATE,
     KEY,
     LINE,
+    ORPHAN,
     OUTCOME,
     PARKED,
     STALE,
@@ -45,7 +48,7 @@ from exchange.tables.loader.staging import (
 )
 from exchange.tables.loader.traits import TableFault
 
-__all__ = ["Loaded", "Loader", "Refusal", "Rows", "TableFault", "TooManyRefusals"]
+__all__ = ["Loaded", "Loader", "Orphan", "Refusal", "Rows", "TableFault", "TooManyRefusals"]
 
 
 class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is broken
@@ -54,7 +57,10 @@ class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the load did, the lines it refused, and how many rows it deleted, by stream."""
+    """What the load did, the lines it refused, and how many rows it deleted, by stream.
+
+    ``counts`` has orphans among the parked, ``refusals`` has none of them.
+    """
 
     counts: Counts
     refusals: tuple[Refusal, ...]
@@ -69,14 +75,18 @@ class Loader:
     Where the database is another process it works on some rows while the caller makes the next.
     """
 
-    def __init__(self, connection: Connection, channel: Channel, limit: int) -> None:
-        """Prepare for ``channel``; more than ``limit`` refusals raise TooManyRefusals."""
+    def __init__(self, connection: Connection, channel: Channel, limit: int, *, orphans: bool = True) -> None:
+        """Prepare for ``channel``; more than ``limit`` refusals raise TooManyRefusals.
+
+        Records that only wait for another row are not counted; without ``orphans`` one of them raises it.
+        """
         self._connection = connection
         self._streams = {stream.name: stream for stream in channel.streams}
         self._order = [stream.name for stream in channel.streams]
         self._paths: dict[str, BulkPath] = {}
         self._row_makers = {stream.name: row_maker(stream, connection.dialect) for stream in channel.streams}
         self._limit = limit
+        self._takes_orphans = orphans
         self._refusals: list[Refusal] = []
         self._changed: tuple[str, ...] = ()
         self._late: set[str] = set()
@@ -153,9 +163,33 @@ class Loader:
             found |= {row[0]: (name, row[1]) for row in self._connection.execute(refused) if row[0] in lines}
         return found
 
-    def records(self) -> Mapping[int, bytes]:
-        """Give lines of staged rows, as they came, by number: as many as memory allows."""
-        return ChainMap(*(path.records for path in self._paths.values()))
+    def orphans(self) -> Iterator[Orphan]:
+        """Name what only waits for another row, in the order of lines; after ``load``. Few of them are in memory.
+
+        The connection is free between two of them.
+        """
+        stages = {path.stage.target.key: path.stage for path in self._paths.values() if path.stage.rows}
+        found = (
+            checks.orphans(stage, self._reflected().of(table), self._reflected().referring_to(table), stages)
+            for table, stage in stages.items()
+        )
+        return heapq.merge(*found, key=lambda one: one.refusal.line)
+
+    def orphans_among(self, lines: Collection[int]) -> set[int]:
+        """Give those of some lines that only wait for another row; after ``load``."""
+        found: set[int] = set()
+        for stage in (path.stage for path in self._paths.values() if path.stage.rows):
+            line, outcome = stage.table.c[LINE], stage.table.c[OUTCOME]
+            for some in in_parts(sorted(lines), 10_000):
+                asking = sa.select(line).where(outcome == ORPHAN, among(self._connection, line, some))
+                found.update(self._connection.scalars(asking))
+        return found
+
+    def records(self) -> Mapping[int, bytes] | None:
+        """Give the lines of staged rows, as they came, by number; None if they are more than memory allows."""
+        paths = self._paths.values()
+        whole = all(len(path.records) == path.stage.rows for path in paths)
+        return ChainMap(*(path.records for path in paths)) if whole else None
 
     def _write_chunk(self) -> None:
         chunk, self._chunk = self._chunk, self._chunk.next()
@@ -224,6 +258,7 @@ class Loader:
                     self._refuse(upsert.delete(stage, self._limit, self._late & {*stage.traits.deferrable}))
             cut = self._refuse([one for stage in stages for one in upsert.park_cut_values(stage)])
             stays = cut or not gave_up.isdisjoint(refusal.line for refusal in self._refusals)
+            stays = stays or bool(gave_up and self.orphans_among(gave_up))
             if not stays and self._holds_at_the_end(stages, anew=len(self._refusals) > before):
                 self._changed = tuple(filter(None, map(_changes, stages)))
                 return True
@@ -276,7 +311,7 @@ class Loader:
             more = False
             for stage in stages:
                 for key in constraints.referring_to(stage.target.key) if stage.deletes else ():
-                    more |= self._refuse(checks.park_still_referred(stage, key, by_table, self._limit + 1))
+                    more |= self._park(checks.park_still_referred(stage, key, by_table))
 
     def _park_until_stable(self, stages: Sequence[Stage], constraints: Constraints) -> None:
         """Repeat the checks until they park nothing more: a parked record may be what another one relied on."""
@@ -286,9 +321,15 @@ class Loader:
             more = False
             for stage in stages:
                 for key in constraints.of(stage.target.key):
-                    more |= self._refuse(checks.park_orphans(stage, key, by_table, self._limit + 1))
+                    more |= self._park(checks.park_orphans(stage, key, by_table))
                 for unique in (*constraints.uniques[stage.target.key], *_alike_keys(stage)):
                     more |= self._refuse(checks.park_unique_conflicts(stage, unique, self._limit + 1))
+
+    def _park(self, orphans: int) -> bool:
+        """Say whether there are orphans, and raise if there must be none."""
+        if orphans and not self._takes_orphans:
+            raise TooManyRefusals
+        return orphans > 0
 
     def _refuse(self, refusals: list[Refusal]) -> bool:
         self._refusals.extend(refusals)
@@ -330,7 +371,7 @@ class Loader:
             applied=totals[None],
             duplicate=totals.get(DUPLICATE, 0),
             stale=totals.get(STALE, 0),
-            parked=totals.get(PARKED, 0),
+            parked=totals.get(PARKED, 0) + totals.get(ORPHAN, 0),
         )
 
 

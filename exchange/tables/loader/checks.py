@@ -6,9 +6,9 @@ What is stale, what refers to nothing, what takes a value that another row has.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +18,19 @@ from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.tables.loader.constraints import ConstraintCheck, ForeignKey, Unique, broken
-from exchange.tables.loader.staging import DUPLICATE, KEY, LINE, OUTCOME, PARKED, STALE, Stage, applying, equal
+from exchange.tables.loader.staging import (
+    DUPLICATE,
+    KEY,
+    LINE,
+    OP,
+    ORPHAN,
+    OUTCOME,
+    PARKED,
+    STALE,
+    Stage,
+    applying,
+    equal,
+)
 
 
 @dataclass(frozen=True)
@@ -85,39 +97,129 @@ def settle_old_versions(stage: Stage) -> None:
         )
 
 
-def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
-    """Park upserts that refer to a row which neither exists nor comes with this batch.
+def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage]) -> int:
+    """Mark upserts as orphans that refer to a row which neither exists nor comes with this batch; give how many.
 
-    Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.
+    Runs in the load's transaction. ``orphans`` names them at its end.
     """
     if not stage.carries(key.columns):
-        return []
-    staged = stage.table
-    mine = [staged.c[name] for name in key.columns]
-    parent_stage = stages.get(key.referred)
-    parent = parent_stage.target if parent_stage else key.parent
-    missing = ~sa.exists().where(*equal(parent, key.referred_columns, mine))
+        return 0
+    staged, parent_stage = stage.table, stages.get(key.referred)
+    missing = _refers_to_nothing(stage, key, parent_stage)
     if parent_stage is not None:
         # An alias: the stage may be its own parent.
         coming = parent_stage.table.alias("coming")
+        mine = [staged.c[name] for name in key.columns]
         missing &= ~sa.exists().where(applying(coming, Op.UPSERT), *equal(coming, key.referred_columns, mine))
+    return _mark_orphans(stage, sa.and_(applying(staged, Op.UPSERT), missing))
+
+
+def _refers_to_nothing(stage: Stage, key: ForeignKey, parent_stage: Stage | None) -> sa.ColumnElement[bool]:
+    """Say that a staged row refers to a row that its table does not have."""
+    mine = [stage.table.c[name] for name in key.columns]
+    parent = (parent_stage.target if parent_stage else key.parent).alias("parent")
+    there = sa.exists().where(*equal(parent, key.referred_columns, mine))
+    return sa.and_(*(column.is_not(None) for column in mine), ~there)
+
+
+def _mark_orphans(stage: Stage, which: sa.ColumnElement[bool]) -> int:
+    marking = sa.update(stage.table).where(which).values({OUTCOME: ORPHAN})
+    return stage.connection.execute(marking, execution_options={"preserve_rowcount": True}).rowcount
+
+
+class Orphan(NamedTuple):
+    """A record that only waits for another row: for its parent, or a delete for those that still refer to its row."""
+
+    refusal: Refusal
+    stream: str
+    key: str
+    """As canonical JSON."""
+
+
+ORPHANS_AT_ONCE = 5_000
+"""So many are in memory."""
+
+
+def orphans(
+    stage: Stage, refers: Sequence[ForeignKey], referred: Sequence[ForeignKey], stages: Mapping[str, Stage]
+) -> Iterator[Orphan]:
+    """Name the orphans of a stage in the order of their lines, each with what it waits for. Call it after the load.
+
+    ``refers`` are the foreign keys of the stage's table, ``referred`` those that refer to it. The connection is free
+    between two of them.
+    """
+    staged, connection = stage.table, stage.connection
+    line, is_orphan = staged.c[LINE], staged.c[OUTCOME] == ORPHAN
+    if not connection.scalar(sa.select(sa.exists().where(is_orphan))):
+        return
+    sa.Index(f"ix_{staged.name}_orphans", line, sqlite_where=is_orphan, postgresql_where=is_orphan).create(connection)
+    last = 0
+    while True:
+        asking = sa.select(line, staged.c[KEY]).where(is_orphan, line > last).order_by(line).limit(ORPHANS_AT_ONCE)
+        page = connection.execute(asking).all()
+        if not page:
+            return
+        first, last = page[0][0], page[-1][0]
+        here = sa.and_(is_orphan, line.between(first, last))
+        why: dict[int, Refusal] = {}
+        for key in refers:
+            if stage.carries(key.columns):
+                why = {**_missing_parents(stage, key, stages, here), **why}
+        for key in referred:
+            why = {**_held_in_place(stage, key, stages, here), **why}
+        for number, text in page:
+            refusal = why.get(number) or Refusal(number, FOREIGN_KEY, "", "it waits for another row; it is parked")
+            yield Orphan(refusal, stage.stream.name, text)
+
+
+FOREIGN_KEY = "foreign_key"
+"""The class of error of what only waits for another row."""
+
+
+def _missing_parents(
+    stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], here: sa.ColumnElement[bool]
+) -> dict[int, Refusal]:
+    staged = stage.table
+    missing = _refers_to_nothing(stage, key, stages.get(key.referred))
+    columns = [staged.c[name] for name in key.columns]
     rows = stage.connection.execute(
-        sa.select(staged.c[LINE], *mine)
-        .where(applying(staged, Op.UPSERT), *(column.is_not(None) for column in mine), missing)
-        .limit(limit)
-    ).all()
-    refusals = [
-        Refusal(
+        sa.select(staged.c[LINE], *columns).where(here, staged.c[OP] == Op.UPSERT[0], missing)
+    )
+    return {
+        row[0]: Refusal(
             row[0],
-            "foreign_key",
+            FOREIGN_KEY,
             f"/data/{key.columns[0]}",
             f"{_shown(stage.stream, key.columns, row[1:])} refers to a row of {key.referred} that is not here"
             f" (constraint {key.name}); it is parked until that row has come",
             key.name,
         )
         for row in rows
-    ]
-    return park(stage, refusals)
+    }
+
+
+def _held_in_place(
+    stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], here: sa.ColumnElement[bool]
+) -> dict[int, Refusal]:
+    staged = stage.table
+    held = _still_referred(stage, key, stages)
+    if held is None:
+        return {}
+    referred = [staged.c[name] for name in key.referred_columns]
+    rows = stage.connection.execute(
+        sa.select(staged.c[LINE], *referred).where(here, staged.c[OP] == Op.DELETE[0], held)
+    )
+    return {
+        row[0]: Refusal(
+            row[0],
+            FOREIGN_KEY,
+            "/key",
+            f"rows of {key.table} still refer to {_shown(stage.stream, key.referred_columns, row[1:])}"
+            f" (constraint {key.name}); the delete is parked",
+            key.name,
+        )
+        for row in rows
+    }
 
 
 def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refusal]:
@@ -215,37 +317,29 @@ def passing_values(stage: Stage, unique: Unique) -> sa.Select[Any]:
     )
 
 
-def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage], limit: int) -> list[Refusal]:
-    """Park deletes of rows that other rows refer to, once all upserts are in; rows that leave too hold nothing.
+def park_still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage]) -> int:
+    """Mark deletes as orphans of rows that others refer to, once all upserts are in; rows that leave hold nothing.
 
-    Runs in the load's transaction; the lines are settled in the stage. At most ``limit`` are found.
+    Gives how many. Runs in the load's transaction. ``orphans`` names them at its end.
     """
+    held = _still_referred(stage, key, stages)
+    return 0 if held is None else _mark_orphans(stage, sa.and_(applying(stage.table, Op.DELETE), held))
+
+
+def _still_referred(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage]) -> sa.ColumnElement[bool] | None:
+    """Say that a row refers to what a staged delete names and stays; None where that is for the database to decide."""
     staged = stage.table
     child_stage = stages.get(key.table)
     referred = [staged.c[name] for name in key.referred_columns if name in staged.c]
     if len(referred) != len(key.referred_columns) or not _is_key(stage.stream, key.referred_columns):
-        return []  # the reference is to columns that a delete does not name: the database decides
+        return None  # the reference is to columns that a delete does not name
     child = (child_stage.target if child_stage else key.child).alias("child")
     holding = sa.exists().where(*equal(child, key.columns, referred))
     if child_stage is not None:
         leaving = child_stage.table.alias("leaving")
         gone = sa.exists().where(applying(leaving, Op.DELETE), child_stage.same_key(leaving, child))
         holding = holding.where(~gone)
-    rows = stage.connection.execute(
-        sa.select(staged.c[LINE], *referred).where(applying(staged, Op.DELETE), holding).limit(limit)
-    ).all()
-    refusals = [
-        Refusal(
-            row[0],
-            "foreign_key",
-            "/key",
-            f"rows of {key.table} still refer to {_shown(stage.stream, key.referred_columns, row[1:])}"
-            f" (constraint {key.name}); the delete is parked",
-            key.name,
-        )
-        for row in rows
-    ]
-    return park(stage, refusals)
+    return holding
 
 
 def _is_key(stream: Stream, columns: tuple[str, ...]) -> bool:

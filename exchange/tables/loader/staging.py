@@ -25,8 +25,8 @@ from exchange.tables.loader.traits import TableFault, Traits
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
 """A stage's own columns, named so that they can't meet a column of the application's."""
 
-STALE, DUPLICATE, PARKED = "stale", "duplicate", "parked"
-"""Outcomes of staged records that are not applied."""
+STALE, DUPLICATE, PARKED, ORPHAN = "stale", "duplicate", "parked", "orphan"
+"""Outcomes of staged records that are not applied. An orphan is parked, too: it only waits for another row."""
 
 STAGE_COLUMNS: dict[str, str] = {LINE: "bigint", OP: "text", KEY: "text", OUTCOME: "text"}
 
