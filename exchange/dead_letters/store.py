@@ -221,11 +221,11 @@ def _copy(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
 
 def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
     """Insert letters where there is but one writer, who may give the ids: to be told each of them takes much longer."""
-    newest = sa.select(sa.func.max(dead_letter.c.id)).where(dead_letter.c.id > 0)  # which has it go by the key
-    first = 1 + (connection.scalar(newest) or 0)
-    ids = range(first, first + len(rows))
-    connection.execute(sa.insert(dead_letter), [{**row, "id": one} for one, row in zip(ids, rows, strict=True)])
-    return list(ids)
+    first = connection.execute(sa.insert(dead_letter).returning(dead_letter.c.id), rows[0]).scalar_one()
+    others = [{**row, "id": first + number} for number, row in enumerate(rows)][1:]
+    if others:
+        connection.execute(sa.insert(dead_letter), others)
+    return list(range(first, first + len(rows)))
 
 
 def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: RecordError, cause: str = "") -> Letter:
