@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,9 @@ from exchange.cli import output
 from exchange.cli.audited import As, by_hand
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, open_site
+
+if TYPE_CHECKING:
+    from exchange.outgoing.leftover import Settled
 
 app = typer.Typer(help="Changes that no export takes, as of a stream that was renamed.", invoke_without_command=True)
 
@@ -42,19 +46,10 @@ def _list(as_json: bool) -> None:
 @app.command()
 def discard(stream: Left, reason: Why, who: As = None, as_json: Json = False) -> None:
     """Remove them: what they said is not sent. `exchange resync` sends whole tables."""
-    from exchange.format.errors import RecordError
     from exchange.outgoing.leftover import discard_leftovers
 
-    with open_site() as site, by_hand(site, "discard_pending", {"stream": stream}, who=who, why=reason) as act:
-        try:
-            done = discard_leftovers(site, stream)
-        except RecordError as error:
-            raise Refused(f"{error.sentence}; nothing was done") from error
-        act.came_to(done.as_dict())
-    if as_json:
-        output.emit(done.as_dict())
-    else:
-        output.tell(f"{done.changes} changes of {stream} are discarded")
+    done = _settle("discard_pending", {"stream": stream}, discard_leftovers, who, reason)
+    _show(done, f"{done.changes} changes of {stream} are discarded", as_json)
 
 
 @app.command()
@@ -66,17 +61,29 @@ def move(
     as_json: Json = False,
 ) -> None:
     """Give them to the name that the stream has now: the next export sends what they say."""
-    from exchange.format.errors import RecordError
     from exchange.outgoing.leftover import move_leftovers
 
-    arguments = {"stream": stream, "to": to}
-    with open_site() as site, by_hand(site, "move_pending", arguments, who=who, why=reason) as act:
+    done = _settle("move_pending", {"stream": stream, "to": to}, move_leftovers, who, reason)
+    _show(done, f"{done.changes} changes of {stream} are of {to} now; the next export takes them", as_json)
+
+
+def _settle(
+    action: str, arguments: dict[str, str], work: Callable[..., Settled], who: str | None, reason: str
+) -> Settled:
+    """Do it with a row in the audit; ``work`` takes the site and the arguments. Raises Refused if it can't be."""
+    from exchange.format.errors import RecordError
+
+    with open_site() as site, by_hand(site, action, arguments, who=who, why=reason) as act:
         try:
-            done = move_leftovers(site, stream, to)
+            done = work(site, *arguments.values())
         except RecordError as error:
             raise Refused(f"{error.sentence}; nothing was done") from error
         act.came_to(done.as_dict())
+        return done
+
+
+def _show(done: Settled, sentence: str, as_json: bool) -> None:
     if as_json:
         output.emit(done.as_dict())
     else:
-        output.tell(f"{done.changes} changes of {stream} are of {to} now; the next export takes them")
+        output.tell(sentence)

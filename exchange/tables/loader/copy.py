@@ -15,7 +15,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.errors import driver_errors
 from exchange.tables.capture.sql import TableName, identifier
 
-Row = tuple[Any, ...]
+BoundRow = tuple[Any, ...]
 """Values in the order of a table's columns, as the driver binds them; for PostgreSQL only what JSON can say."""
 
 ROWS_AT_ONCE = 1_000
@@ -25,7 +25,7 @@ _ESCAPE = re.compile(rb"\\(?:u00([0-9a-f]{2})|(.))")
 _PLAIN = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 
 
-def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Iterable[Row]) -> int:
+def put(connection: Connection, table: sa.Table, names: Sequence[str], rows: Iterable[BoundRow]) -> int:
     """Insert rows, and say how many there are: a trigger may drop some.
 
     Raises SQLAlchemy's DBAPIError, as any statement does. Runs in the caller's transaction.
@@ -47,7 +47,7 @@ def goes_on(connection: Connection) -> bool:
     return not dialect_of(connection).is_sqlite or bool(driver.in_transaction)
 
 
-def _copy(driver: Any, into: str, rows: Iterable[Row]) -> int:
+def _copy(driver: Any, into: str, rows: Iterable[BoundRow]) -> int:
     """Write the rows as JSON arrays, which are nearly CSV: that costs a tenth of a row written value by value."""
     statement = f"COPY {into} FROM STDIN (FORMAT csv, QUOTE '\"', ESCAPE '\\', NULL 'null')"
     with driver.cursor() as cursor:
@@ -58,13 +58,13 @@ def _copy(driver: Any, into: str, rows: Iterable[Row]) -> int:
         return done
 
 
-def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _pieces(rows: Iterable[BoundRow]) -> Iterator[list[BoundRow]]:
     rest = iter(rows)
     while piece := list(islice(rest, ROWS_AT_ONCE)):
         yield piece
 
 
-def csv(rows: Sequence[Row]) -> bytes:
+def csv(rows: Sequence[BoundRow]) -> bytes:
     r"""Write rows as CSV whose quote is ``"``, whose escape is ``\`` and whose NULL is ``null``."""
     dumps = orjson.dumps
     text = b"\n".join([dumps(row)[1:-1] for row in rows]) + b"\n"

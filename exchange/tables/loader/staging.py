@@ -19,7 +19,7 @@ from exchange.database.errors import first_line, refuses_a_record
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.record import Op, RecordRun
 from exchange.tables.capture.sql import TableName, identifier, run
-from exchange.tables.loader.copy import Row, put
+from exchange.tables.loader.copy import BoundRow, put
 from exchange.tables.loader.traits import TableFault, Traits
 
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
     lines: Sequence[int]
     versions: Sequence[int]
     keys: Sequence[Key]
-    rows: Sequence[Row]
+    rows: Sequence[BoundRow]
     """The stream's columns in order, then the version."""
     records: Sequence[bytes] = ()
     """The lines as they came; a loader has them of all rows."""
@@ -118,7 +118,7 @@ class TemporaryTable:
         self.alike: Mapping[str, str] = {}
         self._made = False
 
-    def put(self, rows: Iterable[Row]) -> None:
+    def put(self, rows: Iterable[BoundRow]) -> None:
         """Put rows into it, each with its own columns first.
 
         Makes it in the caller's transaction when the first ones come. Raises DBAPIError.
@@ -199,7 +199,7 @@ class Stage(TemporaryTable):
         )
         self.rows += len(rows.rows)
 
-    def _staged(self, rows: Rows) -> Iterator[Row]:
+    def _staged(self, rows: Rows) -> Iterator[BoundRow]:
         op, texts = rows.op[0], key_texts(self.stream, rows.keys)
         for line, text, row in zip(rows.lines, texts, rows.rows, strict=True):
             yield (line, op, text, None, *row)
