@@ -6,6 +6,7 @@ file beside the database, which the kernel unlocks with the process.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import sys
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
@@ -23,7 +24,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from exchange.database import sessions
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import SQLITE_WAIT_SECONDS, now
-from exchange.database.flock import try_lock
 from exchange.database.tables import holder
 from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
 from exchange.format.errors import Verdict, printable
@@ -351,3 +351,16 @@ def _advisory_lock(connection: Connection, lock: str, *, shared: bool = False) -
 
 _NAMESPACE = 0x65786368
 """First half of our advisory locks' keys ("exch"), so that they don't meet the application's own."""
+
+
+def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
+    """Lock a file until it is closed, or give False if another process has locked it.
+
+    The kernel lets go of it however the process ends. Any number of processes may have it ``shared``. Raises
+    OSError.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

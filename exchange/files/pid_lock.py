@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from exchange.database.flock import try_lock
+from exchange.database.locks import try_lock
 from exchange.database.whoami import whoami
 from exchange.files.folder import make_private
 

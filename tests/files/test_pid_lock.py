@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from exchange.database.flock import try_lock
+from exchange.database.locks import try_lock
 from exchange.files import pid_lock
 
 
