@@ -66,17 +66,18 @@ MOST_LEFT = 1000
 def still_before(connection: Connection, channel: str, epoch: str) -> frozenset[str]:
     """Give the epochs that an incoming channel is in, and that nothing applied shows to have been left for ``epoch``.
 
-    A channel of which nothing was applied is in those that the other ones are in. None: ``epoch`` may be adopted. Reads
-    in the caller's transaction.
+    A channel of which nothing was applied is in those that the other ones are in. Where there is none of them,
+    ``epoch`` may be adopted. Reads in the caller's transaction.
     """
     rows = connection.execute(
         sa.select(position.c.channel, position.c.epoch, position.c.current).where(position.c.direction == Direction.IN)
     ).all()
     current = {row.channel: row.epoch for row in rows if row.current}
-    gone = {row.epoch for row in rows if not row.current}
-    present = {current[channel]} if channel in current else set(current.values()) - gone
-    for other in (other for other, there in current.items() if there == epoch):
-        present -= {row.epoch for row in rows if row.channel == other and not row.current}
+    left = {row.epoch for row in rows if not row.current}
+    present = {current[channel]} if channel in current else set(current.values()) - left
+    for row in rows:  # a channel that has adopted it shows what was left for it
+        if not row.current and current.get(row.channel) == epoch:
+            present.discard(row.epoch)
     return frozenset(present - {epoch})
 
 

@@ -294,12 +294,14 @@ def _decoded(
 
 
 def _cut_off(taken: Taken) -> RecordError:
+    """Word why a letter of which not all bytes are kept can't be tried."""
     letter = taken.letter
     kept = f"only {len(letter.record)} of its {letter.record_bytes} bytes are kept; have the row sent again"
     return RecordError(letter.error, letter.pointer or "", kept)
 
 
 def _refused(taken: Taken, fault: RecordError, cause: str = "") -> Outcome:
+    """Say that a letter stays parked, for what it is refused for now; ``cause`` names the rule that refused it."""
     letter = taken.letter
     now_wrong = Letter(
         letter.direction,

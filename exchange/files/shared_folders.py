@@ -130,11 +130,14 @@ class Shared:
         mark = _MARK.fullmatch(said)
         if mark is None:
             return not said
+        token = self._token()
+        if token is None:
+            return True
+        if mark[1] == self.role:
+            return mark[2] == token
         # A carrier that copies whole folders brings along the marker of the one at the other end, and where both sides
         # mount one folder it is that one's: of the other role, and not ours.
-        from_the_other_end = mark[1] != self.role
-        token = self._token()
-        return token is None or (mark[2] != token) == from_the_other_end
+        return mark[2] != token
 
     def _write_marker(self, folder: Folder) -> None:
         token = self._token()

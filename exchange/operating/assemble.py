@@ -132,6 +132,10 @@ def shipped(name: str) -> Path:
 
 
 def _channels(settings: Settings, faults: list[str]) -> tuple[Channel, ...]:
+    """Import the declared channels, and see that each goes from one of the two networks to the other.
+
+    What is wrong is added to ``faults``; none are given if they can't be imported.
+    """
     try:
         channels = load_channels(settings.app)
     except ChannelFaults as error:

@@ -150,6 +150,7 @@ def _letters(connection: Connection) -> _Said:
 
 
 def _numbers(connection: Connection, query: sa.Select[Any]) -> Counter[tuple[str, str]]:
+    """Give the third column of a query by the two before it."""
     return Counter({(row[0], row[1]): int(row[2]) for row in connection.execute(query)})
 
 

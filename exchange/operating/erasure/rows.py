@@ -158,6 +158,7 @@ def _find_selections(_site: Site, connection: Connection, sought: RowToErase) ->
 
 
 def _erase_selections(_site: Site, connection: Connection, sought: RowToErase) -> None:
+    """Have selections that were made by the row's key say that it was erased."""
     for name, filters in _selections(connection, sought):
         rewritten = json.dumps(filters | {"keys": [ERASED]})
         connection.execute(sa.update(selection).where(selection.c.name == name).values(filters=rewritten))

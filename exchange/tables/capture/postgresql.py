@@ -124,9 +124,17 @@ def shapes(connection: Connection, tables: Sequence[TableName]) -> dict[TableNam
     )
     return {
         tables[row.number - 1]: Shape(
-            TableName(row.name, row.schema),
-            *(row.oid, row.partitioned, row.partition, row.parents, row.children),
-            *(row.subscribed, row.role, row.owner, row.readable, row.hiding),
+            place=TableName(row.name, row.schema),
+            oid=row.oid,
+            partitioned=row.partitioned,
+            partition=row.partition,
+            parents=row.parents,
+            children=row.children,
+            subscribed=row.subscribed,
+            role=row.role,
+            owner=row.owner,
+            readable=row.readable,
+            hiding=row.hiding,
         )
         for row in rows
     }

@@ -76,6 +76,7 @@ def _columns(connection: Connection, stream: Stream) -> dict[str, Any]:
 
 
 def _stricter(connection: Connection, model: sa.Column[Any], there: Any) -> Iterator[str]:
+    """Say what the table's column refuses of what the model lets through."""
     if (there.get("identity") or {}).get("always"):
         yield "is GENERATED ALWAYS AS IDENTITY, so that changes of rows are refused: make it BY DEFAULT"
     if not there["nullable"] and model.nullable:

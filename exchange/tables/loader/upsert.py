@@ -122,6 +122,7 @@ def _replaceable(stage: Stage, unique: Unique) -> sa.Column[Any]:
 
 
 def _temporary_value(column: sa.Column[Any]) -> Any:
+    """Make a value that a row may hold in passing, while others take the one it had: most likely no other row's."""
     if column.nullable:
         return None
     kind: type = column.type.python_type
