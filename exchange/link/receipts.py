@@ -62,8 +62,12 @@ MOST_GROUPS = 1000
 MOST_KEY_CHARACTERS = 1000
 """A longer key is not told."""
 
-_MENDABLE = frozenset({Reason.CORRUPT, Reason.INCOMPLETE, Reason.UNTRUSTED})
-"""What is wrong with the files that came, not with the batch: the same bytes, sent again, may be good."""
+_MENDABLE = frozenset({Reason.CORRUPT, Reason.INCOMPLETE, Reason.UNTRUSTED, Reason.FORK})
+"""What is wrong with the files that came, not with the batch: the same bytes, sent again, may be good.
+
+One that follows another history may be of an epoch's forgotten end, carried late: what its sender has at the place now
+follows what is here, or its next sign of life shows that it was restored.
+"""
 
 
 class _ChannelEpoch(NamedTuple):

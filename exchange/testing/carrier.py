@@ -90,9 +90,9 @@ class Carrier:
         content = path.read_bytes()
         done = "carried"
         if content and self._happens(self.faults.truncate):
-            content, done = content[: self._draw.randrange(len(content))], "truncated"
+            content, done = content[: self._somewhere(content)], "truncated"
         elif content and (self._happens(self.faults.damage) or (self.spoils and self.spoils(path.name))):
-            place = self._draw.randrange(len(content))
+            place = self._somewhere(content)
             content = content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :]
             done = "damaged"
         draft = self.incoming / f".{path.name}.part"
@@ -109,6 +109,9 @@ class Carrier:
 
     def _happens(self, share: float) -> bool:
         return share > 0 and self._draw.random() < share
+
+    def _somewhere(self, content: bytes) -> int:
+        return int(self._draw.random() * len(content))  # one draw, however long: a signature may be longer next time
 
     def _noted(self, what: str, path: Path) -> bool:
         self.log.append((what, path.name))

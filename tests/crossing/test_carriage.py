@@ -112,7 +112,7 @@ def settled_once(side: Side, sender: Side) -> None:
     [
         ("sqlite", 1),
         pytest.param("sqlite", 2, marks=pytest.mark.torture),
-        # Beside a restored database, tests/crossing/test_healing.py has PostgreSQL live through it, too.
+        # Beside a restored database, tests/simulation has PostgreSQL live through it, too.
         pytest.param("postgresql", 1, marks=[pytest.mark.postgres, pytest.mark.torture]),
     ],
     indirect=["alike"],

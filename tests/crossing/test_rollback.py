@@ -16,9 +16,9 @@ from exchange.database import network
 from exchange.database.locks import reading
 from exchange.database.tables import Direction, position
 from exchange.link import epoch_adoption, epochs, reconcile
+from tests.crossing.healing import ENOUGH, different, go_round, tick, unsettled
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_carriage import Writer
-from tests.crossing.test_healing import ENOUGH, different, go_round, tick, unsettled
 
 
 class Life:

@@ -15,8 +15,8 @@ from exchange.format.errors import Verdict
 from exchange.link import epochs, gaps, send_requests
 from exchange.outgoing import exporter
 from tests.crossing import shop
+from tests.crossing.healing import different, go_round, unsettled
 from tests.crossing.sides import Link
-from tests.crossing.test_healing import different, go_round, unsettled
 
 ROUNDS = 25
 

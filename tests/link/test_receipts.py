@@ -20,6 +20,7 @@ from exchange.database.tables import (
     batch,
     event,
     gap,
+    network,
     peer,
     repair,
     resync,
@@ -32,7 +33,7 @@ from exchange.link import peer_state
 from exchange.operating import prune, status
 from exchange.outgoing import control_batch
 from tests.crossing import shop
-from tests.crossing.forging import EPOCH
+from tests.crossing.forging import EPOCH, Forger, account
 from tests.crossing.sides import Link, Side
 from tests.crossing.talking import CONTROL, add, controls, cross, states, take_in, tell, told
 from tests.performance.watching import watched
@@ -167,6 +168,24 @@ def test_a_batch_the_receiver_does_not_have_stays_published_and_is_named_once_it
     take_in(alike.one)
     assert told(alike.one)["missing"] == [[2, 2]]
     assert states(alike.one)[2] is BatchState.PUBLISHED
+
+
+def test_a_late_batch_of_a_forgotten_history_leaves_its_place_to_what_its_sender_has_there(small: Link) -> None:
+    for side in (small.one, small.other):
+        side.limit(gap_seconds=0)
+    add(small.one, 1)
+    cross(small)
+    epoch = small.one.all(sa.select(network.c.epoch))[0].epoch
+    Forger(small.other, small.one.key, epoch=epoch, sequence=1, previous="0" * 64).send([account(9, 1)])
+    assert [one.reason for one in take_in(small.other).batches] == [Reason.FORK]
+    add(small.one, 2)
+    lose(small.one, 2)
+    add(small.one, 3)
+    for _ in range(2):
+        cross(small)
+        tell(small.other)
+    cross(small)
+    assert states(small.one) == dict.fromkeys((1, 2, 3), BatchState.ACKNOWLEDGED)
 
 
 def lose(side: Side, sequence: int) -> None:

@@ -17,9 +17,9 @@ from exchange.operating.doctor.finding import Finding, Level
 from exchange.tables import capture
 from tests.crossing import shop
 from tests.crossing.conftest import every_pair
+from tests.crossing.healing import go_round
 from tests.crossing.sides import Link, Side
 from tests.crossing.test_carriage import Writer
-from tests.crossing.test_healing import go_round
 from tests.operating.test_oracle import FIRST, at_rest
 
 _SETTINGS: Any = SimpleNamespace(peer="the other side")

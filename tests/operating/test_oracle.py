@@ -9,9 +9,9 @@ from exchange.operating.check import files, ledger, oracle
 from exchange.operating.check.oracle import Oracle
 from exchange.operating.check.wrong import Kind
 from tests.crossing import shop
+from tests.crossing.healing import go_round
 from tests.crossing.sides import Link
 from tests.crossing.test_carriage import Writer
-from tests.crossing.test_healing import go_round
 
 FIRST = 1000
 """Rows from here on are broken, one for each way."""

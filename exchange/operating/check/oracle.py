@@ -220,7 +220,7 @@ def _compared(source: Site, target: Site, sent: Stream, received: Stream) -> Ite
             yield EXTRA, key, versions.of(key)
         elif theirs[key] is None or here[key] != theirs[key]:
             yield DIFFERENT, key, versions.of(key)
-        if versions.rows.get(key, 0) <= versions.deletes.get(key, -1):
+        if key in here and versions.rows.get(key, 0) <= versions.deletes.get(key, -1):
             yield BOTH, key, versions.of(key)
 
 

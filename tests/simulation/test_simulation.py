@@ -1,0 +1,148 @@
+"""Seeds of the simulation, those that once failed, and builds that are broken on purpose, which it has to see."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels import Channel
+from exchange.database.ledger import Counts
+from exchange.database.tables import VERSION_COLUMN
+from exchange.format.placement import NEXT
+from exchange.incoming import apply, importer, transaction
+from exchange.outgoing import compose
+from exchange.outgoing.seal import Sealed
+from exchange.site import Site
+from exchange.tables.loader import checks
+from exchange.tables.loader.staging import OUTCOME, STALE, applying
+from tests.databases import Databases, Templates
+from tests.postgresql import Cluster
+from tests.simulation import simulation
+from tests.simulation.__main__ import KINDS, failure
+from tests.simulation.world import World
+
+
+@contextmanager
+def made(database: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    kinds = KINDS[database]
+    cluster: Cluster | None = request.getfixturevalue("postgres_cluster") if "postgresql" in kinds else None
+    templates: Templates = request.getfixturevalue("templates")
+    databases = Databases(folder, templates, lambda: request.getfixturevalue("postgres_cluster"))
+    world = World(folder, databases, kinds, cluster)
+    try:
+        yield world
+    finally:
+        world.close()
+        databases.give_back()
+
+
+def see(world: World, seed: int, database: str, rounds: int = simulation.ROUNDS, **how: Any) -> None:
+    """Run a seed; fail with the command that runs it again."""
+    outcome = simulation.run(world, seed, rounds=rounds, **how)
+    assert not outcome.wrong, failure(outcome, database)
+
+
+@pytest.mark.postgres
+def test_whatever_happens_both_sides_agree_in_the_end_or_a_letter_says_why_not(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with made("mixed", tmp_path, request) as world:
+        see(world, 7, "mixed", rounds=20)
+
+
+@pytest.mark.torture
+@pytest.mark.postgres
+@pytest.mark.parametrize("database, seeds", [("sqlite", 10), ("postgresql", 3), ("mixed", 3), ("mixed-back", 3)])
+def test_seeds_that_nobody_has_seen_agree_too(
+    database: str, seeds: int, seed: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with made(database, tmp_path, request) as world:
+        for number in range(seed, seed + seeds):
+            see(world, number, database)
+
+
+FOUND: dict[str, tuple[int, str]] = {
+    "a batch of a history that its sender forgot came late, and its place was refused for ever": (1, "sqlite"),
+}
+"""What a seed found, each by a name that says it: the seed, and on which databases."""
+
+
+@pytest.mark.torture
+@pytest.mark.postgres
+@pytest.mark.parametrize("name", FOUND)
+def test_a_seed_that_found_something_finds_it_no_more(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    number, database = FOUND[name]
+    with made(database, tmp_path, request) as world:
+        see(world, number, database)
+
+
+# Builds broken on purpose
+
+
+def _publish_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    seal_changes = compose.seal_changes
+
+    def hasty(site: Site, connection: Connection, channel: Channel) -> Sealed:
+        sealed = seal_changes(site, connection, channel)
+        if sealed.batch is not None:
+            for path in site.spool.folders.sealed.glob(f"{sealed.batch.batch}.*"):
+                (site.spool.folders.outgoing / path.name).write_bytes(path.read_bytes())
+        return sealed
+
+    patch.setattr(compose, "seal_changes", hasty)
+
+
+def _compare_versions_the_other_way_round(patch: pytest.MonkeyPatch) -> None:
+    def turned(stage: Any) -> None:
+        staged, version = stage.table, stage.target.c[VERSION_COLUMN]
+        older = (stage.same_key(stage.target, staged), applying(staged), version < staged.c[VERSION_COLUMN])
+        stage.connection.execute(sa.update(staged).where(*older).values({OUTCOME: STALE}))
+
+    patch.setattr(checks, "settle_old_versions", turned)
+
+
+def _import_without_the_unique_row(patch: pytest.MonkeyPatch) -> None:
+    begin = World.begin
+
+    def without(self: World, draw: random.Random) -> None:
+        begin(self, draw)
+        for network in self.networks:
+            network.side.execute("DROP INDEX uq_exchange_batch_place")
+
+    patch.setattr(World, "begin", without)
+    patch.setattr(importer, "judge", lambda _site, _arrival: NEXT)
+    patch.setattr(transaction, "compare_with_ledger", lambda *_: NEXT)
+
+
+def _acknowledge_what_was_not_applied(patch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any) -> Counts:
+        return Counts()
+
+    patch.setattr(apply, "apply_records", nothing)
+
+
+BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "publish before the commit": _publish_before_the_commit,
+    "compare versions the other way round": _compare_versions_the_other_way_round,
+    "import without the ledger's unique row": _import_without_the_unique_row,
+    "acknowledge what was not applied": _acknowledge_what_was_not_applied,
+}
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_simulation_sees_a_build_that_is_broken_on_purpose(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with made("sqlite", tmp_path, request) as world:
+        BROKEN[name](monkeypatch)
+        assert any(simulation.run(world, seed, rounds=60, enough=8).wrong for seed in range(8))
