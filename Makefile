@@ -3,6 +3,7 @@
 #   make quick    the tests to run      make torture   those: hundreds of rounds, seeds and kills
 #                 while one works
 #   make lint     linters and types     make bench     rates, memory and delays, beside raw COPY and other tools
+#   make soak     an hour of two networks under load and faults: all that they use stays flat (SECONDS=600 for less)
 #   make lock     new versions into requirements.lock
 #   make clean    remove what these made
 
@@ -14,7 +15,7 @@ READY := .venv/.ready
 QUICK := tests/format tests/channels tests/tables tests/incoming/test_verdicts.py tests/tables/test_bulk_path.py \
     tests/crossing/test_crossings.py tests/outgoing/test_compose.py tests/test_layers.py tests/database/test_locks.py
 
-.PHONY: demo test quick torture lint bench lock clean
+.PHONY: demo test quick torture soak lint bench lock clean
 .DEFAULT_GOAL := test
 
 demo: $(READY)
@@ -30,6 +31,9 @@ quick: $(READY)
 torture: $(READY)
 	@if test -n "$(SECONDS)"; then exec $(BIN)/python -m tests.simulation --seconds $(SECONDS) $(ARGS); \
 	else exec $(BIN)/python -m pytest -m "torture or thorough" $(ARGS); fi
+
+soak: $(READY)
+	@$(BIN)/python -m tests.soak $(or $(SECONDS),3600) $(SEED)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

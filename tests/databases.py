@@ -8,10 +8,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Protocol
 
-from tests.postgresql import Cluster
-
-Prepare = Callable[[str], None]
-"""What brings an empty database into its shape. It gets the URL."""
+from tests.postgresql import Base, Cluster, Prepare
 
 _numbers = itertools.count(1)
 
@@ -24,10 +21,12 @@ class Templates:
         self._made: dict[Hashable, Path] = {}
         self._folders: dict[Hashable, Path] = {}
 
-    def copy(self, shape: Hashable, prepare: Prepare, target: Path) -> None:
+    def copy(self, shape: Hashable, prepare: Prepare, target: Path, base: Base | None = None) -> None:
         """Make ``target`` a database of a shape."""
         if shape not in self._made:
-            path = self._folder / f"{len(self._made)}.db"
+            path = self._folder / f"{next(_numbers)}.db"
+            if base is not None:
+                self.copy(*base, path)
             prepare(f"sqlite:///{path}")
             self._made[shape] = path
         shutil.copyfile(self._made[shape], target)
@@ -46,8 +45,10 @@ class Templates:
 class Lender(Protocol):
     """Whoever makes databases in a shape."""
 
-    def fresh(self, kind: str, shape: Hashable = None, prepare: Prepare | None = None, /) -> str:
-        """Give the URL of a database as ``prepare`` leaves an empty one."""
+    def fresh(
+        self, kind: str, shape: Hashable = None, prepare: Prepare | None = None, base: Base | None = None, /
+    ) -> str:
+        """Give the URL of a database as ``prepare`` leaves an empty one, or one of the shape ``base``."""
         ...
 
 
@@ -57,11 +58,14 @@ class At:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def fresh(self, kind: str, _shape: Hashable = None, prepare: Prepare | None = None) -> str:
-        """Give its URL once ``prepare`` has been there."""
+    def fresh(
+        self, kind: str, _shape: Hashable = None, prepare: Prepare | None = None, base: Base | None = None
+    ) -> str:
+        """Give its URL once ``base`` and ``prepare`` have been there."""
         assert self._url.startswith(kind)
-        if prepare is not None:
-            prepare(self._url)
+        for step in (base[1] if base else None, prepare):
+            if step is not None:
+                step(self._url)
         return self._url
 
 
@@ -75,25 +79,25 @@ class Databases:
         self._borrowed: list[str] = []
         self._made: list[str] = []
 
-    def fresh(self, kind: str, shape: Hashable = None, prepare: Prepare | None = None) -> str:
-        """Give the URL of a database as ``prepare`` leaves an empty one; without it, of an empty one.
+    def fresh(self, kind: str, shape: Hashable = None, prepare: Prepare | None = None, base: Base | None = None) -> str:
+        """Give the URL of a database as ``prepare`` leaves one of ``base``, or an empty one; without it, an empty one.
 
         Databases of one shape are alike, and ``prepare`` is called once for all of them.
         """
         if kind == "postgresql":
-            self._borrowed.append(self._cluster().lend(shape, prepare))
+            self._borrowed.append(self._cluster().lend(shape, prepare, base))
             return self._borrowed[-1]
         path = self._folder / f"fresh-{next(_numbers)}.db"
         if prepare is not None:
-            self.templates.copy(shape, prepare, path)
+            self.templates.copy(shape, prepare, path, base)
         return f"sqlite:///{path}"
 
-    def copy(self, kind: str, shape: Hashable, prepare: Prepare) -> str:
+    def copy(self, kind: str, shape: Hashable, prepare: Prepare, base: Base | None = None) -> str:
         """Give the URL of one as ``fresh`` does, for shapes with so many rows that a new copy is the quickest way."""
         if kind != "postgresql":
-            return self.fresh(kind, shape, prepare)
+            return self.fresh(kind, shape, prepare, base)
         cluster = self._cluster()
-        self._made.append(cluster.create(cluster.template(shape, prepare)))
+        self._made.append(cluster.create(cluster.template(shape, prepare, base)))
         return self._made[-1]
 
     def give_back(self) -> None:
@@ -112,7 +116,7 @@ class Filled:
         self._name = name
         self._fill = fill
 
-    def fresh(self, kind: str, shape: Hashable = None, prepare: Prepare | None = None) -> str:
+    def fresh(self, kind: str, shape: Hashable = None, prepare: Prepare | None = None, base: Base | None = None) -> str:
         """Give the URL of one that ``prepare`` and then ``fill`` made."""
 
         def made(url: str) -> None:
@@ -120,4 +124,4 @@ class Filled:
                 prepare(url)
             self._fill(url)
 
-        return self._databases.copy(kind, (shape, self._name), made)
+        return self._databases.copy(kind, (shape, self._name), made, base)

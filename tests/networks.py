@@ -16,19 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 from sqlalchemy import Engine
 
 from exchange.database import make_engine
 from exchange.operating import broker
+from exchange.operating.assemble import assemble
+from exchange.settings import load_settings
+from exchange.site import Site
 
 START_SECONDS = 90.0
 NAMES = ("response", "request")
 _HOUR = "3600"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Network:
     """One side: where it lives, and the supervisor that runs it."""
 
@@ -43,6 +47,30 @@ class Network:
     def child(self, word: str) -> psutil.Process:
         """Give the supervisor's child with this word in its command."""
         return next(one for one in self.process.children() if any(word in part for part in one.cmdline()))
+
+    def up(self) -> None:
+        """Start the supervisor, after it was killed."""
+        with self.log.open("ab") as out:
+            self.process = psutil.Popen(
+                [str(self.python), "-m", "exchange", "up"],
+                env=self.environment,
+                cwd=self.home.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """Have the supervisor stop all that it runs, and wait for it; may be repeated."""
+        with suppress(psutil.NoSuchProcess):
+            self.process.terminate()
+            self.process.wait()
+
+    def site(self) -> Site:
+        """Assemble this side in this process; whoever takes it disposes of its engine."""
+        with patch.dict(os.environ, self.environment, clear=True):
+            return assemble(load_settings())
 
     def kill_broker(self) -> None:
         """Kill the embedded broker."""
@@ -116,24 +144,14 @@ def two_networks(
 @contextmanager
 def _up(name: str, folder: Path, environment: dict[str, str], url: str, python: Path) -> Iterator[Network]:
     log = folder / f"{name}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [str(python), "-m", "exchange", "up"],
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    engine = make_engine(url)
+    log.touch()
+    network = Network(name, folder / name, environment, make_engine(url), log, psutil.Process(), python)
+    network.up()
     try:
-        yield Network(name, folder / name, environment, engine, log, psutil.Process(process.pid), python)
+        yield network
     finally:
-        engine.dispose()
-        with suppress(ProcessLookupError):
-            process.terminate()
-        process.wait()
+        network.engine.dispose()
+        network.stop()
 
 
 def _wait_until_ready(network: Network) -> None:

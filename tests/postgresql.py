@@ -17,6 +17,12 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
+Prepare = Callable[[str], None]
+"""What brings an empty database into its shape. It gets the URL."""
+
+Base = tuple[Hashable, Prepare]
+"""A shape from which others are made, and what brings an empty database into it: migrations cost more than the rest."""
+
 _numbers = itertools.count(1)
 
 _FEW_PAGES = 8
@@ -124,19 +130,19 @@ class Cluster:
         """Drop a database, if it is there, whoever is still connected."""
         self._admin.execute(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)".encode())
 
-    def template(self, shape: Hashable, prepare: Callable[[str], None]) -> str:
+    def template(self, shape: Hashable, prepare: Prepare, base: Base | None = None) -> str:
         """Prepare a database once per process, to make others from; ``prepare`` gets its URL."""
         if shape not in self._templates:
-            url = self.create()
+            url = self.create(self.template(*base)) if base else self.create()
             prepare(url)
             self._templates[shape] = url.rpartition("/")[2]
         return self._templates[shape]
 
-    def lend(self, shape: Hashable = None, prepare: Callable[[str], None] | None = None) -> str:
-        """Give the URL of a database as ``prepare`` leaves an empty one; it is to be given back after the test."""
+    def lend(self, shape: Hashable = None, prepare: Prepare | None = None, base: Base | None = None) -> str:
+        """Give the URL of a database as ``prepare`` leaves one of ``base``, or an empty one; to be given back."""
         free = self._free[shape]
         if not free:
-            template = self.template(shape, prepare) if prepare else "template0"
+            template = self.template(shape, prepare, base) if prepare else "template0"
             free.append(_looked_at(shape, self.create(template)))
         lent = free.pop()
         self._lent[lent.url] = lent

@@ -20,7 +20,7 @@ import pytest
 from psycopg import sql
 
 from exchange.testing import servers
-from tests.databases import Prepare
+from tests.postgresql import Base, Prepare
 
 OWNER, WORKER = "shop_owner", "exchange_worker"
 SCHEMA = "Shop's own"
@@ -109,8 +109,8 @@ class UnlikeDatabases:
         self._server, self._bouncer, self._encoding = server, bouncer, encoding
         self.made: list[str] = []
 
-    def fresh(self, _kind: str, _shape: object = None, prepare: Prepare | None = None) -> str:
-        """Give the worker's URL of one that ``prepare`` made as the owner."""
+    def fresh(self, _kind: str, _shape: object = None, prepare: Prepare | None = None, base: Base | None = None) -> str:
+        """Give the worker's URL of one that ``base`` and ``prepare`` made as the owner."""
         name = f"unlike_{self._encoding.lower()}"
         self.made.append(name)
         names = {"schema": sql.Identifier(SCHEMA), "worker": sql.Identifier(WORKER), "owner": sql.Identifier(OWNER)}
@@ -130,8 +130,9 @@ class UnlikeDatabases:
         with self.admin(name) as admin:
             admin.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
             admin.execute(sql.SQL("CREATE SCHEMA {schema} AUTHORIZATION {owner}").format(**names))
-        if prepare is not None:
-            prepare(self._bouncer.format(role=OWNER, database=name))
+        for step in (base[1] if base else None, prepare):
+            if step is not None:
+                step(self._bouncer.format(role=OWNER, database=name))
         with self.admin(name) as admin:
             admin.execute(sql.SQL(_TRIGGERS).format(**names))
             tables = admin.execute(

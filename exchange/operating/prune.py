@@ -123,8 +123,8 @@ def _prune_sealed(site: Site, clock: RetentionClock) -> int:
             .order_by(batch.c.updated_at)
             .limit(MAX_BATCHES)
         ).all()
-        for row in rows:
-            connection.execute(sa.update(batch).where(batch.c.id == row.id).values(pruned_at=now()))
+        gone = [row.id for row in rows]
+        connection.execute(sa.update(batch).where(batch.c.id.in_(gone)).values(pruned_at=now()))
     for row in rows:
         manifest = Manifest.parse(row.manifest.encode())
         site.spool.forget_sealed(manifest.name, manifest.encoding, row.attempt)

@@ -47,9 +47,13 @@ def _database(databases: Lender, kind: str, network: str, channels: tuple[Channe
     """Give the URL of a database with the exchange's tables and the application's, those captured that it sends."""
     streams = [(stream, channel.source == network) for channel in channels for stream in channel.streams]
 
-    def prepare(url: str) -> None:
+    def migrated(url: str) -> None:
         engine = quick_engine(url)
         migrate.upgrade(engine, network=network)
+        engine.dispose()
+
+    def prepare(url: str) -> None:
+        engine = quick_engine(url)
         with engine.begin() as connection:
             for name in sorted({stream.table.schema for stream, _ in streams if stream.table.schema}):
                 connection.execute(sa.schema.CreateSchema(name))
@@ -62,7 +66,7 @@ def _database(databases: Lender, kind: str, network: str, channels: tuple[Channe
         engine.dispose()
 
     shape = (network, metadata, *((stream.name, stream.table.name, sent) for stream, sent in streams))
-    return databases.fresh(kind, shape, prepare)
+    return databases.fresh(kind, shape, prepare, (("migrated", network), migrated))
 
 
 class Side:

@@ -50,7 +50,8 @@ def one_way(link: Link, seed: int, rounds: int) -> Oracle:
 
 
 def go_round(link: Link) -> None:
-    tick(link.one)
+    for side in (link.one, link.other):  # what the other one sends is carried nowhere
+        tick(side)
     link.there.carry()
     take_in(link.other)
 
