@@ -176,7 +176,25 @@ def _sqlite_engine(url: str) -> Engine:
         mode = "DEFERRED" if connection.get_execution_options().get("exchange_read_only") else "IMMEDIATE"
         connection.exec_driver_sql(f"BEGIN {mode}")
 
+    # A disk that is full or fails, and a trigger, may end the transaction: the rest would be committed piece by piece.
+    @event.listens_for(engine, "before_cursor_execute")
+    def _still_in_transaction(_connection: Connection, cursor: sqlite3.Cursor, statement: str, *_: object) -> None:
+        if not cursor.connection.in_transaction and not statement.startswith(_OUTSIDE):
+            raise TransientError(_ENDED)
+
+    @event.listens_for(engine, "commit")
+    def _something_to_commit(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        if not driver.in_transaction:
+            raise TransientError(_ENDED)
+
     return engine
+
+
+_OUTSIDE = ("BEGIN", "ROLLBACK", "RELEASE", "PRAGMA", "VACUUM")
+"""What may be asked of SQLite outside of a transaction. To go back to a savepoint that is gone fails by itself."""
+
+_ENDED = "the database ended the transaction by itself; what was not committed is undone, the next run tries again"
 
 
 def sqlite_url(file: Path) -> str:

@@ -93,6 +93,8 @@ _CODES = {
 }
 """The same of SQLite, which knows of no better code than "error" for a table that is missing."""
 
+_NO_SAVEPOINT = "no such savepoint"
+
 _NO_SUCH = ("no such table", "no such column", "has no column named")
 
 
@@ -108,9 +110,7 @@ def blame(error: DBAPIError) -> Blame:
         return _blame_by_state(error.orig, state)
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
-        if any(words in str(error.orig) for words in _NO_SUCH):
-            return Blame.TABLE
-        return _CODES.get(code & 0xFF, Blame.RECORD)
+        return _blame_by_code(error, code)
     if isinstance(error, DataError):
         return Blame.RECORD
     # The driver's own words: nothing came from the server, if there is one.
@@ -126,6 +126,15 @@ def _blame_by_state(error: Any, state: str) -> Blame:
     if source in {_RAISED, _OF_A_POLICY} or ({state, state[:2]} & _IN_A_FUNCTION and _in_a_function(diag)):
         return Blame.RECORD
     return _STATES.get(state) or _STATES.get(state[:2], Blame.RECORD)
+
+
+def _blame_by_code(error: DBAPIError, code: int) -> Blame:
+    if _NO_SAVEPOINT in str(error.orig):  # SQLite ended the transaction: what made it do so counts
+        before = _database_error_before(error)
+        return Blame.TRANSIENT if before is None else blame(before)
+    if any(words in str(error.orig) for words in _NO_SUCH):
+        return Blame.TABLE
+    return _CODES.get(code & 0xFF, Blame.RECORD)
 
 
 def _in_a_function(diag: Any) -> bool:
@@ -161,6 +170,14 @@ def _before(error: SQLAlchemyError) -> BaseException | None:
     return cause if isinstance(cause, SQLAlchemyError) else error.__context__
 
 
+def _database_error_before(error: BaseException) -> DBAPIError | None:
+    """Give the error of the database while which was dealt with another one came."""
+    before = error.__context__
+    while before is not None and not isinstance(before, DBAPIError):
+        before = before.__context__
+    return before
+
+
 @contextmanager
 def transient_errors() -> Iterator[None]:
     """Turn a database or a disk that fails into TransientError: nothing is wrong with the work, try later."""
@@ -191,6 +208,8 @@ def _of_the_database(error: SQLAlchemyError) -> TransientError:
     if type(error) is DatabaseError:
         # What SQLite says of a file that is damaged, or no database at all.
         return TransientError(f"the database can't be read: {first_line(error)}; see that it is the right file")
+    if _NO_SAVEPOINT in first_line(error):
+        error = _database_error_before(error) or error
     return TransientError(
         f"the database can't go on: {first_line(error)}; what was not committed is undone, the next run tries again"
     )

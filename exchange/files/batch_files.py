@@ -151,8 +151,11 @@ def batch_of_file(name: str) -> BatchName | None:
 
 
 def plain_entry(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Look at an entry that is a plain file with one name; None for any other, and for one gone since the listing."""
-    with contextlib.suppress(OSError):
+    """Look at an entry that is a plain file with one name; None for any other, and for one gone since the listing.
+
+    Raises OSError where the disk can't tell.
+    """
+    with contextlib.suppress(FileNotFoundError):
         found = entry.stat(follow_symlinks=False)
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             return found

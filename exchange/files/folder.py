@@ -109,11 +109,12 @@ class Folder:
 
     def look(self, name: str) -> os.stat_result | None:
         """Look at a plain file with one name; None for anything else, and for nothing."""
-        with contextlib.suppress(OSError):
-            found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
-            if _is_plain(found):
-                return found
-        return None
+        with _naming(self.path / name):
+            try:
+                found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+        return found if _is_plain(found) else None
 
     def has(self, name: str) -> bool:
         """Say whether anything has this name."""
@@ -223,7 +224,7 @@ class Folder:
         except FileNotFoundError:
             raise
         except OSError as error:
-            if self.look(name) is None:
+            if self.has(name) and self.look(name) is None:
                 raise NotPlain(self.path / name) from error
             raise
         if target.look(new_name) is None:

@@ -10,6 +10,7 @@ import os
 import pwd
 import stat
 
+from exchange.database import clock
 from exchange.files.batch_files import LeftAlone
 from exchange.files.folder import Folder
 from exchange.format.carriage import renamed
@@ -66,8 +67,10 @@ def why_left_alone(
         return LeftAlone(entry.name, not_readable(plain), READ_REMEDY, plain.st_ctime)
     try:
         found = entry.stat(follow_symlinks=False)
-    except OSError:
+    except FileNotFoundError:
         return None  # gone since the listing
+    except OSError as error:
+        return unseen(entry.name, error)
     if parsed is not None:
         return _no_plain_file(entry.name, found)
     return _inner_folder(folder, entry.name, found) if stat.S_ISDIR(found.st_mode) else _renamed(entry.name, found)
@@ -85,6 +88,12 @@ def _renamed(name: str, found: os.stat_result) -> LeftAlone | None:
             " that name, else remove this one"
         )
     return LeftAlone(name, was.how, remedy, found.st_ctime, passing=was.under_way, spare=was.spare)
+
+
+def unseen(name: str, error: OSError) -> LeftAlone:
+    """Say that the disk can't tell what a file is."""
+    said = f"can't be looked at ({error.strerror}), so nobody can say what it is"
+    return LeftAlone(name, said, "see to the disk that it lies on; the next run looks again", clock.seconds())
 
 
 def without_manifest(name: str, changed_at: float) -> LeftAlone:

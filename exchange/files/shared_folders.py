@@ -160,7 +160,7 @@ class Shared:
         return said if said and re.fullmatch(r"[0-9a-f]{32}", said) else None
 
     def _remembered(self, name: str) -> str | None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return os.fsdecode((self._memory / name).read_bytes())
         return None
 

@@ -45,7 +45,14 @@ from exchange.files.batch_files import (
 )
 from exchange.files.folder import COPY_BYTES, HOME_MODE, OUR_MODE, Folder, NotPlain, held, hold, make_private
 from exchange.files.layout import Folders
-from exchange.files.left_alone import READ_REMEDY, may_read, not_readable, why_left_alone, without_manifest
+from exchange.files.left_alone import (
+    READ_REMEDY,
+    may_read,
+    not_readable,
+    unseen,
+    why_left_alone,
+    without_manifest,
+)
 from exchange.files.manifest_cache import ManifestCache
 from exchange.files.shared_folders import MARKER, MarkerMissing, Shared
 from exchange.format.errors import Incomplete, Problem, TransientError, printable
@@ -248,7 +255,13 @@ class Spool:
                     if entry.name == MARKER:
                         continue
                     parsed = parse_file_name(entry.name)
-                    plain = plain_entry(entry) if parsed else None
+                    try:
+                        plain = plain_entry(entry) if parsed else None
+                    except OSError as error:
+                        if path == self.folders.work:
+                            raise
+                        left_alone.append(unseen(entry.name, error))
+                        continue
                     odd = why_left_alone(folder, entry, parsed, plain) if path == self.folders.incoming else None
                     if odd is not None:
                         left_alone.append(odd)
@@ -282,7 +295,7 @@ class Spool:
     def _arrived(self, file: str) -> os.stat_result | None:
         """Look at a file that lies claimed or in ``incoming/``; None if it is no plain file there."""
         for path in (self.folders.work, self.folders.incoming):
-            with contextlib.suppress(OSError), self._held(path) as folder:
+            with self._held(path) as folder:
                 found = folder.look(file)
                 if found is not None:
                     return found
@@ -295,7 +308,7 @@ class Spool:
         """
         name = data_name(batch.name, encoding)
         for path in (self.folders.work, self.folders.incoming):
-            with contextlib.suppress(OSError), self._held(path) as folder:
+            with self._held(path) as folder:
                 found = folder.look(name)
                 if found is not None:
                     readable = may_read(folder, name, found)
@@ -335,6 +348,8 @@ class Spool:
             for name in (data_name(batch.name, encoding), manifest_name(batch.name)):
                 if work.look(name) is None:
                     incoming.take(name, work, name, mode=OUR_MODE)
+                elif _same(incoming, work, name):  # moved to another file system already, but for its removal here
+                    incoming.remove(name)
         return BatchFiles(batch.name, self.folders.work)
 
     def give_back(self, batch: BatchFiles, encoding: tuple[str, ...]) -> None:
@@ -387,14 +402,18 @@ class Spool:
     def _settle(self, batch: BatchFiles, path: Path, sentence: str | None = None) -> None:
         """Move a batch's plain files, the manifest last; what is claimed comes first, and anything else stays."""
         with (
+            _in_trouble(path, _STAY),
             self._held(self.folders.work) as work,
             self._held(self.folders.incoming) as incoming,
             self._held(self.folders.strangers) as strangers,
             self._held(path) as folder,
-            _in_trouble(path, _STAY),
         ):
             stem = free_label((folder, strangers) if sentence else (folder,), batch.stem)
             sources = files_of(batch.stem, (work, incoming))
+            if stem != batch.stem and sources.keys() == {MANIFEST_ENDING}:
+                # Moved to another file system already, but for its removal here.
+                manifest = manifest_name(batch.name)
+                stem = batch.stem if _same(sources[MANIFEST_ENDING], folder, manifest) else stem
             if sources and sentence is not None:  # first: a crash after the move would leave it out for ever
                 with folder.write(f"{stem}{REASON_ENDING}", mode=OUR_MODE) as file:
                     file.write(f"{printable(sentence, 2000)}\n".encode())
@@ -702,6 +721,15 @@ def _of_the_batch() -> Iterator[None]:
         yield
     except NotPlain as error:
         raise Incomplete(f"{Path(error.filename).name}: {error.strerror}") from error
+
+
+def _same(one: Folder, other: Folder, name: str) -> bool:
+    """Say whether a file of this name has the same bytes in both folders. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError, NotPlain), one.read(name) as here, other.read(name) as there:
+        while (piece := here.read(COPY_BYTES)) == there.read(COPY_BYTES):
+            if not piece:
+                return True
+    return False
 
 
 def _sync_file(path: Path) -> None:

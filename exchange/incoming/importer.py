@@ -7,8 +7,8 @@ archive only after its commit. Whatever a crash leaves, the next run finds and c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TypeGuard
@@ -28,7 +28,7 @@ from exchange.format.placement import NEXT, Decision
 from exchange.incoming import arrivals, failures, strangers
 from exchange.incoming.held import OpenBatches
 from exchange.incoming.judge import judge, judge_stranger
-from exchange.incoming.manifests import Arrival, Stranger, is_foreign, read_manifests
+from exchange.incoming.manifests import Arrival, Stranger, Unread, is_foreign, read_manifests
 from exchange.incoming.transaction import import_batch
 from exchange.incoming.verdicts import record_verdict
 from exchange.link import gaps
@@ -79,7 +79,8 @@ def import_batches(
             work.settle_gone(open_batches, sightings)
         sighted = read_manifests(site, tuple(one for one in sightings.batches if stem is None or one.stem == stem))
         called = [seen for seen in sighted if _is_called(seen, channel)]
-        arrived = sorted((seen for seen in called if not is_foreign(seen)), key=open_batches.is_past)
+        with transient_errors():
+            arrived = sorted((seen for seen in called if not is_foreign(seen)), key=open_batches.is_past)
         arrived = [seen for seen in arrived if isinstance(seen, Stranger) or seen.channel.declared not in refused]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
@@ -142,7 +143,7 @@ class _Work:
                 outcome = import_one(self._site, seen, release=self._release)
             open_batches.forget_after(outcome)
             self.outcomes.append(outcome)
-            if outcome.verdict is Verdict.BUSY or (outcome.trouble and outcome.verdict is Verdict.WAITING):
+            if outcome.verdict is Verdict.BUSY or _holds_up(seen, outcome):
                 self.busy.add(seen.place[0])
             elif outcome.verdict is Verdict.APPLIED and _is_snapshot(seen):
                 self.snapshots_of[seen.channel.name] = seen.channel
@@ -159,7 +160,8 @@ def _note_troubles(site: Site, outcomes: Iterable[Imported], refused: Mapping[st
     """Note why batches wait for a folder or a table as the last error of their channels, and give each reason once."""
     troubles = {one.channel: one.trouble for one in outcomes if one.trouble}
     troubles |= {one.name: refused[one.declared] for one in site.incoming() if one.declared in refused}
-    for name, sentence in troubles.items():
+    for name in troubles.keys() & {one.name for one in site.incoming()}:  # any other one is never done, either
+        sentence = troubles[name]
         failed_runs.note_failure(site.engine, Direction.IN, [name], sentence)
     return dict.fromkeys(troubles.values())
 
@@ -182,12 +184,22 @@ def _check_database(site: Site) -> dict[str, str]:
     }
 
 
+def _holds_up(seen: Arrival | Stranger, outcome: Imported) -> bool:
+    """Say whether nothing behind a batch can be taken: of one that can't even be read nobody knows where it belongs."""
+    return bool(outcome.trouble) and outcome.verdict is Verdict.WAITING and not _is_unread(seen)
+
+
+def _is_unread(seen: Arrival | Stranger) -> bool:
+    return isinstance(seen, Stranger) and isinstance(seen.fault, Unread)
+
+
 def _unchanged(
     open_batches: OpenBatches, seen: Arrival | Stranger, here: Iterable[Arrival | Stranger] = ()
 ) -> Imported | None:
     """Give the outcome of a batch about which nothing changed; one that can't be told is judged by itself."""
     try:
-        return open_batches.unchanged_outcome(seen, here)
+        with transient_errors():
+            return open_batches.unchanged_outcome(seen, here)
     except Exception as error:
         if not is_batch_fault(error):
             raise
@@ -256,17 +268,16 @@ def _side_channel(seen: Arrival | Stranger) -> str | None:
 def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -> Imported:
     """Bring one arrival to its verdict, whatever goes wrong with it. Raises TransientError if database or disk fails.
 
-    A table that can't be written to holds up its own channel alone.
+    A table that can't be written to, and a file that the disk doesn't give, hold up their own channel alone.
     """
     fall, refused = None, ""
     try:
-        with transient_errors():
+        with transient_errors(), _files_of(seen):
             return _judge_and_import(site, seen, release=release)
     except Busy as busy:
         return _busy(seen, busy)
     except FolderTrouble as error:
-        why = error.sentence
-        return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, None, why, changed=False, trouble=why)
+        return _in_trouble(seen, error.sentence)
     except TableFault as error:
         refused = error.sentence
     except Exception as error:
@@ -285,12 +296,28 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
 
 def _judge_and_import(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
     if isinstance(seen, Stranger):
+        if isinstance(seen.fault, Unread):
+            return _in_trouble(seen, seen.fault.sentence)
         if isinstance(seen.fault, Crashed):
             raise seen.fault
         return record_verdict(site, seen, judge_stranger(site, seen))
     arrival = replace(seen, released=release)
     standing = judge(site, arrival)
     return import_batch(site, arrival) if standing is NEXT else record_verdict(site, arrival, standing)
+
+
+@contextmanager
+def _files_of(seen: Arrival | Stranger) -> Iterator[None]:
+    """Let what the disk says of a batch's files be FolderTrouble: the others may well be read and moved."""
+    try:
+        yield
+    except OSError as error:
+        folder = seen.sighting.folder
+        raise FolderTrouble.of(folder, error, "nothing of its batch was applied; the next run takes it") from error
+
+
+def _in_trouble(seen: Arrival | Stranger, why: str) -> Imported:
+    return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, None, why, changed=False, trouble=why)
 
 
 def _busy(seen: Arrival | Stranger, busy: Busy) -> Imported:

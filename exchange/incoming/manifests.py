@@ -75,7 +75,7 @@ class Stranger:
     def is_foreign(self) -> bool:
         """Whether it is no batch of our peer to us, as nobody vouches for it or it is for somebody else."""
         unknown = self.manifest is None and not self.signed
-        return isinstance(self.fault, Misdirected) or (unknown and not isinstance(self.fault, Unsupported))
+        return isinstance(self.fault, Misdirected) or (unknown and not isinstance(self.fault, Unsupported | Unread))
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -91,8 +91,11 @@ class Stranger:
         return f"unread {self.sighting.stem}"
 
 
-class _Unread(Incomplete):
+class Unread(Incomplete):
     """The disk, or whoever serves it, did not give a file; it may the next time."""
+
+
+_NEXT_TIME = "its batch waits, and the next run reads it again"
 
 
 def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arrival | Stranger]:
@@ -107,13 +110,13 @@ def read_manifests(site: Site, sightings: tuple[BatchFiles, ...]) -> list[Arriva
         except (FileNotFoundError, NotPlain):
             return None  # gone since the listing, or no plain file: the next listing counts it
         except OSError as error:
-            return Stranger(sighting, _Unread(f"the manifest file can't be read ({error.strerror})"))
+            return Stranger(sighting, Unread(f"{error.filename}: {error.strerror}; {_NEXT_TIME}"))
 
     trusted = (site.trusted, site.trusted.in_force(now()))
     terms = (site.network, site.peer, site.channels, trusted, site.require_signature)
     seen = list(site.spool.manifest_cache.each(sightings, terms, read))
     for one in seen:
-        if isinstance(one, Stranger) and isinstance(one.fault, Crashed | _Unread):
+        if isinstance(one, Stranger) and isinstance(one.fault, Crashed | Unread):
             site.spool.manifest_cache.forget(one.sighting)  # whatever it was, it may not be so the next time
     return sorted(seen, key=lambda one: (is_foreign(one), *one.place, one.sighting.name.attempt))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from exchange.database.engine import make_engine
+from exchange.database.errors import transient_errors
 from exchange.database.locks import locked, reading, writing
 from exchange.format.errors import TransientError
 
@@ -32,6 +35,42 @@ CONTRARY = {
     "default_transaction_deferrable": "on",
     "search_path": "own, public",
 }
+
+
+def test_after_sqlite_ended_a_transaction_by_itself_nothing_more_of_it_is_done_or_committed(sqlite_url: str) -> None:
+    engine = make_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE thing (id INTEGER PRIMARY KEY)")
+
+    def write(*rest: str) -> None:
+        with writing(engine) as connection:
+            connection.exec_driver_sql("INSERT INTO thing VALUES (1)")
+            # As after a full disk, SQLITE_IOERR or a trigger's RAISE(ROLLBACK).
+            connection.connection.driver_connection.rollback()  # type: ignore[union-attr]
+            for statement in rest:
+                connection.exec_driver_sql(statement)
+
+    for rest in ((), ("INSERT INTO thing VALUES (2)",), ("SAVEPOINT one",)):
+        with pytest.raises(TransientError, match="ended the transaction by itself"):
+            write(*rest)
+    with reading(engine) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM thing").scalar() == 0
+    engine.dispose()
+
+
+def test_why_sqlite_ended_a_transaction_is_what_counts_and_not_that_its_savepoint_is_gone(sqlite_url: str) -> None:
+    engine = make_engine(sqlite_url)
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+    def write() -> None:
+        with transient_errors(), writing(engine) as connection, connection.begin_nested():
+            connection.connection.driver_connection.rollback()  # type: ignore[union-attr]
+            raise DBAPIError.instance("INSERT", None, full, sqlite3.Error)
+
+    with pytest.raises(TransientError, match="database or disk is full"):
+        write()
+    engine.dispose()
 
 
 @pytest.fixture

@@ -334,7 +334,7 @@ def test_an_attempt_that_could_not_be_taken_back_is_taken_back_before_the_next_o
             if again % 2:  # by another process, which knows nothing of this one's
                 assert join(fork(quick_receiver.take_in, quick_receiver)) == 0
             else:
-                assert quick_receiver.take_in().batches == ()
+                assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.WAITING]
             counted_attempts._owed.clear()
             assert attempts(quick_receiver) == [(stem, 1)]
     assert verdicts(quick_receiver) == [(Verdict.APPLIED, None)]
