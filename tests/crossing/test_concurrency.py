@@ -39,8 +39,8 @@ def import_all(side: Side) -> None:
 
 def test_four_importers_over_one_folder_apply_each_batch_once(alike: Link) -> None:
     alike.one.limit(batch_records=5)
-    alike.one.execute(sa.insert(account), [{"id": n, "name": f"n{n}"} for n in range(60)])
-    assert len(alike.one.export().batches) == 12
+    alike.one.execute(sa.insert(account), [{"id": n, "name": f"n{n}"} for n in range(40)])
+    assert len(alike.one.export().batches) == 8
     alike.there.carry()
     children = [fork(lambda: import_all(alike.other), alike.other, alike.one) for _ in range(4)]
     assert [join(child) for child in children] == [0, 0, 0, 0]
@@ -48,11 +48,11 @@ def test_four_importers_over_one_folder_apply_each_batch_once(alike: Link) -> No
     found = alike.other.all(
         sa.select(columns.state, sa.func.count(), sa.func.sum(columns.applied)).group_by(columns.state)
     )
-    assert [tuple(map(str, row)) for row in found] == [("applied", "12", "60")]
-    assert len(alike.other.rows(account)) == 60
+    assert [tuple(map(str, row)) for row in found] == [("applied", "8", "40")]
+    assert len(alike.other.rows(account)) == 40
     assert alike.other.all(sa.select(tables.attempt)) == alike.other.all(sa.select(tables.dead_letter)) == []
     assert not list(alike.other.site.spool.folders.quarantine.iterdir())
-    assert len(list(alike.other.site.spool.folders.archive.iterdir())) == 24
+    assert len(list(alike.other.site.spool.folders.archive.iterdir())) == 16
 
 
 @pytest.mark.postgres

@@ -39,7 +39,6 @@ def park(side: Side, name: str, numbers: range, *, age: int = 30, text: str = ""
         selections.create_selection(connection, name, Filters(state=DeadLetterState.PARKED))
 
 
-@pytest.mark.same_on("postgresql")
 @pytest.mark.parametrize("age, state", [(30, DeadLetterState.APPLIED), (300, DeadLetterState.PARKED)])
 def test_ten_times_the_letters_take_no_more_statements(receiver: Side, age: int, state: DeadLetterState) -> None:
     statements = []
