@@ -21,8 +21,8 @@ from exchange.files.ownership import why_not_imported
 from exchange.format.errors import printable
 from exchange.format.names import CONTROL, NAME, NAME_RULE
 
-MAX_SHARDS = 32
-"""More gain nothing: the database's processors and disk are the bound long before."""
+MAX_SHARDS = 64
+"""Keys fall into 256 parts by their hash: among more shards than these they would be spread unevenly."""
 
 
 class ChannelFaults(Exception):  # noqa: N818 - the plural is the point
@@ -151,7 +151,10 @@ class Channel:
     def _shards_fault(self) -> str | None:
         shards: object = self.shards
         if type(shards) is not int or not 1 <= shards <= MAX_SHARDS:
-            return f"shards must be a whole number from 1 to {MAX_SHARDS}, found {printable(repr(shards), 80)}"
+            return (
+                f"shards must be a whole number from 1 to {MAX_SHARDS}, found {printable(repr(shards), 80)}: keys fall"
+                " into 256 parts by their hash, and more shards would share them unevenly"
+            )
         if shards == 1:
             return None
         longest = f"{self.name}_{shards - 1}"
