@@ -197,7 +197,8 @@ class Settings(BaseModel):
     )
     gap_seconds: Patience = Field(
         default=_LIMITS.gap_seconds,
-        description="How long a missing batch is waited for until it is asked for, and at least between two resends.",
+        description="How long a missing batch is waited for at most until it is asked for, and at least between two"
+        " resends; where files have come in order it is asked for within seconds.",
     )
     copies: Positive = Field(default=_LIMITS.copies, description="One-way link: how often each batch is published.")
     copy_every: Seconds = Field(

@@ -84,7 +84,7 @@ def _tell_what_next(site: Site, look: Gaps) -> None:
         output.say(f"on {site.peer}: `exchange resend --code CODE` sends them again; a code names a few ranges at most")
     elif not site.one_way:
         wait = f"{site.limits.gap_seconds:g} seconds"
-        output.say(f"what is missing for {wait} is asked for by itself; what was refused needs a person")
+        output.say(f"what is missing is asked for by itself, after {wait} at most; what was refused needs a person")
 
 
 @app.command()

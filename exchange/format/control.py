@@ -39,9 +39,14 @@ MAX_RANGES: Final = 100
 MAX_REFUSED: Final = 100
 MAX_LETTERS: Final = 20
 MAX_UNDECIDED: Final = 20
+MAX_MORE_RANGES: Final = 5_000
 MAX_BUCKETS: Final = 65_536
 MAX_DOUBTS: Final = 500
-"""How many of each one record holds at most: what is left out comes with a later one."""
+"""How many of each one record holds at most: what is left out comes with a later one.
+
+Ranges beyond the first ``MAX_RANGES`` of ``missing`` and ``lost`` are members of their own, ``missing_more`` and
+``lost_more``, that a reader of an earlier version passes over.
+"""
 
 MAX_DOUBT_BYTES: Final = 16_384
 """So long are the keys of all rows in doubt together: a manifest has other members, too."""
@@ -87,7 +92,8 @@ class Receipt:
     """How far the writer of the receipt has come in a channel that it reads, in one epoch.
 
     ``through``: all up to this sequence took effect, but those ``missing``, ``refused`` or ``given_up``; a missing
-    range may lie behind it. ``digest`` is that of the manifest there. ``parked_now`` counts letters that still wait.
+    range may lie behind it, and one beyond the first ``MAX_RANGES`` does. ``digest`` is that of the manifest there.
+    ``parked_now`` counts letters that still wait.
     """
 
     channel: str
@@ -108,7 +114,7 @@ class Receipt:
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
-        return fields_as_json(self)
+        return _with_ranges_apart(fields_as_json(self), "missing")
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -117,7 +123,7 @@ class Receipt:
         return cls(
             **{
                 **known,
-                "missing": _ranges(data, "missing"),
+                "missing": _ranges(data, "missing") + _ranges(data, "missing_more"),
                 "refused": tuple(RefusedBatch(**_of(RefusedBatch, one)) for one in data["refused"]),
                 "given_up": _ranges(data, "given_up"),
                 "letters": tuple(Sample(**_of(Sample, one)) for one in data["letters"]),
@@ -165,6 +171,8 @@ class Heartbeat:
         data = fields_as_json(self) | {"next_expected_by": to_rfc3339(self.next_expected_by)}
         if not self.undecided:
             del data["undecided"]
+        for one in data["sent"]:
+            _with_ranges_apart(one, "lost")
         return data
 
     @classmethod
@@ -178,7 +186,10 @@ class Heartbeat:
             **{
                 **known,
                 "next_expected_by": datetime.fromisoformat(data["next_expected_by"]),
-                "sent": tuple(Sent(**{**_of(Sent, one), "lost": _ranges(one, "lost")}) for one in data["sent"]),
+                "sent": tuple(
+                    Sent(**{**_of(Sent, one), "lost": _ranges(one, "lost") + _ranges(one, "lost_more")})
+                    for one in data["sent"]
+                ),
                 "heard": heard and Heard(**{**_of(Heard, heard), "proof": _proof(heard["proof"])}),
                 "undecided": tuple(Proof(**_of(Proof, one)) for one in data.get("undecided", ())),
             }
@@ -381,11 +392,18 @@ def _fractions(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[str | in
 
 
 def _ranges(data: Mapping[str, Any], member: str) -> tuple[Range, ...]:
-    found = tuple((first, last) for first, last in data[member])
+    found = tuple((first, last) for first, last in data.get(member, ()))
     for first, last in found:
         if last < first:
             raise RecordError("schema", f"/data/{member}", f"{member}: the range from {first} through {last} is empty")
     return found
+
+
+def _with_ranges_apart(data: dict[str, Any], member: str) -> dict[str, Any]:
+    """Move the ranges beyond those that every reader takes into a member of their own, if there are any."""
+    if more := data[member][MAX_RANGES:]:
+        data[member], data[f"{member}_more"] = data[member][:MAX_RANGES], more
+    return data
 
 
 def _proof(data: Mapping[str, Any] | None) -> Proof | None:
@@ -415,7 +433,8 @@ _CHANNEL = {"type": "string", "pattern": f"^(?:{NAME.pattern})$"}
 _EPOCH = {"type": "string", "pattern": f"^(?:{EPOCH.pattern})$"}
 _STREAM = {"type": "string", "minLength": 1, "maxLength": MAX_STREAM_LENGTH}
 _WORDS = {"type": "string", "maxLength": MAX_WORDS}
-_RANGES = _list({"type": "array", "minItems": 2, "maxItems": 2, "items": _SEQUENCE}, MAX_RANGES)
+_RANGE = {"type": "array", "minItems": 2, "maxItems": 2, "items": _SEQUENCE}
+_RANGES, _MORE_RANGES = _list(_RANGE, MAX_RANGES), _list(_RANGE, MAX_MORE_RANGES)
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,80}$"}
 _OF = {"type": "integer", "minimum": 1, "maximum": MAX_BUCKETS}
 _BUCKETS = _or_null(_list({"type": "integer", "minimum": 0, "maximum": MAX_BUCKETS - 1}, MAX_BUCKETS))
@@ -463,14 +482,21 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
                 MAX_RANGES,
             ),
             "proof": _PROOF,
-        }
+        },
+        missing_more=_MORE_RANGES,
     ),
     HEARTBEAT: _object(
         {
             "epoch": _EPOCH,
             "period_seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 10**9},
             "next_expected_by": {"type": "string", "format": "date-time"},
-            "sent": _list(_object({"channel": _CHANNEL, "epoch": _EPOCH, "through": _THROUGH, "lost": _RANGES}), 4096),
+            "sent": _list(
+                _object(
+                    {"channel": _CHANNEL, "epoch": _EPOCH, "through": _THROUGH, "lost": _RANGES},
+                    lost_more=_MORE_RANGES,
+                ),
+                4096,
+            ),
             "heard": _or_null(_object({"epoch": _EPOCH, "sequence": _SEQUENCE, "proof": _PROOF})),
         },
         undecided=_list(_SHOWN, MAX_UNDECIDED),

@@ -40,6 +40,7 @@ def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> I
         case Decision(verdict=Verdict.DUPLICATE):
             _forget_attempts(site, seen)
             _discard(site, seen, verdict)
+            _note_late(site, seen)
             trouble = moved(site.spool.archive, seen.sighting)
         case Decision(verdict=Verdict.QUARANTINED):
             verdict, trouble = _quarantine(site, seen, verdict)
@@ -103,6 +104,17 @@ def _discard(site: Site, seen: Arrival | Stranger, verdict: Decision) -> None:
     if known is not None and known.digest == seen.digest and known.state in {BatchState.WAITING, BatchState.HELD}:
         with locked(site.engine, lock_of(seen)) as connection:
             ledger.move(connection, known, BatchState.DISCARDED, verdict.sentence)
+
+
+def _note_late(site: Site, seen: Arrival | Stranger) -> None:
+    """Remember of a first publication that it was late, not lost, if it was asked for and sent again meanwhile."""
+    if seen.manifest is None or seen.sighting.name.attempt > 1:
+        return
+    with reading(site.engine) as connection:
+        was_asked_for = gaps.was_sent_again(connection, seen.place)
+    if was_asked_for:
+        with writing(site.engine) as connection:
+            gaps.note_late(connection, seen.place)
 
 
 def _record_waiting(site: Site, seen: Arrival | Stranger, state: BatchState, verdict: Decision) -> bool:

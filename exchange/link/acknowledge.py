@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger
 from exchange.database.tables import BatchState, Direction, batch
-from exchange.format.control import Receipt, RefusedBatch, within
+from exchange.format.control import Range, Receipt, RefusedBatch, within
 from exchange.format.errors import Reason, printable
 from exchange.format.names import CONTROL
 
@@ -26,6 +26,7 @@ def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
     channel ``control``; the rows are locked in one order.
     """
     refused = {one.sequence: one for one in receipt.refused}
+    lacking = [one for one in receipt.missing if one[0] <= receipt.through]
     taken: dict[BatchState, list[int]] = {BatchState.PUBLISHED: [], BatchState.REJECTED: []}
     passed: list[int] = []
     rejected: dict[int, RefusedBatch] = {}
@@ -34,7 +35,7 @@ def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
             rejected[row.id] = refused[row.sequence]
         elif row.state == BatchState.PUBLISHED and within(row.sequence, receipt.given_up):
             passed.append(row.id)
-        elif _has(receipt, refused, row.sequence) and row.reason not in _GONE:
+        elif _has(receipt, refused, lacking, row.sequence) and row.reason not in _GONE:
             taken[BatchState(row.state)].append(row.id)
     for before, ids in taken.items():
         change = (before, BatchState.ACKNOWLEDGED)
@@ -58,12 +59,12 @@ def acknowledge_control(connection: Connection, peer: str, epoch: str, sequence:
     ledger.move_all(connection, Direction.OUT, ids, (BatchState.PUBLISHED, BatchState.ACKNOWLEDGED), cause)
 
 
-def _has(receipt: Receipt, refused: Mapping[int, RefusedBatch], sequence: int) -> bool:
-    """Whether the receipt says that a batch took effect."""
+def _has(receipt: Receipt, refused: Mapping[int, RefusedBatch], lacking: Iterable[Range], sequence: int) -> bool:
+    """Whether the receipt says that a batch took effect; ``lacking`` is what it misses up to ``through``."""
     return (
         sequence <= receipt.through
         and sequence not in refused
-        and not within(sequence, receipt.missing)
+        and not within(sequence, lacking)
         and not within(sequence, receipt.given_up)
     )
 

@@ -8,24 +8,36 @@ position over it; whatever comes there later changes nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger, positions
+from exchange.database import clock, ledger, positions
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, import_lock, locked, reading
-from exchange.database.tables import BatchState, Direction, GapState, batch, gap, is_missing, peer, position
+from exchange.database.tables import (
+    BatchState,
+    Direction,
+    GapState,
+    batch,
+    gap,
+    holds_place,
+    is_missing,
+    peer,
+    position,
+)
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
 from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
 from exchange.format.errors import Reason, TransientError
+from exchange.format.names import BatchName
 from exchange.format.placement import Position
 from exchange.limits import Limits
 from exchange.link import asked_requests, peer_statements
@@ -33,6 +45,20 @@ from exchange.site import Site
 
 GIVEN_UP = (GapState.ACCEPTED, GapState.LOST)
 """States of a place without which its channel goes on."""
+
+
+LATE = "it was late, and came by itself"
+"""The cause of a gap at whose place the first publication came: its carrier may overtake itself."""
+
+IN_ORDER = 20
+"""So many batches of a flow must have come before it is believed that its files come in order."""
+
+LOOK_BACK = 1_000
+"""Of so many of its newest batches it is asked how late they came."""
+
+MOST_SOON = 100
+"""So many missing batches of a flow are asked for sooner than others: if its carrier only reorders, no more than these
+are sent in vain before that is seen."""
 
 
 class Flow(NamedTuple):
@@ -166,7 +192,7 @@ def _given_up_beyond(connection: Connection, flow: Flow, reached: int) -> set[in
 
 def _write(connection: Connection, flow: Flow, news: GapChanges) -> None:
     _open(connection, flow, news.missing)
-    _close(connection, flow, news.arrived, GapState.ARRIVED)
+    _note_arrived(connection, flow, news.arrived)
     _close(connection, flow, news.left, GapState.LEFT, "its epoch was left")
     _go_on_without(connection, flow, news.lost)
 
@@ -192,6 +218,96 @@ def _close(
             .where(*_of(flow), among(connection, gap.c.sequence, sequences), is_missing(gap))
             .values(state=state, closed_at=now(), cause=cause, who=whoami()[:255])
         )
+
+
+def _note_arrived(connection: Connection, flow: Flow, sequences: Collection[int]) -> None:
+    """Close gaps at whose places a batch is now, and note of which it was the first publication: late, not lost."""
+    if not sequences:
+        return
+    here = (batch.c.direction == Direction.IN, batch.c.channel == flow.channel, batch.c.epoch == flow.epoch)
+    rows = connection.execute(
+        sa.select(batch.c.sequence, batch.c.stem).where(
+            *here, among(connection, batch.c.sequence, sequences), holds_place(batch)
+        )
+    )
+    late = {row.sequence for row in rows if BatchName.parse(row.stem).attempt == 1}
+    _close(connection, flow, late, GapState.ARRIVED, LATE)
+    _close(connection, flow, set(sequences) - late, GapState.ARRIVED)
+
+
+def note_late(connection: Connection, place: tuple[str, str, int]) -> None:
+    """Note that a first publication came after the one that was sent again because it was missing.
+
+    Runs in the caller's transaction.
+    """
+    connection.execute(sa.update(gap).where(*_sent_again(place)).values(cause=LATE, closed_at=now()))
+
+
+def was_sent_again(connection: Connection, place: tuple[str, str, int]) -> bool:
+    """Say whether a batch was missing until it was sent again. Only reads, in the caller's transaction."""
+    return bool(connection.scalar(sa.select(sa.exists().where(*_sent_again(place)))))
+
+
+def _sent_again(place: tuple[str, str, int]) -> tuple[sa.ColumnElement[bool], ...]:
+    here = (*_of(Flow(*place[:2])), gap.c.sequence == place[2])
+    return (*here, gap.c.state == GapState.ARRIVED, gap.c.cause.is_(None))
+
+
+# Asking for what is missing
+
+
+def missing_since(connection: Connection) -> dict[Flow, dict[int, datetime]]:
+    """Give what each flow misses, in order, and since when that is known. Only reads, in the caller's transaction."""
+    rows: dict[Flow, dict[int, datetime]] = defaultdict(dict)
+    columns = (gap.c.channel, gap.c.epoch, gap.c.sequence, gap.c.noticed_at)
+    some = sa.select(*columns).where(is_missing(gap), gap.c.channel > "").order_by(*columns[:3])
+    for channel, epoch, sequence, noticed_at in connection.execute(some):
+        rows[Flow(channel, epoch)][sequence] = noticed_at
+    return rows
+
+
+def due(
+    connection: Connection, flow: Flow, missing: Mapping[int, datetime], limits: Limits, moment: datetime
+) -> list[int]:
+    """Give those of a flow's missing sequences that are to be asked for at a moment.
+
+    After ``gap_seconds``; the first ``MOST_SOON`` sooner, where the flow's files have come in order: once they had the
+    time to settle, and twice the longest time that one of its newest batches was late. No clock makes it later. Only
+    reads, in the caller's transaction.
+    """
+    last = timedelta(seconds=limits.gap_seconds)
+    soon = min(_soon(connection, flow, limits), last)
+    return [
+        sequence
+        for number, (sequence, noticed) in enumerate(missing.items())
+        if clock.since(noticed, moment) >= (soon if number < MOST_SOON else last)
+    ]
+
+
+def _soon(connection: Connection, flow: Flow, limits: Limits) -> timedelta:
+    current, _ = _positions(connection)
+    at = current.get(flow.channel)
+    if at is None or at.epoch != flow.epoch or at.sequence < IN_ORDER:
+        return timedelta(seconds=limits.gap_seconds)
+    late = connection.execute(
+        sa.select(gap.c.noticed_at, gap.c.closed_at).where(
+            *_of(flow), gap.c.sequence > at.sequence - LOOK_BACK, gap.c.state == GapState.ARRIVED, gap.c.cause == LATE
+        )
+    )
+    longest = max((row.closed_at - row.noticed_at for row in late), default=timedelta())
+    return timedelta(seconds=limits.settle_seconds) + 2 * max(longest, timedelta())
+
+
+def became_due(site: Site, connection: Connection, since: datetime, moment: datetime) -> bool:
+    """Say whether anything that is missing at ``moment`` is to be asked for, and was not at ``since``.
+
+    Only reads, in the caller's transaction.
+    """
+    return any(
+        set(due(connection, flow, missing, site.limits, moment))
+        - set(due(connection, flow, missing, site.limits, since))
+        for flow, missing in missing_since(connection).items()
+    )
 
 
 def _of(flow: Flow) -> tuple[sa.ColumnElement[bool], ...]:
@@ -222,7 +338,7 @@ def record_skipped(connection: Connection, place: tuple[str, str, int]) -> None:
     flow, sequence = Flow(*place[:2]), place[2]
     at = positions.current_position(connection, Direction.IN, flow.channel)
     reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
-    _close(connection, flow, [sequence], GapState.ARRIVED)
+    _note_arrived(connection, flow, [sequence])
     _open(connection, flow, range(reached + 1, sequence))
 
 

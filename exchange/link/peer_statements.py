@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from exchange.format.control import Heartbeat, Receipt
+from exchange.format.control import Heartbeat, Range, Receipt
 from exchange.format.errors import BatchError, RecordError
 from exchange.format.manifest import Manifest
 
@@ -54,6 +54,16 @@ def heartbeat(text: str | None) -> Heartbeat | None:
 def receipt(text: str | None) -> Receipt | None:
     """Read the data of a ``_receipt`` record; None if there is none or it can't be read."""
     return _read(Receipt.parse, text)
+
+
+def missing(text: str) -> tuple[Range, ...]:
+    """Read what a receipt names as missing; a receipt that can't be read names nothing.
+
+    Most name nothing, and are told by a glance, without a check of all that they say.
+    """
+    named = _read(lambda said: bool(said["missing"]), text)
+    said = receipt(text) if named else None
+    return said.missing if said else ()
 
 
 def differing_rows(text: str | None) -> Found | None:

@@ -10,14 +10,13 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database import clock
 from exchange.database.engine import among
 from exchange.database.tables import (
     BatchState,
@@ -36,6 +35,7 @@ from exchange.database.tables import (
 from exchange.dead_letters.counts import groups_in
 from exchange.format.control import (
     MAX_LETTERS,
+    MAX_MORE_RANGES,
     MAX_RANGES,
     MAX_REFUSED,
     MAX_WORDS,
@@ -45,12 +45,11 @@ from exchange.format.control import (
     RefusedBatch,
     Sample,
     ranges,
-    within,
 )
 from exchange.format.errors import Reason, printable, rule_of
 from exchange.format.moments import to_rfc3339
 from exchange.format.names import CONTROL
-from exchange.link import peer_statements
+from exchange.link import gaps, peer_statements
 from exchange.site import Site
 
 MOST_RECEIPTS = 4096
@@ -151,15 +150,14 @@ def _receipt(
     lacking = _lacking(connection, lane)
     ordered = channel is None or channel.ordered
     refused = _refused(connection, lane, through, None if ordered else lacking.keys())
-    patience = timedelta(seconds=site.limits.gap_seconds)
     told = {one.sequence for one in refused}
-    missing = ranges(
-        sequence
-        for sequence, since in lacking.items()
-        if clock.since(since, moment) >= patience and sequence not in told
-    )
-    # What is neither told of nor there must not be taken for applied: only an unordered channel leaves it behind.
-    untold = [one for one in lacking if one <= through and one not in told and not within(one, missing)]
+    asked = [one for one in gaps.due(connection, gaps.Flow(*lane), lacking, site.limits, moment) if one not in told]
+    missing = ranges(asked, MAX_RANGES + MAX_MORE_RANGES)
+    # What is neither told of nor there must not be taken for applied: only an unordered channel leaves it behind. A
+    # reader of an earlier version is told of the first ranges alone.
+    last_told = missing[:MAX_RANGES][-1][1] if missing else 0
+    told.update(one for one in asked if one <= last_told)
+    untold = [one for one in lacking if one <= through and one not in told]
     through = min([through, *(one - 1 for one in untold)])
     newest = _believed(connection, lane, through)
     furthest = _believed(connection, lane, None)

@@ -1,8 +1,8 @@
 """Control batches on their way out: receipts, a sign of life, and what this side asks for.
 
 All of it is said anew each time, so that any of them may be lost. One is written after an import that changed
-something, and with the exports when the last one is old; never because of control batches alone, or both sides would
-answer each other for ever.
+something, when a missing batch is to be asked for, and with the exports when the last one is old; never because of
+control batches alone, or both sides would answer each other for ever.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from exchange.format.errors import Reason, TransientError, Verdict, printable
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
-from exchange.link import epoch_adoption, receipts
+from exchange.link import epoch_adoption, gaps, receipts
 from exchange.outgoing import resend
 from exchange.outgoing.seal import ENCODING, check_room, publish_sealed, seal_batch
 from exchange.results import Imported
@@ -59,9 +59,8 @@ def after_import(site: Site, outcomes: Iterable[Imported], stopping: Callable[[]
     trouble = None
     if heard:
         trouble = _trouble_of(lambda: resend.resend_due(site, stopping))
-    if news:
-        trouble = try_to_publish(site) or trouble
-    return trouble
+    told = try_to_publish(site) if news else _trouble_of(lambda: publish_control_batch(site) if _asks(site) else None)
+    return told or trouble
 
 
 def after_export(site: Site) -> str | None:
@@ -108,13 +107,33 @@ def publish_control_batch(site: Site) -> Manifest | None:
 
 def _is_due(site: Site) -> bool:
     with reading(site.engine) as connection:
-        epoch = network.known_epoch(connection, site.network)
-        at = positions.current_position(connection, Direction.OUT, CONTROL)
-        if at is None or at.epoch != epoch:
+        last = _last_written(site, connection)
+        patience = timedelta(seconds=site.limits.period_seconds * DUE_SHARE)
+        moment = now()
+        if last is None or not timedelta() <= moment - last < patience:
             return True
-        last = ledger.at_place(connection, Direction.OUT, CONTROL, at.epoch, at.sequence)
-    patience = timedelta(seconds=site.limits.period_seconds * DUE_SHARE)
-    return last is None or not timedelta() <= now() - last.created_at < patience
+        return not site.one_way and gaps.became_due(site, connection, last, moment)
+
+
+def _asks(site: Site) -> bool:
+    """Say whether a missing batch is to be asked for, and was not yet when the last control batch was written."""
+    if site.one_way:
+        return False
+    with reading(site.engine) as connection:
+        if not gaps.missing_since(connection):
+            return False
+        last = _last_written(site, connection)
+        return last is not None and gaps.became_due(site, connection, last, now())
+
+
+def _last_written(site: Site, connection: Connection) -> datetime | None:
+    """Say when the last control batch was written; None if none was, or its row is gone."""
+    epoch = network.known_epoch(connection, site.network)
+    at = positions.current_position(connection, Direction.OUT, CONTROL)
+    if at is None or at.epoch != epoch:
+        return None
+    last = ledger.at_place(connection, Direction.OUT, CONTROL, at.epoch, at.sequence)
+    return last.created_at if last is not None else None
 
 
 def _seal(site: Site) -> Manifest | None:

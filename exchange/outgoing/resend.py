@@ -6,22 +6,25 @@ this side no longer has the very bytes is lost: the next heartbeat says so, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import clock, ledger, network
-from exchange.database.engine import now
+from exchange.database.engine import in_parts, now
 from exchange.database.errors import transient_errors
 from exchange.database.ledger import Entry
 from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction, batch, holds_place, receipt
+from exchange.files.spool import FolderTrouble
 from exchange.format import resend_codes
-from exchange.format.control import MAX_RANGES, Range, ranges, shown
+from exchange.format.control import MAX_MORE_RANGES, MAX_RANGES, Range, ranges, shown
 from exchange.format.errors import Reason, TransientError, printable
 from exchange.format.manifest import Manifest
 from exchange.link import peer_statements
@@ -30,8 +33,14 @@ from exchange.outgoing.seal import next_copy
 from exchange.results import Resent
 from exchange.site import Site
 
-MOST = 100
-"""So many batches one run sends again: the next one goes on."""
+MOST = 10_000
+"""So many batches are looked for at once."""
+
+AT_ONCE = 50
+"""So many are published in one transaction: another export of the channel waits no longer than that takes."""
+
+MOST_SECONDS = 30.0
+"""How long one run sends again: the next one goes on."""
 
 MOST_PATIENCE = 8
 """What is asked for again and again is sent at longer and longer intervals, this many times the first one at most."""
@@ -42,61 +51,74 @@ _SENT = (BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED)
 def resend_due(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
     """Send again what the other side misses, or what a one-way link has to carry once more; give what was done.
 
-    May be repeated at any time: each batch is sent at most once in ``gap_seconds``, or ``copy_seconds``. A channel that
-    somebody else works on is left to the next run. Raises TransientError. Commits batch by batch, each under its
-    channel's lock.
+    May be repeated at any time: each batch is sent at most once for a receipt, and again not before ``gap_seconds``, or
+    ``copy_seconds``. A channel that somebody else works on is left to the next run, and so is what finds no room on the
+    disk or no time. Raises TransientError. Commits some batches at a time, under their channel's lock.
     """
     with transient_errors(), reading(site.engine) as connection:
         if network.halted(connection):
             return ()
         asked = _asked_for(site, connection)
         copies = _copies_due(site, connection)
-    due = [(number, "the other side misses it") for number in asked] + [(number, "a copy") for number in copies]
     done: list[Resent] = []
-    for number, why in due:
-        if stopping():
-            break
-        with suppress(Busy):
-            sent = _send_again(site, number, why, asked=number in asked)
-            if sent is not None:
-                done.append(sent)
+    end = time.monotonic() + MOST_SECONDS
+    for some, why in ((asked, "the other side misses it"), (copies, "a copy")):
+        for channel, rows in groupby(some, key=lambda row: row.channel):
+            for part in in_parts(list(rows), AT_ONCE):
+                if stopping() or (done and time.monotonic() >= end):
+                    return tuple(done)
+                site.spool.check_room(site.limits.batch_bytes)
+                with suppress(Busy):
+                    done += _send_again(site, channel, part, why, asked=some is asked)
     return tuple(done)
 
 
-def _asked_for(site: Site, connection: Connection) -> dict[int, None]:
-    """Give the batches that receipts name as missing and that were not sent since, oldest first."""
+def _asked_for(site: Site, connection: Connection) -> list[sa.Row[Any]]:
+    """Give the batches that receipts name as missing and that were not sent since, channel by channel in order."""
     epoch = network.known_epoch(connection, site.network)
-    found: dict[int, None] = {}
+    found: list[sa.Row[Any]] = []
     for row in connection.execute(
         sa.select(receipt).where(receipt.c.epoch == (epoch or "")).order_by(receipt.c.channel)
-    ):
-        said = peer_statements.receipt(row.said)
-        if said is not None and said.missing:
-            found |= dict.fromkeys(_due(site, connection, row, said.missing))
-    return dict.fromkeys(list(found)[:MOST])
-
-
-def _due(site: Site, connection: Connection, said: sa.Row[Any], missing: Sequence[Range]) -> list[int]:
-    columns = (batch.c.id, batch.c.attempt, batch.c.published_at)
-    rows = connection.execute(
-        sa.select(*columns)
-        .where(
-            *_at(said.channel, said.epoch, missing),
-            batch.c.state.in_(_SENT),
+    ).all():
+        rows = _rows_at(
+            connection,
+            row.channel,
+            row.epoch,
+            peer_statements.missing(row.said),
             batch.c.reason.is_distinct_from(Reason.LOST),
         )
-        .order_by(batch.c.sequence)
-    )
-    return [row.id for row in rows if _is_due(site, row.attempt, row.published_at, said.heard_at)]
+        found += (one for one in rows if _is_due(site, one.attempt, one.published_at, row.heard_at))
+    return found[:MOST]
 
 
 def _is_due(site: Site, attempt: int, published_at: datetime | None, heard_at: datetime) -> bool:
-    """Tell whether a batch is to be sent again: not while it may still be on its way, nor twice for one receipt."""
+    """Tell whether a batch is to be sent again: not twice for one receipt, nor while a copy may be on its way.
+
+    How long the first publication is waited for, whoever misses it says by asking for it.
+    """
     if published_at is None:
         return True
-    patience = timedelta(seconds=site.limits.gap_seconds * min(2 ** (attempt - 1), MOST_PATIENCE))
+    patience = timedelta(seconds=_patience_seconds(site, attempt) if attempt > 1 else 0)
     ago = clock.since(published_at)
     return (published_at < heard_at or ago == timedelta.max) and ago >= patience
+
+
+def _patience_seconds(site: Site, attempt: int) -> float:
+    """Say how long a batch is waited for that was published for the ``attempt``-th time."""
+    times: int = min(2 ** (attempt - 2), MOST_PATIENCE)
+    return site.limits.gap_seconds * times
+
+
+def _rows_at(
+    connection: Connection, channel: str, epoch: str, wanted: Sequence[Range], *more: sa.ColumnElement[bool]
+) -> list[sa.Row[Any]]:
+    """Give the batches at some places of a channel that were published, in order."""
+    columns = (batch.c.id, batch.c.channel, batch.c.sequence, batch.c.state, batch.c.attempt, batch.c.published_at)
+    found: list[sa.Row[Any]] = []
+    for part in in_parts(wanted, MAX_RANGES):
+        here = sa.select(*columns).where(*_at(channel, epoch, part), batch.c.state.in_(_SENT), *more)
+        found += connection.execute(here.order_by(batch.c.sequence))
+    return found
 
 
 def _at(channel: str, epoch: str, wanted: Sequence[Range]) -> list[sa.ColumnElement[bool] | sa.TextClause]:
@@ -106,40 +128,55 @@ def _at(channel: str, epoch: str, wanted: Sequence[Range]) -> list[sa.ColumnElem
     return [*here, holds_place(batch)]
 
 
-def _copies_due(site: Site, connection: Connection) -> list[int]:
+def _copies_due(site: Site, connection: Connection) -> list[sa.Row[Any]]:
     if not site.one_way:
         return []
     # What is due later than a copy ever is was published by a clock that was ahead.
     latest = now() + timedelta(seconds=site.limits.copy_seconds) + clock.SKEW
-    found: list[int] = []
+    found: list[sa.Row[Any]] = []
     for due in (batch.c.again_at <= now(), batch.c.again_at > latest):  # each by itself: together no index has them
-        some = sa.select(batch.c.id).where(due).order_by(batch.c.again_at).limit(MOST - len(found))
-        found += connection.scalars(some)
-    return found
+        some = sa.select(batch.c.id, batch.c.channel, batch.c.state, batch.c.attempt).where(due)
+        found += connection.execute(some.order_by(batch.c.again_at).limit(MOST - len(found)))
+    return sorted(found, key=lambda row: row.channel)
 
 
-def _send_again(site: Site, number: int, why: str, *, asked: bool) -> Resent | None:
-    """Publish a batch under its next name; None if it is no longer due. Raises Busy and TransientError."""
-    with transient_errors(), reading(site.engine) as connection:
-        before = ledger.by_id(connection, number)
-    manifest = Manifest.parse((before.manifest or "").encode())
-    with transient_errors(), locked(site.engine, export_lock(before.channel)) as connection:
-        entry = ledger.by_id(connection, number)
-        if (entry.state, entry.attempt) != (before.state, before.attempt):
-            return None
-        kept = entry.erased_at is None
-        if not kept or not site.spool.has_sealed(manifest.name, manifest.encoding, entry.digest, manifest.sha256):
-            if asked:
-                return _lose(connection, entry, _GONE if kept else _ERASED)
-            connection.execute(sa.update(batch).where(batch.c.id == number).values(again_at=None))
-            return None
-        attempt = entry.attempt + 1
-        again = next_copy(site, manifest, attempt)
-        site.spool.publish(manifest.name, manifest.encoding, attempt)
-        stem = str(manifest.name.again(attempt))
-        cause = f"published again as {stem}: {printable(why, 1000)}"
-        ledger.move(connection, entry, BatchState.PUBLISHED, cause, attempt=attempt, published_at=now(), again_at=again)
-    return Resent(stem, entry.channel, entry.epoch, entry.sequence, attempt, cause)
+def _send_again(site: Site, channel: str, rows: Sequence[sa.Row[Any]], why: str, *, asked: bool) -> list[Resent]:
+    """Publish batches of a channel under their next names, but for those that are no longer as ``rows`` have them.
+
+    Commits together what could be published. Raises Busy and TransientError.
+    """
+    done: list[Resent] = []
+    trouble: FolderTrouble | None = None
+    with transient_errors(), locked(site.engine, export_lock(channel)) as connection:
+        for row in rows:
+            entry = ledger.by_id(connection, row.id)
+            if (entry.state, entry.attempt) == (row.state, row.attempt):
+                try:
+                    done += _publish_again(site, connection, entry, why, asked=asked)
+                except FolderTrouble as error:
+                    trouble = error
+                    break
+    if trouble is not None:
+        raise trouble
+    return done
+
+
+def _publish_again(site: Site, connection: Connection, entry: Entry, why: str, *, asked: bool) -> Iterator[Resent]:
+    manifest = Manifest.parse((entry.manifest or "").encode())
+    kept = entry.erased_at is None
+    if not kept or not site.spool.has_sealed(manifest.name, manifest.encoding, entry.digest, manifest.sha256):
+        if asked:
+            yield _lose(connection, entry, _GONE if kept else _ERASED)
+        else:
+            connection.execute(sa.update(batch).where(batch.c.id == entry.id).values(again_at=None))
+        return
+    attempt = entry.attempt + 1
+    again = next_copy(site, manifest, attempt)
+    site.spool.publish(manifest.name, manifest.encoding, attempt)
+    stem = str(manifest.name.again(attempt))
+    cause = f"published again as {stem}: {printable(why, 1000)}"
+    ledger.move(connection, entry, BatchState.PUBLISHED, cause, attempt=attempt, published_at=now(), again_at=again)
+    yield Resent(stem, entry.channel, entry.epoch, entry.sequence, attempt, cause)
 
 
 _GONE = f"it is asked for again, but its files are no longer kept whole; {IN_ITS_PLACE}"
@@ -182,7 +219,8 @@ def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range
         asking = asking.where(batch.c.sequence > reached)
     found = list(connection.scalars(asking.order_by(batch.c.sequence)))
     every = ranges(found, most=len(found))
-    return every[:MAX_RANGES] if row is not None else every[-MAX_RANGES:]
+    most = MAX_RANGES + MAX_MORE_RANGES
+    return every[:most] if row is not None else every[-most:]
 
 
 # At a person's word
@@ -218,11 +256,7 @@ def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tup
         if halted:
             raise TransientError(f"nothing is sent again: {halted}")
         epoch = network.known_epoch(connection, site.network) or ""
-        rows = connection.execute(
-            sa.select(batch.c.id, batch.c.sequence)
-            .where(*_at(channel, epoch, wanted), batch.c.state.in_(_SENT))
-            .order_by(batch.c.sequence)
-        ).all()
+        rows = _rows_at(connection, channel, epoch, wanted)
     found = {row.sequence for row in rows}
     absent = ranges(one for first, last in wanted for one in range(first, last + 1) if one not in found)
     if absent:
@@ -231,5 +265,4 @@ def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tup
             " `exchange batches --direction out` lists those there are"
         )
         raise TransientError(msg)
-    done = (_send_again(site, row.id, why, asked=True) for row in rows)
-    return tuple(sent for sent in done if sent)
+    return tuple(sent for some in in_parts(rows, AT_ONCE) for sent in _send_again(site, channel, some, why, asked=True))

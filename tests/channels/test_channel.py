@@ -345,8 +345,8 @@ def test_streams_linked_by_foreign_keys_and_rows_with_rivals_are_not_split() -> 
 def test_shards_that_are_no_number_from_1_to_64_are_refused(wrong: Any) -> None:
     (fault,) = faults(channel(Stream(table("t")), shards=wrong))
     assert fault == (
-        f'channel "orders": shards must be a whole number from 1 to 64, found {wrong!r}: keys fall into 256 parts by their'
-        " hash, and more shards would share them unevenly"
+        f'channel "orders": shards must be a whole number from 1 to 64, found {wrong!r}: keys fall into 256 parts by'
+        " their hash, and more shards would share them unevenly"
     )
 
 

@@ -28,7 +28,7 @@ def test_what_is_missing_is_listed_for_people_and_for_scripts(gapped: Pair) -> N
     heading, row = done.out.splitlines()
     assert heading.split("\t") == ["channel", "epoch", "first", "last", "state", "since", "age", "refused", "cause"]
     assert row.split("\t")[2:5] == ["1", "1", "missing"]
-    assert "what is missing for 300 seconds is asked for by itself" in done.err
+    assert "what is missing is asked for by itself, after 300 seconds at most" in done.err
     line = gapped.request.do("gaps", "--json").line
     assert (line["channel"], line["first"], line["last"], line["code"]) == ("directory", 1, 1, None)
     assert gapped.request.do("gaps", "--channel", "responses").err.splitlines() == ["nothing is missing"]

@@ -24,7 +24,9 @@ from exchange.database.tables import (
     resync,
 )
 from exchange.dead_letters import edit, retry, transitions
-from exchange.format.errors import TransientError, Verdict
+from exchange.format import control
+from exchange.format.control import Heartbeat, Receipt, Sent
+from exchange.format.errors import RecordError, TransientError, Verdict
 from exchange.format.names import MAX_SEQUENCE
 from exchange.incoming import control_batch
 from exchange.link import peer_state
@@ -475,3 +477,16 @@ def test_once_the_new_epoch_is_adopted_nothing_of_the_old_one_is_waited_for(smal
         (2, BatchState.DISCARDED),
         (1, BatchState.ACKNOWLEDGED),
     ]
+
+
+def test_ranges_beyond_those_that_earlier_readers_take_are_members_of_their_own() -> None:
+    many = tuple((number, number) for number in range(1, 4 * control.MAX_RANGES, 2))
+    receipt = Receipt("forth", EPOCH, 0, missing=many).as_data()
+    heartbeat = Heartbeat(EPOCH, 300, now(), (Sent("forth", EPOCH, many[-1][1], many),)).as_data()
+    for said, member in ((receipt, "missing"), (heartbeat["sent"][0], "lost")):
+        assert (len(said[member]), len(said[f"{member}_more"])) == (control.MAX_RANGES, control.MAX_RANGES)
+    assert Receipt.parse(receipt).missing == Heartbeat.parse(heartbeat).sent[0].lost == many
+    few = Receipt("forth", EPOCH, 0, missing=many[: control.MAX_RANGES]).as_data()
+    assert "missing_more" not in few
+    with pytest.raises(RecordError):
+        Receipt.parse({**few, "missing_more": [[2, 1]]})
