@@ -275,6 +275,8 @@ def due(
     time to settle, and twice the longest time that one of its newest batches was late. No clock makes it later. Only
     reads, in the caller's transaction.
     """
+    if not missing:
+        return []
     last = timedelta(seconds=limits.gap_seconds)
     soon = min(_soon(connection, flow, limits), last)
     return [
