@@ -75,12 +75,25 @@ def by_cause(
 def _list_groups(groups: Sequence[Group]) -> None:
     output.table(
         [
-            *("count", "first", "last", "trend", "channel", "stream", "direction", "error", "fingerprint", "example"),
+            *(
+                "count",
+                "seen",
+                "first",
+                "last",
+                "trend",
+                "channel",
+                "stream",
+                "direction",
+                "error",
+                "fingerprint",
+                "example",
+            ),
             *("fault", "message", "next"),
         ],
         [
             (
                 group.letters,
+                group.seen,
                 in_table(group.first_at),
                 in_table(group.last_at),
                 _bar(group.trend),
@@ -107,7 +120,10 @@ def _tell_groups(groups: Sequence[Group]) -> None:
         output.head(
             f"{group.letters:,} {group.error}, {where}", f"cause {group.fingerprint}, fault: {group.advice.fault}"
         )
-        output.tell(f"  {in_table(group.first_at)} to {in_table(group.last_at)}, last 24 hours |{_bar(group.trend)}|")
+        seen = f", seen {group.seen:,} times" if group.seen > group.letters else ""
+        output.tell(
+            f"  {in_table(group.first_at)} to {in_table(group.last_at)}{seen}, last 24 hours |{_bar(group.trend)}|"
+        )
         output.tell(f"  e.g. {group.example}: {group.message}")
         output.tell(f"  next: {group.advice.next}")
 
@@ -147,12 +163,25 @@ def list_(
         for letter in letters:
             output.emit(letter.as_dict())
     elif letters:
+        again = any(letter.seen > 1 for letter in letters)  # else two columns would say nothing
         output.table(
-            ["id", "parked", "direction", "channel", "stream", "key", "state", "error", "message"],
+            [
+                "id",
+                "parked",
+                *(["seen", "last seen"] if again else []),
+                "direction",
+                "channel",
+                "stream",
+                "key",
+                "state",
+                "error",
+                "message",
+            ],
             [
                 (
                     letter.id,
-                    in_table(letter.created_at),
+                    in_table(letter.first_seen),
+                    *((letter.seen, in_table(letter.last_seen)) if again else ()),
                     letter.direction,
                     letter.channel,
                     letter.stream,

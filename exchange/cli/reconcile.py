@@ -76,6 +76,15 @@ def _show(found: Iterable[StreamAgreement], as_json: bool) -> None:
         ],
     )
     for one in found:
+        for row in one.left[:FEW_KEYS]:
+            values = "; ".join(
+                f"{two['column']} is {two['there']} there and {two['here']} here" for two in row["difference"]
+            )
+            row_said = f"{row['what']} {json.dumps(row['key'])}{': ' if values else ''}{values}"
+            output.say(
+                f"{one.stream}: left after {row['repairs']} repairs that did not hold: {row_said};"
+                f" once its cause is mended `exchange reconcile {one.channel}` repairs it again"
+            )
         if one.keys and one.looked_at:
             named = [f"{row['what']} {json.dumps(row['key'])}" for row in one.keys[:FEW_KEYS]]
             more = "" if len(one.keys) <= FEW_KEYS else f" and more; `exchange reconcile {one.channel} --report --json`"

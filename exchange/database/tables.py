@@ -433,9 +433,11 @@ agreement = Table(
     Column("found", Text),
     Column("since", UtcDateTime),
     Column("repairs", Integer, nullable=False, server_default="0"),
+    Column("in_vain", Text),
 )
 """How a stream compared at its last checkpoint: rows ``sent`` and ``received`` there, the ``buckets`` that differ (a
-JSON array), what a repair ``found`` different (JSON; NULL where nobody looked), and since when."""
+JSON array), what a repair ``found`` different (JSON; NULL where nobody looked), and since when.
+``in_vain`` is what repairs did not help, as ``link.vain_repairs`` has it."""
 
 stranger = Table(
     "exchange_stranger",
@@ -520,8 +522,16 @@ holder = Table(
 is_parked_with_key = Predicate("{state} = 'parked' AND {key} IS NOT NULL")
 """Whether a dead letter waits whose key is known."""
 
+is_open = Predicate("{state} = 'parked' AND {identity} IS NOT NULL")
+"""Whether a dead letter waits that is known to be of one row: of each row there is one."""
+
 is_orphan = Predicate("{state} = 'parked' AND {error} = 'foreign_key'")
 """Whether a dead letter waits for a row that it refers to."""
+
+is_seen_again = Predicate("{seen} > 1")
+"""Whether a record of a dead letter's row came more than once."""
+
+_SEEN = ("state", "fingerprint", "seen", "first_seen", "last_seen")
 
 dead_letter = Table(
     "exchange_dead_letter",
@@ -549,6 +559,12 @@ dead_letter = Table(
     Column("producer", String(200)),
     Column("cause", Text, nullable=False, server_default=""),
     Column("revision", Integer, nullable=False, server_default="0"),
+    Column("identity", String(32)),
+    Column("seen", BigInteger, nullable=False, server_default="1"),
+    Column("first_seen", UtcDateTime),
+    Column("last_seen", UtcDateTime),
+    Index("uq_exchange_dead_letter_identity", "identity", unique=True, **is_open.of_index()),
+    Index("ix_exchange_dead_letter_seen", *_SEEN, **is_seen_again.of_index()),
     Index("ix_exchange_dead_letter_state", "state", "created_at", "id"),
     Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "created_at", "id"),
     Index("ix_exchange_dead_letter_key", "key", "stream"),
@@ -567,8 +583,11 @@ dead_letter = Table(
     ),
 )
 """Records that did not take effect. ``record`` holds the exact bytes as they came, at most
-``MAX_STORED_RECORD_BYTES`` of ``record_bytes``, and is never changed; what a person made of it is a revision, and
-``revision`` the number of the newest. ``cause`` names the constraint, ``producer`` who wrote the batch."""
+``MAX_STORED_RECORD_BYTES`` of ``record_bytes``; what a person made of it is a revision, and ``revision`` the number of
+the newest. ``cause`` names the constraint, ``producer`` who wrote the batch. ``identity`` says of which row it is
+(``dead_letters.joining``): of each one letter is parked. Where the same came again it has what came last, ``seen``
+how often that was, and ``last_seen`` (NULL: once). ``first_seen`` is when the row's first letter was parked, if this
+one took its place."""
 
 dead_letter_count = Table(
     "exchange_dead_letter_count",

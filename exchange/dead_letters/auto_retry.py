@@ -65,7 +65,7 @@ def _retry_some(site: Site, channel: Channel, stopping: Callable[[], bool], *, e
 
 
 def retry_rivals(site: Site, channels: Iterable[Channel], stopping: Callable[[], bool]) -> list[Retried]:
-    """Retry together the newest letters of rows that stand in each other's way; give those that were tried.
+    """Retry together the letters of rows that stand in each other's way; give those that were tried.
 
     Rows may pass unique values round in a ring. Where a batch ended in the middle of it none of them could be written;
     a snapshot has brought all. Leaves out a channel that is busy.
@@ -80,14 +80,10 @@ def retry_rivals(site: Site, channels: Iterable[Channel], stopping: Callable[[],
 
 
 def _rivals(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:
-    letter, newer = dead_letter.c, dead_letter.alias("newer").c
+    letter = dead_letter.c
     parked = (letter.state == DeadLetterState.PARKED, letter.channel == channel.name, letter.error == "unique")
-    same_key = (newer.stream == letter.stream, newer.key == letter.key, newer.state == DeadLetterState.PARKED)
-    newest = ~sa.exists().where(*same_key, newer.id > letter.id)
     usable = (letter.direction == Direction.IN, letter.attempts <= site.limits.poison_after)
-    asking = (
-        sa.select(*retry.HEADER).where(*parked, *usable, newest).order_by(letter.id).limit(site.limits.orphans_at_once)
-    )
+    asking = sa.select(*retry.HEADER).where(*parked, *usable).order_by(letter.id).limit(site.limits.orphans_at_once)
     return [retry.header_of(row) for row in connection.execute(asking)]
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.locks import reading
-from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count
+from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count, is_seen_again
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Problem
 from exchange.limits import Limits
@@ -94,23 +94,37 @@ def fold(connection: Connection, moment: datetime) -> None:
 
 @dataclass(frozen=True)
 class Backlog(AsDict):
-    """The parked letters: their number, the id of the oldest, and when that one was parked."""
+    """The parked letters: their number, the id of the oldest, since when a letter of its row is parked.
+
+    ``seen`` counts the records that they stand for: the same one may come again and again.
+    """
 
     parked: int
     oldest: int | None
     oldest_at: datetime | None
+    seen: int = 0
 
 
 def backlog(connection: Connection) -> Backlog:
-    """Count the parked letters and find the oldest: two glances, however many there are."""
-    oldest = connection.execute(
-        sa.select(dead_letter.c.id, dead_letter.c.created_at)
-        .where(dead_letter.c.state == DeadLetterState.PARKED)
-        .order_by(dead_letter.c.created_at, dead_letter.c.id)
+    """Count the parked letters and find the oldest: a few glances, and one at each letter that was seen again."""
+    parked, since = dead_letter.c.state == DeadLetterState.PARKED, dead_letter.c.created_at
+    first = sa.select(dead_letter.c.id, since).where(parked).order_by(since, dead_letter.c.id).limit(1)
+    oldest = connection.execute(first).one_or_none()
+    if oldest is None:
+        return Backlog(0, None, None)
+    again = sa.select(dead_letter.c.id, dead_letter.c.first_seen, dead_letter.c.seen).where(
+        parked, is_seen_again(dead_letter)
+    )
+    rows = again.subquery()
+    more = connection.scalar(sa.select(sa.func.sum(rows.c.seen - 1))) or 0
+    before = connection.execute(
+        sa.select(rows.c.id, rows.c.first_seen)
+        .where(rows.c.first_seen < oldest.created_at)
+        .order_by(rows.c.first_seen, rows.c.id)
         .limit(1)
     ).one_or_none()
-    parked = count_parked(connection) if oldest else 0
-    return Backlog(parked, oldest.id if oldest else None, oldest.created_at if oldest else None)
+    number = count_parked(connection)
+    return Backlog(number, *(before or oldest), seen=number + int(more))
 
 
 def alarms(site: Site) -> tuple[Problem, ...]:

@@ -35,12 +35,13 @@ def discard_letters(
 def restore_letters(site: Site, reason: str, *, ids: Sequence[int] = (), selection: str | None = None) -> int:
     """Take back letters that were discarded, all of them or none; give how many.
 
-    Raises TransientError, with nothing changed, if one that is named isn't discarded.
+    Those of a selection are left out whose row has a letter again. Raises TransientError, with nothing changed, if one
+    that is named isn't discarded, or its row has another letter that is parked.
     """
     with transient_errors(), writing(site.engine) as connection:
         if selection is not None:
             selections.find_selection(connection, selection)
-            ids = selections.discarded_in(connection, selection)
+            ids = transitions.restorable(connection, selections.discarded_in(connection, selection))
             selections.mark(connection, selection, ids, None)
         refusal = transitions.restore(connection, ids, reason)
         if refusal:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database.engine import now
-from exchange.database.tables import DeadLetterState, Direction, dead_letter
+from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_seen_again
 from exchange.dead_letters.advice import Advice, advice
 from exchange.dead_letters.counts import SECONDS_AN_HOUR, TREND_HOURS, groups_in, trends
 from exchange.dead_letters.filters import Filters
@@ -24,11 +24,15 @@ MAX_GROUPS = 1_000
 
 @dataclass(frozen=True)
 class Group(AsDict):
-    """The letters of one fingerprint in one state; ``example`` is the newest, ``trend`` goes by hours, oldest first."""
+    """The letters of one fingerprint in one state; ``example`` is the newest, ``trend`` goes by hours, oldest first.
+
+    ``seen`` counts the records that they stand for, from the first one to the last.
+    """
 
     fingerprint: str
     state: DeadLetterState
     letters: int
+    seen: int
     first_at: datetime
     last_at: datetime
     trend: tuple[int, ...]
@@ -75,6 +79,7 @@ def grouped(connection: Connection, filters: Filters, moment: datetime | None = 
         .order_by(ends.c.letters.desc(), dead_letter.c.id.desc())
         .limit(MAX_GROUPS)
     ).all()
+    again = _seen_again(connection, filters.state)
     known = trends(connection, filters.state, moment or now()) if rows else {}
     quiet = [0] * TREND_HOURS
     return [
@@ -82,8 +87,9 @@ def grouped(connection: Connection, filters: Filters, moment: datetime | None = 
             fingerprint=row.fingerprint,
             state=filters.state,
             letters=int(row.letters),
-            first_at=row.first_at,
-            last_at=row.created_at,
+            seen=int(row.letters) + again.get(row.fingerprint, _NEVER).more,
+            first_at=min(filter(None, (row.first_at, again.get(row.fingerprint, _NEVER).first))),
+            last_at=max(filter(None, (row.created_at, again.get(row.fingerprint, _NEVER).last))),
             trend=tuple(known.get(row.fingerprint, quiet)),
             direction=Direction(row.direction),
             channel=row.channel,
@@ -96,6 +102,31 @@ def grouped(connection: Connection, filters: Filters, moment: datetime | None = 
         )
         for row in rows
     ]
+
+
+class _Again(NamedTuple):
+    more: int
+    first: datetime | None
+    last: datetime | None
+
+
+_NEVER = _Again(0, None, None)
+
+
+def _seen_again(connection: Connection, state: DeadLetterState) -> dict[str, _Again]:
+    """Say of each fingerprint how often its letters were seen beyond the first time, since when, and when last."""
+    letter = dead_letter.c
+    rows = connection.execute(
+        sa.select(
+            letter.fingerprint,
+            sa.func.sum(letter.seen - 1),
+            sa.func.min(letter.first_seen, type_=letter.first_seen.type),
+            sa.func.max(letter.last_seen, type_=letter.last_seen.type),
+        )
+        .where(letter.state == state, is_seen_again(dead_letter))
+        .group_by(letter.fingerprint)
+    )
+    return {fingerprint: _Again(int(more), first, last) for fingerprint, more, first, last in rows}
 
 
 def _at_end(there: sa.CTE, order: Order) -> sa.Label[int]:

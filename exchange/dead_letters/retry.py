@@ -27,7 +27,6 @@ from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
 from exchange.dead_letters import store, transitions
 from exchange.dead_letters.store import Letter
-from exchange.dead_letters.supersede import SupersededLetters
 from exchange.dead_letters.transitions import Outcome, Taken, missing, standing
 from exchange.format.errors import RecordError, printable, rule_of
 from exchange.format.names import CONTROL
@@ -254,23 +253,18 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
     outcomes = [_refused(one, _cut_off(one), one.letter.cause) for one in taken if not one.is_whole]
     whole = sorted((one for one in taken if one.is_whole), key=_kind)
     by_line = dict(enumerate(whole, 1))
-    mine = among(connection, dead_letter.c.id, [one.letter.id for one in taken])
-    streams = {one.letter.stream for one in whole if one.letter.stream}
     refused: dict[int, Outcome] = {}
     with gc_paused(), Loader(connection, channel, len(whole)) as loader:
-        superseding = SupersededLetters(connection, channel, streams, len(whole), but=mine)
         for decoded in _decoded(site, connection, channel, loader, whole):
             if isinstance(decoded, BadLine):
                 refused[decoded.number] = _refused(by_line[decoded.number], decoded.error)
             else:
                 loader.add(decoded.stream, decoded.rows)
-                superseding.note(decoded.stream, decoded.rows)
         loaded = loader.load()
         for refusal in (*loaded.refusals, *(orphan.refusal for orphan in loader.orphans())):
             fault = RecordError(refusal.error, refusal.pointer, refusal.sentence)
             refused[refusal.line] = _refused(by_line[refusal.line], fault, refusal.cause)
         unchanged = loader.unchanged()
-        superseding.settle(refused, "superseded: a later record of its key was retried and applied")
     for line, one in by_line.items():
         outcomes.append(refused.get(line) or _effective(one, unchanged.get(line)))
     return outcomes

@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 from exchange.channels.stream import HIDDEN
 from exchange.database import ledger
 from exchange.database.engine import now
-from exchange.database.tables import DeadLetterState, dead_letter, revision
+from exchange.database.tables import DeadLetterState, Direction, dead_letter, revision
 from exchange.database.whoami import whoami
+from exchange.dead_letters.joining import at_version, identity_of, open_letters
 from exchange.dead_letters.store import Parked
 from exchange.dead_letters.transitions import standing, take
 from exchange.format import json_pointer, strict_json
@@ -28,7 +29,7 @@ def newest(connection: Connection, letter: Parked) -> bytes:
     """Give a letter's record as it was last mended, or as it came."""
     number = revision.c.number == letter.revision
     mended = connection.scalar(sa.select(revision.c.record).where(revision.c.letter == letter.id, number))
-    return letter.record if mended is None else bytes(mended)
+    return letter.record if mended is None else at_version(bytes(mended), letter.version)
 
 
 def add(connection: Connection, letter: Parked, content: bytes, difference: str, why: str) -> int:
@@ -51,8 +52,17 @@ def add(connection: Connection, letter: Parked, content: bytes, difference: str,
 
 
 def identify(connection: Connection, letter_id: int, record: Record, key: str, schema_version: int) -> None:
-    """Note what record it is, of a letter that could not be read as it came, in the transaction of ``add``."""
-    known = {"stream": record.stream, "op": record.op, "key": key, "version": record.version}
+    """Note what record it is, of a letter that could not be read as it came, in the transaction of ``add``.
+
+    Raises TransientError if another letter of its row is parked: then nothing of the edit may be committed.
+    """
+    identity = identity_of({"direction": Direction.IN, "stream": record.stream}, key)
+    for other in open_letters(connection, [*filter(None, [identity])]).values():
+        if other == letter_id:
+            continue
+        msg = f"dead letter {other} of the same row is parked: mend that one, and discard this one; nothing was changed"
+        raise TransientError(msg)
+    known = {"stream": record.stream, "op": record.op, "key": key, "version": record.version, "identity": identity}
     changing = sa.update(dead_letter).where(dead_letter.c.id == letter_id)
     connection.execute(changing.values(**known, schema_version=schema_version))
 

@@ -16,6 +16,7 @@ from exchange.channels.stream import HIDDEN, Stream
 from exchange.database.tables import VERSION_COLUMN, Direction, revision, tombstone
 from exchange.dead_letters.advice import Advice, advice
 from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.joining import at_version
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.pages import page
 from exchange.dead_letters.store import Brief, Parked, find, history
@@ -135,7 +136,7 @@ def _revisions(connection: Connection, letter: Brief) -> tuple[bytes | None, lis
         sa.select(revision).where(revision.c.letter == letter.id).order_by(revision.c.number.desc())
     ).all()
     told = [Revision(row.number, row.at, row.who, row.why, row.difference) for row in rows]
-    return (rows[0].record if rows else None), told
+    return (at_version(rows[0].record, letter.version) if rows else None), told
 
 
 def _value(text: str | None) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger
@@ -18,9 +20,10 @@ from exchange.database.dialects import dialect_of
 from exchange.database.encodings import NarrowEncoding, narrow_encoding
 from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction, dead_letter, event
+from exchange.dead_letters import joining
 from exchange.format import record as records
 from exchange.format.batch import LongLine
-from exchange.format.errors import RecordError
+from exchange.format.errors import RecordError, TransientError
 from exchange.tables.loader.copy import put
 from exchange.tables.loader.staging import canonical_key
 
@@ -51,6 +54,9 @@ class Brief:
     producer: str | None
     cause: str
     revision: int
+    seen: int
+    first_seen: datetime
+    last_seen: datetime
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -71,6 +77,9 @@ class Brief:
             "revision": self.revision,
             "created_at": self.created_at.isoformat(),
             "updated_at": self.updated_at.isoformat(),
+            "seen": self.seen,
+            "first_seen": self.first_seen.isoformat(),
+            "last_seen": self.last_seen.isoformat(),
         }
 
 
@@ -116,12 +125,17 @@ def history(connection: Connection, letter_id: int) -> list[Mapping[str, Any]]:
 
 def _fields(row: Any) -> dict[str, Any]:
     values = {one.name: getattr(row, one.name) for one in fields(Brief)}
+    for name in ("first_seen", "last_seen"):  # there where they differ
+        values[name] = values[name] or row.created_at
     return {**values, "direction": Direction(row.direction), "state": DeadLetterState(row.state)}
 
 
 MOST_KEY_BYTES = 2_000
 """No index takes much more: of a record that came with a longer key it is kept in the record alone."""
 
+
+TRIES = 5
+"""So often letters are parked anew where other importers park letters of the same rows at the same moment."""
 
 _INDEX = re.compile(r"/\d+")
 
@@ -164,27 +178,46 @@ class Letter:
 _AS_THEY_ARE = [one.name for one in fields(Letter) if one.name in dead_letter.c and one.name != "record"]
 
 
-def park(connection: Connection, letters: Sequence[Letter], cause: str) -> None:
-    """Insert letters as parked, each with its first event, in the caller's transaction."""
+def park(connection: Connection, letters: Sequence[Letter], cause: str) -> int:
+    """Park letters in the caller's transaction, each new one with its first event; give how many are new.
+
+    A record of a row that has an open letter joins that (``joining``). Raises TransientError if another process parks
+    letters of the same rows all the time.
+    """
     if not letters:
-        return
+        return 0
     moment = now()
     narrow = narrow_encoding(connection)
-    rows = [
-        {
-            **{name: getattr(letter, name) for name in _AS_THEY_ARE},
-            **_texts(letter, narrow),
-            "record": letter.record[:MAX_STORED_RECORD_BYTES],
-            "record_bytes": letter.record.length if isinstance(letter.record, LongLine) else len(letter.record),
-            "fingerprint": letter.fingerprint,
-            "state": DeadLetterState.PARKED,
-            "created_at": moment,
-            "updated_at": moment,
-        }
-        for letter in letters
-    ]
-    ids = _copy(connection, rows) if dialect_of(connection).is_postgresql else _insert(connection, rows)
+    rows = joining.newest_of_each(_row(letter, narrow, moment) for letter in letters)
+    if not dialect_of(connection).many_writers:
+        return _park(connection, rows, cause)
+    for _ in range(TRIES):
+        with suppress(IntegrityError), connection.begin_nested():  # another importer parked one of these rows meanwhile
+            return _park(connection, rows, cause)
+    raise TransientError("another process parks dead letters of the same rows; the next run tries again")
+
+
+def _park(connection: Connection, rows: Sequence[joining.Row], cause: str) -> int:
+    fresh = joining.join(connection, rows)
+    ids = _copy(connection, fresh) if dialect_of(connection).is_postgresql else _insert(connection, fresh)
     ledger.note_dead_letters(connection, ids, None, DeadLetterState.PARKED, cause)
+    return len(ids)
+
+
+def _row(letter: Letter, narrow: NarrowEncoding | None, moment: datetime) -> joining.Row:
+    row = {
+        **{name: getattr(letter, name) for name in _AS_THEY_ARE},
+        **_texts(letter, narrow),
+        "record": letter.record[:MAX_STORED_RECORD_BYTES],
+        "record_bytes": letter.record.length if isinstance(letter.record, LongLine) else len(letter.record),
+        "fingerprint": letter.fingerprint,
+        "state": DeadLetterState.PARKED,
+        "created_at": moment,
+        "updated_at": moment,
+        "seen": 1,
+        "first_seen": None,
+    }
+    return row | {"identity": joining.identity_of(row, letter.key)}
 
 
 def _texts(letter: Letter, narrow: NarrowEncoding | None) -> dict[str, str | None]:
@@ -210,6 +243,8 @@ def _key(letter: Letter) -> str | None:
 
 def _copy(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
     """Insert letters by COPY: a statement with all their values takes longer to write and to read than to do."""
+    if not rows:
+        return []
     taking = sa.text("SELECT nextval(pg_get_serial_sequence(:table, 'id')) FROM generate_series(1, :number)")
     ids = list(connection.scalars(taking, {"table": dead_letter.name, "number": len(rows)}))
     values = (
@@ -221,6 +256,8 @@ def _copy(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
 
 def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
     """Insert letters where there is but one writer, who may give the ids: to be told each of them takes much longer."""
+    if not rows:
+        return []
     first = connection.execute(sa.insert(dead_letter).returning(dead_letter.c.id), rows[0]).scalar_one()
     others = [{**row, "id": first + number} for number, row in enumerate(rows)][1:]
     if others:
@@ -232,7 +269,7 @@ def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: 
     """Describe a bad line of a batch as far as it can be read. Touches no database."""
     letter = Letter(Direction.IN, channel.name, line, error.error, error.sentence, pointer=error.pointer, cause=cause)
     try:
-        record = records.decode(line)
+        record = records.decode(bytes(line))  # of a long line all may be there
         stream = channel.stream(record.stream)
     except (RecordError, KeyError):
         return letter

@@ -7,7 +7,7 @@ compared there; where letters are many, or records few, the database is asked fo
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import orjson
@@ -18,8 +18,7 @@ from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database.engine import among, in_parts
 from exchange.database.tables import Direction, dead_letter, is_parked_with_key
-from exchange.dead_letters.store import Letter
-from exchange.dead_letters.transitions import supersede
+from exchange.dead_letters.joining import supersede
 from exchange.tables.loader.staging import Key, Rows, key_texts
 
 FEW = 10_000
@@ -45,21 +44,6 @@ def supersede_sent(
     mine = sa.and_(sent.c.stream == letter.stream, sent.c.key == letter.key)
     found = connection.execute(sa.select(letter.id, letter.key).join(sent, mine).where(*waiting))
     return supersede(connection, [one for one, key in found if key not in refused], cause)
-
-
-def parked_sent(connection: Connection, letters: Sequence[Letter]) -> set[tuple[str | None, str | None]]:
-    """Give stream and key of those outgoing letters whose row is parked already, as one that can't be sent."""
-    letter = dead_letter.c
-    found: set[tuple[str | None, str | None]] = set()
-    for stream in {one.stream for one in letters if one.stream}:
-        keys = [one.key for one in letters if one.stream == stream and one.key]
-        for part in in_parts(keys, AT_ONCE):
-            some = among(connection, letter.key, part)
-            there = sa.select(letter.key).where(
-                letter.stream == stream, is_parked_with_key(dead_letter), letter.direction == Direction.OUT, some
-            )
-            found |= {(stream, key) for key in connection.scalars(there)}
-    return found
 
 
 class _Seen(NamedTuple):

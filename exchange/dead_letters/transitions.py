@@ -21,6 +21,7 @@ from exchange.database import states as state_changes
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
+from exchange.dead_letters.joining import at_version, open_letters
 from exchange.dead_letters.store import Letter, Parked, brief_columns, find, parked
 from exchange.format.errors import printable
 from exchange.format.moments import in_words
@@ -64,7 +65,10 @@ def take(connection: Connection, ids: Sequence[int], *, lock: bool = True) -> li
     )
     if lock:
         taking = taking.with_for_update(of=dead_letter)
-    return [Taken(parked(row), row.mended or row.record) for row in connection.execute(taking)]
+    return [
+        Taken(parked(row), at_version(row.mended, row.version) if row.mended else row.record)
+        for row in connection.execute(taking)
+    ]
 
 
 def settle(connection: Connection, outcomes: Sequence[Outcome], how: str = "retried") -> None:
@@ -115,25 +119,6 @@ def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int],
             )
 
 
-def supersede(connection: Connection, ids: Sequence[int], cause: str) -> int:
-    """Settle parked letters whose row has a later version by now, in the caller's transaction; give how many.
-
-    Those that somebody settled meanwhile are left as they are.
-    """
-    settled: list[int] = []
-    for part in in_parts(ids):
-        some = among(connection, dead_letter.c.id, part)
-        settling = (
-            sa.update(dead_letter)
-            .where(some, dead_letter.c.state == DeadLetterState.PARKED)
-            .values(state=DeadLetterState.SUPERSEDED, updated_at=now())
-            .returning(dead_letter.c.id)
-        )
-        settled.extend(connection.scalars(settling))
-    ledger.note_dead_letters(connection, settled, DeadLetterState.PARKED, DeadLetterState.SUPERSEDED, cause)
-    return len(settled)
-
-
 def discard(connection: Connection, ids: int | Sequence[int], reason: str) -> str | None:
     """Discard parked letters in the caller's transaction; give a sentence, with none changed, if one isn't parked."""
     return _move(connection, ids, DeadLetterState.PARKED, DeadLetterState.DISCARDED, reason)
@@ -159,6 +144,8 @@ def _move(
     for some in groups:
         states = locked_states(connection, some)
         refusal = next((refused for one in some if (refused := _refusal(connection, one, states, before))), None)
+        if refusal is None and after is DeadLetterState.PARKED:
+            refusal = _rival(connection, some)
         if refusal:
             return refusal
     cause = f"{_BY_HAND[after]}: {printable(reason, 1000)}"
@@ -188,6 +175,32 @@ def _refusal(
     if states[letter_id] is not wanted:
         return f"{standing(connection, letter_id)}; nothing was changed"
     return None
+
+
+def _rival(connection: Connection, ids: Sequence[int]) -> str | None:
+    """Say that a letter can't be parked again, as another one of its row is or is to be."""
+    left = set(ids).difference(restorable(connection, ids))
+    if not left:
+        return None
+    return f"another dead letter of the row of dead letter {min(left)} is parked, or would be; nothing was changed"
+
+
+def restorable(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Give those of some letters that can be parked together: of each row the newest, and none if one is parked."""
+    letter = dead_letter.c
+    asking = sa.select(letter.id, letter.identity).order_by(
+        sa.func.coalesce(letter.version, 0).desc(), letter.id.desc()
+    )
+    found: list[int] = []
+    taken: set[str] = set()
+    for some in in_parts(ids):
+        rows = connection.execute(asking.where(among(connection, letter.id, some))).all()
+        taken.update(open_letters(connection, [row.identity for row in rows if row.identity]))
+        for row in rows:
+            if row.identity is None or row.identity not in taken:
+                found.append(row.id)
+                taken.update(filter(None, [row.identity]))
+    return sorted(found)
 
 
 class Standing(NamedTuple):

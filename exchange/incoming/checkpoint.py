@@ -31,11 +31,9 @@ from exchange.format.record import Op, Record
 from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival
 from exchange.link import asked_requests, peer_statements
+from exchange.link.vain_repairs import VainRepairs
 from exchange.site import Site
 from exchange.tables import bucket_digests
-
-MOST_REPAIRS = 2
-"""So often the same buckets are asked for: where that did not help, a person has to look."""
 
 WHOLE_SHARE = 0.5
 """Where more of the buckets differ than this share, all of the rows are asked for."""
@@ -132,9 +130,10 @@ def _pair(record: Record, ours: Mapping[str, Digest], known: Collection[str]) ->
 
 
 def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: Digest) -> list[int]:
-    """Write down how a stream compares; give the buckets that differ, as numbers of the usual ``BUCKETS``.
+    """Write down how a stream compares; give the buckets that are to be repaired, as numbers of the usual ``BUCKETS``.
 
-    Where the two sides know the stream in different versions of its schema, only rows can be counted.
+    Those are left that repairs did not help (``link.vain_repairs``). Where the two sides know the stream in different
+    versions of its schema, only rows can be counted.
     """
     counted_only = mine.schema_version != their.schema_version
     of = len(their.counts)
@@ -147,8 +146,11 @@ def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: D
     buckets = [number for number in range(BUCKETS) if number % of in coarse]
     moment = now()
     known = connection.execute(sa.select(agreement).where(_here(arrival.channel.name, mine.stream))).one_or_none()
-    before = peer_statements.buckets(known.buckets) if known is not None else []
-    goes_on = bool(before)
+    repaired = VainRepairs(known.in_vain if known is not None else None)
+    to_repair = repaired.unexplained(
+        connection, arrival.channel.stream(mine.stream), coarse, (mine, their), known.repairs if known else 0
+    )
+    goes_on = known is not None and bool(peer_statements.buckets(known.buckets))
     values: dict[str, Any] = {
         "epoch": arrival.manifest.epoch,
         "sequence": arrival.manifest.sequence,
@@ -157,20 +159,18 @@ def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: D
         "received": mine.rows,
         "buckets": json.dumps(buckets),
         "since": (known.since if known is not None and goes_on else moment) if buckets else None,
+        "in_vain": repaired.as_text(),
     }
     if known is None:
         place = {"direction": Direction.IN, "channel": arrival.channel.name, "stream": mine.stream}
         connection.execute(sa.insert(agreement).values(**place, **values))
-        return buckets
-    if not buckets:
-        values |= {"repairs": 0}
-    elif not goes_on:  # what was found the last time is no longer what differs
-        values |= {"repairs": 0, "found": None}
-    elif known.repairs >= MOST_REPAIRS:
-        # The count goes on: were it to begin anew, rows that come to differ day by day would have all asked for again.
-        buckets = sorted(set(buckets) - set(before))
-    connection.execute(sa.update(agreement).where(_here(arrival.channel.name, mine.stream)).values(**values))
-    return buckets
+    else:
+        if not buckets:
+            values |= {"repairs": 0}
+        elif not goes_on:  # what was found the last time is no longer what differs
+            values |= {"repairs": 0, "found": None}
+        connection.execute(sa.update(agreement).where(_here(arrival.channel.name, mine.stream)).values(**values))
+    return [number for number in buckets if number % of in to_repair]
 
 
 def _is_alone(connection: Connection, arrival: Arrival) -> bool:
@@ -203,8 +203,10 @@ def _ask(connection: Connection, channel: str, differing: dict[str, list[int]]) 
         who="comparison",
     )
     for stream in streams:
-        asked = sa.update(agreement).where(_here(channel, stream)).values(repairs=agreement.c.repairs + 1)
-        connection.execute(asked)
+        repaired = VainRepairs(connection.scalar(sa.select(agreement.c.in_vain).where(_here(channel, stream))))
+        repaired.count_asked(differing[stream])
+        counted = {"repairs": agreement.c.repairs + 1, "in_vain": repaired.as_text()}
+        connection.execute(sa.update(agreement).where(_here(channel, stream)).values(counted))
 
 
 def _here(channel: str, stream: str) -> sa.ColumnElement[bool]:

@@ -24,7 +24,7 @@ from exchange.database.dialects import upsert
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.tables import DeadLetterState, Direction, agreement, dead_letter, peer, position, receipt
-from exchange.dead_letters import store, transitions
+from exchange.dead_letters import joining, store
 from exchange.dead_letters.store import Letter
 from exchange.format import control
 from exchange.format import record as records
@@ -75,7 +75,7 @@ def _supersede_earlier(connection: Connection, arrival: Arrival) -> None:
         return
     parked = (dead_letter.c.batch == entry.stem, dead_letter.c.state == DeadLetterState.PARKED)
     ids = list(connection.scalars(sa.select(dead_letter.c.id).where(*parked).order_by(dead_letter.c.id)))
-    transitions.supersede(connection, ids, f"superseded: control batch {arrival.sighting.stem} says it anew")
+    joining.supersede(connection, ids, f"superseded: control batch {arrival.sighting.stem} says it anew")
 
 
 class _ControlReader:

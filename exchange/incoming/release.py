@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.database import ledger
 from exchange.database.batch_fault import Crashed, is_batch_fault
+from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.ledger import Counts, Entry, Event
 from exchange.database.locks import import_lock, join, locked, reading
@@ -201,19 +203,24 @@ def _try(site: Site, seen: Arrival | Stranger, limit: int) -> ReleaseTrial:
     with transient_errors(), locked(site.engine, lock_of(seen)) as connection:
         join(connection, import_lock(seen.channel.declared), alone=not seen.channel.beside_others)
         before = connection.scalar(sa.select(sa.func.max(dead_letter.c.id))) or 0
+        began = now()
         with site.spool.open_data(seen.sighting, seen.manifest.encoding) as data:
             check_data(data, seen.manifest)
             data.seek(0)
             counts = apply.apply_records(lenient, connection, seen, data)
-        trial = ReleaseTrial(counts, _parked(site, connection, seen.sighting.stem, before, limit))
+        trial = ReleaseTrial(counts, _parked(site, connection, seen.sighting.stem, (before, began), limit))
         connection.rollback()
     return trial
 
 
-def _parked(site: Site, connection: Connection, stem: str, before: int, limit: int) -> tuple[BadRecord, ...]:
+def _parked(
+    site: Site, connection: Connection, stem: str, since: tuple[int, datetime], limit: int
+) -> tuple[BadRecord, ...]:
+    """Give what was parked of a batch behind a letter's id, or joined a letter since a moment."""
+    before, began = since
     rows = connection.execute(
         sa.select(*brief_columns(dead_letter))
-        .where(dead_letter.c.batch == stem, dead_letter.c.id > before)
+        .where(dead_letter.c.batch == stem, sa.or_(dead_letter.c.id > before, dead_letter.c.last_seen >= began))
         .order_by(dead_letter.c.line)
         .limit(limit)
     )

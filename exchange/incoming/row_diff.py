@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any, BinaryIO
 
@@ -27,6 +27,7 @@ from exchange.format.errors import RecordError
 from exchange.format.record import Op
 from exchange.incoming.manifests import Arrival, part_of
 from exchange.link import asked_requests, peer_statements
+from exchange.link.vain_repairs import DIFFERENT, EXTRA, MISSING, VainRepairs, have_keys
 from exchange.site import Site
 from exchange.tables.bucket_digests import RowReader, parts_of
 from exchange.tables.loader.decode import checked
@@ -42,8 +43,6 @@ MOST_KEYS = 1_000_000
 
 MOST_KEY_BYTES = 1_000
 """A longer key is counted and not kept."""
-
-MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
 
 _Body = dict[str, Any]
 
@@ -103,7 +102,9 @@ class _Findings:
             agreement.c.channel == arrival.channel.name,
             agreement.c.stream == stream.name,
         )
-        known = peer_statements.differing_rows(connection.scalar(sa.select(agreement.c.found).where(self._here)))
+        kept = connection.execute(sa.select(agreement.c.found, agreement.c.in_vain).where(self._here)).one_or_none()
+        self._repaired = VainRepairs(kept.in_vain if kept else None)
+        known = peer_statements.differing_rows(kept.found if kept else None)
         before = known if known is not None and known.answers == part.answers else None
         self._counts = {what: getattr(before, what) if before else 0 for what in (MISSING, EXTRA, DIFFERENT)}
         self._keys = list(before.keys) if before else []
@@ -114,17 +115,17 @@ class _Findings:
         bodies = [body for body in bodies if self._has_key(body)]
         if not bodies:
             return
-        ours: dict[bytes, bytes | None] = {}
-        for found in self._reader.rows(self._have_keys(bodies)):
-            ours |= {key: None if data is None else row_hash(data) for key, data in found}
+        ours: dict[bytes, _Body | None] = {}
+        for found in self._reader.rows(have_keys(self._connection, self.stream, bodies)):
+            ours |= dict(found)
         for body in bodies:
             key, data = self._reader.known(body)
             if len(self._came) <= MOST_KEYS:
                 self._came.add(_short(key))
             if key not in ours:
-                self._note(MISSING, key)
-            elif data is not None and ours[key] != row_hash(data):
-                self._note(DIFFERENT, key)
+                self._note(MISSING, key, data, None)
+            elif data is not None and _hash(ours[key]) != row_hash(data):
+                self._note(DIFFERENT, key, data, ours[key])
 
     def find_extra_rows(self, shard: Shard | None) -> None:
         """Look for rows that no part of the snapshot had: none of them wrote them, and this one will not."""
@@ -148,17 +149,21 @@ class _Findings:
                 if buckets is not None and bucket_of_text(key, part.of) not in buckets:
                     continue
                 if _short(key) not in self._came and key not in parked:
-                    self._note(DIFFERENT if key in doubtful else EXTRA, key)
+                    self._note(DIFFERENT if key in doubtful else EXTRA, key, None, None)
 
     def write(self) -> None:
         """Write it down where the stream was compared before."""
         found = peer_statements.Found(
             answers=self._part.answers, sequence=self._sequence, at=now(), keys=tuple(self._keys), **self._counts
         )
-        self._connection.execute(sa.update(agreement).where(self._here).values(found=found.as_text()))
+        self._connection.execute(
+            sa.update(agreement).where(self._here).values(found=found.as_text(), in_vain=self._repaired.as_text())
+        )
 
-    def _note(self, what: str, key: bytes) -> None:
+    def _note(self, what: str, key: bytes, theirs: _Body | None, ours: _Body | None) -> None:
         self._counts[what] += 1
+        if len(key) <= MOST_KEY_BYTES:
+            self._repaired.note(self.stream, what, key, (theirs, ours), now().isoformat())
         if len(self._keys) < MOST_SHOWN and len(key) <= MOST_KEY_BYTES:
             self._keys.append({"what": what, "key": self.stream.shown(json.loads(key))})
 
@@ -169,15 +174,6 @@ class _Findings:
         except RecordError:
             return False
         return True
-
-    def _have_keys(self, bodies: Sequence[Mapping[str, Any]]) -> sa.ColumnElement[bool]:
-        columns = [sa.type_coerce(column, sa.types.NullType()) for column in self.stream.key]
-        return sa.or_(
-            *(
-                sa.and_(*(column == _bound(value) for column, value in zip(columns, values, strict=True)))
-                for values in zip(*self._decode_key(bodies), strict=True)
-            )
-        )
 
     def _parked(self) -> frozenset[bytes]:
         """Give the keys of the snapshot's rows that were parked: that they are not here is known."""
@@ -197,6 +193,5 @@ def _short(key: bytes) -> bytes:
     return sha256(key).digest()[:HASH_BYTES]
 
 
-def _bound(value: object) -> sa.BindParameter[Any]:
-    """Bind what the driver takes as it is."""
-    return sa.bindparam(None, value, type_=sa.types.NullType())
+def _hash(data: _Body | None) -> bytes | None:
+    return None if data is None else row_hash(data)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import Direction, agreement
@@ -24,6 +25,7 @@ from exchange.format.control import CHECKPOINT
 from exchange.format.errors import RecordError
 from exchange.link import asked_requests, peer_statements
 from exchange.link.send_requests import add_request
+from exchange.link.vain_repairs import VainRepairs
 from exchange.site import Site
 from exchange.tables.bucket_digests import streams_of
 
@@ -62,6 +64,7 @@ class StreamAgreement(AsDict):
     compared_at: datetime | None = None
     looked_at: datetime | None = None
     keys: tuple[dict[str, Any], ...] = ()
+    left: tuple[dict[str, Any], ...] = ()
 
 
 def request_checkpoints(
@@ -69,8 +72,9 @@ def request_checkpoints(
 ) -> list[Asked]:
     """Have channels compared: one, or all; with ``incoming`` also those that the other side has to begin with.
 
-    Who asks again before that happened asks once; a channel of which as much is asked for as may be is left as it is.
-    Commits all of it in one transaction of its own. Raises Busy and TransientError.
+    Of what comes in, what repairs did not help is repaired anew. Who asks again before that happened asks once; a
+    channel of which as much is asked for as may be is left as it is. Commits all of it in one transaction of its own.
+    Raises Busy and TransientError.
     """
     why = reason or "to see that both sides agree"
     with transient_errors(), writing(site.engine) as connection:
@@ -92,6 +96,8 @@ def _request(site: Site, connection: Connection, channel: Channel, reason: str) 
     if site.one_way:
         sentence = f"nothing goes back to {site.peer}, who sends it: `exchange reconcile` over there begins it"
         return Asked(channel.name, Direction.IN, sentence)
+    mine = sa.and_(agreement.c.direction == Direction.IN, agreement.c.channel == channel.name)
+    connection.execute(sa.update(agreement).where(mine).values(in_vain=None, repairs=0))
     asked_requests.ask_peer(connection, channel=channel.name, want=CHECKPOINT, reason=reason, who=whoami())
     return Asked(channel.name, Direction.IN, f"{site.peer}, who sends it, is asked with the next control batch")
 
@@ -104,20 +110,21 @@ def report_agreement(site: Site, channel: str | None = None) -> list[StreamAgree
     with transient_errors(), reading(site.engine) as connection:
         known = {(row.direction, row.channel, row.stream): row for row in connection.execute(sa.select(agreement))}
     return [
-        _standing(direction, one.name, name, known.get((direction, one.name, name)))
-        for direction, one, name in _streams(site)
+        _standing(direction, one.name, stream, known.get((direction, one.name, stream.name)))
+        for direction, one, stream in _streams(site)
         if one.called(channel)
     ]
 
 
-def _streams(site: Site) -> Iterator[tuple[Direction, Channel, str]]:
+def _streams(site: Site) -> Iterator[tuple[Direction, Channel, Stream]]:
     for direction, channels in ((Direction.OUT, site.outgoing()), (Direction.IN, site.incoming())):
         for one in channels:
             for stream in streams_of(one):
-                yield direction, one, stream.name
+                yield direction, one, stream
 
 
-def _standing(direction: Direction, channel: str, stream: str, row: Any) -> StreamAgreement:
+def _standing(direction: Direction, channel: str, declared: Stream, row: Any) -> StreamAgreement:
+    stream = declared.name
     if row is None:
         return StreamAgreement(channel, direction, stream, NOT_YET)
     buckets, found = peer_statements.differing(row.buckets), peer_statements.differing_rows(row.found)
@@ -128,6 +135,7 @@ def _standing(direction: Direction, channel: str, stream: str, row: Any) -> Stre
         "compared_at": row.compared_at,
         "looked_at": found.at if found else None,
         "keys": found.keys if found else (),
+        "left": tuple(one.shown(declared) for one in VainRepairs(row.in_vain).left()),
     }
     if not buckets:
         counts = {"equal": row.received, "missing": 0, "extra": 0, "different": 0}

@@ -100,7 +100,7 @@ def compose_page(
     """Write the rows of a page, all with one version, until the batch is full.
 
     None if not all found room and they are of use only as a whole: then nothing was parked, and the batch is to be made
-    anew. A row that is parked already is not parked once more. Runs in the transaction that seals, under the channel's
+    anew. Of what is parked already none is counted. Runs in the transaction that seals, under the channel's
     lock.
     """
     letters, unsent, reached, left = _write(site, connection, channel, page.keys, writer, version)
@@ -108,10 +108,7 @@ def compose_page(
         return None
     cut = capture.cut_page(connection, reached.version) if left and reached is not None else None
     _supersede(connection, page.keys, letters)
-    known = supersede.parked_sent(connection, letters)
-    fresh = [letter for letter in letters if (letter.stream, letter.key) not in known]
-    store.park(connection, fresh, "refused on export")
-    return PageComposed(len(fresh), cut, unsent)
+    return PageComposed(store.park(connection, letters, "refused on export"), cut, unsent)
 
 
 def _write(

@@ -8,18 +8,22 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import sqlalchemy as sa
 
+from exchange.channels.stream import HIDDEN
 from exchange.database import tables
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import Direction, RepairState, ResyncState, agreement, dead_letter, repair, resync
 from exchange.dead_letters import retry
+from exchange.format.buckets import bucket_of
 from exchange.format.control import BUCKETS, CHECKPOINT, DIGEST, SNAPSHOT, Part
 from exchange.format.errors import Verdict
-from exchange.link import asked_requests
+from exchange.link import asked_requests, reconcile
+from exchange.operating.doctor import batches
 from exchange.outgoing import seal
 from exchange.outgoing.checkpoint import seal_checkpoint
 from exchange.outgoing.seal import Sealed
@@ -30,6 +34,7 @@ from tests.crossing.forging import Forger, account
 from tests.crossing.shop import account as accounts
 from tests.crossing.shop import everything, node, one_of_everything, place
 from tests.crossing.sides import Link, Side
+from tests.crossing.talking import tell
 
 # What these show the databases have no say in, but where it says so.
 pytestmark = pytest.mark.same_on("postgresql")
@@ -188,6 +193,59 @@ def test_the_same_buckets_are_asked_for_twice_and_no_more(small: Link) -> None:
         assert (len(names), len(json.loads(last.buckets))) == (number, 1)
         with small.other.engine.begin() as connection:
             asked_requests.close_answered(connection, last.name)
+
+
+MEDDLING = {
+    "sqlite": "CREATE TRIGGER meddle AFTER UPDATE ON account WHEN new.id = 1 AND new.name <> 'mine'"
+    " BEGIN UPDATE account SET name = 'mine', age = 7 WHERE id = 1; END",
+    "postgresql": "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF new.id = 1 THEN"
+    " new.name := 'mine'; new.age := 7; END IF; RETURN new; END $$;"
+    " CREATE TRIGGER meddle BEFORE UPDATE ON account FOR EACH ROW EXECUTE FUNCTION meddle()",
+}
+
+
+def test_a_row_that_is_changed_after_each_repair_is_left_after_two_and_the_others_of_its_bucket_are_repaired(
+    small: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = small.one, small.other
+    monkeypatch.setattr(FORTH.stream("account"), "sensitive", frozenset({"age"}))
+    bucket = bucket_of({"id": 1}, BUCKETS)
+    beside = next(number for number in range(2, 100_000) if bucket_of({"id": number}, BUCKETS) == bucket)
+    one.execute(sa.insert(accounts), [{"id": number, "name": "there"} for number in (1, beside)])
+    small.round()
+    other.execute(MEDDLING[other.engine.dialect.name])
+    other.execute("UPDATE account SET age = 1 WHERE id = 1")
+
+    def agree() -> tuple[int, list[str], list[dict[str, Any]]]:
+        for _ in range(4):
+            compared(small)
+            tell(other)
+            small.round()
+            small.round()
+        asked = other.all(sa.select(repair.c.id).where(repair.c.want == SNAPSHOT))
+        (said,) = (one for one in reconcile.report_agreement(other.site, "forth") if one.stream == "account")
+        rows = {row["id"]: row["name"] for row in other.rows(accounts)}
+        return len(asked), [rows[1], rows[beside]], list(said.left)
+
+    times, names, left = agree()
+    assert (times, names) == (2, ["mine", "there"])
+    difference = [{"column": "name", "there": '"there"', "here": '"mine"'}]
+    difference.append({"column": "age", "there": HIDDEN, "here": HIDDEN})
+    assert left == [{"what": "different", "key": {"id": 1}, "repairs": 2, "since": ANY, "difference": difference}]
+    (found,) = batches.check_agreement(None, other.site)  # type: ignore[arg-type]
+    assert "1 of its rows were repaired in vain and are left" in found.message
+
+    other.execute(f"UPDATE account SET name = 'wrong' WHERE id = {beside}")
+    assert agree()[:2] == (3, ["mine", "there"])
+
+    one.execute("UPDATE account SET name = 'new' WHERE id = 1")  # a change at its source sets it going again
+    times, names, left = agree()
+    assert (times, names, left[0]["repairs"]) == (5, ["mine", "there"], 2)
+
+    other.execute("DROP TRIGGER meddle" + (" ON account" if other.engine.dialect.name == "postgresql" else ""))
+    assert agree()[:2] == (5, ["mine", "there"])
+    reconcile.request_checkpoints(other.site, "forth")  # and so does a person
+    assert agree() == (6, ["new", "there"], [])
 
 
 def test_while_an_answer_is_under_way_nothing_is_asked_for_again(small: Link) -> None:

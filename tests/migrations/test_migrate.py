@@ -15,6 +15,9 @@ from sqlalchemy import Engine
 import exchange
 from exchange.channels import Stream
 from exchange.database import make_engine, tables
+from exchange.database.engine import now
+from exchange.database.tables import dead_letter
+from exchange.dead_letters import counts
 from exchange.operating import migrate
 from exchange.reference import channels
 from exchange.reference.models import Base
@@ -73,7 +76,7 @@ def test_up_down_and_up_again_with_data_in_place(engine: Engine) -> None:
         with engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count()).select_from(profile_type)) == 1
         migrate.downgrade(engine, BOTH[1:])
-        assert migrate.applied_revisions(engine) == ("core_0013",)
+        assert migrate.applied_revisions(engine) == ("core_0014",)
         assert not migrate.is_behind(engine)
         assert migrate.is_behind(engine, BOTH)
         with engine.connect() as connection:
@@ -147,9 +150,45 @@ def test_the_core_stays_while_a_table_is_still_captured(engine: Engine) -> None:
         capture.install(connection, "mine")
     with pytest.raises(RuntimeError, match="table mine is still captured"):
         migrate.downgrade(engine)
-    assert migrate.applied_revisions(engine) == ("core_0013",)
+    assert migrate.applied_revisions(engine) == ("core_0014",)
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO mine (id) VALUES (1)")
+
+
+def test_of_letters_that_wait_for_one_row_the_newest_stays(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with migrate._config(engine, None) as config:
+        command.downgrade(config, "core_0013")
+    with engine.begin() as connection:
+        row = {"direction": "in", "channel": "forth", "stream": "note", "record": b"{}", "record_bytes": 2}
+        row |= {"error": "value", "message": "bad", "fingerprint": "f", "state": "parked", "key": '{"id":1}'}
+        row |= {"created_at": now(), "updated_at": now(), "version": 1}
+        letters = [row, row | {"version": 3}, row | {"version": 2}, row | {"key": None}, row | {"key": None}]
+        letters += [row | {"direction": "out"}, row | {"state": "discarded"}]
+        columns = sa.inspect(connection).get_columns("exchange_dead_letter")
+        moments = {"created_at", "updated_at"}
+        before = sa.table(
+            dead_letter.name,
+            *(sa.column(c["name"], tables.UtcDateTime() if c["name"] in moments else None) for c in columns),
+        )
+        connection.execute(sa.insert(before), letters)
+    with migrate._config(engine, None) as config:
+        command.upgrade(config, "core_0014")
+    with engine.begin() as connection:
+        wanted = [dead_letter.c[name] for name in ("id", "state", "seen", "version")]
+        found = connection.execute(sa.select(*wanted).order_by(dead_letter.c.id)).all()
+        told = connection.scalars(sa.select(tables.event.c.cause).order_by(tables.event.c.subject_id)).all()
+        assert counts.count_parked(connection) == 4
+    assert [tuple(one)[1:] for one in found] == [
+        ("superseded", 1, 1),
+        ("parked", 3, 3),
+        ("superseded", 1, 2),
+        ("parked", 1, 1),
+        ("parked", 1, 1),
+        ("parked", 1, 1),
+        ("discarded", 1, 1),
+    ]
+    assert told == [f"superseded: of its row dead letter {found[1].id} waits (core_0014)"] * 2
 
 
 def test_a_failed_migration_leaves_nothing_behind(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from exchange.database.locks import reading, writing
 from exchange.database.tables import BatchState, DeadLetterState, Direction
 from exchange.dead_letters import auto_retry, counts, groups, pages, retry, store
 from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.store import Letter
 from exchange.format.errors import Verdict
 from exchange.incoming import importer
 from exchange.link import asked_requests, gaps, send_requests
@@ -187,6 +188,10 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_dead_letter_batch": found(Filters(batch=f"forth-{EPOCH}-77")),
     # Does a record make a parked one pointless? Asked of each stream of a batch, and of one that goes out.
     "ix_exchange_dead_letter_parked_key": lambda _, forger: applied(forger, [account(2, FIRST)]),
+    # Has the row of a record that is parked a letter already?
+    "uq_exchange_dead_letter_identity": lambda side, _: parked_again(side),
+    # How often did the records of letters come? Asked by `exchange status` and for each cause.
+    "ix_exchange_dead_letter_seen": asked(counts.backlog),
     # Which records wait for a row that may have come? Asked after each import.
     "ix_exchange_dead_letter_orphan": lambda side, _: auto_retry.retry_orphans(
         side.site, side.site.incoming(), importer.never, everything=False
@@ -201,6 +206,16 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
 
 KEEPING = {"uq_exchange_audit_previous"}
 """And those in which nobody looks anything up: this one keeps two acts from following on the same one."""
+
+
+def parked_again(side: Side) -> None:
+    """Park a record of a row."""
+    again = Letter(
+        Direction.IN, "forth", b"{}", "value", "bad", stream="account", op="upsert", key='{"id":2}', version=1
+    )
+    with side.engine.connect() as connection:
+        store.park(connection, [again], "a test")
+        connection.rollback()
 
 
 def call_again(side: Side) -> None:

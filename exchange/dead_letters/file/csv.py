@@ -31,6 +31,9 @@ COLUMNS = (
     "attempts",
     "created_at",
     "updated_at",
+    "seen",
+    "first_seen",
+    "last_seen",
     "record",
 )
 LONGEST_CELL = 32_000

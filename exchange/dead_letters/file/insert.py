@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from exchange.database import ledger
 from exchange.database.engine import now
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, revision
-from exchange.dead_letters import store
+from exchange.dead_letters import joining, store
 from exchange.format.dead_letter_file import SavedLetter, SavedRevision
 
 Identity = tuple[Any, ...]
@@ -24,6 +24,11 @@ class _Waiting:
     letter: SavedLetter
     keeps_id: bool
     revisions: list[SavedRevision] = field(default_factory=list)
+
+    @property
+    def identity(self) -> str | None:
+        """Say of which row it is, as letters here do."""
+        return joining.identity_of(vars(self.letter), self.letter.key)
 
 
 class Inserter:
@@ -82,6 +87,7 @@ class Inserter:
         return known
 
     def _insert(self, fresh: list[_Waiting]) -> None:
+        self._settle_rivals(fresh)
         free = self._free_ids([waiting.letter.id for waiting in fresh if waiting.keeps_id])
         by_state: dict[DeadLetterState, list[int]] = defaultdict(list)
         revisions: list[dict[str, Any]] = []
@@ -98,6 +104,16 @@ class Inserter:
             ledger.note_dead_letters(self._connection, letters, None, state, self._cause)
         if revisions:
             self._connection.execute(sa.insert(revision), revisions)
+
+    def _settle_rivals(self, fresh: list[_Waiting]) -> None:
+        """Let of each row one letter be parked: the one that is here, or the newest that comes."""
+        parked = [one for one in fresh if one.letter.state == DeadLetterState.PARKED]
+        parked.sort(key=lambda one: one.letter.version or 0, reverse=True)
+        taken = set(joining.open_letters(self._connection, [*filter(None, (one.identity for one in parked))]))
+        for waiting in parked:
+            if waiting.identity in taken:
+                waiting.letter = replace(waiting.letter, state=DeadLetterState.SUPERSEDED)
+            taken.update(filter(None, [waiting.identity]))
 
     def _free_ids(self, ids: list[int]) -> set[int]:
         """Give those ids that nobody has or will be given: below the newest, and not taken."""
@@ -131,6 +147,7 @@ def _row(waiting: _Waiting, *, keeping: bool) -> dict[str, Any]:
             stream=letter.stream,
         ).fingerprint,
         "state": DeadLetterState(letter.state),
+        "identity": waiting.identity,
         "revision": max((one.number for one in waiting.revisions), default=0),
         "updated_at": now(),
     }

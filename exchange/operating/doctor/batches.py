@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -100,7 +101,15 @@ def _differing(one: StreamAgreement, moment: datetime) -> Finding:
     level = Level.FAULT if one.since is not None and moment - one.since > LONG else Level.WARNING
     command = f"exchange reconcile {one.channel} --report"
     said = f"stream {one.stream} of channel {one.channel} differs from its source"
-    return Finding("agreement", level, said, f"`{command}` names the rows", command, one.since)
+    if not one.left:
+        return Finding("agreement", level, said, f"`{command}` names the rows", command, one.since)
+    first = json.dumps(one.left[0]["key"])
+    said += f"; {len(one.left)} of its rows were repaired in vain and are left, {printable(first, 200)} first"
+    remedy = (
+        f"see what changes or refuses them here (`{command}` says what differs), mend that, and"
+        f" `exchange reconcile {one.channel}` repairs them again"
+    )
+    return Finding("agreement", Level.FAULT, said, remedy, command, one.since)
 
 
 def _stuck(connection: Connection) -> Iterator[_Stuck]:

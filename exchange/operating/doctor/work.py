@@ -33,7 +33,8 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
     alarms = counts.backlog_alarms(backlog, site.limits, moment)
     if backlog.parked:
         before = f"{counts.TREND_HOURS} hours ago there were {backlog.parked - lately}"
-        said = f"{backlog.parked} dead letters are parked; {before}"
+        seen = f" (their records came {backlog.seen} times)" if backlog.seen > backlog.parked else ""
+        said = f"{backlog.parked} dead letters are parked{seen}; {before}"
         remedy = "`exchange dead-letters` shows them by cause"
         yield warning("letters", said, remedy, command="exchange dead-letters", since=backlog.oldest_at)
     else:

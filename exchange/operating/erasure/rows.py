@@ -36,6 +36,7 @@ from exchange.database.tables import (
     tombstone,
 )
 from exchange.format import strict_json
+from exchange.link.vain_repairs import VainRepairs
 from exchange.operating.erasure.sought import RowToErase, What
 from exchange.site import Site
 
@@ -102,6 +103,7 @@ def _erase_letters(_site: Site, connection: Connection, sought: RowToErase) -> N
         connection.scalars(sa.select(dead_letter.c.id).where(mine, dead_letter.c.state == DeadLetterState.PARKED))
     )
     nothing = {"record": b"", "record_bytes": 0, "key": None, "message": ERASED, "cause": "", "revision": 0}
+    nothing |= {"identity": None}  # a digest of the key
     connection.execute(sa.update(dead_letter).where(mine).values(**nothing, updated_at=now()))
     connection.execute(sa.delete(revision).where(among(connection, revision.c.letter, ids)))
     told = sa.and_(event.c.subject == "dead_letter", among(connection, event.c.subject_id, ids))
@@ -194,8 +196,10 @@ def _receipts(connection: Connection, sought: RowToErase) -> Iterator[tuple[str,
 
 
 def _find_comparisons(_site: Site, connection: Connection, sought: RowToErase) -> Iterator[Trace]:
-    for row, _ in _comparisons(connection, sought):
-        yield Trace("comparison", row.channel, What.MENTION)
+    for row in dict.fromkeys(
+        row.channel for row, _ in (*_comparisons(connection, sought), *_repaired(connection, sought))
+    ):
+        yield Trace("comparison", row, What.MENTION)
 
 
 def _erase_comparisons(_site: Site, connection: Connection, sought: RowToErase) -> None:
@@ -203,6 +207,21 @@ def _erase_comparisons(_site: Site, connection: Connection, sought: RowToErase) 
         here = (agreement.c.direction == row.direction, agreement.c.channel == row.channel)
         mine = sa.update(agreement).where(*here, agreement.c.stream == row.stream)
         connection.execute(mine.values(found=json.dumps(found)))
+    for row, repaired in _repaired(connection, sought):
+        here = (agreement.c.direction == row.direction, agreement.c.channel == row.channel)
+        mine = sa.update(agreement).where(*here, agreement.c.stream == row.stream)
+        connection.execute(mine.values(in_vain=repaired.as_text()))
+
+
+def _repaired(connection: Connection, sought: RowToErase) -> Iterator[tuple[sa.Row[Any], VainRepairs]]:
+    """Give what repairs of the row's stream did not help, without the row."""
+    mine = (agreement.c.stream == sought.stream.name, agreement.c.in_vain.is_not(None))
+    for row in connection.execute(sa.select(agreement).where(*mine)).all():
+        repaired = VainRepairs(row.in_vain)
+        before = len(repaired.rows)
+        repaired.rows = {text: one for text, one in repaired.rows.items() if not sought.is_key(row.stream, one.key)}
+        if len(repaired.rows) < before:
+            yield row, repaired
 
 
 def _comparisons(connection: Connection, sought: RowToErase) -> Iterator[tuple[sa.Row[Any], dict[str, Any]]]:
