@@ -179,7 +179,7 @@ def _sqlite_engine(url: str) -> Engine:
     # A disk that is full or fails, and a trigger, may end the transaction: the rest would be committed piece by piece.
     @event.listens_for(engine, "before_cursor_execute")
     def _still_in_transaction(_connection: Connection, cursor: sqlite3.Cursor, statement: str, *_: object) -> None:
-        if not cursor.connection.in_transaction and not statement.startswith(_OUTSIDE):
+        if not cursor.connection.in_transaction and not statement.lstrip().upper().startswith(_OUTSIDE):
             raise TransientError(_ENDED)
 
     @event.listens_for(engine, "commit")
@@ -191,7 +191,7 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
-_OUTSIDE = ("BEGIN", "ROLLBACK", "RELEASE", "PRAGMA", "VACUUM")
+_OUTSIDE = ("BEGIN", "ROLLBACK", "RELEASE", "PRAGMA", "VACUUM", "ATTACH", "DETACH")
 """What may be asked of SQLite outside of a transaction. To go back to a savepoint that is gone fails by itself."""
 
 _ENDED = "the database ended the transaction by itself; what was not committed is undone, the next run tries again"

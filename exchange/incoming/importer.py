@@ -86,7 +86,8 @@ def import_batches(
             handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
         work.settle(open_batches, arrived, handed)
         if work.trouble is None:
-            put_aside = strangers.set_aside(site, list(filter(is_foreign, called)))
+            with transient_errors():
+                put_aside = strangers.set_aside(site, list(filter(is_foreign, called)))
         work.outcomes += put_aside.first
         retried = _follow_up(site, channel, work.outcomes, work.snapshots_of.values(), stopping)
         if stem is None and work.trouble is None:

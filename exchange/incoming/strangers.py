@@ -19,7 +19,6 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database.engine import now
-from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
 from exchange.files.batch_files import BatchFiles
@@ -114,7 +113,7 @@ def _put_aside(site: Site, ripe: Sequence[_Judged]) -> tuple[list[_Picked], bool
                 _count(connection, picked)
             site.spool.put_aside(one.judged.seen.sighting for one in picked)
 
-    with suppress(Busy), transient_errors(), locked(site.engine, lock_of(ripe[0].seen), prepare=work):
+    with suppress(Busy), locked(site.engine, lock_of(ripe[0].seen), prepare=work):
         pass
     return picked, full
 
