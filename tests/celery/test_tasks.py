@@ -324,11 +324,20 @@ def test_a_command_and_a_call_that_do_the_same_leave_the_same_in_the_audit(desk:
         assert command.origin.startswith("command line, ")
 
 
+_REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'no requests today' USING ERRCODE = 'check_violation'; END $$;
+    CREATE TRIGGER refuse BEFORE INSERT ON request FOR EACH ROW EXECUTE FUNCTION refuse()"""
+
+
 def test_a_refused_batch_is_released_and_rejected_by_hand(desk: Desk, peer: Site) -> None:
-    stem = ask(peer, desk.side, 12)  # without their user, which is more than may be bad
+    add_user(desk.engine)
+    with desk.engine.begin() as connection:
+        connection.exec_driver_sql(_REFUSE)
+    stem = ask(peer, desk.side, 12)  # which is more than may be bad
     assert desk.call("import")["batches"][0]["reason"] == "rejected"
     assert "--park lets the others in" in desk.call("release_batch", batch=stem)
-    released = desk.call("release_batch", batch=stem, park=True, reason="their users come later")
+    released = desk.call("release_batch", batch=stem, park=True, reason="they are looked at one by one")
     assert released["batches"][0]["records"]["parked"] == 12
     assert "only one that is quarantined" in desk.call("reject_batch", batch=stem, reason="x")
     assert "is in quarantine" in desk.call("discard_quarantined", batch=stem, reason="x")

@@ -110,7 +110,8 @@ def settled_once(side: Side, sender: Side) -> None:
 @pytest.mark.parametrize(
     "alike, seed",
     [
-        ("sqlite", 1),
+        # The simulation, and one-way links, live through it in each run.
+        pytest.param("sqlite", 1, marks=pytest.mark.thorough),
         pytest.param("sqlite", 2, marks=pytest.mark.torture),
         # Beside a restored database, tests/simulation has PostgreSQL live through it, too.
         pytest.param("postgresql", 1, marks=[pytest.mark.postgres, pytest.mark.torture]),

@@ -18,7 +18,7 @@ from exchange.incoming import delete_limit, importer, release
 from exchange.results import Imported
 from exchange.tables import version_limit
 from tests.crossing import shop
-from tests.crossing.forging import Forger, account, delete, upsert
+from tests.crossing.forging import Forger, account, delete
 from tests.crossing.sides import Side
 
 # What these show the databases have no say in.
@@ -180,7 +180,7 @@ def test_deletes_of_rows_that_are_not_here_do_not_count(quick_receiver: Side, qu
 def test_what_is_rolled_back_is_not_counted(receiver: Side, forger: Forger) -> None:
     forger.send([account(n, FIRST + n) for n in range(1, 4)])
     assert verdicts(receiver) == [Verdict.APPLIED]
-    bad = [upsert("visit", FIRST + n, id=n, country="at", number=n) for n in range(20)]
+    bad = [account(100 + n, FIRST + n, age=200) for n in range(20)]
     forger.send([*bad, delete("account", FIRST + 1000, id=1)])
     assert verdicts(receiver) == [Verdict.QUARANTINED]
     assert receiver.all(sa.select(tables.deleted)) == []

@@ -184,6 +184,7 @@ def before_midnight(night: Night) -> None:
     night.take_in()
 
 
+@pytest.mark.thorough  # each step has its tests in tests/cli
 @pytest.mark.processes
 @pytest.mark.postgres
 def test_one_person_finds_and_mends_all_that_went_wrong_in_a_night(night: Night) -> None:
