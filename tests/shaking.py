@@ -210,7 +210,11 @@ def judge(networks: dict[str, Network]) -> list[Wrong]:
     sites = [network.site() for network in networks.values()]
     try:
         found = Oracle(sites[0], sites[1]).judge()
-        return [one for one in found if not (one.kind is LEFT and ("/control-" in one.name or "/." in one.name))]
+        return [
+            one
+            for one in found
+            if not (one.kind is LEFT and any(word in one.name for word in ("/control-", "/.", "tmp/")))
+        ]
     finally:
         for site in sites:
             site.engine.dispose()

@@ -126,7 +126,12 @@ class Spool:
 
     @contextlib.contextmanager
     def drafting(self) -> Iterator[tuple[BinaryIO, Path]]:
-        """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed."""
+        """Open a new private data file below ``tmp/``; it is gone afterwards unless it was sealed.
+
+        Drafts of processes that were killed go first: they would fill the disk, one after the other.
+        """
+        with contextlib.suppress(OSError), self._held(self.folders.tmp) as tmp:
+            tmp.sweep(any_name=True)
         path = self.folders.tmp / f"{os.getpid()}-{os.urandom(6).hex()}{DRAFT_ENDING}"
         try:
             with _in_trouble(self.folders.tmp, _STAYS_PENDING):

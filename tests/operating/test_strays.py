@@ -58,7 +58,6 @@ def test_strays_are_found_and_go_when_nobody_will_ask_for_them(small: Link, at: 
     with side.engine.begin() as connection:
         left = {"epoch": LEFT, "at": now(), "who": "", "reason": "", "number": 1}
         connection.execute(sa.insert(tables.epoch).values(left))
-    (folders.tmp / f"1-abc{DRAFT_ENDING}").write_bytes(b"x")
     (folders.archive / f".{'0' * 32}.tmp").write_bytes(b"x")
     files(folders.sealed, "forth", UNKNOWN, 7)
     files(folders.sealed, "forth", LEFT, 1, 2)
@@ -70,6 +69,7 @@ def test_strays_are_found_and_go_when_nobody_will_ask_for_them(small: Link, at: 
     at(31)  # type: ignore[operator]
     with side.site.spool.drafting() as (file, draft):
         file.write(b"somebody writes this")
+        (folders.tmp / f"1-abc{DRAFT_ENDING}").write_bytes(b"x")
         found = said(side)
         for words, command in (
             ("2 drafts lie there that nobody writes any more", "exchange prune"),
@@ -112,6 +112,16 @@ def _same(words: str, message: str) -> bool:
     """Whether a message has these words; epochs stand in it in any order of their names."""
     first, _, epochs = words.partition(", of epochs ")
     return first in message and all(one in message for one in epochs.split(", "))
+
+
+def test_what_a_killed_export_left_in_tmp_goes_when_the_next_one_begins_a_batch(small: Link, at: object) -> None:
+    left = small.one.site.spool.folders.tmp / f"1-abc{DRAFT_ENDING}"
+    left.write_bytes(b"x")
+    with small.one.site.spool.drafting():
+        assert left.exists()  # somebody may have begun it just now
+    at(1)  # type: ignore[operator]
+    with small.one.site.spool.drafting() as (_, mine):
+        assert list(left.parent.iterdir()) == [mine]
 
 
 def test_a_clock_that_leaps_ahead_or_back_lets_nothing_go_early(quick_receiver: Side, at: object) -> None:
