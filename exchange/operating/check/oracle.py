@@ -29,6 +29,7 @@ from exchange.database.tables import (
     GapState,
     RepairState,
     ResyncState,
+    agreement,
     batch,
     dead_letter,
     gap,
@@ -36,10 +37,11 @@ from exchange.database.tables import (
 )
 from exchange.format import record as records
 from exchange.format.batch import BatchReader
-from exchange.format.buckets import row_hash
+from exchange.format.buckets import key_text, row_hash
 from exchange.format.errors import BatchError, RecordError, printable
 from exchange.format.manifest import Manifest
 from exchange.format.names import CONTROL, BatchName, data_name
+from exchange.link.vain_repairs import VainRepairs
 from exchange.operating.check.files import check_files
 from exchange.operating.check.ledger import check_ledger
 from exchange.operating.check.wrong import Kind, Wrong
@@ -248,7 +250,8 @@ def _versions(connection: Connection, stream: Stream) -> _Versions:
 def _letters(source: Site, target: Site, stream: Stream) -> dict[bytes, float]:
     """Give the keys of a stream that letters speak of, with the newest version that one is of.
 
-    A letter of an older version than what is there explains nothing. One of the sending side is of whatever comes.
+    A letter of an older version than what is there explains nothing. One of the sending side is of whatever comes, and
+    so is the word that repairs of a row do not hold.
     """
     found: dict[bytes, float] = defaultdict(float)
     open_states = [DeadLetterState.PARKED, DeadLetterState.DISCARDED]
@@ -257,6 +260,11 @@ def _letters(source: Site, target: Site, stream: Stream) -> dict[bytes, float]:
     with reading(target.engine) as connection:
         for key, version in connection.execute(query.where(dead_letter.c.direction == Direction.IN)):
             found[key.encode()] = max(found[key.encode()], math.inf if version is None else version)
+        vain = sa.select(agreement.c.in_vain).where(
+            agreement.c.stream == stream.name, agreement.c.direction == Direction.IN
+        )
+        for text in connection.scalars(vain):
+            found |= {key_text(row.key): math.inf for row in VainRepairs(text).left()}
     with reading(source.engine) as connection:
         reader = RowReader(connection, stream)
         for key, _ in connection.execute(query.where(dead_letter.c.direction == Direction.OUT)).all():
