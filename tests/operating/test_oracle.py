@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 
 from exchange.database import tables
+from exchange.link.vain_repairs import MOST_REPAIRS, RepairedRow
 from exchange.operating.check import files, ledger, oracle
 from exchange.operating.check.oracle import Oracle
 from exchange.operating.check.wrong import Kind
@@ -29,6 +33,18 @@ _BROKEN: tuple[tuple[Kind, str, str], ...] = (
     (oracle.UNSETTLED, "one", f"UPDATE account SET name = 'new' WHERE id = {FIRST + 4}"),
     (ledger.HOLE_IN, "two", "DELETE FROM exchange_batch WHERE sequence = 3 AND channel = 'forth'"),
 )
+_VAIN = RepairedRow("different", {"id": FIRST + 4}, MOST_REPAIRS, None, "2026-01-01T00:00:00Z", ())
+_LEFT = {
+    **dict.fromkeys(("sent", "received", "sequence"), 1),
+    "direction": "in",
+    "channel": "forth",
+    "stream": "account",
+    "epoch": "0" * 12,
+    "buckets": "[]",
+    "compared_at": datetime(2026, 1, 1, tzinfo=UTC),
+    "in_vain": json.dumps({"rows": [vars(_VAIN)]}),
+}
+"""That repairs of a row do not hold."""
 
 
 def at_rest(link: Link) -> Oracle:
@@ -52,6 +68,11 @@ def at_rest(link: Link) -> Oracle:
 
 def test_the_oracle_is_content_with_two_sides_at_rest_and_sees_each_thing_that_is_broken(small: Link) -> None:
     link, seen = small, at_rest(small)
+    assert [str(one) for one in seen.judge()] == []
+
+    link.other.execute(f"UPDATE account SET name = 'by hand' WHERE id = {FIRST + 4}")
+    assert [one.kind for one in seen.judge()] == [oracle.DIFFERENT]
+    link.other.execute(sa.insert(tables.agreement).values(**_LEFT))
     assert [str(one) for one in seen.judge()] == []
 
     for _, network, statement in _BROKEN:
