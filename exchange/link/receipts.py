@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -84,6 +84,14 @@ class _ParkedLetters:
     fingerprints: tuple[str, ...]
 
 
+class _OfAll(NamedTuple):
+    """What is read at once for all epochs of channels that come in."""
+
+    positions: Mapping[_ChannelEpoch, Any]
+    missing: Mapping[gaps.Flow, Mapping[int, datetime]]
+    agreements: Mapping[_ChannelEpoch, Sequence[Mapping[str, Any]]]
+
+
 def build_receipts(site: Site, connection: Connection, moment: datetime) -> list[Receipt]:
     """Write the receipts of all channels that come in. The transaction should see one moment of the database.
 
@@ -91,9 +99,10 @@ def build_receipts(site: Site, connection: Connection, moment: datetime) -> list
     """
     parked = _parked(connection)
     sent = _sent(connection)
+    lanes = _channel_epochs(site, connection, sent)[:MOST_RECEIPTS]
+    all_of = _OfAll(_positions(connection), gaps.missing_since(connection), _agreements(connection))
     return [
-        _receipt(site, connection, lane, moment, parked.get(lane.channel), sent.get(lane, 0))
-        for lane in _channel_epochs(site, connection, sent)[:MOST_RECEIPTS]
+        _receipt(site, connection, lane, moment, all_of, parked.get(lane.channel), sent.get(lane, 0)) for lane in lanes
     ]
 
 
@@ -137,17 +146,14 @@ def _receipt(
     connection: Connection,
     lane: _ChannelEpoch,
     moment: datetime,
+    all_of: _OfAll,
     parked: _ParkedLetters | None,
     sealed: int,
 ) -> Receipt:
-    at = connection.execute(
-        sa.select(position).where(
-            position.c.direction == Direction.IN, position.c.channel == lane.channel, position.c.epoch == lane.epoch
-        )
-    ).one_or_none()
+    at = all_of.positions.get(lane)
     channel = site.channel(lane.channel)
     through = at.sequence if at else 0
-    lacking = _lacking(connection, lane)
+    lacking = all_of.missing.get(gaps.Flow(*lane), {})
     ordered = channel is None or channel.ordered
     refused = _refused(connection, lane, through, None if ordered else lacking.keys())
     told = {one.sequence for one in refused}
@@ -159,8 +165,9 @@ def _receipt(
     told.update(one for one in asked if one <= last_told)
     untold = [one for one in lacking if one <= through and one not in told]
     through = min([through, *(one - 1 for one in untold)])
-    newest = _believed(connection, lane, through)
     furthest = _believed(connection, lane, None)
+    here = furthest is None or furthest.sequence <= through
+    newest = furthest if here else _believed(connection, lane, through)
     beyond = furthest is not None and furthest.sequence > max(through, sealed)
     shown = furthest if beyond else newest
     receipt = Receipt(
@@ -171,7 +178,7 @@ def _receipt(
         missing=missing,
         refused=refused,
         given_up=_given_up(connection, lane, through, site.limits.look_ahead),
-        agreement=_agreement(connection, lane),
+        agreement=tuple(all_of.agreements.get(lane, ())[:MAX_RANGES]),
         proof=Proof(shown.manifest, shown.signature) if shown is not None else None,
     )
     if at is not None:
@@ -186,14 +193,9 @@ def _receipt(
 # Places
 
 
-def _lacking(connection: Connection, lane: _ChannelEpoch) -> dict[int, datetime]:
-    """Give the missing sequences, in order, and since when each is known to be."""
-    rows = connection.execute(
-        sa.select(gap.c.sequence, gap.c.noticed_at)
-        .where(gap.c.channel == lane.channel, gap.c.epoch == lane.epoch, is_missing(gap))
-        .order_by(gap.c.sequence)
-    )
-    return {row.sequence: row.noticed_at for row in rows}
+def _positions(connection: Connection) -> dict[_ChannelEpoch, Any]:
+    rows = connection.execute(sa.select(position).where(position.c.direction == Direction.IN))
+    return {_ChannelEpoch(row.channel, row.epoch): row for row in rows}
 
 
 def _refused(
@@ -313,25 +315,21 @@ def _sample(channel: Channel | None, row: Any) -> Sample:
     return Sample(row.stream if stream else None, key, row.error, said)
 
 
-def _agreement(connection: Connection, lane: _ChannelEpoch) -> tuple[Mapping[str, Any], ...]:
+def _agreements(connection: Connection) -> dict[_ChannelEpoch, list[Mapping[str, Any]]]:
+    """Say how streams compared, by their channels' epochs."""
     rows: Iterable[Any] = connection.execute(
-        sa.select(agreement)
-        .where(
-            agreement.c.direction == Direction.IN,
-            agreement.c.channel == lane.channel,
-            agreement.c.epoch == lane.epoch,
+        sa.select(agreement).where(agreement.c.direction == Direction.IN).order_by(agreement.c.stream)
+    )
+    found: dict[_ChannelEpoch, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[_ChannelEpoch(row.channel, row.epoch)].append(
+            {
+                "stream": row.stream,
+                "sequence": row.sequence,
+                "sent": row.sent,
+                "received": row.received,
+                "differing": peer_statements.differing(row.buckets),
+                "since": row.since and to_rfc3339(row.since),
+            }
         )
-        .order_by(agreement.c.stream)
-        .limit(MAX_RANGES)
-    )
-    return tuple(
-        {
-            "stream": row.stream,
-            "sequence": row.sequence,
-            "sent": row.sent,
-            "received": row.received,
-            "differing": peer_statements.differing(row.buckets),
-            "since": row.since and to_rfc3339(row.since),
-        }
-        for row in rows
-    )
+    return found

@@ -193,8 +193,10 @@ def _sent(connection: Connection, epoch: str) -> Iterable[Sent]:
         .order_by(position.c.channel)
         .limit(receipts.MOST_RECEIPTS)
     )
+    lost = resend.with_lost_places(connection, epoch)
     for row in rows.all():
-        yield Sent(row.channel, epoch, row.sequence, resend.lost_places(connection, row.channel, epoch))
+        places = resend.lost_places(connection, row.channel, epoch) if row.channel in lost else ()
+        yield Sent(row.channel, epoch, row.sequence, places)
 
 
 def _heard(connection: Connection) -> Heard | None:

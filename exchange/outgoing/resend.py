@@ -197,6 +197,12 @@ def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
     return Resent(entry.stem, entry.channel, entry.epoch, entry.sequence, None, cause)
 
 
+def with_lost_places(connection: Connection, epoch: str) -> set[str]:
+    """Name the channels that have places which can't be sent again. Only reads, in the caller's transaction."""
+    lost = (batch.c.state == BatchState.REJECTED, batch.c.direction == Direction.OUT, batch.c.reason == Reason.LOST)
+    return set(connection.scalars(sa.select(batch.c.channel).where(*lost, batch.c.epoch == epoch).distinct()))
+
+
 def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
     """Give the places of a channel that can't be sent again, to be told in the next heartbeat.
 
