@@ -136,8 +136,8 @@ def test_letters_of_every_cause_are_told_though_one_has_thousands(small: Link) -
         many = Letter(
             Direction.IN, "forth", b"{}", "value", "no", pointer="/data/age", stream="account", key='{"id":1}'
         )
-        store.park(connection, [many] * 500, "test")
-        store.park(connection, [replace(many, error="unique", cause="seat_code")], "test")
+        store.park(connection, [replace(many, key=f'{{"id":{number}}}') for number in range(500)], "test")
+        store.park(connection, [replace(many, key='{"id":500}', error="unique", cause="seat_code")], "test")
     add(small.one, 1)
     cross(small)
     said = told(small.one)
@@ -385,7 +385,7 @@ def test_a_receipt_is_one_small_batch_whatever_waits_and_however_much_is_parked(
             sa.insert(batch),
             [{**waiting, "sequence": number, "stem": f"forth-{number}"} for number in range(3, batches)],
         )
-        store.park(connection, [letter] * letters, "test")
+        store.park(connection, [replace(letter, key=f'{{"id":{number}}}') for number in range(letters)], "test")
     notice(side, 2, age=9999)
     with watched(side.engine) as seen:
         tell(side)
