@@ -73,8 +73,14 @@ def run(
             # What a comparison asks for has come two turns later.
             if outcome.turns % COMPARED_EVERY > 2 and not unsettled(world) and not differing(world):
                 break
-        outcome.wrong = [*unsettled(world), *judged(world)]
+        outcome.wrong = [*world.raised, *unsettled(world), *judged(world)]
     return outcome
+
+
+def rarer_actors(seed: int) -> list[str]:
+    """Name the few of the rarer actors that a seed has, by dice of their own: one that is left out changes no other."""
+    rare = [name for name in ACTORS if ACTORS[name].extra]
+    return sorted(rare, key=lambda name: random.Random(f"{seed} {name}").random())[:FEW]
 
 
 def live(world: World, seed: int, without: Collection[str], rounds: int) -> Iterator[tuple[str, str]]:
@@ -83,10 +89,8 @@ def live(world: World, seed: int, without: Collection[str], rounds: int) -> Iter
     world.begin(beginning)
     for carrier in world.carriers.values():
         carrier.faults = actors.draw_faults(beginning)
-    # Of the rarer ones a seed has a few, by dice of their own: one that is left out changes no other.
-    rare = [name for name in ACTORS if ACTORS[name].extra]
-    few = sorted(rare, key=lambda name: random.Random(f"{seed} {name}").random())[:FEW]
-    acting = [name for name in ACTORS if (name in few or name not in rare) and name not in without]
+    few = rarer_actors(seed)
+    acting = [name for name in ACTORS if (name in few or not ACTORS[name].extra) and name not in without]
     yield "actors", ", ".join(name for name in acting if name in few)
     weights = [ACTORS[name].weight for name in acting]
     for number in range(rounds):

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import sqlite3
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
@@ -142,6 +143,7 @@ class World:
         """Put everything back as it was at the very beginning."""
         self.time = self._began = time.time()
         self.carriers: dict[str, Carrier] = {}
+        self.raised: list[str] = []  # what should have been said in a sentence
         self.harmed: set[str] = set()  # networks whose ledger and files say different things since somebody did that
         for network, empty in zip(self.networks, self._empty, strict=True):
             side = network.side
@@ -254,6 +256,9 @@ class World:
                 return f"died at step {self.breakage.at}"
             except TransientError as error:
                 return f"trouble: {error.sentence}"
+            except Exception as error:  # noqa: BLE001 - whatever the product raises beside a sentence is a fault
+                self.raised.append(f"{network.name} raised {traceback.format_exc(limit=-4)}")
+                return f"raised {error!r}"
             finally:
                 self.breakage = Breakage()
 

@@ -76,7 +76,7 @@ def swap_seats(network: Network, connection: sa.Connection, draw: random.Random)
         connection.execute(sa.insert(seat).values(id=key, code=draw.choice(free), rank=draw.randrange(9)))
         return f"seat {key}"
     some = draw.sample(keys, draw.randrange(2, len(keys) + 1))
-    codes_of = dict(connection.execute(sa.select(seat.c.id, seat.c.code)).tuples().all())
+    codes_of = {row.id: row.code for row in connection.execute(sa.select(seat.c.id, seat.c.code))}
     codes_there = [codes_of[key] for key in some]
     draw.shuffle(codes_there)
     connection.execute(sa.update(seat).where(seat.c.id.in_(some)).values(code="-" + seat.c.code))
