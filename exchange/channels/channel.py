@@ -21,6 +21,8 @@ from exchange.files.ownership import why_not_imported
 from exchange.format.errors import printable
 from exchange.format.names import CONTROL, NAME, NAME_RULE
 
+_CHOICES = {"on_invalid": ("park", "reject"), "on_refused": ("snapshot", "wait")}
+
 MAX_SHARDS = 64
 """Keys fall into 256 parts by their hash: among more shards than these they would be spread unevenly."""
 
@@ -49,8 +51,9 @@ class Channel:
     """An ordered flow of batches from one network to the other.
 
     ``streams`` come parents first, whatever order they are given in. ``on_invalid`` says what one bad record
-    means: ``park`` it as a dead letter or ``reject`` its whole batch. Batches of an ``ordered`` channel apply
-    in sequence; those of another one as they come.
+    means: ``park`` it as a dead letter or ``reject`` its whole batch. ``on_refused`` says what its sender does about
+    a batch that was refused: send a ``snapshot`` in its place, or ``wait`` for a person. Batches of an ``ordered``
+    channel apply in sequence; those of another one as they come.
 
     With ``shards`` above 1 it is so many channels in the files, ``<name>_0``, ``<name>_1`` ..., each with a
     sequence and a lock of its own, so that several workers can work on it at once. Each row stays in one of
@@ -66,6 +69,7 @@ class Channel:
         streams: Iterable[Stream],
         *,
         on_invalid: Literal["park", "reject"] = "park",
+        on_refused: Literal["snapshot", "wait"] = "snapshot",
         ordered: bool = True,
         shards: int = 1,
     ) -> None:
@@ -74,6 +78,7 @@ class Channel:
         self.source = source
         self.target = target
         self.on_invalid: Literal["park", "reject"] = on_invalid
+        self.on_refused: Literal["snapshot", "wait"] = on_refused
         self.ordered = ordered
         self.streams: tuple[Stream, ...]
         self.streams, cycle = _parents_first(tuple(streams))
@@ -130,14 +135,14 @@ class Channel:
             yield say + f"its name must be {NAME_RULE}"
         if self.name == CONTROL:
             yield say + "the name is reserved for the exchange's own records"
-        for word, network in (("source", self.source), ("target", self.target)):
-            if not NAME.fullmatch(network):
-                yield say + f'{word} "{printable(network)}" is no network name, which must be {NAME_RULE}'
+        networks = {"source": self.source, "target": self.target}
+        for word in (word for word, network in networks.items() if not NAME.fullmatch(network)):
+            yield say + f'{word} "{printable(networks[word])}" is no network name, which must be {NAME_RULE}'
         if self.source == self.target:
             yield say + f'source and target are both "{printable(self.source)}"'
-        on_invalid: str = self.on_invalid
-        if on_invalid not in {"park", "reject"}:
-            yield say + f"on_invalid must be park or reject, found {printable(repr(on_invalid))}"
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                yield say + f"{name} must be {' or '.join(allowed)}, found {printable(repr(getattr(self, name)))}"
         if not self.streams:
             yield say + "it has no stream"
         if cycle:

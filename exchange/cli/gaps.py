@@ -28,7 +28,7 @@ def gaps(
     ctx: typer.Context,
     channel: ChannelOption = None,
     state: Annotated[
-        str, typer.Option(help="missing, or what became of them: arrived, accepted, lost, left.")
+        str, typer.Option(help="missing, or what became of them: arrived, accepted, lost, superseded, left.")
     ] = "missing",
     limit: Limit = 50,
     as_json: Json = False,
@@ -84,7 +84,9 @@ def _tell_what_next(site: Site, look: Gaps) -> None:
         output.say(f"on {site.peer}: `exchange resend --code CODE` sends them again; a code names a few ranges at most")
     elif not site.one_way:
         wait = f"{site.limits.gap_seconds:g} seconds"
-        output.say(f"what is missing is asked for by itself, after {wait} at most; what was refused needs a person")
+        output.say(
+            f"what is missing is asked for by itself, after {wait} at most; `exchange doctor` tells of what was refused"
+        )
 
 
 @app.command()

@@ -79,6 +79,7 @@ class GapState(enum.StrEnum):
     ARRIVED = "arrived"
     ACCEPTED = "accepted"
     LOST = "lost"
+    SUPERSEDED = "superseded"
     LEFT = "left"
 
 

@@ -45,6 +45,8 @@ class Reason(StrEnum):
     TABLE = "table"
     LOST = "lost"
     GIVEN_UP = "given_up"
+    SUPERSEDED = "superseded"
+    BY_HAND = "by_hand"
 
 
 class Fault(StrEnum):

@@ -21,6 +21,7 @@ from exchange.dead_letters.store import Letter, letter_of
 from exchange.dead_letters.supersede import SupersededLetters
 from exchange.format.batch import BatchReader
 from exchange.format.errors import Ahead, RecordError, Rejected, printable, rule_of
+from exchange.format.manifest import BatchKind
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import delete_limit
 from exchange.incoming.manifests import Arrival
@@ -36,6 +37,9 @@ SHARE_COUNTS_FROM = 10
 """The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
 
 
+MOST_PARKED = 100_000
+"""So many bad records of a batch are parked at a person's word, or of a part of a snapshot."""
+
 LETTER_BYTES = 1024 * 1024
 """How many bytes of refused records wait in memory for being written down together."""
 
@@ -46,13 +50,16 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
     ``data`` is at its start and stays open. Raises Corrupt, Rejected or Ahead: then nothing of it may be committed.
     """
     newest = version_limit.most(site, connection, arrival.channel)
-    allowed, parks = _allowed(arrival, site.limits), arrival.channel.on_invalid == "park"
+    limits = site.limits
+    if arrival.manifest.kind is BatchKind.SNAPSHOT:  # to refuse what is to mend all else would mend nothing
+        limits = replace(limits, invalid_records=max(limits.invalid_records, MOST_PARKED), invalid_share=1.0)
+    allowed, parks = _allowed(arrival, limits), arrival.channel.on_invalid == "park"
     with gc_paused(), Loader(connection, arrival.channel, allowed, orphans=parks) as loader:
-        bad = _BadRecords(connection, loader, arrival, site.limits)
+        bad = _BadRecords(connection, loader, arrival, limits)
         reader = BatchReader(data, arrival.manifest, site.limits.read)
         taken = MAX_INTEGER if arrival.released else newest
         decoder = Decoder(site, arrival.manifest.schemas, loader, taken)
-        superseding = _superseding(connection, arrival)
+        older = _superseding(connection, arrival)
         came = 0
         try:
             for lines in reader:
@@ -62,19 +69,17 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
                         continue
                     loader.add(decoded.stream, decoded.rows)
                     came = max(came, *decoded.rows.versions)
-                    if superseding.note(decoded.stream, decoded.rows):
+                    if older.note(decoded.stream, decoded.rows):
                         loader.flush()
-                        superseding.look_up()
+                        older.look_up()
             reader.check_counts(decoder.counts())
             loaded = _load(loader)
         except TooManyRefusals as error:
             raise bad.too_many() from error
         refused = {refusal.line: refusal for refusal in loaded.refusals}
-        superseding.look_up()
-        not_applied = refused.keys() | loader.orphans_among(superseding.lines)
-        superseding.settle(
-            not_applied, f"superseded: a later record of its key came with batch {arrival.sighting.stem}"
-        )
+        older.look_up()
+        not_applied = refused.keys() | loader.orphans_among(older.lines)
+        older.settle(not_applied, f"superseded: a later record of its key came with batch {arrival.sighting.stem}")
         if refused or loaded.counts.parked:
             _park_refused(bad, refused, loader, lambda: _lines(arrival, data, site.limits))
         bad.write()

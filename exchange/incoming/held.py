@@ -21,6 +21,7 @@ from exchange.format.errors import Reason, Unsupported, Verdict
 from exchange.format.lineage import LeftEpoch, left_by
 from exchange.format.names import CONTROL
 from exchange.format.placement import Decision, Position, decide
+from exchange.incoming import superseding
 from exchange.incoming.judge import unfinished, verdict_on
 from exchange.incoming.manifests import Arrival, Stranger
 from exchange.link import epoch_adoption, gaps
@@ -47,6 +48,8 @@ class OpenBatches:
         ``here`` are this and those that came behind it, nothing before them to be applied any more: if it is new and
         waits, all of them are written down at once.
         """
+        if isinstance(seen, Arrival) and superseding.contained_before(seen) is not None:
+            return None  # it may be the next one, whatever is missing before it
         verdict = self._unsupported(seen) if isinstance(seen, Stranger) else self._behind(seen)
         if verdict is None or verdict.verdict is None or self._lacks_data(seen, verdict):
             return None

@@ -17,7 +17,7 @@ from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupp
 from exchange.format.manifest import BatchKind
 from exchange.format.names import data_name
 from exchange.format.placement import NEXT, Decision, decide
-from exchange.incoming import snapshot
+from exchange.incoming import snapshot, superseding
 from exchange.incoming.delete_limit import DeleteLimit
 from exchange.incoming.manifests import Arrival, Stranger, part_of
 from exchange.limits import Limits
@@ -84,6 +84,8 @@ def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) ->
         look_ahead=site.limits.look_ahead,
         undecided=epoch_adoption.undecided_epoch(connection, arrival.manifest, at),
     )
+    if standing.reason is Reason.GAP and superseding.may_take_instead(site, connection, arrival, at):
+        standing = NEXT
     # Where an ordered channel goes on there is no place that was given up.
     if known is None and (standing is not NEXT or not arrival.channel.ordered):
         state = gaps.given_up(connection, arrival.place)

@@ -34,9 +34,6 @@ from exchange.link import gaps
 from exchange.results import Imported
 from exchange.site import Site
 
-MOST_PARKED = 100_000
-"""So many records of a batch are parked at a person's word, at most."""
-
 
 @dataclass(frozen=True)
 class BadRecord(AsDict):
@@ -190,7 +187,7 @@ def _lenient(site: Site, name: str) -> Site:
         return lenient
 
     channels = tuple(map(parking, site.channels))
-    limits = replace(site.limits, invalid_records=MOST_PARKED, invalid_share=1.0)
+    limits = replace(site.limits, invalid_records=apply.MOST_PARKED, invalid_share=1.0)
     return replace(site, channels=channels, limits=limits)
 
 

@@ -31,7 +31,7 @@ from exchange.format.control import Part
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record, RecordRun
-from exchange.incoming import delete_limit
+from exchange.incoming import delete_limit, superseding
 from exchange.incoming.delete_limit import DeleteLimit
 from exchange.incoming.manifests import Arrival, part_of
 from exchange.link import asked_requests, peer_statements
@@ -67,7 +67,8 @@ def finish_snapshot(site: Site, connection: Connection, arrival: Arrival, counts
     removed, kept = _prune(site, connection, arrival, last, doubts)
     if last.answers is not None:
         asked_requests.close_answered(connection, last.answers)
-    told = "; ".join(filter(None, (counts.told, *doubts.told(arrival.channel))))
+    instead = superseding.close_contained(connection, arrival, last)
+    told = "; ".join(filter(None, (counts.told, instead, *doubts.told(arrival.channel))))
     return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept, told=told)
 
 

@@ -27,7 +27,7 @@ from exchange.format.errors import BatchError, Corrupt, Fault, Incomplete, Reaso
 from exchange.format.lineage import left_by
 from exchange.format.manifest import BatchKind
 from exchange.format.placement import NEXT, Decision
-from exchange.incoming import apply, checkpoint, control_batch, row_diff, snapshot
+from exchange.incoming import apply, checkpoint, control_batch, row_diff, snapshot, superseding
 from exchange.incoming.judge import compare_with_ledger, verdict_on
 from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
 from exchange.incoming.verdicts import known_row, lock_of, moved, record_verdict, what_was_done
@@ -56,6 +56,7 @@ def import_batch(site: Site, arrival: Arrival) -> Imported:
     if isinstance(done, Decision):
         return record_verdict(site, arrival, done)
     trouble = moved(site.spool.archive, arrival.sighting)
+    superseding.retire_superseded(site, arrival)
     stem, name = arrival.sighting.stem, arrival.channel.name
     return Imported(stem, name, Verdict.APPLIED, message=done.told, records=done, trouble=trouble)
 
@@ -90,7 +91,8 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
             batch_id = _record_applied(connection, arrival)
             counts = _apply_by_kind(site, connection, arrival, data, ours)
         positions.leave(connection, arrival.place[0], left_by(arrival.manifest), adopted=arrival.manifest.epoch)
-        _advance(connection, arrival)
+        told = "; ".join(filter(None, (_advance(connection, arrival), counts.told)))
+        counts = replace(counts, told=told)
         ledger.count(connection, batch_id, counts)
         attempts.forget_attempts(connection, key)
     return counts
@@ -112,15 +114,20 @@ def _open_data(site: Site, arrival: Arrival) -> BinaryIO:
         raise Incomplete(msg) from error
 
 
-def _advance(connection: Connection, arrival: Arrival) -> None:
-    """Move the channel's position to a batch, and over what is behind it and was given up."""
+def _advance(connection: Connection, arrival: Arrival) -> str:
+    """Move the channel's position to a batch, over what it supersedes and what is behind it and was given up.
+
+    Gives a sentence if it supersedes any.
+    """
     channel, epoch, sequence = arrival.place
     has_gaps = arrival.manifest.kind is not BatchKind.CONTROL
+    told = superseding.pass_over(connection, arrival)
     if has_gaps and not arrival.channel.ordered:
         gaps.record_skipped(connection, arrival.place)
     positions.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)
     if has_gaps:
         gaps.pass_over(connection, gaps.Flow(channel, epoch), sequence)
+    return told
 
 
 def _apply_by_kind(

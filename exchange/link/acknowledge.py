@@ -27,23 +27,26 @@ def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
     """
     refused = {one.sequence: one for one in receipt.refused}
     lacking = [one for one in receipt.missing if one[0] <= receipt.through]
-    taken: dict[BatchState, list[int]] = {BatchState.PUBLISHED: [], BatchState.REJECTED: []}
-    passed: list[int] = []
-    rejected: dict[int, RefusedBatch] = {}
+    there: dict[BatchState, list[int]] = {BatchState.PUBLISHED: [], BatchState.REJECTED: []}
+    passed: dict[BatchState, list[int]] = {BatchState.PUBLISHED: [], BatchState.REJECTED: []}
     for row in _unsettled(connection, receipt):
-        if row.state == BatchState.PUBLISHED and row.sequence in refused:
-            rejected[row.id] = refused[row.sequence]
-        elif row.state == BatchState.PUBLISHED and within(row.sequence, receipt.given_up):
-            passed.append(row.id)
-        elif _has(receipt, refused, lacking, row.sequence) and row.reason not in _GONE:
-            taken[BatchState(row.state)].append(row.id)
-    for before, ids in taken.items():
+        state = BatchState(row.state)
+        if row.reason in _GONE:
+            continue
+        if row.sequence in refused:
+            _reject(connection, row, f"{peer} refused it: ", refused[row.sequence])
+        elif within(row.sequence, receipt.given_up):
+            passed[state].append(row.id)
+        elif _has(receipt, refused, lacking, row.sequence):
+            there[state].append(row.id)
+    for before, ids in there.items():
         change = (before, BatchState.ACKNOWLEDGED)
         ledger.move_all(connection, Direction.OUT, ids, change, f"{peer} has it: applied through {receipt.through}")
-    for batch_id, one in rejected.items():
-        cause = f"{peer} refused it: {printable(one.message, 500)}"
-        _reject(connection, [batch_id], _reason(one.reason), cause)
-    _reject(connection, passed, Reason.GIVEN_UP, f"{peer} goes on without it: it never came there")
+    for before, ids in passed.items():
+        change = (before, BatchState.REJECTED)
+        why = "it never came there" if before is BatchState.PUBLISHED else "what came in its place has what was in it"
+        cause = f"{peer} goes on without it: {why}"
+        ledger.move_all(connection, Direction.OUT, ids, change, cause, reason=Reason.GIVEN_UP)
     if receipt.through:
         _discard_left(connection, peer, receipt)
 
@@ -101,9 +104,13 @@ def _published(channel: str, epoch: str) -> sa.Select[Any]:
     )
 
 
-def _reject(connection: Connection, ids: list[int], reason: Reason, cause: str) -> None:
-    change = (BatchState.PUBLISHED, BatchState.REJECTED)
-    ledger.move_all(connection, Direction.OUT, ids, change, cause, reason=reason)
+def _reject(connection: Connection, row: Any, opening: str, said: RefusedBatch) -> None:
+    """Write down why a batch was refused, unless that is written down already."""
+    reason = _reason(said.reason)
+    if (row.state, row.reason) != (BatchState.REJECTED, reason):
+        change = (BatchState(row.state), BatchState.REJECTED)
+        cause = f"{opening}{printable(said.message, 500)}"
+        ledger.move_all(connection, Direction.OUT, [row.id], change, cause, reason=reason)
 
 
 def _reason(said: str) -> Reason:

@@ -74,6 +74,19 @@ def is_snapshot_asked(connection: Connection, channel: str) -> bool:
     return bool(connection.scalar(sa.select(sa.exists().where(here))))
 
 
+def ask_again(connection: Connection, channel: str, answered: str | None) -> None:
+    """Ask for what is open of a channel once more, as its answer may be among what was passed over.
+
+    For snapshots, but for the one that is being ``answered``, there is no need: the one that is taken has all of it.
+    What it comes to a checkpoint shows. Runs in the transaction that imports, under the channel's lock.
+    """
+    here = sa.and_(repair.c.state == RepairState.OPEN, repair.c.channel == channel)
+    others = here if answered is None else sa.and_(here, repair.c.name != answered)
+    connection.execute(sa.update(repair).where(others).values(state=RepairState.WITHDRAWN, closed_at=now()))
+    sentence = f"batches of {channel} were passed over, as a snapshot contains them; to see that both sides agree"
+    ask_peer(connection, channel=channel, want=CHECKPOINT, reason=sentence, who="comparison")
+
+
 def close_answered(connection: Connection, name: str) -> None:
     """Close a request, as its answer has come. After a snapshot, a checkpoint is to show whether it helped.
 

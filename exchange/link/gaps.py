@@ -43,7 +43,7 @@ from exchange.limits import Limits
 from exchange.link import asked_requests, peer_statements
 from exchange.site import Site
 
-GIVEN_UP = (GapState.ACCEPTED, GapState.LOST)
+GIVEN_UP = (GapState.ACCEPTED, GapState.LOST, GapState.SUPERSEDED)
 """States of a place without which its channel goes on."""
 
 
@@ -408,12 +408,26 @@ def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
         _pass_over(connection, flow)
 
 
+def supersede(connection: Connection, flow: Flow, sequences: Collection[int], cause: str) -> None:
+    """Go on without some places, as a snapshot that is being applied contains what they held.
+
+    Runs in the transaction that applies it, under the channel's lock; who calls it moves the position.
+    """
+    _open(connection, flow, sequences)
+    _close(connection, flow, sequences, GapState.SUPERSEDED, cause)
+
+
+def missing_among(connection: Connection, flow: Flow, first: int, last: int) -> list[int]:
+    """Give the sequences from ``first`` through ``last`` that are missing. Only reads, in the caller's transaction."""
+    return sorted(one for one in _missing(connection)[flow] if first <= one <= last)
+
+
 def accept_missing(connection: Connection, flow: Flow, first: int, last: int, reason: str) -> list[int]:
     """Go on without what is missing from ``first`` through ``last``; give those sequences.
 
     Runs in the caller's transaction, under the channel's lock.
     """
-    missing = sorted(one for one in _missing(connection)[flow] if first <= one <= last)
+    missing = missing_among(connection, flow, first, last)
     _close(connection, flow, missing, GapState.ACCEPTED, reason)
     _pass_over(connection, flow)
     return missing

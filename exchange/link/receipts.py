@@ -22,7 +22,6 @@ from exchange.database.tables import (
     BatchState,
     DeadLetterState,
     Direction,
-    GapState,
     agreement,
     batch,
     dead_letter,
@@ -203,10 +202,9 @@ def _refused(
 ) -> tuple[RefusedBatch, ...]:
     """Give the batches in the way, behind ``through`` or ``among`` some, that only a person can let in."""
     here = (batch.c.direction == Direction.IN, batch.c.channel == lane.channel, batch.c.epoch == lane.epoch)
-    states = (BatchState.QUARANTINED, BatchState.REJECTED, BatchState.HELD)
     rows = connection.execute(
         sa.select(batch.c.sequence, batch.c.state, batch.c.reason, batch.c.message)
-        .where(*here, batch.c.state.in_(states), batch.c.manifest.is_not(None))
+        .where(*here, batch.c.state.in_(REFUSED), batch.c.manifest.is_not(None))
         .where(sa.true() if among is not None else batch.c.sequence > through)
         .order_by(batch.c.sequence, batch.c.id)
     )
@@ -215,15 +213,24 @@ def _refused(
         return ()
     coming = sa.select(batch.c.sequence).where(*here, batch.c.state == BatchState.WAITING, holds_place(batch))
     taken = set(connection.scalars(coming))
-    found = [row for row in latest.values() if row.sequence not in taken and _is_final(row)]
+    found = [row for row in latest.values() if row.sequence not in taken and is_final_refusal(row.state, row.reason)]
     return tuple(
-        RefusedBatch(row.sequence, row.reason or row.state, printable(row.message or "", MAX_WORDS))
+        RefusedBatch(row.sequence, _told_reason(row), printable(row.message or "", MAX_WORDS))
         for row in found[:MAX_REFUSED]
     )
 
 
-def _is_final(row: Any) -> bool:
-    return row.state != BatchState.QUARANTINED or row.reason not in _MENDABLE
+def is_final_refusal(state: str, reason: str | None) -> bool:
+    """Say whether the same bytes, sent again, would be refused again: what is wrong is not what carriage did."""
+    return state in REFUSED and (state != BatchState.QUARANTINED or reason not in _MENDABLE)
+
+
+REFUSED = (BatchState.QUARANTINED, BatchState.REJECTED, BatchState.HELD)
+
+
+def _told_reason(row: Any) -> str:
+    """Name why a batch was not taken: of one that a person gave up, that it was a person."""
+    return Reason.BY_HAND if row.state == BatchState.REJECTED else row.reason or row.state
 
 
 def _given_up(connection: Connection, lane: _ChannelEpoch, through: int, look_back: int) -> tuple[Range, ...]:
@@ -231,7 +238,7 @@ def _given_up(connection: Connection, lane: _ChannelEpoch, through: int, look_ba
     rows = connection.scalars(
         sa.select(gap.c.sequence)
         .where(gap.c.channel == lane.channel, gap.c.epoch == lane.epoch, gap.c.sequence > through - look_back)
-        .where(gap.c.state.in_([GapState.ACCEPTED, GapState.LOST]))
+        .where(gap.c.state.in_(gaps.GIVEN_UP))
         .order_by(gap.c.sequence)
     )
     return ranges(rows, look_back)[-MAX_RANGES:]

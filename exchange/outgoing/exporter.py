@@ -22,10 +22,10 @@ from exchange.database.locks import Busy, export_lock, locked, reading
 from exchange.database.tables import BatchState, Direction
 from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
-from exchange.format.errors import TransientError
+from exchange.format.errors import RecordError, TransientError
 from exchange.link import send_requests
 from exchange.link.home import check_home
-from exchange.outgoing import checkpoint, compose, resend, snapshot
+from exchange.outgoing import answers, checkpoint, compose, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
 from exchange.results import Exported, ExportRun, Resent
 from exchange.site import Site
@@ -56,6 +56,7 @@ def export(
     try:
         _check_network(site)
         _queue_due_snapshots(site)
+        answers.ask_for_answers(site)
         left = _publish_left(site, channel)
         work.busy += left.busy
         tables.faults += left.lost
@@ -171,7 +172,7 @@ def _check_network(site: Site) -> None:
 def _queue_due_snapshots(site: Site) -> None:
     """Where nothing ever comes back, have everything sent anew from time to time: what was lost is made good."""
     if site.one_way:
-        with transient_errors(), suppress(Busy):
+        with transient_errors(), suppress(Busy, RecordError):  # too many are open: one of them is due itself
             send_requests.add_due_snapshots(site)
 
 
@@ -209,8 +210,10 @@ def _export_channel(
 ) -> Iterator[Sealed]:
     channel = whole.without(standing)
     with transient_errors():
-        # Before the changes: what they refer to may never have been sent, and the other side may wait for it.
-        yield from _export_requested(site, whole, standing, stopping, whole_snapshots=True)
+        # Before the changes, for what they refer to may never have been sent. Where the other side parks nothing it
+        # refuses such changes, and takes the snapshot in their place; what frees a unique value must come first there.
+        if whole.on_invalid == "park":
+            yield from _export_requested(site, whole, standing, stopping, whole_snapshots=True)
         more = bool(channel.streams)
         while more and not stopping():
             check_room(site)

@@ -30,7 +30,7 @@ def lose(connection: Connection, entry: Entry, cause: str) -> None:
         return
     gone = {"pruned_at": now(), "again_at": None}
     ledger.move(connection, entry, BatchState.REJECTED, cause, reason=Reason.LOST, **gone)
-    # More requests than may be open at once: one of those will do.
+    # More requests than may be open at once: ``answers`` finds the loss in the ledger when they are done.
     with suppress(RecordError):
         send_requests.add_request(
             connection, channel=entry.channel, want=SNAPSHOT, prune=True, reason=f"{entry.stem}: {cause}"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from exchange.database import tables
-from exchange.format.errors import Verdict
+from exchange.database.engine import now
+from exchange.database.locks import reading
+from exchange.format.errors import Problem, Verdict
 from exchange.link import epochs, gaps, send_requests
-from exchange.outgoing import exporter
+from exchange.outgoing import answers, exporter, resend
 from tests.crossing import shop
 from tests.crossing.healing import different, go_round, unsettled
-from tests.crossing.sides import Link
+from tests.crossing.sides import Link, Side
 
 ROUNDS = 25
 
@@ -131,6 +135,31 @@ def test_children_whose_parents_did_not_come_wait_for_those_and_nothing_stands_s
     assert settled(small) < 8
 
 
+@pytest.mark.parametrize(
+    "case",
+    [CASES[0], *(pytest.param(one, marks=pytest.mark.torture) for one in CASES[1:])],
+    ids=lambda one: one.__name__,
+)
+def test_where_nothing_is_parked_the_batch_is_refused_and_a_snapshot_takes_its_place(case: Any, small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    refuse_bad_records(small)
+    if case is children_came_before_a_snapshot_was_asked_for:
+        case = parents_were_there_before_capture_and_a_snapshot_is_asked_for
+
+    case(small)
+
+    assert settled(small) < 12
+
+
+def refuse_bad_records(link: Link) -> None:
+    """Have both sides declare a channel that takes no batch with a bad record."""
+    for side in (link.one, link.other):
+        strict = copy.copy(side.site.channels[0])
+        strict.on_invalid = "reject"
+        side.site = replace(side.site, channels=(strict, *side.site.channels[1:]))
+
+
 def kinds(link: Link) -> list[str]:
     """Give the kinds of the batches that were sealed in the present epoch, in order."""
     batch, epoch = tables.batch.c, sa.select(tables.network.c.epoch).scalar_subquery()
@@ -163,6 +192,133 @@ def test_a_snapshot_of_a_whole_channel_goes_before_the_changes_and_brings_what_i
     assert {one.verdict for one in small.other.take_in().batches} == {Verdict.APPLIED}
     assert not small.other.all(sa.select(tables.dead_letter.c.id))
     assert different(small) == []
+
+
+def spoil(link: Link, first: int, number: int = 12) -> None:
+    """Have rows sent that the other side refuses, more of them than a batch may have."""
+    refuses = "BEFORE INSERT ON account WHEN new.age = 100 BEGIN SELECT RAISE(ABORT, 'not here'); END"
+    link.other.execute(f"CREATE TRIGGER strict {refuses}")
+    rows = [{"id": one, "name": "a", "age": 100 if one < first + number else 1} for one in range(first, first + 20)]
+    link.one.execute(sa.insert(shop.account), rows)
+
+
+def states(side: Side, direction: str) -> list[tuple[int, str, str | None]]:
+    """Give the sequence, state and reason of a channel's batches that are not simply there."""
+    batch = tables.batch.c
+    rows = side.all(
+        sa.select(batch.sequence, batch.state, batch.reason)
+        .where(batch.channel == "forth", batch.direction == direction)
+        .where(batch.state.not_in(["applied", "acknowledged"]))
+        .order_by(batch.sequence)
+    )
+    return [(row.sequence, row.state, row.reason) for row in rows]
+
+
+def gaps_of(side: Side) -> list[tuple[int, str]]:
+    """Give what is or was missing."""
+    return [tuple(row) for row in side.all(sa.select(tables.gap.c.sequence, tables.gap.c.state).order_by("sequence"))]
+
+
+def test_a_snapshot_takes_the_place_of_a_refused_batch_and_of_what_waits_behind_it(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    spoil(small, 100)
+    small.one.export()
+    small.one.execute(sa.insert(shop.place), family(small)[0])
+    go_round(small)
+    assert states(small.other, "in") == [(2, "quarantined", "rejected"), (3, "waiting", "gap")]
+    small.one.execute(sa.insert(shop.visit), family(small)[1])
+
+    for _ in range(8):
+        go_round(small)
+
+    assert different(small) == ["account"]  # the good ones are there, and of each bad one a letter says why not
+    assert {row["id"] for row in small.other.rows(shop.account)} == {1, *range(112, 120)}
+    assert len({row.key for row in parked(small)}) == 12
+    through = max(sequence for sequence, _ in gaps_of(small.other))
+    passed = range(2, through + 1)
+    assert through in {3, 4}  # what was sealed before the refusal was told
+    assert states(small.other, "in") == [(one, "discarded", "superseded") for one in passed]
+    assert gaps_of(small.other) == [(one, "superseded") for one in passed]
+    assert [one for one in states(small.one, "out") if one[1] == "rejected"] == [
+        (one, "rejected", "given_up") for one in passed
+    ]
+    assert list(small.other.site.spool.folders.quarantine.glob("*.jsonl*")) == []
+    (event,) = small.other.all(sa.select(tables.event.c.cause).where(tables.event.c.to_state == "discarded").limit(1))
+    assert event.cause.startswith("superseded: snapshot forth-")
+    message = small.other.all(sa.select(tables.batch.c.message).where(tables.batch.c.message.contains("in place of")))
+    assert [row.message for row in message] == [f"taken in place of 2-{through}, which it contains"]
+
+
+def test_what_was_sent_of_a_refused_batch_changes_nothing_if_it_comes_again(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    spoil(small, 100)
+    small.one.export()
+    go_round(small)
+    for _ in range(6):
+        go_round(small)
+    resend.resend_by_hand(small.one.site, "forth", [2])
+    small.there.carry()
+
+    outcomes = small.other.take_in().batches
+
+    assert [one.message for one in outcomes if one.verdict is Verdict.DUPLICATE and one.channel == "forth"] == [
+        "this side went on without it (superseded); it comes too late and changes nothing"
+    ]
+
+
+def test_a_channel_that_waits_for_a_person_is_not_answered_and_a_few_answers_a_day_are_enough(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    refuse_bad_records(small)
+    small.one.site.channels[0].on_refused = "wait"
+    spoil(small, 100)
+    for _ in range(4):
+        go_round(small)
+    asked = sa.select(tables.resync.c.id).where(tables.resync.c.want == "snapshot")
+    assert small.one.all(asked) == []
+    assert [level for level, _ in standing(small)] == [True]
+
+    small.one.site.channels[0].on_refused = "snapshot"
+    for _ in range(20):
+        go_round(small)
+
+    assert len(small.one.all(asked)) == answers.MOST_ANSWERS
+    ((needs_a_person, problem),) = standing(small)
+    assert needs_a_person
+    assert problem.command == "exchange resync forth --prune-missing"
+    small.one.execute("UPDATE account SET age = 1")
+    small.one.execute(sa.update(tables.resync).values(created_at=now() - 2 * answers.DAY))
+    assert settled(small, 12)
+    assert standing(small) == []
+
+
+def standing(link: Link) -> list[tuple[bool, Problem]]:
+    """Give what the sending side says of channels that stand still."""
+    with reading(link.one.engine) as connection:
+        return answers.refusals(link.one.site, connection, now())
+
+
+def test_a_loss_is_answered_though_as_many_requests_are_open_as_may_be(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    with small.one.engine.begin() as connection:
+        for number in range(send_requests.MOST_OPEN):
+            send_requests.add_request(
+                connection, channel="forth", want="snapshot", streams=["seat"], buckets=[number], reason="a test"
+            )
+    parents_are_lost_on_their_way_and_from_the_kept_files_unexported(small)
+
+    assert settled(small) < 8
+
+
+def parents_are_lost_on_their_way_and_from_the_kept_files_unexported(link: Link) -> None:
+    """Seal a batch, and lose its files before they are published."""
+    link.one.execute(sa.insert(shop.place), family(link)[0])
+    link.one.seal(link.one.site.channels[0])
+    for path in link.one.site.spool.folders.sealed.glob("forth-*-0000000002*"):
+        path.unlink()
 
 
 @pytest.mark.torture

@@ -18,6 +18,7 @@ from exchange.incoming.failure_list import list_tried
 from exchange.link import reconcile
 from exchange.link.reconcile import StreamAgreement
 from exchange.operating.doctor.finding import Finding, Findings, Level, fault, of_problem, ok, warning
+from exchange.outgoing import answers
 from exchange.settings import Settings
 from exchange.site import Site
 
@@ -62,8 +63,10 @@ def check_batches(settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         findings = [of_problem("batches", one) for one in list_tried(site, connection)]
         for stuck in _stuck(connection):
-            findings += _told(settings, connection, stuck)
+            findings += _told(settings, site, connection, stuck)
         findings += _missing(settings, site, connection)
+        for needs_a_person, problem in answers.refusals(site, connection, engine.now()):
+            findings.append(of_problem("batches", problem, Level.FAULT if needs_a_person else Level.WARNING))
     yield from findings
     if not findings:
         yield ok("batches", "none is quarantined, held or missing, and none waits")
@@ -137,7 +140,7 @@ def _stuck(connection: Connection) -> Iterator[_Stuck]:
         yield _Stuck(state, row.channel, row.reason, row.batches, row.lately, row.since, row.stem, bool(row.ahead))
 
 
-def _told(settings: Settings, connection: Connection, stuck: _Stuck) -> list[Finding]:
+def _told(settings: Settings, site: Site, connection: Connection, stuck: _Stuck) -> list[Finding]:
     said = connection.scalar(
         sa.select(batch.c.message).where(batch.c.stem == stuck.stem).order_by(batch.c.id.desc()).limit(1)
     )
@@ -148,6 +151,13 @@ def _told(settings: Settings, connection: Connection, stuck: _Stuck) -> list[Fin
         case BatchState.QUARANTINED:
             # Of what this side was told since it needs nothing more, nor of what the peer says anew all the time.
             level = Level.FAULT if stuck.ahead and stuck.channel != CONTROL else Level.WARNING
+            channel = site.channel(stuck.channel)
+            if level is Level.FAULT and channel is not None and channel.ordered:
+                why += ": the channel stands still behind it"
+            coming = stuck.reason in answers.FOR_RECORDS and channel is not None and channel.on_refused == "snapshot"
+            if level is Level.FAULT and coming and not site.one_way and engine.now() - since < LONG:
+                level = Level.WARNING
+                why += f"; {settings.peer} is told, and sends a snapshot in its place"
             remedy = (
                 f"ask {settings.peer} about it; once its cause is mended `exchange replay {stuck.stem}` tries it again,"
                 f" `exchange batches reject {stuck.stem} --reason TEXT` gives it up"
