@@ -21,7 +21,9 @@ from exchange.database import ledger
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_open
+from exchange.format import record as records
 from exchange.format import strict_json
+from exchange.format.errors import RecordError
 
 _BEGINNING = re.compile(rb'(\{"stream": ?"[a-z0-9_]*", ?"op": ?"[a-z]*", ?"version": ?)\d+')
 """How a record begins, up to its version, as nearly all do."""
@@ -71,11 +73,14 @@ def identity_of(letter: Mapping[str, Any], key: str | None) -> str | None:
 
 
 def at_version(mended: bytes, version: int | None) -> bytes:
-    """Give a record that a person mended as of the version that its letter has by now."""
-    record = strict_json.loads(mended)
-    if version is None or record.get("version") == version:
+    """Give a record that a person mended as of the version that its letter has by now; as it is if it is no record."""
+    try:
+        record = records.decode(mended)
+    except RecordError:
         return mended
-    return strict_json.dumps(record | {"version": version})
+    if version is None or record.version == version:
+        return mended
+    return records.encode(record._replace(version=version)).removesuffix(b"\n")
 
 
 def newest_of_each(rows: Iterable[Row]) -> list[Row]:

@@ -301,10 +301,10 @@ class _Step:
         self._note(ResyncState.RUNNING, manifest, cursor=cursor.write(), unsent=self._doubts.as_text())
 
     def _done(self, manifest: Manifest) -> Exported:
-        self._note(ResyncState.DONE, manifest, unsent=self._doubts.as_text())
+        self._note(ResyncState.DONE, manifest, unsent=None)  # its keys are with the dead letters
         return exported(manifest)
 
-    def _note(self, state: ResyncState, manifest: Manifest | None, **values: str) -> None:
+    def _note(self, state: ResyncState, manifest: Manifest | None, **values: str | None) -> None:
         parts, records = self._row.parts, self._row.records
         if manifest is not None:
             parts, records = parts + 1, records + manifest.total

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from exchange.database.locks import reading, writing
 from exchange.database.tables import DeadLetterState, Direction
-from exchange.dead_letters import counts, discard, edit, groups, selections, store
+from exchange.dead_letters import counts, discard, edit, groups, joining, selections, store
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.store import Letter
 from exchange.format.errors import TransientError
@@ -112,6 +112,11 @@ def test_a_key_that_no_index_takes_and_a_record_too_long_to_read_have_one_letter
         ('{"id":1}', "size", 3),
         (None, "size", 3),
     ]
+
+
+def test_a_revision_that_is_no_record_is_shown_and_tried_as_it_is() -> None:
+    for mended in (b"[]", b"no", b'{"version":1}', b"\xff"):
+        assert joining.at_version(mended, 7) == mended
 
 
 @needs_postgres
