@@ -88,7 +88,7 @@ def test_status_is_one_object_with_the_fields_that_scripts_rely_on(pair: Pair) -
     found = pair.request.do("status", "--json").line
     assert found.keys() >= {"network", "peer", "epoch", "channels", "dead_letters"}
     assert (found["network"], found["peer"]) == ("request", "response")
-    assert found["dead_letters"] == {"parked": 0, "oldest": None, "oldest_at": None, "alarms": []}
+    assert found["dead_letters"] == {"parked": 0, "seen": 0, "oldest": None, "oldest_at": None, "alarms": []}
     assert {(one["channel"], one["direction"]) for one in found["channels"]} == {
         ("directory", "in"),
         ("requests", "out"),
