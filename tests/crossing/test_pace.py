@@ -15,7 +15,7 @@ from exchange.database.tables import Direction, batch
 from exchange.incoming import importer
 from exchange.limits import Limits
 from exchange.link.gaps import IN_ORDER, MOST_SOON
-from exchange.outgoing import control_batch
+from exchange.outgoing import control_batch, resend
 from exchange.testing.carrier import Faults
 from tests.crossing.sides import Link, Side
 from tests.databases import Databases
@@ -92,6 +92,8 @@ def days(tmp_path: Path, databases: Databases, monkeypatch: pytest.MonkeyPatch) 
         )
         for name, peer in (("one", "two"), ("two", "one"))
     )
+    # What work takes is no time here.
+    monkeypatch.setattr(resend, "MOST_SECONDS", 3_600)
     yield Days(Link(one, two), lambda seconds: monkeypatch.setenv(clock.AHEAD, str(seconds)))
     one.engine.dispose()
     two.engine.dispose()
