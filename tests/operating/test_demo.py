@@ -55,7 +55,7 @@ def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_not
         EXCHANGE_ENV_FILE=str(home / "response/settings.env"),
     )
     lines = [json.loads(line) for line in kept.stdout.splitlines()]
-    assert {one["reason"] for one in lines} == {"corrupt"}, lines
+    assert [one["reason"] for one in lines] == ["corrupt"], lines
 
 
 def _of(process: psutil.Process, home: Path) -> bool:

@@ -233,11 +233,15 @@ def _unknown(connection: Connection, direction: Direction, names: set[BatchName]
     if not unknown:
         return unknown
     reached: dict[tuple[str, str], int] = defaultdict(int)
+    left: set[str] = set()
     for row in connection.execute(sa.select(position).where(position.c.direction == direction)):
         reached[row.channel, row.epoch] = row.sequence
+        left |= set() if row.current else {row.epoch}
     if direction is Direction.IN:
-        # Of an older control batch nothing is written down: the newest says it all.
-        return {one for one in unknown if one.channel != CONTROL or one.sequence > reached[one.channel, one.epoch]}
-    left = set(connection.scalars(sa.select(epoch.c.epoch)))
+        # Of an older control batch, and of one of an epoch that was left, nothing is written down.
+        heard = {one for one in unknown if one.channel == CONTROL}
+        heard -= {one for one in heard if one.epoch not in left and one.sequence > reached[one.channel, one.epoch]}
+        return unknown - heard
+    left = set(connection.scalars(sa.select(epoch.c.epoch)))  # of our own
     # An export that dies between its files and the commit leaves them: the next batch of the flow replaces them.
     return {one for one in unknown if one.epoch not in left and one.sequence != reached[one.channel, one.epoch] + 1}
