@@ -90,6 +90,8 @@ class Loader:
         self._refusals: list[Refusal] = []
         self._changed: tuple[str, ...] = ()
         self._late: set[str] = set()
+        self._gave_up_and_stay: set[int] = set()
+        """Lines that gave up a unique value and turned out to be orphans: the next try leaves them out at once."""
         self._constraints: Constraints | None = None
         self._hidden = False
         self._chunk = Chunk()
@@ -225,6 +227,7 @@ class Loader:
                 self._refuse(checks.park_check_violations(stage, check, self._limit + 1))
         while not self._write(stages, constraints):
             for stage in stages:
+                stage.settle(sorted(self._gave_up_and_stay), ORPHAN)
                 stage.settle([refusal.line for refusal in self._refusals], PARKED)
         for stage in stages:
             upsert.keep_tombstones(stage)
@@ -257,8 +260,9 @@ class Loader:
                 if stage.deletes:
                     self._refuse(upsert.delete(stage, self._limit, self._late & {*stage.traits.deferrable}))
             cut = self._refuse([one for stage in stages for one in upsert.park_cut_values(stage)])
-            stays = cut or not gave_up.isdisjoint(refusal.line for refusal in self._refusals)
-            stays = stays or bool(gave_up and self.orphans_among(gave_up))
+            orphans = self.orphans_among(gave_up)
+            self._gave_up_and_stay |= orphans
+            stays = cut or orphans or not gave_up.isdisjoint(refusal.line for refusal in self._refusals)
             if not stays and self._holds_at_the_end(stages, anew=len(self._refusals) > before):
                 self._changed = tuple(filter(None, map(_changes, stages)))
                 return True
