@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel
+from exchange.channels.channel import MAX_SHARDS
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import agreement, batch, dead_letter, gap, peer, position, receipt
@@ -125,8 +126,8 @@ def test_of_shards_that_no_side_can_have_nothing_is_missed(quick_receiver: Side)
     ]
     assert mouth.say(heartbeat(sent=many)).records.applied == 1
     missed = {row.channel for row in quick_receiver.all(sa.select(gap.c.channel))}
-    assert missed == {f"forth_{number}" for number in range(32)}
-    assert quick_receiver.site.channel("forth_0", 33) is None
+    assert missed == {f"forth_{number}" for number in range(MAX_SHARDS)}
+    assert quick_receiver.site.channel("forth_0", MAX_SHARDS + 1) is None
     assert quick_receiver.site.channel("forth_00") is None
 
 

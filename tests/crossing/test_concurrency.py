@@ -164,7 +164,7 @@ def overtaken(side: Side, by: Callable[[], object]) -> Site:
 
     @sa.event.listens_for(engine, "after_cursor_execute")
     def overtake(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if "hashtext" in statement and waiting:
+        if "hashtext(" in statement and waiting:
             waiting.pop()()
 
     return replace(side.site, engine=engine)
