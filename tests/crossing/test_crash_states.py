@@ -149,6 +149,7 @@ def test_no_batch_is_lost_or_half_whenever_the_power_goes_while_one_is_sealed_an
     assert [*power.faults(most)] == []
 
 
+@pytest.mark.thorough
 @how_many
 def test_no_batch_is_lost_or_twice_whenever_the_power_goes_while_one_is_claimed_and_archived(
     power: Power, most: int | None

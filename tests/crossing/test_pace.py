@@ -123,6 +123,7 @@ def test_ten_thousand_lost_batches_are_back_within_a_few_periods(days: Days, los
     assert days.until(lost[-1] + 1, within_seconds=6 * EXPORT_EVERY) <= 5 * EXPORT_EVERY
 
 
+@pytest.mark.thorough
 def test_a_carrier_that_overtakes_itself_has_little_sent_in_vain_and_is_soon_known(days: Days) -> None:
     days.write(1, IN_ORDER)
     days.until(IN_ORDER, within_seconds=EXPORT_EVERY)

@@ -444,6 +444,7 @@ def test_a_part_is_a_batch_like_any_other_and_not_taken_twice(small: Link) -> No
     assert [one.verdict for one in small.other.take_in().batches] == [Verdict.DUPLICATE]
 
 
+@pytest.mark.thorough
 @needs_postgres
 def test_a_snapshot_that_is_taken_while_others_write_agrees_with_them_in_the_end(postgresql_link: Link) -> None:
     side = postgresql_link.one

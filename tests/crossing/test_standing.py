@@ -125,7 +125,11 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize(
+    "case",
+    [*CASES[:2], *(pytest.param(one, marks=pytest.mark.thorough) for one in CASES[2:])],
+    ids=lambda case: case.__name__,
+)
 def test_children_whose_parents_did_not_come_wait_for_those_and_nothing_stands_still(case: Any, small: Link) -> None:
     hurry(small)
     a_first_batch(small)
@@ -250,6 +254,7 @@ def test_a_snapshot_takes_the_place_of_a_refused_batch_and_of_what_waits_behind_
     assert [row.message for row in message] == [f"taken in place of 2-{through}, which it contains"]
 
 
+@pytest.mark.thorough
 def test_what_was_sent_of_a_refused_batch_changes_nothing_if_it_comes_again(small: Link) -> None:
     hurry(small)
     a_first_batch(small)
@@ -268,6 +273,7 @@ def test_what_was_sent_of_a_refused_batch_changes_nothing_if_it_comes_again(smal
     ]
 
 
+@pytest.mark.thorough
 def test_a_channel_that_waits_for_a_person_is_not_answered_and_a_few_answers_a_day_are_enough(small: Link) -> None:
     hurry(small)
     a_first_batch(small)

@@ -268,6 +268,7 @@ def _seen_by_others(pid: int, secrets: Iterable[str]) -> list[str]:
     return [secret for secret in secrets if any(secret in text for text in texts)]
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 @pytest.mark.valkey
 def test_both_sides_of_the_demo_come_up_and_a_request_is_answered(tmp_path: Path, programs: Path) -> None:

@@ -239,6 +239,7 @@ def note(traces: Traces, side: Side, command: str) -> None:
         traces.add(f"{where}{side.network} {command}", done.out + done.err)
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey

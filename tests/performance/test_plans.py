@@ -45,7 +45,9 @@ GROWING = (
 )
 TABLES = tuple(table.name for table in shop.FORTH)
 
-with_and_without_statistics = pytest.mark.parametrize("analysed", [True, False], ids=["with statistics", "without"])
+with_and_without_statistics = pytest.mark.parametrize(
+    "analysed", [True, pytest.param(False, marks=pytest.mark.thorough)], ids=["with statistics", "without"]
+)
 
 
 # Sides after years, made once
