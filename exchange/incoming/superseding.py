@@ -160,7 +160,8 @@ def _supersede(connection: Connection, arrival: Arrival, places: Range, missing:
 
 def retire_superseded(site: Site, arrival: Arrival) -> None:
     """Move the files of refused batches that a snapshot superseded out of quarantine. Call it after the commit."""
-    if arrival.manifest.kind is not BatchKind.SNAPSHOT:
+    part = part_of(arrival.manifest) if arrival.manifest.kind is BatchKind.SNAPSHOT else None
+    if part is None or part.contains is None:
         return
     with suppress(FolderTrouble):
         lying = [one for one in site.spool.list_quarantined() if one.folder == site.spool.folders.quarantine]

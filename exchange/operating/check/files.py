@@ -25,6 +25,7 @@ from exchange.files.batch_files import label_of
 from exchange.format.errors import Reason
 from exchange.format.manifest import Manifest
 from exchange.format.names import CONTROL, BatchName, data_name, manifest_name
+from exchange.link import gaps
 from exchange.operating.check.wrong import AT_ONE_GO, Found, Kind, Pace, Wrong
 from exchange.operating.doctor.finding import Level
 from exchange.operating.retention_clock import RetentionClock
@@ -229,6 +230,8 @@ def _unknown(connection: Connection, direction: Direction, names: set[BatchName]
             here = (batch.c.direction == direction, batch.c.channel == channel, batch.c.epoch == its_epoch)
             some = sa.select(batch.c.sequence).where(*here, among(connection, batch.c.sequence, sequences))
             there |= set(connection.scalars(some))
+        if direction is Direction.IN:  # what comes to a place that was given up is a duplicate of nothing
+            there |= gaps.given_up_among(connection, gaps.Flow(channel, its_epoch), sequences)
         unknown -= {name for name in flow if name.sequence in there}
     if not unknown:
         return unknown
