@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -106,6 +107,22 @@ def test_the_first_page_leads_to_every_other_and_no_page_is_left_out() -> None:
     ours = [page for top in tops for page in ([top] if top.is_file() else top.rglob("*")) if page.suffix == ".md"]
     assert {str(page.relative_to(ROOT)) for page in ours} == set(PAGES)
     assert set(re.findall(r"\]\(([\w./-]+\.md)\)", README)) == set(PAGES) - {"README.md"}
+
+
+@pytest.mark.thorough
+def test_the_commands_that_try_a_promise_are_targets_and_select_tests() -> None:
+    table = README.partition("## What is promised")[2].partition("\n## ")[0]
+    commands = re.findall(r"`(make [^`]+)`", table)
+    assert len(commands) > 4
+    for command in commands:
+        run = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True, check=True)
+        if "ARGS=" in command:
+            given = re.search(r"pytest .*", run.stdout)
+            assert given, run.stdout
+            line = given[0].partition("; fi")[0].removeprefix("pytest ").rstrip("; ")
+            look = [sys.executable, "-m", "pytest", *shlex.split(line), "-n0", "-q", "--collect-only"]
+            found = subprocess.run(look, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert found.returncode == 0, f"{command}: {found.stdout}"
 
 
 def test_the_first_commands_are_targets_of_the_makefile() -> None:
