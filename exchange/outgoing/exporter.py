@@ -18,7 +18,7 @@ from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database import failed_runs, ledger, network, positions
 from exchange.database.errors import transient_errors
-from exchange.database.locks import Busy, export_lock, locked, reading
+from exchange.database.locks import Busy, export_lock, locked, reading, writing
 from exchange.database.tables import BatchState, Direction
 from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
@@ -63,6 +63,7 @@ def export(
         work.trouble = "; ".join(dict.fromkeys(left.stuck.values())) or None
         channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
         tables.look(channels)
+        tables.cautions += _cancel_undeclared(site)
         pending = _with_anything_pending(site, channels, tables.standing)
         work.done += [one.name for one in channels if one not in pending]
         if hand_over is not None and site.many_writers and len(pending) > 1:
@@ -258,6 +259,22 @@ def _export_requested(
             continue
         publish_sealed(site, channel.name)
         yield sealed
+
+
+def _cancel_undeclared(site: Site) -> list[str]:
+    """Call off what was asked of channels and shards that are declared no more, and say of which: nobody sends it."""
+    declared = {one.name for one in site.outgoing()}
+    with transient_errors(), reading(site.engine) as connection:
+        gone = sorted(send_requests.channels_asked_of(connection) - declared)
+    if not gone:
+        return []
+    try:
+        with transient_errors(), writing(site.engine) as connection:
+            for name in gone:
+                send_requests.cancel_requests(connection, name)
+    except Busy:
+        return []  # the next run does
+    return [f"channel {name} is declared no more: what was asked of it is called off" for name in gone]
 
 
 def _with_anything_pending(site: Site, channels: Sequence[Channel], standing: AbstractSet[str]) -> list[Channel]:

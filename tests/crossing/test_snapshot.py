@@ -7,6 +7,7 @@ import random
 import threading
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -502,3 +503,12 @@ def test_the_request_that_a_snapshot_answers_is_closed_with_its_last_part(
     quick_receiver.take_in()
 
     assert quick_receiver.all(sa.select(repair.c.state).where(repair.c.name == "forth-1"))[0][0] == RepairState.ANSWERED
+
+
+def test_what_was_asked_of_a_channel_that_is_declared_no_more_is_called_off_and_said(small: Link) -> None:
+    assert send_requests.add_snapshot_requests(small.one.site, "forth")
+    left = tuple(one for one in small.one.site.channels if one.name != "forth")
+    run = exporter.export(replace(small.one.site, channels=left), stopping=importer.never)
+    assert run.cautions == ("channel forth is declared no more: what was asked of it is called off",)
+    assert send_requests.list_open_requests(small.one.site) == []
+    assert small.one.export().cautions == ()

@@ -72,6 +72,7 @@ FOUND: dict[str, tuple[int, str]] = {
     "a batch of a history that its sender forgot came late, and its place was refused for ever": (1, "sqlite"),
     "a batch that a snapshot had replaced came late, and check called its files unknown": (1286255862, "sqlite"),
     "a control batch of an epoch that was left came late, and check called its files unknown": (7110, "sqlite"),
+    "what was asked of a shard that is declared no more stayed open for ever": (1296255893, "mixed-back"),
 }
 """What a seed found, each by a name that says it: the seed, and on which databases."""
 
