@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-import zstandard
-
 from exchange.format.errors import Corrupt, Fault, Incomplete, RecordError, TransientError, Unsupported, printable
 from exchange.format.manifest import Manifest, OpCounts
 from exchange.format.record import Op
@@ -85,6 +83,8 @@ class BatchWriter:
 
     def __init__(self, out: BinaryIO, encoding: tuple[str, ...] = ("zstd",), level: int = 1) -> None:
         """Begin a data file; ``Unsupported`` for an encoding that this version does not write."""
+        import zstandard  # noqa: PLC0415 - commands that open no file start sooner
+
         _supported(encoding)
         self._out = out
         self._frame = zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj() if encoding else None

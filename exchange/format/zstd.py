@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import zstandard
-
 from exchange.format.errors import Corrupt, printable
 
 MAX_WINDOW_BYTES: Final = 2**27
@@ -32,6 +30,8 @@ def open_frame(read: Callable[[int], bytes]) -> Iterator[bytes]:
     ``read(n)`` gives exactly the next n bytes or raises. What comes after the frame is not read. Raises
     ``Corrupt`` when the bytes are not one frame without a dictionary.
     """
+    import zstandard  # noqa: PLC0415 - commands that open no file start sooner
+
     header = _header(read)
     frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
     try:

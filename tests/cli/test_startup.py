@@ -14,7 +14,13 @@ from tests.cli.conftest import Pair
 from tests.wheels import ROOT
 
 ELSEWHERE = {"alembic", "celery", "kombu", "redis", "jsonschema", "rich", "psycopg"}
-NOT_FOR_STATUS = {*ELSEWHERE, "exchange.incoming.judge", "exchange.tables.loader", "exchange.dead_letters.store"}
+NOT_FOR_STATUS = {
+    *ELSEWHERE,
+    "zstandard",
+    "exchange.incoming.judge",
+    "exchange.tables.loader",
+    "exchange.dead_letters.store",
+}
 NOT_FOR_HELP = {*ELSEWHERE, "sqlalchemy", "jsonschema_rs", "pydantic", "cryptography"}
 
 RUN = """
