@@ -134,10 +134,9 @@ def _join(connection: Connection, rows: Sequence[Row], known: Mapping[str, Any])
     _count_again(connection, seen_again, ())
     _count_again(connection, renewed, _RENEWED)
     supersede(connection, past, "superseded: a newer record of its row was parked, which says something else")
-    parked = DeadLetterState.SUPERSEDED
-    ledger.note_dead_letters(
-        connection, mended, parked, parked, "what a person made of it is kept here; it is of the earlier record"
-    )
+    state = DeadLetterState.SUPERSEDED
+    kept = "what a person made of it is kept here; it is of the earlier record"
+    ledger.note_dead_letters(connection, mended, state, state, kept)
     return fresh
 
 
