@@ -186,7 +186,7 @@ class ExportRun:
 
     ``handed`` names the channels that were handed over, to be exported beside this run. ``resent`` are batches that
     were published again, because the other side misses them or because nobody answers. ``faults`` say of which streams
-    changes are not seen or not sent, ``cautions`` what else was not captured.
+    changes are not seen or not sent, ``cautions`` what else was not captured, or was called off.
     """
 
     batches: tuple[Exported, ...]

@@ -48,7 +48,7 @@ _RENEWED = (
 )
 """What a letter has of the newest record of its row."""
 
-Row = dict[str, Any]
+LetterColumns = dict[str, Any]
 """A letter's columns, before it has an id."""
 
 
@@ -83,9 +83,9 @@ def at_version(mended: bytes, version: int | None) -> bytes:
     return records.encode(record._replace(version=version)).removesuffix(b"\n")
 
 
-def newest_of_each(rows: Iterable[Row]) -> list[Row]:
+def newest_of_each(rows: Iterable[LetterColumns]) -> list[LetterColumns]:
     """Give of the letters of each row the newest one, which counts all of them; the later one of two equal ones."""
-    newest: dict[str | int, Row] = {}
+    newest: dict[str | int, LetterColumns] = {}
     for number, row in enumerate(rows):
         if row["identity"] is None:
             newest[number] = row
@@ -99,12 +99,12 @@ def newest_of_each(rows: Iterable[Row]) -> list[Row]:
     return list(newest.values())
 
 
-def join(connection: Connection, rows: Sequence[Row]) -> list[Row]:
+def join(connection: Connection, rows: Sequence[LetterColumns]) -> list[LetterColumns]:
     """Let records join the open letters of their rows; give those that get letters of their own.
 
     ``rows`` are of one row each. Locks the letters that they join, until the caller's transaction ends.
     """
-    fresh: list[Row] = []
+    fresh: list[LetterColumns] = []
     for some in in_parts(rows):
         known = _open(connection, [row["identity"] for row in some if row["identity"]])
         if not known:
@@ -114,7 +114,7 @@ def join(connection: Connection, rows: Sequence[Row]) -> list[Row]:
     return fresh
 
 
-def _join(connection: Connection, rows: Sequence[Row], known: Mapping[str, Any]) -> list[Row]:
+def _join(connection: Connection, rows: Sequence[LetterColumns], known: Mapping[str, Any]) -> list[LetterColumns]:
     records = _records(connection, rows, known)
     fresh, renewed, seen_again, past, mended = [], [], [], [], []
     for row in rows:
@@ -162,7 +162,7 @@ def _open(connection: Connection, identities: Sequence[str]) -> dict[str, Any]:
     return {row.identity: row for row in connection.execute(asking.order_by(letter.id).with_for_update())}
 
 
-def _records(connection: Connection, rows: Sequence[Row], known: Mapping[str, Any]) -> dict[int, bytes]:
+def _records(connection: Connection, rows: Sequence[LetterColumns], known: Mapping[str, Any]) -> dict[int, bytes]:
     """Give the records of letters, of those that are as long as the one that came: memory holds twice as much then."""
     ids = [
         letter.id
@@ -173,7 +173,7 @@ def _records(connection: Connection, rows: Sequence[Row], known: Mapping[str, An
     return {row.id: bytes(row.record) for row in connection.execute(asking)}
 
 
-def _is_same(row: Row, letter: Any, record: bytes | None) -> bool:
+def _is_same(row: LetterColumns, letter: Any, record: bytes | None) -> bool:
     """Say whether a record says what a letter's says, but for the version. Of what was not sent the row is asked."""
     if letter.direction == Direction.OUT:
         return True
@@ -187,7 +187,7 @@ def _without_version(record: bytes) -> bytes:
     return _BEGINNING.sub(rb"\1", record, count=1) if _BEGINNING.match(record) else record
 
 
-def _count_again(connection: Connection, rows: Sequence[Row], names: Sequence[str]) -> None:
+def _count_again(connection: Connection, rows: Sequence[LetterColumns], names: Sequence[str]) -> None:
     """Note that letters were seen again, and ``names`` of what came; on PostgreSQL by one statement."""
     if not rows:
         return

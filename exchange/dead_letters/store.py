@@ -197,14 +197,14 @@ def park(connection: Connection, letters: Sequence[Letter], cause: str) -> int:
     raise TransientError("another process parks dead letters of the same rows; the next run tries again")
 
 
-def _park(connection: Connection, rows: Sequence[joining.Row], cause: str) -> int:
+def _park(connection: Connection, rows: Sequence[joining.LetterColumns], cause: str) -> int:
     fresh = joining.join(connection, rows)
     ids = _copy(connection, fresh) if dialect_of(connection).is_postgresql else _insert(connection, fresh)
     ledger.note_dead_letters(connection, ids, None, DeadLetterState.PARKED, cause)
     return len(ids)
 
 
-def _row(letter: Letter, narrow: NarrowEncoding | None, moment: datetime) -> joining.Row:
+def _row(letter: Letter, narrow: NarrowEncoding | None, moment: datetime) -> joining.LetterColumns:
     row = {
         **{name: getattr(letter, name) for name in _AS_THEY_ARE},
         **_texts(letter, narrow),

@@ -63,8 +63,8 @@ def export(
         work.trouble = "; ".join(dict.fromkeys(left.stuck.values())) or None
         channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
         tables.look(channels)
-        tables.cautions += _cancel_undeclared(site)
-        pending = _with_anything_pending(site, channels, tables.standing)
+        pending, undeclared = _what_is_due(site, channels, tables.standing)
+        tables.cautions += _cancel_requests(site, undeclared)
         work.done += [one.name for one in channels if one not in pending]
         if hand_over is not None and site.many_writers and len(pending) > 1:
             handed, pending = [one.name for one in pending], []
@@ -261,31 +261,35 @@ def _export_requested(
         yield sealed
 
 
-def _cancel_undeclared(site: Site) -> list[str]:
-    """Call off what was asked of channels and shards that are declared no more, and say of which: nobody sends it."""
-    declared = {one.name for one in site.outgoing()}
-    with transient_errors(), reading(site.engine) as connection:
-        gone = sorted(send_requests.channels_asked_of(connection) - declared)
-    if not gone:
-        return []
-    try:
-        with transient_errors(), writing(site.engine) as connection:
-            for name in gone:
-                send_requests.cancel_requests(connection, name)
-    except Busy:
-        return []  # the next run does
-    return [f"channel {name} is declared no more: what was asked of it is called off" for name in gone]
+def _what_is_due(
+    site: Site, channels: Sequence[Channel], standing: AbstractSet[str]
+) -> tuple[list[Channel], list[str]]:
+    """Give the channels that have changes to send or requests to meet, and the names of those asked of but undeclared.
 
-
-def _with_anything_pending(site: Site, channels: Sequence[Channel], standing: AbstractSet[str]) -> list[Channel]:
-    """Give the channels that have changes to send, but for those of streams that stand still, or requests to meet.
-
-    A shard is asked for by itself only if changes of a stream of its channel are pending.
+    Changes of streams that stand still do not count. A shard is asked for by itself only if changes of a stream of its
+    channel are pending.
     """
     with transient_errors(), reading(site.engine) as connection:
         asked_of = send_requests.channels_asked_of(connection)
         changed = set(capture.pending_streams(connection)) - standing
-        return [one for one in channels if one.name in asked_of or _is_changed(connection, one, changed)]
+        due = [one for one in channels if one.name in asked_of or _is_changed(connection, one, changed)]
+    return due, sorted(asked_of - {one.name for one in site.outgoing()})
+
+
+def _cancel_requests(site: Site, undeclared: Sequence[str]) -> list[str]:
+    """Call off what was asked of channels or shards that are declared no more, as nobody would send it; say of which.
+
+    Left to the next run where somebody else writes. Raises TransientError. Commits all of them in one transaction.
+    """
+    if not undeclared:
+        return []
+    try:
+        with transient_errors(), writing(site.engine) as connection:
+            for name in undeclared:
+                send_requests.cancel_requests(connection, name)
+    except Busy:
+        return []
+    return [f"channel {name} is declared no more: what was asked of it is called off" for name in undeclared]
 
 
 def _is_changed(connection: Connection, channel: Channel, changed: AbstractSet[str]) -> bool:
