@@ -5,7 +5,8 @@
     op.install_capture("item", schema="shop", source="request")
 
 Both networks run the same migrations: triggers stand where the rows are owned, and the column ``exchange_version``
-where they are received.
+where they are received. Which of them this one is the database itself says, once ``exchange migrate`` was there. What
+the exchange put beside the application's own is left alone by autogenerate. So an ``env.py`` needs no line for it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ import os
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+from alembic.autogenerate import comparators
+from alembic.autogenerate.api import AutogenContext
 from alembic.operations import MigrateOperation, Operations
-from alembic.util import CommandError
+from alembic.operations.ops import DropColumnOp, DropTableOp, ModifyTableOps, UpgradeOps
+from alembic.util import CommandError, DispatchPriority, PriorityDispatchResult
 from sqlalchemy import Connection
 from sqlalchemy.sql.schema import SchemaItem
 
+from exchange.database.network import named
 from exchange.database.tables import VERSION_COLUMN
 from exchange.tables import capture
 
@@ -31,7 +37,7 @@ _COLUMN_ADDED = (
 )
 
 NETWORK_ATTRIBUTE = "exchange_network"
-"""The attribute of the Alembic configuration that names this network; without it, EXCHANGE_NETWORK does."""
+"""The attribute of the Alembic configuration that names this network, for a database that does not say so itself."""
 
 
 OWN_ATTRIBUTE = "exchange_own"
@@ -122,7 +128,7 @@ def include_name(
     type_: str,
     parent_names: MutableMapping[Any, Any],  # noqa: ARG001 - alembic's signature
 ) -> bool:
-    """Keep autogenerate from dropping what the exchange put beside the application's own (for ``env.py``)."""
+    """Keep autogenerate from looking at what the exchange put beside the application's own (for ``env.py``)."""
     if type_ == "table":
         return not (name or "").startswith("exchange_")
     return not (type_ == "column" and name == VERSION_COLUMN)
@@ -139,6 +145,27 @@ def include_object(
     return not reflected or compare_to is not None or include_name(name, type_, {})
 
 
+@comparators.dispatch_for("autogenerate", priority=DispatchPriority.LAST)
+def _leave_ours_alone(_context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
+    """Take out of what autogenerate found that the exchange's own tables and columns be dropped."""
+    kept = []
+    for found in upgrade_ops.ops:
+        if isinstance(found, DropTableOp | ModifyTableOps) and not include_name(found.table_name, "table", {}):
+            continue
+        if isinstance(found, ModifyTableOps):
+            there = bool(found.ops)
+            found.ops = [
+                one
+                for one in found.ops
+                if not (isinstance(one, DropColumnOp) and not include_name(one.column_name, "column", {}))
+            ]
+            if there and not found.ops:
+                continue
+        kept.append(found)
+    upgrade_ops.ops = kept
+    return PriorityDispatchResult.CONTINUE
+
+
 def _connection(operations: Operations) -> Connection:
     connection = operations.get_context().connection
     if connection is None:
@@ -152,10 +179,18 @@ def _attribute(operations: Operations, name: str) -> Any:
 
 
 def _network(operations: Operations, operation: InstallCapture) -> str:
-    network = _attribute(operations, NETWORK_ATTRIBUTE) or os.environ.get("EXCHANGE_NETWORK")
+    connection = _connection(operations)
+    said = _attribute(operations, NETWORK_ATTRIBUTE) or os.environ.get("EXCHANGE_NETWORK")
+    of_database = named(connection) if sa.inspect(connection).has_table("exchange_network") else None
+    if said and of_database and said != of_database:
+        raise CommandError(
+            f"install_capture({operation.table!r}): this database belongs to network {of_database}, but"
+            f" EXCHANGE_NETWORK or the configuration says {said}; nothing was done"
+        )
+    network = of_database or said
     if not network:
         raise CommandError(
             f"install_capture({operation.table!r}, source={operation.source!r}) needs this network's name:"
-            " set EXCHANGE_NETWORK and run the migration again"
+            " run `exchange migrate` first, which writes it into the database, or set EXCHANGE_NETWORK"
         )
     return str(network)

@@ -14,7 +14,7 @@ import importlib.util
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -485,13 +485,13 @@ class Settings(BaseModel):
         return make_url(self.database_url).set(query={}).render_as_string(hide_password=True)
 
 
-def load_settings() -> Settings:
-    """Read and check all settings. Raises SettingsFaults with every fault."""
+def load_settings(given: Mapping[str, str] | None = None) -> Settings:
+    """Read and check all settings; ``given`` values go before. Raises SettingsFaults with every fault."""
     faults: list[str] = []
     content = _read_env_file(faults)
     faults += misspelt(set(os.environ) | set(content))
     try:
-        settings = Settings(**_texts(content))
+        settings = Settings(**{**_texts(content), **(given or {})})
     except ValidationError as error:
         faults += [_sentence(fault) for fault in error.errors(include_url=False)]
         raise SettingsFaults(faults) from None

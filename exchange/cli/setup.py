@@ -11,9 +11,10 @@ import typer
 from exchange.cli import output
 from exchange.cli.findings import end_with, show_findings
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, settings
+from exchange.cli.runtime import USAGE, Refused, fail, settings
 
 if TYPE_CHECKING:
+    from exchange.operating.init import Initialised
     from exchange.settings import Settings
     from exchange.site import Site
 
@@ -22,6 +23,7 @@ _DEMO_FOLDERS = {"request", "response"}
 
 
 def init(
+    *,
     network: Annotated[str | None, typer.Option(metavar="NAME", help="This side's name.", show_default=False)] = None,
     peer: Annotated[str | None, typer.Option(metavar="NAME", help="The other side's name.", show_default=False)] = None,
     home: Annotated[
@@ -36,19 +38,27 @@ def init(
     app: Annotated[
         str | None, typer.Option(metavar="MODULE:NAME", help="Where the channels are declared.", show_default=False)
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The application's database; it is kept in the .env.", show_default=False),
+    ] = None,
     carrier_group: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The group that alone may read what is exported.", show_default=False),
     ] = None,
+    then_migrate: Annotated[
+        bool, typer.Option("--migrate", help="Make the exchange's own tables, too, as `exchange migrate` does.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a .env, folders and a signing key.
 
-    What is there stays as it is; a shared folder that lost its marker is marked anew.
+    What is there stays as it is; a shared folder that lost its marker is marked anew. The application's channels are
+    looked at: exit code 2 if they can't work.
     """
     from exchange.operating.init import initialise
 
-    texts = {"network": network, "peer": peer, "app": app, "carrier_group": carrier_group}
+    texts = {"network": network, "peer": peer, "app": app, "database_url": database, "carrier_group": carrier_group}
     places = {"home": home, "outgoing": outgoing, "incoming": incoming}
     wanted: dict[str, str | Path] = {field: value for field, value in texts.items() if value is not None}
     try:
@@ -70,9 +80,23 @@ def init(
                 "key": done.key,
                 "public_key": str(done.public_key),
                 "fingerprint": done.fingerprint,
+                "faults": [*done.faults],
             }
         )
-        return
+    else:
+        _tell_initialised(done, migrated=then_migrate)
+    for fault in done.faults:
+        output.print_error(fault)
+    if done.faults:
+        fail(USAGE)
+    if then_migrate:
+        migrate(as_json=as_json)
+
+
+def _tell_initialised(done: Initialised, *, migrated: bool) -> None:
+    from exchange.settings import REFERENCE_APP
+
+    current = done.settings
     if done.env_file:
         output.tell(f"settings: {done.env_file} ({done.env_file_became})")
     output.tell(f"folders: {current.home}, {current.outgoing} and {current.incoming}, each with its marker")
@@ -80,7 +104,10 @@ def init(
     output.tell(f"signing key: {done.key} ({'made' if done.key_made else 'as it was'})")
     output.tell("")
     output.tell("next:")
-    output.tell("  exchange migrate                make the tables")
+    if not migrated:
+        output.tell("  exchange migrate                make the exchange's own tables")
+    if current.app != REFERENCE_APP:
+        output.tell("  alembic upgrade head            have the application's migrations capture or receive its tables")
     output.tell(f"  carry {done.public_key} to {current.peer}; there:")
     output.tell(f"    exchange keys trust {done.public_key.name} --fingerprint {done.fingerprint}")
     output.tell(f"  bring {current.peer}'s public key here, and run: exchange keys trust FILE --fingerprint SHA256:...")

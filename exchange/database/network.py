@@ -49,6 +49,14 @@ def known_epoch(connection: Connection, name: str) -> str | None:
     return str(row.epoch)
 
 
+def named(connection: Connection) -> str | None:
+    """Give the name of the network whose database this is; None before its first use.
+
+    Reads in the caller's transaction. Raises DBAPIError where the exchange's tables are missing.
+    """
+    return connection.scalar(sa.select(network.c.name))
+
+
 def refuse_hidden_tables(connection: Connection, name: str) -> None:
     """Raise TransientError if this network's tables lie in a schema that this role's search path does not reach.
 

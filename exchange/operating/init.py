@@ -22,7 +22,7 @@ from exchange.files.read_access import Readers
 from exchange.files.spool import Spool
 from exchange.format.errors import printable
 from exchange.format.signing import SigningKey
-from exchange.operating.assemble import folders
+from exchange.operating.assemble import assemble, folders
 from exchange.settings import Settings, SettingsFaults, load_settings, settings_file, variable_name
 
 _AS_IT_WAS = "as it was"
@@ -44,6 +44,8 @@ class Initialised:
     fingerprint: str
     public_key: Path
     key_made: bool
+    faults: tuple[str, ...]
+    """What can't work of the application that the settings name: it is looked at, all else is made nevertheless."""
 
 
 def initialise(wanted: Mapping[str, str | Path]) -> Initialised:
@@ -71,7 +73,17 @@ def initialise(wanted: Mapping[str, str | Path]) -> Initialised:
     key, made = _signing_key(settings)
     there = before is not None or became != _AS_IT_WAS
     public = settings.keys_folder / f"{key.name}.pem"
-    return Initialised(settings, file if there else None, became, seen, key.name, key.fingerprint, public, made)
+    faults = _application_faults(settings)
+    return Initialised(settings, file if there else None, became, seen, key.name, key.fingerprint, public, made, faults)
+
+
+def _application_faults(settings: Settings) -> tuple[str, ...]:
+    """Import the application's channels, as every later command does, and say what can't work; no database is asked."""
+    try:
+        assemble(settings, keyless=True).engine.dispose()
+    except SettingsFaults as error:
+        return tuple(error.faults)
+    return ()
 
 
 def _check_group(group: str) -> None:
@@ -118,17 +130,22 @@ def _replace(file: Path, content: bytes) -> None:
 def _agreed(wanted: Mapping[str, str | Path], file: Path) -> Settings:
     """Read the settings and see that they say what was asked for: a file that is there is never changed."""
     settings = load_settings()
+    asked = load_settings({field: str(value) for field, value in wanted.items()})
     faults = [
-        f"{variable_name(field)}: asked for {printable(str(value))}, but {file} or the environment says"
-        f" {printable(str(getattr(settings, field)))}; nothing was changed: correct it there"
-        for field, value in wanted.items()
-        if getattr(settings, field) != value
+        f"{variable_name(field)}: asked for {_shown(asked, field)}, but {file} or the environment says"
+        f" {_shown(settings, field)}; nothing was changed: correct it there"
+        for field in wanted
+        if getattr(settings, field) != getattr(asked, field)
     ]
     if "carrier_group" in wanted:
         faults += _open_ones(settings, file)
     if faults:
         raise SettingsFaults(faults)
     return settings
+
+
+def _shown(settings: Settings, field: str) -> str:
+    return printable(settings.shown_database_url if field == "database_url" else str(getattr(settings, field)))
 
 
 def _open_ones(settings: Settings, file: Path) -> list[str]:

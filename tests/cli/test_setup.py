@@ -13,10 +13,10 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def bare(side: Side, *words: str, code: int = 0) -> str:
-    """Run a command with nothing but a .env to go by."""
+def bare(side: Side, *words: str, code: int = 0, **environment: str) -> str:
+    """Run a command with nothing but a .env to go by, and what is given."""
     side.environment.clear()
-    done = side.run(*words)
+    done = side.run(*words, **environment)
     assert done.code == code, done.err
     return done.out + done.err
 
@@ -51,6 +51,27 @@ def test_init_never_overwrites_settings_that_say_something_else(side: Side) -> N
     before = Path(".env").read_bytes()
     assert "asked for other" in bare(side, "init", "--network", "other", code=2)
     assert Path(".env").read_bytes() == before
+
+
+def test_init_looks_at_the_application_at_once_and_keeps_the_database_named(side: Side) -> None:
+    Path("wrong_app.py").write_text(
+        "from sqlalchemy import Column, Integer, MetaData, Table\n"
+        "from exchange.channels import Channel, Stream\n"
+        "keyless = Table('keyless', MetaData(), Column('id', Integer))\n"
+        "channels = [Channel('all', source='request', target='response', streams=[Stream(keyless)])]\n"
+    )
+    names = ("--network", "request", "--peer", "response", "--home", "home")
+    said = bare(side, "init", *names, "--app", "wrong_app:channels", "--database", "sqlite:///own.db", code=2)
+    assert "exchange keys trust" in said
+    assert "table keyless has no primary key" in said
+    assert "importing nowhere_app failed" in bare(side, "init", *names, code=2, EXCHANGE_APP="nowhere_app:channels")
+    said = bare(side, "init", "--database", "postgresql://me:hidden@host/db", code=2)
+    assert "EXCHANGE_DATABASE_URL: asked for" in said
+    assert "hidden" not in said
+    said = bare(side, "init", "--database", "sqlite:///own.db", "--migrate", EXCHANGE_APP="exchange.reference:channels")
+    assert "the database is at" in said
+    assert "exchange migrate " not in said
+    assert Path("own.db").exists()
 
 
 @pytest.mark.parametrize("shape", ["link to nothing", "link to a folder", "pipe", "socket", "folder"])
