@@ -104,7 +104,7 @@ def _begin_attempt(engine: Engine, key: str, ended: Ended) -> int:
     with writing(engine) as connection:
         for _ in range(owed[key] + kept):
             _take_back(connection, key)
-        crashes = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
+        crashes = connection.scalar(_ATTEMPTS, {"key": key}) or 0
         _count(connection, key, crashes, who=who)
     owed.pop(key, None)
     if kept:
@@ -118,12 +118,19 @@ def _count(connection: Connection, key: str, before: int, **values: Any) -> None
         counting = sa.update(attempt).where(attempt.c.batch == key)
         connection.execute(counting.values(attempts=attempt.c.attempts + 1, started_at=now(), **values))
     else:
-        connection.execute(sa.insert(attempt).values(batch=key, attempts=1, started_at=now(), **values))
+        connection.execute(sa.insert(attempt), {"batch": key, "attempts": 1, "started_at": now(), **values})
 
 
 def _take_back(connection: Connection, key: str) -> None:
-    connection.execute(sa.update(attempt).where(attempt.c.batch == key).values(attempts=attempt.c.attempts - 1))
-    connection.execute(sa.delete(attempt).where(attempt.c.batch == key, attempt.c.attempts <= 0))
+    connection.execute(_TAKE_BACK, {"key": key})
+    connection.execute(_FORGET_NONE_LEFT, {"key": key})
+
+
+_OF_BATCH = attempt.c.batch == sa.bindparam("key")
+_ATTEMPTS = sa.select(attempt.c.attempts).where(_OF_BATCH)
+_TAKE_BACK = sa.update(attempt).where(_OF_BATCH).values(attempts=attempt.c.attempts - 1)
+_FORGET = sa.delete(attempt).where(_OF_BATCH)
+_FORGET_NONE_LEFT = _FORGET.where(attempt.c.attempts <= 0)
 
 
 _owed: WeakKeyDictionary[Engine, Counter[str]] = WeakKeyDictionary()
@@ -150,7 +157,7 @@ def count_failure(engine: Engine, key: str, why: str, attempts: int | None) -> i
     Commits a transaction of its own. Raises Busy.
     """
     with writing(engine) as connection:
-        known = connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) or 0
+        known = connection.scalar(_ATTEMPTS, {"key": key}) or 0
         if attempts is None or not known:
             _count(connection, key, known, who=whoami()[:255], why=why)
             return known + 1
@@ -170,9 +177,9 @@ def failed_batches(connection: Connection, most: int = MAX_ROWS) -> list[FailedB
 
 def has_attempts(connection: Connection, key: str) -> bool:
     """Say whether an attempt at a batch is counted. Reads in the caller's transaction."""
-    return connection.scalar(sa.select(attempt.c.attempts).where(attempt.c.batch == key)) is not None
+    return connection.scalar(_ATTEMPTS, {"key": key}) is not None
 
 
 def forget_attempts(connection: Connection, key: str) -> None:
     """Clear the count, in the transaction that settles the batch."""
-    connection.execute(sa.delete(attempt).where(attempt.c.batch == key))
+    connection.execute(_FORGET, {"key": key})

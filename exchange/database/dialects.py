@@ -5,6 +5,7 @@ A statement that only one of them knows stands where it is used, and asks here w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,16 @@ def upsert(connection: Connection, table: sa.Table, key: Mapping[str, Any], valu
 
     Runs in the caller's transaction. Raises DBAPIError.
     """
-    row = dialect_of(connection).insert(table).values({**values, **key})
-    connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+    connection.execute(_upserting(dialect_of(connection), table, tuple(key), tuple(values)), {**values, **key})
+
+
+@functools.cache
+def _upserting(dialect: Dialect, table: sa.Table, key: tuple[str, ...], values: tuple[str, ...]) -> sa.Executable:
+    """Build such a statement once: to put one together takes longer than to run it."""
+    inserting = dialect.insert(table)
+    replaced = {name: inserting.excluded[name] for name in values}
+    statement: sa.Executable = inserting.on_conflict_do_update(index_elements=key, set_=replaced)
+    return statement
 
 
 def insert_new(connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
@@ -64,5 +73,5 @@ def insert_new(connection: Connection, table: sa.Table, row: Mapping[str, Any]) 
     Runs in the caller's transaction. Raises DBAPIError, with SQLSTATE 40001 where a REPEATABLE READ transaction does
     not see the row that is there: to look first and then insert would end there in a broken constraint.
     """
-    inserting = dialect_of(connection).insert(table).values(**row).on_conflict_do_nothing()
-    return connection.execute(inserting, execution_options={"preserve_rowcount": True}).rowcount == 1
+    inserting = dialect_of(connection).insert(table).on_conflict_do_nothing()
+    return connection.execute(inserting, row, execution_options={"preserve_rowcount": True}).rowcount == 1

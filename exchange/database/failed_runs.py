@@ -67,8 +67,10 @@ def note_failure(engine: Engine, direction: Direction, channels: Collection[str]
 
 def failed_among(connection: Connection, direction: Direction, channels: Collection[str]) -> set[str]:
     """Give those of some channels that were not done since a run of them failed. Reads in the caller's transaction."""
-    failed = connection.scalars(sa.select(failed_run.c.channel).where(failed_run.c.direction == direction))
-    return set(failed) & set(channels)
+    return set(connection.scalars(_FAILED, {"direction": direction})) & set(channels)
+
+
+_FAILED = sa.select(failed_run.c.channel).where(failed_run.c.direction == sa.bindparam("direction"))
 
 
 def forget_failures(connection: Connection, direction: Direction, channels: Collection[str]) -> None:

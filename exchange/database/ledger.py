@@ -223,15 +223,15 @@ def move(
     if state not in TRANSITIONS[entry.direction].get(entry.state, frozenset()):
         msg = f"batch {entry.stem} is {entry.state} and can't become {state}"
         raise ValueError(msg)
-    changed = connection.execute(
-        sa.update(batch)
-        .where(batch.c.id == entry.id, batch.c.state == entry.state)
-        .values(state=state, reason=reason, message=cause if reason else None, updated_at=now(), **values)
-    )
+    values |= {"state": state, "reason": reason, "message": cause if reason else None, "updated_at": now()}
+    changed = connection.execute(_MOVE, {"of_batch": entry.id, "before": entry.state, **values})
     if changed.rowcount != 1:
         msg = f"batch {entry.stem} is no longer {entry.state}: somebody else moved it; run again"
         raise TransientError(msg)
     _note(connection, entry.id, entry.state, state, cause)
+
+
+_MOVE = sa.update(batch).where(batch.c.id == sa.bindparam("of_batch"), batch.c.state == sa.bindparam("before"))
 
 
 def move_all(
@@ -287,13 +287,29 @@ def count(connection: Connection, batch_id: int, counts: Counts) -> None:
 
     Runs in the transaction that applies the batch, after its position moved there.
     """
-    told = {"message": counts.told} if counts.told else {}
-    connection.execute(sa.update(batch).where(batch.c.id == batch_id).values(**counts.as_dict(), **told))
-    place = sa.select(batch.c.direction, batch.c.channel, batch.c.epoch).where(batch.c.id == batch_id)
-    direction, channel, epoch = connection.execute(place).one()
-    here = (position.c.direction == direction, position.c.channel == channel, position.c.epoch == epoch)
-    more = {name: position.c[name] + number for name, number in counts.as_dict().items()}
-    connection.execute(sa.update(position).where(*here).values(more))
+    numbers = {f"more_{name}": number for name, number in counts.as_dict().items()}
+    place = connection.execute(_COUNT, {**numbers, "told": counts.told, "of_batch": batch_id}).one()
+    connection.execute(_COUNT_AT_POSITION, {**numbers, **place._mapping})
+
+
+_COUNT = (
+    sa.update(batch)
+    .where(batch.c.id == sa.bindparam("of_batch"))
+    .values({name: sa.bindparam(f"more_{name}") for name in Counts().as_dict()})
+    .values(message=sa.func.coalesce(sa.func.nullif(sa.bindparam("told", type_=sa.Text), ""), batch.c.message))
+    .returning(
+        batch.c.direction.label("of_direction"), batch.c.channel.label("of_channel"), batch.c.epoch.label("of_epoch")
+    )
+)
+_COUNT_AT_POSITION = (
+    sa.update(position)
+    .where(
+        position.c.direction == sa.bindparam("of_direction"),
+        position.c.channel == sa.bindparam("of_channel"),
+        position.c.epoch == sa.bindparam("of_epoch"),
+    )
+    .values({name: position.c[name] + sa.bindparam(f"more_{name}") for name in Counts().as_dict()})
+)
 
 
 def note_dead_letters(
@@ -326,17 +342,8 @@ def note_dead_letters(
 
 
 def _note(connection: Connection, batch_id: int, before: str | None, after: str, cause: str) -> None:
-    connection.execute(
-        sa.insert(event).values(
-            subject="batch",
-            subject_id=batch_id,
-            at=now(),
-            from_state=before,
-            to_state=after,
-            cause=cause,
-            who=whoami(),
-        )
-    )
+    said = {"subject": "batch", "subject_id": batch_id, "at": now(), "from_state": before, "to_state": after}
+    connection.execute(sa.insert(event), {**said, "cause": cause, "who": whoami()})
 
 
 def at_place(connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int) -> Entry | None:
@@ -344,16 +351,18 @@ def at_place(connection: Connection, direction: Direction, channel: str, epoch: 
 
     Reads in the caller's transaction.
     """
-    row = connection.execute(
-        sa.select(*_ENTRY).where(
-            batch.c.direction == direction,
-            batch.c.channel == channel,
-            batch.c.epoch == epoch,
-            batch.c.sequence == sequence,
-            holds_place(batch),
-        )
-    ).one_or_none()
+    place = {"direction": direction, "channel": channel, "epoch": epoch, "sequence": sequence}
+    row = connection.execute(_AT_PLACE, place).one_or_none()
     return _entry(row) if row else None
+
+
+_AT_PLACE = sa.select(*_ENTRY).where(
+    batch.c.direction == sa.bindparam("direction"),
+    batch.c.channel == sa.bindparam("channel"),
+    batch.c.epoch == sa.bindparam("epoch"),
+    batch.c.sequence == sa.bindparam("sequence"),
+    holds_place(batch),
+)
 
 
 def held_places(
@@ -367,24 +376,36 @@ def held_places(
 
 def by_stem(connection: Connection, direction: Direction, stem: str) -> Entry | None:
     """Give the newest row of a stem, in any state. Reads in the caller's transaction."""
-    row = connection.execute(
-        sa.select(*_ENTRY)
-        .where(batch.c.stem == stem, batch.c.direction == direction)
-        .order_by(batch.c.id.desc())
-        .limit(1)
-    ).one_or_none()
+    row = connection.execute(_BY_STEM, {"stem": stem, "direction": direction}).one_or_none()
     return _entry(row) if row else None
+
+
+_BY_STEM = (
+    sa.select(*_ENTRY)
+    .where(batch.c.stem == sa.bindparam("stem"), batch.c.direction == sa.bindparam("direction"))
+    .order_by(batch.c.id.desc())
+    .limit(1)
+)
 
 
 def in_state(
     connection: Connection, direction: Direction, states: Sequence[BatchState], channel: str | None = None
 ) -> list[Entry]:
     """Give the batches in some states that are not an end, oldest first. Reads in the caller's transaction."""
-    query = sa.select(*_ENTRY).where(batch.c.direction == direction, batch.c.state.in_(states))
-    if channel is not None:
-        query = query.where(batch.c.channel == channel)
-    rows = connection.execute(query.order_by(batch.c.channel, batch.c.id))
+    asked = {"direction": direction, "states": states}
+    if channel is None:
+        rows = connection.execute(_IN_STATE, asked)
+    else:
+        rows = connection.execute(_IN_STATE_OF_CHANNEL, {**asked, "channel": channel})
     return [_entry(row) for row in rows]
+
+
+_IN_STATE = (
+    sa.select(*_ENTRY)
+    .where(batch.c.direction == sa.bindparam("direction"), batch.c.state.in_(sa.bindparam("states", expanding=True)))
+    .order_by(batch.c.channel, batch.c.id)
+)
+_IN_STATE_OF_CHANNEL = _IN_STATE.where(batch.c.channel == sa.bindparam("channel"))
 
 
 def open_batches(connection: Connection) -> list[OpenBatch]:

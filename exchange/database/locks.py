@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from exchange.database import sessions
-from exchange.database.dialects import dialect_of
+from exchange.database.dialects import dialect_of, upsert
 from exchange.database.engine import SQLITE_WAIT_SECONDS, now
 from exchange.database.tables import holder
 from exchange.database.whoami import MAX_NAME_BYTES, acting_person, whoami
@@ -259,8 +259,7 @@ def _lock_file(engine: Engine, lock: str) -> Iterator[None]:
 
 def _announce(connection: Connection, lock: str) -> None:
     """Leave word who works, committed before the work: a second caller can read it while the first one holds."""
-    connection.execute(sa.delete(holder).where(holder.c.lock == lock))
-    connection.execute(sa.insert(holder).values(lock=lock, who=whoami(), since=now()))
+    upsert(connection, holder, {"lock": lock}, {"who": whoami(), "since": now()})
 
 
 def _sqlite_busy(engine: Engine, lock: str) -> Busy:

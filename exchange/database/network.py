@@ -37,7 +37,7 @@ def known_epoch(connection: Connection, name: str) -> str | None:
 
     Reads in the caller's transaction.
     """
-    row = connection.execute(sa.select(network.c.name, network.c.epoch)).one_or_none()
+    row = connection.execute(_KNOWN_EPOCH).one_or_none()
     if row is None:
         return None
     if row.name != name:
@@ -47,6 +47,9 @@ def known_epoch(connection: Connection, name: str) -> str | None:
         )
         raise TransientError(msg)
     return str(row.epoch)
+
+
+_KNOWN_EPOCH = sa.select(network.c.name, network.c.epoch)
 
 
 def named(connection: Connection) -> str | None:
@@ -95,17 +98,25 @@ def left_behind(connection: Connection, channel: str, current: str) -> list[Left
 
     Reads in the caller's transaction.
     """
-    names = sa.select(minted.c.epoch).where(minted.c.epoch != current)
-    ordered = list(connection.scalars(names.order_by(minted.c.number.desc(), minted.c.epoch).limit(MOST_NAMED)))
+    ordered = list(connection.scalars(_LEFT_EPOCHS, {"current": current}))
     sealed = {
         row.epoch: LeftEpoch(row.epoch, row.sequence, row.digest)
-        for row in connection.execute(
-            sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
-                position.c.direction == Direction.OUT, position.c.channel == channel, position.c.epoch != current
-            )
-        )
+        for row in connection.execute(_LEFT_POSITIONS, {"channel": channel, "current": current})
     }
     return [sealed.get(one, LeftEpoch(one)) for one in (*ordered, *sorted(sealed.keys() - set(ordered)))]
+
+
+_LEFT_EPOCHS = (
+    sa.select(minted.c.epoch)
+    .where(minted.c.epoch != sa.bindparam("current"))
+    .order_by(minted.c.number.desc(), minted.c.epoch)
+    .limit(MOST_NAMED)
+)
+_LEFT_POSITIONS = sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
+    position.c.direction == Direction.OUT,
+    position.c.channel == sa.bindparam("channel"),
+    position.c.epoch != sa.bindparam("current"),
+)
 
 
 def remember_epoch(connection: Connection, name: str, reason: str, *, who: str, at: datetime | None = None) -> None:
@@ -144,7 +155,10 @@ def halted(connection: Connection) -> str | None:
 
     Reads in the caller's transaction.
     """
-    return connection.scalar(sa.select(network.c.halted_because))
+    return connection.scalar(_HALTED)
+
+
+_HALTED = sa.select(network.c.halted_because)
 
 
 def halt(connection: Connection, because: str) -> None:

@@ -23,12 +23,15 @@ def current_position(connection: Connection, direction: Direction, channel: str)
 
     Reads in the caller's transaction.
     """
-    row = connection.execute(
-        sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
-            position.c.direction == direction, position.c.channel == channel, position.c.current == 1
-        )
-    ).one_or_none()
+    row = connection.execute(_CURRENT, {"direction": direction, "channel": channel}).one_or_none()
     return Position(row.epoch, row.sequence, row.digest) if row else None
+
+
+_CURRENT = sa.select(position.c.epoch, position.c.sequence, position.c.digest).where(
+    position.c.direction == sa.bindparam("direction"),
+    position.c.channel == sa.bindparam("channel"),
+    position.c.current == 1,
+)
 
 
 def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
@@ -37,11 +40,24 @@ def left_epochs(connection: Connection, channel: str) -> frozenset[str]:
     An epoch is the life of a database: what one channel has left no other one begins. Reads in the caller's
     transaction.
     """
-    mine = sa.select(position.c.epoch).where(
-        position.c.direction == Direction.IN, position.c.channel == channel, position.c.current == 1
+    return frozenset(connection.scalars(_LEFT, {"channel": channel}))
+
+
+_LEFT = (
+    sa.select(position.c.epoch)
+    .where(
+        position.c.direction == Direction.IN,
+        position.c.current == 0,
+        position.c.epoch.not_in(
+            sa.select(position.c.epoch).where(
+                position.c.direction == Direction.IN,
+                position.c.channel == sa.bindparam("channel"),
+                position.c.current == 1,
+            )
+        ),
     )
-    rows = sa.select(position.c.epoch).where(position.c.direction == Direction.IN, position.c.current == 0)
-    return frozenset(connection.scalars(rows.where(position.c.epoch.not_in(mine)).distinct()))
+    .distinct()
+)
 
 
 def leave(connection: Connection, channel: str, epochs: Collection[str], adopted: str | None = None) -> None:
@@ -100,19 +116,29 @@ def advance(
     ``digest`` is None for a place that was given up. Runs in the transaction that seals, applies or passes over the
     batch, under the channel's lock. Raises Busy if somebody else moved it since this transaction began.
     """
-    here = (position.c.direction == direction) & (position.c.channel == channel)
-    of_epoch = here & (position.c.epoch == epoch)
-    moved = connection.execute(
-        sa.update(position).where(of_epoch, position.c.sequence < sequence).values(sequence=sequence, digest=digest)
-    )
-    if moved.rowcount or connection.scalar(sa.select(sa.exists().where(of_epoch))):
+    here = {"of_direction": direction, "of_channel": channel, "of_epoch": epoch}
+    moved = connection.execute(_ADVANCE, {**here, "to_sequence": sequence, "to_digest": digest})
+    if moved.rowcount or connection.scalar(_IS_KNOWN, here):
         return  # or an unordered channel filled a hole behind its position
-    connection.execute(sa.update(position).where(here).values(current=0))
+    mine = (position.c.direction == direction) & (position.c.channel == channel)
+    connection.execute(sa.update(position).where(mine).values(current=0))
     place = {"direction": direction, "channel": channel, "epoch": epoch}
     row = {**place, "sequence": sequence, "digest": digest, "current": 1, "adopted_at": now()}
     if not insert_new(connection, position, row):
         raise Busy(f"channel {channel}", "another process, just now", None)
 
+
+_OF_EPOCH = (
+    (position.c.direction == sa.bindparam("of_direction"))
+    & (position.c.channel == sa.bindparam("of_channel"))
+    & (position.c.epoch == sa.bindparam("of_epoch"))
+)
+_IS_KNOWN = sa.select(sa.exists().where(_OF_EPOCH))
+_ADVANCE = (
+    sa.update(position)
+    .where(_OF_EPOCH, position.c.sequence < sa.bindparam("to_sequence"))
+    .values(sequence=sa.bindparam("to_sequence"), digest=sa.bindparam("to_digest"))
+)
 
 NOTED_SECONDS = 10.0
 """What was noted so short a time ago is not noted again: ticks that were nudged come close together."""
