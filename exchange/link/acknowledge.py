@@ -77,18 +77,22 @@ def _unsettled(connection: Connection, receipt: Receipt) -> Iterable[Any]:
     furthest = max(
         [receipt.through, *(one.sequence for one in receipt.refused), *(last for _, last in receipt.given_up)]
     )
-    return connection.execute(
-        sa.select(batch.c.id, batch.c.sequence, batch.c.state, batch.c.reason)
-        .where(
-            batch.c.state.in_([BatchState.PUBLISHED, BatchState.REJECTED]),
-            batch.c.direction == Direction.OUT,
-            batch.c.channel == receipt.channel,
-            batch.c.epoch == receipt.epoch,
-            batch.c.sequence <= furthest,
-        )
-        .order_by(batch.c.id)
-        .with_for_update()
+    of = {"channel": receipt.channel, "epoch": receipt.epoch, "furthest": furthest}
+    return connection.execute(_UNSETTLED, of)
+
+
+_UNSETTLED = (
+    sa.select(batch.c.id, batch.c.sequence, batch.c.state, batch.c.reason)
+    .where(
+        batch.c.state.in_([BatchState.PUBLISHED, BatchState.REJECTED]),
+        batch.c.direction == Direction.OUT,
+        batch.c.channel == sa.bindparam("channel"),
+        batch.c.epoch == sa.bindparam("epoch"),
+        batch.c.sequence <= sa.bindparam("furthest"),
     )
+    .order_by(batch.c.id)
+    .with_for_update()
+)
 
 
 def _published(channel: str, epoch: str) -> sa.Select[Any]:
@@ -119,17 +123,20 @@ def _reason(said: str) -> Reason:
 
 
 def _discard_left(connection: Connection, peer: str, receipt: Receipt) -> None:
-    left = (
-        sa.select(batch.c.id)
-        .where(
-            batch.c.state == BatchState.PUBLISHED,
-            batch.c.direction == Direction.OUT,
-            batch.c.channel == receipt.channel,
-            batch.c.epoch != receipt.epoch,
-        )
-        .order_by(batch.c.id)
-        .with_for_update()
-    )
+    left = connection.scalars(_LEFT, {"channel": receipt.channel, "epoch": receipt.epoch}).all()
     cause = f"{peer} has adopted epoch {receipt.epoch}: its snapshots have what is in this one"
     change = (BatchState.PUBLISHED, BatchState.DISCARDED)
-    ledger.move_all(connection, Direction.OUT, list(connection.scalars(left)), change, cause)
+    ledger.move_all(connection, Direction.OUT, left, change, cause)
+
+
+_LEFT = (
+    sa.select(batch.c.id)
+    .where(
+        batch.c.state == BatchState.PUBLISHED,
+        batch.c.direction == Direction.OUT,
+        batch.c.channel == sa.bindparam("channel"),
+        batch.c.epoch != sa.bindparam("epoch"),
+    )
+    .order_by(batch.c.id)
+    .with_for_update()
+)

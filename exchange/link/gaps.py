@@ -134,14 +134,18 @@ def _goes_on(flow: Flow, at: Position | None, said: Sent | None, left: Collectio
 
 def _positions(connection: Connection) -> tuple[dict[str, Position], set[Flow]]:
     """Give where each incoming channel stands, and the epochs that were left."""
-    columns = (position.c.channel, position.c.epoch, position.c.sequence, position.c.digest, position.c.current)
     current, left = {}, set()
-    for row in connection.execute(sa.select(*columns).where(position.c.direction == Direction.IN)):
+    for row in connection.execute(_INCOMING_POSITIONS):
         if row.current:
             current[row.channel] = Position(row.epoch, row.sequence, row.digest)
         else:
             left.add(Flow(row.channel, row.epoch))
     return current, left
+
+
+_INCOMING_POSITIONS = sa.select(
+    position.c.channel, position.c.epoch, position.c.sequence, position.c.digest, position.c.current
+).where(position.c.direction == Direction.IN)
 
 
 def _sent(connection: Connection) -> dict[str, Sent]:
@@ -154,29 +158,23 @@ def _open_sequences(connection: Connection) -> tuple[dict[Flow, set[int]], dict[
     """Give which sequences wait or are held, and which of them are here with all that belongs to them."""
     came: dict[Flow, set[int]] = defaultdict(set)
     whole: dict[Flow, set[int]] = defaultdict(set)
-    states = [BatchState.WAITING, BatchState.HELD]
-    for channel, epoch, sequence, reason in connection.execute(
-        sa.select(batch.c.channel, batch.c.epoch, batch.c.sequence, batch.c.reason).where(
-            batch.c.direction == Direction.IN,
-            batch.c.state.in_(states),
-            batch.c.manifest.is_not(None),
-            batch.c.reason.is_distinct_from(Reason.UNPROVEN_EPOCH),  # before its epoch is adopted it lacks nothing
-        )
-    ):
+    for channel, epoch, sequence, reason in connection.execute(_OPEN_SEQUENCES):
         came[Flow(channel, epoch)].add(sequence)
         if reason != Reason.INCOMPLETE:
             whole[Flow(channel, epoch)].add(sequence)
     return came, whole
 
 
+_OPEN_SEQUENCES = sa.select(batch.c.channel, batch.c.epoch, batch.c.sequence, batch.c.reason).where(
+    batch.c.direction == Direction.IN,
+    batch.c.state.in_([BatchState.WAITING, BatchState.HELD]),
+    batch.c.manifest.is_not(None),
+    batch.c.reason.is_distinct_from(Reason.UNPROVEN_EPOCH),  # before its epoch is adopted it lacks nothing
+)
+
+
 def _missing(connection: Connection) -> dict[Flow, set[int]]:
-    rows: dict[Flow, set[int]] = defaultdict(set)
-    for channel, epoch, sequence in connection.execute(
-        # Every channel has a name: said only so that both databases go by the index, however few rows there are.
-        sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence).where(is_missing(gap), gap.c.channel > "")
-    ):
-        rows[Flow(channel, epoch)].add(sequence)
-    return rows
+    return defaultdict(set, {flow: set(sequences) for flow, sequences in missing_since(connection).items()})
 
 
 def _given_up_beyond(connection: Connection, flow: Flow, reached: int) -> set[int]:
@@ -259,11 +257,17 @@ def _sent_again(place: tuple[str, str, int]) -> tuple[sa.ColumnElement[bool], ..
 def missing_since(connection: Connection) -> dict[Flow, dict[int, datetime]]:
     """Give what each flow misses, in order, and since when that is known. Only reads, in the caller's transaction."""
     rows: dict[Flow, dict[int, datetime]] = defaultdict(dict)
-    columns = (gap.c.channel, gap.c.epoch, gap.c.sequence, gap.c.noticed_at)
-    some = sa.select(*columns).where(is_missing(gap), gap.c.channel > "").order_by(*columns[:3])
-    for channel, epoch, sequence, noticed_at in connection.execute(some):
+    for channel, epoch, sequence, noticed_at in connection.execute(_MISSING_SINCE):
         rows[Flow(channel, epoch)][sequence] = noticed_at
     return rows
+
+
+# Every channel has a name: said only so that both databases go by the index, however few rows there are.
+_MISSING_SINCE = (
+    sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence, gap.c.noticed_at)
+    .where(is_missing(gap), gap.c.channel > "")
+    .order_by(gap.c.channel, gap.c.epoch, gap.c.sequence)
+)
 
 
 def due(
@@ -349,9 +353,16 @@ def record_skipped(connection: Connection, place: tuple[str, str, int]) -> None:
 
 def given_up(connection: Connection, place: tuple[str, str, int]) -> GapState | None:
     """Tell whether a place was given up, and how. Only reads, in the caller's transaction."""
-    here = (*_of(Flow(*place[:2])), gap.c.sequence == place[2])
-    state = connection.scalar(sa.select(gap.c.state).where(*here, gap.c.state.in_(GIVEN_UP)))
+    state = connection.scalar(_GIVEN_UP_AT, {"channel": place[0], "epoch": place[1], "sequence": place[2]})
     return GapState(state) if state else None
+
+
+_GIVEN_UP_AT = sa.select(gap.c.state).where(
+    gap.c.channel == sa.bindparam("channel"),
+    gap.c.epoch == sa.bindparam("epoch"),
+    gap.c.sequence == sa.bindparam("sequence"),
+    gap.c.state.in_(GIVEN_UP),
+)
 
 
 def given_up_among(connection: Connection, flow: Flow, sequences: Collection[int]) -> set[int]:

@@ -154,13 +154,14 @@ def _shown(site: Site, claim: PeerClaim) -> Shown | None:
 
 def _sealed(connection: Connection, claim: PeerClaim) -> int | None:
     """Give the last sequence of the channel's epoch that was sealed here; None if there is none."""
-    return connection.scalar(
-        sa.select(position.c.sequence).where(
-            position.c.direction == Direction.OUT,
-            position.c.channel == claim.channel,
-            position.c.epoch == claim.epoch,
-        )
-    )
+    return connection.scalar(_SEALED, {"channel": claim.channel, "epoch": claim.epoch})
+
+
+_SEALED = sa.select(position.c.sequence).where(
+    position.c.direction == Direction.OUT,
+    position.c.channel == sa.bindparam("channel"),
+    position.c.epoch == sa.bindparam("epoch"),
+)
 
 
 def _differs(connection: Connection, claim: PeerClaim, sequence: int, found: str) -> bool:

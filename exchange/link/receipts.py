@@ -246,18 +246,21 @@ def _given_up(connection: Connection, lane: _ChannelEpoch, through: int, look_ba
 
 def _believed(connection: Connection, lane: _ChannelEpoch, through: int | None) -> Any:
     """Give the furthest batch that is here and that we believe, up to a sequence or at all."""
-    return connection.execute(
-        sa.select(batch.c.sequence, batch.c.digest, batch.c.manifest, batch.c.signature)
-        .where(
-            batch.c.direction == Direction.IN,
-            batch.c.channel == lane.channel,
-            batch.c.epoch == lane.epoch,
-            holds_place(batch),
-            sa.true() if through is None else batch.c.sequence <= through,
-        )
-        .order_by(batch.c.sequence.desc())
-        .limit(1)
-    ).one_or_none()
+    asking = _BELIEVED if through is None else _BELIEVED.where(batch.c.sequence <= through)
+    return connection.execute(asking, lane._asdict()).one_or_none()
+
+
+_HERE = (
+    batch.c.direction == Direction.IN,
+    batch.c.channel == sa.bindparam("channel"),
+    batch.c.epoch == sa.bindparam("epoch"),
+)
+_BELIEVED = (
+    sa.select(batch.c.sequence, batch.c.digest, batch.c.manifest, batch.c.signature)
+    .where(*_HERE, holds_place(batch))
+    .order_by(batch.c.sequence.desc())
+    .limit(1)
+)
 
 
 # Records

@@ -187,10 +187,20 @@ def next_open_request(
 
     Only reads, in the caller's transaction.
     """
-    asking = sa.select(resync).where(resync.c.state.in_(_OPEN), resync.c.channel == channel, resync.c.id.not_in(but))
-    if whole:
-        asking = asking.where(is_whole_snapshot)
-    return connection.execute(asking.order_by(resync.c.id).limit(1)).one_or_none()
+    asking = _NEXT_OPEN.where(is_whole_snapshot) if whole else _NEXT_OPEN
+    return connection.execute(asking, {"channel": channel, "but": but}).one_or_none()
+
+
+_NEXT_OPEN = (
+    sa.select(resync)
+    .where(
+        resync.c.state.in_(_OPEN),
+        resync.c.channel == sa.bindparam("channel"),
+        resync.c.id.not_in(sa.bindparam("but", expanding=True)),
+    )
+    .order_by(resync.c.id)
+    .limit(1)
+)
 
 
 is_whole_snapshot = sa.and_(resync.c.want == SNAPSHOT, resync.c.streams.is_(None), resync.c.buckets.is_(None))

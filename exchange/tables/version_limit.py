@@ -63,14 +63,18 @@ class Freed(AsDict):
 def most(site: Site, connection: Connection, channel: Channel) -> int:
     """Give the greatest version that is taken of an incoming channel now. Reads in the caller's transaction."""
     # A clock that fell back is behind what it once said itself.
-    newest = sa.select(event.c.at).order_by(event.c.id.desc()).limit(1)
-    said = (connection.scalar(newest), connection.scalar(sa.select(network.c.created_at)))
+    said = (connection.scalar(_NEWEST_EVENT), connection.scalar(_CREATED_AT))
     moment = max(now(), *filter(None, said))
-    known = connection.execute(sa.select(ahead).where(ahead.c.channel == channel.declared)).one_or_none()
+    known = connection.execute(_AHEAD, {"channel": channel.declared}).one_or_none()
     reached = _microseconds(moment)
     if known is not None:
         reached = max(reached, known.version + max(reached - _microseconds(known.at), 0))
     return reached + round(site.limits.ahead_days * _DAY)
+
+
+_NEWEST_EVENT = sa.select(event.c.at).order_by(event.c.id.desc()).limit(1)
+_CREATED_AT = sa.select(network.c.created_at)
+_AHEAD = sa.select(ahead).where(ahead.c.channel == sa.bindparam("channel"))
 
 
 def fault(version: int, most: int, peer: str) -> RecordError:

@@ -73,7 +73,7 @@ def reflect(connection: Connection, tables: Iterable[sa.Table]) -> Constraints:
     foreign_keys = [
         _foreign_key(schema, table, key)
         for asked in {table.schema for table in crossing.values()}
-        for (schema, table), keys in inspector.get_multi_foreign_keys(schema=asked).items()
+        for (schema, table), keys in _all_foreign_keys(inspector, asked).items()
         for key in keys
     ]
     return Constraints(
@@ -81,6 +81,12 @@ def reflect(connection: Connection, tables: Iterable[sa.Table]) -> Constraints:
         {name: tuple(_uniques(inspector, table)) for name, table in crossing.items()},
         {name: tuple(_checks(connection, inspector, table)) for name, table in crossing.items()},
     )
+
+
+def _all_foreign_keys(inspector: sa.Inspector, schema: str | None) -> dict[Any, Any]:
+    """Read the foreign keys of a schema's tables but our own, which refer to none of the application's."""
+    names = [name for name in inspector.get_table_names(schema) if not name.startswith("exchange_")]
+    return inspector.get_multi_foreign_keys(schema=schema, filter_names=names)
 
 
 def _foreign_key(schema: str | None, table: str, key: Any) -> ForeignKey:
