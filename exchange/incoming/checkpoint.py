@@ -59,12 +59,20 @@ def compare_checkpoint(
         return Counts(stale=_count(reader))  # batches overtook it, or it them: another one will be compared
     theirs, parked = _read(site, connection, arrival, reader, {one.stream: one for one in ours})
     asked_requests.close_compared(connection, arrival.channel.name)
+    asked_requests.withdraw_asked(connection, _other_shards(site, arrival.channel))
     differing = {
         mine.stream: buckets for mine, their in theirs if (buckets := _write_down(connection, arrival, mine, their))
     }
     if differing and site.repair and not site.one_way:
         _ask(connection, arrival.channel.name, differing)
     return Counts(applied=len(theirs), parked=parked)
+
+
+def _other_shards(site: Site, channel: Channel) -> frozenset[str]:
+    """Name the channels in the files that the sender has no more, as it splits the channel of a checkpoint now."""
+    shard, declared = channel.shard, channel.declared
+    present = {declared} if shard is None else {f"{declared}_{number}" for number in range(shard.of)}
+    return site.names_in_files(declared) - present
 
 
 def _count(reader: BatchReader) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -105,6 +105,15 @@ def close_compared(connection: Connection, channel: str) -> None:
     Runs in the transaction that imports, under the channel's lock.
     """
     _close(connection, sa.and_(repair.c.channel == channel, repair.c.want == CHECKPOINT))
+
+
+def withdraw_asked(connection: Connection, channels: Collection[str]) -> None:
+    """Withdraw what is open of channels that their sender has no more: it would be asked for with every receipt.
+
+    Runs in the transaction that imports.
+    """
+    here = sa.and_(repair.c.state == RepairState.OPEN, repair.c.channel.in_(channels))
+    connection.execute(sa.update(repair).where(here).values(state=RepairState.WITHDRAWN, closed_at=now()))
 
 
 def _close(connection: Connection, which: sa.ColumnElement[bool]) -> int:

@@ -28,6 +28,7 @@ _CALLS: dict[str, tuple[str, ...]] = {
     "write": ("EIO", "ENOSPC", "EDQUOT", "short"),
     "read": ("EIO", "EINTR"),
     "fsync": ("EIO", "ENOSPC", "EDQUOT"),
+    "close": ("EIO", "ENOSPC", "EDQUOT"),
     "rename": ("EIO", *_WRITES),
     "replace": ("EIO", *_WRITES),
     "link": ("EIO", *_WRITES),
@@ -87,7 +88,7 @@ class Faulty:
         if kind in {"statement", "commit"}:
             raise AssertionError
         code, _, after = self.fault.partition(" ")
-        if after:
+        if after or kind == "close":  # what fails to be closed is closed all the same
             work()
             if self.fault == KILLS[1]:
                 os._exit(KILLED)
@@ -230,25 +231,32 @@ def _path_of(descriptor: int) -> str:
     return ""
 
 
+class _Raw(io.FileIO):
+    """An open file, each of whose calls may fail."""
+
+    def __init__(self, faulty: Faulty, file: Any, about: str, mode: str, closefd: bool, opener: Any) -> None:
+        self._faulty, self._about = faulty, about
+        super().__init__(file, mode, closefd, opener)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._faulty.call("close", self._about, super().close)
+
+    def write(self, content: Any) -> int:
+        return self._faulty.write(self._about, content, super().write)
+
+    def readinto(self, buffer: Any) -> Any:
+        return self._faulty.call("read", self._about, lambda: super(_Raw, self).readinto(buffer))
+
+    def readall(self) -> Any:
+        return self._faulty.call("read", self._about, super().readall)
+
+    def read(self, size: int | None = -1) -> Any:
+        return self._faulty.call("read", self._about, lambda: super(_Raw, self).read(size))
+
+
 def _opened(faulty: Faulty) -> Callable[..., Any]:
     real = io.open
-
-    class Raw(io.FileIO):
-        def __init__(self, file: Any, about: str, mode: str, closefd: bool, opener: Any) -> None:
-            super().__init__(file, mode, closefd, opener)
-            self._about = about
-
-        def write(self, content: Any) -> int:
-            return faulty.write(self._about, content, super().write)
-
-        def readinto(self, buffer: Any) -> Any:
-            return faulty.call("read", self._about, lambda: super(Raw, self).readinto(buffer))
-
-        def readall(self) -> Any:
-            return faulty.call("read", self._about, super().readall)
-
-        def read(self, size: int | None = -1) -> Any:
-            return faulty.call("read", self._about, lambda: super(Raw, self).read(size))
 
     def opened(file: Any, mode: str = "r", buffering: int = -1, *words: Any, **named: Any) -> Any:
         place = faulty.place((file,), {})
@@ -258,8 +266,8 @@ def _opened(faulty: Faulty) -> Callable[..., Any]:
         plain = mode.replace("b", "").replace("t", "")
         closefd, opener = named.pop("closefd", True), named.pop("opener", None)
 
-        def make() -> Raw:
-            return Raw(file, place, plain, closefd, opener)
+        def make() -> _Raw:
+            return _Raw(faulty, file, place, plain, closefd, opener)
 
         kind = "create" if plain[0] in "wax" else "open"
         raw = make() if isinstance(file, int) else faulty.call(kind, place, make)

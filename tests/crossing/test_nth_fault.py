@@ -87,6 +87,7 @@ def take_in(side: Side) -> Said:
     batches = [one for one in run.batches if one.reason is not Reason.UNTRUSTED]
     told = [f"{one.batch}: {one.verdict} {one.message}" for one in batches if one.verdict not in _DONE]
     aside = [run.strangers.why] if run.strangers.why else []
+    aside += [one.message for one in run.left_alone if "looked at" in one.message]
     verdicts = frozenset(one.verdict for one in batches)
     return Said(tuple(filter(None, (run.trouble, trouble))), (*told, *aside), verdicts, Verdict.BUSY in verdicts)
 
@@ -368,18 +369,19 @@ class Instrument:
 
 
 def try_faults(every: Instrument, draw: random.Random, most: int | None, *, of_the_database: bool = False) -> None:
-    """Try a fault at each call, drawn from those that it can have, or at ``most`` calls that are drawn, too."""
+    """Try a fault at each call, drawn from those that it can have, and each at commits; or at ``most`` drawn calls."""
     calls = [*enumerate(every.calls(), 1)]
     if of_the_database:
         calls = [(number, call) for number, call in calls if call.kind in {"statement", "commit"}]
     hits = 0
     for number, call in calls if most is None else draw.sample(calls, min(most, len(calls))):
-        fault = draw.choice([*call.faults()])
-        try:
-            hits += every.fail(number, fault) is not None
-        except (AssertionError, pytest.fail.Exception, SQLAlchemyError, OSError) as error:
-            error.add_note(f"{every.name}: {fault} at call {number}, {call.kind} {call.about}")
-            raise
+        faults = [*call.faults()]
+        for fault in faults if most is None and call.kind == "commit" else draw.sample(faults, 1):
+            try:
+                hits += every.fail(number, fault) is not None
+            except (AssertionError, pytest.fail.Exception, SQLAlchemyError, OSError) as error:
+                error.add_note(f"{every.name}: {fault} at call {number}, {call.kind} {call.about}")
+                raise
     assert hits or most is not None
 
 

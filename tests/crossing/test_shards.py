@@ -17,10 +17,12 @@ import sqlalchemy as sa
 from exchange.channels import Channel, check
 from exchange.database import tables as database_tables
 from exchange.database.locks import join, locked, reading
+from exchange.database.tables import RepairState
 from exchange.dead_letters import retry
 from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict
 from exchange.incoming import apply, importer
+from exchange.link import reconcile
 from exchange.outgoing import exporter
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
@@ -185,6 +187,18 @@ def test_the_receiver_takes_whatever_number_of_shards_the_sender_has(shards: Cal
     link.there.carry()
     assert verdicts(link) == {(Verdict.APPLIED, 0)}
     assert alike(link)
+
+
+def test_what_was_asked_of_shards_that_the_sender_has_no_more_is_withdrawn_once_it_shows_that(
+    shards: Callable[..., Link],
+) -> None:
+    link, repair = shards(2), database_tables.repair
+    reshard(link.one, 1)
+    reconcile.request_checkpoints(link.other.site, "forth")
+    reconcile.request_checkpoints(link.one.site, "forth")
+    link.round()
+    open_of = {row.channel: row.state for row in link.other.all(sa.select(repair))}
+    assert open_of == {"forth_0": RepairState.WITHDRAWN, "forth_1": RepairState.WITHDRAWN}
 
 
 def test_what_lies_sealed_of_a_shard_that_is_no_more_is_published(shards: Callable[..., Link]) -> None:

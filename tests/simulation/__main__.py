@@ -85,12 +85,13 @@ def _run(asked: argparse.Namespace, database: str, seeds: Iterator[int], seconds
         for seed in seeds:
             began_cpu = time.process_time()
             trace = _show if asked.trace else None
-            outcome = simulation.run(world, seed, without=asked.without, rounds=asked.rounds, trace=trace)
+            how = {"without": asked.without, "rounds": asked.rounds, "plain": asked.plain}
+            outcome = simulation.run(world, seed, **how, trace=trace)
             spent += time.process_time() - began_cpu
             done, rounds, turns = done + 1, rounds + outcome.rounds, max(turns, outcome.turns)
             if outcome.wrong:
                 failed += 1
-                print(failure(outcome, database, asked.without), flush=True)
+                print(failure(outcome, database, asked.without, plain=asked.plain), flush=True)
             if time.monotonic() - began > seconds:
                 break
         elapsed = time.monotonic() - began
@@ -103,9 +104,9 @@ def _run(asked: argparse.Namespace, database: str, seeds: Iterator[int], seconds
     return 1 if failed else 0
 
 
-def failure(outcome: Outcome, database: str, without: Sequence[str] = ()) -> str:
+def failure(outcome: Outcome, database: str, without: Sequence[str] = (), *, plain: bool = False) -> str:
     """Say what is wrong with a seed, and how to run it again."""
-    left_out = "".join(f" --without '{one}'" for one in without)
+    left_out = " --plain" * plain + "".join(f" --without '{one}'" for one in without)
     command = f"python -m tests.simulation --seed {outcome.seed} --database {database}{left_out} --trace"
     return "\n  ".join(
         [f"seed {outcome.seed} failed after {outcome.turns} honest turns: {command}", *outcome.wrong[:12]]
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--database", choices=sorted(KINDS), help="SQLite for --seed, all in turn without")
     parser.add_argument("--rounds", type=int, default=simulation.ROUNDS, help="rounds in which anything may happen")
     parser.add_argument("--without", action="append", default=[], help="leave out an actor; may be repeated")
+    parser.add_argument("--plain", action="store_true", help="the world as it was at first: no wide tables and actors")
     parser.add_argument("--trace", action="store_true", help="show each round")
     return parser
 

@@ -21,7 +21,7 @@ from exchange.incoming import quarantine, replay, strangers
 from exchange.link import epochs, gaps, reconcile, send_requests
 from exchange.outgoing import resend
 from exchange.testing.carrier import Faults
-from tests.simulation import writers
+from tests.simulation import wide_writers, writers
 from tests.simulation.application import FORTH
 from tests.simulation.world import DAY, PERIOD, Breakage, Network, World
 
@@ -30,11 +30,15 @@ Act = Callable[[World, random.Random], str]
 
 @dataclass(frozen=True)
 class Actor:
-    """Somebody who may act in a round, how often beside the others, and whether it is a fault or a person."""
+    """Somebody who may act in a round, how often beside the others, and whether it is a fault or a person.
+
+    Those that are ``wide`` have no turn in a plain world.
+    """
 
     act: Act
     weight: float
     extra: bool = False
+    wide: bool = False
 
 
 def _either(world: World, draw: random.Random) -> Network:
@@ -161,6 +165,36 @@ def edit_by_hand(world: World, draw: random.Random) -> str:
         return f"{table.name} {key} changed"
 
 
+def turn_clocks_far(world: World, draw: random.Random) -> str:
+    """Let both sides' clocks jump by a year, back or ahead."""
+    for network in world.networks:
+        network.skew = draw.choice([0, 1, -1]) * 365 * DAY
+    return ", ".join(f"{network.name} is {network.skew:.0f} s ahead" for network in world.networks)
+
+
+def restore_both(world: World, draw: random.Random) -> str:
+    """Copy both sides' databases, or put back one of each at the same time; who knows of it begins an epoch."""
+    if not all(network.copies for network in world.networks) or draw.random() < 0.4:
+        for network in world.networks:
+            with world.as_of(network):
+                network.copies.append(world.copy(network))
+        return "both are copied"
+    for network in world.networks:
+        with world.as_of(network):
+            world.put_back(network, draw.choice(network.copies))
+    told = [network for network in world.networks if draw.random() < 0.6]
+    return "both are restored" + "".join(f"; {one.name}: {begin_epoch(world, one)}" for one in told)
+
+
+def fill_both_disks(world: World, draw: random.Random) -> str:
+    """Let both sides' disks be full from a step of their exports on."""
+    said = []
+    for network in world.networks:
+        world.breakage = Breakage(at=1 + int(draw.random() ** 2 * 60), error=errno.ENOSPC)
+        said.append(f"{network.name}: {world.export(network)}")
+    return "; ".join(said)
+
+
 # What carriers do beside what they carry
 
 
@@ -237,7 +271,64 @@ def lose_files(world: World, draw: random.Random) -> str:
     return f"{len(lost)} files of {network.name}'s {folder.name}"
 
 
+def bring_half(world: World, draw: random.Random) -> str:
+    """Leave half of a file, or nothing of it, under its name; and complete what was left so earlier."""
+    for path, content in world.halves.items():
+        path.write_bytes(content)
+    done, world.halves = len(world.halves), {}
+    lying = _lying(_either(world, draw))
+    for path in [one for one in lying if draw.random() < 0.5]:
+        content = path.read_bytes()
+        world.halves[path] = content
+        path.write_bytes(content[: draw.choice([0, len(content) // 2])])
+    return f"{done} completed, {len(world.halves)} half"
+
+
+def bring_manifests_first(world: World, draw: random.Random) -> str:
+    """Hold back the data of what arrived, and bring what was held back earlier."""
+    network = _either(world, draw)
+    apart = network.side.home.parent / f"held back from {network.name}"
+    apart.mkdir(exist_ok=True)
+    back = sorted(apart.iterdir())
+    for path in back:
+        path.rename(_incoming(network) / path.name)
+    away = [one for one in _lying(network) if one not in back and not one.name.endswith(MANIFEST_ENDING)]
+    for path in away:
+        path.rename(apart / path.name)
+    return f"{len(back)} brought, {len(away)} held back"
+
+
+def rename_files(world: World, draw: random.Random) -> str:
+    """Give a file the name that a copying program gives it, and perhaps leave the file as well."""
+    network = _either(world, draw)
+    lying = _lying(network)
+    if not lying:
+        return "nothing"
+    path = draw.choice(lying)
+    stem, dot, ending = path.name.partition(".")
+    names = (f"{stem} (1){dot}{ending}", f"Copy of {path.name}", f"{path.name} ", path.name.upper(), f"{path.name}.txt")
+    name = draw.choice([*names, path.name.title(), f"{stem} {dot}{ending}", f"{stem}~2{dot}{ending}"])
+    if draw.random() < 0.5:
+        shutil.copy(path, path.with_name(name))
+    else:
+        path.rename(path.with_name(name))
+    return f"{path.name} is {name}"
+
+
 # People
+
+
+def rotate_and_begin(world: World, draw: random.Random) -> str:
+    """Begin a new epoch and sign with a new key at the same time, with something sealed by the old key between."""
+    network = _either(world, draw)
+    said = [begin_epoch(world, network), world.export(network)] if draw.random() < 0.5 else []
+    return "; ".join([*said, rotate_keys(world, draw), begin_epoch(world, network), world.export(network)])
+
+
+def reshard_and_lose(world: World, draw: random.Random) -> str:
+    """Declare another number of shards while batches of the old ones are lost."""
+    network = world.one
+    return "; ".join([world.export(network), lose_files(world, draw), reshard(world, draw), world.export(network)])
 
 
 def rotate_keys(world: World, draw: random.Random) -> str:
@@ -357,11 +448,14 @@ def _replay(network: Network, draw: random.Random) -> object:
 def end(world: World) -> list[tuple[str, str]]:
     """End what only administrators end: clocks, keys and schemas are in order from here on."""
     schema = max(network.schema for network in world.networks)
+    mended = wide_writers.mend_rules(world)
+    if world.rejected:
+        world.time += 1.1 * DAY  # three refusals a day are answered
     for network in world.networks:
         network.skew, network.schema = 0.0, schema
         network.declare()
     world.trust()
-    return [("end", f"clocks are right, keys trusted, schema {schema}")]
+    return [("end", f"clocks are right, keys trusted, schema {schema}, {mended}")]
 
 
 def heed(world: World) -> list[tuple[str, str]]:
@@ -400,5 +494,16 @@ ACTORS: dict[str, Actor] = {
     "schema": Actor(raise_schema, 2, extra=True),
     "prune": Actor(prune, 2, extra=True),
     "operator": Actor(operate, 5, extra=True),
+    "write wide": Actor(wide_writers.write, 20, wide=True),
+    "bad rule": Actor(wide_writers.write_bad_rule, 3, extra=True, wide=True),
+    "hand wide": Actor(wide_writers.edit_by_hand, 5, extra=True, wide=True),
+    "years": Actor(turn_clocks_far, 3, extra=True, wide=True),
+    "restore both": Actor(restore_both, 4, extra=True, wide=True),
+    "disks": Actor(fill_both_disks, 4, extra=True, wide=True),
+    "halves": Actor(bring_half, 5, extra=True, wide=True),
+    "manifests first": Actor(bring_manifests_first, 5, extra=True, wide=True),
+    "names": Actor(rename_files, 5, extra=True, wide=True),
+    "key and epoch": Actor(rotate_and_begin, 2, extra=True, wide=True),
+    "shards and loss": Actor(reshard_and_lose, 3, extra=True, wide=True),
 }
 """Everybody, by name. Of those that are ``extra`` a seed has a few."""

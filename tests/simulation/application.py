@@ -5,12 +5,14 @@ What network ``one`` sends, network ``two`` may refuse: each of its rules refuse
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
+from tests.simulation import wide
 
 ONE, TWO = "one", "two"
 
@@ -61,6 +63,7 @@ def application(network: str) -> Application:
     table("item", sa.Column("label", sa.String(20)), sa.Column("amount", sa.Integer, nullable=not strict))
     answered = sa.ForeignKey("account.id", ondelete="CASCADE")
     table("note", sa.Column("account", sa.Integer, answered), sa.Column("text", sa.String(20)))
+    wide.tables(metadata, strict=strict)
     if strict:
         _change_again(metadata.tables["item"])
     return Application(metadata)
@@ -92,8 +95,10 @@ NEWEST = 2
 """The newest schema version there is of any stream."""
 
 
-def declare(tables: Application, *, shards: int = 2, schema: int = 1) -> tuple[Channel, ...]:
-    """Declare the channels, as of a version of the schema."""
+def declare(
+    tables: Application, *, shards: int = 2, schema: int = 1, more: Collection[str] = tuple(wide.STREAMS)
+) -> tuple[Channel, ...]:
+    """Declare the channels, as of a version of the schema; of those of the wide part ``more`` of them."""
     upgrades = dict.fromkeys(range(1, schema), _as_it_was)
 
     def streams(*names: str) -> list[Stream]:
@@ -103,6 +108,7 @@ def declare(tables: Application, *, shards: int = 2, schema: int = 1) -> tuple[C
         Channel("forth", ONE, TWO, streams(*LINKED)),
         Channel(SHARDED, ONE, TWO, streams("item"), shards=shards),
         Channel("back", TWO, ONE, streams(*BACK)),
+        *(one for one in wide.channels(ONE, TWO, streams) if one.name in more),
     )
 
 

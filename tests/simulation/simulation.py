@@ -54,9 +54,10 @@ def run(
     without: Collection[str] = (),
     rounds: int = ROUNDS,
     enough: int = ENOUGH,
+    plain: bool = False,
     trace: Trace | None = None,
 ) -> Outcome:
-    """Live through a seed; ``without`` names actors that have no turn."""
+    """Live through a seed; ``without`` names actors that have no turn. ``plain``: in the world as it was at first."""
     outcome = Outcome(seed)
 
     def told(who: str, what: str) -> None:
@@ -65,7 +66,7 @@ def run(
             trace(outcome.rounds, who, what)
 
     with world.hooked(seed):
-        for who, what in live(world, seed, without, rounds):
+        for who, what in live(world, seed, without, rounds, plain=plain):
             told(who, what)
         for outcome.turns in range(1, enough + 1):
             for who, what in honest_turn(world, compared=outcome.turns % COMPARED_EVERY == 1):
@@ -77,20 +78,30 @@ def run(
     return outcome
 
 
-def rarer_actors(seed: int) -> list[str]:
+def rarer_actors(seed: int, *, plain: bool = False) -> list[str]:
     """Name the few of the rarer actors that a seed has, by dice of their own: one that is left out changes no other."""
-    rare = [name for name in ACTORS if ACTORS[name].extra]
+    rare = [name for name in ACTORS if ACTORS[name].extra and not (plain and ACTORS[name].wide)]
     return sorted(rare, key=lambda name: random.Random(f"{seed} {name}").random())[:FEW]
 
 
-def live(world: World, seed: int, without: Collection[str], rounds: int) -> Iterator[tuple[str, str]]:
+def wide_channels(seed: int, few: Collection[str]) -> list[str]:
+    """Name the channels of the wide part that a seed has: not all of them, as each costs time in every round."""
+    draw = random.Random(f"{seed} channels")
+    wanted = {"wide": 0.8, "reply": 0.7, "loose": 0.3, "strict": 1.0 if "bad rule" in few else 0.1}
+    return [name for name, share in wanted.items() if draw.random() < share]
+
+
+def live(
+    world: World, seed: int, without: Collection[str], rounds: int, *, plain: bool = False
+) -> Iterator[tuple[str, str]]:
     """Let anything happen, then put in order what only administrators do; give who did what."""
     beginning = random.Random(f"{seed} begins")
-    world.begin(beginning)
+    few = rarer_actors(seed, plain=plain)
+    world.begin(beginning, () if plain else wide_channels(seed, few))
     for carrier in world.carriers.values():
         carrier.faults = actors.draw_faults(beginning)
-    few = rarer_actors(seed)
-    acting = [name for name in ACTORS if (name in few or not ACTORS[name].extra) and name not in without]
+    common = [name for name in ACTORS if not ACTORS[name].extra and not (plain and ACTORS[name].wide)]
+    acting = [name for name in ACTORS if (name in few or name in common) and name not in without]
     yield "actors", ", ".join(name for name in acting if name in few)
     weights = [ACTORS[name].weight for name in acting]
     for number in range(rounds):

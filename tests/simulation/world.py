@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +88,9 @@ class Network:
     def __init__(self, side: Side, tables_of: Application) -> None:
         self.side = side
         self.tables = tables_of
-        self._declared: dict[tuple[int, int], Any] = {}
+        self.more: frozenset[str] = frozenset()
+        """The channels of the wide part that are declared."""
+        self._declared: dict[tuple[int, int, frozenset[str]], Any] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -105,9 +107,9 @@ class Network:
 
     def declare(self) -> None:
         """Have the site take its channels as they are declared now."""
-        how = (self.shards, self.schema)
+        how = (self.shards, self.schema, self.more)
         if how not in self._declared:
-            channels = application.declare(self.tables, shards=self.shards, schema=self.schema)
+            channels = application.declare(self.tables, shards=self.shards, schema=self.schema, more=self.more)
             checkers = {stream.name: Checker(stream) for channel in channels for stream in channel.streams}
             self._declared[how] = channels, checkers
         channels, checkers = self._declared[how]
@@ -139,11 +141,13 @@ class World:
         for network in self.networks:
             network.side.engine.dispose()
 
-    def begin(self, draw: random.Random) -> None:
-        """Put everything back as it was at the very beginning."""
+    def begin(self, draw: random.Random, more: Iterable[str] = ()) -> None:
+        """Put everything back as it was at the very beginning, with ``more`` channels of the wide part."""
         self.time = self._began = time.time()
         self.carriers: dict[str, Carrier] = {}
         self.raised: list[str] = []  # what should have been said in a sentence
+        self.rejected = False  # whether a row was written that has its whole batch refused
+        self.halves: dict[Path, bytes] = {}  # what a slow carrier has yet to complete
         self.harmed: set[str] = set()  # networks whose ledger and files say different things since somebody did that
         for network, empty in zip(self.networks, self._empty, strict=True):
             side = network.side
@@ -151,6 +155,7 @@ class World:
             shutil.rmtree(side.home)
             side.key = self._mark[network.name]
             network.begin()
+            network.more = frozenset(more)
             spool = Spool(side.site.spool.folders)
             spool.prepare(make=True)
             limits = Limits(
