@@ -127,6 +127,7 @@ class ImportRun(AsDict):
     """All that one import did. ``trouble`` ended it early; ``ignored`` entries of ``incoming/`` are no batches.
 
     Of those and of others ``left_alone`` says what a carrier made of a batch's files, and what to do about it.
+    ``untold`` says why the other side could not be told of it yet.
 
     ``handed`` names the channels that were handed over, to be imported beside this run. ``reunited`` are parked
     records that were retried because what they refer to may have come. Of ``strangers`` those that are told of are
@@ -141,6 +142,7 @@ class ImportRun(AsDict):
     reunited: tuple[Retried, ...] = ()
     strangers: Strangers = field(default_factory=Strangers)
     left_alone: tuple[LeftAloneFiles, ...] = ()
+    untold: str | None = None
 
     @property
     def busy(self) -> tuple[Busy, ...]:
@@ -186,7 +188,8 @@ class ExportRun:
 
     ``handed`` names the channels that were handed over, to be exported beside this run. ``resent`` are batches that
     were published again, because the other side misses them or because nobody answers. ``faults`` say of which streams
-    changes are not seen or not sent, ``cautions`` what else was not captured, or was called off.
+    changes are not seen or not sent, ``cautions`` what else was not captured, or was called off. ``untold`` says why
+    the other side could not be told of it yet.
     """
 
     batches: tuple[Exported, ...]
@@ -197,6 +200,7 @@ class ExportRun:
     resent: tuple[Resent, ...] = ()
     faults: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    untold: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -209,4 +213,21 @@ class ExportRun:
             "trouble": self.trouble,
             "faults": list(self.faults),
             "cautions": list(self.cautions),
+            "untold": self.untold,
         }
+
+
+@dataclass(frozen=True)
+class Resynced:
+    """Whole tables that were asked for, and what was sent of them at once.
+
+    ``asked`` is False if the same was asked for already; ``left`` snapshots and checkpoints are not complete.
+    """
+
+    run: ExportRun
+    asked: bool
+    left: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {**self.run.as_dict(), "asked": self.asked, "left": self.left}

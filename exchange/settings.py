@@ -485,13 +485,22 @@ class Settings(BaseModel):
         return make_url(self.database_url).set(query={}).render_as_string(hide_password=True)
 
 
-def load_settings(given: Mapping[str, str] | None = None) -> Settings:
-    """Read and check all settings; ``given`` values go before. Raises SettingsFaults with every fault."""
+def load_settings(given: Mapping[str, Any] | None = None) -> Settings:
+    """Read and check all settings; ``given`` values, by the names of their fields, go before.
+
+    Raises SettingsFaults with every fault.
+    """
+    given = given or {}
     faults: list[str] = []
     content = _read_env_file(faults)
     faults += misspelt(set(os.environ) | set(content))
+    known = ", ".join(Settings.model_fields)
+    faults += [
+        f"{printable(name)}: expected a setting ({known}), found none of this name"
+        for name in given.keys() - Settings.model_fields.keys()
+    ]
     try:
-        settings = Settings(**{**_texts(content), **(given or {})})
+        settings = Settings(**{**_texts(content), **given})
     except ValidationError as error:
         faults += [_sentence(fault) for fault in error.errors(include_url=False)]
         raise SettingsFaults(faults) from None

@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from exchange.api.acts import RefusedArgument
 from exchange.channels.channel import Channel, known_names
 from exchange.format.errors import printable
 from exchange.format.names import MAX_SEQUENCE
 from exchange.format.strict_json import MAX_INTEGER
 
 
-class RefusedCall(Exception):  # noqa: N818 - reads as what happened
+class RefusedCall(RefusedArgument):
     """The arguments of a task make no sense; the text is one sentence."""
 
 

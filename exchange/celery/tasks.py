@@ -20,6 +20,8 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from exchange.api import Exchange, RefusedArgument
+from exchange.api.acts import left_to_the_caller
 from exchange.celery import EXPIRY_SHARE, app, settings_or_exit, stopping
 from exchange.celery.arguments import (
     RefusedCall,
@@ -52,7 +54,6 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.tables import BatchState
 from exchange.database.whoami import acting_for
-from exchange.dead_letters import bulk_retry, discard, retry
 from exchange.dead_letters.bulk_retry import Pace
 from exchange.dead_letters.counts import alarms
 from exchange.files.batch_files import parse_label
@@ -60,17 +61,17 @@ from exchange.files.pid_lock import holding_name
 from exchange.format.errors import RecordError, TransientError
 from exchange.format.names import MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
-from exchange.incoming import importer, quarantine, release, replay, strangers
-from exchange.link import epoch_adoption, epochs, send_requests
+from exchange.incoming import quarantine, release, strangers
+from exchange.link import epoch_adoption, epochs
 from exchange.link.gaps import accept_by_hand
 from exchange.link.reconcile import request_checkpoints
-from exchange.operating.assemble import assemble, load_request_handler, with_present_keys
+from exchange.operating.assemble import load_request_handler
 from exchange.operating.prune import prune_expired
-from exchange.outgoing import control_batch, exporter, leftover
+from exchange.outgoing import control_batch, leftover
 from exchange.outgoing.resend import resend_by_code, resend_by_hand
 from exchange.reference.answering import answer_requests as answer
 from exchange.results import Imported, Retried
-from exchange.settings import Settings, SettingsFaults
+from exchange.settings import SettingsFaults
 from exchange.site import Site
 from exchange.tables import version_limit
 
@@ -84,7 +85,7 @@ MOST_TOLD = 100
 """So many records of a selection a result tells of one by one; of all it has the counts."""
 
 # Nothing is wrong with the program: a traceback would only hide the sentence.
-_SAID = (RefusedCall, TransientError, SettingsFaults)
+_SAID = (RefusedArgument, TransientError, SettingsFaults)
 
 
 class HasFields(Protocol):
@@ -187,14 +188,11 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     With ``spread``, as beat calls it for all, channels that have something go to a task each, which ``handed``
     names, and one that somebody is at work on is left to them without a word.
     """
-    site = _site()
-    check_channel(channel, site.outgoing(), "sent")
+    check_text("channel", channel)
     check_truth("spread", spread)
-    run = exporter.export(
-        site, channel=channel, stopping=stopping, hand_over=_handing("exchange.export", spread and channel is None)
-    )
-    if channel is None:
-        _warn(control_batch.after_export(site))
+    hand_over = _handing("exchange.export", spread and channel is None)
+    run = _exchange().export(channel, stopping=stopping, hand_over=hand_over)
+    _warn(run.untold)
     if spread:  # a tick that meets the one before it, still at work, is no news
         run = dataclasses.replace(run, busy=())
     _raise_if_only_busy(run.busy, run.batches)
@@ -210,13 +208,12 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     With ``spread``, as beat calls it for all, channels of which something came go to a task each, which
     ``handed`` names, and one that somebody is at work on is left to them without a word.
     """
-    site = _site()
-    check_channel(channel, site.incoming(), "received")
+    check_text("channel", channel)
     check_text("batch", batch)
     check_truth("spread", spread)
     hand_over = _handing("exchange.import", spread and channel is None and batch is None)
-    run = importer.import_batches(site, channel=channel, stem=batch, stopping=stopping, hand_over=hand_over)
-    _tell(site, run.batches)
+    run = _exchange().import_batches(channel, batch=batch, stopping=stopping, hand_over=hand_over)
+    _warn(run.untold)
     done = [one for one in run.batches if not one.busy]
     if spread:
         run = dataclasses.replace(run, batches=tuple(done))
@@ -245,7 +242,7 @@ def retry_dead_letter(
     for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
         check_truth(name, switch)
     if by_ids(ids, selection):
-        done = [one.without_values() for one in retry.retry_letters(_site(), numbers(ids), rehearse=dry_run)]
+        done = [one.without_values() for one in _exchange().dead_letters.retry(numbers(ids), rehearse=dry_run)]
         return _told(done, {}, "nothing to retry", what="dead_letters")
     for name, value in (("canary", canary), ("stop_after", stop_after)):
         check_count(name, value)
@@ -256,8 +253,7 @@ def retry_dead_letter(
         shown.extend(one.without_values().as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
 
     pace = Pace(rate, canary, stop_after)
-    bulk = bulk_retry.retry_selection(
-        _site(),
+    bulk = _exchange().dead_letters.retry_selection(
         str(selection),
         pace,
         rehearse=dry_run,
@@ -277,7 +273,7 @@ def discard_dead_letter(
     """Discard parked records by ``ids`` or a selection; if one of them can't be, none is."""
     check_truth("skip_changed", skip_changed)
     wanted = numbers(ids) if by_ids(ids, selection) else []
-    number = discard.discard_letters(_site(), reason, ids=wanted, selection=selection, skip_changed=skip_changed)
+    number = _exchange().dead_letters.discard(reason, wanted, selection=selection, skip_changed=skip_changed)
     return _counted({"discarded": number}, "none")
 
 
@@ -285,7 +281,7 @@ def discard_dead_letter(
 def restore_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
     """Park records again that were discarded, by ``ids`` or a selection; if one of them can't be, none is."""
     wanted = numbers(ids) if by_ids(ids, selection) else []
-    return _counted({"restored": discard.restore_letters(_site(), reason, ids=wanted, selection=selection)}, "none")
+    return _counted({"restored": _exchange().dead_letters.restore(reason, wanted, selection=selection)}, "none")
 
 
 @_task("exchange.replay_batch")
@@ -293,9 +289,8 @@ def replay_batch(batch: str, through: int | None = None) -> Result:
     """Apply an archived, held or quarantined batch again, or a range; one that was applied stays as it is."""
     check_batch(batch, BatchName.parse)
     check_count("through", through, MAX_SEQUENCE)
-    site = _site()
-    done = replay.replay_batches(site, batch, through, stopping)
-    _tell(site, done.batches)
+    done = _exchange().replay(batch, through, stopping=stopping)
+    _warn(done.untold)
     _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
     return _told(done.batches, done.as_dict(), "nothing to replay")
 
@@ -366,17 +361,11 @@ def free_row(stream: str, key: str) -> Result:
 @_task("exchange.resync")
 def resync(channel: str, streams: list[str] | None = None, prune: bool = False) -> Result:
     """Have whole tables of a channel sent as they are now; this sends what it can: ``batches``, one for each."""
-    site = _site()
-    check_channel(channel or "", site.outgoing(), "sent")
+    check_text("channel", channel or "")
     check_names("streams", streams)
     check_truth("prune", prune)
-    try:
-        asked = send_requests.add_snapshot_requests(site, channel, streams, prune=prune)
-    except RecordError as error:
-        raise RefusedCall(f"{error.sentence}; nothing was done") from None
-    run = exporter.export(site, channel=channel, stopping=stopping)
-    notes = {**run.as_dict(), "asked": asked, "left": send_requests.count_open_requests(site, channel)}
-    return _told(run.batches, notes, "nothing to send")
+    done = _exchange().resync(channel or "", streams, prune=prune, stopping=stopping)
+    return _told(done.run.batches, done.as_dict(), "nothing to send")
 
 
 @_task("exchange.new_epoch")
@@ -498,15 +487,17 @@ def answer_requests() -> Result:
 
 
 def _site() -> Site:
-    """Give this process's own site: an engine that went through a fork would share its connections."""
-    settings, site = _site_of(os.getpid())
-    return with_present_keys(site, settings)
+    return _exchange().site
+
+
+def _exchange() -> Exchange:
+    """Give this process's own side: who asks for what is written down by the task."""
+    return _exchange_of(os.getpid())
 
 
 @functools.lru_cache(maxsize=1)
-def _site_of(_process: int) -> tuple[Settings, Site]:
-    settings = settings_or_exit()
-    return settings, assemble(settings)
+def _exchange_of(_process: int) -> Exchange:
+    return Exchange(settings_or_exit(), acting=left_to_the_caller, ready=True)
 
 
 def _tell(site: Site, outcomes: Sequence[Imported]) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from exchange.cli import output
-from exchange.cli.runtime import Refused
+from exchange.cli.runtime import Refused, settings
 from exchange.format.errors import printable
 
 if TYPE_CHECKING:
+    from exchange.api import Exchange
+    from exchange.api.acts import Act as Asked
     from exchange.database.audit_log import Act
     from exchange.site import Site
 
@@ -24,6 +26,21 @@ As = Annotated[
     ),
 ]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the audit.", show_default=False)]
+
+
+@contextmanager
+def open_exchange() -> Iterator[Exchange]:
+    """Open this side for commands; what one does is done by hand, in the name of its ``--as`` and ``--reason``.
+
+    Raises SettingsFaults.
+    """
+    from exchange.api import Exchange
+
+    def acting(site: Site, asked: Asked) -> AbstractContextManager[Act]:
+        return by_hand(site, asked.action, asked.arguments, who=asked.who, why=asked.why)
+
+    with Exchange(settings(), acting=acting) as exchange:
+        yield exchange
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
+from exchange.cli.audited import open_exchange
 from exchange.cli.dead_letters_filters import OF_CAUSES, FilterOptions, takes_filters
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, open_site
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
@@ -40,16 +40,11 @@ def by_cause(
     """Show what is wrong, by cause: how much, since when, whose fault, and what to do."""
     if context.invoked_subcommand is not None:
         return
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.dead_letters.groups import grouped
-
-    with open_site() as site:
-        wanted = filters.read(site)
-        with transient_errors(), reading(site.engine) as connection:
-            groups = grouped(connection, wanted)
+    with open_exchange() as exchange:
+        wanted = filters.read(exchange.site)
+        groups = exchange.dead_letters.groups(wanted)
         if not groups:
-            filters.refuse_unknown_names(site)
+            filters.refuse_unknown_names(exchange.site)
     if as_json:
         for group in groups:
             output.emit(group.as_dict())
@@ -142,23 +137,12 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first, a page at a time."""
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.dead_letters import masking, pages, selections
-
-    with open_site() as site:
-        wanted = filters.read(site, selection)
-        with transient_errors(), reading(site.engine) as connection:
-            if selection is not None:
-                selections.find_selection(connection, selection)
-            cursor = pages.cursor(connection, after) if after is not None else None
-            if after is not None and cursor is None:
-                raise Refused(f"after: there is no dead letter {after} to go on after; begin without --after")
-            page = pages.page(connection, wanted, after=cursor, limit=limit, oldest_first=oldest)
+    with open_exchange() as exchange:
+        wanted = filters.read(exchange.site, selection)
+        page = exchange.dead_letters.list(wanted, limit=limit, after=after, oldest_first=oldest)
         if not page.letters and not page.cut:
-            filters.refuse_unknown_names(site)
-        mask = masking.Mask(site.channels)
-    letters = [mask.brief(letter) for letter in page.letters]
+            filters.refuse_unknown_names(exchange.site)
+    letters = page.letters
     if as_json:
         for letter in letters:
             output.emit(letter.as_dict())

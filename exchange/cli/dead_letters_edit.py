@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, by_hand
+from exchange.cli.audited import As, open_exchange
 from exchange.cli.dead_letters import Id
 from exchange.cli.dead_letters_retry import Why
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, open_site
+from exchange.cli.runtime import Refused
 from exchange.format.errors import TransientError, printable
 
 if TYPE_CHECKING:
@@ -48,12 +48,13 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Mend a parked record, in $EDITOR unless told how. It is checked, and kept beside the record as it came."""
-    from exchange.dead_letters.edit import begin_edit, save_edit, with_changes
+    from exchange.dead_letters.edit import with_changes
 
     if file is not None and (values or removed):
         raise Refused("--file gives the whole record: expected no --set and no --remove beside it")
-    with open_site() as site:
-        draft = begin_edit(site, letter_id)
+    with open_exchange() as exchange:
+        letters = exchange.dead_letters
+        draft = letters.begin_edit(letter_id)
         kept = None
         if file is not None:
             text = _read(file)
@@ -63,11 +64,8 @@ def edit(
             kept = _let_edit(draft)
             text = kept.read_bytes()
         pointers = [one.partition("=")[0] for one in (*(values or ()), *(removed or ()))]
-        arguments = {"id": letter_id, "pointers": pointers or None}
         try:
-            with by_hand(site, "edit_dead_letter", arguments, who=as_name, why=reason) as act:
-                done = save_edit(site, draft, text, reason)
-                act.came_to({"revision": done.revision})
+            done = letters.save_edit(draft, text, reason, pointers=pointers, who=as_name)
         except TransientError as error:
             if kept is None:
                 raise

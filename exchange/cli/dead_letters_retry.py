@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, by_hand, open_exchange
 from exchange.cli.dead_letters import LARGEST_ID, many
 from exchange.cli.dead_letters_filters import FilterOptions, takes_filters
 from exchange.cli.output import Json
@@ -19,9 +18,9 @@ from exchange.format.errors import printable
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
+    from exchange.api.dead_letters import DeadLetters
     from exchange.dead_letters.bulk_retry import BulkRetry, Pace
     from exchange.results import Retried
-    from exchange.site import Site
 
 SHOWN_FAILURES = 20
 """So many of those that stay parked are shown to people; `--json` gives all."""
@@ -145,28 +144,28 @@ def retry(
     A selection is tried group by group. Ctrl-C ends between two of them, and the same command goes on.
     """
     from exchange.dead_letters.bulk_retry import Pace
-    from exchange.dead_letters.retry import retry_letters
 
     pace = Pace(rate, canary, stop_after)
     chosen = _ids_or_selection(ids, selection)
     if chosen is None and (pace != Pace() or again or skip_changed):
         raise Refused("--rate, --canary, --stop-after, --again and --skip-changed are for a --selection")
-    arguments = {"ids": ids or None, "selection": chosen, **vars(pace), "again": again, "skip_changed": skip_changed}
-    with open_site() as site:
-        action = by_hand(site, "retry_dead_letter", arguments, who=as_name, why=reason)
-        with nullcontext() if dry_run else action as act:
-            if chosen is not None:
-                bulk = _retry_selection(
-                    site, chosen, pace, rehearse=dry_run, again=again, skip_changed=skip_changed, as_json=as_json
-                )
-                if act:
-                    act.came_to(bulk.as_dict())
-                done: Sequence[Retried] = ()
-            else:
-                bulk = None
-                done = retry_letters(site, ids or (), rehearse=dry_run)
-                if act:
-                    act.came_to({"dead_letters": [one.without_values().as_dict() for one in done]})
+    with open_exchange() as exchange:
+        if chosen is None:
+            done = exchange.dead_letters.retry(ids or (), rehearse=dry_run, who=as_name, reason=reason)
+            bulk = None
+        else:
+            done = ()
+            bulk = _retry_selection(
+                exchange.dead_letters,
+                chosen,
+                pace,
+                as_json=as_json,
+                rehearse=dry_run,
+                again=again,
+                skip_changed=skip_changed,
+                who=as_name,
+                reason=reason,
+            )
     if bulk is not None:
         _tell_bulk(bulk, as_json)
         if bulk.stopped or (bulk.failed and not dry_run):
@@ -178,11 +177,10 @@ def retry(
 
 
 def _retry_selection(
-    site: Site, name: str, pace: Pace, *, rehearse: bool, again: bool, skip_changed: bool, as_json: bool
+    letters: DeadLetters, name: str, pace: Pace, *, as_json: bool, rehearse: bool, **how: Any
 ) -> BulkRetry:
-    from exchange.dead_letters import bulk_retry
-
-    total = bulk_retry.count_left(site, name)
+    """Retry a selection, with a bar and what failed; ``how`` goes to ``DeadLetters.retry_selection``."""
+    total = letters.count_left(name)
     shown = done = 0
     with output.between_groups("retrying", total) as (stopping, show):
 
@@ -196,16 +194,7 @@ def _retry_selection(
             if few:
                 _tell_retried(few, as_json, rehearse)
 
-        return bulk_retry.retry_selection(
-            site,
-            name,
-            pace,
-            rehearse=rehearse,
-            again=again,
-            skip_changed=skip_changed,
-            stopping=stopping,
-            report=show_group,
-        )
+        return letters.retry_selection(name, pace, rehearse=rehearse, stopping=stopping, report=show_group, **how)
 
 
 def _tell_retried(done: Sequence[Retried], as_json: bool, rehearsal: bool) -> None:
@@ -242,13 +231,10 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Give parked records up, all that are named or none."""
-    from exchange.dead_letters.discard import discard_letters
-
     chosen = _ids_or_selection(ids, selection)
-    arguments = {"ids": ids or None, "selection": chosen}
-    with open_site() as site, by_hand(site, "discard_dead_letter", arguments, who=as_name, why=reason) as act:
-        number = discard_letters(site, reason, ids=ids or (), selection=chosen, skip_changed=skip_changed)
-        act.came_to({"discarded": number})
+    with open_exchange() as exchange:
+        letters = exchange.dead_letters
+        number = letters.discard(reason, ids or (), selection=chosen, skip_changed=skip_changed, who=as_name)
     _tell_number(ids, chosen, number, "discarded", as_json)
 
 
@@ -261,13 +247,9 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Take back records that were discarded: they are parked again."""
-    from exchange.dead_letters.discard import restore_letters
-
     chosen = _ids_or_selection(ids, selection)
-    arguments = {"ids": ids or None, "selection": chosen}
-    with open_site() as site, by_hand(site, "restore_dead_letter", arguments, who=as_name, why=reason) as act:
-        number = restore_letters(site, reason, ids=ids or (), selection=chosen)
-        act.came_to({"restored": number})
+    with open_exchange() as exchange:
+        number = exchange.dead_letters.restore(reason, ids or (), selection=chosen, who=as_name)
     _tell_number(ids, chosen, number, "parked", as_json)
 
 

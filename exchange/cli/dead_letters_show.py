@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from exchange.cli import output
+from exchange.cli.audited import open_exchange
 from exchange.cli.dead_letters import Id
 from exchange.cli.output import Json
-from exchange.cli.runtime import fail, open_site
+from exchange.cli.runtime import fail
 from exchange.format.errors import printable
 from exchange.format.moments import in_table
 
@@ -26,12 +27,8 @@ MOST_LINES = 200
 
 def show(letter_id: Id, as_json: Json = False) -> None:
     """Show one dead letter: what is wrong, the record, its row as it stands now, and its history."""
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.dead_letters.show import view
-
-    with open_site() as site, transient_errors(), reading(site.engine) as connection:
-        found = view(site, connection, letter_id)
+    with open_exchange() as exchange:
+        found = exchange.dead_letters.show(letter_id)
     if found is None:
         output.print_error(f"there is no dead letter {letter_id}; `exchange dead-letters list` shows those there are")
         fail()

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from exchange.cli import output, transfer
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, by_hand, open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, known_channel, open_site
+from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.moments import in_table
 
 app = typer.Typer(help="The lives of this database.", invoke_without_command=True)
@@ -38,28 +38,15 @@ def resync(
 
     What is interrupted goes on with the next export.
     """
-    from exchange.format.errors import RecordError
-    from exchange.link import send_requests
-    from exchange.outgoing import exporter
-
     if channel is None:
         if stream or prune_missing:
             raise Refused("channel: expected the one to send, as --stream and --prune-missing are about it")
         _list(as_json)
         return
-    with open_site() as site:
-        known_channel(channel, site.outgoing(), "sent")
-        arguments = {"channel": channel, "streams": stream, "prune": prune_missing}
-        with by_hand(site, "resync", arguments, who=who, why=reason) as act:
-            try:
-                asked = send_requests.add_snapshot_requests(site, channel, stream, prune=prune_missing, reason=reason)
-            except RecordError as error:
-                raise Refused(f"{error.sentence}; nothing was done") from error
-            with output.between_batches("sending") as stopping:
-                run = exporter.export(site, channel=channel, stopping=stopping)
-            left = send_requests.count_open_requests(site, channel)
-            act.came_to({**run.as_dict(), "asked": asked, "left": left})
-    if not asked:
+    with open_exchange() as exchange, output.between_batches("sending") as stopping:
+        done = exchange.resync(channel, stream, prune=prune_missing, stopping=stopping, who=who, reason=reason)
+    run, left = done.run, done.left
+    if not done.asked:
         output.say("the same was asked for already, and has its turn")
     transfer.show_exported(run, as_json)
     if left and not run.trouble:

@@ -65,6 +65,7 @@ def _explained(error: Exception) -> tuple[list[str], int]:
         case OSError():
             return [f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED
     # Only now: of these no command's start may wait for the modules.
+    from exchange.api.acts import RefusedArgument
     from exchange.channels.channel import ChannelFaults
     from exchange.database.locks import Busy
     from exchange.files.keys import KeyFault
@@ -72,8 +73,8 @@ def _explained(error: Exception) -> tuple[list[str], int]:
     from exchange.settings import SettingsFaults
 
     match error:
-        case SettingsFaults() | ChannelFaults():
-            return list(error.faults), USAGE
+        case SettingsFaults() | ChannelFaults() | RefusedArgument():
+            return list(getattr(error, "faults", [str(error)])), USAGE
         case KeyFault() | Busy() | BrokerFault():
             return [str(error)], FAILED
     return _of_a_database(error), FAILED
@@ -110,21 +111,12 @@ def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
     ``distrusting`` leaves out a trusted key by its name, whatever is wrong with its file.
     Raises SettingsFaults, and TransientError if the database is away, not made yet or somebody else's.
     """
-    from exchange.database import network
-    from exchange.database.engine import missing_file
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.link.home import refuse_other_home
+    from exchange.api import refuse_unready
     from exchange.operating.assemble import assemble
 
     site = assemble(settings(), distrusting=distrusting)
     try:
-        missing = missing_file(site.engine)
-        if missing is not None:
-            raise TransientError(f"{missing}: there is no database yet; `exchange migrate` makes it")
-        with transient_errors(), reading(site.engine) as connection:
-            network.known_epoch(connection, site.network)
-            refuse_other_home(site, connection)
+        refuse_unready(site)
         yield site
     finally:
         site.engine.dispose()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exchange.cli import output
+from exchange.cli.audited import open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import open_site, settings
 
 if TYPE_CHECKING:
     from exchange.operating.status import Status
@@ -20,14 +20,9 @@ _COLUMNS = {
 
 def status(as_json: Json = False) -> None:
     """Show how far each channel has come."""
-    from exchange.database.locks import reading
-    from exchange.operating.presence import absences
-    from exchange.operating.status import read_status
-
-    with open_site() as site:
-        found = read_status(site)
-        with reading(site.engine) as connection:
-            absent = [str(one) for one in absences(settings(), site, connection) if one.since is not None]
+    with open_exchange() as exchange:
+        found = exchange.status()
+        absent = [str(one) for one in exchange.absences() if one.since is not None]
     if as_json:
         output.emit(found.as_dict() | {"work": absent})
     else:

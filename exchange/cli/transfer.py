@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, by_hand, open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, known_channel, open_site, stem
+from exchange.cli.runtime import Refused, fail, open_site, stem
 from exchange.format.errors import Verdict
 from exchange.format.names import CONTROL, MAX_SEQUENCE
 
@@ -26,19 +26,12 @@ Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only t
 
 def export(channel: Channel = None, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Export what changed as signed batches."""
-    from exchange.outgoing import control_batch, exporter
-
-    with open_site() as site:
-        known_channel(channel, site.outgoing(), "sent")
-        with by_hand(site, "export", {"channel": channel}, who=who, why=reason) as act:
-            with output.between_batches("exporting") as stopping:
-                run = exporter.export(site, channel=channel, stopping=stopping)
-            trouble = control_batch.after_export(site) if channel is None and not run.trouble else None
-            act.came_to(run.as_dict())
+    with open_exchange() as exchange, output.between_batches("exporting") as stopping:
+        run = exchange.export(channel, stopping=stopping, who=who, reason=reason)
     show_exported(run, as_json)
-    if trouble:
-        output.print_error(trouble)
-    if run.trouble or run.busy or run.faults or trouble:
+    if run.untold and run.untold != run.trouble:
+        output.print_error(run.untold)
+    if run.trouble or run.busy or run.faults or run.untold:
         fail()
     if not (run.batches or run.parked or run.resent):
         output.say("nothing to export")
@@ -63,26 +56,18 @@ def import_(
 
     Each batch is verified, then applied in one transaction or not at all.
     """
-    from exchange.incoming import importer
-    from exchange.outgoing import control_batch
-
     if batch and release and batch != release:
         raise Refused("--batch and --release: expected one batch, found two")
     wanted = stem(release or batch or "") if release or batch else None
-    with open_site() as site:
-        known_channel(channel, site.incoming(), "received")
-        arguments = {"channel": channel, "batch": wanted, "release": bool(release) or None}
-        with by_hand(site, "import", arguments, who=who, why=reason) as act:
-            site.spool.prepare()
-            with output.between_batches("importing", lambda: len(site.spool.list_arrivals().batches)) as stopping:
-                run = importer.import_batches(
-                    site, channel=channel, stem=wanted, release=bool(release), stopping=stopping
-                )
-                trouble = control_batch.after_import(site, run.batches, stopping)
-            act.came_to(run.as_dict())
+    with open_exchange() as exchange:
+        spool = exchange.site.spool
+        with output.between_batches("importing", lambda: len(spool.list_arrivals().batches)) as stopping:
+            run = exchange.import_batches(
+                channel, batch=wanted, release=bool(release), stopping=stopping, who=who, reason=reason
+            )
     show_imported(run.batches, as_json)
-    if trouble:
-        output.warn(trouble)
+    if run.untold:
+        output.warn(run.untold)
     _show_the_rest(run)
     if run.trouble:
         output.print_error(run.trouble)
@@ -132,21 +117,11 @@ def replay(
 
     They may be archived, held or quarantined; one that is applied already stays as it is.
     """
-    from exchange.incoming.replay import replay_batches
-    from exchange.outgoing import control_batch
-
     wanted = stem(batch)
-    with open_site() as site:
-        arguments = {"batch": wanted, "through": through}
-        with (
-            by_hand(site, "replay_batch", arguments, who=who, why=reason) as act,
-            output.between_batches("replaying") as stopping,
-        ):
-            done = replay_batches(site, wanted, through, stopping)
-            trouble = control_batch.after_import(site, done.batches, stopping)
-            act.came_to(done.as_dict())
+    with open_exchange() as exchange, output.between_batches("replaying") as stopping:
+        done = exchange.replay(wanted, through, stopping=stopping, who=who, reason=reason)
     show_imported(done.batches, as_json)
-    for sentence in filter(None, (done.trouble, trouble)):
+    for sentence in filter(None, (done.trouble, done.untold)):
         output.warn(sentence)
     if done.busy:
         fail()

@@ -87,8 +87,6 @@ def _postgresql_engine(parsed: URL, lock_seconds: float) -> Engine:
             "prepare_threshold": None,
         },
     )
-    settings = {**_SETTINGS, "lock_timeout": f"{round(lock_seconds * 1000)}ms"}
-    fixed = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in settings.items())
 
     # Before SQLAlchemy looks at the new connection: it remembers how strings are to be quoted.
     @event.listens_for(engine, "connect", insert=True)
@@ -100,7 +98,16 @@ def _postgresql_engine(parsed: URL, lock_seconds: float) -> Engine:
             _take_any_bytes(connection)
         connection.autocommit = False
         if role == "replica":
-            raise TransientError(_NO_TRIGGERS)
+            raise TransientError(NO_TRIGGERS)
+
+    begin_on_postgresql(engine, lock_seconds)
+    return engine
+
+
+def begin_on_postgresql(engine: Engine, lock_seconds: float, **more: str) -> None:
+    """Have each transaction of an engine set for itself what it relies on, and ``more``, until it ends."""
+    settings = {**_SETTINGS, "lock_timeout": f"{round(lock_seconds * 1000)}ms", **more}
+    fixed = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in settings.items())
 
     # SET, and nothing that reads: what a REPEATABLE READ transaction sees is not fixed by it.
     @event.listens_for(engine, "begin")
@@ -115,8 +122,6 @@ def _postgresql_engine(parsed: URL, lock_seconds: float) -> Engine:
             if getattr(error.orig, "sqlstate", None) != _NOT_IN_RECOVERY:
                 raise
             raise TransientError(_STANDBY) from error
-
-    return engine
 
 
 def _take_any_bytes(driver: Any) -> None:
@@ -145,7 +150,7 @@ _STANDBY = (
     "the database is a standby that can only be read; nothing was changed; have EXCHANGE_DATABASE_URL name the server"
     " that is written to"
 )
-_NO_TRIGGERS = (
+NO_TRIGGERS = (
     "the database or the role sets session_replication_role to replica, under which neither foreign keys nor triggers"
     " hold; nothing was changed; take it away with ALTER ROLE ... RESET session_replication_role"
 )
@@ -171,6 +176,13 @@ def _sqlite_engine(url: str) -> Engine:
         ):
             connection.execute(f"PRAGMA {pragma}")
 
+    begin_on_sqlite(engine)
+    return engine
+
+
+def begin_on_sqlite(engine: Engine) -> None:
+    """Have each transaction of an engine begin by a statement, and end by none but its own."""
+
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         mode = "DEFERRED" if connection.get_execution_options().get("exchange_read_only") else "IMMEDIATE"
@@ -187,8 +199,6 @@ def _sqlite_engine(url: str) -> Engine:
         driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
             raise TransientError(_ENDED)
-
-    return engine
 
 
 _OUTSIDE = ("BEGIN", "ROLLBACK", "RELEASE", "PRAGMA", "VACUUM", "ATTACH", "DETACH")

@@ -18,11 +18,15 @@ from exchange.site import Site
 
 @dataclass(frozen=True)
 class Replayed:
-    """What became of a range: ``missing`` of its sequences are not kept, ``left`` batches were not touched."""
+    """What became of a range: ``missing`` of its sequences are not kept, ``left`` batches were not touched.
+
+    ``untold`` says why the other side could not be told of it yet.
+    """
 
     batches: tuple[Imported, ...]
     missing: int = 0
     left: int = 0
+    untold: str | None = None
 
     @property
     def busy(self) -> tuple[Busy, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exchange.channels.channel import Channel, ChannelFaults, load_channels
+from sqlalchemy import Engine
+
+from exchange.channels.channel import Channel, ChannelFaults, check, load_channels
 from exchange.channels.schemas import Checker
 from exchange.database.engine import make_engine
 from exchange.files import keys
@@ -22,14 +25,22 @@ if TYPE_CHECKING:
     from exchange.reference.handlers import Handler
 
 
-def assemble(settings: Settings, *, distrusting: str | None = None, keyless: bool = False) -> Site:
+def assemble(
+    settings: Settings,
+    *,
+    distrusting: str | None = None,
+    keyless: bool = False,
+    engine: Engine | None = None,
+    channels: Sequence[Channel] | None = None,
+) -> Site:
     """Build the site, as if it did not trust the key of one name if one is given: nobody looks at its file then.
 
-    One that is ``keyless`` is for looking at the database alone: no key's file is read. Raises SettingsFaults with
-    every fault of the channels and keys that are named.
+    One that is ``keyless`` is for looking at the database alone: no key's file is read. ``engine`` and ``channels`` are
+    taken in the place of those that the settings name. Raises SettingsFaults with every fault of the channels and keys
+    that are named.
     """
     faults: list[str] = []
-    channels = _channels(settings, faults)
+    channels = _channels(settings, channels, faults)
     signing_key, trusted, own = None, TrustedKeys({}), TrustedKeys({})
     try:
         if not keyless:
@@ -45,7 +56,7 @@ def assemble(settings: Settings, *, distrusting: str | None = None, keyless: boo
     return Site(
         network=settings.network,
         peer=settings.peer,
-        engine=make_engine(settings.database_url, lock_seconds=settings.lock_seconds),
+        engine=engine or make_engine(settings.database_url, lock_seconds=settings.lock_seconds),
         channels=channels,
         spool=Spool(folders(settings)),
         checkers=checkers,
@@ -131,13 +142,17 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
-def _channels(settings: Settings, faults: list[str]) -> tuple[Channel, ...]:
-    """Import the declared channels, and see that each goes from one of the two networks to the other.
+def _channels(settings: Settings, given: Sequence[Channel] | None, faults: list[str]) -> tuple[Channel, ...]:
+    """Import the declared channels unless they are given, and see that each goes from one network to the other.
 
     What is wrong is added to ``faults``; none are given if they can't be imported.
     """
     try:
-        channels = load_channels(settings.app)
+        if given is None:
+            channels = load_channels(settings.app)
+        else:
+            channels = tuple(given)
+            check(channels)
     except ChannelFaults as error:
         faults += [f"{variable_name('app')}: {fault}" for fault in error.faults]
         return ()

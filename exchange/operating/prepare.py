@@ -24,21 +24,22 @@ from exchange.tables import capture
 
 
 def prepare(settings: Settings, *, take_over: bool = False) -> Site:
-    """Make folders, tables and triggers as this version needs them, and give the site; may be repeated.
-
-    ``take_over`` is a person's word that no other home works with the database any more. Raises SettingsFaults, and
-    TransientError if a folder or the database can't be made ready.
-    """
+    """Make all that ``make_ready`` makes, and give the site."""
     site = assemble(settings)
     try:
-        _make_ready(site, settings, take_over=take_over)
+        make_ready(site, settings, take_over=take_over)
     except Exception:
         site.engine.dispose()
         raise
     return site
 
 
-def _make_ready(site: Site, settings: Settings, *, take_over: bool) -> None:
+def make_ready(site: Site, settings: Settings, *, take_over: bool = False) -> None:
+    """Make folders, tables and triggers as this version needs them; may be repeated.
+
+    ``take_over`` is a person's word that no other home works with the database any more. Raises SettingsFaults, and
+    TransientError if a folder or the database can't be made ready.
+    """
     with transient_errors():
         site.spool.prepare(make=True)
         call_secret.make(settings.home)

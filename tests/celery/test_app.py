@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from exchange import celery
+from exchange.api import RefusedArgument
 from exchange.celery import tasks
-from exchange.celery.arguments import RefusedCall
 from exchange.celery.calls import Caller, NotAccepted, check_call
 from exchange.database import make_engine
 from exchange.operating import prepare
@@ -168,7 +168,7 @@ def test_arguments_that_make_no_sense_are_refused_in_one_sentence(
 ) -> None:
     for name, value in {"NETWORK": "response", "PEER": "request", "HOME": tmp_path, "BROKER_URL": BROKER}.items():
         monkeypatch.setenv(f"EXCHANGE_{name}", str(value))
-    with pytest.raises(RefusedCall, match=said):
+    with pytest.raises(RefusedArgument, match=said):
         getattr(tasks, task).run(**arguments)
 
 

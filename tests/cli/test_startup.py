@@ -60,5 +60,5 @@ def test_status_loads_a_database_and_nothing_that_migrates_runs_tasks_or_words_f
     modules = loaded(["status"], seeded.response.environment)
     assert "sqlalchemy" in modules
     commands = {name for name in modules if name.startswith("exchange.cli.")}
-    assert commands == {f"exchange.cli.{name}" for name in ("app", "runtime", "output", "status")}
+    assert commands == {f"exchange.cli.{name}" for name in ("app", "runtime", "output", "audited", "status")}
     assert not modules & NOT_FOR_STATUS

@@ -18,9 +18,10 @@ from exchange.operating.doctor.file_system import check_folders, check_password_
 from exchange.operating.doctor.finding import Finding, Findings, Level, fault, looked, ok
 from exchange.operating.doctor.keys import check_keys
 from exchange.operating.doctor.processes import check_broker, check_calls, check_handler, check_nudge
-from exchange.settings import SettingsFaults, load_settings
+from exchange.settings import Settings, SettingsFaults, load_settings
+from exchange.site import Site
 
-__all__ = ["Finding", "Level", "examine"]
+__all__ = ["Finding", "Level", "examine", "examine_side"]
 
 
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,6 +39,11 @@ def examine(*, work: bool = True) -> Findings:
         for sentence in faults.faults:
             yield fault("settings", sentence, "correct the variable or the .env; the rest is looked at after that")
         return
+    yield from examine_side(settings, lambda: assemble(settings, keyless=True), work=work)
+
+
+def examine_side(settings: Settings, make_site: Callable[[], Site], *, work: bool = True) -> Findings:
+    """Look at everything but the settings; of keys the site that is made may know nothing."""
     yield ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
     checks: tuple[tuple[str, Callable[[], Findings]], ...] = (
         ("settings", partial(check_password_files, settings)),
@@ -51,7 +57,7 @@ def examine(*, work: bool = True) -> Findings:
     for check, look in checks:
         yield from looked(check, look, "see that this user may look there")
     try:
-        site = assemble(settings, keyless=True)  # of the keys was told
+        site = make_site()
     except SettingsFaults as faults:
         for sentence in faults.faults:
             yield fault("settings", sentence, "correct it; the database is looked at after that")

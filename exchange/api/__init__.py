@@ -1,0 +1,324 @@
+"""One side of the exchange for a Python program: ``from exchange import Exchange``.
+
+    with Exchange.from_settings() as exchange:
+        exchange.export()
+        print(exchange.status().as_dict())
+
+The command line and the tasks call the same methods. What only a person can mend is raised in one sentence:
+SettingsFaults, RefusedArgument, TransientError, Busy (somebody else is at work; the same call goes on later).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from exchange.api.acts import Act, Acting, RefusedArgument, by_program
+from exchange.format.errors import RecordError, TransientError, printable
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import Engine
+
+    from exchange.api.acts import Done
+    from exchange.api.dead_letters import DeadLetters
+    from exchange.channels.channel import Channel
+    from exchange.format.errors import Problem
+    from exchange.incoming.replay import Replayed
+    from exchange.operating.doctor import Finding
+    from exchange.operating.status import Status
+    from exchange.results import ExportRun, ImportRun, Resynced
+    from exchange.settings import Settings
+    from exchange.site import Site
+
+__all__ = ["Exchange", "RefusedArgument"]
+
+
+def never() -> bool:
+    """Go on: nobody asked to stop."""
+    return False
+
+
+class Exchange:
+    """One side: its settings, channels and keys, and a database that is opened when it is first needed.
+
+    Any number of threads may use one; each call opens transactions of its own and holds nothing when it returns. After
+    a fork it opens a database of its own, unless an engine was given: that one's owner disposes of it there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        engine: Engine | None = None,
+        channels: Sequence[Channel] | None = None,
+        acting: Acting = by_program,
+        ready: bool = False,
+    ) -> None:
+        """Take settings as they are; programs call ``from_settings``.
+
+        ``acting`` writes down who asked; ``ready`` says that the database need not be looked at first.
+        """
+        self.settings = settings
+        self._given = engine
+        self._channels = channels
+        self._acting = acting
+        self._ready = ready
+        self._made: tuple[int, Site] | None = None
+
+    @classmethod
+    def from_settings(
+        cls, *, engine: Engine | None = None, channels: Sequence[Channel] | None = None, **settings: Any
+    ) -> Self:
+        """Read ``EXCHANGE_*`` variables and the ``.env``; ``settings`` by their fields' names count before those.
+
+        ``engine`` is the application's own, whose pool is shared (see ``exchange.database.borrowed``); ``channels``
+        take the place of those that EXCHANGE_APP names. Opens nothing. Raises SettingsFaults with every fault, and
+        EngineRefused for an engine that can't be shared.
+        """
+        from exchange.settings import load_settings
+
+        if engine is not None:
+            from exchange.database.borrowed import borrow_engine
+
+            borrow_engine(engine)  # refused at once
+            settings["database_url"] = engine.url.render_as_string(hide_password=False)
+        made = cls(load_settings(settings), engine=engine, channels=channels)
+        made._assembled()
+        return made
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database; an engine that was given stays as it is. It may be used again after that."""
+        if self._made is not None and self._made[0] == os.getpid():
+            self._made[1].engine.dispose()
+        self._made = None
+
+    @property
+    def site(self) -> Site:
+        """This side as workflows see it, with the keys that are there now.
+
+        Raises SettingsFaults, and TransientError if the database is away, not made yet or somebody else's.
+        """
+        from exchange.operating.assemble import with_present_keys
+
+        fresh = self._made is None or self._made[0] != os.getpid()
+        site = self._assembled() if fresh else with_present_keys(self._assembled(), self.settings)
+        if not self._ready:
+            refuse_unready(site)
+            self._ready = True
+        return site
+
+    def _assembled(self) -> Site:
+        from exchange.operating.assemble import assemble
+
+        if self._made is None or self._made[0] != os.getpid():
+            self._made = os.getpid(), assemble(self.settings, engine=self._borrowed(), channels=self._channels)
+        return self._made[1]
+
+    def _borrowed(self) -> Engine | None:
+        if self._given is None:
+            return None
+        from exchange.database.borrowed import borrow_engine
+
+        return borrow_engine(self._given, lock_seconds=self.settings.lock_seconds)
+
+    def act(
+        self, site: Site, action: str, arguments: dict[str, Any], who: str | None, why: str | None
+    ) -> AbstractContextManager[Done]:
+        """Do a piece of work, the block, in somebody's name."""
+        return self._acting(site, Act(action, arguments, who, why))
+
+    # What beat does, too
+
+    def export(
+        self,
+        channel: str | None = None,
+        *,
+        stopping: Callable[[], bool] = never,
+        hand_over: Callable[[str], None] | None = None,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> ExportRun:
+        """Export what changed, of one channel or of all, and tell the other side what it is to know.
+
+        ``stopping`` is asked between batches; with ``hand_over`` channels that have something are handed to somebody
+        who exports them beside this run. Channels that somebody else works on are named in the result.
+        """
+        from exchange.outgoing import control_batch, exporter
+
+        site = self.site
+        _check_channel(site, channel, sent=True)
+        with self.act(site, "export", {"channel": channel}, who, reason) as act:
+            run = exporter.export(site, channel=channel, stopping=stopping, hand_over=hand_over)
+            if channel is None:
+                run = replace(run, untold=control_batch.after_export(site))
+            act.came_to(run.as_dict())
+        return run
+
+    def import_batches(
+        self,
+        channel: str | None = None,
+        *,
+        batch: str | None = None,
+        release: bool = False,
+        stopping: Callable[[], bool] = never,
+        hand_over: Callable[[str], None] | None = None,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> ImportRun:
+        """Take in what arrived, of one channel, one batch or all; each batch whole, in a transaction of its own.
+
+        Batches that are refused or held are outcomes, not errors. ``release`` lets in a ``batch`` that deletes more, or
+        is newer, than the settings allow. The other side is told what became of its batches.
+        """
+        from exchange.incoming import importer
+        from exchange.outgoing import control_batch
+
+        site = self.site
+        _check_channel(site, channel, sent=False)
+        asked = {"channel": channel, "batch": batch, "release": release or None}
+        with self.act(site, "import", asked, who, reason) as act:
+            run = importer.import_batches(
+                site, channel=channel, stem=batch, release=release, stopping=stopping, hand_over=hand_over
+            )
+            run = replace(run, untold=control_batch.after_import(site, run.batches, stopping))
+            act.came_to(run.as_dict())
+        return run
+
+    # What is asked for by somebody
+
+    def replay(
+        self,
+        batch: str,
+        through: int | None = None,
+        *,
+        stopping: Callable[[], bool] = never,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> Replayed:
+        """Apply a kept batch again, or a range of them; one that was applied stays as it is."""
+        from exchange.incoming import replay
+        from exchange.outgoing import control_batch
+
+        site = self.site
+        with self.act(site, "replay_batch", {"batch": batch, "through": through}, who, reason) as act:
+            done = replay.replay_batches(site, batch, through, stopping)
+            done = replace(done, untold=control_batch.after_import(site, done.batches, stopping))
+            act.came_to(done.as_dict())
+        return done
+
+    def resync(
+        self,
+        channel: str,
+        streams: Sequence[str] | None = None,
+        *,
+        prune: bool = False,
+        stopping: Callable[[], bool] = never,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> Resynced:
+        """Have whole tables of a channel sent as they are now, and send what can be sent at once.
+
+        With ``prune`` rows are removed over there that are not here.
+        """
+        from exchange.link import send_requests
+        from exchange.outgoing import exporter
+        from exchange.results import Resynced
+
+        site = self.site
+        _check_channel(site, channel or "", sent=True)
+        asked_for = {"channel": channel, "streams": list(streams) if streams else None, "prune": prune}
+        with self.act(site, "resync", asked_for, who, reason) as act:
+            try:
+                asked = send_requests.add_snapshot_requests(site, channel, streams, prune=prune, reason=reason)
+            except RecordError as error:
+                raise RefusedArgument(f"{error.sentence}; nothing was done") from error
+            run = exporter.export(site, channel=channel, stopping=stopping)
+            done = Resynced(run, asked, send_requests.count_open_requests(site, channel))
+            act.came_to(done.as_dict())
+        return done
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Records that did not take effect, and what can be done with them."""
+        from exchange.api.dead_letters import DeadLetters
+
+        return DeadLetters(self)
+
+    # How this side is
+
+    def status(self) -> Status:
+        """Say how far each channel is, and what waits for somebody."""
+        from exchange.operating.status import read_status
+
+        return read_status(self.site)
+
+    def absences(self) -> list[Problem]:
+        """Say what is not done any more and which process is missing."""
+        from exchange.database.locks import reading
+        from exchange.operating.presence import absences
+
+        site = self.site
+        with reading(site.engine) as connection:
+            return list(absences(self.settings, site, connection))
+
+    def findings(self, *, work: bool = True) -> list[Finding]:
+        """Look at everything, as ``exchange doctor`` does; without ``work`` only at the installation."""
+        from exchange.operating.assemble import assemble
+        from exchange.operating.doctor import examine_side
+
+        def keyless() -> Site:
+            return assemble(self.settings, keyless=True, engine=self._borrowed(), channels=self._channels)
+
+        return list(examine_side(self.settings, keyless, work=work))
+
+    def migrate(self) -> None:
+        """Make folders and the exchange's own tables as this version needs them, as ``exchange migrate`` does."""
+        from exchange.operating.prepare import make_ready
+
+        make_ready(self._assembled(), self.settings)
+
+
+def _check_channel(site: Site, channel: str | None, *, sent: bool) -> None:
+    """Check the name of a channel that is sent or received here; None means all. Raises RefusedArgument."""
+    from exchange.channels.channel import known_names
+
+    known = known_names(site.outgoing() if sent else site.incoming())
+    if channel is not None and channel not in known:
+        names, way = ", ".join(known) or "none", "sent" if sent else "received"
+        raise RefusedArgument(
+            f"channel: expected one that is {way} here ({names}), found {printable(repr(channel), 80)}"
+        )
+
+
+def refuse_unready(site: Site) -> None:
+    """See that the database is there, is this network's and this home's.
+
+    Raises TransientError if it is away, not made yet or somebody else's.
+    """
+    from exchange.database import network
+    from exchange.database.engine import missing_file
+    from exchange.database.errors import transient_errors
+    from exchange.database.locks import reading
+    from exchange.link.home import refuse_other_home
+
+    missing = missing_file(site.engine)
+    if missing is not None:
+        raise TransientError(f"{missing}: there is no database yet; `exchange migrate` makes it")
+    with transient_errors(), reading(site.engine) as connection:
+        network.known_epoch(connection, site.network)
+        refuse_other_home(site, connection)

@@ -1,0 +1,205 @@
+"""Dead letters for a Python program: found, looked at, tried again, given up, mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection
+
+from exchange.api.acts import RefusedArgument
+from exchange.database.errors import transient_errors
+from exchange.database.locks import reading
+from exchange.database.tables import DeadLetterState
+from exchange.dead_letters import bulk_retry, discard, groups, pages, retry, selections, show
+from exchange.dead_letters import edit as editing
+from exchange.dead_letters.bulk_retry import BulkRetry, Pace, Report
+from exchange.dead_letters.edit import Draft, Edited
+from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.groups import Group
+from exchange.dead_letters.masking import Mask
+from exchange.dead_letters.search import LetterPage
+from exchange.dead_letters.show import View
+from exchange.format import strict_json
+from exchange.results import Retried
+
+if TYPE_CHECKING:
+    from exchange.api import Exchange
+    from exchange.api.acts import Done
+    from exchange.site import Site
+
+__all__ = ["DeadLetters", "Filters", "Pace"]
+
+_PARKED = Filters(state=DeadLetterState.PARKED)
+
+
+class DeadLetters:
+    """The records of one side that did not take effect. What is sensitive is hidden in all that is given."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    # To look at
+
+    def groups(self, filters: Filters = _PARKED) -> list[Group]:
+        """Give what is wrong, by cause: how many, since when, whose fault, and what to do."""
+        with self._reading() as (_, connection):
+            return groups.grouped(connection, filters)
+
+    def list(
+        self, filters: Filters = _PARKED, *, limit: int = 50, after: int | None = None, oldest_first: bool = False
+    ) -> LetterPage:
+        """Give a page of those that are meant, newest first; ``after`` is the id that the page before names.
+
+        Raises RefusedArgument if there is no such letter, and TransientError if there is no such selection.
+        """
+        with self._reading() as (site, connection):
+            if filters.selection is not None:
+                selections.find_selection(connection, filters.selection)
+            cursor = pages.cursor(connection, after) if after is not None else None
+            if after is not None and cursor is None:
+                raise RefusedArgument(f"after: there is no dead letter {after} to go on after; begin anew")
+            page = pages.page(connection, filters, after=cursor, limit=limit, oldest_first=oldest_first)
+        mask = Mask(site.channels)
+        return replace(page, letters=tuple(mask.brief(letter) for letter in page.letters))
+
+    def show(self, letter_id: int) -> View | None:
+        """Give all there is to know about one; None if there is none."""
+        with self._reading() as (site, connection):
+            return show.view(site, connection, letter_id)
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[Site, Connection]]:
+        site = self._exchange.site
+        with transient_errors(), reading(site.engine) as connection:
+            yield site, connection
+
+    # To do something about
+
+    def retry(
+        self, ids: Sequence[int], *, rehearse: bool = False, who: str | None = None, reason: str | None = None
+    ) -> Sequence[Retried]:
+        """Try parked ones again, with every check that a batch's record meets; give what became of each.
+
+        To ``rehearse`` says what would become of them and changes nothing. Raises Busy, TransientError.
+        """
+        site = self._exchange.site
+        with self._act(site, "retry_dead_letter", {"ids": list(ids)}, who, reason, rehearsal=rehearse) as act:
+            done = retry.retry_letters(site, ids, rehearse=rehearse)
+            if act:
+                act.came_to({"dead_letters": [one.without_values().as_dict() for one in done]})
+        return done
+
+    def count_left(self, selection: str) -> int:
+        """Count the letters of a selection that were not tried yet. Raises TransientError if there is none."""
+        return bulk_retry.count_left(self._exchange.site, selection)
+
+    def retry_selection(
+        self,
+        selection: str,
+        pace: Pace | None = None,
+        *,
+        rehearse: bool = False,
+        again: bool = False,
+        skip_changed: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
+        report: Report = lambda _retried: None,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> BulkRetry:
+        """Try what is left of a selection, group by group, as ``bulk_retry.retry_selection`` says."""
+        site, pace = self._exchange.site, pace or Pace()
+        asked = {"selection": selection, **vars(pace), "again": again, "skip_changed": skip_changed}
+        with self._act(site, "retry_dead_letter", asked, who, reason, rehearsal=rehearse) as act:
+            done = bulk_retry.retry_selection(
+                site,
+                selection,
+                pace,
+                rehearse=rehearse,
+                again=again,
+                skip_changed=skip_changed,
+                stopping=stopping,
+                report=report,
+            )
+            if act:
+                act.came_to(done.as_dict())
+        return done
+
+    def discard(
+        self,
+        reason: str,
+        ids: Sequence[int] = (),
+        *,
+        selection: str | None = None,
+        skip_changed: bool = False,
+        who: str | None = None,
+    ) -> int:
+        """Give parked ones up, all that are named or none; give how many. Raises TransientError if one can't be."""
+        site = self._exchange.site
+        asked = {"ids": list(ids) or None, "selection": selection}
+        with self._act(site, "discard_dead_letter", asked, who, reason) as act:
+            number = discard.discard_letters(site, reason, ids=ids, selection=selection, skip_changed=skip_changed)
+            if act:
+                act.came_to({"discarded": number})
+        return number
+
+    def restore(
+        self, reason: str, ids: Sequence[int] = (), *, selection: str | None = None, who: str | None = None
+    ) -> int:
+        """Park again what was discarded, all that are named or none. Raises TransientError if one can't be."""
+        site = self._exchange.site
+        asked = {"ids": list(ids) or None, "selection": selection}
+        with self._act(site, "restore_dead_letter", asked, who, reason) as act:
+            number = discard.restore_letters(site, reason, ids=ids, selection=selection)
+            if act:
+                act.came_to({"restored": number})
+        return number
+
+    def begin_edit(self, letter_id: int) -> Draft:
+        """Give a parked one as it is to be mended. Raises TransientError if it is none that can be."""
+        return editing.begin_edit(self._exchange.site, letter_id)
+
+    def save_edit(
+        self, draft: Draft, record: bytes, reason: str, *, pointers: Sequence[str] = (), who: str | None = None
+    ) -> Edited:
+        """Check a mended record and keep it beside the one that came, for a retry to take.
+
+        ``pointers`` to what was changed go to the audit. Raises TransientError, with nothing changed, if it is no
+        record of this key and version, breaks its schema, or is as it was.
+        """
+        site = self._exchange.site
+        asked = {"id": draft.letter.id, "pointers": list(pointers) or None}
+        with self._act(site, "edit_dead_letter", asked, who, reason) as act:
+            done = editing.save_edit(site, draft, record, reason)
+            if act:
+                act.came_to({"revision": done.revision})
+        return done
+
+    def edit(
+        self,
+        letter_id: int,
+        reason: str,
+        *,
+        values: Mapping[str, Any] | None = None,
+        removed: Sequence[str] = (),
+        who: str | None = None,
+    ) -> Edited:
+        """Set values of a parked one's record by JSON pointers, such as ``/data/status``, and remove others."""
+        draft = self.begin_edit(letter_id)
+        setting = [f"{pointer}={strict_json.dumps(value).decode()}" for pointer, value in (values or {}).items()]
+        record = editing.with_changes(draft, setting, removed)
+        return self.save_edit(draft, record, reason, pointers=[*(values or {}), *removed], who=who)
+
+    def _act(
+        self,
+        site: Site,
+        action: str,
+        arguments: dict[str, Any],
+        who: str | None,
+        why: str | None,
+        *,
+        rehearsal: bool = False,
+    ) -> AbstractContextManager[Done | None]:
+        return nullcontext() if rehearsal else self._exchange.act(site, action, arguments, who, why)
