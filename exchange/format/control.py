@@ -135,12 +135,16 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Sent:
-    """How far the writer of a heartbeat has come in a channel that it sends; ``lost`` it can't send again."""
+    """How far the writer of a heartbeat has come in a channel that it sends; ``lost`` it can't send again.
+
+    A snapshot that contains what is lost from ``contained_from`` on was sent, or will be; None: nothing is promised.
+    """
 
     channel: str
     epoch: str
     through: int
     lost: tuple[Range, ...] = ()
+    contained_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,8 @@ class Heartbeat:
             del data["undecided"]
         for one in data["sent"]:
             _with_ranges_apart(one, "lost")
+            if one["contained_from"] is None:
+                del one["contained_from"]
         return data
 
     @classmethod
@@ -494,6 +500,7 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
                 _object(
                     {"channel": _CHANNEL, "epoch": _EPOCH, "through": _THROUGH, "lost": _RANGES},
                     lost_more=_MORE_RANGES,
+                    contained_from=_SEQUENCE,
                 ),
                 4096,
             ),

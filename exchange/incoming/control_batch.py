@@ -249,9 +249,9 @@ class _ControlReader:
         upsert(self._connection, peer, {"id": 1}, values)
         received = self._site.incoming_names()
         for sent in said.sent:
-            if sent.lost and sent.channel in received:
+            if sent.channel in received and (lost := gaps.lost_alone(self._site, sent)):
                 look_ahead = self._site.limits.look_ahead
-                gaps.close_lost(self._connection, sent.channel, sent.epoch, sent.lost, look_ahead=look_ahead)
+                gaps.close_lost(self._connection, sent.channel, sent.epoch, lost, look_ahead=look_ahead)
         return True
 
     def _skip_places(self, heard: Heard) -> bool:

@@ -1,6 +1,7 @@
 """Snapshots in place of batches that were refused or did not come: an ordered channel goes on with what contains them.
 
-A snapshot of a whole channel says which batches before it have nothing that it has not. Where the next one of those was
+A snapshot of a whole channel says which batches before it have nothing that it has not: they have no stream that it
+has not, though this side may know of one already that its sender does not. Where the next one of those was
 refused for good, or has been missing for as long as it is asked for, the snapshot's first part is the next batch: the
 places before it are passed over in the transaction that applies it, those that wait there, too. What is held for a
 person is never passed over.
@@ -21,7 +22,7 @@ from exchange.database.engine import among
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch, gap, is_missing
 from exchange.files.spool import FolderTrouble
-from exchange.format.control import DIGEST, Part, Range, shown
+from exchange.format.control import DIGEST, Part, Range, shown, within
 from exchange.format.errors import BatchError, Reason, RecordError
 from exchange.format.manifest import BatchKind, digest, split_manifest
 from exchange.format.placement import Position
@@ -30,7 +31,6 @@ from exchange.link import asked_requests, gaps
 from exchange.link.gaps import Flow
 from exchange.link.receipts import REFUSED, is_final_refusal
 from exchange.site import Site
-from exchange.tables import capture
 
 
 def contained_before(arrival: Arrival) -> Range | None:
@@ -41,16 +41,10 @@ def contained_before(arrival: Arrival) -> Range | None:
         part = part_of(arrival.manifest)
     except RecordError:
         return None
-    if part is None or part.part != 1 or part.contains is None or not _is_whole(arrival, part):
+    if part is None or part.part != 1 or part.contains is None or part.buckets is not None:
         return None
     first, last = part.contains
     return part.contains if 0 < first <= last == arrival.manifest.sequence - 1 else None
-
-
-def _is_whole(arrival: Arrival, part: Part) -> bool:
-    """Say whether a snapshot is of all rows of the channel, as this side knows it."""
-    here = {stream.name for stream in capture.carried(arrival.channel.streams, arrival.channel.shard)}
-    return part.buckets is None and here.issubset(part.streams)
 
 
 def may_take_instead(site: Site, connection: Connection, arrival: Arrival, at: Position | None) -> bool:
@@ -72,12 +66,14 @@ def may_take_instead(site: Site, connection: Connection, arrival: Arrival, at: P
 
 
 def _will_not_come(site: Site, connection: Connection, flow: Flow, sequence: int) -> bool:
-    """Say whether a batch is missing that was refused for good, or for as long as it takes to be asked for."""
+    """Say whether a batch is missing that was refused for good or is lost, or for as long as it takes to ask for it."""
     here = (gap.c.channel == flow.channel, gap.c.epoch == flow.epoch, gap.c.sequence == sequence)
     since = connection.scalar(sa.select(gap.c.noticed_at).where(*here, is_missing(gap)))
     if since is None:
         return False
     if clock.since(since) >= timedelta(seconds=site.limits.gap_seconds):
+        return True
+    if within(sequence, gaps.lost_places(connection).get(flow, ())):
         return True
     refused = (
         sa.select(batch.c.state, batch.c.reason)
@@ -136,7 +132,7 @@ def close_contained(connection: Connection, arrival: Arrival, last: Part) -> str
 
     Gives the sentence, if any are. Runs in the transaction that applies the last of the parts.
     """
-    if arrival.channel.ordered or last.contains is None or not _is_whole(arrival, last):
+    if arrival.channel.ordered or last.contains is None or last.buckets is not None:
         return ""
     flow, (first, through) = Flow(*arrival.place[:2]), last.contains
     if first > through or not _holds_all_known(connection, arrival, last.contains):

@@ -16,8 +16,9 @@ from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap, is_missing
 from exchange.format import resend_codes
 from exchange.format.as_dict import AsDict
-from exchange.format.control import Range, ranges
+from exchange.format.control import Range, ranges, within
 from exchange.format.errors import Reason
+from exchange.link.gaps import Flow, lost_places
 from exchange.site import Site
 
 MOST_ROWS = 100_000
@@ -29,7 +30,10 @@ COMES_BY_ITSELF = frozenset({Reason.CORRUPT, Reason.INCOMPLETE})
 
 @dataclass(frozen=True)
 class Gap(AsDict):
-    """Neighbouring sequences of which the same is known. ``refused`` is why a batch that came there was not taken."""
+    """Neighbouring sequences of which the same is known.
+
+    ``refused`` is why a batch that came there was not taken; ``lost`` of one that its sender can't send again.
+    """
 
     channel: str
     epoch: str
@@ -81,7 +85,10 @@ def _rows(connection: Connection, state: GapState, channels: Collection[str] | N
         query = query.where(gap.c.channel.in_(channels))
     rows = connection.execute(query.order_by(gap.c.channel, gap.c.epoch, gap.c.sequence).limit(MOST_ROWS)).all()
     refused = _refused(connection, {row.channel for row in rows}, {row.sequence for row in rows}) if rows else {}
+    lost = lost_places(connection) if state is GapState.MISSING else {}
     for row in rows:
+        is_lost = within(row.sequence, lost.get(Flow(row.channel, row.epoch), ()))
+        why = Reason.LOST if is_lost else refused.get((row.channel, row.epoch, row.sequence))
         yield Gap(
             row.channel,
             row.epoch,
@@ -92,7 +99,7 @@ def _rows(connection: Connection, state: GapState, channels: Collection[str] | N
             row.closed_at,
             row.cause,
             row.who,
-            refused.get((row.channel, row.epoch, row.sequence)) if state is GapState.MISSING else None,
+            why if state is GapState.MISSING else None,
         )
 
 

@@ -119,9 +119,10 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, GapChang
             if channel.ordered:
                 arrived |= {sequence for sequence in rows[flow] if sequence <= reached}
             lost: set[int] = set()
-            if said is not None and said.lost and said.epoch == flow.epoch:
+            if said is not None and said.epoch == flow.epoch:
                 place = _FlowPlaces(flow, reached, came[flow], whole[flow], rows[flow])
-                lost = _lost(connection, place, said.lost, site.limits.look_ahead)
+                alone = lost_alone(site, said)
+                lost = _lost(connection, place, alone, site.limits.look_ahead) if alone else lost
             news = GapChanges(missing - lost, arrived, set(), lost)
         if any(news):
             yield flow, news
@@ -369,6 +370,23 @@ def given_up_among(connection: Connection, flow: Flow, sequences: Collection[int
     """Give those of some sequences that were given up. Only reads, in the caller's transaction."""
     some = among(connection, gap.c.sequence, sequences)
     return set(connection.scalars(sa.select(gap.c.sequence).where(*_of(flow), some, gap.c.state.in_(GIVEN_UP))))
+
+
+def lost_alone(site: Site, said: Sent) -> list[Range]:
+    """Give what the other side can't send again and no snapshot will come in the place of, by its own word.
+
+    Only an ordered channel waits for one, and for none that would come further ahead than it looks.
+    """
+    channel = site.channel(said.channel)
+    if said.contained_from is None or channel is None or not channel.ordered:
+        return list(said.lost)
+    end = max(said.contained_from, said.through + 1 - site.limits.look_ahead)
+    return [(first, min(last, end - 1)) for first, last in said.lost if first < end]
+
+
+def lost_places(connection: Connection) -> dict[Flow, tuple[Range, ...]]:
+    """Give what the other side says that it can't send again. Only reads, in the caller's transaction."""
+    return {Flow(one.channel, one.epoch): one.lost for one in _sent(connection).values() if one.lost}
 
 
 def close_lost(

@@ -29,7 +29,7 @@ from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.link import epoch_adoption, gaps, receipts
-from exchange.outgoing import resend
+from exchange.outgoing import resend, snapshot
 from exchange.outgoing.seal import ENCODING, check_room, publish_sealed, seal_batch
 from exchange.results import Imported
 from exchange.site import Site
@@ -180,13 +180,13 @@ def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbea
         epoch=epoch,
         period_seconds=period,
         next_expected_by=moment + timedelta(seconds=period * (1 + DUE_SHARE)),
-        sent=tuple(_sent(connection, epoch)),
+        sent=tuple(_sent(site, connection, epoch)),
         heard=_heard(connection),
         undecided=tuple(epoch_adoption.proofs(connection)),
     )
 
 
-def _sent(connection: Connection, epoch: str) -> Iterable[Sent]:
+def _sent(site: Site, connection: Connection, epoch: str) -> Iterable[Sent]:
     rows = connection.execute(
         sa.select(position.c.channel, position.c.sequence)
         .where(position.c.direction == Direction.OUT, position.c.epoch == epoch, position.c.channel != CONTROL)
@@ -196,7 +196,8 @@ def _sent(connection: Connection, epoch: str) -> Iterable[Sent]:
     lost = resend.with_lost_places(connection, epoch)
     for row in rows.all():
         places = resend.lost_places(connection, row.channel, epoch) if row.channel in lost else ()
-        yield Sent(row.channel, epoch, row.sequence, places)
+        promised = snapshot.promised_from(site, connection, row.channel, epoch, places[-1][1]) if places else None
+        yield Sent(row.channel, epoch, row.sequence, places, promised)
 
 
 def _heard(connection: Connection) -> Heard | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +22,9 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database import network, positions
+from exchange.database import clock, network, positions
 from exchange.database.locks import export_lock, locked
-from exchange.database.tables import Direction, ResyncState, batch, holds_place
+from exchange.database.tables import Direction, ResyncState, batch, holds_place, resync
 from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of, key_text
 from exchange.format.control import DIGEST, MAX_DOUBT_BYTES, MAX_DOUBTS, Doubt, Part
@@ -130,6 +131,33 @@ def _contained_from(connection: Connection, channel: Channel, epoch: str, throug
         if said.get("shards", 1) != channel.shards or not there.issuperset(said["records"].keys() - {DIGEST}):
             return int(row.sequence) + 1
     return first
+
+
+PATIENT_PERIODS = 4
+"""A snapshot that was asked for so many periods ago, and did not begin, is promised no more: something holds it up."""
+
+
+def promised_from(site: Site, connection: Connection, channel: str, epoch: str, lost: int) -> int | None:
+    """Give the first batch that a snapshot contains which was begun, or soon will be, and contains the one ``lost``.
+
+    None if there is none. Only reads, in the caller's transaction.
+    """
+    row = connection.execute(
+        sa.select(resync)
+        .where(resync.c.channel == channel, send_requests.is_whole_snapshot, resync.c.prune == 1)
+        .where(resync.c.state != ResyncState.CANCELLED)
+        .order_by(resync.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    declared = next((one for one in site.outgoing() if one.name == channel), None)
+    if row is None or declared is None:
+        return None
+    if row.state != ResyncState.ASKED:
+        reaches = row.epoch == epoch and row.contains_from is not None and row.contains_through >= lost
+        return int(row.contains_from) if reaches else None
+    if clock.since(row.created_at) >= timedelta(seconds=PATIENT_PERIODS * site.limits.period_seconds):
+        return None
+    return _contained_from(connection, declared, epoch, _sealed(connection, channel, epoch))
 
 
 class _Doubts:

@@ -60,9 +60,11 @@ def ids(side: Side) -> list[int]:
     return [row["id"] for row in side.rows(shop.account)]
 
 
-def say(side: Side, through: int, *, epoch: str = EPOCH, lost: tuple[Range, ...] = ()) -> None:
+def say(
+    side: Side, through: int, *, epoch: str = EPOCH, lost: tuple[Range, ...] = (), contained_from: int | None = None
+) -> None:
     """Let the other side have said how far it has come in what it sends."""
-    sent = (Sent("forth", epoch, through, lost), Sent("nowhere", epoch, 99), Sent("back", epoch, 99))
+    sent = (Sent("forth", epoch, through, lost, contained_from), Sent("nowhere", epoch, 99), Sent("back", epoch, 99))
     beat = Heartbeat(epoch, 300, now(), sent)
     with side.engine.begin() as connection:
         connection.execute(sa.delete(peer))
@@ -317,6 +319,26 @@ def test_a_channel_goes_on_without_what_its_sender_lost(quick_receiver: Side, qu
     lose(quick_receiver, (2, 3), (4, 4))
     assert verdicts(quick_receiver) == [Verdict.APPLIED]
     assert (ids(quick_receiver), rows(quick_receiver, GapState.LOST)) == ([1, 5], [2, 3, 4])
+
+
+def test_an_ordered_channel_waits_for_the_snapshot_that_is_promised_in_place_of_what_is_lost(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    batches = [quick_forger.make([account(n, FIRST + n)]) for n in range(1, 7)]
+    quick_forger.deliver(batches[5])
+    say(quick_receiver, 6, lost=((1, 5),), contained_from=3)
+    verdicts(quick_receiver)
+    assert (rows(quick_receiver, GapState.LOST), rows(quick_receiver)) == ([1, 2], [3, 4, 5])
+    (found,) = gap_report.list_gaps(quick_receiver.site, channel=None, state=GapState.MISSING, limit=10).found
+    assert (found.first, found.last, found.refused) == (3, 5, Reason.LOST)
+
+    quick_receiver.limit(look_ahead=3)  # the snapshot would come further ahead of 3 than it looks
+    verdicts(quick_receiver)
+    assert (rows(quick_receiver, GapState.LOST), rows(quick_receiver)) == ([1, 2, 3], [4, 5])
+
+    say(quick_receiver, 6, lost=((1, 5),))  # as a sender says it that can promise none, or is of an earlier version
+    assert Verdict.APPLIED in verdicts(quick_receiver) + verdicts(quick_receiver)
+    assert ids(quick_receiver) == [6]
 
 
 def test_what_was_lost_before_anybody_missed_it_is_not_waited_for(quick_receiver: Side, quick_forger: Forger) -> None:

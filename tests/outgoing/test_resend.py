@@ -20,7 +20,7 @@ from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.incoming import importer
 from exchange.link import gap_report, gaps
 from exchange.operating import prune
-from exchange.outgoing import exporter, resend
+from exchange.outgoing import exporter, resend, snapshot
 from exchange.results import Resent
 from tests.crossing.forging import last_byte_changed
 from tests.crossing.shop import account
@@ -219,6 +219,17 @@ def test_what_is_no_longer_kept_whole_is_lost_and_a_snapshot_goes_in_its_place_o
         assert resend.lost_places(connection, "forth", epoch(small.one)) == ((2, 2),)
         assert resend.lost_places(connection, "back", epoch(small.one)) == ()
     assert outgoing(small.one, "*.r2.*") == []
+    assert promised(small.one) == 1
+    small.one.execute(sa.update(resync).values(created_at=now() - timedelta(hours=1)))  # something holds it up
+    assert promised(small.one) is None
+    small.one.export()
+    assert promised(small.one) == 1
+
+
+def promised(side: Side) -> int | None:
+    """Give from which batch on a heartbeat promises a snapshot in place of the second one, which is lost."""
+    with reading(side.engine) as connection:
+        return snapshot.promised_from(side.site, connection, "forth", epoch(side), 2)
 
 
 def test_the_receiver_goes_on_without_what_its_sender_lost(small: Link) -> None:
