@@ -27,6 +27,7 @@ LONGEST_LINE = 2000
 
 _VERDICTS = {
     Reason.CORRUPT: "corrupt",
+    Reason.LIMITS: "corrupt",
     # Files named for another place than their manifest's: what a damaged or tampered batch looks like.
     Reason.MISDIRECTED: "corrupt",
     Reason.UNTRUSTED: "untrusted",

@@ -12,7 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from exchange.format.errors import Corrupt, Fault, Incomplete, RecordError, TransientError, Unsupported, printable
+from exchange.format.errors import (
+    Corrupt,
+    Fault,
+    Incomplete,
+    RecordError,
+    TooLarge,
+    TransientError,
+    Unsupported,
+    printable,
+)
 from exchange.format.manifest import Manifest, OpCounts
 from exchange.format.record import Op
 from exchange.format.zstd import open_frame
@@ -182,8 +191,8 @@ class BatchReader:
         """Number of the first line in the list last given out; the first line of a file is 1."""
         self.max_record_bytes = self._limits.max_record_bytes
         _supported(manifest.encoding)
-        _within("content_bytes", manifest.content_bytes, self._limits.max_content_bytes)
-        _within("records", manifest.total, self._limits.max_records)
+        _within("content_bytes", manifest.content_bytes, self._limits.max_content_bytes, "EXCHANGE_MAX_CONTENT_BYTES")
+        _within("records", manifest.total, self._limits.max_records, "EXCHANGE_MAX_RECORDS")
 
     def __iter__(self) -> Iterator[list[bytes]]:
         """Yield the lines, once, in lists of about 128 KiB; of one that is longer than the limit a LongLine."""
@@ -322,6 +331,6 @@ def _supported(encoding: tuple[str, ...]) -> None:
         raise Unsupported(f"data files encoded as {' and '.join(encoding)} cannot be opened by this version")
 
 
-def _within(member: str, value: int, limit: int) -> None:
+def _within(member: str, value: int, limit: int, setting: str) -> None:
     if value > limit:
-        raise Corrupt(f"the manifest's {member} is {value}, more than the {limit} that this side accepts")
+        raise TooLarge(f"the manifest's {member} is {value}, more than the {limit} that this side accepts ({setting})")

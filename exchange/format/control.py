@@ -157,10 +157,19 @@ class Heard:
 
 
 @dataclass(frozen=True)
+class Takes:
+    """What the writer of a heartbeat takes of one batch at most: records, and bytes of content."""
+
+    records: int
+    content_bytes: int
+
+
+@dataclass(frozen=True)
 class Heartbeat:
     """A sign of life; the next one is due after ``period_seconds``.
 
-    ``undecided`` are manifests of the other side, one of each epoch that nothing proves to come after the present one.
+    ``undecided`` are manifests of the other side, one of each epoch that nothing proves to come after the present one;
+    ``takes`` is None of a writer of an earlier version.
     """
 
     epoch: str
@@ -169,12 +178,14 @@ class Heartbeat:
     sent: tuple[Sent, ...] = ()
     heard: Heard | None = None
     undecided: tuple[Proof, ...] = ()
+    takes: Takes | None = None
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
         data = fields_as_json(self) | {"next_expected_by": to_rfc3339(self.next_expected_by)}
-        if not self.undecided:
-            del data["undecided"]
+        for name in ("undecided", "takes"):
+            if not data[name]:
+                del data[name]
         for one in data["sent"]:
             _with_ranges_apart(one, "lost")
             if one["contained_from"] is None:
@@ -198,6 +209,7 @@ class Heartbeat:
                 ),
                 "heard": heard and Heard(**{**_of(Heard, heard), "proof": _proof(heard["proof"])}),
                 "undecided": tuple(Proof(**_of(Proof, one)) for one in data.get("undecided", ())),
+                "takes": Takes(**_of(Takes, data["takes"])) if "takes" in data else None,
             }
         )
 
@@ -433,6 +445,7 @@ def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _COUNT = {"type": "integer", "minimum": 0, "maximum": MAX_INTEGER}
+_POSITIVE = {**_COUNT, "minimum": 1}
 _SEQUENCE = {"type": "integer", "minimum": 1, "maximum": MAX_SEQUENCE}
 _THROUGH = {**_SEQUENCE, "minimum": 0}
 _CHANNEL = {"type": "string", "pattern": f"^(?:{NAME.pattern})$"}
@@ -507,6 +520,7 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
             "heard": _or_null(_object({"epoch": _EPOCH, "sequence": _SEQUENCE, "proof": _PROOF})),
         },
         undecided=_list(_SHOWN, MAX_UNDECIDED),
+        takes=_object({"records": _POSITIVE, "content_bytes": _POSITIVE}),
     ),
     REPAIR: _object(
         {

@@ -29,6 +29,8 @@ class Reason(StrEnum):
 
     UNTRUSTED = "untrusted"
     CORRUPT = "corrupt"
+    LIMITS = "limits"
+    MALFORMED = "malformed"
     UNSUPPORTED = "unsupported"
     CONFLICT = "conflict"
     FORK = "fork"
@@ -85,6 +87,18 @@ class Corrupt(BatchError):  # noqa: N818 - the name is the verdict
         """Keep the sentence and the rule that was broken."""
         super().__init__(sentence)
         self.fault = fault
+
+
+class TooLarge(Corrupt):
+    """By its signed manifest it is more than this side takes; the same bytes, sent again, would be, too."""
+
+    reason = Reason.LIMITS
+
+
+class Malformed(Corrupt):
+    """Its bytes are those that were signed, and break the format: nobody but its sender made them so."""
+
+    reason = Reason.MALFORMED
 
 
 class Unsupported(BatchError):  # noqa: N818 - the name is the verdict

@@ -190,6 +190,9 @@ def verdict_on(fault: BatchError) -> Decision:
 _NEXT_STEPS = {
     Reason.UNTRUSTED: "if its sender is yours, trust the key (`exchange keys trust`) and `exchange replay` the batch",
     Reason.CORRUPT: "have it carried or sent again",
+    Reason.LIMITS: "its sender is told, and sends a snapshot in smaller parts; or raise the setting and"
+    " `exchange replay` it",
+    Reason.MALFORMED: "its sender is told, and sends a snapshot in its place",
     Reason.MISDIRECTED: "ask the carrier",
     Reason.REJECTED: "`exchange batches show` lists every bad record; then `exchange batches release` it with those"
     " parked, or `exchange batches reject` it back to its sender",

@@ -50,7 +50,7 @@ def import_batch(site: Site, arrival: Arrival) -> Imported:
         if unwritten_seconds < site.limits.settle_seconds and _may_be_unfinished(fault):
             site.spool.give_back(arrival.sighting, arrival.manifest.encoding)
             fault = Incomplete(f"{fault}, and it was written to just now")
-        elif isinstance(fault, Corrupt) and (what := what_was_done(site, arrival)):
+        elif isinstance(fault, Corrupt) and fault.reason is Reason.CORRUPT and (what := what_was_done(site, arrival)):
             fault = Corrupt(f"{fault.sentence}: {what}", fault.fault)
         return record_verdict(site, arrival, verdict_on(fault))
     if isinstance(done, Decision):
@@ -88,8 +88,9 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
         with _open_data(site, arrival) as data:
             check_data(data, arrival.manifest)
             data.seek(0)
-            batch_id = _record_applied(connection, arrival)
-            counts = _apply_by_kind(site, connection, arrival, data, ours)
+            with _as_it_was_signed():
+                batch_id = _record_applied(connection, arrival)
+                counts = _apply_by_kind(site, connection, arrival, data, ours)
         positions.leave(connection, arrival.place[0], left_by(arrival.manifest), adopted=arrival.manifest.epoch)
         told = "; ".join(filter(None, (_advance(connection, arrival), counts.told)))
         counts = replace(counts, told=told)
@@ -145,6 +146,17 @@ def _apply_by_kind(
             return snapshot.finish_snapshot(site, connection, arrival, counts)
         case BatchKind.CHANGES:
             return apply.apply_records(site, connection, arrival, data)
+
+
+@contextmanager
+def _as_it_was_signed() -> Iterator[None]:
+    """Let what is corrupt in a file that is as its manifest says be its sender's own fault: nobody else made it so."""
+    try:
+        yield
+    except Corrupt as fault:
+        if isinstance(fault, errors.TooLarge) or fault.fault in {Fault.LENGTH, Fault.DIGEST}:  # it changed since
+            raise
+        raise errors.Malformed(fault.sentence, fault.fault) from fault
 
 
 def _may_be_unfinished(fault: BatchError) -> bool:

@@ -37,6 +37,19 @@ MOST_SAID = 3
 """So many refused batches and parked records of a channel are put into sentences; of the others there is the number."""
 
 
+def within_its_limits(site: Site, connection: Connection) -> Site:
+    """Give the site with batches no larger than the peer takes, as far as it has said that.
+
+    Only reads, in the caller's transaction.
+    """
+    said = peer_statements.heartbeat(connection.scalar(sa.select(peer.c.said)))
+    if said is None or said.takes is None:
+        return site
+    mine, takes = site.limits, said.takes
+    records, size = min(mine.batch_records, takes.records), min(mine.batch_bytes, takes.content_bytes)
+    return replace(site, limits=replace(mine, batch_records=records, batch_bytes=size))
+
+
 @dataclass(frozen=True)
 class LastHeartbeat(AsDict):
     """The other side's last sign of life. ``sent_at`` is by its clock, the rest by ours.

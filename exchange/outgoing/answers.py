@@ -35,8 +35,8 @@ DAY = timedelta(days=1)
 WHO = "refusal"
 """Who asks for a snapshot that answers a refusal, as its request says."""
 
-FOR_RECORDS = (Reason.REJECTED, Reason.CRASHED)
-"""Why batches are refused of which a snapshot may have what is good."""
+FOR_RECORDS = (Reason.REJECTED, Reason.CRASHED, Reason.LIMITS, Reason.MALFORMED)
+"""Why batches are refused of which a snapshot may have what is good, in parts that are small enough and made anew."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,12 @@ def refusals(site: Site, connection: Connection, moment: datetime) -> list[tuple
     ]
 
 
+_SMALLER = (
+    "raise EXCHANGE_MAX_RECORDS or EXCHANGE_MAX_CONTENT_BYTES there, or lower EXCHANGE_BATCH_RECORDS or"
+    " EXCHANGE_BATCH_BYTES here"
+)
+
+
 def _told(
     site: Site, connection: Connection, channel: Channel | None, one: Refused, moment: datetime
 ) -> tuple[bool, Problem]:
@@ -183,9 +189,10 @@ def _told(
     if channel is not None and channel.on_refused == "snapshot" and not one.coming:
         if not _is_used_up(connection, one.channel) and one.reason in FOR_RECORDS:
             return False, Problem(said, "the next export sends a snapshot in its place", "exchange export", one.since)
+        mend = _SMALLER if one.reason == Reason.LIMITS else "mend the rows"
         remedy = (
             f"{MOST_ANSWERS} snapshots a day are sent in place of what is refused, or a person there rejected the"
-            f" snapshot: see why there, mend the rows, then `{command}`"
+            f" snapshot: see why there, {mend}, then `{command}`"
         )
         return True, Problem(said, remedy, command, one.since)
     return True, Problem(said, f"see why there, mend the rows, then `{command}`", command, one.since)

@@ -23,7 +23,7 @@ from exchange.database.tables import BatchState, Direction, RepairState, batch, 
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
-from exchange.format.control import Heard, Heartbeat, PeerRequest, Proof, Sent
+from exchange.format.control import Heard, Heartbeat, PeerRequest, Proof, Sent, Takes
 from exchange.format.errors import Reason, TransientError, Verdict, printable
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
@@ -183,6 +183,7 @@ def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbea
         sent=tuple(_sent(site, connection, epoch)),
         heard=_heard(connection),
         undecided=tuple(epoch_adoption.proofs(connection)),
+        takes=Takes(site.limits.read.max_records, site.limits.read.max_content_bytes),
     )
 
 

@@ -23,7 +23,7 @@ from exchange.database.tables import BatchState, Direction
 from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import RecordError, TransientError
-from exchange.link import send_requests
+from exchange.link import peer_state, send_requests
 from exchange.link.home import check_home
 from exchange.outgoing import answers, checkpoint, compose, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
@@ -107,10 +107,17 @@ class _Work:
         self.trouble: str | None = None
 
     def export(self, channels: Sequence[Channel], standing: AbstractSet[str]) -> None:
-        """Export channels one after the other; what one of them meets, such as a locked table, is no other one's."""
+        """Export channels one after the other; what one of them meets, such as a locked table, is no other one's.
+
+        Raises TransientError if the database can't be read.
+        """
+        if not channels:
+            return
+        with transient_errors(), reading(self._site.engine) as connection:
+            site = peer_state.within_its_limits(self._site, connection)
         for channel in channels:
             try:
-                for sealed in _export_channel(self._site, channel, standing, self._stopping):
+                for sealed in _export_channel(site, channel, standing, self._stopping):
                     self.parked += sealed.parked
                     self.batches += sealed.before
                     if sealed.batch is not None:

@@ -149,7 +149,7 @@ def test_what_a_checkpoint_claims_to_hold_is_not_counted_before_it_is_read(quick
     many = {"_digest": {"upsert": MAX_INTEGER, "delete": 0}}
     forger.send([], claims={"kind": "checkpoint", "schemas": {"_digest": 1}, "records": many})
     [outcome] = quick_receiver.take_in().batches
-    assert (outcome.verdict, outcome.reason) == (Verdict.QUARANTINED, Reason.CORRUPT)
+    assert (outcome.verdict, outcome.reason) == (Verdict.QUARANTINED, Reason.LIMITS)
     assert quick_receiver.all(sa.select(position)) == []
 
 

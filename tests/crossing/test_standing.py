@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from exchange.database import tables
 from exchange.database.engine import now
 from exchange.database.locks import reading
+from exchange.format.batch import ReadLimits
 from exchange.format.errors import Problem, Verdict
 from exchange.link import epochs, gaps, send_requests
 from exchange.outgoing import answers, exporter, resend
@@ -362,3 +363,35 @@ def test_a_hundred_thousand_children_without_parents_are_parked_and_retried_in_l
     print(f"{records / (time.monotonic() - begun):.0f} retried a second")  # noqa: T201
     assert parked(alike) == []
     assert different(alike) == []
+
+
+def test_what_is_more_than_the_other_side_takes_is_not_sent_again_for_ever_but_in_smaller_batches(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    small.other.limit(read=ReadLimits(max_records=8))
+    small.one.execute(sa.insert(shop.place), family(small)[0])
+    small.one.export()  # before it has heard what the other side takes
+    small.one.execute(sa.insert(shop.visit), family(small)[1])
+
+    assert settled(small, 12) < 12
+    sent = sa.select(tables.batch.c.attempt).where(tables.batch.c.direction == "out", tables.batch.c.channel == "forth")
+    assert max(row.attempt for row in small.one.all(sent)) == 1
+    refused = small.other.all(sa.select(tables.event.c.cause).where(tables.event.c.cause.contains("more than the 8")))
+    assert "EXCHANGE_MAX_RECORDS" in refused[0].cause
+
+
+@pytest.mark.thorough
+def test_where_no_batch_is_small_enough_a_few_answers_are_sent_and_the_setting_is_named(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    small.one.limit(read=ReadLimits(max_content_bytes=20_000))
+    small.other.execute(sa.insert(shop.note), [{"id": 1, "account": 1, "text": "long " * 5000}])
+    for _ in range(20):
+        go_round(small)
+
+    asked = sa.select(tables.resync.c.id).where(tables.resync.c.want == "snapshot")
+    assert len(small.other.all(asked)) == answers.MOST_ANSWERS
+    with reading(small.other.engine) as connection:
+        ((needs_a_person, problem),) = answers.refusals(small.other.site, connection, now())
+    assert needs_a_person
+    assert "EXCHANGE_MAX_CONTENT_BYTES" in problem.remedy

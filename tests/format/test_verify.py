@@ -72,7 +72,7 @@ def test_a_later_publication_is_the_same_batch(seal: Seal) -> None:
         ({"manifest_content": b'{"format":"later"}\n', "trusted": None}, Reason.UNSUPPORTED, "claim"),
         ({"trusted": TrustedKeys({})}, Reason.UNTRUSTED, "signature"),
         ({"data": None}, Reason.INCOMPLETE, "data file"),
-        ({"limits": ReadLimits(max_records=3)}, Reason.CORRUPT, "content"),
+        ({"limits": ReadLimits(max_records=3)}, Reason.LIMITS, "content"),
         ({"limits": ReadLimits(max_record_bytes=20)}, None, "records"),
     ],
 )

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.database import tables
+from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.files.batch_files import Listing
 from exchange.files.shared_folders import MARKER
@@ -24,6 +25,7 @@ from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.signing import SigningKey
 from exchange.incoming import quarantine, replay, stranger_counts
 from exchange.incoming.held import OpenBatches
+from exchange.link import receipts
 from exchange.operating.status import read_status
 from exchange.results import Imported
 from tests.crossing import shop
@@ -372,6 +374,15 @@ CORRUPT: dict[str, dict[str, Any]] = {
     "an unknown encoding": of_content(GOOD + b"\n", **COUNTS, encoding=["zip"]),
     "an unknown kind": of_content(GOOD + b"\n", **COUNTS, kind="other"),
 }
+OF_THE_FILES = {
+    "another data digest",
+    "longer than claimed",
+    "a count that is a word",
+    "no channel",
+    "an epoch in capitals",
+    "an unknown encoding",
+    "an unknown kind",
+}
 
 
 @pytest.mark.parametrize("kind", CORRUPT)
@@ -384,7 +395,12 @@ def test_a_batch_that_breaks_the_format_is_corrupt(quick_receiver: Side, quick_f
         incoming = quick_receiver.site.spool.folders.incoming
         for path in incoming.glob("*0123456789AB*"):
             path.rename(incoming / path.name.replace("0123456789AB", EPOCH))
-    quarantined(quick_receiver, stem, Reason.CORRUPT)
+    reason = Reason.CORRUPT if kind in OF_THE_FILES else Reason.LIMITS if "than we take" in kind else Reason.MALFORMED
+    quarantined(quick_receiver, stem, reason)
+    with reading(quick_receiver.engine) as connection:
+        (told,) = receipts.build_receipts(quick_receiver.site, connection, now())
+    # The same bytes would be refused again: so they are not asked for.
+    assert [one.reason for one in told.refused] == ([] if reason is Reason.CORRUPT else [reason])
     quick_forger.send([account(2, FIRST + 2)])  # its place is free for the right one
     assert only(quick_receiver).verdict is Verdict.APPLIED
     assert ids(quick_receiver) == [2, 9]
@@ -394,7 +410,7 @@ def test_a_batch_that_breaks_the_format_is_corrupt(quick_receiver: Side, quick_f
 def test_bytes_after_the_compressed_content_are_corrupt(quick_receiver: Side, quick_forger: Forger) -> None:
     batch = quick_forger.make([account(1, FIRST)], follow=False)
     quick_forger.deliver(quick_forger.make([account(1, FIRST)], data=batch.data + b"more", follow=False))
-    quarantined(quick_receiver, batch.stem, Reason.CORRUPT)
+    quarantined(quick_receiver, batch.stem, Reason.MALFORMED)
 
 
 def test_a_truncated_batch_that_claims_to_be_so_is_corrupt_and_changes_nothing(
@@ -403,7 +419,7 @@ def test_a_truncated_batch_that_claims_to_be_so_is_corrupt_and_changes_nothing(
     records = [account(n, FIRST + n) for n in range(5_000)]
     whole = quick_forger.make(records, follow=False)
     quick_forger.deliver(quick_forger.make(records, data=whole.data[:-20], follow=False))
-    quarantined(quick_receiver, whole.stem, Reason.CORRUPT)
+    quarantined(quick_receiver, whole.stem, Reason.MALFORMED)
 
 
 # Unsupported
