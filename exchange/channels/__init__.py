@@ -4,6 +4,7 @@
 """
 
 from exchange.channels.channel import Channel, ChannelFaults, check
+from exchange.channels.hooks import HookRows
 from exchange.channels.stream import Stream
 
-__all__ = ["Channel", "ChannelFaults", "Stream", "check"]
+__all__ = ["Channel", "ChannelFaults", "HookRows", "Stream", "check"]

@@ -21,6 +21,7 @@ from exchange.channels.codecs import (
     codec_for,
     json_null_member,
 )
+from exchange.channels.hooks import Hook, Hooks
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import RecordError, printable
 
@@ -45,6 +46,7 @@ class Stream:
     ``name`` is the table's unless given. All columns cross but those of ``exclude``, or only those of
     ``columns``; never a computed column nor ``exchange_version``. ``upgrades[n]`` lifts the data of a record
     of schema version n to version n + 1. Values of ``sensitive`` columns are hidden wherever a person looks.
+    ``before_apply``, ``on_applied`` and ``after_commit`` are called where rows come (see ``channels/hooks.py``).
 
     A wrong declaration raises nothing here; ``faults`` says what is wrong, and ``check`` gathers it.
     """
@@ -59,6 +61,9 @@ class Stream:
         schema_version: int = 1,
         upgrades: Mapping[int, Upgrade] | None = None,
         sensitive: Collection[str] = (),
+        before_apply: Hook | None = None,
+        on_applied: Hook | None = None,
+        after_commit: Hook | None = None,
     ) -> None:
         table = getattr(model_or_table, "__table__", model_or_table)
         if not isinstance(table, sa.Table):
@@ -70,6 +75,7 @@ class Stream:
         self.schema_version = schema_version
         self.upgrades: Mapping[int, Upgrade] = dict(upgrades or {})
         self.sensitive = frozenset(sensitive)
+        self.hooks = Hooks(before_apply, on_applied, after_commit)
         able = [c for c in table.columns if c.computed is None and c.name != VERSION_COLUMN]
         chosen = {c.name for c in able}.difference(exclude or ()) if columns is None else set(columns)
         self.columns: tuple[sa.Column[Any], ...] = tuple(c for c in able if c.name in chosen)
@@ -209,6 +215,7 @@ class Stream:
         taken = {json_null_member(name) for name in self.two_nulls}.intersection(c.name for c in self.columns)
         faults.extend(f"column {name} has the name that stands for JSON's null in files; rename it" for name in taken)
         faults.extend(self._version_faults())
+        faults.extend(self.hooks.faults())
         return [f'stream "{printable(self.name)}": {fault}' for fault in faults]
 
     def _naming_faults(self, said: str, names: Collection[str]) -> list[str]:

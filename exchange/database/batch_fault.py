@@ -55,7 +55,12 @@ def interrupted_by(*kinds: type[Exception]) -> Iterator[None]:
 
 def is_batch_fault(error: Exception) -> bool:
     """Say whether it is the fault of the batch at hand, foreseen or not."""
-    return not (isinstance(error, (Busy, TransientError, *_interruptions.get())) or is_transient(error))
+    return not (isinstance(error, (Busy, TransientError)) or is_interruption(error) or is_transient(error))
+
+
+def is_interruption(error: Exception) -> bool:
+    """Say whether it is the wish to stop."""
+    return isinstance(error, _interruptions.get())
 
 
 def _kind(error: Exception) -> str:

@@ -63,6 +63,9 @@ _INCOMING = {
         'a trigger of the receiving table dropped it: let what the exchange writes pass (CHANNELS.md, "The receiving'
         ' table"), then `exchange dead-letters retry {id}`',
     ),
+    "hook": Advice(
+        _HERE, "mend the application's function, which the message names, then `exchange dead-letters retry {id}`"
+    ),
     "unique": Advice(_HERE, _MAKE_ROOM),
     "constraint": Advice(_HERE, _MAKE_ROOM),
     "database": Advice(_HERE, _MAKE_ROOM),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from exchange.tables import version_limit
 from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loader
 from exchange.tables.loader.decode import BadLine, Decoder
+from exchange.tables.loader.hooks import Applied, HookFailed, calling_hooks
 from exchange.tables.loader.staging import DUPLICATE
 
 GONE = "its row goes with the next export as it is then"
@@ -178,25 +179,38 @@ def retry_group(site: Site, group: RetryGroup, options: RetryOptions) -> list[Re
     Raises TooManyFailed, with nothing changed, and Busy.
     """
     try:
-        with _locked(site, group) as connection:
-            taken = transitions.take(connection, group.ids, lock=not options.rehearse)
-            work = _receive if group.direction is Direction.IN else _send
-            outcomes = work(site, connection, group.channel, taken)
-            return _finish(connection, group, taken, outcomes, options)
-    except DBAPIError as error:
-        if not refuses_a_record(error):
+        with nullcontext(Applied()) if options.rehearse else calling_hooks() as applied:
+            done = _try_group(site, group, options)
+            failed = applied.call_after_commit()
+        return [replace(one, message=f"{one.message}; {failed}") for one in done] if failed else done
+    except (DBAPIError, HookFailed) as error:
+        if isinstance(error, DBAPIError) and not refuses_a_record(error):
             raise
         if len(group.ids) > 1 and options.failures is not None:
             raise TooManyFailed from error
         if len(group.ids) > 1:
             return [one for part in group.parts(2) for one in retry_group(site, part, options)]
-        hidden = any(stream.sensitive for stream in group.channel.streams)
-        words = printable((str(error.orig) if hidden else said(error.orig)).strip().splitlines()[0])
-    # Constraints that are checked late refuse a row only when all was done.
-    fault = RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
+        fault = _of_the_whole(error, group)
     with _locked(site, group) as connection:
         taken = transitions.take(connection, group.ids)
         return _finish(connection, group, taken, [_refused(one, fault) for one in taken], options)
+
+
+def _try_group(site: Site, group: RetryGroup, options: RetryOptions) -> list[Retried]:
+    with _locked(site, group) as connection:
+        taken = transitions.take(connection, group.ids, lock=not options.rehearse)
+        work = _receive if group.direction is Direction.IN else _send
+        outcomes = work(site, connection, group.channel, taken)
+        return _finish(connection, group, taken, outcomes, options)
+
+
+def _of_the_whole(error: DBAPIError | HookFailed, group: RetryGroup) -> RecordError:
+    """Word why a letter was refused only when all was done: by a constraint that is checked late, or a hook."""
+    if isinstance(error, HookFailed):
+        return RecordError("hook", "", f"{error.sentence}; it stays parked")
+    hidden = any(stream.sensitive for stream in group.channel.streams)
+    words = printable((str(error.orig) if hidden else said(error.orig)).strip().splitlines()[0])
+    return RecordError("constraint", "", f"the database refused it at the end: {words}; it stays parked")
 
 
 @contextmanager

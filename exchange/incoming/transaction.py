@@ -34,13 +34,22 @@ from exchange.incoming.verdicts import known_row, lock_of, moved, record_verdict
 from exchange.link import gaps
 from exchange.results import Imported
 from exchange.site import Site
+from exchange.tables.loader.hooks import calling_hooks
 
 
 def import_batch(site: Site, arrival: Arrival) -> Imported:
     """Try to apply a batch; one that crashed us too often is quarantined unopened.
 
-    Commits under the channel's lock; the files move after that. Raises Busy, Crashed, and what the database raises.
+    Commits under the channel's lock; the files move after that, and then the application's hooks are called that wait
+    for it. Raises Busy, Crashed, and what the database raises.
     """
+    with calling_hooks() as applied:
+        done = _import_batch(site, arrival)
+        failed = applied.call_after_commit() if done.verdict is Verdict.APPLIED else ""
+    return replace(done, trouble="; ".join(filter(None, (done.trouble, failed)))) if failed else done
+
+
+def _import_batch(site: Site, arrival: Arrival) -> Imported:
     unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
     try:
         done = apply_batch(site, arrival)

@@ -13,42 +13,49 @@ from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Self
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.channel import Channel
+from exchange.channels.hooks import MOST_KEYS, HookRows
 from exchange.database.dialects import dialect_of
-from exchange.database.engine import among, in_parts
+from exchange.database.engine import AT_ONCE, among, in_parts
 from exchange.database.errors import Blame, blame, first_line, refuses_a_record
 from exchange.database.ledger import Counts
 from exchange.database.locks import cancel
 from exchange.database.tables import importing
-from exchange.format.record import RecordRun
+from exchange.format.record import Op, RecordRun
 from exchange.tables.loader import checks, upsert
 from exchange.tables.loader.background import BackgroundWorker
-from exchange.tables.loader.bulk_path import BulkPath
+from exchange.tables.loader.bulk_path import BulkPath, Note
 from exchange.tables.loader.checks import Orphan, Refusal
 from exchange.tables.loader.chunk import Chunk
 from exchange.tables.loader.constraints import Constraints, Unique, reflect
+from exchange.tables.loader.hooks import HookFailed, call_hook, hooks_before, written_keys
 from exchange.tables.loader.staging import (
     DUPLICATE,
     KEY,
     LINE,
+    OP,
     ORPHAN,
     OUTCOME,
     PARKED,
     STALE,
     Rows,
     Stage,
+    applying,
     row_maker,
     target_of,
 )
 from exchange.tables.loader.traits import TableFault
 
-__all__ = ["Loaded", "Loader", "Orphan", "Refusal", "Rows", "TableFault", "TooManyRefusals"]
+__all__ = ["HookFailed", "Loaded", "Loader", "Orphan", "Refusal", "Rows", "TableFault", "TooManyRefusals"]
 
 
 class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is broken
@@ -95,6 +102,8 @@ class Loader:
         self._constraints: Constraints | None = None
         self._hidden = False
         self._chunk = Chunk()
+        self._before = hooks_before(channel.streams)
+        self._written = written_keys(channel.streams)
         self._worker = BackgroundWorker(threaded=dialect_of(connection).is_postgresql)
 
     def __enter__(self) -> Self:
@@ -115,13 +124,23 @@ class Loader:
     def add(self, stream: str, rows: Rows) -> None:
         """Add rows. Raises what came of earlier ones: DBAPIError, TableFault, TooManyRefusals.
 
-        The database works on them now or with a later call.
+        The database works on them now or with a later call. Of a stream with such a hook it is called first, and may
+        raise HookFailed.
         """
+        if stream in self._before:
+            self._call_before(stream, rows)
         if not self._chunk.takes(stream, rows.op):
             self._write_chunk()
         self._chunk.add(stream, rows)
         if self._chunk.is_full():
             self._write_chunk()
+
+    def _call_before(self, stream: str, rows: Rows) -> None:
+        hook, read = self._before[stream]
+        self.flush()
+        for keys in in_parts(rows.keys, MOST_KEYS):
+            told = HookRows("delete" if rows.op is Op.DELETE else "upsert", list(map(read, keys)), self._connection)
+            call_hook(hook, "before_apply", stream, told)
 
     def flush(self) -> None:
         """Hand all that was added to the database, and wait until the connection is free for something else.
@@ -134,7 +153,8 @@ class Loader:
     def load(self) -> Loaded:
         """Apply what was added: parents' upserts before children's, then children's deletes before parents'.
 
-        Raises TooManyRefusals, TableFault, and DBAPIError for what is not a row's fault: then the caller rolls back.
+        Then the hooks of what was written are called. Raises TooManyRefusals, TableFault, HookFailed, and DBAPIError
+        for what is not a row's fault: then the caller rolls back.
         """
         self.flush()
         paths = [self._paths[name] for name in self._order if name in self._paths]
@@ -144,8 +164,26 @@ class Loader:
                 self._apply(staged)
             if self._hidden:
                 self._show_to_capture()
+        if self._written is not None:
+            for stage in staged:
+                self._note_staged(stage)
+            self._written.call(self._connection)
         deleted = {path.stream.name: path.stage.deleted for path in paths}
         return Loaded(self._count(paths), tuple(self._refusals), deleted, self._changed)
+
+    def _note_staged(self, stage: Stage) -> None:
+        """Note which of the staged rows were applied, in the order of their lines."""
+        written, name, staged = self._written, stage.stream.name, stage.table
+        if written is None or name not in written:
+            return
+        names = [column.name for column in stage.stream.key]
+        asking = sa.select(staged.c[OP], staged.c[KEY], staged.c[LINE]).where(applying(staged)).order_by(staged.c[LINE])
+        last = 0
+        while some := self._connection.execute(asking.where(staged.c[LINE] > last).limit(AT_ONCE)).all():
+            last = some[-1][2]
+            for op, rows in groupby(some, key=itemgetter(0)):
+                bodies = [orjson.loads(row[1]) for row in rows]
+                written.add(name, op, [tuple(body[one] for one in names) for body in bodies])
 
     def unchanged(self) -> dict[int, str]:
         """Give the lines that changed nothing, each with its outcome, ``DUPLICATE`` or ``STALE``; after ``load``."""
@@ -206,9 +244,16 @@ class Loader:
                 if not self._hidden:
                     self._hide_from_capture()
                 stream, number = self._streams[chunk.stream], len(self._paths)
-                path = BulkPath(self._connection, stream, number, self._reflected, self._refuse)
+                note = self._noting(stream.name)
+                path = BulkPath(self._connection, stream, number, self._reflected, self._refuse, note)
                 self._paths[chunk.stream] = path
             path.write(chunk.joined())
+
+    def _noting(self, stream: str) -> Note | None:
+        written = self._written
+        if written is None or stream not in written:
+            return None
+        return lambda rows: written.add(stream, rows.op[0], rows.keys)
 
     def _reflected(self) -> Constraints:
         if self._constraints is None:

@@ -42,6 +42,9 @@ WORTHWHILE = 0.5
 Refuse = Callable[[list[Refusal]], object]
 """Takes note of refusals; raises if they are too many."""
 
+Note = Callable[[Rows], object]
+"""Takes note of rows that were written."""
+
 
 class Strategy(Enum):
     """How upserts are written: each strategy costs more than those before it, and succeeds with more rows."""
@@ -67,11 +70,18 @@ class BulkPath:
     """
 
     def __init__(
-        self, connection: Connection, stream: Stream, number: int, reflect: Callable[[], Constraints], refuse: Refuse
+        self,
+        connection: Connection,
+        stream: Stream,
+        number: int,
+        reflect: Callable[[], Constraints],
+        refuse: Refuse,
+        note: Note | None = None,
     ) -> None:
         """Prepare; ``reflect`` is asked for the table's constraints when they begin to matter.
 
-        ``refuse`` takes note of rows that can't even be staged, as the database takes no such value for the column.
+        ``refuse`` takes note of rows that can't even be staged, as the database takes no such value for the column, and
+        ``note`` of those that are in the table already.
         """
         self.stream = stream
         self.traits = traits_of(connection, stream)
@@ -83,6 +93,7 @@ class BulkPath:
         self._connection = connection
         self._reflect = reflect
         self._refuse = refuse
+        self._note = note
         self._number = number
         self._upserts = Stage(connection, stream, f"exchange_replacing_{number}", self.traits)
         # A constraint that is checked late would let rows pass and refuse the whole batch at its end.
@@ -157,6 +168,8 @@ class BulkPath:
             error, done = refusal.orig, False
         if done:
             self.written += len(rows.rows)
+            if self._note is not None:
+                self._note(rows)
         elif not upserting and error is None:  # a trigger dropped a row: which one is found at the end
             self._strategy = Strategy.STAGE
         else:
