@@ -183,13 +183,26 @@ class Resent(AsDict):
 
 
 @dataclass(frozen=True)
+class FirstLoad(AsDict):
+    """A stream whose rows were there before capture and are sent now, about so many."""
+
+    channel: str
+    stream: str
+    rows: int
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        return f"first load of {self.stream}: {self.rows:,} rows"
+
+
+@dataclass(frozen=True)
 class ExportRun:
     """All that one export did. ``parked`` records could not be written; ``busy`` says who holds which channel.
 
     ``handed`` names the channels that were handed over, to be exported beside this run. ``resent`` are batches that
     were published again, because the other side misses them or because nobody answers. ``faults`` say of which streams
     changes are not seen or not sent, ``cautions`` what else was not captured, or was called off. ``untold`` says why
-    the other side could not be told of it yet.
+    the other side could not be told of it yet. ``first_loads`` begin with this run.
     """
 
     batches: tuple[Exported, ...]
@@ -201,6 +214,7 @@ class ExportRun:
     faults: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     untold: str | None = None
+    first_loads: tuple[FirstLoad, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -214,6 +228,7 @@ class ExportRun:
             "faults": list(self.faults),
             "cautions": list(self.cautions),
             "untold": self.untold,
+            "first_loads": [one.as_dict() for one in self.first_loads],
         }
 
 

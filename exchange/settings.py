@@ -133,6 +133,7 @@ LogLevel = Annotated[
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
     Expected("DEBUG, INFO, WARNING or ERROR"),
 ]
+FirstLoad = Annotated[Literal["auto", "never"], Expected("auto or never")]
 LinkKind = Annotated[Literal["two-way", "one-way"], Expected("two-way or one-way")]
 DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
 BrokerUrl = Annotated[str | None, Expected("a redis://, rediss:// or sentinel:// URL")]
@@ -212,6 +213,11 @@ class Settings(BaseModel):
     )
     repair: Switch = Field(
         default=True, description="Have rows that differ from their source's sent again; if false only report them."
+    )
+    first_load: FirstLoad = Field(
+        default="auto",
+        description="Whether rows that were there before capture are sent with the first export; never leaves that to"
+        " `exchange resync`.",
     )
     answer_every: Seconds = Field(
         default=5.0, description="Seconds between two looks for requests to answer (reference application)."

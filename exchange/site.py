@@ -40,6 +40,8 @@ class Site:
     """Nothing ever comes back from the peer."""
     repair: bool = True
     """Whether rows that differ from their source's are to be sent again, or only reported."""
+    first_load: bool = True
+    """Whether rows that were there before capture are sent unasked."""
     read_trusted: Callable[[], TrustedKeys] | None = None
     """Gives the keys trusted at this moment, or raises TransientError; None where those of ``trusted`` stay."""
 

@@ -390,6 +390,8 @@ resync = Table(
     Column("epoch", String(12)),
     Column("contains_from", BigInteger),
     Column("contains_through", BigInteger),
+    Column("expected", BigInteger),
+    Column("begun_at", UtcDateTime),
     Index("uq_exchange_resync_answers", "answers", unique=True),
     Index("ix_exchange_resync_state", "state", "channel", "id"),
 )
@@ -397,7 +399,39 @@ resync = Table(
 the name of its request): a ``snapshot`` or a ``checkpoint`` of a channel, and how far it has come. ``streams`` is a
 JSON array, ``buckets`` a JSON object of them and of how many they are; NULL for all. ``epoch`` is the one in which it
 was begun, ``contains_through`` the last batch of its channel then: a whole snapshot has what batches from
-``contains_from`` through that one held (NULL where it does not)."""
+``contains_from`` through that one held (NULL where it does not). ``expected`` is how many rows there were about when it
+was begun, at ``begun_at``; NULL where it is of some buckets."""
+
+first_load = Table(
+    "exchange_first_load",
+    metadata,
+    Column("stream", String(63), primary_key=True),
+    Column("after", BigInteger, nullable=False),
+    Column("shards", Integer),
+    Column("done_at", UtcDateTime),
+)
+"""Whether the rows that a stream's table had when its changes began to be captured were sent once: then it is
+``done_at``. Snapshots of it count that were asked for behind number ``after`` of ``exchange_resync``, of as many
+``shards`` as its channel had then; NULL before any was asked for. A stream without a row was captured by an earlier
+version, and never sent."""
+
+loading = Table(
+    "exchange_loading",
+    metadata,
+    Column("channel", String(31), primary_key=True),
+    Column("name", String(80), nullable=False),
+    Column("part", BigInteger, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    Column("expected", BigInteger, nullable=False),
+    Column("begun_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+"""The snapshot that a channel is receiving, ``name`` as its manifests say it: the last ``part`` that was applied, how
+many ``records`` came through that one, and about how many are ``expected`` in all."""
+
+identity = Table("exchange_identity", metadata, Column("stream", String(63), primary_key=True))
+"""The received streams whose table's own counter is kept ahead of the keys that come
+(``op.install_capture(advance_identity=True)``)."""
 
 repair = Table(
     "exchange_repair",

@@ -32,6 +32,9 @@ MOST_OPEN = 16
 MOST_TOLD_BUCKETS = 4_096
 """More than so many are not told apart in a manifest: then all of them are sent."""
 
+FIRST_LOAD = "first load"
+"""Who asks for what was there before it was captured, as its request says."""
+
 _OPEN = (ResyncState.ASKED, ResyncState.RUNNING)
 _LONGEST_REASON = 1_000
 
@@ -181,13 +184,17 @@ def known_streams(site: Site) -> dict[str, tuple[str, ...]]:
 
 
 def next_open_request(
-    connection: Connection, channel: str, but: Sequence[int] = (), *, whole: bool = False
+    connection: Connection, channel: str, but: Sequence[int] = (), *, whole: bool = False, who: str | None = None
 ) -> sa.Row[Any] | None:
     """Give the oldest open request of a channel, but for some, or the oldest one for a ``whole`` snapshot.
+
+    With ``who`` only those that this one asked for.
 
     Only reads, in the caller's transaction.
     """
     asking = _NEXT_OPEN.where(is_whole_snapshot) if whole else _NEXT_OPEN
+    if who is not None:
+        asking = asking.where(resync.c.who == who)
     return connection.execute(asking, {"channel": channel, "but": but}).one_or_none()
 
 
@@ -231,12 +238,14 @@ def update_request(connection: Connection, number: int, state: ResyncState, **va
     connection.execute(moved)
 
 
-def cancel_requests(connection: Connection, channel: str) -> None:
-    """Give up all that is open of a channel; the other side may ask for the same again.
+def cancel_requests(connection: Connection, channel: str, who: str | None = None) -> None:
+    """Give up all that is open of a channel, or what ``who`` asked for; the other side may ask for the same again.
 
     Runs in the caller's transaction.
     """
     here = sa.update(resync).where(resync.c.state.in_(_OPEN), resync.c.channel == channel)
+    if who is not None:
+        here = here.where(resync.c.who == who)
     connection.execute(here.values(state=ResyncState.CANCELLED, answers=None, updated_at=now()))
 
 

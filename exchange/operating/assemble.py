@@ -68,6 +68,7 @@ def assemble(
         own=own,
         one_way=settings.link == "one-way",
         repair=settings.repair,
+        first_load=settings.first_load == "auto",
         read_trusted=lambda: _present_trust(settings),
     )
 

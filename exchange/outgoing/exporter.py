@@ -25,9 +25,9 @@ from exchange.format.control import SNAPSHOT
 from exchange.format.errors import RecordError, TransientError
 from exchange.link import peer_state, send_requests
 from exchange.link.home import check_home
-from exchange.outgoing import answers, checkpoint, compose, resend, snapshot
+from exchange.outgoing import answers, checkpoint, compose, first_load, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
-from exchange.results import Exported, ExportRun, Resent
+from exchange.results import Exported, ExportRun, FirstLoad, Resent
 from exchange.site import Site
 from exchange.tables import capture
 
@@ -52,6 +52,7 @@ def export(
         site.spool.prepare()
     handed: list[str] = []
     resent: tuple[Resent, ...] = ()
+    first_loads: tuple[FirstLoad, ...] = ()
     tables, work = _Tables(site), _Work(site, stopping)
     try:
         _check_network(site)
@@ -63,6 +64,7 @@ def export(
         work.trouble = "; ".join(dict.fromkeys(left.stuck.values())) or None
         channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
         tables.look(channels)
+        first_loads = first_load.ask_for_first_loads(site, channels, tables.faulty_streams)
         pending, undeclared = _what_is_due(site, channels, tables.standing)
         tables.cautions += _cancel_requests(site, undeclared)
         work.done += [one.name for one in channels if one not in pending]
@@ -91,6 +93,7 @@ def export(
         resent,
         tuple(tables.faults),
         tuple(tables.cautions),
+        first_loads=first_loads,
     )
 
 
@@ -142,6 +145,7 @@ class _Tables:
         """Streams that stand still, for their rows can't be read as they are."""
         self.faulty: set[str] = set()
         """Channels with faults, as their files call them."""
+        self.faulty_streams: set[str] = set()
 
     def look(self, channels: Sequence[Channel]) -> None:
         """Look at the tables of channels. Raises TransientError."""
@@ -159,6 +163,7 @@ class _Tables:
                 if problem.stops:
                     self.standing.add(stream.name)
                 if not minor:
+                    self.faulty_streams.add(stream.name)
                     self.faulty |= {one.name for one in channels if stream in one.streams}
 
     def _take_in_partitions(self, stream: Stream) -> bool:
@@ -220,8 +225,9 @@ def _export_channel(
     with transient_errors():
         # Before the changes, for what they refer to may never have been sent. Where the other side parks nothing it
         # refuses such changes, and takes the snapshot in their place; what frees a unique value must come first there.
-        if whole.on_invalid == "park":
-            yield from _export_requested(site, whole, standing, stopping, whole_snapshots=True)
+        # Of a first load it has nothing yet.
+        first = None if whole.on_invalid == "park" else send_requests.FIRST_LOAD
+        yield from _export_requested(site, whole, standing, stopping, whole_snapshots=True, who=first)
         more = bool(channel.streams)
         while more and not stopping():
             check_room(site)
@@ -240,16 +246,20 @@ def _export_requested(
     stopping: Callable[[], bool],
     *,
     whole_snapshots: bool = False,
+    who: str | None = None,
 ) -> Iterator[Sealed]:
     """Send the snapshots and checkpoints that were asked for, one after the other; what can't go on yet waits.
 
-    With ``whole_snapshots`` those of all rows of the channel, and nothing else.
+    With ``whole_snapshots`` those of all rows of the channel, and nothing else; with ``who`` those that this one asked
+    for.
     """
     channel = whole.without(standing)
     waiting: list[int] = []
     while not stopping():
         with reading(site.engine) as connection:
-            request = send_requests.next_open_request(connection, channel.name, but=waiting, whole=whole_snapshots)
+            request = send_requests.next_open_request(
+                connection, channel.name, but=waiting, whole=whole_snapshots, who=who
+            )
         if request is None:
             return
         if not standing.isdisjoint(send_requests.streams_of(request, whole)):
@@ -280,6 +290,7 @@ def _what_is_due(
         asked_of = send_requests.channels_asked_of(connection)
         changed = set(capture.pending_streams(connection)) - standing
         due = [one for one in channels if one.name in asked_of or _is_changed(connection, one, changed)]
+    due.sort(key=lambda one: one.name in asked_of)  # a snapshot may be long, and holds up none of the others
     return due, sorted(asked_of - {one.name for one in site.outgoing()})
 
 

@@ -76,7 +76,7 @@ def test_up_down_and_up_again_with_data_in_place(engine: Engine) -> None:
         with engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count()).select_from(profile_type)) == 1
         migrate.downgrade(engine, BOTH[1:])
-        assert migrate.applied_revisions(engine) == ("core_0014",)
+        assert migrate.applied_revisions(engine) == ("core_0015",)
         assert not migrate.is_behind(engine)
         assert migrate.is_behind(engine, BOTH)
         with engine.connect() as connection:
@@ -150,7 +150,7 @@ def test_the_core_stays_while_a_table_is_still_captured(engine: Engine) -> None:
         capture.install(connection, "mine")
     with pytest.raises(RuntimeError, match="table mine is still captured"):
         migrate.downgrade(engine)
-    assert migrate.applied_revisions(engine) == ("core_0014",)
+    assert migrate.applied_revisions(engine) == ("core_0015",)
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO mine (id) VALUES (1)")
 
@@ -189,6 +189,33 @@ def test_of_letters_that_wait_for_one_row_the_newest_stays(engine: Engine) -> No
         ("discarded", 1, 1),
     ]
     assert told == [f"superseded: of its row dead letter {found[1].id} waits (core_0014)"] * 2
+
+
+def test_what_an_earlier_version_sent_has_no_first_load(engine: Engine) -> None:
+    migrate.upgrade(engine)
+    with migrate._config(engine, None) as config:
+        command.downgrade(config, "core_0014")
+    row = {"epoch": "0" * 12, "stem": "s", "state": "published", "created_at": now(), "updated_at": now()}
+    said = '{"records":{"item":{"upsert":1,"delete":0},"it\'s %s":{"upsert":1,"delete":0}}}'
+    with engine.begin() as connection:
+        for number, (direction, channel, manifest) in enumerate(
+            [
+                ("out", "forth", said),
+                ("in", "back", said.replace("item", "note")),
+                ("out", "control", "{}"),
+                ("out", "forth", None),
+                ("out", "forth", said),
+            ]
+        ):
+            place = {"direction": direction, "channel": channel, "sequence": number, "manifest": manifest}
+            connection.execute(sa.insert(tables.batch), {**row, **place})
+    migrate.upgrade(engine)
+    with engine.begin() as connection:
+        found = connection.execute(sa.select(tables.first_load).order_by("stream")).all()
+    assert [(one.stream, one.after, one.done_at is not None) for one in found] == [
+        ("it's %s", 0, True),
+        ("item", 0, True),
+    ]
 
 
 def test_a_failed_migration_leaves_nothing_behind(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from exchange.channels.channel import Channel
 from exchange.database import audit_chain, encodings, engine, ledger, locks, network, positions, sessions
 from exchange.database.dialects import dialect_of
-from exchange.database.tables import Direction, ResyncState, batch, event, resync
+from exchange.database.tables import Direction, ResyncState, batch, event, first_load, resync
 from exchange.format.control import SNAPSHOT
 from exchange.format.moments import in_words
 from exchange.link import home, peer_statements
@@ -139,7 +139,9 @@ def _first_start(_settings: Settings, site: Site) -> Findings:
     """Find channels whose tables have more rows than were ever sent or wait to be: those were there before capture."""
     with locks.reading(site.engine) as connection:
         for channel in site.channels:
-            if channel.source == site.network and (rows := _never_sent(connection, channel)):
+            if channel.source != site.network or (site.first_load and _has_first_load(connection, channel)):
+                continue
+            if rows := _never_sent(connection, channel):
                 yield warning(
                     "first start",
                     f"channel {channel.name}: {rows} or more rows were there before changes were captured, and were"
@@ -147,6 +149,13 @@ def _first_start(_settings: Settings, site: Site) -> Findings:
                     f"run `exchange resync {channel.name}`, which sends whole tables",
                     command=f"exchange resync {channel.name}",
                 )
+
+
+def _has_first_load(connection: sa.Connection, channel: Channel) -> bool:
+    """Say whether streams of a channel are to be sent by the next export, as what was there before capture."""
+    names = [stream.name for stream in channel.streams]
+    done = sa.select(first_load.c.stream).where(first_load.c.stream.in_(names), first_load.c.done_at.is_not(None))
+    return len(connection.execute(done).all()) < len(names)
 
 
 def _never_sent(connection: sa.Connection, channel: Channel) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import Stream
+from exchange.database import first_loads
 from exchange.database.dialects import POSTGRESQL, SQLITE, dialect_of
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import Problem, TransientError
@@ -51,7 +53,7 @@ def install(
     stream: str | None = None,
     schema: str | None = None,
 ) -> None:
-    """Capture every change of ``table`` from now on; may be repeated.
+    """Capture every change of ``table`` from now on; may be repeated. Whether it has rows already is noted.
 
     ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it); ``stream`` is
     the name under which changes are noted (default: the table's). The exchange's own tables must be there. Raises
@@ -68,7 +70,8 @@ def install(
     seen = read_catalogue(connection, [place])
     if (refused := seen.refusal(place)) is not None:
         raise CaptureFault(str(refused))
-    if (other := seen.captured_as(place)) not in (None, stream):
+    other = seen.captured_as(place)
+    if other not in (None, stream):
         raise CaptureFault(
             f"table {table!r} is captured already, as stream {other!r}: of two streams over one table each would miss"
             f" what the other one took; op.drop_capture({table!r}) first, if it is to be {stream!r} from now on"
@@ -78,6 +81,17 @@ def install(
     sql.install(connection, place, columns, stream)
     if faults := read_catalogue(connection, [place]).faults(place, columns, stream):
         raise CaptureFault(f"table {table!r} can't be captured: {faults[0]}")
+    if other is None:
+        empty = run(connection, f"SELECT 1 FROM {place} LIMIT 1").first() is None  # noqa: S608 - quoted
+        with _noting_first_loads(connection):
+            first_loads.note(connection, stream, empty=empty)
+
+
+@contextmanager
+def _noting_first_loads(connection: Connection) -> Iterator[None]:
+    """Let a role that may not write the note go on without, and older migrations of ours: then the export looks."""
+    with suppress(DBAPIError), connection.begin_nested():
+        yield
 
 
 def drop(connection: Connection, table: str, schema: str | None = None) -> None:
@@ -85,7 +99,12 @@ def drop(connection: Connection, table: str, schema: str | None = None) -> None:
 
     Raises CaptureFault if there is no such table. Runs in the caller's transaction.
     """
-    capture_sql(connection).drop(connection, _find(connection, table, schema))
+    place = _find(connection, table, schema)
+    stream = read_catalogue(connection, [place]).captured_as(place)
+    if stream is not None:
+        with _noting_first_loads(connection):
+            first_loads.forget(connection, stream)
+    capture_sql(connection).drop(connection, place)
 
 
 def check(connection: Connection, stream: Stream, *, captured: bool = True) -> list[TableProblem]:

@@ -1,0 +1,145 @@
+"""The first load: rows that were there before their changes were captured are sent once, by a snapshot, unasked.
+
+Which streams those are is noted when capture is installed (``database.first_loads``). Nothing is sent twice: a snapshot
+that somebody asked for since does as well, and what an earlier version sent is known from the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
+from exchange.database import first_loads, positions
+from exchange.database.dialects import insert_new
+from exchange.database.engine import now
+from exchange.database.errors import transient_errors
+from exchange.database.locks import Busy, reading, writing
+from exchange.database.tables import Direction, ResyncState, first_load, resync
+from exchange.format.control import SNAPSHOT
+from exchange.format.errors import RecordError
+from exchange.link import send_requests
+from exchange.link.send_requests import FIRST_LOAD
+from exchange.results import FirstLoad
+from exchange.site import Site
+from exchange.tables import capture
+from exchange.tables.capture import carried
+
+
+def ask_for_first_loads(site: Site, channels: Sequence[Channel], faulty: AbstractSet[str]) -> tuple[FirstLoad, ...]:
+    """Have what was never sent of channels sent by snapshots, and say of which streams that was asked just now.
+
+    ``channels`` as the files call them. Streams that are ``faulty`` wait until they are captured as they should be, and
+    so do those that refer to them. May be repeated; what finds no room is left to the next run. Raises TransientError.
+    Commits each channel in a transaction of its own.
+    """
+    if not site.first_load:
+        return ()
+    with transient_errors(), reading(site.engine) as connection:
+        done = set(connection.scalars(sa.select(first_load.c.stream).where(first_load.c.done_at.is_not(None))))
+    wanted = {one.declared for one in channels}
+    asked: list[FirstLoad] = []
+    for channel in (one for one in site.channels if one.name in wanted):
+        ready = [*_ready([stream for stream in channel.streams if stream.name not in done], faulty)]
+        if ready:
+            with transient_errors(), suppress(Busy, RecordError):
+                asked += _ask(site, channel, ready)
+    return tuple(asked)
+
+
+def _ready(streams: Sequence[Stream], faulty: AbstractSet[str]) -> Iterator[Stream]:
+    """Give the streams that can be sent, parents first: none that is faulty, or refers to one that is."""
+    waiting = set[sa.Table]()
+    for stream in streams:
+        refers = {key.referred_table for key in stream.table.foreign_key_constraints}
+        if stream.name in faulty or not waiting.isdisjoint(refers):
+            waiting.add(stream.table)
+        else:
+            yield stream
+
+
+def _ask(site: Site, channel: Channel, streams: Sequence[Stream]) -> list[FirstLoad]:
+    """Ask for streams of a channel. Raises Busy, and RecordError if too much of it is asked for already."""
+    with reading(site.engine) as connection:
+        new = [one for one in streams if _is_sent(connection, channel, one) is None]
+        rows = {one.name: capture.estimate_rows(connection, one) for one in new}
+        if not rows and not any(_is_sent(connection, channel, one) for one in streams):
+            return []
+    with writing(site.engine) as connection:
+        begun = [one.name for one in streams if _settle(connection, channel, one, rows.get(one.name))]
+        for part in channel.in_files() if begun else ():
+            _add_request(connection, part, begun)
+    return [FirstLoad(channel.name, name, rows[name]) for name in begun]
+
+
+def _is_sent(connection: Connection, channel: Channel, stream: Stream) -> bool | None:
+    """Say whether snapshots that were asked for since a stream was captured brought all its rows; None: none were.
+
+    None, too, where they were asked for of another number of shards, or of some of those alone.
+    """
+    row = connection.execute(sa.select(first_load).where(first_load.c.stream == stream.name)).one_or_none()
+    if row is None or row.shards not in (None, channel.shards):
+        return None
+    states = {one.name: set[str]() for one in channel.in_files() if stream in carried(one.streams, one.shard)}
+    found = connection.execute(
+        sa.select(resync.c.channel, resync.c.streams, resync.c.state).where(
+            resync.c.id > row.after,
+            resync.c.channel.in_(states),
+            resync.c.want == SNAPSHOT,
+            resync.c.buckets.is_(None),
+            resync.c.state != ResyncState.CANCELLED,
+        )
+    )
+    for one in found:
+        if one.streams is None or stream.name in json.loads(one.streams):
+            states[one.channel].add(one.state)
+    return all(ResyncState.DONE in those for those in states.values()) if all(states.values()) else None
+
+
+def _settle(connection: Connection, channel: Channel, stream: Stream, rows: int | None) -> bool:
+    """Note that a stream's first load is done, or that it begins now, which is to be asked for: then give True.
+
+    ``rows`` are those that its table has, if it was found new. Its row of ``first_load`` is locked, so that of two
+    processes one begins it.
+    """
+    insert_new(connection, first_load, {"stream": stream.name, "after": 0})  # captured by an earlier version
+    mine = first_load.c.stream == stream.name
+    row = connection.execute(sa.select(first_load).where(mine).with_for_update()).one()
+    sent = _is_sent(connection, channel, stream)
+    if row.done_at is not None or sent is False or (sent is None and rows is None):
+        return False
+    if sent or not rows:
+        connection.execute(sa.update(first_load).where(mine).values(done_at=now()))
+        return False
+    after = row.after
+    if row.shards not in (None, channel.shards):
+        after = first_loads.newest_request(connection)
+        for part in channel.in_files():
+            send_requests.cancel_requests(connection, part.name, who=FIRST_LOAD)
+    connection.execute(sa.update(first_load).where(mine).values(shards=channel.shards, after=after))
+    return True
+
+
+def _add_request(connection: Connection, channel: Channel, streams: Sequence[str]) -> None:
+    """Ask for a snapshot of those of ``streams`` that a channel carries: of all it has, if it never sent anything."""
+    has = [stream.name for stream in carried(channel.streams, channel.shard)]
+    some = [name for name in has if name in streams]
+    if some:
+        never_sent = positions.current_position(connection, Direction.OUT, channel.name) is None
+        done = sa.select(first_load.c.stream).where(first_load.c.stream.in_(has), first_load.c.done_at.is_not(None))
+        whole = never_sent and set(has) == {*some, *connection.scalars(done)}
+        reason = f"the first load of {', '.join(some)}"
+        send_requests.add_request(
+            connection,
+            channel=channel.name,
+            want=SNAPSHOT,
+            streams=None if whole else some,
+            reason=reason,
+            who=FIRST_LOAD,
+        )

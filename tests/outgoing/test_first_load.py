@@ -1,0 +1,144 @@
+"""The first load: rows that were there before capture cross unasked, once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from exchange.channels import Channel
+from exchange.database.tables import ResyncState, change, dead_letter, first_load, resync
+from exchange.link import send_requests
+from exchange.outgoing import exporter
+from exchange.tables import capture
+from tests.crossing import shop
+from tests.crossing.sides import Link, Side
+
+
+def accounts(first: int, last: int) -> list[dict[str, Any]]:
+    """Give rows."""
+    return [{"id": number, "name": f"account {number}", "age": number % 90} for number in range(first, last + 1)]
+
+
+def capture_again(side: Side, *tables: sa.Table, fill: bool = True) -> None:
+    """Have capture begin with rows in the tables."""
+    with side.engine.begin() as connection:
+        for table in tables:
+            capture.drop(connection, table.name)
+        if fill:
+            connection.execute(sa.insert(shop.account), accounts(1, 45))
+            connection.execute(sa.insert(shop.place), [{"country": "at", "number": n, "name": "p"} for n in range(5)])
+            connection.execute(sa.insert(shop.visit), [{"id": n, "country": "at", "number": n % 5} for n in range(30)])
+        for table in tables:
+            capture.install(connection, table.name)
+
+
+def test_rows_from_before_capture_cross_unasked_parents_first_and_once(alike: Link) -> None:
+    one, two = alike.one, alike.other
+    one.limit(batch_records=10)
+    capture_again(one, shop.account, shop.place, shop.visit)
+    one.execute("UPDATE account SET name = 'newer' WHERE id = 7")
+    one.execute("DELETE FROM account WHERE id = 8")
+    one.execute(sa.insert(shop.visit), {"id": 99, "country": "at", "number": 1})
+
+    asked = iter([False, False])
+    first = exporter.export(one.site, stopping=lambda: next(asked, True))
+    assert sorted(map(str, first.first_loads)) == [
+        "first load of account: 44 rows",
+        "first load of place: 5 rows",
+        "first load of visit: 31 rows",
+    ]
+    again = one.export()
+    assert again.first_loads == ()
+    one.export()
+    assert one.export().batches == ()
+    alike.there.carry()
+    two.take_in()
+
+    for table in (shop.account, shop.place, shop.visit):
+        assert two.rows(table) == one.rows(table)
+    assert not two.all(sa.select(dead_letter))
+    [request] = one.all(sa.select(resync))
+    assert (request.state, request.streams, request.who) == (ResyncState.DONE, None, send_requests.FIRST_LOAD)
+    assert not one.all(sa.select(first_load).where(first_load.c.done_at.is_(None)))
+
+
+def test_what_was_sent_or_asked_for_or_is_empty_is_not_sent_by_itself(small: Link) -> None:
+    one = small.one
+    one.execute(sa.insert(shop.account), accounts(1, 5))
+    assert one.export().first_loads == ()  # all of them were captured
+    with one.engine.begin() as connection:  # made anew, as by a batch operation on SQLite
+        connection.exec_driver_sql("DROP TRIGGER exchange_capture_insert_account")
+        capture.install(connection, "account")
+    assert one.export().first_loads == ()
+
+    # A stream of a running channel that is captured anew: it alone is sent, behind the changes.
+    capture_again(one, shop.node, fill=False)
+    with one.engine.begin() as connection:
+        capture.drop(connection, "seat")
+        connection.execute(sa.insert(shop.seat), [{"id": 1, "code": "a"}])
+        capture.install(connection, "seat")
+        # An earlier version captured it, and never sent it; this one it sent.
+        connection.execute(sa.delete(first_load).where(first_load.c.stream.in_(["place", "person"])))
+        connection.execute(sa.insert(shop.place), [{"country": "at", "number": 1, "name": "p"}])
+        connection.execute(sa.delete(change).where(change.c.stream == "place"))
+    one.site = replace(one.site, first_load=False)
+    assert one.export().first_loads == ()
+    one.site = replace(one.site, first_load=True)
+    assert sorted(one.stream for one in one.export().first_loads) == ["place", "seat"]
+    small.there.carry()
+    small.other.take_in()
+    assert small.other.rows(shop.seat) == one.rows(shop.seat)
+    assert small.other.rows(shop.place) == one.rows(shop.place)
+
+    # What a person asks for first is not sent twice.
+    capture_again(one, shop.seat, fill=False)
+    with one.engine.begin() as connection:
+        send_requests.add_request(connection, channel="forth", want="snapshot", prune=True, reason="a test")
+    assert one.export().first_loads == ()
+    one.export()
+    assert [row.done_at is not None for row in one.all(sa.select(first_load).where(first_load.c.stream == "seat"))] == [
+        True
+    ]
+
+
+def test_each_shard_sends_its_own_and_another_number_of_shards_all_of_it(small: Link) -> None:
+    one, forth = small.one, shop.channels[0]
+    one.limit(batch_records=10)
+
+    def declare(shards: int) -> None:
+        made = Channel("forth", "one", "two", forth.streams, shards=shards, on_invalid="reject")
+        one.site = replace(one.site, channels=(made, *shop.channels[1:]))
+        small.other.site = replace(small.other.site, channels=one.site.channels)
+
+    declare(2)
+    capture_again(one, shop.account, shop.place, shop.visit)
+    one.execute(sa.insert(shop.visit), {"id": 99, "country": "at", "number": 1})
+    asked = iter([False, False, False])
+    assert len(exporter.export(one.site, stopping=lambda: next(asked, True)).first_loads) == 3
+    declare(3)
+    assert len(one.export().first_loads) == 3
+    assert one.export().batches == ()
+    small.there.carry()
+    small.other.take_in()
+
+    for table in (shop.account, shop.place, shop.visit):
+        assert small.other.rows(table) == one.rows(table)
+    assert not one.all(sa.select(first_load).where(first_load.c.done_at.is_(None)))
+
+
+def test_a_stream_that_is_not_captured_waits_with_those_that_refer_to_it(small: Link) -> None:
+    one = small.one
+    capture_again(one, shop.account, shop.place, shop.visit)
+    one.execute("DROP TRIGGER exchange_capture_insert_place")
+
+    done = one.export()
+    assert [load.stream for load in done.first_loads] == ["account"]
+    assert "triggers" in done.faults[0]
+    with one.engine.begin() as connection:
+        capture.install(connection, "place")
+    assert [load.stream for load in one.export().first_loads] == ["place", "visit"]
+    small.there.carry()
+    small.other.take_in()
+    assert small.other.rows(shop.visit) == one.rows(shop.visit)
