@@ -15,6 +15,7 @@ from exchange.database.dialects import dialect_of
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.limits import Limits
+from exchange.progress import Progress
 
 _SHARD_NUMBERS = frozenset(map(str, range(MAX_SHARDS)))
 
@@ -42,6 +43,8 @@ class Site:
     """Whether rows that differ from their source's are to be sent again, or only reported."""
     first_load: bool = True
     """Whether rows that were there before capture are sent unasked."""
+    progress: Progress = field(default_factory=Progress, compare=False)
+    """How far the work at hand is, for whoever watches it."""
     read_trusted: Callable[[], TrustedKeys] | None = None
     """Gives the keys trusted at this moment, or raises TransientError; None where those of ``trusted`` stay."""
 

@@ -33,6 +33,7 @@ ROOMS = (
     ),
     Room(3, "files", "folders, spool, keys: bytes at rest; a lock names its holder as the database's locks do"),
     Room(3, "limits", "what a side writes, accepts and waits for at most; the settings take their defaults from it"),
+    Room(4, "progress", "how far long work has come, as numbers and in words; every workflow tells, every door shows"),
     Room(4, "settings", "what a person set; it asks who may write the file that says so, and opens nothing else"),
     Room(4, "channels", "what an application declares, and how its values are written; it opens no database"),
     Room(4, "results", "what a run did, as values: every workflow gives them, every door shows them"),

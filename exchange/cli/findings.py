@@ -21,7 +21,7 @@ def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
             output.emit(one.as_dict())
         return
     from exchange.database.engine import now
-    from exchange.link.peer_state import lasting
+    from exchange.format.moments import lasting
     from exchange.operating.doctor import Level
 
     levels = list(Level)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -18,9 +19,12 @@ from typing import Annotated, Any
 import typer
 
 from exchange.format.errors import printable
+from exchange.progress import Pace, Progress
 
 LONGEST_CELL = 500
 LONGEST_SENTENCE = 2000
+LINE_SECONDS = 10.0
+"""So often a line says how far work is, where nobody sees a bar."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
@@ -116,31 +120,31 @@ def _shown(sentence: str) -> str:
 
 
 @contextmanager
-def between_batches(doing: str, total: Callable[[], int] | None = None) -> Iterator[Callable[[], bool]]:
-    """Give what a workflow asks between batches: it moves the bar, and tells whether Ctrl-C was pressed.
+def between_batches(doing: str, progress: Progress) -> Iterator[Callable[[], bool]]:
+    """Show how far a workflow is, and give what it asks between batches: whether Ctrl-C was pressed.
 
-    The first Ctrl-C lets the batch at hand end, the second one stops at once, which rolls it back.
+    The first Ctrl-C lets the batch at hand end, the second one stops at once, which rolls it back. SIGUSR1 has it said
+    how far it is.
     """
-    with _interruptible("the batch") as interrupted, _bar(doing, total) as show:
-        begun = 0
-
-        def stopping() -> bool:
-            # Asked before each batch, so one less is done.
-            nonlocal begun
-            show(begun)
-            begun += 1
-            return interrupted()
-
-        yield stopping
+    with _interruptible("the batch") as interrupted, _shown_progress(doing, progress):
+        yield interrupted
 
 
 @contextmanager
 def between_groups(doing: str, total: int) -> Iterator[tuple[Callable[[], bool], Callable[[int], None]]]:
-    """Give what a workflow asks between groups of records, and what moves the bar to so many of ``total``.
+    """Give what a workflow asks between groups of records, and what it tells: that so many of ``total`` are done.
 
-    Ctrl-C is as in ``between_batches``.
+    Signals are as in ``between_batches``.
     """
-    with _interruptible("the group") as interrupted, _bar(doing, lambda: total) as show:
+    progress, before = Progress(), 0
+
+    def show(done: int) -> None:
+        nonlocal before
+        progress.add(done - before)
+        before = done
+
+    with _interruptible("the group") as interrupted, _shown_progress(doing, progress):
+        progress.expect("all", total)
         yield interrupted, show
 
 
@@ -164,14 +168,36 @@ def _interruptible(work: str) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _bar(doing: str, total: Callable[[], int] | None) -> Iterator[Callable[[int], None]]:
-    if not sys.stderr.isatty():
-        yield lambda _done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def _shown_progress(doing: str, progress: Progress) -> Iterator[None]:
+    """Show how far work is: by a bar at a terminal, else by a line now and then, and by one at each SIGUSR1."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: say(f"{doing}: {progress.pace()}"))
+    try:
+        with _bar(doing) if sys.stderr.isatty() else _lines(doing) as watch, progress.watched(watch):
+            yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(doing, total=total() if total else None)
-        yield lambda done: progress.update(task, completed=done)
+
+@contextmanager
+def _lines(doing: str) -> Iterator[Callable[[Pace], None]]:
+    told = time.monotonic()
+
+    def watch(pace: Pace) -> None:
+        nonlocal told
+        if time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            say(f"{doing}: {pace}")
+
+    yield watch
+
+
+@contextmanager
+def _bar(doing: str) -> Iterator[Callable[[Pace], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}"), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=None, pace="")
+        yield lambda pace: bar.update(task, completed=pace.rows, total=pace.expected, pace=str(pace))

@@ -43,7 +43,7 @@ def resync(
             raise Refused("channel: expected the one to send, as --stream and --prune-missing are about it")
         _list(as_json)
         return
-    with open_exchange() as exchange, output.between_batches("sending") as stopping:
+    with open_exchange() as exchange, output.between_batches("sending", exchange.site.progress) as stopping:
         done = exchange.resync(channel, stream, prune=prune_missing, stopping=stopping, who=who, reason=reason)
     run, left = done.run, done.left
     if not done.asked:

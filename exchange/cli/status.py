@@ -52,7 +52,7 @@ def _show_channels(found: Status) -> None:
 
 def _show_link(found: Status) -> None:
     """Say when the other side was last heard of, and how long things have been under way."""
-    from exchange.link.peer_state import lasting
+    from exchange.format.moments import lasting
 
     life = found.of_peer.life
     output.tell("")
@@ -64,6 +64,10 @@ def _show_link(found: Status) -> None:
         due = f"expected again by {_moment(life.expected_by.isoformat())}"
         output.tell(f"{found.peer} was heard of {lasting(found.at - life.heard_at)} ago, {due}")
     for one in found.channels:
+        if one.load:
+            what = "sent" if one.direction == "out" else "received"
+            age = lasting(found.at - one.load.at)
+            output.tell(f"{one.channel}: a snapshot is {what}: {one.load.pace}; its last part {age} ago")
         if one.pending and one.pending_since:
             output.tell(f"{one.channel}: the oldest change waits for at most {lasting(found.at - one.pending_since)}")
         if one.unacknowledged_since:

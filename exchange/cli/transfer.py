@@ -26,7 +26,7 @@ Channel = Annotated[str | None, typer.Argument(metavar="[CHANNEL]", help="Only t
 
 def export(channel: Channel = None, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Export what changed as signed batches."""
-    with open_exchange() as exchange, output.between_batches("exporting") as stopping:
+    with open_exchange() as exchange, output.between_batches("exporting", exchange.site.progress) as stopping:
         run = exchange.export(channel, stopping=stopping, who=who, reason=reason)
     show_exported(run, as_json)
     if run.untold and run.untold != run.trouble:
@@ -59,12 +59,10 @@ def import_(
     if batch and release and batch != release:
         raise Refused("--batch and --release: expected one batch, found two")
     wanted = stem(release or batch or "") if release or batch else None
-    with open_exchange() as exchange:
-        spool = exchange.site.spool
-        with output.between_batches("importing", lambda: len(spool.list_arrivals().batches)) as stopping:
-            run = exchange.import_batches(
-                channel, batch=wanted, release=bool(release), stopping=stopping, who=who, reason=reason
-            )
+    with open_exchange() as exchange, output.between_batches("importing", exchange.site.progress) as stopping:
+        run = exchange.import_batches(
+            channel, batch=wanted, release=bool(release), stopping=stopping, who=who, reason=reason
+        )
     show_imported(run.batches, as_json)
     if run.untold:
         output.warn(run.untold)
@@ -118,7 +116,7 @@ def replay(
     They may be archived, held or quarantined; one that is applied already stays as it is.
     """
     wanted = stem(batch)
-    with open_exchange() as exchange, output.between_batches("replaying") as stopping:
+    with open_exchange() as exchange, output.between_batches("replaying", exchange.site.progress) as stopping:
         done = exchange.replay(wanted, through, stopping=stopping, who=who, reason=reason)
     show_imported(done.batches, as_json)
     for sentence in filter(None, (done.trouble, done.untold)):

@@ -294,7 +294,8 @@ class Part:
     Its records have one ``version``. With the ``last`` part everything of ``streams`` and ``buckets`` has come; rows
     of the streams in ``prune`` that are older than ``version`` are then no longer there, and so are those of a stream
     in ``doubts``, but for those in doubt. ``answers`` names the request. All that the batches of its channel and epoch
-    from the first through the last sequence of ``contains`` say is in it.
+    from the first through the last sequence of ``contains`` say is in it. Parts ``before`` this one had so many
+    records, and all of them are ``expected`` to have about so many.
     """
 
     name: str
@@ -308,6 +309,8 @@ class Part:
     answers: str | None = None
     doubts: tuple[Doubt, ...] = ()
     contains: Range | None = None
+    before: int | None = None
+    expected: int | None = None
 
     @property
     def pruned(self) -> frozenset[str]:
@@ -319,8 +322,9 @@ class Part:
         data = fields_as_json(self)
         if not self.doubts:
             del data["doubts"]
-        if self.contains is None:
-            del data["contains"]
+        for name in ("contains", "before", "expected"):
+            if data[name] is None:
+                del data[name]
         return data
 
     @classmethod
@@ -559,6 +563,8 @@ _SNAPSHOT = _object(
         "answers": _or_null(_NAME),
     },
     contains={"type": "array", "minItems": 2, "maxItems": 2, "items": _THROUGH},
+    before=_COUNT,
+    expected=_COUNT,
     doubts=_list(
         _object({"stream": _STREAM, "keys": _list({"type": "object"}, MAX_DOUBTS), "more": _COUNT, "nameless": _COUNT}),
         4096,

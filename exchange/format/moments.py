@@ -1,8 +1,8 @@
-"""Moments as text: one form for files and one for people, both in UTC. Every moment has a zone."""
+"""Moments and lengths of time as text: of a moment one form for files and one for people, in UTC, with a zone."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def to_rfc3339(moment: datetime) -> str:
@@ -29,3 +29,11 @@ def in_words(moment: datetime) -> str:
 def in_table(moment: datetime) -> str:
     """Give a moment as commands' tables have it: ``2026-01-31 12:00:00Z``."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def lasting(time: timedelta) -> str:
+    """Word a length of time for people, in its two largest units."""
+    seconds = max(round(time.total_seconds()), 0)
+    units = (("d", seconds // 86400), ("h", seconds // 3600 % 24), ("min", seconds // 60 % 60), ("s", seconds % 60))
+    worded = [f"{number} {unit}" for unit, number in units if number]
+    return " ".join(worded[:2]) or "0 s"

@@ -68,6 +68,7 @@ def apply_records(site: Site, connection: Connection, arrival: Arrival, data: Bi
                         bad.park(decoded.number, decoded.line, decoded.error)
                         continue
                     loader.add(decoded.stream, decoded.rows)
+                    site.progress.add(len(decoded.rows.lines))
                     came = max(came, *decoded.rows.versions)
                     if older.note(decoded.stream, decoded.rows):
                         loader.flush()

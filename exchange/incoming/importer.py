@@ -84,6 +84,7 @@ def import_batches(
         arrived = [seen for seen in arrived if isinstance(seen, Stranger) or seen.channel.declared not in refused]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
+        site.progress.expect("arrived", sum(seen.manifest.total for seen in arrived if isinstance(seen, Arrival)))
         work.settle(open_batches, arrived, handed)
         if work.trouble is None:
             with transient_errors():

@@ -20,9 +20,10 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database.engine import among
+from exchange.database.dialects import upsert
+from exchange.database.engine import among, now
 from exchange.database.ledger import Counts
-from exchange.database.tables import BatchState, Direction, batch, dead_letter
+from exchange.database.tables import BatchState, Direction, attempt, batch, dead_letter, loading
 from exchange.dead_letters import store
 from exchange.dead_letters.store import Letter
 from exchange.format import record as records
@@ -53,6 +54,27 @@ MANIFESTS_AT_ONCE = 100
 """So many manifests are in memory while the parts of a snapshot are looked for."""
 
 Key = Mapping[str, Any]
+
+
+def note_progress(connection: Connection, arrival: Arrival) -> None:
+    """Note how far a snapshot is with this part, as far as its sender says. In the transaction that applied it."""
+    part, channel = part_of(arrival.manifest), arrival.channel.name
+    if part is None or part.expected is None or part.before is None:
+        return
+    if part.last:
+        connection.execute(sa.delete(loading).where(loading.c.channel == channel))
+        return
+    far: dict[str, Any] = {
+        "part": part.part,
+        "records": part.before + arrival.manifest.total,
+        "expected": part.expected,
+    }
+    far["updated_at"] = now()
+    again = sa.update(loading).where(loading.c.channel == channel, loading.c.name == part.name).values(far)
+    if not connection.execute(again).rowcount:
+        mine = attempt.c.batch == str(arrival.manifest.name)
+        begun_at = connection.scalar(sa.select(attempt.c.started_at).where(mine)) or now()
+        upsert(connection, loading, {"channel": channel}, {**far, "name": part.name, "begun_at": begun_at})
 
 
 def finish_snapshot(site: Site, connection: Connection, arrival: Arrival, counts: Counts) -> Counts:

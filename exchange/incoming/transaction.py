@@ -152,6 +152,7 @@ def _apply_by_kind(
         case BatchKind.SNAPSHOT:
             row_diff.record_row_diff(site, connection, arrival, data)
             counts = apply.apply_records(site, connection, arrival, data)
+            snapshot.note_progress(connection, arrival)
             return snapshot.finish_snapshot(site, connection, arrival, counts)
         case BatchKind.CHANGES:
             return apply.apply_records(site, connection, arrival, data)

@@ -20,7 +20,7 @@ from exchange.database.tables import Direction, peer, receipt
 from exchange.format.as_dict import AsDict
 from exchange.format.control import Heartbeat, Range, RefusedBatch, Sample
 from exchange.format.errors import Problem, printable
-from exchange.format.moments import in_words
+from exchange.format.moments import in_words, lasting
 from exchange.link import epoch_adoption, peer_statements
 from exchange.site import Site
 
@@ -149,14 +149,6 @@ def read_peer_state(site: Site, connection: Connection) -> PeerState:
     life = _life(row, said, site.limits.period_seconds) if row else None
     decisions = tuple(epoch_adoption.problems(site.peer, epoch_adoption.list_undecided(connection)))
     return PeerState(site.peer, site.one_way, life, there, halted, behind, decisions)
-
-
-def lasting(time: timedelta) -> str:
-    """Word a length of time for people, in its two largest units."""
-    seconds = max(round(time.total_seconds()), 0)
-    units = (("d", seconds // 86400), ("h", seconds // 3600 % 24), ("min", seconds // 60 % 60), ("s", seconds % 60))
-    worded = [f"{number} {unit}" for unit, number in units if number]
-    return " ".join(worded[:2]) or "0 s"
 
 
 def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> LastHeartbeat:

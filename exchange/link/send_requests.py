@@ -144,6 +144,7 @@ def request_fields(row: sa.Row[Any]) -> dict[str, Any]:
         "state": row.state,
         "parts": row.parts,
         "records": row.records,
+        "expected": row.expected,
         "asked_at": row.created_at.isoformat(),
         "who": row.who,
         "reason": row.reason,

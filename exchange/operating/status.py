@@ -21,7 +21,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.failed_runs import FailedRuns, list_failed_runs
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch
-from exchange.database.tables import BatchState, Direction, batch, position, success
+from exchange.database.tables import BatchState, Direction, ResyncState, batch, loading, position, resync, success
 from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.counts import Backlog, backlog_alarms
 from exchange.format.as_dict import AsDict
@@ -33,6 +33,7 @@ from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerChannel, PeerState
 from exchange.outgoing.leftover import Leftover, list_leftovers
+from exchange.progress import Pace
 from exchange.results import LeftAloneFiles
 from exchange.site import Site
 from exchange.tables import capture
@@ -51,11 +52,25 @@ _WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
 
 
 @dataclass(frozen=True)
+class Load:
+    """A snapshot that is being sent or received: so many parts, the last one ``at``."""
+
+    parts: int
+    at: datetime
+    pace: Pace
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {"parts": self.parts, "at": self.at.isoformat(), **self.pace.as_dict()}
+
+
+@dataclass(frozen=True)
 class ChannelStatus(AsDict):
     """One channel: ``pending`` counts changes that no batch carries yet, the others count batches by state.
 
     What is published on a one-way link is ``unconfirmable`` instead. ``pending_since`` is when the last export took all
-    that there was, ``unacknowledged_since`` when the oldest batch was sealed that the peer has not acknowledged.
+    that there was, ``unacknowledged_since`` when the oldest batch was sealed that the peer has not acknowledged;
+    ``load`` is the snapshot at hand.
     """
 
     channel: str
@@ -75,6 +90,7 @@ class ChannelStatus(AsDict):
     pending_since: datetime | None = None
     unacknowledged_since: datetime | None = None
     there: PeerChannel | None = None
+    load: Load | None = None
 
 
 @dataclass(frozen=True)
@@ -294,6 +310,7 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
         )
     }
     successes = {(row.direction, row.channel): row.at for row in connection.execute(sa.select(success))}
+    loads = _loads(connection)
     declared = [(Direction.OUT, one) for one in site.outgoing()] + [(Direction.IN, one) for one in site.incoming()]
     found = []
     for direction, name, channel in [(way, one.name, one) for way, one in declared] + _undeclared(counts, declared):
@@ -301,6 +318,7 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
         success_at = successes.get((direction, name))
         fields: dict[str, Any] = {state.value: counts[direction, name, state] for state in _SHOWN[direction]}
         fields |= {"sequence": at.sequence if at else 0, "last_success_at": success_at}
+        fields |= {"load": loads.get((direction, name))}
         if direction is Direction.OUT:
             pending = _pending(connection, channel)
             fields |= {"pending": pending, "pending_since": success_at if pending else None}
@@ -311,6 +329,19 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
                 fields |= {"unacknowledged_since": since, "there": there.channels.get(name)}
         found.append(ChannelStatus(name, direction, **fields))
     return tuple(found)
+
+
+def _loads(connection: Connection) -> dict[tuple[Direction, str], Load]:
+    """Give the snapshots at hand, by direction and channel."""
+    running = (resync.c.state == ResyncState.RUNNING, resync.c.expected.is_not(None), resync.c.begun_at.is_not(None))
+    sent = connection.execute(sa.select(resync).where(*running).order_by(resync.c.id.desc()))
+    found = {(Direction.OUT, row.channel): _load(row, row.parts) for row in sent}
+    return found | {(Direction.IN, row.channel): _load(row, row.part) for row in connection.execute(sa.select(loading))}
+
+
+def _load(row: Any, parts: int) -> Load:
+    seconds = (row.updated_at - row.begun_at).total_seconds()
+    return Load(parts, row.updated_at, Pace(row.records, row.expected, seconds))
 
 
 def unacknowledged_since(connection: Connection, channel: str) -> datetime | None:

@@ -129,6 +129,7 @@ def _write(
     reached: capture.Reached | None = None
     with gc_paused(), closing(_rows_to_encode(site, connection, channel, keys)) as pieces:
         for kind, rows in pieces:
+            site.progress.add(len(rows))
             if _write_all(site, writer, kind, rows, version):
                 reached = capture.Reached(kind.stream.name, rows[-1][1], kind.op)
                 continue

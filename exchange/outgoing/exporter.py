@@ -68,6 +68,8 @@ def export(
         pending, undeclared = _what_is_due(site, channels, tables.standing)
         tables.cautions += _cancel_requests(site, undeclared)
         work.done += [one.name for one in channels if one not in pending]
+        if site.progress.is_watched:
+            site.progress.expect("changes", _count_pending(site, pending))
         if hand_over is not None and site.many_writers and len(pending) > 1:
             handed, pending = [one.name for one in pending], []
             for name in handed:
@@ -292,6 +294,12 @@ def _what_is_due(
         due = [one for one in channels if one.name in asked_of or _is_changed(connection, one, changed)]
     due.sort(key=lambda one: one.name in asked_of)  # a snapshot may be long, and holds up none of the others
     return due, sorted(asked_of - {one.name for one in site.outgoing()})
+
+
+def _count_pending(site: Site, channels: Sequence[Channel]) -> int:
+    """Count the changes that wait. Raises TransientError."""
+    with transient_errors(), reading(site.engine) as connection:
+        return sum(capture.pending(connection, one.streams, shard=one.shard) for one in channels)
 
 
 def _cancel_requests(site: Site, undeclared: Sequence[str]) -> list[str]:

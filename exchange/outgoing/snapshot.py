@@ -23,7 +23,8 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database import clock, network, positions
-from exchange.database.locks import export_lock, locked
+from exchange.database.engine import now
+from exchange.database.locks import export_lock, locked, reading
 from exchange.database.tables import Direction, ResyncState, batch, holds_place, resync
 from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of, key_text
@@ -73,8 +74,9 @@ def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed:
     check_room(site)
     lock = export_lock(channel.name)
     if request.state == ResyncState.ASKED:
+        expected = _count_rows(site, channel, request)
         with locked(site.engine, lock) as connection:
-            _begin(site, connection, channel, request)
+            _begin(site, connection, channel, request, expected)
     with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
         row = send_requests.reload_open_request(connection, request.id)
         if row is None:
@@ -85,7 +87,19 @@ def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed:
         return _Step(site, connection, channel, row).seal()
 
 
-def _begin(site: Site, connection: Connection, channel: Channel, request: sa.Row[Any]) -> None:
+def _count_rows(site: Site, channel: Channel, request: sa.Row[Any]) -> int | None:
+    """Say about how many rows a snapshot is to have; None for one of some buckets."""
+    if request.buckets is not None:
+        return None
+    rows, shard = 0, channel.shard
+    with reading(site.engine) as connection:
+        for name in send_requests.streams_of(request, channel):
+            parts = shard.of if shard is not None and name in shard.split else 1
+            rows += capture.estimate_rows(connection, channel.stream(name)) // parts
+    return rows
+
+
+def _begin(site: Site, connection: Connection, channel: Channel, request: sa.Row[Any], expected: int | None) -> None:
     """Draw the version, before anything is read, and note which batches have nothing that the snapshot has not."""
     version = capture.draw_version(connection)
     names = send_requests.streams_of(request, channel)
@@ -93,6 +107,8 @@ def _begin(site: Site, connection: Connection, channel: Channel, request: sa.Row
     values: dict[str, Any] = {
         "version": version,
         "cursor": cursor,
+        "expected": expected,
+        "begun_at": now(),
         "epoch": network.open_network(connection, site.network),
     }
     values["contains_through"] = _sealed(connection, channel.name, values["epoch"])
@@ -209,6 +225,7 @@ class _Step:
         self._connection = connection
         self._channel = channel
         self._row = row
+        site.progress.expect(row.id, None if row.expected is None else max(row.expected - row.records, 0))
         self._names = send_requests.streams_of(row, channel)
         self._buckets, self._of = send_requests.buckets_of(row)
         self._doubts = _Doubts(row.unsent)
@@ -312,6 +329,8 @@ class _Step:
             answers=row.answers,
             doubts=doubts,
             contains=None if row.contains_from is None else (row.contains_from, row.contains_through),
+            before=None if row.expected is None else row.records,
+            expected=row.expected,
         )
         return seal_batch(
             self._site,

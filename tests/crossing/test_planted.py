@@ -422,7 +422,7 @@ def test_an_export_into_a_folder_full_of_pipes_ends_when_it_is_told_to(
     runs: list[ExportRun] = []
 
     def work() -> None:
-        with output.between_batches("exporting") as stopping:
+        with output.between_batches("exporting", side.site.progress) as stopping:
             runs.append(exporter.export(side.site, stopping=stopping))
         assert (runs[0].trouble, len(runs[0].batches)) == (None, 1)
 

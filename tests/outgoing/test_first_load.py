@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from exchange.channels import Channel
 from exchange.database.tables import ResyncState, change, dead_letter, first_load, resync
 from exchange.link import send_requests
+from exchange.operating.status import read_status
 from exchange.outgoing import exporter
+from exchange.progress import Pace
 from exchange.tables import capture
 from tests.crossing import shop
 from tests.crossing.sides import Link, Side
@@ -44,18 +46,29 @@ def test_rows_from_before_capture_cross_unasked_parents_first_and_once(alike: Li
 
     asked = iter([False, False])
     first = exporter.export(one.site, stopping=lambda: next(asked, True))
+    alike.there.carry()
+    two.take_in()
+    [sent] = [one.load for one in read_status(one.site).channels if one.load]
+    [received] = [one.load for one in read_status(two.site).channels if one.load]
+    assert (sent.pace.rows, sent.pace.expected, sent.parts) == (5, 80, 1)
+    assert (received.pace.rows, received.pace.expected, received.parts) == (5, 80, 1)
+    assert received.as_dict()["share"] == 0.0625
     assert sorted(map(str, first.first_loads)) == [
         "first load of account: 44 rows",
         "first load of place: 5 rows",
         "first load of visit: 31 rows",
     ]
-    again = one.export()
-    assert again.first_loads == ()
+    told: list[Pace] = []
+    with one.site.progress.watched(told.append):
+        assert one.export().first_loads == ()
+        assert (one.site.progress.pace().rows, one.site.progress.pace().expected) == (78, 78)
+    assert told[0].rows > 0
     one.export()
     assert one.export().batches == ()
     alike.there.carry()
     two.take_in()
 
+    assert not [side for side in (one, two) for channel in read_status(side.site).channels if channel.load]
     for table in (shop.account, shop.place, shop.visit):
         assert two.rows(table) == one.rows(table)
     assert not two.all(sa.select(dead_letter))

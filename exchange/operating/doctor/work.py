@@ -8,6 +8,7 @@ from exchange.database import engine, locks
 from exchange.database.tables import DeadLetterState
 from exchange.dead_letters import counts
 from exchange.format.errors import TransientError
+from exchange.format.moments import lasting
 from exchange.incoming import stranger_counts
 from exchange.incoming.arrivals import left_alone
 from exchange.link import peer_state
@@ -120,9 +121,9 @@ def check_link(settings: Settings, site: Site) -> Findings:
     if there.life is None:
         yield ok("link", f"nothing comes back from {settings.peer}: what is published is unconfirmable")
         return
-    said = f"{settings.peer} was heard of {peer_state.lasting(moment - there.life.heard_at)} ago"
+    said = f"{settings.peer} was heard of {lasting(moment - there.life.heard_at)} ago"
     if since is not None:
-        said += f"; the oldest unacknowledged batch is {peer_state.lasting(moment - since)} old"
+        said += f"; the oldest unacknowledged batch is {lasting(moment - since)} old"
     yield ok("link", said)
 
 

@@ -1,0 +1,100 @@
+"""How far long work has come: told by whoever does it, read by whoever watches this process, or the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from exchange.format.moments import lasting
+
+TELL_SECONDS = 0.2
+"""So often a watcher is told at most."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """So many ``rows``, of about as many as are ``expected`` (None: nobody knows), took so many ``seconds``."""
+
+    rows: int
+    expected: int | None
+    seconds: float
+
+    @property
+    def share(self) -> float | None:
+        """The part of all rows, 0 to 1."""
+        return min(self.rows / self.expected, 1.0) if self.expected else None
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """The rate."""
+        return self.rows / self.seconds if self.rows and self.seconds > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at this rate."""
+        rate = self.rows_per_second
+        return max(self.expected - self.rows, 0) / rate if rate and self.expected is not None else None
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        words = [f"{self.rows:,} rows"]
+        if self.expected and self.share is not None:
+            words = [f"{self.rows:,} of {max(self.expected, self.rows):,} rows ({self.share:.0%})"]
+        if self.rows_per_second is not None:
+            words.append(f"{self.rows_per_second:,.0f} rows/s")
+        if self.seconds_left is not None:
+            words.append(f"{lasting(timedelta(seconds=self.seconds_left))} left")
+        return ", ".join(words)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        names = ("rows", "expected", "share", "rows_per_second", "seconds_left")
+        return {name: getattr(self, name) for name in names}
+
+
+class Progress:
+    """The rows of the work at hand in this process; nothing is counted unless somebody watches."""
+
+    def __init__(self) -> None:
+        self._watch: Callable[[Pace], None] | None = None
+        self._rows = 0
+        self._expected: dict[Hashable, int] = {}
+        self._begun = self._told = 0.0
+
+    @contextmanager
+    def watched(self, watch: Callable[[Pace], None]) -> Iterator[None]:
+        """Count from now on, and call ``watch`` as rows are done, a few times a second at most."""
+        self._watch, self._rows, self._expected, self._begun = watch, 0, {}, time.monotonic()
+        try:
+            yield
+        finally:
+            self._watch = None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody wants to know: what is expected is counted for him alone."""
+        return self._watch is not None
+
+    def expect(self, what: Hashable, rows: int | None) -> None:
+        """Note that so many rows are to be done about; each ``what`` counts once."""
+        if self._watch is not None and rows is not None:
+            self._expected.setdefault(what, rows)
+
+    def add(self, rows: int) -> None:
+        """Note that so many rows are done."""
+        if self._watch is None:
+            return
+        self._rows += rows
+        moment = time.monotonic()
+        if moment - self._told >= TELL_SECONDS:
+            self._told = moment
+            self._watch(self.pace())
+
+    def pace(self) -> Pace:
+        """Say how far it is."""
+        expected = sum(self._expected.values()) if self._expected else None
+        return Pace(self._rows, expected, time.monotonic() - self._begun)
