@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,7 +49,12 @@ class InstallCapture(MigrateOperation):
     """Capture a table's changes if this network is their source, or prepare it to receive them."""
 
     def __init__(
-        self, table: str, source: str | None, stream: str | None, key: Sequence[str] | None, schema: str | None
+        self,
+        table: str,
+        source: str | None,
+        stream: str | None,
+        key: Sequence[str] | Mapping[str, str] | None,
+        schema: str | None,
     ) -> None:
         self.table, self.source, self.stream, self.key, self.schema = table, source, stream, key, schema
 
@@ -61,7 +66,7 @@ class InstallCapture(MigrateOperation):
         *,
         source: str | None = None,
         stream: str | None = None,
-        key: Sequence[str] | None = None,
+        key: Sequence[str] | Mapping[str, str] | None = None,
         schema: str | None = None,
     ) -> None:
         """Add triggers if this network is ``source``, else the column ``exchange_version``; both if that is None.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from exchange.channels.channel import MAX_SHARDS, Channel
+from exchange.channels.channel import MAX_SHARDS, Channel, at_network
 from exchange.channels.schemas import Checker
 from exchange.database.dialects import dialect_of
 from exchange.files.spool import Spool
@@ -22,7 +22,10 @@ _SHARD_NUMBERS = frozenset(map(str, range(MAX_SHARDS)))
 
 @dataclass(frozen=True)
 class Site:
-    """Everything a workflow needs to know of this side. ``channels`` as they are declared, each once."""
+    """Everything a workflow needs to know of this side.
+
+    ``channels`` as they are declared, each once, over tables as they are called here.
+    """
 
     network: str
     peer: str
@@ -47,6 +50,10 @@ class Site:
     """How far the work at hand is, for whoever watches it."""
     read_trusted: Callable[[], TrustedKeys] | None = None
     """Gives the keys trusted at this moment, or raises TransientError; None where those of ``trusted`` stay."""
+
+    def __post_init__(self) -> None:
+        """Find the tables of the channels under the names that they have at this network."""
+        object.__setattr__(self, "channels", at_network(self.channels, self.network))
 
     def with_present_trust(self) -> Site:
         """Give the site with the keys that are trusted at this moment. Raises TransientError if they can't be read."""

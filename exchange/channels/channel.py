@@ -9,7 +9,7 @@ import copy
 import importlib
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -152,6 +152,14 @@ class Channel:
             )
         if (fault := self._shards_fault()) is not None:
             yield say + fault
+        yield from (say + fault for fault in self._place_faults())
+
+    def _place_faults(self) -> Iterator[str]:
+        for stream in self.streams:
+            networks = set(stream.places) if isinstance(stream.places, Mapping) else set()
+            if strangers := networks - {self.source, self.target}:
+                names = printable(", ".join(sorted(map(str, strangers))))
+                yield f"table= of stream {printable(stream.name)} names {names}, which is neither of its networks"
 
     def _shards_fault(self) -> str | None:
         shards: object = self.shards
@@ -181,13 +189,10 @@ def check(channels: Iterable[Channel]) -> None:
     faults += [fault for channel in channels for stream in channel.streams for fault in stream.faults]
     named: dict[str, int] = defaultdict(int)
     by_name: dict[str, list[str]] = defaultdict(list)
-    by_table: dict[str, list[str]] = defaultdict(list)
     for channel in channels:
         named[channel.name] += 1
         for stream in channel.streams:
-            where = f"channel {channel.name}"
-            by_name[stream.name].append(where)
-            by_table[stream.table.key].append(f"stream {stream.name} of {where}")
+            by_name[stream.name].append(f"channel {channel.name}")
     faults += [
         f'channel "{printable(name)}": {count} channels have this name' for name, count in named.items() if count > 1
     ]
@@ -203,15 +208,80 @@ def check(channels: Iterable[Channel]) -> None:
         for name, where in by_name.items()
         if len(where) > 1
     ]
-    faults += [
-        f"table {table}: it is in more than one stream ({printable(', '.join(where))})"
-        for table, where in by_table.items()
-        if len(where) > 1
-    ]
+    if not any(stream.faults for channel in channels for stream in channel.streams):
+        for network in dict.fromkeys(name for channel in channels for name in (channel.source, channel.target)):
+            faults += _table_faults(channels, network)
     if not channels:
         faults.append("no channel is declared")
     if faults:
         raise ChannelFaults(list(dict.fromkeys(faults)))
+
+
+def _table_faults(channels: Sequence[Channel], network: str) -> Iterator[str]:
+    """Say which tables of a network are in two streams, or in one without the table that has the rest of their rows."""
+    by_table: dict[str, list[str]] = defaultdict(list)
+    declared = {stream.table.key for channel in channels for stream in channel.streams}
+    for channel in channels:
+        for stream in channel.streams:
+            table = ".".join(filter(None, stream.place(network)))
+            by_table[table].append(f"stream {stream.name} of channel {channel.name}")
+            if stream.continues is not None and stream.continues not in declared:
+                yield (
+                    f'stream "{stream.name}": the other half of each of its rows is in table {stream.continues}, from'
+                    " which its model inherits and which is in no stream; declare one of that model, too"
+                )
+    for table, where in by_table.items():
+        if len(where) > 1:
+            yield f"table {table}: it is in more than one stream ({printable(', '.join(where))})"
+
+
+def at_network(channels: Sequence[Channel], network: str) -> tuple[Channel, ...]:
+    """Give declared channels with each table under the name that it has at one network; may be repeated."""
+    every = [stream for channel in channels for stream in channel.streams]
+    if all(stream.place(network) == (stream.table.schema, stream.table.name) for stream in every):
+        return tuple(channels)
+    copies = {stream: _copied(stream.table, *stream.place(network)) for stream in every}
+    here = []
+    for channel in channels:
+        # Several schemas may have tables of one model: then a channel's own comes first.
+        near = sorted(every, key=lambda stream: stream in channel.streams)
+        for stream in channel.streams:
+            alike = sorted(near, key=lambda one: stream.place(network)[0] == one.place(network)[0])
+            _refer(stream.table, copies[stream], {one.table.key: copies[one] for one in alike})
+        bound = copy.copy(channel)
+        bound.streams = tuple(stream.at(copies[stream]) for stream in channel.streams)
+        here.append(bound)
+    return tuple(here)
+
+
+def _copied(table: sa.Table, schema: str | None, name: str) -> sa.Table:
+    """Copy a table under another name, without the references to others."""
+    made = table.to_metadata(sa.MetaData(), schema=schema, name=name)  # type: ignore[arg-type]
+    for constraint in made.foreign_key_constraints:
+        made.constraints.discard(constraint)
+    for column in made.columns:
+        column.foreign_keys.clear()
+    made.foreign_keys.clear()
+    return made
+
+
+def _refer(table: sa.Table, made: sa.Table, copies: Mapping[str, sa.Table]) -> None:
+    """Give a copy the references that its table has, to copies where there are some."""
+    for constraint in table.foreign_key_constraints:
+        try:
+            targets = [element.column for element in constraint.elements]
+        except sa.exc.NoReferenceError:
+            continue  # to a table that no model speaks of
+        there = copies.get(constraint.referred_table.key, constraint.referred_table)
+        made.append_constraint(
+            sa.ForeignKeyConstraint(
+                [made.c[column.key] for column in constraint.columns],
+                [there.c[column.key] for column in targets],
+                name=constraint.name,
+                deferrable=constraint.deferrable,
+                initially=constraint.initially,
+            )
+        )
 
 
 def known_names(channels: Iterable[Channel]) -> list[str]:

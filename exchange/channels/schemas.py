@@ -28,8 +28,10 @@ _SENTENCE_LENGTH = 300
 
 def stream_schema(stream: Stream) -> dict[str, Any]:
     """Write the schema of a stream's data from its model; that of its key is ``$defs.key`` in it."""
-    columns = {str(column.name): dict(stream.codecs[column.name].json_schema) for column in stream.columns}
-    key = {str(column.name): dict(stream.codecs[column.name].json_schema) for column in stream.key}
+    columns, key = (
+        {codec.name: dict(codec.json_schema) for codec in (stream.codecs[column.name] for column in some)}
+        for some in (stream.columns, stream.key)
+    )
     return {
         "$schema": DIALECT,
         "title": f"{stream.name}, schema version {stream.schema_version}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 from operator import itemgetter
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
+from exchange.channels import naming
 from exchange.channels.codecs import (
     JSON_NULL,
     ColumnCodec,
@@ -40,15 +43,22 @@ HIDDEN = "(hidden)"
 """What a person sees in place of a sensitive column's value."""
 
 
+Place = str | sa.TableClause
+"""What a table is called in a database: ``item``, ``stock.item``, or ``sa.table("a.b", schema="stock")``."""
+
+
 class Stream:
     """The rows of one table, as they cross.
 
-    ``name`` is the table's unless given. All columns cross but those of ``exclude``, or only those of
-    ``columns``; never a computed column nor ``exchange_version``. ``upgrades[n]`` lifts the data of a record
-    of schema version n to version n + 1. Values of ``sensitive`` columns are hidden wherever a person looks.
-    ``before_apply``, ``on_applied`` and ``after_commit`` are called where rows come (see ``channels/hooks.py``).
+    ``name`` is the table's unless given. All columns cross but those of ``exclude``, or only those that ``columns``
+    lists; never a computed column nor ``exchange_version``. As a mapping ``columns`` says what some are called in
+    files; all others cross under their own names. ``table`` is what the table is called where that is not as in the
+    model: everywhere, or by network. ``upgrades[n]`` lifts the data of a record of schema version n to version n + 1.
+    Values of ``sensitive`` columns are hidden wherever a person looks. ``before_apply``, ``on_applied`` and
+    ``after_commit`` are called where rows come (see ``channels/hooks.py``).
 
-    A wrong declaration raises nothing here; ``faults`` says what is wrong, and ``check`` gathers it.
+    A wrong declaration raises nothing here, but TypeError for what is no table; ``faults`` says what is wrong, and
+    ``check`` gathers it.
     """
 
     def __init__(
@@ -56,7 +66,8 @@ class Stream:
         model_or_table: Any,
         *,
         name: str | None = None,
-        columns: Collection[str] | None = None,
+        table: Place | Mapping[str, Place] | None = None,
+        columns: Collection[str] | Mapping[str, str] | None = None,
         exclude: Collection[str] | None = None,
         schema_version: int = 1,
         upgrades: Mapping[int, Upgrade] | None = None,
@@ -65,26 +76,44 @@ class Stream:
         on_applied: Hook | None = None,
         after_commit: Hook | None = None,
     ) -> None:
-        table = getattr(model_or_table, "__table__", model_or_table)
-        if not isinstance(table, sa.Table):
+        mapper = naming.mapper_of(model_or_table)
+        declared = model_or_table if mapper is None else mapper.local_table
+        if not isinstance(declared, sa.Table):
             msg = f"a stream is made of a mapped class or a Table, not of {printable(repr(model_or_table))}"
             raise TypeError(msg)
-        self.table: sa.Table = table
+        self.table: sa.Table = declared
         # A plain str: SQLAlchemy's own name class is no JSON.
-        self.name = str(table.name if name is None else name)
+        self.name = str(declared.name if name is None else name)
+        self.places = table
         self.schema_version = schema_version
         self.upgrades: Mapping[int, Upgrade] = dict(upgrades or {})
-        self.sensitive = frozenset(sensitive)
         self.hooks = Hooks(before_apply, on_applied, after_commit)
-        able = [c for c in table.columns if c.computed is None and c.name != VERSION_COLUMN]
-        chosen = {c.name for c in able}.difference(exclude or ()) if columns is None else set(columns)
+        self.continues: str | None = naming.table_above(mapper)
+        """The key of the table that has the other half of each row, where models inherit by joining."""
+        names = naming.Names(declared, mapper, columns if isinstance(columns, Mapping) else {})
+        listed = None if columns is None or isinstance(columns, Mapping) else names.meant("columns", columns)
+        excluded = names.meant("exclude", exclude or ())
+        able = [c for c in declared.columns if c.computed is None and c.name != VERSION_COLUMN]
+        chosen = {c.name for c in able}.difference(excluded) if listed is None else set(listed)
         self.columns: tuple[sa.Column[Any], ...] = tuple(c for c in able if c.name in chosen)
         self.excluded: tuple[sa.Column[Any], ...] = tuple(c for c in able if c.name not in chosen)
-        self.key: tuple[sa.Column[Any], ...] = tuple(table.primary_key.columns)
+        self.key: tuple[sa.Column[Any], ...] = tuple(declared.primary_key.columns)
+        self.in_files: Mapping[str, str] = names.in_files
+        """What columns are called in files, by their names in the table."""
+        self.names = tuple(self.in_files[c.name] for c in self.columns)
+        """What ``columns`` are called in files, in their order; and those of ``key``."""
+        self.key_names = tuple(self.in_files[c.name] for c in self.key)
+        hidden = names.meant("sensitive", sensitive)
+        names.find_twins({c.name: c for c in (*self.columns, *self.key)})
+        wire = {self.in_files.get(one, one) for one in hidden}
+        self.sensitive = frozenset(wire | set(hidden).difference(self.in_files.values()))
+        """As they are called in files, and in the table where that is no other one's name in files."""
         self.codecs: Mapping[str, ColumnCodec]
+        """By the columns' names in the table."""
         self.faults: tuple[str, ...]
         self.codecs, unsupported = self._codecs()
-        self.faults = (*self._faults(columns, exclude), *unsupported)
+        both = listed is not None and exclude is not None
+        self.faults = (*self._faults([*names.faults, *naming.inheritance_faults(mapper)], both=both), *unsupported)
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r})"
@@ -100,9 +129,28 @@ class Stream:
     @property
     def two_nulls(self) -> frozenset[str]:
         """The columns in which JSON's null and SQL's NULL are two values."""
-        return frozenset(
-            str(c.name) for c in self.columns if c.name in self.codecs and self.codecs[c.name].has_two_nulls
-        )
+        crossing = zip(self.columns, self.names, strict=True)
+        return frozenset(name for c, name in crossing if c.name in self.codecs and self.codecs[c.name].has_two_nulls)
+
+    def place(self, network: str) -> tuple[str | None, str]:
+        """Say in which schema the table is in a network's database, and what it is called there."""
+        given = self.places.get(network) if isinstance(self.places, Mapping) else self.places
+        if isinstance(given, str):
+            schema, _, name = given.rpartition(".")
+            return schema or None, name
+        table = self.table if given is None else given
+        return table.schema, table.name
+
+    def at(self, table: sa.Table) -> Stream:
+        """Give the stream over another table that has the same columns."""
+        here = copy.copy(self)
+        here.table, here.places = table, None
+        here.columns = tuple(table.c[c.key] for c in self.columns)
+        here.excluded = tuple(table.c[c.key] for c in self.excluded)
+        here.key = tuple(table.c[c.key] for c in self.key)
+        crossing = {c.name: c for c in (*here.columns, *here.key)}
+        here.codecs = {name: replace(codec, column=crossing[name]) for name, codec in self.codecs.items()}
+        return here
 
     def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Give a record's data or key as a person may see it."""
@@ -137,12 +185,13 @@ class Stream:
         The function raises RecordError for a value that must not cross.
         """
         return _encoder(
-            [(str(c.name), self.codecs[c.name].encoder(dialect, "/data")) for c in self.columns], self.two_nulls
+            [(self.in_files[c.name], self.codecs[c.name].encoder(dialect, "/data")) for c in self.columns],
+            self.two_nulls,
         )
 
     def key_encoder(self, dialect: Dialect) -> Callable[[Sequence[Any]], dict[str, Json]]:
         """Make the function from a row's key (in ``key`` order) to a record's key."""
-        return _encoder([(str(c.name), self.codecs[c.name].encoder(dialect, "/key")) for c in self.key])
+        return _encoder([(self.in_files[c.name], self.codecs[c.name].encoder(dialect, "/key")) for c in self.key])
 
     def rows_encoder(self, dialect: Dialect) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
         """Make the function from the columns of many rows to as many records' data: ``encoder``, but faster.
@@ -150,12 +199,13 @@ class Stream:
         It raises one of ``LOOK_AT_EACH`` where ``encoder`` may refuse a row. What the stream's schema refuses
         may get through, so the data is to be checked.
         """
-        members = [(c.name, self.codecs[c.name].column_encoder(dialect, "/data")) for c in self.columns]
+        members = [(self.in_files[c.name], self.codecs[c.name].column_encoder(dialect, "/data")) for c in self.columns]
         return _rows_encoder(members, self.two_nulls)
 
     def keys_encoder(self, dialect: Dialect) -> Callable[[Sequence[Sequence[Any]]], list[dict[str, Json]]]:
         """Make the same from the columns of many rows' keys (in ``key`` order) to as many records' keys."""
-        return _rows_encoder([(c.name, self.codecs[c.name].column_encoder(dialect, "/key")) for c in self.key])
+        members = [(self.in_files[c.name], self.codecs[c.name].column_encoder(dialect, "/key")) for c in self.key]
+        return _rows_encoder(members)
 
     def decoder(self, dialect: Dialect) -> Callable[[Sequence[Mapping[str, Json]]], list[Column]]:
         """Make the function from many records' data to the values that the driver binds, column by column.
@@ -178,7 +228,8 @@ class Stream:
         crossing = {c.name for c in self.columns}
         for constraint in self.table.foreign_key_constraints:
             target = constraint.elements[0].target_table_key
-            if target is None or target == self.table.key or not crossing.issuperset(constraint.column_keys):
+            here = (c.name for c in constraint.columns)
+            if target is None or target == self.table.key or not crossing.issuperset(here):
                 continue
             late[target] = late.get(target, True) and bool(constraint.deferrable)
         return late
@@ -188,21 +239,22 @@ class Stream:
         faults = []
         for column in dict.fromkeys((*self.columns, *self.key)):
             try:
-                codecs[column.name] = codec_for(column, sensitive=column.name in self.sensitive)
+                name = self.in_files[column.name]
+                codecs[column.name] = codec_for(column, name=name, sensitive=name in self.sensitive)
             except UnsupportedColumn as error:
                 faults.append(f'stream "{self.name}": {error}')
         return codecs, faults
 
-    def _faults(self, columns: Collection[str] | None, exclude: Collection[str] | None) -> list[str]:
+    def _faults(self, said: Sequence[str], *, both: bool) -> list[str]:
         faults = []
         if not _STREAM.fullmatch(self.name):
             faults.append("its name must be a lower-case letter, then at most 62 letters, digits or _; give name=")
         if self.table.name.startswith("exchange_"):
             faults.append(f"{self.table.name} is the exchange's own table and can't cross")
-        if columns is not None and exclude is not None:
+        if both:
             faults.append("give columns= or exclude=, not both")
-        for said, names in (("columns", columns), ("exclude", exclude), ("sensitive", self.sensitive)):
-            faults.extend(self._naming_faults(said, names or ()))
+        faults += said
+        faults += self._place_faults()
         if not self.key:
             faults.append(f"table {self.table.name} has no primary key, so its rows can't be told apart")
         faults.extend(filter(None, (_excluded_fault(column) for column in self.excluded)))
@@ -212,25 +264,20 @@ class Stream:
             for column in self.columns
             if column.identity is not None and column.identity.always
         )
-        taken = {json_null_member(name) for name in self.two_nulls}.intersection(c.name for c in self.columns)
+        taken = {json_null_member(name) for name in self.two_nulls}.intersection(self.names)
         faults.extend(f"column {name} has the name that stands for JSON's null in files; rename it" for name in taken)
         faults.extend(self._version_faults())
         faults.extend(self.hooks.faults())
         return [f'stream "{printable(self.name)}": {fault}' for fault in faults]
 
-    def _naming_faults(self, said: str, names: Collection[str]) -> list[str]:
-        if isinstance(names, str):
-            return [f"{said}= takes a list of column names, found one text"]
-        known = {c.name: c for c in self.table.columns}
-        faults = []
-        for name in names:
-            if name not in known:
-                faults.append(f"{said}= names {printable(str(name))}, which is no column of table {self.table.name}")
-            elif said == "columns" and known[name].computed is not None:
-                faults.append(f"columns= names {name}, which each side's database computes itself")
-            elif said == "columns" and name == VERSION_COLUMN:
-                faults.append(f"columns= names {name}, which is the exchange's own")
-        return faults
+    def _place_faults(self) -> list[str]:
+        places = self.places.values() if isinstance(self.places, Mapping) else filter(None, [self.places])
+        return [
+            f'table= names {printable(repr(place))}, which is no table: give "name", "schema.name" or, where a name has'
+            " a dot, sa.table(name, schema=...)"
+            for place in places
+            if not isinstance(place, sa.TableClause) and not (isinstance(place, str) and _PLACE.fullmatch(place))
+        ]
 
     def _version_faults(self) -> list[str]:
         version: object = self.schema_version
@@ -249,6 +296,9 @@ class Stream:
         ]
         holes = sorted(set(range(min(self.upgrades), version)) - set(self.upgrades))
         return faults + [f"upgrades has no step from version {at}, so those before it lead nowhere" for at in holes]
+
+
+_PLACE = re.compile(r"[^.]+(?:\.[^.]+)?")
 
 
 def _excluded_fault(column: sa.Column[Any]) -> str | None:
@@ -308,7 +358,7 @@ def _rows_encoder(
 
 def _picker(codec: ColumnCodec) -> Callable[[Mapping[str, Json]], Any]:
     """Make the function that takes a column's value out of a record's data."""
-    name = str(codec.column.name)
+    name = codec.name
     if not codec.reads_two_nulls:
         return itemgetter(name)
     member = json_null_member(name)

@@ -129,7 +129,7 @@ def _keys(text: str, streams: Iterable[Stream]) -> Iterator[dict[str, Any]]:
     except ValueError:
         value = text
     for stream in streams:
-        names = [str(column.name) for column in stream.key]
+        names = stream.key_names
         if isinstance(value, dict):
             if value.keys() == set(names):
                 yield {name: value[name] for name in names}

@@ -63,7 +63,7 @@ def _undeclared(record: Any, stream: Stream | None) -> set[str]:
         return record.keys() - _NAMES
     if not record.keys() & _BODIES:  # the captured key of an outgoing letter
         return set()
-    columns = {column.name for column in stream.columns}
+    columns = set(stream.names)
     bodies = [record[name] for name in _BODIES & record.keys()]
     unknown = [body.keys() - columns for body in bodies if isinstance(body, dict)]
     return (record.keys() - _NAMES - _BODIES).union(*unknown)

@@ -296,8 +296,8 @@ def _received(connection: Connection, stream: Stream, key: str) -> ShownRow:
 
 def _data(connection: Connection, stream: Stream, values: Iterable[Any]) -> dict[str, Any]:
     return {
-        str(column.name): _encoded(stream.codecs[column.name].encoder(connection.dialect), value)
-        for column, value in zip(stream.columns, values, strict=True)
+        name: _encoded(stream.codecs[column.name].encoder(connection.dialect), value)
+        for name, column, value in zip(stream.names, stream.columns, values, strict=True)
     }
 
 

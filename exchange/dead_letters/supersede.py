@@ -124,7 +124,7 @@ class SupersededLetters:
         found = list(self._connection.scalars(texts.order_by(dead_letter.c.key).limit(FEW + 1)))
         if len(found) > FEW:
             return None
-        names = [column.name for column in stream.key]
+        names = stream.key_names
         bodies = [orjson.loads(text) for text in found]
         # A letter may be older than the key that its stream has today, or be there because its key is none.
         return {

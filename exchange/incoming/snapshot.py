@@ -302,8 +302,8 @@ _DIGITS = re.compile("[0-9a-f]{32}")
 
 def _hashed_alike(key: Key, stream: Stream) -> bool:
     """Say whether the sender's database surely finds the same shard for a key as we do, whichever that is."""
-    for column in stream.key:
-        value, kind = key[column.name], column.type.python_type
+    for name, column in zip(stream.key_names, stream.key, strict=True):
+        value, kind = key[name], column.type.python_type
         plain = kind in {int, UUID} or (kind is str and '"' not in value and not _DIGITS.fullmatch(value))
         if not plain:
             return False

@@ -316,7 +316,7 @@ def _sample(channel: Channel | None, row: Any) -> Sample:
     stream = streams.get(row.stream)
     key = None
     if stream is not None and row.key is not None and len(row.key) <= MOST_KEY_CHARACTERS:
-        names = {column.name for column in stream.key}
+        names = set(stream.key_names)
         values = {name: value for name, value in json.loads(row.key).items() if name in names}
         # What is no key's value may be nested as deep as a line may be, and would be deeper here.
         if not any(isinstance(value, (dict, list)) for value in values.values()):

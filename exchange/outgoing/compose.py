@@ -209,8 +209,8 @@ def _rows_to_encode(
 
 def _upsert_encoder(site: Site, connection: Connection, stream: Stream) -> _LineEncoder:
     checker = site.checkers[stream.name]
-    encode_key, columns = stream.key_encoder(connection.dialect), [str(one.name) for one in stream.columns]
-    places = [columns.index(str(one.name)) for one in stream.key]
+    encode_key = stream.key_encoder(connection.dialect)
+    places = [stream.names.index(name) for name in stream.key_names]
     return _line_encoder(
         site,
         stream,
@@ -271,7 +271,7 @@ def _bounded(site: Site, line: bytes) -> bytes:
 def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error: RecordError) -> Letter:
     advice = "it is not sent: mend the row, which sends it again"
     if kind.op is Op.DELETE and (other := _other_columns(kind.stream, key)):
-        mine = ", ".join(column.name for column in kind.stream.key)
+        mine = ", ".join(kind.stream.key_names)
         sentence = f"this change names its row by {other}, and the key of stream {kind.stream.name} is {mine} now"
         error = RecordError("key", "/key", sentence)
         advice = (
@@ -296,7 +296,7 @@ def _letter(channel: Channel, kind: _LineEncoder, key: str, version: int, error:
 def _other_columns(stream: Stream, key: str) -> str:
     """Name the columns by which a change names its row, if those are not the stream's key; else nothing."""
     names = strict_json.loads(key.encode(errors="replace")).keys()
-    return "" if names == {column.name for column in stream.key} else printable(", ".join(sorted(names)))
+    return "" if names == set(stream.key_names) else printable(", ".join(sorted(names)))
 
 
 def seal_changes(site: Site, connection: Connection, channel: Channel) -> Sealed:

@@ -83,7 +83,7 @@ def move_leftovers(site: Site, name: str, to: str) -> Settled:
         if stream is None:
             raise RecordError("absurd", "/to", f"this side sends no stream {printable(to)}")
         if not capture.is_key(connection, stream, capture.some_key(connection, name)):
-            here = ", ".join(column.name for column in stream.key)
+            here = ", ".join(stream.key_names)
             sentence = (
                 f"the changes of {printable(name)} do not name rows of {to}, whose key is {here};"
                 " `exchange pending discard` removes them, `exchange resync` sends the whole table"

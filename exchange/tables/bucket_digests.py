@@ -106,10 +106,10 @@ class RowReader:
         self._select = sa.select(*(stream.codecs[column.name].selected(dialect) for column in stream.columns))
         self._encode, self._encode_all = stream.encoder(dialect), stream.rows_encoder(dialect)
         self._encode_key = stream.key_encoder(dialect)
-        names = [str(column.name) for column in stream.columns]
-        self._key = tuple(str(column.name) for column in stream.key)
-        self._key_places = [names.index(name) for name in self._key]
-        self._documents = [name for name in names if isinstance(stream.codecs[name].type_codec, JsonCodec)]
+        self._key = stream.key_names
+        self._key_places = [stream.names.index(name) for name in self._key]
+        codecs = [stream.codecs[column.name] for column in stream.columns]
+        self._documents = [codec.name for codec in codecs if isinstance(codec.type_codec, JsonCodec)]
 
     def rows(self, where: sa.ColumnElement[bool] | None = None) -> Iterator[list[KeyedRow]]:
         """Read the rows, in no order, some at a time: read to the end before the connection does anything else."""
@@ -119,7 +119,7 @@ class RowReader:
 
     def keys(self, where: sa.ColumnElement[bool]) -> Iterator[list[bytes]]:
         """Read the keys alone of some rows, as ``rows`` does; a key that can't be sent is left out."""
-        columns = (self.stream.codecs[name].selected(self._connection.dialect) for name in self._key)
+        columns = (self.stream.codecs[column.name].selected(self._connection.dialect) for column in self.stream.key)
         select = sa.select(*columns).select_from(self.stream.table).where(where)
         for rows in capture.streamed(self._connection, select, ROWS_AT_ONCE):
             yield [text for text in map(self._key_alone, rows) if text]

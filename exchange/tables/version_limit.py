@@ -176,5 +176,5 @@ def _key(site: Site, stream: Stream, text: str) -> dict[str, Any]:
         said = f"found {described(body)}"
     except RecordError as error:
         said = printable(error.sentence, 200)
-    columns = ", ".join(f'"{column.name}": ...' for column in stream.key)
+    columns = ", ".join(f'"{name}": ...' for name in stream.key_names)
     raise TransientError(f"the key: expected {{{columns}}} as JSON, but {said}; nothing was done")

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from exchange.channels import Channel
+from exchange.channels.channel import at_network
 from exchange.channels.schemas import Checker
 from exchange.database.engine import make_engine
 from exchange.database.locks import locked, reading
@@ -45,7 +46,8 @@ def quick_engine(url: str) -> Engine:
 
 def _database(databases: Lender, kind: str, network: str, channels: tuple[Channel, ...], metadata: sa.MetaData) -> str:
     """Give the URL of a database with the exchange's tables and the application's, those captured that it sends."""
-    streams = [(stream, channel.source == network) for channel in channels for stream in channel.streams]
+    here = at_network(channels, network)
+    streams = [(stream, channel.source == network) for channel in here for stream in channel.streams]
 
     def migrated(url: str) -> None:
         engine = quick_engine(url)
@@ -62,10 +64,11 @@ def _database(databases: Lender, kind: str, network: str, channels: tuple[Channe
                 table, schema = stream.table.name, stream.table.schema
                 capture.add_version_column(connection, table, schema)
                 if sent:
-                    capture.install(connection, table, stream=stream.name, schema=schema)
+                    names = {str(column.name): stream.in_files[column.name] for column in stream.key}
+                    capture.install(connection, table, names, stream=stream.name, schema=schema)
         engine.dispose()
 
-    shape = (network, metadata, *((stream.name, stream.table.name, sent) for stream, sent in streams))
+    shape = (network, metadata, *((stream.name, stream.table.name, stream.key_names, sent) for stream, sent in streams))
     return databases.fresh(kind, shape, prepare, (("migrated", network), migrated))
 
 

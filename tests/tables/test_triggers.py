@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from exchange.channels import Stream
 from exchange.database import make_engine, tables
 from exchange.tables import capture
+from exchange.tables.loader.traits import TableFault, traits_of
 from exchange.testing import servers
 from tests.networks import until
 from tests.tables.lab import Lab, deletes, items, upserts
@@ -525,7 +526,7 @@ def test_what_cannot_be_captured_is_refused_with_a_sentence(lab: Lab) -> None:
     table = sa.Table("keyless", sa.MetaData(), sa.Column("value", sa.Integer))
     with lab.engine.begin() as connection:
         table.create(connection)
-        with pytest.raises(capture.CaptureFault, match="there is no table 'nowhere'"):
+        with pytest.raises(capture.CaptureFault, match="there is no table 'nowhere' in this database"):
             capture.install(connection, "nowhere")
         with pytest.raises(capture.CaptureFault, match="'keyless' has no primary key"):
             capture.install(connection, "keyless")
@@ -612,3 +613,44 @@ def test_tables_that_were_well_are_looked_at_again_when_anything_of_them_changes
                 connection.exec_driver_sql(statement)
             assert any(capture.check_sent(connection, streams, streams).values()), change
             transaction.rollback()
+
+
+def test_keys_are_noted_as_files_call_them(lab: Lab) -> None:
+    metadata = sa.MetaData()
+    item = sa.Table(
+        "item",
+        metadata,
+        sa.Column('the "id"', sa.Integer, primary_key=True),
+        sa.Column("Größe", sa.Text, primary_key=True),
+    )
+    metadata.create_all(lab.engine)
+    stream = Stream(item, name="s0", columns={'the "id"': "größe 'x'", "Größe": 'the "id"'})
+    with lab.engine.begin() as connection:
+        capture.install(connection, "item", stream="s0")
+        (problem,) = capture.check(connection, stream)
+        assert "op.install_capture('item', key={'the \"id\"': \"größe 'x'\", 'Größe': 'the \"id\"'})" in problem.remedy
+        assert capture.renew(connection, stream)
+        capture.install(connection, "item", dict(stream.in_files), stream="s0")
+        assert capture.check(connection, stream) == []
+    lab.run(*(sa.insert(item).values({'the "id"': n, "Größe": f"{n}:"}) for n in (1, 2)))
+    lab.run(sa.delete(item).where(item.c["Größe"] == "1:"))
+    with lab.exporting() as connection:
+        capture.claim(connection, [stream], 10)
+        assert upserts(connection, stream) == [{"größe 'x'": 2, 'the "id"': "2:"}]
+        assert deletes(connection, stream) == [{"größe 'x'": 1, 'the "id"': "1:"}]
+
+
+def test_a_view_is_refused_with_what_to_send_in_its_place(lab: Lab) -> None:
+    (stream,) = lab.create(items())
+    seen = Stream(sa.Table("seen", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True)), name="s1")
+    lab.run("CREATE VIEW seen AS SELECT id FROM item")
+    with lab.engine.begin() as connection:
+        with pytest.raises(capture.CaptureFault, match="'seen' is a view, and what changes in it no trigger can note"):
+            capture.install(connection, "seen")
+        for captured in (True, False):
+            (problem,) = capture.check(connection, seen, captured=captured)
+            assert problem.message == "seen of stream s1 is a view, and what changes in it no trigger can note"
+            assert problem.remedy.startswith("send the tables that it is made of")
+        with pytest.raises(TableFault, match=r"seen of stream s1 is a view, .* Stream\(\.\.\., table="):
+            traits_of(connection, seen)
+        assert capture.check(connection, stream) == []

@@ -41,6 +41,8 @@ class ColumnCodec:
     """One column's values, both ways. ``json_schema`` is of the wire value, null included."""
 
     column: sa.Column[Any]
+    name: str
+    """What it is called in files."""
     nullable: bool
     json_schema: Mapping[str, Any]
     type_codec: TypeCodec = field(repr=False)
@@ -115,8 +117,8 @@ class ColumnCodec:
             value = value.decode("utf-8", "backslashreplace")
         what = "a value that is not shown" if self.sensitive else described(value)
         because = f" ({why})" if why and not self.sensitive else ""
-        sentence = f"{shown(self.column.name)}: expected {shown(self.type_codec.expected, 400)}, found {what}{because}"
-        return RecordError("value", under + json_pointer.join(self.column.name), sentence)
+        sentence = f"{shown(self.name)}: expected {shown(self.type_codec.expected, 400)}, found {what}{because}"
+        return RecordError("value", under + json_pointer.join(self.name), sentence)
 
 
 def _but_large(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
@@ -132,8 +134,10 @@ def _but_null(encode: EncodeColumn, values: Sequence[Any]) -> Sequence[Json]:
     return [None if value is None else next(made) for value in values]
 
 
-def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> ColumnCodec:
+def codec_for(column: sa.Column[Any], *, name: str | None = None, sensitive: bool = False) -> ColumnCodec:
     """Find the codec of a column; ``sensitive`` keeps its values out of every sentence.
+
+    In files it is called ``name``, or as in its table.
 
     Raises UnsupportedColumn for a type, a variant or a key column that can't cross exactly.
     """
@@ -148,7 +152,9 @@ def codec_for(column: sa.Column[Any], *, sensitive: bool = False) -> ColumnCodec
     schema = kind.schema()
     if column.nullable:
         schema = _or_null(schema)
-    return ColumnCodec(column, bool(column.nullable), schema, kind, sensitive)
+    return ColumnCodec(
+        column, str(column.name if name is None else name), bool(column.nullable), schema, kind, sensitive
+    )
 
 
 _SQLITE: Dialect = sqlite.dialect()

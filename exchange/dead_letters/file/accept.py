@@ -105,8 +105,7 @@ class Acceptance:
 
     def _key_here(self, stream: Stream, record: Record) -> str | None:
         """Give the key of the row that a record is of, as this side's changes note it; None if it is gone."""
-        names = [str(column.name) for column in stream.key]
-        key = {name: record.body[name] for name in names if name in record.body}
+        key = {name: record.body[name] for name in stream.key_names if name in record.body}
         self._site.checkers[stream.name].check_key(key)
         values = stream.key_decoder(self._connection.dialect)([key])
         return capture.key_text(self._connection, stream, [column[0] for column in values])

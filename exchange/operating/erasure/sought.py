@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -44,14 +44,14 @@ class RowToErase:
     @property
     def phrases(self) -> dict[str, str]:
         """How sentences about other rows name this one, and how they say the same without its key."""
-        table, found = self.stream.table.name, {}
+        table, whole, found = self.stream.table.name, self.stream.table.fullname, {}
         for values in dict.fromkeys((tuple(self.key.values()), self.stored)):
             shown = [printable(str(value), 80) for value in values]
             pairs = ", ".join(f"{name} = {value}" for name, value in zip(self.key, shown, strict=True))
             found[f"the row {pairs} of {table} ("] = f"a row of {table} ("
             found[f"the row {', '.join(shown)} give it up"] = "a row give it up"
             if len(shown) == 1:
-                found[f" = {shown[0]} refers to a row of {table} that"] = f" refers to a row of {table} that"
+                found[f" = {shown[0]} refers to a row of {whole} that"] = f" refers to a row of {whole} that"
         return found
 
     def is_key(self, stream: object, body: object) -> bool:
@@ -115,17 +115,18 @@ def seek(site: Site, stream_name: str, text: str) -> RowToErase:
             site.checkers[stream.name].check_key(key)
         except (ValueError, RecordError):
             continue
-        names = [str(column.name) for column in stream.key]
         stored = tuple(column[0] for column in stream.key_decoder(site.engine.dialect)([key]))
-        return RowToErase(stream, {name: key[name] for name in names}, stored, tuple(_texts(names, key, stored)))
-    columns = ", ".join(str(column.name) for column in stream.key)
+        return RowToErase(
+            stream, {name: key[name] for name in stream.key_names}, stored, tuple(_texts(stream.key_names, key, stored))
+        )
+    columns = ", ".join(stream.key_names)
     raise TransientError(
         f"key: expected the key of {stream.name}, a JSON object of {columns} or its only value, found"
         f" {printable(repr(text), 80)}; nothing was looked for"
     )
 
 
-def _texts(names: list[str], key: dict[str, Any], stored: tuple[Any, ...]) -> dict[str, None]:
+def _texts(names: Sequence[str], key: dict[str, Any], stored: tuple[Any, ...]) -> dict[str, None]:
     """Write a key as records have it, and as a database's triggers write it."""
     kept = dict(zip(names, stored, strict=True))
     plain = [kept] if all(isinstance(value, str | int) for value in stored) else []

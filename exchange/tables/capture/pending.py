@@ -274,10 +274,10 @@ def _claim_parents(connection: Connection, tables: Sequence[StreamTable]) -> Non
     """Claim pending changes of the rows that claimed rows refer to, and of those these refer to, and so on."""
     by_table = {table.stream.table.key: table for table in tables}
     references = [
-        (child, by_table[constraint.referred_table.key], constraint)
+        (child, by_table[referred], constraint)
         for child in tables
         for constraint in child.stream.table.foreign_key_constraints
-        if constraint.referred_table.key in by_table
+        if (referred := constraint.elements[0].target_table_key or "") in by_table
     ]
     turn, found = 0, bool(references)
     while found:

@@ -163,6 +163,17 @@ def find(connection: Connection, table: TableName) -> TableName | None:
     return found[table].place if found else None
 
 
+_OTHER_KINDS = {"v": "a view", "m": "a materialised view", "f": "a foreign table"}
+
+
+def other_kind(connection: Connection, table: TableName) -> str | None:
+    """Say what has the name and is no table that rows are written to; None if nothing has it."""
+    kind = run(
+        connection, f"SELECT relkind::text FROM pg_class WHERE oid = to_regclass({literal(str(table))})"
+    ).scalar()
+    return _OTHER_KINDS.get(str(kind))
+
+
 def key_columns(connection: Connection, table: TableName, names: Sequence[str]) -> list[KeyColumn]:
     """Give the named columns with their types; those that don't exist are left out."""
     found = columns_of(connection, f"to_regclass({literal(str(table))})", names)
@@ -195,7 +206,7 @@ def key_text(row: str, key: Sequence[KeyColumn]) -> str:
     """
     parts: list[str] = []
     for column in key:
-        name, value = _json_text(column.name), f"{row}.{identifier(column.name)}"
+        name, value = _json_text(column.member), f"{row}.{identifier(column.name)}"
         before = f"{', ' if parts else '{'}{name} : "
         if column.type == "uuid":
             parts += [literal(f'{before}"'), f"{value}::text", literal('"')]
@@ -216,7 +227,7 @@ _INTEGERS = ("smallint", "integer", "bigint")
 
 def key_values(text: str, key: Sequence[KeyColumn]) -> list[str]:
     """Write the SQL that gives the key's values back, each in its column's own type."""
-    return [f"({text}::json ->> {literal(column.name)})::{column.type}" for column in key]
+    return [f"({text}::json ->> {literal(column.member)})::{column.type}" for column in key]
 
 
 def matches(row: str, text: str, key: Sequence[KeyColumn]) -> str:

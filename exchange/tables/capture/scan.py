@@ -245,11 +245,11 @@ def _references(tables: Sequence[StreamTable]) -> list[_Reference]:
     """Give the references among some streams."""
     there = {table.stream.table.key: table for table in tables}
     return [
-        _Reference(child, there[constraint.referred_table.key], constraint)
+        _Reference(child, there[parent], constraint)
         for child in there.values()
         for constraint in child.stream.table.foreign_key_constraints
-        if constraint.referred_table.key in there
-        and {column.name for column in child.stream.columns}.issuperset(constraint.column_keys)
+        if (parent := constraint.elements[0].target_table_key or "") in there
+        and {column.name for column in child.stream.columns}.issuperset(one.name for one in constraint.columns)
     ]
 
 

@@ -7,8 +7,8 @@ names of the application may hold any character that a parameter marker begins w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, CursorResult
@@ -49,11 +49,23 @@ class KeyColumn:
     """A column of a table's key and its type, as the database itself names it.
 
     ``exact`` says that equal values are always written alike, as those of a column that ignores case are not.
+    ``renamed`` is what it is called in files, and so in the texts of keys, if that is another name.
     """
 
     name: str
     type: str
     exact: bool = True
+    renamed: str | None = None
+
+    @property
+    def member(self) -> str:
+        """Its name in the texts of keys."""
+        return self.name if self.renamed is None else self.renamed
+
+
+def in_files(key: Sequence[KeyColumn], names: Mapping[str, str]) -> list[KeyColumn]:
+    """Give columns of a key as files call them, which ``names`` says."""
+    return [replace(one, renamed=name) if (name := names[one.name]) != one.name else one for one in key]
 
 
 def identifier(name: str) -> str:
@@ -87,6 +99,9 @@ class CaptureSql(Protocol):
 
     def find(self, connection: Connection, table: TableName) -> TableName | None:
         """Give the table as the database has it, or None."""
+
+    def other_kind(self, connection: Connection, table: TableName) -> str | None:
+        """Say what has the name and is no table that rows are written to, such as a view; None if nothing has it."""
 
     def literal(self, text: str) -> str:
         """Quote a text."""

@@ -34,6 +34,13 @@ def find(connection: Connection, table: TableName) -> TableName | None:
     return TableName(row.name) if row else None
 
 
+def other_kind(connection: Connection, table: TableName) -> str | None:
+    """Say what has the name and is no table that rows are written to; None if nothing has it."""
+    named = f"SELECT type FROM sqlite_master WHERE name = {literal(table.name)} COLLATE NOCASE"
+    kind = run(connection, f"{named} AND type IN ('table', 'view')").scalar()
+    return {"view": "a view", "table": "a virtual table"}.get(str(kind))
+
+
 def key_columns(connection: Connection, table: TableName, names: Sequence[str]) -> list[KeyColumn]:
     """Give the named columns with their declared types; those that don't exist are left out."""
     columns = columns_of(connection, [table.name])[table.name]
@@ -68,7 +75,7 @@ def key_text(row: str, key: Sequence[KeyColumn]) -> str:
             f"CASE typeof({value}) WHEN 'blob' THEN 'blob:' || hex({value})"
             f" WHEN 'real' THEN printf('%!.17g', {value}) ELSE {value} END"
         )
-        members.append(f"{literal(column.name)}, {exact}")
+        members.append(f"{literal(column.member)}, {exact}")
     return f"json_object({', '.join(members)})"
 
 
@@ -78,10 +85,10 @@ def key_values(text: str, key: Sequence[KeyColumn]) -> list[str]:
 
 
 def _value(text: str, column: KeyColumn) -> str:
-    if '"' in column.name or "\\" in column.name:  # a JSON path can't name it
-        value = f"(SELECT e.value FROM json_each({text}) e WHERE e.key = {literal(column.name)})"
+    if '"' in column.member or "\\" in column.member:  # a JSON path can't name it
+        value = f"(SELECT e.value FROM json_each({text}) e WHERE e.key = {literal(column.member)})"
     else:
-        path = f'$."{column.name}"'
+        path = f'$."{column.member}"'
         value = f"json_extract({text}, {literal(path)})"
     if "BLOB" in column.type or not column.type:
         return f"exchange_key_value({value})"

@@ -14,7 +14,7 @@ from exchange.channels.channel import Shard
 from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
 from exchange.tables.capture import postgresql, sqlite
-from exchange.tables.capture.sql import CaptureSql, KeyColumn, TableName, identifier, literal, run
+from exchange.tables.capture.sql import CaptureSql, KeyColumn, TableName, identifier, in_files, literal, run
 from exchange.tables.capture.triggers import CaptureFault, capture_sql
 
 WORK_MEMORY_KIB = 64 * 1024
@@ -52,7 +52,8 @@ class StreamTable:
         place = sql.find(connection, TableName(stream.table.name, stream.table.schema))
         if place is None:
             raise CaptureFault(f"table {stream.table.name} of stream {stream.name} does not exist")
-        key = tuple(sql.key_columns(connection, place, [column.name for column in stream.key]))
+        found = sql.key_columns(connection, place, [column.name for column in stream.key])
+        key = tuple(in_files(found, stream.in_files))
         if len(key) != len(stream.key):
             raise CaptureFault(f"table {place.name} lacks a key column of stream {stream.name}; migrate it")
         return cls(stream, place, key, sql)
@@ -144,7 +145,7 @@ def refers(constraint: sa.ForeignKeyConstraint) -> str:
 
 def self_references(stream: Stream) -> list[sa.ForeignKeyConstraint]:
     """Give the references of a stream's table to itself."""
-    return [one for one in stream.table.foreign_key_constraints if one.referred_table is stream.table]
+    return [one for one in stream.table.foreign_key_constraints if one.elements[0].target_table_key == stream.table.key]
 
 
 def order_self_references(connection: Connection, table: StreamTable) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -27,6 +27,7 @@ from exchange.tables.capture.sql import (
     TableName,
     TableProblem,
     identifier,
+    in_files,
     run,
 )
 
@@ -49,14 +50,15 @@ class CaptureFault(TransientError):  # noqa: N818 - reads as what it is
 def install(
     connection: Connection,
     table: str,
-    key: Sequence[str] | None = None,
+    key: Sequence[str] | Mapping[str, str] | None = None,
     stream: str | None = None,
     schema: str | None = None,
 ) -> None:
     """Capture every change of ``table`` from now on; may be repeated. Whether it has rows already is noted.
 
-    ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it); ``stream`` is
-    the name under which changes are noted (default: the table's). The exchange's own tables must be there. Raises
+    ``key`` are the columns that tell its rows apart (default: its primary key, as the database has it), as a mapping
+    each with what it is called in files; ``stream`` is the name under which changes are noted (default: the table's).
+    The exchange's own tables must be there. Raises
     CaptureFault if the table or the key is missing, or the table is captured as another stream. Runs in the caller's
     transaction, and locks the table until it ends.
     """
@@ -77,7 +79,9 @@ def install(
             f" what the other one took; op.drop_capture({table!r}) first, if it is to be {stream!r} from now on"
         )
     names = key or _primary_key(connection, place)
-    columns = _key(connection, place, names)
+    columns = _key(connection, place, [*names])
+    if isinstance(names, Mapping):
+        columns = in_files(columns, names)
     sql.install(connection, place, columns, stream)
     if faults := read_catalogue(connection, [place]).faults(place, columns, stream):
         raise CaptureFault(f"table {table!r} can't be captured: {faults[0]}")
@@ -129,10 +133,18 @@ def check_all(
         if in_schemas or stream.table.schema is None:
             found[stream.name] = list(_problems(connection, seen, stream, captured=captured))
             continue
-        message = f"table {stream.table.name} of stream {stream.name} is declared in schema {stream.table.schema}"
-        remedy = "declare it without, as SQLite has none, or use PostgreSQL"
-        found[stream.name] = [TableProblem(message, remedy, stops=True)]
+        found[stream.name] = [_in_no_schema(stream)]
     return found
+
+
+def _in_no_schema(stream: Stream) -> TableProblem:
+    """Say that SQLite has no schemas: what it calls so are other files, of which no trigger can note a change here."""
+    message = f"table {stream.table.name} of stream {stream.name} is declared in schema {stream.table.schema}"
+    remedy = (
+        f'declare it without, as SQLite has none and no attached database is captured: Stream(..., table="'
+        f'{stream.table.name}"), for this network alone if need be; or use PostgreSQL'
+    )
+    return TableProblem(message, remedy, stops=True)
 
 
 def check_sent(
@@ -170,6 +182,9 @@ def _problems(connection: Connection, seen: Catalogue, stream: Stream, *, captur
     name, schema = stream.table.name, stream.table.schema
     table, shown = _table_of(stream), f"{schema}.{name}" if schema else name
     if seen.find(table) is None:
+        if (kind := capture_sql(connection).other_kind(connection, table)) is not None:
+            yield TableProblem(f"{shown} of stream {stream.name} is {kind}, {_UNSEEN}", _KEEP_A_TABLE, stops=True)
+            return
         message = f"table {shown} of stream {stream.name} does not exist"
         yield TableProblem(message, "run the application's migrations", stops=True)
         return
@@ -178,7 +193,7 @@ def _problems(connection: Connection, seen: Catalogue, stream: Stream, *, captur
     installing = f"op.install_capture({name!r}{f', schema={schema!r}' if schema else ''})"
     names = [column.name for column in stream.key]
     columns = {one.name: one for one in seen.key_columns(table, [*names, VERSION_COLUMN])}
-    key = [columns[name] for name in names if name in columns]
+    key = in_files([columns[name] for name in names if name in columns], stream.in_files)
     if len(key) != len(names):
         lost = sorted(set(names) - columns.keys())
         message = f"table {shown} has no column {', '.join(lost)}, which is in the key of stream {stream.name}"
@@ -191,6 +206,10 @@ def _problems(connection: Connection, seen: Catalogue, stream: Stream, *, captur
             yield _received_and_captured(stream, shown, other)
     elif len(key) == len(names):
         yield from _capture_problems(connection, seen, stream, key, installing)
+
+
+_UNSEEN = "and what changes in it no trigger can note"
+_KEEP_A_TABLE = "send the tables that it is made of, or let the application keep its rows in a table and send that"
 
 
 def is_readable(connection: Connection, stream: Stream) -> bool:
@@ -214,10 +233,12 @@ def _capture_problems(
         return
     if (refused := seen.refusal(table)) is not None:
         yield TableProblem(refused.message, refused.remedy)
-    names = [column.name for column in stream.key]
+    names = {str(column.name): stream.in_files[column.name] for column in stream.key}
     faults = seen.faults(table, key, stream.name)
-    if faults and place and (there := _primary_key(connection, place)) and there != names:
-        installing = f"{installing[:-1]}, key={names!r})"  # else it takes the table's own
+    if any(name != column for column, name in names.items()):
+        installing = f"{installing[:-1]}, key={names!r})"
+    elif faults and place and (there := _primary_key(connection, place)) and there != [*names]:
+        installing = f"{installing[:-1]}, key={[*names]!r})"  # else it takes the table's own
     remedy = f"install them with {installing}; what was changed meanwhile `exchange resync` sends, with the whole table"
     for fault in faults:
         yield TableProblem(f"table {shown} is not captured as stream {stream.name}: {fault}", remedy)
@@ -271,6 +292,9 @@ def unreceivable(connection: Connection, declared: Iterable[Stream], received: S
     Reads the catalogue, in the caller's transaction.
     """
     found: dict[str, Problem] = {**shared_tables(connection, declared)}
+    if not dialect_of(connection).is_postgresql:
+        found |= {stream.name: _in_no_schema(stream) for stream in received if stream.table.schema is not None}
+        received = [stream for stream in received if stream.table.schema is None]
     captured = {name.casefold() for name in captured_tables(connection)}
     doubtful = [stream for stream in received if stream.table.name.casefold() in captured]
     if doubtful:
@@ -294,7 +318,7 @@ def renew(connection: Connection, stream: Stream) -> bool:
     place = seen.find(table)
     if place is None:
         return False
-    key = seen.key_columns(table, names)
+    key = in_files(seen.key_columns(table, names), stream.in_files)
     if len(key) != len(stream.key) or seen.faults(table, key, stream.name) != [OUT_OF_DATE]:
         return False
     if seen.captured_as(table) not in (None, stream.name):
@@ -318,7 +342,7 @@ def take_in_partitions(connection: Connection, stream: Stream) -> bool:
     sql = capture_sql(connection)
     place = sql.find(connection, _table_of(stream))
     assert place is not None
-    key = sql.key_columns(connection, place, [column.name for column in stream.key])
+    key = in_files(sql.key_columns(connection, place, [column.name for column in stream.key]), stream.in_files)
     try:
         with connection.begin_nested():
             run(connection, f"SET LOCAL lock_timeout = '{_MOMENT_SECONDS}s'")
@@ -382,7 +406,10 @@ def _find(connection: Connection, table: str, schema: str | None) -> TableName:
         raise CaptureFault(f"table {table!r} can't be in schema {schema!r}: SQLite has none; leave schema out")
     place = capture_sql(connection).find(connection, TableName(table, schema))
     if place is None:
-        raise CaptureFault(f"there is no table {table!r} in this database; create it first")
+        if (kind := capture_sql(connection).other_kind(connection, TableName(table, schema))) is not None:
+            raise CaptureFault(f"{table!r} is {kind}, {_UNSEEN}: {_KEEP_A_TABLE}")
+        where = f" in schema {schema!r} of" if schema else " in"
+        raise CaptureFault(f"there is no table {table!r}{where} this database; create it first")
     return place
 
 

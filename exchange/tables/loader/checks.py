@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.stream import HIDDEN, Stream
 from exchange.database.tables import VERSION_COLUMN, tombstone
+from exchange.format import json_pointer
 from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.tables.loader.constraints import ConstraintCheck, ForeignKey, Unique, broken
@@ -189,7 +190,7 @@ def _missing_parents(
         row[0]: Refusal(
             row[0],
             FOREIGN_KEY,
-            f"/data/{key.columns[0]}",
+            pointer_to(stage.stream, key.columns[0]),
             f"{_shown(stage.stream, key.columns, row[1:])} refers to a row of {key.referred} that is not here"
             f" (constraint {key.name}); it is parked until that row has come",
             key.name,
@@ -256,7 +257,7 @@ def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refu
         row[0]: Refusal(
             row[0],
             "unique",
-            f"/data/{unique.columns[0]}",
+            pointer_to(stage.stream, unique.columns[0]),
             f"{_shown(stage.stream, unique.columns, row[1 + width :])} is taken by the row"
             f" {_shown(stage.stream, [c.name for c in stage.stream.key], row[1 : 1 + width])}"
             f" of {stage.target.name} (constraint {unique.name}); it is parked",
@@ -352,14 +353,19 @@ def _named(columns: list[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
 
 def _shown_key(stream: Stream, key: str) -> str:
     """Write a key's text for a person; sensitive values are not shown."""
-    if stream.sensitive.isdisjoint(column.name for column in stream.key):
+    if stream.sensitive.isdisjoint(stream.key_names):
         return printable(key)
     return printable(json.dumps(stream.shown(json.loads(key))))
 
 
+def pointer_to(stream: Stream, column: str) -> str:
+    """Give the place of a column in a record."""
+    return "/data" + json_pointer.join(stream.in_files.get(column, column))
+
+
 def _shown(stream: Stream, columns: Any, values: Any) -> str:
-    """Write ``column = value`` pairs for a person; a sensitive column's value is not shown."""
-    pairs = zip(columns, values, strict=True)
+    """Write ``column = value`` pairs for a person, as files call them; a sensitive column's value is not shown."""
+    pairs = zip((stream.in_files.get(name, name) for name in columns), values, strict=True)
     return ", ".join(
         f"{name} = {HIDDEN if name in stream.sensitive else printable(str(value), 80)}" for name, value in pairs
     )

@@ -58,12 +58,12 @@ class Rows(NamedTuple):
 
 def canonical_key(stream: Stream, values: dict[str, Any]) -> str:
     """Write a record's key as one JSON text that is equal exactly when the key is."""
-    return key_texts(stream, [tuple(values[column.name] for column in stream.key)])[0]
+    return key_texts(stream, [tuple(values[name] for name in stream.key_names)])[0]
 
 
 def key_texts(stream: Stream, keys: Sequence[Key]) -> list[str]:
     """Write keys as ``canonical_key`` does."""
-    names = [str(column.name) for column in stream.key]
+    names = stream.key_names
     return [orjson.dumps(dict(zip(names, key, strict=True))).decode() for key in keys]
 
 
@@ -74,9 +74,7 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Reco
     needs no connection.
     """
     decode, decode_key = stream.decoder(dialect), stream.key_decoder(dialect)
-    names = [column.name for column in stream.columns]
-    key_names = [column.name for column in stream.key]
-    places = [names.index(name) for name in key_names]
+    places = [stream.names.index(name) for name in stream.key_names]
 
     def make(lines: Sequence[int], run: RecordRun) -> Rows:
         """Make the rows of records of one operation; a delete's have NULL but for the key."""
@@ -84,10 +82,10 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Reco
         if run.op is Op.UPSERT:
             columns = list(decode(run.bodies))
         else:
-            columns = [repeat(None)] * len(names)
+            columns = [repeat(None)] * len(stream.columns)
             for place, values in zip(places, decode_key(run.bodies), strict=True):
                 columns[place] = values
-        keys = list(zip(*([body[name] for body in run.bodies] for name in key_names), strict=True))
+        keys = list(zip(*([body[name] for body in run.bodies] for name in stream.key_names), strict=True))
         return Rows(run.op, lines, run.versions, keys, list(zip(*columns, run.versions, strict=False)))
 
     return make

@@ -57,9 +57,19 @@ class Traits:
 
 
 def traits_of(connection: Connection, stream: Stream) -> Traits:
-    """Ask the database's catalogue about a stream's table. Reads in the caller's transaction. Raises DBAPIError."""
+    """Ask the database's catalogue about a stream's table. Reads in the caller's transaction.
+
+    Raises DBAPIError, and TableFault for what is no table.
+    """
     return (
         _on_postgresql(connection, stream) if dialect_of(connection).is_postgresql else _on_sqlite(connection, stream)
+    )
+
+
+def _not_written_to(stream: Stream) -> TableFault:
+    return TableFault(
+        f"{stream.table.fullname} of stream {stream.name} is a view, or no table that rows are written to for another"
+        " reason; nothing of the batch was applied: name a table by Stream(..., table=...), and the next import goes on"
     )
 
 
@@ -95,7 +105,7 @@ SELECT
                    AND a.attnum = ANY ((CAST(i.indkey AS int2[]))[0 : i.indnkeyatts - 1]))
               = CAST(:key AS text[]))
     AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3')) AS has_arbiter,
-  row_security_active(c.oid) AS row_security
+  row_security_active(c.oid) AS row_security, c.relkind IN ('r', 'p') AS is_table
 FROM pg_class c WHERE c.oid = to_regclass(:name)
 """)
 
@@ -106,6 +116,8 @@ def _on_postgresql(connection: Connection, stream: Stream) -> Traits:
     row = connection.execute(_CATALOGUE, {"name": name, "key": key}).one_or_none()
     if row is None:  # whoever writes to it will hear that it is missing
         return Traits()
+    if not row.is_table:
+        raise _not_written_to(stream)
     bounds: dict[str, tuple[str, int]] = {}
     for one in row.bounded:
         column, kind, bound = one.rsplit(" ", 2)
@@ -163,6 +175,8 @@ def _on_sqlite(connection: Connection, stream: Stream) -> Traits:
     master = sa.table("sqlite_master", sa.column("type"), sa.column("name"), sa.column("tbl_name"), sa.column("sql"))
     of_the_table = sa.func.lower(master.c.tbl_name) == stream.table.name.lower()
     found = connection.execute(sa.select(master.c.type, master.c.name, master.c.sql).where(of_the_table)).all()
+    if any(kind == "view" for kind, _, _ in found):
+        raise _not_written_to(stream)
     triggers = [(name, sql) for kind, name, sql in found if kind == "trigger" and not name.startswith("exchange_")]
     table = next((sql for kind, _, sql in found if kind == "table"), "")
     keys = {str(column.name) for column in stream.key}

@@ -24,7 +24,7 @@ from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.format.errors import printable
 from exchange.format.record import Op
 from exchange.tables.capture.sql import run
-from exchange.tables.loader.checks import Refusal, park, passing_values
+from exchange.tables.loader.checks import Refusal, park, passing_values, pointer_to
 from exchange.tables.loader.constraints import Unique
 from exchange.tables.loader.copy import goes_on
 from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_names, equal
@@ -102,7 +102,7 @@ def free_unique_values(stage: Stage, unique: Unique) -> tuple[set[int], list[Ref
             line: Refusal(
                 line,
                 "unique",
-                f"/data/{unique.columns[0]}",
+                pointer_to(stage.stream, unique.columns[0]),
                 f"lines {row[0]} and {row[1]} pass a value of {unique.name} between two rows, and the database"
                 f" did not let the row {', '.join(printable(str(part)) for part in row[2:])} give it up first"
                 f" ({_words(error)}); both are parked",
@@ -278,7 +278,7 @@ def park_cut_values(stage: Stage) -> list[Refusal]:
             Refusal(
                 line,
                 "database",
-                f"/data/{name}",
+                pointer_to(stage.stream, name),
                 f"column {printable(name)} of {target.name} keeps less of this value than was sent, as its type is"
                 " narrower there than in the model; it is parked",
                 name,
