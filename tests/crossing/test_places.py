@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 
 from exchange.channels import Channel, Stream
+from exchange.channels.channel import at_network
 from exchange.channels.schemas import stream_schema
 from exchange.channels.stream import HIDDEN
 from exchange.database.tables import dead_letter
 from exchange.dead_letters import retry, show
 from exchange.dead_letters.masking import Mask
 from exchange.link.reconcile import report_agreement, request_checkpoints
+from exchange.tables import capture
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.sides import Link, Side
 from tests.crossing.talking import cross
@@ -147,3 +152,37 @@ def test_tables_and_columns_called_otherwise_are_one_in_files(placed: Link) -> N
     assert in_files(one) == in_files(two)
     (found, _) = report_agreement(two.site)
     assert found.keys == ({"what": "missing", "key": {"id": 1}},)
+
+
+PAGE = (Path(__file__).parents[2] / "CHANNELS.md").read_text().partition("## Tables and columns under other names")[2]
+DECLARED, MIGRATION = re.findall(r"^```python\n(.*?)^```$", PAGE.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+
+
+def run_block(code: str, **known: Any) -> dict[str, Any]:
+    """Run what a page shows."""
+    exec(compile(code, "CHANNELS.md", "exec", dont_inherit=True), known)  # noqa: S102 - what a reader puts into a file
+    return known
+
+
+@needs_postgres
+@pytest.mark.thorough
+def test_what_the_page_declares_and_migrates_crosses(
+    tmp_path: Path, databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = run_block(DECLARED, __name__="declared")
+    sides = []
+    for network, peer, kind in (("plant", "office", "postgresql"), ("office", "plant", "sqlite")):
+        (stream,) = at_network(declared["channels"], network)[0].streams
+        metadata, channels = stream.table.metadata, tuple(declared["channels"])
+        sides.append(Side(network, peer, databases, kind, tmp_path / network, channels, metadata=metadata))
+    plant, office = sides
+    link = Link(plant, office)
+    with plant.engine.begin() as connection:
+        capture.drop(connection, "item", "stock")
+        monkeypatch.setenv("EXCHANGE_NETWORK", "plant")
+        run_block(MIGRATION, op=Operations(MigrationContext.configure(connection)))["upgrade"]()
+    plant.execute("INSERT INTO stock.item VALUES (7, 'bolt', 'somebody')")
+    crosses(link)
+    assert in_files(plant) == in_files(office) == {"item": [{"id": 7, "name": "bolt", "supplier": "somebody"}]}
+    for side in sides:
+        side.engine.dispose()
