@@ -55,11 +55,10 @@ def ask_for_first_loads(site: Site, channels: Sequence[Channel], faulty: Abstrac
 
 def _ready(streams: Sequence[Stream], faulty: AbstractSet[str]) -> Iterator[Stream]:
     """Give the streams that can be sent, parents first: none that is faulty, or refers to one that is."""
-    waiting = set[sa.Table]()
+    waiting = set[str]()
     for stream in streams:
-        refers = {key.referred_table for key in stream.table.foreign_key_constraints}
-        if stream.name in faulty or not waiting.isdisjoint(refers):
-            waiting.add(stream.table)
+        if stream.name in faulty or not waiting.isdisjoint(stream.parents()):
+            waiting.add(stream.table.key)
         else:
             yield stream
 
