@@ -51,7 +51,13 @@ ROOMS = (
         "a side set up, examined and tidied, both ways: it may look at either, and nothing runs it but a door",
     ),
     Room(11, "api", "what programs call, and the doors above: a workflow with what belongs to it, and the audit"),
+    Room(
+        12,
+        "testing.sides",
+        "two whole sides for anybody's tests: what programs call, used as a program does, and the fixtures of that",
+    ),
     Room(12, "celery", "the alarm clock: nothing below needs it in order to be right"),
+    Room(13, "testing.fixtures", "the same as pytest has it"),
     Room(13, "cli", "commands: they call one workflow and show what it gave; `nudge` and the trial runs start Celery"),
     Room(14, "__main__", "`python -m exchange`: the command"),
 )
@@ -64,6 +70,8 @@ DOORS = {"settings", "operating", "celery", "cli", "__main__"}
 # Imported when somebody asks for it by name, never by what is below.
 HANDED_ON = {("__init__", "api")}
 KNOW_THE_REFERENCE = {"reference", "operating", "celery", "cli"}
+# What users' tests import from one place stands above what it uses; the others of that room lie at the bottom.
+ROOMS_IN_A_ROOM = {"testing.sides", "testing.fixtures"}
 AT_A_GLANCE = 8
 
 
@@ -78,7 +86,7 @@ def name_of(path: Path) -> str:
 
 
 def room_of(name: str) -> str:
-    return name.partition(".")[0]
+    return name if name in ROOMS_IN_A_ROOM else name.partition(".")[0]
 
 
 @cache
@@ -111,7 +119,7 @@ FLOORS = {room.name: room.floor for room in ROOMS}
 
 
 def test_every_room_stands_in_the_table_once_with_a_reason() -> None:
-    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in modules()}
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in modules()} | ROOMS_IN_A_ROOM
 
     assert Counter(room.name for room in ROOMS) == Counter(rooms)
     assert all(room.reason for room in ROOMS)

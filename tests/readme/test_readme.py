@@ -30,6 +30,7 @@ PAGES = {
         "deploy/BY-HAND.md",
         "deploy/RECOVER.md",
         "deploy/SETTINGS.md",
+        "deploy/EMBED.md",
         "deploy/README.md",
         "exchange/reference/README.md",
         "ARCHITECTURE.md",
