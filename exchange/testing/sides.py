@@ -97,7 +97,7 @@ def create_tables(channels: Sequence[Channel]) -> MakeTables:
             metadata.create_all(connection)
         for channel in channels:
             for stream in channel.streams:
-                table, schema = stream.table.name, stream.table.schema
+                schema, table = stream.place(network)
                 if channel.source == network:
                     capture.install(connection, table, stream=stream.name, schema=schema)
                 else:

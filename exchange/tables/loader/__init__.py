@@ -176,7 +176,7 @@ class Loader:
         written, name, staged = self._written, stage.stream.name, stage.table
         if written is None or name not in written:
             return
-        names = [column.name for column in stage.stream.key]
+        names = stage.stream.key_names
         asking = sa.select(staged.c[OP], staged.c[KEY], staged.c[LINE]).where(applying(staged)).order_by(staged.c[LINE])
         last = 0
         while some := self._connection.execute(asking.where(staged.c[LINE] > last).limit(AT_ONCE)).all():
