@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from exchange.tables.loader.constraints import Constraints, reflect
 from tests.tables.lab import Lab
 
-CHANGES = {
+CHANGES: dict[str, Callable[[Constraints], bool]] = {
     "CREATE UNIQUE INDEX by_name ON child (name)": lambda seen: (
         [one.name for one in seen.uniques["child"]] == ["by_name"]
     ),
