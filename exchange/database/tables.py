@@ -429,10 +429,6 @@ loading = Table(
 """The snapshot that a channel is receiving, ``name`` as its manifests say it: the last ``part`` that was applied, how
 many ``records`` came through that one, and about how many are ``expected`` in all."""
 
-identity = Table("exchange_identity", metadata, Column("stream", String(63), primary_key=True))
-"""The received streams whose table's own counter is kept ahead of the keys that come
-(``op.install_capture(advance_identity=True)``)."""
-
 repair = Table(
     "exchange_repair",
     metadata,
