@@ -3,6 +3,7 @@
     op.install_capture("request", source="request")
     op.drop_capture("request")
     op.install_capture("item", schema="shop", source="request")
+    op.pass_imports("item", "touch_last_update", schema="shop")
 
 Both networks run the same migrations: triggers stand where the rows are owned, and the column ``exchange_version``
 where they are received. Which of them this one is the database itself says, once ``exchange migrate`` was there. What
@@ -27,8 +28,7 @@ from sqlalchemy.sql.schema import SchemaItem
 
 from exchange.database.network import named
 from exchange.database.tables import VERSION_COLUMN
-from exchange.tables import capture
-from exchange.tables.counters import keep_ahead
+from exchange.tables import capture, passing
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,8 @@ class InstallCapture(MigrateOperation):
         stream: str | None,
         key: Sequence[str] | Mapping[str, str] | None,
         schema: str | None,
-        advance_identity: bool | None = None,
     ) -> None:
         self.table, self.source, self.stream, self.key, self.schema = table, source, stream, key, schema
-        self.advance_identity = advance_identity
 
     @classmethod
     def install_capture(
@@ -71,7 +69,6 @@ class InstallCapture(MigrateOperation):
         stream: str | None = None,
         key: Sequence[str] | Mapping[str, str] | None = None,
         schema: str | None = None,
-        advance_identity: bool | None = None,
     ) -> None:
         """Add triggers if this network is ``source``, else the column ``exchange_version``; both if that is None.
 
@@ -79,12 +76,10 @@ class InstallCapture(MigrateOperation):
         name their columns (INSERT without a list, COPY, ``SELECT *``) have one more from then on. Triggers that stand
         where the table is received are taken away. May be repeated, and must be after a batch operation on SQLite,
         which makes the table anew without its triggers. ``stream``, ``key`` and ``schema`` as ``capture.install`` takes
-        them. With ``advance_identity`` the counter of the key is kept ahead of the keys that come, where the table is
-        received; False ends that, None leaves it as it is. Runs in the migration's transaction. Raises CommandError
-        where that raises CaptureFault, if ``source`` is given and this network has no name, and if the key has no
-        counter.
+        them. Runs in the migration's transaction. Raises CommandError where that raises CaptureFault, or if ``source``
+        is given and this network has no name.
         """
-        operations.invoke(cls(table, source, stream, key, schema, advance_identity))
+        operations.invoke(cls(table, source, stream, key, schema))
 
     def reverse(self) -> DropCapture:
         """Give the operation that undoes this one."""
@@ -107,6 +102,50 @@ class DropCapture(MigrateOperation):
         operations.invoke(cls(table, schema))
 
 
+@Operations.register_operation("pass_imports")
+class PassImports(MigrateOperation):
+    """Have a trigger of the application's not fire for what the exchange writes."""
+
+    def __init__(self, table: str, trigger: str, schema: str | None) -> None:
+        self.table, self.trigger, self.schema = table, trigger, schema
+
+    @classmethod
+    def pass_imports(cls, operations: Operations, table: str, trigger: str, *, schema: str | None = None) -> None:
+        """Give the trigger a condition by which received rows stay as they were sent; nothing if it is not there.
+
+        May be repeated. On SQLite a trigger that has a condition of its own is left as it is. Runs in the migration's
+        transaction.
+        """
+        operations.invoke(cls(table, trigger, schema))
+
+    def reverse(self) -> FireAgain:
+        """Give the operation that undoes this one."""
+        return FireAgain(self.table, self.trigger, self.schema)
+
+
+@Operations.register_operation("fire_again")
+class FireAgain(MigrateOperation):
+    """Have the trigger fire for everything again."""
+
+    def __init__(self, table: str, trigger: str, schema: str | None) -> None:
+        self.table, self.trigger, self.schema = table, trigger, schema
+
+    @classmethod
+    def fire_again(cls, operations: Operations, table: str, trigger: str, *, schema: str | None = None) -> None:
+        """Take the condition away that ``pass_imports`` gave the trigger; nothing if it has none."""
+        operations.invoke(cls(table, trigger, schema))
+
+
+@Operations.implementation_for(PassImports)
+def _pass(operations: Operations, operation: PassImports) -> None:
+    passing.let_pass(_connection(operations), operation.table, operation.trigger, operation.schema)
+
+
+@Operations.implementation_for(FireAgain)
+def _fire(operations: Operations, operation: FireAgain) -> None:
+    passing.fire_again(_connection(operations), operation.table, operation.trigger, operation.schema)
+
+
 @Operations.implementation_for(InstallCapture)
 def _install(operations: Operations, operation: InstallCapture) -> None:
     connection = _connection(operations)
@@ -118,10 +157,6 @@ def _install(operations: Operations, operation: InstallCapture) -> None:
             capture.drop(connection, operation.table, operation.schema)
         may_be_received = not owned or operation.source is None
         added = may_be_received and capture.add_version_column(connection, operation.table, operation.schema)
-        if may_be_received and operation.advance_identity is not None:
-            wanted, key = operation.advance_identity, [*operation.key] if operation.key else None
-            if why := keep_ahead(connection, operation.table, operation.schema, key, wanted=wanted):
-                raise CommandError(why)
     except capture.CaptureFault as fault:
         raise CommandError(str(fault)) from fault
     if added and not _attribute(operations, OWN_ATTRIBUTE):

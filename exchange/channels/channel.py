@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -290,25 +291,15 @@ def known_names(channels: Iterable[Channel]) -> list[str]:
 
 
 def load_channels(spec: str) -> tuple[Channel, ...]:
-    """Import and check the channels that ``package.module:attribute`` names.
+    """Import and check the channels that ``package.module:attribute`` names, as ``imported`` does.
 
-    The working folder is searched too, after the installed packages, if nobody else can have written there. Raises
-    ChannelFaults.
+    Raises ChannelFaults.
     """
     module_name, colon, attribute = spec.partition(":")
     shown = printable(spec)
     if not (colon and module_name and attribute.isidentifier()):
         raise ChannelFaults([f'"{shown}" does not name channels: expected package.module:attribute'])
-    here, stranger = str(Path.cwd()), why_not_imported()
-    if not stranger and not {here, ""}.intersection(sys.path):
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        reason = printable(f"{type(error).__name__}: {error}")
-        if stranger:
-            reason += f"; it was not looked for in the working folder, {stranger.removeprefix('the working folder ')}"
-        raise ChannelFaults([f'channels "{shown}": importing {printable(module_name)} failed: {reason}']) from error
+    module = imported(module_name, f'channels "{shown}"')
     if not hasattr(module, attribute):
         raise ChannelFaults([f'channels "{shown}": module {module_name} has no {attribute}'])
     declared = getattr(module, attribute)
@@ -317,6 +308,24 @@ def load_channels(spec: str) -> tuple[Channel, ...]:
         raise ChannelFaults([f'channels "{shown}": expected a list of Channel objects, found {found}'])
     check(declared)
     return tuple(declared)
+
+
+def imported(module_name: str, what: str) -> ModuleType:
+    """Import a module of the application's, in which ``what`` is.
+
+    The working folder is searched too, after the installed packages, if nobody else can have written there. Raises
+    ChannelFaults.
+    """
+    here, stranger = str(Path.cwd()), why_not_imported()
+    if not stranger and not {here, ""}.intersection(sys.path):
+        sys.path.append(here)
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:
+        reason = printable(f"{type(error).__name__}: {error}")
+        if stranger:
+            reason += f"; it was not looked for in the working folder, {stranger.removeprefix('the working folder ')}"
+        raise ChannelFaults([f"{what}: importing {printable(module_name)} failed: {reason}"]) from error
 
 
 def _parents_first(streams: tuple[Stream, ...]) -> tuple[tuple[Stream, ...], tuple[Stream, ...]]:

@@ -14,6 +14,7 @@ from exchange import __version__
 from exchange.cli.runtime import Commands
 
 COMMANDS = {
+    "adopt": "adopt.adopt",
     "init": "setup.init",
     "migrate": "setup.migrate",
     "up": "setup.up",

@@ -30,8 +30,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line
 
 _COLOURS = {
     "green": {"applied", "ok", "acknowledged", "published"},
-    "yellow": {"waiting", "incomplete", "held", "busy", "parked", "warning", "unsupported", "sealed"},
-    "red": {"quarantined", "fault", "rejected", "corrupt", "untrusted", "misdirected"},
+    "yellow": {"waiting", "incomplete", "held", "busy", "parked", "warning", "unsupported", "sealed", "loses"},
+    "red": {"quarantined", "fault", "rejected", "corrupt", "untrusted", "misdirected", "stops"},
     "bright_black": {"duplicate", "discarded", "superseded"},
 }
 _INDENT = " " * 9

@@ -52,8 +52,8 @@ _SETTINGS = {
 application's own tables are found."""
 
 
-def make_engine(url: str, *, lock_seconds: float = LOCK_SECONDS) -> Engine:
-    """Make an engine whose transactions are whole.
+def make_engine(url: str, *, lock_seconds: float = LOCK_SECONDS, read_only: bool = False) -> Engine:
+    """Make an engine whose transactions are whole; with ``read_only`` the database refuses whatever would write.
 
     SQLite: the driver in autocommit and an explicit ``BEGIN IMMEDIATE``, because the stock set-up commits
     half; write-ahead log, foreign keys, triggers of replaced rows, and a bounded wait for other writers.
@@ -62,7 +62,10 @@ def make_engine(url: str, *, lock_seconds: float = LOCK_SECONDS) -> Engine:
     empty would be kept, and read all of it once it is not. No error of either quotes a row.
     """
     parsed = make_url(url)
-    engine = _sqlite_engine(url) if parsed.get_backend_name() == "sqlite" else _postgresql_engine(parsed, lock_seconds)
+    if parsed.get_backend_name() == "sqlite":
+        engine = _sqlite_engine(url, read_only=read_only)
+    else:
+        engine = _postgresql_engine(parsed, lock_seconds, read_only=read_only)
     event.listen(engine, "handle_error", _keep_rows_out)
     return engine
 
@@ -72,7 +75,7 @@ def _keep_rows_out(context: ExceptionContext) -> None:
     withhold(context.original_exception, context.sqlalchemy_exception)
 
 
-def _postgresql_engine(parsed: URL, lock_seconds: float) -> Engine:
+def _postgresql_engine(parsed: URL, lock_seconds: float, *, read_only: bool) -> Engine:
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     engine = create_engine(
@@ -100,7 +103,7 @@ def _postgresql_engine(parsed: URL, lock_seconds: float) -> Engine:
         if role == "replica":
             raise TransientError(NO_TRIGGERS)
 
-    begin_on_postgresql(engine, lock_seconds)
+    begin_on_postgresql(engine, lock_seconds, **({"transaction_read_only": "on"} if read_only else {}))
     return engine
 
 
@@ -156,7 +159,7 @@ NO_TRIGGERS = (
 )
 
 
-def _sqlite_engine(url: str) -> Engine:
+def _sqlite_engine(url: str, *, read_only: bool) -> Engine:
     engine = create_engine(
         url,
         hide_parameters=True,
@@ -165,6 +168,9 @@ def _sqlite_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+        if read_only:  # a file's journal mode is written into it
+            connection.execute("PRAGMA query_only = ON")
+            return
         for pragma in (
             "journal_mode = WAL",
             "synchronous = FULL",

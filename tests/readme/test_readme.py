@@ -26,6 +26,7 @@ PAGES = {
     for path in (
         "README.md",
         "CHANNELS.md",
+        "deploy/EXISTING.md",
         "deploy/OPERATE.md",
         "deploy/BY-HAND.md",
         "deploy/RECOVER.md",
@@ -98,8 +99,18 @@ def test_the_reference_application_runs_on_postgresql_and_redis_as_it_stands(
         _play(SESSIONS["reference"], tmp_path, forked_python, dict(zip(shown, (postgres_url, broker_url), strict=True)))
 
 
+@pytest.mark.processes
+def test_an_existing_database_is_connected_as_it_stands(tmp_path: Path, forked_python: Path) -> None:
+    _play(SESSIONS["existing"], tmp_path, forked_python)
+
+
 def test_every_console_block_belongs_to_a_session_that_is_run() -> None:
-    assert {name for name, session in SESSIONS.items() if session.steps} == {"factory", "reference", "security"}
+    assert {name for name, session in SESSIONS.items() if session.steps} == {
+        "existing",
+        "factory",
+        "reference",
+        "security",
+    }
 
 
 def test_the_first_page_leads_to_every_other_and_no_page_is_left_out() -> None:

@@ -67,6 +67,30 @@ def missing_columns(connection: Connection, stream: Stream) -> list[Problem]:
     return [Problem(said, "run the application's migrations, or correct its model")] if missing else []
 
 
+def narrower_models(connection: Connection, stream: Stream) -> list[Problem]:
+    """Say which columns hold more than the stream's model says: such values are refused where they are read.
+
+    Reads in the caller's transaction. On SQLite a column's type says nothing of its values.
+    """
+    columns = _columns(connection, stream) if dialect_of(connection).is_postgresql else {}
+    problems = []
+    for model in stream.columns:
+        if model.name in columns:
+            kind, there = _plain(model.type, connection.dialect), _plain(columns[model.name]["type"], None)
+            narrower = "" if isinstance(there, sa.types.NullType) else _narrower(connection, there, kind)
+            if narrower and not _narrower(connection, kind, there):
+                said = (
+                    f"column {printable(model.name)} of table {stream.table.fullname} is {_shown(connection, there)},"
+                )
+                said += f" and {_shown(connection, kind)} in the model"
+                problems.append(Problem(said, "correct the model: values that it does not allow are parked"))
+    return problems
+
+
+def _shown(connection: Connection, kind: Any) -> str:
+    return str(kind.compile(connection.dialect))
+
+
 def _columns(connection: Connection, stream: Stream) -> dict[str, Any]:
     """Give the columns that a table has, as SQLAlchemy finds them; none if there is no such table."""
     try:
@@ -104,7 +128,7 @@ def _narrower(connection: Connection, model: Any, there: Any) -> str:
         return f"does not know {', '.join(missing)}, which the model does" if missing else ""
     if _takes_all(model, there):
         return ""
-    return f"is {there.compile(connection.dialect)}, and {model.compile(connection.dialect)} in the model"
+    return f"is {_shown(connection, there)}, and {_shown(connection, model)} in the model"
 
 
 def _takes_all(model: Any, there: Any) -> bool:
