@@ -29,6 +29,7 @@ from sqlalchemy.sql.schema import SchemaItem
 from exchange.database.network import named
 from exchange.database.tables import VERSION_COLUMN
 from exchange.tables import capture, passing
+from exchange.tables.counters import keep_ahead
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,10 @@ class InstallCapture(MigrateOperation):
         stream: str | None,
         key: Sequence[str] | Mapping[str, str] | None,
         schema: str | None,
+        advance_identity: bool | None = None,
     ) -> None:
         self.table, self.source, self.stream, self.key, self.schema = table, source, stream, key, schema
+        self.advance_identity = advance_identity
 
     @classmethod
     def install_capture(
@@ -69,6 +72,7 @@ class InstallCapture(MigrateOperation):
         stream: str | None = None,
         key: Sequence[str] | Mapping[str, str] | None = None,
         schema: str | None = None,
+        advance_identity: bool | None = None,
     ) -> None:
         """Add triggers if this network is ``source``, else the column ``exchange_version``; both if that is None.
 
@@ -76,10 +80,12 @@ class InstallCapture(MigrateOperation):
         name their columns (INSERT without a list, COPY, ``SELECT *``) have one more from then on. Triggers that stand
         where the table is received are taken away. May be repeated, and must be after a batch operation on SQLite,
         which makes the table anew without its triggers. ``stream``, ``key`` and ``schema`` as ``capture.install`` takes
-        them. Runs in the migration's transaction. Raises CommandError where that raises CaptureFault, or if ``source``
-        is given and this network has no name.
+        them. With ``advance_identity`` the counter of the key is kept ahead of the keys that come, where the table is
+        received; False ends that, None leaves it as it is. Runs in the migration's transaction. Raises CommandError
+        where that raises CaptureFault, if ``source`` is given and this network has no name, and if the key has no
+        counter.
         """
-        operations.invoke(cls(table, source, stream, key, schema))
+        operations.invoke(cls(table, source, stream, key, schema, advance_identity))
 
     def reverse(self) -> DropCapture:
         """Give the operation that undoes this one."""
@@ -157,6 +163,10 @@ def _install(operations: Operations, operation: InstallCapture) -> None:
             capture.drop(connection, operation.table, operation.schema)
         may_be_received = not owned or operation.source is None
         added = may_be_received and capture.add_version_column(connection, operation.table, operation.schema)
+        if may_be_received and operation.advance_identity is not None:
+            wanted, key = operation.advance_identity, [*operation.key] if operation.key else None
+            if why := keep_ahead(connection, operation.table, operation.schema, key, wanted=wanted):
+                raise CommandError(why)
     except capture.CaptureFault as fault:
         raise CommandError(str(fault)) from fault
     if added and not _attribute(operations, OWN_ATTRIBUTE):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -70,7 +71,7 @@ def agreement(stream: Stream, folder: Path) -> list[str]:
     """Compare the written schema of the stream's version with its model: a sentence per difference."""
     path = schema_path(folder, stream, stream.schema_version)
     try:
-        written = _read(path)
+        written = read_schema(path)
     except ValueError as error:
         return [str(error)]
     differences = [f"{path}: {difference}" for difference in _differences("", written, stream_schema(stream))]
@@ -79,6 +80,71 @@ def agreement(stream: Stream, folder: Path) -> list[str]:
             f"{path}: write it anew, or raise the stream's schema_version if records of this one have crossed"
         )
     return differences
+
+
+def schema_digest(schema: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of what counts in a stream's schema: its columns, what each takes, and which are the key.
+
+    The order of columns, and of the values of an enumeration, counts for nothing.
+    """
+    text = json.dumps([schema_columns(schema), _key(schema)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def schema_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Word what changed between two schemas of a stream, column by column; nothing if their digests are the same."""
+    old, new = schema_columns(before), schema_columns(after)
+    said = [f"column {printable(name, 80)} was added" for name in new if name not in old]
+    said += [f"column {printable(name, 80)} is gone" for name in old if name not in new]
+    said += [
+        f"column {printable(name, 80)} {change}"
+        for name in old
+        if name in new and old[name] != new[name]
+        for change in column_changes(old[name], new[name])
+    ]
+    if _key(before) != _key(after):
+        was, now = (printable(", ".join(_key(one)), 200) for one in (before, after))
+        said.append(f"the key was {was} and is {now}")
+    return said
+
+
+def takes_null(column: Mapping[str, Any]) -> bool:
+    """Say whether a column of a schema may be null."""
+    kinds = column.get("type")
+    return kinds is None or "null" in kinds
+
+
+def column_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Word what changed in what a column takes."""
+    if takes_null(old) != takes_null(new):
+        yield "became nullable" if takes_null(new) else "may be null no longer"
+    before, after = (_but_null(one) for one in (old, new))
+    for rule in sorted({*before, *after}):
+        if before.get(rule) != after.get(rule):
+            was, now = (printable(json.dumps(one[rule]) if rule in one else "none", 80) for one in (before, after))
+            yield f"has another {rule}: it was {was} and is {now}"
+
+
+def _but_null(column: Mapping[str, Any]) -> dict[str, Any]:
+    lists = {rule: column[rule] for rule in ("type", "enum") if rule in column}
+    but = {rule: [one for one in said if one not in ("null", None)] for rule, said in lists.items()}
+    return {**column, **but}
+
+
+def schema_columns(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what each column takes, with lists whose order says nothing in one order."""
+    properties: dict[str, dict[str, Any]] = schema["properties"]
+    return {name: {rule: _in_order(rule, said) for rule, said in of.items()} for name, of in properties.items()}
+
+
+def _in_order(rule: str, said: Any) -> Any:
+    if rule == "type" and isinstance(said, str):
+        return [said]
+    return sorted(said, key=json.dumps) if rule in {"type", "enum"} else said
+
+
+def _key(schema: Mapping[str, Any]) -> list[str]:
+    return sorted(schema["$defs"]["key"]["properties"])
 
 
 class Checker:
@@ -91,17 +157,22 @@ class Checker:
 
     def __init__(self, stream: Stream, schemas_dir: Path | None = None) -> None:
         self.stream = stream
-        current = stream_schema(stream)
+        self.schema = current = stream_schema(stream)
         self._data = {stream.schema_version: _Judge(current, "/data", stream.sensitive)}
         self._key = _Judge(current["$defs"]["key"], "/key", stream.sensitive)
         if schemas_dir is not None:
             self._data |= self._older(schemas_dir)
 
+    @cached_property
+    def digest(self) -> str:
+        """The ``schema_digest`` of the current version."""
+        return schema_digest(self.schema)
+
     def _older(self, folder: Path) -> dict[int, _Judge]:
         versions = range(1, self.stream.schema_version)
         paths = {version: schema_path(folder, self.stream, version) for version in versions}
         return {
-            version: _Judge(_read(path), "/data", self.stream.sensitive)
+            version: _Judge(read_schema(path), "/data", self.stream.sensitive)
             for version, path in paths.items()
             if path.is_file()
         }
@@ -245,7 +316,8 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_schema(path: Path) -> dict[str, Any]:
+    """Read a written schema. Raises ValueError with one sentence."""
     try:
         schema = json.loads(path.read_bytes())
     except FileNotFoundError as error:

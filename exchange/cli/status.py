@@ -89,7 +89,7 @@ def _say_what_waits(found: Status) -> None:
         output.warn(str(leftover.problem))
     for sentence in (*map(str, found.failed_runs), *found.stumbles):
         output.print_error(sentence)
-    for sentence in found.of_peer.troubles():
+    for sentence in (*map(str, found.of_peer.unread), *found.of_peer.troubles()):
         output.warn(sentence)
     for sentence in map(str, found.of_peer.alarms(found.at)):
         output.print_error(sentence)

@@ -429,10 +429,6 @@ loading = Table(
 """The snapshot that a channel is receiving, ``name`` as its manifests say it: the last ``part`` that was applied, how
 many ``records`` came through that one, and about how many are ``expected`` in all."""
 
-identity = Table("exchange_identity", metadata, Column("stream", String(63), primary_key=True))
-"""The received streams whose table's own counter is kept ahead of the keys that come
-(``op.install_capture(advance_identity=True)``)."""
-
 repair = Table(
     "exchange_repair",
     metadata,
@@ -532,6 +528,20 @@ failed_run = Table(
 )
 """How many exports or imports of a channel failed for want of a disk or database since the last one that was done: the
 first of them ``since``, the last ``at``, for which ``message`` is the sentence."""
+
+schema = Table(
+    "exchange_schema",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("stream", String(63), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False),
+    Column("schema", Text, nullable=False),
+    Column("channel", String(31), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+)
+"""The schema that each version of a stream had when this side first sent or read it: ``schema`` as its file has it,
+``digest`` of what counts in it, ``channel`` the declared one that it was seen in last, and since when."""
 
 attempt = Table(
     "exchange_attempt",

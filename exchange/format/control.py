@@ -42,6 +42,7 @@ MAX_UNDECIDED: Final = 20
 MAX_MORE_RANGES: Final = 5_000
 MAX_BUCKETS: Final = 65_536
 MAX_DOUBTS: Final = 500
+MAX_READS: Final = 1_000
 """How many of each one record holds at most: what is left out comes with a later one.
 
 Ranges beyond the first ``MAX_RANGES`` of ``missing`` and ``lost`` are members of their own, ``missing_more`` and
@@ -165,11 +166,25 @@ class Takes:
 
 
 @dataclass(frozen=True)
+class ReadStream:
+    """A stream of a declared channel that the writer of a heartbeat reads, from schema version ``oldest`` on.
+
+    ``digest`` is of its schema in ``version``, the newest that it knows: of what counts in it, as FORMAT.md says.
+    """
+
+    channel: str
+    stream: str
+    oldest: int
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class Heartbeat:
     """A sign of life; the next one is due after ``period_seconds``.
 
     ``undecided`` are manifests of the other side, one of each epoch that nothing proves to come after the present one;
-    ``takes`` is None of a writer of an earlier version.
+    ``takes`` is None of a writer of an earlier version. ``reads`` are all streams that its writer reads, if it says so.
     """
 
     epoch: str
@@ -179,6 +194,7 @@ class Heartbeat:
     heard: Heard | None = None
     undecided: tuple[Proof, ...] = ()
     takes: Takes | None = None
+    reads: tuple[ReadStream, ...] | None = None
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
@@ -186,6 +202,8 @@ class Heartbeat:
         for name in ("undecided", "takes"):
             if not data[name]:
                 del data[name]
+        if self.reads is None:
+            del data["reads"]
         for one in data["sent"]:
             _with_ranges_apart(one, "lost")
             if one["contained_from"] is None:
@@ -198,7 +216,7 @@ class Heartbeat:
         known = _known(cls, HEARTBEAT, data)
         if len({one["channel"] for one in data["sent"]}) < len(data["sent"]):
             raise RecordError("schema", "/data/sent", "sent: expected each channel once, found one of them again")
-        heard = data["heard"]
+        heard, reads = data["heard"], data.get("reads")
         return cls(
             **{
                 **known,
@@ -210,6 +228,7 @@ class Heartbeat:
                 "heard": heard and Heard(**{**_of(Heard, heard), "proof": _proof(heard["proof"])}),
                 "undecided": tuple(Proof(**_of(Proof, one)) for one in data.get("undecided", ())),
                 "takes": Takes(**_of(Takes, data["takes"])) if "takes" in data else None,
+                "reads": None if reads is None else tuple(ReadStream(**_of(ReadStream, one)) for one in reads),
             }
         )
 
@@ -525,6 +544,18 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
         },
         undecided=_list(_SHOWN, MAX_UNDECIDED),
         takes=_object({"records": _POSITIVE, "content_bytes": _POSITIVE}),
+        reads=_list(
+            _object(
+                {
+                    "channel": _CHANNEL,
+                    "stream": _STREAM,
+                    "oldest": _POSITIVE,
+                    "version": _POSITIVE,
+                    "digest": {"type": "string", "pattern": f"^{MANIFEST_DIGEST.pattern}$"},
+                }
+            ),
+            MAX_READS,
+        ),
     ),
     REPAIR: _object(
         {
@@ -544,7 +575,7 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
             "rows": _COUNT,
             "counts": _list(_COUNT, MAX_BUCKETS),
             "digests": _list({"type": "string", "pattern": "^[0-9a-f]{32}$"}, MAX_BUCKETS),
-            "schema_version": {**_COUNT, "minimum": 1},
+            "schema_version": _POSITIVE,
         }
     ),
 }

@@ -31,7 +31,7 @@ from exchange.incoming.judge import judge, judge_stranger
 from exchange.incoming.manifests import Arrival, Stranger, Unread, is_foreign, read_manifests
 from exchange.incoming.transaction import import_batch
 from exchange.incoming.verdicts import record_verdict
-from exchange.link import gaps
+from exchange.link import gaps, known_schemas
 from exchange.link.home import check_home
 from exchange.results import Imported, ImportRun, Retried, Strangers
 from exchange.site import Site
@@ -171,13 +171,14 @@ def _note_troubles(site: Site, outcomes: Iterable[Imported], refused: Mapping[st
 def _check_database(site: Site) -> dict[str, str]:
     """See that the database is this home's; give declared channels that can't be taken in, each with the sentence why.
 
-    A table of theirs is another stream's, too. Raises TransientError.
+    A table of theirs is another stream's, too, or a model changed and not its version. Raises TransientError.
     """
     check_home(site)
     declared = [stream for channel in site.channels for stream in channel.streams]
     channels = [channel for channel in site.channels if channel.target == site.network]
     with transient_errors(), reading(site.engine) as connection:
         problems = capture.unreceivable(connection, declared, [one for channel in channels for one in channel.streams])
+    problems = known_schemas.check_schemas(site, Direction.IN) | problems
     return {
         channel.declared: f"channel {channel.declared}: {problems[stream.name]}; its batches wait"
         for channel in channels

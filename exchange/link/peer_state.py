@@ -21,7 +21,7 @@ from exchange.format.as_dict import AsDict
 from exchange.format.control import Heartbeat, Range, RefusedBatch, Sample
 from exchange.format.errors import Problem, printable
 from exchange.format.moments import in_words, lasting
-from exchange.link import epoch_adoption, peer_statements
+from exchange.link import epoch_adoption, known_schemas, peer_statements
 from exchange.site import Site
 
 SILENT_PERIODS = 3
@@ -95,6 +95,8 @@ class PeerState:
     """Where the other side says that it sent less than came here: it was restored; or that it does not know ours."""
     decisions: tuple[Problem, ...] = ()
     """Which of its epochs wait for a person's decision here."""
+    unread: tuple[Problem, ...] = ()
+    """Which streams of ours it does not read as they are sent: their changes wait here."""
 
     def silence(self, moment: datetime) -> Problem | None:
         """Say that it has been silent for too long, if so."""
@@ -148,7 +150,8 @@ def read_peer_state(site: Site, connection: Connection) -> PeerState:
     there = {} if site.one_way else _there(connection)
     life = _life(row, said, site.limits.period_seconds) if row else None
     decisions = tuple(epoch_adoption.problems(site.peer, epoch_adoption.list_undecided(connection)))
-    return PeerState(site.peer, site.one_way, life, there, halted, behind, decisions)
+    unread = tuple(known_schemas.unread_streams(site, connection).values())
+    return PeerState(site.peer, site.one_way, life, there, halted, behind, decisions, unread)
 
 
 def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> LastHeartbeat:

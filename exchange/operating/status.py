@@ -148,6 +148,7 @@ class Status:
                 "heard": self.of_peer.life.as_dict() if self.of_peer.life else None,
                 "alarms": list(map(str, self.of_peer.alarms(self.at))),
                 "troubles": list(self.of_peer.troubles()),
+                "unread": list(map(str, self.of_peer.unread)),
                 "halted": self.of_peer.halted,
             },
         }

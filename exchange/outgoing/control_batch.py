@@ -28,7 +28,7 @@ from exchange.format.errors import Reason, TransientError, Verdict, printable
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
-from exchange.link import epoch_adoption, gaps, receipts
+from exchange.link import epoch_adoption, gaps, known_schemas, receipts
 from exchange.outgoing import resend, snapshot
 from exchange.outgoing.seal import ENCODING, check_room, publish_sealed, seal_batch
 from exchange.results import Imported
@@ -112,7 +112,10 @@ def _is_due(site: Site) -> bool:
         moment = now()
         if last is None or not timedelta() <= moment - last < patience:
             return True
-        return not site.one_way and gaps.became_due(site, connection, last, moment)
+        if site.one_way:
+            return False
+        learned = known_schemas.newest_read(connection)
+        return (learned is not None and last < learned <= moment) or gaps.became_due(site, connection, last, moment)
 
 
 def _asks(site: Site) -> bool:
@@ -184,6 +187,7 @@ def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbea
         heard=_heard(connection),
         undecided=tuple(epoch_adoption.proofs(connection)),
         takes=Takes(site.limits.read.max_records, site.limits.read.max_content_bytes),
+        reads=known_schemas.read_streams(site),
     )
 
 

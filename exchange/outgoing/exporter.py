@@ -23,7 +23,7 @@ from exchange.database.tables import BatchState, Direction
 from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import RecordError, TransientError
-from exchange.link import peer_state, send_requests
+from exchange.link import known_schemas, peer_state, send_requests
 from exchange.link.home import check_home
 from exchange.outgoing import answers, checkpoint, compose, first_load, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
@@ -150,11 +150,22 @@ class _Tables:
         self.faulty_streams: set[str] = set()
 
     def look(self, channels: Sequence[Channel]) -> None:
-        """Look at the tables of channels. Raises TransientError."""
+        """Look at the tables of channels, and at what the other side reads. Raises TransientError."""
+        streams_of = {one.name: {stream.name for stream in one.streams} for one in channels}
+        for name, changed in known_schemas.check_schemas(self._site, Direction.OUT).items():
+            of = {channel for channel, names in streams_of.items() if name in names}
+            if of:
+                self.faults.append(f"{changed.message}; its changes wait; {changed.remedy}")
+                self.standing.add(name)
+                self.faulty |= of
         declared = [stream for channel in self._site.channels for stream in channel.streams]
         streams = {one.name: one for channel in channels for one in channel.streams}
         with transient_errors(), reading(self._site.engine) as connection:
             found = capture.check_sent(connection, list(streams.values()), declared)
+            unread = known_schemas.unread_streams(self._site, connection)
+        for name in sorted((unread.keys() & streams.keys()) - self.standing):
+            self.cautions.append(str(unread[name]))
+            self.standing.add(name)
         for name, problems in found.items():
             stream = streams[name]
             for problem in problems:

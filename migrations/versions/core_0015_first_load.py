@@ -1,4 +1,4 @@
-"""What was there before capture is sent once, by itself; snapshots say how far they are; counters are kept ahead.
+"""What was there before capture is sent once, by itself, and snapshots say how far they are.
 
 Revision: core_0015, after core_0014.
 """
@@ -37,11 +37,6 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("channel", name="pk_exchange_loading"),
     )
-    op.create_table(
-        "exchange_identity",
-        sa.Column("stream", sa.String(63), nullable=False),
-        sa.PrimaryKeyConstraint("stream", name="pk_exchange_identity"),
-    )
     with op.batch_alter_table(RESYNC) as table:
         table.add_column(sa.Column("expected", sa.BigInteger()))
         table.add_column(sa.Column("begun_at", sa.DateTime(timezone=True)))
@@ -62,5 +57,5 @@ def downgrade() -> None:
     with op.batch_alter_table(RESYNC) as table:
         table.drop_column("begun_at")
         table.drop_column("expected")
-    for name in ("exchange_identity", "exchange_loading", "exchange_first_load"):
+    for name in ("exchange_loading", "exchange_first_load"):
         op.drop_table(name)

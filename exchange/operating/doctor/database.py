@@ -14,7 +14,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.tables import Direction, ResyncState, batch, event, first_load, resync
 from exchange.format.control import SNAPSHOT
 from exchange.format.moments import in_words
-from exchange.link import home, peer_statements
+from exchange.link import home, known_schemas, peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
 from exchange.operating.doctor.columns import check_columns
@@ -135,6 +135,26 @@ def check_tables(_settings: Settings, site: Site) -> Findings:
         yield ok("tables", "every stream has its table, and there its triggers or, if it is received, exchange_version")
 
 
+def _schemas(_settings: Settings, site: Site) -> Findings:
+    """Find models that changed under their schema version, and streams that the other side reads in another one."""
+    with locks.reading(site.engine) as connection:
+        changed = [
+            problem
+            for direction in Direction
+            for problem in known_schemas.changed_schemas(site, connection, direction).values()
+        ]
+        unlike = [
+            *known_schemas.unread_streams(site, connection).values(),
+            *known_schemas.unlike_streams(site, connection),
+        ]
+    for problem in changed:
+        yield of_problem("schemas", problem, Level.FAULT)
+    for problem in unlike:
+        yield of_problem("schemas", problem)
+    if not changed and not unlike:
+        yield ok("schemas", "each stream's model is that of its schema version")
+
+
 def _first_start(_settings: Settings, site: Site) -> Findings:
     """Find channels whose tables have more rows than were ever sent or wait to be: those were there before capture."""
     with locks.reading(site.engine) as connection:
@@ -240,6 +260,7 @@ _TABLES: tuple[tuple[str, DatabaseCheck], ...] = (
     ("audit", _audit),
     ("tables", check_tables),
     ("columns", check_columns),
+    ("schemas", _schemas),
     ("shards", _shards),
     ("clock", _database_clock),
 )

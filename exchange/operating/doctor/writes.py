@@ -12,6 +12,7 @@ from exchange.operating.doctor.finding import Findings, fault, ok, warning
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture
+from exchange.tables.loader.traits import traits_of
 
 PATIENCE_SECONDS = 1.0
 """So long another writer of SQLite's file is waited for."""
@@ -57,10 +58,15 @@ def check_sequences(_settings: Settings, site: Site) -> Findings:
 
 
 def _numbered(site: Site, connection: Connection) -> list[sa.Table]:
-    """Give our tables and those that are sent: of what comes the source gives the numbers, of changes the log."""
+    """Give our tables, those that are sent, and received ones whose counters are kept ahead.
+
+    Of what comes else the source gives the numbers, and of changes the log.
+    """
     streams = {stream.name: stream for channel in site.outgoing() for stream in channel.streams}.values()
     sent = (stream.table for stream in streams if capture.is_readable(connection, stream))
-    return [*(one for one in metadata.sorted_tables if one is not change), *sent]
+    received = {stream.name: stream for channel in site.incoming() for stream in channel.streams}.values()
+    kept = (stream.table for stream in received if traits_of(connection, stream).counter is not None)
+    return [*(one for one in metadata.sorted_tables if one is not change), *sent, *kept]
 
 
 def _behind(connection: Connection, table: sa.Table) -> tuple[str, str] | None:

@@ -31,6 +31,7 @@ from exchange.database.ledger import Counts
 from exchange.database.locks import cancel
 from exchange.database.tables import importing
 from exchange.format.record import Op, RecordRun
+from exchange.tables.counters import advance
 from exchange.tables.loader import checks, upsert
 from exchange.tables.loader.background import BackgroundWorker
 from exchange.tables.loader.bulk_path import BulkPath, Note
@@ -73,7 +74,7 @@ class Loaded:
     refusals: tuple[Refusal, ...]
     deleted: Mapping[str, int]
     changed: tuple[str, ...] = ()
-    """What triggers made of rows, in sentences: those are not as they were sent."""
+    """In sentences what triggers made of rows, which are not as they were sent, and which counters stay behind."""
 
 
 class Loader:
@@ -164,12 +165,18 @@ class Loader:
                 self._apply(staged)
             if self._hidden:
                 self._show_to_capture()
+            behind = [self._advance_counter(path) for path in paths]
         if self._written is not None:
             for stage in staged:
                 self._note_staged(stage)
             self._written.call(self._connection)
         deleted = {path.stream.name: path.stage.deleted for path in paths}
-        return Loaded(self._count(paths), tuple(self._refusals), deleted, self._changed)
+        return Loaded(self._count(paths), tuple(self._refusals), deleted, (*self._changed, *filter(None, behind)))
+
+    def _advance_counter(self, path: BulkPath) -> str | None:
+        """Keep the counter of a table ahead of the keys that came, if that is wanted; say why it can't be, if so."""
+        counter, newest = path.traits.counter, path.newest_key
+        return None if counter is None or newest is None else advance(self._connection, counter, newest)
 
     def _note_staged(self, stage: Stage) -> None:
         """Note which of the staged rows were applied, in the order of their lines."""
@@ -247,7 +254,9 @@ class Loader:
                 note = self._noting(stream.name)
                 path = BulkPath(self._connection, stream, number, self._reflected, self._refuse, note)
                 self._paths[chunk.stream] = path
-            path.write(chunk.joined())
+            rows = chunk.joined()
+            path.note_newest_key(rows)
+            path.write(rows)
 
     def _noting(self, stream: str) -> Note | None:
         written = self._written

@@ -88,6 +88,8 @@ class BulkPath:
         self.stage = Stage(connection, stream, f"exchange_stage_{number}", self.traits)
         self.written = 0
         """Rows that are in the table already."""
+        self.newest_key: int | None = None
+        """The greatest key that came, where the table's counter is to be kept ahead of it."""
         self.records: dict[int, bytes] = {}
         """Lines of staged rows, as they came, as far as memory allows."""
         self._connection = connection
@@ -95,6 +97,7 @@ class BulkPath:
         self._refuse = refuse
         self._note = note
         self._number = number
+        self._key_place = [column.name for column in stream.columns].index(stream.key[0].name)
         self._upserts = Stage(connection, stream, f"exchange_replacing_{number}", self.traits)
         # A constraint that is checked late would let rows pass and refuse the whole batch at its end.
         late = any(key.deferrable or key.initially for key in stream.table.foreign_key_constraints)
@@ -102,6 +105,12 @@ class BulkPath:
         self._strategy = Strategy.STAGE if staged else Strategy.INSERT
         self._newest_tombstone = 0 if staged else self._find_newest_tombstone()
         self._record_bytes = 0
+
+    def note_newest_key(self, rows: Rows) -> None:
+        """Remember the greatest key, if anybody wants to know it."""
+        if self.traits.counter is not None:
+            newest = max(row[self._key_place] for row in rows.rows)
+            self.newest_key = newest if self.newest_key is None else max(newest, self.newest_key)
 
     def write(self, rows: Rows) -> None:
         """Write rows of this stream, or stage them. Raises DBAPIError for what is not a row's fault."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
+
+from exchange.database.dialects import dialect_of
+from exchange.tables.capture import sqlite_catalogue
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,51 @@ class Constraints:
 
 
 def reflect(connection: Connection, tables: Iterable[sa.Table]) -> Constraints:
-    """Read the constraints of tables from the database's own catalogue: a few queries, or pragmas on SQLite.
+    """Give the constraints of tables as the database's own catalogue has them.
 
     Of the checks only those that speak of nothing but the columns that ``tables`` name. Reads in the caller's
-    transaction, the checks each within a savepoint.
+    transaction, the checks each within a savepoint; where this process asked the same before, only whether the
+    catalogue has changed since: to read it takes longer than to load a small batch.
     """
-    inspector = sa.inspect(connection)
     crossing = {table.key: table for table in tables}
+    asked = (_fingerprint(connection), tuple((key, *table.columns.keys()) for key, table in crossing.items()))
+    known = _KNOWN.get(connection.engine)
+    if known is None or known[0] != asked:
+        known = _KNOWN[connection.engine] = (asked, _read(connection, crossing))
+    return known[1]
+
+
+_KNOWN: WeakKeyDictionary[Engine, tuple[Hashable, Constraints]] = WeakKeyDictionary()
+"""By database what was asked last, how the catalogue was then, and the answer."""
+
+
+def _fingerprint(connection: Connection) -> Hashable:
+    """Give what differs whenever the tables' constraints might: on PostgreSQL which transactions wrote the rows."""
+    if dialect_of(connection).is_sqlite:
+        return sqlite_catalogue.fingerprint(connection, ())
+    return tuple(connection.execute(_CATALOGUE).one())
+
+
+_CATALOGUE = sa.text("""
+WITH n AS MATERIALIZED (
+  SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+), c AS MATERIALIZED (
+  SELECT oid, xmin AS x FROM pg_class WHERE relnamespace IN (SELECT oid FROM n) AND relkind IN ('r', 'p', 'i', 'I')
+)
+SELECT CAST(current_schemas(true) AS text),
+  (SELECT sum(hashtextextended(concat_ws(' ', oid, x), 0)) FROM c),
+  (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_constraint
+   WHERE connamespace IN (SELECT oid FROM n)),
+  (SELECT sum(hashtextextended(concat_ws(' ', indexrelid, xmin), 0)) FROM pg_index
+   WHERE indexrelid IN (SELECT oid FROM c)),
+  (SELECT sum(hashtextextended(concat_ws(' ', attrelid, attnum, xmin), 0)) FROM pg_attribute
+   WHERE attnum > 0 AND attrelid IN (SELECT oid FROM c))
+""")
+
+
+def _read(connection: Connection, crossing: Mapping[str, sa.Table]) -> Constraints:
+    """Read them: a few queries, or pragmas on SQLite."""
+    inspector = sa.inspect(connection)
     foreign_keys = [
         _foreign_key(schema, table, key)
         for asked in {table.schema for table in crossing.values()}

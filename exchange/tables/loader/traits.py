@@ -16,8 +16,10 @@ from sqlalchemy import Connection, types
 
 from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
+from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import TransientError
 from exchange.tables.capture.sql import TableName, identifier
+from exchange.tables.counters import MARK
 
 
 class TableFault(TransientError):  # noqa: N818 - reads as what it is
@@ -44,6 +46,8 @@ class Traits:
     """Whether rows are hidden from our role, or kept from it."""
     has_arbiter: bool = True
     """Whether ON CONFLICT can name the key."""
+    counter: str | None = None
+    """The sequence of the key, if it is to be kept ahead of the keys that come."""
 
     @property
     def compared(self) -> bool:
@@ -105,6 +109,9 @@ SELECT
                    AND a.attnum = ANY ((CAST(i.indkey AS int2[]))[0 : i.indnkeyatts - 1]))
               = CAST(:key AS text[]))
     AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3')) AS has_arbiter,
+  (SELECT pg_get_serial_sequence(:name, k.attname) FROM pg_attribute k, pg_attribute v
+   WHERE k.attrelid = c.oid AND k.attname = (CAST(:key AS text[]))[1] AND cardinality(CAST(:key AS text[])) = 1
+     AND v.attrelid = c.oid AND v.attname = :version AND col_description(c.oid, v.attnum) = :mark) AS counter,
   row_security_active(c.oid) AS row_security, c.relkind IN ('r', 'p') AS is_table
 FROM pg_class c WHERE c.oid = to_regclass(:name)
 """)
@@ -113,7 +120,9 @@ FROM pg_class c WHERE c.oid = to_regclass(:name)
 def _on_postgresql(connection: Connection, stream: Stream) -> Traits:
     name = str(TableName(stream.table.name, stream.table.schema))
     key = sorted(str(column.name) for column in stream.key)
-    row = connection.execute(_CATALOGUE, {"name": name, "key": key}).one_or_none()
+    row = connection.execute(
+        _CATALOGUE, {"name": name, "key": key, "version": VERSION_COLUMN, "mark": MARK}
+    ).one_or_none()
     if row is None:  # whoever writes to it will hear that it is missing
         return Traits()
     if not row.is_table:
@@ -131,6 +140,7 @@ def _on_postgresql(connection: Connection, stream: Stream) -> Traits:
         domains=dict(one.rsplit("=", 1) for one in row.domains),
         row_security=row.row_security,
         has_arbiter=row.has_arbiter,
+        counter=row.counter,
     )
 
 
