@@ -58,7 +58,7 @@ def _database(databases: Lender, kind: str, network: str, channels: tuple[Channe
         engine = quick_engine(url)
         with engine.begin() as connection:
             for name in sorted({stream.table.schema for stream, _ in streams if stream.table.schema}):
-                connection.execute(sa.schema.CreateSchema(name))
+                connection.execute(sa.schema.CreateSchema(name, if_not_exists=True))
             metadata.create_all(connection)
             for stream, sent in streams:
                 table, schema = stream.table.name, stream.table.schema

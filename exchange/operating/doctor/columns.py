@@ -6,7 +6,7 @@ from exchange.database import locks
 from exchange.operating.doctor.finding import Finding, Findings, Level, of_problem, ok
 from exchange.settings import Settings
 from exchange.site import Site
-from exchange.tables.loader.fitness import missing_columns, unfit, unwritable
+from exchange.tables.loader.fitness import indistinct, missing_columns, unfit, unwritable
 
 
 def check_columns(_settings: Settings, site: Site) -> Findings:
@@ -19,6 +19,8 @@ def check_columns(_settings: Settings, site: Site) -> Findings:
                 if channel.target == site.network:
                     problems += unwritable(connection, stream)
                     findings += (of_problem("columns", one) for one in unfit(connection, stream))
+                else:
+                    findings += (of_problem("columns", one) for one in indistinct(connection, stream))
                 findings += (of_problem("columns", one, Level.FAULT) for one in problems)
     yield from findings
     if not findings:

@@ -9,10 +9,12 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
 from exchange.database.dialects import dialect_of
 from exchange.tables.capture import sqlite_catalogue
+from exchange.tables.capture.sql import TableName
 
 
 @dataclass(frozen=True)
@@ -112,45 +114,82 @@ SELECT CAST(current_schemas(true) AS text),
 def _read(connection: Connection, crossing: Mapping[str, sa.Table]) -> Constraints:
     """Read them: a few queries, or pragmas on SQLite."""
     inspector = sa.inspect(connection)
-    foreign_keys = [
-        _foreign_key(schema, table, key)
-        for asked in {table.schema for table in crossing.values()}
-        for (schema, table), keys in _all_foreign_keys(inspector, asked).items()
-        for key in keys
-    ]
+    if dialect_of(connection).is_postgresql:
+        foreign_keys = _foreign_keys_on_postgresql(connection, crossing.values())
+    else:
+        every = inspector.get_multi_foreign_keys(filter_names=_names_of_others(inspector))
+        foreign_keys = [_foreign_key(table, key) for (_, table), keys in every.items() for key in keys]
     return Constraints(
         tuple(foreign_keys),
-        {name: tuple(_uniques(inspector, table)) for name, table in crossing.items()},
+        {name: tuple(uniques_of(inspector, table)) for name, table in crossing.items()},
         {name: tuple(_checks(connection, inspector, table)) for name, table in crossing.items()},
     )
 
 
-def _all_foreign_keys(inspector: sa.Inspector, schema: str | None) -> dict[Any, Any]:
-    """Read the foreign keys of a schema's tables but our own, which refer to none of the application's."""
-    names = [name for name in inspector.get_table_names(schema) if not name.startswith("exchange_")]
-    return inspector.get_multi_foreign_keys(schema=schema, filter_names=names)
+def _names_of_others(inspector: sa.Inspector) -> list[str]:
+    """Name the application's tables: ours refer to none of them."""
+    return [name for name in inspector.get_table_names() if not name.startswith("exchange_")]
 
 
-def _foreign_key(schema: str | None, table: str, key: Any) -> ForeignKey:
+def _foreign_key(table: str, key: Any) -> ForeignKey:
+    """Make one of what SQLAlchemy found on SQLite, where there are no schemas."""
     columns, referred = tuple(key["constrained_columns"]), tuple(key["referred_columns"])
-    parent_schema, parent = key["referred_schema"], key["referred_table"]
     return ForeignKey(
         name=key.get("name") or f"{table}({', '.join(columns)})",
-        table=_key(schema, table),
+        table=table,
         columns=columns,
-        referred=_key(parent_schema, parent),
+        referred=key["referred_table"],
         referred_columns=referred,
         acts=(key.get("options") or {}).get("ondelete", "NO ACTION").upper() in {"CASCADE", "SET NULL", "SET DEFAULT"},
-        child=sa.table(table, *map(sa.column, columns), schema=schema),
-        parent=sa.table(parent, *map(sa.column, referred), schema=parent_schema),
+        child=sa.table(table, *map(sa.column, columns)),
+        parent=sa.table(key["referred_table"], *map(sa.column, referred)),
     )
 
 
-def _key(schema: str | None, table: str) -> str:
-    return f"{schema}.{table}" if schema else table
+_FOREIGN_KEYS = sa.text("""
+SELECT o.conname AS name, o.confdeltype IN ('c', 'n', 'd') AS acts,
+  o.conrelid, c.relname AS child, cn.nspname AS child_schema, pg_table_is_visible(c.oid) AS child_visible,
+  o.confrelid, p.relname AS parent, pn.nspname AS parent_schema, pg_table_is_visible(p.oid) AS parent_visible,
+  ARRAY(SELECT CAST(a.attname AS text) FROM unnest(o.conkey) WITH ORDINALITY AS k (number, place)
+        JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.number ORDER BY k.place) AS columns,
+  ARRAY(SELECT CAST(a.attname AS text) FROM unnest(o.confkey) WITH ORDINALITY AS k (number, place)
+        JOIN pg_attribute a ON a.attrelid = o.confrelid AND a.attnum = k.number ORDER BY k.place) AS referred
+FROM pg_constraint o
+JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace cn ON cn.oid = c.relnamespace
+JOIN pg_class p ON p.oid = o.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace
+WHERE o.contype = 'f' AND o.conparentid = 0 AND (o.conrelid = ANY (:tables) OR o.confrelid = ANY (:tables))
+ORDER BY cn.nspname, c.relname, o.conname
+""").bindparams(sa.bindparam("tables", type_=postgresql.ARRAY(sa.BigInteger)))
+"""Whatever schema the other table is in; those of partitions, which their table has too, are left out."""
 
 
-def _uniques(inspector: sa.Inspector, table: sa.Table) -> list[Unique]:
+def _foreign_keys_on_postgresql(connection: Connection, tables: Iterable[sa.Table]) -> list[ForeignKey]:
+    """Read what refers to tables or is referred to by them, in all schemas, in two statements."""
+    names = {str(TableName(table.name, table.schema)): table.key for table in tables}
+    asking = sa.text("SELECT name, CAST(to_regclass(name) AS oid) FROM unnest(CAST(:names AS text[])) AS u (name)")
+    found = connection.execute(asking, {"names": [*names]})
+    keys = {oid: names[name] for name, oid in found if oid is not None}
+
+    def known_as(oid: int, schema: str, name: str, *, visible: bool) -> str:
+        return keys.get(oid) or (name if visible else f"{schema}.{name}")
+
+    return [
+        ForeignKey(
+            name=row.name,
+            table=known_as(row.conrelid, row.child_schema, row.child, visible=row.child_visible),
+            columns=tuple(row.columns),
+            referred=known_as(row.confrelid, row.parent_schema, row.parent, visible=row.parent_visible),
+            referred_columns=tuple(row.referred),
+            acts=row.acts,
+            child=sa.table(row.child, *map(sa.column, row.columns), schema=row.child_schema),
+            parent=sa.table(row.parent, *map(sa.column, row.referred), schema=row.parent_schema),
+        )
+        for row in connection.execute(_FOREIGN_KEYS, {"tables": [*keys]})
+    ]
+
+
+def uniques_of(inspector: sa.Inspector, table: sa.Table) -> list[Unique]:
+    """Read which values no two rows share, the primary key apart. Raises NoSuchTableError."""
     found: dict[tuple[str, ...], str] = {}
     for constraint in inspector.get_unique_constraints(table.name, table.schema):
         columns = tuple(constraint["column_names"])

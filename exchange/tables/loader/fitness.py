@@ -14,6 +14,7 @@ from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import Problem, printable
+from exchange.tables.loader.constraints import uniques_of
 from exchange.tables.loader.traits import traits_of
 
 _PARKED = "migrate the table, or records that it refuses are parked"
@@ -57,6 +58,23 @@ def unwritable(connection: Connection, stream: Stream) -> list[Problem]:
         what = f"row-level security of table {table} applies to this side's role, and might hide rows from it"
         problems.append(Problem(what, "give the role BYPASSRLS: until then its channel waits"))
     return problems
+
+
+def indistinct(connection: Connection, stream: Stream) -> list[Problem]:
+    """Say that a table which is sent may have two rows with one key. Reads in the caller's transaction."""
+    if not _columns(connection, stream):
+        return []
+    inspector, table, key = sa.inspect(connection), stream.table, {str(column.name) for column in stream.key}
+    primary = inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]
+    if any(columns and key.issuperset(columns) for columns in (primary, *_unique_columns(inspector, table))):
+        return []
+    said = f"table {table.fullname} may have two rows with one key of stream {stream.name} ({', '.join(sorted(key))})"
+    remedy = "make a unique index over it, or take what tells rows apart into the key"
+    return [Problem(f"{said}, of which only one can be over there", remedy)]
+
+
+def _unique_columns(inspector: sa.Inspector, table: sa.Table) -> list[tuple[str, ...]]:
+    return [unique.columns for unique in uniques_of(inspector, table)]
 
 
 def missing_columns(connection: Connection, stream: Stream) -> list[Problem]:
@@ -184,7 +202,10 @@ def _unusual(connection: Connection, stream: Stream) -> Iterator[Problem]:
         yield Problem(f"triggers of table {table} may change or drop rows that are received: {names}", _REMEDY)
     if not traits.has_arbiter:
         said = f"the key of stream {stream.name} has no unique index in table {table} that ON CONFLICT can name"
-        yield Problem(f"{said}: writing is slower", "make one that is neither deferrable nor partial, and no rules")
+        remedy = "make one that is neither deferrable nor partial, and no rules"
+        if traits.partitioned:
+            remedy = "a partitioned table has such an index only with its partition columns: take them into the key"
+        yield Problem(f"{said}: writing is slower", remedy)
     for name, why in traits.alike.items():
         said = f"table {table} takes unlike keys for one: column {printable(name)} compares by {why}"
         yield Problem(said, "use a collation that tells all texts apart on the receiving side")

@@ -42,6 +42,7 @@ class Traits:
     """Columns of a domain, each with the type that it is of: a domain may refuse NULL even where there is no row."""
     alike: Mapping[str, str] = field(default_factory=dict)
     """Columns of the key in which unlike texts are equal, each with the collation or type that says so."""
+    partitioned: bool = False
     row_security: bool = False
     """Whether rows are hidden from our role, or kept from it."""
     has_arbiter: bool = True
@@ -79,9 +80,11 @@ def _not_written_to(stream: Stream) -> TableFault:
 
 _CATALOGUE = sa.text("""
 SELECT
-  ARRAY(SELECT CAST(t.tgname AS text) FROM pg_trigger t
-        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 3 = 3
-          AND t.tgname NOT LIKE 'exchange\\_%' ORDER BY t.tgname) AS triggers,
+  ARRAY(SELECT DISTINCT CAST(t.tgname AS text) FROM pg_trigger t
+        WHERE (t.tgrelid = c.oid
+               OR c.relkind = 'p' AND t.tgrelid IN (SELECT CAST(relid AS oid) FROM pg_partition_tree(c.oid)))
+          AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 3 = 3
+          AND t.tgname NOT LIKE 'exchange\\_%' ORDER BY 1) AS triggers,
   ARRAY(SELECT quote_ident(n.nspname) || '.' || quote_ident(o.conname) FROM pg_constraint o
         JOIN pg_namespace n ON n.oid = o.connamespace
         WHERE o.conrelid = c.oid AND o.condeferrable AND o.condeferred ORDER BY o.conname) AS deferred,
@@ -112,7 +115,7 @@ SELECT
   (SELECT pg_get_serial_sequence(:name, k.attname) FROM pg_attribute k, pg_attribute v
    WHERE k.attrelid = c.oid AND k.attname = (CAST(:key AS text[]))[1] AND cardinality(CAST(:key AS text[])) = 1
      AND v.attrelid = c.oid AND v.attname = :version AND col_description(c.oid, v.attnum) = :mark) AS counter,
-  row_security_active(c.oid) AS row_security, c.relkind IN ('r', 'p') AS is_table
+  row_security_active(c.oid) AS row_security, c.relkind IN ('r', 'p') AS is_table, c.relkind = 'p' AS partitioned
 FROM pg_class c WHERE c.oid = to_regclass(:name)
 """)
 
@@ -141,6 +144,7 @@ def _on_postgresql(connection: Connection, stream: Stream) -> Traits:
         row_security=row.row_security,
         has_arbiter=row.has_arbiter,
         counter=row.counter,
+        partitioned=row.partitioned,
     )
 
 

@@ -325,9 +325,22 @@ def refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
         line,
         "constraint" if isinstance(error, IntegrityError) else "database",
         "/data" if op is Op.UPSERT else "/key",
-        f"the database refused this {op} of {stage.target.name}: {words}; it is parked",
+        f"the database refused this {op} of {stage.target.name}: {words}; it is parked{_until(error)}",
         code if quoting else constraint or words,
     )
+
+
+def _until(error: DBAPIError) -> str:
+    """Say what is to be done about what lies at the table, not at the record."""
+    if not _has_no_partition(error):
+        return ""
+    return " until somebody makes a partition for it (CREATE TABLE ... PARTITION OF), or a default one, and retries it"
+
+
+def _has_no_partition(error: DBAPIError) -> bool:
+    """Say whether a row belongs to a partition that is not there: a check that is no constraint with a name."""
+    constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+    return code_of(error.orig) == "23514" and constraint is None
 
 
 _RULES_OF_SQLITE = {
@@ -338,7 +351,7 @@ _RULES_OF_SQLITE = {
 def _names_what_it_refuses(error: DBAPIError) -> bool:
     """Say whether the words name a table's column or rule, and therefore no value."""
     column = getattr(getattr(error.orig, "diag", None), "column_name", None)
-    return column is not None or code_of(error.orig) in _RULES_OF_SQLITE
+    return column is not None or code_of(error.orig) in _RULES_OF_SQLITE or _has_no_partition(error)
 
 
 def _words(error: BaseException) -> str:
