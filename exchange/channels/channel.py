@@ -116,6 +116,14 @@ class Channel:
         rest.streams = tuple(stream for stream in self.streams if stream.name not in streams)
         return rest
 
+    def including(self, streams: Sequence[Stream]) -> Channel:
+        """Give the same channel, as it is while streams of other ones still come by it."""
+        if not streams:
+            return self
+        wider = copy.copy(self)
+        wider.streams, _ = _parents_first((*self.streams, *streams))
+        return wider
+
     @property
     def names(self) -> frozenset[str]:
         """The names by which a person may mean it: its own in the files, and the declared one."""

@@ -58,6 +58,12 @@ _INCOMING = {
         "raise EXCHANGE_MAX_RECORD_BYTES on both sides, or have the row made shorter; then have it sent again"
         " (`exchange reconcile CHANNEL`)",
     ),
+    "undeclared": Advice(
+        _HERE,
+        "its stream was taken out of the declaration here while records of it were under way: discard it"
+        " (`exchange dead-letters discard {id} --reason TEXT`), or declare the stream again and"
+        " `exchange dead-letters retry {id}`",
+    ),
     "dropped": Advice(
         _HERE,
         'a trigger of the receiving table dropped it: let what the exchange writes pass (CHANNELS.md, "The receiving'

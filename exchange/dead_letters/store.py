@@ -270,9 +270,13 @@ def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: 
     letter = Letter(Direction.IN, channel.name, line, error.error, error.sentence, pointer=error.pointer, cause=cause)
     try:
         record = records.decode(bytes(line))  # of a long line all may be there
-        stream = channel.stream(record.stream)
-    except (RecordError, KeyError):
+    except RecordError:
         return letter
+    try:
+        stream = channel.stream(record.stream)
+    except KeyError:
+        known = record.stream in schemas  # what this side once read has its name still
+        return replace(letter, stream=record.stream, op=record.op.value, version=record.version) if known else letter
     try:
         key = canonical_key(stream, record.body)
     except (KeyError, TypeError):

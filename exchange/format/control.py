@@ -167,12 +167,11 @@ class Takes:
 
 @dataclass(frozen=True)
 class ReadStream:
-    """A stream of a declared channel that the writer of a heartbeat reads, from schema version ``oldest`` on.
+    """A stream that the writer of a heartbeat reads, from schema version ``oldest`` on.
 
     ``digest`` is of its schema in ``version``, the newest that it knows: of what counts in it, as FORMAT.md says.
     """
 
-    channel: str
     stream: str
     oldest: int
     version: int
@@ -547,7 +546,6 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
         reads=_list(
             _object(
                 {
-                    "channel": _CHANNEL,
                     "stream": _STREAM,
                     "oldest": _POSITIVE,
                     "version": _POSITIVE,

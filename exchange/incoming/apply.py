@@ -31,7 +31,7 @@ from exchange.tables import version_limit
 from exchange.tables.gc_pause import gc_paused
 from exchange.tables.loader import Loaded, Loader, Refusal, TooManyRefusals
 from exchange.tables.loader.checks import FOREIGN_KEY
-from exchange.tables.loader.decode import BadLine, Decoder
+from exchange.tables.loader.decode import UNDECLARED, BadLine, Decoder
 
 SHARE_COUNTS_FROM = 10
 """The share of invalid records refuses a batch only beyond so many: one bad record of three is no bad batch."""
@@ -125,9 +125,9 @@ class _BadRecords:
         self.count = 0
 
     def park(self, number: int, line: bytes, error: RecordError, cause: str = "") -> None:
-        """Park one line, or refuse the batch if that is one too many; what only waits for a row does not count."""
+        """Park one line, or refuse the batch if that is one too many; what is not bad in itself does not count."""
         self.count += 1
-        self._invalid += error.error != FOREIGN_KEY
+        self._invalid += error.error not in _NOT_BAD
         if error.error == version_limit.ERROR and (not self._allowed or self._beyond_limits()):
             raise self._ahead(number, error)
         if not self._allowed:
@@ -174,6 +174,10 @@ class _BadRecords:
     def _beyond_limits(self) -> bool:
         share = self._limits.invalid_share * self._arrival.manifest.total
         return self._invalid > self._allowed or self._invalid > max(share, SHARE_COUNTS_FROM)
+
+
+_NOT_BAD = frozenset({FOREIGN_KEY, UNDECLARED})
+"""What only waits for a row, and what this side does not read any more."""
 
 
 def _allowed(arrival: Arrival, limits: Limits) -> int:

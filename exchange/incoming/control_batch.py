@@ -36,7 +36,7 @@ from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
 from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival
-from exchange.link import acknowledge, gaps, peer_statements, send_requests
+from exchange.link import acknowledge, gaps, known_schemas, peer_statements, send_requests
 from exchange.link.proofs import CheckedClaim, ClaimVerdict, PeerClaim, check_claim, check_proof
 from exchange.site import Site
 
@@ -177,7 +177,7 @@ class _ControlReader:
             return verdict is ClaimVerdict.FORGOTTEN
         if verdict is ClaimVerdict.AGREES:
             self._check_places(said)
-        agreed = [_agreed(channel, said, one) for one in said.agreement]
+        agreed = [_agreed(channel, said, one) for one in self._of_present_streams(channel, said)]
         values = {"through": said.through, "said": json.dumps(said.as_data()), "heard_at": self._moment}
         upsert(self._connection, receipt, {"channel": said.channel, "epoch": said.epoch}, values)
         if verdict is ClaimVerdict.RESTORED:
@@ -188,6 +188,13 @@ class _ControlReader:
             key = {"direction": Direction.OUT, "channel": said.channel, "stream": values["stream"]}
             upsert(self._connection, agreement, key, values | {"compared_at": self._moment})
         return True
+
+    def _of_present_streams(self, channel: Channel | None, said: Receipt) -> list[Mapping[str, Any]]:
+        """Give how streams compared, but for those that this side once sent by the channel, and sends by it no more."""
+        declared = {stream.name for stream in channel.streams} if channel else set()
+        absent = {one["stream"] for one in said.agreement} - declared
+        past = known_schemas.once_declared(self._connection, Direction.OUT) & absent if channel and absent else set()
+        return [one for one in said.agreement if one["stream"] not in past]
 
     def _sent(self, name: str) -> Channel | None:
         """Find a channel that this side sends; None for one that it once sent. Raises RecordError."""

@@ -129,7 +129,7 @@ def _deletes_too_much(site: Site, connection: Connection, arrival: Arrival) -> s
     ):
         return sentence
     for name, counts in arrival.manifest.records.items():
-        if counts.delete:
+        if counts.delete and name in {stream.name for stream in arrival.channel.streams}:
             brake = DeleteLimit(site, connection, arrival.channel, arrival.channel.stream(name))
             if sentence := brake.refusal(counts.delete, f"it deletes {counts.delete}", upserts=counts.upsert):
                 return sentence

@@ -29,6 +29,7 @@ from exchange.format.errors import (
 )
 from exchange.format.manifest import BatchKind, Manifest, digest, split_manifest
 from exchange.format.names import CONTROL
+from exchange.link import known_schemas
 from exchange.site import Site
 
 
@@ -203,19 +204,18 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
         return _control(site, manifest)
     channel = site.channel(manifest.channel, manifest.shards)
     if channel is None or channel.target != site.network:
-        msg = f"this side declares no incoming channel {manifest.channel}"
-        raise Unsupported(msg)
+        raise Unsupported(_no_channel(site, manifest.channel))
     _check_encoding(manifest)
     if manifest.kind is BatchKind.CHECKPOINT:
         _check_schemas(manifest, {control.DIGEST})
         return channel
-    if manifest.kind is BatchKind.SNAPSHOT:
-        _check_snapshot(manifest, channel)
-    for name, version in manifest.schemas.items():
-        stream = next((one for one in channel.streams if one.name == name), None)
-        if stream is None:
-            msg = f"channel {channel.name} has no stream {printable(name)} here"
-            raise Unsupported(msg)
+    part = _part(manifest) if manifest.kind is BatchKind.SNAPSHOT else None
+    named = {*manifest.schemas, *(part.streams if part else ()), *(part.prune if part else ())}
+    channel = _with_moved(site, channel, named)
+    streams = {one.name: one for one in channel.streams}
+    _check_declared(site, channel, named - streams.keys())
+    for name in manifest.schemas.keys() & streams.keys():
+        stream, version = streams[name], manifest.schemas[name]
         if version > stream.schema_version:
             msg = f"stream {name} comes in schema version {version}, this side knows {stream.schema_version}"
             raise Unsupported(msg)
@@ -226,6 +226,39 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
             )
             raise Unsupported(msg)
     return channel
+
+
+def _with_moved(site: Site, channel: Channel, named: set[str]) -> Channel:
+    """Give the channel with those streams that this side reads in another one: whichever they come by, they are one.
+
+    A stream that is moved is so on one side before it is on the other.
+    """
+    others = [one for other in site.channels if other.target == site.network for one in other.streams]
+    mine = {one.name for one in channel.streams}
+    return channel.including([one for one in others if one.name in named and one.name not in mine])
+
+
+def _check_declared(site: Site, channel: Channel, missing: set[str]) -> None:
+    """See that streams which this side does not declare were read here once: their records are parked, one by one.
+
+    Raises Unsupported for one that was not: it may come to be known, and its batch waits for that.
+    """
+    if not missing:
+        return
+    with transient_errors(), reading(site.engine) as connection:
+        once = known_schemas.once_declared(connection, Direction.IN)
+    for name in sorted(missing - once):
+        msg = f"channel {channel.name} has no stream {printable(name)} here"
+        raise Unsupported(msg)
+
+
+def _no_channel(site: Site, name: str) -> str:
+    sentence = f"this side declares no incoming channel {name}"
+    with transient_errors(), reading(site.engine) as connection:
+        once = known_schemas.channels_once_read(connection)
+    if not any(name in site.names_in_files(one) or name.rpartition("_")[0] == one for one in once):
+        return sentence
+    return f"{sentence} any more: if it was taken out for good, `exchange batches reject` gives its batches up"
 
 
 def _control(site: Site, manifest: Manifest) -> Channel:
@@ -247,15 +280,12 @@ def _check_schemas(manifest: Manifest, known: set[str]) -> None:
             raise Unsupported(msg)
 
 
-def _check_snapshot(manifest: Manifest, channel: Channel) -> None:
-    """See that what a snapshot's manifest says of it can be understood."""
+def _part(manifest: Manifest) -> control.Part | None:
+    """Read what a snapshot's manifest says of it. Raises Corrupt."""
     try:
-        part = part_of(manifest)
+        return part_of(manifest)
     except RecordError as error:
         raise Corrupt(error.sentence, Fault.MANIFEST) from error
-    for name in () if part is None else {*part.streams, *part.prune} - {stream.name for stream in channel.streams}:
-        msg = f"channel {channel.name} has no stream {printable(name)} here"
-        raise Unsupported(msg)
 
 
 def part_of(manifest: Manifest) -> control.Part | None:

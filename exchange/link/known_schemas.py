@@ -27,7 +27,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import Direction, peer, schema
 from exchange.format.control import MAX_READS, ReadStream
-from exchange.format.errors import Problem, TransientError, printable
+from exchange.format.errors import Problem, TransientError
 from exchange.link import peer_statements
 from exchange.site import Site
 
@@ -100,6 +100,16 @@ def accept_schema(site: Site, connection: Connection, stream: str) -> list[str]:
                 said += _changes(site, one, known)
                 _write(site, connection, one)
     return said
+
+
+def once_declared(connection: Connection, direction: Direction) -> frozenset[str]:
+    """Name the streams that were declared in a direction here, now or before. Reads in the caller's transaction."""
+    return frozenset(connection.scalars(sa.select(schema.c.stream).where(schema.c.direction == direction)))
+
+
+def channels_once_read(connection: Connection) -> frozenset[str]:
+    """Name the declared channels by which streams came here last. Reads in the caller's transaction."""
+    return frozenset(connection.scalars(sa.select(schema.c.channel).where(schema.c.direction == Direction.IN)))
 
 
 def newest_read(connection: Connection) -> datetime | None:
@@ -182,7 +192,6 @@ def read_streams(site: Site) -> tuple[ReadStream, ...] | None:
     """Say which streams this side reads, and in which versions; None if those are too many to be told."""
     found = tuple(
         ReadStream(
-            channel.declared,
             stream.name,
             stream.oldest_version,
             stream.schema_version,
@@ -211,24 +220,20 @@ def unread_streams(site: Site, connection: Connection) -> dict[str, Problem]:
 
 
 @lru_cache(maxsize=8)
-def _reads(said: str | None) -> Mapping[tuple[str, str], ReadStream] | None:
+def _reads(said: str | None) -> Mapping[str, ReadStream] | None:
     heard = peer_statements.heartbeat(said)
     if heard is None or heard.reads is None:
         return None
-    return {(one.channel, one.stream): one for one in heard.reads}
+    return {one.stream: one for one in heard.reads}
 
 
-def _unread(
-    site: Site, channel: Channel, stream: Stream, reads: Mapping[tuple[str, str], ReadStream]
-) -> Problem | None:
-    there = reads.get((channel.declared, stream.name))
+def _unread(site: Site, channel: Channel, stream: Stream, reads: Mapping[str, ReadStream]) -> Problem | None:
+    there = reads.get(stream.name)
     waits = "its changes wait here"
     if there is None:
-        elsewhere = sorted(one.channel for one in reads.values() if one.stream == stream.name)
-        what = f"reads it in channel {printable(elsewhere[0])}" if elsewhere else "reads no such stream"
         return Problem(
-            f"stream {stream.name} of channel {channel.declared}: {site.peer} {what}; {waits}",
-            f"upgrade {site.peer}, or take the stream out of the channel here: what comes next goes by itself",
+            f"stream {stream.name} of channel {channel.declared}: {site.peer} reads no such stream; {waits}",
+            f"upgrade {site.peer}: they go out once it says that it does; or take the stream out of the channel here",
         )
     if stream.schema_version > there.version:
         return Problem(
@@ -261,7 +266,7 @@ def unlike_streams(site: Site, connection: Connection) -> list[Problem]:
         )
         for channel in _channels(site, Direction.OUT)
         for stream in channel.streams
-        if (there := reads.get((channel.declared, stream.name))) is not None
+        if (there := reads.get(stream.name)) is not None
         and there.version == stream.schema_version
         and there.digest != site.checkers[stream.name].digest
     ]

@@ -115,6 +115,10 @@ class Loader:
         """Let go of the connection, on an error at once; what was added and not loaded the caller rolls back."""
         self._worker.close(None if error is None else lambda: cancel(self._connection))
 
+    def takes(self, stream: str) -> bool:
+        """Say whether a stream is one of the channel's."""
+        return stream in self._streams
+
     def rows(self, numbers: Sequence[int], lines: Sequence[bytes], run: RecordRun) -> Rows:
         """Make the rows of checked records of the current schema version, whose ``lines`` have these ``numbers``.
 

@@ -24,6 +24,9 @@ from exchange.tables.loader import Loader, Rows
 
 _Member = TypeVar("_Member")
 
+UNDECLARED = "undeclared"
+"""The class of a record's fault whose stream was taken out of the declaration here: nothing is wrong with it."""
+
 PARTS = 8
 """Into so many parts records are cut that can't all be taken together."""
 
@@ -91,6 +94,11 @@ class Decoder:
 
     def _validate(self, lines: Sequence[bytes], numbers: Sequence[int], run: RecordRun) -> Iterator[Decoded | BadLine]:
         """Check the records of ``lines``, lift them to the current schema version, and make their rows."""
+        if run.stream in self._schemas and not self._loader.takes(run.stream):
+            sentence = f"stream {printable(run.stream)} is not declared here any more"
+            for number, line in zip(numbers, lines, strict=True):
+                yield BadLine(number, line, RecordError(UNDECLARED, "/stream", sentence))
+            return
         refused: set[int] = set()
         if max(run.versions, default=0) > self._newest:
             refused = {place for place, version in enumerate(run.versions) if version > self._newest}
