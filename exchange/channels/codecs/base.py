@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
@@ -116,6 +117,7 @@ def raw(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     return sa.type_coerce(column, NullType())
 
 
+@functools.lru_cache(4096)
 def stored(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     """Select from SQLite what is really there, in any column: text as its bytes, a blob as the text "a blob".
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, repeat
 from typing import Any, NamedTuple
@@ -91,6 +92,10 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Reco
     return make
 
 
+KEPT_TABLES = 1024
+"""So many descriptions of tables a process keeps: statements over the same one are compiled once."""
+
+
 class TemporaryTable:
     """A temporary table of rows that are to be compared with those of their table."""
 
@@ -110,7 +115,7 @@ class TemporaryTable:
         self.stream = stream
         self.connection = connection
         self.target = target_of(stream)
-        self.table = _table(self.target, name, own, names)
+        self.table = _table(self.target, name, tuple(own.items()), tuple(names))
         self._own = own
         self._wide = wide or {}
         self.alike: Mapping[str, str] = {}
@@ -239,6 +244,7 @@ def _plain(column: sa.Column[Any]) -> sa.Column[Any]:
     return sa.Column(column.name, kind.impl_instance if isinstance(kind, sa.types.TypeDecorator) else kind)
 
 
+@functools.lru_cache(KEPT_TABLES)
 def target_of(stream: Stream) -> sa.Table:
     """The receiving table, with the column that the model does not have."""
     columns = [_plain(column) for column in stream.columns]
@@ -255,12 +261,13 @@ def column_names(stream: Stream) -> list[str]:
     return [*(column.name for column in stream.columns), VERSION_COLUMN]
 
 
-def _table(target: sa.Table, name: str, own: Mapping[str, str], names: Sequence[str]) -> sa.Table:
+@functools.lru_cache(KEPT_TABLES)
+def _table(target: sa.Table, name: str, own: tuple[tuple[str, str], ...], names: tuple[str, ...]) -> sa.Table:
     kinds = {"bigint": sa.BigInteger, "text": sa.Text}
     return sa.Table(
         name,
         sa.MetaData(),
-        *(sa.Column(one, kinds[kind]) for one, kind in own.items()),
+        *(sa.Column(one, kinds[kind]) for one, kind in own),
         *(sa.Column(one, target.c[one].type) for one in names),
     )
 
