@@ -61,18 +61,25 @@ class Progress:
 
     def __init__(self) -> None:
         self._watch: Callable[[Pace], None] | None = None
+        self._say: Callable[[str], None] | None = None
         self._rows = 0
         self._expected: dict[Hashable, int] = {}
         self._begun = self._told = 0.0
 
     @contextmanager
-    def watched(self, watch: Callable[[Pace], None]) -> Iterator[None]:
-        """Count from now on, and call ``watch`` as rows are done, a few times a second at most."""
-        self._watch, self._rows, self._expected, self._begun = watch, 0, {}, time.monotonic()
+    def watched(self, watch: Callable[[Pace], None], say: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Count from now on, and call ``watch`` as rows are done, a few times a second at most; ``say`` what begins."""
+        self._watch, self._say = watch, say
+        self._rows, self._expected, self._begun = 0, {}, time.monotonic()
         try:
             yield
         finally:
-            self._watch = None
+            self._watch = self._say = None
+
+    def say(self, sentence: str) -> None:
+        """Say what begins, to whoever watches."""
+        if self._say is not None:
+            self._say(sentence)
 
     @property
     def is_watched(self) -> bool:

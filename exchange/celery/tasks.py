@@ -193,6 +193,8 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     hand_over = _handing("exchange.export", spread and channel is None)
     run = _exchange().export(channel, stopping=stopping, hand_over=hand_over)
     _warn(run.untold)
+    for load in run.first_loads:
+        log.info("first_load", **load.as_dict())
     if spread:  # a tick that meets the one before it, still at work, is no news
         run = dataclasses.replace(run, busy=())
     _raise_if_only_busy(run.busy, run.batches)

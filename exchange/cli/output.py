@@ -172,7 +172,7 @@ def _shown_progress(doing: str, progress: Progress) -> Iterator[None]:
     """Show how far work is: by a bar at a terminal, else by a line now and then, and by one at each SIGUSR1."""
     before = signal.signal(signal.SIGUSR1, lambda *_: say(f"{doing}: {progress.pace()}"))
     try:
-        with _bar(doing) if sys.stderr.isatty() else _lines(doing) as watch, progress.watched(watch):
+        with _bar(doing) if sys.stderr.isatty() else _lines(doing) as watch, progress.watched(watch, say):
             yield
     finally:
         signal.signal(signal.SIGUSR1, before)

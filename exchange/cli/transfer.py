@@ -149,8 +149,6 @@ def tell(site: Site) -> None:
 
 def show_exported(run: ExportRun, as_json: bool) -> None:
     """Print which batches were sent, and what was in the way."""
-    for one in run.first_loads:
-        output.say(str(one))
     if as_json:
         for batch in run.batches:
             output.emit(batch.as_dict())

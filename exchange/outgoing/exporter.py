@@ -65,6 +65,8 @@ def export(
         channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
         tables.look(channels)
         first_loads = first_load.ask_for_first_loads(site, channels, tables.faulty_streams)
+        for one in first_loads:
+            site.progress.say(str(one))
         pending, undeclared = _what_is_due(site, channels, tables.standing)
         tables.cautions += _cancel_requests(site, undeclared)
         work.done += [one.name for one in channels if one not in pending]

@@ -45,7 +45,9 @@ def test_rows_from_before_capture_cross_unasked_parents_first_and_once(alike: Li
     one.execute(sa.insert(shop.visit), {"id": 99, "country": "at", "number": 1})
 
     asked = iter([False, False])
-    first = exporter.export(one.site, stopping=lambda: next(asked, True))
+    said: list[str] = []
+    with one.site.progress.watched(lambda _: None, said.append):
+        first = exporter.export(one.site, stopping=lambda: next(asked, True))
     alike.there.carry()
     two.take_in()
     [sent] = [one.load for one in read_status(one.site).channels if one.load]
@@ -53,7 +55,8 @@ def test_rows_from_before_capture_cross_unasked_parents_first_and_once(alike: Li
     assert (sent.pace.rows, sent.pace.expected, sent.parts) == (5, 80, 1)
     assert (received.pace.rows, received.pace.expected, received.parts) == (5, 80, 1)
     assert received.as_dict()["share"] == 0.0625
-    assert sorted(map(str, first.first_loads)) == [
+    assert said == [str(load) for load in first.first_loads]
+    assert sorted(said) == [
         "first load of account: 44 rows",
         "first load of place: 5 rows",
         "first load of visit: 31 rows",
