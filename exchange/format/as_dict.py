@@ -19,6 +19,8 @@ class AsDict:
 
 def as_json(value: Any) -> Any:
     """Give what JSON has for a value: what its own ``as_dict`` gives, of an enum its value, of a moment ISO 8601."""
+    if type(value) in _AS_IT_IS:  # most of what there is: a digest alone has hundreds
+        return value
     if hasattr(value, "as_dict"):
         return value.as_dict()
     match value:
@@ -32,6 +34,9 @@ def as_json(value: Any) -> Any:
             return [as_json(one) for one in value]
         case _:
             return fields_as_json(value) if is_dataclass(value) else value
+
+
+_AS_IT_IS = frozenset({int, str, float, bool, type(None)})
 
 
 def fields_as_json(value: Any) -> dict[str, Any]:

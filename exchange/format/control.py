@@ -428,7 +428,8 @@ def _fractions(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[str | in
                 yield from ((name, *path) for path in _fractions(inner, value[name]))
     if isinstance(value, list) and "items" in schema:
         for place, one in enumerate(value):
-            yield from ((place, *path) for path in _fractions(schema["items"], one))
+            if isinstance(one, (float, list, dict)):
+                yield from ((place, *path) for path in _fractions(schema["items"], one))
 
 
 def _ranges(data: Mapping[str, Any], member: str) -> tuple[Range, ...]:
