@@ -19,8 +19,6 @@ class AsDict:
 
 def as_json(value: Any) -> Any:
     """Give what JSON has for a value: what its own ``as_dict`` gives, of an enum its value, of a moment ISO 8601."""
-    if type(value) in _AS_IT_IS:  # most of what there is: a digest alone has hundreds
-        return value
     if hasattr(value, "as_dict"):
         return value.as_dict()
     match value:
@@ -31,12 +29,13 @@ def as_json(value: Any) -> Any:
         case Mapping():
             return {name: as_json(one) for name, one in value.items()}
         case list() | tuple():
-            return [as_json(one) for one in value]
+            return [one if type(one) in _AS_IT_IS else as_json(one) for one in value]
         case _:
             return fields_as_json(value) if is_dataclass(value) else value
 
 
 _AS_IT_IS = frozenset({int, str, float, bool, type(None)})
+"""Most of what lists have: a digest alone has hundreds."""
 
 
 def fields_as_json(value: Any) -> dict[str, Any]:
