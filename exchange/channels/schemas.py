@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
 
-from exchange.channels.codecs import json_null_member
+from exchange.channels.codecs import DURATION_SCHEMA, MONTHS_SCHEMA, json_null_member
 from exchange.channels.stream import Stream
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, printable
@@ -219,7 +219,7 @@ class _Judge:
     """One schema, compiled once."""
 
     def __init__(self, schema: Mapping[str, Any], under: str, sensitive: frozenset[str]) -> None:
-        self._schema = schema = _with_json_nulls(schema)
+        self._schema = schema = _as_read(schema)
         self._under = under
         self._sensitive = sensitive
         self._validator = jsonschema_rs.Draft202012Validator(dict(schema), validate_formats=True)
@@ -278,20 +278,22 @@ class _Judge:
         return list(refused.instance_path), refused.message, str(refused.kind.name)
 
 
-def _with_json_nulls(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Let a record have JSON's null under its own name in the place of a document, which is what has no rule at all.
+def _as_read(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let through what a written schema does not speak of: it is a rule of the format's, and older programs refuse it.
 
-    The written schema says nothing of it: it is a rule of the format's, and an older program refuses such a record.
+    An interval may have months; in the place of a document, which is what has no rule at all, may stand JSON's null or
+    a document as text, under its own name.
     """
     properties, required = schema.get("properties"), schema.get("required")
     if not isinstance(properties, dict) or not isinstance(required, list):
         return schema
+    properties = {name: _with_months(rule) for name, rule in properties.items()}
     documents = [name for name in required if properties.get(name) == {}]
     if not documents:
-        return schema
+        return {**schema, "properties": properties}
     return {
         **schema,
-        "properties": {**properties, **{json_null_member(name): {"type": "null"} for name in documents}},
+        "properties": {**properties, **{json_null_member(name): {"type": ["null", "string"]} for name in documents}},
         "required": [name for name in required if name not in documents],
         "allOf": [
             *schema.get("allOf", ()),
@@ -305,6 +307,11 @@ def _with_json_nulls(schema: Mapping[str, Any]) -> Mapping[str, Any]:
             ),
         ],
     }
+
+
+def _with_months(rule: Any) -> Any:
+    is_interval = isinstance(rule, dict) and rule.get("pattern") == DURATION_SCHEMA
+    return {**rule, "pattern": MONTHS_SCHEMA} if is_interval else rule
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from exchange.channels import naming
 from exchange.channels.codecs import (
     JSON_NULL,
     ColumnCodec,
+    DocumentText,
     EncodeColumn,
     Json,
     UnsupportedColumn,
@@ -327,9 +328,11 @@ def _encoder(
         for at, name, encode in work:
             value = row[at]
             if value is not None:
-                data[name] = encode(value)
-                if data[name] is None and name in two_nulls:
+                data[name] = wire = encode(value)
+                if wire is None and name in two_nulls:
                     data[json_null_member(name)] = data.pop(name)
+                elif type(wire) is DocumentText:
+                    data[json_null_member(name)] = str(data.pop(name))
         return data
 
     return encode_row
@@ -362,7 +365,13 @@ def _picker(codec: ColumnCodec) -> Callable[[Mapping[str, Json]], Any]:
     if not codec.reads_two_nulls:
         return itemgetter(name)
     member = json_null_member(name)
-    return lambda data: JSON_NULL if member in data else data[name]
+
+    def document(data: Mapping[str, Json]) -> Any:
+        if member not in data:
+            return data[name]
+        return JSON_NULL if data[member] is None else DocumentText(data[member])
+
+    return document
 
 
 def _decoder(

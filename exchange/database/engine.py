@@ -38,6 +38,7 @@ _SETTINGS = {
     "extra_float_digits": "1",
     "standard_conforming_strings": "on",
     "array_nulls": "on",
+    "xmloption": "content",
     "quote_all_identifiers": "off",
     # A row that a policy hides would look like one that is gone: the server refuses the statement instead.
     "row_security": "off",

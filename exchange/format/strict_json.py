@@ -231,12 +231,13 @@ def _check_scalar(value: object) -> None:
         raise StrictJsonError(_TOO_WIDE)
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
+def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members; raises StrictJsonError if two have one name."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise StrictJsonError(f'the member "{printable(twice, 80)}" twice in one object')
-    return members
+    return made
 
 
 def _integer(text: str) -> int:
@@ -259,4 +260,4 @@ def _number(text: str) -> float:
 
 _TOO_DEEP: Final = f"objects and arrays nested deeper than {MAX_DEPTH}"
 _TOO_WIDE: Final = "an integer outside 64 bits"
-_SLOW: Final = json.JSONDecoder(object_pairs_hook=_members, parse_int=_integer, parse_float=_number)
+_SLOW: Final = json.JSONDecoder(object_pairs_hook=members, parse_int=_integer, parse_float=_number)

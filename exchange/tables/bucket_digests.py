@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel, Shard
 from exchange.channels.codecs import LOOK_AT_EACH
-from exchange.channels.codecs.text import JsonCodec
+from exchange.channels.codecs.document import JsonCodec
 from exchange.channels.stream import Stream
 from exchange.format.buckets import HASH_BYTES, key_text, one_spelling, row_hash, shard_of
 from exchange.format.control import BUCKETS, Digest

@@ -6,16 +6,25 @@ would keep differently from the other is refused on both, before any database se
 """
 
 from exchange.channels.codecs.base import LOOK_AT_EACH, EncodeColumn, Json, as_is, json_null_member
-from exchange.channels.codecs.column import JSON_NULL, ColumnCodec, UnsupportedColumn, codec_for
+from exchange.channels.codecs.column import JSON_NULL, ColumnCodec, codec_for
+from exchange.channels.codecs.custom import register_codec
+from exchange.channels.codecs.document import DocumentText
+from exchange.channels.codecs.interval import MONTHS_SCHEMA
+from exchange.channels.codecs.known import UnsupportedColumn
+from exchange.channels.codecs.temporal import DURATION_SCHEMA
 
 __all__ = [
+    "DURATION_SCHEMA",
     "JSON_NULL",
     "LOOK_AT_EACH",
+    "MONTHS_SCHEMA",
     "ColumnCodec",
+    "DocumentText",
     "EncodeColumn",
     "Json",
     "UnsupportedColumn",
     "as_is",
     "codec_for",
     "json_null_member",
+    "register_codec",
 ]

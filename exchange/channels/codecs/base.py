@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.types import NullType
+from sqlalchemy.types import NullType, TypeEngine
 
 from exchange.format.errors import RecordError
 
@@ -26,7 +26,7 @@ def as_is(value: Any) -> Any:
 
 
 def json_null_member(column: str) -> str:
-    """Name the member that stands in a record's data for a column's own whose value is JSON's null, not SQL's NULL."""
+    """Name the member that stands in a record's data for a column's own: for JSON's null, or a document as text."""
     return f"{column}:json"
 
 
@@ -59,6 +59,9 @@ class TypeCodec(ABC):
     keyable = True
     """Whether the value can be part of a key: equal values have one spelling."""
 
+    sqlite_type: type[TypeEngine[Any]] | None = None
+    """What a column of it is on SQLite, by a variant: ``sa.String`` or ``sa.JSON``. None where SQLite has the type."""
+
     bound_as_is: frozenset[type] = frozenset()
     """Types whose values, read strictly and accepted by the schema, are what the driver binds on either database."""
 
@@ -74,6 +77,10 @@ class TypeCodec(ABC):
     @abstractmethod
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
         """From a selected value that is not null to the wire's."""
+
+    def text_encoder(self, refuse: Refuse) -> Encode:
+        """From PostgreSQL's text of a value to the wire's: so an array's elements come."""
+        return self.encoder(refuse, sqlite=False)
 
     def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
         """Make the function from many selected values, none of them NULL, to the wire's: ``encoder``, but faster.
@@ -99,6 +106,59 @@ class TypeCodec(ABC):
     def family(self) -> Hashable:
         """Say what must be the same for a type and its variants on the two databases."""
         return type(self)
+
+
+class SpelledCodec(TypeCodec):
+    """A type of PostgreSQL's whose value is one text on the wire, which SQLite keeps as it is.
+
+    ``check`` knows the one spelling of each value. PostgreSQL's own text may be another.
+    """
+
+    sqlite_type = sa.String
+
+    @abstractmethod
+    def check(self, text: str) -> str:
+        """Give back a text that is a value's one spelling; raises ValueError, with a reason if there is a good one."""
+
+    def from_postgresql(self, text: str) -> str:
+        """Spell what PostgreSQL wrote as the wire has it; ``check`` sees it afterwards. May raise ValueError."""
+        return text
+
+    def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
+        """Check what SQLite keeps, or what PostgreSQL's text is spelled as."""
+        check, spell = self.check, self.from_postgresql
+
+        def kept(value: Any) -> str:
+            if type(value) is not bytes:
+                raise refuse(value)
+            try:
+                return check(value.decode())
+            except UnicodeDecodeError as error:
+                raise refuse(value, "its bytes are not UTF-8") from error
+            except ValueError as error:
+                raise refuse(value, str(error)) from error
+
+        def written(text: str) -> str:
+            try:
+                return check(spell(text))
+            except ValueError as error:
+                raise refuse(text, str(error)) from error
+
+        return kept if sqlite else written
+
+    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
+        """Check it: both databases read the wire's text."""
+        check = self.check
+
+        def spelled(value: Json) -> str:
+            if type(value) is not str:
+                raise refuse(value)
+            try:
+                return check(value)
+            except ValueError as error:
+                raise refuse(value, str(error)) from error
+
+        return spelled
 
 
 def all_of(kind: type) -> EncodeColumn:

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from sys import getsizeof
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import types
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from exchange.channels.codecs import known
 from exchange.channels.codecs.base import MANY_BYTES, Decode, Encode, EncodeColumn, Json, TypeCodec, as_is
-from exchange.channels.codecs.numeric import BooleanCodec, DecimalCodec, FloatCodec, IntegerCodec
-from exchange.channels.codecs.temporal import DateCodec, DateTimeCodec, DurationCodec, TimeCodec
-from exchange.channels.codecs.text import BytesCodec, EnumCodec, JsonCodec, TextCodec, UuidCodec
+from exchange.channels.codecs.document import DocumentText, JsonCodec
 from exchange.database.dialects import dialect_of
 from exchange.format import json_pointer
 from exchange.format.errors import RecordError, described
 from exchange.format.errors import printable as shown
-
-_SINGLE_PRECISION_BITS = 24
-_MICROSECOND_DIGITS = 6
-
-
-class UnsupportedColumn(ValueError):  # noqa: N818 - a declaration that can't work, said as what it is
-    """A column whose values can't cross exactly. The sentence names the column, its type and why."""
-
 
 JSON_NULL: Any = object()
 """What a decoder is given for JSON's null in a column where null alone is SQL's."""
@@ -47,6 +34,8 @@ class ColumnCodec:
     json_schema: Mapping[str, Any]
     type_codec: TypeCodec = field(repr=False)
     sensitive: bool = False
+    sqlite_fault: str = ""
+    """Why the column can't be had on SQLite, and what to do; nothing where it can."""
 
     def selected(self, dialect: Dialect) -> sa.ColumnElement[Any]:
         """Say what to select, labelled with the column's name, so that ``encoder`` gets it untouched."""
@@ -80,9 +69,11 @@ class ColumnCodec:
     def column_decoder(self, dialect: Dialect, under: str = "/data") -> Callable[[list[Json]], list[Any]]:
         """Make the same for many values that the strict reader read and the schema accepted, nulls among them.
 
-        For null the driver gets None, but JSON's null in a JSON column that is NOT NULL, and for JSON_NULL.
+        For null the driver gets None, but JSON's null in a JSON column that is NOT NULL, and for JSON_NULL. There a
+        DocumentText is a document, too.
         """
-        decode = self.type_codec.checked_decoder(partial(self._refusal, under), sqlite=dialect_of(dialect).is_sqlite)
+        refuse, sqlite = partial(self._refusal, under), dialect_of(dialect).is_sqlite
+        decode = self.type_codec.checked_decoder(refuse, sqlite=sqlite)
         # Both databases read the text null as JSON's.
         null = "null" if isinstance(self.type_codec, JsonCodec) and not self.nullable else None
         as_they_are = {type(None), *self.type_codec.bound_as_is}
@@ -92,11 +83,19 @@ class ColumnCodec:
                 return values
             return [null if value is None else decode(value) for value in values]
 
-        def documents(values: list[Json]) -> list[Any]:
-            return [null if value is None else "null" if value is JSON_NULL else decode(value) for value in values]
+        if isinstance(self.type_codec, JsonCodec):
+            decode_text = self.type_codec.text_decoder(refuse, sqlite=sqlite)
 
-        if self.reads_two_nulls:
-            return documents
+            def document(value: Json) -> Any:
+                return (
+                    "null"
+                    if value is JSON_NULL
+                    else decode_text(value)
+                    if type(value) is DocumentText
+                    else decode(value)
+                )
+
+            return lambda values: [null if value is None else document(value) for value in values]
 
         if decode is as_is and null is None:
             return as_is
@@ -141,146 +140,14 @@ def codec_for(column: sa.Column[Any], *, name: str | None = None, sensitive: boo
 
     Raises UnsupportedColumn for a type, a variant or a key column that can't cross exactly.
     """
-    kind = _type_codec(column, _undecorated(column, column.type))
-    for dialect in (_SQLITE, _POSTGRESQL):
-        resolved = _undecorated(column, column.type.dialect_impl(dialect))
-        _check_storage(column, resolved)
-        if _type_codec(column, resolved).family() != kind.family():
-            raise _unsupported(column, f"{dialect.name} keeps another kind of values for it")
+    kind, sqlite_fault = known.codec_of(column)
     if column.primary_key and not kind.keyable:
-        raise _unsupported(column, "equal values of it may be written differently, so it can't be part of a key")
+        raise known.unsupported(column, "equal values of it may be written differently, so it can't be part of a key")
     schema = kind.schema()
     if column.nullable:
         schema = _or_null(schema)
-    return ColumnCodec(
-        column, str(column.name if name is None else name), bool(column.nullable), schema, kind, sensitive
-    )
-
-
-_SQLITE: Dialect = sqlite.dialect()
-_POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-
-
-def _unsupported(column: sa.Column[Any], why: str) -> UnsupportedColumn:
-    return UnsupportedColumn(f"column {column.name} of type {shown(repr(column.type), 80)} can't cross: {why}")
-
-
-def _undecorated(column: sa.Column[Any], kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    # SQLAlchemy's Interval is a decorator too, but one that we know.
-    while isinstance(kind, TypeDecorator) and not isinstance(kind, types.Interval):
-        if isinstance(kind, types.PickleType):
-            raise _unsupported(column, "unpickling what another network sent would run its code")
-        kind = kind.impl_instance
-    return kind
-
-
-def _check_storage(column: sa.Column[Any], resolved: TypeEngine[Any]) -> None:
-    """Refuse what keeps dates in a way of its own."""
-    attribute = "_storage_format"
-    written = isinstance(resolved, (sa.Date, sa.DateTime, sa.Time))
-    if written and getattr(resolved, attribute, None) != getattr(type(resolved), attribute, None):
-        raise _unsupported(column, "it has a storage format of its own on SQLite")
-    if getattr(resolved, "fields", None):
-        raise _unsupported(column, "PostgreSQL drops what lies outside of the interval's fields")
-
-
-def _type_codec(column: sa.Column[Any], kind: TypeEngine[Any]) -> TypeCodec:
-    for known, make in _CODECS:
-        if isinstance(kind, known):
-            return make(column, kind)
-    if isinstance(kind, types.NullType):
-        raise _unsupported(column, "its type isn't known; define the table that it refers to before the stream")
-    raise _unsupported(column, "its values have no exact form that both databases share")
-
-
-def _integer(bits: int) -> Callable[[sa.Column[Any], Any], TypeCodec]:
-    return lambda _column, _type: IntegerCodec(bits)
-
-
-def _decimal(column: sa.Column[Any], kind: sa.Numeric[Any]) -> TypeCodec:
-    if kind.precision is None:
-        return DecimalCodec(None, 0, bool(column.primary_key))
-    scale = kind.scale or 0
-    if not 0 <= scale <= kind.precision:
-        raise _unsupported(column, "its scale must lie between 0 and its precision")
-    return DecimalCodec(kind.precision, scale, bool(column.primary_key))
-
-
-def _float(_column: sa.Column[Any], kind: sa.Float[Any]) -> TypeCodec:
-    bits = kind.precision
-    return FloatCodec(isinstance(kind, sa.REAL) or (bits is not None and bits <= _SINGLE_PRECISION_BITS))
-
-
-def _text(_column: sa.Column[Any], kind: sa.String) -> TypeCodec:
-    # Two texts that differ may be one key where case does not count.
-    counts_case = not isinstance(kind, postgresql.CITEXT)
-    return TextCodec(kind.length, isinstance(kind, (sa.CHAR, sa.NCHAR)), counts_case)
-
-
-def _enum(column: sa.Column[Any], kind: sa.Enum) -> TypeCodec:
-    values = list(_enum_values(kind))
-    if not values or len(values) != len(kind.enums):
-        raise _unsupported(column, "it must have values, and one name kept for each")
-    wires = tuple(zip(kind.enums, values, strict=True))
-    if any(type(wire) not in {str, int} or "\0" in str(wire) for _, wire in wires):
-        raise _unsupported(column, "the value of each of its members must be a string or an integer")
-    return EnumCodec(wires)
-
-
-def _enum_values(kind: sa.Enum) -> Iterator[Any]:
-    """Give the wire values in the order of the names kept for them; aliases only if those are kept too."""
-    if kind.enum_class is None:
-        yield from kind.enums
-        return
-    members: Mapping[str, enum.Enum] = kind.enum_class.__members__
-    distinct = [member for name, member in members.items() if member.name == name]
-    for member in distinct if len(distinct) == len(kind.enums) else members.values():
-        yield member.value
-
-
-def _uuid(_column: sa.Column[Any], kind: sa.Uuid[Any]) -> TypeCodec:
-    return UuidCodec(bool(kind.native_uuid))
-
-
-def _time(column: sa.Column[Any], kind: sa.Time) -> TypeCodec:
-    if kind.timezone:
-        raise _unsupported(column, "a time with zone means no moment; make it a time without zone")
-    return TimeCodec(_digits(kind), bool(column.primary_key))
-
-
-def _date_time(_column: sa.Column[Any], kind: sa.DateTime) -> TypeCodec:
-    return DateTimeCodec(bool(kind.timezone), _digits(kind))
-
-
-def _duration(_column: sa.Column[Any], kind: Any) -> TypeCodec:
-    digits = kind.second_precision if isinstance(kind, types.Interval) else kind.precision
-    return DurationCodec(bool(kind.native), _MICROSECOND_DIGITS if digits is None else digits)
-
-
-def _digits(kind: TypeEngine[Any]) -> int:
-    """How many digits of a second's fraction the column keeps: PostgreSQL rounds the others away."""
-    digits = getattr(kind, "precision", None)
-    return _MICROSECOND_DIGITS if digits is None else int(digits)
-
-
-# The first that fits: a subclass stands before its base.
-_CODECS: tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[sa.Column[Any], Any], TypeCodec]], ...] = (
-    (sa.Enum, _enum),
-    (sa.String, _text),
-    (sa.Boolean, lambda _column, _type: BooleanCodec()),
-    (sa.SmallInteger, _integer(16)),
-    (sa.BigInteger, _integer(64)),
-    (sa.Integer, _integer(32)),
-    (sa.Float, _float),
-    (sa.Numeric, _decimal),
-    ((types.Interval, postgresql.INTERVAL), _duration),
-    (sa.DateTime, _date_time),
-    (sa.Date, lambda _column, _type: DateCodec()),
-    (sa.Time, _time),
-    (sa.Uuid, _uuid),
-    (sa.LargeBinary, lambda _column, _type: BytesCodec()),
-    (sa.JSON, lambda _column, _type: JsonCodec()),
-)
+    called = str(column.name if name is None else name)
+    return ColumnCodec(column, called, bool(column.nullable), schema, kind, sensitive, sqlite_fault)
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,9 @@ class IntegerCodec(TypeCodec):
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
         return self.decoder(refuse, sqlite=sqlite) if sqlite else as_is
 
+    def text_encoder(self, refuse: Refuse) -> Encode:  # noqa: ARG002 - PostgreSQL has checked it
+        return int
+
     def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:  # noqa: ARG002 - the schema has the bounds
         return all_of(int)
 
@@ -91,6 +94,9 @@ class BooleanCodec(TypeCodec):
             raise refuse(value)
 
         return truth
+
+    def text_encoder(self, refuse: Refuse) -> Encode:  # noqa: ARG002
+        return "true".__eq__
 
     def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
         return super().column_encoder(refuse, sqlite=sqlite) if sqlite else all_of(bool)
@@ -135,6 +141,10 @@ class FloatCodec(TypeCodec):
             raise refuse(value)
 
         return finite
+
+    def text_encoder(self, refuse: Refuse) -> Encode:
+        finite = self.encoder(refuse, sqlite=False)
+        return lambda text: finite(float(text))
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         def real(value: Any) -> float:

@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Refuse, TypeCodec, as_is
+from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Refuse, SpelledCodec, TypeCodec, as_is
 
 _YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"  # there is no year 0
 _DATE = f"{_YEAR}-[0-9]{{2}}-[0-9]{{2}}"
@@ -88,7 +88,7 @@ class TimeCodec(TypeCodec):
 
     @property
     def expected(self) -> str:
-        return "a time HH:MM:SS.ffffff without zone, before 24:00:00" + _coarser(self.digits)
+        return "a time HH:MM:SS.ffffff without zone, before 24:00:00" + coarser(self.digits)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": f"^{self._pattern()}$"}
@@ -125,6 +125,42 @@ class TimeCodec(TypeCodec):
         return time
 
 
+_OFFSET = "[+-](?:0[0-9]|1[0-5]):[0-5][0-9](?::[0-5][0-9])?"
+_HOURS, _MINUTES = len("+01"), len("+01:30")
+
+
+@dataclass(frozen=True)
+class ZonedTimeCodec(SpelledCodec):
+    """Times with the offset that they were given, which is part of the value: 06:15 is not 07:15 an hour east."""
+
+    digits: int
+    keyable = False
+
+    @property
+    def expected(self) -> str:
+        return "a time HH:MM:SS.ffffff+HH:MM with its offset, before 24:00:00" + coarser(self.digits)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{_TIME}{_fraction(self.digits)}{_OFFSET}$"}
+
+    def from_postgresql(self, text: str) -> str:
+        at = max(text.rfind("+"), text.rfind("-"))
+        time, offset = text[:at], text[at:]
+        whole = f"{offset}:00" if len(offset) == _HOURS else offset
+        return f"{time[:8]}.{time[9:]:0<6}{whole}"
+
+    def check(self, text: str) -> str:
+        found = re.fullmatch(f"{_TIME}{_fraction(self.digits)}({_OFFSET})", text)
+        if found is None:
+            raise ValueError
+        offset = found[1]
+        if not offset.strip("-0:") and offset[0] == "-":
+            raise ValueError("no offset is written +00:00")
+        if len(offset) > _MINUTES and offset.endswith(":00"):
+            raise ValueError("an offset without seconds is written without them")
+        return text
+
+
 def _with_blank(moment: str) -> str:
     """Write a date-time as SQLAlchemy keeps it on SQLite."""
     return f"{moment[:10]} {moment[11:26]}"
@@ -144,7 +180,7 @@ class DateTimeCodec(TypeCodec):
     def expected(self) -> str:
         form = "YYYY-MM-DDTHH:MM:SS.ffffff"
         shape = f"{form}Z in UTC" if self.aware else f"{form} without zone"
-        return f"a date-time {shape}, of the years 0001 to 9999{_coarser(self.digits)}"
+        return f"a date-time {shape}, of the years 0001 to 9999{coarser(self.digits)}"
 
     def schema(self) -> dict[str, Any]:
         named = {"format": "date-time"} if self.aware else {}
@@ -263,7 +299,7 @@ _NUMBER = "[+-]?[0-9]{1,15}"
 _DURATION = re.compile(
     f"(-)?P(?:({_NUMBER})D)?(?:T(?:({_NUMBER})H)?(?:({_NUMBER})M)?(?:(([+-]?)[0-9]{{1,15}})(?:\\.([0-9]{{1,6}}))?S)?)?"
 )
-_DURATION_SCHEMA = (
+DURATION_SCHEMA = (
     f"^-?P(?=[+-]?[0-9]|T)(?:{_NUMBER}D)?"
     f"(?:T(?=[+-]?[0-9])(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}(?:\\.[0-9]{{1,6}})?S)?)?$"
 )
@@ -286,10 +322,10 @@ class DurationCodec(TypeCodec):
 
     @property
     def expected(self) -> str:
-        return "an interval of days, hours, minutes and seconds such as P1DT2H3M4.000005S" + _coarser(self.digits)
+        return "an interval of days, hours, minutes and seconds such as P1DT2H3M4.000005S" + coarser(self.digits)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": _DURATION_SCHEMA}
+        return {"type": "string", "pattern": DURATION_SCHEMA}
 
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
         read = _interval_text if self.native and not sqlite else _since_epoch
@@ -382,5 +418,6 @@ def duration_text(microseconds: int) -> str:
     return f"{sign}P{day}T{time}" if time else f"{sign}P{day}"
 
 
-def _coarser(digits: int) -> str:
+def coarser(digits: int) -> str:
+    """Say, after "expected ...", that a column keeps fewer digits of a second."""
     return "" if digits == _MICROSECOND_DIGITS else f", in which only {digits} digits after the point may not be 0"

@@ -1,25 +1,28 @@
-"""Strings, enums, UUIDs, bytes and JSON documents."""
+"""Strings, XML, enums, UUIDs and bytes."""
 
 # ruff: noqa: D102 - the base class says what each method is for
 
 from __future__ import annotations
 
 import binascii
-import json as stdlib_json
 import re
-import secrets
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 
-from exchange.channels.codecs.base import Decode, Encode, EncodeColumn, Json, Refuse, TypeCodec, as_is, raw
-from exchange.format import strict_json
-from exchange.format.errors import RecordError
-from exchange.format.record import MAX_BODY_DEPTH
+from exchange.channels.codecs.base import (
+    Decode,
+    Encode,
+    EncodeColumn,
+    Json,
+    Refuse,
+    SpelledCodec,
+    TypeCodec,
+    as_is,
+    raw,
+)
 
 _SHORT = 200
 
@@ -90,6 +93,24 @@ class TextCodec(TypeCodec):
             return value
 
         return words
+
+
+@dataclass(frozen=True)
+class XmlCodec(SpelledCodec):
+    """XML, as the text that it is: documents and contents. Only PostgreSQL sees whether it is well-formed."""
+
+    long = True
+    keyable = False
+    expected = "XML as a string without U+0000"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^[^\\u0000]*$"}
+
+    def check(self, text: str) -> str:
+        if "\0" in text:
+            raise ValueError
+        text.encode()
+        return text
 
 
 @dataclass(frozen=True)
@@ -165,9 +186,13 @@ _HEX = re.compile(rb"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class UuidCodec(TypeCodec):
-    """UUIDs. Where the database has no such type, or if not ``native``, SQLAlchemy keeps 32 hex digits."""
+    """UUIDs. Where the database has no such type, or if not ``native``, SQLAlchemy keeps 32 hex digits.
+
+    On SQLite a column of text by the application's own choice keeps them with ``dashes``, unless it holds just 32.
+    """
 
     native: bool
+    dashes: bool = False
     expected = "a UUID in lower case with dashes"
 
     def schema(self) -> dict[str, Any]:
@@ -176,6 +201,16 @@ class UuidCodec(TypeCodec):
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
         if self.native and not sqlite:
             return as_is
+        fits = _UUID.fullmatch
+
+        def with_dashes(value: Any) -> str:
+            text = value.decode("ascii", "replace") if type(value) is bytes else ""
+            if not fits(text):
+                raise refuse(value, "where lower-case hex digits with dashes are kept")
+            return text
+
+        if self.dashes and sqlite:
+            return with_dashes
 
         def dashed(value: Any) -> str:
             if type(value) is str:
@@ -189,12 +224,15 @@ class UuidCodec(TypeCodec):
 
     def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
         """Put dashes into whatever there is: into anything but 32 hex digits they go so that the schema refuses it."""
-        if not sqlite:
+        if not sqlite or self.dashes:
             return super().column_encoder(refuse, sqlite=sqlite)
         return lambda values: [f"{d[:8]}-{d[8:12]}-{d[12:16]}-{d[16:20]}-{d[20:]}" for d in map(bytes.decode, values)]
 
     def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
-        return as_is if self.native and not sqlite else _digits
+        return as_is if self._is_dashed(sqlite=sqlite) else _digits
+
+    def _is_dashed(self, *, sqlite: bool) -> bool:
+        return self.dashes if sqlite else self.native
 
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         fits = _UUID.fullmatch
@@ -209,7 +247,7 @@ class UuidCodec(TypeCodec):
                 return value.replace("-", "")
             raise refuse(value)
 
-        return dashed if self.native and not sqlite else digits
+        return dashed if self._is_dashed(sqlite=sqlite) else digits
 
 
 @dataclass(frozen=True)
@@ -241,6 +279,10 @@ class BytesCodec(TypeCodec):
 
         return octets
 
+    def text_encoder(self, refuse: Refuse) -> Encode:
+        octets = self.encoder(refuse, sqlite=False)
+        return lambda text: octets(bytes.fromhex(text[2:]))
+
     def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
         from_base64, to_base64 = binascii.a2b_base64, binascii.b2a_base64
 
@@ -260,141 +302,3 @@ class BytesCodec(TypeCodec):
             return "\\x" + octets(value).hex()
 
         return octets if sqlite else in_hex
-
-
-# U+0000, and integers of more than 63 bits: what the fast reader does not mind.
-_MAYBE_NOT_STRICT = re.compile(rb"\\u0000|[0-9]{19}")
-
-_with_escapes = stdlib_json.JSONEncoder().encode
-
-
-def _read_document(text: bytes) -> Json:
-    """Read JSON as a database keeps it, strictly: RecordError or ValueError if it is not strict.
-
-    Most texts were written by a machine. One that comes out the same when what was read is written again names
-    no member twice and has no number that changed on the way; blanks say nothing about that, nor do the escapes
-    of SQLAlchemy's writer.
-    """
-    value = orjson.loads(text)
-    try:
-        again = orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        return strict_json.loads(text.strip(_JSON_BLANKS))
-    same = _without_blanks(again) == _without_blanks(text) or _with_escapes(value).encode() == text
-    return value if same and not _MAYBE_NOT_STRICT.search(text) else strict_json.loads(text.strip(_JSON_BLANKS))
-
-
-_MARK = secrets.token_hex(16)
-_BETWEEN = f',"{_MARK}",'.encode()
-
-
-_ALWAYS_SHALLOW = 2 * MAX_BODY_DEPTH
-
-
-def _may_be_deep(text: bytes) -> bool:
-    return text.count(b"{") + text.count(b"[") > MAX_BODY_DEPTH
-
-
-def _read_documents(texts: Sequence[bytes]) -> list[Json]:
-    """Read many documents at once, as ``_read_document`` reads each; raises as it does, and if one may be deep.
-
-    They are read as one array with a mark between each two. Nobody who wrote them can know the mark, so where
-    every second element is one, each text held exactly one document.
-    """
-    text = b"[%b]" % _BETWEEN.join(texts)
-    if any(_may_be_deep(one) for one in texts if len(one) > _ALWAYS_SHALLOW):
-        raise ValueError
-    try:
-        elements = orjson.loads(text)
-        # Only integers that need no second look.
-        again = orjson.dumps(elements, option=orjson.OPT_STRICT_INTEGER)
-    except (ValueError, TypeError):
-        return [*map(_read_document, texts)]
-    values: list[Json] = elements[::2]
-    same = _without_blanks(again) == _without_blanks(text) and not (b"\\" in text and b"\\u0000" in text)
-    if same and len(values) == len(texts) and elements[1::2] == [_MARK] * (len(texts) - 1):
-        return values
-    return [*map(_read_document, texts)]
-
-
-_JSON_BLANKS = b" \t\r\n"
-
-
-def _without_blanks(text: bytes) -> bytes:
-    # Those within strings too: both texts lose them, and where strings begin and end does not hang on them.
-    return text.translate(None, b" ")
-
-
-@dataclass(frozen=True)
-class JsonCodec(TypeCodec):
-    """JSON columns, as they are.
-
-    JSON's null and SQL's NULL are two values, though SQLAlchemy reads both as None: where a column may be NULL a record
-    has ``json_null_member`` for JSON's, where it may not null is JSON's. Numbers keep their value, not their spelling.
-    """
-
-    long = True
-    keyable = False
-    expected = "strict JSON"
-
-    def schema(self) -> dict[str, Any]:
-        return {}
-
-    def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
-        def from_text(text: str) -> Json:
-            return from_bytes(text.encode())
-
-        def from_sqlite(value: Any) -> Json:
-            if type(value) is bytes:
-                return from_bytes(value)
-            # SQLite makes a number of a text that is one.
-            if type(value) is int or (type(value) is float and isfinite(value)):
-                return value
-            raise refuse(value)
-
-        def from_bytes(text: bytes) -> Json:
-            try:
-                return _read_document(text)
-            except ValueError as error:
-                raise refuse(text, str(error)) from error
-            except RecordError as error:
-                raise refuse(text, error.sentence) from error
-
-        return from_sqlite if sqlite else from_text
-
-    def column_encoder(self, refuse: Refuse, *, sqlite: bool) -> EncodeColumn:
-        encode = self.encoder(refuse, sqlite=sqlite)
-
-        def documents(values: Sequence[Any]) -> Sequence[Json]:
-            if sqlite and {*map(type, values)} != {bytes}:
-                return [*map(encode, values)]
-            return _read_documents(values if sqlite else [*map(str.encode, values)])
-
-        return documents
-
-    def checked_decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:  # noqa: ARG002
-        write = orjson.dumps
-
-        def document(value: Json) -> str:
-            return write(value).decode()
-
-        def document_or_number(value: Json) -> str | float:
-            return value if type(value) is int or type(value) is float else write(value).decode()
-
-        return document_or_number if sqlite else document
-
-    def decoder(self, refuse: Refuse, *, sqlite: bool) -> Decode:
-        write = strict_json.dumps
-
-        def document(value: Json) -> str:
-            try:
-                return write(value).decode()
-            except RecordError as error:
-                raise refuse(value, error.sentence) from error
-
-        def document_or_number(value: Json) -> str | float:
-            # As text it would be read by SQLite itself, less exactly than by us.
-            text = document(value)
-            return value if type(value) is int or type(value) is float else text
-
-        return document_or_number if sqlite else document
