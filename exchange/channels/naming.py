@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from exchange.channels.codecs import is_computed
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.errors import printable
 
@@ -63,7 +64,7 @@ class Names:
             )
             return None
         (column,) = found
-        if said == "columns" and self._columns[column].computed is not None:
+        if said == "columns" and is_computed(self._columns[column]):
             self.faults.append(f"{shown} each side's database computes itself")
         elif said == "columns" and column == VERSION_COLUMN:
             self.faults.append(f"{shown} is the exchange's own")

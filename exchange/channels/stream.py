@@ -23,6 +23,7 @@ from exchange.channels.codecs import (
     UnsupportedColumn,
     as_is,
     codec_for,
+    is_computed,
     json_null_member,
 )
 from exchange.channels.hooks import Hook, Hooks
@@ -52,8 +53,8 @@ class Stream:
     """The rows of one table, as they cross.
 
     ``name`` is the table's unless given. All columns cross but those of ``exclude``, or only those that ``columns``
-    lists; never a computed column nor ``exchange_version``. As a mapping ``columns`` says what some are called in
-    files; all others cross under their own names. ``table`` is what the table is called where that is not as in the
+    lists; never ``exchange_version``, a computed column or a TSVECTOR, which each side makes itself. As a mapping
+    ``columns`` says what some are called in files; all others cross under their own names. ``table`` is what the table is called where that is not as in the
     model: everywhere, or by network. ``upgrades[n]`` lifts the data of a record of schema version n to version n + 1.
     Values of ``sensitive`` columns are hidden wherever a person looks. ``before_apply``, ``on_applied`` and
     ``after_commit`` are called where rows come (see ``channels/hooks.py``).
@@ -94,7 +95,8 @@ class Stream:
         names = naming.Names(declared, mapper, columns if isinstance(columns, Mapping) else {})
         listed = None if columns is None or isinstance(columns, Mapping) else names.meant("columns", columns)
         excluded = names.meant("exclude", exclude or ())
-        able = [c for c in declared.columns if c.computed is None and c.name != VERSION_COLUMN]
+        self.computed: tuple[sa.Column[Any], ...] = tuple(c for c in declared.columns if is_computed(c))
+        able = [c for c in declared.columns if c not in self.computed and c.name != VERSION_COLUMN]
         chosen = {c.name for c in able}.difference(excluded) if listed is None else set(listed)
         self.columns: tuple[sa.Column[Any], ...] = tuple(c for c in able if c.name in chosen)
         self.excluded: tuple[sa.Column[Any], ...] = tuple(c for c in able if c.name not in chosen)
@@ -234,6 +236,10 @@ class Stream:
                 continue
             late[target] = late.get(target, True) and bool(constraint.deferrable)
         return late
+
+    def sqlite_faults(self) -> list[str]:
+        """Say which columns SQLite can't have, and what to do about each."""
+        return [f'stream "{self.name}": {one.sqlite_fault}' for one in self.codecs.values() if one.sqlite_fault]
 
     def _codecs(self) -> tuple[dict[str, ColumnCodec], list[str]]:
         codecs: dict[str, ColumnCodec] = {}

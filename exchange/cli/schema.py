@@ -41,11 +41,15 @@ def schema(
     accept: Annotated[
         bool, typer.Option("--accept", help="Take the streams' models as they are: no record of them has crossed yet.")
     ] = False,
+    types: Annotated[bool, typer.Option("--types", help="Show which column types cross, and how.")] = False,
     reason: Reason = None,
     who: As = None,
     as_json: Json = False,
 ) -> None:
     """Show, write, check or raise the JSON Schema of each stream."""
+    if types:
+        _show_types(as_json=as_json)
+        return
     from exchange.channels import schemas
     from exchange.channels.channel import load_channels
 
@@ -86,6 +90,19 @@ def _chosen(streams: Sequence[Stream], names: Sequence[str]) -> list[Stream]:
         if name not in known:
             raise Refused(f"stream: expected one of {', '.join(sorted(known))}, found {printable(repr(name), 80)}")
     return [one for one in streams if not names or one.name in names]
+
+
+def _show_types(*, as_json: bool) -> None:
+    from exchange.channels.codecs import ROWS
+
+    for row in ROWS:
+        if as_json:
+            output.emit(row._asdict())
+            continue
+        output.tell(row.types.replace("`", ""))
+        told = ("crosses as", row.crosses_as), ("refused", row.refused), ("on SQLite", row.sqlite)
+        for heading, words in told:
+            output.paragraph("", f"{heading}: {words}".replace("`", "") if words not in {"", "the same"} else "")
 
 
 def _show(fields: dict[str, object] | None, text: str) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
 
 from exchange.channels.channel import Channel, ChannelFaults, check, load_channels
 from exchange.channels.schemas import Checker
+from exchange.database.dialects import SQLITE
 from exchange.database.engine import make_engine
 from exchange.files import keys
 from exchange.files.layout import Folders
@@ -41,6 +43,9 @@ def assemble(
     """
     faults: list[str] = []
     channels = _channels(settings, channels, faults)
+    if (engine.dialect.name if engine else make_url(settings.database_url).get_backend_name()) == SQLITE.name:
+        streams = (stream for channel in channels for stream in channel.streams)
+        faults += [f"{variable_name('app')}: {fault}" for stream in streams for fault in stream.sqlite_faults()]
     signing_key, trusted, own = None, TrustedKeys({}), TrustedKeys({})
     try:
         if not keyless:

@@ -10,7 +10,7 @@ from exchange.channels.codecs.column import JSON_NULL, ColumnCodec, codec_for
 from exchange.channels.codecs.custom import register_codec
 from exchange.channels.codecs.document import DocumentText
 from exchange.channels.codecs.interval import MONTHS_SCHEMA
-from exchange.channels.codecs.known import UnsupportedColumn
+from exchange.channels.codecs.known import ROWS, TypeRow, UnsupportedColumn, is_computed
 from exchange.channels.codecs.temporal import DURATION_SCHEMA
 
 __all__ = [
@@ -18,13 +18,16 @@ __all__ = [
     "JSON_NULL",
     "LOOK_AT_EACH",
     "MONTHS_SCHEMA",
+    "ROWS",
     "ColumnCodec",
     "DocumentText",
     "EncodeColumn",
     "Json",
+    "TypeRow",
     "UnsupportedColumn",
     "as_is",
     "codec_for",
+    "is_computed",
     "json_null_member",
     "register_codec",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy import types
@@ -67,6 +67,16 @@ def codec_of(column: sa.Column[Any]) -> tuple[TypeCodec, str]:
         if _type_codec(column, resolved).family() != kind.family():
             raise unsupported(column, f"{dialect.name} keeps another kind of values for it")
     return kind, _uncreatable(column)
+
+
+def is_computed(column: sa.Column[Any]) -> bool:
+    """Say whether each side's database makes the column's values itself, so that none of them crosses."""
+    if column.computed is not None or registered(column.type):
+        return column.computed is not None
+    kind = column.type.dialect_impl(_POSTGRESQL)
+    while isinstance(kind, TypeDecorator):
+        kind = kind.impl_instance
+    return isinstance(kind, postgresql.TSVECTOR)
 
 
 def _is_text(kind: TypeEngine[Any]) -> TypeGuard[sa.String]:
@@ -256,8 +266,7 @@ def _range(element: TypeCodec, *, many: bool, whole: bool = False, one_text: boo
 _Make = Callable[[sa.Column[Any], Any], TypeCodec]
 
 
-@dataclass(frozen=True)
-class TypeRow:
+class TypeRow(NamedTuple):
     """What people are told of some types."""
 
     types: str
@@ -299,7 +308,7 @@ _TIMES = TypeRow(
     "years beyond 9999 and infinities",
 )
 _RANGES = TypeRow(
-    "`INT4RANGE`, `INT8RANGE`, `NUMRANGE`, `DATERANGE`, `TSRANGE`, `TSTZRANGE`, and multiranges of these",
+    "ranges and multiranges (`INT4RANGE`, `TSTZMULTIRANGE` ...)",
     "PostgreSQL's text, with bounds as such values cross",
     "bounds that don't cross by themselves (infinite days and moments do); as a key but for those of integers",
     _TEXT_ON_SQLITE,

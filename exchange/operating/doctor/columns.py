@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exchange.database import locks
+from exchange.format.errors import printable
 from exchange.operating.doctor.finding import Finding, Findings, Level, of_problem, ok
 from exchange.settings import Settings
 from exchange.site import Site
@@ -25,3 +26,7 @@ def check_columns(_settings: Settings, site: Site) -> Findings:
     yield from findings
     if not findings:
         yield ok("columns", "every table has the columns of its model, and takes what the model allows")
+    streams = (stream for channel in site.channels for stream in channel.streams)
+    computed = [f"{stream.name}.{printable(one.name)}" for stream in streams for one in stream.computed]
+    if computed:
+        yield ok("columns", f"each side's database makes these itself, so they don't cross: {', '.join(computed)}")

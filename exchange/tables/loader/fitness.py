@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import BitString
 from sqlalchemy.exc import NoSuchTableError
 
 from exchange.channels.stream import Stream
@@ -135,7 +136,7 @@ def _plain(kind: Any, dialect: sa.Dialect | None) -> Any:
         kind = kind.dialect_impl(dialect)
     while isinstance(kind, sa.types.TypeDecorator) and not isinstance(kind, sa.types.Interval):
         kind = kind.impl_instance
-    return kind.data_type if isinstance(kind, postgresql.DOMAIN) else kind
+    return _plain(kind.data_type, dialect) if isinstance(kind, postgresql.DOMAIN) else kind
 
 
 def _narrower(connection: Connection, model: Any, there: Any) -> str:
@@ -144,7 +145,7 @@ def _narrower(connection: Connection, model: Any, there: Any) -> str:
     if isinstance(model, sa.Enum) and labels is not None:
         missing = [printable(one) for one in model.enums if one not in labels]
         return f"does not know {', '.join(missing)}, which the model does" if missing else ""
-    if _takes_all(model, there):
+    if isinstance(there, sa.types.NullType) or _takes_all(model, there):  # of the one nobody here knows anything
         return ""
     return f"is {_shown(connection, there)}, and {_shown(connection, model)} in the model"
 
@@ -163,7 +164,26 @@ def _takes_all(model: Any, there: Any) -> bool:
             return isinstance(there, sa.Numeric) and _fits(model, there)
         case _:
             zones = (getattr(model, "timezone", None), getattr(there, "timezone", None))
-            return _python_type(model) is _python_type(there) and zones[0] == zones[1]
+            kinds = (_python_type(model), _python_type(there))
+            return _takes_own(model, there) if kinds[0] in _OWN else kinds[0] is kinds[1] and zones[0] == zones[1]
+
+
+_OWN = (None, object, list, BitString)
+"""What Python has for values of types that are PostgreSQL's own."""
+
+
+def _takes_own(model: Any, there: Any) -> bool:
+    match model:
+        case sa.ARRAY():
+            return isinstance(there, sa.ARRAY) and _takes_all(_plain(model.item_type, None), there.item_type)
+        case sa.JSON():
+            return isinstance(there, sa.JSON)
+        case postgresql.BIT():
+            if not isinstance(there, postgresql.BIT) or bool(there.varying) < bool(model.varying):
+                return False
+            return _length(there) >= _length(model) if there.varying else there.length == model.length
+        case _:
+            return isinstance(model, type(there)) or isinstance(there, sa.String)
 
 
 def _python_type(kind: Any) -> type | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, types
+from sqlalchemy.dialects import postgresql
 
 from exchange.channels.stream import Stream
 from exchange.database.dialects import dialect_of
@@ -97,7 +98,8 @@ SELECT
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           AND (y.typname = 'citext' OR NOT COALESCE(l.collisdeterministic, true))) AS alike,
   ARRAY(SELECT a.attname || ' ' || y.typname || ' ' || a.atttypmod FROM pg_attribute a
-        JOIN pg_type y ON y.oid = a.atttypid
+        JOIN pg_type x ON x.oid = a.atttypid
+        JOIN pg_type y ON y.oid = CASE x.typcategory WHEN 'A' THEN x.typelem ELSE x.oid END
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           AND (y.typname = 'float4' OR (a.atttypmod >= 0 AND y.typname IN
                ('numeric', 'timestamp', 'timestamptz', 'time', 'timetz', 'interval', 'varchar')))) AS bounded,
@@ -148,6 +150,8 @@ def _on_postgresql(connection: Connection, stream: Stream) -> Traits:
     )
 
 
+_POSTGRESQL: sa.Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+
 _HEADER = 4
 """PostgreSQL counts it into a type's bound."""
 
@@ -157,9 +161,13 @@ _SINGLE, _DOUBLE = 24, 53
 
 
 def _keeps_less(model: types.TypeEngine[Any], kind: str, bound: int) -> bool:
-    """Say whether a column of this type rounds or cuts values of the model's type without a word."""
-    while isinstance(model, types.TypeDecorator):
-        model = model.impl_instance
+    """Say whether a column of this type rounds or cuts values of the model's type without a word.
+
+    Of an array it is the elements' type that counts.
+    """
+    model = model.dialect_impl(_POSTGRESQL)
+    while isinstance(model, (types.TypeDecorator, sa.ARRAY)):
+        model = model.item_type.dialect_impl(_POSTGRESQL) if isinstance(model, sa.ARRAY) else model.impl_instance
     match kind:
         case "float4":
             return isinstance(model, sa.Double) or (

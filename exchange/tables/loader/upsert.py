@@ -307,10 +307,15 @@ def count_changed(stage: Stage) -> int:
         return 0
 
 
+_HAVE_EQUALITY = (sa.String, sa.Integer, sa.Numeric, sa.DateTime, sa.Date, sa.Time, sa.Boolean, sa.LargeBinary, sa.Uuid)
+
+
 def _comparable(stage: Stage, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """Give a column as a value that has an equality: JSON has none on PostgreSQL."""
-    is_json = isinstance(column.type, sa.JSON) and dialect_of(stage.connection).is_postgresql
-    return sa.cast(column, postgresql.JSONB) if is_json else column
+    """Give a column as a value that has an equality: JSON and some other types have none on PostgreSQL."""
+    if not dialect_of(stage.connection).is_postgresql or isinstance(column.type, _HAVE_EQUALITY):
+        return column
+    kind = column.type.dialect_impl(stage.connection.dialect)
+    return sa.cast(column, postgresql.JSONB if isinstance(kind, sa.JSON) else sa.Text)
 
 
 def refusal(stage: Stage, line: int, error: DBAPIError, op: Op) -> Refusal:
