@@ -18,9 +18,12 @@ from tests.crossing.sides import Link, Side
 from tests.databases import Databases
 
 metadata = sa.MetaData()
-sa.event.listen(
-    metadata, "before_create", sa.DDL("CREATE EXTENSION IF NOT EXISTS hstore").execute_if(dialect="postgresql")
-)
+
+
+@sa.event.listens_for(metadata, "before_create")
+def _extend(_metadata: sa.MetaData, connection: sa.Connection, **_options: Any) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS hstore")
 
 
 def text(kind: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from exchange.channels import check
+from exchange.channels.codecs import ROWS
 from exchange.database.tables import metadata
 from exchange.settings import Variable, variables
 from exchange.testing import servers
@@ -211,3 +212,9 @@ def test_every_module_that_the_architecture_names_is_there() -> None:
     named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", PAGES["ARCHITECTURE.md"]))
     assert len(named) > 20
     assert {path for path in named if not (ROOT / "exchange" / path).exists() and not (ROOT / path).exists()} == set()
+
+
+def test_the_table_of_column_types_is_the_codes() -> None:
+    shown = PAGES["CHANNELS.md"].partition("## Column types")[2].partition("\n### ")[0]
+    rows = [line for line in shown.splitlines() if line.startswith("| ")][1:]
+    assert rows == [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in ROWS]

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from exchange.channels.codecs.base import Decode, Encode, Json, Refuse, TypeCodec
-from exchange.channels.codecs.document import DocumentText, JsonCodec, read_document
+from exchange.channels.codecs.document import DocumentText, read_document
 from exchange.channels.codecs.numeric import FloatCodec
 from exchange.format import strict_json
 from exchange.format.errors import RecordError
@@ -69,7 +69,7 @@ class StructuredCodec(TypeCodec):
 class ArrayCodec(StructuredCodec):
     """Arrays of any number of dimensions up to six, each as an array of JSON; NULL is ``null``.
 
-    Of JSON documents, which may be arrays themselves, there is just one dimension. PostgreSQL counts from 1 where
+    Of what may be an array itself, as JSON documents, there is just one dimension. PostgreSQL counts from 1 where
     nothing else is said: an array that counts from elsewhere has no form.
     """
 
@@ -82,12 +82,13 @@ class ArrayCodec(StructuredCodec):
 
     @property
     def _is_flat(self) -> bool:
-        return isinstance(self.element, JsonCodec)
+        return "array" in self.element.schema().get("type", ["array"])
 
     def schema(self) -> dict[str, Any]:
-        if self._is_flat:
+        of = self.element.schema()
+        if not of:
             return {"type": "array"}
-        return {"type": "array", "items": {"anyOf": [self.element.schema(), {"type": ["null", "array"]}]}}
+        return {"type": "array", "items": {"anyOf": [of, {"type": "null" if self._is_flat else ["null", "array"]}]}}
 
     def selected(self, column: sa.Column[Any], *, sqlite: bool) -> sa.ColumnElement[Any]:
         """Select on PostgreSQL the array of its elements' texts as JSON, or its bounds if one is unusual."""
@@ -127,7 +128,7 @@ class ArrayCodec(StructuredCodec):
             except ValueError as error:
                 raise refuse(text, "its bytes are not UTF-8") from error
             if self._is_flat and any(type(value) is list for value in values):
-                raise refuse(text, "an array of JSON documents has one dimension")
+                raise refuse(text, "such an array has one dimension")
             return nested(values)
 
         return array

@@ -413,11 +413,17 @@ ROWS: tuple[TypeRow, ...] = (
     ),
     TypeRow("a `UserDefinedType` whose SQL is `XML`", "text", "NUL, half surrogates; as a key", _TEXT_ON_SQLITE),
     TypeRow(
-        "`postgresql.DOMAIN` over any of these", "as what it is over", "what its own rules refuse", "what it is over"
+        "`postgresql.DOMAIN` over any of these",
+        "what it is over",
+        "what its own rules refuse",
+        "what it is over, by a `TypeDecorator`",
     ),
-    TypeRow("`TypeDecorator` over any of these", "as what it keeps", "", "the same"),
+    TypeRow("`TypeDecorator` over any of these", "what it keeps", "", "the same"),
     TypeRow(
-        "a type of your own", "as the codec says that you register", "what its functions don't give back", "the same"
+        "a type of your own",
+        "what the codec that you register makes of it",
+        "what its functions don't give back",
+        "the same",
     ),
     TypeRow("`TSVECTOR`, computed columns", "left out: each side's database computes its own", "", "the same"),
     TypeRow("`PickleType`", "not at all", "unpickling what another network sent would run its code", "the same"),
