@@ -54,10 +54,10 @@ class Stream:
 
     ``name`` is the table's unless given. All columns cross but those of ``exclude``, or only those that ``columns``
     lists; never ``exchange_version``, a computed column or a TSVECTOR, which each side makes itself. As a mapping
-    ``columns`` says what some are called in files; all others cross under their own names. ``table`` is what the table is called where that is not as in the
-    model: everywhere, or by network. ``upgrades[n]`` lifts the data of a record of schema version n to version n + 1.
-    Values of ``sensitive`` columns are hidden wherever a person looks. ``before_apply``, ``on_applied`` and
-    ``after_commit`` are called where rows come (see ``channels/hooks.py``).
+    ``columns`` says what some are called in files; all others cross under their own names. ``table`` is what the table
+    is called where that is not as in the model: everywhere, or by network. ``upgrades[n]`` lifts the data of a record
+    of schema version n to version n + 1. Values of ``sensitive`` columns are hidden wherever a person looks.
+    ``before_apply``, ``on_applied`` and ``after_commit`` are called where rows come (see ``channels/hooks.py``).
 
     A wrong declaration raises nothing here, but TypeError for what is no table; ``faults`` says what is wrong, and
     ``check`` gathers it.

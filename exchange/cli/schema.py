@@ -64,12 +64,7 @@ def schema(
         _accept(chosen, named=bool(stream), who=who, why=reason, as_json=as_json)
         return
     if check is not None:
-        differences = [sentence for one in chosen for sentence in schemas.agreement(one, check)]
-        for sentence in differences:
-            output.print_error(sentence)
-        if differences:
-            fail()
-        output.say("models and files agree")
+        _check(chosen, check)
         return
     for one in chosen:
         if write is None:
@@ -90,6 +85,17 @@ def _chosen(streams: Sequence[Stream], names: Sequence[str]) -> list[Stream]:
         if name not in known:
             raise Refused(f"stream: expected one of {', '.join(sorted(known))}, found {printable(repr(name), 80)}")
     return [one for one in streams if not names or one.name in names]
+
+
+def _check(streams: Sequence[Stream], folder: Path) -> None:
+    from exchange.channels import schemas
+
+    differences = [sentence for one in streams for sentence in schemas.agreement(one, folder)]
+    for sentence in differences:
+        output.print_error(sentence)
+    if differences:
+        fail()
+    output.say("models and files agree")
 
 
 def _show_types(*, as_json: bool) -> None:
