@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.schema import CreateSchema
 
 from exchange.api import Exchange
-from exchange.channels.channel import Channel
+from exchange.channels.channel import Channel, at_network
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine, sqlite_url
 from exchange.files import keys
 from exchange.operating import migrate
@@ -92,16 +94,26 @@ def create_tables(channels: Sequence[Channel]) -> MakeTables:
     """Give what makes the tables of the channels' models, and all others beside them, without any migration."""
 
     def make(connection: Connection, network: str) -> None:
-        """Create what is not there, and have it captured or received."""
-        for metadata in dict.fromkeys(stream.table.metadata for channel in channels for stream in channel.streams):
-            metadata.create_all(connection)
-        for channel in channels:
-            for stream in channel.streams:
-                schema, table = stream.place(network)
-                if channel.source == network:
-                    capture.install(connection, table, stream=stream.name, schema=schema)
-                else:
-                    capture.add_version_column(connection, table, schema)
+        """Create what is not there, under the names that it has at the network, and have it captured or received."""
+        here = [(stream, channel) for channel in at_network(channels, network) for stream in channel.streams]
+        declared = [stream.table for channel in channels for stream in channel.streams]
+        elsewhere = {table for table, (stream, _) in zip(declared, here, strict=True) if stream.table is not table}
+        every = [
+            table for metadata in dict.fromkeys(one.metadata for one in declared) for table in metadata.sorted_tables
+        ]
+        tables = [*(table for table in every if table not in elsewhere), *(stream.table for stream, _ in here)]
+        schemas = dict.fromkeys(table.schema for table in tables if table.schema is not None)
+        for schema in schemas if dialect_of(connection).is_postgresql else ():
+            connection.execute(CreateSchema(schema, if_not_exists=True))
+        for table in tables:
+            table.create(connection, checkfirst=True)
+        for stream, channel in here:
+            name, place = stream.table.name, stream.table.schema
+            if channel.source == network:
+                key = {str(column.name): stream.in_files[column.name] for column in stream.key}
+                capture.install(connection, name, key, stream=stream.name, schema=place)
+            else:
+                capture.add_version_column(connection, name, place)
 
     return make
 

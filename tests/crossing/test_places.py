@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from sqlalchemy.orm import Session
 
 from exchange.channels import Channel, Stream
 from exchange.channels.channel import at_network
@@ -181,7 +182,9 @@ def test_what_the_page_declares_and_migrates_crosses(
         capture.drop(connection, "item", "stock")
         monkeypatch.setenv("EXCHANGE_NETWORK", "plant")
         run_block(MIGRATION, op=Operations(MigrationContext.configure(connection)))["upgrade"]()
-    plant.execute("INSERT INTO stock.item VALUES (7, 'bolt', 'somebody')")
+    turned = plant.engine.execution_options(schema_translate_map={None: "stock"})
+    with Session(turned) as session, session.begin():
+        session.add(declared["Item"](number=7, label="bolt", supplier="somebody"))
     crosses(link)
     assert in_files(plant) == in_files(office) == {"item": [{"id": 7, "name": "bolt", "supplier": "somebody"}]}
     for side in sides:

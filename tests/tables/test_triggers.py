@@ -628,7 +628,10 @@ def test_keys_are_noted_as_files_call_them(lab: Lab) -> None:
     with lab.engine.begin() as connection:
         capture.install(connection, "item", stream="s0")
         (problem,) = capture.check(connection, stream)
-        assert "op.install_capture('item', key={'the \"id\"': \"größe 'x'\", 'Größe': 'the \"id\"'})" in problem.remedy
+        assert (
+            "op.install_capture('item', stream='s0', key={'the \"id\"': \"größe 'x'\", 'Größe': 'the \"id\"'})"
+            in problem.remedy
+        )
         assert capture.renew(connection, stream)
         capture.install(connection, "item", dict(stream.in_files), stream="s0")
         assert capture.check(connection, stream) == []

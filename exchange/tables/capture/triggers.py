@@ -190,7 +190,7 @@ def _problems(connection: Connection, seen: Catalogue, stream: Stream, *, captur
         return
     if (hidden := seen.hides_rows(table)) is not None:
         yield TableProblem(hidden.message, hidden.remedy, stops=True)
-    installing = f"op.install_capture({name!r}{f', schema={schema!r}' if schema else ''})"
+    installing = f"op.install_capture({_arguments(stream)})"
     names = [column.name for column in stream.key]
     columns = {one.name: one for one in seen.key_columns(table, [*names, VERSION_COLUMN])}
     key = in_files([columns[name] for name in names if name in columns], stream.in_files)
@@ -249,8 +249,15 @@ def _capture_problems(
     yield from seen.cautions(table)
 
 
+def _arguments(stream: Stream) -> str:
+    """Write how a migration names a stream's table."""
+    name, schema = str(stream.table.name), stream.table.schema
+    said = [repr(name), *([f"schema={str(schema)!r}"] if schema else ())]
+    return ", ".join([*said, *([f"stream={stream.name!r}"] if stream.name != name else ())])
+
+
 def _received_and_captured(stream: Stream, table: str, other: str | None) -> TableProblem:
-    remedy = f"take the capture away: op.install_capture({stream.table.name!r}, source=THE OTHER NETWORK)"
+    remedy = f"take the capture away: op.install_capture({_arguments(stream)}, source=THE OTHER NETWORK)"
     if other == stream.name:
         message = f"table {table}, which stream {stream.name} receives, is captured: what is noted here is never sent"
         return TableProblem(message, remedy, minor=True)
