@@ -64,13 +64,14 @@ class Progress:
         self._say: Callable[[str], None] | None = None
         self._rows = 0
         self._expected: dict[Hashable, int] = {}
-        self._begun = self._told = 0.0
+        self._begun: float | None = None
+        self._told = 0.0
 
     @contextmanager
     def watched(self, watch: Callable[[Pace], None], say: Callable[[str], None] | None = None) -> Iterator[None]:
         """Count from now on, and call ``watch`` as rows are done, a few times a second at most; ``say`` what begins."""
         self._watch, self._say = watch, say
-        self._rows, self._expected, self._begun = 0, {}, time.monotonic()
+        self._rows, self._expected, self._begun = 0, {}, None
         try:
             yield
         finally:
@@ -97,6 +98,8 @@ class Progress:
             return
         self._rows += rows
         moment = time.monotonic()
+        if self._begun is None:  # what came before the first rows is no measure of how fast they are
+            self._begun = moment
         if moment - self._told >= TELL_SECONDS:
             self._told = moment
             self._watch(self.pace())
@@ -104,4 +107,4 @@ class Progress:
     def pace(self) -> Pace:
         """Say how far it is."""
         expected = sum(self._expected.values()) if self._expected else None
-        return Pace(self._rows, expected, time.monotonic() - self._begun)
+        return Pace(self._rows, expected, 0.0 if self._begun is None else time.monotonic() - self._begun)

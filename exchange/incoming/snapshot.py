@@ -32,6 +32,7 @@ from exchange.format.control import Part
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record, RecordRun
+from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import delete_limit, superseding
 from exchange.incoming.delete_limit import DeleteLimit
 from exchange.incoming.manifests import Arrival, part_of
@@ -64,12 +65,8 @@ def note_progress(connection: Connection, arrival: Arrival) -> None:
     if part.last:
         connection.execute(sa.delete(loading).where(loading.c.channel == channel))
         return
-    far: dict[str, Any] = {
-        "part": part.part,
-        "records": part.before + arrival.manifest.total,
-        "expected": part.expected,
-    }
-    far["updated_at"] = now()
+    records = min(part.before + arrival.manifest.total, MAX_INTEGER)
+    far = {"part": part.part, "records": records, "expected": part.expected, "updated_at": now()}
     again = sa.update(loading).where(loading.c.channel == channel, loading.c.name == part.name).values(far)
     if not connection.execute(again).rowcount:
         mine = attempt.c.batch == str(arrival.manifest.name)

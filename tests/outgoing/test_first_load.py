@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel
-from exchange.database.tables import ResyncState, change, dead_letter, first_load, resync
+from exchange.database.tables import ResyncState, batch, change, dead_letter, first_load, resync
 from exchange.link import send_requests
 from exchange.operating.status import read_status
 from exchange.outgoing import exporter
 from exchange.progress import Pace
 from exchange.tables import capture
 from tests.crossing import shop
+from tests.crossing.processes import KILLED, run_killed_at
 from tests.crossing.sides import Link, Side
 
 
@@ -158,3 +160,31 @@ def test_a_stream_that_is_not_captured_waits_with_those_that_refer_to_it(small: 
     small.there.carry()
     small.other.take_in()
     assert small.other.rows(shop.visit) == one.rows(shop.visit)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("rows, at_once", [(60, 10), (100_000, 20_000)])
+def test_a_load_that_is_killed_goes_on_at_the_part_it_had_reached_and_nothing_comes_twice(
+    alike: Link, rows: int, at_once: int
+) -> None:
+    one, two = alike.one, alike.other
+    one.limit(batch_records=at_once)
+    with one.engine.begin() as connection:
+        capture.drop(connection, "account")
+        connection.execute(sa.insert(shop.account), accounts(1, rows))
+        capture.install(connection, "account")
+    one.execute("UPDATE account SET name = 'newer' WHERE id = 7")
+
+    killed = 0
+    for side, work in ((one, one.export), (two, two.take_in)):
+        alike.there.carry()
+        step = 1
+        while (code := run_killed_at(step, side, work)) == KILLED:
+            killed, step = killed + 1, step + 3
+        assert code == 0
+    assert killed > 5
+
+    assert two.rows(shop.account) == one.rows(shop.account)
+    assert not two.all(sa.select(dead_letter))
+    counted = sa.select(sa.func.sum(batch.c.applied), sa.func.sum(batch.c.stale)).where(batch.c.channel == "forth")
+    assert [tuple(map(int, found)) for found in two.all(counted)] == [(rows + 1, 0)]
