@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
@@ -82,12 +82,12 @@ def finish_snapshot(site: Site, connection: Connection, arrival: Arrival, counts
     last = _concluded_by(connection, arrival)
     if last is None:
         return counts
-    doubts = _Doubts(last)
+    doubts = _Doubts(connection, arrival, last)
     removed, kept = _prune(site, connection, arrival, last, doubts)
     if last.answers is not None:
         asked_requests.close_answered(connection, last.answers)
     instead = superseding.close_contained(connection, arrival, last)
-    told = "; ".join(filter(None, (counts.told, instead, *doubts.told(arrival.channel))))
+    told = "; ".join(filter(None, (counts.told, instead, *doubts.told(arrival.channel, last.pruned))))
     return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept, told=told)
 
 
@@ -99,10 +99,10 @@ def removes_too_much(site: Site, connection: Connection, arrival: Arrival) -> st
     last = _concluded_by(connection, arrival)
     if last is None:
         return None
-    channel = arrival.channel
+    channel, doubts = arrival.channel, _Doubts(connection, arrival, last)
     for stream in _pruned(channel, last):
         gone, brake = 0, DeleteLimit(site, connection, channel, stream)
-        for keys in _missing(connection, channel, stream, last, _Doubts(last)):
+        for keys in _missing(connection, channel, stream, last, doubts):
             gone += len(keys)
             what = f"of what {site.peer} no longer has it removes {gone} or more"
             if sentence := brake.refusal(gone, what):
@@ -119,7 +119,7 @@ def _concluded_by(connection: Connection, arrival: Arrival) -> Part | None:
     last = part if part.last else None
     if last is not None and _are_all(numbers, last):
         return last
-    for other in _applied_parts(connection, arrival, part.name):
+    for _, other in _applied_parts(connection, arrival, part.name):
         numbers.add(other.part)
         last = other if other.last else last
         if last is not None and _are_all(numbers, last):
@@ -132,11 +132,11 @@ def _are_all(numbers: set[int], last: Part) -> bool:
     return len(numbers) >= last.part and sum(number <= last.part for number in numbers) == last.part
 
 
-def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Iterator[Part]:
-    """Give the parts of a snapshot that are applied beside this one, the newest first."""
+def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Iterator[tuple[str, Part]]:
+    """Give the parts of a snapshot that are applied beside this one, each with its batch's name, the newest first."""
     channel, epoch, sequence = arrival.place
     query = (
-        sa.select(batch.c.manifest)
+        sa.select(batch.c.stem, batch.c.manifest)
         .where(
             batch.c.direction == Direction.IN,
             batch.c.channel == channel,
@@ -148,10 +148,10 @@ def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Itera
         .order_by(batch.c.sequence.desc())
     )
     with connection.execute(query, execution_options={"yield_per": MANIFESTS_AT_ONCE}) as found:
-        for (line,) in found:
+        for stem, line in found:
             part = _part_in(line)
             if part is not None and part.name == name:
-                yield part
+                yield stem, part
 
 
 def _part_in(line: str) -> Part | None:
@@ -167,14 +167,37 @@ def _pruned(channel: Channel, part: Part) -> list[Stream]:
     return [one for one in capture.carried(channel.streams, channel.shard) if one.name in part.pruned]
 
 
+def _unreadable(connection: Connection, arrival: Arrival, name: str) -> Mapping[str | None, int]:
+    """Count the parked records of a snapshot of which nobody can tell whose they are, by stream where that is known."""
+    letter = dead_letter.c
+    mine = (letter.key.is_(None), letter.direction == Direction.IN, letter.channel == arrival.channel.name)
+    found = connection.execute(
+        sa.select(letter.batch, letter.stream, sa.func.count().label("letters"))
+        .where(*mine)
+        .group_by(letter.batch, letter.stream)
+    ).all()
+    stems = {arrival.sighting.stem}
+    if any(row.batch not in stems for row in found):
+        stems |= {stem for stem, _ in _applied_parts(connection, arrival, name)}
+    counts = Counter[str | None]()
+    for row in found:
+        counts[row.stream] += row.letters if row.batch in stems else 0
+    return +counts
+
+
 class _Doubts:
     """Which rows the sender has and could not send, and which of ours are left for that: they may be those."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, connection: Connection, arrival: Arrival, part: Part) -> None:
+        self._unreadable = _unreadable(connection, arrival, part.name)
         self._said = {one.stream: one for one in part.doubts}
         self._keys = {one.stream: {key_text(key) for key in one.keys} for one in part.doubts}
         self._left: dict[str, list[Key]] = {}
         self._unnamed: Counter[str] = Counter()
+
+    def unreadable(self, stream: str) -> int:
+        """Count the records of the snapshot that may be of a stream, any row of it: then all of them are left."""
+        return self._unreadable.get(stream, 0) + self._unreadable.get(None, 0)
 
     def leaves(self, stream: str, key: Key) -> bool:
         """Say whether a row is in doubt, and remember that it is left."""
@@ -187,9 +210,15 @@ class _Doubts:
         """Count a row of ours that is left, as no record can have its key."""
         self._unnamed[stream] += 1
 
-    def told(self, channel: Channel) -> Iterator[str]:
+    def told(self, channel: Channel, pruned: Iterable[str]) -> Iterator[str]:
         """Say what was left, by stream, and why."""
         for stream in channel.streams:
+            if stream.name in pruned and (number := self.unreadable(stream.name)):
+                yield (
+                    f"{stream.name}: nothing was removed, as of {number} records of the snapshot, which are dead letters,"
+                    " nobody can tell whose they are"
+                )
+                continue
             doubt, left, unnamed = self._said.get(stream.name), self._left.get(stream.name), self._unnamed[stream.name]
             if doubt is not None and doubt.more:
                 number = doubt.more + len(doubt.keys)
@@ -253,8 +282,11 @@ def _missing(
 ) -> Iterator[Sequence[Key]]:
     """Give the keys of rows, some at a time, that a whole snapshot did not bring and that should be in it.
 
-    A row is left alone if its record came and is parked, or was, or could not be sent: the sender has it.
+    A row is left alone if its record came and is parked, or was, or could not be sent: the sender has it. So are all
+    rows of a stream of which a record can't be read so far that its key is known.
     """
+    if doubts.unreadable(stream.name):
+        return
     encode = stream.key_encoder(connection.dialect)
     is_meant = _meant(channel, stream, part)
     for rows in capture.older_keys(connection, stream, part.version):

@@ -17,6 +17,7 @@ from exchange.channels import Stream
 from exchange.database.engine import now
 from exchange.database.locks import locked
 from exchange.database.tables import RepairState, ResyncState, batch, change, dead_letter, repair, resync, tombstone
+from exchange.format.batch import ReadLimits
 from exchange.format.buckets import bucket_of
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import Reason, Verdict
@@ -317,6 +318,27 @@ def test_a_row_whose_record_was_parked_is_not_pruned(quick_receiver: Side, quick
     assert [one.verdict for one in done.batches] == [Verdict.APPLIED, Verdict.APPLIED]
 
     assert [row["id"] for row in quick_receiver.rows(shop.account)] == [2]
+
+
+@pytest.mark.parametrize("unreadable", [b'{"stream":"account","data":{"id":2,"name":"' + b"x" * 200 + b'"}}', b"{}"])
+def test_where_nobody_can_tell_whose_a_record_is_no_row_is_pruned_and_that_is_said(
+    quick_receiver: Side, quick_forger: Forger, unreadable: bytes
+) -> None:
+    quick_receiver.limit(read=ReadLimits(max_record_bytes=190))
+    quick_forger.send([account(1, 10), account(2, 10)])
+    said = {"name": "x-1", "version": 50, "part": 1, "last": False, "streams": ["account"], "buckets": None}
+    said |= {"of": 1024, "prune": [], "answers": None}
+    counts = {"account": {"upsert": 1, "delete": 0}}
+    claims = {"kind": "snapshot", "schemas": {"account": 1}, "records": counts}
+    quick_forger.send([unreadable], claims={**claims, "snapshot": said})
+    last = {**said, "part": 2, "last": True, "prune": ["account"]}
+    quick_forger.send([account(3, 50)], claims={"kind": "snapshot", "snapshot": last})
+
+    assert quick_receiver.take_in().trouble is None
+
+    assert [row["id"] for row in quick_receiver.rows(shop.account)] == [1, 2, 3]
+    (told,) = quick_receiver.all(sa.select(batch.c.message).where(batch.c.message.contains("nothing was removed")))
+    assert told.message.startswith("account: nothing was removed, as of 1 records of the snapshot")
 
 
 def test_nothing_is_pruned_while_a_part_is_missing(quick_receiver: Side, quick_forger: Forger) -> None:
