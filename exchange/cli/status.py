@@ -85,8 +85,8 @@ def _say_what_waits(found: Status) -> None:
             output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
         if one.rejected and one.there is None:
             output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
-    for leftover in found.leftovers:
-        output.warn(str(leftover.problem))
+    for waiting in (*(one.problem for one in found.leftovers), *found.left_rows):
+        output.warn(str(waiting))
     for sentence in (*map(str, found.failed_runs), *found.stumbles):
         output.print_error(sentence)
     for sentence in (*map(str, found.of_peer.unread), *found.of_peer.troubles()):

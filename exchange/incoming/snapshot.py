@@ -149,12 +149,12 @@ def _applied_parts(connection: Connection, arrival: Arrival, name: str) -> Itera
     )
     with connection.execute(query, execution_options={"yield_per": MANIFESTS_AT_ONCE}) as found:
         for stem, line in found:
-            part = _part_in(line)
+            part = part_in(line)
             if part is not None and part.name == name:
                 yield stem, part
 
 
-def _part_in(line: str) -> Part | None:
+def part_in(line: str) -> Part | None:
     """Read which part of a snapshot an applied batch was; None if it was none, or none that counts here."""
     manifest = peer_statements.manifest(line)
     try:
@@ -215,8 +215,8 @@ class _Doubts:
         for stream in channel.streams:
             if stream.name in pruned and (number := self.unreadable(stream.name)):
                 yield (
-                    f"{stream.name}: nothing was removed, as of {number} records of the snapshot, which are dead letters,"
-                    " nobody can tell whose they are"
+                    f"{stream.name}: nothing was removed, as of {number} records of the snapshot, which are dead"
+                    " letters, nobody can tell whose they are"
                 )
                 continue
             doubt, left, unnamed = self._said.get(stream.name), self._left.get(stream.name), self._unnamed[stream.name]

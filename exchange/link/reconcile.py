@@ -6,8 +6,8 @@ other side for one, which its next control batch tells. The receiver compares, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,9 +21,10 @@ from exchange.database.locks import reading, writing
 from exchange.database.tables import Direction, agreement
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
+from exchange.format.buckets import key_text
 from exchange.format.control import CHECKPOINT
 from exchange.format.errors import RecordError
-from exchange.link import asked_requests, peer_statements
+from exchange.link import asked_requests, differences, peer_statements
 from exchange.link.send_requests import add_request
 from exchange.link.vain_repairs import VainRepairs
 from exchange.site import Site
@@ -47,7 +48,8 @@ class StreamAgreement(AsDict):
     """How a stream agreed at its last checkpoint, in rows: None where nobody knows.
 
     ``rows`` are those of its source. ``keys`` are some of the rows that differed when they were last looked at, which
-    was at ``looked_at``; before that only ``buckets`` that differ are known.
+    was at ``looked_at``; before that only ``buckets`` that differ are known. ``unexplained`` counts those of them that
+    no dead letter explains, ``letter`` of a row in ``left`` whether one waits for it.
     """
 
     channel: str
@@ -60,6 +62,7 @@ class StreamAgreement(AsDict):
     extra: int | None = None
     different: int | None = None
     buckets: int | None = None
+    unexplained: int | None = None
     since: datetime | None = None
     compared_at: datetime | None = None
     looked_at: datetime | None = None
@@ -109,11 +112,54 @@ def report_agreement(site: Site, channel: str | None = None) -> list[StreamAgree
     """
     with transient_errors(), reading(site.engine) as connection:
         known = {(row.direction, row.channel, row.stream): row for row in connection.execute(sa.select(agreement))}
-    return [
-        _standing(direction, one.name, stream, known.get((direction, one.name, stream.name)))
-        for direction, one, stream in _streams(site)
-        if one.called(channel)
-    ]
+        found = [
+            _standing(direction, one.name, stream, known.get((direction, one.name, stream.name)))
+            for direction, one, stream in _streams(site)
+            if one.called(channel)
+        ]
+        return [_explained(site, connection, one, known) if one.buckets else one for one in found]
+
+
+@dataclass(frozen=True)
+class LeftRows(AsDict):
+    """How many rows of a stream that is received were repaired in vain and are left as they are."""
+
+    channel: str
+    stream: str
+    rows: int
+
+    def __str__(self) -> str:
+        """Say it, and what names them."""
+        return (
+            f"{self.channel}: {self.rows} rows of stream {self.stream} were repaired in vain and are left;"
+            f" `exchange reconcile {self.channel} --report` says what differs"
+        )
+
+
+def left_rows(connection: Connection) -> list[LeftRows]:
+    """Give the streams of which rows were repaired in vain and are left. Only reads, in the caller's transaction."""
+    mine = (agreement.c.direction == Direction.IN, agreement.c.in_vain.is_not(None))
+    columns = (agreement.c.channel, agreement.c.stream, agreement.c.in_vain)
+    found = connection.execute(sa.select(*columns).where(*mine).order_by(agreement.c.channel, agreement.c.stream))
+    counted = [LeftRows(row.channel, row.stream, len(VainRepairs(row.in_vain).left())) for row in found]
+    return [one for one in counted if one.rows]
+
+
+def _explained(
+    site: Site, connection: Connection, one: StreamAgreement, known: Mapping[tuple[str, str, str], Any]
+) -> StreamAgreement:
+    """Say how many of the buckets that differ no dead letter explains."""
+    if one.direction is Direction.IN:
+        row = known[one.direction, one.channel, one.stream]
+        texts = [key_text(repaired.key).decode() for repaired in VainRepairs(row.in_vain).left()]
+        letters = differences.with_letters(connection, one.stream, texts)
+        left = tuple({**row, "letter": text in letters} for row, text in zip(one.left, texts, strict=True))
+        unexplained = differences.unexplained_here(connection, one.stream, peer_statements.buckets(row.buckets))
+        return replace(one, left=left, unexplained=unexplained)
+    channel = site.channel(one.channel)
+    streams = [stream.name for stream in channel.streams] if channel is not None else []
+    unexplained = min(differences.unexplained_there(connection, one.channel, streams), one.buckets or 0)
+    return replace(one, unexplained=unexplained)
 
 
 def _streams(site: Site) -> Iterator[tuple[Direction, Channel, Stream]]:

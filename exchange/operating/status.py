@@ -32,6 +32,7 @@ from exchange.incoming.failure_list import list_failures
 from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerChannel, PeerState
+from exchange.link.reconcile import LeftRows, left_rows
 from exchange.outgoing.leftover import Leftover, list_leftovers
 from exchange.progress import Pace
 from exchange.results import LeftAloneFiles
@@ -129,6 +130,8 @@ class Status:
     """Changes that no export takes."""
     failed_runs: tuple[FailedRuns, ...] = ()
     """The last error of each channel that was not done since."""
+    left_rows: tuple[LeftRows, ...] = ()
+    """Rows that were repaired in vain."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -142,6 +145,7 @@ class Status:
             "stumbles": list(self.stumbles),
             "leftovers": [one.as_dict() for one in self.leftovers],
             "failed_runs": [one.as_dict() for one in self.failed_runs],
+            "left_rows": [one.as_dict() for one in self.left_rows],
             "strangers": [group.as_dict() for group in self.strangers],
             "link": {
                 "kind": "one-way" if self.of_peer.one_way else "two-way",
@@ -193,6 +197,7 @@ def read_status(site: Site) -> Status:
         failures = tuple(map(str, list_failures(site, connection)))
         recent = recent_strangers(connection)
         leftovers = tuple(list_leftovers(site, connection))
+        left = tuple(left_rows(connection))
         failed = tuple(list_failed_runs(connection, [one.name for one in (*site.outgoing(), *site.incoming())]))
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
@@ -219,6 +224,7 @@ def read_status(site: Site) -> Status:
         stumbles=failures,
         leftovers=leftovers,
         failed_runs=failed,
+        left_rows=left,
     )
 
 

@@ -24,6 +24,8 @@ from exchange.format.control import BUCKETS, CHECKPOINT, DIGEST, SNAPSHOT, Part
 from exchange.format.errors import Verdict
 from exchange.link import asked_requests, reconcile
 from exchange.operating.doctor import batches
+from exchange.operating.doctor.finding import Level
+from exchange.operating.status import read_status
 from exchange.outgoing import seal
 from exchange.outgoing.checkpoint import seal_checkpoint
 from exchange.outgoing.seal import Sealed
@@ -231,9 +233,12 @@ def test_a_row_that_is_changed_after_each_repair_is_left_after_two_and_the_other
     assert (times, names) == (2, ["mine", "there"])
     difference = [{"column": "name", "there": '"there"', "here": '"mine"'}]
     difference.append({"column": "age", "there": HIDDEN, "here": HIDDEN})
-    assert left == [{"what": "different", "key": {"id": 1}, "repairs": 2, "since": ANY, "difference": difference}]
+    assert left == [
+        {"what": "different", "key": {"id": 1}, "repairs": 2, "since": ANY, "difference": difference, "letter": False}
+    ]
     (found,) = batches.check_agreement(None, other.site)  # type: ignore[arg-type]
     assert "1 of its rows were repaired in vain and are left" in found.message
+    assert [(one.stream, one.rows) for one in read_status(other.site).left_rows] == [("account", 1)]
 
     other.execute(f"UPDATE account SET name = 'wrong' WHERE id = {beside}")
     assert agree()[:2] == (3, ["mine", "there"])
@@ -246,6 +251,33 @@ def test_a_row_that_is_changed_after_each_repair_is_left_after_two_and_the_other
     assert agree()[:2] == (5, ["mine", "there"])
     reconcile.request_checkpoints(other.site, "forth")  # and so does a person
     assert agree() == (6, ["new", "there"], [])
+
+
+def test_rows_that_wait_as_dead_letters_are_no_difference_that_is_warned_of_on_either_side(small: Link) -> None:
+    one, other = small.one, small.other
+    other.execute("CREATE TRIGGER strict BEFORE INSERT ON account WHEN new.id = 1 BEGIN SELECT RAISE(ABORT, 'no'); END")
+    one.execute(sa.insert(accounts), [{"id": number, "name": "there"} for number in (1, 2)])
+    for _ in range(4):
+        small.round()
+        compared(small)
+        tell(other)
+        small.round()
+
+    def levels(side: Side) -> dict[str, Level]:
+        found = batches.check_agreement(None, side.site)  # type: ignore[arg-type]
+        return {one.message: one.level for one in found if "account" in one.message}
+
+    for side in (one, other):
+        ((said, level),) = levels(side).items()
+        assert (level, "dead letters here or there explain all of it" in said) == (Level.OK, True), said
+    (row,) = (row for found in reconcile.report_agreement(other.site, "forth") for row in found.left)
+    assert row["letter"]
+
+    other.execute("UPDATE account SET name = 'mine' WHERE id = 2")
+    compared(small)
+    tell(other)
+    small.round()
+    assert [*levels(one).values(), *levels(other).values()] == [Level.WARNING] * 2
 
 
 def test_while_an_answer_is_under_way_nothing_is_asked_for_again(small: Link) -> None:

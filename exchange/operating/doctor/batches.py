@@ -14,6 +14,7 @@ from exchange.database import engine, failed_runs, ledger, locks
 from exchange.database.tables import BatchState, Direction, RepairState, batch, gap, is_missing, position, repair
 from exchange.format.errors import Reason, printable
 from exchange.format.names import CONTROL
+from exchange.incoming.doubts import RowsInDoubt, rows_in_doubt
 from exchange.incoming.failure_list import list_tried
 from exchange.link import reconcile
 from exchange.link.reconcile import StreamAgreement
@@ -27,6 +28,9 @@ LONG = timedelta(days=1)
 
 SOON = timedelta(minutes=5)
 """What a crash left sealed is published by the next export, which is sooner."""
+
+_NAMED = 5
+"""So many rows in doubt of a stream are named; the batch's message has more."""
 
 _LATELY = timedelta(hours=1)
 """Of what came later than so long ago there is a number of its own: it says whether it grows."""
@@ -85,12 +89,13 @@ def check_runs(_settings: Settings, site: Site) -> Findings:
         yield ok("runs", "no export or import failed since its channel was last done")
 
 
-def check_agreement(_settings: Settings, site: Site) -> Findings:
+def check_agreement(settings: Settings, site: Site) -> Findings:
     """Look for streams whose rows were found different and not repaired since, and for what was asked for in vain."""
     moment = engine.now()
     findings = [_differing(one, moment) for one in reconcile.report_agreement(site) if one.state == reconcile.DIFFERENT]
     asked = sa.select(repair).where(repair.c.state == RepairState.OPEN, repair.c.asked_at < moment - LONG)
     with locks.reading(site.engine) as connection:
+        findings += [_doubtful(settings, one) for one in rows_in_doubt(site, connection)]
         for row in connection.execute(asked.order_by(repair.c.asked_at).limit(10)):
             said = f"a {row.want} of channel {row.channel} was asked for and has not come"
             remedy = f"see that {site.peer} runs and that files go both ways"
@@ -100,14 +105,26 @@ def check_agreement(_settings: Settings, site: Site) -> Findings:
         yield ok("agreement", "no stream was found different that was not repaired")
 
 
+def _doubtful(settings: Settings, one: RowsInDoubt) -> Finding:
+    some = ", ".join(json.dumps(key) for key in one.keys[:_NAMED])
+    more = f" and {len(one.keys) - _NAMED} more" if len(one.keys) > _NAMED else ""
+    named = printable(some, 500) + more
+    said = f"rows of stream {one.stream} are in doubt, as {settings.peer} could not send them: {named}"
+    remedy = f"they stay until {settings.peer} mends its rows (`exchange dead-letters list --direction out` there)"
+    return warning("agreement", said, remedy, command=f"exchange batches show {one.batch}", since=one.since)
+
+
 def _differing(one: StreamAgreement, moment: datetime) -> Finding:
     level = Level.FAULT if one.since is not None and moment - one.since > LONG else Level.WARNING
     command = f"exchange reconcile {one.channel} --report"
     said = f"stream {one.stream} of channel {one.channel} differs from its source"
-    if not one.left:
+    left = [row for row in one.left if not row.get("letter")]
+    if not left and not one.unexplained:
+        return ok("agreement", f"{said}; dead letters here or there explain all of it (`exchange dead-letters`)")
+    if not left:
         return Finding("agreement", level, said, f"`{command}` names the rows", command, one.since)
-    first = json.dumps(one.left[0]["key"])
-    said += f"; {len(one.left)} of its rows were repaired in vain and are left, {printable(first, 200)} first"
+    first = json.dumps(left[0]["key"])
+    said += f"; {len(left)} of its rows were repaired in vain and are left, {printable(first, 200)} first"
     remedy = (
         f"see what changes or refuses them here (`{command}` says what differs), mend that, and"
         f" `exchange reconcile {one.channel}` repairs them again"
@@ -144,7 +161,9 @@ def _told(settings: Settings, site: Site, connection: Connection, stuck: _Stuck)
     said = connection.scalar(
         sa.select(batch.c.message).where(batch.c.stem == stuck.stem).order_by(batch.c.id.desc()).limit(1)
     )
-    why = f": {printable(said, 500)}" if said else f" ({stuck.reason})" if stuck.reason else ""
+    # What its sentence says behind that is what a person may do, which the finding says in fewer words.
+    said = (said or "").split("; it is quarantined", 1)[0]
+    why = f": {printable(said, 300)}" if said else f" ({stuck.reason})" if stuck.reason else ""
     more = f"; the first is {stuck.stem}" if stuck.batches > 1 else ""
     counted, since = stuck.counted, stuck.since
     match stuck.state:
@@ -153,15 +172,15 @@ def _told(settings: Settings, site: Site, connection: Connection, stuck: _Stuck)
             level = Level.FAULT if stuck.ahead and stuck.channel != CONTROL else Level.WARNING
             channel = site.channel(stuck.channel)
             if level is Level.FAULT and channel is not None and channel.ordered:
-                why += ": the channel stands still behind it"
+                why += "; the channel stands still behind it"
             coming = stuck.reason in answers.FOR_RECORDS and channel is not None and channel.on_refused == "snapshot"
+            remedy = (
+                f"ask {settings.peer} about it; once its cause is mended `exchange replay` tries it again,"
+                " `exchange batches reject` gives it up"
+            )
             if level is Level.FAULT and coming and not site.one_way and engine.now() - since < LONG:
                 level = Level.WARNING
-                why += f"; {settings.peer} is told, and sends a snapshot in its place"
-            remedy = (
-                f"ask {settings.peer} about it; once its cause is mended `exchange replay {stuck.stem}` tries it again,"
-                f" `exchange batches reject {stuck.stem} --reason TEXT` gives it up"
-            )
+                remedy = f"{settings.peer} is told, and sends a snapshot in its place"
             command = f"exchange quarantine show {stuck.stem}"
             return [Finding("batches", level, f"{counted}: quarantined{why}{more}", remedy, command, since)]
         case BatchState.HELD if stuck.reason != Reason.UNPROVEN_EPOCH:  # of that the link tells
