@@ -14,6 +14,9 @@ from exchange.format.moments import lasting
 TELL_SECONDS = 0.2
 """So often a watcher is told at most."""
 
+LEAST_SECONDS = 0.1
+"""So long work must have gone on before its rate is told."""
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -30,8 +33,8 @@ class Pace:
 
     @property
     def rows_per_second(self) -> float | None:
-        """The rate."""
-        return self.rows / self.seconds if self.rows and self.seconds > 0 else None
+        """The rate; None as long as it is too early to say."""
+        return self.rows / self.seconds if self.rows and self.seconds >= LEAST_SECONDS else None
 
     @property
     def seconds_left(self) -> float | None:

@@ -39,9 +39,9 @@ def test_a_line_says_now_and_then_how_far_it_is_and_one_more_at_a_signal(
         progress.add(1)
         assert capsys.readouterr().err == ""
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert capsys.readouterr().err.startswith("exporting: 1 of 4 rows (25%), ")
+        assert capsys.readouterr().err.startswith("exporting: 1 of 4 rows (25%)")
         monkeypatch.setattr(output, "LINE_SECONDS", 0.0)
         monkeypatch.setattr("exchange.progress.TELL_SECONDS", 0.0)
         progress.add(1)
-        assert capsys.readouterr().err.startswith("exporting: 2 of 4 rows (50%), ")
+        assert capsys.readouterr().err.startswith("exporting: 2 of 4 rows (50%)")
     assert signal.getsignal(signal.SIGUSR1) is before

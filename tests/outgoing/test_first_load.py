@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from exchange.channels import Channel
 from exchange.database.tables import ResyncState, batch, change, dead_letter, first_load, resync
 from exchange.link import send_requests
+from exchange.operating.check.oracle import disagreements, judge
 from exchange.operating.status import read_status
 from exchange.outgoing import exporter
 from exchange.progress import Pace
@@ -76,7 +77,7 @@ def test_rows_from_before_capture_cross_unasked_parents_first_and_once(alike: Li
     assert not [side for side in (one, two) for channel in read_status(side.site).channels if channel.load]
     for table in (shop.account, shop.place, shop.visit):
         assert two.rows(table) == one.rows(table)
-    assert not two.all(sa.select(dead_letter))
+    assert judge(one.site, two.site) == []
     [request] = one.all(sa.select(resync))
     assert (request.state, request.streams, request.who) == (ResyncState.DONE, None, send_requests.FIRST_LOAD)
     assert not one.all(sa.select(first_load).where(first_load.c.done_at.is_(None)))
@@ -141,6 +142,7 @@ def test_each_shard_sends_its_own_and_another_number_of_shards_all_of_it(small: 
     small.there.carry()
     small.other.take_in()
 
+    assert judge(one.site, small.other.site) == []
     for table in (shop.account, shop.place, shop.visit):
         assert small.other.rows(table) == one.rows(table)
     assert not one.all(sa.select(first_load).where(first_load.c.done_at.is_(None)))
@@ -188,3 +190,4 @@ def test_a_load_that_is_killed_goes_on_at_the_part_it_had_reached_and_nothing_co
     assert not two.all(sa.select(dead_letter))
     counted = sa.select(sa.func.sum(batch.c.applied), sa.func.sum(batch.c.stale)).where(batch.c.channel == "forth")
     assert [tuple(map(int, found)) for found in two.all(counted)] == [(rows + 1, 0)]
+    assert disagreements(one.site, two.site) == []
