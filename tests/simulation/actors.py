@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,10 +15,12 @@ import sqlalchemy as sa
 from exchange.database import network as own_network
 from exchange.database import tables
 from exchange.database.locks import reading
+from exchange.database.tables import BatchState
 from exchange.dead_letters import discard, retry
+from exchange.format.errors import Reason
 from exchange.format.names import MANIFEST_ENDING
 from exchange.format.signing import SigningKey
-from exchange.incoming import quarantine, replay, strangers
+from exchange.incoming import importer, quarantine, replay, strangers
 from exchange.link import epochs, gaps, reconcile, send_requests
 from exchange.outgoing import resend
 from exchange.testing.carrier import Faults
@@ -459,14 +462,28 @@ def end(world: World) -> list[tuple[str, str]]:
 
 
 def heed(world: World) -> list[tuple[str, str]]:
-    """Do what a side that stands still asks of its people: begin an epoch after a restore that nobody told of."""
+    """Do what a side that stands still asks of its people: begin an epoch after a restore that nobody told of, and take
+    versions of a year that a clock was in.
+    """
     done = []
     for network in world.networks:
         with reading(network.side.engine) as connection:
             because = own_network.halted(connection)
         if because:
             done.append(("heed", f"{network.name} is halted ({because}): {begin_epoch(world, network)}"))
+        ahead = sa.select(tables.batch.c.stem).where(
+            tables.batch.c.state == BatchState.HELD, tables.batch.c.reason == Reason.VERSIONS
+        )
+        done += [
+            ("heed", f"{network.name} releases {row.stem}: {_take_ahead(world, network, row.stem)}")
+            for row in network.side.all(ahead)
+        ]
     return done
+
+
+def _take_ahead(world: World, network: Network, stem: str) -> str:
+    run = partial(importer.import_batches, network.side.site, stem=stem, release=True)
+    return world.act(network, lambda: [one.verdict.value for one in run().batches])
 
 
 ACTORS: dict[str, Actor] = {
