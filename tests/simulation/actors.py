@@ -22,7 +22,10 @@ from exchange.format.names import MANIFEST_ENDING
 from exchange.format.signing import SigningKey
 from exchange.incoming import importer, quarantine, replay, strangers
 from exchange.link import epochs, gaps, reconcile, send_requests
+from exchange.operating import erasure
+from exchange.operating.erasure import sought
 from exchange.outgoing import resend
+from exchange.tables import capture
 from exchange.testing.carrier import Faults
 from tests.simulation import wide_writers, writers
 from tests.simulation.application import FORTH
@@ -189,6 +192,42 @@ def restore_both(world: World, draw: random.Random) -> str:
     return "both are restored" + "".join(f"; {one.name}: {begin_epoch(world, one)}" for one in told)
 
 
+def lose_database(world: World, draw: random.Random) -> str:
+    """Lose a side's database, of which there is no copy, or all the files that it keeps of batches."""
+    network = _either(world, draw)
+    if draw.random() < 0.5:
+        world.make_anew(network)
+        return f"{network.name}'s database is made anew"
+    folders = network.side.site.spool.folders
+    for folder in (folders.sealed, folders.archive, folders.work, folders.quarantine):
+        for path in folder.iterdir():
+            if path.is_file() and not path.name.startswith("."):
+                path.unlink()
+    world.harmed.add(network.name)
+    return f"{network.name} keeps no file"
+
+
+def drop_capture(world: World, draw: random.Random) -> str:
+    """Drop the triggers of a table, as making it anew does; or install again those that were dropped earlier."""
+    network = world.one
+    if network.uncaptured and draw.random() < 0.6:
+        return install_capture(network)
+    streams = [one for channel in network.side.site.outgoing() for one in channel.streams]
+    table = draw.choice(sorted({stream.table.name for stream in streams}))
+    with network.side.engine.begin() as connection:
+        capture.drop(connection, table)
+    network.uncaptured.add(table)
+    return f"{network.name} does not capture {table}"
+
+
+def install_capture(network: Network) -> str:
+    """Install again the triggers that somebody ever dropped: a database that was restored may lack them still."""
+    with network.side.engine.begin() as connection:
+        for table in network.uncaptured:
+            capture.install(connection, table, stream=table)
+    return f"{network.name} captures {', '.join(sorted(network.uncaptured))} again"
+
+
 def fill_both_disks(world: World, draw: random.Random) -> str:
     """Let both sides' disks be full from a step of their exports on."""
     said = []
@@ -328,6 +367,26 @@ def rotate_and_begin(world: World, draw: random.Random) -> str:
     return "; ".join([*said, rotate_keys(world, draw), begin_epoch(world, network), world.export(network)])
 
 
+def declare_less(world: World, draw: random.Random) -> str:
+    """Declare a channel no more on a side, or all of them again."""
+    network = _either(world, draw)
+    gone = {draw.choice(sorted(network.begun))} if network.more == network.begun and network.begun else set()
+    network.more = network.begun - gone
+    network.declare()
+    return f"{network.name} declares {', '.join(sorted(network.more))}"
+
+
+def erase(world: World, draw: random.Random) -> str:
+    """Have every place forget a row's record, on a side that has it."""
+    network = _either(world, draw)
+    site = network.side.site
+    name = draw.choice(["account", "note", "tree", "item"])
+    key = str(draw.randrange(writers.KEYS))
+    return f"{network.name} {name} {key}: " + world.act(
+        network, lambda: erasure.erase_record(site, sought.seek(site, name, key)).counts()["erased"]
+    )
+
+
 def reshard_and_lose(world: World, draw: random.Random) -> str:
     """Declare another number of shards while batches of the old ones are lost."""
     network = world.one
@@ -455,7 +514,8 @@ def end(world: World) -> list[tuple[str, str]]:
     if world.rejected:
         world.time += 1.1 * DAY  # three refusals a day are answered
     for network in world.networks:
-        network.skew, network.schema = 0.0, schema
+        network.skew, network.schema, network.more = 0.0, schema, network.begun
+        install_capture(network)
         network.declare()
     world.trust()
     return [("end", f"clocks are right, keys trusted, schema {schema}, {mended}")]
@@ -520,6 +580,10 @@ ACTORS: dict[str, Actor] = {
     "halves": Actor(bring_half, 5, extra=True, wide=True),
     "manifests first": Actor(bring_manifests_first, 5, extra=True, wide=True),
     "names": Actor(rename_files, 5, extra=True, wide=True),
+    "anew": Actor(lose_database, 2, extra=True, wide=True),
+    "capture": Actor(drop_capture, 4, extra=True, wide=True),
+    "less": Actor(declare_less, 4, extra=True, wide=True),
+    "erase": Actor(erase, 4, extra=True, wide=True),
     "key and epoch": Actor(rotate_and_begin, 2, extra=True, wide=True),
     "shards and loss": Actor(reshard_and_lose, 3, extra=True, wide=True),
 }

@@ -89,7 +89,8 @@ class Network:
         self.side = side
         self.tables = tables_of
         self.more: frozenset[str] = frozenset()
-        """The channels of the wide part that are declared."""
+        """The channels of the wide part that are declared; ``begun`` has all that this seed has."""
+        self.begun = self.more
         self._declared: dict[tuple[int, int, frozenset[str]], Any] = {}
         self.begin()
 
@@ -98,7 +99,7 @@ class Network:
         self.shards, self.schema, self.skew = 2, 1, 0.0
         self.keys = [self.side.key]
         self.copies: list[Any] = []
-        self.restored = False
+        self.uncaptured: set[str] = set()  # tables whose triggers somebody dropped
 
     @property
     def name(self) -> str:
@@ -155,7 +156,7 @@ class World:
             shutil.rmtree(side.home)
             side.key = self._mark[network.name]
             network.begin()
-            network.more = frozenset(more)
+            network.more = network.begun = frozenset(more)
             spool = Spool(side.site.spool.folders)
             spool.prepare(make=True)
             limits = Limits(
@@ -166,6 +167,7 @@ class World:
                 period_seconds=5 * PERIOD,
                 deleted_rows=100_000,
                 retention_days=1,
+                look_ahead=draw.choice([6, 10_000]) if more else 10_000,
             )
             side.site = replace(side.site, spool=spool, limits=limits)
             network.declare()
@@ -344,6 +346,13 @@ class World:
         self._put_back(network, copy)
         self.oracle.forget(network.side.site)
         self.harmed.add(network.name)
+
+    def make_anew(self, network: Network) -> None:
+        """Make a side's database anew, as one does of which there is no copy."""
+        with self.as_of(network):
+            self.put_back(network, self._empty[self.networks.index(network)])
+            with network.side.engine.begin() as connection:
+                open_network(connection, network.name)
 
     def _put_back(self, network: Network, copy: Any) -> None:
         engine = network.side.engine
