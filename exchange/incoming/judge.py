@@ -74,6 +74,7 @@ def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) ->
     if known is not None and known.digest != arrival.digest and known.state is not BatchState.APPLIED:
         return _conflict(known)
     at = positions.current_position(connection, Direction.IN, channel)
+    undecided = epoch_adoption.undecided_epoch(connection, arrival.manifest, at)
     standing = decide(
         arrival.manifest,
         arrival.digest,
@@ -82,9 +83,10 @@ def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) ->
         known_digest=known.digest if known and known.state is BatchState.APPLIED else None,
         ordered=arrival.channel.ordered,
         look_ahead=site.limits.look_ahead,
-        undecided=epoch_adoption.undecided_epoch(connection, arrival.manifest, at),
+        undecided=undecided,
     )
-    if standing.reason is Reason.GAP and superseding.may_take_instead(site, connection, arrival, at):
+    early = standing.reason in {Reason.GAP, Reason.LOOK_AHEAD} and undecided is None
+    if early and superseding.may_take_instead(site, connection, arrival, at):
         standing = NEXT
     # Where an ordered channel goes on there is no place that was given up.
     if known is None and (standing is not NEXT or not arrival.channel.ordered):

@@ -27,6 +27,7 @@ from exchange.format.errors import BatchError, Reason, RecordError
 from exchange.format.manifest import BatchKind, digest, split_manifest
 from exchange.format.placement import Position
 from exchange.incoming.manifests import Arrival, part_of
+from exchange.limits import Limits
 from exchange.link import asked_requests, gaps
 from exchange.link.gaps import Flow
 from exchange.link.receipts import REFUSED, is_final_refusal
@@ -57,7 +58,8 @@ def may_take_instead(site: Site, connection: Connection, arrival: Arrival, at: P
         return False
     channel, epoch, _ = arrival.place
     following = (at.sequence if at is not None and at.epoch == epoch else 0) + 1
-    if not contains[0] <= following <= contains[1]:
+    # What a sender says that it contains, and no more than that: each place gets a row.
+    if not contains[0] <= following <= contains[1] < following + max(site.limits.look_ahead, Limits.look_ahead):
         return False
     flow = Flow(channel, epoch)
     return _will_not_come(site, connection, flow, following) and _holds_all_known(

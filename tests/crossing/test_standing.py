@@ -259,6 +259,20 @@ def test_a_snapshot_takes_the_place_of_a_refused_batch_and_of_what_waits_behind_
     assert [row.message for row in message] == [f"taken in place of 2-{through}, which it contains"]
 
 
+def test_a_snapshot_takes_the_place_of_a_refused_batch_however_little_ahead_others_may_be(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    small.other.limit(look_ahead=1)
+    spoil(small, 100)
+    small.one.export()
+    small.one.execute(sa.insert(shop.place), family(small)[0])
+    small.one.export()
+    for _ in range(6):
+        go_round(small)
+    assert different(small) == ["account"]
+    assert {state for _, state, _ in states(small.other, "in")} == {"discarded"}
+
+
 @pytest.mark.thorough
 def test_what_was_sent_of_a_refused_batch_changes_nothing_if_it_comes_again(small: Link) -> None:
     hurry(small)

@@ -72,7 +72,9 @@ FOUND_AT_FIRST: dict[str, tuple[int, str]] = {
 }
 """What a seed found in the plain world, each by a name that says it: the seed, and on which databases."""
 
-FOUND: dict[str, tuple[int, str]] = {}
+FOUND: dict[str, tuple[int, str]] = {
+    "a snapshot in place of refused batches came too far ahead, and its channel stood for ever": (64000026, "sqlite"),
+}
 """The same of the world as it is."""
 
 
