@@ -74,7 +74,7 @@ class Progress:
     def watched(self, watch: Callable[[Pace], None], say: Callable[[str], None] | None = None) -> Iterator[None]:
         """Count from now on, and call ``watch`` as rows are done, a few times a second at most; ``say`` what begins."""
         self._watch, self._say = watch, say
-        self._rows, self._expected, self._begun = 0, {}, None
+        self._rows, self._expected, self._begun, self._told = 0, {}, None, 0.0
         try:
             yield
         finally:

@@ -66,8 +66,10 @@ def _show_link(found: Status) -> None:
     for one in found.channels:
         if one.load:
             what = "sent" if one.direction == "out" else "received"
-            age = lasting(found.at - one.load.at)
-            output.tell(f"{one.channel}: a snapshot is {what}: {one.load.pace}; its last part {age} ago")
+            said = f"{one.load.pace}; its last part {lasting(found.at - one.load.at)} ago"
+            if one.direction == "in" and found.arrivals:
+                said += f", {found.arrivals.batches} batches in incoming"
+            output.tell(f"{one.channel}: a snapshot is {what}: {said}")
         if one.pending and one.pending_since:
             output.tell(f"{one.channel}: the oldest change waits for at most {lasting(found.at - one.pending_since)}")
         if one.unacknowledged_since:
