@@ -27,7 +27,7 @@ from exchange.link import known_schemas, peer_state, send_requests
 from exchange.link.home import check_home
 from exchange.outgoing import answers, checkpoint, compose, first_load, resend, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
-from exchange.results import Exported, ExportRun, FirstLoad, Resent
+from exchange.results import Exported, ExportRun, Resent
 from exchange.site import Site
 from exchange.tables import capture
 
@@ -52,7 +52,7 @@ def export(
         site.spool.prepare()
     handed: list[str] = []
     resent: tuple[Resent, ...] = ()
-    first_loads: tuple[FirstLoad, ...] = ()
+    first_loads = first_load.FirstLoads()
     tables, work = _Tables(site), _Work(site, stopping)
     try:
         _check_network(site)
@@ -65,7 +65,8 @@ def export(
         channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
         tables.look(channels)
         first_loads = first_load.ask_for_first_loads(site, channels, tables.faulty_streams)
-        for one in first_loads:
+        tables.cautions += first_loads.waiting
+        for one in first_loads.begun:
             site.progress.say(str(one))
         pending, undeclared = _what_is_due(site, channels, tables.standing)
         tables.cautions += _cancel_requests(site, undeclared)
@@ -97,7 +98,7 @@ def export(
         resent,
         tuple(tables.faults),
         tuple(tables.cautions),
-        first_loads=first_loads,
+        first_loads=first_loads.begun,
     )
 
 

@@ -7,9 +7,10 @@ that somebody asked for since does as well, and what an earlier version sent is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -21,9 +22,10 @@ from exchange.database.dialects import insert_new
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading, writing
-from exchange.database.tables import Direction, ResyncState, first_load, resync
+from exchange.database.tables import BatchState, Direction, ResyncState, batch, first_load, resync
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import RecordError
+from exchange.format.manifest import BatchKind
 from exchange.link import send_requests
 from exchange.link.send_requests import FIRST_LOAD
 from exchange.results import FirstLoad
@@ -32,25 +34,92 @@ from exchange.tables import capture
 from exchange.tables.capture import carried
 
 
-def ask_for_first_loads(site: Site, channels: Sequence[Channel], faulty: AbstractSet[str]) -> tuple[FirstLoad, ...]:
+@dataclass(frozen=True)
+class FirstLoads:
+    """The first loads that begin with a run, and sentences about those that wait for another channel's."""
+
+    begun: tuple[FirstLoad, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+
+def ask_for_first_loads(site: Site, channels: Sequence[Channel], faulty: AbstractSet[str]) -> FirstLoads:
     """Have what was never sent of channels sent by snapshots, and say of which streams that was asked just now.
 
     ``channels`` as the files call them. Streams that are ``faulty`` wait until they are captured as they should be, and
-    so do those that refer to them. May be repeated; what finds no room is left to the next run. Raises TransientError.
-    Commits each channel in a transaction of its own.
+    so do those that refer to them. One that refers to a stream of another channel waits until that was sent, and where
+    receipts come back until it is applied there. May be repeated; what finds no room is left to the next run. Raises
+    TransientError. Commits each channel in a transaction of its own.
     """
     if not site.first_load:
-        return ()
-    with transient_errors(), reading(site.engine) as connection:
-        done = set(connection.scalars(sa.select(first_load.c.stream).where(first_load.c.done_at.is_not(None))))
+        return FirstLoads()
     wanted = {one.declared for one in channels}
-    asked: list[FirstLoad] = []
-    for channel in (one for one in site.channels if one.name in wanted):
-        ready = [*_ready([stream for stream in channel.streams if stream.name not in done], faulty)]
-        if ready:
-            with transient_errors(), suppress(Busy, RecordError):
-                asked += _ask(site, channel, ready)
-    return tuple(asked)
+    begun: list[FirstLoad] = []
+    waiting: list[str] = []
+    with transient_errors():
+        open_ = _open_streams(site)
+        asking = [one for one in site.channels if one.name in wanted and open_[one.name]]
+        for channel in sorted(asking, key=lambda one: bool(_channels_before(site, one))):
+            with suppress(Busy, RecordError):
+                held = _held(site, channel, _open_streams(site))
+                waiting += held.values()
+                begun += _ask(site, channel, [*_ready(open_[channel.name], faulty | held.keys())])
+    return FirstLoads(tuple(begun), tuple(waiting))
+
+
+def _open_streams(site: Site) -> dict[str, list[Stream]]:
+    """Give the streams of each channel whose first load is not done."""
+    with reading(site.engine) as connection:
+        done = set(connection.scalars(sa.select(first_load.c.stream).where(first_load.c.done_at.is_not(None))))
+    return {one.name: [stream for stream in one.streams if stream.name not in done] for one in site.channels}
+
+
+def _held(site: Site, channel: Channel, open_: Mapping[str, Sequence[Stream]]) -> dict[str, str]:
+    """Give the streams with rows that wait for a stream of another channel, each with a sentence.
+
+    Where channels refer to each other in a circle none waits.
+    """
+    before = _channels_before(site, channel)
+    if not before:
+        return {}
+    with reading(site.engine) as connection:
+        snapshots = sa.select(batch.c.channel).where(
+            batch.c.state.in_([BatchState.SEALED] if site.one_way else [BatchState.SEALED, BatchState.PUBLISHED]),
+            batch.c.direction == Direction.OUT,
+            batch.c.manifest.contains(f'"kind":"{BatchKind.SNAPSHOT}"'),
+        )
+        on_their_way = set(connection.scalars(snapshots.distinct()))
+        held: dict[str, str] = {}
+        for stream in open_[channel.name]:
+            for other in before:
+                names = {one.name for one in other.in_files()}
+                late = open_[other.name] if names.isdisjoint(on_their_way) else other.streams
+                parents = [one.name for one in late if one.table.key in stream.parents()]
+                if parents and capture.has_rows(connection, stream):
+                    held[stream.name] = (
+                        f"the first load of {stream.name} waits until {site.peer} has {parents[0]} of channel"
+                        f" {other.name}, which it refers to"
+                    )
+    return held
+
+
+def _channels_before(site: Site, channel: Channel) -> list[Channel]:
+    """Give the channels of this side that a channel's streams refer to, but those that lead back to it."""
+    sent = [one for one in site.channels if one.source == site.network]
+    tables = {one.name: {stream.table.key for stream in one.streams} for one in sent}
+    refers = {
+        one.name: {
+            other.name
+            for other in sent
+            if other is not one and any(not tables[other.name].isdisjoint(stream.parents()) for stream in one.streams)
+        }
+        for one in sent
+    }
+
+    def leads_back(name: str, seen: set[str]) -> bool:
+        seen.add(name)
+        return channel.name in refers[name] or any(leads_back(one, seen) for one in refers[name] - seen)
+
+    return [one for one in sent if one.name in refers[channel.name] and not leads_back(one.name, set())]
 
 
 def _ready(streams: Sequence[Stream], faulty: AbstractSet[str]) -> Iterator[Stream]:

@@ -290,11 +290,8 @@ class _Step:
             grown = None if cursor.page is None else limit * SHRINK
             return replace(cursor, after=page.last, page=grown), composed.parked
         following = self._names[self._names.index(stream.name) + 1 :]
-        return _Cursor(next((name for name in following if self._has_rows(name)), None)), composed.parked
-
-    def _has_rows(self, name: str) -> bool:
-        any_row = sa.select(sa.literal(1)).select_from(self._channel.stream(name).table).limit(1)
-        return self._connection.scalar(any_row) is not None
+        left = (name for name in following if capture.has_rows(self._connection, self._channel.stream(name)))
+        return _Cursor(next(left, None)), composed.parked
 
     def _limit(self, cursor: _Cursor) -> int:
         most = self._site.limits.batch_records

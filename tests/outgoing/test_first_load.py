@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from exchange.channels import Channel
+from exchange.channels import Channel, Stream
 from exchange.database.tables import ResyncState, batch, change, dead_letter, first_load, resync
 from exchange.link import send_requests
 from exchange.operating.check.oracle import disagreements, judge
 from exchange.operating.status import read_status
-from exchange.outgoing import exporter
+from exchange.outgoing import control_batch, exporter
 from exchange.progress import Pace
 from exchange.tables import capture
 from tests.crossing import shop
@@ -146,6 +146,46 @@ def test_each_shard_sends_its_own_and_another_number_of_shards_all_of_it(small: 
     for table in (shop.account, shop.place, shop.visit):
         assert small.other.rows(table) == one.rows(table)
     assert not one.all(sa.select(first_load).where(first_load.c.done_at.is_(None)))
+
+
+@pytest.mark.parametrize("one_way", [False, True])
+def test_a_load_waits_until_what_it_refers_to_in_another_channel_is_there(small: Link, one_way: bool) -> None:
+    one, two = small.one, small.other
+    channels = (Channel("a", "one", "two", [Stream(shop.visit)]), Channel("b", "one", "two", [Stream(shop.place)]))
+    for side in (one, two):
+        side.site = replace(side.site, channels=channels, one_way=one_way)
+    capture_again(one, shop.visit, shop.place)
+    loads = []
+    for _ in range(3):
+        done = one.export()
+        loads.append((sorted(load.stream for load in done.first_loads), done.cautions))
+        small.there.carry()
+        two.take_in()
+        if not one_way:
+            control_batch.publish_control_batch(two.site)
+            small.back.carry()
+            if len(loads) > 1:
+                one.take_in()
+
+    waits = ("the first load of visit waits until two has place of channel b, which it refers to",)
+    later = [(["visit"], ())] if one_way else [([], waits), (["visit"], ())]
+    assert loads[: len(later) + 1] == [(["place"], waits), *later]
+    assert not two.all(sa.select(dead_letter))
+    assert two.rows(shop.visit) == one.rows(shop.visit)
+
+
+def test_channels_that_refer_to_each_other_wait_for_none(small: Link) -> None:
+    channels = (Channel("a", "one", "two", [Stream(shop.team)]), Channel("b", "one", "two", [Stream(shop.person)]))
+    small.one.site = replace(small.one.site, channels=channels)
+    with small.one.engine.begin() as connection:
+        for table in (shop.team, shop.person):
+            capture.drop(connection, table.name)
+        connection.execute(sa.insert(shop.team), {"id": 1, "name": "t", "leader": 1})
+        connection.execute(sa.insert(shop.person), {"id": 1, "name": "p", "team": 1})
+        for table in (shop.team, shop.person):
+            capture.install(connection, table.name)
+    done = small.one.export()
+    assert (sorted(load.stream for load in done.first_loads), done.cautions) == (["person", "team"], ())
 
 
 def test_a_stream_that_is_not_captured_waits_with_those_that_refer_to_it(small: Link) -> None:

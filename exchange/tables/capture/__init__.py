@@ -22,7 +22,17 @@ from exchange.tables.capture.leftover import (
     some_key,
 )
 from exchange.tables.capture.pending import Claimed, Reached, claim, extent, give_back, pending
-from exchange.tables.capture.read import Row, deleted_keys, estimate_rows, is_key, key_text, row_of_key, rows, streamed
+from exchange.tables.capture.read import (
+    Row,
+    deleted_keys,
+    estimate_rows,
+    has_rows,
+    is_key,
+    key_text,
+    row_of_key,
+    rows,
+    streamed,
+)
 from exchange.tables.capture.scan import KeyPage, cut_page, next_page, older_keys, row_page
 from exchange.tables.capture.sql import TableProblem
 from exchange.tables.capture.stream_table import CLAIMED, carried
@@ -68,6 +78,7 @@ __all__ = [
     "estimate_rows",
     "extent",
     "give_back",
+    "has_rows",
     "install",
     "is_key",
     "is_readable",

@@ -66,6 +66,11 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
     yield from streamed(connection, select)
 
 
+def has_rows(connection: Connection, stream: Stream) -> bool:
+    """Say whether a stream's table has rows. Reads in the caller's transaction."""
+    return connection.scalar(sa.select(sa.literal(1)).select_from(stream.table).limit(1)) is not None
+
+
 def estimate_rows(connection: Connection, stream: Stream) -> int:
     """Say how many rows a stream's table has; on PostgreSQL, beyond ``MOST_COUNTED``, as its planner guesses.
 
