@@ -82,7 +82,7 @@ def _step_lines(
 
 def _default(stream: Stream, name: str, column: Mapping[str, Any]) -> str | None:
     """Give what a row without a column gets, as source: the model's scalar default, or None where null is let in."""
-    default = stream.table.columns[name].default
+    default = dict(zip(stream.names, stream.columns, strict=True))[name].default
     value = default.arg if isinstance(default, sa.ColumnDefault) and default.is_scalar else None
     if value is not None and _MADE_OF.get(type(value)) in column.get("type", ()):
         return str(value) if isinstance(value, bool | int) else json.dumps(value)

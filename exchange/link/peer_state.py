@@ -147,7 +147,7 @@ def read_peer_state(site: Site, connection: Connection) -> PeerState:
     behind = (
         (*_behind(site, connection, row.sent_at, said), *_held_there(site, connection, said)) if row and said else ()
     )
-    there = {} if site.one_way else _there(connection)
+    there = {} if site.one_way else _there(site, connection)
     life = _life(row, said, site.limits.period_seconds) if row else None
     decisions = tuple(epoch_adoption.problems(site.peer, epoch_adoption.list_undecided(connection)))
     unread = tuple(known_schemas.unread_streams(site, connection).values())
@@ -212,8 +212,8 @@ def _held_there(site: Site, connection: Connection, said: Heartbeat) -> Iterator
             )
 
 
-def _there(connection: Connection) -> dict[str, PeerChannel]:
-    """Read the last receipts of the epoch that is ours now."""
+def _there(site: Site, connection: Connection) -> dict[str, PeerChannel]:
+    """Read the last receipts of the epoch that is ours now, but of channels that are declared no more."""
     rows = connection.execute(
         sa.select(receipt.c.channel, receipt.c.said, receipt.c.heard_at)
         .join_from(receipt, tables.network, tables.network.c.epoch == receipt.c.epoch)
@@ -221,7 +221,7 @@ def _there(connection: Connection) -> dict[str, PeerChannel]:
     )
     found = {}
     for row in rows:
-        said = peer_statements.receipt(row.said)
+        said = peer_statements.receipt(row.said) if site.channel(row.channel) is not None else None
         if said is None:
             continue
         same = {one.name: getattr(said, one.name) for one in fields(PeerChannel) if one.name != "heard_at"}

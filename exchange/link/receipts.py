@@ -50,6 +50,7 @@ from exchange.format.moments import to_rfc3339
 from exchange.format.names import CONTROL
 from exchange.link import gaps, peer_statements
 from exchange.site import Site
+from exchange.tables.loader.decode import UNDECLARED
 
 MOST_RECEIPTS = 4096
 """So many channels and epochs are told of, at most."""
@@ -322,7 +323,7 @@ def _sample(channel: Channel | None, row: Any) -> Sample:
         if not any(isinstance(value, (dict, list)) for value in values.values()):
             key = stream.shown(values)
     said = printable(rule_of(row.error, row.pointer, row.cause), MAX_WORDS)
-    return Sample(row.stream if stream else None, key, row.error, said)
+    return Sample(row.stream if stream or row.error == UNDECLARED else None, key, row.error, said)
 
 
 def _agreements(connection: Connection) -> dict[_ChannelEpoch, list[Mapping[str, Any]]]:

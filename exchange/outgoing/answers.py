@@ -160,11 +160,13 @@ def _is_used_up(connection: Connection, channel: str) -> bool:
 def refusals(site: Site, connection: Connection, moment: datetime) -> list[tuple[bool, Problem]]:
     """Say which channels the other side refused batches of, and what comes next; each with whether it needs a person.
 
-    Only reads, in the caller's transaction.
+    Of a channel that is declared no more nothing is to be done here. Only reads, in the caller's transaction.
     """
     channels = {one.name: one for one in site.outgoing()}
     return [
-        _told(site, connection, channels.get(one.channel), one, moment) for one in refused_batches(site, connection)
+        _told(site, connection, channels.get(one.channel), one, moment)
+        for one in refused_batches(site, connection)
+        if site.channel(one.channel) is not None
     ]
 
 

@@ -9,10 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
+from exchange.database.engine import now
+from exchange.database.locks import reading
 from exchange.database.tables import batch, dead_letter
 from exchange.incoming import importer
 from exchange.link import send_requests
-from exchange.outgoing import control_batch, exporter
+from exchange.link.peer_state import read_peer_state
+from exchange.operating.doctor import database as doctor
+from exchange.outgoing import answers, control_batch, exporter
 from exchange.outgoing.leftover import read_leftovers
 from exchange.tables import capture
 from tests.crossing.sides import Link, Side
@@ -132,6 +136,7 @@ def test_a_declaration_changes_on_one_side_before_the_other(
     assert one.all(sa.select(dead_letter)) == []
     left = [(found.stream, found.changes) for found in read_leftovers(one.site)]
     assert left == ([("gone", 1)] if sender_first else [])
+    assert list(doctor._first_start(None, one.site)) == []  # type: ignore[arg-type]
     for side in (one, two):
         side.engine.dispose()
 
@@ -144,12 +149,22 @@ def test_a_channel_that_was_taken_out_is_told_from_one_that_is_not_known_yet(
         for name, peer in (("one", "two"), ("two", "one"))
     )
     link = Link(one, two)
-    two.take_in()
     write(one, 1)
+    turn(link)
+    turn(link)
+    write(one, 2)
     one.export()
     link.there.carry()
     declare(two, OLD_CHANNELS[:1])
     (held,) = [found for found in two.take_in().batches if found.channel == "notes"]
     assert "no incoming channel notes any more: if it was taken out for good, `exchange batches reject`" in held.message
+    control_batch.publish_control_batch(two.site)
+    link.back.carry()
+    one.take_in()
+    for channels, said in ((OLD_CHANNELS, 1), (OLD_CHANNELS[:1], 0)):  # taken out here, too, it is nobody's worry
+        declare(one, channels)
+        with reading(one.engine) as connection:
+            assert len(answers.refusals(one.site, connection, now())) == said
+            assert len(list(read_peer_state(one.site, connection).troubles())) == said
     for side in (one, two):
         side.engine.dispose()

@@ -28,6 +28,7 @@ PAGES = {
         "README.md",
         "CHANNELS.md",
         "deploy/EXISTING.md",
+        "deploy/GROWING.md",
         "deploy/OPERATE.md",
         "deploy/BY-HAND.md",
         "deploy/RECOVER.md",
@@ -105,10 +106,19 @@ def test_an_existing_database_is_connected_as_it_stands(tmp_path: Path, forked_p
     _play(SESSIONS["existing"], tmp_path, forked_python)
 
 
+@pytest.mark.processes
+@pytest.mark.thorough
+def test_each_change_of_a_declaration_is_made_on_one_side_first_as_it_stands(
+    tmp_path: Path, forked_python: Path
+) -> None:
+    _play(SESSIONS["growing"], tmp_path, forked_python)
+
+
 def test_every_console_block_belongs_to_a_session_that_is_run() -> None:
     assert {name for name, session in SESSIONS.items() if session.steps} == {
         "existing",
         "factory",
+        "growing",
         "reference",
         "security",
     }

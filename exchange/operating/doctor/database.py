@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import partial
 
@@ -161,7 +161,7 @@ def _first_start(_settings: Settings, site: Site) -> Findings:
         for channel in site.channels:
             if channel.source != site.network or (site.first_load and _has_first_load(connection, channel)):
                 continue
-            if rows := _never_sent(connection, channel):
+            if rows := _never_sent(site, connection, channel):
                 yield warning(
                     "first start",
                     f"channel {channel.name}: {rows} or more rows were there before changes were captured, and were"
@@ -178,9 +178,9 @@ def _has_first_load(connection: sa.Connection, channel: Channel) -> bool:
     return len(connection.execute(done).all()) < len(names)
 
 
-def _never_sent(connection: sa.Connection, channel: Channel) -> int:
+def _never_sent(site: Site, connection: sa.Connection, channel: Channel) -> int:
     """Say by how many, at least, the rows of a channel outnumber records sent and changes pending; 0: unknown."""
-    names = [one.name for one in channel.in_files()]
+    names = site.names_in_files(channel.name)  # by whichever shards it was sent before
     whole = (resync.c.want == SNAPSHOT, resync.c.streams.is_(None), resync.c.buckets.is_(None))
     asked = sa.exists().where(resync.c.channel.in_(names), resync.c.state != ResyncState.CANCELLED, *whole)
     if connection.scalar(sa.select(asked)):
@@ -197,8 +197,15 @@ def _never_sent(connection: sa.Connection, channel: Channel) -> int:
         some = sa.select(sa.literal(1)).select_from(stream.table).limit(known - rows + 1)
         rows += connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
         if rows > known:
-            return rows - known
+            return 0 if _came_by_another(connection, names, channel) else rows - known
     return 0
+
+
+def _came_by_another(connection: sa.Connection, names: Collection[str], channel: Channel) -> bool:
+    """Say whether a stream of a channel was sent by another one before: how many of its records is not known."""
+    named = (batch.c.manifest.contains(f'"{stream.name}":', autoescape=True) for stream in channel.streams)
+    others = (batch.c.direction == Direction.OUT, batch.c.channel.not_in(names))
+    return bool(connection.scalar(sa.select(sa.exists().where(*others, sa.or_(*named)))))
 
 
 def _shards(_settings: Settings, site: Site) -> Findings:
