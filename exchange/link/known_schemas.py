@@ -206,9 +206,10 @@ def read_streams(site: Site) -> tuple[ReadStream, ...] | None:
 def unread_streams(site: Site, connection: Connection) -> dict[str, Problem]:
     """Say of streams that are sent from here, by their names, that the other side does not read them as they are.
 
-    By its last sign of life: nothing if there was none, or it says nothing of that. Reads in the caller's transaction.
+    By its last sign of life: nothing if there was none, it says nothing of that, or no newer one would ever come. Reads
+    in the caller's transaction.
     """
-    reads = _reads(connection.scalar(sa.select(peer.c.said)))
+    reads = None if site.one_way else _reads(connection.scalar(sa.select(peer.c.said)))
     if reads is None:
         return {}
     return {
@@ -255,7 +256,7 @@ def unlike_streams(site: Site, connection: Connection) -> list[Problem]:
 
     Reads in the caller's transaction.
     """
-    reads = _reads(connection.scalar(sa.select(peer.c.said))) or {}
+    reads = {} if site.one_way else _reads(connection.scalar(sa.select(peer.c.said))) or {}
     return [
         Problem(
             f"stream {stream.name} is of schema version {stream.schema_version} on both sides, with unlike columns or"

@@ -162,6 +162,8 @@ def test_a_stream_or_channel_that_the_other_side_does_not_declare_waits(link: Li
     cautions = one.export().cautions
     assert "stream item is sent in schema version 1, and two reads it from 3 on" in cautions[0]
     assert "stream price of channel stock: two reads no such stream" in cautions[1]
+    with reading(one.engine) as connection:
+        assert known_schemas.unread_streams(replace(one.site, one_way=True), connection) == {}
     declare(two, (Channel("stock", "one", "two", [Stream(item), grown_price()]),))
     tell(link)
     with reading(one.engine) as connection:
