@@ -145,8 +145,16 @@ def migrate(
         output.emit({"revisions": list(revisions), "epoch": epoch, "missing": missing})
     else:
         output.tell(f"the database is at {', '.join(revisions)}; epoch {epoch}")
-    for sentence in missing:
+    for sentence in missing[:_MOST_SAID]:
         output.warn(sentence)
+    if len(missing) > _MOST_SAID:
+        output.warn(
+            f"{len(missing) - _MOST_SAID} more tables are to be made ready by the application's migrations, too"
+        )
+
+
+_MOST_SAID = 3
+"""Before an application's migrations have run it would be all tables; `exchange doctor` lists them."""
 
 
 def _uncaptured(current: Settings, site: Site) -> list[str]:

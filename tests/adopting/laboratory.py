@@ -422,7 +422,7 @@ def _rows(rows: int, *, postgresql: bool) -> list[tuple[str, str, int, str]]:
         return f"CAST({value} AS {kind})" if postgresql else value
 
     films, customers = min(1000, max(rows // 20, 5)), min(600, max(rows // 20, 5))
-    lent = max(int((rows - 5 * films - customers) * 0.47), 10)
+    lent = max(int((rows - 5 * films - customers) / 2.06), 10)
     stored = max(lent // 16, 5)
     now, when = moment("0"), "(i % 500000) * 60"
     true = "true" if postgresql else "1"

@@ -157,6 +157,10 @@ def _examined(
     groups = grouped(candidates, {channel.declared for channel in declared})
     remarks += _circles(groups)
     remarks += _removed(declared, models)
+    if candidates:
+        said = f"on {wish.target} the application must only read these tables: of one row there is one writer"
+        remedy = "where it writes, too, give each side a table and a channel of its own"
+        remarks.append(Remark(Severity.NOTE, "", said, remedy))
     uncaptured = _uncaptured(wish, groups, declared, history.captured(past))
     rows = sum(live.counted(connection, one, seen[one.model.key]) for one in candidates) if connection else 0
     return Adoption(
@@ -220,7 +224,7 @@ def _looked_at(
     remarks: list[Remark] = []
     try:
         with connection.begin_nested():
-            remarks += live.remarks_on(connection, one, seen, sent=wish.source == wish.network)
+            remarks += live.remarks_on(connection, one, seen)
             if any(said.severity is Severity.STOPS for said in remarks) or wish.source != wish.network:
                 return remarks, None
             rows = data.look(connection, one.stream, whole=wish.scan)

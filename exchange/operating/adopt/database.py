@@ -135,10 +135,10 @@ def left_out(model: Model, seen: Mapping[str, Seen]) -> Remark | None:
     return None
 
 
-def remarks_on(connection: Connection, one: Candidate, seen: Seen, *, sent: bool) -> Iterator[Remark]:
+def remarks_on(connection: Connection, one: Candidate, seen: Seen) -> Iterator[Remark]:
     """Say what of a table matters: whether this side can send it, and what the other side's, made alike, does to rows.
 
-    ``sent`` says that this side is its source. Reads in the caller's transaction.
+    Reads in the caller's transaction.
     """
     stream, table = one.stream, one.model.key
     place = TableName(stream.table.name, stream.table.schema)
@@ -153,7 +153,7 @@ def remarks_on(connection: Connection, one: Candidate, seen: Seen, *, sent: bool
     if seen.kind == "p":
         yield Remark(Severity.NOTE, table, "is partitioned: captured at the parent, whichever way a row is written")
     yield from of_problems(Severity.STOPS, table, missing_columns(connection, stream))
-    yield from _columns_without_model(connection, one)
+    yield from _on_columns(connection, one)
     yield from of_problems(Severity.LOSES, table, unwritable(connection, stream))
     yield from of_problems(Severity.LOSES, table, narrower_models(connection, stream))
     passed = {trigger.name for trigger in to_pass(one, seen)}
@@ -165,8 +165,6 @@ def remarks_on(connection: Connection, one: Candidate, seen: Seen, *, sent: bool
     if traits.deferrable:
         said = f"a key that is checked late ({', '.join(traits.deferrable)}): rows are written at about half the speed"
         yield Remark(Severity.NOTE, table, said)
-    if not sent:
-        yield Remark(Severity.NOTE, table, "is received here: this side's application must only read it")
 
 
 def to_pass(one: Candidate, seen: Seen) -> list[Trigger]:
@@ -198,13 +196,20 @@ def _on_triggers(one: Candidate, seen: Seen, passed: set[str]) -> Iterator[Remar
             yield Remark(Severity.LOSES, one.model.key, said, remedy, trigger=trigger.name)
 
 
-def _columns_without_model(connection: Connection, one: Candidate) -> Iterator[Remark]:
+def _on_columns(connection: Connection, one: Candidate) -> Iterator[Remark]:
+    """Say what columns the model does not know, and of the key whether its numbers are drawn here alone."""
     table = one.stream.table
+    keys = {str(column.name) for column in one.stream.key}
     known = {str(column.name) for column in table.columns} | {VERSION_COLUMN}
     for column in sa.inspect(connection).get_columns(table.name, table.schema):
         if column["name"] not in known:
             said = "is in the table and not in the model: it does not cross"
             yield Remark(Severity.LOSES, one.model.key, said, "add it to the model if it is to", column["name"])
+        drawn = column.get("identity") is not None or "nextval(" in str(column.get("default"))
+        if column["name"] in keys and drawn:
+            said = "its numbers are drawn here; over there the counter stays where it is"
+            remedy = "for the day when the roles change: op.install_capture(..., advance_identity=True)"
+            yield Remark(Severity.NOTE, one.model.key, said, remedy, column["name"])
 
 
 def remarks_on_all(connection: Connection, models: Sequence[Model], chosen: Sequence[Candidate]) -> Iterator[Remark]:
