@@ -57,6 +57,7 @@ ROOMS = (
         "two whole sides for anybody's tests: what programs call, used as a program does, and the fixtures of that",
     ),
     Room(12, "celery", "the alarm clock: nothing below needs it in order to be right"),
+    Room(13, "tasks", "the tasks for another application's Celery, which imports it by this name"),
     Room(13, "testing.fixtures", "the same as pytest has it"),
     Room(13, "cli", "commands: they call one workflow and show what it gave; `nudge` and the trial runs start Celery"),
     Room(14, "__main__", "`python -m exchange`: the command"),
@@ -66,7 +67,7 @@ ROOMS = (
 NOT_IN_THE_FORMAT = {"sqlalchemy", "celery", "kombu", "pydantic", "pathlib", "os", "time", "typer"}
 # A workflow is right without a broker, a terminal or variables in its environment.
 NOT_IN_A_WORKFLOW = {"celery", "kombu", "billiard", "redis", "typer", "rich"}
-DOORS = {"settings", "operating", "celery", "cli", "__main__"}
+DOORS = {"settings", "operating", "celery", "tasks", "cli", "__main__"}
 # Imported when somebody asks for it by name, never by what is below.
 HANDED_ON = {("__init__", "api")}
 KNOW_THE_REFERENCE = {"reference", "operating", "celery", "cli"}

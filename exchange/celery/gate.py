@@ -7,13 +7,10 @@ down. Of remote control nothing is left but what only looks.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -22,12 +19,9 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
 
-from exchange.celery import schedule, settings_or_exit, valid_seconds
-from exchange.celery.calls import CALL, REFUSED, AcceptedCall, NotAccepted, check_call
-from exchange.database import clock
-from exchange.files import call_secret
-from exchange.format.errors import Problem, printable
-from exchange.format.moments import from_rfc3339
+from exchange.celery.judge import Judge
+from exchange.celery.own_app import settings_or_exit
+from exchange.format.errors import Problem
 from exchange.operating import broker
 
 LOOKS = frozenset(
@@ -40,16 +34,9 @@ LOOKS = frozenset(
 )
 """What may be asked of a worker through the broker."""
 
-_MOST_ORIGIN = 60
-
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 8.0
 """Between two tries with a broker that refuses us: doubled from the one to the other."""
-REST_SHARE = 0.5
-"""Of its period has to have gone since a tick was taken until one that has expired is."""
-MOST_KINDS = 1000
-"""So many ticks that differ are remembered: whoever reaches the broker can name any channel."""
-
 FORGET_SECONDS = 60.0
 """A refusal so long after the last one is said anew."""
 
@@ -64,9 +51,8 @@ class Gate(Consumer):  # type: ignore[misc]
         Panel.data.update(dict.fromkeys(set(Panel.data) - LOOKS, _refuse_control))
         self._settings = settings_or_exit()
         self._refusal, self._refused_at, self._pause = "", 0.0, FIRST_PAUSE_SECONDS
-        self._rests = {entry["task"]: entry["schedule"] * REST_SHARE for entry in schedule(self._settings).values()}
+        self._judge = Judge(self._settings)
         self._claims = False
-        self._taken: dict[tuple[str, str], float] = {}
         super().__init__(*args, **options)
 
     def on_ready(self) -> None:
@@ -122,86 +108,11 @@ class Gate(Consumer):  # type: ignore[misc]
 
         def judge_and_handle(message: Any) -> Any:
             """Write into the message what was accepted of it, then handle it."""
-            try:
-                accepted = self._judged(message)
-            except Exception as error:  # noqa: BLE001 - whatever a stranger's message does, the worker lives on
-                accepted = _refusal(message.headers, f"it can't be read: {type(error).__name__}: {error}")
-            _write(message, accepted)
+            self._judge.judge(message)
             return handle(message)
 
         return judge_and_handle
 
-    def _judged(self, message: Any) -> AcceptedCall:
-        headers = message.headers if isinstance(message.headers, dict) else {}
-        try:
-            secret, valid = self._secret(headers), valid_seconds(self._settings)
-            accepted = check_call(headers, _body(message), secret, clock.seconds(), valid)
-        except NotAccepted as refusal:
-            return _refusal(headers, str(refusal))
-        return accepted if CALL in headers else self._in_time(accepted)
-
-    def _in_time(self, tick: AcceptedCall) -> AcceptedCall:
-        """Let a tick that has expired count all the same, if none of its kind was taken of late.
-
-        It expires by the clocks of two machines: where this one's is ahead, or went ahead, none would ever be in time.
-        """
-        kind = (tick.headers["task"], str(tick.kwargs.get("channel")))
-        present = time.monotonic()
-        if _is_over(tick.headers.get("expires")):
-            if present - self._taken.get(kind, -math.inf) < self._rests.get(kind[0], math.inf):
-                return tick
-            tick = replace(tick, headers={**tick.headers, "expires": None})
-        if len(self._taken) >= MOST_KINDS:
-            self._taken.clear()
-        self._taken[kind] = present
-        return tick
-
-    def _secret(self, headers: Mapping[str, Any]) -> bytes | str:
-        if CALL not in headers:
-            return ""
-        try:
-            return call_secret.read(self._settings.home)
-        except call_secret.SecretFault as fault:
-            return str(fault)
-
-
-def _is_over(expires: Any) -> bool:
-    try:
-        return from_rfc3339(expires) < clock.now()
-    except ValueError:
-        return False
-
 
 def _refuse_control(_state: Any, **_: Any) -> dict[str, str]:
     return {"error": "through the broker a worker is only looked at; stop it with SIGTERM, set it up in its settings"}
-
-
-def _body(message: Any) -> Any:
-    if message.errors or message.content_type != "application/json":
-        raise NotAccepted("body: expected JSON, found something else")
-    return json.loads(message.body)
-
-
-def _refusal(headers: Any, sentence: str) -> AcceptedCall:
-    """Give the call that writes a refusal down, under the same id, so that whoever waits for it is told."""
-    said = headers if isinstance(headers, dict) else {}
-    number, task = said.get("id"), said.get("task")
-    told = {
-        "task": printable(str(task), 63),
-        "number": printable(str(number), 64),
-        "sentence": sentence,
-        "origin": printable(str(said.get("origin")), _MOST_ORIGIN),
-    }
-    known = number if isinstance(number, str) and number.isprintable() and len(number) <= len(told["number"]) else ""
-    return AcceptedCall(
-        {"task": REFUSED, "id": known or "unknown", "expires": None, "ignore_result": False}, (), told, {}
-    )
-
-
-def _write(message: Any, accepted: AcceptedCall) -> None:
-    """Make the message anew: what a worker child reads is this."""
-    message.errors = []
-    message.headers = {"lang": "py", "retries": 0, **accepted.headers, "argsrepr": "", "kwargsrepr": ""}
-    message.body = json.dumps([list(accepted.args), dict(accepted.kwargs), dict(accepted.following)]).encode()
-    message.content_type, message.content_encoding = "application/json", "utf-8"
-    message.properties = {"priority": 0, "delivery_tag": message.delivery_tag}

@@ -11,9 +11,8 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from exchange import celery
 from exchange.api import RefusedArgument
-from exchange.celery import tasks
+from exchange.celery import own_app, service, tasks
 from exchange.celery.calls import Caller, NotAccepted, check_call
 from exchange.database import make_engine
 from exchange.operating import prepare
@@ -31,7 +30,7 @@ def settings(**values: Any) -> Settings:
 
 
 def configured(**values: Any) -> Mapping[str, Any]:
-    return celery.configuration(settings(**values), BROKER)
+    return own_app.configuration(settings(**values), BROKER)
 
 
 def test_the_visibility_timeout_is_above_the_hard_time_limit_in_all_three_places() -> None:
@@ -65,12 +64,12 @@ def test_every_scheduled_task_is_gone_before_its_next_tick_and_has_no_eta(second
 
 def test_only_the_response_network_of_the_reference_application_answers() -> None:
     asking = Settings(network="request", peer="response", home=Path("/nowhere"))
-    assert "answer_requests" not in celery.schedule(asking)
-    assert "answer_requests" not in celery.schedule(settings(app="own.app:channels"))
+    assert "answer_requests" not in service.schedule(asking)
+    assert "answer_requests" not in service.schedule(settings(app="own.app:channels"))
 
 
 def test_two_sides_on_one_redis_keep_apart() -> None:
-    other = celery.configuration(Settings(network="request", peer="response", home=Path("/nowhere")), BROKER)
+    other = own_app.configuration(Settings(network="request", peer="response", home=Path("/nowhere")), BROKER)
     for name in ("task_default_queue", "control_exchange"):
         assert configured()[name] != other[name]
 
@@ -83,9 +82,9 @@ def test_redbeat_is_used_where_it_is_asked_for_and_a_killed_one_is_replaced_with
 
 @pytest.mark.parametrize("service", ["beat", "worker"])
 def test_neither_beat_nor_a_worker_signs_by_itself(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
-    assert celery.app.caller() == Caller.here()
-    monkeypatch.setattr(celery.app, "runs", service)
-    assert celery.app.caller() is None
+    assert own_app.app.caller() == Caller.here()
+    monkeypatch.setattr(own_app.app, "runs", service)
+    assert own_app.app.caller() is None
 
 
 def test_a_tick_is_what_beat_sends_and_nothing_else() -> None:
@@ -101,17 +100,17 @@ def test_a_stop_is_seen_in_a_process_forked_before_it() -> None:
     child = os.fork()
     if child == 0:
         deadline = time.monotonic() + 10
-        while not celery.stopping() and time.monotonic() < deadline:
+        while not service.stopping() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.write(to_parent, b"stopped" if celery.stopping() else b"deaf")
+        os.write(to_parent, b"stopped" if service.stopping() else b"deaf")
         os._exit(0)
     try:
-        assert not celery.stopping()
-        celery._ask_to_stop()
+        assert not service.stopping()
+        service.ask_to_stop()
         os.waitpid(child, 0)
         assert os.read(from_child, 10) == b"stopped"
     finally:
-        celery._stop[0] = 0
+        service._stop[0] = 0
         os.close(from_child)
         os.close(to_parent)
 

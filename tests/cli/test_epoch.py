@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exchange.celery import tasks
+from exchange.celery import tasks, work
 from exchange.celery.arguments import RefusedCall
 from exchange.format.errors import TransientError
 from tests.cli.conftest import Pair
@@ -113,5 +113,5 @@ def test_the_tasks_decide_as_the_commands_do(anew: tuple[Pair, str, str], monkey
     with pytest.raises(TransientError, match="continues: expected an epoch"):
         tasks.new_epoch(reason="a slip", continues="yesterday")
     assert tasks.new_epoch(reason="read out", continues="a" * 12)["before"] != "a" * 12
-    tasks._site().engine.dispose()
-    tasks._exchange_of.cache_clear()
+    work._site().engine.dispose()
+    work._exchange_of.cache_clear()

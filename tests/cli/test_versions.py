@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exchange.celery import tasks
+from exchange.celery import tasks, work
 from exchange.celery.arguments import RefusedCall
 from exchange.format.errors import TransientError
 from tests.cli.conftest import Pair, Side
@@ -84,7 +84,7 @@ def test_a_frozen_row_is_freed_and_audited(seeded: Pair) -> None:
 
 def test_the_tasks_do_the_same(flooded: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     flooded.do("import")
-    tasks._exchange_of.cache_clear()
+    work._exchange_of.cache_clear()
     for name, value in {"EXCHANGE_BROKER_URL": "redis://localhost:1/0", **flooded.environment}.items():
         monkeypatch.setenv(name, value)
     assert tasks.clear_strangers()["removed"] == 12
@@ -94,6 +94,6 @@ def test_the_tasks_do_the_same(flooded: Side, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(TransientError, match="neither a row nor a delete"):
         tasks.free_row(stream="user", key='{"id":7777}')
     with pytest.raises(RefusedCall, match="key: expected a name"):
-        tasks.free_row(stream="user", key=7)  # type: ignore[arg-type]
+        tasks.free_row(stream="user", key=7)
     assert not list(Path(flooded.home / "strangers").iterdir())
-    tasks._exchange_of.cache_clear()
+    work._exchange_of.cache_clear()

@@ -1,0 +1,284 @@
+"""The exchange's own Celery application: ``celery -A exchange worker|beat|call|inspect``, from any folder.
+
+Celery is the alarm clock and nothing more: every task derives its work anew from the database and the
+folders, so that a lost, repeated or late message does no harm. Settings are read when Celery first needs
+them, and nothing connects to the database before a fork.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from exchange.files.ownership import WrongOwner, refuse_imports
+
+try:
+    refuse_imports()
+except WrongOwner as fault:
+    if "celery.bin.celery" not in sys.modules:  # a program's own affair
+        raise
+    print(fault, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
+    sys.exit(2)
+
+from exchange.operating import garbage
+
+if "celery.bin.celery" in sys.modules:
+    garbage.collect_seldom()
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+import redis
+import structlog
+from celery import Celery, current_task, signals
+from celery.app.amqp import AMQP
+from kombu.exceptions import OperationalError
+from kombu.utils.json import dumps
+
+from exchange.celery.calls import CALL, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
+from exchange.celery.connection import SteadyConnection
+from exchange.celery.service import HELD, RESULT_SECONDS, SOFT_SHARE, schedule, visibility_seconds
+from exchange.database import clock
+from exchange.files import call_secret, pid_lock
+from exchange.files.folder import make_private
+from exchange.format.errors import printable
+from exchange.operating import broker, logs, readiness
+from exchange.settings import Settings, SettingsFaults, load_settings
+
+ANSWER_SECONDS = 5
+AGAIN_SECONDS = 0.2
+"""So long after the first try a broker that does not answer is asked once more."""
+
+
+def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
+    """Give Celery's settings. Each protects from something that was seen to happen."""
+    # Above every hard limit, in all three places, or a task that still runs is delivered again.
+    visibility: dict[str, Any] = {"visibility_timeout": visibility_seconds(settings)}
+    address, options = broker.for_celery(broker_url)
+    ours = f"exchange-{settings.network}"
+    return {
+        "broker_url": address,
+        # With the name that Sentinels know the Redis by. Celery's ``inspect conf`` hides what is called secret.
+        "exchange_secret_broker_url": broker_url,
+        "result_backend": address,
+        "broker_transport_options": visibility | options,
+        "result_backend_transport_options": visibility | options,
+        **visibility,
+        "broker_connection_retry_on_startup": True,
+        # However long it takes: by default Celery ends after three quarters of an hour.
+        "broker_connection_max_retries": None,
+        # A broker that is read-only or full for a while is waited for, as one that is away.
+        "broker_channel_error_retry": True,
+        # A shared Redis: the other side's worker must neither take our tasks nor answer for us.
+        "task_default_queue": ours,
+        "control_exchange": ours,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_expires": RESULT_SECONDS,
+        "enable_utc": True,
+        "timezone": "UTC",
+        # Late: a killed worker's task comes back. Never on a lost child: that loops as fast as it crashes.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_concurrency": settings.worker_concurrency,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Nothing of a message is acted on that was not judged before.
+        "worker_consumer": "exchange.celery.gate:Gate",
+        "task_time_limit": settings.task_seconds,
+        "task_soft_time_limit": settings.task_seconds * SOFT_SHARE,
+        "worker_log_format": logs.LINE,
+        "worker_task_log_format": logs.LINE,
+        "beat_log_format": logs.LINE,
+        "beat_schedule": schedule(settings),
+        **_scheduler(settings, ours),
+    }
+
+
+def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:
+    if settings.redbeat:
+        return {
+            "beat_scheduler": "exchange.celery.redbeat:SteadyRedBeat",
+            "redbeat_redis_options": {"retry_period": -1},
+            "redbeat_key_prefix": f"{ours}:",
+            # The lock of a killed beat is held for five of these.
+            "beat_max_loop_interval": 5,
+        }
+    return {
+        "beat_scheduler": "exchange.celery.beat:SteadyScheduler",
+        "beat_schedule_filename": str(settings.run_folder / "beat.json"),
+    }
+
+
+def settings_or_exit() -> Settings:
+    """Read the settings; on a command line, faults are printed and end the program with code 2.
+
+    Raises SettingsFaults where no command line is being run.
+    """
+    try:
+        return load_settings()
+    except SettingsFaults as faults:
+        _end(faults.faults, 2, faults)
+
+
+def _configure() -> dict[str, Any]:
+    settings = settings_or_exit()
+    url = settings.broker_url
+    if url is None:
+        found = broker.running(settings.broker_folder)
+        if found is None:
+            fault = f"no broker runs in {settings.broker_folder}; start `exchange up`, or set EXCHANGE_BROKER_URL"
+            _end([fault], 1, broker.BrokerFault(fault))
+        url = found.url
+    try:
+        make_private(settings.run_folder)
+    except OSError as error:
+        fault = f"{error.filename}: {error.strerror}; EXCHANGE_HOME must be a folder that we can write"
+        _end([fault], 2, SettingsFaults([fault]))
+    return configuration(settings, url)
+
+
+def _end(sentences: list[str], code: int, error: Exception) -> NoReturn:
+    if click.get_current_context(silent=True) is None:
+        raise error
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)  # noqa: T201 - the logs are not set up yet
+    raise SystemExit(code)
+
+
+class SigningAMQP(AMQP):
+    """What makes messages: one that somebody calls by hand is signed, in its last form."""
+
+    Connection = SteadyConnection
+
+    def _create_task_sender(self) -> Callable[..., Any]:
+        send: Callable[..., Any] = super()._create_task_sender()
+
+        def sign_and_send(producer: Any, name: str, message: Any, headers: Any = None, **options: Any) -> Any:
+            """Send a message, signed if somebody calls it by hand; beat's are marked and go as they are."""
+            ours = {**(headers or {})}
+            ours.pop(CALL, None)
+            if ours.pop(TICK_MARK, None) is None and (caller := self.app.caller()) is not None:
+                body = json.loads(dumps(message.body))  # type: ignore[no-untyped-call]
+                ours |= sign({**message.headers, **ours}, body, self.app.secret(), caller, clock.seconds())
+            return send(producer, name, message, headers=ours, **options)
+
+        return sign_and_send
+
+
+class _Exchange(Celery):
+    """Celery, but calls are signed, and ``celery call`` says at once that the broker is away or the workers busy."""
+
+    amqp_cls = SigningAMQP
+    is_the_exchanges = True
+    runs: str | None = None
+    """Which of Celery's services this process is: neither speaks for whoever started it."""
+
+    def caller(self) -> Caller | None:
+        """Name who calls what this process sends; None if nobody does.
+
+        Beat sends what its schedule says, which may be kept in the broker. A worker sends what is to follow a task,
+        and that is whose that task was.
+        """
+        if self.runs == "worker":
+            return caller_by_hand(current_task.request) if current_task else None
+        return None if self.runs else Caller.here()
+
+    def secret(self) -> bytes:
+        """Give the secret that signs. Raises SecretFault; on a command line that is printed and ends it with code 1."""
+        try:
+            return call_secret.read(settings_or_exit().home)
+        except call_secret.SecretFault as fault:
+            _end([f"{fault}; nothing was called"], 1, fault)
+
+    def send_task(self, *args: Any, **options: Any) -> Any:
+        """Send a task; beat and programs go on trying, as they outlive a broker's absence."""
+        command = click.get_current_context(silent=True)
+        if command is not None and command.info_name == "call":
+            try:
+                with self.connection_for_write() as connection:
+                    connection.ensure_connection(max_retries=1, interval_start=AGAIN_SECONDS, timeout=ANSWER_SECONDS)
+            except OperationalError as error:
+                _end([f"the broker does not answer: {printable(str(error))}; nothing was called"], 1, error)
+            try:
+                waits = why_it_waits(self)
+                called = super().send_task(*args, **options)
+            except (redis.RedisError, OperationalError) as error:
+                _end([f"the broker refuses the call: {broker.refusal(error)}; nothing was called"], 1, error)
+            if waits:
+                print(waits, file=sys.stderr)  # noqa: T201 - a command line's own answer
+            return called
+        return super().send_task(*args, **options)
+
+
+app = _Exchange("exchange", include=["exchange.celery.tasks"], set_as_current=False)
+app.add_defaults(_configure)
+# Not by a class before the URL of ``result_backend``: of such a one Celery's ``inspect conf`` shows the password.
+app.loader.override_backends = {
+    "redis": "exchange.celery.connection:Results",
+    "rediss": "exchange.celery.connection:Results",
+    "sentinel": "exchange.celery.connection:ResultsBehindSentinels",
+}
+logs.configure()
+
+
+@signals.beat_init.connect
+@signals.beat_embedded_init.connect
+def _is_beat(**_: Any) -> None:
+    """Tick alone: a second beat of this home would call everything twice, and waits until the first one ends."""
+    app.runs = "beat"
+    if not HELD:
+        HELD.append(pid_lock.hold(settings_or_exit().beat_lock, _say_waiting))
+
+
+def _say_waiting(who: str) -> None:
+    message = f"{printable(who) or 'another process'} is beat here; this one goes on after it"
+    structlog.get_logger("exchange").warning("waiting", message=message)
+
+
+@signals.worker_init.connect
+def _is_worker(**_: Any) -> None:
+    app.runs = "worker"
+
+
+@signals.after_setup_logger.connect
+def _reduce_celery_logging(loglevel: int, **_: Any) -> None:
+    """Leave our own events: every tick of an idle alarm clock would bury them."""
+    if loglevel > logging.DEBUG:
+        for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@signals.worker_init.connect
+def _check_site(**_: Any) -> None:
+    """Refuse to start with faulty channels, keys or handler or without tables: every task could only fail."""
+    # `celery call` starts a second sooner without these.
+    from exchange.operating.assemble import load_request_handler  # noqa: PLC0415
+    from exchange.operating.prepare import is_database_behind  # noqa: PLC0415
+
+    settings = settings_or_exit()
+    try:
+        needed = is_database_behind(settings)
+        if settings.answers_requests:
+            load_request_handler(settings)
+    except SettingsFaults as faults:
+        _end(faults.faults, 2, faults)
+    HELD.append(pid_lock.hold_with_others(settings.worker_lock))
+    if needed:
+        fault = "the database has not the tables of this version; run `exchange migrate` first"
+        _end([fault], 1, SettingsFaults([fault]))
+
+
+@signals.worker_ready.connect
+@signals.beat_init.connect
+def _tell_ready(**_: Any) -> None:
+    readiness.report_ready()
+
+
+@signals.worker_ready.connect
+def _say_worries(**_: Any) -> None:
+    for worry in broker.durability_problems(app.conf.exchange_secret_broker_url):
+        structlog.get_logger("exchange").warning(str(worry))

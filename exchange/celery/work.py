@@ -1,0 +1,584 @@
+"""The tasks' work, for whichever application runs them.
+
+Each checks its arguments, calls one workflow and returns what came of it, as JSON.
+
+They may be called by hand (``celery -A exchange call exchange.import --kwargs '{"channel": "requests"}'``),
+as often as one likes, while others run: with nothing to do they say so, and where another one works they
+answer ``busy`` with who and since when. What only a person can mend fails with one sentence. Every task also takes
+``reason`` and ``who``: what is called by hand is written to the audit. A call is done once: its message may come again
+after a worker was killed with it, and is gone on with, but not once it came to its end, nor beside itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Celery, current_app, current_task
+
+from exchange.api import Exchange, RefusedArgument
+from exchange.api.acts import left_to_the_caller
+from exchange.celery.arguments import (
+    RefusedCall,
+    by_ids,
+    check_batch,
+    check_channel,
+    check_count,
+    check_names,
+    check_rate,
+    check_text,
+    check_truth,
+    check_words,
+    named,
+    numbers,
+    sequences_of,
+    shown,
+)
+from exchange.celery.calls import REFUSED, TICK, caller_by_hand
+from exchange.celery.service import EXPIRY_SHARE, stopping
+from exchange.database.audit_log import (
+    MAX_NAME_CHARACTERS,
+    MAX_REASON_CHARACTERS,
+    UNKNOWN,
+    Act,
+    Repeated,
+    audited,
+    write_refusal,
+)
+from exchange.database.batch_fault import interrupted_by
+from exchange.database.errors import transient_errors
+from exchange.database.locks import Busy
+from exchange.database.tables import BatchState
+from exchange.database.whoami import acting_for
+from exchange.dead_letters.bulk_retry import Pace
+from exchange.dead_letters.counts import alarms
+from exchange.files.batch_files import parse_label
+from exchange.files.pid_lock import holding_name
+from exchange.format.errors import RecordError, TransientError
+from exchange.format.names import MAX_SEQUENCE, BatchName
+from exchange.format.strict_json import MAX_INTEGER
+from exchange.incoming import quarantine, release, strangers
+from exchange.link import epoch_adoption, epochs
+from exchange.link.gaps import accept_by_hand
+from exchange.link.reconcile import request_checkpoints
+from exchange.operating.assemble import load_request_handler
+from exchange.operating.prune import prune_expired
+from exchange.outgoing import control_batch, leftover
+from exchange.outgoing.resend import resend_by_code, resend_by_hand
+from exchange.reference.answering import answer_requests as answer
+from exchange.results import Imported, Retried
+from exchange.settings import SettingsFaults, load_settings
+from exchange.site import Site
+from exchange.tables import version_limit
+
+Result = dict[str, Any]
+Work = TypeVar("Work", bound=Callable[..., Result])
+
+log = structlog.get_logger("exchange")
+
+WORK: dict[str, Callable[..., Any]] = {}
+"""What each task does, by its name."""
+
+
+MOST_TOLD = 100
+"""So many records of a selection a result tells of one by one; of all it has the counts."""
+
+# Nothing is wrong with the program: a traceback would only hide the sentence.
+_SAID = (RefusedArgument, TransientError, SettingsFaults)
+
+
+class HasFields(Protocol):
+    """What a workflow says of one batch or record."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+
+
+def _task(name: str) -> Callable[[Work], Work]:
+    """Make a task that answers ``busy`` rather than fail, and logs a sentence where one says it all."""
+
+    def decorate(work: Work) -> Work:
+        """Give the task of a function, with the parameters ``who`` and ``reason`` beside its own."""
+        signature = inspect.signature(work)
+        needs_reason = "reason" in signature.parameters
+
+        @functools.wraps(work)
+        def run(*args: Any, who: str | None = None, reason: str | None = None, **kwargs: Any) -> Result:
+            """Check the arguments, do the work, and note it in the audit where somebody asked by hand."""
+            try:
+                check_words("who", who, MAX_NAME_CHARACTERS)
+                check_words("reason", reason, MAX_REASON_CHARACTERS)
+                needed = {"reason": reason} if needs_reason and reason else {}
+                arguments = named(signature, args, kwargs | needed)
+                with (
+                    interrupted_by(SoftTimeLimitExceeded),
+                    transient_errors(),
+                    _audited(name, arguments, who, reason) as act,
+                ):
+                    result = work(**arguments)
+                    if act is not None:
+                        act.came_to(result)
+                    return result
+            except Busy as busy:
+                log.info("busy", task=name, message=str(busy))
+                return busy.as_dict()
+            except _SAID as fault:
+                log.error("failed", task=name, message=str(fault))  # noqa: TRY400 - the sentence says it all
+                raise
+
+        WORK[name] = run
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def make_task(app: Celery, name: str, **options: Any) -> Any:
+    """Make the task of this name in an application."""
+    return app.task(name=name, throws=_SAID, **options)(WORK[name])
+
+
+@contextmanager
+def _audited(task: str, arguments: Mapping[str, Any], who: str | None, reason: str | None) -> Iterator[Act | None]:
+    """Write a call by hand to the audit and do it once; a tick is no such call, and gives None.
+
+    Raises RefusedCall.
+    """
+    request = current_task.request if current_task else None
+    caller = caller_by_hand(request)
+    if caller is None or request is None:
+        yield None
+        return
+    number, action = str(request.id), task.removeprefix("exchange.")
+    what = {name: value for name, value in arguments.items() if name != "reason"}
+    person, origin = who or caller.who, f"celery call, {caller.origin}, task {number}"
+    with holding_name(_exchange().settings.calls_lock, number) as alone, acting_for(person):
+        if not alone:
+            raise _repeated(task, number, "is being done")
+        act = None
+        try:
+            with audited(_site().engine, action, what, who=person, origin=origin, why=reason, call=number) as act:
+                yield act
+        except Repeated:
+            raise _repeated(task, number, "was done") from None
+    if act.trouble:
+        log.warning("audit", message=act.trouble)
+
+
+def _repeated(task: str, number: str, how: str) -> RefusedCall:
+    sentence = f"the call {number} {how} already, and came again; nothing was done: call it anew"
+    _write_refusal(task, number, sentence, UNKNOWN)
+    return RefusedCall(sentence)
+
+
+def refused_call(task: str, number: str, sentence: str, origin: str) -> None:
+    """Write down that a message was refused before anything of it was believed. Raises RefusedCall."""
+    sentence = f"the call was refused: {sentence}; nothing was done"
+    log.warning("refused", task=task, id=number, message=sentence)
+    with transient_errors():
+        _write_refusal(task, number, sentence, origin)
+    raise RefusedCall(sentence)
+
+
+WORK[REFUSED] = refused_call
+
+
+def _write_refusal(task: str, number: str, sentence: str, origin: str) -> None:
+    action, whence = task.removeprefix("exchange."), f"the broker, {origin}"
+    if not write_refusal(_site().engine, action, f"{task} {number}", origin=whence, sentence=sentence):
+        log.warning("audit", message="more refusals came within an hour than are written to the audit")
+
+
+@_task("exchange.export")
+def export(channel: str | None = None, spread: bool = False) -> Result:
+    """Export what changed, of one channel or of all: ``batches``, one for each that was published.
+
+    With ``spread``, as beat calls it for all, channels that have something go to a task each, which ``handed``
+    names, and one that somebody is at work on is left to them without a word.
+    """
+    check_text("channel", channel)
+    check_truth("spread", spread)
+    hand_over = _handing("exchange.export", spread and channel is None)
+    run = _exchange().export(channel, stopping=stopping, hand_over=hand_over)
+    _warn(run.untold)
+    for load in run.first_loads:
+        log.info("first_load", **load.as_dict())
+    if spread:  # a tick that meets the one before it, still at work, is no news
+        run = dataclasses.replace(run, busy=())
+    _raise_if_only_busy(run.busy, run.batches)
+    for busy in run.busy:
+        log.info("busy", message=str(busy))
+    return _told(run.batches, run.as_dict(), "nothing to export")
+
+
+@_task("exchange.import")
+def import_(channel: str | None = None, batch: str | None = None, spread: bool = False) -> Result:
+    """Import what arrived, of one channel, one batch or all: ``batches``, one for each that was looked at.
+
+    With ``spread``, as beat calls it for all, channels of which something came go to a task each, which
+    ``handed`` names, and one that somebody is at work on is left to them without a word.
+    """
+    check_text("channel", channel)
+    check_text("batch", batch)
+    check_truth("spread", spread)
+    hand_over = _handing("exchange.import", spread and channel is None and batch is None)
+    run = _exchange().import_batches(channel, batch=batch, stopping=stopping, hand_over=hand_over)
+    _warn(run.untold)
+    done = [one for one in run.batches if not one.busy]
+    if spread:
+        run = dataclasses.replace(run, batches=tuple(done))
+    _raise_if_only_busy(run.busy, done)
+    if run.reunited:
+        log.info("reunited", dead_letters=len(run.reunited))
+    if run.strangers.put_aside:
+        log.warning("strangers", **run.strangers.as_dict())
+    for group in run.left_alone:
+        log.warning("left_alone", **group.as_dict())
+    return _told(run.batches, run.as_dict(), "nothing to import")
+
+
+@_task("exchange.retry_dead_letter")
+def retry_dead_letter(
+    ids: int | list[int] | None = None,
+    selection: str | None = None,
+    dry_run: bool = False,
+    rate: float | None = None,
+    canary: int | None = None,
+    stop_after: int | None = None,
+    again: bool = False,
+    skip_changed: bool = False,
+) -> Result:
+    """Try parked records again: those of ``ids``, or what is left of a selection, with a pace."""
+    for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
+        check_truth(name, switch)
+    if by_ids(ids, selection):
+        done = [one.without_values() for one in _exchange().dead_letters.retry(numbers(ids), rehearse=dry_run)]
+        return _told(done, {}, "nothing to retry", what="dead_letters")
+    for name, value in (("canary", canary), ("stop_after", stop_after)):
+        check_count(name, value)
+    check_rate("rate", rate)
+    shown: list[Result] = []
+
+    def collect(retried: Sequence[Retried]) -> None:
+        shown.extend(one.without_values().as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
+
+    pace = Pace(rate, canary, stop_after)
+    bulk = _exchange().dead_letters.retry_selection(
+        str(selection),
+        pace,
+        rehearse=dry_run,
+        again=again,
+        skip_changed=skip_changed,
+        stopping=stopping,
+        report=collect,
+    )
+    log.info("retried", **{name: value for name, value in bulk.as_dict().items() if value not in (None, "")})
+    return bulk.as_dict() | {"dead_letters": shown, "message": bulk.stopped or f"{bulk.tried} tried"}
+
+
+@_task("exchange.discard_dead_letter")
+def discard_dead_letter(
+    reason: str, ids: int | list[int] | None = None, selection: str | None = None, skip_changed: bool = False
+) -> Result:
+    """Discard parked records by ``ids`` or a selection; if one of them can't be, none is."""
+    check_truth("skip_changed", skip_changed)
+    wanted = numbers(ids) if by_ids(ids, selection) else []
+    number = _exchange().dead_letters.discard(reason, wanted, selection=selection, skip_changed=skip_changed)
+    return _counted({"discarded": number}, "none")
+
+
+@_task("exchange.restore_dead_letter")
+def restore_dead_letter(reason: str, ids: int | list[int] | None = None, selection: str | None = None) -> Result:
+    """Park records again that were discarded, by ``ids`` or a selection; if one of them can't be, none is."""
+    wanted = numbers(ids) if by_ids(ids, selection) else []
+    return _counted({"restored": _exchange().dead_letters.restore(reason, wanted, selection=selection)}, "none")
+
+
+@_task("exchange.replay_batch")
+def replay_batch(batch: str, through: int | None = None) -> Result:
+    """Apply an archived, held or quarantined batch again, or a range; one that was applied stays as it is."""
+    check_batch(batch, BatchName.parse)
+    check_count("through", through, MAX_SEQUENCE)
+    done = _exchange().replay(batch, through, stopping=stopping)
+    _warn(done.untold)
+    _raise_if_only_busy(done.busy, [one for one in done.batches if not one.busy])
+    return _told(done.batches, done.as_dict(), "nothing to replay")
+
+
+@_task("exchange.release_batch")
+def release_batch(batch: str, park: bool = False) -> Result:
+    """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
+    check_batch(batch, BatchName.parse)
+    check_truth("park", park)
+    site = _site()
+    done = _unless_busy(release.release_batch(site, batch, park=park))
+    _tell(site, [done])
+    return _told([done], {}, "nothing to release")
+
+
+@_task("exchange.reject_batch")
+def reject_batch(batch: str, reason: str) -> Result:
+    """Give up a quarantined or held batch, so that its sender is told."""
+    check_batch(batch, BatchName.parse)
+    site = _site()
+    release.reject_batch(site, batch, reason)
+    _warn(control_batch.try_to_publish(site))
+    return {"batch": batch, "state": BatchState.REJECTED.value, "message": "its files are in the archive"}
+
+
+@_task("exchange.release_quarantined")
+def release_quarantined(batch: str) -> Result:
+    """Judge a quarantined batch anew, with every check."""
+    check_batch(batch, parse_label)
+    site = _site()
+    done = _unless_busy(quarantine.release_files(site, batch))
+    _tell(site, [done])
+    return _told([done], {}, "nothing to release")
+
+
+@_task("exchange.discard_quarantined")
+def discard_quarantined(batch: str, reason: str) -> Result:
+    """Give up a quarantined batch; nobody is told."""
+    check_batch(batch, parse_label)
+    quarantine.discard_files(_site(), batch, reason)
+    return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
+
+
+@_task("exchange.clear_strangers")
+def clear_strangers() -> Result:
+    """Remove all files that nobody vouches for from quarantine."""
+    return _counted({"removed": strangers.clear_strangers(_site())}, "nothing to remove")
+
+
+@_task("exchange.let_in_versions")
+def let_in_versions(reason: str, channel: str, version: int) -> Result:
+    """Believe a version of a channel that this side receives, and what is as far ahead from now on."""
+    site = _site()
+    check_channel(channel or "", site.incoming(), "received")
+    if type(version) is not int or not 0 < version <= MAX_INTEGER:
+        raise RefusedCall(f"version: expected a whole number from 1 to {MAX_INTEGER}, found {shown(version)}")
+    return version_limit.allow_ahead_by_hand(site, channel, version, reason).as_dict()
+
+
+@_task("exchange.free_row")
+def free_row(stream: str, key: str) -> Result:
+    """Let a row that an absurd version has frozen, or a deleted key, take the next record again."""
+    for name, value in (("stream", stream), ("key", key)):
+        check_text(name, value or None)
+    return version_limit.free(_site(), stream or "", key or "").as_dict()
+
+
+@_task("exchange.resync")
+def resync(channel: str, streams: list[str] | None = None, prune: bool = False) -> Result:
+    """Have whole tables of a channel sent as they are now; this sends what it can: ``batches``, one for each."""
+    check_text("channel", channel or "")
+    check_names("streams", streams)
+    check_truth("prune", prune)
+    done = _exchange().resync(channel or "", streams, prune=prune, stopping=stopping)
+    return _told(done.run.batches, done.as_dict(), "nothing to send")
+
+
+@_task("exchange.new_epoch")
+def new_epoch(reason: str, continues: str | None = None) -> Result:
+    """Begin a new epoch after an earlier copy was restored, or the database made anew: everything is sent anew."""
+    check_text("continues", continues)
+    done = epochs.begin_epoch(_site(), reason, continues).as_dict()
+    log.info("epoch", **done)
+    return done | {"message": f"epoch {done['epoch']} has begun"}
+
+
+@_task("exchange.adopt_epoch")
+def adopt_epoch(reason: str, epoch: str) -> Result:
+    """Take an epoch of the other side that waits for a decision for its newest."""
+    check_text("epoch", epoch or 0)
+    done = epoch_adoption.adopt_epoch(_site(), epoch, reason).as_dict()
+    log.info("epoch", **done)
+    return done | {"message": f"epoch {epoch} is adopted; the next import takes its batches"}
+
+
+@_task("exchange.refuse_epoch")
+def refuse_epoch(reason: str, epoch: str) -> Result:
+    """Take an epoch of the other side that waits for a decision for one that it left."""
+    check_text("epoch", epoch or 0)
+    done = epoch_adoption.refuse_epoch(_site(), epoch, reason).as_dict()
+    log.info("epoch", **done)
+    return done | {"message": f"epoch {epoch} was left; the next import quarantines its batches"}
+
+
+@_task("exchange.accept_gap")
+def accept_gap(
+    reason: str, channel: str, sequence: int, through: int | None = None, no_snapshot: bool = False
+) -> Result:
+    """Go on without what a channel misses, one sequence or ``through`` another, and ask for a snapshot of it."""
+    site = _site()
+    check_channel(channel or "", site.incoming(), "received")
+    for name, value in (("sequence", sequence), ("through", through)):
+        check_count(name, value, MAX_SEQUENCE)
+    check_truth("no_snapshot", no_snapshot)
+    if type(sequence) is not int or (through is not None and through < sequence):
+        raise RefusedCall(f"expected a sequence, and through one behind it, found {shown([sequence, through])}")
+    return accept_by_hand(site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot).as_dict()
+
+
+@_task("exchange.resend")
+def resend(channel: str | None = None, sequences: int | list[int] | None = None, code: str | None = None) -> Result:
+    """Publish batches again, the same bytes under the next name: those of a channel, or those of a request code."""
+    site = _site()
+    check_channel(channel, site.outgoing(), "sent")
+    check_text("code", code)
+    if (channel is None or sequences is None) if code is None else (channel or sequences):
+        raise RefusedCall("expected channel and sequences, or a code; nothing was done")
+    if code is not None:
+        return _told(resend_by_code(site, code), {}, "nothing to resend")
+    return _told(resend_by_hand(site, channel or "", sequences_of(sequences)), {}, "nothing to resend")
+
+
+@_task("exchange.discard_pending")
+def discard_pending(reason: str, stream: str) -> Result:  # noqa: ARG001 - the audit has it
+    """Remove changes that wait under the name of a stream that is not sent from here."""
+    check_text("stream", stream or 0)
+    return _settled(lambda: leftover.discard_leftovers(_site(), stream))
+
+
+@_task("exchange.move_pending")
+def move_pending(reason: str, stream: str, to: str) -> Result:  # noqa: ARG001 - the audit has it
+    """Give changes that wait under the name of a stream that is not sent from here to stream ``to``."""
+    for name, value in (("stream", stream), ("to", to)):
+        check_text(name, value or 0)
+    return _settled(lambda: leftover.move_leftovers(_site(), stream, to))
+
+
+def _settled(work: Callable[[], leftover.Settled]) -> Result:
+    try:
+        done = work().as_dict()
+    except RecordError as error:
+        raise RefusedCall(f"{error.sentence}; nothing was done") from error
+    log.info("pending", **done)
+    return done
+
+
+@_task("exchange.prune")
+def prune() -> Result:
+    """Remove what retention no longer keeps: counts by what it was."""
+    site = _site()
+    for alarm in alarms(site):
+        log.warning("alarm", message=str(alarm))
+    return _counted(prune_expired(site).as_dict(), "nothing to prune")
+
+
+@_task("exchange.reconcile")
+def reconcile(channel: str | None = None, incoming: bool = True, reason: str | None = None) -> Result:
+    """Have both sides compare their rows of one channel or all: ``channels``, each with what happens next.
+
+    Without ``incoming``, as beat calls it, only those that this side sends: the other side's beat begins the others.
+    """
+    site = _site()
+    check_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
+    check_truth("incoming", incoming)
+    asked = request_checkpoints(site, channel, incoming=incoming, reason=reason)
+    return _told(asked, {}, "nothing to compare", what="channels")
+
+
+@_task("exchange.answer_requests")
+def answer_requests() -> Result:
+    """Hand new requests of the reference application to the handler: counts by what came of them."""
+    settings = _exchange().settings
+    if not settings.answers_requests:
+        raise RefusedCall(f"network {settings.network} of {settings.app} has no requests to answer")
+    answers = answer(
+        _site().engine,
+        load_request_handler(settings),
+        settings.network,
+        seconds=settings.handler_seconds,
+        stopping=stopping,
+        interrupts=(KeyboardInterrupt, SoftTimeLimitExceeded),
+    )
+    return _counted(dataclasses.asdict(answers), "nothing to answer")
+
+
+def _site() -> Site:
+    return _exchange().site
+
+
+def _exchange() -> Exchange:
+    """Give this process's own side: who asks for what is written down by the task."""
+    return _exchange_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _exchange_of(_process: int) -> Exchange:
+    return Exchange(load_settings(), acting=left_to_the_caller, ready=True)
+
+
+def _tell(site: Site, outcomes: Sequence[Imported]) -> None:
+    """Tell the other side what became of its batches, and send again what it misses."""
+    _warn(control_batch.after_import(site, outcomes, stopping))
+
+
+def _warn(trouble: str | None) -> None:
+    if trouble:
+        log.warning("trouble", message=trouble)
+
+
+def _handing(task: str, spread: bool) -> Callable[[str], None] | None:
+    """Give the function that sends a channel to a task of its own; it is gone with the tick that sent it."""
+    if not spread:
+        return None
+    settings = _exchange().settings
+    period = settings.export_every if task == "exchange.export" else settings.import_every
+
+    def hand_over(channel: str) -> None:
+        arguments = {"channel": channel, "spread": True}
+        options = {"expires": period * EXPIRY_SHARE, "headers": TICK}
+        (current_task.app if current_task else current_app).send_task(task, kwargs=arguments, **options)
+
+    return hand_over
+
+
+def _told(outcomes: Iterable[HasFields], notes: dict[str, Any], nothing: str, what: str = "batches") -> Result:
+    """Log each outcome as one event, but not again what waits as it did before; give them all."""
+    told = []
+    for outcome in outcomes:
+        fields = outcome.as_dict()
+        told.append(fields)
+        if isinstance(outcome, Imported) and not outcome.changed:
+            continue
+        said = {name: value for name, value in fields.items() if value not in (None, "")}
+        log.info(said.pop("verdict", None) or said.pop("state", None) or "published", **said)
+    trouble = notes.get("trouble")
+    if trouble:
+        log.warning("trouble", message=trouble)
+    for sentence in notes.get("cautions", ()):
+        log.warning("caution", message=sentence)
+    for sentence in notes.get("faults", ()):
+        log.error("fault", message=sentence)
+        trouble = trouble or sentence
+    done = [f"{len(told)} looked at"] if told else []
+    if notes.get("handed"):
+        done.append(f"handed to tasks of their own: {', '.join(notes['handed'])}")
+    return {**notes, what: told, "message": trouble or "; ".join(done) or nothing}
+
+
+def _unless_busy(outcome: Imported) -> Imported:
+    if outcome.busy:
+        raise outcome.busy
+    return outcome
+
+
+def _raise_if_only_busy(busy: Sequence[Busy], done: Sequence[object]) -> None:
+    """Answer that somebody else is at work, where that is all there is to say. Raises Busy."""
+    if busy and not done:
+        raise busy[0]
+
+
+def _counted(counts: dict[str, Any], nothing: str) -> Result:
+    done = {name: count for name, count in counts.items() if count}
+    if done:
+        log.info("done", **done)
+    return counts | {"message": ", ".join(f"{count} {name}" for name, count in done.items()) or nothing}
