@@ -62,7 +62,7 @@ LIBRARIES = (
     "sqlalchemy.orm",
 )
 
-READ_ANEW = {"__main__", "celery", "testing"}
+READ_ANEW = {"__main__", "celery", "tasks", "testing"}
 """Rooms of ours that a program imports by itself."""
 
 _LAUNCHER = """#!/bin/sh
