@@ -7,7 +7,7 @@ that somebody asked for since does as well, and what an earlier version sent is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,24 +56,36 @@ def ask_for_first_loads(site: Site, channels: Sequence[Channel], faulty: Abstrac
     begun: list[FirstLoad] = []
     waiting: list[str] = []
     with transient_errors():
-        open_ = _open_streams(site)
+        with reading(site.engine) as connection:
+            open_ = _open_streams(site, connection)
         asking = [one for one in site.channels if one.name in wanted and open_[one.name]]
         for channel in sorted(asking, key=lambda one: bool(_channels_before(site, one))):
             with suppress(Busy, RecordError):
-                held = _held(site, channel, _open_streams(site))
+                held = _held(site, channel)
                 waiting += held.values()
                 begun += _ask(site, channel, [*_ready(open_[channel.name], faulty | held.keys())])
     return FirstLoads(tuple(begun), tuple(waiting))
 
 
-def _open_streams(site: Site) -> dict[str, list[Stream]]:
+def never_sent(site: Site, connection: Connection, channel: Channel) -> list[str]:
+    """Name the streams of a channel that have rows which were never sent whole, nor asked for.
+
+    Only reads, in the caller's transaction.
+    """
+    return [
+        one.name
+        for one in _open_streams(site, connection)[channel.name]
+        if _is_sent(connection, channel, one) is None and capture.has_rows(connection, one)
+    ]
+
+
+def _open_streams(site: Site, connection: Connection) -> dict[str, list[Stream]]:
     """Give the streams of each channel whose first load is not done."""
-    with reading(site.engine) as connection:
-        done = set(connection.scalars(sa.select(first_load.c.stream).where(first_load.c.done_at.is_not(None))))
+    done = set(connection.scalars(sa.select(first_load.c.stream).where(first_load.c.done_at.is_not(None))))
     return {one.name: [stream for stream in one.streams if stream.name not in done] for one in site.channels}
 
 
-def _held(site: Site, channel: Channel, open_: Mapping[str, Sequence[Stream]]) -> dict[str, str]:
+def _held(site: Site, channel: Channel) -> dict[str, str]:
     """Give the streams with rows that wait for a stream of another channel, each with a sentence.
 
     Where channels refer to each other in a circle none waits.
@@ -82,6 +94,7 @@ def _held(site: Site, channel: Channel, open_: Mapping[str, Sequence[Stream]]) -
     if not before:
         return {}
     with reading(site.engine) as connection:
+        open_ = _open_streams(site, connection)
         snapshots = sa.select(batch.c.channel).where(
             batch.c.state.in_([BatchState.SEALED] if site.one_way else [BatchState.SEALED, BatchState.PUBLISHED]),
             batch.c.direction == Direction.OUT,

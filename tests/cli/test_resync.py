@@ -26,6 +26,12 @@ def test_rows_from_before_capture_are_found_by_doctor_and_cross_by_resync(pair: 
     warned = [one for one in response.run("doctor", "--json").lines if one["check"] == "first start"]
     assert [one["level"] for one in warned] == ["warning"]
     assert "`exchange resync directory`" in str(warned[0]["remedy"])
+    response.execute("UPDATE exchange_first_load SET done_at = NULL")  # as if the rows had been there before
+    assert "first start" not in {one["check"] for one in response.run("doctor", "--json").lines}
+    never = {"EXCHANGE_FIRST_LOAD": "never"}
+    [exact] = [one for one in response.run("doctor", "--json", **never).lines if one["check"] == "first start"]
+    assert "the rows that profile_type, user had" in str(exact["message"])
+    assert "nothing to export" in response.do("export", **never).err
 
     sent = response.do("resync", "directory", "--json").lines
     pair.carry()

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from exchange.channels.channel import Channel
 from exchange.database import audit_chain, encodings, engine, ledger, locks, network, positions, sessions
 from exchange.database.dialects import dialect_of
-from exchange.database.tables import Direction, ResyncState, batch, event, first_load, resync
+from exchange.database.tables import Direction, ResyncState, batch, event, resync
 from exchange.format.control import SNAPSHOT
 from exchange.format.moments import in_words
 from exchange.link import home, known_schemas, peer_statements
@@ -30,6 +30,7 @@ from exchange.operating.doctor.work import (
 )
 from exchange.operating.doctor.writes import check_sequences, check_writes
 from exchange.operating.prepare import branches
+from exchange.outgoing.first_load import never_sent
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture
@@ -159,9 +160,19 @@ def _first_start(_settings: Settings, site: Site) -> Findings:
     """Find channels whose tables have more rows than were ever sent or wait to be: those were there before capture."""
     with locks.reading(site.engine) as connection:
         for channel in site.channels:
-            if channel.source != site.network or (site.first_load and _has_first_load(connection, channel)):
+            if channel.source != site.network:
                 continue
-            if rows := _never_sent(site, connection, channel):
+            readable = all(capture.is_readable(connection, one) for one in channel.streams)
+            if readable and (names := never_sent(site, connection, channel)):
+                if not site.first_load:
+                    yield warning(
+                        "first start",
+                        f"channel {channel.name}: the rows that {', '.join(names)} had before changes were captured"
+                        f" were never sent to {site.peer}, as EXCHANGE_FIRST_LOAD is never",
+                        f"run `exchange resync {channel.name}`, which sends whole tables",
+                        command=f"exchange resync {channel.name}",
+                    )
+            elif rows := _never_sent(site, connection, channel):
                 yield warning(
                     "first start",
                     f"channel {channel.name}: {rows} or more rows were there before changes were captured, and were"
@@ -169,13 +180,6 @@ def _first_start(_settings: Settings, site: Site) -> Findings:
                     f"run `exchange resync {channel.name}`, which sends whole tables",
                     command=f"exchange resync {channel.name}",
                 )
-
-
-def _has_first_load(connection: sa.Connection, channel: Channel) -> bool:
-    """Say whether streams of a channel are to be sent by the next export, as what was there before capture."""
-    names = [stream.name for stream in channel.streams]
-    done = sa.select(first_load.c.stream).where(first_load.c.stream.in_(names), first_load.c.done_at.is_not(None))
-    return len(connection.execute(done).all()) < len(names)
 
 
 def _never_sent(site: Site, connection: sa.Connection, channel: Channel) -> int:
