@@ -141,6 +141,88 @@ def test_a_declaration_changes_on_one_side_before_the_other(
         side.engine.dispose()
 
 
+KEYED = sa.MetaData()
+
+
+def renamed_and_keyed() -> tuple[Channel, ...]:
+    """Declare other names for a column, of two tables in two ways, and for a stream, and another key for a table."""
+    told, kept = table(KEYED, "wider", "words"), table(KEYED, "moved", "words")
+    keyed = sa.Table(
+        "gone",
+        KEYED,
+        *(sa.Column(one, sa.String(20), primary_key=True) for one in ("id", "site")),
+        sa.Column("text", sa.String(20)),
+    )
+    steps = {1: lambda data: {"id": data["id"], "words": data["text"]}}
+    lifts = {1: lambda data: {"id": str(data["id"]), "site": "here", "text": data["text"]}}
+    streams = [
+        Stream(told, schema_version=2, upgrades=steps),
+        Stream(kept, columns={"id": "id", "words": "text"}),
+        Stream(table(KEYED, "named", "text"), name="called"),
+        Stream(keyed, schema_version=2, upgrades=lifts),
+    ]
+    return (Channel("flow", "one", "two", streams), OLD_CHANNELS[1])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("sender_first", [True, False])
+def test_names_and_keys_change_on_one_side_before_the_other(
+    tmp_path: Path, databases: Databases, *, sender_first: bool
+) -> None:
+    one, two = (
+        Side(name, peer, databases, "sqlite", tmp_path / name, OLD_CHANNELS, metadata=BEFORE)
+        for name, peer in (("one", "two"), ("two", "one"))
+    )
+    link = Link(one, two)
+    write(one, 1)
+    for _ in range(2):
+        turn(link)
+    write(one, 2)
+    one.export()
+    link.there.carry()
+    KEYED.clear()
+    channels = renamed_and_keyed()
+    for number, side in enumerate((one, two) if sender_first else (two, one), 3):
+        side.engine.dispose()
+        made_anew = (
+            "id VARCHAR(20), site VARCHAR(20), text VARCHAR(20), exchange_version BIGINT, PRIMARY KEY (id, site)"
+        )
+        for statement in (
+            "ALTER TABLE wider RENAME COLUMN text TO words",
+            "ALTER TABLE moved RENAME COLUMN text TO words",
+            f"CREATE TABLE keyed ({made_anew})",
+            "INSERT INTO keyed (id, site, text, exchange_version) SELECT id, 'here', text, exchange_version FROM gone",
+            "DROP TABLE gone",
+            "ALTER TABLE keyed RENAME TO gone",
+        ):
+            side.execute(statement)
+        if side is one:
+            with one.engine.begin() as connection:
+                capture.drop(connection, "named")
+                capture.install(connection, "named", stream="called")
+                capture.install(connection, "gone")
+        declare(side, channels)
+        if sender_first or side is one:
+            for name in ("wider", "moved"):
+                one.execute(f"INSERT INTO {name} (id, words) VALUES ({number}, 'x')")
+            one.execute(f"INSERT INTO gone (id, site, text) VALUES ('{number}', 'there', 'x')")
+            one.execute(f"INSERT INTO named (id, text) VALUES ({number}, 'x')")
+            one.execute("DELETE FROM gone WHERE id = '1'")
+        else:
+            write(one, number)
+        for _ in range(3):
+            turn(link)
+
+    for name, columns in (("wider", "words"), ("moved", "words"), ("named", "text"), ("gone", "site, text")):
+        rows = [side.all(sa.text(f"SELECT id, {columns} FROM {name} ORDER BY id")) for side in (one, two)]  # type: ignore[arg-type]
+        assert rows[0] == rows[1], name
+        assert len(rows[0]) >= 1
+    letters = [(row.stream, row.error) for row in two.all(sa.select(dead_letter))]
+    assert letters == ([] if sender_first else [("named", "undeclared")] * 2)
+    for side in (one, two):
+        side.engine.dispose()
+
+
 def test_a_channel_that_was_taken_out_is_told_from_one_that_is_not_known_yet(
     tmp_path: Path, databases: Databases
 ) -> None:
