@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import uuid
 from datetime import UTC, datetime
@@ -641,6 +642,12 @@ def test_keys_are_noted_as_files_call_them(lab: Lab) -> None:
         capture.claim(connection, [stream], 10)
         assert upserts(connection, stream) == [{"größe 'x'": 2, 'the "id"': "2:"}]
         assert deletes(connection, stream) == [{"größe 'x'": 1, 'the "id"': "1:"}]
+        ((text, number),) = capture.row_page(connection, stream, [item.c['the "id"']], None, 10)
+        assert (json.loads(text), number) == ({"größe 'x'": 2, 'the "id"': "2:"}, 2)
+        assert capture.key_text(connection, stream, [2, "2:"]) == text
+        assert capture.is_key(connection, stream, text)
+        assert capture.row_of_key(connection, stream, text) is not None
+        assert not capture.is_key(connection, stream, '{"the \\"id\\"": 2, "Größe": "2:"}')
 
 
 def test_a_view_is_refused_with_what_to_send_in_its_place(lab: Lab) -> None:

@@ -166,7 +166,7 @@ def is_key(connection: Connection, stream: Stream, text: str) -> bool:
         members = strict_json.loads(text.encode())
     except RecordError:
         return False
-    if not isinstance(members, dict) or members.keys() != {column.name for column in table.key}:
+    if not isinstance(members, dict) or members.keys() != {column.member for column in table.key}:
         return False
     if any(isinstance(value, (dict, list)) for value in members.values()):
         return False
