@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +11,15 @@ from typing import Any
 import pytest
 import redis
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from exchange.database import tables
 from exchange.files.pid_lock import held
-from exchange.testing.sides import TestedSide, two_sides
-from tests.readme.session import read_sessions
+from exchange.testing.sides import TestedSide
+from tests.embedding import embedded_plant, environment, run_embedded
 
-from .conftest import SOURCE, START_SECONDS, Side, until
+from .conftest import START_SECONDS, Side, until
 
 pytestmark = pytest.mark.processes
-
-EMBEDDED = read_sessions((SOURCE / "deploy" / "EMBED.md").read_text())["embedded"].files
 
 PROGRAM = """
 import json, sys, threading
@@ -79,29 +72,8 @@ print(json.dumps({"done": done, "ended": ended, "order": ids}))
 @pytest.fixture
 def plant(tmp_path: Path) -> Iterator[TestedSide]:
     """Give the plant of the page's application, with a row that is to be sent; its files are in ``tmp_path``."""
-    for name in ("shop.py", "celery_app.py"):
-        (tmp_path / name).write_text(EMBEDDED[name])
-    spec = importlib.util.spec_from_file_location("embedded_shop", tmp_path / "shop.py")
-    assert spec is not None
-    assert spec.loader is not None
-    shop = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(shop)
-    with two_sides(tmp_path, shop.channels) as sides:
-        with Session(sides["plant"].engine) as session, session.begin():
-            session.add(shop.Item(id=1, name="press"))
-        yield sides["plant"]
-
-
-def environment(plant: TestedSide, folder: Path) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("EXCHANGE_", "CELERY_"))}
-    return clean | {
-        "EXCHANGE_NETWORK": "plant",
-        "EXCHANGE_PEER": "office",
-        "EXCHANGE_HOME": str(plant.exchange.settings.home),
-        "EXCHANGE_DATABASE_URL": plant.database_url,
-        "EXCHANGE_APP": "shop:channels",
-        "PYTHONPATH": f"{folder}{os.pathsep}{SOURCE}",
-    }
+    with embedded_plant(tmp_path, "celery_app.py") as side:
+        yield side
 
 
 def audited(plant: TestedSide) -> list[tuple[str, str, Any]]:
@@ -132,25 +104,10 @@ print(json.dumps(found))
 """
 
 
-def run(python: Path, program: str, plant: TestedSide, folder: Path) -> tuple[dict[str, Any], str]:
-    """Run a program in the page's application; give what it prints at its end, and its log."""
-    done = subprocess.run(
-        [str(python), "-c", program],
-        env=environment(plant, folder),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
-
-
 def test_an_application_has_our_tasks_signed_as_json_beside_its_own_and_runs_them_eagerly_in_its_tests(
     tmp_path: Path, plant: TestedSide, forked_python: Path
 ) -> None:
-    found, _ = run(forked_python, CHEAP, plant, tmp_path)
+    found, _ = run_embedded(forked_python, CHEAP, plant, tmp_path)
     assert found["theirs"] == ["application/x-python-serialize", []]
     assert found["ours"] == ["application/json", True, "exchange.export"]
     assert [batch["records"] for batch in found["eager"]["batches"]] == [1]
@@ -163,7 +120,7 @@ def test_an_application_has_our_tasks_signed_as_json_beside_its_own_and_runs_the
 def test_an_applications_worker_runs_our_tasks_judges_them_alone_and_needs_no_result_backend(
     tmp_path: Path, plant: TestedSide, forked_python: Path
 ) -> None:
-    found, log = run(forked_python, PROGRAM, plant, tmp_path)
+    found, log = run_embedded(forked_python, PROGRAM, plant, tmp_path)
     _, tick, by_hand, wrong = (found["ended"][one] for one in found["order"])
     assert found["done"] == [8]
     assert [batch["records"] for batch in tick[1]["batches"]] == [1]

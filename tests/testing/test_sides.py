@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.readme.session import read_sessions
+from tests.embedding import EMBEDDED
 
 pytest_plugins = ["pytester"]
-
-EMBEDDED = read_sessions((Path(__file__).parents[2] / "deploy" / "EMBED.md").read_text())["embedded"].files
 
 
 def test_an_applications_own_tests_have_two_sides_and_a_carrier_in_three_lines(pytester: pytest.Pytester) -> None:
