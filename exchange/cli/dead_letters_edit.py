@@ -23,7 +23,7 @@ from exchange.format.errors import TransientError, printable
 if TYPE_CHECKING:
     from exchange.dead_letters.edit import Draft
 
-MOST_BYTES = 16 * 1024 * 1024
+MOST_BYTES = 64 * 1024 * 1024
 """No record is as long: what is longer is not even read."""
 
 

@@ -47,8 +47,10 @@ metadata = MetaData(
 VERSION_COLUMN = "exchange_version"
 """The column that a received table has beside its own: the version of the record that last wrote the row."""
 
-MAX_STORED_RECORD_BYTES = 1024 * 1024
-"""How much of a refused record a dead letter keeps, in bytes: all that a record may have by default."""
+MAX_STORED_RECORD_BYTES = 16 * 1024 * 1024
+"""How much of a refused record a dead letter keeps, in bytes: all that a record may have by default.
+
+Of a line that is longer than its reader takes only the head is kept."""
 
 
 class Direction(enum.StrEnum):

@@ -34,7 +34,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 class ReadLimits:
     """What a reader accepts at most; a line is measured without its newline."""
 
-    max_record_bytes: int = 1024 * 1024
+    max_record_bytes: int = 16 * 1024 * 1024
     max_records: int = 10_000_000
     max_content_bytes: int = 4 * 1024**3
 

@@ -39,8 +39,10 @@ from exchange.format.signing import SigningKey
 
 FORMAT: Final = "exchange-dead-letters/1"
 
-MAX_LINE_BYTES: Final = 4 * 1024 * 1024
-"""Longest line that is read: a record of one mebibyte in its least handy spelling, and words about it."""
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+"""Longest line that is read: a record of 16 MiB in its least handy spelling, and words about it."""
+
+_MAX_WORDS: Final = 4 * 1024 * 1024
 
 _MAX_SMALL: Final = 2**31 - 1
 
@@ -202,15 +204,15 @@ _LETTER: Final[Mapping[str, Rule]] = {
     "line": or_null(integer(1)),
     "stream": or_null(text(1, MAX_STREAM_LENGTH)),
     "op": or_null(_one_of("upsert", "delete")),
-    "key": or_null(text(0, MAX_LINE_BYTES)),
+    "key": or_null(text(0, _MAX_WORDS)),
     "version": or_null(integer(1)),
     "schema_version": or_null(integer(1, _MAX_SMALL)),
     "record": _bytes,
     "record_bytes": integer(0),
-    "pointer": or_null(text(0, MAX_LINE_BYTES)),
+    "pointer": or_null(text(0, _MAX_WORDS)),
     "error": text(1, 31),
-    "message": text(0, MAX_LINE_BYTES),
-    "cause": text(0, MAX_LINE_BYTES),
+    "message": text(0, _MAX_WORDS),
+    "cause": text(0, _MAX_WORDS),
     "producer": or_null(text(0, 200)),
     "state": text(1, 12),
     "attempts": integer(0, _MAX_SMALL),
@@ -221,10 +223,10 @@ _REVISION: Final[Mapping[str, Rule]] = {
     "letter": integer(1),
     "number": integer(1, _MAX_SMALL),
     "record": _bytes,
-    "difference": text(0, MAX_LINE_BYTES),
+    "difference": text(0, _MAX_WORDS),
     "at": moment,
     "who": text(0, 255),
-    "why": text(0, MAX_LINE_BYTES),
+    "why": text(0, _MAX_WORDS),
 }
 _ENDING: Final[Mapping[str, Rule]] = {
     "network": matching(NAME),

@@ -10,7 +10,7 @@ from exchange.format import strict_json
 from exchange.format.errors import RecordError
 
 LONGEST_VALUE_BYTES = 900_000
-"""Below a record's default limit of 1 MiB, so that the row's other columns fit beside it."""
+"""Below the limit of 1 MiB that a record had, so that any side takes it, with the row's other columns beside it."""
 
 
 def check_plain(value: Any) -> None:

@@ -12,6 +12,7 @@ from exchange.database import tables
 from exchange.database.tables import DeadLetterState
 from exchange.database.whoami import whoami
 from exchange.dead_letters import counts, filters, pages, retry, store, transitions
+from exchange.format.batch import HEAD_BYTES
 from exchange.format.errors import TransientError, Verdict
 from exchange.incoming import replay
 from exchange.operating import prune
@@ -150,8 +151,9 @@ def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> No
         assert len(store.history(connection, letter.id)) == 2
 
 
+@pytest.mark.thorough
 def test_a_letter_longer_than_is_kept_says_so(quick_receiver: Side, quick_forger: Forger) -> None:
-    wide = replace(quick_receiver.site.limits.read, max_record_bytes=4 * 1024 * 1024)
+    wide = replace(quick_receiver.site.limits.read, max_record_bytes=32 * 1024 * 1024)
     quick_receiver.limit(read=wide)
     quick_forger.send([account(1, FIRST, name="x" * (tables.MAX_STORED_RECORD_BYTES + 10))])
     quick_receiver.take_in()
@@ -163,8 +165,8 @@ def test_a_letter_longer_than_is_kept_says_so(quick_receiver: Side, quick_forger
 
 
 def test_a_line_over_the_limit_is_parked_and_holds_up_nothing(receiver: Side, forger: Forger) -> None:
-    receiver.limit(invalid_share=1.0)
-    long = 3 * tables.MAX_STORED_RECORD_BYTES
+    receiver.limit(invalid_share=1.0, read=replace(receiver.site.limits.read, max_record_bytes=1024 * 1024))
+    long = 3 * HEAD_BYTES
     forger.send([account(1, FIRST), account(2, FIRST, name="x" * long), account(3, FIRST)])
     forger.send([account(4, FIRST)])
 
@@ -172,7 +174,7 @@ def test_a_line_over_the_limit_is_parked_and_holds_up_nothing(receiver: Side, fo
 
     assert [(one.records.applied, one.records.parked) for one in done] == [(2, 1), (1, 0)]
     [letter] = letters(receiver)
-    assert (letter.error, letter.line, len(letter.record)) == ("size", 2, tables.MAX_STORED_RECORD_BYTES)
+    assert (letter.error, letter.line, len(letter.record)) == ("size", 2, HEAD_BYTES)
     assert long < letter.record_bytes < long + 200
     assert (
         f"is {letter.record_bytes} bytes long, at most 1048576 are taken (EXCHANGE_MAX_RECORD_BYTES" in letter.message

@@ -76,8 +76,8 @@ def test_records_shown_in_the_text_are_records() -> None:
 
 def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
     limits = ReadLimits()
-    assert limits.max_record_bytes == 1024**2
-    assert "1 MiB for a line" in TEXT
+    assert limits.max_record_bytes == 16 * 1024**2
+    assert "16 MiB for a line" in TEXT
     assert f"{limits.max_records:,} records" in TEXT
     assert limits.max_content_bytes == 4 * 1024**3
     assert "4 GiB of content" in TEXT

@@ -14,6 +14,7 @@ from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction
 from exchange.dead_letters.store import letter_of
 from exchange.format import record as records
+from exchange.format.batch import HEAD_BYTES
 from exchange.format.dead_letter_file import LetterFileEnding, SavedLetter
 from exchange.format.errors import RecordError, printable
 from exchange.format.record import Record
@@ -38,7 +39,10 @@ class Acceptance:
         """Give a letter as it is to be kept here. Raises Unacceptable."""
         if letter.state not in set(DeadLetterState):
             raise Unacceptable(f"its state {printable(letter.state)} is not known here")
-        if len(letter.record) != min(letter.record_bytes, MAX_STORED_RECORD_BYTES):
+        # Of a line that was longer than the limit its head is kept, of others as much as there is room for.
+        if len(letter.record) not in {letter.record_bytes, HEAD_BYTES, MAX_STORED_RECORD_BYTES} or (
+            len(letter.record) > letter.record_bytes
+        ):
             raise Unacceptable(f"{len(letter.record)} bytes of its record are there, of {letter.record_bytes}")
         if not self.ours:
             return self._refused_by_peer(letter)

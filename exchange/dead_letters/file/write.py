@@ -25,8 +25,8 @@ from exchange.format.dead_letter_file import Entry, LetterWriter, SavedLetter, S
 from exchange.format.errors import TransientError
 from exchange.site import Site
 
-FETCH_LETTERS = 50
-"""How many letters cross from the database at once: each may hold a mebibyte."""
+FETCH_LETTERS = 8
+"""How many letters cross from the database at once: each may hold 16 MiB."""
 
 
 @dataclass(frozen=True)
