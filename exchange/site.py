@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,16 @@ class Site:
         if 1 < shards <= MAX_SHARDS and int(number) < shards:
             return declared[base].part(int(number), shards)
         return None
+
+    def with_moved(self, channel: Channel, names: Collection[str]) -> Channel:
+        """Give a channel that comes in with those streams of some names that this side reads in another one.
+
+        Whichever they come by, they are one: a stream is moved on one side before it is on the other, and what was
+        parked of it before keeps the name of its channel.
+        """
+        others = [one for other in self.channels if other.target == self.network for one in other.streams]
+        mine = {one.name for one in channel.streams}
+        return channel.including([one for one in others if one.name in names and one.name not in mine])
 
     def names_in_files(self, name: str) -> frozenset[str]:
         """Give the names in the files that a person means by one: the same, and if it is declared all its shards'."""

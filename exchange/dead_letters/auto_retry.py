@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database.locks import Busy, reading
-from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan
+from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan, position
 from exchange.dead_letters import retry
 from exchange.dead_letters.retry import RetryOptions
 from exchange.results import Retried
@@ -25,6 +25,21 @@ from exchange.tables.loader.checks import FOREIGN_KEY
 ORPHAN_RETRIED = "retried by itself, as what it refers to has come"
 
 RIVALS_RETRIED = "retried by itself, together with those that are in its way"
+
+
+def channels_with_letters(site: Site) -> list[Channel]:
+    """Give the channels by which something ever came, as it was split then, as far as they are still declared.
+
+    Reads in a transaction of its own.
+    """
+    with reading(site.engine) as connection:
+        came = sa.select(position.c.channel).where(position.c.direction == Direction.IN).distinct()
+        names = {*connection.scalars(came)}
+    channels = [
+        *site.incoming(),
+        *(site.channel(name) for name in sorted(names - {one.name for one in site.incoming()})),
+    ]
+    return [one for one in channels if one is not None and one.target == site.network]
 
 
 def retry_orphans(

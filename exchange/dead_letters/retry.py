@@ -268,6 +268,7 @@ def _receive(site: Site, connection: Connection, channel: Channel, taken: Sequen
     whole = sorted((one for one in taken if one.is_whole), key=_kind)
     by_line = dict(enumerate(whole, 1))
     refused: dict[int, Outcome] = {}
+    channel = site.with_moved(channel, {one.letter.stream for one in whole if one.letter.stream is not None})
     with gc_paused(), Loader(connection, channel, len(whole)) as loader:
         for decoded in _decoded(site, connection, channel, loader, whole):
             if isinstance(decoded, BadLine):
@@ -294,10 +295,10 @@ def _decoded(
 ) -> Iterator[Any]:
     """Read the records; those of one kind follow each other, so that they are decoded together."""
     first, newest = 1, version_limit.most(site, connection, channel)
-    for (version, *_), some in groupby(whole, key=_kind):
+    for (version, stream, _), some in groupby(whole, key=_kind):
         lines = [one.record for one in some]
-        schemas = {stream.name: version for stream in channel.streams} if version else {}
-        yield from Decoder(site, schemas, loader, newest).decode(lines, first)
+        schemas = dict.fromkeys([*(one.name for one in channel.streams), *([stream] if stream else [])], version)
+        yield from Decoder(site, schemas if version else {}, loader, newest).decode(lines, first)
         first += len(lines)
 
 

@@ -275,8 +275,11 @@ def letter_of(channel: Channel, schemas: Mapping[str, int], line: bytes, error: 
     try:
         stream = channel.stream(record.stream)
     except KeyError:
-        known = record.stream in schemas  # what this side once read has its name still
-        return replace(letter, stream=record.stream, op=record.op.value, version=record.version) if known else letter
+        if record.stream not in schemas:
+            return letter
+        # What this side once read has its name still.
+        named = replace(letter, stream=record.stream, op=record.op.value, version=record.version)
+        return replace(named, schema_version=schemas[record.stream])
     try:
         key = canonical_key(stream, record.body)
     except (KeyError, TypeError):

@@ -226,7 +226,8 @@ def _follow_up(
             retried = auto_retry.retry_rivals(site, snapshots_of, stopping)
             if retried or any(one.records.applied for one in outcomes):
                 everything = bool(snapshots_of)
-                retried += auto_retry.retry_orphans(site, site.incoming(), stopping, everything=everything)
+                channels = auto_retry.channels_with_letters(site)
+                retried += auto_retry.retry_orphans(site, channels, stopping, everything=everything)
             return tuple(retried)
     except Exception as error:
         if not is_batch_fault(error):

@@ -211,7 +211,7 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
         return channel
     part = _part(manifest) if manifest.kind is BatchKind.SNAPSHOT else None
     named = {*manifest.schemas, *(part.streams if part else ()), *(part.prune if part else ())}
-    channel = _with_moved(site, channel, named)
+    channel = site.with_moved(channel, named)
     streams = {one.name: one for one in channel.streams}
     _check_declared(site, channel, named - streams.keys())
     for name in manifest.schemas.keys() & streams.keys():
@@ -226,16 +226,6 @@ def _channel(site: Site, manifest: Manifest) -> Channel:
             )
             raise Unsupported(msg)
     return channel
-
-
-def _with_moved(site: Site, channel: Channel, named: set[str]) -> Channel:
-    """Give the channel with those streams that this side reads in another one: whichever they come by, they are one.
-
-    A stream that is moved is so on one side before it is on the other.
-    """
-    others = [one for other in site.channels if other.target == site.network for one in other.streams]
-    mine = {one.name for one in channel.streams}
-    return channel.including([one for one in others if one.name in named and one.name not in mine])
 
 
 def _check_declared(site: Site, channel: Channel, missing: set[str]) -> None:

@@ -12,6 +12,7 @@ from exchange.channels import Channel, Stream
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import batch, dead_letter
+from exchange.dead_letters.retry import retry_letters
 from exchange.incoming import importer
 from exchange.link import send_requests
 from exchange.link.peer_state import read_peer_state
@@ -134,6 +135,12 @@ def test_a_declaration_changes_on_one_side_before_the_other(
     letters = [(row.stream, row.error) for row in two.all(sa.select(dead_letter))]
     assert letters == ([] if sender_first else [("gone", "undeclared")] * 3)
     assert one.all(sa.select(dead_letter)) == []
+    tried = [row.id for row in two.all(sa.select(dead_letter.c.id))]
+    assert {done.message.partition(";")[0] for done in retry_letters(two.site, tried)} <= {
+        "stream gone is not declared here any more"
+    }
+    declare(two, (*NEW_CHANNELS, Channel("again", "one", "two", [OLD["gone"]])))
+    assert {done.state for done in retry_letters(two.site, tried)} <= {"applied"}
     left = [(found.stream, found.changes) for found in read_leftovers(one.site)]
     assert left == ([("gone", 1)] if sender_first else [])
     assert list(doctor._first_start(None, one.site)) == []  # type: ignore[arg-type]
@@ -219,6 +226,45 @@ def test_names_and_keys_change_on_one_side_before_the_other(
         assert len(rows[0]) >= 1
     letters = [(row.stream, row.error) for row in two.all(sa.select(dead_letter))]
     assert letters == ([] if sender_first else [("named", "undeclared")] * 2)
+    for side in (one, two):
+        side.engine.dispose()
+
+
+def test_what_was_parked_before_its_stream_was_moved_or_split_is_retried_when_its_row_comes(
+    tmp_path: Path, databases: Databases
+) -> None:
+    metadata = sa.MetaData()
+    parent = table(metadata, "parent", "text")
+    children = [
+        sa.Table(
+            name, metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("of", sa.ForeignKey("parent.id"))
+        )
+        for name in ("moved", "split")
+    ]
+    moved, split = map(Stream, children)
+    late = Stream(parent)
+    before = (Channel("flow", "one", "two", [moved, split]), Channel("late", "one", "two", [late]))
+    after = (Channel("flow", "one", "two", [split], shards=2), Channel("late", "one", "two", [late, moved]))
+    one, two = (
+        Side(name, peer, databases, "sqlite", tmp_path / name, before, metadata=metadata)
+        for name, peer in (("one", "two"), ("two", "one"))
+    )
+    link = Link(one, two)
+    one.execute(sa.insert(parent), [{"id": 1, "text": "a"}])
+    for child in children:
+        one.execute(sa.insert(child), [{"id": 1, "of": 1}])
+    exporter.export(one.site, channel="flow", stopping=importer.never)
+    link.there.carry()
+    two.take_in()
+    waiting = sa.select(dead_letter.c.stream).where(dead_letter.c.state == "parked")
+    assert sorted(row.stream for row in two.all(waiting)) == ["moved", "split"]
+    for side in (one, two):
+        declare(side, after)
+    one.export()
+    link.there.carry()
+    two.take_in()
+    assert two.all(waiting) == []
+    assert [len(two.rows(child)) for child in children] == [1, 1]
     for side in (one, two):
         side.engine.dispose()
 
