@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -15,6 +16,7 @@ from exchange.database.engine import now
 from exchange.database.tables import RepairState, repair
 from exchange.format.control import CHECKPOINT, MAX_WORDS, SNAPSHOT
 from exchange.format.errors import printable
+from exchange.site import Site
 
 PATIENCE = timedelta(days=1)
 """How long an answer may take until something is asked for again."""
@@ -114,6 +116,22 @@ def withdraw_asked(connection: Connection, channels: Collection[str]) -> None:
     """
     here = sa.and_(repair.c.state == RepairState.OPEN, repair.c.channel.in_(channels))
     connection.execute(sa.update(repair).where(here).values(state=RepairState.WITHDRAWN, closed_at=now()))
+
+
+def withdraw_undeclared(site: Site, connection: Connection) -> None:
+    """Withdraw what is open of channels and streams that this side reads no more. Runs in the caller's transaction."""
+    asked = sa.select(repair.c.id, repair.c.channel, repair.c.streams).where(repair.c.state == RepairState.OPEN)
+    gone = [row.id for row in connection.execute(asked) if not _is_read(site, row)]
+    if gone:
+        withdrawing = sa.update(repair).where(repair.c.id.in_(gone))
+        connection.execute(withdrawing.values(state=RepairState.WITHDRAWN, closed_at=now()))
+
+
+def _is_read(site: Site, row: Any) -> bool:
+    channel = site.channel(row.channel)
+    if channel is None or channel.target != site.network:
+        return False
+    return row.streams is None or {stream.name for stream in channel.streams}.issuperset(json.loads(row.streams))
 
 
 def _close(connection: Connection, which: sa.ColumnElement[bool]) -> int:

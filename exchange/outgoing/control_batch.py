@@ -28,7 +28,7 @@ from exchange.format.errors import Reason, TransientError, Verdict, printable
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
 from exchange.format.record import Op, Record
-from exchange.link import epoch_adoption, gaps, known_schemas, receipts
+from exchange.link import asked_requests, epoch_adoption, gaps, known_schemas, receipts
 from exchange.outgoing import resend, snapshot
 from exchange.outgoing.seal import ENCODING, check_room, publish_sealed, seal_batch
 from exchange.results import Imported
@@ -169,6 +169,7 @@ def _records(site: Site, connection: Connection, moment: datetime) -> Iterable[t
             yield control.RECEIPT, one.as_data()
     yield control.HEARTBEAT, _heartbeat(site, connection, moment).as_data()
     if not site.one_way:
+        asked_requests.withdraw_undeclared(site, connection)
         for asked in _requests(connection):
             yield control.REPAIR, asked.as_data()
 

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from exchange.channels import Channel, Stream
 from exchange.database.engine import now
 from exchange.database.locks import reading
-from exchange.database.tables import batch, dead_letter
+from exchange.database.tables import batch, dead_letter, repair
 from exchange.dead_letters.retry import retry_letters
 from exchange.incoming import importer
-from exchange.link import send_requests
+from exchange.link import asked_requests, send_requests
 from exchange.link.peer_state import read_peer_state
 from exchange.operating.doctor import database as doctor
 from exchange.outgoing import answers, control_batch, exporter
@@ -283,12 +283,15 @@ def test_a_channel_that_was_taken_out_is_told_from_one_that_is_not_known_yet(
     write(one, 2)
     one.export()
     link.there.carry()
+    with two.engine.begin() as connection:
+        asked_requests.ask_peer(connection, channel="notes", want="snapshot", reason="they differ", who="me")
     declare(two, OLD_CHANNELS[:1])
     (held,) = [found for found in two.take_in().batches if found.channel == "notes"]
     assert "no incoming channel notes any more: if it was taken out for good, `exchange batches reject`" in held.message
     control_batch.publish_control_batch(two.site)
     link.back.carry()
     one.take_in()
+    assert [row.state for row in two.all(sa.select(repair.c.state).where(repair.c.who == "me"))] == ["withdrawn"]
     for channels, said in ((OLD_CHANNELS, 1), (OLD_CHANNELS[:1], 0)):  # taken out here, too, it is nobody's worry
         declare(one, channels)
         with reading(one.engine) as connection:
