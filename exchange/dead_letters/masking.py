@@ -33,6 +33,8 @@ class Mask:
 
     def brief(self, letter: Some) -> Some:
         """Hide what is sensitive in a letter's key."""
+        if letter.key is not None and self._is_forgotten(letter):
+            return replace(letter, key=HIDDEN)
         sensitive = self.sensitive(letter)
         if letter.key is None or not sensitive:
             return letter
@@ -41,13 +43,18 @@ class Mask:
     def record(self, letter: Parked, record: bytes) -> str | None:
         """Give a letter's record as text, its own or a revision of it; None if it can't be shown."""
         sensitive = self.sensitive(letter)
-        if not sensitive:
+        if not sensitive and not self._is_forgotten(letter):
             return record.decode("utf-8", "backslashreplace")
         try:
             text = record.decode()
             return masked(text, sensitive | _undeclared(json.loads(text), self._streams.get(letter.stream or "")))
         except (ValueError, RecursionError):
             return None
+
+    def _is_forgotten(self, letter: Brief) -> bool:
+        """Whether a letter is of a stream that is declared no more: nobody knows which of its columns are sensitive."""
+        ours = (letter.stream or "_").startswith("_")  # what the two sides tell each other has no rows
+        return not ours and letter.stream not in self._streams
 
     def sensitive(self, letter: Brief) -> frozenset[str]:
         """Name the columns to hide in a letter; those of every stream if it is of no known one."""

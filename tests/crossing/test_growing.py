@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.channels import Channel, Stream
+from exchange.channels.stream import HIDDEN
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.database.tables import batch, dead_letter, repair
+from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.retry import retry_letters
 from exchange.incoming import importer
 from exchange.link import asked_requests, send_requests
@@ -135,6 +138,10 @@ def test_a_declaration_changes_on_one_side_before_the_other(
     letters = [(row.stream, row.error) for row in two.all(sa.select(dead_letter))]
     assert letters == ([] if sender_first else [("gone", "undeclared")] * 3)
     assert one.all(sa.select(dead_letter)) == []
+    with reading(two.engine) as connection:
+        letters_there: list[Any] = list(connection.execute(sa.select(dead_letter)))
+    shown = [Mask(two.site.channels).record(letter, letter.record) for letter in letters_there]
+    assert {json.loads(text or "{}").get("data") for text in shown} <= {HIDDEN}  # nobody knows what of it is sensitive
     tried = [row.id for row in two.all(sa.select(dead_letter.c.id))]
     assert {done.message.partition(";")[0] for done in retry_letters(two.site, tried)} <= {
         "stream gone is not declared here any more"
