@@ -86,7 +86,9 @@ class Exchange:
             from exchange.database.borrowed import borrow_engine
 
             borrow_engine(engine)  # refused at once
-            settings["database_url"] = engine.url.render_as_string(hide_password=False)
+            if engine.url.database:  # else it is known to the engine's own ``creator`` alone
+                settings["database_url"] = engine.url.render_as_string(hide_password=False)
+                settings["database_password_file"] = None
         made = cls(load_settings(settings), engine=engine, channels=channels)
         made._assembled()
         return made

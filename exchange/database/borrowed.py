@@ -213,8 +213,16 @@ def _set(driver: sqlite3.Connection, pragmas: dict[str, int]) -> None:
 
 @contextmanager
 def _closing_refused(connection: Connection) -> Iterator[None]:
+    """Give a connection back that can't be used. Raises TransientError for what its driver says."""
     try:
         yield
+    except connection.dialect.loaded_dbapi.Error as error:
+        connection.invalidate()
+        connection.close()
+        said = printable(str(error))
+        raise TransientError(
+            f"a connection of the application's pool can't be used: {said}; the next one may"
+        ) from error
     except BaseException:
         connection.close()
         raise

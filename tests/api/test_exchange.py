@@ -153,8 +153,9 @@ def _kept(session: Session) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def test_the_applications_own_engine_is_shared_and_its_sessions_are_as_they_were(
-    tmp_path: Path, databases: Databases, kind: str
+    tmp_path: Path, databases: Databases, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("EXCHANGE_DATABASE_PASSWORD_FILE", "/nowhere")  # for who connects by himself
     url = database(databases, kind, "office")
     options: dict[str, Any] = {"pool_size": 3, "max_overflow": 0, "isolation_level": "SERIALIZABLE"}
     if kind == "postgresql":
@@ -167,7 +168,7 @@ def test_the_applications_own_engine_is_shared_and_its_sessions_are_as_they_were
         said.append("begin")
 
     with (
-        a_side(tmp_path, "plant", database(databases, "sqlite", "plant")) as plant,
+        a_side(tmp_path, "plant", database(databases, "sqlite", "plant"), database_password_file=None) as plant,
         a_side(tmp_path, "office", url, engine=own) as office,
     ):
         trust(plant, office)
