@@ -26,7 +26,10 @@ class Imported:
     changed: bool = field(default=True, compare=False)
     busy: Busy | None = field(default=None, compare=False)
     trouble: str | None = field(default=None, compare=False)
-    """What a folder did to it: it was not taken for that, or its files could not be moved after it was."""
+    """What a folder did to it: it was not taken for that, or its files could not be moved after it was.
+
+    Or which of the application's hooks failed after its commit.
+    """
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, current_app, current_task
+from sqlalchemy import Engine
 
 from exchange.api import Exchange, RefusedArgument
 from exchange.api.acts import left_to_the_caller
@@ -53,6 +54,7 @@ from exchange.database.audit_log import (
     write_refusal,
 )
 from exchange.database.batch_fault import interrupted_by
+from exchange.database.borrowed import EngineRefused
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.tables import BatchState
@@ -83,6 +85,9 @@ Work = TypeVar("Work", bound=Callable[..., Result])
 
 log = structlog.get_logger("exchange")
 
+LENDERS: list[Callable[[], Engine]] = []
+"""The last of them gives the engine whose pool the tasks share, if there is one."""
+
 WORK: dict[str, Callable[..., Any]] = {}
 """What each task does, by its name."""
 
@@ -91,7 +96,7 @@ MOST_TOLD = 100
 """So many records of a selection a result tells of one by one; of all it has the counts."""
 
 # Nothing is wrong with the program: a traceback would only hide the sentence.
-_SAID = (RefusedArgument, TransientError, SettingsFaults)
+_SAID = (RefusedArgument, TransientError, SettingsFaults, EngineRefused)
 
 
 class HasFields(Protocol):
@@ -513,7 +518,8 @@ def _exchange() -> Exchange:
 
 @functools.lru_cache(maxsize=1)
 def _exchange_of(_process: int) -> Exchange:
-    return Exchange(load_settings(), acting=left_to_the_caller, ready=True)
+    lent = LENDERS[-1]() if LENDERS else None
+    return Exchange(load_settings(), engine=lent, acting=left_to_the_caller, ready=True)
 
 
 def _tell(site: Site, outcomes: Sequence[Imported]) -> None:

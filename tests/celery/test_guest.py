@@ -84,7 +84,8 @@ def audited(plant: TestedSide) -> list[tuple[str, str, Any]]:
 
 
 CHEAP = """
-import json
+import json, sqlalchemy
+from exchange.tasks import use_engine
 from celery_app import after_import, app
 from exchange.celery.judge import Judge
 from exchange.settings import load_settings
@@ -97,8 +98,13 @@ with app.connection_for_read() as connection:
     ours, theirs = (connection.default_channel.basic_get(name) for name in ("exchange", "celery"))
     found = {"theirs": [theirs.content_type, sorted(one for one in theirs.headers if one.startswith("exchange"))]}
     found["ours"] = [ours.content_type, "exchange_call" in ours.headers, Judge(load_settings()).judge(ours)]
+lent = sqlalchemy.create_engine(load_settings().database_url)
+taken = []
+sqlalchemy.event.listen(lent, "checkout", lambda *_: taken.append(1))
+use_engine(lambda: lent)
 app.conf.task_always_eager = True
 found["eager"] = app.tasks["exchange.export"].delay().get()
+found["lent"] = len(taken) > 1 and not lent.pool.checkedout()
 found["beat"] = {name: entry["task"] for name, entry in app.conf.beat_schedule.items()}
 print(json.dumps(found))
 """
@@ -111,6 +117,7 @@ def test_an_application_has_our_tasks_signed_as_json_beside_its_own_and_runs_the
     assert found["theirs"] == ["application/x-python-serialize", []]
     assert found["ours"] == ["application/json", True, "exchange.export"]
     assert [batch["records"] for batch in found["eager"]["batches"]] == [1]
+    assert found["lent"]
     assert found["beat"] == {
         f"office-{name}": f"exchange.{name}" for name in ("export", "import", "prune", "reconcile")
     }
