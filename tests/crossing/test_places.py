@@ -74,7 +74,7 @@ def world(kind: str, network: str) -> tuple[sa.MetaData, tuple[Channel, ...]]:
 
 
 KINDS = [
-    "sqlite-sqlite",
+    pytest.param("sqlite-sqlite", marks=pytest.mark.thorough),
     pytest.param("postgresql-postgresql", marks=needs_postgres),
     pytest.param("postgresql-sqlite", marks=[needs_postgres, pytest.mark.thorough]),
     pytest.param("sqlite-postgresql", marks=[needs_postgres, pytest.mark.thorough]),
