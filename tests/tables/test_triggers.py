@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from exchange.channels import Stream
+from exchange.channels import Channel, Stream
+from exchange.channels.channel import at_network
 from exchange.database import make_engine, tables
 from exchange.tables import capture
 from exchange.tables.loader.traits import TableFault, traits_of
@@ -664,3 +665,17 @@ def test_a_view_is_refused_with_what_to_send_in_its_place(lab: Lab) -> None:
         with pytest.raises(TableFault, match=r"seen of stream s1 is a view, .* Stream\(\.\.\., table="):
             traits_of(connection, seen)
         assert capture.check(connection, stream) == []
+
+
+def test_a_schema_on_sqlite_is_refused_where_rows_are_sent_and_received(sqlite_lab: Lab) -> None:
+    sqlite_lab.create(items())
+    declared = [Channel("goods", "plant", "office", [Stream(items(), table={"plant": "stock.item"})])]
+    with sqlite_lab.engine.begin() as connection:
+        connection.exec_driver_sql("ATTACH ':memory:' AS stock")
+        connection.exec_driver_sql("CREATE TABLE stock.item (id integer PRIMARY KEY, name text)")
+        (there,), (here,) = (at_network(declared, network)[0].streams for network in ("plant", "office"))
+        (problem,) = capture.check(connection, there)
+        assert problem.message == "table item of stream item is declared in schema stock"
+        assert 'no attached database is captured: Stream(..., table="item"), for this network alone' in problem.remedy
+        assert capture.unreceivable(connection, [there], [there]) == {"item": problem}
+        assert capture.unreceivable(connection, [here], [here]).keys() == {"item"}  # it is captured as s0
