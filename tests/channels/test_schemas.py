@@ -12,7 +12,16 @@ from jsonschema import Draft202012Validator
 from sqlalchemy import Column, MetaData, Table
 
 from exchange.channels import Stream
-from exchange.channels.schemas import Checker, agreement, check_schema, schema_path, schema_text, stream_schema
+from exchange.channels.schemas import (
+    Checker,
+    agreement,
+    check_schema,
+    schema_changes,
+    schema_digest,
+    schema_path,
+    schema_text,
+    stream_schema,
+)
 from exchange.format.errors import RecordError
 
 THING = Table(
@@ -199,3 +208,20 @@ def test_many_are_accepted_at_once_exactly_when_each_is() -> None:
     assert checker.accepts_all([DATA, DATA])
     assert not checker.accepts_all([DATA, DATA | {"part": "1"}, DATA])
     assert not checker.accepts_all([DATA, {**DATA, "more": 1}])
+
+
+def test_databases_remember_of_a_schema_what_counts_in_it() -> None:
+    schema = stream_schema(stream())
+    # Another digest refuses every stream after an upgrade: the migration that comes with it has to forget them.
+    assert schema_digest(schema) == "abc3c23cf7635e528015e64ce6907e6334cfc3a8370a2380fbd7d203e5e9454f"
+    turned = schema | {"title": "x", "properties": dict(reversed(schema["properties"].items()))}
+    assert schema_digest(turned) == schema_digest(schema)
+    assert schema_changes(schema, turned) == []
+    word = {"type": ["null", "string"], "enum": [None, "b", "a"]}
+    assert schema_changes(schema, schema | {"properties": schema["properties"] | {"word": word}}) == []
+    narrower = schema["properties"] | {"name": schema["properties"]["name"] | {"maxLength": 2}}
+    assert schema_changes(schema, schema | {"properties": narrower}) == [
+        "column name has another maxLength: it was 3 and is 2"
+    ]
+    keyed = schema | {"$defs": {"key": {"properties": {"id": schema["properties"]["id"]}}}}
+    assert schema_changes(schema, keyed) == ["the key was id, part and is id"]
