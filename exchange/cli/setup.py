@@ -88,6 +88,7 @@ def init(
     for fault in done.faults:
         output.print_error(fault)
     if done.faults:
+        output.say("what can cross, and what to do otherwise, is in deploy/EXISTING.md and CHANNELS.md")
         fail(USAGE)
     if then_migrate:
         migrate(as_json=as_json)

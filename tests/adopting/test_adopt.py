@@ -129,6 +129,14 @@ def test_an_application_is_adopted_by_two_files_and_again_by_what_is_new_alone(p
     adopt(url, "--yes")
     assert module.read_text() == text
 
+    # And with a table less.
+    models = place / "lending" / "models.py"
+    models.write_text(models.read_text().replace("class PriceRule(Base)", "class Discount(Base)"))
+    forget()
+    said = CliRunner().invoke(app, ["adopt", "lending.models:Base", "--source", "plant", "--peer", "office", "--yes"])
+    assert "PriceRule is in channels.py and not in the models any more" in said.output
+    assert module.read_text() == text
+
 
 @pytest.mark.thorough
 @pytest.mark.postgres

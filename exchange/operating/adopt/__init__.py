@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from exchange.channels.channel import Channel, ChannelFaults
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine, missing_file
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
@@ -111,7 +112,7 @@ def examine(wish: Wish, database_url: str | None) -> Adoption:
     models = load_models(wish.models)
     asked = None if wish.app in {None, REFERENCE_APP} else wish.app
     file, spec = (declaration.file_of(asked), asked) if asked else declaration.place(models, wish.channels)
-    declared = declaration.present(spec, None if asked else file)
+    declared = declaration.present(spec, file, models)
     if database_url is None:
         return _examined(wish, models, file, spec, declared, None)
     engine = make_engine(database_url, read_only=True)
@@ -134,7 +135,9 @@ def _examined(
 ) -> Adoption:
     before = {stream.table.key: channel.declared for channel in declared for stream in channel.streams}
     chosen = [model for model in _chosen(wish, models) if model.key not in before]
-    remarks, candidates = _candidates(chosen, {stream.name for one in declared for stream in one.streams})
+    sqlite = connection is not None and dialect_of(connection).is_sqlite
+    taken = {stream.name for one in declared for stream in one.streams}
+    remarks, candidates = _candidates(chosen, taken, sqlite=sqlite)
     seen: dict[str, live.Seen] = {}
     looked: dict[str, Looked] = {}
     if connection is None:
@@ -156,7 +159,6 @@ def _examined(
         remarks = [one for one in remarks if "--head" not in one.remedy]
     groups = grouped(candidates, {channel.declared for channel in declared})
     remarks += _circles(groups)
-    remarks += _removed(declared, models)
     if candidates:
         said = f"on {wish.target} the application must only read these tables: of one row there is one writer"
         remedy = "where it writes, too, give each side a table and a channel of its own"
@@ -198,11 +200,11 @@ def _called(model: Model, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in (model.key, str(model.table.name)))
 
 
-def _candidates(chosen: Sequence[Model], taken: set[str]) -> tuple[list[Remark], list[Candidate]]:
+def _candidates(chosen: Sequence[Model], taken: set[str], *, sqlite: bool) -> tuple[list[Remark], list[Candidate]]:
     remarks: list[Remark] = []
     candidates = []
     for model in chosen:
-        one, said = candidate(model, taken)
+        one, said = candidate(model, taken, sqlite=sqlite)
         remarks += said
         if one is not None:
             taken.add(one.stream.name)
@@ -245,17 +247,6 @@ def _circles(groups: Sequence[Group]) -> Iterator[Remark]:
             yield Remark(Severity.NOTE, constraint.table.key, said, remedy, ", ".join(constraint.column_keys))
 
 
-def _removed(declared: Sequence[Channel], models: Models) -> Iterator[Remark]:
-    known = {model.table for model in models.tables}
-    ours = {table.metadata for table in known}
-    for channel in declared:
-        for stream in channel.streams:
-            if stream.table not in known and stream.table.metadata in ours:
-                said = f"is in channel {channel.declared} and not in the models any more"
-                remedy = "take its Stream out of the channel and call op.drop_capture before the table is dropped"
-                yield Remark(Severity.STOPS, stream.table.key, said, remedy)
-
-
 def _belongs(one: Candidate, before: Mapping[str, str], declared: Sequence[Channel], wish: Wish) -> str | None:
     """Name the declared channel of this direction whose rows those of a new stream refer to, or are referred to by."""
     there = {channel.declared for channel in declared if channel.source == wish.source}
@@ -284,28 +275,36 @@ def _in_order(remarks: Sequence[Remark]) -> list[Remark]:
 def write(adoption: Adoption) -> list[Path]:
     """Write the module of channels and the migration; give the files. What was written is read again and checked.
 
-    Raises ChannelFaults, before anything is written where that can be known.
+    Raises ChannelFaults, and then leaves a module that was there as it was.
     """
+    in_the_way = [one for one in adoption.remarks if one.severity is Severity.STOPS and not one.table]
+    if in_the_way:
+        raise ChannelFaults([f"{one.message}; {one.remedy}" for one in in_the_way])
+    files: list[Path] = []
+    before = adoption.file.read_text(encoding="utf-8") if adoption.file.exists() else None
+    try:
+        if adoption.groups:
+            adoption.file.write_text(_module(adoption), encoding="utf-8")
+            declaration.read_again(adoption.spec)
+            files.append(adoption.file)
+        if adoption.uncaptured:
+            files += _migration(adoption)
+    except ChannelFaults:
+        if before is not None:
+            adoption.file.write_text(before, encoding="utf-8")
+        elif adoption.groups:
+            adoption.file.unlink()
+        raise
+    return files
+
+
+def _migration(adoption: Adoption) -> list[Path]:
     wish, past = adoption.wish, adoption.history
     files: list[Path] = []
-    if any(one.severity is Severity.STOPS and not one.table for one in adoption.remarks):
-        raise ChannelFaults(
-            [
-                f"{one.message}; {one.remedy}"
-                for one in adoption.remarks
-                if one.severity is Severity.STOPS and not one.table
-            ]
-        )
-    if past.script is None and adoption.uncaptured:
+    if past.script is None:
         past, files = history.make_environment(adoption.models)
-    if adoption.groups:
-        adoption.file.write_text(_module(adoption), encoding="utf-8")
-        files.append(adoption.file)
-    if adoption.uncaptured:
-        up, down = history.operations(wish.source, adoption.uncaptured, dict(adoption.triggers), adoption.late)
-        message = f"exchange {wish.source} to {wish.target}"
-        files.append(history.write(past, up, down, message, wish.head))
-    return files
+    up, down = history.operations(wish.source, adoption.uncaptured, dict(adoption.triggers), adoption.late)
+    return [*files, history.write(past, up, down, f"exchange {wish.source} to {wish.target}", wish.head)]
 
 
 def _module(adoption: Adoption) -> str:

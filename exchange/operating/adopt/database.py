@@ -20,7 +20,7 @@ from exchange.operating.adopt.remark import Remark, Severity, of_problems
 from exchange.tables.capture.sql import TableName
 from exchange.tables.capture.triggers import read_catalogue
 from exchange.tables.loader.constraints import reflect
-from exchange.tables.loader.fitness import missing_columns, narrower_models, unfit, unwritable
+from exchange.tables.loader.fitness import indistinct, missing_columns, narrower_models, unfit, unwritable
 from exchange.tables.loader.traits import traits_of
 from exchange.tables.passing import passing
 
@@ -154,6 +154,7 @@ def remarks_on(connection: Connection, one: Candidate, seen: Seen) -> Iterator[R
         yield Remark(Severity.NOTE, table, "is partitioned: captured at the parent, whichever way a row is written")
     yield from of_problems(Severity.STOPS, table, missing_columns(connection, stream))
     yield from _on_columns(connection, one)
+    yield from of_problems(Severity.LOSES, table, indistinct(connection, stream))
     yield from of_problems(Severity.LOSES, table, unwritable(connection, stream))
     yield from of_problems(Severity.LOSES, table, narrower_models(connection, stream))
     passed = {trigger.name for trigger in to_pass(one, seen)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,12 +37,46 @@ def place(models: Models, wanted: Path | None) -> tuple[Path, str]:
     return here / "channels.py", "channels:channels"
 
 
-def present(spec: str, file: Path | None) -> tuple[Channel, ...]:
-    """Give the channels that are declared already; none where there is no such module yet. Raises ChannelFaults."""
-    if file is not None and not file.exists():
+def present(spec: str, file: Path, models: Models) -> tuple[Channel, ...]:
+    """Give the channels that are declared already; none where there is no such module yet.
+
+    Raises ChannelFaults, and says of models that are gone what is to be done with their streams.
+    """
+    if not file.exists():
         return ()
     importlib.invalidate_caches()
-    return load_channels(spec)
+    try:
+        return load_channels(spec)
+    except ChannelFaults as error:
+        gone = [*_gone(file.read_text(encoding="utf-8"), models)]
+        if not gone:
+            raise
+        raise ChannelFaults(
+            [
+                f"{printable(name)} is in {file.name} and not in the models any more: take its Stream out there, and"
+                " have a migration call op.drop_capture before its table is dropped"
+                for name in gone
+            ]
+        ) from error
+
+
+def _gone(text: str, models: Models) -> Iterator[str]:
+    """Name what a module imports of the models, or looks up by the names of tables, and the models have no more."""
+    tables = {model.key for model in models.tables}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module == models.module.__name__:
+            yield from (alias.name for alias in node.names if not hasattr(models.module, alias.name))
+        elif isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "tables":
+            key = node.slice.value if isinstance(node.slice, ast.Constant) else None
+            if isinstance(key, str) and key not in tables:
+                yield key
+
+
+def read_again(spec: str) -> None:
+    """Check a declaration that was written. Raises ChannelFaults."""
+    sys.modules.pop(spec.partition(":")[0], None)
+    importlib.invalidate_caches()
+    load_channels(spec)
 
 
 def file_of(spec: str) -> Path:

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from exchange.channels.channel import Channel
 from exchange.channels.codecs import UnsupportedColumn, codec_for
 from exchange.channels.stream import Stream
-from exchange.database.tables import VERSION_COLUMN
 from exchange.format.names import CONTROL, NAME
 from exchange.operating.adopt.models import Model
 from exchange.operating.adopt.remark import Remark, Severity
@@ -54,55 +53,64 @@ def code(value: str | Sequence[str]) -> str:
     return json.dumps(value if isinstance(value, str) else [*value], ensure_ascii=False)
 
 
-def candidate(model: Model, taken: Collection[str]) -> tuple[Candidate | None, list[Remark]]:
-    """Make a table's stream without what can't cross; None if nothing of it can. ``taken`` are other streams' names."""
+def candidate(model: Model, taken: Collection[str], *, sqlite: bool) -> tuple[Candidate | None, list[Remark]]:
+    """Make a table's stream without what can't cross; None if nothing of it can. ``taken`` are other streams' names.
+
+    ``sqlite`` says that this side's database is SQLite, which can't have all that PostgreSQL has.
+    """
     table = model.table
     sensitive = [str(column.name) for column in table.columns if _SECRET.search(column.name)]
     name = _stream_name(table, taken)
-    excluded = {} if not Stream(model.declared, name=name).faults else _unable(table)
+    whole = Stream(model.declared, name=name)
+    excluded = _unable(whole, sqlite=sqlite)
     stream = Stream(model.declared, name=name, exclude=excluded or None, sensitive=sensitive)
     remarks = [
         Remark(Severity.LOSES, model.key, why, f"it is left out (exclude=); {LIMITS}", column)
         for column, why in excluded.items()
     ]
-    if stream.faults:
-        said = [fault.removeprefix(f'stream "{name}": ') for fault in stream.faults]
+    faults = [*stream.faults, *(stream.sqlite_faults() if sqlite else ())]
+    if faults:
+        said = [fault.removeprefix(f'stream "{name}": ') for fault in faults]
         remarks = [one for one in remarks if not any(one.message in fault for fault in said)]
         remarks += [Remark(Severity.STOPS, model.key, fault, f"the table is left out; {LIMITS}") for fault in said]
         return None, remarks
-    return Candidate(model, stream, excluded), [*remarks, *_notes(model, stream, excluded)]
+    return Candidate(model, stream, excluded), [*remarks, *_notes(model, stream, sqlite=sqlite)]
 
 
-def _notes(model: Model, stream: Stream, excluded: Mapping[str, str]) -> Iterator[Remark]:
+def _notes(model: Model, stream: Stream, *, sqlite: bool) -> Iterator[Remark]:
     table = stream.table
-    crossing = {column.name for column in (*stream.columns, *stream.excluded)}
-    for column in table.columns:
-        if column.computed is not None:
-            said = "a generated column: each side's database computes it, and it does not cross"
-            yield Remark(Severity.NOTE, model.key, said, "", str(column.name))
-        elif column.name not in crossing and column.name != VERSION_COLUMN and column.name not in excluded:
-            yield Remark(Severity.NOTE, model.key, "does not cross, by itself", "", str(column.name))
+    for column in stream.computed:
+        said = "each side's database makes it itself: it does not cross"
+        yield Remark(Severity.NOTE, model.key, said, "", str(column.name))
+    for codec in stream.codecs.values() if not sqlite else ():
+        if codec.sqlite_fault:
+            said = "crosses between two PostgreSQL; SQLite has it by a variant alone"
+            yield Remark(Severity.NOTE, model.key, said, 'CHANNELS.md, "Column types"', str(codec.column.name))
     if stream.name != table.name:
         said = f'its stream is called "{stream.name}" in files'
         yield Remark(Severity.NOTE, model.key, said)
     if table.schema is not None:
-        said = f"it lies in schema {table.schema}, which both sides need by that name; SQLite has none"
-        yield Remark(Severity.NOTE, model.key, said)
+        said = f"it lies in schema {table.schema}: SQLite has none, and another side may call it otherwise"
+        yield Remark(Severity.NOTE, model.key, said, "Stream(..., table={network: name}); CHANNELS.md has an example")
     for name in sorted(stream.sensitive):
         said = "looks like a secret: its values are hidden from people (sensitive=), but cross"
         yield Remark(Severity.NOTE, model.key, said, "leave it out with exclude= if it is to stay at home", name)
 
 
-def _unable(table: sa.Table) -> dict[str, str]:
+def _unable(stream: Stream, *, sqlite: bool) -> dict[str, str]:
     """Say of each column that can't cross, and need not, why."""
     said = {}
-    for column in table.columns:
-        if column.computed is not None or column.primary_key or column.name == VERSION_COLUMN:
+    for column in stream.columns:
+        name = str(column.name)
+        if column.primary_key:
             continue
         try:
-            codec_for(column)
+            codec = codec_for(column)
         except UnsupportedColumn as error:
-            said[str(column.name)] = str(error)
+            said[name] = str(error)
+        else:
+            if sqlite and codec.sqlite_fault:
+                said[name] = codec.sqlite_fault
     return said
 
 
