@@ -343,9 +343,13 @@ def _until(error: DBAPIError) -> str:
 
 
 def _has_no_partition(error: DBAPIError) -> bool:
-    """Say whether a row belongs to a partition that is not there: a check that is no constraint with a name."""
-    constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-    return code_of(error.orig) == "23514" and constraint is None
+    """Say whether a row belongs to a partition that is not there; a trigger may have chosen the same code."""
+    function = getattr(getattr(error.orig, "diag", None), "source_function", None)
+    return code_of(error.orig) == "23514" and function == _LOOKS_FOR_A_PARTITION
+
+
+_LOOKS_FOR_A_PARTITION = "ExecFindPartition"
+"""The server's function that says so."""
 
 
 _RULES_OF_SQLITE = {
