@@ -151,7 +151,9 @@ def _kept(session: Session) -> dict[str, Any]:
     return {**found, "threshold": driver.prepare_threshold}
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.mark.parametrize(
+    "kind", ["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.thorough])]
+)
 def test_the_applications_own_engine_is_shared_and_its_sessions_are_as_they_were(
     tmp_path: Path, databases: Databases, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

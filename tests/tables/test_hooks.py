@@ -62,7 +62,9 @@ class Told:
         return found
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.mark.parametrize(
+    "kind", ["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.thorough])]
+)
 def test_hooks_are_told_what_was_applied_and_one_that_fails_undoes_it_or_is_said(  # noqa: PLR0915 - one pair for all
     tmp_path: Path, databases: Databases, kind: str
 ) -> None:

@@ -16,6 +16,7 @@ def test_an_applications_own_tests_have_two_sides_and_a_carrier_in_three_lines(p
     pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:xdist", "-W", "error").assert_outcomes(passed=2)
 
 
+@pytest.mark.thorough
 def test_without_channels_a_sentence_says_where_they_are_given(pytester: pytest.Pytester) -> None:
     pytester.makeconftest('pytest_plugins = ["exchange.testing.fixtures"]')
     pytester.makepyfile("def test_it(exchange_sides): ...")
