@@ -36,6 +36,7 @@ from exchange.format.control import Receipt
 from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.incoming.importer import never
 from exchange.operating import erasure, prune
+from exchange.operating.check.ledger import check_ledger
 from exchange.operating.erasure import Forgotten
 from exchange.outgoing import resend
 from tests.crossing.shop import seat
@@ -143,6 +144,7 @@ def test_nothing_of_a_forgotten_row_is_left_on_either_side(alike: Link) -> None:
     send(alike, {"id": 6, "code": "six"})
     alike.there.carry()
     assert {seen.verdict for seen in other.take_in().batches} == {Verdict.APPLIED}
+    assert [*check_ledger(one.site), *check_ledger(other.site)] == []  # that bytes went is no second time
 
 
 def test_an_erased_batch_that_is_asked_for_again_is_answered_with_a_snapshot(small: Link) -> None:

@@ -111,6 +111,7 @@ def _twice(connection: Connection) -> _Said:
     again = (
         sa.select(event.c.subject_id)
         .where(event.c.subject == "batch", event.c.to_state == BatchState.APPLIED)
+        .where(event.c.from_state.is_distinct_from(BatchState.APPLIED))  # that its bytes were erased changes no state
         .group_by(event.c.subject_id)
         .having(sa.func.count() > 1)
     )
