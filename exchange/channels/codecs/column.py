@@ -23,6 +23,10 @@ JSON_NULL: Any = object()
 """What a decoder is given for JSON's null in a column where null alone is SQL's."""
 
 
+_AS_DOCUMENTS = frozenset([object, DocumentText])
+"""Types of what stands for a document beside what JSON itself has."""
+
+
 @dataclass(frozen=True)
 class ColumnCodec:
     """One column's values, both ways. ``json_schema`` is of the wire value, null included."""
@@ -86,16 +90,19 @@ class ColumnCodec:
         if isinstance(self.type_codec, JsonCodec):
             decode_text = self.type_codec.text_decoder(refuse, sqlite=sqlite)
 
-            def document(value: Json) -> Any:
-                return (
-                    "null"
+            def documents(values: list[Json]) -> list[Any]:
+                if _AS_DOCUMENTS.isdisjoint(map(type, values)):
+                    return [null if value is None else decode(value) for value in values]
+                return [
+                    null
+                    if value is None
+                    else "null"
                     if value is JSON_NULL
-                    else decode_text(value)
-                    if type(value) is DocumentText
-                    else decode(value)
-                )
+                    else (decode_text if type(value) is DocumentText else decode)(value)
+                    for value in values
+                ]
 
-            return lambda values: [null if value is None else document(value) for value in values]
+            return documents
 
         if decode is as_is and null is None:
             return as_is
