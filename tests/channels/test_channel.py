@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from exchange.channels.channel import Channel, ChannelFaults, check, load_channels
 from exchange.channels.stream import Stream
 from exchange.format.errors import RecordError
+from exchange.operating.assemble import assemble
+from exchange.settings import SettingsFaults, load_settings
 
 
 def table(name: str, *columns: Any, metadata: MetaData | None = None, **options: Any) -> Table:
@@ -371,3 +374,22 @@ def test_the_names_of_shards_must_be_names_and_nobody_elses() -> None:
     )
     (fault,) = faults(channel(Stream(table("t")), shards=2), channel(Stream(table("u")), name="orders_1"))
     assert fault == 'channel "orders_1": a shard of orders and another channel both have this name'
+
+
+def test_a_side_on_sqlite_does_not_start_with_a_column_that_it_can_not_have(tmp_path: Path) -> None:
+    computed = [Column("words", postgresql.TSVECTOR()), Column("twice", Integer, sa.Computed("1"))]
+    stream = Stream(table("t", Column("host", postgresql.INET()), *computed))
+    channels = [Channel("c", "here", "there", [stream])]
+    given = {"network": "here", "peer": "there", "home": str(tmp_path)}
+
+    with pytest.raises(SettingsFaults) as refused:
+        assemble(load_settings(given), keyless=True, channels=channels)
+    (fault,) = refused.value.faults
+    assert fault == (
+        'EXCHANGE_APP: stream "t": column host of type INET() can\'t be had on SQLite: give it'
+        ' .with_variant(sqlalchemy.String(), "sqlite"), or leave it out'
+    )
+    assemble(
+        load_settings(given | {"database_url": "postgresql://nobody@localhost/none"}), keyless=True, channels=channels
+    ).engine.dispose()
+    assert ([c.name for c in stream.columns], [c.name for c in stream.computed]) == (["id", "host"], ["words", "twice"])

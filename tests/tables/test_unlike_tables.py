@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from exchange.channels import Channel, Stream
 from exchange.database import tables
@@ -55,6 +56,13 @@ POSTGRESQL = {
     ),
     "a_rounded_numeric": Case(
         sa.Numeric(12, 2), "ALTER TABLE {t} ALTER v TYPE numeric(12,1)", "1.50", "1.25", "keeps less"
+    ),
+    "a_rounded_element": Case(
+        postgresql.ARRAY(sa.Numeric(12, 2)),
+        "ALTER TABLE {t} ALTER v TYPE numeric(12,1)[]",
+        ["1.50"],
+        ["1.25"],
+        "keeps less",
     ),
     "a_single_float": Case(sa.Double(), "ALTER TABLE {t} ALTER v TYPE real", 0.5, 0.1, "keeps less"),
     "whole_seconds": Case(
@@ -316,6 +324,7 @@ def test_what_is_stricter_or_changes_rows_is_known_beforehand(unlike: Side, data
         "a_shorter_text": "is VARCHAR(5), and ",
         "a_smaller_numeric": "is NUMERIC(4, 2), and NUMERIC(12, 2)",
         "a_rounded_numeric": "is NUMERIC(12, 1)",
+        "a_rounded_element": "is NUMERIC(12, 1)[], and NUMERIC(12, 2)[] in the model",
         "a_single_float": "is REAL, and ",
         "not_null": "is NOT NULL, and in the model it is not",
         "an_identity": "is GENERATED ALWAYS AS IDENTITY",
