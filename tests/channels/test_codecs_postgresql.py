@@ -376,6 +376,7 @@ def test_whatever_is_taken_is_what_postgresql_writes_again(extended: Engine, kin
         inner = sa.select(found).subquery()
         selected = codec.type_codec.selected(cast("sa.Column[Any]", inner.c.c), sqlite=False)
         again = codec.encoder(POSTGRESQL)(connection.execute(sa.select(selected)).scalar_one())
-    assert json.dumps(codec.decoder(POSTGRESQL)(again)) == json.dumps(bound)
-    if kind != "interval":
+    if kind == "interval":  # taken in other spellings, too
+        assert codec.decoder(POSTGRESQL)(again) == bound
+    else:
         assert json.dumps(again, sort_keys=True) == json.dumps(wire, sort_keys=True)
