@@ -335,6 +335,11 @@ class Part:
         """The streams of which rows are to go that the snapshot did not bring."""
         return frozenset((*self.prune, *(one.stream for one in self.doubts if not one.more)))
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its sender says that it is of all rows of its channel."""
+        return self.contains is not None and self.buckets is None
+
     def as_data(self) -> dict[str, Any]:
         """Give the member."""
         data = fields_as_json(self)

@@ -64,7 +64,7 @@ def compare_checkpoint(
         mine.stream: buckets for mine, their in theirs if (buckets := _write_down(connection, arrival, mine, their))
     }
     if differing and site.repair and not site.one_way:
-        _ask(connection, arrival.channel.name, differing)
+        _ask(site, connection, arrival.channel.name, differing)
     return Counts(applied=len(theirs), parked=parked)
 
 
@@ -194,13 +194,14 @@ def _is_alone(connection: Connection, arrival: Arrival) -> bool:
     return tuple(connection.execute(others).one()) == (sequence - 1, sequence - 1 or None)
 
 
-def _ask(connection: Connection, channel: str, differing: dict[str, list[int]]) -> None:
+def _ask(site: Site, connection: Connection, channel: str, differing: dict[str, list[int]]) -> None:
     """Ask for the buckets that differ, of all these streams at once: so their rows come and go in one order."""
     if asked_requests.is_snapshot_asked(connection, channel):
         return
     buckets = sorted(set().union(*differing.values()))
     streams = list(differing)
     asked_requests.ask_peer(
+        site,
         connection,
         channel=channel,
         want=SNAPSHOT,

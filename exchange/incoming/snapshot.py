@@ -85,8 +85,10 @@ def finish_snapshot(site: Site, connection: Connection, arrival: Arrival, counts
     doubts = _Doubts(connection, arrival, last)
     removed, kept = _prune(site, connection, arrival, last, doubts)
     if last.answers is not None:
-        asked_requests.close_answered(connection, last.answers)
-    instead = superseding.close_contained(connection, arrival, last)
+        asked_requests.close_answered(site, connection, last.answers)
+    if site.one_way and last.is_whole:
+        asked_requests.close_unheard(connection, arrival.channel.name)
+    instead = superseding.close_contained(site, connection, arrival, last)
     told = "; ".join(filter(None, (counts.told, instead, *doubts.told(arrival.channel, last.pruned))))
     return replace(counts, applied=counts.applied + removed, parked=counts.parked + kept, told=told)
 

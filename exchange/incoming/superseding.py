@@ -116,7 +116,7 @@ def _at(flow: Flow, places: Range) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def pass_over(connection: Connection, arrival: Arrival) -> str:
+def pass_over(site: Site, connection: Connection, arrival: Arrival) -> str:
     """Write down that the places before a snapshot's first part are superseded by it; give the sentence, if any are.
 
     Runs in the transaction that applies the part, under the channel's lock, before the position moves.
@@ -126,10 +126,12 @@ def pass_over(connection: Connection, arrival: Arrival) -> str:
     channel, epoch, sequence = arrival.place
     at = positions.current_position(connection, Direction.IN, channel)
     first = (at.sequence if at is not None and at.epoch == epoch else 0) + 1
-    return _supersede(connection, arrival, (first, sequence - 1), range(first, sequence)) if first < sequence else ""
+    if first >= sequence:
+        return ""
+    return _supersede(site, connection, arrival, (first, sequence - 1), range(first, sequence))
 
 
-def close_contained(connection: Connection, arrival: Arrival, last: Part) -> str:
+def close_contained(site: Site, connection: Connection, arrival: Arrival, last: Part) -> str:
     """Go on, in an unordered channel, without what is missing and a snapshot contains of which all parts are here.
 
     Gives the sentence, if any are. Runs in the transaction that applies the last of the parts.
@@ -140,10 +142,10 @@ def close_contained(connection: Connection, arrival: Arrival, last: Part) -> str
     if first > through or not _holds_all_known(connection, arrival, last.contains):
         return ""
     missing = gaps.missing_among(connection, flow, first, through)
-    return _supersede(connection, arrival, last.contains, missing) if missing else ""
+    return _supersede(site, connection, arrival, last.contains, missing) if missing else ""
 
 
-def _supersede(connection: Connection, arrival: Arrival, places: Range, missing: range | list[int]) -> str:
+def _supersede(site: Site, connection: Connection, arrival: Arrival, places: Range, missing: range | list[int]) -> str:
     flow = Flow(*arrival.place[:2])
     cause = f"superseded: snapshot {arrival.sighting.stem} contains it"
     gaps.supersede(connection, flow, missing, cause)
@@ -152,8 +154,9 @@ def _supersede(connection: Connection, arrival: Arrival, places: Range, missing:
         ids = list(connection.scalars(sa.select(batch.c.id).where(*here, among(connection, batch.c.sequence, missing))))
         ledger.move_all(connection, Direction.IN, ids, (before, BatchState.DISCARDED), cause, reason=Reason.SUPERSEDED)
     part = part_of(arrival.manifest)
-    asked_requests.ask_again(connection, flow.channel, part.answers if part is not None else None)
-    return f"taken in place of {shown([places])}, which it contains"
+    asked_requests.ask_again(site, connection, flow.channel, part.answers if part is not None else None)
+    compared = f"; whether both sides agree, the next comparison by {site.peer} shows" if site.one_way else ""
+    return f"taken in place of {shown([places])}, which it contains{compared}"
 
 
 def retire_superseded(site: Site, arrival: Arrival) -> None:

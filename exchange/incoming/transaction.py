@@ -101,7 +101,7 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
                 batch_id = _record_applied(connection, arrival)
                 counts = _apply_by_kind(site, connection, arrival, data, ours)
         positions.leave(connection, arrival.place[0], left_by(arrival.manifest), adopted=arrival.manifest.epoch)
-        told = "; ".join(filter(None, (_advance(connection, arrival), counts.told)))
+        told = "; ".join(filter(None, (_advance(site, connection, arrival), counts.told)))
         counts = replace(counts, told=told)
         ledger.count(connection, batch_id, counts)
         attempts.forget_attempts(connection, key)
@@ -124,14 +124,14 @@ def _open_data(site: Site, arrival: Arrival) -> BinaryIO:
         raise Incomplete(msg) from error
 
 
-def _advance(connection: Connection, arrival: Arrival) -> str:
+def _advance(site: Site, connection: Connection, arrival: Arrival) -> str:
     """Move the channel's position to a batch, over what it supersedes and what is behind it and was given up.
 
     Gives a sentence if it supersedes any.
     """
     channel, epoch, sequence = arrival.place
     has_gaps = arrival.manifest.kind is not BatchKind.CONTROL
-    told = superseding.pass_over(connection, arrival)
+    told = superseding.pass_over(site, connection, arrival)
     if has_gaps and not arrival.channel.ordered:
         gaps.record_skipped(connection, arrival.place)
     positions.advance(connection, Direction.IN, channel, epoch, sequence, arrival.digest)

@@ -1,4 +1,7 @@
-"""What this side asks of the other one: a snapshot or a checkpoint of a channel that it reads, told until it came."""
+"""What this side asks of the other one: a snapshot or a checkpoint of a channel that it reads, told until it came.
+
+On a one-way link nothing is asked, as nobody would ever hear it: its sender's own checkpoints and snapshots come.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ PATIENCE = timedelta(days=1)
 
 
 def ask_peer(
+    site: Site,
     connection: Connection,
     *,
     channel: str,
@@ -32,12 +36,14 @@ def ask_peer(
     prune: bool = False,
     reason: str,
     who: str,
-) -> str:
+) -> str | None:
     """Ask for a ``snapshot`` or a ``checkpoint`` of an incoming channel; give the request's name.
 
-    ``streams`` and ``buckets`` are None for all. Who asks for the very same while it is open asks only once. Runs in
-    the caller's transaction.
+    None on a one-way link. ``streams`` and ``buckets`` are None for all. Who asks for the very same
+    while it is open asks only once. Runs in the caller's transaction.
     """
+    if site.one_way:
+        return None
     asked = {
         "channel": channel,
         "want": want,
@@ -76,7 +82,7 @@ def is_snapshot_asked(connection: Connection, channel: str) -> bool:
     return bool(connection.scalar(sa.select(sa.exists().where(here))))
 
 
-def ask_again(connection: Connection, channel: str, answered: str | None) -> None:
+def ask_again(site: Site, connection: Connection, channel: str, answered: str | None) -> None:
     """Ask for what is open of a channel once more, as its answer may be among what was passed over.
 
     For snapshots, but for the one that is being ``answered``, there is no need: the one that is taken has all of it.
@@ -86,10 +92,10 @@ def ask_again(connection: Connection, channel: str, answered: str | None) -> Non
     others = here if answered is None else sa.and_(here, repair.c.name != answered)
     connection.execute(sa.update(repair).where(others).values(state=RepairState.WITHDRAWN, closed_at=now()))
     sentence = f"batches of {channel} were passed over, as a snapshot contains them; to see that both sides agree"
-    ask_peer(connection, channel=channel, want=CHECKPOINT, reason=sentence, who="comparison")
+    ask_peer(site, connection, channel=channel, want=CHECKPOINT, reason=sentence, who="comparison")
 
 
-def close_answered(connection: Connection, name: str) -> None:
+def close_answered(site: Site, connection: Connection, name: str) -> None:
     """Close a request, as its answer has come. After a snapshot, a checkpoint is to show whether it helped.
 
     Runs in the transaction that imports, under the channel's lock.
@@ -98,7 +104,7 @@ def close_answered(connection: Connection, name: str) -> None:
     if row is None or not _close(connection, repair.c.name == name) or row.want != SNAPSHOT:
         return
     sentence = f"a snapshot of {row.channel} came as asked; to see that both sides agree"
-    ask_peer(connection, channel=row.channel, want=CHECKPOINT, reason=sentence, who="comparison")
+    ask_peer(site, connection, channel=row.channel, want=CHECKPOINT, reason=sentence, who="comparison")
 
 
 def close_compared(connection: Connection, channel: str) -> None:
@@ -107,6 +113,14 @@ def close_compared(connection: Connection, channel: str) -> None:
     Runs in the transaction that imports, under the channel's lock.
     """
     _close(connection, sa.and_(repair.c.channel == channel, repair.c.want == CHECKPOINT))
+
+
+def close_unheard(connection: Connection, channel: str) -> None:
+    """Close what is open of a channel on a link that became one-way: nobody hears it, and all of the rows have come.
+
+    Runs in the transaction that imports, under the channel's lock.
+    """
+    _close(connection, repair.c.channel == channel)
 
 
 def withdraw_asked(connection: Connection, channels: Collection[str]) -> None:

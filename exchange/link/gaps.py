@@ -519,10 +519,10 @@ def accept_by_hand(
             raise TransientError(_nothing_missing(connection, channel, first, last))
         accepted = accept_missing(connection, Flow(channel, epoch), first, last, reason)
         request = None
-        if snapshot and not site.one_way:
+        if snapshot:
             why = f"batch {shown(ranges(accepted))} was given up: {reason}"
             request = asked_requests.ask_peer(
-                connection, channel=channel, want=SNAPSHOT, prune=True, reason=why, who=whoami()[:255]
+                site, connection, channel=channel, want=SNAPSHOT, prune=True, reason=why, who=whoami()[:255]
             )
     return AcceptedGap(channel, epoch, tuple(accepted), request, _said(site, channel, request, snapshot=snapshot))
 

@@ -101,7 +101,7 @@ def _request(site: Site, connection: Connection, channel: Channel, reason: str) 
         return Asked(channel.name, Direction.IN, sentence)
     mine = sa.and_(agreement.c.direction == Direction.IN, agreement.c.channel == channel.name)
     connection.execute(sa.update(agreement).where(mine).values(in_vain=None, repairs=0))
-    asked_requests.ask_peer(connection, channel=channel.name, want=CHECKPOINT, reason=reason, who=whoami())
+    asked_requests.ask_peer(site, connection, channel=channel.name, want=CHECKPOINT, reason=reason, who=whoami())
     return Asked(channel.name, Direction.IN, f"{site.peer}, who sends it, is asked with the next control batch")
 
 

@@ -185,7 +185,7 @@ def test_the_same_buckets_are_asked_for_twice_and_no_more(small: Link) -> None:
         assert len(names) == times
         with small.other.engine.begin() as connection:
             for name in names:
-                asked_requests.close_answered(connection, name.name)
+                asked_requests.close_answered(small.other.site, connection, name.name)
 
     # Nor are they asked for with others that begin to differ, however often that is.
     for number in (2, 3, 4):
@@ -194,7 +194,7 @@ def test_the_same_buckets_are_asked_for_twice_and_no_more(small: Link) -> None:
         *names, last = small.other.all(sa.select(repair).order_by(repair.c.id).where(repair.c.want == SNAPSHOT))
         assert (len(names), len(json.loads(last.buckets))) == (number, 1)
         with small.other.engine.begin() as connection:
-            asked_requests.close_answered(connection, last.name)
+            asked_requests.close_answered(small.other.site, connection, last.name)
 
 
 MEDDLING = {
@@ -521,9 +521,11 @@ def _compared_before(receiver: Side) -> str:
                 buckets="[1]",
             )
         )
-        return asked_requests.ask_peer(
-            connection, channel="forth", want=SNAPSHOT, streams=["account"], reason="a test", who="test"
+        name = asked_requests.ask_peer(
+            receiver.site, connection, channel="forth", want=SNAPSHOT, streams=["account"], reason="a test", who="test"
         )
+        assert name is not None
+        return name
 
 
 def _claims(part: Part) -> dict[str, Any]:

@@ -176,7 +176,9 @@ def test_a_key_that_is_none_or_too_long_for_an_index_is_parked_and_harms_no_late
 
 def test_a_row_of_a_wanted_snapshot_whose_key_cannot_be_kept_is_parked_as_any_other(quick_receiver: Side) -> None:
     with quick_receiver.engine.begin() as connection:
-        asked = asked_requests.ask_peer(connection, channel="forth", want="snapshot", reason="a test", who="me")
+        asked = asked_requests.ask_peer(
+            quick_receiver.site, connection, channel="forth", want="snapshot", reason="a test", who="me"
+        )
     forger = trusted_forger(quick_receiver)
     part = {**PART, "prune": [], "answers": asked, "streams": ["everything", "account"]}
     bad = account(2**31, 9)

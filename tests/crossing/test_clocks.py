@@ -143,7 +143,9 @@ def test_what_comes_again_by_the_clock_is_due_when_its_moment_was_of_a_clock_tha
     one = link.one
     turn(monkeypatch, wrong)
     with one.engine.begin() as connection:
-        name = asked_requests.ask_peer(connection, channel="back", want="snapshot", reason="a test", who="somebody")
+        name = asked_requests.ask_peer(
+            one.site, connection, channel="back", want="snapshot", reason="a test", who="somebody"
+        )
         send_requests.add_request(connection, channel="forth", want="snapshot", prune=True, reason="a test")
         connection.execute(sa.update(repair).where(repair.c.name == name).values(asked_at=now()))
     turn(monkeypatch, 0)

@@ -290,7 +290,7 @@ def test_a_channel_that_was_taken_out_is_told_from_one_that_is_not_known_yet(
     one.export()
     link.there.carry()
     with two.engine.begin() as connection:
-        asked_requests.ask_peer(connection, channel="notes", want="snapshot", reason="they differ", who="me")
+        asked_requests.ask_peer(two.site, connection, channel="notes", want="snapshot", reason="they differ", who="me")
     declare(two, OLD_CHANNELS[:1])
     (held,) = [found for found in two.take_in().batches if found.channel == "notes"]
     assert "no incoming channel notes any more: if it was taken out for good, `exchange batches reject`" in held.message

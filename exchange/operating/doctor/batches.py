@@ -99,6 +99,10 @@ def check_agreement(settings: Settings, site: Site) -> Findings:
         for row in connection.execute(asked.order_by(repair.c.asked_at).limit(10)):
             said = f"a {row.want} of channel {row.channel} was asked for and has not come"
             remedy = f"see that {site.peer} runs and that files go both ways"
+            if site.one_way:
+                said += ", and nothing goes back on a one-way link"
+                command = f"exchange resync {row.channel} --prune-missing"
+                remedy = f"the next snapshot of all of it answers it; `{command}` on {site.peer} sends one at once"
             findings += [warning("agreement", said, remedy, command="exchange status", since=row.asked_at)]
     yield from findings
     if not findings:
