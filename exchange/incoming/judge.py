@@ -38,7 +38,8 @@ def judge(site: Site, arrival: Arrival) -> Decision:
         if standing is not NEXT:
             return standing
         held = _needs_approval(site, connection, arrival)
-    return held or unfinished(site, arrival) or NEXT
+    # What is not all there is asked for again first: a person's word would not bring it.
+    return unfinished(site, arrival) or held or NEXT
 
 
 def judge_stranger(site: Site, stranger: Stranger) -> Decision:

@@ -80,6 +80,19 @@ def test_many_small_batches_do_not_empty_a_table_either(receiver: Side, forger: 
     assert outcome.batch == stems[3]  # the one behind it waits
 
 
+def test_what_is_not_all_there_is_not_held_but_missing(quick_receiver: Side, quick_forger: Forger) -> None:
+    quick_receiver.limit(deleted_rows=5)
+    quick_forger.send([account(n, FIRST + n) for n in range(1, 11)])
+    assert verdicts(quick_receiver) == [Verdict.APPLIED]
+    stem = remove(quick_forger, 1, 9)
+    (data,) = (path for path in quick_receiver.home.rglob(f"{stem}.*") if "manifest" not in path.name)
+    content = data.read_bytes()
+    data.unlink()
+    assert verdicts(quick_receiver) == [Verdict.INCOMPLETE]
+    data.write_bytes(content)
+    assert held(quick_receiver, Reason.DELETES).batch == stem
+
+
 def test_the_window_passes(quick_receiver: Side, quick_forger: Forger) -> None:
     quick_receiver.limit(deleted_rows=5)
     quick_forger.send([account(n, FIRST + n) for n in range(1, 21)])
