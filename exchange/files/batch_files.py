@@ -112,17 +112,27 @@ class LeftAlone(NamedTuple):
     spare: bool = False
 
 
+class AloneData(NamedTuple):
+    """A data file in ``incoming/`` without a manifest, of the batch that its name says; ``changed_at`` is Unix time."""
+
+    batch: BatchFiles
+    file: str
+    changed_at: float
+
+
 @dataclass(frozen=True)
 class Listing:
     """One listing of what arrived. ``ignored`` counts entries that are no batch; ``unpaired`` data files alone.
 
     ``left_alone`` are those of them, and of manifests, that a batch's files have become, each with what to do about it.
+    ``alone`` are data files in ``incoming/`` that lack nothing but their manifests.
     """
 
     batches: tuple[BatchFiles, ...]
     ignored: int
     unpaired: int
     left_alone: tuple[LeftAlone, ...] = ()
+    alone: tuple[AloneData, ...] = ()
 
 
 def label_of(stem: str, copy: int) -> str:

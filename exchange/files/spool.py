@@ -29,6 +29,7 @@ from exchange.files.batch_files import (
     DRAFT_ENDING,
     ENDINGS,
     REASON_ENDING,
+    AloneData,
     BatchFiles,
     DataFile,
     FileIdentity,
@@ -251,7 +252,7 @@ class Spool:
     def list_arrivals(self) -> Listing:
         """List ``incoming/`` and ``work/`` once each. Nothing is opened, and no link is followed."""
         found: dict[BatchName, BatchFiles] = {}
-        data: dict[BatchName, tuple[str, float]] = {}
+        data: dict[BatchName, AloneData] = {}
         left_alone: list[LeftAlone] = []
         ignored = 0
         for path in (self.folders.work, self.folders.incoming):
@@ -273,18 +274,16 @@ class Spool:
                     if parsed is None or plain is None:
                         ignored += 1
                     elif parsed[1] is FileKind.DATA:
-                        data[parsed[0]] = (entry.name, plain.st_ctime)
+                        data[parsed[0]] = AloneData(BatchFiles(parsed[0], path), entry.name, plain.st_ctime)
                     elif odd is None:
                         found.setdefault(parsed[0], BatchFiles(parsed[0], path, FileIdentity.of(plain)))
         in_order = sorted(found.values(), key=attrgetter("name.channel", "name.epoch", "name.sequence", "name.attempt"))
-        alone = data.keys() - found.keys()
+        unpaired = data.keys() - found.keys()
         told = {one.file for one in left_alone}
-        left_alone += (
-            without_manifest(*data[name])
-            for name in sorted(alone)
-            if told.isdisjoint({data[name][0], manifest_name(name)})
-        )
-        return Listing(tuple(in_order), ignored, len(alone), tuple(left_alone))
+        alone = [data[name] for name in sorted(unpaired) if told.isdisjoint({data[name].file, manifest_name(name)})]
+        left_alone += (without_manifest(one.file, one.changed_at) for one in alone)
+        arrived = tuple(one for one in alone if one.batch.folder == self.folders.incoming)
+        return Listing(tuple(in_order), ignored, len(unpaired), tuple(left_alone), arrived)
 
     def read_manifest(self, batch: BatchFiles) -> bytes:
         """Read a manifest, at most one byte more than a manifest may have.
@@ -508,9 +507,12 @@ class Spool:
         return ""
 
     def has(self, stem: str) -> bool:
-        """Say whether a batch's manifest still lies where arrivals and claimed batches lie."""
+        """Say whether a batch's manifest still lies where arrivals and claimed batches lie.
+
+        ``incoming/`` is looked at once more in the end: what was claimed may be given back between two looks.
+        """
         name = manifest_name(BatchName.parse(stem))
-        for path in (self.folders.incoming, self.folders.work):
+        for path in (self.folders.incoming, self.folders.work, self.folders.incoming):
             with self._held(path) as folder:
                 if folder.has(name):
                     return True

@@ -88,7 +88,8 @@ def import_batches(
         work.settle(open_batches, arrived, handed)
         if work.trouble is None:
             with transient_errors():
-                put_aside = strangers.set_aside(site, list(filter(is_foreign, called)))
+                alone = sightings.alone if everything else ()
+                put_aside = strangers.set_aside(site, list(filter(is_foreign, called)), alone)
         work.outcomes += put_aside.first
         retried = _follow_up(site, channel, work.outcomes, work.snapshots_of.values(), stopping)
         if stem is None and work.trouble is None:
@@ -106,8 +107,16 @@ def import_batches(
         tuple(sorted(handed)),
         retried,
         put_aside,
-        arrivals.left_alone(sightings, site.limits) if everything else (),
+        arrivals.left_alone(_but_put_aside(site, sightings, put_aside), site.limits) if everything else (),
     )
+
+
+def _but_put_aside(site: Site, sightings: Listing, put_aside: Strangers) -> Listing:
+    """Give a listing without the data files that this run put aside."""
+    if not put_aside.put_aside:
+        return sightings
+    gone = {one.file for one in sightings.alone if not site.spool.sizes(one.batch)[0]}
+    return replace(sightings, left_alone=tuple(one for one in sightings.left_alone if one.file not in gone))
 
 
 class _Work:

@@ -18,12 +18,14 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database import clock
 from exchange.database.engine import now
 from exchange.database.locks import Busy, locked, writing
 from exchange.database.tables import stranger
-from exchange.files.batch_files import BatchFiles
+from exchange.files.batch_files import AloneData, BatchFiles
 from exchange.files.spool import FolderTrouble
-from exchange.format.errors import Verdict, printable
+from exchange.format.errors import Incomplete, Verdict, printable
+from exchange.format.names import manifest_name
 from exchange.format.placement import Decision
 from exchange.incoming.judge import incomplete_verdict, verdict_on
 from exchange.incoming.manifests import Stranger
@@ -61,20 +63,17 @@ class _Picked(NamedTuple):
 # Put aside
 
 
-def set_aside(site: Site, seen: Sequence[Stranger]) -> Strangers:
+def set_aside(site: Site, seen: Sequence[Stranger], alone: Sequence[AloneData] = ()) -> Strangers:
     """Put aside what nobody vouches for: so many as one run may, and as there is room for. May be repeated.
 
-    Where somebody else is at it they are left to him. Raises TransientError. Commits the counts before the files move,
-    under the lock of strangers.
+    Also data files ``alone`` whose manifests did not come for as long as incomplete batches are waited for. Where
+    somebody else is at it they are left to him. Raises TransientError. Commits the counts before the files move, under
+    the lock of strangers.
     """
-    ripe: list[_Judged] = []
-    young: list[_Judged] = []
-    for one in seen:
-        judged = _Judged(one, _verdict(site, one))
-        if judged.verdict.verdict is Verdict.INCOMPLETE:
-            young.append(judged)
-        else:
-            ripe.append(judged)
+    judged = [_Judged(one, _verdict(site, one)) for one in seen]
+    judged += filter(None, (_forsaken(site, one) for one in alone))
+    young = [one for one in judged if one.verdict.verdict is Verdict.INCOMPLETE]
+    ripe = [one for one in judged if one.verdict.verdict is not Verdict.INCOMPLETE]
     try:
         picked, full = _put_aside(site, ripe) if ripe else ([], False)
     except FolderTrouble as error:
@@ -83,10 +82,20 @@ def set_aside(site: Site, seen: Sequence[Stranger]) -> Strangers:
     left = [one for one in ripe if one.seen.sighting not in put_aside and site.spool.has(one.seen.sighting.stem)]
     why = _why_left(site.limits, full=full) if left else ""
     told = [*(one.judged for one in picked), *young][:MOST_TOLD]
-    if len(seen) == 1 and len(left) == 1:
+    if len(judged) == 1 and len(left) == 1:
         stays = f"{left[0].seen.fault}; it stays in incoming: {why}"
         told = [_Judged(left[0].seen, Decision(Verdict.WAITING, left[0].verdict.reason, stays))]
     return Strangers(tuple(one.outcome for one in told), len(picked), len(left), why)
+
+
+def _forsaken(site: Site, one: AloneData) -> _Judged | None:
+    """Judge a data file without its manifest; None if that may still come, or just came."""
+    # Not waited for longer for a time in the future: that was written by a clock that was ahead.
+    waited = abs(clock.seconds() - one.changed_at)
+    if waited < site.limits.grace_seconds or site.spool.sizes(one.batch)[0] != 1:
+        return None
+    fault = Incomplete(f"{one.file} came without its manifest, expected {manifest_name(one.batch.name)}")
+    return _Judged(Stranger(one.batch, fault), incomplete_verdict(site.limits, verdict_on(fault), waited))
 
 
 def _verdict(site: Site, seen: Stranger) -> Decision:

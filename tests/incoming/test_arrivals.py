@@ -86,14 +86,17 @@ def test_what_a_carrier_made_of_names_and_kinds_is_named_and_left_where_it_is(
 
     quick_receiver.limit(grace_seconds=0)  # long enough for a carrier to end what it began
     run = quick_receiver.take_in()
-    assert alone[1] in said_of(run, "without its manifest")
+    (told,) = run.strangers.first  # it is nobody's: put aside, counted, and let go of with its time
+    assert f"{alone[0]} came without its manifest, expected {alone[1]}" in told.message
+    assert [path.name for path in quick_receiver.site.spool.folders.strangers.iterdir()] == [alone[0]]
+    assert not any("without its manifest" in one.message for one in run.left_alone)
     assert alone[1] in said_of(run, "has not ended")
     status = read_status(quick_receiver.site)
     assert status.arrivals is not None
     assert status.arrivals.left_alone == run.left_alone
     doctor = list(check_arrivals(None, quick_receiver.site))  # type: ignore[arg-type]
     assert [one.message for one in doctor] == [one.message for one in run.left_alone]
-    assert sorted(incoming.rglob("*")) == [one for one in before if good not in one.name]
+    assert sorted(incoming.rglob("*")) == [one for one in before if good not in one.name and one.name != alone[0]]
 
 
 def test_no_time_of_a_file_and_no_name_of_another_one_changes_anything(

@@ -19,6 +19,7 @@ from exchange.database import tables
 from exchange.database.engine import now
 from exchange.database.locks import reading
 from exchange.files.batch_files import Listing
+from exchange.files.folder import Folder
 from exchange.files.shared_folders import MARKER
 from exchange.files.spool import Spool
 from exchange.format.errors import Reason, TransientError, Verdict
@@ -29,7 +30,7 @@ from exchange.link import receipts
 from exchange.operating.status import read_status
 from exchange.results import Imported
 from tests.crossing import shop
-from tests.crossing.forging import EPOCH, Forger, account, age, delete, upsert
+from tests.crossing.forging import EPOCH, Forger, account, age, delete, last_byte_changed, upsert
 from tests.crossing.sides import Side
 
 # What these show the databases have no say in, but where it says so.
@@ -326,6 +327,29 @@ def test_a_waiting_batch_that_another_process_applies_meanwhile_is_not_said_to_b
 
     assert list(waiting.quarantine_gone(Listing((), 0, 0))) == []
     assert ledger_of(quick_receiver) == [("applied", None), ("applied", None)]
+
+
+def test_a_batch_that_is_given_back_while_it_is_looked_for_did_not_go_away(
+    quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_receiver.limit(settle_seconds=60)
+    batch = quick_forger.make([account(1, FIRST)])
+    quick_forger.deliver(batch, data=last_byte_changed(batch.data))
+    assert only(quick_receiver).verdict is Verdict.INCOMPLETE
+    with reading(quick_receiver.engine) as connection:
+        waiting = OpenBatches(quick_receiver.site, connection)
+    folders, look = quick_receiver.site.spool.folders, Folder.has
+    for path in folders.incoming.glob(f"{batch.stem}*"):
+        path.rename(folders.work / path.name)  # another process has just claimed it
+
+    def give_back(folder: Folder, name: str) -> bool:
+        found = look(folder, name)
+        for path in folders.work.glob(f"{batch.stem}*"):
+            path.rename(folders.incoming / path.name)
+        return found
+
+    monkeypatch.setattr(Folder, "has", give_back)
+    assert list(waiting.quarantine_gone(Listing((), 0, 0))) == []
 
 
 def test_a_line_of_a_stream_that_the_manifest_does_not_list_is_parked(
