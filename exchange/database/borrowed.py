@@ -31,7 +31,7 @@ from exchange.format.errors import TransientError, printable
 AT_ONCE = 3
 """So many connections one of our runs may hold: the work, who asks for it, and who is in its way."""
 
-_DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
+_DRIVERS = frozenset({("sqlite", "pysqlite"), ("postgresql", "psycopg")})
 _RETURN = "exchange_return"
 _LOOKED = "exchange_looked_at"
 
@@ -91,7 +91,7 @@ def _refuse_unfit(lender: Engine) -> None:
             " session or connection can't be joined; give session.get_bind(), and of an asynchronous engine another one"
         )
     found = lender.url.drivername
-    if _DRIVERS.get(lender.dialect.name) != lender.dialect.driver or lender.dialect.is_async:
+    if (lender.url.get_backend_name(), lender.dialect.driver) not in _DRIVERS or lender.dialect.is_async:
         raise EngineRefused(
             f"expected an engine of sqlite or of postgresql with psycopg 3, found {printable(found, 80)}: bulk loads"
             " and the causes of errors are asked of these drivers"

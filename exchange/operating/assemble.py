@@ -43,7 +43,7 @@ def assemble(
     """
     faults: list[str] = []
     channels = _channels(settings, channels, faults)
-    if (engine.dialect.name if engine else make_url(settings.database_url).get_backend_name()) == SQLITE.name:
+    if (engine.url if engine else make_url(settings.database_url)).get_backend_name() == SQLITE.name:
         streams = (stream for channel in channels for stream in channel.streams)
         faults += [f"{variable_name('app')}: {fault}" for stream in streams for fault in stream.sqlite_faults()]
     signing_key, trusted, own = None, TrustedKeys({}), TrustedKeys({})

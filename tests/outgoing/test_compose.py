@@ -202,8 +202,6 @@ BAD = {
         "moment = '0044-03-15 00:00:00.123 BC'",
         "secret = 'hidden'",
         'document = \'{"a": 1, "a": 1}\'',
-        "document = '1e400'",
-        "document = '18446744073709551616'",
     ],
 }
 BAD_ANYWHERE = [

@@ -16,6 +16,7 @@ from alembic.util import CommandError, rev_id
 from sqlalchemy import Connection
 
 from exchange.channels.channel import ChannelFaults
+from exchange.database.dialects import dialect_of
 from exchange.format.errors import printable
 from exchange.operating.adopt.database import Seen, Trigger
 from exchange.operating.adopt.models import Models
@@ -233,7 +234,7 @@ def late_references(connection: Connection, groups: Sequence[Group], seen: dict[
 
     SQLite checks any of them late where the loading transaction says so.
     """
-    if connection.dialect.name != "postgresql":
+    if not dialect_of(connection).is_postgresql:
         return []
     quote = connection.dialect.identifier_preparer
     found = []
