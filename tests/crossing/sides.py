@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from exchange.channels import Channel
 from exchange.channels.channel import at_network
 from exchange.channels.schemas import Checker
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine
 from exchange.database.locks import locked, reading
 from exchange.database.network import open_network
@@ -144,6 +145,14 @@ class Side:
     def take_in(self) -> ImportRun:
         """Run an import."""
         return importer.import_batches(self.site)
+
+    def be_impatient(self) -> None:
+        """Wait for another writer of a SQLite database no longer than a moment."""
+        if dialect_of(self.engine).is_sqlite:
+
+            @sa.event.listens_for(self.engine, "checkout")
+            def shorten(driver: Any, _record: object, _proxy: object) -> None:
+                driver.execute("PRAGMA busy_timeout = 50")
 
     def seal(self, channel: Channel) -> None:
         """Seal what is pending of a channel, and publish nothing: as an export that dies between the two."""

@@ -107,6 +107,7 @@ def test_busy_says_who_and_since_when(alike: Link) -> None:
     alike.one.execute(sa.insert(account).values(id=1, name="a"))
     alike.one.export()
     alike.there.carry()
+    alike.other.be_impatient()
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -135,21 +136,13 @@ def test_an_application_that_writes_makes_sqlite_busy_and_nothing_is_lost(small:
     small.one.execute(sa.insert(account).values(id=1, name="a"))
     small.one.export()
     small.there.carry()
+    small.other.be_impatient()
     engine = make_engine(str(small.other.engine.url))
     with engine.begin() as connection:
         connection.execute(sa.insert(place).values(country="at", number=1, name="p"))
-        impatient = make_engine(str(small.other.engine.url))
-
-        @sa.event.listens_for(impatient, "connect")
-        def skip_pause(driver: object, _record: object) -> None:
-            driver.execute("PRAGMA busy_timeout = 50")  # type: ignore[attr-defined]
-
-        patient, small.other.site = small.other.site, replace(small.other.site, engine=impatient)
         [outcome] = small.other.take_in().batches
         assert outcome.verdict is Verdict.BUSY
-        small.other.site = patient
     engine.dispose()
-    impatient.dispose()
     assert [one.verdict for one in small.other.take_in().batches] == [Verdict.APPLIED]
 
 

@@ -24,6 +24,7 @@ def exchange(python: Path, *words: str, **environment: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.thorough
 def test_the_demo_shows_both_sides_agreeing_and_what_they_refused_and_leaves_nothing_running(
     tmp_path: Path, forked_python: Path
 ) -> None:

@@ -81,6 +81,7 @@ def _play(session: Session, folder: Path, python: Path, replaced: dict[str, str]
 
 
 @pytest.mark.processes
+@pytest.mark.thorough
 def test_the_worked_example_runs_as_it_stands(tmp_path: Path, forked_python: Path) -> None:
     _play(SESSIONS["factory"], tmp_path, forked_python)
     for log in ("by-hand.log", "up.log"):
