@@ -114,7 +114,8 @@ class RowReader:
     def rows(self, where: sa.ColumnElement[bool] | None = None) -> Iterator[list[KeyedRow]]:
         """Read the rows, in no order, some at a time: read to the end before the connection does anything else."""
         select = self._select.select_from(self.stream.table)
-        for rows in capture.streamed(self._connection, select if where is None else select.where(where), ROWS_AT_ONCE):
+        at_once = capture.fetch_rows(self._connection, self.stream, ROWS_AT_ONCE)
+        for rows in capture.streamed(self._connection, select if where is None else select.where(where), at_once):
             yield self.keyed(rows)
 
     def keys(self, where: sa.ColumnElement[bool]) -> Iterator[list[bytes]]:

@@ -27,6 +27,15 @@ FETCH_ROWS = 50
 """How many rows are in memory at once: few, for they may be large, and few are all in the processor's cache."""
 
 
+FETCH_LONG_ROWS = 4
+"""And of rows that may be long."""
+
+LONG_BYTES = 256 * 1024
+"""A value above it makes a row long."""
+
+LONG_VALUES_BYTES = 1024 * 1024
+"""A table of PostgreSQL that has put so many bytes of its values apart may have long rows."""
+
 MOST_COUNTED = 2_000_000
 """So many rows are counted in about a quarter of a second."""
 
@@ -63,7 +72,25 @@ def rows(connection: Connection, stream: Stream) -> Iterator[Sequence[Row]]:
             .where(CLAIMED.c.stream == stream.name)
             .order_by(*order)
         )
-    yield from streamed(connection, select)
+    yield from streamed(connection, select, fetch_rows(connection, stream))
+
+
+def fetch_rows(connection: Connection, stream: Stream, usual: int = FETCH_ROWS) -> int:
+    """Say how many rows of a stream's table may be in memory at once: few where some may be long.
+
+    Of SQLite's that shows as they are read. Asks PostgreSQL's catalogue, in the caller's transaction.
+    """
+    if not dialect_of(connection).is_postgresql:
+        return usual
+    name = str(TableName(stream.table.name, stream.table.schema))
+    apart: int = connection.scalar(_LONG_VALUES, {"name": name}) or 0
+    return usual if apart < LONG_VALUES_BYTES else FETCH_LONG_ROWS
+
+
+_LONG_VALUES = sa.text(
+    "SELECT sum(pg_relation_size(reltoastrelid)) FROM pg_class WHERE oid = to_regclass(:name)"
+    " OR oid IN (SELECT relid FROM pg_partition_tree(to_regclass(:name)))"
+)
 
 
 def has_rows(connection: Connection, stream: Stream) -> bool:
@@ -206,5 +233,8 @@ def _from_postgresql(connection: Connection, select: sa.Select[Any], rows_at_onc
 def _from_sqlite(connection: Connection, select: sa.Select[Any], rows_at_once: int) -> Iterator[Sequence[Row]]:
     """Read the driver's own tuples: SQLAlchemy's rows cost as much as the query."""
     with connection.execute(select) as result:
-        while piece := result.cursor.fetchmany(rows_at_once):
+        size = 1
+        while piece := result.cursor.fetchmany(size):
             yield piece
+            is_long = any(isinstance(value, (bytes, str)) and len(value) > LONG_BYTES for value in piece[-1])
+            size = min(rows_at_once, FETCH_LONG_ROWS) if is_long else rows_at_once
