@@ -91,8 +91,9 @@ def _show_the_rest(run: ImportRun) -> None:
             f" {run.unpaired} data files whose manifest has not arrived"
         )
     if run.reunited:
-        held = sum(not one.failed for one in run.reunited)
-        output.say(f"{len(run.reunited)} parked records were retried, as what they refer to has come: {held} held")
+        applied = sum(not one.failed for one in run.reunited)
+        retried = len(run.reunited)
+        output.say(f"{retried} parked records were retried, as what they refer to has come: {applied} applied")
 
 
 def replay(
