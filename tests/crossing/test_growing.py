@@ -101,14 +101,18 @@ def turn(link: Link) -> None:
         carrier.carry()
 
 
+def old_sides(tmp_path: Path, databases: Databases) -> list[Side]:
+    return [
+        Side(name, peer, databases, "sqlite", tmp_path / name, OLD_CHANNELS, metadata=BEFORE)
+        for name, peer in (("one", "two"), ("two", "one"))
+    ]
+
+
 @pytest.mark.parametrize("sender_first", [pytest.param(True, marks=pytest.mark.thorough), False])
 def test_a_declaration_changes_on_one_side_before_the_other(
     tmp_path: Path, databases: Databases, *, sender_first: bool
 ) -> None:
-    one, two = (
-        Side(name, peer, databases, "sqlite", tmp_path / name, OLD_CHANNELS, metadata=BEFORE)
-        for name, peer in (("one", "two"), ("two", "one"))
-    )
+    one, two = old_sides(tmp_path, databases)
     link = Link(one, two)
     write(one, 1)
     turn(link)
@@ -182,10 +186,7 @@ def renamed_and_keyed() -> tuple[Channel, ...]:
 def test_names_and_keys_change_on_one_side_before_the_other(
     tmp_path: Path, databases: Databases, *, sender_first: bool
 ) -> None:
-    one, two = (
-        Side(name, peer, databases, "sqlite", tmp_path / name, OLD_CHANNELS, metadata=BEFORE)
-        for name, peer in (("one", "two"), ("two", "one"))
-    )
+    one, two = old_sides(tmp_path, databases)
     link = Link(one, two)
     write(one, 1)
     for _ in range(2):
@@ -278,10 +279,7 @@ def test_what_was_parked_before_its_stream_was_moved_or_split_is_retried_when_it
 def test_a_channel_that_was_taken_out_is_told_from_one_that_is_not_known_yet(
     tmp_path: Path, databases: Databases
 ) -> None:
-    one, two = (
-        Side(name, peer, databases, "sqlite", tmp_path / name, OLD_CHANNELS, metadata=BEFORE)
-        for name, peer in (("one", "two"), ("two", "one"))
-    )
+    one, two = old_sides(tmp_path, databases)
     link = Link(one, two)
     write(one, 1)
     turn(link)

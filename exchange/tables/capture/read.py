@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -140,13 +141,7 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Ro
         f"{value} AS {identifier(column.name)}"
         for column, value in zip(table.key, table.sql.key_values("k.key", table.key), strict=True)
     )
-    gone = sa.Table(
-        "exchange_gone",
-        sa.MetaData(),
-        sa.Column("exchange_text", sa.Text),
-        sa.Column("exchange_id", sa.BigInteger),
-        *(sa.Column(column.name, column.type) for column in stream.key),
-    )
+    gone = _gone_table(stream)
     statement = (
         f"SELECT k.key AS exchange_text, k.version AS exchange_id, {', '.join(members)} FROM exchange_taken k"
         f" WHERE k.stream = {literal(stream.name)} AND NOT {table.exists('k.key')}"
@@ -162,6 +157,18 @@ def deleted_keys(connection: Connection, stream: Stream) -> Iterator[Sequence[Ro
         .order_by(gone.c.exchange_id)
     )
     yield from streamed(connection, select)
+
+
+@functools.lru_cache(1024)
+def _gone_table(stream: Stream) -> sa.Table:
+    """Describe what ``deleted_keys`` selects from, once: what is kept of its columns would grow with each export."""
+    return sa.Table(
+        "exchange_gone",
+        sa.MetaData(),
+        sa.Column("exchange_text", sa.Text),
+        sa.Column("exchange_id", sa.BigInteger),
+        *(sa.Column(column.name, column.type) for column in stream.key),
+    )
 
 
 def key_text(connection: Connection, stream: Stream, values: Sequence[Any]) -> str | None:
