@@ -103,9 +103,6 @@ class ArrayCodec(StructuredCodec):
     def encoder(self, refuse: Refuse, *, sqlite: bool) -> Encode:
         return self.kept_encoder(refuse) if sqlite else self._from_texts(refuse)
 
-    def text_encoder(self, refuse: Refuse) -> Encode:
-        raise NotImplementedError
-
     def _from_texts(self, refuse: Refuse) -> Encode:
         element = self.element.text_encoder(refuse)
 
