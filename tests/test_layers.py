@@ -50,17 +50,19 @@ ROOMS = (
         "operating",
         "a side set up, examined and tidied, both ways: it may look at either, and nothing runs it but a door",
     ),
-    Room(11, "api", "what programs call, and the doors above: a workflow with what belongs to it, and the audit"),
+    Room(11, "watching", "what a side tells of itself unasked: health, metrics, alarms, reports; of what doctor finds"),
+    Room(12, "api", "what programs call, and the doors above: a workflow with what belongs to it, and the audit"),
     Room(
-        12,
+        13,
         "testing.sides",
         "two whole sides for anybody's tests: what programs call, used as a program does, and the fixtures of that",
     ),
-    Room(12, "celery", "the alarm clock: nothing below needs it in order to be right"),
-    Room(13, "tasks", "the tasks for another application's Celery, which imports it by this name"),
-    Room(13, "testing.fixtures", "the same as pytest has it"),
-    Room(13, "cli", "commands: they call one workflow and show what it gave; `nudge` and the trial runs start Celery"),
-    Room(14, "__main__", "`python -m exchange`: the command"),
+    Room(13, "celery", "the alarm clock: nothing below needs it in order to be right"),
+    Room(14, "tasks", "the tasks for another application's Celery, which imports it by this name"),
+    Room(14, "testing.fixtures", "the same as pytest has it"),
+    Room(14, "serve", "the same over HTTP"),
+    Room(15, "cli", "commands: they call one workflow and show what it gave; `nudge` and the trial runs start Celery"),
+    Room(16, "__main__", "`python -m exchange`: the command"),
 )
 
 # The format can be proven from bytes alone if it touches nothing else.

@@ -24,11 +24,40 @@ class Level(StrEnum):
     FAULT = "fault"
 
 
+class Alarm(StrEnum):
+    """What somebody is told of: the names that metrics, alert rules, messages and pages share."""
+
+    LINK_SILENT = "link_silent"
+    EXPORT_LATE = "export_late"
+    IMPORT_LATE = "import_late"
+    UNACKNOWLEDGED = "unacknowledged"
+    GAP = "gap"
+    QUARANTINED = "quarantined"
+    HELD = "held"
+    DEAD_LETTERS = "dead_letters"
+    DISAGREEMENT = "disagreement"
+    DISK = "disk"
+    FOLDER = "folder"
+    BEAT = "beat"
+    WORKER = "worker"
+    KEY = "key"
+    CLOCK = "clock"
+    HALTED = "halted"
+    DATABASE = "database"
+    BROKER = "broker"
+    MIGRATIONS = "migrations"
+    TRIGGERS = "triggers"
+    RUN_FAILED = "run_failed"
+    SETTINGS = "settings"
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check: what was looked at, how it is, and for what is not well what to do.
 
-    ``command`` is what to type next, whole; ``since`` is when it began. Either is there where it is known.
+    ``command`` is what to type next, whole; ``since`` is when it began. Either is there where it is known. ``alarm`` is
+    what somebody is told of it as, and ``subject`` which one it is about (a channel, a folder, a key): together they
+    stay the same for as long as the trouble does, whatever its sentence says meanwhile.
     """
 
     check: str
@@ -37,6 +66,8 @@ class Finding:
     remedy: str = ""
     command: str = ""
     since: datetime | None = None
+    alarm: Alarm | None = None
+    subject: str = ""
 
     @property
     def advice(self) -> str:
@@ -53,6 +84,8 @@ class Finding:
             "command": self.command or None,
             "since": to_rfc3339(self.since) if self.since else None,
             "age_seconds": max(int((now() - self.since).total_seconds()), 0) if self.since else None,
+            "alarm": self.alarm.value if self.alarm else None,
+            "subject": self.subject or None,
         }
 
 

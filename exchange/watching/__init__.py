@@ -1,0 +1,1 @@
+"""What a side tells of itself unasked: health, metrics, alarms and reports, all from what doctor finds."""
