@@ -37,7 +37,7 @@ from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
 from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
 from exchange.format.errors import Reason, TransientError
-from exchange.format.names import BatchName
+from exchange.format.names import CONTROL, BatchName
 from exchange.format.placement import Position
 from exchange.limits import Limits
 from exchange.link import asked_requests, peer_statements
@@ -129,8 +129,13 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, GapChang
 
 
 def _goes_on(flow: Flow, at: Position | None, said: Sent | None, left: Collection[Flow]) -> bool:
-    """Tell whether batches of this epoch are still taken: those of the one adopted, or of the one being sent."""
-    return flow not in left and (said is None or flow.epoch in {said.epoch, at.epoch if at else None})
+    """Tell whether batches of this epoch are still taken: those of the one adopted, or of the one being sent.
+
+    A channel of which the other side says nothing, such as a shard that is no more, goes on with its control batches.
+    """
+    if said is None:
+        return flow not in left and Flow(CONTROL, flow.epoch) not in left
+    return flow not in left and flow.epoch in {said.epoch, at.epoch if at else None}
 
 
 def _positions(connection: Connection) -> tuple[dict[str, Position], set[Flow]]:

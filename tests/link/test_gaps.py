@@ -17,6 +17,7 @@ from exchange.database.tables import Direction, GapState, gap, peer, position, r
 from exchange.format import resend_codes
 from exchange.format.control import Heartbeat, Range, Sent, ranges
 from exchange.format.errors import Reason, TransientError, Verdict
+from exchange.format.names import CONTROL
 from exchange.incoming import release
 from exchange.link import gap_report
 from exchange.link.gaps import AcceptedGap, accept_by_hand, close_lost, record_gaps
@@ -234,6 +235,23 @@ def test_nothing_of_an_epoch_is_missing_that_its_sender_has_left_before_it_came(
     say(quick_receiver, 1, epoch=OTHER)
     verdicts(quick_receiver)
     assert (rows(quick_receiver), rows(quick_receiver, epoch=OTHER)) == ([], [1])
+
+
+def test_the_gaps_of_a_shard_that_is_no_more_are_closed_when_the_other_side_has_left_their_epoch(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    shard = replace(quick_forger, channel="forth_0")
+    shard.make()
+    shard.send([account(1, FIRST)])
+    say(quick_receiver, 0)
+    verdicts(quick_receiver)
+    missing = sa.select(gap.c.sequence).where(gap.c.channel == "forth_0", gap.c.state == GapState.MISSING)
+    assert [row.sequence for row in quick_receiver.all(missing)] == [1]
+    say(quick_receiver, 0, epoch=OTHER)
+    with quick_receiver.engine.begin() as connection:  # as the control batches of the new epoch do
+        positions.leave(connection, CONTROL, [EPOCH], OTHER)
+    verdicts(quick_receiver)
+    assert quick_receiver.all(missing) == []
 
 
 # Given up

@@ -76,6 +76,8 @@ FOUND: dict[str, tuple[int, str]] = {
     "a snapshot in place of refused batches came too far ahead, and its channel stood for ever": (64000026, "sqlite"),
     "a batch that was held for a person had no data, and nobody sent it again": (71000041, "sqlite"),
     "check took a batch of which a record was erased for one that was applied twice": (65000013, "sqlite"),
+    "what was missing of a shard that is no more stayed missing in an epoch that its sender left": (700058, "sqlite"),
+    "check called a control batch another one that its sender, made anew, had forgotten": (600086, "sqlite"),
 }
 """The same of the world as it is."""
 
