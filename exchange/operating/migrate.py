@@ -15,12 +15,14 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
 from exchange.alembic import NETWORK_ATTRIBUTE, OWN_ATTRIBUTE
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine
 from exchange.database.locks import busy_for_others, reading
+from exchange.format.errors import printable
 
 CORE = "core"
 REFERENCE = "reference"
@@ -36,10 +38,18 @@ _LOCK = 0x65786368_6D696772
 def upgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str | None = None) -> None:
     """Bring the branches up to their newest revision, in one transaction; may be repeated.
 
-    ``network`` is this side's name (default: EXCHANGE_NETWORK); the reference branch needs it. Raises
-    alembic's CommandError for what can't be done.
+    A database of a later version stays as it is. ``network`` is this side's name (default: EXCHANGE_NETWORK); the
+    reference branch needs it. Raises alembic's CommandError for what can't be done.
     """
     with _config(target, network) as config:
+        connection = config.attributes["connection"]
+        if later := later_revisions(applied_revisions(connection)):
+            if is_behind(connection, branches):
+                raise CommandError(
+                    f"a later version brought it to {', '.join(later)}, and tables of {' or '.join(branches)} are"
+                    " missing: let that version's `exchange migrate` make them"
+                )
+            return
         for branch in branches:
             command.upgrade(config, f"{branch}@head")
 
@@ -62,13 +72,39 @@ def applied_revisions(target: Target) -> tuple[str, ...]:
 
 
 def is_behind(target: Target, branches: Sequence[str] = (CORE,)) -> bool:
-    """Say whether ``upgrade`` of these branches has anything to do."""
+    """Say whether ``upgrade`` of these branches has anything to do; a database of a later version needs nothing."""
     script = ScriptDirectory.from_config(_new_config())
     with _connected(target, reads=True) as connection:
         at = applied_revisions(connection)
-    have = {revision.revision for revision in script.iterate_revisions(at, "base", implicit_base=True)}
-    heads = {script.as_revision_number(f"{branch}@head") for branch in branches}
-    return not heads <= have
+    later = later_revisions(at)
+    ours = tuple(one for one in at if one not in later)
+    have = {revision.revision for revision in script.iterate_revisions(ours, "base", implicit_base=True)}
+    needed = {script.as_revision_number(f"{one}@head") for one in branches if one not in _branches_of(later)}
+    return not needed <= have
+
+
+def later_revisions(revisions: Sequence[str]) -> tuple[str, ...]:
+    """Give those of a database's revisions that a later version of this program made, whose tables this one works on.
+
+    A revision is known by its branch and number; between neighbours one only adds (ARCHITECTURE.md, "Migrations").
+    Raises CommandError for one that is neither ours nor later.
+    """
+    script = ScriptDirectory.from_config(_new_config())
+    known = {one.revision for one in script.walk_revisions()}
+    later = tuple(one for one in revisions if one not in known)
+    for one in later:
+        branch, _, number = one.rpartition("_")
+        newest = script.as_revision_number(f"{branch}@head") if branch in (CORE, REFERENCE) else None
+        if newest is None or not number.isdecimal() or int(number) <= int(str(newest).rpartition("_")[2]):
+            raise CommandError(
+                f"the database is at revision {printable(one, 80)}, which no version of this program made; nothing was"
+                " done"
+            )
+    return later
+
+
+def _branches_of(revisions: Sequence[str]) -> set[str]:
+    return {one.rpartition("_")[0] for one in revisions}
 
 
 def location() -> Path:

@@ -76,10 +76,15 @@ def _migrations(settings: Settings, site: Site) -> Findings:
     if migrate.is_behind(site.engine, branches(settings)):
         yield fault("migrations", "the database is not as this version needs it", command="exchange migrate")
         return
+    later = migrate.later_revisions(migrate.applied_revisions(site.engine))
     with locks.reading(site.engine) as connection:
         epoch = network.known_epoch(connection, settings.network)
     if epoch is None:
         yield fault("migrations", "the database has no epoch yet", command="exchange migrate")
+    elif later:
+        yield ok(
+            "migrations", f"at {', '.join(later)} of a later version, whose tables this one works on; epoch {epoch}"
+        )
     else:
         yield ok("migrations", f"up to date; epoch {epoch}")
 
