@@ -25,6 +25,7 @@ app = typer.Typer(help="What was done by hand.", invoke_without_command=True)
 
 
 @app.callback()
+@output.listing
 def listed(
     context: typer.Context,
     *,

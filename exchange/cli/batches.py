@@ -33,6 +33,7 @@ app = typer.Typer(help="What became of every batch.", invoke_without_command=Tru
 
 
 @app.callback()
+@output.listing
 def batches(
     ctx: typer.Context,
     channel: ChannelOption = None,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from exchange.dead_letters.groups import Group
     from exchange.dead_letters.search import LetterPage
 
+LONGEST_PLACE = 60
+"""Channel and stream stand together in a line as long as they have no more characters."""
+
 LARGEST_ID = 2**63 - 1
 BARS = " ▁▂▃▄▅▆▇█"
 PLAIN_BARS = " .:-=+*#@"
@@ -30,6 +33,7 @@ PageLimit = Annotated[int, typer.Option(min=1, max=10_000, help="Show so many at
 
 
 @app.callback()
+@output.listing
 @takes_filters(*OF_CAUSES, state="parked")
 def by_cause(
     context: typer.Context,
@@ -59,7 +63,7 @@ def by_cause(
         return
     since = min(group.first_at for group in groups)
     told = f"{many(letters)} {filters.state}, of {many(len(groups), 'cause')}, the oldest since {in_table(since)}"
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not output.is_shaped():
         output.tell(told)
         _tell_groups(groups)
     else:
@@ -112,18 +116,21 @@ def _tell_groups(groups: Sequence[Group]) -> None:
     for group in groups:
         output.tell("")
         where = f"{group.channel}/{group.stream or '?'} ({group.direction})"
+        if len(where) > LONGEST_PLACE:
+            where = where.replace("/", " / ", 1)
         output.head(
             f"{group.letters:,} {group.error}, {where}", f"cause {group.fingerprint}, fault: {group.advice.fault}"
         )
         seen = f", seen {group.seen:,} times" if group.seen > group.letters else ""
-        output.tell(
-            f"  {in_table(group.first_at)} to {in_table(group.last_at)}{seen}, last 24 hours |{_bar(group.trend)}|"
+        output.under(
+            f"{in_table(group.first_at)} to {in_table(group.last_at)}{seen}, last 24 hours |{_bar(group.trend)}|"
         )
-        output.tell(f"  e.g. {group.example}: {group.message}")
-        output.tell(f"  next: {group.advice.next}")
+        output.under(f"e.g. {group.example}: {group.message}")
+        output.under(f"next: {group.advice.next}")
 
 
 @app.command("list")
+@output.listing
 @takes_filters()
 def list_(
     *,

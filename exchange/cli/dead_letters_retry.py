@@ -65,6 +65,7 @@ def select(
         output.tell(f"selection {made.name} has {many(made.letters)}")
 
 
+@output.listing
 def selections(as_json: Json = False) -> None:
     """List selections, newest first."""
     from exchange.database.errors import transient_errors

@@ -78,7 +78,7 @@ def _tell_record(found: View) -> None:
     kept = "" if letter.record_bytes == len(letter.record) else f", of which {len(letter.record):,} are kept"
     output.tell(f"record ({letter.record_bytes:,} bytes{kept}):")
     for line in _around_fault(found.pretty):
-        output.tell(f"{'->' if line.fails else '  '} {line.text}")
+        output.command(line.text, "-> " if line.fails else "   ")
     if found.record is None:
         output.tell("   (not shown: it can't be read, and it may have columns that are sensitive)")
         return

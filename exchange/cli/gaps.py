@@ -12,7 +12,7 @@ from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.batches import ChannelOption, Limit
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, known_channel, one_of, open_site, refuse_unknown
-from exchange.format.moments import in_table
+from exchange.format.moments import in_table, lasting
 from exchange.format.names import MAX_SEQUENCE
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app = typer.Typer(help="Batches that others came before.", invoke_without_comman
 
 
 @app.callback()
+@output.listing
 def gaps(
     ctx: typer.Context,
     channel: ChannelOption = None,
@@ -64,7 +65,7 @@ def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
                 one.last,
                 one.state,
                 in_table(one.noticed_at),
-                one.age,
+                lasting(one.age),
                 one.refused,
                 one.cause,
             )

@@ -231,6 +231,7 @@ def _tell_signed(done: UntrustedKey) -> None:
 
 
 @app.command("list")
+@output.listing
 def list_(as_json: Json = False) -> None:
     """List own keys and trusted ones."""
     from exchange.files import keys

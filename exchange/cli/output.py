@@ -6,15 +6,17 @@ Data goes to stdout, sentences go to stderr. Whatever came from outside is escap
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -35,8 +37,73 @@ _COLOURS = {
     "bright_black": {"duplicate", "discarded", "superseded"},
 }
 _INDENT = " " * 9
-_NAMES = {"batch", "id", "name", "fingerprint"}
-_STYLES = {word: colour for colour, words in _COLOURS.items() for word in words}
+_STYLES = {word: {"fg": colour} for colour, words in _COLOURS.items() for word in words} | {
+    "head": {"bold": True},
+    "name": {"bold": True},
+    "dim": {"dim": True},
+}
+WIDEST_PARAGRAPH = 100
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a person wants a list: which of its columns, and whether each record is to be one line however long."""
+
+    columns: tuple[str, ...] = ()
+    wide: bool = False
+
+
+_AS_USUAL = Shape()
+_shape = _AS_USUAL
+
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="A,B,C", help="Only these columns, in this order.", show_default=False),
+]
+Wide = Annotated[bool, typer.Option("--wide", help="One line a record, however long.")]
+
+
+def listing(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that prints a list have the options ``--columns`` and ``--wide``, which ``table`` obeys."""
+    given = {**signature(command, eval_str=True).parameters}
+    as_json = given.pop("as_json", None)
+    own = [
+        Parameter("columns", Parameter.KEYWORD_ONLY, default=None, annotation=Columns),
+        Parameter("wide", Parameter.KEYWORD_ONLY, default=False, annotation=Wide),
+    ]
+    parameters = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in given.values()] + own
+    parameters += [as_json.replace(kind=Parameter.KEYWORD_ONLY)] if as_json else []
+
+    @wraps(command)
+    def run(*args: Any, columns: str | None = None, wide: bool = False, **options: Any) -> None:
+        """Call the command with its lists in the shape that was asked for."""
+        global _shape  # noqa: PLW0603 - one command runs in a process, and it is its own
+        names = tuple(one.strip() for one in columns.split(",")) if columns is not None else ()
+        if names and options.get("as_json"):
+            _refuse("--columns: expected no --json beside it, which has every field")
+        before = _shape
+        if names or wide:  # else as the command wants it that calls this one
+            _shape = Shape(names, wide)
+        try:
+            command(*args, **options)
+        finally:
+            _shape = before
+
+    # Typer reads a command's options from both.
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def is_shaped() -> bool:
+    """Say whether a person asked for columns, or for one line a record: a table then, and nothing else."""
+    return _shape != _AS_USUAL
+
+
+def _refuse(sentence: str) -> None:
+    from exchange.cli.runtime import Refused
+
+    raise Refused(sentence)
 
 
 def emit(fields: Mapping[str, Any]) -> None:
@@ -46,69 +113,125 @@ def emit(fields: Mapping[str, Any]) -> None:
 
 def say(sentence: str) -> None:
     """Print a sentence to stderr."""
-    typer.echo(_shown(sentence), err=True)
+    _print(sentence, err=True)
 
 
 def warn(sentence: str) -> None:
     """Print a sentence to stderr that should not be overlooked."""
-    typer.secho(_shown(sentence), err=True, fg="yellow")
+    _print(sentence, err=True, fg="yellow")
 
 
 def print_error(sentence: str) -> None:
     """Print a sentence to stderr that says what failed."""
-    typer.secho(_shown(sentence), err=True, fg="red")
+    _print(sentence, err=True, fg="red")
 
 
 def tell(sentence: str) -> None:
-    """Print a line to stdout."""
-    typer.echo(_shown(sentence))
+    """Print a line to stdout; what is indented is laid out already, and goes as it is."""
+    if sentence.startswith(" "):
+        typer.echo(_shown(sentence))
+    else:
+        _print(sentence)
 
 
 def head(title: str, more: str) -> None:
     """Print a line to stdout under which others belong: what it is about, and less loudly more of it."""
-    typer.echo(f"{typer.style(_shown(title), bold=True)}  {typer.style(_shown(more), dim=True)}")
+    both = f"{_shown(title)}  {_shown(more)}"
+    if not sys.stdout.isatty() or len(both) <= _width(sys.stdout):
+        typer.echo(f"{styled(_shown(title), bold=True)}  {styled(_shown(more), dim=True)}")
+        return
+    _print(title, bold=True)
+    under(more)
+
+
+def under(sentence: str) -> None:
+    """Print a line to stdout that belongs to the one above."""
+    _print(sentence, indent="  ")
+
+
+def _print(sentence: str, *, err: bool = False, indent: str = "", **style: Any) -> None:
+    """Print a sentence, at a terminal in lines of its width."""
+    shown, stream = _shown(sentence), sys.stderr if err else sys.stdout
+    lines = [indent + shown]
+    if stream.isatty():
+        from exchange.cli.layout import wrapped
+
+        lines = wrapped(shown, _width(stream), indent)
+    for line in lines:
+        typer.echo(styled(line, err=err, **style), err=err)
+
+
+def styled(text: str, *, err: bool = False, **style: Any) -> str:
+    """Give a text with colour and weight where a terminal shows them and its user wants them."""
+    stream = sys.stderr if err else sys.stdout
+    return typer.style(text, **style) if style and stream.isatty() and not plain() else text
+
+
+def plain() -> bool:
+    """Say whether a terminal's user wants no colour: https://no-color.org."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def _width(stream: TextIO) -> int:
+    """Give the width of a terminal in cells; 80 if it has none."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows: a table at a terminal, else a line a row with tabs between, headings first."""
+    """Print rows as lists are printed, here alone.
+
+    At a terminal as a table in which nothing is broken, with what is alike in every row said once before it; where
+    columns have no room each record is a short paragraph. Else a line a row with tabs between, headings first.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
+    if _shape.columns:
+        headings, cells = _chosen(headings, cells)
     if not sys.stdout.isatty():
         for line in ([*headings], *cells):
             typer.echo("\t".join(line))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from exchange.cli import layout
 
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, column in zip(headings, zip(*cells, strict=True) if cells else [()] * len(headings), strict=True):
-        numbers = bool(column) and all(value.isdecimal() for value in column)
-        # What people copy from here into the next command stays whole.
-        whole = heading in _NAMES
-        drawn.add_column(heading, justify="right" if numbers else "left", overflow="fold", no_wrap=whole)
-    for row in cells:
-        drawn.add_row(*(Text(value, style=_STYLES.get(value, "")) for value in row))
-    Console().print(drawn)
+    if _shape.wide:
+        lines = layout.whole(headings, cells, _painted)
+    else:
+        lines = layout.fitted(headings, cells, _width(sys.stdout), _painted)
+    for one in lines:
+        typer.echo(one)
+
+
+def _chosen(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[Sequence[str], list[list[str]]]:
+    """Give the columns that were asked for. Raises Refused naming those there are."""
+    for name in _shape.columns:
+        if name not in headings:
+            _refuse(f"--columns: expected some of {', '.join(headings)}, found {_cell(repr(name))}")
+    places = [headings.index(name) for name in _shape.columns]
+    return _shape.columns, [[row[at] for at in places] for row in cells]
+
+
+def _painted(text: str, kind: str) -> str:
+    return styled(text, **_STYLES.get(kind, {}))
 
 
 def paragraph(mark: str, *sentences: str) -> None:
     """Print sentences beside a mark, each on lines of its own, as wide as the terminal at most; no word is cut."""
-    wrapped = textwrap.TextWrapper(
-        min(shutil.get_terminal_size().columns, 100),
-        initial_indent=_INDENT,
-        subsequent_indent=_INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    from exchange.cli.layout import wrapped
+
     for sentence in filter(None, sentences):
-        for line in wrapped.wrap(_shown(sentence)):
-            typer.echo(typer.style(mark.ljust(len(_INDENT)), fg=_STYLES.get(mark)) + line[len(_INDENT) :])
+        for line in wrapped(_shown(sentence), min(_width(sys.stdout), WIDEST_PARAGRAPH), _INDENT):
+            typer.echo(styled(mark.ljust(len(_INDENT)), **_STYLES.get(mark, {})) + line[len(_INDENT) :])
             mark = ""
 
 
-def command(line: str) -> None:
-    """Print what to type next below a paragraph: whole, however long."""
-    typer.echo(f"{_INDENT}$ {_shown(line)}")
+def command(line: str, indent: str = _INDENT + "$ ") -> None:
+    """Print what to type next, below what it is about: whole, however long."""
+    typer.echo(f"{indent}{_shown(line)}")
 
 
 def _cell(value: object) -> str:

@@ -22,6 +22,7 @@ Left = Annotated[str, typer.Argument(metavar="STREAM", help="The name, as `excha
 
 
 @app.callback()
+@output.listing
 def pending(ctx: typer.Context, as_json: Json = False) -> None:
     """List the names under which changes wait that no channel sends from here, and the tables that add to them."""
     if ctx.invoked_subcommand is None:

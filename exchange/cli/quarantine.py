@@ -21,6 +21,7 @@ Batch = Annotated[str, typer.Argument(metavar="BATCH", help="Its name, as the li
 
 
 @app.callback()
+@output.listing
 def quarantine(ctx: typer.Context) -> None:
     """Batches whose files were refused; without a command, list them."""
     if ctx.invoked_subcommand is None:
@@ -28,6 +29,7 @@ def quarantine(ctx: typer.Context) -> None:
 
 
 @app.command("list")
+@output.listing
 def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = False) -> None:
     """List what lies in quarantine, in the order of names."""
     from exchange.incoming.quarantine import list_quarantined
@@ -129,6 +131,7 @@ def discard(
 
 
 @app.command()
+@output.listing
 def strangers(limit: Limit = 50, as_json: Json = False) -> None:
     """Show what came that nobody vouches for, by day and cause, the newest first."""
     from exchange.database.errors import transient_errors

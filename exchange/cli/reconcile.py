@@ -24,6 +24,7 @@ FEW_KEYS = 10
 """So many rows that differ are named of each stream; ``--json`` has all that are known."""
 
 
+@output.listing
 def reconcile(
     channel: Annotated[
         str | None, typer.Argument(metavar="[CHANNEL]", help="Only this channel.", show_default=False)

@@ -17,6 +17,7 @@ app = typer.Typer(help="The lives of this database.", invoke_without_command=Tru
 _WISH = ("channel", "want", "streams", "prune", "state", "parts", "records", "who", "reason")
 
 
+@output.listing
 def resync(
     channel: Annotated[
         str | None,
@@ -73,6 +74,7 @@ def _list(as_json: bool) -> None:
 
 
 @app.callback()
+@output.listing
 def epoch(ctx: typer.Context) -> None:
     """Show the lives of this database; `new` begins another one after a restore, `adopt` decides on one received."""
     if ctx.invoked_subcommand is None:
@@ -80,6 +82,7 @@ def epoch(ctx: typer.Context) -> None:
 
 
 @app.command("list")
+@output.listing
 def list_(
     received: Annotated[
         bool, typer.Option("--received", help="The other side's instead, as each channel knows them.")

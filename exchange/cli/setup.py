@@ -109,9 +109,9 @@ def _tell_initialised(done: Initialised, *, migrated: bool) -> None:
         output.tell("  exchange migrate                make the exchange's own tables")
     if current.app != REFERENCE_APP:
         output.tell("  alembic upgrade head            have the application's migrations capture or receive its tables")
-    output.tell(f"  carry {done.public_key} to {current.peer}; there:")
+    output.under(f"carry {done.public_key} to {current.peer}; there:")
     output.tell(f"    exchange keys trust {done.public_key.name} --fingerprint {done.fingerprint}")
-    output.tell(f"  bring {current.peer}'s public key here, and run: exchange keys trust FILE --fingerprint SHA256:...")
+    output.under(f"bring {current.peer}'s public key here, and run: exchange keys trust FILE --fingerprint SHA256:...")
     output.tell("  exchange doctor                 see that all is well")
     output.tell("  exchange up                     run broker, worker and beat")
 

@@ -78,7 +78,7 @@ def _show_link(found: Status) -> None:
 
 
 def _moment(written: str | None) -> str:
-    return f"{written[:19]}Z" if written else "-"
+    return f"{written[:19].replace('T', ' ')}Z" if written else "-"
 
 
 def _say_what_waits(found: Status) -> None:

@@ -19,6 +19,7 @@ Why = Annotated[str, typer.Option("--reason", help="Why, for the audit.")]
 
 
 @app.callback()
+@output.listing
 def versions(ctx: typer.Context, as_json: Json = False) -> None:
     """List the channels of which a person let in versions far ahead of this side's clock."""
     if ctx.invoked_subcommand is None:

@@ -24,6 +24,8 @@ from pathlib import Path
 
 COMMAND_SECONDS = 60.0
 STOP_SECONDS = 20.0
+MOST_WRAPPED = 5
+"""Into so many lines one is wrapped at most."""
 COLUMNS = 120
 _DONE = "--done--"
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -237,13 +239,14 @@ class Play:
             if shown in {"...", "^C"}:
                 skipping = True
                 continue
-            while rest and not _same(shown, rest[0]):
+            while rest and not (lines := _lines_of(shown, rest)):
                 if not skipping:
                     return shown
                 del rest[0]
             if not rest:
                 return shown
-            self._learn(shown, rest.pop(0))
+            self._learn(shown, _joined(rest[:lines]))
+            del rest[:lines]
             skipping = False
         return "(nothing more)" if rest and not skipping else None
 
@@ -252,6 +255,16 @@ class Play:
             if ours.lastgroup in {"epoch", "uuid", "year", "fingerprint"}:
                 known = self._replaced.setdefault(ours[0], theirs[0])
                 assert known == theirs[0], f"{ours[0]} stands for {known} and for {theirs[0]}"
+
+
+def _lines_of(shown: str, printed: list[str]) -> int:
+    """Say how many of the lines printed are the one shown, which a longer path had wrapped; 0 if they are another."""
+    lines = range(1, min(len(printed), MOST_WRAPPED) + 1)
+    return next((number for number in lines if _same(shown, _joined(printed[:number]))), 0)
+
+
+def _joined(lines: list[str]) -> str:
+    return " ".join([lines[0], *(line.lstrip() for line in lines[1:])])
 
 
 def _same(shown: str, printed: str) -> bool:
