@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from exchange.api.acts import Act, Acting, RefusedArgument, by_program
-from exchange.format.errors import RecordError, TransientError, printable
+from exchange.format.errors import Problem, RecordError, TransientError, printable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from exchange.api.acts import Done
     from exchange.api.dead_letters import DeadLetters
     from exchange.channels.channel import Channel
-    from exchange.format.errors import Problem
     from exchange.incoming.replay import Replayed
     from exchange.operating.doctor import Finding
     from exchange.operating.status import Status
@@ -271,17 +270,16 @@ class Exchange:
 
     def absences(self) -> list[Problem]:
         """Say what is not done any more and which process is missing."""
-        from exchange.database.locks import reading
-        from exchange.operating.presence import absences
+        from exchange.operating.doctor import Level
+        from exchange.operating.doctor.presence import check_presence
 
-        site = self.site
-        with reading(site.engine) as connection:
-            return list(absences(self.settings, site, connection))
+        found = (one for one in check_presence(self.settings, self.site) if one.level is not Level.OK)
+        return [Problem(one.message, one.remedy, one.command, one.since) for one in found]
 
     def findings(self, *, work: bool = True) -> list[Finding]:
         """Look at everything, as ``exchange doctor`` does; without ``work`` only at the installation."""
         from exchange.operating.assemble import assemble
-        from exchange.operating.doctor import examine_side
+        from exchange.operating.doctor.examine import examine_side
 
         def keyless() -> Site:
             return assemble(self.settings, keyless=True, engine=self._borrowed(), channels=self._channels)

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from celery.beat import ScheduleEntry, Scheduler
 
+from exchange.celery.signs import BeatSigns
 from exchange.database import clock
 from exchange.files import durable
 from exchange.operating import broker
@@ -40,6 +41,7 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
         self._file = Path(schedule_filename)
         self._due: dict[str, float] = {}
         self._broker = Broker()
+        self._signs = BeatSigns()
         super().__init__(*args, **options)
 
     def setup_schedule(self) -> None:
@@ -58,6 +60,7 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
 
     def tick(self, *_: Any, **__: Any) -> float:
         """Send what is due; give the seconds until something is again."""
+        self._signs.note()
         for name, entry in self.schedule.items():
             if self._due[name] <= time.monotonic():
                 sent = self._send(entry)

@@ -21,6 +21,7 @@ from kombu.utils.json import dumps
 from exchange.celery.calls import CALL, REFUSED, TICK_MARK, Caller, caller_by_hand, sign
 from exchange.celery.judge import Judge, refusal, rewrite
 from exchange.celery.service import HELD, SOFT_SHARE, visibility_seconds
+from exchange.celery.signs import BeatSigns
 from exchange.celery.work import WORK, make_task
 from exchange.database import clock
 from exchange.files import call_secret, pid_lock
@@ -32,6 +33,8 @@ log = logging.getLogger("exchange")
 _IS_BEAT = "beat"
 _runs: set[str] = set()
 """Which of Celery's services this process is."""
+_signs: list[BeatSigns] = []
+"""Where this process leaves word that it ticks, if it is this home's beat."""
 
 
 def join() -> None:
@@ -114,6 +117,7 @@ def _is_beat(sender: Any = None, **_: Any) -> None:
     if any(entry.get("task") in WORK for entry in entries.values()):
         with suppress(SettingsFaults, OSError, _OtherBeat):
             HELD.append(pid_lock.hold(load_settings().beat_lock, _leave))
+            _signs.append(BeatSigns(guest=True))
 
 
 def _leave(who: str) -> None:
@@ -123,6 +127,9 @@ def _leave(who: str) -> None:
 @signals.before_task_publish.connect
 def _sign(sender: str | None = None, headers: dict[str, Any] | None = None, body: Any = None, **_: Any) -> None:
     """Sign what a program calls by hand, in its last form. Raises SecretFault: then nothing was called."""
+    if sender in WORK and _IS_BEAT in _runs:
+        for signs in _signs:
+            signs.note()
     if sender not in WORK or headers is None or CALL in headers or headers.pop(TICK_MARK, None):
         return
     caller = _caller()

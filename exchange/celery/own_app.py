@@ -40,6 +40,7 @@ from kombu.utils.json import dumps
 from exchange.celery.calls import CALL, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
 from exchange.celery.connection import SteadyConnection
 from exchange.celery.service import HELD, RESULT_SECONDS, SOFT_SHARE, schedule, visibility_seconds
+from exchange.celery.signs import TICK_SECONDS
 from exchange.database import clock
 from exchange.files import call_secret, pid_lock
 from exchange.files.folder import make_private
@@ -110,6 +111,8 @@ def _scheduler(settings: Settings, ours: str) -> dict[str, Any]:
     return {
         "beat_scheduler": "exchange.celery.beat:SteadyScheduler",
         "beat_schedule_filename": str(settings.run_folder / "beat.json"),
+        # Beat comes back that often, whatever is due: that it ticks is how it is known to live.
+        "beat_max_loop_interval": TICK_SECONDS,
     }
 
 

@@ -16,6 +16,7 @@ from redbeat.decoder import to_timestamp
 from redbeat.schedulers import RedBeatScheduler, acquire_distributed_beat_lock, get_redis
 
 from exchange.celery.beat import Broker
+from exchange.celery.signs import BeatSigns
 
 AGAIN_SECONDS = 5.0
 """How soon the broker is asked again after it refused something."""
@@ -27,6 +28,7 @@ class SteadyRedBeat(RedBeatScheduler):  # type: ignore[misc]
     def __init__(self, app: Celery, *args: Any, **options: Any) -> None:
         """Take what Celery gives."""
         self._broker = Broker()
+        self._signs = BeatSigns()
         # Here and not in Celery's settings, of which a worker's ``inspect conf`` would show the password.
         app.conf.redbeat_redis_url = app.conf.broker_url
         super().__init__(app, *args, **options)
@@ -53,6 +55,7 @@ class SteadyRedBeat(RedBeatScheduler):  # type: ignore[misc]
             self._broker.refused(error)
             return AGAIN_SECONDS
         self._broker.took()
+        self._signs.note()
         return wait
 
     def _bring_back(self) -> None:

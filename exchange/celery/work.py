@@ -16,7 +16,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -26,6 +26,7 @@ from sqlalchemy import Engine
 
 from exchange.api import Exchange, RefusedArgument
 from exchange.api.acts import left_to_the_caller
+from exchange.celery import service
 from exchange.celery.arguments import (
     RefusedCall,
     by_ids,
@@ -43,7 +44,8 @@ from exchange.celery.arguments import (
     shown,
 )
 from exchange.celery.calls import REFUSED, TICK, caller_by_hand
-from exchange.celery.service import EXPIRY_SHARE, stopping
+from exchange.celery.service import EXPIRY_SHARE
+from exchange.celery.signs import WorkerSigns
 from exchange.database.audit_log import (
     MAX_NAME_CHARACTERS,
     MAX_REASON_CHARACTERS,
@@ -99,6 +101,26 @@ MOST_TOLD = 100
 _SAID = (RefusedArgument, TransientError, SettingsFaults, EngineRefused)
 
 
+def stopping() -> bool:
+    """Tell a running task, between two batches, whether to end; and leave word that it came so far."""
+    if not LENDERS:  # of a pool of one connection this would wait for itself
+        _note_done(patience_seconds=0)
+    return service.stopping()
+
+
+def _note_done(*, patience_seconds: float = 1.0) -> None:
+    """Leave word that this worker gets something done; nothing of what a program runs without one."""
+    if current_task and not (current_task.request.called_directly or current_task.request.is_eager):
+        with suppress(*_SAID):
+            exchange = _exchange()
+            _signs(os.getpid()).note(exchange.site.engine, exchange.settings, patience_seconds)
+
+
+@functools.lru_cache(maxsize=1)
+def _signs(_process: int) -> WorkerSigns:
+    return WorkerSigns()
+
+
 class HasFields(Protocol):
     """What a workflow says of one batch or record."""
 
@@ -137,6 +159,8 @@ def _task(name: str) -> Callable[[Work], Work]:
             except _SAID as fault:
                 log.error("failed", task=name, message=str(fault))  # noqa: TRY400 - the sentence says it all
                 raise
+            finally:
+                _note_done()
 
         WORK[name] = run
         return run  # type: ignore[return-value]

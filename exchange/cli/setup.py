@@ -225,7 +225,7 @@ def doctor(
 
     Exit code 0 if all is well, 1 if something needs a person, 3 if there are only warnings.
     """
-    from exchange.operating.doctor import examine
+    from exchange.operating.doctor.examine import examine
 
     findings = list(examine(work=not health))
     show_findings(findings, as_json=as_json)

@@ -531,6 +531,17 @@ failed_run = Table(
 """How many exports or imports of a channel failed for want of a disk or database since the last one that was done: the
 first of them ``since``, the last ``at``, for which ``message`` is the sentence."""
 
+process = Table(
+    "exchange_process",
+    metadata,
+    Column("kind", String(12), primary_key=True),
+    Column("host", String(255), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("every_seconds", Integer, nullable=False),
+)
+"""When beat last ticked and when a worker last got something done, on each machine, and how often that is to be: one
+row a kind and machine, written every few seconds at most. Rows of machines that are gone are removed after days."""
+
 schema = Table(
     "exchange_schema",
     metadata,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -52,11 +53,15 @@ def holding_name(path: Path, name: str) -> Iterator[bool]:
 
 
 def hold_with_others(path: Path) -> IO[bytes]:
-    """Hold a file together with others who call this, until what is given is closed. Raises OSError."""
+    """Hold a file together with others who call this, until what is given is closed. Raises OSError.
+
+    Its time says when the last one took it.
+    """
     make_private(path.parent)
     with ExitStack() as unless_held:
         file = unless_held.enter_context(path.open("ab"))
         fcntl.flock(file, fcntl.LOCK_SH)  # whoever asks whether it is held has it for a moment
+        os.utime(file.fileno())
         unless_held.pop_all()
     return file
 

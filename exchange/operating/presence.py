@@ -1,93 +1,142 @@
-"""Whether beat and worker are there: by the locks that they hold while they live, and by when work was last done.
+"""Whether beat and worker are there and get something done: by their locks, and by what they leave word of.
 
-The locks tell of this machine, and of any other that shares the home in a file system with locks; the database tells
-of all that is done, by whoever.
+The locks, which they hold while they live, tell of this machine, and of any other that shares the home in a file system
+with locks; the database tells of all that is done, by whoever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.channels.channel import Channel
 from exchange.database import clock
-from exchange.database.tables import Direction, success
+from exchange.database.engine import among
+from exchange.database.processes import Kind, Sign, read_signs, silent, this_host
+from exchange.database.tables import BatchState, Direction, batch, success
 from exchange.files.pid_lock import held
-from exchange.format.errors import Problem
-from exchange.format.moments import in_words
 from exchange.settings import Settings
 from exchange.site import Site
 
 LATE_PERIODS = 3
 """So many periods without work are too many."""
 LEAST = timedelta(minutes=2)
-"""Nothing is late sooner; where beat and worker are there, one task may take its whole time."""
+"""No channel is late sooner."""
+
+_BEGUN = {Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED), Direction.IN: (BatchState.APPLIED,)}
+"""What a run that has not ended yet leaves in the ledger as it goes on."""
 
 
-def absences(settings: Settings, site: Site, connection: Connection) -> Iterator[Problem]:
-    """Say what is not done any more and which process is missing, or that one is missing beside the other.
+@dataclass(frozen=True)
+class Process:
+    """Beat, or a worker: whether one lives here, ``begun`` then, and the last ``sign`` of any, on whichever machine."""
+
+    begun: datetime | None
+    sign: Sign | None
+    every_seconds: float
+    """How often one leaves word that has not done so yet."""
+
+    @property
+    def here(self) -> bool:
+        """Whether one lives on this machine."""
+        return self.begun is not None
+
+    @property
+    def quiet_since(self) -> datetime | None:
+        """Since when nothing was heard: its last word, or its start; None if it never was."""
+        moments = (self.begun, self.sign.at if self.sign else None)
+        return max((one for one in moments if one is not None), default=None)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether word of it should have come long ago."""
+        every = self.sign.every_seconds if self.sign else self.every_seconds
+        return self.quiet_since is not None and silent(self.quiet_since, every)
+
+    @property
+    def works(self) -> bool:
+        """Whether one works, here or elsewhere. One of this machine whose lock is free is gone, whatever it said."""
+        there = self.here or (self.sign is not None and self.sign.host != this_host())
+        return there and not self.is_quiet
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Who is there, and when each channel was last exported or imported to its end; None: never."""
+
+    beat: Process
+    worker: Process
+    last: Mapping[Direction, Mapping[str, datetime | None]]
+
+
+def look_for_processes(settings: Settings, site: Site, connection: Connection) -> Presence:
+    """Say who is there and what was done. Reads in the caller's transaction, a few rows."""
+    signs = read_signs(connection)
+    return Presence(
+        Process(_begun(settings.beat_lock), signs.get(Kind.BEAT), 0),
+        Process(
+            _begun(settings.worker_lock, by_others=True),
+            signs.get(Kind.WORKER),
+            min(settings.export_every, settings.import_every),
+        ),
+        {
+            Direction.OUT: last_runs(connection, Direction.OUT, site.outgoing()),
+            Direction.IN: last_runs(connection, Direction.IN, site.incoming()),
+        },
+    )
+
+
+def _begun(lock: Path, *, by_others: bool = False) -> datetime | None:
+    """Say when the process that holds a lock took it; None if none does."""
+    if not held(lock, by_others=by_others):
+        return None
+    with suppress(OSError):
+        return datetime.fromtimestamp(lock.stat().st_mtime, UTC)
+    return clock.now()
+
+
+def last_runs(connection: Connection, direction: Direction, channels: Iterable[Channel]) -> dict[str, datetime | None]:
+    """Say by its declared name when a channel was last done, all of its shards; None: never.
 
     Reads in the caller's transaction.
     """
-    beat, worker = held(settings.beat_lock), held(settings.worker_lock, by_others=True)
-    least = timedelta(seconds=settings.task_seconds) if beat and worker else LEAST
-    late = [*_late(settings, site, connection, least)]
-    if late:
-        done = " and ".join(what for what, _ in late)
-        moments = [moment for _, moment in late if moment is not None]
-        since = min(moments, default=None)
-        when = f"for {done} nothing was done since {in_words(since)}" if since else f"{done} have not run yet"
-        yield Problem(f"{when}: {_who_is_there(beat, worker)}", _REMEDIES[beat, worker], "exchange up", since)
-    elif worker and not beat:
-        yield Problem(
-            "a worker runs here, but no beat: nothing is called but by hand, unless another machine's beat does",
-            "start beat (`exchange up`, or `celery -A exchange beat`)",
-            "exchange up",
+    declared = {one.name: one.declared for one in channels}
+    here = (success.c.direction == direction, among(connection, success.c.channel, declared))
+    done = {row.channel: row.at for row in connection.execute(sa.select(success.c.channel, success.c.at).where(*here))}
+    found: dict[str, datetime | None] = {}
+    for name, channel in declared.items():
+        at, before = done.get(name), found.get(channel)
+        known = channel in found
+        found[channel] = at if not known else None if at is None or before is None else min(at, before)
+    return found
+
+
+def is_late(at: datetime, period_seconds: float) -> bool:
+    """Whether what is to be done each period was done too long ago; a moment that lies ahead is as long ago as any."""
+    return clock.since(at) > max(LATE_PERIODS * timedelta(seconds=period_seconds), LEAST)
+
+
+def last_batch(site: Site, connection: Connection, direction: Direction, channel: str) -> datetime | None:
+    """Say when a batch of a channel last came as far as a run takes it: one may go on for long. A few glances.
+
+    Reads in the caller's transaction.
+    """
+    parts = site.outgoing() if direction is Direction.OUT else site.incoming()
+    newest = (
+        connection.scalar(
+            sa.select(batch.c.updated_at)
+            .where(batch.c.state == state, batch.c.direction == direction, batch.c.channel == part.name)
+            .order_by(batch.c.id.desc())
+            .limit(1)
         )
-    elif beat and not worker:
-        yield Problem(
-            "beat runs here, but no worker: what it calls waits, unless another machine's worker takes it",
-            "start the worker (`exchange up`, or `celery -A exchange worker`)",
-            "exchange up",
-        )
-
-
-def _who_is_there(beat: bool, worker: bool) -> str:
-    if beat and worker:
-        return "beat and worker run here, and get nothing done"
-    if not beat and not worker:
-        return "neither beat nor a worker runs here"
-    return "beat runs here, but no worker" if beat else "a worker runs here, but no beat"
-
-
-_REMEDIES = {
-    (True, True): "see what they log",
-    (True, False): "start the worker: run `exchange up`, or `celery -A exchange worker`",
-    (False, True): "start beat: run `exchange up`, or `celery -A exchange beat`",
-    (
-        False,
-        False,
-    ): "run `exchange up`, or a worker and beat of your own; or have cron run `exchange export` and `import`",
-}
-
-
-def _late(
-    settings: Settings, site: Site, connection: Connection, least: timedelta
-) -> Iterator[tuple[str, datetime | None]]:
-    """Name exports and imports of which the last one came to its end too long ago, and when that was."""
-    ways = (
-        ("exports", Direction.OUT, site.outgoing(), settings.export_every),
-        ("imports", Direction.IN, site.incoming(), settings.import_every),
+        for part in parts
+        if part.declared == channel
+        for state in _BEGUN[direction]
     )
-    for what, way, channels, period in ways:
-        names = [one.name for one in channels]
-        if not names:
-            continue
-        last = connection.scalar(
-            sa.select(sa.func.max(success.c.at)).where(success.c.direction == way, success.c.channel.in_(names))
-        )
-        patience = max(LATE_PERIODS * timedelta(seconds=period), least)
-        if last is None or clock.since(last) > patience:
-            yield what, last
+    return max(filter(None, newest), default=None)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from exchange.database import clock
 from exchange.database.locks import reading
 from exchange.database.positions import note_success
-from exchange.database.tables import Direction
+from exchange.database.processes import Kind, note_sign, this_host
+from exchange.database.tables import Direction, process
 from exchange.files import pid_lock
+from exchange.operating.doctor import Level
+from exchange.operating.doctor.presence import check_presence
 from exchange.operating.prepare import prepare
-from exchange.operating.presence import absences
+from exchange.operating.presence import look_for_processes
 from exchange.settings import Settings
 
 
@@ -29,41 +34,76 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-def test_who_is_missing_is_said_and_since_when_nothing_was_done(
+def test_who_is_missing_or_hangs_is_said_and_since_when_nothing_was_done(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = prepare(settings)
 
-    def said() -> list[str]:
-        with reading(site.engine) as connection:
-            return [one.message for one in absences(settings, site, connection)]
+    def said() -> dict[tuple[str | None, str], tuple[str, str]]:
+        found = [one for one in check_presence(settings, site) if one.level is not Level.OK]
+        return {(one.alarm, one.subject): (one.level, one.message.partition(" since")[0]) for one in found}
 
     def work() -> None:
         note_success(site.engine, Direction.OUT, [one.name for one in site.outgoing()])
         note_success(site.engine, Direction.IN, [one.name for one in site.incoming()])
 
-    assert said() == ["exports and imports have not run yet: neither beat nor a worker runs here"]
+    def ahead(**time: float) -> None:
+        monkeypatch.setenv(clock.AHEAD, str(timedelta(**time).total_seconds()))
+
+    assert set(said().values()) == {("warning", "imports have not run yet: neither beat nor a worker runs here")}
     work()
-    assert said() == []  # by cron, say
+    assert said() == {}  # by cron, say
     worker = pid_lock.hold_with_others(settings.worker_lock)
     another = pid_lock.hold_with_others(settings.worker_lock)
-    assert said() == [
-        "a worker runs here, but no beat: nothing is called but by hand, unless another machine's beat does"
-    ]
+    alone = "a worker runs here, but no beat: nothing is called but by hand, unless another machine's beat does"
+    assert said() == {("beat", ""): ("warning", alone)}
     worker.close()
     beat = pid_lock.hold(settings.beat_lock, lambda who: who)
-    assert said() == []
-    another.close()
-    assert said() == ["beat runs here, but no worker: what it calls waits, unless another machine's worker takes it"]
-    monkeypatch.setenv(clock.AHEAD, str(timedelta(minutes=10).total_seconds()))
-    [sentence] = said()
-    assert sentence.startswith("for imports nothing was done since 20")  # an export is late after a quarter of an hour
-    assert sentence.endswith(": beat runs here, but no worker")
-    monkeypatch.setenv(clock.AHEAD, str(timedelta(days=400).total_seconds()))
+    assert said() == {}
+
+    ahead(minutes=10)
+    assert said() == {
+        ("beat", ""): ("fault", "beat runs here, but has not ticked"),
+        # An export is late after a quarter of an hour.
+        ("import_late", "requests"): ("fault", said()["import_late", "requests"][1]),
+    }
+    note_sign(site.engine, Kind.BEAT, 10)
+    hung = "a worker runs here, but has got nothing done"
+    assert said()["worker", ""] == ("fault", hung)
+    note_sign(site.engine, Kind.WORKER, 60)
     work()
-    monkeypatch.setenv(clock.AHEAD, "0")
-    assert said()[0].startswith("for exports and imports nothing was done since")  # by a clock that was ahead
+    assert said() == {}
+    another.close()  # whatever it said a moment ago
+    assert said() == {("worker", ""): ("fault", said()["worker", ""][1])}
+    assert said()["worker", ""][1].startswith("no worker works any more; the last one got something done at")
+    ahead(days=2)
     work()
     beat.close()
-    assert said() == []
+    assert said() == {}  # by cron again
+    ahead(days=400)
+    work()
+    ahead(days=0)
+    assert ("export_late", "responses") in said()  # by a clock that was ahead
+    site.engine.dispose()
+
+
+def test_of_several_machines_the_last_sign_counts_and_what_is_gone_is_forgotten(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = prepare(settings)
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    note_sign(site.engine, Kind.WORKER, 60)
+    monkeypatch.undo()
+
+    def signs() -> list[str]:
+        with reading(site.engine) as connection:
+            assert look_for_processes(settings, site, connection).worker.works
+            return sorted(connection.scalars(sa.select(process.c.host)))
+
+    assert signs() == ["elsewhere"]
+    monkeypatch.setenv(clock.AHEAD, str(timedelta(days=8).total_seconds()))
+    held = pid_lock.hold_with_others(settings.worker_lock)
+    note_sign(site.engine, Kind.WORKER, 60)
+    assert signs() == [this_host()]
+    held.close()
     site.engine.dispose()

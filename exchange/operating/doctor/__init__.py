@@ -1,83 +1,8 @@
-"""Doctor: everything one side needs in order to work, looked at once; each fault with what to do about it.
+"""Doctor: everything one side needs in order to work, each fault with what to do about it.
 
-It changes nothing: what it finds missing it does not make.
+``examine`` looks at all of it; its modules are by subject, and what they find is a ``Finding``.
 """
 
-from __future__ import annotations
+from exchange.operating.doctor.finding import Alarm, Finding, Level
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import partial
-
-from exchange.channels.channel import Channel
-from exchange.database import engine
-from exchange.format.moments import in_words
-from exchange.operating.assemble import assemble, folders
-from exchange.operating.doctor.database import check_database
-from exchange.operating.doctor.file_system import check_folders, check_password_files
-from exchange.operating.doctor.finding import Finding, Findings, Level, fault, looked, ok
-from exchange.operating.doctor.keys import check_keys
-from exchange.operating.doctor.processes import check_broker, check_calls, check_handler, check_nudge
-from exchange.settings import Settings, SettingsFaults, load_settings
-from exchange.site import Site
-
-__all__ = ["Finding", "Level", "examine", "examine_side"]
-
-
-EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
-"""A clock before this program was written was never set."""
-
-
-def examine(*, work: bool = True) -> Findings:
-    """Look at everything, in an order in which one fault explains the next ones.
-
-    Without ``work`` only at the installation, not at what people have to do.
-    """
-    try:
-        settings = load_settings()
-    except SettingsFaults as faults:
-        for sentence in faults.faults:
-            yield fault("settings", sentence, "correct the variable or the .env; the rest is looked at after that")
-        return
-    yield from examine_side(settings, lambda: assemble(settings, keyless=True), work=work)
-
-
-def examine_side(settings: Settings, make_site: Callable[[], Site], *, work: bool = True) -> Findings:
-    """Look at everything but the settings; of keys the site that is made may know nothing."""
-    yield ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
-    checks: tuple[tuple[str, Callable[[], Findings]], ...] = (
-        ("settings", partial(check_password_files, settings)),
-        ("clock", _clock),
-        ("folders", partial(check_folders, folders(settings), settings.limits.batch_bytes)),
-        ("keys", partial(check_keys, settings)),
-        ("calls", partial(check_calls, settings)),
-        ("broker", partial(check_broker, settings)),
-        ("nudge", partial(check_nudge, settings)),
-    )
-    for check, look in checks:
-        yield from looked(check, look, "see that this user may look there")
-    try:
-        site = make_site()
-    except SettingsFaults as faults:
-        for sentence in faults.faults:
-            yield fault("settings", sentence, "correct it; the database is looked at after that")
-        return
-    yield from check_handler(settings)
-    yield ok("channels", ", ".join(_declared(one) for one in site.channels))
-    try:
-        yield from check_database(settings, site, work=work)
-    finally:
-        site.engine.dispose()
-
-
-def _declared(channel: Channel) -> str:
-    shards = f", {channel.shards} shards" if channel.shards > 1 else ""
-    return f"{channel.name} ({channel.source} to {channel.target}{shards})"
-
-
-def _clock() -> Findings:
-    moment = engine.now()
-    if moment < EARLIEST:
-        yield fault("clock", f"it says {moment:%Y-%m-%d %H:%M} UTC, which is past", "set it, and have NTP keep it")
-    else:
-        yield ok("clock", in_words(moment))
+__all__ = ["Alarm", "Finding", "Level"]

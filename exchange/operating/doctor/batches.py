@@ -18,7 +18,7 @@ from exchange.incoming.doubts import RowsInDoubt, rows_in_doubt
 from exchange.incoming.failure_list import list_tried
 from exchange.link import reconcile
 from exchange.link.reconcile import StreamAgreement
-from exchange.operating.doctor.finding import Finding, Findings, Level, fault, of_problem, ok, warning
+from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok, warning
 from exchange.outgoing import answers
 from exchange.settings import Settings
 from exchange.site import Site
@@ -70,7 +70,9 @@ def check_batches(settings: Settings, site: Site) -> Findings:
             findings += _told(settings, site, connection, stuck)
         findings += _missing(settings, site, connection)
         for needs_a_person, problem in answers.refusals(site, connection, engine.now()):
-            findings.append(of_problem("batches", problem, Level.FAULT if needs_a_person else Level.WARNING))
+            level = Level.FAULT if needs_a_person else Level.WARNING
+            alarm = Alarm.QUARANTINED if needs_a_person else None
+            findings.append(of_problem("batches", problem, level, alarm=alarm, subject=settings.peer))
     yield from findings
     if not findings:
         yield ok("batches", "none is quarantined, held or missing, and none waits")
@@ -84,7 +86,8 @@ def check_runs(_settings: Settings, site: Site) -> Findings:
         level = Level.FAULT if one.runs > 1 else Level.WARNING
         command = "exchange export" if one.direction is Direction.OUT else "exchange import"
         remedy = f"mend what it says; the next run tries again, and `{command}` does at once"
-        yield Finding("runs", level, str(one), remedy, command, one.since)
+        alarm = Alarm.RUN_FAILED if one.runs > 1 else None  # one that failed is tried again
+        yield Finding("runs", level, str(one), remedy, command, one.since, alarm, one.channel)
     if not failed:
         yield ok("runs", "no export or import failed since its channel was last done")
 
@@ -103,7 +106,8 @@ def check_agreement(settings: Settings, site: Site) -> Findings:
                 said += ", and nothing goes back on a one-way link"
                 command = f"exchange resync {row.channel} --prune-missing"
                 remedy = f"the next snapshot of all of it answers it; `{command}` on {site.peer} sends one at once"
-            findings += [warning("agreement", said, remedy, command="exchange status", since=row.asked_at)]
+            whole = {"alarm": Alarm.DISAGREEMENT, "subject": row.channel}
+            findings += [warning("agreement", said, remedy, command="exchange status", since=row.asked_at, **whole)]
     yield from findings
     if not findings:
         yield ok("agreement", "no stream was found different that was not repaired")
@@ -115,7 +119,8 @@ def _doubtful(settings: Settings, one: RowsInDoubt) -> Finding:
     named = printable(some, 500) + more
     said = f"rows of stream {one.stream} are in doubt, as {settings.peer} could not send them: {named}"
     remedy = f"they stay until {settings.peer} mends its rows (`exchange dead-letters list --direction out` there)"
-    return warning("agreement", said, remedy, command=f"exchange batches show {one.batch}", since=one.since)
+    command = f"exchange batches show {one.batch}"
+    return Finding("agreement", Level.WARNING, said, remedy, command, one.since, Alarm.DISAGREEMENT, one.stream)
 
 
 def _differing(one: StreamAgreement, moment: datetime) -> Finding:
@@ -126,14 +131,15 @@ def _differing(one: StreamAgreement, moment: datetime) -> Finding:
     if not left and not one.unexplained:
         return ok("agreement", f"{said}; dead letters here or there explain all of it (`exchange dead-letters`)")
     if not left:
-        return Finding("agreement", level, said, f"`{command}` names the rows", command, one.since)
+        remedy = f"`{command}` names the rows"
+        return Finding("agreement", level, said, remedy, command, one.since, Alarm.DISAGREEMENT, one.stream)
     first = json.dumps(left[0]["key"])
     said += f"; {len(left)} of its rows were repaired in vain and are left, {printable(first, 200)} first"
     remedy = (
         f"see what changes or refuses them here (`{command}` says what differs), mend that, and"
         f" `exchange reconcile {one.channel}` repairs them again"
     )
-    return Finding("agreement", Level.FAULT, said, remedy, command, one.since)
+    return Finding("agreement", Level.FAULT, said, remedy, command, one.since, Alarm.DISAGREEMENT, one.stream)
 
 
 def _stuck(connection: Connection) -> Iterator[_Stuck]:
@@ -169,7 +175,11 @@ def _told(settings: Settings, site: Site, connection: Connection, stuck: _Stuck)
     said = (said or "").split("; it is quarantined", 1)[0]
     why = f": {printable(said, 300)}" if said else f" ({stuck.reason})" if stuck.reason else ""
     more = f"; the first is {stuck.stem}" if stuck.batches > 1 else ""
-    counted, since = stuck.counted, stuck.since
+    since = stuck.since
+
+    def found(level: Level, said: str, remedy: str, command: str, alarm: Alarm) -> Finding:
+        return Finding("batches", level, f"{stuck.counted}: {said}", remedy, command, since, alarm, stuck.channel)
+
     match stuck.state:
         case BatchState.QUARANTINED:
             # Of what this side was told since it needs nothing more, nor of what the peer says anew all the time.
@@ -186,19 +196,17 @@ def _told(settings: Settings, site: Site, connection: Connection, stuck: _Stuck)
                 level = Level.WARNING
                 remedy = f"{settings.peer} is told, and sends a snapshot in its place"
             command = f"exchange quarantine show {stuck.stem}"
-            return [Finding("batches", level, f"{counted}: quarantined{why}{more}", remedy, command, since)]
+            return [found(level, f"quarantined{why}{more}", remedy, command, Alarm.QUARANTINED)]
         case BatchState.HELD if stuck.reason != Reason.UNPROVEN_EPOCH:  # of that the link tells
             command = f"exchange batches show {stuck.stem}"
-            return [fault("batches", f"{counted}: held for a person{why}{more}", command=command, since=since)]
+            return [found(Level.FAULT, f"held for a person{why}{more}", "", command, Alarm.HELD)]
         case BatchState.WAITING if engine.now() - since > SOON:
             level = Level.FAULT if engine.now() - since > LONG else Level.WARNING
             remedy = "`exchange gaps` shows what others wait for"
-            return [Finding("batches", level, f"{counted}: waiting{why}{more}", remedy, "exchange gaps", since)]
+            return [found(level, f"waiting{why}{more}", remedy, "exchange gaps", Alarm.GAP)]
         case BatchState.SEALED if engine.now() - since > SOON:
             remedy = "the next export publishes what is sealed; see why none did"
-            return [
-                fault("batches", f"{counted}: sealed and not published", remedy, command="exchange export", since=since)
-            ]
+            return [found(Level.FAULT, "sealed and not published", remedy, "exchange export", Alarm.EXPORT_LATE)]
     return []
 
 
@@ -230,4 +238,6 @@ def _missing(settings: Settings, site: Site, connection: Connection) -> Iterator
             remedy,
             f"exchange gaps --channel {row.channel}",
             row.since,
+            Alarm.GAP,
+            row.channel,
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from exchange.database import locks
-from exchange.format.errors import printable
-from exchange.operating.doctor.finding import Finding, Findings, Level, of_problem, ok
+from exchange.format.errors import Problem, printable
+from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables.loader.fitness import indistinct, missing_columns, unfit, unwritable
+
+
+def _broken(stream: str, problem: Problem) -> Finding:
+    return of_problem("columns", problem, Level.FAULT, alarm=Alarm.TRIGGERS, subject=stream)
 
 
 def check_columns(_settings: Settings, site: Site) -> Findings:
@@ -22,7 +26,7 @@ def check_columns(_settings: Settings, site: Site) -> Findings:
                     findings += (of_problem("columns", one) for one in unfit(connection, stream))
                 else:
                     findings += (of_problem("columns", one) for one in indistinct(connection, stream))
-                findings += (of_problem("columns", one, Level.FAULT) for one in problems)
+                findings += (_broken(stream.name, one) for one in problems)
     yield from findings
     if not findings:
         yield ok("columns", "every table has the columns of its model, and takes what the model allows")

@@ -18,8 +18,8 @@ from exchange.link import home, known_schemas, peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
 from exchange.operating.doctor.columns import check_columns
-from exchange.operating.doctor.finding import Findings, Level, fault, looked, of_problem, ok, warning
-from exchange.operating.doctor.processes import check_presence
+from exchange.operating.doctor.finding import Alarm, Findings, Level, fault, looked, of_problem, ok, warning
+from exchange.operating.doctor.presence import check_presence
 from exchange.operating.doctor.work import (
     check_arrivals,
     check_letters,
@@ -53,17 +53,22 @@ def check_database(settings: Settings, site: Site, *, work: bool = True) -> Find
     missing = engine.missing_file(site.engine)
     if missing is not None:
         remedy = "run `exchange migrate`, which makes it"
-        yield fault("database", f"{missing} does not exist", remedy, command="exchange migrate")
+        said = f"{missing} does not exist"
+        yield fault("database", said, remedy, command="exchange migrate", alarm=Alarm.DATABASE)
         return
     for check, step in _FIRST:
         findings = looked(
-            check, partial(step, settings, site), f"see that {settings.shown_database_url} is right and runs"
+            check,
+            partial(step, settings, site),
+            f"see that {settings.shown_database_url} is right and runs",
+            Alarm.DATABASE,
         )
         yield from findings
         if any(finding.level is Level.FAULT for finding in findings):
             return
     for check, step in _TABLES + (_WORK if work else ()):
-        yield from looked(check, partial(step, settings, site), "see the database's own log")
+        alarm = Alarm.DATABASE if step is check_writes else None
+        yield from looked(check, partial(step, settings, site), "see the database's own log", alarm)
 
 
 def _reached(settings: Settings, site: Site) -> Findings:
@@ -74,13 +79,15 @@ def _reached(settings: Settings, site: Site) -> Findings:
 
 def _migrations(settings: Settings, site: Site) -> Findings:
     if migrate.is_behind(site.engine, branches(settings)):
-        yield fault("migrations", "the database is not as this version needs it", command="exchange migrate")
+        said = "the database is not as this version needs it"
+        yield fault("migrations", said, command="exchange migrate", alarm=Alarm.MIGRATIONS)
         return
     later = migrate.later_revisions(migrate.applied_revisions(site.engine))
     with locks.reading(site.engine) as connection:
         epoch = network.known_epoch(connection, settings.network)
     if epoch is None:
-        yield fault("migrations", "the database has no epoch yet", command="exchange migrate")
+        said = "the database has no epoch yet"
+        yield fault("migrations", said, command="exchange migrate", alarm=Alarm.MIGRATIONS)
     elif later:
         yield ok(
             "migrations", f"at {', '.join(later)} of a later version, whose tables this one works on; epoch {epoch}"
@@ -102,7 +109,7 @@ def _home(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         other = home.other_home(site, connection)
     if other is not None:
-        yield of_problem("database", other, Level.FAULT)
+        yield of_problem("database", other, Level.FAULT, alarm=Alarm.DATABASE)
 
 
 def _sessions(_settings: Settings, site: Site) -> Findings:
@@ -119,9 +126,8 @@ def _audit(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         missing = audit_chain.missing_triggers(connection)
     if missing:
-        yield warning(
-            "audit", missing, "run `exchange audit verify`, and ask who took them away", command="exchange audit verify"
-        )
+        remedy, command = "run `exchange audit verify`, and ask who took them away", "exchange audit verify"
+        yield warning("audit", missing, remedy, command=command, alarm=Alarm.TRIGGERS, subject="audit")
     else:
         yield ok("audit", "rows are only ever added to it")
 
@@ -136,7 +142,8 @@ def check_tables(_settings: Settings, site: Site) -> Findings:
                 also = [shared[stream.name]] if stream.name in shared else []
                 for problem in [*capture.check(connection, stream, captured=channel.source == site.network), *also]:
                     well = well and problem.minor
-                    yield of_problem("tables", problem, Level.WARNING if problem.minor else Level.FAULT)
+                    level, alarm = (Level.WARNING, None) if problem.minor else (Level.FAULT, Alarm.TRIGGERS)
+                    yield of_problem("tables", problem, level, alarm=alarm, subject=stream.name)
     if well:
         yield ok("tables", "every stream has its table, and there its triggers or, if it is received, exchange_version")
 
@@ -144,17 +151,17 @@ def check_tables(_settings: Settings, site: Site) -> Findings:
 def _schemas(_settings: Settings, site: Site) -> Findings:
     """Find models that changed under their schema version, and streams that the other side reads in another one."""
     with locks.reading(site.engine) as connection:
-        changed = [
-            problem
+        changed = {
+            (direction, stream): problem
             for direction in Direction
-            for problem in known_schemas.changed_schemas(site, connection, direction).values()
-        ]
+            for stream, problem in known_schemas.changed_schemas(site, connection, direction).items()
+        }
         unlike = [
             *known_schemas.unread_streams(site, connection).values(),
             *known_schemas.unlike_streams(site, connection),
         ]
-    for problem in changed:
-        yield of_problem("schemas", problem, Level.FAULT)
+    for (_, stream), problem in changed.items():
+        yield of_problem("schemas", problem, Level.FAULT, alarm=Alarm.SETTINGS, subject=stream)
     for problem in unlike:
         yield of_problem("schemas", problem)
     if not changed and not unlike:
@@ -255,12 +262,16 @@ def _database_clock(_settings: Settings, site: Site) -> Findings:
             "clock",
             f"it says {in_words(ours)}, but the ledger has an entry of {newest:%Y-%m-%d %H:%M:%S}",
             "set the clock, and have NTP keep it",
+            alarm=Alarm.CLOCK,
+            subject="ledger",
         )
     if theirs is not None and abs(theirs - ours) > MAX_DRIFT:
         yield fault(
             "clock",
             f"this machine and the database's are {abs(theirs - ours).total_seconds():.0f} seconds apart",
             "set both clocks, and have NTP keep them",
+            alarm=Alarm.CLOCK,
+            subject="database",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -13,12 +14,13 @@ from exchange.files.folder import HOME_MODE, PRIVATE_MODE, held
 from exchange.files.layout import Folders
 from exchange.files.shared_folders import Shared
 from exchange.files.spool import Spool
-from exchange.operating.doctor.finding import Findings, Level, fault, of_problem, ok, warning
+from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, fault, of_problem, ok, warning
 from exchange.settings import Settings, settings_file
 
 LOW_SHARE = 0.1
 LOW_BYTES = 1024**3
-"""Room is low below this share of a file system, and this many bytes beside what is needed."""
+LOW_FILES = 10_000
+"""Room is low below this share of a file system, and this many bytes beside what is needed, or this many files."""
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITABLE_BY_ALL = stat.S_IWOTH
@@ -41,7 +43,8 @@ def check_password_files(settings: Settings) -> Findings:
 def check_folders(places: Folders, batch_bytes: int) -> Findings:
     """Look at this side's folders and at those that it shares, who can read what is exported, and the room there is."""
     if not places.home.is_dir():
-        yield fault("folders", f"{places.home} does not exist", "run `exchange init` or `exchange migrate`")
+        said, remedy = f"{places.home} does not exist", "run `exchange init` or `exchange migrate`"
+        yield fault("folders", said, remedy, alarm=Alarm.FOLDER, subject="home")
         return
     yield from _private_folders(places)
     for shared in Spool(places).shared:
@@ -65,12 +68,16 @@ def _private_folders(places: Folders) -> Findings:
                 "folders",
                 f"{folder} is {stat.S_IMODE(mode):04o}, but it is ours alone",
                 command=f"chmod {allowed:o} {quote(str(folder))}",
+                alarm=Alarm.FOLDER,
+                subject=_name(places, folder),
             )
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             open_ones.append(folder)
-            yield fault("folders", f"{folder} can't be written by this user", "give it to the user that runs this")
+            said, remedy = f"{folder} can't be written by this user", "give it to the user that runs this"
+            yield fault("folders", said, remedy, alarm=Alarm.FOLDER, subject=_name(places, folder))
     if missing:
-        yield fault("folders", f"{places.home} lacks {', '.join(missing)}", "run `exchange init` or `exchange migrate`")
+        said, remedy = f"{places.home} lacks {', '.join(missing)}", "run `exchange init` or `exchange migrate`"
+        yield fault("folders", said, remedy, alarm=Alarm.FOLDER, subject="home")
     if not open_ones and not missing:
         yield ok("folders", f"{places.home} is ours alone")
 
@@ -80,11 +87,13 @@ def _shared_folder(places: Folders, shared: Shared) -> Findings:
     try:
         seen = folder.lstat()
     except OSError as error:
-        yield fault(role, f"{folder}: {error.strerror}", "mount it, or run `exchange init` to make it")
+        said, remedy = f"{folder}: {error.strerror}", "mount it, or run `exchange init` to make it"
+        yield fault(role, said, remedy, alarm=Alarm.FOLDER, subject=role)
         return
     if not stat.S_ISDIR(seen.st_mode):
         what = "a link" if stat.S_ISLNK(seen.st_mode) else "no folder"
-        yield fault(role, f"{folder} is {what}", f"name a folder, and no link to one, in EXCHANGE_{role.upper()}")
+        remedy = f"name a folder, and no link to one, in EXCHANGE_{role.upper()}"
+        yield fault(role, f"{folder} is {what}", remedy, alarm=Alarm.FOLDER, subject=role)
         return
     faults = list(_shared_folder_faults(places, shared, seen))
     yield from faults
@@ -95,20 +104,23 @@ def _shared_folder(places: Folders, shared: Shared) -> Findings:
 def _shared_folder_faults(places: Folders, shared: Shared, seen: os.stat_result) -> Findings:
     role, folder = shared.role, shared.path
     if (sentence := shared.fault()) is not None:
-        yield fault(role, sentence, "mount it; if it is the right folder, `exchange init` marks it")
+        remedy = "mount it; if it is the right folder, `exchange init` marks it"
+        yield fault(role, sentence, remedy, alarm=Alarm.FOLDER, subject=role)
     # Importing moves files out of incoming/, which takes the right to write there.
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        yield fault(role, f"{folder} can't be written by this user", "give this user the right to write there")
+        said, remedy = f"{folder} can't be written by this user", "give this user the right to write there"
+        yield fault(role, said, remedy, alarm=Alarm.FOLDER, subject=role)
     mode = stat.S_IMODE(seen.st_mode)
     if mode & _WRITABLE_BY_ALL and not mode & stat.S_ISVTX:
-        yield fault(
-            role, f"{folder} is {mode:04o}: everybody can write there", command=f"chmod o-w {quote(str(folder))}"
-        )
+        said, command = f"{folder} is {mode:04o}: everybody can write there", f"chmod o-w {quote(str(folder))}"
+        yield fault(role, said, command=command, alarm=Alarm.FOLDER, subject=role)
     if role == "incoming" and mode & stat.S_ISVTX and os.geteuid() not in {0, seen.st_uid}:
         yield fault(
             role,
             f"{folder} is {mode:04o} (sticky) and belongs to another user: others' files can't be taken out of it",
             f"give it to this user (chown), or chmod -t {quote(str(folder))}",
+            alarm=Alarm.FOLDER,
+            subject=role,
         )
     if role == "outgoing" and mode & places.folder_mode != places.folder_mode:
         yield warning(
@@ -136,7 +148,8 @@ def _readers(places: Folders) -> Findings:
         return
     name = carrier_group.name_of(places.group)
     if not carrier_group.may_give(places.group):
-        yield of_problem("readers", carrier_group.not_ours(places.group, "nothing can be published"), Level.FAULT)
+        problem = carrier_group.not_ours(places.group, "nothing can be published")
+        yield of_problem("readers", problem, Level.FAULT, alarm=Alarm.FOLDER, subject="outgoing")
     if group != places.group:
         yield warning("readers", f"{places.outgoing} is not the group {name}'s", command="exchange init")
     elif seen.barrier is not None:
@@ -158,12 +171,21 @@ def _space(places: Folders, batch_bytes: int) -> Findings:
         except FileNotFoundError:
             continue  # said above
         except OSError as error:
-            role = {places.outgoing: "outgoing", places.incoming: "incoming"}.get(folder, folder.name)
+            role = _name(places, folder)
             needs = _NEEDED_BY.get(role, "nothing that needs it goes on")
-            yield fault("space", f"{folder} can't be written: {error.strerror}: {needs}", _MEND)
+            said = f"{folder} can't be written: {error.strerror}: {needs}"
+            alarm = Alarm.DISK if error.errno in _FULL else Alarm.FOLDER
+            yield fault("space", said, _MEND, alarm=alarm, subject=role)
     for folders in on.values():
         yield from _file_system(places, folders, batch_bytes)
 
+
+def _name(places: Folders, folder: Path) -> str:
+    """Name a folder by what it is for."""
+    return {places.outgoing: "outgoing", places.incoming: "incoming", places.home: "home"}.get(folder, folder.name)
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _MEND = "make room there, or give this user the right to write; what waits goes on by itself"
 _NEEDED_BY = {
@@ -190,15 +212,21 @@ def _file_system(places: Folders, folders: list[Path], batch_bytes: int) -> Find
     names = ", ".join(one.name if one.parent == places.home else str(one) for one in folders)
     where = f"{mounts.described(folders[0])} with {names}"
     room = f"{free // 1024**2} of {total // 1024**2} MiB free"
+    # By the first of the folders on it: a device's name may change while the trouble stays.
+    subject = _name(places, folders[0])
+
+    def low(level: Level, said: str, remedy: str) -> Finding:
+        return Finding("space", level, f"{where}: {said}", remedy, "exchange prune", alarm=Alarm.DISK, subject=subject)
+
     if free < needed:
-        yield fault(
-            "space",
-            f"{where}: {free} bytes are free, and a batch on its way out may need {needed}",
-            "make room, or lower EXCHANGE_BATCH_BYTES",
-        )
+        said = f"{free} bytes are free, and a batch on its way out may need {needed}"
+        yield low(Level.FAULT, said, "make room, or lower EXCHANGE_BATCH_BYTES")
     elif disk.f_files and not disk.f_favail:
-        yield fault("space", f"{where}: it has no room for one more file (no inode is free)", "remove files there")
+        yield low(Level.FAULT, "it has no room for one more file (no inode is free)", "remove files there")
     elif free < total * LOW_SHARE and free < needed + LOW_BYTES:
-        yield warning("space", f"{where}: {room}", "make room before it is full")
+        yield low(Level.WARNING, room, "make room before it is full")
+    elif disk.f_files and disk.f_favail < min(disk.f_files * LOW_SHARE, LOW_FILES):
+        said = f"{disk.f_favail} of {disk.f_files} inodes are free: it has room for so many more files"
+        yield low(Level.WARNING, said, "remove files before it is full")
     else:
-        yield ok("space", f"{where}: {room}")
+        yield ok("space", f"{where}: {room}", subject=subject)

