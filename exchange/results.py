@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from exchange.database.ledger import Counts
+from exchange.database.ledger import Counts, Settled
 from exchange.database.locks import Busy
 from exchange.database.tables import DeadLetterState
 from exchange.format.as_dict import AsDict
@@ -30,6 +30,9 @@ class Imported:
 
     Or which of the application's hooks failed after its commit.
     """
+    trace: str | None = field(default=None, compare=False)
+    settled: tuple[Settled, ...] = field(default=(), compare=False)
+    """What a control batch said of batches that this side sent."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -167,6 +170,7 @@ class Exported(AsDict):
     sequence: int
     records: int
     bytes: int
+    trace: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,8 @@ class ExportRun:
     cautions: tuple[str, ...] = ()
     untold: str | None = None
     first_loads: tuple[FirstLoad, ...] = ()
+    left: tuple[Exported, ...] = ()
+    """What lay sealed since a run before this one, and was published first."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""

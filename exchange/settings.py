@@ -15,10 +15,11 @@ import io
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -133,6 +134,7 @@ LogLevel = Annotated[
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
     Expected("DEBUG, INFO, WARNING or ERROR"),
 ]
+LogFormat = Annotated[Literal["console", "json"], Expected("console or json")]
 FirstLoad = Annotated[Literal["auto", "never"], Expected("auto or never")]
 LinkKind = Annotated[Literal["two-way", "one-way"], Expected("two-way or one-way")]
 DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
@@ -314,6 +316,9 @@ class Settings(BaseModel):
         default=False, description="Keep the schedule in Redis with RedBeat (needs EXCHANGE_BROKER_URL)."
     )
     log_level: LogLevel = Field(default="INFO", description="How much is logged.")
+    log_format: LogFormat = Field(
+        default="console", description="How a line of the log looks: console for people, json for machines."
+    )
 
     @field_validator("peer")
     @classmethod
@@ -486,6 +491,11 @@ class Settings(BaseModel):
         return self.app == REFERENCE_APP and self.network == _ANSWERING_NETWORK
 
     @property
+    def passwords(self) -> tuple[str | None, ...]:
+        """What no log may show, beside whole URLs."""
+        return (make_url(self.database_url).password, *_broker_passwords(self.broker_url or ""))
+
+    @property
     def shown_database_url(self) -> str:
         """The database's URL for people: without its password, nor what stands behind a ?, which may be one, too."""
         return make_url(self.database_url).set(query={}).render_as_string(hide_password=True)
@@ -638,6 +648,13 @@ def _sentinels(url: str) -> str:
             f" {_SECRET}"
         )
     return url
+
+
+def _broker_passwords(url: str) -> Iterator[str | None]:
+    for node in url.partition("?")[0].split(";"):
+        with suppress(ValueError):
+            written = urlsplit(node).password
+            yield from (written, unquote(written)) if written else ()
 
 
 def _with_broker_password(url: str, file: Path) -> str:

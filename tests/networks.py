@@ -155,7 +155,7 @@ def _up(name: str, folder: Path, environment: dict[str, str], url: str, python: 
 
 
 def _wait_until_ready(network: Network) -> None:
-    wanted = [" ready."] + ["event=nudging"] * (network.environment.get("EXCHANGE_NUDGE") == "true")
+    wanted = [" ready."] + [" nudging imports"] * (network.environment.get("EXCHANGE_NUDGE") == "true")
     until(lambda: all(words in network.log.read_text() for words in wanted), network.log.read_text)
 
 

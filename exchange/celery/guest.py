@@ -40,11 +40,24 @@ _signs: list[BeatSigns] = []
 def join() -> None:
     """Give the tasks to every application of this process, those that are finalized already too; may be repeated."""
     if not structlog.is_configured():  # else our events follow the application's own way
-        logs.configure()
+        logs.join()
     connect_on_app_finalize(_register)
     for app in _get_active_apps():
         if app.finalized:
             _register(app)
+
+
+@signals.worker_init.connect
+@signals.worker_process_init.connect
+@signals.beat_init.connect
+def _speak_as_set(**_: Any) -> None:
+    """Have our own logger keep to a level and a form that are set; handlers and all other loggers are the host's."""
+    with suppress(SettingsFaults):
+        settings = load_settings()
+        if "log_level" in settings.model_fields_set:
+            log.setLevel(settings.log_level)
+        if "log_format" in settings.model_fields_set:
+            logs.speak(settings.log_format)
 
 
 def _register(app: Celery) -> None:

@@ -7,7 +7,6 @@ kind, and an application's commits are not to wait for us. Two looks at an index
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,7 +52,7 @@ def run_nudge(settings: Settings) -> NoReturn:
     What is away (broker, database, folder) is said once and waited for. Raises BrokerFault if the embedded
     broker does not run when this begins.
     """
-    logging.basicConfig(format=logs.LINE, level=settings.log_level)
+    logs.configure("nudge", settings.log_level, settings.log_format, secrets=settings.passwords)
     folder, changes = WatchedFolder(settings.incoming), Changes(make_engine(settings.database_url))
     imports = NudgedTask("exchange.import", "the incoming folder", FOLDER_SECONDS, lambda: _arrived(folder))
     exports = NudgedTask("exchange.export", "the database", COMMITS_SECONDS, changes.look)

@@ -8,6 +8,7 @@ them, and nothing connects to the database before a fork.
 from __future__ import annotations
 
 import sys
+import warnings
 
 from exchange.files.ownership import WrongOwner, refuse_imports
 
@@ -23,10 +24,13 @@ from exchange.operating import garbage
 
 if "celery.bin.celery" in sys.modules:
     garbage.collect_seldom()
+    # Celery's word on running as root is ten lines long and about pickle, which we don't accept.
+    warnings.filterwarnings("ignore", "You're running the worker with superuser")
 
 import json
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NoReturn
 
 import click
@@ -34,6 +38,7 @@ import redis
 import structlog
 from celery import Celery, current_task, signals
 from celery.app.amqp import AMQP
+from click.core import ParameterSource
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
@@ -91,9 +96,6 @@ def configuration(settings: Settings, broker_url: str) -> dict[str, Any]:
         "worker_consumer": "exchange.celery.gate:Gate",
         "task_time_limit": settings.task_seconds,
         "task_soft_time_limit": settings.task_seconds * SOFT_SHARE,
-        "worker_log_format": logs.LINE,
-        "worker_task_log_format": logs.LINE,
-        "beat_log_format": logs.LINE,
         "beat_schedule": schedule(settings),
         **_scheduler(settings, ours),
     }
@@ -180,6 +182,16 @@ class _Exchange(Celery):
     runs: str | None = None
     """Which of Celery's services this process is: neither speaks for whoever started it."""
 
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802 - Celery's name
+        """Give the worker."""
+        return self.subclass_with_self("exchange.celery.programs:Worker")
+
+    @cached_property
+    def Beat(self) -> Any:  # noqa: N802 - Celery's name
+        """Give beat."""
+        return self.subclass_with_self("exchange.celery.programs:Beat")
+
     def caller(self) -> Caller | None:
         """Name who calls what this process sends; None if nobody does.
 
@@ -225,7 +237,19 @@ app.loader.override_backends = {
     "rediss": "exchange.celery.connection:Results",
     "sentinel": "exchange.celery.connection:ResultsBehindSentinels",
 }
-logs.configure()
+
+
+@signals.setup_logging.connect
+def _log_as_set(loglevel: int, logfile: str | None = None, **_: Any) -> None:
+    """Log as the settings say, Celery's own lines too; what the command line says of level and file goes before."""
+    settings = settings_or_exit()
+    command = click.get_current_context(silent=True)
+    given = command and command.get_parameter_source("loglevel") is ParameterSource.COMMANDLINE
+    level = logging.getLevelName(loglevel) if given else settings.log_level
+    process = command.info_name if command and command.info_name in {"worker", "beat"} else "celery"
+    logs.configure(process, level, settings.log_format, file=logfile, secrets=settings.passwords)
+    # What a handler or a hook prints is a line, too.
+    app.log.redirect_stdouts("WARNING")
 
 
 @signals.beat_init.connect
@@ -235,6 +259,7 @@ def _is_beat(**_: Any) -> None:
     app.runs = "beat"
     if not HELD:
         HELD.append(pid_lock.hold(settings_or_exit().beat_lock, _say_waiting))
+    structlog.get_logger("exchange").info("ticking")
 
 
 def _say_waiting(who: str) -> None:
@@ -245,14 +270,6 @@ def _say_waiting(who: str) -> None:
 @signals.worker_init.connect
 def _is_worker(**_: Any) -> None:
     app.runs = "worker"
-
-
-@signals.after_setup_logger.connect
-def _reduce_celery_logging(loglevel: int, **_: Any) -> None:
-    """Leave our own events: every tick of an idle alarm clock would bury them."""
-    if loglevel > logging.DEBUG:
-        for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
-            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @signals.worker_init.connect

@@ -23,6 +23,7 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, current_app, current_task
 from sqlalchemy import Engine
+from structlog.contextvars import bound_contextvars
 
 from exchange.api import Exchange, RefusedArgument
 from exchange.api.acts import left_to_the_caller
@@ -65,8 +66,8 @@ from exchange.dead_letters.bulk_retry import Pace
 from exchange.dead_letters.counts import alarms
 from exchange.files.batch_files import parse_label
 from exchange.files.pid_lock import holding_name
-from exchange.format.errors import RecordError, TransientError
-from exchange.format.names import MAX_SEQUENCE, BatchName
+from exchange.format.errors import RecordError, TransientError, Verdict
+from exchange.format.names import CONTROL, MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import quarantine, release, strangers
 from exchange.link import epoch_adoption, epochs
@@ -139,33 +140,38 @@ def _task(name: str) -> Callable[[Work], Work]:
         @functools.wraps(work)
         def run(*args: Any, who: str | None = None, reason: str | None = None, **kwargs: Any) -> Result:
             """Check the arguments, do the work, and note it in the audit where somebody asked by hand."""
-            try:
-                check_words("who", who, MAX_NAME_CHARACTERS)
-                check_words("reason", reason, MAX_REASON_CHARACTERS)
-                needed = {"reason": reason} if needs_reason and reason else {}
-                arguments = named(signature, args, kwargs | needed)
-                with (
-                    interrupted_by(SoftTimeLimitExceeded),
-                    transient_errors(),
-                    _audited(name, arguments, who, reason) as act,
-                ):
-                    result = work(**arguments)
-                    if act is not None:
-                        act.came_to(result)
-                    return result
-            except Busy as busy:
-                log.info("busy", task=name, message=str(busy))
-                return busy.as_dict()
-            except _SAID as fault:
-                log.error("failed", task=name, message=str(fault))  # noqa: TRY400 - the sentence says it all
-                raise
-            finally:
-                _note_done()
+            with bound_contextvars(task=name, **_task_id()):
+                try:
+                    check_words("who", who, MAX_NAME_CHARACTERS)
+                    check_words("reason", reason, MAX_REASON_CHARACTERS)
+                    needed = {"reason": reason} if needs_reason and reason else {}
+                    arguments = named(signature, args, kwargs | needed)
+                    with (
+                        interrupted_by(SoftTimeLimitExceeded),
+                        transient_errors(),
+                        _audited(name, arguments, who, reason) as act,
+                    ):
+                        result = work(**arguments)
+                        if act is not None:
+                            act.came_to(result)
+                        return result
+                except Busy as busy:
+                    log.info("busy", message=str(busy))
+                    return busy.as_dict()
+                except _SAID as fault:
+                    log.error("failed", message=str(fault))  # noqa: TRY400 - the sentence says it all
+                    raise
+                finally:
+                    _note_done()
 
         WORK[name] = run
         return run  # type: ignore[return-value]
 
     return decorate
+
+
+def _task_id() -> dict[str, str]:
+    return {"task_id": str(current_task.request.id)} if current_task and current_task.request.id else {}
 
 
 def make_task(app: Celery, name: str, **options: Any) -> Any:
@@ -236,6 +242,8 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     hand_over = _handing("exchange.export", spread and channel is None)
     run = _exchange().export(channel, stopping=stopping, hand_over=hand_over)
     _warn(run.untold)
+    for left in run.left:
+        _say_outcome(left)
     for load in run.first_loads:
         log.info("first_load", **load.as_dict())
     if spread:  # a tick that meets the one before it, still at work, is no news
@@ -577,10 +585,7 @@ def _told(outcomes: Iterable[HasFields], notes: dict[str, Any], nothing: str, wh
     for outcome in outcomes:
         fields = outcome.as_dict()
         told.append(fields)
-        if isinstance(outcome, Imported) and not outcome.changed:
-            continue
-        said = {name: value for name, value in fields.items() if value not in (None, "")}
-        log.info(said.pop("verdict", None) or said.pop("state", None) or "published", **said)
+        _say_outcome(outcome)
     trouble = notes.get("trouble")
     if trouble:
         log.warning("trouble", message=trouble)
@@ -593,6 +598,25 @@ def _told(outcomes: Iterable[HasFields], notes: dict[str, Any], nothing: str, wh
     if notes.get("handed"):
         done.append(f"handed to tasks of their own: {', '.join(notes['handed'])}")
     return {**notes, what: told, "message": trouble or "; ".join(done) or nothing}
+
+
+def _say_outcome(outcome: HasFields) -> None:
+    """Log what became of one batch or record, by its place and its trace; a control batch is worth what it settles."""
+    fields = outcome.as_dict()
+    routine = False
+    if isinstance(outcome, Imported):
+        if not outcome.changed:
+            return
+        for one in outcome.settled:
+            _say_outcome(one)
+        fields["trace"] = outcome.trace
+        with suppress(ValueError):
+            name = BatchName.parse(outcome.batch)
+            fields |= {"epoch": name.epoch, "sequence": name.sequence}
+        routine = outcome.channel == CONTROL and outcome.verdict in {Verdict.APPLIED, Verdict.DUPLICATE}
+    said = {name: value for name, value in fields.items() if value not in (None, "")}
+    event = said.pop("verdict", None) or said.pop("state", None) or "published"
+    (log.debug if routine else log.info)(str(event), **said)
 
 
 def _unless_busy(outcome: Imported) -> Imported:

@@ -47,19 +47,36 @@ was_applied_since = sa.exists().where(
 
 
 @dataclass(frozen=True)
+class Settled(AsDict):
+    """A batch of ours of which the other side said what became of it there."""
+
+    batch: str
+    channel: str
+    epoch: str
+    sequence: int
+    state: BatchState
+    trace: str
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
 class Counts(AsDict):
-    """What became of a batch's records. ``told`` says of those that were applied what the database made of them."""
+    """What became of a batch's records. ``told`` says of those that were applied what the database made of them.
+
+    ``settled`` are batches of ours of which its records tell.
+    """
 
     applied: int = 0
     duplicate: int = 0
     stale: int = 0
     parked: int = 0
     told: str = field(default="", compare=False)
+    settled: tuple[Settled, ...] = field(default=(), compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the numbers."""
         numbers = super().as_dict()
-        del numbers["told"]
+        del numbers["told"], numbers["settled"]
         return numbers
 
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
-from exchange.format import strict_json
+from exchange.format import strict_json, traces
 from exchange.format.errors import (
     BatchError,
     Corrupt,
@@ -134,6 +134,11 @@ class Manifest:
         )
         _agree(manifest)
         return manifest
+
+    @property
+    def trace_id(self) -> str:
+        """Give the trace of the batch, by which both sides' logs and spans speak of it."""
+        return traces.trace_id(self.trace, self.source, str(self.name))
 
     def encode(self) -> builtins.bytes:
         """Write line 1, without its newline; ``ValueError`` if ``parse`` would not give it back."""

@@ -62,7 +62,12 @@ def apply_control_batch(site: Site, connection: Connection, arrival: Arrival, da
             control_reader.read(number, line)
     reader.check_counts({stream: OpCounts(upsert=count) for stream, count in control_reader.upserts.items()})
     control_reader.park()
-    return Counts(applied=control_reader.applied, duplicate=control_reader.known, parked=control_reader.refused)
+    return Counts(
+        applied=control_reader.applied,
+        duplicate=control_reader.known,
+        parked=control_reader.refused,
+        settled=tuple(control_reader.settled),
+    )
 
 
 def _supersede_earlier(connection: Connection, arrival: Arrival) -> None:
@@ -88,6 +93,7 @@ class _ControlReader:
         self._moment = now()
         self._said: set[tuple[str, ...]] = set()
         self.upserts: Counter[str] = Counter()
+        self.settled: list[ledger.Settled] = []
         self._letters: list[Letter] = []
         self._kept = self._bytes = 0
         self.applied = self.known = self.refused = 0
@@ -183,7 +189,7 @@ class _ControlReader:
         if verdict is ClaimVerdict.RESTORED:
             network.halt(self._connection, why)
             return True
-        acknowledge.apply_receipt(self._connection, self._site.peer, said)
+        self.settled += acknowledge.apply_receipt(self._connection, self._site, said)
         for values in agreed:
             key = {"direction": Direction.OUT, "channel": said.channel, "stream": values["stream"]}
             upsert(self._connection, agreement, key, values | {"compared_at": self._moment})

@@ -36,7 +36,9 @@ def record_failure(site: Site, seen: Arrival | Stranger, fall: Crashed) -> Impor
                 if not is_batch_fault(further):
                     raise
     # The next run finds it where it lies.
-    return Imported(seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.CRASHED, verdict.sentence)
+    return Imported(
+        seen.sighting.stem, seen.place[0], Verdict.WAITING, Reason.CRASHED, verdict.sentence, trace=seen.trace
+    )
 
 
 def _verdict(why: str, attempts: int, most: int) -> Decision:

@@ -53,6 +53,11 @@ class Arrival:
         return (self.manifest.channel, self.manifest.epoch, self.manifest.sequence)
 
     @property
+    def trace(self) -> str:
+        """The batch's trace."""
+        return self.manifest.trace_id
+
+    @property
     def counted_as(self) -> str:
         """Say under which key attempts at it are counted: whichever of its publications they were made with."""
         return str(self.manifest.name)
@@ -85,6 +90,11 @@ class Stranger:
             return (self.manifest.channel, self.manifest.epoch, self.manifest.sequence)
         name = self.sighting.name
         return (name.channel, name.epoch, name.sequence)
+
+    @property
+    def trace(self) -> str | None:
+        """The batch's trace, if its manifest is believed."""
+        return self.manifest.trace_id if self.manifest else None
 
     @property
     def counted_as(self) -> str:

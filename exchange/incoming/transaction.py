@@ -67,7 +67,16 @@ def _import_batch(site: Site, arrival: Arrival) -> Imported:
     trouble = moved(site.spool.archive, arrival.sighting)
     superseding.retire_superseded(site, arrival)
     stem, name = arrival.sighting.stem, arrival.channel.name
-    return Imported(stem, name, Verdict.APPLIED, message=done.told, records=done, trouble=trouble)
+    return Imported(
+        stem,
+        name,
+        Verdict.APPLIED,
+        message=done.told,
+        records=done,
+        trouble=trouble,
+        trace=arrival.trace,
+        settled=done.settled,
+    )
 
 
 def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:

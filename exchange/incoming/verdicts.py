@@ -51,7 +51,16 @@ def record_verdict(site: Site, seen: Arrival | Stranger, verdict: Decision) -> I
                 _record_waiting(site, seen, BatchState.WAITING, verdict)
     assert verdict.verdict is not None  # NEXT is applied, never settled
     stem, channel = seen.sighting.stem, seen.place[0]
-    return Imported(stem, channel, verdict.verdict, verdict.reason, verdict.sentence, changed=changed, trouble=trouble)
+    return Imported(
+        stem,
+        channel,
+        verdict.verdict,
+        verdict.reason,
+        verdict.sentence,
+        changed=changed,
+        trouble=trouble,
+        trace=seen.trace,
+    )
 
 
 def moved(move: Callable[..., None], *files: Any) -> str | None:

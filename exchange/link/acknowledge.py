@@ -10,21 +10,24 @@ from sqlalchemy import Connection
 
 from exchange.database import ledger
 from exchange.database.tables import BatchState, Direction, batch
+from exchange.format import traces
 from exchange.format.control import Range, Receipt, RefusedBatch, within
 from exchange.format.errors import Reason, printable
-from exchange.format.names import CONTROL
+from exchange.format.names import CONTROL, BatchName
+from exchange.site import Site
 
 _GONE = frozenset({Reason.GIVEN_UP, Reason.LOST})
 """Why a batch will never be there, whatever a later receipt leaves out."""
 
 
-def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
+def apply_receipt(connection: Connection, site: Site, receipt: Receipt) -> list[ledger.Settled]:
     """Bring the batches of the receipt's channel and epoch, which is ours now, to where it says that they stand.
 
     Once the other side has this epoch, what is left of older ones will never be acknowledged, and is discarded: the
-    snapshots of the new one have it all. May be repeated. Runs in the importer's transaction, under the lock of the
-    channel ``control``; the rows are locked in one order.
+    snapshots of the new one have it all. Gives the batches that it settles. May be repeated. Runs in the
+    importer's transaction, under the lock of the channel ``control``; the rows are locked in one order.
     """
+    peer, settled = site.peer, list[ledger.Settled]()
     refused = {one.sequence: one for one in receipt.refused}
     lacking = [one for one in receipt.missing if one[0] <= receipt.through]
     there: dict[BatchState, list[int]] = {BatchState.PUBLISHED: [], BatchState.REJECTED: []}
@@ -34,11 +37,15 @@ def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
         if row.reason in _GONE:
             continue
         if row.sequence in refused:
-            _reject(connection, row, f"{peer} refused it: ", refused[row.sequence])
+            if _reject(connection, row, f"{peer} refused it: ", refused[row.sequence]):
+                reason = _reason(refused[row.sequence].reason)
+                settled.append(_settled(site, receipt, row, BatchState.REJECTED, reason))
         elif within(row.sequence, receipt.given_up):
             passed[state].append(row.id)
+            settled.append(_settled(site, receipt, row, BatchState.REJECTED, Reason.GIVEN_UP))
         elif _has(receipt, refused, lacking, row.sequence):
             there[state].append(row.id)
+            settled.append(_settled(site, receipt, row, BatchState.ACKNOWLEDGED))
     for before, ids in there.items():
         change = (before, BatchState.ACKNOWLEDGED)
         ledger.move_all(connection, Direction.OUT, ids, change, f"{peer} has it: applied through {receipt.through}")
@@ -49,6 +56,13 @@ def apply_receipt(connection: Connection, peer: str, receipt: Receipt) -> None:
         ledger.move_all(connection, Direction.OUT, ids, change, cause, reason=Reason.GIVEN_UP)
     if receipt.through:
         _discard_left(connection, peer, receipt)
+    return settled
+
+
+def _settled(site: Site, receipt: Receipt, row: Any, state: BatchState, reason: Reason | None = None) -> ledger.Settled:
+    name = str(BatchName(receipt.channel, receipt.epoch, row.sequence))
+    trace = traces.trace_id(row.trace, site.network, name)
+    return ledger.Settled(name, receipt.channel, receipt.epoch, row.sequence, state, trace, reason)
 
 
 def acknowledge_control(connection: Connection, peer: str, epoch: str, sequence: int) -> None:
@@ -82,7 +96,7 @@ def _unsettled(connection: Connection, receipt: Receipt) -> Iterable[Any]:
 
 
 _UNSETTLED = (
-    sa.select(batch.c.id, batch.c.sequence, batch.c.state, batch.c.reason)
+    sa.select(batch.c.id, batch.c.sequence, batch.c.state, batch.c.reason, batch.c.trace)
     .where(
         batch.c.state.in_([BatchState.PUBLISHED, BatchState.REJECTED]),
         batch.c.direction == Direction.OUT,
@@ -108,13 +122,15 @@ def _published(channel: str, epoch: str) -> sa.Select[Any]:
     )
 
 
-def _reject(connection: Connection, row: Any, opening: str, said: RefusedBatch) -> None:
-    """Write down why a batch was refused, unless that is written down already."""
+def _reject(connection: Connection, row: Any, opening: str, said: RefusedBatch) -> bool:
+    """Write down why a batch was refused, unless that is written down already; say whether it was news."""
     reason = _reason(said.reason)
-    if (row.state, row.reason) != (BatchState.REJECTED, reason):
+    news = bool((row.state, row.reason) != (BatchState.REJECTED, reason))
+    if news:
         change = (BatchState(row.state), BatchState.REJECTED)
         cause = f"{opening}{printable(said.message, 500)}"
         ledger.move_all(connection, Direction.OUT, [row.id], change, cause, reason=reason)
+    return news
 
 
 def _reason(said: str) -> Reason:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import selectors
 import signal
@@ -23,6 +24,7 @@ from typing import TextIO
 
 from exchange.files.ownership import why_not_imported
 from exchange.format.errors import TransientError, printable
+from exchange.operating import logs
 from exchange.operating.broker import EmbeddedBroker
 from exchange.operating.prepare import prepare
 from exchange.operating.readiness import ReadyPipe
@@ -40,11 +42,11 @@ TICK_SECONDS = 0.2
 
 _COLOURS = {"nudge": 34, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
+_PROCESSES = {"exchange": "up"}
+"""What a process calls itself in its own lines, where that is not what it is called before them."""
 _PR_SET_PDEATHSIG = 1
 _CHILD_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
-    # Celery's word on running as root is ten lines long and about pickle, which we don't accept.
-    "PYTHONWARNINGS": "ignore:You're running the worker with superuser",
 }
 
 
@@ -84,7 +86,9 @@ class Supervisor:
     def __init__(self, settings: Settings, out: TextIO | None = None) -> None:
         """Take the side to run and where the logs go (stderr)."""
         self._out = out or sys.stderr
-        self._coloured = self._out.isatty() and "NO_COLOR" not in os.environ
+        self._coloured = self._out.isatty() and not os.environ.get("NO_COLOR")
+        self._folded = self._out.isatty()
+        self._json = settings.log_format == logs.JSON
         self._stops = 0
         self._selector = selectors.DefaultSelector()
         self._children = _children(settings)
@@ -191,7 +195,7 @@ class Supervisor:
 
     def _say_of(self, child: _Child, line: bytes) -> None:
         text = line.decode(errors="backslashreplace")
-        child.last_words = text.strip() or child.last_words
+        child.last_words = _words(text) or child.last_words
         self._say(child.name, text)
 
     def _clean_up_after(self, child: _Child) -> None:
@@ -252,29 +256,49 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _say(self, name: str, line: str) -> None:
+        if self._json:
+            if line.strip():
+                self._write(
+                    line if _is_object(line) else logs.line_now(line.strip(), _PROCESSES.get(name, name), logs.JSON)
+                )
+            return
         label = f"{name:8} |"
         if self._coloured:
             label = f"\x1b[{_COLOURS[name]}m{label}\x1b[0m"
+        line = f"{label} {line.rstrip().translate(_UNPRINTABLE)}"
+        self._write(logs.fold(line, f"{name:8} |     ") if self._folded else line)
+
+    def _write(self, line: str) -> None:
         # A closed terminal must not keep us from stopping our children.
         with contextlib.suppress(OSError, ValueError):
-            self._out.write(f"{label} {line.rstrip().translate(_UNPRINTABLE)}\n")
+            self._out.write(f"{line}\n")
             self._out.flush()
 
 
 def _children(settings: Settings) -> list[_Child]:
     celery = [sys.executable, "-m", "celery", "-q", "-A", "exchange"]
-    level = ["--loglevel", settings.log_level]
     # No mingle, no gossip: this side has one worker, and it starts a second sooner.
     worker = [
         "worker",
-        *level,
         "--hostname",
         f"exchange-{settings.network}@%h",
         "--without-mingle",
         "--without-gossip",
     ]
     nudge = [_Child("nudge", [sys.executable, "-m", "exchange", "nudge"])] if settings.nudge else []
-    return [*nudge, _Child("worker", celery + worker), _Child("beat", [*celery, "beat", *level])]
+    return [*nudge, _Child("worker", celery + worker), _Child("beat", [*celery, "beat"])]
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _words(line: str) -> str:
+    """Give what a line of a child's log says."""
+    return str(json.loads(line).get("event", "")) if _is_object(line) else line.strip()
 
 
 def _ended(code: int) -> str:

@@ -53,7 +53,7 @@ def export(
     handed: list[str] = []
     resent: tuple[Resent, ...] = ()
     first_loads = first_load.FirstLoads()
-    tables, work = _Tables(site), _Work(site, stopping)
+    tables, work, left = _Tables(site), _Work(site, stopping), _Left([], [], {}, [])
     try:
         _check_network(site)
         _queue_due_snapshots(site)
@@ -99,6 +99,7 @@ def export(
         tuple(tables.faults),
         tuple(tables.cautions),
         first_loads=first_loads.begun,
+        left=tuple(left.batches),
     )
 
 
@@ -206,11 +207,12 @@ def _queue_due_snapshots(site: Site) -> None:
 
 
 class _Left(NamedTuple):
-    """What came of batches that lay sealed: who holds which, what is lost, and by channel what keeps them there."""
+    """What came of batches that lay sealed: who holds which, what is lost, what keeps a channel's, what went out."""
 
     busy: list[Busy]
     lost: list[str]
     stuck: dict[str, str]
+    batches: list[Exported]
 
 
 def _publish_left(site: Site, wanted: str | None) -> _Left:
@@ -220,13 +222,15 @@ def _publish_left(site: Site, wanted: str | None) -> _Left:
     if left:
         with transient_errors():
             site.spool.sweep()  # whoever left it sealed may have left files half written, too
-    found = _Left([], [], {})
+    found = _Left([], [], {}, [])
     for name in sorted(left):
         channel = site.channel(name)
         if wanted == name or (channel.called(wanted) if channel else wanted is None):
             try:
                 with transient_errors():
-                    found.lost.extend(publish_sealed(site, name))
+                    published = publish_sealed(site, name)
+                found.batches.extend(published.batches)
+                found.lost.extend(published.lost)
             except Busy as held:
                 found.busy.append(held)
             except FolderTrouble as error:

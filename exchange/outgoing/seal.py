@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -131,22 +131,30 @@ def exported(manifest: Manifest) -> Exported:
         manifest.sequence,
         manifest.total,
         manifest.bytes,
+        manifest.trace_id,
     )
 
 
 # Publish: files move only after the commit, and each move may be repeated
 
 
-def publish_sealed(site: Site, channel: str) -> list[str]:
+class Published(NamedTuple):
+    """What was published of what lay sealed, and a sentence for each whose files are gone."""
+
+    batches: list[Exported]
+    lost: list[str]
+
+
+def publish_sealed(site: Site, channel: str) -> Published:
     """Publish every sealed batch of a channel, in order. Raises Busy and TransientError; what is left stays sealed.
 
-    Gives a sentence for each whose files are gone: nobody can publish it, so a snapshot goes in its place. Commits them
-    together, under the channel's lock.
+    One whose files are gone nobody can publish, so a snapshot goes in its place. Commits them together, under the
+    channel's lock.
     """
-    lost: list[str] = []
+    done = Published([], [])
     with reading(site.engine) as connection:
         if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
-            return lost
+            return done
     with locked(site.engine, export_lock(channel)) as connection:
         for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             manifest = Manifest.parse((entry.manifest or "").encode())
@@ -154,12 +162,13 @@ def publish_sealed(site: Site, channel: str) -> list[str]:
                 site.spool.publish(manifest.name, manifest.encoding)
             except SealedGone as gone:
                 lose(connection, entry, gone.sentence)
-                lost.append(gone.sentence)
+                done.lost.append(gone.sentence)
                 continue
             cause = f"published as {printable(entry.stem)}"
             again = next_copy(site, manifest, 1)
             ledger.move(connection, entry, BatchState.PUBLISHED, cause, published_at=now(), again_at=again)
-    return lost
+            done.batches.append(exported(manifest))
+    return done
 
 
 def next_copy(site: Site, manifest: Manifest, attempt: int) -> datetime | None:

@@ -97,7 +97,7 @@ def test_what_a_process_that_hangs_did_not_nudge_for_beat_finds(side: Side) -> N
         "EXCHANGE_REQUIRE_SIGNATURE": "false",
     }
     _, log = side.up(forked=True)
-    until(lambda: "event=nudging" in log.read_text())
+    until(lambda: " nudging imports" in log.read_text())
     hanging = psutil.Process(int(holder(side).rpartition(" ")[2]))
     hanging.suspend()
     engine = make_engine(f"sqlite:///{side.home}/exchange.db")
@@ -157,7 +157,7 @@ def test_an_export_follows_a_commit_and_an_import_a_whole_batch(side: Side, nudg
 def test_nudges_do_not_pile_up_where_no_worker_takes_them(side: Side, nudged: redis.Redis) -> None:
     prepare(side)
     log = start(side)
-    until(lambda: "event=nudging" in log.read_text())
+    until(lambda: " nudging imports" in log.read_text())
     stems = (f"{STEM[:-2]}{number:02}" for number in itertools.count())
 
     def waiting() -> int:
@@ -192,8 +192,8 @@ _IMPATIENT = (
 
 def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, nudged: redis.Redis) -> None:
     _, log = side.start("nudge", "-c", _IMPATIENT, forked=True)
-    away = 'event=away what="{}"'.format
-    until(lambda: log.read_text().count("event=away") == 2)
+    away = ' away what="{}"'.format
+    until(lambda: log.read_text().count(" away what=") == 2)
     (side.home / "incoming").mkdir(parents=True)
     for number in range(2):  # between two imports the database is asked again and again
         bring(side, f"{STEM[:-1]}{number}")
@@ -201,7 +201,7 @@ def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, 
     prepare(side)
     commit(side)
     until(lambda: take(nudged) == "exchange.export")
-    assert log.read_text().count("event=back") == 2
+    assert log.read_text().count(" back what=") == 2
 
     shutil.move(side.home / "incoming", side.home / "elsewhere")
     until(lambda: log.read_text().count(away("the incoming folder")) == 2)
@@ -213,19 +213,19 @@ def test_what_is_away_is_said_once_and_gone_on_with_when_it_is_back(side: Side, 
     until(lambda: take(nudged) == "exchange.import")
     said = log.read_text()
     assert (said.count(away("the database")), said.count(away("the incoming folder"))) == (1, 2), said
-    assert said.count("event=back") == 3
+    assert said.count(" back what=") == 3
     assert "Traceback" not in said
 
 
 def test_a_second_process_waits_for_the_first(side: Side, nudged: redis.Redis) -> None:
     prepare(side)
     first_log = start(side)
-    until(lambda: "event=nudging" in first_log.read_text())
+    until(lambda: " nudging imports" in first_log.read_text())
     first = side.processes[-1]
     second_log = start(side, "second")
     until(lambda: f"{holder(side)} nudges here" in second_log.read_text())
     first.terminate()
-    until(lambda: "event=nudging" in second_log.read_text())
+    until(lambda: " nudging imports" in second_log.read_text())
 
 
 def test_without_the_embedded_broker_a_sentence_says_how_to_get_one(side: Side) -> None:
@@ -239,7 +239,7 @@ def test_without_the_embedded_broker_a_sentence_says_how_to_get_one(side: Side) 
 def test_ctrl_c_ends_it_in_silence(side: Side, nudged: redis.Redis) -> None:
     prepare(side)
     log = start(side)
-    until(lambda: "event=nudging" in log.read_text())
+    until(lambda: " nudging imports" in log.read_text())
     side.processes[-1].send_signal(signal.SIGINT)
     assert side.processes[-1].wait(30) == 0
     assert len(log.read_text().splitlines()) == 1

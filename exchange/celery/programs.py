@@ -1,0 +1,39 @@
+"""Celery's worker and beat as programs of ours: what they say is a line of the log, and a banner is for terminals."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from celery.apps import beat, worker
+
+from exchange.operating import logs
+
+
+class Worker(worker.Worker):  # type: ignore[misc]
+    """Celery's worker."""
+
+    def emit_banner(self) -> None:
+        """Show the banner where somebody sees it."""
+        if sys.__stdout__ is not None and sys.__stdout__.isatty():
+            super().emit_banner()
+
+
+class Beat(beat.Beat):  # type: ignore[misc]
+    """Celery's beat."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take what Celery gives."""
+        super().__init__(**options | {"quiet": options.get("quiet") or not os.isatty(1)})
+
+
+def _say(sentence: object, _stream: object = None) -> None:
+    """Log what Celery says in a handler of a signal, where no logger may be asked."""
+    try:
+        os.write(2, f"{logs.line_now(str(sentence).strip())}\n".encode(errors="backslashreplace"))
+    except OSError:  # nobody reads it any more
+        return
+
+
+worker.safe_say = _say
