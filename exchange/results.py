@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from exchange.database.ledger import Counts, Settled
 from exchange.database.locks import Busy
+from exchange.database.pauses import Pause
 from exchange.database.tables import DeadLetterState
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Problem, Reason, Verdict, printable
@@ -137,7 +138,7 @@ class ImportRun(AsDict):
 
     ``handed`` names the channels that were handed over, to be imported beside this run. ``reunited`` are parked
     records that were retried because what they refer to may have come. Of ``strangers`` those that are told of are
-    among ``batches``.
+    among ``batches``. Of what is ``paused`` the files stay in ``incoming/``.
     """
 
     batches: tuple[Imported, ...]
@@ -149,6 +150,7 @@ class ImportRun(AsDict):
     strangers: Strangers = field(default_factory=Strangers)
     left_alone: tuple[LeftAloneFiles, ...] = ()
     untold: str | None = None
+    paused: tuple[Pause, ...] = ()
 
     @property
     def busy(self) -> tuple[Busy, ...]:
@@ -209,7 +211,7 @@ class ExportRun:
     ``handed`` names the channels that were handed over, to be exported beside this run. ``resent`` are batches that
     were published again, because the other side misses them or because nobody answers. ``faults`` say of which streams
     changes are not seen or not sent, ``cautions`` what else was not captured, or was called off. ``untold`` says why
-    the other side could not be told of it yet. ``first_loads`` begin with this run.
+    the other side could not be told of it yet. ``first_loads`` begin with this run; of what is ``paused`` nothing went.
     """
 
     batches: tuple[Exported, ...]
@@ -224,6 +226,7 @@ class ExportRun:
     first_loads: tuple[FirstLoad, ...] = ()
     left: tuple[Exported, ...] = ()
     """What lay sealed since a run before this one, and was published first."""
+    paused: tuple[Pause, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -238,6 +241,7 @@ class ExportRun:
             "cautions": list(self.cautions),
             "untold": self.untold,
             "first_loads": [one.as_dict() for one in self.first_loads],
+            "paused": [one.as_dict() for one in self.paused],
         }
 
 

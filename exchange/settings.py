@@ -135,6 +135,9 @@ LogLevel = Annotated[
     Expected("DEBUG, INFO, WARNING or ERROR"),
 ]
 LogFormat = Annotated[Literal["console", "json"], Expected("console or json")]
+ChannelsOff = Annotated[
+    str, Expected("names of channels with commas between, each as it is or with :in or :out behind it")
+]
 FirstLoad = Annotated[Literal["auto", "never"], Expected("auto or never")]
 LinkKind = Annotated[Literal["two-way", "one-way"], Expected("two-way or one-way")]
 DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
@@ -220,6 +223,10 @@ class Settings(BaseModel):
         default="auto",
         description="Whether rows that were there before capture are sent with the first export; never leaves that to"
         " `exchange resync`.",
+    )
+    channels_off: ChannelsOff = Field(
+        default="",
+        description="Channels that stand still from the start, such as `a,b:out`: nothing is sent or taken in of them.",
     )
     answer_every: Seconds = Field(
         default=5.0, description="Seconds between two looks for requests to answer (reference application)."
@@ -391,6 +398,15 @@ class Settings(BaseModel):
             raise ValueError(f"expected a URL such as redis://:password@host:6379/0, found {_SECRET}")
         return value if file is None else _with_broker_password(value, file)
 
+    @field_validator("channels_off")
+    @classmethod
+    def _named_channels(cls, value: str) -> str:
+        for name, way in _named(value):
+            if not NAME.fullmatch(name) or way not in {"", "in", "out"}:
+                found = printable(repr(f"{name}:{way}" if way else name), 80)
+                raise ValueError(f"expected {_expected('channels_off')}, found {found}")
+        return value
+
     @field_validator("carrier_group")
     @classmethod
     def _known_group(cls, group: str | None) -> str | None:
@@ -476,6 +492,11 @@ class Settings(BaseModel):
             snapshot_days=self.snapshot_every,
             period_seconds=self.export_every,
         )
+
+    @property
+    def named_off(self) -> tuple[tuple[str, str], ...]:
+        """The channels that are to stand still: the name of each, and ``in``, ``out`` or nothing."""
+        return _named(self.channels_off)
 
     @property
     def carrier_group_number(self) -> int | None:
@@ -612,6 +633,11 @@ def _written(default: object, field: str) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:04o}" if field.endswith("_mode") else str(default)
+
+
+def _named(value: str) -> tuple[tuple[str, str], ...]:
+    parts = (one.strip().partition(":") for one in value.split(",") if one.strip())
+    return tuple((name, way) for name, _, way in parts)
 
 
 def _password(file: Path) -> str:

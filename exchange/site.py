@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from exchange.channels.channel import MAX_SHARDS, Channel, at_network
 from exchange.channels.schemas import Checker
 from exchange.database.dialects import dialect_of
+from exchange.database.pauses import Place
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.limits import Limits
@@ -46,6 +47,8 @@ class Site:
     """Whether rows that differ from their source's are to be sent again, or only reported."""
     first_load: bool = True
     """Whether rows that were there before capture are sent unasked."""
+    off: frozenset[Place] = frozenset()
+    """Channels, by their declared names, that a setting has stand still."""
     progress: Progress = field(default_factory=Progress, compare=False)
     """How far the work at hand is, for whoever watches it."""
     read_trusted: Callable[[], TrustedKeys] | None = None

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from exchange.api.acts import Done
     from exchange.api.dead_letters import DeadLetters
     from exchange.channels.channel import Channel
+    from exchange.database.tables import Direction
     from exchange.incoming.replay import Replayed
+    from exchange.operating.channels import ListedChannel, PausedOrResumed
     from exchange.operating.doctor import Finding
     from exchange.operating.status import Status
     from exchange.results import ExportRun, ImportRun, Resynced
@@ -285,6 +287,65 @@ class Exchange:
             return assemble(self.settings, keyless=True, engine=self._borrowed(), channels=self._channels)
 
         return list(examine_side(self.settings, keyless, work=work))
+
+    # Channels
+
+    def channels(self) -> list[ListedChannel]:
+        """Give all declared channels, each with how it stands: whether it is paused, what waits, when it was done."""
+        from exchange.operating.channels import list_channels
+
+        return list_channels(self.site)
+
+    def waiting_files(self) -> Problem | None:
+        """Say how many batches of paused channels lie in ``incoming/``, and how much room is left there."""
+        from exchange.operating.channels import waiting_files
+
+        return waiting_files(self.site)
+
+    def pause(
+        self, channel: str, reason: str, *, direction: str | None = None, who: str | None = None
+    ) -> PausedOrResumed:
+        """Have a channel stand still from now on, and tell the other side; a batch at hand ends.
+
+        Raises RefusedArgument for one that is not declared here, or goes the other way than ``direction`` says.
+        """
+        from exchange.operating.channels import pause_channel
+
+        return self._stand_still("pause_channel", pause_channel, channel, reason, direction, who)
+
+    def resume(
+        self, channel: str, reason: str, *, direction: str | None = None, who: str | None = None
+    ) -> PausedOrResumed:
+        """Let a channel go on that was paused. Raises as ``pause`` does, and for one that a setting names."""
+        from exchange.operating.channels import resume_channel
+
+        def resumed(site: Site, name: str, _reason: str, way: Direction | None) -> PausedOrResumed:
+            return resume_channel(site, name, way)
+
+        return self._stand_still("resume_channel", resumed, channel, reason, direction, who)
+
+    def _stand_still(
+        self,
+        action: str,
+        work: Callable[[Site, str, str, Direction | None], PausedOrResumed],
+        channel: str,
+        reason: str,
+        direction: str | None,
+        who: str | None,
+    ) -> PausedOrResumed:
+        from exchange.database.tables import Direction
+
+        if direction not in {None, *Direction}:
+            raise RefusedArgument(f"direction: expected in or out, found {printable(repr(direction), 80)}")
+        way = None if direction is None else Direction(direction)
+        site = self.site
+        with self.act(site, action, {"channel": channel, "direction": direction}, who, reason) as act:
+            try:
+                done = work(site, channel, reason, way)
+            except RecordError as error:
+                raise RefusedArgument(f"{error.sentence}; nothing was changed") from error
+            act.came_to(done.as_dict())
+        return done
 
     def migrate(self) -> None:
         """Make folders and the exchange's own tables as this version needs them, as ``exchange migrate`` does."""

@@ -60,6 +60,7 @@ from exchange.database.batch_fault import interrupted_by
 from exchange.database.borrowed import EngineRefused
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
+from exchange.database.pauses import Pause, Paused
 from exchange.database.tables import BatchState
 from exchange.database.whoami import acting_for
 from exchange.dead_letters.bulk_retry import Pace
@@ -244,6 +245,7 @@ def export(channel: str | None = None, spread: bool = False) -> Result:
     _warn(run.untold)
     for left in run.left:
         _say_outcome(left)
+    _refuse_paused(channel, run.paused, spread=spread)
     for load in run.first_loads:
         log.info("first_load", **load.as_dict())
     if spread:  # a tick that meets the one before it, still at work, is no news
@@ -267,6 +269,7 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     hand_over = _handing("exchange.import", spread and channel is None and batch is None)
     run = _exchange().import_batches(channel, batch=batch, stopping=stopping, hand_over=hand_over)
     _warn(run.untold)
+    _refuse_paused(channel, run.paused, spread=spread)
     done = [one for one in run.batches if not one.busy]
     if spread:
         run = dataclasses.replace(run, batches=tuple(done))
@@ -409,6 +412,27 @@ def free_row(stream: str, key: str) -> Result:
     for name, value in (("stream", stream), ("key", key)):
         check_text(name, value or None)
     return version_limit.free(_site(), stream or "", key or "").as_dict()
+
+
+@_task("exchange.pause_channel")
+def pause_channel(reason: str, channel: str, direction: str | None = None) -> Result:
+    """Have a channel stand still: nothing of it is sent, or nothing taken in."""
+    check_text("channel", channel or 0)
+    check_text("direction", direction)
+    return _paused_or_resumed(_exchange().pause(channel, reason, direction=direction).as_dict())
+
+
+@_task("exchange.resume_channel")
+def resume_channel(reason: str, channel: str, direction: str | None = None) -> Result:
+    """Let a channel go on that was paused."""
+    check_text("channel", channel or 0)
+    check_text("direction", direction)
+    return _paused_or_resumed(_exchange().resume(channel, reason, direction=direction).as_dict())
+
+
+def _paused_or_resumed(done: Result) -> Result:
+    log.info("channel", **{name: value for name, value in done.items() if value is not None})
+    return done
 
 
 @_task("exchange.resync")
@@ -629,6 +653,12 @@ def _raise_if_only_busy(busy: Sequence[Busy], done: Sequence[object]) -> None:
     """Answer that somebody else is at work, where that is all there is to say. Raises Busy."""
     if busy and not done:
         raise busy[0]
+
+
+def _refuse_paused(channel: str | None, paused: Sequence[Pause], *, spread: bool) -> None:
+    """Answer who paused it where somebody asks for just this channel; to a tick that is no news. Raises Paused."""
+    if channel is not None and paused and not spread:
+        raise Paused(paused[0])
 
 
 def _counted(counts: dict[str, Any], nothing: str) -> Result:

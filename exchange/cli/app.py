@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "setup.doctor",
     "check": "check.check",
     "status": "status.status",
+    "channels": "channels.app",
     "export": "transfer.export",
     "import": "transfer.import_",
     "replay": "transfer.replay",

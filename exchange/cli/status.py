@@ -82,6 +82,7 @@ def _moment(written: str | None) -> str:
 
 
 def _say_what_waits(found: Status) -> None:
+    _say_what_is_paused(found)
     for one in found.channels:
         if one.sealed:
             output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
@@ -100,6 +101,13 @@ def _say_what_waits(found: Status) -> None:
     for sentence in found.alarms:
         output.print_error(sentence)
     _print_strangers(found)
+
+
+def _say_what_is_paused(found: Status) -> None:
+    for pause in dict.fromkeys(one.paused for one in found.channels if one.paused):
+        output.warn(str(pause))
+    for there in dict.fromkeys(one.paused_there for one in found.channels if one.paused_there):
+        output.warn(str(there.told(found.peer)))
 
 
 def _print_strangers(found: Status) -> None:

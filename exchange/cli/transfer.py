@@ -29,11 +29,13 @@ def export(channel: Channel = None, reason: Reason = None, who: As = None, as_js
     with open_exchange() as exchange, output.between_batches("exporting", exchange.site.progress) as stopping:
         run = exchange.export(channel, stopping=stopping, who=who, reason=reason)
     show_exported(run, as_json)
+    if channel is not None and run.paused:
+        fail()
     if run.untold and run.untold != run.trouble:
         output.print_error(run.untold)
     if run.trouble or run.busy or run.faults or run.untold:
         fail()
-    if not (run.batches or run.parked or run.resent):
+    if not (run.batches or run.parked or run.resent or run.paused):
         output.say("nothing to export")
 
 
@@ -67,13 +69,15 @@ def import_(
     if run.untold:
         output.warn(run.untold)
     _show_the_rest(run)
+    if channel is not None and run.paused and not run.batches:
+        fail()
     if run.trouble:
         output.print_error(run.trouble)
         fail()
     if wanted and not run.batches:
         output.print_error(f"batch {wanted} does not lie in incoming; `exchange batches` says what became of it")
         fail()
-    if not run.batches and not run.left_alone:
+    if not run.batches and not run.left_alone and not run.paused:
         output.say("nothing to import")
     if run.busy or any(one.needs_a_person for one in run.left_alone):
         fail()
@@ -81,6 +85,8 @@ def import_(
 
 def _show_the_rest(run: ImportRun) -> None:
     """Print what an import found beside batches, and what it led to."""
+    for pause in run.paused:
+        output.warn(str(pause))
     for sentence in run.strangers.sentences():
         output.warn(sentence)
     for group in run.left_alone:
@@ -164,7 +170,7 @@ def show_exported(run: ExportRun, as_json: bool) -> None:
         output.say(f"published again, as the other side may miss them: {', '.join(one.batch for one in run.resent)}")
     if run.parked:
         output.warn(f"{run.parked} records could not be sent and are parked; `exchange dead-letters list` shows them")
-    for sentence in run.cautions:
+    for sentence in (*map(str, run.paused), *run.cautions):
         output.warn(sentence)
     for sentence in filter(None, (*run.faults, run.trouble)):
         output.print_error(sentence)

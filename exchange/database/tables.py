@@ -509,6 +509,19 @@ ahead = Table(
 """How far ahead of this side's clock a person lets the versions of an incoming channel be, by its declared name: the
 version that was believed, and when."""
 
+pause = Table(
+    "exchange_pause",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("since", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("resumed_at", UtcDateTime),
+)
+"""Channels, by their declared names, that a person paused, each at most once: the last time. It is paused while
+``resumed_at`` is NULL."""
+
 success = Table(
     "exchange_success",
     metadata,

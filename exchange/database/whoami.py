@@ -33,8 +33,13 @@ def whoami() -> str:
     except AttributeError:  # pragma: no cover - no getuid on Windows
         user = "unknown"
     process = f"{user}@{socket.gethostname()} pid {os.getpid()}"
-    person = acting_person.get()
-    return f"{person}, {process}" if person else process
+    asked = acting_person.get()
+    return f"{asked}, {process}" if asked else process
+
+
+def person() -> str:
+    """Name the person who asked, or else the operating system's user."""
+    return acting_person.get() or user()
 
 
 def user() -> str:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.database import pauses
 from exchange.database.locks import Busy, reading
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan, position
 from exchange.dead_letters import retry
@@ -28,18 +29,20 @@ RIVALS_RETRIED = "retried by itself, together with those that are in its way"
 
 
 def channels_with_letters(site: Site) -> list[Channel]:
-    """Give the channels by which something ever came, as it was split then, as far as they are still declared.
+    """Give the channels by which something ever came, as it was split then, as far as they are declared and not paused.
 
     Reads in a transaction of its own.
     """
     with reading(site.engine) as connection:
         came = sa.select(position.c.channel).where(position.c.direction == Direction.IN).distinct()
         names = {*connection.scalars(came)}
+        stopped = pauses.paused(connection, site.off)
     channels = [
         *site.incoming(),
         *(site.channel(name) for name in sorted(names - {one.name for one in site.incoming()})),
     ]
-    return [one for one in channels if one is not None and one.target == site.network]
+    mine = [one for one in channels if one is not None and one.target == site.network]
+    return [one for one in mine if (Direction.IN, one.declared) not in stopped]
 
 
 def retry_orphans(

@@ -179,11 +179,24 @@ class ReadStream:
 
 
 @dataclass(frozen=True)
+class PausedChannel:
+    """A channel, by its declared name, of which the writer of a heartbeat sends nothing or takes nothing in.
+
+    ``direction`` is as its writer sees it; ``since`` is by its clock, None if nobody knows.
+    """
+
+    channel: str
+    direction: str
+    since: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Heartbeat:
     """A sign of life; the next one is due after ``period_seconds``.
 
     ``undecided`` are manifests of the other side, one of each epoch that nothing proves to come after the present one;
-    ``takes`` is None of a writer of an earlier version. ``reads`` are all streams that its writer reads, if it says so.
+    ``takes`` is None of a writer of an earlier version. ``reads`` are all streams that its writer reads, if it says so;
+    ``paused`` are the channels that stand still there.
     """
 
     epoch: str
@@ -194,11 +207,14 @@ class Heartbeat:
     undecided: tuple[Proof, ...] = ()
     takes: Takes | None = None
     reads: tuple[ReadStream, ...] | None = None
+    paused: tuple[PausedChannel, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """Give the record's data."""
         data = fields_as_json(self) | {"next_expected_by": to_rfc3339(self.next_expected_by)}
-        for name in ("undecided", "takes"):
+        for one, said in zip(self.paused, data["paused"], strict=True):
+            said["since"] = one.since and to_rfc3339(one.since)
+        for name in ("undecided", "takes", "paused"):
             if not data[name]:
                 del data[name]
         if self.reads is None:
@@ -227,6 +243,7 @@ class Heartbeat:
                 "heard": heard and Heard(**{**_of(Heard, heard), "proof": _proof(heard["proof"])}),
                 "undecided": tuple(Proof(**_of(Proof, one)) for one in data.get("undecided", ())),
                 "takes": Takes(**_of(Takes, data["takes"])) if "takes" in data else None,
+                "paused": tuple(_paused(one) for one in data.get("paused", ())),
                 "reads": None if reads is None else tuple(ReadStream(**_of(ReadStream, one)) for one in reads),
             }
         )
@@ -452,6 +469,11 @@ def _with_ranges_apart(data: dict[str, Any], member: str) -> dict[str, Any]:
     return data
 
 
+def _paused(data: Mapping[str, Any]) -> PausedChannel:
+    since = data["since"]
+    return PausedChannel(**{**_of(PausedChannel, data), "since": since and datetime.fromisoformat(since)})
+
+
 def _proof(data: Mapping[str, Any] | None) -> Proof | None:
     return None if data is None else Proof(**_of(Proof, data))
 
@@ -549,6 +571,16 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
         },
         undecided=_list(_SHOWN, MAX_UNDECIDED),
         takes=_object({"records": _POSITIVE, "content_bytes": _POSITIVE}),
+        paused=_list(
+            _object(
+                {
+                    "channel": _CHANNEL,
+                    "direction": {"enum": ["in", "out"]},
+                    "since": _or_null({"type": "string", "format": "date-time"}),
+                }
+            ),
+            4096,
+        ),
         reads=_list(
             _object(
                 {

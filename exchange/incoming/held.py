@@ -6,7 +6,7 @@ them; whatever is to change is judged and settled anew, under its channel's lock
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import takewhile
 
@@ -167,15 +167,17 @@ class OpenBatches:
             self._standings.pop(outcome.channel, None)
             self._decisions.clear()
 
-    def quarantine_gone(self, sightings: Listing) -> Iterator[Imported]:
-        """Settle those whose files are no longer there: nobody would ever hear of them.
+    def quarantine_gone(self, sightings: Listing, but: Collection[str] = ()) -> Iterator[Imported]:
+        """Settle those whose files are no longer there: nobody would ever hear of them. Of some channels none.
 
         Raises Busy where somebody else is at work, after giving those that were settled.
         """
         there = {sighting.stem for sighting in sightings.batches}
         sentence = "its files went away before it could be applied; have it sent again"
         for entry in self._open:
-            if entry.stem in there or self._site.spool.has(entry.stem):
+            channel = self._site.channel(entry.channel)
+            still = channel is not None and channel.declared in but
+            if still or entry.stem in there or self._site.spool.has(entry.stem):
                 continue
             with locked(self._site.engine, import_lock(entry.channel)) as connection:
                 # Its files may be gone because another process has just applied it.

@@ -14,10 +14,11 @@ from itertools import islice
 from typing import TypeGuard
 
 from exchange.channels.channel import Channel
-from exchange.database import failed_runs, network, positions
+from exchange.database import failed_runs, network, pauses, positions
 from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading
+from exchange.database.pauses import Pause
 from exchange.database.tables import Direction
 from exchange.dead_letters import auto_retry
 from exchange.files.batch_files import Listing
@@ -58,11 +59,13 @@ def import_batches(
     ``release`` is a person's word that a batch may delete what it names, and that its versions are meant. ``stopping``
     is asked between batches. Where batches of more than one channel have come, ``hand_over`` is given their names to
     have each imported beside the others; SQLite has one writer, so there they go one after the other, here. What nobody
-    vouches for comes behind all of them. Of a channel that somebody else works on the rest is left to them. Bad batches
+    vouches for comes behind all of them. Of a channel that somebody else works on the rest is left to them, and of one
+    that is paused all stays where it lies. Bad batches
     are outcomes; raises TransientError only if the folders can't be listed. Commits batch by batch, each under its
     channel's lock.
     """
     wanted = [one for one in site.incoming() if one.called(channel)]
+    stopped: Mapping[str, Pause] = {}
     with failed_runs.noted_failures(site.engine, Direction.IN, [one.name for one in wanted]):
         site.spool.prepare()
         sightings = site.spool.list_arrivals()
@@ -74,14 +77,16 @@ def import_batches(
     refused: dict[str, str] = {}
     try:
         refused = _check_database(site)
-        open_batches = _read_open_batches(site)
+        open_batches, stopped = _read_open_batches(site)
         if everything:
-            work.settle_gone(open_batches, sightings)
+            work.settle_gone(open_batches, sightings, stopped)
         sighted = read_manifests(site, tuple(one for one in sightings.batches if stem is None or one.stem == stem))
         called = [seen for seen in sighted if _is_called(seen, channel)]
         with transient_errors():
             arrived = sorted((seen for seen in called if not is_foreign(seen)), key=open_batches.is_past)
         arrived = [seen for seen in arrived if isinstance(seen, Stranger) or seen.channel.declared not in refused]
+        if stem is None:
+            arrived = [seen for seen in arrived if _declared(site, seen) not in stopped]
         if hand_over is not None and site.many_writers:
             handed = _hand_over([seen for seen in arrived if _unchanged(open_batches, seen) is None], hand_over)
         site.progress.expect("arrived", sum(seen.manifest.total for seen in arrived if isinstance(seen, Arrival)))
@@ -93,11 +98,13 @@ def import_batches(
         work.outcomes += put_aside.first
         retried = _follow_up(site, channel, work.outcomes, work.snapshots_of.values(), stopping)
         if stem is None and work.trouble is None:
-            done = {one.name for one in wanted if handed.isdisjoint(one.names) and one.declared not in refused}
+            still = refused.keys() | stopped.keys()
+            done = {one.name for one in wanted if handed.isdisjoint(one.names) and one.declared not in still}
             positions.note_success(site.engine, Direction.IN, done - work.busy)
     except (TransientError, Crashed) as error:
         work.trouble = error.sentence
-        failed_runs.note_failure(site.engine, Direction.IN, [one.name for one in wanted], work.trouble)
+        running = [one.name for one in wanted if one.declared not in stopped]
+        failed_runs.note_failure(site.engine, Direction.IN, running, work.trouble)
     troubles = (work.trouble, *_note_troubles(site, work.outcomes, refused))
     return ImportRun(
         _in_order_of_names(work.outcomes, sightings),
@@ -108,6 +115,7 @@ def import_batches(
         retried,
         put_aside,
         arrivals.left_alone(_but_put_aside(site, sightings, put_aside), site.limits) if everything else (),
+        paused=tuple(stopped[name] for name in sorted(stopped.keys() & {one.declared for one in wanted})),
     )
 
 
@@ -132,10 +140,10 @@ class _Work:
         self.snapshots_of: dict[str, Channel] = {}
         self.trouble: str | None = None
 
-    def settle_gone(self, open_batches: OpenBatches, sightings: Listing) -> None:
+    def settle_gone(self, open_batches: OpenBatches, sightings: Listing, stopped: Collection[str]) -> None:
         """Quarantine batches whose files went away, as long as nobody else is at work. Raises TransientError."""
         with transient_errors(), suppress(Busy):
-            self.outcomes.extend(open_batches.quarantine_gone(sightings))
+            self.outcomes.extend(open_batches.quarantine_gone(sightings, stopped))
             failures.forget_attempts_at_gone(self._site, sightings.batches)
 
     def settle(self, open_batches: OpenBatches, arrived: Sequence[Arrival | Stranger], handed: set[str]) -> None:
@@ -160,11 +168,23 @@ class _Work:
                 self.snapshots_of[seen.channel.name] = seen.channel
 
 
-def _read_open_batches(site: Site) -> OpenBatches:
-    """See that the database is this network's, and read what waits or is held. Raises TransientError."""
+def _read_open_batches(site: Site) -> tuple[OpenBatches, dict[str, Pause]]:
+    """See that the database is this network's; read what waits or is held, and what is paused, by its declared name.
+
+    Raises TransientError.
+    """
     with transient_errors(), reading(site.engine) as connection:
         network.known_epoch(connection, site.network)
-        return OpenBatches(site, connection)
+        found = pauses.paused(connection, site.off)
+        return OpenBatches(site, connection), {name: one for (way, name), one in found.items() if way is Direction.IN}
+
+
+def _declared(site: Site, seen: Arrival | Stranger) -> str | None:
+    """Name the declared channel that a batch says it is of; None if there is none."""
+    if isinstance(seen, Arrival):
+        return seen.channel.declared
+    channel = site.channel(seen.place[0])
+    return None if channel is None else channel.declared
 
 
 def _note_troubles(site: Site, outcomes: Iterable[Imported], refused: Mapping[str, str]) -> Iterable[str]:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from exchange.database import attempts, ledger, positions
+from exchange.database import attempts, ledger, pauses, positions
 from exchange.database.batch_fault import Crashed
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
@@ -83,7 +83,7 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
     """Claim, verify and apply a batch in one transaction under its channel's lock, counted before the work.
 
     Gives a Decision if somebody settled it since it was judged, or if it crashed us too often. Raises BatchError
-    for what is wrong with it, Busy.
+    for what is wrong with it, Busy and Paused.
     """
     lock, key = import_lock(arrival.channel.name), str(arrival.manifest.name)
     ours: list[Digest] = []
@@ -95,6 +95,7 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
     ended = EndedAttempts(site.spool.folders.home / "markers")
     attempted = partial(attempts.attempted, site.engine, lock, key, ended)
     with _late_refusals(), attempted(digest_own_rows) as (connection, crashes):
+        pauses.refuse_paused(connection, site.off, Direction.IN, arrival.channel.declared)
         join(connection, import_lock(arrival.channel.declared), alone=not arrival.channel.beside_others)
         standing = compare_with_ledger(site, connection, arrival)
         if standing is not NEXT:

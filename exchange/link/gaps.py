@@ -17,7 +17,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import clock, ledger, positions
+from exchange.database import clock, ledger, pauses, positions
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, now
 from exchange.database.errors import transient_errors
@@ -78,16 +78,17 @@ class GapChanges(NamedTuple):
 
 
 def record_gaps(site: Site, channel: str | None = None) -> None:
-    """Write down what is missing and what has come since, of one channel or of all; of a busy one nothing.
+    """Write down what is missing and what has come since, of one channel or of all; of a busy or paused one nothing.
 
     May be repeated; where nothing changed nothing is written. Raises TransientError. Reads without a lock; what changes
     is worked out again under each channel's lock, and committed channel by channel.
     """
     with transient_errors(), reading(site.engine) as connection:
         stale = {flow.channel for flow, _ in _survey(site, connection)}
+        stopped = pauses.paused(connection, site.off) if stale else {}
     for name in sorted(stale):
         declared = site.channel(name)
-        if declared is None or not declared.called(channel):
+        if declared is None or not declared.called(channel) or _stands_still(site, stopped, name):
             continue
         with transient_errors(), suppress(Busy), locked(site.engine, import_lock(name)) as connection:
             for flow, news in _survey(site, connection):
@@ -315,11 +316,20 @@ def became_due(site: Site, connection: Connection, since: datetime, moment: date
 
     Only reads, in the caller's transaction.
     """
+    lacking = missing_since(connection)
+    stopped = pauses.paused(connection, site.off) if lacking else {}
     return any(
         set(due(connection, flow, missing, site.limits, moment))
         - set(due(connection, flow, missing, site.limits, since))
-        for flow, missing in missing_since(connection).items()
+        for flow, missing in lacking.items()
+        if not _stands_still(site, stopped, flow.channel)
     )
+
+
+def _stands_still(site: Site, stopped: Collection[pauses.Place], name: str) -> bool:
+    """Say whether an incoming channel is paused: what is missing of it may lie here and not be looked at."""
+    channel = site.channel(name)
+    return channel is not None and (Direction.IN, channel.declared) in stopped
 
 
 def _of(flow: Flow) -> tuple[sa.ColumnElement[bool], ...]:

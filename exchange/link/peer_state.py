@@ -83,6 +83,29 @@ class PeerChannel(AsDict):
 
 
 @dataclass(frozen=True)
+class PausedThere(AsDict):
+    """A channel that the peer says it has paused: it sends nothing of it, or takes nothing in, which is ``receives``.
+
+    ``since`` is by its clock, None if it does not say.
+    """
+
+    channel: str
+    receives: bool
+    since: datetime | None
+
+    def told(self, name: str) -> Problem:
+        """Say it for people."""
+        when = f" since {in_words(self.since)}" if self.since else ""
+        what = "takes nothing in of it" if self.receives else "sends nothing of it"
+        return Problem(
+            f"channel {self.channel} is paused by {name}{when}",
+            f"{name} {what} until somebody over there lets it go on",
+            "exchange channels",
+            self.since,
+        )
+
+
+@dataclass(frozen=True)
 class PeerState:
     """All that is known of it. ``life`` is None if it was never heard of; ``channels`` is what became there of ours."""
 
@@ -97,6 +120,16 @@ class PeerState:
     """Which of its epochs wait for a person's decision here."""
     unread: tuple[Problem, ...] = ()
     """Which streams of ours it does not read as they are sent: their changes wait here."""
+    paused: tuple[PausedThere, ...] = ()
+    """Which channels that are declared here it has paused, by its last sign of life."""
+
+    def takes_nothing_in(self, channel: str) -> bool:
+        """Say whether it has paused a channel that this side sends, by its declared name."""
+        return any(one.receives and one.channel == channel for one in self.paused)
+
+    def sends_nothing(self, channel: str) -> bool:
+        """Say whether it has paused a channel that this side receives, by its declared name."""
+        return any(not one.receives and one.channel == channel for one in self.paused)
 
     def silence(self, moment: datetime) -> Problem | None:
         """Say that it has been silent for too long, if so."""
@@ -151,7 +184,18 @@ def read_peer_state(site: Site, connection: Connection) -> PeerState:
     life = _life(row, said, site.limits.period_seconds) if row else None
     decisions = tuple(epoch_adoption.problems(site.peer, epoch_adoption.list_undecided(connection)))
     unread = tuple(known_schemas.unread_streams(site, connection).values())
-    return PeerState(site.peer, site.one_way, life, there, halted, behind, decisions, unread)
+    return PeerState(
+        site.peer, site.one_way, life, there, halted, behind, decisions, unread, tuple(_paused_there(site, said))
+    )
+
+
+def _paused_there(site: Site, said: Heartbeat | None) -> Iterator[PausedThere]:
+    """Read which of the channels between the two sides the other one has paused."""
+    sent = {one.name: one.source == site.network for one in site.channels}
+    for one in said.paused if said else ():
+        receives = one.direction == Direction.IN
+        if sent.get(one.channel) is receives:
+            yield PausedThere(one.channel, receives, one.since)
 
 
 def _life(row: Any, said: Heartbeat | None, period_seconds: float) -> LastHeartbeat:

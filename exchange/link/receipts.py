@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.database import pauses
 from exchange.database.engine import among
 from exchange.database.tables import (
     BatchState,
@@ -90,6 +91,8 @@ class _OfAll(NamedTuple):
     positions: Mapping[_ChannelEpoch, Any]
     missing: Mapping[gaps.Flow, Mapping[int, datetime]]
     agreements: Mapping[_ChannelEpoch, Sequence[Mapping[str, Any]]]
+    paused: Collection[str]
+    """Channels, by their declared names, of which what came is not looked at now: what is missing may be here."""
 
 
 def build_receipts(site: Site, connection: Connection, moment: datetime) -> list[Receipt]:
@@ -100,7 +103,8 @@ def build_receipts(site: Site, connection: Connection, moment: datetime) -> list
     parked = _parked(connection)
     sent = _sent(connection)
     lanes = _channel_epochs(site, connection, sent)[:MOST_RECEIPTS]
-    all_of = _OfAll(_positions(connection), gaps.missing_since(connection), _agreements(connection))
+    stopped = {name for way, name in pauses.paused(connection, site.off) if way is Direction.IN}
+    all_of = _OfAll(_positions(connection), gaps.missing_since(connection), _agreements(connection), stopped)
     return [
         _receipt(site, connection, lane, moment, all_of, parked.get(lane.channel), sent.get(lane, 0)) for lane in lanes
     ]
@@ -157,7 +161,8 @@ def _receipt(
     ordered = channel is None or channel.ordered
     refused = _refused(connection, lane, through, None if ordered else lacking.keys())
     told = {one.sequence for one in refused}
-    asked = [one for one in gaps.due(connection, gaps.Flow(*lane), lacking, site.limits, moment) if one not in told]
+    looked = {} if channel is not None and channel.declared in all_of.paused else lacking
+    asked = [one for one in gaps.due(connection, gaps.Flow(*lane), looked, site.limits, moment) if one not in told]
     missing = ranges(asked, MAX_RANGES + MAX_MORE_RANGES)
     # What is neither told of nor there must not be taken for applied: only an unordered channel leaves it behind. A
     # reader of an earlier version is told of the first ranges alone.

@@ -15,6 +15,8 @@ from exchange.channels.channel import Channel, ChannelFaults, check, load_channe
 from exchange.channels.schemas import Checker
 from exchange.database.dialects import SQLITE
 from exchange.database.engine import make_engine
+from exchange.database.pauses import Place
+from exchange.database.tables import Direction
 from exchange.files import keys
 from exchange.files.layout import Folders
 from exchange.files.spool import Spool
@@ -54,6 +56,7 @@ def assemble(
             own = keys.load_own(settings.keys_folder)
     except keys.KeyFault as fault:
         raise SettingsFaults([*faults, str(fault)]) from fault
+    off = _channels_off(settings, channels, faults)
     schemas = schemas_folder(settings)
     checkers = _checkers(channels, schemas, faults)
     if faults:
@@ -74,6 +77,7 @@ def assemble(
         one_way=settings.link == "one-way",
         repair=settings.repair,
         first_load=settings.first_load == "auto",
+        off=off,
         read_trusted=lambda: _present_trust(settings),
     )
 
@@ -139,6 +143,24 @@ def _checkers(channels: tuple[Channel, ...], schemas: Path | None, faults: list[
     except ValueError as error:
         faults.append(f"{variable_name('schemas')}: {error}")
         return {}
+
+
+def _channels_off(settings: Settings, channels: Sequence[Channel], faults: list[str]) -> frozenset[Place]:
+    """Find the channels that are to stand still; a name of none, or of one that goes the other way, is a fault."""
+    ways = {one.name: Direction.OUT if one.source == settings.network else Direction.IN for one in channels}
+    off = set()
+    for name, way in settings.named_off if channels else ():
+        if name not in ways:
+            known = ", ".join(sorted(ways))
+            faults.append(f"{variable_name('channels_off')}: expected a declared channel ({known}), found {name}")
+        elif way and way != ways[name]:
+            faults.append(
+                f"{variable_name('channels_off')}: expected {name} or {name}:{ways[name]}, as it goes {ways[name]}"
+                f" here, found {name}:{way}"
+            )
+        else:
+            off.add((ways[name], name))
+    return frozenset(off)
 
 
 def shipped(name: str) -> Path:

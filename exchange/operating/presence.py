@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database import clock
+from exchange.database import clock, pauses
 from exchange.database.engine import among
 from exchange.database.processes import Kind, Sign, read_signs, silent, this_host
 from exchange.database.tables import BatchState, Direction, batch, success
@@ -86,10 +86,22 @@ def look_for_processes(settings: Settings, site: Site, connection: Connection) -
             min(settings.export_every, settings.import_every),
         ),
         {
-            Direction.OUT: last_runs(connection, Direction.OUT, site.outgoing()),
-            Direction.IN: last_runs(connection, Direction.IN, site.incoming()),
+            Direction.OUT: _last_runs(site, connection, Direction.OUT, site.outgoing()),
+            Direction.IN: _last_runs(site, connection, Direction.IN, site.incoming()),
         },
     )
+
+
+def _last_runs(
+    site: Site, connection: Connection, direction: Direction, channels: Iterable[Channel]
+) -> dict[str, datetime | None]:
+    """Say when each channel was last done; of what is paused nothing, and one that goes on begins to count then."""
+    still, resumed = pauses.paused(connection, site.off), pauses.resumed(connection, direction)
+    running = [one for one in channels if (direction, one.declared) not in still]
+    return {
+        name: max(filter(None, (at, resumed.get(name))), default=None)
+        for name, at in last_runs(connection, direction, running).items()
+    }
 
 
 def _begun(lock: Path, *, by_others: bool = False) -> datetime | None:

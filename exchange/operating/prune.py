@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from exchange.database import pauses
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import writing
@@ -95,17 +96,21 @@ def _prune_sealed(site: Site, clock: RetentionClock) -> int:
     """Let go of batches that nobody needs again: the ledger first says so, then the files go.
 
     The other side must have said that it has a batch, or nothing ever comes back from there. Control batches are not
-    acknowledged: a day later newer ones have said it all.
+    acknowledged: a day later newer ones have said it all. Of a channel that is paused all stays, as copies of it may be
+    due yet.
     """
     kept, told = clock.before(site.limits.retention_days), clock.before(CONTROL_DAYS)
     done = [BatchState.ACKNOWLEDGED, BatchState.DISCARDED]
     if site.one_way:
         done.append(BatchState.PUBLISHED)
     with writing(site.engine) as connection:
+        stopped = pauses.paused(connection, site.off)
+        waiting = [one.name for one in site.outgoing() if (Direction.OUT, one.declared) in stopped]
         rows = connection.execute(
             sa.select(batch.c.id, batch.c.manifest, batch.c.attempt)
             .where(
                 batch.c.direction == Direction.OUT,
+                batch.c.channel.not_in(waiting),
                 sa.or_(
                     sa.and_(
                         batch.c.state.in_(done),

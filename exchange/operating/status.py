@@ -15,12 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database import ledger
+from exchange.database import ledger, pauses
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.failed_runs import FailedRuns, list_failed_runs
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch
+from exchange.database.pauses import Pause
 from exchange.database.tables import BatchState, Direction, ResyncState, batch, loading, position, resync, success
 from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.counts import Backlog, backlog_alarms
@@ -31,7 +32,7 @@ from exchange.incoming.arrivals import left_alone
 from exchange.incoming.failure_list import list_failures
 from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
-from exchange.link.peer_state import PeerChannel, PeerState
+from exchange.link.peer_state import PausedThere, PeerChannel, PeerState
 from exchange.link.reconcile import LeftRows, left_rows
 from exchange.outgoing.leftover import Leftover, list_leftovers
 from exchange.progress import Pace
@@ -92,6 +93,9 @@ class ChannelStatus(AsDict):
     unacknowledged_since: datetime | None = None
     there: PeerChannel | None = None
     load: Load | None = None
+    paused: Pause | None = None
+    paused_there: PausedThere | None = None
+    """By its peer's last word."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ def read_status(site: Site) -> Status:
         recent = recent_strangers(connection)
         leftovers = tuple(list_leftovers(site, connection))
         left = tuple(left_rows(connection))
-        failed = tuple(list_failed_runs(connection, [one.name for one in (*site.outgoing(), *site.incoming())]))
+        failed = tuple(list_failed_runs(connection, names_that_run(site, connection)))
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
     try:
@@ -226,6 +230,13 @@ def read_status(site: Site) -> Status:
         failed_runs=failed,
         left_rows=left,
     )
+
+
+def names_that_run(site: Site, connection: Connection) -> list[str]:
+    """Give the channels, as their files call them, but those that are paused. Reads in the caller's transaction."""
+    still = pauses.paused(connection, site.off)
+    ways = ((Direction.OUT, site.outgoing()), (Direction.IN, site.incoming()))
+    return [one.name for way, channels in ways for one in channels if (way, one.declared) not in still]
 
 
 def _lost_marker(site: Site) -> str | None:
@@ -318,6 +329,8 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
     }
     successes = {(row.direction, row.channel): row.at for row in connection.execute(sa.select(success))}
     loads = _loads(connection)
+    still = pauses.paused(connection, site.off)
+    still_there = {one.channel: one for one in there.paused}
     declared = [(Direction.OUT, one) for one in site.outgoing()] + [(Direction.IN, one) for one in site.incoming()]
     found = []
     for direction, name, channel in [(way, one.name, one) for way, one in declared] + _undeclared(counts, declared):
@@ -334,6 +347,8 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
             else:
                 since = unacknowledged_since(connection, name) if fields["published"] else None
                 fields |= {"unacknowledged_since": since, "there": there.channels.get(name)}
+        whole = channel.declared if channel is not None else name
+        fields |= {"paused": still.get((direction, whole)), "paused_there": still_there.get(whole)}
         found.append(ChannelStatus(name, direction, **fields))
     return tuple(found)
 

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.database import pauses
 from exchange.database.engine import now
 from exchange.database.locks import export_lock, locked, reading, writing
-from exchange.database.tables import ResyncState, position, resync
+from exchange.database.tables import Direction, ResyncState, position, resync
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
 from exchange.format.control import DIGEST, VERSION, Digest
@@ -43,8 +44,9 @@ def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | 
     check_room(site)
     lock = export_lock(channel.name)
     names = None if row.streams is None else frozenset(json.loads(row.streams))
+    running = pauses.refusing(site.engine, site.off, Direction.OUT, channel.declared)
     if site.many_writers:
-        with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
+        with locked(site.engine, lock, prepare=running, isolation_level="REPEATABLE READ") as connection:
             before = _Before(site, connection, channel)
             if before.more:
                 return before.only()
@@ -52,6 +54,7 @@ def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | 
     prepared: list[tuple[_Before, list[Digest]]] = []
 
     def prepare() -> None:
+        running()
         with reading(site.engine) as reader:
             with writing(site.engine, lock) as connection:
                 before = _Before(site, connection, channel)

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger, network, positions
+from exchange.database import ledger, network, pauses, positions
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, locked, reading
@@ -23,7 +23,7 @@ from exchange.database.tables import BatchState, Direction, RepairState, batch, 
 from exchange.format import control
 from exchange.format import record as records
 from exchange.format.batch import BatchWriter
-from exchange.format.control import Heard, Heartbeat, PeerRequest, Proof, Sent, Takes
+from exchange.format.control import Heard, Heartbeat, PausedChannel, PeerRequest, Proof, Sent, Takes
 from exchange.format.errors import Reason, TransientError, Verdict, printable
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.format.names import CONTROL
@@ -180,6 +180,7 @@ def _records(site: Site, connection: Connection, moment: datetime) -> Iterable[t
 def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbeat:
     epoch = network.open_network(connection, site.network)
     period = site.limits.period_seconds
+    declared = {one.name for one in site.channels}
     return Heartbeat(
         epoch=epoch,
         period_seconds=period,
@@ -189,6 +190,11 @@ def _heartbeat(site: Site, connection: Connection, moment: datetime) -> Heartbea
         undecided=tuple(epoch_adoption.proofs(connection)),
         takes=Takes(site.limits.read.max_records, site.limits.read.max_content_bytes),
         reads=known_schemas.read_streams(site),
+        paused=tuple(
+            PausedChannel(name, way.value, one.since)
+            for (way, name), one in sorted(pauses.paused(connection, site.off).items())
+            if name in declared
+        ),
     )
 
 

@@ -7,7 +7,7 @@ where they were, one after it a sealed batch that the next run publishes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import NamedTuple
@@ -16,9 +16,10 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database import failed_runs, ledger, network, positions
+from exchange.database import failed_runs, ledger, network, pauses, positions
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, locked, reading, writing
+from exchange.database.pauses import Pause, Paused, Place
 from exchange.database.tables import BatchState, Direction
 from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
@@ -44,10 +45,12 @@ def export(
     May be repeated at any time. ``stopping`` is asked between batches. Where more than one channel has something
     pending, ``hand_over`` is given their names to have each exported beside the others; SQLite has one writer, so there
     they go one after the other, here. Commits batch by batch, each under its channel's lock: sealed, and published.
-    What the world does to it is ``trouble`` of the result, and who works on a channel is among its ``busy``. Raises
+    What the world does to it is ``trouble`` of the result, who works on a channel is among its ``busy``, and of a
+    channel that is ``paused`` nothing goes out, from its next batch on. Raises
     TransientError only if the folders can't be made ready.
     """
-    unfinished = {one.name for one in site.outgoing() if one.called(channel)}
+    called = [one for one in site.outgoing() if one.called(channel)]
+    unfinished = {one.name for one in called}
     with failed_runs.noted_failures(site.engine, Direction.OUT, unfinished):
         site.spool.prepare()
     handed: list[str] = []
@@ -55,14 +58,17 @@ def export(
     first_loads = first_load.FirstLoads()
     tables, work, left = _Tables(site), _Work(site, stopping), _Left([], [], {}, [])
     try:
-        _check_network(site)
+        stopped = _check_network(site)
+        work.paused += [one for (_, name), one in stopped.items() if name in {two.declared for two in called}]
+        unfinished -= {one.name for one in called if (Direction.OUT, one.declared) in stopped}
         _queue_due_snapshots(site)
         answers.ask_for_answers(site)
-        left = _publish_left(site, channel)
+        left = _publish_left(site, channel, stopped)
         work.busy += left.busy
         tables.faults += left.lost
         work.trouble = "; ".join(dict.fromkeys(left.stuck.values())) or None
-        channels = [one for one in site.outgoing() if one.called(channel) and one.name not in left.stuck]
+        still = {name for _, name in stopped}
+        channels = [one for one in called if one.name not in left.stuck and one.declared not in still]
         tables.look(channels)
         first_loads = first_load.ask_for_first_loads(site, channels, tables.faulty_streams)
         tables.cautions += first_loads.waiting
@@ -81,7 +87,7 @@ def export(
         resent = resend.resend_due(site, stopping) if channel is None else ()
         well = [name for name in work.done if name not in tables.faulty]
         positions.note_success(site.engine, Direction.OUT, well)
-        unfinished -= {*well, *handed}
+        unfinished -= {*well, *handed, *work.stopped}
     except TransientError as error:
         work.trouble = work.trouble or error.sentence
     if work.trouble is not None:
@@ -100,6 +106,7 @@ def export(
         tuple(tables.cautions),
         first_loads=first_loads.begun,
         left=tuple(left.batches),
+        paused=tuple(dict.fromkeys(work.paused)),
     )
 
 
@@ -112,6 +119,9 @@ class _Work:
         self.batches: list[Exported] = []
         self.parked = 0
         self.busy: list[Busy] = []
+        self.paused: list[Pause] = []
+        self.stopped: list[str] = []
+        """Channels, as their files call them, that were paused while they were worked on."""
         self.done: list[str] = []
         self.trouble: str | None = None
 
@@ -132,6 +142,9 @@ class _Work:
                     if sealed.batch is not None:
                         self.batches.append(sealed.batch)
                 self.done.append(channel.name)
+            except Paused as held:
+                self.paused.append(held.pause)
+                self.stopped.append(channel.name)
             except Busy as held:
                 self.busy.append(held)
             except TransientError as error:
@@ -189,14 +202,16 @@ class _Tables:
             return capture.take_in_partitions(connection, stream)
 
 
-def _check_network(site: Site) -> None:
-    """See that this database is this network's, and may export. Raises TransientError."""
+def _check_network(site: Site) -> Mapping[Place, Pause]:
+    """See that this database is this network's, and may export; give what is paused. Raises TransientError."""
     check_home(site)
     with transient_errors(), reading(site.engine) as connection:
         network.known_epoch(connection, site.network)
         halted = network.halted(connection)
+        stopped = pauses.paused(connection, site.off)
     if halted is not None:
         raise TransientError(halted)
+    return {place: one for place, one in stopped.items() if place[0] is Direction.OUT}
 
 
 def _queue_due_snapshots(site: Site) -> None:
@@ -215,8 +230,8 @@ class _Left(NamedTuple):
     batches: list[Exported]
 
 
-def _publish_left(site: Site, wanted: str | None) -> _Left:
-    """Publish what lies sealed, also of a channel or shard that is declared no more."""
+def _publish_left(site: Site, wanted: str | None, stopped: Mapping[Place, Pause]) -> _Left:
+    """Publish what lies sealed, also of a channel or shard that is declared no more; not of one that is paused."""
     with transient_errors(), reading(site.engine) as connection:
         left = {entry.channel for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED])}
     if left:
@@ -225,6 +240,8 @@ def _publish_left(site: Site, wanted: str | None) -> _Left:
     found = _Left([], [], {}, [])
     for name in sorted(left):
         channel = site.channel(name)
+        if channel is not None and (Direction.OUT, channel.declared) in stopped:
+            continue
         if wanted == name or (channel.called(wanted) if channel else wanted is None):
             try:
                 with transient_errors():
@@ -251,7 +268,9 @@ def _export_channel(
         more = bool(channel.streams)
         while more and not stopping():
             check_room(site)
-            with locked(site.engine, export_lock(channel.name), isolation_level="REPEATABLE READ") as connection:
+            running = pauses.refusing(site.engine, site.off, Direction.OUT, channel.declared)
+            lock = export_lock(channel.name)
+            with locked(site.engine, lock, prepare=running, isolation_level="REPEATABLE READ") as connection:
                 sealed = compose.seal_changes(site, connection, channel)
             publish_sealed(site, channel.name)
             more = sealed.more

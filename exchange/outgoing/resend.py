@@ -7,7 +7,7 @@ this side no longer has the very bytes is lost: the next heartbeat says so, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import clock, ledger, network
+from exchange.database import clock, ledger, network, pauses
 from exchange.database.engine import in_parts, now
 from exchange.database.errors import transient_errors
 from exchange.database.ledger import Entry
@@ -52,14 +52,15 @@ def resend_due(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
     """Send again what the other side misses, or what a one-way link has to carry once more; give what was done.
 
     May be repeated at any time: each batch is sent at most once for a receipt, and again not before ``gap_seconds``, or
-    ``copy_seconds``. A channel that somebody else works on is left to the next run, and so is what finds no room on the
-    disk or no time. Raises TransientError. Commits some batches at a time, under their channel's lock.
+    ``copy_seconds``. A channel that somebody else works on, or that is paused, is left to a later run, and so is
+    what finds no room on the disk or no time. Raises TransientError. Commits some batches at a time, under their
+    channel's lock.
     """
     with transient_errors(), reading(site.engine) as connection:
         if network.halted(connection):
             return ()
-        asked = _asked_for(site, connection)
-        copies = _copies_due(site, connection)
+        asked = _but_paused(site, connection, _asked_for(site, connection))
+        copies = _but_paused(site, connection, _copies_due(site, connection))
     done: list[Resent] = []
     end = time.monotonic() + MOST_SECONDS
     for some, why in ((asked, "the other side misses it"), (copies, "a copy")):
@@ -71,6 +72,12 @@ def resend_due(site: Site, stopping: Callable[[], bool]) -> tuple[Resent, ...]:
                 with suppress(Busy):
                     done += _send_again(site, channel, part, why, asked=some is asked)
     return tuple(done)
+
+
+def _but_paused(site: Site, connection: Connection, rows: Collection[sa.Row[Any]]) -> list[sa.Row[Any]]:
+    """Give those of some batches whose channels do not stand still."""
+    stopped = {name for way, name in pauses.paused(connection, site.off) if way is Direction.OUT} if rows else set()
+    return [one for one in rows if (channel := site.channel(one.channel)) is None or channel.declared not in stopped]
 
 
 def _asked_for(site: Site, connection: Connection) -> list[sa.Row[Any]]:
@@ -255,12 +262,18 @@ def resend_by_hand(site: Site, channel: str, sequences: Sequence[int]) -> tuple[
 
 
 def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tuple[Resent, ...]:
-    """Send batches of the present epoch again now, whatever the other side said of them, and however long ago."""
+    """Send batches of the present epoch again now, whatever the other side said of them, and however long ago.
+
+    Raises Paused where the channel stands still.
+    """
+    declared = site.channel(channel)
     site.spool.prepare()
     with transient_errors(), reading(site.engine) as connection:
         halted = network.halted(connection)
         if halted:
             raise TransientError(f"nothing is sent again: {halted}")
+        if declared is not None:
+            pauses.refuse_paused(connection, site.off, Direction.OUT, declared.declared)
         epoch = network.known_epoch(connection, site.network) or ""
         rows = _rows_at(connection, channel, epoch, wanted)
     found = {row.sequence for row in rows}

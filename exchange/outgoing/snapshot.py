@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database import clock, network, positions
+from exchange.database import clock, network, pauses, positions
 from exchange.database.engine import now
 from exchange.database.locks import export_lock, locked, reading
 from exchange.database.tables import Direction, ResyncState, batch, holds_place, resync
@@ -69,7 +69,7 @@ class _Cursor:
 def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed:
     """Seal the next part of a snapshot, of some rows with the changes before it; ``more``: it isn't the last one.
 
-    Raises Busy and TransientError. Commits under the channel's lock; a snapshot begins in a transaction before that.
+    Raises Busy, Paused and TransientError. Commits under the channel's lock; a snapshot begins in a transaction before.
     """
     check_room(site)
     lock = export_lock(channel.name)
@@ -77,7 +77,8 @@ def seal_part(site: Site, channel: Channel, request: sa.Row[Any]) -> Sealed:
         expected = _count_rows(site, channel, request)
         with locked(site.engine, lock) as connection:
             _begin(site, connection, channel, request, expected)
-    with locked(site.engine, lock, isolation_level="REPEATABLE READ") as connection:
+    running = pauses.refusing(site.engine, site.off, Direction.OUT, channel.declared)
+    with locked(site.engine, lock, prepare=running, isolation_level="REPEATABLE READ") as connection:
         row = send_requests.reload_open_request(connection, request.id)
         if row is None:
             return Sealed(None, 0, more=False)

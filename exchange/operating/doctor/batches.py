@@ -10,15 +10,16 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import engine, failed_runs, ledger, locks
+from exchange.database import engine, failed_runs, ledger, locks, pauses
 from exchange.database.tables import BatchState, Direction, RepairState, batch, gap, is_missing, position, repair
 from exchange.format.errors import Reason, printable
 from exchange.format.names import CONTROL
 from exchange.incoming.doubts import RowsInDoubt, rows_in_doubt
 from exchange.incoming.failure_list import list_tried
-from exchange.link import reconcile
+from exchange.link import peer_state, reconcile
 from exchange.link.reconcile import StreamAgreement
 from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok, warning
+from exchange.operating.status import names_that_run
 from exchange.outgoing import answers
 from exchange.settings import Settings
 from exchange.site import Site
@@ -66,7 +67,10 @@ def check_batches(settings: Settings, site: Site) -> Findings:
     """Look for batches that go no further, and for what is missing between them."""
     with locks.reading(site.engine) as connection:
         findings = [of_problem("batches", one) for one in list_tried(site, connection)]
+        still = {name for _, name in pauses.paused(connection, site.off)}
         for stuck in _stuck(connection):
+            if stuck.state in _MAY_WAIT and _declared(site, stuck.channel) in still:
+                continue  # said of the pause
             findings += _told(settings, site, connection, stuck)
         findings += _missing(settings, site, connection)
         for needs_a_person, problem in answers.refusals(site, connection, engine.now()):
@@ -81,7 +85,7 @@ def check_batches(settings: Settings, site: Site) -> Findings:
 def check_runs(_settings: Settings, site: Site) -> Findings:
     """Look whether exports or imports failed since a channel was last done."""
     with locks.reading(site.engine) as connection:
-        failed = failed_runs.list_failed_runs(connection, [one.name for one in (*site.outgoing(), *site.incoming())])
+        failed = failed_runs.list_failed_runs(connection, names_that_run(site, connection))
     for one in failed:
         level = Level.FAULT if one.runs > 1 else Level.WARNING
         command = "exchange export" if one.direction is Direction.OUT else "exchange import"
@@ -99,7 +103,12 @@ def check_agreement(settings: Settings, site: Site) -> Findings:
     asked = sa.select(repair).where(repair.c.state == RepairState.OPEN, repair.c.asked_at < moment - LONG)
     with locks.reading(site.engine) as connection:
         findings += [_doubtful(settings, one) for one in rows_in_doubt(site, connection)]
+        there = peer_state.read_peer_state(site, connection)
+        still = pauses.paused(connection, site.off)
         for row in connection.execute(asked.order_by(repair.c.asked_at).limit(10)):
+            declared = _declared(site, row.channel)
+            if there.sends_nothing(declared) or (Direction.IN, declared) in still:
+                continue  # said of the pause
             said = f"a {row.want} of channel {row.channel} was asked for and has not come"
             remedy = f"see that {site.peer} runs and that files go both ways"
             if site.one_way:
@@ -111,6 +120,15 @@ def check_agreement(settings: Settings, site: Site) -> Findings:
     yield from findings
     if not findings:
         yield ok("agreement", "no stream was found different that was not repaired")
+
+
+_MAY_WAIT = frozenset({BatchState.SEALED, BatchState.WAITING})
+"""Where a batch of a channel that is paused may well be."""
+
+
+def _declared(site: Site, name: str) -> str:
+    channel = site.channel(name)
+    return name if channel is None else channel.declared
 
 
 def _doubtful(settings: Settings, one: RowsInDoubt) -> Finding:
@@ -223,10 +241,16 @@ def _missing(settings: Settings, site: Site, connection: Connection) -> Iterator
         .group_by(gap.c.channel, gap.c.epoch)
         .order_by(gap.c.channel)
     )
+    still = pauses.paused(connection, site.off)
+    there = peer_state.read_peer_state(site, connection)
     for row in connection.execute(query):
-        by_itself = not site.one_way and engine.now() - row.since <= LONG
+        declared = _declared(site, row.channel)
+        paused = (Direction.IN, declared) in still or there.sends_nothing(declared)
+        by_itself = paused or (not site.one_way and engine.now() - row.since <= LONG)
         remedy = (
-            f"{settings.peer} is asked for them by itself"
+            "the channel is paused, and what is missing is seen to when it goes on"
+            if paused
+            else f"{settings.peer} is asked for them by itself"
             if by_itself
             else f"`exchange gaps` says why and what to ask {settings.peer} for; `exchange gaps accept` goes on without"
         )

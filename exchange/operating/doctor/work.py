@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from exchange.database import engine, locks
+from exchange.database import engine, locks, pauses
 from exchange.database.tables import DeadLetterState
 from exchange.dead_letters import counts
 from exchange.format.errors import TransientError
@@ -14,6 +14,7 @@ from exchange.incoming.arrivals import left_alone
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerState
 from exchange.operating import status
+from exchange.operating.channels import waiting_files
 from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok, warning
 from exchange.operating.retention_clock import MOST_STEP, RetentionClock
 from exchange.operating.strays import find_strays
@@ -51,6 +52,18 @@ def check_pending(_settings: Settings, site: Site) -> Findings:
         yield of_problem("pending", one.problem)
     if not leftovers:
         yield ok("pending", "every change that waits is of a stream that is sent from here")
+
+
+def check_paused(_settings: Settings, site: Site) -> Findings:
+    """Look for channels that stand still, by a person's word or a setting's, and how much room their files have."""
+    with locks.reading(site.engine) as connection:
+        still = pauses.paused(connection, site.off)
+    for _, one in sorted(still.items()):
+        yield warning("paused", one.fact, one.remedy, command=one.command, since=one.since)
+    if still and (waiting := waiting_files(site)) is not None:
+        yield of_problem("paused", waiting)
+    if not still:
+        yield ok("paused", "every channel runs")
 
 
 def check_strangers(_settings: Settings, site: Site) -> Findings:
@@ -105,8 +118,13 @@ def check_link(settings: Settings, site: Site) -> Findings:
     moment = engine.now()
     with locks.reading(site.engine) as connection:
         there = peer_state.read_peer_state(site, connection)
-        unacknowledged = [status.unacknowledged_since(connection, one.name) for one in site.outgoing()]
+        unacknowledged = [
+            status.unacknowledged_since(connection, one.name)
+            for one in site.outgoing()
+            if not there.takes_nothing_in(one.declared)
+        ]
     clocks, findings = there.clocks(), []
+    findings += [of_problem("link", one.told(settings.peer)) for one in there.paused]
     for sentence in there.troubles():
         remedy = f"see `exchange batches` here, and ask {settings.peer}"
         findings.append(warning("link", sentence, remedy, command="exchange batches"))
