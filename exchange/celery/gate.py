@@ -73,6 +73,14 @@ class Gate(Consumer):  # type: ignore[misc]
         except (redis.RedisError, OSError):
             return None  # one that is away, or lets us write no such key
 
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long a broker is away; end where it refuses our name or password, which are settings."""
+        refused = broker.login_refused(self.app.conf.exchange_secret_broker_url)
+        if refused is not None:
+            log.critical("refused", message=str(refused))
+            raise WorkerShutdown(1)
+        return super().ensure_connected(conn)
+
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Rest before a broker that refuses us is asked again; one that is away Celery waits for by itself."""
         if not self._refused(exc):

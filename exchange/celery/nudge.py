@@ -89,9 +89,9 @@ class ExternalService:
             answer = question()
         except (TransientError, OSError, redis.RedisError, OperationalError) as error:
             if not self._away:
-                log.warning(
-                    "away", what=self._what, message=f"{printable(str(error))}; beat and we go on when it is back"
-                )
+                refused = broker.not_let_in(error)
+                said = f"{printable(str(error), 500)}; beat and we go on when it is back"
+                log.warning("away", what=self._what, message=str(refused or said))
             self._away, self.again_at = True, time.monotonic() + AWAY_SECONDS
             return None
         if self._away:

@@ -217,6 +217,8 @@ class _Exchange(Celery):
                 with self.connection_for_write() as connection:
                     connection.ensure_connection(max_retries=1, interval_start=AGAIN_SECONDS, timeout=ANSWER_SECONDS)
             except OperationalError as error:
+                if refused := broker.not_let_in(error):
+                    _end([f"{refused}; nothing was called"], 1, error)
                 _end([f"the broker does not answer: {printable(str(error))}; nothing was called"], 1, error)
             try:
                 waits = why_it_waits(self)
@@ -257,6 +259,8 @@ def _log_as_set(loglevel: int, logfile: str | None = None, **_: Any) -> None:
 def _is_beat(**_: Any) -> None:
     """Tick alone: a second beat of this home would call everything twice, and waits until the first one ends."""
     app.runs = "beat"
+    if refused := broker.login_refused(app.conf.exchange_secret_broker_url):
+        _end([str(refused)], 2, SettingsFaults([str(refused)]))
     if not HELD:
         HELD.append(pid_lock.hold(settings_or_exit().beat_lock, _say_waiting))
     structlog.get_logger("exchange").info("ticking")

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from exchange.cli.batches import ChannelOption
-from exchange.cli.runtime import Refused, moment, one_of, refuse_unknown, stem
-from exchange.format.errors import printable
+from exchange.cli.runtime import Refused, moment, not_among, one_of, refuse_unknown, stem
 
 if TYPE_CHECKING:
     from exchange.dead_letters.filters import Filters
@@ -79,11 +78,26 @@ class FilterOptions:
         )
 
     def refuse_unknown_names(self, site: Site) -> None:
-        """Refuse a channel or stream that is not declared, where nothing was found under it: it is mistyped."""
+        """Refuse a channel, stream or class of error that there is not, where nothing was found: it is mistyped."""
         refuse_unknown(self.channel, site)
         known = sorted({stream.name for channel in site.channels for stream in channel.streams})
         if self.stream is not None and self.stream not in known:
-            raise Refused(f"stream: expected one of {', '.join(known)}, found {printable(self.stream, 80)}")
+            raise not_among("stream", self.stream, known)
+        if self.error is not None:
+            self._refuse_unknown_error(site, self.error)
+
+    def _refuse_unknown_error(self, site: Site, error: str) -> None:
+        from exchange.database.errors import transient_errors
+        from exchange.database.locks import reading
+        from exchange.dead_letters.advice import CLASSES
+        from exchange.dead_letters.counts import errors_there
+
+        if error in CLASSES:
+            return
+        with transient_errors(), reading(site.engine) as connection:
+            there = errors_there(connection)
+        if error not in there:
+            raise not_among("error", error, there or CLASSES)
 
 
 def takes_filters(*names: str, state: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +28,12 @@ if TYPE_CHECKING:
 SHOWN_FAILURES = 20
 """So many of those that stay parked are shown to people; `--json` gives all."""
 
+SAMPLES = 3
+"""So many letters of one outcome are shown of a dry run, and of what is to be discarded."""
+
+FEW = 5
+"""So many letters that are named by their ids are discarded or restored without a question."""
+
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=LARGEST_ID, show_default=False)]
 SelectionOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="The letters of this selection.", show_default=False)
@@ -32,6 +41,7 @@ SelectionOption = Annotated[
 SkipChanged = Annotated[
     bool, typer.Option("--skip-changed", help="Leave out letters that changed since they were selected.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Ask nobody; without a terminal, and with --json, nobody is asked.")]
 Why = Annotated[str, typer.Option("--reason", help="Why; it is kept in the history and the audit.")]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -168,11 +178,16 @@ def retry(
                 reason=reason,
             )
     if bulk is not None:
-        _tell_bulk(bulk, as_json)
+        _tell_bulk(bulk, as_json, again=again)
         if bulk.stopped or (bulk.failed and not dry_run):
             fail()
         return
-    _tell_retried(done, as_json, dry_run)
+    if dry_run and not as_json:
+        outcomes = _Outcomes()
+        outcomes.add(done)
+        outcomes.tell()
+    else:
+        _tell_retried(done, as_json, dry_run)
     if not dry_run and not all(one.changed and not one.failed for one in done):
         fail()
 
@@ -183,6 +198,7 @@ def _retry_selection(
     """Retry a selection, with a bar and what failed; ``how`` goes to ``DeadLetters.retry_selection``."""
     total = letters.count_left(name)
     shown = done = 0
+    outcomes = _Outcomes()
     with output.between_groups("retrying", total) as (stopping, show):
 
         def show_group(retried: Sequence[Retried]) -> None:
@@ -190,12 +206,44 @@ def _retry_selection(
             nonlocal shown, done
             done += len(retried)
             show(done)
-            few = retried if as_json or rehearse else [one for one in retried if one.failed][: SHOWN_FAILURES - shown]
+            if rehearse and not as_json:
+                outcomes.add(retried)
+                return
+            few = retried if as_json else [one for one in retried if one.failed][: SHOWN_FAILURES - shown]
             shown += len(few)
             if few:
                 _tell_retried(few, as_json, rehearse)
 
-        return letters.retry_selection(name, pace, rehearse=rehearse, stopping=stopping, report=show_group, **how)
+        bulk = letters.retry_selection(name, pace, rehearse=rehearse, stopping=stopping, report=show_group, **how)
+    outcomes.tell()
+    return bulk
+
+
+@dataclass
+class _Outcomes:
+    """What would become of letters: how many of each outcome, and the first few of them."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    samples: dict[tuple[str, str], list[Retried]] = field(default_factory=dict)
+
+    def add(self, retried: Sequence[Retried]) -> None:
+        """Count some more."""
+        for one in retried:
+            state = one.state or "unknown"
+            kind = (f"would be {state}" if one.changed else f"would stay {state}", one.rule)
+            self.counts[kind] += 1
+            if len(few := self.samples.setdefault(kind, [])) < SAMPLES:
+                few.append(one)
+
+    def tell(self) -> None:
+        """Say it, the largest group first."""
+        for kind, number in self.counts.most_common():
+            outcome, rule = kind
+            output.head(f"{many(number)} {outcome}", rule)
+            for one in self.samples[kind]:
+                output.under(f"{one.id}: {one.message}")
+            if number > SAMPLES:
+                output.under(f"and {number - SAMPLES:,} more like them")
 
 
 def _tell_retried(done: Sequence[Retried], as_json: bool, rehearsal: bool) -> None:
@@ -207,10 +255,17 @@ def _tell_retried(done: Sequence[Retried], as_json: bool, rehearsal: bool) -> No
     output.table(["id", state, "message"], [(one.id, one.state, one.message) for one in done])
 
 
-def _tell_bulk(bulk: BulkRetry, as_json: bool) -> None:
+def _tell_bulk(bulk: BulkRetry, as_json: bool, *, again: bool) -> None:
     fields = bulk.as_dict()
     if as_json:
         output.emit(fields)
+        return
+    if not bulk.letters:
+        stayed = "" if again else "; `--again` retries those that stayed parked"
+        output.say(
+            f"selection {bulk.selection} is finished: all of its letters were tried{stayed};"
+            f" `exchange dead-letters unselect {bulk.selection}` forgets it"
+        )
         return
     counted = ("tried", "applied", "superseded", "parked", "left", "poison")
     output.table(["outcome", "letters"], [(name, fields[name]) for name in counted])
@@ -228,13 +283,15 @@ def discard(
     reason: Why,
     selection: SelectionOption = None,
     skip_changed: SkipChanged = False,
+    yes: Yes = False,
     as_name: As = None,
     as_json: Json = False,
 ) -> None:
-    """Give parked records up, all that are named or none."""
+    """Give parked records up, all that are named or none; of many at a terminal it asks first."""
     chosen = _ids_or_selection(ids, selection)
     with open_exchange() as exchange:
         letters = exchange.dead_letters
+        _ask(letters, "discard", ids or (), chosen, asking=not (yes or as_json))
         number = letters.discard(reason, ids or (), selection=chosen, skip_changed=skip_changed, who=as_name)
     _tell_number(ids, chosen, number, "discarded", as_json)
 
@@ -244,14 +301,40 @@ def restore(
     *,
     reason: Why,
     selection: SelectionOption = None,
+    yes: Yes = False,
     as_name: As = None,
     as_json: Json = False,
 ) -> None:
-    """Take back records that were discarded: they are parked again."""
+    """Take back records that were discarded: they are parked again. Of many at a terminal it asks first."""
     chosen = _ids_or_selection(ids, selection)
     with open_exchange() as exchange:
+        _ask(exchange.dead_letters, "restore", ids or (), chosen, asking=not (yes or as_json))
         number = exchange.dead_letters.restore(reason, ids or (), selection=chosen, who=as_name)
     _tell_number(ids, chosen, number, "parked", as_json)
+
+
+def _ask(letters: DeadLetters, what: str, ids: Sequence[int], selection: str | None, *, asking: bool) -> None:
+    """Ask a person at a terminal about many letters, with how many and a few of them. Raises Refused for a no."""
+    if not asking or not sys.stdin.isatty() or (selection is None and len(ids) <= FEW):
+        return
+    from exchange.database.tables import DeadLetterState
+    from exchange.dead_letters.filters import Filters
+
+    if selection is None:
+        views = [view.letter for one in ids[:SAMPLES] if (view := letters.show(one))]
+        number, few = many(len(ids)), [(one.id, one.stream, one.key, one.message) for one in views]
+    else:
+        state = DeadLetterState.PARKED if what == "discard" else DeadLetterState.DISCARDED
+        page = letters.list(Filters(state=state, selection=selection), limit=SAMPLES, oldest_first=True)
+        if not page.count.letters:
+            return
+        number = f"{'' if page.count.exact else 'at least '}{many(page.count.letters)} of selection {selection}"
+        few = [(one.id, one.stream, one.key, one.message) for one in page.letters]
+    output.say(f"{number}, such as")
+    for one, stream, key, message in few:
+        output.say(f"{one}: {stream} {key}: {message}")
+    if not typer.confirm(f"{what} them?", err=True):
+        raise Refused("nothing was changed; --yes asks nobody")
 
 
 def _tell_number(ids: Sequence[int] | None, selection: str | None, number: int, state: str, as_json: bool) -> None:

@@ -8,7 +8,7 @@ fault of our own shows a traceback.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -128,8 +128,9 @@ def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> st
 
     known = known_names(channels)
     if name is not None and name not in known:
-        shown = ", ".join(known) or "none"
-        raise Refused(f"channel: expected one that is {way} here ({shown}), found {_quoted(name)}")
+        raise Refused(
+            f"channel: expected one that is {way} here ({_named(known)}), found {_quoted(name)}{_near(name, known)}"
+        )
     return name
 
 
@@ -159,8 +160,28 @@ def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
     try:
         return kind(text)
     except ValueError:
-        words = ", ".join(kind)
-        raise Refused(f"{what}: expected one of {words}, found {_quoted(text)}") from None
+        raise not_among(what, text, list(kind)) from None
+
+
+def not_among(what: str, found: str, known: Sequence[str]) -> Refused:
+    """Say that a name is none of those there are, which of them there are, and which one was probably meant."""
+    return Refused(f"{what}: expected one of {_named(known)}, found {_quoted(found)}{_near(found, known)}")
+
+
+MOST_NAMED = 20
+"""So many names are listed at most."""
+
+
+def _named(known: Sequence[str]) -> str:
+    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+    return (", ".join(known[:MOST_NAMED]) or "none") + more
+
+
+def _near(found: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(found, known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def moment(what: str, text: str | None) -> datetime | None:
@@ -194,5 +215,4 @@ def refuse_unknown(channel: str | None, site: Site) -> None:
 
     known = known_names([*site.outgoing(), *site.incoming()])
     if channel is not None and channel not in {*known, CONTROL}:
-        names = ", ".join(known)
-        raise Refused(f"channel: expected one of {names}, found {printable(channel, 80)}")
+        raise not_among("channel", channel, known)

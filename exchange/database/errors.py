@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,24 @@ _CODES = {
 """The same of SQLite, which knows of no better code than "error" for a table that is missing."""
 
 _NO_SAVEPOINT = "no such savepoint"
+
+_LETS_NOBODY_IN = re.compile(
+    r"authentication failed|no password supplied|not permitted to log in|pg_hba\.conf|certificate"
+    r"|(?:role|database|user) \"[^\"]*\" does not exist|no such (?:database|user)|permission denied for database"
+    r"|SSL (?:was|is) required|SSL connection is required|invalid (?:connection option|sslmode)"
+)
+"""What a server or its driver says of credentials, names and terms of a connection: they are settings.
+
+A driver gives no code for a connection that was not made. Too many connections is none of them: that ends by itself.
+"""
+
+_LETS_NOBODY_IN_BY_STATE = ("28", "3D")
+"""The classes of the same, where there is a code."""
+
+_NOT_OURS_TO_WRITE = frozenset(
+    {sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH}
+)
+"""What SQLite says of a file or a folder that is not there for this user."""
 
 _NO_SUCH = ("no such table", "no such column", "has no column named")
 
@@ -193,16 +212,8 @@ def transient_errors() -> Iterator[None]:
 
 
 def _of_the_database(error: SQLAlchemyError) -> TransientError:
-    if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _NO_RIGHT:
-        return TransientError(
-            f"the database does not let this role do that: {first_line(error)}; grant it the right, or BYPASSRLS where"
-            " row-level security is named"
-        )
-    if isinstance(error, DBAPIError) and str(getattr(error.orig, "sqlstate", "")).startswith(_NO_SCHEMA):
-        return TransientError(
-            f"this role's search_path leads to no schema: {first_line(error)}; give it one with ALTER ROLE ... SET"
-            " search_path, and the right to use it"
-        )
+    if isinstance(error, DBAPIError) and (said := _to_mend(error, error.orig)):
+        return TransientError(said)
     if isinstance(error, DBAPIError) and blame(error) is Blame.TABLE:
         return _unmigrated(error)
     if type(error) is DatabaseError:
@@ -213,6 +224,45 @@ def _of_the_database(error: SQLAlchemyError) -> TransientError:
     return TransientError(
         f"the database can't go on: {first_line(error)}; what was not committed is undone, the next run tries again"
     )
+
+
+def _to_mend(error: DBAPIError, driver: Any) -> str | None:
+    """Word what only a person can mend: rights, names, passwords, places; None for anything else."""
+    state, code = str(getattr(driver, "sqlstate", "")), getattr(driver, "sqlite_errorcode", 0)
+    if state == _NO_RIGHT:
+        return (
+            f"the database does not let this role do that: {first_line(error)}; grant it the right, or BYPASSRLS where"
+            " row-level security is named"
+        )
+    if state.startswith(_NO_SCHEMA):
+        return (
+            f"this role's search_path leads to no schema: {first_line(error)}; give it one with ALTER ROLE ... SET"
+            " search_path, and the right to use it"
+        )
+    if lets_nobody_in(error):
+        return (
+            f"the database does not let us in: {first_line(error)}; mend EXCHANGE_DATABASE_URL, or the role and its"
+            " rights at the server: nothing gets better by itself; `exchange doctor` says when it is well"
+        )
+    if code & 0xFF in _NOT_OURS_TO_WRITE:
+        return (
+            f"the database's file can't be used: {first_line(error)}; see that it is there, and that this user may"
+            " write to it and to its folder; `exchange doctor` says when it is well"
+        )
+    return None
+
+
+def lets_nobody_in(error: BaseException | None) -> bool:
+    """Say whether a database refuses the connection itself (password, role, its name, TLS): a setting is to be mended.
+
+    It is the world's fault all the same: no batch and no record suffers for it.
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_LETS_NOBODY_IN_BY_STATE)
+    return isinstance(error, OperationalError) and bool(_LETS_NOBODY_IN.search(first_line(error)))
 
 
 @contextmanager

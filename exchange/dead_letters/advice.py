@@ -90,6 +90,10 @@ _OUTGOING_KEY = Advice(
 _UNKNOWN = Advice(_HERE, "look at one: `exchange dead-letters show {id}`")
 
 
+CLASSES = sorted({*_INCOMING, "key"})
+"""The classes of error that there can be."""
+
+
 def advice(direction: Direction, error: str, letter_id: int) -> Advice:
     """Say whose fault an error of this class is, and what to do about letter ``letter_id`` and those like it."""
     if direction is Direction.OUT:

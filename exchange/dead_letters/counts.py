@@ -58,6 +58,14 @@ def groups_in(*states: DeadLetterState) -> sa.CTE:
     return groups.cte("groups_there").prefix_with("MATERIALIZED")
 
 
+def errors_there(connection: Connection) -> list[str]:
+    """Give the classes of error that letters have, whatever their state: one of each fingerprint is looked at."""
+    groups = groups_in(*DeadLetterState)
+    alike = (dead_letter.c.fingerprint == groups.c.fingerprint, dead_letter.c.state == groups.c.state)
+    error = sa.select(dead_letter.c.error).where(*alike).limit(1).correlate(groups).scalar_subquery()
+    return sorted({found for found in connection.scalars(sa.select(error).select_from(groups)) if found})
+
+
 def trends(connection: Connection, state: DeadLetterState, moment: datetime) -> dict[str, list[int]]:
     """Say by fingerprint how many letters in a state came in each of the last hours, oldest first."""
     first = hour_of(moment) - TREND_HOURS + 1

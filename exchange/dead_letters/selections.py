@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,9 @@ from exchange.dead_letters.transitions import standing
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError
 from exchange.format.moments import in_words
+
+MOST_NAMED = 5
+"""So many of the selections that there are stand in a sentence, the newest."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,11 @@ def find_selection(connection: Connection, name: str) -> Selection:
     """Give a selection by its name. Raises TransientError if there is none."""
     row = _row(connection, name)
     if row is None:
-        names = connection.scalars(sa.select(selection.c.name).order_by(selection.c.at.desc()).limit(5))
-        known = ", ".join(names) or "none"
-        raise TransientError(f"there is no selection {name} (there are: {known}); nothing was changed")
+        names = list(connection.scalars(sa.select(selection.c.name).order_by(selection.c.at.desc())))
+        near = [f"did you mean {' or '.join(some)}?" for some in [get_close_matches(name, names)] if some]
+        known = ", ".join(names[:MOST_NAMED]) or "none"
+        said = f"there is no selection {name} (there are: {known}); nothing was changed"
+        raise TransientError("; ".join([said, *near]))
     return _selection(connection, row)
 
 

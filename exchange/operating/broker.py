@@ -283,6 +283,26 @@ def refusal(error: BaseException) -> str:
     return printable(str(error).rpartition("of pipeline caused error: ")[2], 300)
 
 
+def not_let_in(error: BaseException | None) -> Problem | None:
+    """Say that a broker refuses the name or the password that we give; None if an error says anything else."""
+    while error is not None and not isinstance(error, redis.AuthenticationError):
+        error = error.__cause__
+    if error is None:
+        return None
+    message = f"the broker does not let us in: {printable(str(error), 300).rstrip('.')}"
+    return Problem(message, "mend the name and the password in EXCHANGE_BROKER_URL: nothing gets better by itself")
+
+
+def login_refused(url: str) -> Problem | None:
+    """Ask a broker whether it lets us in; None if it does, or is away."""
+    try:
+        with connect(url) as client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        return not_let_in(error)
+    return None
+
+
 def writes_refused(url: str, network: str) -> Problem | None:
     """Try what beat and worker write, on keys of like names that are gone at once; say what the broker refuses.
 
@@ -337,6 +357,8 @@ def durability_problems(url: str) -> list[Problem]:
         with connect(url) as client:
             policy, append_only = _kept(client)
     except (redis.RedisError, OSError, ValueError) as error:
+        if refused := not_let_in(error):
+            raise BrokerFault(refused.message, refused.remedy) from None
         raise BrokerFault(f"the broker does not answer: {printable(str(error))}; see that it runs") from None
     found = []
     if policy not in {None, "noeviction"}:

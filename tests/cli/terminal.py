@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from exchange.cli import main
 
 
-def on_terminal(words: list[str], environment: Mapping[str, str], columns: int = 80, lines: int = 24) -> str:
-    """Run a command at a terminal of this size; give all that was written to it."""
+def on_terminal(
+    words: list[str], environment: Mapping[str, str], columns: int = 80, lines: int = 24, *, typed: str = ""
+) -> str:
+    """Run a command at a terminal of this size; give all that was written to it. ``typed`` is what is typed there."""
     pid, terminal = pty.fork()
     if pid == 0:
         _become(words, environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    os.write(terminal, b"\n")  # it is as large as it is to be
+    os.write(terminal, f"\n{typed}".encode())  # it is as large as it is to be
     written = b""
     try:
         while piece := os.read(terminal, 65536):
@@ -37,7 +39,7 @@ def _become(words: list[str], environment: Mapping[str, str]) -> None:
     code = 1
     try:
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "r" if number == 0 else "w") for number in range(3))
-        sys.stdin.readline()
+        os.read(0, 1)
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             os.environ.pop(name, None)
         os.environ.update({"TERM": "xterm-256color", **environment})

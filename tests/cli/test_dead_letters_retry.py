@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Pair, Side
+from tests.cli.terminal import on_terminal
 
 # What these show the databases have no say in.
 pytestmark = pytest.mark.same_on("postgresql")
@@ -232,3 +233,51 @@ def test_ctrl_c_ends_a_bulk_retry_between_two_groups_and_it_goes_on(pair: Pair) 
     tried = 1 + told.count('"changed": true')
     assert 0 < tried < 30
     assert letters(side, "retry", "--selection", "a")[-1]["applied"] == 30 - tried
+
+
+def test_a_dry_run_is_told_by_outcome_with_a_few_samples_and_a_finished_selection_says_so(pair: Pair) -> None:
+    ids = parked_requests(pair)
+    side = pair.response
+    side.do("dead-letters", "select", "--name", "all", "--error", "foreign_key")
+    told = side.do("dead-letters", "retry", "--selection", "all", "--dry-run").out.splitlines()
+    assert told[0].startswith(f"{ROWS} dead letters would be parked  ")
+    assert [line.partition(":")[0] for line in told[1:4]] == [f"  {one}" for one in ids[:3]]
+    assert told[4] == f"  and {ROWS - 3} more like them"
+    side.run("dead-letters", "retry", "--selection", "all")
+    said = side.do("dead-letters", "retry", "--selection", "all").err
+    assert "selection all is finished: all of its letters were tried; `--again` retries those" in said
+
+
+def test_a_name_that_there_is_not_is_said_with_those_there_are_and_the_one_that_was_meant(pair: Pair) -> None:
+    parked_requests(pair, 1)
+    side = pair.response
+    side.do("dead-letters", "select", "--name", "twins")
+
+    def refused(*words: str, code: int = 2) -> str:
+        return side.refused("dead-letters", *words, code=code)
+
+    assert refused("list", "--error", "forein_key").endswith(
+        "error: expected one of foreign_key, found 'forein_key'; did you mean foreign_key?"
+    )
+    assert refused("list", "--channel", "request").endswith("found 'request'; did you mean requests?")
+    assert refused("list", "--stream", "requst").endswith("found 'requst'; did you mean request?")
+    assert refused("list", "--state", "park").endswith("found 'park'; did you mean parked?")
+    assert "there is no selection twin (there are: twins)" in (said := refused("retry", "--selection", "twin", code=1))
+    assert said.endswith("did you mean twins?")
+    assert side.do("dead-letters", "list", "--error", "unique").err == "there are no such dead letters\n"
+
+
+def test_many_are_discarded_and_restored_at_a_terminal_only_after_a_question(pair: Pair) -> None:
+    parked_requests(pair, 6)
+    side = pair.response
+    side.do("dead-letters", "select", "--name", "all")
+    words = ["dead-letters", "discard", "--selection", "all", "--reason", "nobody asks any more"]
+    asked = on_terminal(words, side.environment, typed="n\n")
+    assert "6 dead letters of selection all, such as" in asked
+    assert "discard them? [y/N]" in asked
+    assert "nothing was changed; --yes asks nobody" in asked
+    assert "6 dead letters are discarded" in on_terminal(words, side.environment, typed="y\n")
+    assert "6 dead letters are parked" in on_terminal(
+        ["dead-letters", "restore", *words[2:], "--yes"], side.environment
+    )
+    assert side.do(*words).out == "6 dead letters are discarded\n"

@@ -75,7 +75,7 @@ def test_a_terminal_gets_a_table_with_colour_and_a_bar(seeded: Pair, stem: str) 
 def test_a_mistyped_channel_is_refused_and_not_answered_with_nothing(seeded: Pair) -> None:
     for words in (["batches"], ["dead-letters", "list"]):
         sentence = seeded.response.refused(*words, "--channel", "request", code=2)
-        assert "expected one of directory, requests, responses, found request" in sentence
+        assert "expected one of directory, requests, responses, found 'request'" in sentence
 
 
 def test_status_and_doctor_raise_an_alarm_when_letters_are_too_many_or_too_old(

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import redis
 
-from exchange.operating.broker import BrokerFault, EmbeddedBroker, durability_problems, running
+from exchange.operating.broker import BrokerFault, EmbeddedBroker, durability_problems, login_refused, running
 
 pytestmark = pytest.mark.valkey
 
@@ -90,6 +90,17 @@ def test_a_broker_that_drops_tasks_silently_is_a_worry(valkey_url: str) -> None:
 def test_a_broker_that_is_away_is_one_sentence() -> None:
     with pytest.raises(BrokerFault, match="does not answer"):
         durability_problems("redis://127.0.0.1:1/0")
+
+
+def test_a_wrong_password_is_a_setting_to_mend_and_no_absence(tmp_path: Path) -> None:
+    with EmbeddedBroker(tmp_path / "broker") as broker:
+        assert broker.address is not None
+        assert login_refused(broker.address.url) is None
+        wrong = replace(broker.address, password="wrong").url
+        with pytest.raises(BrokerFault, match=r"does not let us in: .*; mend the name and the password"):
+            durability_problems(wrong)
+        assert str(login_refused(wrong)).startswith("the broker does not let us in: ")
+    assert login_refused(wrong) is None  # it is away
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

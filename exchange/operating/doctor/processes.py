@@ -55,7 +55,8 @@ def check_broker(settings: Settings) -> Findings:
     try:
         problems = broker.problems(url, settings.network, settings.home)
     except broker.BrokerFault as error:
-        yield fault("broker", str(error), "start it, or correct EXCHANGE_BROKER_URL", alarm=Alarm.BROKER)
+        remedy = error.problem.remedy or "start it, or correct EXCHANGE_BROKER_URL"
+        yield fault("broker", error.problem.message, remedy, alarm=Alarm.BROKER)
         return
     for worry in problems:
         yield of_problem("broker", worry, Level.FAULT, alarm=Alarm.BROKER)
