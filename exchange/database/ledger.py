@@ -440,7 +440,7 @@ def open_batches(connection: Connection) -> list[OpenBatch]:
 
 
 def by_id(connection: Connection, batch_id: int) -> Entry:
-    """Give a batch as it is now. Rows of the ledger never go.
+    """Give a batch as it is now. Rows of what is not settled never go.
 
     Reads in the caller's transaction; raises NoResultFound for an id that was never given.
     """

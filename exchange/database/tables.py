@@ -320,6 +320,35 @@ position = Table(
 behind a place that was given up. One row of a channel is ``current``; the others are epochs that were left.
 ``applied`` and the other counts are of all records of the epoch that were imported."""
 
+folded = Table(
+    "exchange_folded",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("epoch", String(12), primary_key=True),
+    Column("through", BigInteger, nullable=False),
+    Column("places", BigInteger, nullable=False),
+    Column("batches", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("applied", BigInteger, nullable=False),
+    Column("duplicate", BigInteger, nullable=False),
+    Column("stale", BigInteger, nullable=False),
+    Column("parked", BigInteger, nullable=False),
+)
+"""What is left of rows of ``exchange_batch`` and ``exchange_gap`` whose retention is over, one row for an epoch of a
+channel: ``database.folded`` says what it counts. A place up to ``through`` without a row was settled long ago."""
+
+tombstone_mark = Table(
+    "exchange_tombstone_mark",
+    metadata,
+    Column("stream", String(63), primary_key=True),
+    Column("at", UtcDateTime, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
+"""How far the versions of a stream's tombstones reached at a moment: by that it is known how old they are."""
+
 is_missing = Predicate("{state} = 'missing'")
 """Whether a gap is still one."""
 
@@ -744,4 +773,5 @@ event = Table(
     Column("who", String(255), nullable=False),
     Index("ix_exchange_event_subject_subject_id", "subject", "subject_id"),
 )
-"""Every change of state of a batch or a dead letter; rows are only ever added."""
+"""Every change of state of a batch or a dead letter. Rows are only ever added, and go with what they tell of, once its
+retention is over."""

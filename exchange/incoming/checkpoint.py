@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.database import folded
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.locks import reading
@@ -191,7 +192,9 @@ def _is_alone(connection: Connection, arrival: Arrival) -> bool:
         batch.c.state == BatchState.APPLIED,
     )
     others = sa.select(sa.func.count(), sa.func.max(batch.c.sequence)).where(applied, batch.c.sequence != sequence)
-    return tuple(connection.execute(others).one()) == (sequence - 1, sequence - 1 or None)
+    number, last = connection.execute(others).one()
+    before = folded.of_flow(connection, Direction.IN, channel, epoch)
+    return (number + before.batches, max(last or 0, before.through)) == (sequence - 1, sequence - 1)
 
 
 def _ask(site: Site, connection: Connection, channel: str, differing: dict[str, list[int]]) -> None:

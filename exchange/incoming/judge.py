@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from exchange.database import ledger, positions
+from exchange.database import folded, ledger, positions
 from exchange.database.ledger import Entry
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction
@@ -95,7 +95,12 @@ def compare_with_ledger(site: Site, connection: Connection, arrival: Arrival) ->
         if state is not None:
             sentence = f"this side went on without it ({state}); it comes too late and changes nothing"
             return Decision(Verdict.DUPLICATE, None, sentence)
+        if folded.was_folded(connection, Direction.IN, arrival.place):
+            return Decision(Verdict.DUPLICATE, None, LONG_AGO)
     return standing
+
+
+LONG_AGO = "its place was settled so long ago that nothing else is known of it; nothing changed"
 
 
 # What needs a person's word

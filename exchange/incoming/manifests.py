@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from exchange.channels.channel import Channel
-from exchange.database import ledger
+from exchange.database import folded, ledger
 from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
@@ -197,6 +197,8 @@ def _check_terms(site: Site, key: str, claim: Manifest, claim_digest: str) -> No
         with transient_errors(), reading(site.engine) as connection:
             place = (claim.channel, claim.epoch, claim.sequence)
             known = ledger.at_place(connection, Direction.IN, *place)
+            if known is None and folded.was_folded(connection, Direction.IN, place):
+                return  # a duplicate, whatever it is
         if known is None or known.digest != claim_digest:
             raise
         site.trusted.check_terms(key, claim, known.created_at)

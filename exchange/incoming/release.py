@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database import ledger
+from exchange.database import folded, ledger
 from exchange.database.batch_fault import Crashed, is_batch_fault
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
@@ -26,7 +26,7 @@ from exchange.dead_letters.store import brief, brief_columns
 from exchange.format.as_dict import AsDict
 from exchange.format.batch import check_data
 from exchange.format.errors import BatchError, Reason, TransientError
-from exchange.format.names import CONTROL
+from exchange.format.names import CONTROL, BatchName
 from exchange.incoming import apply, importer, quarantine, replay
 from exchange.incoming.manifests import Arrival, Stranger, verify_manifest
 from exchange.incoming.verdicts import lock_of
@@ -83,8 +83,9 @@ def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
         rows = ledger.of_stem(connection, stem)
         history = ledger.history(connection, [row.id for row in rows])
         letters = _count_letters(connection, stem)
+        old = not rows and _was_folded(connection, stem)
     if not rows:
-        raise _unknown(stem)
+        raise _unknown(stem, old=old)
     found = BatchDetail(tuple(rows), tuple(history), letters)
     if not _is_refused(rows[0]):
         return found
@@ -160,7 +161,17 @@ def _newest(site: Site, stem: str) -> Entry:
     return entry
 
 
-def _unknown(stem: str) -> TransientError:
+def _was_folded(connection: Connection, stem: str) -> bool:
+    try:
+        name = BatchName.parse(stem)
+    except ValueError:
+        return False
+    return any(folded.was_folded(connection, way, (name.channel, name.epoch, name.sequence)) for way in Direction)
+
+
+def _unknown(stem: str, *, old: bool = False) -> TransientError:
+    if old:
+        return TransientError(f"batch {stem} was settled so long ago that only its channel's counts are kept of it")
     listed = "`exchange batches` lists those there are, `exchange quarantine` also what nobody vouches for"
     return TransientError(f"the ledger has no batch {stem}; nothing was done; {listed}")
 

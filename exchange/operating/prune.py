@@ -1,13 +1,13 @@
-"""Prune: let go of files and settled dead letters whose retention has ended.
+"""Prune: let go of files and settled dead letters whose retention has ended, and fold the ledger's rows of them.
 
-Rows of the ledger and events stay: they are small, and they are the proof. Parked dead letters stay, too. What nobody
-vouches for goes with its files.
+Parked dead letters stay. What nobody vouches for goes with its files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -18,16 +18,16 @@ from exchange.database.locks import writing
 from exchange.database.tables import BatchState, Direction, batch, is_kept
 from exchange.dead_letters import counts, retention
 from exchange.format.as_dict import AsDict
-from exchange.format.errors import TransientError
+from exchange.format.errors import Reason, TransientError
 from exchange.format.manifest import Manifest
 from exchange.format.names import CONTROL
 from exchange.incoming import strangers
-from exchange.operating import strays
+from exchange.operating import folding, strays
 from exchange.operating.retention_clock import RetentionClock
 from exchange.site import Site
 
 MAX_BATCHES = 1_000
-"""How many sealed batches one run lets go: the next run goes on."""
+"""How many sealed batches are let go of in one transaction."""
 
 CONTROL_DAYS = 1.0
 """For so many days control batches are kept: what they say, the newest one says, too."""
@@ -35,7 +35,7 @@ CONTROL_DAYS = 1.0
 
 @dataclass(frozen=True)
 class Pruned(AsDict):
-    """How many files of each kind were removed, and how many settled dead letters."""
+    """How many files of each kind were removed, how many settled dead letters, and how many rows were folded."""
 
     sealed: int
     archived: int
@@ -43,6 +43,7 @@ class Pruned(AsDict):
     stray: int
     letters: int
     strangers: int
+    folded: int
 
 
 def prune_expired(site: Site) -> Pruned:
@@ -64,6 +65,7 @@ def prune_expired(site: Site) -> Pruned:
         "stray": lambda: strays.remove_strays(site, before),
         "letters": lambda: _prune_letters(site, clock),
         "strangers": lambda: strangers.prune_strangers(site, before),
+        "folded": lambda: folding.fold_settled(site, clock, CONTROL_DAYS),
     }
     done: dict[str, int] = {}
     troubles = []
@@ -100,6 +102,13 @@ def _prune_sealed(site: Site, clock: RetentionClock) -> int:
     due yet.
     """
     kept, told = clock.before(site.limits.retention_days), clock.before(CONTROL_DAYS)
+    pruned = 0
+    while some := _prune_some(site, kept, told):
+        pruned += some
+    return pruned
+
+
+def _prune_some(site: Site, kept: datetime, told: datetime) -> int:
     done = [BatchState.ACKNOWLEDGED, BatchState.DISCARDED]
     if site.one_way:
         done.append(BatchState.PUBLISHED)
@@ -113,7 +122,7 @@ def _prune_sealed(site: Site, clock: RetentionClock) -> int:
                 batch.c.channel.not_in(waiting),
                 sa.or_(
                     sa.and_(
-                        batch.c.state.in_(done),
+                        sa.or_(batch.c.state.in_(done), batch.c.reason == Reason.GIVEN_UP),
                         batch.c.updated_at < kept,
                     ),
                     sa.and_(

@@ -22,7 +22,17 @@ from exchange.database.failed_runs import FailedRuns, list_failed_runs
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch
 from exchange.database.pauses import Pause
-from exchange.database.tables import BatchState, Direction, ResyncState, batch, loading, position, resync, success
+from exchange.database.tables import (
+    BatchState,
+    Direction,
+    ResyncState,
+    batch,
+    folded,
+    loading,
+    position,
+    resync,
+    success,
+)
 from exchange.dead_letters import counts as letter_counts
 from exchange.dead_letters.counts import Backlog, backlog_alarms
 from exchange.format.as_dict import AsDict
@@ -388,6 +398,10 @@ def _count_states(connection: Connection) -> Counter[tuple[Direction, str, Batch
         sa.select(*columns, sa.func.count()).group_by(*columns)
     ):
         counts[Direction(direction), channel, BatchState(state)] = number
+    old = sa.select(folded.c.direction, folded.c.channel, sa.func.sum(folded.c.batches))
+    for direction, channel, number in connection.execute(old.group_by(folded.c.direction, folded.c.channel)):
+        state = BatchState.APPLIED if direction == Direction.IN else BatchState.ACKNOWLEDGED
+        counts[Direction(direction), channel, state] += int(number)
     for direction, channel, number in connection.execute(_MENDED):
         counts[Direction(direction), channel, BatchState.QUARANTINED] -= number
     return counts

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database import folded
 from exchange.database.engine import among, in_parts
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch
@@ -124,6 +125,8 @@ def _sorted_out(connection: Connection, ours: _Ours, files: Iterable[Kept], befo
         if row is not None:
             if row.pruned_at is not None:
                 out.pruned.append(one)
+        elif folded.was_folded(connection, Direction.OUT, (one.name.channel, one.name.epoch, one.name.sequence)):
+            out.pruned.append(one)
         elif one.name.epoch not in ours.left:
             if not _is_next(connection, ours, one.name):
                 out.unexplained.append(one)

@@ -20,11 +20,12 @@ from exchange.database import clock, network
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import BatchState, Direction, ResyncState, batch, resync
-from exchange.format.control import SNAPSHOT
+from exchange.format.control import SNAPSHOT, shown
 from exchange.format.errors import Problem, Reason, RecordError
 from exchange.format.names import CONTROL
 from exchange.link import send_requests
 from exchange.link.send_requests import is_whole_snapshot
+from exchange.outgoing.lost import missed_and_folded
 from exchange.site import Site
 
 MOST_ANSWERS = 3
@@ -142,7 +143,19 @@ def _owed(site: Site, connection: Connection) -> dict[str, tuple[str | None, str
             owed[row.channel] = (None, f"{row.stem} can't be sent any more")
         elif channel.on_refused == "snapshot" and not _is_used_up(connection, row.channel):
             owed.setdefault(row.channel, (WHO, f"{site.peer} refused {row.stem} ({row.reason})"))
+    declared = {one.name for one in site.outgoing()}
+    for name, places in missed_and_folded(connection, epoch or "").items():
+        if name in declared and not _is_sent_anew(connection, name, epoch or "", places[-1][1]):
+            owed[name] = (None, f"{site.peer} misses {shown(places)}, settled so long ago that it is no longer kept")
     return owed
+
+
+def _is_sent_anew(connection: Connection, channel: str, epoch: str, sequence: int) -> bool:
+    """Say whether a snapshot of the whole channel was asked for, or begun, that contains a place."""
+    begun = (resync.c.state.in_([ResyncState.RUNNING, ResyncState.DONE]), resync.c.epoch == epoch)
+    contains = sa.or_(resync.c.state == ResyncState.ASKED, sa.and_(*begun, resync.c.contains_through >= sequence))
+    whole = (resync.c.channel == channel, is_whole_snapshot, resync.c.prune == 1)
+    return bool(connection.scalar(sa.select(sa.exists().where(*whole, contains))))
 
 
 def _is_used_up(connection: Connection, channel: str) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger
+from exchange.database import folded, ledger
 from exchange.database.engine import now
 from exchange.database.ledger import Entry
-from exchange.database.tables import BatchState
-from exchange.format.control import SNAPSHOT
+from exchange.database.tables import BatchState, Direction, batch, receipt
+from exchange.format.control import SNAPSHOT, Range, ranges
 from exchange.format.errors import Reason, RecordError
 from exchange.format.names import CONTROL
-from exchange.link import send_requests
+from exchange.link import peer_statements, send_requests
 
 IN_ITS_PLACE = "a snapshot of the channel goes in its place"
 
@@ -35,3 +36,28 @@ def lose(connection: Connection, entry: Entry, cause: str) -> None:
         send_requests.add_request(
             connection, channel=entry.channel, want=SNAPSHOT, prune=True, reason=f"{entry.stem}: {cause}"
         )
+
+
+def missed_and_folded(connection: Connection, epoch: str) -> dict[str, tuple[Range, ...]]:
+    """Give what the other side misses, by channel, and this side settled so long ago that it knows no more of it.
+
+    Its database was restored from a copy older than that. Only reads, in the caller's transaction.
+    """
+    found: dict[str, tuple[Range, ...]] = {}
+    receipts = sa.select(receipt.c.channel, receipt.c.through, receipt.c.said).where(receipt.c.epoch == epoch)
+    for row in connection.execute(receipts).all():
+        through = folded.of_flow(connection, Direction.OUT, row.channel, epoch).through
+        said = peer_statements.receipt(row.said) if through else None
+        if said is None:
+            continue
+        missed = [(first, min(last, through)) for first, last in said.missing if first <= through]
+        if row.through < through:
+            missed.append((row.through + 1, through))
+        if not missed:
+            continue
+        here = (batch.c.direction == Direction.OUT, batch.c.channel == row.channel, batch.c.epoch == epoch)
+        there = set(connection.scalars(sa.select(batch.c.sequence).where(*here, batch.c.sequence <= through)))
+        places = {one for first, last in missed for one in range(first, last + 1)} - there
+        if places:
+            found[row.channel] = ranges(sorted(places), most=len(places))
+    return found

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import clock, ledger, network, pauses
+from exchange.database import clock, folded, ledger, network, pauses
 from exchange.database.engine import in_parts, now
 from exchange.database.errors import transient_errors
 from exchange.database.ledger import Entry
@@ -28,7 +28,7 @@ from exchange.format.control import MAX_MORE_RANGES, MAX_RANGES, Range, ranges, 
 from exchange.format.errors import Reason, TransientError, printable
 from exchange.format.manifest import Manifest
 from exchange.link import peer_statements
-from exchange.outgoing.lost import IN_ITS_PLACE, lose
+from exchange.outgoing.lost import IN_ITS_PLACE, lose, missed_and_folded
 from exchange.outgoing.seal import next_copy
 from exchange.results import Resent
 from exchange.site import Site
@@ -207,7 +207,8 @@ def _lose(connection: Connection, entry: Entry, cause: str) -> Resent:
 def with_lost_places(connection: Connection, epoch: str) -> set[str]:
     """Name the channels that have places which can't be sent again. Only reads, in the caller's transaction."""
     lost = (batch.c.state == BatchState.REJECTED, batch.c.direction == Direction.OUT, batch.c.reason == Reason.LOST)
-    return set(connection.scalars(sa.select(batch.c.channel).where(*lost, batch.c.epoch == epoch).distinct()))
+    known = sa.select(batch.c.channel).where(*lost, batch.c.epoch == epoch).distinct()
+    return set(connection.scalars(known)) | missed_and_folded(connection, epoch).keys()
 
 
 def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
@@ -230,8 +231,10 @@ def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range
         said = peer_statements.receipt(row.said)
         reached = min([row.through, *(first - 1 for first, _ in said.missing)]) if said else 0
         asking = asking.where(batch.c.sequence > reached)
-    found = list(connection.scalars(asking.order_by(batch.c.sequence)))
-    every = ranges(found, most=len(found))
+    found = set(connection.scalars(asking))
+    for first, last in missed_and_folded(connection, epoch).get(channel, ()):
+        found.update(range(first, last + 1))
+    every = ranges(sorted(found), most=len(found))
     most = MAX_RANGES + MAX_MORE_RANGES
     return every[:most] if row is not None else every[-most:]
 
@@ -276,8 +279,17 @@ def _at_once(site: Site, channel: str, wanted: Sequence[Range], why: str) -> tup
             pauses.refuse_paused(connection, site.off, Direction.OUT, declared.declared)
         epoch = network.known_epoch(connection, site.network) or ""
         rows = _rows_at(connection, channel, epoch, wanted)
+        through = folded.of_flow(connection, Direction.OUT, channel, epoch).through
     found = {row.sequence for row in rows}
-    absent = ranges(one for first, last in wanted for one in range(first, last + 1) if one not in found)
+    lacking = [one for first, last in wanted for one in range(first, last + 1) if one not in found]
+    old = ranges(one for one in lacking if one <= through)
+    if old:
+        msg = (
+            f"channel {channel}: {shown(old)} was settled so long ago that it is no longer kept; nothing was done;"
+            f" `exchange resync {channel} --prune-missing` sends all rows in its place"
+        )
+        raise TransientError(msg)
+    absent = ranges(lacking)
     if absent:
         msg = (
             f"channel {channel} has published no batch {shown(absent)} in its present epoch {epoch}; nothing was done;"

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import ledger
+from exchange.database import folded, ledger
 from exchange.database.engine import among, in_parts
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch, epoch, is_kept, position
@@ -230,6 +230,8 @@ def _unknown(connection: Connection, direction: Direction, names: set[BatchName]
             here = (batch.c.direction == direction, batch.c.channel == channel, batch.c.epoch == its_epoch)
             some = sa.select(batch.c.sequence).where(*here, among(connection, batch.c.sequence, sequences))
             there |= set(connection.scalars(some))
+        through = folded.of_flow(connection, direction, channel, its_epoch).through
+        there |= {one for one in sequences if one <= through}
         if direction is Direction.IN:  # what comes to a place that was given up is a duplicate of nothing
             there |= gaps.given_up_among(connection, gaps.Flow(channel, its_epoch), sequences)
         unknown -= {name for name in flow if name.sequence in there}

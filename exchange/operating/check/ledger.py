@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database import folded, tables
 from exchange.database.locks import reading
 from exchange.database.tables import (
     BatchState,
@@ -98,9 +99,10 @@ def _flows(connection: Connection) -> _Said:
             gap.c.channel == at.channel, gap.c.epoch == at.epoch, gap.c.sequence <= at.sequence, sa.literal(not out)
         )
         places = told.union(passed).subquery()
-        have = connection.scalar(sa.select(sa.func.count()).select_from(places))
+        have = connection.scalar(sa.select(sa.func.count()).select_from(places)) or 0
+        have += folded.of_flow(connection, Direction(at.direction), at.channel, at.epoch).places
         if have != at.sequence:
-            found.append((HOLE_OUT if out else HOLE_IN, f"{flow}: {at.sequence - int(have or 0)} of {at.sequence}"))
+            found.append((HOLE_OUT if out else HOLE_IN, f"{flow}: {at.sequence - have} of {at.sequence}"))
     return found
 
 
@@ -129,6 +131,10 @@ def _counts(connection: Connection) -> _Said:
     applied = (batch.c.direction == Direction.IN, batch.c.state == BatchState.APPLIED)
     query = sa.select(batch.c.channel, batch.c.epoch, *sums).where(*applied).group_by(batch.c.channel, batch.c.epoch)
     summed = {(channel, epoch): [*map(int, numbers)] for channel, epoch, *numbers in connection.execute(query)}
+    old = sa.select(*(tables.folded.c[name] for name in ("channel", "epoch", *_COUNTED)))
+    for channel, epoch, *numbers in connection.execute(old.where(tables.folded.c.direction == Direction.IN)):
+        known = summed.get((channel, epoch), [0] * len(_COUNTED))
+        summed[channel, epoch] = [one + int(more) for one, more in zip(known, numbers, strict=True)]
     counted = sa.select(position.c.channel, position.c.epoch, *(position.c[name] for name in _COUNTED))
     return [
         (COUNTS, f"{channel}-{epoch}")

@@ -333,12 +333,18 @@ def _batches(source: Site, target: Site) -> Iterator[tuple[Kind, str]]:
         epoch = connection.scalar(sa.select(tables.network.c.epoch))
         mine = sa.select(*columns).where(batch.c.direction == Direction.OUT, batch.c.epoch == epoch)
         sealed = {(row.channel, row.sequence): row.digest for row in connection.execute(mine)}
+        old = sa.select(tables.folded.c.channel, tables.folded.c.through).where(
+            tables.folded.c.direction == Direction.OUT, tables.folded.c.epoch == epoch
+        )
+        folded = {row.channel: row.through for row in connection.execute(old)}
     with reading(target.engine) as connection:
         came = sa.select(*columns).where(
             batch.c.direction == Direction.IN, batch.c.epoch == epoch, batch.c.state == BatchState.APPLIED
         )
         for row in connection.execute(came):
             place = (row.channel, row.sequence)
+            if place not in sealed and row.sequence <= folded.get(row.channel, 0):
+                continue  # its sender knows no more of it
             if place not in sealed:
                 yield NEVER_SEALED, row.stem
             # Of control batches the newest says it all: one of a life that its sender forgot has changed nothing.

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from exchange.channels.channel import Channel
 from exchange.database import audit_chain, encodings, engine, ledger, locks, network, positions, sessions
 from exchange.database.dialects import dialect_of
-from exchange.database.tables import Direction, ResyncState, batch, event, resync
+from exchange.database.tables import Direction, ResyncState, batch, event, folded, resync
 from exchange.format.control import SNAPSHOT
 from exchange.format.moments import in_words
+from exchange.format.names import CONTROL
 from exchange.link import home, known_schemas, peer_statements
 from exchange.operating import migrate
 from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
@@ -204,6 +205,8 @@ def _never_sent(site: Site, connection: sa.Connection, channel: Channel) -> int:
         return 0
     mine = (batch.c.direction == Direction.OUT, batch.c.channel.in_(names))
     sent = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(batch.c.records), 0)).where(*mine)) or 0
+    old = (folded.c.direction == Direction.OUT, folded.c.channel.in_(names))
+    sent += connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(folded.c.records), 0)).where(*old)) or 0
     if sent > MANY_ROWS:
         return 0
     known = int(sent) + capture.pending(connection, channel.streams, MANY_ROWS)
@@ -214,15 +217,22 @@ def _never_sent(site: Site, connection: sa.Connection, channel: Channel) -> int:
         some = sa.select(sa.literal(1)).select_from(stream.table).limit(known - rows + 1)
         rows += connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
         if rows > known:
-            return 0 if _came_by_another(connection, names, channel) else rows - known
+            return 0 if _came_by_another(site, connection, names, channel) else rows - known
     return 0
 
 
-def _came_by_another(connection: sa.Connection, names: Collection[str], channel: Channel) -> bool:
-    """Say whether a stream of a channel was sent by another one before: how many of its records is not known."""
+def _came_by_another(site: Site, connection: sa.Connection, names: Collection[str], channel: Channel) -> bool:
+    """Say whether a stream of a channel was sent by another one before: how many of its records is not known.
+
+    Of a channel that is declared no more, and whose batches were folded, anything may be.
+    """
     named = (batch.c.manifest.contains(f'"{stream.name}":', autoescape=True) for stream in channel.streams)
     others = (batch.c.direction == Direction.OUT, batch.c.channel.not_in(names))
-    return bool(connection.scalar(sa.select(sa.exists().where(*others, sa.or_(*named)))))
+    declared = {CONTROL, *(one.name for one in site.outgoing())}
+    old = (folded.c.direction == Direction.OUT, folded.c.channel.not_in(declared | set(names)))
+    return bool(
+        connection.scalar(sa.select(sa.or_(sa.exists().where(*others, sa.or_(*named)), sa.exists().where(*old))))
+    )
 
 
 def _shards(_settings: Settings, site: Site) -> Findings:
