@@ -13,6 +13,7 @@ from exchange.channels.channel import MAX_SHARDS, Channel, at_network
 from exchange.channels.schemas import Checker
 from exchange.database.dialects import dialect_of
 from exchange.database.pauses import Place
+from exchange.database.tally import Tally
 from exchange.files.spool import Spool
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.limits import Limits
@@ -51,6 +52,8 @@ class Site:
     """Channels, by their declared names, that a setting has stand still."""
     progress: Progress = field(default_factory=Progress, compare=False)
     """How far the work at hand is, for whoever watches it."""
+    tally: Tally = field(default_factory=Tally, compare=False)
+    """What was done and how long it took, for metrics."""
     read_trusted: Callable[[], TrustedKeys] | None = None
     """Gives the keys trusted at this moment, or raises TransientError; None where those of ``trusted`` stay."""
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "check.check",
     "status": "status.status",
     "channels": "channels.app",
+    "metrics": "metrics.metrics",
     "export": "transfer.export",
     "import": "transfer.import_",
     "replay": "transfer.replay",

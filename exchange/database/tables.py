@@ -551,6 +551,35 @@ pause = Table(
 """Channels, by their declared names, that a person paused, each at most once: the last time. It is paused while
 ``resumed_at`` is NULL."""
 
+batch_count = Table(
+    "exchange_batch_count",
+    metadata,
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("outcome", String(12), primary_key=True),
+    Column("part", BigInteger, Identity(), primary_key=True),
+    Column("batches", BigInteger, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("standing", BigInteger, nullable=False),
+)
+"""How many batches ever came to a state, with the records and bytes in them, and how many are ``standing`` in it now:
+the sums over ``part``. Outcome ``resent`` counts those that were published once more. Triggers keep it true, whoever
+moves a batch; on PostgreSQL each adds to a part that nobody else is adding to, so that no transaction waits."""
+
+work_count = Table(
+    "exchange_work_count",
+    metadata,
+    Column("what", String(31), primary_key=True),
+    Column("direction", String(3), primary_key=True),
+    Column("channel", String(31), primary_key=True),
+    Column("label", String(31), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("microseconds", BigInteger, nullable=False),
+)
+"""How often a step was done or something happened; ``label`` is the bucket of how long a step took, by its number in
+``tally.BOUNDS``, or an outcome."""
+
 success = Table(
     "exchange_success",
     metadata,

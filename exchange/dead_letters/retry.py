@@ -25,6 +25,7 @@ from exchange.database.errors import refuses_a_record, transient_errors
 from exchange.database.locks import export_lock, import_lock, join, locked, reading
 from exchange.database.redact import words as said
 from exchange.database.tables import DeadLetterState, Direction, change, dead_letter
+from exchange.database.tally import RETRIED
 from exchange.dead_letters import store, transitions
 from exchange.dead_letters.store import Letter
 from exchange.dead_letters.transitions import Outcome, Taken, missing, standing
@@ -182,6 +183,7 @@ def retry_group(site: Site, group: RetryGroup, options: RetryOptions) -> list[Re
         with nullcontext(Applied()) if options.rehearse else calling_hooks() as applied:
             done = _try_group(site, group, options)
             failed = applied.call_after_commit()
+        _count(site, group, done, options)
         return [replace(one, message=f"{one.message}; {failed}") for one in done] if failed else done
     except (DBAPIError, HookFailed) as error:
         if isinstance(error, DBAPIError) and not refuses_a_record(error):
@@ -193,7 +195,17 @@ def retry_group(site: Site, group: RetryGroup, options: RetryOptions) -> list[Re
         fault = _of_the_whole(error, group)
     with _locked(site, group) as connection:
         taken = transitions.take(connection, group.ids)
-        return _finish(connection, group, taken, [_refused(one, fault) for one in taken], options)
+        done = _finish(connection, group, taken, [_refused(one, fault) for one in taken], options)
+    _count(site, group, done, options)
+    return done
+
+
+def _count(site: Site, group: RetryGroup, done: Iterable[Retried], options: RetryOptions) -> None:
+    """Count what came of the letters that were tried. Commits a transaction of its own."""
+    if not options.rehearse:
+        for state, number in Counter(one.state for one in done if one.changed and one.state).items():
+            site.tally.count(RETRIED, group.direction, group.channel.name, state, number)
+        site.tally.write(site.engine)
 
 
 def _try_group(site: Site, group: RetryGroup, options: RetryOptions) -> list[Retried]:

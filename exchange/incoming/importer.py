@@ -20,6 +20,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading
 from exchange.database.pauses import Pause
 from exchange.database.tables import Direction
+from exchange.database.tally import BUSY
 from exchange.dead_letters import auto_retry
 from exchange.files.batch_files import Listing
 from exchange.files.spool import FolderTrouble
@@ -105,6 +106,7 @@ def import_batches(
         work.trouble = error.sentence
         running = [one.name for one in wanted if one.declared not in stopped]
         failed_runs.note_failure(site.engine, Direction.IN, running, work.trouble)
+    site.tally.write(site.engine)
     troubles = (work.trouble, *_note_troubles(site, work.outcomes, refused))
     return ImportRun(
         _in_order_of_names(work.outcomes, sightings),
@@ -162,6 +164,8 @@ class _Work:
                 outcome = import_one(self._site, seen, release=self._release)
             open_batches.forget_after(outcome)
             self.outcomes.append(outcome)
+            if outcome.verdict is Verdict.BUSY:
+                self._site.tally.count(BUSY, Direction.IN, outcome.channel)
             if outcome.verdict is Verdict.BUSY or _holds_up(seen, outcome):
                 self.busy.add(seen.place[0])
             elif outcome.verdict is Verdict.APPLIED and _is_snapshot(seen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -50,6 +51,7 @@ def import_batch(site: Site, arrival: Arrival) -> Imported:
 
 
 def _import_batch(site: Site, arrival: Arrival) -> Imported:
+    began = time.monotonic()
     unwritten_seconds = site.spool.seconds_since_written(arrival.sighting, arrival.manifest.encoding)
     try:
         done = apply_batch(site, arrival)
@@ -64,9 +66,12 @@ def _import_batch(site: Site, arrival: Arrival) -> Imported:
         return record_verdict(site, arrival, verdict_on(fault))
     if isinstance(done, Decision):
         return record_verdict(site, arrival, done)
+    stem, name = arrival.sighting.stem, arrival.channel.name
+    site.tally.took("apply", Direction.IN, name, time.monotonic() - began)
+    site.tally.took("cross", Direction.IN, name, (now() - arrival.manifest.created_at).total_seconds())
     trouble = moved(site.spool.archive, arrival.sighting)
     superseding.retire_superseded(site, arrival)
-    stem, name = arrival.sighting.stem, arrival.channel.name
+    site.tally.took("import", Direction.IN, name, time.monotonic() - began)
     return Imported(
         stem,
         name,

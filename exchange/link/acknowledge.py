@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.database import ledger
+from exchange.database.engine import now
 from exchange.database.tables import BatchState, Direction, batch
 from exchange.format import traces
 from exchange.format.control import Range, Receipt, RefusedBatch, within
@@ -46,6 +47,7 @@ def apply_receipt(connection: Connection, site: Site, receipt: Receipt) -> list[
         elif _has(receipt, refused, lacking, row.sequence):
             there[state].append(row.id)
             settled.append(_settled(site, receipt, row, BatchState.ACKNOWLEDGED))
+            site.tally.took("acknowledge", Direction.OUT, receipt.channel, (now() - row.created_at).total_seconds())
     for before, ids in there.items():
         change = (before, BatchState.ACKNOWLEDGED)
         ledger.move_all(connection, Direction.OUT, ids, change, f"{peer} has it: applied through {receipt.through}")
@@ -96,7 +98,7 @@ def _unsettled(connection: Connection, receipt: Receipt) -> Iterable[Any]:
 
 
 _UNSETTLED = (
-    sa.select(batch.c.id, batch.c.sequence, batch.c.state, batch.c.reason, batch.c.trace)
+    sa.select(batch.c.id, batch.c.sequence, batch.c.state, batch.c.reason, batch.c.trace, batch.c.created_at)
     .where(
         batch.c.state.in_([BatchState.PUBLISHED, BatchState.REJECTED]),
         batch.c.direction == Direction.OUT,

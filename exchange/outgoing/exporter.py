@@ -21,6 +21,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, locked, reading, writing
 from exchange.database.pauses import Pause, Paused, Place
 from exchange.database.tables import BatchState, Direction
+from exchange.database.tally import BUSY
 from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
 from exchange.format.errors import RecordError, TransientError
@@ -94,6 +95,7 @@ def export(
         failed_runs.note_failure(site.engine, Direction.OUT, unfinished - tables.faulty, work.trouble)
     if tables.faults:
         failed_runs.note_failure(site.engine, Direction.OUT, tables.faulty, tables.faults[0])
+    site.tally.write(site.engine)
     whom = tuple({one.lock: one for one in work.busy}.values())
     return ExportRun(
         tuple(work.batches),
@@ -136,17 +138,19 @@ class _Work:
             site = peer_state.within_its_limits(self._site, connection)
         for channel in channels:
             try:
-                for sealed in _export_channel(site, channel, standing, self._stopping):
-                    self.parked += sealed.parked
-                    self.batches += sealed.before
-                    if sealed.batch is not None:
-                        self.batches.append(sealed.batch)
+                with site.tally.timing("export", Direction.OUT, channel.name):
+                    for sealed in _export_channel(site, channel, standing, self._stopping):
+                        self.parked += sealed.parked
+                        self.batches += sealed.before
+                        if sealed.batch is not None:
+                            self.batches.append(sealed.batch)
                 self.done.append(channel.name)
             except Paused as held:
                 self.paused.append(held.pause)
                 self.stopped.append(channel.name)
             except Busy as held:
                 self.busy.append(held)
+                site.tally.count(BUSY, Direction.OUT, channel.name)
             except TransientError as error:
                 self.trouble = self.trouble or error.sentence
                 if isinstance(error, FolderTrouble):
@@ -250,6 +254,7 @@ def _publish_left(site: Site, wanted: str | None, stopped: Mapping[Place, Pause]
                 found.lost.extend(published.lost)
             except Busy as held:
                 found.busy.append(held)
+                site.tally.count(BUSY, Direction.OUT, name)
             except FolderTrouble as error:
                 found.stuck[name] = error.sentence
     return found
@@ -270,7 +275,10 @@ def _export_channel(
             check_room(site)
             running = pauses.refusing(site.engine, site.off, Direction.OUT, channel.declared)
             lock = export_lock(channel.name)
-            with locked(site.engine, lock, prepare=running, isolation_level="REPEATABLE READ") as connection:
+            with (
+                site.tally.timing("seal", Direction.OUT, channel.name),
+                locked(site.engine, lock, prepare=running, isolation_level="REPEATABLE READ") as connection,
+            ):
                 sealed = compose.seal_changes(site, connection, channel)
             publish_sealed(site, channel.name)
             more = sealed.more
@@ -305,11 +313,12 @@ def _export_requested(
             waiting.append(request.id)
             continue
         wants_snapshot = request.want == SNAPSHOT
-        sealed = (
-            snapshot.seal_part(site, channel, request)
-            if wants_snapshot
-            else checkpoint.seal_checkpoint(site, channel, request)
-        )
+        with site.tally.timing("seal", Direction.OUT, channel.name):
+            sealed = (
+                snapshot.seal_part(site, channel, request)
+                if wants_snapshot
+                else checkpoint.seal_checkpoint(site, channel, request)
+            )
         if sealed is None:
             waiting.append(request.id)
             continue

@@ -155,7 +155,10 @@ def publish_sealed(site: Site, channel: str) -> Published:
     with reading(site.engine) as connection:
         if not ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             return done
-    with locked(site.engine, export_lock(channel)) as connection:
+    with (
+        site.tally.timing("publish", Direction.OUT, channel),
+        locked(site.engine, export_lock(channel)) as connection,
+    ):
         for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             manifest = Manifest.parse((entry.manifest or "").encode())
             try:

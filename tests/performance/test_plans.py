@@ -23,6 +23,8 @@ from exchange.incoming import importer
 from exchange.link import asked_requests, gaps, send_requests
 from exchange.operating import prune, status
 from exchange.outgoing import resend
+from exchange.settings import Settings
+from exchange.watching.metrics import render_metrics
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import EPOCH, Forger, account, delete, upsert
@@ -440,3 +442,18 @@ def test_letting_some_dead_letters_go_reads_no_large_table(receiver: Side, *, an
             counts.backlog(connection)
 
     assert seen.read_whole(*GROWING) == []
+
+
+@with_and_without_statistics
+def test_a_scrape_of_metrics_reads_no_large_table_and_asks_as_much_however_long_the_history(
+    receiver: Side, *, analysed: bool
+) -> None:
+    if analysed:
+        analyse(receiver)
+    settings = Settings(network=receiver.site.network, peer=receiver.site.peer, home=receiver.home)
+    with watched(receiver.engine) as seen:
+        text = render_metrics(settings, receiver.site).decode()
+
+    assert seen.read_whole(*GROWING) == []
+    assert seen.statements <= 30
+    assert f'state="applied"}} {BATCHES}.0' in text

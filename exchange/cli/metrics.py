@@ -1,0 +1,48 @@
+"""``exchange metrics``: what a side is and did, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exchange.cli import output
+from exchange.cli.runtime import fail, settings
+
+READABLE = 0o644
+"""A textfile is read by node_exporter, which is another user."""
+
+
+def metrics(
+    textfile: Annotated[
+        Path | None,
+        typer.Option(
+            "--textfile",
+            metavar="PATH",
+            help="Write them to a file that node_exporter reads (*.prom), whole or not at all.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Print all metrics in Prometheus' text format, or write them to a file."""
+    from exchange.files import durable
+    from exchange.operating.assemble import assemble
+    from exchange.watching.metrics import render_metrics
+
+    known = settings()
+    site = assemble(known, keyless=True)  # a database that is away is a metric, too
+    try:
+        content = render_metrics(known, site)
+    finally:
+        site.engine.dispose()
+    if textfile is None:
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        durable.write(textfile, content, mode=READABLE)
+    except OSError as error:
+        output.print_error(f"{textfile}: {error.strerror}; nothing was written, and what was there before stays")
+        fail()
+    output.say(f"{textfile}: {content.count(b'# TYPE')} metrics")
