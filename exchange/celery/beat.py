@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from celery.beat import ScheduleEntry, Scheduler
 
+from exchange.celery import service
 from exchange.celery.signs import BeatSigns
 from exchange.database import clock
 from exchange.files import durable
@@ -61,6 +62,7 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
     def tick(self, *_: Any, **__: Any) -> float:
         """Send what is due; give the seconds until something is again."""
         self._signs.note()
+        service.say_that_it_ticks()
         for name, entry in self.schedule.items():
             if self._due[name] <= time.monotonic():
                 sent = self._send(entry)

@@ -16,6 +16,7 @@ from typing import Any
 import redis
 import structlog
 from celery.exceptions import WorkerShutdown
+from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
 
@@ -23,6 +24,7 @@ from exchange.celery.judge import Judge
 from exchange.celery.own_app import settings_or_exit
 from exchange.format.errors import Problem
 from exchange.operating import broker
+from exchange.operating.service_manager import manager
 
 LOOKS = frozenset(
     {
@@ -44,6 +46,29 @@ log = structlog.get_logger("exchange")
 _LOGGER = logging.getLogger("celery.worker.consumer.consumer")
 
 
+class PoolWatch:
+    """Whether the pool answers: with late acknowledgement each task that is given to it has a process to begin it.
+
+    A task that runs is no hanging; its time limit ends it.
+    """
+
+    def __init__(self, patience_seconds: float) -> None:
+        """Take how long a task may wait, and how long it may run on beyond its limit."""
+        self._patience = patience_seconds
+        self._since: dict[tuple[str, bool], float] = {}
+
+    def answers(self) -> bool:
+        """Tell whether no task waits for too long to be begun, nor runs on long after its limit."""
+        moment = time.monotonic()
+        limits = {
+            (one.id, one.time_start is not None): one.task.time_limit if one.time_start is not None else 0
+            for one in state.reserved_requests
+            if one.eta is None
+        }
+        self._since = {one: self._since.get(one, moment) for one in limits}
+        return all(limit is None or moment - self._since[one] < limit + self._patience for one, limit in limits.items())
+
+
 class Gate(Consumer):  # type: ignore[misc]
     """Celery's consumer, which sees no message that was not judged."""
 
@@ -53,10 +78,13 @@ class Gate(Consumer):  # type: ignore[misc]
         self._refusal, self._refused_at, self._pause = "", 0.0, FIRST_PAUSE_SECONDS
         self._judge = Judge(self._settings)
         self._claims = False
+        self._pool_watch = PoolWatch(manager().patience_seconds)
         super().__init__(*args, **options)
 
     def on_ready(self) -> None:
         """Begin, unless the broker serves another home; and say again and again that this one is served."""
+        if manager().patience_seconds and not self._claims:
+            self.timer.call_repeatedly(manager().every_seconds, self._prove_that_it_works)
         other = self._claim()
         if other is not None:
             log.critical("refused", message=str(other))
@@ -65,6 +93,27 @@ class Gate(Consumer):  # type: ignore[misc]
             self.timer.call_repeatedly(broker.CLAIM_SECONDS / 4, self._claim)
             self._claims = True
         super().on_ready()
+
+    def _prove_that_it_works(self) -> None:
+        """Tell whoever started this worker that its loop turns and its pool answers, if that is so."""
+        if self._pool_watch.answers():
+            busy = len(state.active_requests)
+            manager().works(f"{busy} at work" if busy else "ready")
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Wait for the broker, which is no hanging."""
+        ensure = conn.ensure_connection
+
+        def wait(errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any) -> Any:
+            def turn() -> None:
+                manager().works("waiting for the broker")
+                if callback:
+                    callback()
+
+            return ensure(errback, max_retries, callback=turn, **options)
+
+        conn.ensure_connection = wait
+        return super().ensure_connected(conn)
 
     def _claim(self) -> Problem | None:
         try:

@@ -7,6 +7,7 @@ kind, and an application's commits are not to wait for us. Two looks at an index
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +28,8 @@ from exchange.database.engine import make_engine, missing_file
 from exchange.database.errors import transient_errors
 from exchange.files.pid_lock import hold
 from exchange.format.errors import TransientError, printable
-from exchange.operating import broker, logs, readiness
+from exchange.operating import broker, last_runs, logs, readiness
+from exchange.operating.service_manager import manager
 from exchange.settings import Settings
 from exchange.tables import capture
 
@@ -52,6 +54,7 @@ def run_nudge(settings: Settings) -> NoReturn:
     What is away (broker, database, folder) is said once and waited for. Raises BrokerFault if the embedded
     broker does not run when this begins.
     """
+    manager()
     logs.configure("nudge", settings.log_level, settings.log_format, secrets=settings.passwords)
     folder, changes = WatchedFolder(settings.incoming), Changes(make_engine(settings.database_url))
     imports = NudgedTask("exchange.import", "the incoming folder", FOLDER_SECONDS, lambda: _arrived(folder))
@@ -60,9 +63,14 @@ def run_nudge(settings: Settings) -> NoReturn:
     queue = Queue(app.conf.exchange_secret_broker_url, app.conf.task_default_queue)
     # A second process would only say everything twice; and doctor asks whether there is one.
     with hold(settings.nudge_lock, _say_waiting):
-        readiness.report_ready()
+        with suppress(OSError):
+            for sentence in last_runs.begin(settings, "nudge"):
+                log.warning("restarted", message=sentence)
+        signal.signal(signal.SIGTERM, _end)
+        readiness.report_ready("nudging")
         log.info("nudging", imports=f"when files come to {settings.incoming}", exports="after commits")
         while True:
+            manager().works()
             for task in tasks:
                 task.look()
             now = time.monotonic()
@@ -200,6 +208,11 @@ class Queue:
             app.send_task(task.name, kwargs={"spread": True}, expires=EXPIRES_SECONDS, headers=TICK, ignore_result=True)
             log.debug("nudged", task=task.name)
         return True
+
+
+def _end(_number: int, _frame: object) -> NoReturn:
+    manager().stops()
+    raise SystemExit(0)
 
 
 def _say_waiting(who: str) -> None:

@@ -7,6 +7,7 @@ them, and nothing connects to the database before a fork.
 
 from __future__ import annotations
 
+import atexit
 import sys
 import warnings
 
@@ -30,6 +31,7 @@ if "celery.bin.celery" in sys.modules:
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -50,7 +52,8 @@ from exchange.database import clock
 from exchange.files import call_secret, pid_lock
 from exchange.files.folder import make_private
 from exchange.format.errors import printable
-from exchange.operating import broker, logs, readiness
+from exchange.operating import broker, last_runs, logs, readiness
+from exchange.operating.service_manager import manager
 from exchange.settings import Settings, SettingsFaults, load_settings
 
 ANSWER_SECONDS = 5
@@ -261,9 +264,19 @@ def _is_beat(**_: Any) -> None:
     app.runs = "beat"
     if refused := broker.login_refused(app.conf.exchange_secret_broker_url):
         _end([str(refused)], 2, SettingsFaults([str(refused)]))
+    manager()
     if not HELD:
         HELD.append(pid_lock.hold(settings_or_exit().beat_lock, _say_waiting))
+    _begin("beat")
     structlog.get_logger("exchange").info("ticking")
+
+
+def _begin(process: str) -> None:
+    """Leave word that this process lives, and say how the one before it ended, if that was not in order."""
+    with suppress(OSError):
+        for sentence in last_runs.begin(settings_or_exit(), process):
+            structlog.get_logger("exchange").warning("restarted", message=sentence)
+    atexit.register(manager().stops)
 
 
 def _say_waiting(who: str) -> None:
@@ -274,6 +287,7 @@ def _say_waiting(who: str) -> None:
 @signals.worker_init.connect
 def _is_worker(**_: Any) -> None:
     app.runs = "worker"
+    manager()  # before a pool is forked
 
 
 @signals.worker_init.connect
@@ -291,15 +305,20 @@ def _check_site(**_: Any) -> None:
     except SettingsFaults as faults:
         _end(faults.faults, 2, faults)
     HELD.append(pid_lock.hold_with_others(settings.worker_lock))
+    _begin("worker")
     if needed:
         fault = "the database has not the tables of this version; run `exchange migrate` first"
         _end([fault], 1, SettingsFaults([fault]))
 
 
 @signals.worker_ready.connect
-@signals.beat_init.connect
 def _tell_ready(**_: Any) -> None:
-    readiness.report_ready()
+    readiness.report_ready("ready")
+
+
+@signals.worker_shutting_down.connect
+def _tell_stopping(**_: Any) -> None:
+    manager().stops()
 
 
 @signals.worker_ready.connect

@@ -15,6 +15,7 @@ from celery import Celery
 from redbeat.decoder import to_timestamp
 from redbeat.schedulers import RedBeatScheduler, acquire_distributed_beat_lock, get_redis
 
+from exchange.celery import service
 from exchange.celery.beat import Broker
 from exchange.celery.signs import BeatSigns
 
@@ -53,9 +54,11 @@ class SteadyRedBeat(RedBeatScheduler):  # type: ignore[misc]
             wait: float = super().tick(*args, **options)
         except redis.RedisError as error:
             self._broker.refused(error)
+            service.say_that_it_ticks()
             return AGAIN_SECONDS
         self._broker.took()
         self._signs.note()
+        service.say_that_it_ticks()
         return wait
 
     def _bring_back(self) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from typing import IO, Any
 
 from celery import signals
 
 from exchange.celery.calls import TICK
+from exchange.operating import readiness
+from exchange.operating.service_manager import manager
 from exchange.settings import Settings
 
 VISIBILITY_MARGIN_SECONDS = 600
@@ -18,6 +21,17 @@ EXPIRY_SHARE = 0.9
 """Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
 SOFT_SHARE = 0.9
 """Of its hard limit a task has until it is asked to end: rolled back in order rather than killed."""
+
+_ticked = threading.Event()
+
+
+def say_that_it_ticks() -> None:
+    """Tell whoever started this process that beat ticks; with the first tick that it is ready."""
+    if not _ticked.is_set():
+        readiness.report_ready("ticking")
+        _ticked.set()
+    manager().works()
+
 
 HELD: list[IO[Any]] = []
 """What this process holds as long as it lives."""

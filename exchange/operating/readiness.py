@@ -1,4 +1,4 @@
-"""Readiness: a process that ``exchange up`` started tells it, once, that it has started and is at work.
+"""Readiness: a process tells whoever started it, ``exchange up`` or systemd, that it has started and is at work.
 
 Whoever was started otherwise has nobody to tell, and tells nobody.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from exchange.operating.service_manager import manager
+
 VARIABLE = "_EXCHANGE_READY"
 """Names the descriptor of the pipe to who started us."""
 
 
-def report_ready() -> None:
+def report_ready(status: str = "") -> None:
     """Say that this process is ready; may be repeated."""
+    manager().ready(status)
     descriptor = os.environ.pop(VARIABLE, "")
     # Whoever started us may have gone, and then the kernel is about to end us.
     with suppress(OSError, ValueError):

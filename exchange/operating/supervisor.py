@@ -28,6 +28,7 @@ from exchange.operating import logs
 from exchange.operating.broker import EmbeddedBroker
 from exchange.operating.prepare import prepare
 from exchange.operating.readiness import ReadyPipe
+from exchange.operating.service_manager import Listener, manager
 from exchange.settings import Settings, SettingsFaults
 
 STOP_SECONDS = 30.0
@@ -38,6 +39,8 @@ STEADY_SECONDS = 60.0
 """A child that ran this long has recovered: its next death is a first one."""
 MOST_FALSE_STARTS = 5
 """So often a child may end that was never ready, while a database comes up, say; then it can't start here."""
+HUNG_SECONDS = 120.0
+"""A child that was ready, and has given no sign of life for so long, hangs."""
 TICK_SECONDS = 0.2
 
 _COLOURS = {"nudge": 34, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
@@ -63,9 +66,21 @@ class _Child:
     last_words: str = ""
     """The last line of its log that was not empty."""
     ready_pipe: ReadyPipe | None = None
+    listener: Listener | None = None
     was_ready: bool = False
     """Whether it ever was ready, in any of its lives."""
     false_starts: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is ready now, as far as it can say so."""
+        return self.process is not None and (self.listener is None or self.listener.is_ready)
+
+    def kill(self) -> None:
+        """Kill it, and whatever it left behind in its group."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def run_side(settings: Settings, out: TextIO | None = None) -> None:
@@ -90,6 +105,7 @@ class Supervisor:
         self._folded = self._out.isatty()
         self._json = settings.log_format == logs.JSON
         self._stops = 0
+        manager()  # before anything is started
         self._selector = selectors.DefaultSelector()
         self._children = _children(settings)
         embedded = settings.broker_url is None
@@ -114,13 +130,28 @@ class Supervisor:
                 self._stop()
 
     def _watch(self) -> None:
+        is_ready = False
         while not self._stops:
             if self._broker is not None and self._broker.died():
                 self._say("broker", "died; starting it again")
                 self._broker.start()
             for child in self._children:
+                self._kill_if_hung(child)
                 self._restart_if_ended(child)
+            if not is_ready and all(child.is_ready for child in self._children):
+                manager().ready("all that it runs is ready")
+                is_ready = True
+            manager().works()
             self._read(TICK_SECONDS)
+
+    def _kill_if_hung(self, child: _Child) -> None:
+        if child.process is None or child.listener is None:
+            return
+        child.listener.hear()
+        if child.listener.hangs:
+            self._say("exchange", f"{child.name} hangs: no sign of life of it for {HUNG_SECONDS:g} s; killing it")
+            child.listener.is_ready = False
+            child.kill()
 
     def _restart_if_ended(self, child: _Child) -> None:
         now = time.monotonic()
@@ -154,14 +185,15 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         parent = os.getpid()
-        child.ready_pipe = ReadyPipe()
+        child.ready_pipe, child.listener = ReadyPipe(), Listener.where_there_is_one(HUNG_SECONDS)
+        spoken = child.listener.environment if child.listener else {}
         child.process = subprocess.Popen(
             child.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
-            env=os.environ | _CHILD_ENVIRONMENT | child.ready_pipe.environment,
+            env=os.environ | _CHILD_ENVIRONMENT | child.ready_pipe.environment | spoken,
             pass_fds=[child.ready_pipe.write_end],
             # A group of its own: Ctrl-C at the terminal reaches only us, who know the order.
             start_new_session=True,
@@ -201,8 +233,7 @@ class Supervisor:
     def _clean_up_after(self, child: _Child) -> None:
         """Print a dead child's last words and end whatever it left behind in its group."""
         assert child.process is not None
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.process.pid, signal.SIGKILL)
+        child.kill()
         while self._pass_on(child):
             pass
         if child.rest:
@@ -215,10 +246,14 @@ class Supervisor:
         child.process = None
         assert child.ready_pipe is not None
         child.was_ready |= child.ready_pipe.was_ready()
+        if child.listener is not None:
+            child.listener.close()
+            child.listener = None
 
     def _stop(self) -> None:
         """Stop the children and then the broker, in this order: a worker without its broker doesn't stop."""
         self._stops = max(self._stops, 1)
+        manager().stops()
         for child in self._children:
             self._stop_child(child)
         if self._broker is not None:
