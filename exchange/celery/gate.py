@@ -100,21 +100,6 @@ class Gate(Consumer):  # type: ignore[misc]
             busy = len(state.active_requests)
             manager().works(f"{busy} at work" if busy else "ready")
 
-    def ensure_connected(self, conn: Any) -> Any:
-        """Wait for the broker, which is no hanging."""
-        ensure = conn.ensure_connection
-
-        def wait(errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any) -> Any:
-            def turn() -> None:
-                manager().works("waiting for the broker")
-                if callback:
-                    callback()
-
-            return ensure(errback, max_retries, callback=turn, **options)
-
-        conn.ensure_connection = wait
-        return super().ensure_connected(conn)
-
     def _claim(self) -> Problem | None:
         try:
             with broker.connect(self.app.conf.exchange_secret_broker_url) as client:
@@ -128,6 +113,17 @@ class Gate(Consumer):  # type: ignore[misc]
         if refused is not None:
             log.critical("refused", message=str(refused))
             raise WorkerShutdown(1)
+        ensure = conn.ensure_connection
+
+        def wait(errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any) -> Any:
+            def turn() -> None:
+                manager().works("waiting for the broker")  # which is no hanging
+                if callback:
+                    callback()
+
+            return ensure(errback, max_retries, callback=turn, **options)
+
+        conn.ensure_connection = wait
         return super().ensure_connected(conn)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
