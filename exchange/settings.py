@@ -9,6 +9,7 @@ folder.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.util
 import io
@@ -54,6 +55,11 @@ _TYPO_LIKENESS = 0.75
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _BROKERS = ("redis", "rediss", "redis+socket")
 _LONGEST_PASSWORD = 4096
+_SHORTEST_SECRET = 16
+_TARGET = re.compile(r"((?P<name>[a-z][a-z0-9_-]{0,30})=)?(?P<url>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31})://\S+)")
+
+WEBHOOKS = ("exchange+https", "exchange+http")
+"""Schemes of our own signed webhook."""
 _SECRET = "a text that is no such URL (not shown: it may hold a password)"  # noqa: S105 - words, not a secret
 
 
@@ -70,6 +76,19 @@ class Expected:
     """What a variable takes, in the words that follow "expected" in a fault."""
 
     words: str
+
+
+@dataclass(frozen=True)
+class NotifyTarget:
+    """Somebody who is told: by ``name`` everywhere, as ``url`` holds secrets."""
+
+    name: str
+    url: str = dataclasses.field(repr=False)
+
+    @property
+    def scheme(self) -> str:
+        """How they are told."""
+        return self.url.partition("://")[0]
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,19 @@ ChannelsOff = Annotated[
 FirstLoad = Annotated[Literal["auto", "never"], Expected("auto or never")]
 LinkKind = Annotated[Literal["two-way", "one-way"], Expected("two-way or one-way")]
 DatabaseUrl = Annotated[str, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
+NotifyUrls = Annotated[
+    str | None, Expected("URLs with spaces or line ends between them, each with NAME= before it or not")
+]
+NotifyLevel = Annotated[Literal["warning", "fault"], Expected("warning or fault")]
+WebUrl = Annotated[str | None, Expected("an https:// or http:// URL")]
+ReportRhythm = Annotated[
+    Literal["daily", "weekly", "daily,weekly"] | None,
+    BeforeValidator(
+        lambda value: ",".join(sorted(value.replace(" ", "").split(","))) if isinstance(value, str) else value
+    ),
+    Expected("daily, weekly or daily,weekly"),
+]
+TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$"), Expected("a time of day as 07:00")]
 BrokerUrl = Annotated[str | None, Expected("a redis://, rediss:// or sentinel:// URL")]
 
 
@@ -326,6 +358,70 @@ class Settings(BaseModel):
     log_format: LogFormat = Field(
         default="console", description="How a line of the log looks: console for people, json for machines."
     )
+    notify: NotifyUrls = Field(
+        default=None,
+        repr=False,
+        description="Who is told of alarms: mail, chats and pagers as Apprise writes them, exchange+https:// for a"
+        " signed webhook.",
+    )
+    notify_file: PasswordFile = Field(
+        default=None, description="A file of such URLs, one a line: they hold secrets. # begins a comment."
+    )
+    notify_secret_file: PasswordFile = Field(
+        default=None, repr=False, description="A file whose one line is the secret that webhooks are signed with."
+    )
+    notify_level: NotifyLevel = Field(
+        default="warning", description="From which level on somebody is told; a fault needs a person."
+    )
+    notify_remind: Hours = Field(
+        default=4.0, description="Hours until somebody is told again of an alarm that still stands."
+    )
+    notify_alive: WebUrl = Field(
+        default=None,
+        repr=False,
+        description="A URL that is asked for at each look that found the watcher able to tell: where it stops being"
+        " asked for, another service raises the alarm.",
+    )
+    watch_every: Seconds = Field(default=60.0, description="Seconds between two looks at how this side is.")
+    reports: ReportRhythm = Field(default=None, description="How often a report is sent to those who are told.")
+    report_at: TimeOfDay = Field(default="07:00", description="When, by this machine's local time.")
+
+    @field_validator("notify")
+    @classmethod
+    def _notify_urls(cls, text: str | None) -> str | None:
+        if text is not None:
+            _targets(text.split())
+        return text
+
+    @field_validator("notify_file")
+    @classmethod
+    def _notify_lines(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            _targets(_lines(file))
+        return file
+
+    @field_validator("notify_secret_file")
+    @classmethod
+    def _notify_secret(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        text, urls = info.data.get("notify"), info.data.get("notify_file")
+        signed = [one for one in _targets(_all_targets(text, urls)) if one.scheme in WEBHOOKS]
+        if file is None and signed:
+            raise ValueError(f"expected a file with the secret that {signed[0].name} is signed with, found none")
+        if file is not None and len(_password(file)) < _SHORTEST_SECRET:
+            raise ValueError(
+                f"expected a secret of at least {_SHORTEST_SECRET} characters, found a shorter one in"
+                f" {printable(str(file))} (not shown); `openssl rand -hex 32` makes one"
+            )
+        return file
+
+    @field_validator("notify_alive")
+    @classmethod
+    def _web(cls, url: str | None) -> str | None:
+        if url is not None and not (url.startswith(("https://", "http://")) and urlsplit(url).hostname):
+            raise ValueError(
+                "expected an https:// or http:// URL, found something else (not shown: it may hold a secret)"
+            )
+        return url
 
     @field_validator("peer")
     @classmethod
@@ -440,6 +536,32 @@ class Settings(BaseModel):
         if redbeat and importlib.util.find_spec("redbeat") is None:
             raise ValueError("expected false, as RedBeat is not installed; pip install 'exchange[redbeat]' first")
         return redbeat
+
+    @property
+    def notify_targets(self) -> tuple[NotifyTarget, ...]:
+        """Who is told. Raises SettingsFaults if the file of them is gone or was changed since."""
+        try:
+            return _targets(_all_targets(self.notify, self.notify_file))
+        except ValueError as error:
+            raise SettingsFaults([f"{PREFIX}NOTIFY_FILE: {error}"]) from error
+
+    @property
+    def notify_secret(self) -> bytes:
+        """What webhooks are signed with. Raises SettingsFaults if its file is gone."""
+        try:
+            return _password(self.notify_secret_file).encode() if self.notify_secret_file else b""
+        except ValueError as error:
+            raise SettingsFaults([f"{PREFIX}NOTIFY_SECRET_FILE: {error}"]) from error
+
+    @property
+    def watch_file(self) -> Path:
+        """What the watcher knows and did last, for when the database is away."""
+        return self.run_folder / "watch.json"
+
+    @property
+    def watch_lock(self) -> Path:
+        """Held by a watcher while it tells what it knows without the database."""
+        return self.run_folder / "watch.lock"
 
     @property
     def broker_folder(self) -> Path:
@@ -660,6 +782,45 @@ def _password(file: Path) -> str:
             f" in {printable(str(file))} (not shown)"
         )
     return line
+
+
+def _lines(file: Path) -> list[str]:
+    """Read the lines of a file of URLs that are no comments. Raises ValueError, without a word of what is in it."""
+    try:
+        text = read_ours(file)
+    except (OSError, WrongOwner) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ValueError(f"expected a file of URLs, but {printable(str(file))}: {reason}") from None
+    if text is None:
+        raise ValueError(f"expected a file of URLs, found none at {printable(str(file))}")
+    try:
+        lines = [line.strip() for line in text.decode().splitlines()]
+    except UnicodeError:
+        raise ValueError(f"expected a file of URLs, but {printable(str(file))}: it is not UTF-8") from None
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _all_targets(text: str | None, file: Path | None) -> list[str]:
+    return [*(text or "").split(), *(_lines(file) if file else ())]
+
+
+def _targets(words: list[str]) -> tuple[NotifyTarget, ...]:
+    """Read who is told. Raises ValueError, without a word of any URL."""
+    found: dict[str, NotifyTarget] = {}
+    for number, word in enumerate(words, 1):
+        match = _TARGET.fullmatch(word)
+        if match is None:
+            raise ValueError(f"expected a URL such as mailtos://user:password@host as number {number}, found {_SECRET}")
+        name = match["name"] or f"{match['scheme'].lower().rpartition('+')[2]}-{number}"
+        if name in found:
+            raise ValueError(f"expected another name for number {number}, found {name} twice")
+        if re.search(r"[?&]verify=(no|false|0)", word, re.IGNORECASE):
+            raise ValueError(
+                f"expected a certificate that is verified, found {name} with verify=no; REQUESTS_CA_BUNDLE names a file"
+                " with the authority of your own"
+            )
+        found[name] = NotifyTarget(name, match["url"])
+    return tuple(found.values())
 
 
 def _sentinels(url: str) -> str:

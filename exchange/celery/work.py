@@ -62,7 +62,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.pauses import Pause, Paused
 from exchange.database.tables import BatchState
-from exchange.database.whoami import acting_for
+from exchange.database.whoami import acting_for, acting_person, user
 from exchange.dead_letters.bulk_retry import Pace
 from exchange.dead_letters.counts import alarms
 from exchange.files.batch_files import parse_label
@@ -83,6 +83,8 @@ from exchange.results import Imported, Retried
 from exchange.settings import SettingsFaults, load_settings
 from exchange.site import Site
 from exchange.tables import version_limit
+from exchange.watching import silencing
+from exchange.watching.watcher import try_targets
 
 Result = dict[str, Any]
 Work = TypeVar("Work", bound=Callable[..., Result])
@@ -522,6 +524,39 @@ def _settled(work: Callable[[], leftover.Settled]) -> Result:
         raise RefusedCall(f"{error.sentence}; nothing was done") from error
     log.info("pending", **done)
     return done
+
+
+@_task("exchange.silence_alarm")
+def silence_alarm(reason: str, alarm: str, length: str, subject: str | None = None) -> Result:
+    """Have nobody told of an alarm for a length of time such as 2h; of one subject, or of all."""
+    check_text("subject", subject)
+    try:
+        for_so_long, name = silencing.length_of(str(length)), silencing.check_alarm(str(alarm))
+    except ValueError as error:
+        raise RefusedCall(f"{error}; nothing was done") from error
+    return silencing.silence(_site(), name, subject or "", for_so_long, reason, acting_person.get() or user()).as_dict()
+
+
+@_task("exchange.unsilence_alarm")
+def unsilence_alarm(alarm: str, subject: str | None = None) -> Result:
+    """Have people told of an alarm again."""
+    check_text("subject", subject)
+    try:
+        silencing.unsilence(_site(), silencing.check_alarm(str(alarm)), subject or "")
+    except ValueError as error:
+        raise RefusedCall(f"{error}; nothing was done") from error
+    return {"message": f"people are told of {alarm} again"}
+
+
+@_task("exchange.test_alarms")
+def test_alarms() -> Result:
+    """Send a trial message to everybody who is told: ``targets``, what each answered."""
+    answers = try_targets(_exchange().settings, acting_person.get() or user())
+    reached = sum(one.taken for one in answers)
+    return {
+        "targets": [one.as_dict() for one in answers],
+        "message": f"{reached} of {len(answers)} were reached",
+    }
 
 
 @_task("exchange.prune")

@@ -31,9 +31,20 @@ LINE_SECONDS = 10.0
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
 _COLOURS = {
-    "green": {"applied", "ok", "acknowledged", "published"},
-    "yellow": {"waiting", "incomplete", "held", "busy", "parked", "warning", "unsupported", "sealed", "loses"},
-    "red": {"quarantined", "fault", "rejected", "corrupt", "untrusted", "misdirected", "stops"},
+    "green": {"applied", "ok", "sent", "acknowledged", "published"},
+    "yellow": {
+        "waiting",
+        "untold",
+        "incomplete",
+        "held",
+        "busy",
+        "parked",
+        "warning",
+        "unsupported",
+        "sealed",
+        "loses",
+    },
+    "red": {"quarantined", "fault", "failed", "rejected", "corrupt", "untrusted", "misdirected", "stops"},
     "bright_black": {"duplicate", "discarded", "superseded"},
 }
 _INDENT = " " * 9
@@ -132,6 +143,12 @@ def tell(sentence: str) -> None:
         typer.echo(_shown(sentence))
     else:
         _print(sentence)
+
+
+def tell_text(text: str) -> None:
+    """Print lines to stdout that fit a terminal already."""
+    for line in text.splitlines():
+        tell(line)
 
 
 def head(title: str, more: str) -> None:

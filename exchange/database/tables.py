@@ -804,3 +804,70 @@ event = Table(
 )
 """Every change of state of a batch or a dead letter. Rows are only ever added, and go with what they tell of, once its
 retention is over."""
+
+alarm = Table(
+    "exchange_alarm",
+    metadata,
+    Column("alarm", String(31), primary_key=True),
+    Column("subject", String(255), primary_key=True),
+    Column("level", String(7), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("remedy", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("since", UtcDateTime),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("gone_at", UtcDateTime),
+    Column("told", String(7), nullable=False),
+    Column("told_at", Text, nullable=False),
+    Column("told_to", Text, nullable=False),
+    Column("held_back", Integer, nullable=False),
+)
+"""What the watcher found not well: since when by itself (``first_at``) and by what it found (``since``). ``told`` is
+what people were told of it last (a level, ``gone``, or nothing yet), ``told_at`` a JSON array of the last moments
+when they were, ``held_back`` how often they were not since, as it comes and goes. A row is removed a while after it is
+``gone_at``."""
+
+silence = Table(
+    "exchange_silence",
+    metadata,
+    Column("alarm", String(31), primary_key=True),
+    Column("subject", String(255), primary_key=True),
+    Column("until", UtcDateTime, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+"""Alarms of which nobody is told for a while, by whose word; an empty ``subject`` is whichever."""
+
+is_unsent = Predicate("{state} = 'waiting'")
+"""Whether a message waits to be sent."""
+
+message = Table(
+    "exchange_message",
+    metadata,
+    _id(),
+    Column("number", String(32), nullable=False),
+    Column("target", String(63), nullable=False),
+    Column("once", String(63), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(7), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Index("uq_exchange_message_once", "target", "once", unique=True),
+    Index("ix_exchange_message_unsent", "next_at", **is_unsent.of_index()),
+)
+"""What people are told, one row for each target by its name: its URL is in no database. ``body`` is JSON, ``once`` what
+is told once however many watch, ``number`` what its receiver knows it by. The newest are kept, so many of a target."""
+
+sample = Table(
+    "exchange_sample",
+    metadata,
+    Column("place", String(255), primary_key=True),
+    Column("at", UtcDateTime, primary_key=True),
+    Column("total", BigInteger, nullable=False),
+    Column("free", BigInteger, nullable=False),
+)
+"""How full the disk of a folder was, in bytes, a few times a day for some weeks: what a forecast is made of."""

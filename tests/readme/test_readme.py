@@ -34,6 +34,7 @@ PAGES = {
         "deploy/RECOVER.md",
         "deploy/SETTINGS.md",
         "deploy/EMBED.md",
+        "deploy/ALARMS.md",
         "deploy/README.md",
         "exchange/reference/README.md",
         "ARCHITECTURE.md",
