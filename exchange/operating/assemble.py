@@ -22,6 +22,7 @@ from exchange.files.layout import Folders
 from exchange.files.spool import Spool
 from exchange.format.errors import TransientError, printable
 from exchange.format.signing import TrustedKeys
+from exchange.operating.revisions import CORE, REFERENCE
 from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_name
 from exchange.site import Site
 
@@ -125,6 +126,11 @@ def folders(settings: Settings) -> Folders:
         file_mode=settings.file_mode,
         group=settings.carrier_group_number,
     )
+
+
+def branches(settings: Settings) -> tuple[str, ...]:
+    """Say whose tables this side has: the exchange's own, and the shipped application's if it is the one."""
+    return (CORE, REFERENCE) if settings.app == REFERENCE_APP else (CORE,)
 
 
 def schemas_folder(settings: Settings) -> Path | None:

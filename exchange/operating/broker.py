@@ -347,8 +347,8 @@ def writes_refused(url: str, network: str) -> Problem | None:
 
 def problems(url: str, network: str, home: Path) -> list[Problem]:
     """Say all that is wrong with a broker that answers. Raises BrokerFault if it does not."""
-    more = (other_home(url, network, home), writes_refused(url, network))
-    return [*durability_problems(url), *filter(None, more)]
+    first = durability_problems(url)  # one that does not answer is not asked the rest
+    return [*first, *filter(None, (other_home(url, network, home), writes_refused(url, network)))]
 
 
 def durability_problems(url: str) -> list[Problem]:
@@ -369,6 +369,15 @@ def durability_problems(url: str) -> list[Problem]:
         message = "the broker keeps no append-only file, so that a crash drops queued tasks"
         found.append(Problem(message, "set appendonly yes"))
     return found
+
+
+def answers(url: str) -> bool:
+    """Tell whether a Redis is there that takes us."""
+    try:
+        with connect(url) as client:
+            return bool(client.ping())
+    except (redis.RedisError, OSError, ValueError):
+        return False
 
 
 def says_what_it_keeps(url: str) -> bool:

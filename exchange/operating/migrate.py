@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
@@ -22,11 +19,20 @@ from exchange.alembic import NETWORK_ATTRIBUTE, OWN_ATTRIBUTE
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine
 from exchange.database.locks import busy_for_others, reading
-from exchange.format.errors import printable
+from exchange.operating import revisions as known_revisions
+from exchange.operating.revisions import CORE, REFERENCE, VERSION_TABLE, UnknownRevision, location
 
-CORE = "core"
-REFERENCE = "reference"
-VERSION_TABLE = "exchange_alembic_version"
+__all__ = [
+    "CORE",
+    "REFERENCE",
+    "VERSION_TABLE",
+    "applied_revisions",
+    "downgrade",
+    "is_behind",
+    "later_revisions",
+    "location",
+    "upgrade",
+]
 
 Target = str | Engine | Connection
 """A database: its URL, an engine, or a connection, whose transaction is then the caller's to commit."""
@@ -67,51 +73,24 @@ def downgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str
 def applied_revisions(target: Target) -> tuple[str, ...]:
     """Give the revisions that the database is at; none for one that was never migrated."""
     with _connected(target, reads=True) as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        return context.get_current_heads()
+        return known_revisions.read_revisions(connection)
 
 
 def is_behind(target: Target, branches: Sequence[str] = (CORE,)) -> bool:
     """Say whether ``upgrade`` of these branches has anything to do; a database of a later version needs nothing."""
-    script = ScriptDirectory.from_config(_new_config())
-    with _connected(target, reads=True) as connection:
-        at = applied_revisions(connection)
-    later = later_revisions(at)
-    ours = tuple(one for one in at if one not in later)
-    have = {revision.revision for revision in script.iterate_revisions(ours, "base", implicit_base=True)}
-    needed = {script.as_revision_number(f"{one}@head") for one in branches if one not in _branches_of(later)}
-    return not needed <= have
+    at = applied_revisions(target)
+    try:
+        return known_revisions.is_behind(at, branches)
+    except UnknownRevision as error:
+        raise CommandError(str(error)) from error
 
 
 def later_revisions(revisions: Sequence[str]) -> tuple[str, ...]:
-    """Give those of a database's revisions that a later version of this program made, whose tables this one works on.
-
-    A revision is known by its branch and number; between neighbours one only adds (ARCHITECTURE.md, "Migrations").
-    Raises CommandError for one that is neither ours nor later.
-    """
-    script = ScriptDirectory.from_config(_new_config())
-    known = {one.revision for one in script.walk_revisions()}
-    later = tuple(one for one in revisions if one not in known)
-    for one in later:
-        branch, _, number = one.rpartition("_")
-        newest = script.as_revision_number(f"{branch}@head") if branch in (CORE, REFERENCE) else None
-        if newest is None or not number.isdecimal() or int(number) <= int(str(newest).rpartition("_")[2]):
-            raise CommandError(
-                f"the database is at revision {printable(one, 80)}, which no version of this program made; nothing was"
-                " done"
-            )
-    return later
-
-
-def _branches_of(revisions: Sequence[str]) -> set[str]:
-    return {one.rpartition("_")[0] for one in revisions}
-
-
-def location() -> Path:
-    """Where the migrations lie: inside an installed package, or beside it in a source tree."""
-    package = Path(__file__).parents[1]
-    installed = package / "_data" / "migrations"
-    return installed if installed.is_dir() else package.parent / "migrations"
+    """Give those that a later version made. Raises CommandError for one that is neither ours nor later."""
+    try:
+        return known_revisions.later_revisions(revisions)
+    except UnknownRevision as error:
+        raise CommandError(str(error)) from error
 
 
 def _new_config() -> Config:

@@ -17,8 +17,8 @@ from exchange.files import call_secret
 from exchange.format.errors import TransientError, printable
 from exchange.link import home
 from exchange.operating import migrate
-from exchange.operating.assemble import assemble
-from exchange.settings import REFERENCE_APP, Settings
+from exchange.operating.assemble import assemble, branches
+from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture
 
@@ -85,8 +85,3 @@ def is_database_behind(settings: Settings) -> bool:
         return False
     finally:
         engine.dispose()
-
-
-def branches(settings: Settings) -> tuple[str, ...]:
-    """Say whose tables this side has: the exchange's own, and the shipped application's if it is the one."""
-    return (migrate.CORE, migrate.REFERENCE) if settings.app == REFERENCE_APP else (migrate.CORE,)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from exchange.channels import Channel, Stream
 from exchange.channels.schemas import Checker
 from exchange.operating.doctor import Level
-from exchange.operating.doctor.database import check_tables
+from exchange.operating.doctor.quick import check_tables
 from tests.crossing.conftest import needs_postgres
 from tests.crossing.sides import Link, Side
 from tests.databases import Databases

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from exchange.database import tables
 from exchange.format.errors import Reason, Verdict
 from exchange.incoming import quarantine
-from exchange.operating.doctor.work import check_arrivals
+from exchange.operating.doctor.leavings import check_arrivals
 from exchange.operating.status import read_status
 from exchange.results import ImportRun
 from tests.crossing import shop

@@ -13,7 +13,7 @@ from exchange.database.clock import AHEAD
 from exchange.database.engine import now
 from exchange.files.batch_files import DRAFT_ENDING
 from exchange.format.names import BatchName
-from exchange.operating.doctor.work import check_strays
+from exchange.operating.doctor.leavings import check_strays
 from exchange.operating.prune import prune_expired
 from exchange.operating.retention_clock import FILE
 from tests.crossing import shop

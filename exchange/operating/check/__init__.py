@@ -24,9 +24,9 @@ from exchange.operating.check.ledger import check_ledger
 from exchange.operating.check.rows import check_rows
 from exchange.operating.check.wrong import Found, Kind, Pace, Wrong
 from exchange.operating.doctor.batches import check_agreement
-from exchange.operating.doctor.database import check_tables
 from exchange.operating.doctor.finding import Finding, Findings, fault, looked, ok, warning
-from exchange.operating.doctor.work import check_pending
+from exchange.operating.doctor.leavings import check_pending
+from exchange.operating.doctor.quick import check_tables
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture

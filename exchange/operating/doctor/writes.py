@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from exchange.database import engine, locks
 from exchange.database.dialects import dialect_of
 from exchange.database.tables import Direction, change, failed_run, metadata
-from exchange.operating.doctor.finding import Alarm, Findings, fault, ok, warning
+from exchange.operating.doctor.finding import Findings, fault, ok, warning
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture
@@ -24,7 +24,7 @@ def check_writes(_settings: Settings, site: Site) -> Findings:
         with site.engine.connect() as connection:
             if connection.scalar(sa.select(sa.func.pg_is_in_recovery())):
                 remedy = "name the primary in EXCHANGE_DATABASE_URL, or promote this server"
-                yield fault("writes", "the server is a standby: it takes no writes", remedy, alarm=Alarm.DATABASE)
+                yield fault("writes", "the server is a standby: it takes no writes", remedy)
                 return
     row = {"direction": Direction.IN, "channel": "?doctor", "runs": 0, "since": engine.now(), "at": engine.now()}
     try:
