@@ -23,9 +23,16 @@ from exchange.watching import health
 from exchange.watching.health import Looker, read_health
 
 
-def settings_at(home: Path, **given: object) -> Settings:
-    places = {"home": home, "outgoing": home / "outgoing", "incoming": home / "incoming"}
-    return Settings(**{"network": "response", "peer": "request", **places, **given})
+def settings_at(home: Path, *, database_url: str = "", broker_url: str | None = None) -> Settings:
+    return Settings(
+        network="response",
+        peer="request",
+        home=home,
+        outgoing=home / "outgoing",
+        incoming=home / "incoming",
+        database_url=database_url,
+        broker_url=broker_url,
+    )
 
 
 @pytest.fixture
