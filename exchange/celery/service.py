@@ -79,6 +79,8 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "prune": _every(DAY_SECONDS, "exchange.prune"),
         "reconcile": _every(settings.reconcile_every, "exchange.reconcile", incoming=False),
     }
+    if settings.backup_to is not None:
+        entries["backup"] = _every(settings.backup_every, "exchange.backup")
     if settings.answers_requests:
         entries["answer_requests"] = _every(settings.answer_every, "exchange.answer_requests")
     return entries

@@ -568,6 +568,14 @@ def prune() -> Result:
     return _counted(prune_expired(site).as_dict(), "nothing to prune")
 
 
+@_task("exchange.backup")
+def backup() -> Result:
+    """Make a backup in the folder of the settings, and let go of old ones there."""
+    done = _exchange().backup().as_dict()
+    log.info("backup", **done)
+    return done | {"message": f"a backup of {done['rows']} rows lies in {done['folder']}"}
+
+
 @_task("exchange.reconcile")
 def reconcile(channel: str | None = None, incoming: bool = True, reason: str | None = None) -> Result:
     """Have both sides compare their rows of one channel or all: ``channels``, each with what happens next.

@@ -32,6 +32,8 @@ COMMANDS = {
     "import": "transfer.import_",
     "replay": "transfer.replay",
     "prune": "transfer.prune",
+    "backup": "backup.app",
+    "restore": "backup.restore",
     "resync": "resync.resync",
     "reconcile": "reconcile.reconcile",
     "resend": "gaps.resend",

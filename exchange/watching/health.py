@@ -24,6 +24,7 @@ from exchange.format.errors import printable
 from exchange.format.moments import lasting, to_rfc3339
 from exchange.operating.assemble import assemble, folders
 from exchange.operating.doctor import quick
+from exchange.operating.doctor.backups import check_backups
 from exchange.operating.doctor.broker import check_broker
 from exchange.operating.doctor.clock import check_clock
 from exchange.operating.doctor.file_system import check_private_folders, check_room, check_shared_folder
@@ -114,6 +115,7 @@ class Looker:
                 "see what does not answer of the folders, and what is mounted there",
                 partial(check_room, places, settings.limits.batch_bytes),
             ),
+            _Part("backup", Alarm.BACKUP, "see that its disk answers", partial(check_backups, settings)),
             _Part("broker", Alarm.BROKER, "see that it runs, and what is between here and there", self._broker),
             _Part("database", Alarm.DATABASE, database, self._database),
         )

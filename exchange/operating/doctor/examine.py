@@ -10,6 +10,7 @@ from functools import partial
 
 from exchange.channels.channel import Channel
 from exchange.operating.assemble import assemble, folders
+from exchange.operating.doctor.backups import check_backups
 from exchange.operating.doctor.broker import check_broker
 from exchange.operating.doctor.clock import check_clock
 from exchange.operating.doctor.database import check_database
@@ -20,7 +21,7 @@ from exchange.operating.doctor.processes import check_calls, check_handler, chec
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
 
-_ALARMS = {"folders": Alarm.FOLDER, "keys": Alarm.KEY, "broker": Alarm.BROKER}
+_ALARMS = {"folders": Alarm.FOLDER, "keys": Alarm.KEY, "broker": Alarm.BROKER, "backup": Alarm.BACKUP}
 
 
 def examine(*, work: bool = True) -> Findings:
@@ -54,6 +55,7 @@ def examine_side(settings: Settings, make_site: Callable[[], Site], *, work: boo
         ("broker", partial(check_parts, settings)),
         ("broker", partial(check_broker, settings)),
         ("nudge", partial(check_nudge, settings)),
+        ("backup", partial(check_backups, settings)),
     )
     for check, look in checks:
         yield from looked(check, look, "see that this user may look there", _ALARMS.get(check))

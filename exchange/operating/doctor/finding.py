@@ -51,6 +51,7 @@ class Alarm(StrEnum):
     TRIGGERS = "triggers"
     RUN_FAILED = "run_failed"
     SETTINGS = "settings"
+    BACKUP = "backup"
 
 
 @dataclass(frozen=True)
