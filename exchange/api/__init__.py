@@ -21,6 +21,7 @@ from exchange.format.errors import Problem, RecordError, TransientError, printab
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from datetime import datetime
     from pathlib import Path
 
     from sqlalchemy import Engine
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from exchange.incoming.replay import Replayed
     from exchange.operating.backup import BackedUp
     from exchange.operating.channels import ListedChannel, PausedOrResumed
+    from exchange.operating.crossed import Crossed
     from exchange.operating.doctor import Finding
     from exchange.operating.status import Status
     from exchange.results import ExportRun, ImportRun, Resynced
@@ -292,6 +294,12 @@ class Exchange:
         from exchange.operating.status import read_status
 
         return read_status(self.site)
+
+    def crossed(self, since: datetime) -> Crossed:
+        """Count what crossed since a moment, by channel, direction and hour."""
+        from exchange.operating.crossed import read_crossed
+
+        return read_crossed(self.site, since)
 
     def absences(self) -> list[Problem]:
         """Say what is not done any more and which process is missing."""

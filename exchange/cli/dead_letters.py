@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from math import ceil
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,10 +22,6 @@ LONGEST_PLACE = 60
 """Channel and stream stand together in a line as long as they have no more characters."""
 
 LARGEST_ID = 2**63 - 1
-BARS = " ▁▂▃▄▅▆▇█"
-PLAIN_BARS = " .:-=+*#@"
-"""The same for an output that has no such characters."""
-
 app = typer.Typer(help="Records that did not take effect: by cause, or `list`ed.", invoke_without_command=True)
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
 PageLimit = Annotated[int, typer.Option(min=1, max=10_000, help="Show so many at most.")]
@@ -95,7 +90,7 @@ def _list_groups(groups: Sequence[Group]) -> None:
                 group.seen,
                 in_table(group.first_at),
                 in_table(group.last_at),
-                _bar(group.trend),
+                output.bars(group.trend),
                 group.channel,
                 group.stream,
                 group.direction,
@@ -123,7 +118,7 @@ def _tell_groups(groups: Sequence[Group]) -> None:
         )
         seen = f", seen {group.seen:,} times" if group.seen > group.letters else ""
         output.under(
-            f"{in_table(group.first_at)} to {in_table(group.last_at)}{seen}, last 24 hours |{_bar(group.trend)}|"
+            f"{in_table(group.first_at)} to {in_table(group.last_at)}{seen}, last 24 hours |{output.bars(group.trend)}|"
         )
         output.under(f"e.g. {group.example}: {group.message}")
         output.under(f"next: {group.advice.next}")
@@ -208,11 +203,3 @@ def _say_where(page: LetterPage) -> None:
 def many(number: int, what: str = "dead letter") -> str:
     """Write how many there are of something."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _bar(trend: Sequence[int]) -> str:
-    """Draw numbers as a row of bars; the smallest one that is not 0 is seen."""
-    bars = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
-    highest = max(1, *trend)
-    heights = [ceil(max(0, number) * (len(bars) - 1) / highest) for number in trend]
-    return "".join(bars[height] for height in heights)

@@ -68,11 +68,15 @@ def whole(headings: Sequence[str], rows: Sequence[Sequence[str]], paint: Paint) 
     ]
 
 
-def fitted(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, paint: Paint) -> list[str]:
+def fitted(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, paint: Paint, *, steady: bool = False
+) -> list[str]:
     """Lay rows out in lines of at most ``width`` cells: as a table, or where that has no room as paragraphs.
 
-    What is alike in all of several rows is said once, before them.
+    What is alike in all of several rows is said once, before them; not of a ``steady`` table that has room for it.
     """
+    if steady and sum(_widths(headings, rows)) + len(GAP) * (len(headings) - 1) <= width:
+        return whole(headings, rows, paint)
     kept = [at for at in range(len(headings)) if at == 0 or not _alike(rows, at) or len(headings) <= FEW_COLUMNS]
     same = [(headings[at], rows[0][at]) for at in range(len(headings)) if at not in kept]
     before = [paint(one, "dim") for one in _flow([f"{name} {value}" for name, value in same if value], width, "each: ")]

@@ -28,6 +28,10 @@ LONGEST_SENTENCE = 2000
 LINE_SECONDS = 10.0
 """So often a line says how far work is, where nobody sees a bar."""
 
+BARS = " ▁▂▃▄▅▆▇█"
+PLAIN_BARS = " .:-=+*#@"
+"""The same for an output that has no such characters."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
 _COLOURS = {
@@ -200,8 +204,8 @@ def _width(stream: TextIO) -> int:
         return 80
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows as lists are printed, here alone.
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, steady: bool = False) -> None:
+    """Print rows as lists are printed, here alone; of a ``steady`` one that has room all columns stay, alike or not.
 
     At a terminal as a table in which nothing is broken, with what is alike in every row said once before it; where
     columns have no room each record is a short paragraph. Else a line a row with tabs between, headings first.
@@ -218,7 +222,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     if _shape.wide:
         lines = layout.whole(headings, cells, _painted)
     else:
-        lines = layout.fitted(headings, cells, _width(sys.stdout), _painted)
+        lines = layout.fitted(headings, cells, _width(sys.stdout), _painted, steady=steady)
     for one in lines:
         typer.echo(one)
 
@@ -244,6 +248,14 @@ def paragraph(mark: str, *sentences: str) -> None:
         for line in wrapped(_shown(sentence), min(_width(sys.stdout), WIDEST_PARAGRAPH), _INDENT):
             typer.echo(styled(mark.ljust(len(_INDENT)), **_STYLES.get(mark, {})) + line[len(_INDENT) :])
             mark = ""
+
+
+def bars(numbers: Sequence[int]) -> str:
+    """Draw numbers as a row of bars; the smallest one that is not 0 is seen."""
+    drawn = BARS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BARS
+    highest = max(1, *numbers)
+    heights = [-(-max(0, number) * (len(drawn) - 1) // highest) for number in numbers]
+    return "".join(drawn[height] for height in heights)
 
 
 def command(line: str, indent: str = _INDENT + "$ ") -> None:

@@ -47,7 +47,7 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
             raise
         except Exception as error:
-            sentences, code = _explained(error)
+            sentences, code = explained(error)
             if not sentences:
                 raise
             for sentence in sentences:
@@ -55,8 +55,8 @@ class Commands(TyperGroup):
             raise typer.Exit(code) from error
 
 
-def _explained(error: Exception) -> tuple[list[str], int]:
-    """Word what went wrong; no words for a fault of our own."""
+def explained(error: Exception) -> tuple[list[str], int]:
+    """Word what went wrong, with the exit code for it; no words for a fault of our own."""
     match error:
         case Refused():
             return [str(error)], USAGE

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from exchange.cli import output
 from exchange.cli.audited import open_exchange
 from exchange.cli.output import Json
+from exchange.cli.runtime import Refused, moment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from exchange.api import Exchange
+    from exchange.operating.crossed import Crossed
     from exchange.operating.status import Status
+
+WATCH_SECONDS = 2.0
 
 _ONE_WAY = ("channel", "pending", "unconfirmable", "sequence")
 _COLUMNS = {
@@ -18,21 +28,74 @@ _COLUMNS = {
 }
 
 
-def status(as_json: Json = False) -> None:
-    """Show how far each channel has come."""
+def status(
+    every: Annotated[
+        float | None,
+        typer.Argument(metavar="[SECONDS]", min=0.1, help="With --watch: so often (default: 2).", show_default=False),
+    ] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it live, until q or Ctrl-C; in a pipe anew.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MOMENT",
+            help="Also what crossed since then: 24h ago, or 2026-11-22T06:15 (UTC).",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far each channel has come, and what waits for somebody."""
+    if every is not None and not watch:
+        raise Refused(f"expected --watch beside {every:g} seconds, found none")
+    moment("since", since)
     with open_exchange() as exchange:
-        found = exchange.status()
-        absent = [str(one) for one in exchange.absences() if one.since is not None]
+
+        def draw() -> None:
+            _show(exchange, moment("since", since), as_json, live=watch)
+
+        if not watch:
+            draw()
+            return
+        from exchange.cli import live
+
+        live.watch(draw, WATCH_SECONDS if every is None else every, as_json=as_json)
+
+
+def _show(exchange: Exchange, since: datetime | None, as_json: bool, *, live: bool) -> None:
+    """Show it once; of a ``live`` screen what waits stands where it is surely seen, else next to where one types."""
+    found = exchange.status()
+    absent = [str(one) for one in exchange.absences() if one.since is not None]
+    crossed = None if since is None else exchange.crossed(since)
     if as_json:
-        output.emit(found.as_dict() | {"work": absent})
+        counted = {} if crossed is None else {"crossed": crossed.as_dict()}
+        output.emit(found.as_dict() | {"work": absent} | counted)
     else:
         _show_channels(found)
+        if live:
+            _say_what_waits(found, absent)
+        if crossed is not None:
+            _show_crossed(found.peer, crossed)
         _show_link(found)
-        for sentence in absent:
-            output.print_error(sentence)
-        _say_what_waits(found)
+        if not live:
+            _say_what_waits(found, absent)
     if found.trouble:
         output.warn(found.trouble)
+
+
+def _show_crossed(peer: str, crossed: Crossed) -> None:
+    """Draw what crossed by channel, a bar for each part of the time."""
+    for direction, way in (("out", "to"), ("in", "from")):
+        rows = [one for one in crossed.channels if one.direction == direction]
+        if not rows:
+            continue
+        output.tell("")
+        output.tell(f"crossed {way} {peer} since {crossed.counted_since:%Y-%m-%d %H:%M}Z, {crossed.hours} h a bar")
+        output.table(
+            ["channel", "records", "batches", "by time"],
+            [(one.channel, one.records, one.batches, f"|{output.bars(one.by_part)}|") for one in rows],
+            steady=True,
+        )
 
 
 def _show_channels(found: Status) -> None:
@@ -47,6 +110,7 @@ def _show_channels(found: Status) -> None:
         output.table(
             [*columns, "last success"],
             [[*(row[name] for name in columns), _moment(row["last_success_at"])] for row in rows],
+            steady=True,
         )
 
 
@@ -81,13 +145,11 @@ def _moment(written: str | None) -> str:
     return f"{written[:19].replace('T', ' ')}Z" if written else "-"
 
 
-def _say_what_waits(found: Status) -> None:
+def _say_what_waits(found: Status, absent: Sequence[str]) -> None:
+    for sentence in absent:
+        output.print_error(sentence)
     _say_what_is_paused(found)
-    for one in found.channels:
-        if one.sealed:
-            output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
-        if one.rejected and one.there is None:
-            output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
+    _say_what_was_not_sent(found)
     for waiting in (*(one.problem for one in found.leftovers), *found.left_rows):
         output.warn(str(waiting))
     for sentence in (*map(str, found.failed_runs), *found.stumbles):
@@ -101,6 +163,14 @@ def _say_what_waits(found: Status) -> None:
     for sentence in found.alarms:
         output.print_error(sentence)
     _print_strangers(found)
+
+
+def _say_what_was_not_sent(found: Status) -> None:
+    for one in found.channels:
+        if one.sealed:
+            output.warn(f"{one.channel}: {one.sealed} batches are sealed and not published; the next export does it")
+        if one.rejected and one.there is None:
+            output.warn(f"{one.channel}: {one.rejected} batches were rejected by {found.peer}")
 
 
 def _say_what_is_paused(found: Status) -> None:

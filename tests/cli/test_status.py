@@ -1,19 +1,26 @@
+import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from exchange.database import make_engine
+from exchange.testing import servers
 from tests.cli.conftest import Pair
+from tests.cli.terminal import terminal
 
 ROOT = Path(__file__).parents[2]
 GROWING = ("exchange_batch", "exchange_dead_letter", "exchange_change", "exchange_event")
+KEPT = "USING INDEX ix_exchange_batch_kept"
 QUARANTINED, BY_PLACE = "USING INDEX ix_exchange_batch_state", "USING INDEX uq_exchange_batch_place"
 OLDEST = "USING INDEX ix_exchange_dead_letter_state"
 
@@ -25,7 +32,7 @@ def test_a_status_reads_no_row_of_a_table_that_grows_with_history(seeded: Pair) 
     def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         statements.append((statement, parameters))
 
-    seeded.response.do("status", "--json")
+    seeded.response.do("status", "--since", "24h", "--json")
     sa.event.remove(sa.Engine, "before_cursor_execute", note)
     growing = [
         (text, values) for text, values in statements if any(re.search(rf"{table}\b", text) for table in GROWING)
@@ -37,7 +44,7 @@ def test_a_status_reads_no_row_of_a_table_that_grows_with_history(seeded: Pair) 
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
             reads = [row[3] for row in plan if any(table in row[3] for table in GROWING)]
             assert reads
-            allowed = ("USING COVERING INDEX", QUARANTINED, BY_PLACE, OLDEST)
+            allowed = ("USING COVERING INDEX", QUARANTINED, BY_PLACE, OLDEST, KEPT)
             assert all(any(words in read for words in allowed) for read in reads), text
     engine.dispose()
 
@@ -162,3 +169,63 @@ def test_on_a_one_way_link_what_is_published_is_unconfirmable_and_never_done(pai
 def test_control_batches_are_listed_where_they_are_asked_for(seeded: Pair) -> None:
     listed = seeded.response.do("batches", "--channel", "control", "--json").line
     assert (listed["channel"], listed["state"]) == ("control", "published")
+
+
+def test_what_crossed_is_counted_by_channel_direction_and_hour(seeded: Pair) -> None:
+    heard(seeded)
+    for side, direction, peer in ((seeded.response, "out", "to request"), (seeded.request, "in", "from response")):
+        crossed = side.do("status", "--since", "3h", "--json").line["crossed"]
+        assert (crossed["hours"], {len(one["by_part"]) for one in crossed["channels"]}) == (1, {4})
+        found = {(one["direction"], one["channel"]): one for one in crossed["channels"]}
+        directory = found.pop((direction, "directory"))
+        records = side.do("batches", "--channel", "directory", "--json").line["total"]
+        assert (directory["records"], directory["batches"], sum(directory["by_part"])) == (records, 1, records)
+        assert {one["records"] for one in found.values()} == {0}
+        assert f"crossed {peer} since " in (shown := side.do("status", "--since", "3h").out)
+        assert f"directory\t{records}\t1\t|" in shown
+    assert [one["hours"] for one in [seeded.response.do("status", "--since", "14d", "--json").line["crossed"]]] == [14]
+    assert "expected a moment" in seeded.response.refused("status", "--since", "soon", code=2)
+    assert "expected --watch beside 5 seconds" in seeded.response.refused("status", "5", code=2)
+
+
+@pytest.mark.parametrize("key", ["q", "\x03"])
+def test_a_live_status_is_drawn_in_place_and_leaves_a_clean_screen(seeded: Pair, key: str) -> None:
+    with terminal(["status", "--watch", "0.1", "--since", "24h"], seeded.response.environment) as live:
+        live.until("q ends", 2)
+        live.type(key)
+        written = live.end().removeprefix("\n").removeprefix("^C")
+    assert live.code == 0
+    assert written.startswith("\x1b[?1049h\x1b[?25l\x1b[H")
+    assert written.removesuffix("\n").endswith("\x1b[?25h\x1b[?1049l")
+    assert "\x1b[2J" not in written  # nothing is blank between two screens
+    screen = written.split("\x1b[H")[1]
+    assert screen.count("\n") <= 23
+    assert "crossed to request" in screen
+
+
+@pytest.mark.thorough
+def test_a_live_status_outlives_its_database(pair: Pair) -> None:
+    side = pair.response
+    with ExitStack() as server:
+        side.environment["EXCHANGE_DATABASE_URL"] = server.enter_context(servers.postgres())
+        side.do("migrate")
+        with terminal(["status", "--watch", "0.1"], side.environment) as live:
+            live.until("q ends", 2)
+            server.close()
+            live.until("the database can't go on")
+            live.until("what is below is as it was before")
+            live.until("request was never heard of", 4)
+            live.type("q")
+            live.end()
+    assert live.code == 0
+
+
+@pytest.mark.thorough
+def test_a_live_status_in_a_pipe_is_printed_anew_until_it_is_interrupted(seeded: Pair) -> None:
+    watching = [sys.executable, "-m", "exchange", "status", "--watch", "0.1", "--json"]
+    environment = {**os.environ, **seeded.response.environment, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(watching, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert {json.loads(process.stdout.readline())["network"] for _ in range(2)} == {"response"}
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 0

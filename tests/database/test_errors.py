@@ -26,10 +26,10 @@ def test_whatever_a_database_refuses_is_told_a_person_in_one_sentence(engine: En
     asked = "SELECT json('{')" if engine.dialect.name == "sqlite" else "SELECT 1 / 0"
     with pytest.raises(DBAPIError) as refused, reading(engine) as connection:
         connection.execute(sa.text(asked))
-    [sentence] = runtime._explained(refused.value)[0]
+    [sentence] = runtime.explained(refused.value)[0]
     assert sentence.startswith("the database refused it: ")
     assert sentence.endswith("; what was not committed is undone")
-    assert runtime._explained(KeyError("a fault of ours"))[0] == []
+    assert runtime.explained(KeyError("a fault of ours"))[0] == []
 
 
 def refusal(url: sa.URL) -> str:
