@@ -63,6 +63,16 @@ WEBHOOKS = ("exchange+https", "exchange+http")
 _SECRET = "a text that is no such URL (not shown: it may hold a password)"  # noqa: S105 - words, not a secret
 
 
+NEEDS_RESTART = frozenset(
+    {
+        *("network", "peer", "home", "database_url", "database_password_file", "broker_url", "broker_password_file"),
+        *("outgoing", "incoming", "carrier_group", "folder_mode", "file_mode", "app", "schemas", "handler"),
+        *("nudge", "link", "redbeat", "worker_concurrency", "task_seconds"),
+    }
+)
+"""Settings by which a process was set up: until it is started again the old ones hold."""
+
+
 class SettingsFaults(Exception):  # noqa: N818 - it carries the faults
     """What is wrong with the settings: ``faults``, one sentence each."""
 

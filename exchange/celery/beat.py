@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from exchange.celery.signs import BeatSigns
 from exchange.database import clock
 from exchange.files import durable
 from exchange.operating import broker
+from exchange.operating.reloading import Reloader
+from exchange.settings import Settings, load_settings
 
 SELDOM_SECONDS = 3600
 """What runs no more often than this is not run at each start of beat, but when its time has come."""
@@ -44,6 +48,7 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
         self._broker = Broker()
         self._signs = BeatSigns()
         super().__init__(*args, **options)
+        self._reloader = reloader_of_beat(self.app)
 
     def setup_schedule(self) -> None:
         """Take the entries of the settings, and see when each is due first."""
@@ -63,6 +68,8 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
         """Send what is due; give the seconds until something is again."""
         self._signs.note()
         service.say_that_it_ticks()
+        if self._reloader is not None and self._reloader.reload_if_asked():
+            self._take_periods(self._reloader.settings)
         for name, entry in self.schedule.items():
             if self._due[name] <= time.monotonic():
                 sent = self._send(entry)
@@ -72,6 +79,16 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
                 if sent and _runs_seldom(entry):
                     self._keep(name)
         return float(min(max(min(self._due.values()) - time.monotonic(), 0), self.max_interval))
+
+    def _take_periods(self, settings: Settings) -> None:
+        """Tick as the settings say now: an entry is due no later than a new period from now."""
+        self.app.conf.beat_schedule = service.schedule(settings)
+        before = {name: entry.schedule.seconds for name, entry in self.schedule.items()}
+        self.merge_inplace(self.app.conf.beat_schedule)
+        for name, entry in self.schedule.items():
+            if entry.schedule.seconds != before.get(name):
+                soon = time.monotonic() + entry.schedule.seconds
+                self._due[name] = min(self._due.get(name, soon), soon)
 
     def _send(self, entry: ScheduleEntry) -> bool:
         """Send one tick, and tell whether the broker took it."""
@@ -121,6 +138,16 @@ class Broker:
         if self._refusal is not None:
             log.info("back", what="the broker")
         self._refusal = None
+
+
+def reloader_of_beat(app: Any, fixed: Iterable[str] = ()) -> Reloader | None:
+    """Give what reads beat's settings anew, if this application is the exchange's own."""
+    if not getattr(app, "is_the_exchanges", False):
+        return None
+    made = Reloader(load_settings(), service.say_reloaded, fixed=fixed)
+    if not sys.stdin.isatty():  # whose end is to end us
+        made.listen()
+    return made
 
 
 def _runs_seldom(entry: ScheduleEntry) -> bool:

@@ -22,8 +22,11 @@ from celery.worker.control import Panel
 
 from exchange.celery.judge import Judge
 from exchange.celery.own_app import settings_or_exit
+from exchange.celery.service import note_change
+from exchange.celery.work import hold_settings
 from exchange.format.errors import Problem
 from exchange.operating import broker
+from exchange.operating.reloading import LOOK_SECONDS
 from exchange.operating.service_manager import manager
 
 LOOKS = frozenset(
@@ -83,6 +86,8 @@ class Gate(Consumer):  # type: ignore[misc]
 
     def on_ready(self) -> None:
         """Begin, unless the broker serves another home; and say again and again that this one is served."""
+        if not self._claims:
+            self.timer.call_repeatedly(LOOK_SECONDS, self._reload_if_asked)
         if manager().patience_seconds and not self._claims:
             self.timer.call_repeatedly(manager().every_seconds, self._prove_that_it_works)
         other = self._claim()
@@ -93,6 +98,15 @@ class Gate(Consumer):  # type: ignore[misc]
             self.timer.call_repeatedly(broker.CLAIM_SECONDS / 4, self._claim)
             self._claims = True
         super().on_ready()
+
+    def _reload_if_asked(self) -> None:
+        """Take new settings where somebody asked for that; the pool's children do so before their next task."""
+        reloader = self.app.reloader()
+        if reloader.reload_if_asked():
+            self._settings = reloader.settings
+            self._judge = Judge(self._settings)
+            note_change()
+            hold_settings(self._settings)  # for children that are forked from now on
 
     def _prove_that_it_works(self) -> None:
         """Tell whoever started this worker that its loop turns and its pool answers, if that is so."""
@@ -118,6 +132,7 @@ class Gate(Consumer):  # type: ignore[misc]
         def wait(errback: Any = None, max_retries: Any = None, callback: Any = None, **options: Any) -> Any:
             def turn() -> None:
                 manager().works("waiting for the broker")  # which is no hanging
+                self._reload_if_asked()
                 if callback:
                     callback()
 

@@ -8,6 +8,7 @@ kind, and an application's commits are not to wait for us. Two looks at an index
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,12 +24,14 @@ from exchange.celery import app
 from exchange.celery.calls import TICK
 from exchange.celery.nudge_pace import NudgePace, Pending
 from exchange.celery.nudge_watch import WatchedFolder
+from exchange.celery.service import say_reloaded
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine, missing_file
 from exchange.database.errors import transient_errors
 from exchange.files.pid_lock import hold
 from exchange.format.errors import TransientError, printable
 from exchange.operating import broker, last_runs, logs, readiness
+from exchange.operating.reloading import Reloader
 from exchange.operating.service_manager import manager
 from exchange.settings import Settings
 from exchange.tables import capture
@@ -67,10 +70,14 @@ def run_nudge(settings: Settings) -> NoReturn:
             for sentence in last_runs.begin(settings, "nudge"):
                 log.warning("restarted", message=sentence)
         signal.signal(signal.SIGTERM, _end)
+        reloader = Reloader(settings, say_reloaded)
+        if not sys.stdin.isatty():  # whose end is to end us
+            reloader.listen()
         readiness.report_ready("nudging")
         log.info("nudging", imports=f"when files come to {settings.incoming}", exports="after commits")
         while True:
             manager().works()
+            reloader.reload_if_asked()
             for task in tasks:
                 task.look()
             now = time.monotonic()

@@ -46,13 +46,14 @@ from kombu.utils.json import dumps
 
 from exchange.celery.calls import CALL, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
 from exchange.celery.connection import SteadyConnection
-from exchange.celery.service import HELD, RESULT_SECONDS, SOFT_SHARE, schedule, visibility_seconds
+from exchange.celery.service import HELD, RESULT_SECONDS, SOFT_SHARE, say_reloaded, schedule, visibility_seconds
 from exchange.celery.signs import TICK_SECONDS
 from exchange.database import clock
 from exchange.files import call_secret, pid_lock
 from exchange.files.folder import make_private
 from exchange.format.errors import printable
 from exchange.operating import broker, last_runs, logs, readiness
+from exchange.operating.reloading import Reloader
 from exchange.operating.service_manager import manager
 from exchange.settings import Settings, SettingsFaults, load_settings
 
@@ -182,6 +183,7 @@ class _Exchange(Celery):
 
     amqp_cls = SigningAMQP
     is_the_exchanges = True
+    _reloader: Reloader | None = None
     runs: str | None = None
     """Which of Celery's services this process is: neither speaks for whoever started it."""
 
@@ -194,6 +196,12 @@ class _Exchange(Celery):
     def Beat(self) -> Any:  # noqa: N802 - Celery's name
         """Give beat."""
         return self.subclass_with_self("exchange.celery.programs:Beat")
+
+    def reloader(self) -> Reloader:
+        """Give what reads this worker's settings anew."""
+        if self._reloader is None:
+            self._reloader = Reloader(settings_or_exit(), say_reloaded, check=_check_settings)
+        return self._reloader
 
     def caller(self) -> Caller | None:
         """Name who calls what this process sends; None if nobody does.
@@ -284,10 +292,20 @@ def _say_waiting(who: str) -> None:
     structlog.get_logger("exchange").warning("waiting", message=message)
 
 
+def _check_settings(settings: Settings) -> None:
+    """See that channels, keys and schemas are there for new settings. Raises SettingsFaults."""
+    from exchange.operating.assemble import assemble  # noqa: PLC0415 - `celery call` starts sooner without it
+
+    assemble(settings).engine.dispose()
+
+
 @signals.worker_init.connect
 def _is_worker(**_: Any) -> None:
     app.runs = "worker"
     manager()  # before a pool is forked
+    from exchange.celery.work import hold_settings  # noqa: PLC0415 - `celery call` starts sooner without it
+
+    hold_settings(settings_or_exit())
 
 
 @signals.worker_init.connect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -13,6 +14,15 @@ from exchange.operating import logs
 
 class Worker(worker.Worker):  # type: ignore[misc]
     """Celery's worker."""
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """Handle signals as Celery does, but for SIGHUP: it has the settings read anew, and restarts nothing.
+
+        At a terminal it ends the worker with it.
+        """
+        super().install_platform_tweaks(worker)
+        if not self._isatty:
+            signal.signal(signal.SIGHUP, worker.app.reloader().ask)
 
     def emit_banner(self) -> None:
         """Show the banner where somebody sees it."""

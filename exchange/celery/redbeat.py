@@ -16,11 +16,15 @@ from redbeat.decoder import to_timestamp
 from redbeat.schedulers import RedBeatScheduler, acquire_distributed_beat_lock, get_redis
 
 from exchange.celery import service
-from exchange.celery.beat import Broker
+from exchange.celery.beat import Broker, reloader_of_beat
 from exchange.celery.signs import BeatSigns
 
 AGAIN_SECONDS = 5.0
 """How soon the broker is asked again after it refused something."""
+
+
+PERIODS = ("export_every", "import_every", "reconcile_every", "answer_every")
+"""These it has written to the broker as it started."""
 
 
 class SteadyRedBeat(RedBeatScheduler):  # type: ignore[misc]
@@ -30,6 +34,7 @@ class SteadyRedBeat(RedBeatScheduler):  # type: ignore[misc]
         """Take what Celery gives."""
         self._broker = Broker()
         self._signs = BeatSigns()
+        self._reloader = reloader_of_beat(app, PERIODS)
         # Here and not in Celery's settings, of which a worker's ``inspect conf`` would show the password.
         app.conf.redbeat_redis_url = app.conf.broker_url
         super().__init__(app, *args, **options)
@@ -57,6 +62,8 @@ class SteadyRedBeat(RedBeatScheduler):  # type: ignore[misc]
             service.say_that_it_ticks()
             return AGAIN_SECONDS
         self._broker.took()
+        if self._reloader is not None:
+            self._reloader.reload_if_asked()
         self._signs.note()
         service.say_that_it_ticks()
         return wait

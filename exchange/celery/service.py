@@ -7,10 +7,12 @@ import os
 import threading
 from typing import IO, Any
 
+import structlog
 from celery import signals
 
 from exchange.celery.calls import TICK
 from exchange.operating import readiness
+from exchange.operating.reloading import TAKEN, Outcome
 from exchange.operating.service_manager import manager
 from exchange.settings import Settings
 
@@ -21,6 +23,32 @@ EXPIRY_SHARE = 0.9
 """Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
 SOFT_SHARE = 0.9
 """Of its hard limit a task has until it is asked to end: rolled back in order rather than killed."""
+
+
+def say_reloaded(outcome: Outcome) -> None:
+    """Log what came of reading the settings anew."""
+    log = structlog.get_logger("exchange")
+    for fault in outcome.faults:
+        log.error("settings refused", message=f"{fault}; the old settings stay, all of them")
+    if outcome.state == TAKEN:
+        log.info("reloaded", settings=" ".join(outcome.changed) or "as they were")
+    if outcome.restart:
+        log.warning("restart needed", settings=" ".join(outcome.restart))
+
+
+_changes = mmap.mmap(-1, 8)
+"""How often the settings were read anew, shared with the forked pool: a child does the same before its next task."""
+
+
+def note_change() -> None:
+    """Have the pool's children read the settings anew, each before its next task."""
+    _changes[:] = (changes() + 1).to_bytes(8, "big")
+
+
+def changes() -> int:
+    """Say how often settings were read anew."""
+    return int.from_bytes(_changes[:], "big")
+
 
 _ticked = threading.Event()
 

@@ -45,7 +45,7 @@ from exchange.celery.arguments import (
     shown,
 )
 from exchange.celery.calls import REFUSED, TICK, caller_by_hand
-from exchange.celery.service import EXPIRY_SHARE
+from exchange.celery.service import EXPIRY_SHARE, changes
 from exchange.celery.signs import WorkerSigns
 from exchange.database.audit_log import (
     MAX_NAME_CHARACTERS,
@@ -74,13 +74,15 @@ from exchange.incoming import quarantine, release, strangers
 from exchange.link import epoch_adoption, epochs
 from exchange.link.gaps import accept_by_hand
 from exchange.link.reconcile import request_checkpoints
+from exchange.operating import logs
 from exchange.operating.assemble import load_request_handler
 from exchange.operating.prune import prune_expired
+from exchange.operating.reloading import read_anew
 from exchange.outgoing import control_batch, leftover
 from exchange.outgoing.resend import resend_by_code, resend_by_hand
 from exchange.reference.answering import answer_requests as answer
 from exchange.results import Imported, Retried
-from exchange.settings import SettingsFaults, load_settings
+from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
 from exchange.tables import version_limit
 from exchange.watching import silencing
@@ -143,6 +145,7 @@ def _task(name: str) -> Callable[[Work], Work]:
         @functools.wraps(work)
         def run(*args: Any, who: str | None = None, reason: str | None = None, **kwargs: Any) -> Result:
             """Check the arguments, do the work, and note it in the audit where somebody asked by hand."""
+            _follow_changes()
             with bound_contextvars(task=name, **_task_id()):
                 try:
                     check_words("who", who, MAX_NAME_CHARACTERS)
@@ -618,7 +621,38 @@ def _exchange() -> Exchange:
 @functools.lru_cache(maxsize=1)
 def _exchange_of(_process: int) -> Exchange:
     lent = LENDERS[-1]() if LENDERS else None
-    return Exchange(load_settings(), engine=lent, acting=left_to_the_caller, ready=True)
+    return Exchange(_present_settings(), engine=lent, acting=left_to_the_caller, ready=True)
+
+
+class _Held:
+    """The settings of this process, and at which of its worker's changes of them they were read."""
+
+    settings: Settings | None = None
+    number = 0
+
+
+def hold_settings(settings: Settings) -> None:
+    """Have this process, and those that it forks, work by these settings until they are read anew."""
+    _Held.settings, _Held.number = settings, changes()
+
+
+def _present_settings() -> Settings:
+    if _Held.settings is None:
+        hold_settings(load_settings())
+    assert _Held.settings is not None
+    return _Held.settings
+
+
+def _follow_changes() -> None:
+    """Read the settings anew if the worker has done so since: what it took is taken, unless it is faulty by now."""
+    if _Held.settings is None or _Held.number == changes():
+        return
+    _Held.number = changes()
+    with suppress(SettingsFaults):
+        _Held.settings, _ = read_anew(_Held.settings)
+        logs.change(_Held.settings.log_level, _Held.settings.log_format, secrets=_Held.settings.passwords)
+        _exchange().close()
+        _exchange_of.cache_clear()
 
 
 def _tell(site: Site, outcomes: Sequence[Imported]) -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "migrate": "setup.migrate",
     "up": "setup.up",
     "nudge": "setup.nudge",
+    "reload": "reload.reload",
     "demo": "setup.demo",
     "doctor": "setup.doctor",
     "check": "check.check",

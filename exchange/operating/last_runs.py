@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import json
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from exchange.database import clock
 from exchange.database.locks import try_lock
 from exchange.database.processes import this_host
 from exchange.files.folder import make_private
+from exchange.files.pid_lock import held
 from exchange.format.errors import printable
 from exchange.format.moments import in_words
 from exchange.settings import Settings
 
+_begun_bytes = 0
 _held: list[tuple[int, IO[str], Path]] = []
 
 
@@ -34,7 +38,7 @@ def begin(settings: Settings, process: str) -> list[str]:
     for path in sorted(folder.glob(f"{process}-{this_host()}-*")):
         with suppress(OSError), path.open("r+") as file:
             if try_lock(file):
-                since = printable(file.read(), 80)
+                since = printable(file.readline().strip(), 80)
                 path.unlink()
                 who = f"the {process} that began {since}" if since else f"an earlier {process}"
                 sentences.append(
@@ -43,10 +47,44 @@ def begin(settings: Settings, process: str) -> list[str]:
     path = folder / f"{process}-{this_host()}-{os.getpid()}"
     file = path.open("w")
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    file.write(in_words(clock.now()))
+    global _begun_bytes  # noqa: PLW0603 - a process begins once
+    _begun_bytes = file.write(f"{in_words(clock.now())}\n")
     file.flush()
     _held.append((os.getpid(), file, path))
     return sentences
+
+
+def answer(said: dict[str, Any]) -> None:
+    """Leave an answer for whoever asked the processes of this home something; the last one stands."""
+    for pid, file, _ in _held:
+        if pid == os.getpid():
+            # In one write, so that nobody reads half of it.
+            file.truncate(_begun_bytes)
+            os.pwrite(file.fileno(), json.dumps(said).encode(), _begun_bytes)
+
+
+@dataclass(frozen=True)
+class Living:
+    """A process of this home that lives, on this machine or another, and its last answer."""
+
+    process: str
+    host: str
+    pid: int
+    answer: dict[str, Any]
+
+
+def living(settings: Settings) -> list[Living]:
+    """List them. Raises OSError."""
+    found = []
+    folder = settings.run_folder / "alive"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        process, _, rest = path.name.partition("-")
+        host, _, pid = rest.rpartition("-")
+        if not pid.isdigit() or not held(path):
+            continue
+        said = path.read_text().split("\n", 1)[-1]
+        found.append(Living(process, host, int(pid), json.loads(said) if said else {}))
+    return found
 
 
 @atexit.register

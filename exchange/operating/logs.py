@@ -69,6 +69,7 @@ _STDERR = 2
 
 _process = "exchange"
 _form = CONSOLE
+_file: str | None = None
 _secrets: tuple[str, ...] = ()
 _handler: logging.Handler | None = None
 
@@ -80,8 +81,8 @@ def configure(
 
     ``process`` is what it calls itself. ``secrets`` are shown nowhere. Handlers that others have set up stay.
     """
-    global _process, _form, _secrets, _handler  # noqa: PLW0603 - a process has one log
-    _process, _form = process, form
+    global _process, _form, _file, _secrets, _handler  # noqa: PLW0603 - a process has one log
+    _process, _form, _file = process, form, file
     _secrets = tuple(sorted({one for one in secrets if one and len(one) >= SHORTEST_SECRET}, key=len, reverse=True))
     root = logging.getLogger()
     if _handler is not None:
@@ -100,6 +101,12 @@ def configure(
         wrapper_class=BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def change(level: str, form: str, *, secrets: Iterable[str | None] = ()) -> None:
+    """Have this process log so from now on; one that does not log in our way yet does not begin to."""
+    if _handler is not None:
+        configure(_process, level, form, file=_file, secrets=secrets)
 
 
 def join() -> None:

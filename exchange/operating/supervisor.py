@@ -24,10 +24,11 @@ from typing import TextIO
 
 from exchange.files.ownership import why_not_imported
 from exchange.format.errors import TransientError, printable
-from exchange.operating import logs
+from exchange.operating import last_runs, logs
 from exchange.operating.broker import EmbeddedBroker
 from exchange.operating.prepare import prepare
 from exchange.operating.readiness import ReadyPipe
+from exchange.operating.reloading import TAKEN, Outcome, Reloader
 from exchange.operating.service_manager import Listener, manager
 from exchange.settings import Settings, SettingsFaults
 
@@ -105,6 +106,7 @@ class Supervisor:
         self._folded = self._out.isatty()
         self._json = settings.log_format == logs.JSON
         self._stops = 0
+        self._reloader = Reloader(settings, self._say_reloaded)
         manager()  # before anything is started
         self._selector = selectors.DefaultSelector()
         self._children = _children(settings)
@@ -122,6 +124,9 @@ class Supervisor:
         Raises BrokerFault if the embedded broker can't start, TransientError if a child can't; then nothing is running.
         """
         with self._listening():
+            with contextlib.suppress(OSError):
+                for sentence in last_runs.begin(self._reloader.settings, "up"):
+                    self._say("exchange", f"restarted: {sentence}")
             try:
                 if self._broker is not None:
                     self._say("broker", f"listening on loopback port {self._broker.start().port}")
@@ -142,7 +147,18 @@ class Supervisor:
                 manager().ready("all that it runs is ready")
                 is_ready = True
             manager().works()
+            self._reload_if_asked()
             self._read(TICK_SECONDS)
+
+    def _reload_if_asked(self) -> None:
+        if self._reloader.reload_if_asked():
+            self._json = self._reloader.settings.log_format == logs.JSON
+
+    def _say_reloaded(self, outcome: Outcome) -> None:
+        for fault in outcome.faults:
+            self._say("exchange", f"settings refused: {fault}; the old settings stay, all of them")
+        if outcome.state == TAKEN:
+            self._say("exchange", f"reloaded: {' '.join(outcome.changed) or 'settings are as they were'}")
 
     def _kill_if_hung(self, child: _Child) -> None:
         if child.process is None or child.listener is None:
@@ -283,7 +299,16 @@ class Supervisor:
         def count(_number: int, _frame: FrameType | None) -> None:
             self._stops += 1
 
-        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        def pass_on(_number: int, _frame: FrameType | None) -> None:
+            self._reloader.ask()
+            for child in self._children:
+                if child.is_ready and child.process is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        child.process.send_signal(signal.SIGHUP)
+
+        before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+        # The end of the terminal that it was started at is its own.
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, count if sys.stdin.isatty() else pass_on)
         try:
             yield
         finally:
