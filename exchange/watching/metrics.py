@@ -28,6 +28,7 @@ from exchange.database import clock, engine, ledger, tally
 from exchange.database.dialects import dialect_of
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
+from exchange.database.pauses import paused
 from exchange.database.tables import (
     BatchState,
     DeadLetterState,
@@ -37,10 +38,12 @@ from exchange.database.tables import (
     batch_count,
     dead_letter,
     failed_run,
+    folded,
     gap,
     is_missing,
     network,
     position,
+    process,
     schema,
     success,
     work_count,
@@ -51,9 +54,11 @@ from exchange.format.errors import TransientError
 from exchange.format.names import CONTROL
 from exchange.incoming.stranger_counts import recent_strangers
 from exchange.link import peer_state, peer_statements
+from exchange.operating.presence import LATE_PERIODS, LEAST
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture
+from exchange.watching.health import Health
 
 MOST_PENDING = 100_000
 """So many pending changes of a channel are counted at most: a scrape is no scan of a backlog."""
@@ -71,23 +76,24 @@ Samples = Mapping[Any, float]
 """Values by their labels, a tuple of texts each."""
 
 
-def render_metrics(settings: Settings, site: Site) -> bytes:
-    """Give all metrics of a side as text.
+def render_metrics(settings: Settings, site: Site, health: Health) -> bytes:
+    """Give all metrics of a side as text; ``health`` is what was found of it just now.
 
     Reads in one transaction, and the file systems' room; changes nothing. A database that fails leaves out what it
     would have said.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(settings, site))
+    registry.register(_Collector(settings, site, health))
     return generate_latest(registry)
 
 
 class _Collector:
     """One scrape."""
 
-    def __init__(self, settings: Settings, site: Site) -> None:
+    def __init__(self, settings: Settings, site: Site, health: Health) -> None:
         self._settings = settings
         self._site = site
+        self._health = health
 
     def collect(self) -> Iterator[Metric]:
         """Give each metric with its samples."""
@@ -95,6 +101,7 @@ class _Collector:
         yield from _about(self._settings, page)
         yield from _room(page)
         yield from _keys(self._settings, page)
+        yield from _alarms(self._health, page)
         up, found = 0.0, list[Metric]()
         with suppress(TransientError, SQLAlchemyError):  # away, or not migrated
             if engine.missing_file(self._site.engine) is None:
@@ -178,10 +185,11 @@ def _about(settings: Settings, page: _Page) -> Iterator[Metric]:
     link = "one-way" if site.one_way else "two-way"
     about = (site.peer, __version__, platform.python_version(), kind, link)
     yield page.gauge("build_info", "What runs here.", labels, {about: 1})
-    periods = {"export": settings.export_every, "import": settings.import_every}
-    yield page.gauge(
-        "period_seconds", "How often beat calls a task.", ("task",), {(name,): every for name, every in periods.items()}
-    )
+    periods = {("out",): settings.export_every, ("in",): settings.import_every}
+    yield page.gauge("period_seconds", "How often beat calls exports and imports.", ("direction",), periods)
+    late = {way: max(LATE_PERIODS * every, LEAST.total_seconds()) for way, every in periods.items()}
+    said = "For how long exports and imports may not be done until they are late."
+    yield page.gauge("late_after_seconds", said, ("direction",), late)
 
 
 def _room(page: _Page) -> Iterator[Metric]:
@@ -219,6 +227,17 @@ def _keys(settings: Settings, page: _Page) -> Iterator[Metric]:
     yield page.gauge("key_expiry_timestamp_seconds", "Until when a key is trusted, if that is limited.", label, ends)
 
 
+def _alarms(health: Health, page: _Page) -> Iterator[Metric]:
+    """Tell what doctor's quick checks find that somebody is to be told of."""
+    standing = {(one.alarm.value, one.subject, one.level.value): 1.0 for one in health.parts if one.alarm is not None}
+    label = ("alarm", "subject", "level")
+    yield page.gauge(
+        "alarm", "1 while an alarm stands, as `exchange health` says it, by what it is about.", label, standing
+    )
+    ready = {(): 1.0 if health.is_ready else 0.0}
+    yield page.gauge("ready", "Whether nothing needs a person.", (), ready)
+
+
 # What the database has
 
 
@@ -236,6 +255,11 @@ def _batches(page: _Page, connection: Connection) -> Iterator[Metric]:
     yield page.counter("batch_bytes", "Bytes of the data files of those batches.", labels, came["bytes"])
     yield page.counter("batch_records", "Records of those batches.", labels, came["records"])
     standing = {place: number for place, number in came["standing"].items() if place[2] != "resent"}
+    old = sa.select(folded.c.channel, folded.c.direction, sa.func.sum(folded.c.batches))
+    for channel, direction, number in connection.execute(old.group_by(folded.c.channel, folded.c.direction)):
+        end = BatchState.APPLIED if direction == Direction.IN else BatchState.ACKNOWLEDGED
+        ended = (page.channel(channel), direction, end.value)
+        standing[ended] = standing.get(ended, 0.0) + float(number)
     oldest = _oldest(page, connection)
     for channel in sorted({one for one, _, state in standing if state == BatchState.QUARANTINED}):
         refused = (channel, Direction.IN.value, BatchState.QUARANTINED.value)
@@ -334,16 +358,22 @@ def _runs(page: _Page, connection: Connection) -> Iterator[Metric]:
     ages = {(one.name, way.value): _age(done.get((way, one.name), begun)) for way, one in declared}
     said = "Since when a channel was not exported or imported to its end, with or without anything to do."
     yield page.gauge("last_success_age_seconds", said, label, ages)
-    failed = {
+    failed = dict.fromkeys(ages, 0.0) | {
         (page.channel(row.channel), row.direction): float(row.runs)
         for row in connection.execute(sa.select(failed_run.c.channel, failed_run.c.direction, failed_run.c.runs))
     }
     yield page.gauge("failed_runs", "Exports or imports that failed since the last one that was done.", label, failed)
+    stopped = paused(connection, page.site.off)
+    still = {(one.name, way.value): 1.0 for way, one in declared if (way, one.declared) in stopped}
+    yield page.gauge("paused", "Channels that a person or a setting has stopped.", label, still)
     pending, waits = {}, {}
     for one in page.site.outgoing():
         number = capture.pending(connection, one.streams, MOST_PENDING, one.shard)
         pending[one.name,] = float(number)
         waits[one.name,] = ages[one.name, Direction.OUT.value] if number else 0.0
+    sent = {stream.name for one in page.site.outgoing() for stream in one.streams}
+    left = float(len(set(capture.pending_streams(connection)) - sent))
+    yield page.gauge("leftover_streams", "Names under which changes wait and that no channel sends.", (), {(): left})
     said = f"Changes that no batch carries yet; counted up to {MOST_PENDING}."
     yield page.gauge("pending_changes", said, ("channel",), pending)
     said = "For how long the oldest of them waits at most: since the last export that took all there was."
@@ -357,9 +387,11 @@ def _gaps(page: _Page, connection: Connection) -> Iterator[Metric]:
     rows = connection.execute(query.group_by(gap.c.channel)).all()
     numbers = {(one.name,): 0.0 for one in page.site.incoming()}
     numbers |= {(page.channel(channel),): float(number) for channel, number, _ in rows}
-    ages = {(page.channel(channel),): _age(since) for channel, _, since in rows}
+    ages = dict.fromkeys(numbers, 0.0) | {(page.channel(channel),): _age(since) for channel, _, since in rows}
     yield page.gauge("gaps", "Batches that are missing between others that came.", ("channel",), numbers)
-    yield page.gauge("gaps_oldest_age_seconds", "Since when the first of them is missing.", ("channel",), ages)
+    yield page.gauge(
+        "gaps_oldest_age_seconds", "Since when the first of them is missing; 0 if none is.", ("channel",), ages
+    )
 
 
 def _letters(page: _Page, connection: Connection) -> Iterator[Metric]:
@@ -398,7 +430,9 @@ def _letters(page: _Page, connection: Connection) -> Iterator[Metric]:
 def _work(page: _Page, connection: Connection) -> Iterator[Metric]:
     """Tell how long steps took, how often somebody else was at work, and what came of retries."""
     took: defaultdict[tuple[str, ...], _Durations] = defaultdict(_Durations)
-    busy: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    places = [(one.name, Direction.OUT.value) for one in page.site.outgoing()]
+    places += [(one.name, Direction.IN.value) for one in page.site.incoming()]
+    busy: defaultdict[tuple[str, ...], float] = defaultdict(float, dict.fromkeys(places, 0.0))
     retried: defaultdict[tuple[str, ...], float] = defaultdict(float)
     for row in connection.execute(sa.select(work_count)):
         channel = page.channel(row.channel)
@@ -460,6 +494,18 @@ def _link(page: _Page, connection: Connection) -> Iterator[Metric]:
     yield page.gauge("strangers", said, ("cause",), strangers)
 
 
+def _processes(page: _Page, connection: Connection) -> Iterator[Metric]:
+    """Tell when beat last ticked and a worker last got something done, on each machine."""
+    ages, periods = {}, {}
+    for row in connection.execute(sa.select(process)):
+        ages[row.kind, row.host] = _age(row.at)
+        periods[row.kind, row.host] = float(row.every_seconds)
+    label = ("kind", "host")
+    said = "Since when beat did not tick and a worker got nothing done, by machine."
+    yield page.gauge("process_age_seconds", said, label, ages)
+    yield page.gauge("process_period_seconds", "How often each is to give a sign of life.", label, periods)
+
+
 def _agreement(page: _Page, connection: Connection) -> Iterator[Metric]:
     """Tell how streams compared the last time."""
     label = ("channel", "direction", "stream")
@@ -495,6 +541,7 @@ _SECTIONS: tuple[Callable[[_Page, Connection], Iterator[Metric]], ...] = (
     _letters,
     _work,
     _link,
+    _processes,
     _agreement,
     _schemas,
 )

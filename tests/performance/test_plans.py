@@ -24,6 +24,7 @@ from exchange.link import asked_requests, gaps, send_requests
 from exchange.operating import prune, status
 from exchange.outgoing import resend
 from exchange.settings import Settings
+from exchange.watching.health import Health
 from exchange.watching.metrics import render_metrics
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres, trusted_forger
@@ -452,7 +453,7 @@ def test_a_scrape_of_metrics_reads_no_large_table_and_asks_as_much_however_long_
         analyse(receiver)
     settings = Settings(network=receiver.site.network, peer=receiver.site.peer, home=receiver.home)
     with watched(receiver.engine) as seen:
-        text = render_metrics(settings, receiver.site).decode()
+        text = render_metrics(settings, receiver.site, Health("two", LONG_AGO, ())).decode()
 
     assert seen.read_whole(*GROWING) == []
     assert seen.statements <= 30

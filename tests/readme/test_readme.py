@@ -30,6 +30,7 @@ PAGES = {
         "deploy/EXISTING.md",
         "deploy/GROWING.md",
         "deploy/OPERATE.md",
+        "deploy/prometheus/README.md",
         "deploy/BY-HAND.md",
         "deploy/RECOVER.md",
         "deploy/SETTINGS.md",

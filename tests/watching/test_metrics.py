@@ -15,6 +15,7 @@ from exchange.database import clock, ledger, tables
 from exchange.database.locks import export_lock, locked, writing
 from exchange.database.tables import BatchState, Direction
 from exchange.settings import Settings
+from exchange.watching.health import Health
 from exchange.watching.metrics import OTHER, render_metrics
 from tests.cli.conftest import Pair
 from tests.cli.conftest import Side as Commands
@@ -32,7 +33,7 @@ needs_promtool = pytest.mark.skipif(
 def scraped(side: Side) -> Scrape:
     """Scrape a side."""
     settings = Settings(network=side.site.network, peer=side.site.peer, home=side.home)
-    return Scrape.of(render_metrics(settings, side.site).decode())
+    return Scrape.of(render_metrics(settings, side.site, Health(side.site.network, clock.now(), ())).decode())
 
 
 def told(side: Commands) -> Scrape:
@@ -244,6 +245,8 @@ def test_a_database_that_is_away_is_a_metric_and_the_rest_is_told(pair: Pair) ->
     seen = told(pair.request)
 
     assert seen.one("database_up") == 0
+    assert seen.one("ready") == 0
+    assert seen.one("alarm", alarm="database", subject="", level="fault") == 1
     assert seen.total("disk_free_bytes") > 0
     assert not (pair.request.home / "exchange.db").exists()
 
