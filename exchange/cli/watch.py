@@ -68,10 +68,10 @@ def report(
 ) -> None:
     """Say what crossed and how fast, what is parked and why, how both sides agree, and when disks will be full."""
     from exchange.database import clock
+    from exchange.watching.health import read_health
     from exchange.watching.report import read_report
     from exchange.watching.report_pages import as_html, as_message, as_text
     from exchange.watching.silencing import length_of
-    from exchange.watching.watcher import found as look
     from exchange.watching.watcher import send_now
 
     current = settings()
@@ -80,7 +80,7 @@ def report(
     except ValueError as error:
         raise Refused(str(error).replace("for:", "--since:", 1)) from error
     with open_site() as site:
-        found = read_report(current, site, clock.now() - length, "report", look(current))
+        found = read_report(current, site, clock.now() - length, "report", read_health(current).parts)
     if html is not None:
         html.write_text(as_html(found), encoding="utf-8")
         output.say(f"{html}: the report as a page")

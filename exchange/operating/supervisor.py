@@ -1,9 +1,10 @@
 """``exchange up``: broker, worker and beat of one side under one roof, started, watched and stopped in order.
 
-One process, no threads: it reads its children's logs, starts again what died, and on Ctrl-C or SIGTERM stops
-what nudges (if EXCHANGE_NUDGE says so), the worker, then beat, then the broker. A second Ctrl-C kills. What was ready
-once is started again for ever; what ends again and again and never was can't start here, and all of it ends with a
-sentence. Nothing is left running, even when this process itself is killed: on Linux the kernel ends its children.
+One process, no threads: it reads its children's logs, starts again what died, and on Ctrl-C or SIGTERM stops what
+watches (if EXCHANGE_NOTIFY is set), what nudges (if EXCHANGE_NUDGE says so), the worker, then beat, then the broker. A
+second Ctrl-C kills. What was ready once is started again for ever; what ends again and again and never was can't start
+here, and all of it ends with a sentence. Nothing is left running, even when this process itself is killed: on Linux the
+kernel ends its children.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ HUNG_SECONDS = 120.0
 """A child that was ready, and has given no sign of life for so long, hangs."""
 TICK_SECONDS = 0.2
 
-_COLOURS = {"nudge": 34, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
+_COLOURS = {"nudge": 34, "watch": 31, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
 _PROCESSES = {"exchange": "up"}
 """What a process calls itself in its own lines, where that is not what it is called before them."""
@@ -346,7 +347,9 @@ def _children(settings: Settings) -> list[_Child]:
         "--without-gossip",
     ]
     nudge = [_Child("nudge", [sys.executable, "-m", "exchange", "nudge"])] if settings.nudge else []
-    return [*nudge, _Child("worker", celery + worker), _Child("beat", [*celery, "beat"])]
+    watch = [_Child("watch", [sys.executable, "-m", "exchange", "watch"])] if settings.notify_targets else []
+    # Stopped first, what watches does not tell that we stop the others.
+    return [*watch, *nudge, _Child("worker", celery + worker), _Child("beat", [*celery, "beat"])]
 
 
 def _is_object(line: str) -> bool:

@@ -26,11 +26,12 @@ from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError, printable
 from exchange.operating import logs, readiness
 from exchange.operating.assemble import assemble
-from exchange.operating.doctor.examine import examine_side
 from exchange.operating.doctor.finding import Alarm, Finding, Level
+from exchange.operating.service_manager import manager
 from exchange.settings import NotifyTarget, Settings, SettingsFaults, variable_name
 from exchange.watching import delivery, outbox, samples, schedule, standing
 from exchange.watching.alarms import Compared, Rules, Silence, Standing, compare
+from exchange.watching.health import Looker
 from exchange.watching.messages import Message, of_news, of_trial
 from exchange.watching.outbox import Kept
 from exchange.watching.report import read_report
@@ -38,6 +39,12 @@ from exchange.watching.report_pages import as_message
 from exchange.watching.standing import Noted
 
 log = structlog.get_logger("exchange")
+
+FIRST_SECONDS = 20.0
+"""So soon the first look is."""
+
+MOST_BUSY = 2
+"""At so many looks in a row only one who writes for long can be in the way: then it is told without the database."""
 
 _AWAY = frozenset({Alarm.DATABASE, Alarm.MIGRATIONS})
 
@@ -73,19 +80,26 @@ class Watcher:
     def __init__(self, settings: Settings, look: Callable[[], Sequence[Finding]] | None = None) -> None:
         """Take the settings, and in place of ``read_health`` what finds how this side is."""
         self._settings = settings
-        self._look = look or (lambda: found(settings))
+        self._looker = None if look else Looker(settings)
+        self._look = look or (lambda: self._looker.read().parts if self._looker else ())
         self._engine: Engine | None = None
         self._said: set[str] = set()
+        self._busy = 0
 
-    def run(self, stopping: threading.Event) -> None:
-        """Look at each period until somebody says to stop."""
+    def run(self, stopping: threading.Event, looked: Callable[[], object] = lambda: None) -> None:
+        """Look at each period until somebody says to stop; ``looked`` is called after each look."""
+        # What was started together with us is given the time to come up.
+        stopping.wait(min(self._settings.watch_every, FIRST_SECONDS))
         while not stopping.is_set():
             self.try_to_look()
+            looked()
             stopping.wait(self._settings.watch_every)
         self.close()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database, until the next look."""
+        if self._looker is not None:
+            self._looker.close()
         if self._engine is not None:
             self._engine.dispose()
         self._engine = None
@@ -110,10 +124,14 @@ class Watcher:
         try:
             told = self._told_by_database(findings, targets)
         except Busy as busy:
-            return Look(busy=str(busy))
+            self._busy += 1
+            if self._busy < MOST_BUSY:  # another one tells, which takes a moment
+                return Look(busy=str(busy))
+            return self._without_database(findings, targets, str(busy))
         except (TransientError, SQLAlchemyError) as error:
             why = str(error) if isinstance(error, TransientError) else first_line(error)
             return self._without_database(findings, targets, why)
+        self._busy = 0
         standing.write_noted(self._settings.watch_file, told.noted)
         after = self._send(told.claimed, targets)
         with transient_errors():
@@ -253,11 +271,6 @@ class Watcher:
             log.warning("watch", message=sentence)
 
 
-def found(settings: Settings) -> Sequence[Finding]:
-    """Look at how this side is."""
-    return list(examine_side(settings, lambda: assemble(settings, keyless=True)))
-
-
 def run_watcher(settings: Settings) -> None:
     """Watch until SIGTERM or Ctrl-C, with logs on stderr. Call it in the main thread."""
     logs.configure("watch", settings.log_level, settings.log_format, secrets=settings.passwords)
@@ -268,7 +281,7 @@ def run_watcher(settings: Settings) -> None:
     log.info(
         "watching", every=f"{settings.watch_every:g} s", told=", ".join(one.name for one in settings.notify_targets)
     )
-    Watcher(settings).run(stopping)
+    Watcher(settings).run(stopping, manager().works)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_an_alarm_is_listed_with_who_was_told_and_silenced_for_a_time_by_command
         assert "fault    held of requests: 1 batch: held for a person" in out
         assert "to\n         ops" in out or "to ops" in out
         assert "untold   ops was not reached: it answered 500" in out
+        told_of = {
+            one["level"]: one["message"] for one in side.run("doctor", "--json").lines if one["check"] == "watch"
+        }
+        assert told_of["warning"] == "ops has not taken 1 messages: it answered 500"
+        assert told_of["ok"] == "ops are told what is not well"
+        os.utime(load_settings().watch_file, (1, 1))
+        assert "nobody watches this side since" in side.run("doctor").out
         why = ("--reason", "they are told")
         assert "expected one of link_silent" in side.refused("alarms", "silence", "hold", "--for", "2h", *why, code=2)
         assert "such as 90m or 2h, found '2'" in side.refused("alarms", "silence", "held", "--for", "2", *why, code=2)

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database import clock, make_engine
+from exchange.database.locks import locked, reading
 from exchange.database.tables import message
 from exchange.operating.doctor.finding import Finding
 from exchange.settings import Settings, SettingsFaults, load_settings
@@ -24,6 +25,7 @@ from exchange.watching import outbox
 from exchange.watching.delivery import send_all
 from exchange.watching.messages import of_trial
 from exchange.watching.outbox import Kept, written
+from exchange.watching.standing import WATCH_LOCK, read_standing
 from exchange.watching.watcher import Watcher, try_targets
 from tests.watching.conftest import SECRET
 from tests.watching.receivers import mail_server, receiving
@@ -109,6 +111,23 @@ def test_the_alarm_that_the_database_is_away_gets_out_and_what_was_told_is_in_th
         done = Watcher(settings, lambda: [WORKER]).look_once()
         assert done.sent == ("ops: [request] well again: database",)
         assert [one.name for one in done.standing] == ["worker"]
+
+
+def test_a_database_that_somebody_writes_to_for_long_keeps_nobody_from_being_told(
+    make_settings: Make, database_url: str
+) -> None:
+    with receiving() as receiver:
+        settings = make_settings(notify=f"ops={receiver.url}")
+        engine = make_engine(database_url)
+        watcher = Watcher(settings, lambda: [WORKER])
+        with locked(engine, WATCH_LOCK):
+            assert watcher.look_once().busy  # another watcher, it may be
+            assert watcher.look_once().sent == ("ops: [request] fault: worker",)
+        assert watcher.look_once().sent == ()
+        watcher.close()
+        with reading(engine) as connection:
+            assert [one.name for one in read_standing(connection)] == ["worker"]
+        engine.dispose()
 
 
 def test_a_target_that_hangs_keeps_nobody_else_from_being_told(make_settings: Make) -> None:

@@ -30,6 +30,7 @@ from exchange.operating.doctor.leavings import (
     check_strangers,
     check_strays,
 )
+from exchange.operating.doctor.watch import check_told
 from exchange.operating.doctor.writes import check_sequences, check_writes
 from exchange.outgoing.first_load import never_sent
 from exchange.settings import Settings
@@ -197,4 +198,5 @@ _WORK: tuple[tuple[str, DatabaseCheck], ...] = (
     ("paused", check_paused_files),
     ("strays", check_strays),
     ("strangers", check_strangers),
+    ("watch", check_told),
 )

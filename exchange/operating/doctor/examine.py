@@ -18,6 +18,7 @@ from exchange.operating.doctor.file_system import check_folders, check_password_
 from exchange.operating.doctor.finding import Alarm, Findings, fault, looked, ok
 from exchange.operating.doctor.keys import check_keys
 from exchange.operating.doctor.processes import check_calls, check_handler, check_nudge, check_parts
+from exchange.operating.doctor.watch import check_watch
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
 
@@ -56,6 +57,7 @@ def examine_side(settings: Settings, make_site: Callable[[], Site], *, work: boo
         ("broker", partial(check_broker, settings)),
         ("nudge", partial(check_nudge, settings)),
         ("backup", partial(check_backups, settings)),
+        ("watch", partial(check_watch, settings)),
     )
     for check, look in checks:
         yield from looked(check, look, "see that this user may look there", _ALARMS.get(check))

@@ -28,7 +28,13 @@ _WRITABLE_BY_ALL = stat.S_IWOTH
 
 def check_password_files(settings: Settings) -> Findings:
     """Find files with passwords that every user of this machine may read."""
-    files = (settings_file(), settings.database_password_file, settings.broker_password_file)
+    files = (
+        settings_file(),
+        settings.database_password_file,
+        settings.broker_password_file,
+        settings.notify_file,
+        settings.notify_secret_file,
+    )
     for file in filter(None, files):
         with contextlib.suppress(OSError):
             mode = stat.S_IMODE(file.stat().st_mode)
