@@ -13,8 +13,9 @@ from exchange.api.acts import RefusedArgument
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
 from exchange.database.tables import DeadLetterState
-from exchange.dead_letters import bulk_retry, discard, groups, pages, retry, selections, show
+from exchange.dead_letters import background, bulk_retry, discard, groups, pages, retry, selections, show
 from exchange.dead_letters import edit as editing
+from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.bulk_retry import BulkRetry, Pace, Report
 from exchange.dead_letters.edit import Draft, Edited
 from exchange.dead_letters.filters import Filters
@@ -111,6 +112,9 @@ class DeadLetters:
     ) -> BulkRetry:
         """Try what is left of a selection, group by group, as ``bulk_retry.retry_selection`` says."""
         site, pace = self._exchange.site, pace or Pace()
+        if not rehearse:
+            with transient_errors(), reading(site.engine) as connection:
+                background.refuse_open(connection, selection)
         asked = {"selection": selection, **vars(pace), "again": again, "skip_changed": skip_changed}
         with self._act(site, "retry_dead_letter", asked, who, reason, rehearsal=rehearse) as act:
             done = bulk_retry.retry_selection(
@@ -126,6 +130,85 @@ class DeadLetters:
             if act:
                 act.came_to(done.as_dict())
         return done
+
+    def retry_in_background(
+        self,
+        selection: str,
+        pace: Pace | None = None,
+        *,
+        again: bool = False,
+        skip_changed: bool = False,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> BackgroundRetry:
+        """Have what is left of a selection tried by whoever has time, as ``background.begin`` says."""
+        site, pace = self._exchange.site, pace or Pace()
+        asked = {"selection": selection, **vars(pace), "again": again, "skip_changed": skip_changed}
+        with self._act(site, "retry_dead_letter", asked | {"background": True}, who, reason) as act:
+            begun = background.begin(site, selection, pace, again=again, skip_changed=skip_changed, why=reason)
+            if act:
+                act.came_to(begun.as_dict())
+        return begun
+
+    def retries(self) -> Sequence[BackgroundRetry]:
+        """Give the retries in the background that are kept, newest first."""
+        with self._reading() as (_, connection):
+            return background.list_retries(connection)
+
+    def find_retry(self, number: int) -> BackgroundRetry:
+        """Give a retry in the background by its number. Raises TransientError if there is none."""
+        with self._reading() as (_, connection):
+            return background.find(connection, number)
+
+    def pause_retry(self, number: int, reason: str, *, who: str | None = None) -> BackgroundRetry:
+        """Have a retry in the background stand still: what it is at is undone, nothing else begun."""
+        return self._change_retry("pause_retry", background.pause, number, reason, who)
+
+    def resume_retry(self, number: int, reason: str, *, who: str | None = None) -> BackgroundRetry:
+        """Let a retry in the background go on that was paused."""
+        return self._change_retry("resume_retry", background.resume, number, reason, who)
+
+    def cancel_retry(self, number: int, reason: str, *, who: str | None = None) -> BackgroundRetry:
+        """End a retry in the background where it is."""
+        return self._change_retry("cancel_retry", background.cancel, number, reason, who)
+
+    def _change_retry(
+        self,
+        action: str,
+        change: Callable[[Site, int, str], BackgroundRetry],
+        number: int,
+        reason: str,
+        who: str | None,
+    ) -> BackgroundRetry:
+        """Change a retry; the audit has who asked for it, too."""
+        site = self._exchange.site
+        of = self.find_retry(number)
+        asked = {"retry": number, "selection": of.selection, "of": of.who}
+        with self._act(site, action, asked, who, reason) as act:
+            changed = change(site, number, reason)
+            if act:
+                act.came_to(changed.as_dict())
+        return changed
+
+    def work_off(
+        self,
+        *,
+        stopping: Callable[[], bool] = lambda: False,
+        report: Callable[[BackgroundRetry], None] = lambda _retry: None,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Work on the retries in the background for a while; say whether more is to be done at once.
+
+        It is in the audit if somebody is named or gives a reason: beat does the same.
+        """
+        site = self._exchange.site
+        named = who is not None or reason is not None
+        with self._act(site, "work_retries", {}, who, reason, rehearsal=not named) as act:
+            more = background.work_off(site, stopping, report=report)
+            if act:
+                act.came_to({"more": more})
+        return more
 
     def discard(
         self,

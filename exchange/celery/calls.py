@@ -42,6 +42,7 @@ _TICKS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "exchange.export": ({"spread": True},),
     "exchange.import": ({"spread": True},),
     "exchange.prune": ({},),
+    "exchange.work_retries": ({},),
     "exchange.reconcile": ({"incoming": False},),
     "exchange.answer_requests": ({},),
 }

@@ -19,6 +19,8 @@ from exchange.settings import Settings
 VISIBILITY_MARGIN_SECONDS = 600
 RESULT_SECONDS = 24 * 3600
 DAY_SECONDS = 24 * 3600
+RETRIES_SECONDS = 30.0
+"""So often it is looked whether letters are to be tried in the background, if not with each import."""
 EXPIRY_SHARE = 0.9
 """Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
 SOFT_SHARE = 0.9
@@ -104,6 +106,7 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     entries = {
         "export": _every(settings.export_every, "exchange.export", spread=True),
         "import": _every(settings.import_every, "exchange.import", spread=True),
+        "retries": _every(min(settings.import_every, RETRIES_SECONDS), "exchange.work_retries"),
         "prune": _every(DAY_SECONDS, "exchange.prune"),
         "reconcile": _every(settings.reconcile_every, "exchange.reconcile", incoming=False),
     }

@@ -45,7 +45,7 @@ from exchange.celery.arguments import (
     shown,
 )
 from exchange.celery.calls import REFUSED, TICK, caller_by_hand
-from exchange.celery.service import EXPIRY_SHARE, changes
+from exchange.celery.service import EXPIRY_SHARE, RETRIES_SECONDS, changes
 from exchange.celery.signs import WorkerSigns
 from exchange.database.audit_log import (
     MAX_NAME_CHARACTERS,
@@ -63,6 +63,7 @@ from exchange.database.locks import Busy
 from exchange.database.pauses import Pause, Paused
 from exchange.database.tables import BatchState
 from exchange.database.whoami import acting_for, acting_person, user
+from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.bulk_retry import Pace
 from exchange.dead_letters.counts import alarms
 from exchange.files.batch_files import parse_label
@@ -289,7 +290,7 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
 
 
 @_task("exchange.retry_dead_letter")
-def retry_dead_letter(
+def retry_dead_letter(  # noqa: PLR0917 - as a call by hand names them
     ids: int | list[int] | None = None,
     selection: str | None = None,
     dry_run: bool = False,
@@ -298,9 +299,11 @@ def retry_dead_letter(
     stop_after: int | None = None,
     again: bool = False,
     skip_changed: bool = False,
+    background: bool = False,
 ) -> Result:
-    """Try parked records again: those of ``ids``, or what is left of a selection, with a pace."""
-    for name, switch in (("dry_run", dry_run), ("again", again), ("skip_changed", skip_changed)):
+    """Try parked records again: those of ``ids``, or what is left of a selection, with a pace, or in the background."""
+    switches = {"dry_run": dry_run, "again": again, "skip_changed": skip_changed, "background": background}
+    for name, switch in switches.items():
         check_truth(name, switch)
     if by_ids(ids, selection):
         done = [one.without_values() for one in _exchange().dead_letters.retry(numbers(ids), rehearse=dry_run)]
@@ -314,6 +317,11 @@ def retry_dead_letter(
         shown.extend(one.without_values().as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
 
     pace = Pace(rate, canary, stop_after)
+    if background:
+        begun = _exchange().dead_letters.retry_in_background(
+            str(selection), pace, again=again, skip_changed=skip_changed
+        )
+        return begun.as_dict()
     bulk = _exchange().dead_letters.retry_selection(
         str(selection),
         pace,
@@ -325,6 +333,43 @@ def retry_dead_letter(
     )
     log.info("retried", **{name: value for name, value in bulk.as_dict().items() if value not in (None, "")})
     return bulk.as_dict() | {"dead_letters": shown, "message": bulk.stopped or f"{bulk.tried} tried"}
+
+
+@_task("exchange.work_retries")
+def work_retries() -> Result:
+    """Work on the retries in the background for a while; what is left a task that follows goes on with."""
+    told: dict[int, BackgroundRetry] = {}
+    more = _exchange().dead_letters.work_off(stopping=stopping, report=lambda one: told.update({one.id: one}))
+    for one in told.values():
+        log.info("retried", **{name: value for name, value in one.as_dict().items() if value is not None})
+    if more and not stopping():
+        app = current_task.app if current_task else current_app
+        app.send_task("exchange.work_retries", expires=RETRIES_SECONDS, headers=TICK)
+    return {"retries": [one.as_dict() for one in told.values()], "more": more}
+
+
+@_task("exchange.pause_retry")
+def pause_retry(reason: str, retry: int) -> Result:
+    """Have a retry in the background stand still."""
+    return _exchange().dead_letters.pause_retry(_number(retry), reason).as_dict()
+
+
+@_task("exchange.resume_retry")
+def resume_retry(reason: str, retry: int) -> Result:
+    """Let a retry in the background go on that was paused."""
+    return _exchange().dead_letters.resume_retry(_number(retry), reason).as_dict()
+
+
+@_task("exchange.cancel_retry")
+def cancel_retry(reason: str, retry: int) -> Result:
+    """End a retry in the background where it is."""
+    return _exchange().dead_letters.cancel_retry(_number(retry), reason).as_dict()
+
+
+def _number(retry: int) -> int:
+    if type(retry) is not int or not 0 < retry <= MAX_INTEGER:
+        raise RefusedCall(f"retry: expected a whole number from 1 to {MAX_INTEGER}, found {shown(retry)}")
+    return retry
 
 
 @_task("exchange.discard_dead_letter")

@@ -15,6 +15,7 @@ from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from exchange.operating.channels import ListedChannel, PausedOrResumed
+    from exchange.site import Site
 
 app = typer.Typer(help="The channels of this side; pausing one.", invoke_without_command=True)
 
@@ -71,6 +72,13 @@ def say_paused(found: Sequence[ListedChannel]) -> None:
             output.warn(str(one.paused))
         if one.paused_there is not None:
             output.warn(str(one.paused_there.told(one.peer)))
+
+
+def say_pauses(site: Site, channel: str | None = None) -> None:
+    """Say beside a list which of the channels that it is about stand still, here or over there."""
+    from exchange.operating.channels import list_channels
+
+    say_paused([one for one in list_channels(site) if channel is None or channel in site.names_in_files(one.channel)])
 
 
 @app.command()

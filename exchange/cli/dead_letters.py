@@ -17,6 +17,7 @@ from exchange.format.moments import in_table
 if TYPE_CHECKING:
     from exchange.dead_letters.groups import Group
     from exchange.dead_letters.search import LetterPage
+    from exchange.dead_letters.store import Brief
 
 LONGEST_PLACE = 60
 """Channel and stream stand together in a line as long as they have no more characters."""
@@ -150,6 +151,7 @@ def list_(
             output.emit(letter.as_dict())
     elif letters:
         again = any(letter.seen > 1 for letter in letters)  # else two columns would say nothing
+        by_itself = any(letter.next_try_at for letter in letters)
         output.table(
             [
                 "id",
@@ -160,6 +162,7 @@ def list_(
                 "stream",
                 "key",
                 "state",
+                *(["tried again"] if by_itself else []),
                 "error",
                 "message",
             ],
@@ -173,6 +176,7 @@ def list_(
                     letter.stream,
                     letter.key,
                     letter.state,
+                    *((_next_try(letter),) if by_itself else ()),
                     letter.error,
                     letter.message,
                 )
@@ -180,6 +184,15 @@ def list_(
             ],
         )
     _say_where(page)
+
+
+def _next_try(letter: Brief) -> str:
+    """Say when a letter is tried again by itself, and for which time of how many."""
+    from exchange.dead_letters.schedule import MOST_TRIES
+
+    if letter.next_try_at is None or letter.state != "parked":
+        return "-"
+    return f"{in_table(letter.next_try_at)}, {letter.tries + 1} of {MOST_TRIES}"
 
 
 def _say_where(page: LetterPage) -> None:

@@ -112,6 +112,7 @@ def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As =
     """Forget a selection. Its letters stay as they are."""
     from exchange.database.errors import transient_errors
     from exchange.database.locks import writing
+    from exchange.dead_letters.background import refuse_open
     from exchange.dead_letters.selections import delete_selection
 
     wanted = _selection_name(name)
@@ -121,6 +122,7 @@ def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As =
         transient_errors(),
         writing(site.engine) as connection,
     ):
+        refuse_open(connection, wanted)
         delete_selection(connection, wanted)
     if as_json:
         output.emit({"name": wanted})
@@ -146,6 +148,9 @@ def retry(
         bool, typer.Option("--again", help="Of a selection: also those tried that stayed parked.")
     ] = False,
     skip_changed: SkipChanged = False,
+    background: Annotated[
+        bool, typer.Option("--background", help="Of a selection: have the worker do it; `retries` shows how far it is.")
+    ] = False,
     reason: Reason = None,
     as_name: As = None,
     as_json: Json = False,
@@ -158,8 +163,13 @@ def retry(
 
     pace = Pace(rate, canary, stop_after)
     chosen = _ids_or_selection(ids, selection)
-    if chosen is None and (pace != Pace() or again or skip_changed):
-        raise Refused("--rate, --canary, --stop-after, --again and --skip-changed are for a --selection")
+    if chosen is None and (pace != Pace() or again or skip_changed or background):
+        raise Refused("--rate, --canary, --stop-after, --again, --skip-changed and --background are for a --selection")
+    if background and chosen is not None:
+        if dry_run:
+            raise Refused("--background changes letters, and --dry-run none: expected one of them, found both")
+        _begin_background(chosen, pace, again=again, skip_changed=skip_changed, why=reason, who=as_name, json=as_json)
+        return
     with open_exchange() as exchange:
         if chosen is None:
             done = exchange.dead_letters.retry(ids or (), rehearse=dry_run, who=as_name, reason=reason)
@@ -190,6 +200,23 @@ def retry(
         _tell_retried(done, as_json, dry_run)
     if not dry_run and not all(one.changed and not one.failed for one in done):
         fail()
+
+
+def _begin_background(
+    name: str, pace: Pace, *, again: bool, skip_changed: bool, why: str | None, who: str | None, json: bool
+) -> None:
+    with open_exchange() as exchange:
+        begun = exchange.dead_letters.retry_in_background(
+            name, pace, again=again, skip_changed=skip_changed, who=who, reason=why
+        )
+        absent = exchange.absences()
+    if json:
+        output.emit(begun.as_dict())
+    else:
+        output.tell(f"retry {begun.id} of selection {name} is to try {many(begun.letters)}")
+        output.say(f"`exchange dead-letters retries show {begun.id}` says how far it is")
+    if absent:
+        output.warn("where no worker runs, `exchange import` and `exchange dead-letters retries work` go on with it")
 
 
 def _retry_selection(

@@ -61,6 +61,7 @@ def _tell_letter(found: View) -> None:
         "first seen": in_table(letter.first_seen) if letter.seen > 1 else None,
         "last seen": in_table(letter.last_seen) if letter.seen > 1 else None,
         "attempts": letter.attempts,
+        "tried again": found.next_try,
         "revision": letter.revision or None,
         "error": letter.error,
         "pointer": letter.pointer,

@@ -10,6 +10,7 @@ import typer
 from exchange.cli import output
 from exchange.cli.audited import As, Reason, by_hand
 from exchange.cli.batches import ChannelOption, Limit
+from exchange.cli.channels import say_pauses
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, known_channel, one_of, open_site, refuse_unknown
 from exchange.format.moments import in_table, lasting
@@ -76,6 +77,7 @@ def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
         output.warn(f"these are the first {len(look.found)} of {look.total}; --limit shows more")
     if wanted is GapState.MISSING:
         _tell_what_next(site, look)
+        say_pauses(site, channel)
 
 
 def _tell_what_next(site: Site, look: Gaps) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from exchange.cli import output
 from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.channels import say_pauses
 from exchange.cli.output import Json
 from exchange.cli.runtime import known_channel, open_site
 from exchange.format.moments import in_table
@@ -41,6 +42,8 @@ def reconcile(
         known_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
         if report:
             _show(report_agreement(site, channel), as_json)
+            if not as_json:
+                say_pauses(site, channel)
             return
         _ask(site, channel, reason, who, as_json)
 

@@ -174,6 +174,8 @@ def _say_what_was_not_sent(found: Status) -> None:
 
 
 def _say_what_is_paused(found: Status) -> None:
+    for retry in found.retries:
+        output.say(str(retry))
     for pause in dict.fromkeys(one.paused for one in found.channels if one.paused):
         output.warn(str(pause))
     for there in dict.fromkeys(one.paused_there for one in found.channels if one.paused_there):

@@ -65,6 +65,8 @@ def import_(
         run = exchange.import_batches(
             channel, batch=wanted, release=bool(release), stopping=stopping, who=who, reason=reason
         )
+        if channel is None and wanted is None and run.trouble is None:
+            exchange.dead_letters.work_off(stopping=stopping)  # where cron runs it, nobody else does
     show_imported(run.batches, as_json)
     if run.untold:
         output.warn(run.untold)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    Float,
     Identity,
     Index,
     Integer,
@@ -100,6 +101,16 @@ class RepairState(enum.StrEnum):
     OPEN = "open"
     ANSWERED = "answered"
     WITHDRAWN = "withdrawn"
+
+
+class RetryState(enum.StrEnum):
+    """Whether a retry in the background goes on, or how it ended: its pace stopped it, or a person cancelled it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
 
 
 class DeadLetterState(enum.StrEnum):
@@ -657,6 +668,9 @@ is_open = Predicate("{state} = 'parked' AND {identity} IS NOT NULL")
 is_orphan = Predicate("{state} = 'parked' AND {error} = 'foreign_key'")
 """Whether a dead letter waits for a row that it refers to."""
 
+is_scheduled = Predicate("{next_try_at} IS NOT NULL")
+"""Whether a dead letter is tried again by time, if it is parked."""
+
 is_seen_again = Predicate("{seen} > 1")
 """Whether a record of a dead letter's row came more than once."""
 
@@ -692,8 +706,11 @@ dead_letter = Table(
     Column("seen", BigInteger, nullable=False, server_default="1"),
     Column("first_seen", UtcDateTime),
     Column("last_seen", UtcDateTime),
+    Column("next_try_at", UtcDateTime),
+    Column("tries", Integer, nullable=False, server_default="0"),
     Index("uq_exchange_dead_letter_identity", "identity", unique=True, **is_open.of_index()),
     Index("ix_exchange_dead_letter_seen", *_SEEN, **is_seen_again.of_index()),
+    Index("ix_exchange_dead_letter_due", "state", "next_try_at", "id", **is_scheduled.of_index()),
     Index("ix_exchange_dead_letter_state", "state", "created_at", "id"),
     Index("ix_exchange_dead_letter_fingerprint", "fingerprint", "state", "created_at", "id"),
     Index("ix_exchange_dead_letter_key", "key", "stream"),
@@ -715,8 +732,9 @@ dead_letter = Table(
 ``MAX_STORED_RECORD_BYTES`` of ``record_bytes``; what a person made of it is a revision, and ``revision`` the number of
 the newest. ``cause`` names the constraint, ``producer`` who wrote the batch. ``identity`` says of which row it is
 (``dead_letters.joining``): of each one letter is parked. Where the same came again it has what came last, ``seen``
-how often that was, and ``last_seen`` (NULL: once). ``first_seen`` is when the row's first letter was parked, if this
-one took its place."""
+how often that was, and ``last_seen`` (NULL: once). ``next_try_at`` is when it is tried again by itself (NULL: only by
+hand, or when a row comes that it waits for), ``tries`` how often it was so. ``first_seen`` is when the row's first
+letter was parked, if this one took its place."""
 
 dead_letter_count = Table(
     "exchange_dead_letter_count",
@@ -764,6 +782,38 @@ selected = Table(
     Column("state", String(12)),
 )
 """The dead letters of a selection, as they were when it was made, and what its retry made of each; NULL before."""
+
+is_retry_open = Predicate("{state} IN ('running', 'paused')")
+"""Whether a retry in the background has not ended."""
+
+background_retry = Table(
+    "exchange_retry",
+    metadata,
+    _id(),
+    Column("selection", String(63), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("letters", BigInteger, nullable=False),
+    Column("tried", BigInteger, nullable=False, server_default="0"),
+    Column("applied", BigInteger, nullable=False, server_default="0"),
+    Column("superseded", BigInteger, nullable=False, server_default="0"),
+    Column("parked", BigInteger, nullable=False, server_default="0"),
+    Column("position", BigInteger),
+    Column("rate", Float),
+    Column("canary", BigInteger),
+    Column("stop_after", BigInteger),
+    Column("who", String(255), nullable=False),
+    Column("why", Text),
+    Column("worker", String(255)),
+    Column("changed_by", String(255)),
+    Column("message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
+    Index("uq_exchange_retry_open", "selection", unique=True, **is_retry_open.of_index()),
+)
+"""Selections that are tried in the background, each by one retry at a time: how many ``letters`` were left when it was
+asked for, how many were ``tried`` and what became of them, the last one at ``position``; who asked for it and why, its
+pace, and who stopped it with which ``message``. ``worker`` is whoever has the turn: nobody else can count anything."""
 
 audit = Table(
     "exchange_audit",

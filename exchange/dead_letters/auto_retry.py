@@ -1,29 +1,35 @@
 """Automatic retry: letters parked because a row lacked that they refer to, tried again once it may have come.
 
 Done after an import that applied something. A look costs a letter nothing: only those whose parents are there now
-are tried, and of those that fail too often none is tried again.
+are tried, and of those that fail too often none is tried again. Beside that, what may heal by itself is tried at
+moments of its own, further and further apart (``schedule``): its parents or its unique value may come by another way.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database import pauses
-from exchange.database.locks import Busy, reading
-from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan, position
-from exchange.dead_letters import retry
+from exchange.database.engine import among, in_parts, now
+from exchange.database.locks import Busy, reading, writing
+from exchange.database.tables import DeadLetterState, Direction, dead_letter, is_orphan, is_scheduled, position
+from exchange.dead_letters import retry, schedule
 from exchange.dead_letters.retry import RetryOptions
 from exchange.results import Retried
 from exchange.site import Site
 from exchange.tables.loader.checks import FOREIGN_KEY
 
 ORPHAN_RETRIED = "retried by itself, as what it refers to has come"
+
+TIME_RETRIED = "retried by itself, as its next try was due"
 
 RIVALS_RETRIED = "retried by itself, together with those that are in its way"
 
@@ -95,6 +101,85 @@ def retry_rivals(site: Site, channels: Iterable[Channel], stopping: Callable[[],
                 headers = _rivals(site, connection, channel)
             retried += _retry_ready(site, headers, "unique", RIVALS_RETRIED, stopping)
     return retried
+
+
+def retry_due(site: Site, stopping: Callable[[], bool]) -> list[Retried]:
+    """Retry letters whose next try is due; give those that were tried and changed. Leaves out a channel that is busy.
+
+    What fails for the same error again is as it was, but for its next try, which is later; after ``MOST_TRIES`` there
+    is none. A look at an index where none is due. Raises TransientError; then the next run tries the same again.
+    """
+    with reading(site.engine) as connection:
+        due = _due(site, connection)
+    poison = [one.header.id for one in due if one.attempts > site.limits.poison_after]
+    if poison:
+        with suppress(Busy), writing(site.engine) as connection:
+            some = among(connection, dead_letter.c.id, poison)
+            connection.execute(sa.update(dead_letter).where(some).values(next_try_at=None))
+    tried = [one for one in due if one.attempts <= site.limits.poison_after]
+    retried: list[Retried] = []
+    for error in dict.fromkeys(one.error for one in tried):
+        headers = sorted((one.header for one in tried if one.error == error), key=lambda one: (one.channel, one.id))
+        for group in retry.group_letters(site, headers, {}):
+            if stopping():
+                return retried
+            options = RetryOptions(spared=(error,), how=TIME_RETRIED, left=_put_off)
+            with suppress(Busy):
+                retried += [one for one in retry.retry_group(site, group, options) if one.changed]
+    return retried
+
+
+class _Due(NamedTuple):
+    """A letter that is due, its class of error and how often it was tried by anybody."""
+
+    header: retry.Header
+    error: str
+    attempts: int
+
+
+def _due(site: Site, connection: Connection) -> list[_Due]:
+    """Give the letters of running channels that are due, those that wait longest first; so many as one group has."""
+    found = _due_but(site, connection, ())
+    stopped = {name for way, name in pauses.paused(connection, site.off) if way is Direction.IN} if found else set()
+    return (
+        _due_but(site, connection, [one for name in stopped for one in site.names_in_files(name)]) if stopped else found
+    )
+
+
+def _due_but(site: Site, connection: Connection, still: Collection[str]) -> list[_Due]:
+    letter, moment = dead_letter.c, now()
+    asking = sa.select(*retry.HEADER, letter.error, letter.attempts)
+    asking = asking.where(
+        letter.state == DeadLetterState.PARKED, is_scheduled(dead_letter), letter.next_try_at <= moment
+    )
+    if still:
+        asking = asking.where(letter.channel.not_in(still))
+    rows = connection.execute(asking.order_by(letter.next_try_at).limit(site.limits.group_letters)).all()
+    return [_Due(retry.header_of(row[:7]), row.error, row.attempts) for row in rows]
+
+
+def bring_near(connection: Connection) -> None:
+    """Let letters be due whose next try lies further ahead than any: it was reckoned by a clock that was ahead.
+
+    Runs in the caller's transaction.
+    """
+    letter = dead_letter.c
+    far = letter.next_try_at > now() + schedule.FURTHEST
+    ahead = (letter.state == DeadLetterState.PARKED, is_scheduled(dead_letter), far)
+    connection.execute(sa.update(dead_letter).where(*ahead).values(next_try_at=now()))
+
+
+def _put_off(connection: Connection, ids: Sequence[int]) -> None:
+    """Note that letters were tried in vain, in the transaction that tried them: their next try is later."""
+    letter, moment = dead_letter.c, now()
+    for some in in_parts(ids):
+        here = sa.select(letter.id, letter.error, letter.tries).where(among(connection, letter.id, some))
+        by_tries: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+        for row in connection.execute(here):
+            by_tries[row.error, row.tries + 1].append(row.id)
+        for (error, tries), alike in by_tries.items():
+            values = {"tries": tries, "next_try_at": schedule.next_try(Direction.IN, error, tries, moment)}
+            connection.execute(sa.update(dead_letter).where(among(connection, letter.id, alike)).values(values))
 
 
 def _rivals(site: Site, connection: Connection, channel: Channel) -> list[retry.Header]:

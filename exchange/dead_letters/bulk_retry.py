@@ -85,6 +85,7 @@ class LetterKind(NamedTuple):
 
 
 Report = Callable[[Sequence[Retried]], None]
+Counting = Callable[[Connection, Sequence[Retried]], None]
 
 
 def retry_selection(
@@ -113,10 +114,10 @@ def retry_selection(
                 selections.check_unchanged(connection, name)
             chosen = selections.find_selection(connection, name)
         bulk = BulkRetry(name, chosen.left, rehearse)
-        run = _BulkRun(site, bulk, pace or Pace(), stopping, report)
+        run = BulkRun(site, bulk, pace or Pace(), stopping, report)
         with reading(site.engine) as connection:
             bulk.poison = _count_poison(site, connection, name)
-            kinds = _kinds(site, connection, name)
+            kinds = kinds_of(site, connection, name)
         for kind in kinds:
             run.retry_kind(kind)
     return bulk
@@ -128,19 +129,38 @@ def count_left(site: Site, name: str) -> int:
         return selections.find_selection(connection, name).left
 
 
-class _BulkRun:
-    """One run: where it is, and whether it is to go on."""
+class BulkRun:
+    """One run: where it is, and whether it is to go on.
 
-    def __init__(self, site: Site, bulk: BulkRetry, pace: Pace, stopping: Callable[[], bool], report: Report) -> None:
+    ``bulk`` may have been gone on with before. ``counted`` is called in each group's transaction, once its letters are
+    marked in the selection; what it raises undoes the group.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        bulk: BulkRetry,
+        pace: Pace,
+        stopping: Callable[[], bool],
+        report: Report,
+        counted: Counting | None = None,
+    ) -> None:
         self._site = site
         self._bulk = bulk
         self._pace = pace
         self._stopping = stopping
         self._report = report
         self._began = time.monotonic()
-        self._canary = pace.canary or 0
+        self._counted = counted
+        self._tried_before = bulk.tried
+        self._canary = pace.canary if pace.canary and bulk.tried < pace.canary else 0
         mark = None if bulk.rehearsal else self._mark
         self._options = RetryOptions(rehearse=bulk.rehearsal, then=mark)
+
+    def has_left(self, kind: LetterKind) -> bool:
+        """Say whether a letter of a kind was not tried yet and may be."""
+        with reading(self._site.engine) as connection:
+            return bool(_page(connection, self._bulk.selection, kind, 0, 1, self._site))
 
     def retry_kind(self, kind: LetterKind) -> None:
         """Try the letters of one kind, as far as the run may go."""
@@ -203,7 +223,7 @@ class _BulkRun:
     def _keep_pace(self) -> None:
         if not self._pace.rate:
             return
-        until = self._began + self._bulk.tried / self._pace.rate
+        until = self._began + (self._bulk.tried - self._tried_before) / self._pace.rate
         while (left := until - time.monotonic()) > 0 and not self._stopping():
             time.sleep(min(left, PAUSE_SECONDS))
 
@@ -212,9 +232,11 @@ class _BulkRun:
             for tried in (True, False):
                 ids = [one.id for one in retried if one.state is state and one.changed is tried]
                 selections.mark(connection, self._bulk.selection, ids, state, tried=tried)
+        if self._counted is not None:
+            self._counted(connection, retried)
 
 
-def _kinds(site: Site, connection: Connection, name: str) -> list[LetterKind]:
+def kinds_of(site: Site, connection: Connection, name: str) -> list[LetterKind]:
     """Give the kinds of letters there are: upserts parents first, then deletes children first."""
     letter = dead_letter.c
     there = (

@@ -45,6 +45,8 @@ _RENEWED = (
     "fingerprint",
     "producer",
     "cause",
+    "next_try_at",
+    "tries",
 )
 """What a letter has of the newest record of its row."""
 

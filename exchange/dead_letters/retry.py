@@ -78,7 +78,7 @@ class RetryOptions:
 
     A group in which others come after ``failures`` that failed raises TooManyFailed. Letters refused for an error in
     ``spared`` are left as they are. ``how`` begins what is noted in their history, ``then`` is done in each group's
-    transaction.
+    transaction, and ``left`` is told there which letters were left as they are.
     """
 
     rehearse: bool = False
@@ -86,6 +86,7 @@ class RetryOptions:
     spared: Collection[str] = ()
     how: str = "retried"
     then: Callable[[Connection, Sequence[Retried]], None] | None = None
+    left: Callable[[Connection, Sequence[int]], None] | None = None
 
 
 def retry_letters(site: Site, ids: Iterable[int], *, rehearse: bool = False) -> list[Retried]:
@@ -130,7 +131,8 @@ HEADER = (
 
 def header_of(row: Any) -> Header:
     """Make a header of its columns."""
-    return Header(*row)._replace(direction=Direction(row.direction), state=DeadLetterState(row.state))
+    header = Header(*row)
+    return header._replace(direction=Direction(header.direction), state=DeadLetterState(header.state))
 
 
 def group_letters(site: Site, headers: Iterable[Header], done: dict[int, Retried]) -> Iterator[RetryGroup]:
@@ -241,7 +243,10 @@ def _finish(
     outcomes: Sequence[Outcome],
     options: RetryOptions,
 ) -> list[Retried]:
+    spared = [one.letter.id for one in outcomes if one.refused and one.refused.error in options.spared]
     outcomes = [one for one in outcomes if not (one.refused and one.refused.error in options.spared)]
+    if spared and options.left is not None:
+        options.left(connection, spared)
     if not options.rehearse:
         transitions.settle(connection, outcomes, options.how)
     done = {one.letter.id: _retried(one) for one in outcomes}

@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from exchange.channels.schemas import stream_schema
 from exchange.channels.stream import HIDDEN, Stream
-from exchange.database.tables import VERSION_COLUMN, Direction, revision, tombstone
+from exchange.database.tables import VERSION_COLUMN, DeadLetterState, Direction, revision, tombstone
+from exchange.dead_letters import schedule
 from exchange.dead_letters.advice import Advice, advice
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.joining import at_version
@@ -23,6 +24,7 @@ from exchange.dead_letters.store import Brief, Parked, find, history
 from exchange.format import json_pointer
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import RecordError
+from exchange.format.moments import in_words
 from exchange.site import Site
 from exchange.tables import capture
 from exchange.tables.loader.constraints import reflect
@@ -61,6 +63,19 @@ class View:
     history: Sequence[Mapping[str, Any]]
     revisions: Sequence[Revision]
     others: Sequence[Brief]
+    poison_after: int
+
+    @property
+    def next_try(self) -> str | None:
+        """Say when it is tried again by itself, and for which time of how many; None if it is not, or not by time."""
+        letter = self.letter
+        if letter.state is not DeadLetterState.PARKED or letter.attempts > self.poison_after:
+            return None
+        if letter.next_try_at is not None:
+            return f"by itself at {in_words(letter.next_try_at)}, try {letter.tries + 1} of {schedule.MOST_TRIES}"
+        if letter.tries:
+            return f"not by itself any more: {letter.tries} of {schedule.MOST_TRIES} tries were in vain"
+        return None
 
     @property
     def since(self) -> str | None:
@@ -91,6 +106,8 @@ class View:
             "rule": self.rule,
             "fault": self.advice.fault,
             "next": self.advice.next,
+            "next_try": self.next_try,
+            "most_tries": schedule.MOST_TRIES,
             "row": {"data": self.row.data, "version": self.row.version} if self.row else None,
             "since": self.since,
             "differences": [{"column": name, "record": record, "row": row} for name, record, row in self.differences],
@@ -122,6 +139,7 @@ def view(site: Site, connection: Connection, letter_id: int) -> View | None:
         history=history(connection, letter_id)[::-1],
         revisions=revisions,
         others=[mask.brief(one) for one in _others(connection, letter)],
+        poison_after=site.limits.poison_after,
     )
 
 

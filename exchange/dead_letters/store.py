@@ -20,7 +20,7 @@ from exchange.database.dialects import dialect_of
 from exchange.database.encodings import NarrowEncoding, narrow_encoding
 from exchange.database.engine import now
 from exchange.database.tables import MAX_STORED_RECORD_BYTES, DeadLetterState, Direction, dead_letter, event
-from exchange.dead_letters import joining
+from exchange.dead_letters import joining, schedule
 from exchange.format import record as records
 from exchange.format.batch import LongLine
 from exchange.format.errors import RecordError, TransientError
@@ -57,6 +57,8 @@ class Brief:
     seen: int
     first_seen: datetime
     last_seen: datetime
+    next_try_at: datetime | None
+    tries: int
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -80,6 +82,8 @@ class Brief:
             "seen": self.seen,
             "first_seen": self.first_seen.isoformat(),
             "last_seen": self.last_seen.isoformat(),
+            "next_try_at": self.next_try_at.isoformat() if self.next_try_at else None,
+            "tries": self.tries,
         }
 
 
@@ -216,6 +220,8 @@ def _row(letter: Letter, narrow: NarrowEncoding | None, moment: datetime) -> joi
         "updated_at": moment,
         "seen": 1,
         "first_seen": None,
+        "next_try_at": schedule.next_try(letter.direction, letter.error, 0, moment),
+        "tries": 0,
     }
     return row | {"identity": joining.identity_of(row, letter.key)}
 

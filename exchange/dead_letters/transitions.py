@@ -21,6 +21,7 @@ from exchange.database import states as state_changes
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, event, revision
+from exchange.dead_letters import schedule
 from exchange.dead_letters.joining import at_version, open_letters
 from exchange.dead_letters.store import Letter, Parked, brief_columns, find, parked
 from exchange.format.errors import printable
@@ -99,7 +100,9 @@ def _renew(connection: Connection, faults: Sequence[Letter], ids: Sequence[int],
     by_fault = sorted(zip(ids, faults, strict=True), key=lambda pair: alike(pair[1]))
     for same, some in groupby(by_fault, key=lambda pair: alike(pair[1])):
         renewed = dict(zip(("error", "pointer", "cause", "fingerprint"), same, strict=True))
-        said = [(letter_id, fault.message) for letter_id, fault in some]
+        pairs = list(some)
+        renewed |= {"next_try_at": schedule.next_try(pairs[0][1].direction, same[0], 0, now()), "tries": 0}
+        said = [(letter_id, fault.message) for letter_id, fault in pairs]
         if dialect_of(connection).is_postgresql:
             new = (
                 sa.func.unnest(

@@ -257,6 +257,7 @@ def _follow_up(
         gaps.record_gaps(site, channel)
         with transient_errors():
             retried = auto_retry.retry_rivals(site, snapshots_of, stopping)
+            retried += auto_retry.retry_due(site, stopping) if channel is None else []
             if retried or any(one.records.applied for one in outcomes):
                 everything = bool(snapshots_of)
                 channels = auto_retry.channels_with_letters(site)

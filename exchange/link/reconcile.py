@@ -16,8 +16,10 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
+from exchange.database import pauses
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
+from exchange.database.pauses import Pause
 from exchange.database.tables import Direction, agreement
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
@@ -81,10 +83,17 @@ def request_checkpoints(
     """
     why = reason or "to see that both sides agree"
     with transient_errors(), writing(site.engine) as connection:
+        still = pauses.paused(connection, site.off)
         asked = [_send(connection, one, why) for one in site.outgoing() if one.called(channel)]
         if incoming:
             asked += [_request(site, connection, one, why) for one in site.incoming() if one.called(channel)]
-    return asked
+    ways = {one.name: one.declared for one in (*site.outgoing(), *site.incoming())}
+    return [_waiting(one, still.get((one.direction, ways[one.channel]))) for one in asked]
+
+
+def _waiting(asked: Asked, pause: Pause | None) -> Asked:
+    """Say of a channel that is paused that its comparison waits for it."""
+    return asked if pause is None else replace(asked, message=f"{asked.message}, once it goes on: {pause.fact}")
 
 
 def _send(connection: Connection, channel: Channel, reason: str) -> Asked:

@@ -16,7 +16,7 @@ from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import writing
 from exchange.database.tables import BatchState, Direction, batch, is_kept
-from exchange.dead_letters import counts, retention
+from exchange.dead_letters import auto_retry, background, counts, retention
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Reason, TransientError
 from exchange.format.manifest import Manifest
@@ -90,6 +90,8 @@ def _prune_letters(site: Site, clock: RetentionClock) -> int:
         removed += retention.retire(site.engine, state, clock.before(days), cause, site.limits.pruned_letters)
     retention.forget_selections(site.engine)
     with writing(site.engine) as connection:
+        auto_retry.bring_near(connection)
+        background.forget(connection, clock.before(site.limits.retention_days))
         counts.fold(connection, now())
     return removed
 

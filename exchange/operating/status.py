@@ -34,6 +34,7 @@ from exchange.database.tables import (
     success,
 )
 from exchange.dead_letters import counts as letter_counts
+from exchange.dead_letters.background import BackgroundRetry, list_retries
 from exchange.dead_letters.counts import Backlog, backlog_alarms
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError
@@ -146,6 +147,8 @@ class Status:
     """The last error of each channel that was not done since."""
     left_rows: tuple[LeftRows, ...] = ()
     """Rows that were repaired in vain."""
+    retries: tuple[BackgroundRetry, ...] = ()
+    """What is tried in the background, or paused."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -160,6 +163,7 @@ class Status:
             "leftovers": [one.as_dict() for one in self.leftovers],
             "failed_runs": [one.as_dict() for one in self.failed_runs],
             "left_rows": [one.as_dict() for one in self.left_rows],
+            "retries": [one.as_dict() for one in self.retries],
             "strangers": [group.as_dict() for group in self.strangers],
             "link": {
                 "kind": "one-way" if self.of_peer.one_way else "two-way",
@@ -212,6 +216,7 @@ def read_status(site: Site) -> Status:
         recent = recent_strangers(connection)
         leftovers = tuple(list_leftovers(site, connection))
         left = tuple(left_rows(connection))
+        retries = tuple(list_retries(connection, only_open=True))
         failed = tuple(list_failed_runs(connection, names_that_run(site, connection)))
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
@@ -239,6 +244,7 @@ def read_status(site: Site) -> Status:
         leftovers=leftovers,
         failed_runs=failed,
         left_rows=left,
+        retries=retries,
     )
 
 

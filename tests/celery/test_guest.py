@@ -119,7 +119,8 @@ def test_an_application_has_our_tasks_signed_as_json_beside_its_own_and_runs_the
     assert [batch["records"] for batch in found["eager"]["batches"]] == [1]
     assert found["lent"]
     assert found["beat"] == {
-        f"office-{name}": f"exchange.{name}" for name in ("export", "import", "prune", "reconcile")
+        "office-retries": "exchange.work_retries",
+        **{f"office-{name}": f"exchange.{name}" for name in ("export", "import", "prune", "reconcile")},
     }
 
 

@@ -83,7 +83,7 @@ def test_an_idle_tick_asks_the_database_as_little_however_much_is_declared(
         two.engine.dispose()
 
     assert asked[0] == asked[1]
-    assert sum(asked[0]) < 60
+    assert sum(asked[0]) < 66
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from exchange.database import engine, locks, pauses
 from exchange.database.tables import DeadLetterState
-from exchange.dead_letters import counts
+from exchange.dead_letters import background, counts
 from exchange.format.moments import lasting
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerState
@@ -25,6 +25,7 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
     with locks.reading(site.engine) as connection:
         backlog = counts.backlog(connection)
         lately = sum(map(sum, counts.trends(connection, DeadLetterState.PARKED, moment).values()))
+        stalled = background.stalled(connection)
     alarms = counts.backlog_alarms(backlog, site.limits, moment)
     if backlog.parked:
         before = f"{counts.TREND_HOURS} hours ago there were {backlog.parked - lately}"
@@ -34,6 +35,8 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
         yield warning("letters", said, remedy, command="exchange dead-letters", since=backlog.oldest_at)
     else:
         yield ok("letters", "no dead letter is parked")
+    for problem in stalled:
+        yield of_problem("letters", problem)
     for alarm in alarms:
         yield of_problem("letters", alarm, Level.FAULT, alarm=Alarm.DEAD_LETTERS)
 
