@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from exchange import __version__
-from exchange.database import clock, engine, ledger, pauses, tally
+from exchange.database import clock, engine, ledger, tally
 from exchange.database.dialects import dialect_of
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
@@ -380,14 +380,6 @@ def _runs(page: _Page, connection: Connection) -> Iterator[Metric]:
     yield page.gauge("pending_oldest_age_seconds", said, ("channel",), waits)
 
 
-def _pauses(page: _Page, connection: Connection) -> Iterator[Metric]:
-    still = pauses.paused(connection, page.site.off)
-    ways = ((Direction.OUT, page.site.outgoing()), (Direction.IN, page.site.incoming()))
-    found = {(one.name, way.value): float((way, one.declared) in still) for way, channels in ways for one in channels}
-    said = "Whether a channel stands still by a person's word or a setting."
-    yield page.gauge("channel_paused", said, ("channel", "direction"), found)
-
-
 def _gaps(page: _Page, connection: Connection) -> Iterator[Metric]:
     """Tell what is missing."""
     noticed = sa.func.min(gap.c.noticed_at, type_=gap.c.noticed_at.type)
@@ -545,7 +537,6 @@ _SECTIONS: tuple[Callable[[_Page, Connection], Iterator[Metric]], ...] = (
     _batches,
     _records,
     _runs,
-    _pauses,
     _gaps,
     _letters,
     _work,
