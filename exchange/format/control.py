@@ -43,6 +43,7 @@ MAX_MORE_RANGES: Final = 5_000
 MAX_BUCKETS: Final = 65_536
 MAX_DOUBTS: Final = 500
 MAX_READS: Final = 1_000
+MOST_SENT: Final = 4096
 """How many of each one record holds at most: what is left out comes with a later one.
 
 Ranges beyond the first ``MAX_RANGES`` of ``missing`` and ``lost`` are members of their own, ``missing_more`` and
@@ -565,7 +566,7 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
                     lost_more=_MORE_RANGES,
                     contained_from=_SEQUENCE,
                 ),
-                4096,
+                MOST_SENT,
             ),
             "heard": _or_null(_object({"epoch": _EPOCH, "sequence": _SEQUENCE, "proof": _PROOF})),
         },

@@ -35,7 +35,7 @@ from exchange.database.tables import (
 )
 from exchange.database.whoami import whoami
 from exchange.format.as_dict import AsDict
-from exchange.format.control import SNAPSHOT, Range, Sent, ranges, shown
+from exchange.format.control import MOST_SENT, SNAPSHOT, Heartbeat, Range, Sent, ranges, shown
 from exchange.format.errors import Reason, TransientError
 from exchange.format.names import CONTROL, BatchName
 from exchange.format.placement import Position
@@ -97,9 +97,13 @@ def record_gaps(site: Site, channel: str | None = None) -> None:
 
 
 def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, GapChanges]]:
-    """Compare the rows with what lies here, what was applied and what the other side sent; give the differences."""
+    """Compare the rows with what lies here, what was applied and what the other side sent; give the differences.
+
+    Nothing is missing of a channel of which nothing waits and the other side does not speak: a shard that is no more.
+    """
     current, left = _positions(connection)
-    sent = _sent(connection)
+    heard = _heard(connection)
+    sent = {one.channel: one for one in heard.sent} if heard else {}
     came, whole = _open_sequences(connection)
     rows = _missing(connection)
     for flow in sorted({Flow(one.channel, one.epoch) for one in sent.values()} | came.keys() | rows.keys()):
@@ -107,7 +111,8 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, GapChang
         if channel is None or channel.target != site.network:
             continue
         at, said = current.get(flow.channel), sent.get(flow.channel)
-        if not _goes_on(flow, at, said, left):
+        unsaid = heard is not None and said is None and len(sent) < MOST_SENT and not came[flow]
+        if unsaid or not _goes_on(flow, at, said, left):
             news = GapChanges(set(), set(), rows[flow], set())
         else:
             reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
@@ -155,10 +160,9 @@ _INCOMING_POSITIONS = sa.select(
 ).where(position.c.direction == Direction.IN)
 
 
-def _sent(connection: Connection) -> dict[str, Sent]:
-    """Give how far the other side has come in what it sends, by channel, as it said last."""
-    said = peer_statements.heartbeat(connection.scalar(sa.select(peer.c.said)))
-    return {one.channel: one for one in said.sent} if said else {}
+def _heard(connection: Connection) -> Heartbeat | None:
+    """Give the other side's last sign of life: how far it has come in what it sends, and more."""
+    return peer_statements.heartbeat(connection.scalar(sa.select(peer.c.said)))
 
 
 def _open_sequences(connection: Connection) -> tuple[dict[Flow, set[int]], dict[Flow, set[int]]]:
@@ -198,7 +202,7 @@ def _given_up_beyond(connection: Connection, flow: Flow, reached: int) -> set[in
 def _write(connection: Connection, flow: Flow, news: GapChanges) -> None:
     _open(connection, flow, news.missing)
     _note_arrived(connection, flow, news.arrived)
-    _close(connection, flow, news.left, GapState.LEFT, "its epoch was left")
+    _close(connection, flow, news.left, GapState.LEFT, "its sender has left it")
     _go_on_without(connection, flow, news.lost)
 
 
@@ -401,7 +405,8 @@ def lost_alone(site: Site, said: Sent) -> list[Range]:
 
 def lost_places(connection: Connection) -> dict[Flow, tuple[Range, ...]]:
     """Give what the other side says that it can't send again. Only reads, in the caller's transaction."""
-    return {Flow(one.channel, one.epoch): one.lost for one in _sent(connection).values() if one.lost}
+    heard = _heard(connection)
+    return {Flow(one.channel, one.epoch): one.lost for one in (heard.sent if heard else ()) if one.lost}
 
 
 def close_lost(

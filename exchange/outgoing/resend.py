@@ -211,6 +211,16 @@ def with_lost_places(connection: Connection, epoch: str) -> set[str]:
     return set(connection.scalars(known)) | missed_and_folded(connection, epoch).keys()
 
 
+def is_on_its_way(connection: Connection, channel: str, epoch: str) -> bool:
+    """Tell whether a batch of a channel is sealed or published and not acknowledged.
+
+    Only reads, in the caller's transaction.
+    """
+    here = (batch.c.direction == Direction.OUT, batch.c.channel == channel, batch.c.epoch == epoch)
+    states = [BatchState.SEALED, BatchState.PUBLISHED]
+    return bool(connection.scalar(sa.select(sa.exists().where(batch.c.state.in_(states), *here))))
+
+
 def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:
     """Give the places of a channel that can't be sent again, to be told in the next heartbeat.
 

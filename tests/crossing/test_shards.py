@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from exchange.channels import Channel, check
 from exchange.database import tables as database_tables
 from exchange.database.locks import join, locked, reading
-from exchange.database.tables import RepairState
+from exchange.database.tables import GapState, RepairState, gap
 from exchange.dead_letters import retry
 from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict
@@ -26,6 +26,7 @@ from exchange.link import reconcile
 from exchange.outgoing import exporter
 from tests.crossing import shop
 from tests.crossing.conftest import needs_postgres
+from tests.crossing.healing import go_round
 from tests.crossing.processes import KILLED, fork, run_killed_at, until
 from tests.crossing.processes import join as wait_for
 from tests.crossing.shop import account, everything, node, note, place, seat, visit
@@ -210,6 +211,30 @@ def test_what_lies_sealed_of_a_shard_that_is_no_more_is_published(shards: Callab
     assert link.one.export().trouble is None
     link.there.carry()
     assert verdicts(link) == {(Verdict.APPLIED, 0)}
+    assert alike(link)
+
+
+def test_nothing_is_missing_of_a_shard_that_is_no_more_whose_last_batch_is_gone_for_good(
+    shards: Callable[..., Link],
+) -> None:
+    link = shards(2)
+    for side in (link.one, link.other):
+        side.limit(gap_seconds=0, period_seconds=1e-6)
+    link.one.execute(sa.insert(account), [{"id": n, "name": "a"} for n in range(20)])
+    link.one.export()
+    folders = link.one.site.spool.folders
+    for path in (*folders.outgoing.glob("forth_1-*"), *folders.sealed.glob("forth_1-*")):
+        path.unlink()
+    reshard(link.one, 1)
+    states = set()
+    for _ in range(6):
+        go_round(link)
+        states |= {(row.channel, row.state) for row in link.other.all(sa.select(gap.c.channel, gap.c.state))}
+    assert states == {("forth_1", GapState.MISSING), ("forth_1", GapState.LEFT)}
+    assert not link.other.all(sa.select(gap.c.channel).where(gap.c.state == GapState.MISSING))
+    reconcile.request_checkpoints(link.one.site, "forth")
+    for _ in range(4):
+        go_round(link)
     assert alike(link)
 
 
