@@ -23,6 +23,7 @@ class Room(NamedTuple):
 ROOMS = (
     Room(0, "__init__", "the version, which files name as their writer; it hands on what programs import from here"),
     Room(1, "format", "pure: bytes in, checked values out; what one side writes the other reads with it alone"),
+    Room(1, "tracing", "spans of what is done; it knows nothing of it, and every workflow tells"),
     Room(
         1, "testing", "servers and a carrier for anybody's tests: they handle files and know nothing of what is in them"
     ),

@@ -44,6 +44,7 @@ from click.core import ParameterSource
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
+from exchange import tracing
 from exchange.celery.calls import CALL, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
 from exchange.celery.connection import SteadyConnection
 from exchange.celery.service import HELD, RESULT_SECONDS, SOFT_SHARE, say_reloaded, schedule, visibility_seconds
@@ -332,6 +333,29 @@ def _check_site(**_: Any) -> None:
 @signals.worker_ready.connect
 def _tell_ready(**_: Any) -> None:
     readiness.report_ready("ready")
+
+
+@signals.worker_ready.connect
+def _say_what_stands(**_: Any) -> None:
+    global _says  # noqa: PLW0603 - a worker is ready again after each connection
+    if not _says:
+        from exchange.celery import standing_lines  # noqa: PLC0415 - `celery call` starts sooner without it
+
+        standing_lines.begin(lambda: app.reloader().settings)
+    _says = True
+
+
+_says = False
+
+
+@signals.worker_process_init.connect
+def _begin_spans(**_: Any) -> None:
+    tracing.begin(process="exchange-worker")
+
+
+@signals.worker_process_shutdown.connect
+def _end_spans(**_: Any) -> None:
+    tracing.end()
 
 
 @signals.worker_shutting_down.connect

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from exchange import tracing
 from exchange.channels.channel import Channel
 from exchange.database.engine import among, in_parts
 from exchange.database.errors import refuses_a_record, transient_errors
@@ -183,7 +184,9 @@ def retry_group(site: Site, group: RetryGroup, options: RetryOptions) -> list[Re
     """
     try:
         with nullcontext(Applied()) if options.rehearse else calling_hooks() as applied:
-            done = _try_group(site, group, options)
+            with tracing.span("retry", channel=group.channel.name, records=len(group.ids)) as retrying:
+                done = _try_group(site, group, options)
+                retrying.note(parked=sum(one.failed for one in done))
             failed = applied.call_after_commit()
         _count(site, group, done, options)
         return [replace(one, message=f"{one.message}; {failed}") for one in done] if failed else done

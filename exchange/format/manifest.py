@@ -140,6 +140,23 @@ class Manifest:
         """Give the trace of the batch, by which both sides' logs and spans speak of it."""
         return traces.trace_id(self.trace, self.source, str(self.name))
 
+    @property
+    def span_id(self) -> str:
+        """Give the id of the span that sealed the batch."""
+        return traces.span_id(self.trace, self.source, str(self.name))
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """Give what a span of the batch says of it, and where it belongs."""
+        return {
+            "trace": self.trace_id,
+            "parent": self.span_id,
+            "channel": self.channel,
+            "sequence": self.sequence,
+            "records": self.total,
+            "bytes": self.bytes,
+        }
+
     def encode(self) -> builtins.bytes:
         """Write line 1, without its newline; ``ValueError`` if ``parse`` would not give it back."""
         claim: dict[str, Any] = {

@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeGuard
 
+from exchange import tracing
 from exchange.channels.channel import Channel
 from exchange.database import failed_runs, network, pauses, positions
 from exchange.database.batch_fault import Crashed, is_batch_fault
@@ -308,6 +309,15 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
 
     A table that can't be written to, and a file that the disk doesn't give, hold up their own channel alone.
     """
+    if isinstance(seen, Stranger):
+        return _import_one(site, seen, release=release)
+    with tracing.span("import", **seen.manifest.measures) as importing:
+        done = _import_one(site, seen, release=release)
+        importing.note(outcome=done.verdict.value)
+    return done
+
+
+def _import_one(site: Site, seen: Arrival | Stranger, *, release: bool) -> Imported:
     fall, refused = None, ""
     try:
         with transient_errors(), _files_of(seen):

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from exchange import tracing
 from exchange.database import attempts, ledger, pauses, positions
 from exchange.database.batch_fault import Crashed
 from exchange.database.engine import now
@@ -108,13 +109,17 @@ def apply_batch(site: Site, arrival: Arrival) -> Counts | Decision:
         if crashes >= site.limits.crashes:
             sentence = f"taking it in crashed {crashes} times; see the log of those times"
             return Decision(Verdict.QUARANTINED, Reason.CRASHED, sentence)
-        arrival = claim_files(site, arrival)
+        with tracing.span("claim"):
+            arrival = claim_files(site, arrival)
         with _open_data(site, arrival) as data:
-            check_data(data, arrival.manifest)
+            with tracing.span("verify", bytes=arrival.manifest.bytes):
+                check_data(data, arrival.manifest)
             data.seek(0)
             with _as_it_was_signed():
                 batch_id = _record_applied(connection, arrival)
-                counts = _apply_by_kind(site, connection, arrival, data, ours)
+                with tracing.span("apply", records=arrival.manifest.total) as applying:
+                    counts = _apply_by_kind(site, connection, arrival, data, ours)
+                    applying.note(parked=counts.parked)
         positions.leave(connection, arrival.place[0], left_by(arrival.manifest), adopted=arrival.manifest.epoch)
         told = "; ".join(filter(None, (_advance(site, connection, arrival), counts.told)))
         counts = replace(counts, told=told)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from exchange import tracing
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
 from exchange.database import failed_runs, ledger, network, pauses, positions
@@ -138,12 +139,16 @@ class _Work:
             site = peer_state.within_its_limits(self._site, connection)
         for channel in channels:
             try:
-                with site.tally.timing("export", Direction.OUT, channel.name):
+                with (
+                    site.tally.timing("export", Direction.OUT, channel.name),
+                    tracing.span("export", channel=channel.name) as exporting,
+                ):
                     for sealed in _export_channel(site, channel, standing, self._stopping):
                         self.parked += sealed.parked
                         self.batches += sealed.before
                         if sealed.batch is not None:
                             self.batches.append(sealed.batch)
+                    exporting.note(outcome="done")
                 self.done.append(channel.name)
             except Paused as held:
                 self.paused.append(held.pause)

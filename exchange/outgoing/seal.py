@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from sqlalchemy import Connection
 
-from exchange import __version__
+from exchange import __version__, tracing
 from exchange.database import ledger, network, positions
 from exchange.database.engine import now
 from exchange.database.locks import export_lock, locked, reading
@@ -74,6 +74,37 @@ def seal_batch(
     schema version of every stream in it, ``extra`` further members of the manifest. The caller holds the channel's
     lock and commits. Raises TransientError if the disk did not take all of it.
     """
+    with tracing.span("seal", alone=True, channel=channel) as sealing:
+        trace = sealing.traceparent or f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+        manifest = _seal(
+            site,
+            connection,
+            writer,
+            draft,
+            trace,
+            channel=channel,
+            kind=kind,
+            schemas=schemas,
+            shards=shards,
+            extra=extra,
+        )
+        sealing.note(sequence=manifest.sequence, records=manifest.total, bytes=manifest.bytes, outcome="sealed")
+    return manifest
+
+
+def _seal(
+    site: Site,
+    connection: Connection,
+    writer: BatchWriter,
+    draft: tuple[BinaryIO, Path],
+    trace: str,
+    *,
+    channel: str,
+    kind: BatchKind,
+    schemas: Mapping[str, int],
+    shards: int,
+    extra: Mapping[str, Any] | None,
+) -> Manifest:
     data = writer.close()
     file, path = draft
     file.flush()
@@ -98,7 +129,7 @@ def seal_batch(
         content_sha256=data.content_sha256,
         content_bytes=data.content_bytes,
         previous=before.digest if before else None,
-        trace=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01",
+        trace=trace,
         shards=shards,
         extra={**(extra or {}), **lineage.members(network.left_behind(connection, channel, epoch))},
     )
@@ -162,7 +193,8 @@ def publish_sealed(site: Site, channel: str) -> Published:
         for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             manifest = Manifest.parse((entry.manifest or "").encode())
             try:
-                site.spool.publish(manifest.name, manifest.encoding)
+                with tracing.span("publish", **manifest.measures):
+                    site.spool.publish(manifest.name, manifest.encoding)
             except SealedGone as gone:
                 lose(connection, entry, gone.sentence)
                 done.lost.append(gone.sentence)
