@@ -29,13 +29,12 @@ def metrics(
     """Print all metrics in Prometheus' text format, or write them to a file."""
     from exchange.files import durable
     from exchange.operating.assemble import assemble
-    from exchange.watching.health import read_health
     from exchange.watching.metrics import render_metrics
 
     known = settings()
     site = assemble(known, keyless=True)  # a database that is away is a metric, too
     try:
-        content = render_metrics(known, site, read_health(known))
+        content = render_metrics(known, site)
     finally:
         site.engine.dispose()
     if textfile is None:

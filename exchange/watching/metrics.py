@@ -58,7 +58,7 @@ from exchange.operating.presence import LATE_PERIODS, LEAST
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture
-from exchange.watching.health import Health
+from exchange.watching.health import Health, Looker
 
 MOST_PENDING = 100_000
 """So many pending changes of a channel are counted at most: a scrape is no scan of a backlog."""
@@ -76,12 +76,16 @@ Samples = Mapping[Any, float]
 """Values by their labels, a tuple of texts each."""
 
 
-def render_metrics(settings: Settings, site: Site, health: Health) -> bytes:
-    """Give all metrics of a side as text; ``health`` is what was found of it just now.
+def render_metrics(settings: Settings, site: Site, health: Health | None = None) -> bytes:
+    """Give all metrics of a side as text; ``health`` is what was found of it just now (None: it is looked at first).
 
     Reads in one transaction, and the file systems' room; changes nothing. A database that fails leaves out what it
     would have said.
     """
+    if health is None:
+        looker = Looker(settings)
+        health = looker.read()
+        looker.close()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(settings, site, health))
     return generate_latest(registry)
