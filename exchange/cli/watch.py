@@ -41,6 +41,8 @@ def watch(
         output.emit(done.as_dict())
     else:
         _tell(done)
+        if not current.notify_targets:
+            output.warn("nobody is told: EXCHANGE_NOTIFY is not set")
     if done.unsent:
         fail()
 

@@ -12,9 +12,9 @@ from exchange.celery import tasks, work
 from exchange.celery.arguments import RefusedCall
 from exchange.operating.doctor.finding import Alarm, Finding, Level
 from exchange.settings import load_settings
-from exchange.watching.watcher import Watcher
 from tests.cli.conftest import Pair, Side
 from tests.watching.receivers import receiving
+from tests.watching.test_watcher import look
 
 HELD = Finding(
     "batches",
@@ -42,7 +42,7 @@ def test_an_alarm_is_listed_with_who_was_told_and_silenced_for_a_time_by_command
     with receiving(500) as receiver:
         told(side, tmp_path, monkeypatch, receiver.url)
         assert side.do("alarms").out == "no alarms stand\n"
-        Watcher(load_settings(), lambda: [HELD]).look_once()
+        look(load_settings(), HELD)
         out = side.do("alarms").out
         assert "fault    held of requests: 1 batch: held for a person" in out
         assert "to\n         ops" in out or "to ops" in out
@@ -69,7 +69,7 @@ def test_an_alarm_is_listed_with_who_was_told_and_silenced_for_a_time_by_command
         with pytest.raises(RefusedCall, match="expected a length of time"):
             tasks.silence_alarm(alarm="held", length="soon", reason="why")
         assert tasks.silence_alarm(alarm="held", length="1d", reason="why")["subject"] == ""
-        Watcher(load_settings(), list).look_once()
+        look(load_settings())
         assert side.do("alarms").out.splitlines()[-1] == "no alarms stand"
         assert [one["action"] for one in side.do("audit", "--json").lines] == ["unsilence_alarm", "silence_alarm"]
 

@@ -26,9 +26,9 @@ from exchange.watching.delivery import send_all
 from exchange.watching.messages import of_trial
 from exchange.watching.outbox import Kept, written
 from exchange.watching.standing import WATCH_LOCK, read_standing
-from exchange.watching.watcher import Watcher, try_targets
+from exchange.watching.watcher import Look, Watcher, try_targets
 from tests.watching.conftest import SECRET
-from tests.watching.receivers import mail_server, receiving
+from tests.watching.receivers import mail_server, receiving, self_signed
 from tests.watching.test_alarms import AWAY, GAP, WORKER
 
 pytestmark = [
@@ -94,21 +94,30 @@ def test_two_watchers_tell_each_alarm_once_and_its_end_once(make_settings: Make)
         assert titles == ["[request] fault: gap of orders and 1 more", "[request] well again: gap of orders and 1 more"]
 
 
+def look(settings: Settings, *findings: Finding) -> Look:
+    """Look once, as `exchange watch --once` does."""
+    watcher = Watcher(settings, lambda: findings)
+    try:
+        return watcher.look_once()
+    finally:
+        watcher.close()
+
+
 def test_the_alarm_that_the_database_is_away_gets_out_and_what_was_told_is_in_the_database_afterwards(
     make_settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with receiving(200, 500) as receiver:
         settings = make_settings(notify=f"ops={receiver.url}")
         gone = settings.model_copy(update={"database_url": "postgresql+psycopg://nobody@127.0.0.1:1/none"})
-        Watcher(settings, lambda: [WORKER]).look_once()
-        done = Watcher(gone, lambda: [AWAY, WORKER]).look_once()
+        look(settings, WORKER)
+        done = look(gone, AWAY, WORKER)
         assert done.alone
         assert done.unsent == ("ops: it answered 500",)
         later(monkeypatch, timedelta(seconds=31))
         # Another process, which knows it from the file; of the worker nobody is told again.
-        assert Watcher(gone, lambda: [AWAY, WORKER]).look_once().sent == ("ops: [request] fault: database",)
-        assert Watcher(gone, lambda: [AWAY, WORKER]).look_once().sent == ()
-        done = Watcher(settings, lambda: [WORKER]).look_once()
+        assert look(gone, AWAY, WORKER).sent == ("ops: [request] fault: database",)
+        assert look(gone, AWAY, WORKER).sent == ()
+        done = look(settings, WORKER)
         assert done.sent == ("ops: [request] well again: database",)
         assert [one.name for one in done.standing] == ["worker"]
 
@@ -137,6 +146,24 @@ def test_a_target_that_hangs_keeps_nobody_else_from_being_told(make_settings: Ma
         kept = written(of_trial("request", "ada"), targets, clock.now())
         answers = send_all([one.parcel(targets[one.target], "request") for one in kept], SECRET.encode(), seconds=3.0)
         assert [str(one.fault) for one in answers] == ["no answer within 3 s", "None"]
+
+
+@pytest.mark.thorough
+def test_a_certificate_that_nobody_vouches_for_is_refused_and_one_of_an_authority_of_ours_is_taken(
+    make_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = self_signed(tmp_path)
+    with receiving(tls=tls) as receiver, mail_server(ssl_context=tls) as (box, port):
+        mail = f"mailtos://127.0.0.1:{port}?mode=ssl&from=side@here.example&to=ops@there.example"
+        settings = make_settings(notify=f"ops={receiver.url} mail={mail}")
+        hook, mailed = try_targets(settings, "ada")
+        assert "its certificate is not trusted" in hook.said
+        assert "CERTIFICATE_VERIFY_FAILED" in mailed.said
+        assert not receiver.requests
+        assert not box.mails
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            monkeypatch.setenv(name, str(tmp_path / "certificate.pem"))
+        assert [one.said for one in try_targets(settings, "ada")] == ["it was taken"] * 2
 
 
 def test_what_is_refused_for_good_ends_with_the_reason_and_holds_up_nothing(make_settings: Make) -> None:
