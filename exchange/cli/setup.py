@@ -120,12 +120,33 @@ def migrate(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Go on with the database of a home that is gone for good.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say which statements it would be, what they lock and how long.")
+    ] = False,
+    down: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REVISION",
+            help="Back to an earlier revision, such as core_0016; says first what is lost.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="With --down: do it without a question.")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the database up to this version.
 
-    Folders that are missing are made too.
+    Folders that are missing are made too. Where somebody holds a lock for longer than EXCHANGE_LOCK_SECONDS nothing is
+    done, and it says who: the same command tries again.
     """
+    if plan or down is not None:
+        from exchange.cli import migration
+
+        if down is None:
+            migration.tell_plan(as_json=as_json)
+        else:
+            migration.go_back(down, only_plan=plan, yes=yes, as_json=as_json)
+        return
     from exchange.database.errors import transient_errors
     from exchange.database.locks import reading
     from exchange.database.network import known_epoch

@@ -27,6 +27,7 @@ __all__ = [
     "REFERENCE",
     "VERSION_TABLE",
     "applied_revisions",
+    "configured",
     "downgrade",
     "is_behind",
     "later_revisions",
@@ -47,7 +48,7 @@ def upgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str |
     A database of a later version stays as it is. ``network`` is this side's name (default: EXCHANGE_NETWORK); the
     reference branch needs it. Raises alembic's CommandError for what can't be done.
     """
-    with _config(target, network) as config:
+    with configured(target, network) as config:
         connection = config.attributes["connection"]
         if later := later_revisions(applied_revisions(connection)):
             if is_behind(connection, branches):
@@ -60,14 +61,16 @@ def upgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str |
             command.upgrade(config, f"{branch}@head")
 
 
-def downgrade(target: Target, branches: Sequence[str] = (CORE,), *, network: str | None = None) -> None:
-    """Take the branches away, with the data in their tables.
+def downgrade(
+    target: Target, branches: Sequence[str] = (CORE,), *, network: str | None = None, revision: str | None = None
+) -> None:
+    """Take the branches away, with the data in their tables, or back to a ``revision``, with what came behind it.
 
     Taking away ``core`` takes away ``reference``; it is refused while triggers still write to it.
     """
-    with _config(target, network) as config:
-        for branch in branches:
-            command.downgrade(config, f"{branch}@base")
+    with configured(target, network) as config:
+        for one in [revision] if revision else [f"{branch}@base" for branch in branches]:
+            command.downgrade(config, one)
 
 
 def applied_revisions(target: Target) -> tuple[str, ...]:
@@ -100,7 +103,11 @@ def _new_config() -> Config:
 
 
 @contextmanager
-def _config(target: Target, network: str | None) -> Iterator[Config]:
+def configured(target: Target, network: str | None) -> Iterator[Config]:
+    """Give Alembic's configuration, with a connection to run migrations on, one process at a time.
+
+    Raises Busy for a lock of somebody else's that lasts longer than the engine's patience, with who holds it.
+    """
     config = _new_config()
     config.attributes[OWN_ATTRIBUTE] = True
     if network:

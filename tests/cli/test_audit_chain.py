@@ -170,7 +170,7 @@ def test_rows_from_before_the_chain_are_in_it_as_they_stand_and_come_back_out(tm
     engine = make_engine(f"sqlite:///{tmp_path}/old.db")
     migrate.upgrade(engine)
     revision = migrate.applied_revisions(engine)
-    with migrate._config(engine, None) as config:
+    with migrate.configured(engine, None) as config:
         command.downgrade(config, "core_0005")
     with engine.begin() as connection:
         for number in range(3):
@@ -185,7 +185,7 @@ def test_rows_from_before_the_chain_are_in_it_as_they_stand_and_come_back_out(tm
     assert audit_chain.check(engine).as_dict() | {"head": ""} == {"rows": 5, "head": "", "wrong": 0, "faults": []}
     with reading(engine) as connection:
         before = audit_log.entries(connection)
-    with migrate._config(engine, None) as config:
+    with migrate.configured(engine, None) as config:
         command.downgrade(config, "core_0005")
     with engine.begin() as connection:
         kept = connection.exec_driver_sql("SELECT who, result FROM exchange_audit ORDER BY id DESC").all()

@@ -271,3 +271,18 @@ def test_a_demo_leaves_a_folder_of_something_else_alone(side: Side) -> None:
     Path("precious/file").write_text("kept")
     assert "left alone" in side.refused("demo", "--home", "precious", code=2)
     assert Path("precious/file").read_text() == "kept"
+
+
+def test_a_migration_is_told_before_it_is_done_and_taken_back_with_what_is_lost(pair: Pair) -> None:
+    side = pair.response
+    assert "nothing is to be done" in side.do("migrate", "--plan").err
+    assert "expected --yes" in side.run("migrate", "--down", "core_0016").err
+    told = side.do("migrate", "--down", "core_0016", "--plan").out
+    assert "lost: table exchange_process: 0 rows" in told
+    assert side.do("migrate", "--down", "core_0016", "--yes").out == told
+    planned = side.do("migrate", "--plan").out
+    assert "-- core_0017" in planned
+    assert "CREATE TABLE exchange_process" in planned
+    assert {one["revision"] for one in side.do("migrate", "--plan", "--json").lines} >= {"core_0017", "core_0018"}
+    side.do("migrate")
+    assert "nothing is to be done" in side.do("migrate", "--plan").err

@@ -123,7 +123,7 @@ def test_pending_changes_outlive_the_order_of_the_log(engine: Engine) -> None:
         capture.install(connection, "mine")
         version = capture.draw_version(connection)
         connection.execute(sa.insert(table).values(id=1))
-    with migrate._config(engine, None) as config:  # one revision down is nobody's command
+    with migrate.configured(engine, None) as config:  # one revision down is nobody's command
         command.downgrade(config, "core_0010")
     with engine.begin() as connection:
         connection.execute(sa.insert(table).values(id=2))
@@ -157,7 +157,7 @@ def test_the_core_stays_while_a_table_is_still_captured(engine: Engine) -> None:
 
 def test_of_letters_that_wait_for_one_row_the_newest_stays(engine: Engine) -> None:
     migrate.upgrade(engine)
-    with migrate._config(engine, None) as config:
+    with migrate.configured(engine, None) as config:
         command.downgrade(config, "core_0013")
     with engine.begin() as connection:
         row = {"direction": "in", "channel": "forth", "stream": "note", "record": b"{}", "record_bytes": 2}
@@ -172,7 +172,7 @@ def test_of_letters_that_wait_for_one_row_the_newest_stays(engine: Engine) -> No
             *(sa.column(c["name"], tables.UtcDateTime() if c["name"] in moments else None) for c in columns),
         )
         connection.execute(sa.insert(before), letters)
-    with migrate._config(engine, None) as config:
+    with migrate.configured(engine, None) as config:
         command.upgrade(config, "core_0014")
     with engine.begin() as connection:
         wanted = [dead_letter.c[name] for name in ("id", "state", "seen", "version")]
@@ -193,7 +193,7 @@ def test_of_letters_that_wait_for_one_row_the_newest_stays(engine: Engine) -> No
 
 def test_what_an_earlier_version_sent_has_no_first_load(engine: Engine) -> None:
     migrate.upgrade(engine)
-    with migrate._config(engine, None) as config:
+    with migrate.configured(engine, None) as config:
         command.downgrade(config, "core_0014")
     row = {"epoch": "0" * 12, "stem": "s", "state": "published", "created_at": now(), "updated_at": now()}
     said = '{"records":{"item":{"upsert":1,"delete":0},"it\'s %s":{"upsert":1,"delete":0}}}'

@@ -41,7 +41,7 @@ def columns(connection: Connection) -> dict[tuple[str, str], dict[str, Any]]:
 
 def step(engine: Engine, revision: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Bring a database up to a revision, and give its columns."""
-    with migrate._config(engine, None) as config:
+    with migrate.configured(engine, None) as config:
         command.upgrade(config, revision)
     with engine.connect() as connection:
         return columns(connection)

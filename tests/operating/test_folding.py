@@ -246,7 +246,7 @@ def test_a_delete_is_forgotten_when_no_older_record_of_its_row_can_come(years: Y
 def test_the_version_before_takes_nothing_anew_that_was_folded(years: Years) -> None:
     grown_old(years, 1, 2, 3)
     other = years.link.other
-    with migrate._config(other.engine, None) as config:
+    with migrate.configured(other.engine, None) as config:
         command.downgrade(config, "core_0018")
     there = sa.select(tables.gap.c.sequence, tables.gap.c.state).where(tables.gap.c.channel == "forth")
     assert [tuple(row) for row in other.all(there)] == [(1, "accepted"), (2, "accepted")]
