@@ -55,6 +55,7 @@ _TYPO_LIKENESS = 0.75
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _BROKERS = ("redis", "rediss", "redis+socket")
 _LONGEST_PASSWORD = 4096
+_SHORTEST_TOKEN = 16
 _SHORTEST_SECRET = 16
 _TARGET = re.compile(r"((?P<name>[a-z][a-z0-9_-]{0,30})=)?(?P<url>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31})://\S+)")
 
@@ -156,6 +157,8 @@ Share = Annotated[float, Field(ge=0, le=1), Expected("a share from 0 to 1")]
 Positive = Annotated[int, Field(ge=1, le=2**62), Expected("a whole number, 1 or more")]
 Number = Annotated[int, Field(ge=0, le=2**62), Expected("a whole number, 0 or more")]
 Mode = Annotated[int, BeforeValidator(_octal), Expected("permissions as octal digits, such as 0755")]
+Host = Annotated[str, Field(pattern=r"^[0-9A-Za-z.:_-]{1,253}$"), Expected("an address or a name of this machine")]
+Port = Annotated[int, Field(ge=0, le=65535), Expected("a port, from 0 to 65535")]
 Switch = Annotated[bool, Expected("true or false")]
 Recipient = Annotated[
     str | None, Field(pattern=r"^age1[02-9ac-hj-np-z]{10,2000}$"), Expected("a public key of age, such as age1...")
@@ -408,6 +411,13 @@ class Settings(BaseModel):
         description="A URL that is asked for at each look that found the watcher able to tell: where it stops being"
         " asked for, another service raises the alarm.",
     )
+    serve: Switch = Field(default=False, description="Have `exchange up` run `exchange serve`, too.")
+    serve_host: Host = Field(default="127.0.0.1", description="Where `exchange serve` listens.")
+    serve_port: Port = Field(default=8470, description="On which port; 0 for any that is free.")
+    serve_token_file: PasswordFile = Field(
+        default=None,
+        description="A file whose one line is the token that `exchange serve` asks for; needed beyond this machine.",
+    )
     watch_every: Seconds = Field(default=60.0, description="Seconds between two looks at how this side is.")
     reports: ReportRhythm = Field(default=None, description="How often a report is sent to those who are told.")
     report_at: TimeOfDay = Field(default="07:00", description="When, by this machine's local time.")
@@ -658,6 +668,20 @@ class Settings(BaseModel):
     def answers_requests(self) -> bool:
         """Whether this side is the one of the reference application that answers."""
         return self.app == REFERENCE_APP and self.network == _ANSWERING_NETWORK
+
+    @property
+    def serve_token(self) -> str | None:
+        """The token that ``exchange serve`` asks for, if one is set. Raises SettingsFaults if it can't be read."""
+        if self.serve_token_file is None:
+            return None
+        name = variable_name("serve_token_file")
+        try:
+            token = _password(self.serve_token_file)
+        except ValueError as error:
+            raise SettingsFaults([f"{name}: {str(error).replace('the password', 'the token')}"]) from error
+        if len(token) < _SHORTEST_TOKEN:
+            raise SettingsFaults([f"{name}: expected a token of {_SHORTEST_TOKEN} characters or more, found fewer"])
+        return token
 
     @property
     def passwords(self) -> tuple[str | None, ...]:

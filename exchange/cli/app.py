@@ -22,6 +22,8 @@ COMMANDS = {
     "reload": "reload.reload",
     "demo": "setup.demo",
     "doctor": "setup.doctor",
+    "health": "health.health",
+    "serve": "serve.serve",
     "check": "check.check",
     "status": "status.status",
     "channels": "channels.app",

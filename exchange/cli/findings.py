@@ -20,26 +20,33 @@ def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
         for one in findings:
             output.emit(one.as_dict())
         return
-    from exchange.database.engine import now
-    from exchange.format.moments import lasting
     from exchange.operating.doctor import Level
 
     levels = list(Level)
     for one in sorted(findings, key=lambda one: levels.index(one.level)):
-        since = f"since {in_table(one.since)}, {lasting(now() - one.since)} ago" if one.since else ""
-        output.paragraph(one.level, f"{one.check}: {one.message}", since, one.remedy)
-        if one.command:
-            output.command(one.command)
+        show_finding(one)
     count = Counter(one.level for one in findings)
     output.tell(f"faults: {count[Level.FAULT]}, warnings: {count[Level.WARNING]}, well: {count[Level.OK]}")
 
 
-def end_with(findings: Sequence[Finding], *, warned: bool = True) -> None:
-    """End with 1 if something needs a person; with 3 if there are only warnings, unless those are no news."""
+def show_finding(one: Finding) -> None:
+    """Print one: how it is, what was found, for what is not well since when, what to do and what to type next."""
+    from exchange.database.engine import now
+    from exchange.format.moments import lasting
+    from exchange.operating.doctor import Level
+
+    since = f"since {in_table(one.since)}, {lasting(now() - one.since)} ago" if one.since else ""
+    output.paragraph(one.level, f"{one.check}: {one.message}", since if one.level is not Level.OK else "", one.remedy)
+    if one.command:
+        output.command(one.command)
+
+
+def end_with(findings: Sequence[Finding]) -> None:
+    """End with 1 if something needs a person, with 3 if there are only warnings."""
     from exchange.operating.doctor import Level
 
     levels = Counter(one.level for one in findings)
     if levels[Level.FAULT]:
         fail()
-    if levels[Level.WARNING] and warned:
+    if levels[Level.WARNING]:
         fail(WARNED)

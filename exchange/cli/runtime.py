@@ -1,7 +1,7 @@
 """How a command begins and how it ends: settings and site opened, what went wrong said in one sentence.
 
 Exit codes: 0 done, 1 failed, 2 a wrong argument or setting; of `exchange doctor` and
-`exchange check` 3, if there are only warnings. Only a
+`exchange check` 3, if there are only warnings; `exchange health` has those of Nagios. Only a
 fault of our own shows a traceback.
 """
 

@@ -235,19 +235,13 @@ def demo(
         fail()
 
 
-def doctor(
-    health: Annotated[
-        bool,
-        typer.Option("--health", help="Only the installation, not the work; warnings end with 0: for health checks."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
+def doctor(as_json: Json = False) -> None:
     """Look at everything, and say what to do.
 
     Exit code 0 if all is well, 1 if something needs a person, 3 if there are only warnings.
     """
     from exchange.operating.doctor.examine import examine
 
-    findings = list(examine(work=not health))
+    findings = list(examine())
     show_findings(findings, as_json=as_json)
-    end_with(findings, warned=not health)
+    end_with(findings)

@@ -45,7 +45,7 @@ HUNG_SECONDS = 120.0
 """A child that was ready, and has given no sign of life for so long, hangs."""
 TICK_SECONDS = 0.2
 
-_COLOURS = {"nudge": 34, "watch": 31, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
+_COLOURS = {"nudge": 34, "watch": 31, "serve": 37, "worker": 36, "beat": 35, "broker": 33, "exchange": 32}
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
 _PROCESSES = {"exchange": "up"}
 """What a process calls itself in its own lines, where that is not what it is called before them."""
@@ -347,7 +347,8 @@ def _children(settings: Settings) -> list[_Child]:
         "--without-gossip",
     ]
     nudge = [_Child("nudge", [sys.executable, "-m", "exchange", "nudge"])] if settings.nudge else []
-    watch = [_Child("watch", [sys.executable, "-m", "exchange", "watch"])] if settings.notify_targets else []
+    watches = "serve" if settings.serve else "watch" if settings.notify_targets else None  # what serves watches, too
+    watch = [_Child(watches, [sys.executable, "-m", "exchange", watches])] if watches else []
     # Stopped first, what watches does not tell that we stop the others.
     return [*watch, *nudge, _Child("worker", celery + worker), _Child("beat", [*celery, "beat"])]
 

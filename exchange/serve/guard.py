@@ -1,0 +1,123 @@
+"""Who may ask, and what of any request is looked at before anything answers it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+
+import anyio
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_HEADER_BYTES = 16 * 1024
+MOST_BODY_BYTES = 64 * 1024
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+"""A wrong token is answered after a while, which doubles with each up to this; a right one at once."""
+MOST_WAITING = 32
+"""So many wrong ones wait at once: those beyond are answered, or they would keep others out."""
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own, which no other one reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class Guard:
+    """Lets through who shows the token, and what names this machine as it is known.
+
+    Without a token anybody on this machine may ask. A page in its browser whose name leads here would ask as that: so
+    only requests for an address, ``localhost`` or the name that is listened on are answered then.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str | None, open_paths: frozenset[str], host: str) -> None:
+        """Take what answers, the token if there is one, and the paths that need none."""
+        self._app, self._open, self._host = app, open_paths, host.lower()
+        self._token = token.encode() if token else None
+        self._failures = self._waiting = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        refused = await self._refused(scope)
+        await (refused or self._app)(scope, receive, send_guarded)
+
+    async def _refused(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        said = sum(len(name) + len(value) for name, value in scope["headers"])
+        if said + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
+            return PlainTextResponse("the request is too large\n", 431, {"Connection": "close"})
+        if not self._is_known(headers.get("host", "")):
+            return PlainTextResponse("this is not the host that was asked for\n", 421)
+        if scope["method"] not in {"GET", "HEAD"}:
+            return PlainTextResponse("only GET and HEAD are answered\n", 405, {"Allow": "GET, HEAD"})
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MOST_BODY_BYTES or "transfer-encoding" in headers:
+            return PlainTextResponse("the request is too large\n", 413, {"Connection": "close"})
+        if self._token is None or scope["path"] in self._open:
+            return None
+        if hmac.compare_digest(_shown_token(headers.get("authorization", "")), self._token):
+            self._failures = 0
+            return None
+        await self._slow_down()
+        schemes = 'Bearer realm="exchange", Basic realm="exchange", charset="UTF-8"'
+        return PlainTextResponse("show the token, as Bearer or as the password\n", 401, {"WWW-Authenticate": schemes})
+
+    async def _slow_down(self) -> None:
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** min(self._failures, 10), LONGEST_PAUSE_SECONDS)
+        self._failures += 1
+        if self._waiting < MOST_WAITING:
+            self._waiting += 1
+            try:
+                await anyio.sleep(pause)
+            finally:
+                self._waiting -= 1
+
+    def _is_known(self, said: str) -> bool:
+        if self._token is not None:
+            return True  # no page in a browser has it
+        name = said.rpartition(":")[0] if ":" in said and not said.endswith("]") else said
+        name = name.strip("[]").lower()
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in {"localhost", self._host}
+        return True
+
+
+def _shown_token(authorization: str) -> bytes:
+    """Give what a request shows: a bearer token, or the password of basic authentication, whoever the user is."""
+    scheme, _, said = authorization.partition(" ")
+    said = said.strip()
+    if scheme.lower() == "bearer":
+        return said.encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(said, validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return b""
+    return b""

@@ -1,0 +1,84 @@
+"""``exchange serve``: the application on a socket, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from exchange.operating import logs
+from exchange.serve.app import STOP_SECONDS, make_app
+from exchange.serve.guard import MOST_HEADER_BYTES, is_loopback
+from exchange.settings import Settings, SettingsFaults, variable_name
+
+REQUEST_SECONDS = 10.0
+"""So long a connection may take for what it asks."""
+MOST_AT_ONCE = 100
+"""So many connections are served at once; those beyond are told to come again."""
+
+
+class _Bounded(H11Protocol):
+    """A connection that is let go of if it asks nothing for too long."""
+
+    _checks: asyncio.TimerHandle | None = None
+    _was_idle = False
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._checks is not None:
+            self._checks.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        idle = getattr(self.cycle, "response_complete", True)
+        if idle and self._was_idle and not self.transport.is_closing():
+            self.transport.close()
+            return
+        self._was_idle = idle
+        self._checks = self.loop.call_later(REQUEST_SECONDS, self._watch)
+
+
+def run_server(settings: Settings) -> None:
+    """Serve a side until SIGTERM or Ctrl-C, with logs on stderr. Call it in the main thread.
+
+    Raises SettingsFaults if it would be open to others without a token, and OSError if it can't listen there.
+    """
+    host, token = settings.serve_host, settings.serve_token
+    if token is None and not is_loopback(host):
+        msg = (
+            f"{variable_name('serve_token_file')} is not set: expected a file with a token, as other machines reach"
+            f" {host}; write one (`openssl rand -hex 32`), or leave {variable_name('serve_host')} at 127.0.0.1"
+        )
+        raise SettingsFaults([msg])
+    logs.configure("serve", settings.log_level, settings.log_format, secrets=(*settings.passwords, token))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, settings.serve_port), family=family, backlog=MOST_AT_ONCE)
+    shown = f"[{host}]" if family is socket.AF_INET6 else host
+    structlog.get_logger("exchange").info(
+        "listening",
+        at=f"http://{shown}:{listening.getsockname()[1]}",
+        token="needed" if token else "none, as no other machine reaches it",
+    )
+    config = uvicorn.Config(
+        make_app(settings, token=token),
+        http=_Bounded,
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST_AT_ONCE,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=int(STOP_SECONDS),
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+    )
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,149 @@
+"""``exchange serve`` as a process: what it answers to whom, and how it begins and ends."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from exchange.operating.prepare import prepare
+from exchange.settings import Settings
+
+TOKEN = "a-token-of-some-length"
+
+
+class Served:
+    """A server that runs, and what it answers."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port = process, port
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, headers={name.replace("_", "-"): said for name, said in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): said for name, said in answer.getheaders()}, answer.read().decode()
+        finally:
+            connection.close()
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    given = {"NETWORK": "response", "PEER": "request", "HOME": str(home), "SERVE_PORT": "0", **more}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("EXCHANGE_")}
+    return clean | {f"EXCHANGE_{name}": value for name, value in given.items()}
+
+
+@contextmanager
+def serving(home: Path, *words: str, **more: str) -> Iterator[Served]:
+    command = [sys.executable, "-m", "exchange", "serve", *words]
+    with subprocess.Popen(
+        command, cwd=home, env=environment(home, **more), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            found = re.search(r"listening.* at=http://127\.0\.0\.1:([0-9]+)", line)
+            assert found is not None, line + process.stderr.read()
+            yield Served(process, int(found[1]))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("served")
+    side = Settings(
+        network="response", peer="request", home=made, outgoing=made / "outgoing", incoming=made / "incoming"
+    )
+    prepare(side).engine.dispose()
+    return made
+
+
+def test_it_answers_health_and_metrics_on_this_machine_and_ends_in_order(home: Path) -> None:
+    with serving(home) as server:
+        status, headers, said = server.ask("/health/live")
+        assert (status, said) == (200, "alive\n")
+        assert (headers["x-frame-options"], headers["cache-control"]) == ("DENY", "no-store")
+        assert "server" not in headers
+        status, _, said = server.ask("/health/ready")
+        found = json.loads(said)
+        assert (status, found["ready"], found["network"]) == (503, False, "response")
+        told = {(one["check"], one["alarm"], one["subject"]) for one in found["parts"]}
+        assert ("keys", "key", "response") in told
+        done = subprocess.run(
+            [sys.executable, "-m", "exchange", "health", "--json"],
+            cwd=home,
+            env=environment(home),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        alone = json.loads(done.stdout)
+        assert done.returncode == 2
+        assert {(one["check"], one["alarm"], one["subject"]) for one in alone["parts"]} == told
+        assert server.ask("/health/ready", Accept="text/plain")[2].startswith("response: fault\n")
+        assert "<h1>response: fault</h1>" in server.ask("/health/ready", Accept="text/html,*/*")[2]
+        assert "exchange_database_up" in server.ask("/metrics")[2]
+        # A page of another name that was made to lead here, other methods, and what is too large.
+        assert server.ask("/health/ready", Host="evil.example")[0] == 421
+        assert server.ask("/health/ready", "POST")[0] == 405
+        assert server.ask("/health/ready", Content_Length="99999999")[0] == 413
+        assert server.ask("/health/live", More="x" * 100_000)[0] == 431
+    assert server.process.returncode in (0, -signal.SIGTERM)
+
+
+def test_beyond_this_machine_it_needs_a_token_and_asks_for_it(home: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "exchange", "serve", "--host", "0.0.0.0"],  # noqa: S104 - that is what is refused
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.partition(":")[0]) == (2, "EXCHANGE_SERVE_TOKEN_FILE is not set")
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o600)
+    with serving(home, SERVE_TOKEN_FILE=str(file)) as server:
+        assert server.ask("/health/live")[0] == 200
+        for path in ("/health/ready", "/metrics", "/"):
+            status, headers, _ = server.ask(path)
+            assert (status, headers["www-authenticate"].partition(" ")[0]) == (401, "Bearer")
+        basic = base64.b64encode(f"anybody:{TOKEN}".encode()).decode()
+        wrong = base64.b64encode(b"anybody:something").decode()
+        assert server.ask("/health/ready", Authorization=f"Bearer {TOKEN}", Host="any.example")[0] == 503
+        assert server.ask("/health/ready", Authorization=f"Basic {basic}")[0] == 503
+        begun = time.monotonic()
+        assert [server.ask("/", Authorization=f"Basic {wrong}")[0] for _ in range(3)] == [401] * 3
+        assert time.monotonic() - begun > 0.7  # each one later than the one before
+        assert server.ask("/", Authorization=f"Bearer {TOKEN}")[0] == 303
+
+
+def test_it_answers_while_database_and_broker_hang(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        urls = {"DATABASE_URL": f"postgresql://nobody@127.0.0.1:{port}/none", "BROKER_URL": f"redis://127.0.0.1:{port}"}
+        with serving(tmp_path, **urls) as server:
+            assert server.ask("/health/live")[0] == 200
+            status, _, said = server.ask("/health/ready")
+            found = {one["alarm"]: one["message"] for one in json.loads(said)["parts"]}
+            assert status == 503
+            assert found["database"].startswith("no answer from database")
+            assert found["broker"].startswith("no answer from broker")
