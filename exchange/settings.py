@@ -754,8 +754,8 @@ def settings_file() -> Path:
     return Path(os.environ.get(ENV_FILE) or ".env").absolute()
 
 
-OTHER_VARIABLES = {ENV_FILE}
-"""Variables of ours that are no settings."""
+OTHER_VARIABLES = {ENV_FILE, f"{PREFIX}SERVICE_HOST", f"{PREFIX}SERVICE_PORT"}
+"""Variables that are no settings: ours, and those that Kubernetes gives where a service is named after us."""
 
 
 def _read_env_file(faults: list[str]) -> dict[str, str | None]:

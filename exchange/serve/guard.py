@@ -68,16 +68,12 @@ class Guard:
 
     async def _refused(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        said = sum(len(name) + len(value) for name, value in scope["headers"])
-        if said + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
-            return PlainTextResponse("the request is too large\n", 431, {"Connection": "close"})
         if not self._is_known(headers.get("host", "")):
             return PlainTextResponse("this is not the host that was asked for\n", 421)
         if scope["method"] not in {"GET", "HEAD"}:
             return PlainTextResponse("only GET and HEAD are answered\n", 405, {"Allow": "GET, HEAD"})
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MOST_BODY_BYTES or "transfer-encoding" in headers:
-            return PlainTextResponse("the request is too large\n", 413, {"Connection": "close"})
+        if (code := _too_large(scope, headers)) is not None:
+            return PlainTextResponse("the request is too large\n", code, {"Connection": "close"})
         if self._token is None or scope["path"] in self._open:
             return None
         if hmac.compare_digest(_shown_token(headers.get("authorization", "")), self._token):
@@ -107,6 +103,17 @@ class Guard:
         except ValueError:
             return name in {"localhost", self._host}
         return True
+
+
+def _too_large(scope: Scope, headers: Headers) -> int | None:
+    """Give the code for a request that says too much; None for one of a fit size."""
+    said = sum(len(name) + len(value) for name, value in scope["headers"])
+    if said + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
+        return 431
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > MOST_BODY_BYTES or "transfer-encoding" in headers:
+        return 413
+    return None
 
 
 def _shown_token(authorization: str) -> bytes:
