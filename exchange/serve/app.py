@@ -58,7 +58,7 @@ class _Side:
         try:
             if self._site is None:
                 self._site = make_watching_site(self.settings)
-            return render_metrics(self.settings, self._site)
+            return render_metrics(self.settings, self._site, self.looker.read())
         finally:
             self._scraping.release()
 
