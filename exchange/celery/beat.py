@@ -24,7 +24,7 @@ from exchange.celery.signs import BeatSigns
 from exchange.database import clock
 from exchange.files import durable
 from exchange.operating import broker
-from exchange.operating.reloading import Reloader
+from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.settings import Settings, load_settings
 
 SELDOM_SECONDS = 3600
@@ -144,7 +144,7 @@ def reloader_of_beat(app: Any, fixed: Iterable[str] = ()) -> Reloader | None:
     """Give what reads beat's settings anew, if this application is the exchange's own."""
     if not getattr(app, "is_the_exchanges", False):
         return None
-    made = Reloader(load_settings(), service.say_reloaded, fixed=fixed)
+    made = Reloader(load_settings(), say_reloaded, fixed=fixed)
     if not sys.stdin.isatty():  # whose end is to end us
         made.listen()
     return made

@@ -24,14 +24,13 @@ from exchange.celery import app
 from exchange.celery.calls import TICK
 from exchange.celery.nudge_pace import NudgePace, Pending
 from exchange.celery.nudge_watch import WatchedFolder
-from exchange.celery.service import say_reloaded
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import make_engine, missing_file
 from exchange.database.errors import transient_errors
 from exchange.files.pid_lock import hold
 from exchange.format.errors import TransientError, printable
 from exchange.operating import broker, last_runs, logs, readiness
-from exchange.operating.reloading import Reloader
+from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
 from exchange.settings import Settings
 from exchange.tables import capture

@@ -47,14 +47,14 @@ from kombu.utils.json import dumps
 from exchange import tracing
 from exchange.celery.calls import CALL, TICK_MARK, Caller, caller_by_hand, sign, why_it_waits
 from exchange.celery.connection import SteadyConnection
-from exchange.celery.service import HELD, RESULT_SECONDS, SOFT_SHARE, say_reloaded, schedule, visibility_seconds
+from exchange.celery.service import HELD, RESULT_SECONDS, SOFT_SHARE, schedule, visibility_seconds
 from exchange.celery.signs import TICK_SECONDS
 from exchange.database import clock
 from exchange.files import call_secret, pid_lock
 from exchange.files.folder import make_private
 from exchange.format.errors import printable
 from exchange.operating import broker, last_runs, logs, readiness
-from exchange.operating.reloading import Reloader
+from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
 from exchange.settings import Settings, SettingsFaults, load_settings
 

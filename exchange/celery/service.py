@@ -7,12 +7,10 @@ import os
 import threading
 from typing import IO, Any
 
-import structlog
 from celery import signals
 
 from exchange.celery.calls import TICK
 from exchange.operating import readiness
-from exchange.operating.reloading import TAKEN, Outcome
 from exchange.operating.service_manager import manager
 from exchange.settings import Settings
 
@@ -25,17 +23,6 @@ EXPIRY_SHARE = 0.9
 """Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
 SOFT_SHARE = 0.9
 """Of its hard limit a task has until it is asked to end: rolled back in order rather than killed."""
-
-
-def say_reloaded(outcome: Outcome) -> None:
-    """Log what came of reading the settings anew."""
-    log = structlog.get_logger("exchange")
-    for fault in outcome.faults:
-        log.error("settings refused", message=f"{fault}; the old settings stay, all of them")
-    if outcome.state == TAKEN:
-        log.info("reloaded", settings=" ".join(outcome.changed) or "as they were")
-    if outcome.restart:
-        log.warning("restart needed", settings=" ".join(outcome.restart))
 
 
 _changes = mmap.mmap(-1, 8)

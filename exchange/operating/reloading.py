@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from exchange.files import durable
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import printable
@@ -39,6 +41,17 @@ class Outcome(AsDict):
     changed: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+
+
+def say_reloaded(outcome: Outcome) -> None:
+    """Log what came of reading the settings anew."""
+    log = structlog.get_logger("exchange")
+    for fault in outcome.faults:
+        log.error("settings refused", message=f"{fault}; the old settings stay, all of them")
+    if outcome.state == TAKEN:
+        log.info("reloaded", settings=" ".join(outcome.changed) or "as they were")
+    if outcome.restart:
+        log.warning("restart needed", settings=" ".join(outcome.restart))
 
 
 class Reloader:

@@ -8,8 +8,11 @@ else, and whatever goes wrong at one look, there is a next one.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -24,9 +27,10 @@ from exchange.database.locks import Busy, locked, try_lock
 from exchange.files.folder import make_private
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError, printable
-from exchange.operating import logs, readiness
+from exchange.operating import last_runs, logs, readiness
 from exchange.operating.assemble import assemble
 from exchange.operating.doctor.finding import Alarm, Finding, Level
+from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
 from exchange.settings import NotifyTarget, Settings, SettingsFaults, variable_name
 from exchange.watching import delivery, outbox, samples, schedule, standing
@@ -74,6 +78,10 @@ class _Told:
     """Reports that nobody has sent."""
 
 
+TURN_SECONDS = 1.0
+"""So often it says that it works, and looks for new settings."""
+
+
 class Watcher:
     """Looks at one side. Not for several threads at once."""
 
@@ -86,15 +94,29 @@ class Watcher:
         self._said: set[str] = set()
         self._busy = 0
 
-    def run(self, stopping: threading.Event, looked: Callable[[], object] = lambda: None) -> None:
-        """Look at each period until somebody says to stop; ``looked`` is called after each look."""
+    def run(self, stopping: threading.Event, turned: Callable[[], object] = lambda: None) -> None:
+        """Look at each period until somebody says to stop; ``turned`` is called at each turn, some in a period."""
         # What was started together with us is given the time to come up.
-        stopping.wait(min(self._settings.watch_every, FIRST_SECONDS))
+        self._pause(stopping, min(self._settings.watch_every, FIRST_SECONDS), turned)
         while not stopping.is_set():
             self.try_to_look()
-            looked()
-            stopping.wait(self._settings.watch_every)
+            self._pause(stopping, self._settings.watch_every, turned)
         self.close()
+
+    def _pause(self, stopping: threading.Event, seconds: float, turned: Callable[[], object]) -> None:
+        until = time.monotonic() + seconds
+        while True:
+            turned()
+            left = until - time.monotonic()
+            if left <= 0 or stopping.wait(min(left, TURN_SECONDS)):
+                return
+
+    def take(self, settings: Settings) -> None:
+        """Go by other settings from the next look on."""
+        self.close()
+        if self._looker is not None:
+            self._looker = Looker(settings)
+        self._settings = settings
 
     def close(self) -> None:
         """Let go of the database, until the next look."""
@@ -277,11 +299,24 @@ def run_watcher(settings: Settings) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    watcher, reloader = Watcher(settings), Reloader(settings, say_reloaded)
+    if not sys.stdin.isatty():  # whose end is to end us
+        reloader.listen()
+    with suppress(OSError):
+        for sentence in last_runs.begin(settings, "watch"):
+            log.warning("restarted", message=sentence)
+
+    def turn() -> None:
+        manager().works()
+        if reloader.reload_if_asked():
+            watcher.take(reloader.settings)
+
     readiness.report_ready()
     log.info(
         "watching", every=f"{settings.watch_every:g} s", told=", ".join(one.name for one in settings.notify_targets)
     )
-    Watcher(settings).run(stopping, manager().works)
+    watcher.run(stopping, turn)
+    manager().stops()
 
 
 @dataclass(frozen=True)
