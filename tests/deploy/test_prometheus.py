@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from exchange.cli.app import COMMANDS
 from exchange.operating.doctor.finding import Alarm
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -269,5 +270,6 @@ def test_every_alarm_has_a_rule_and_every_rule_says_what_to_type() -> None:
     for rule in alerts:
         said = rule["annotations"]
         assert set(said) == {"summary", "description", "command"}
-        assert said["command"].startswith("exchange ")
+        program, command = said["command"].split()[:2]
+        assert (program, command in COMMANDS) == ("exchange", True), said["command"]
         assert rule["labels"]["severity"] in {"info", "warning", "critical"}
