@@ -35,7 +35,7 @@ from tests.crossing.sides import Link, Side
 pytestmark = pytest.mark.same_on("postgresql")
 
 FIRST = 1_700_000_000_000_000
-COLUMNS = [column for column in dead_letter.c if column.name != "updated_at"]
+COLUMNS = [column for column in dead_letter.c if column.name not in {"updated_at", "next_try_at"}]
 
 
 def letters(side: Side) -> list[dict[str, Any]]:
@@ -444,3 +444,12 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_text(start: str) -> None:
 
 def test_a_cell_of_another_kind_stays_as_it_is() -> None:
     assert [letter_csv.cell(value) for value in (None, 5, "a=b", "x\x1b[31m")] == ["", "5", "a=b", "x\\x1b[31m"]
+
+
+def test_what_may_heal_is_tried_again_once_it_came_back(quick_parked: Side, tmp_path: Path) -> None:
+    file = saved(quick_parked, tmp_path)
+    for table in (dead_letter, revision):
+        quick_parked.execute(sa.delete(table))
+    letter_file.import_letters(quick_parked.site, file)
+    found = quick_parked.all(sa.select(dead_letter.c.error, dead_letter.c.next_try_at, dead_letter.c.direction))
+    assert {row.error for row in found if row.next_try_at} == {"foreign_key"} & {row.error for row in found}

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from exchange.database import ledger
 from exchange.database.engine import now
 from exchange.database.tables import DeadLetterState, Direction, dead_letter, revision
-from exchange.dead_letters import joining, store
+from exchange.dead_letters import joining, schedule, store
 from exchange.format.dead_letter_file import SavedLetter, SavedRevision
 
 Identity = tuple[Any, ...]
@@ -150,4 +150,5 @@ def _row(waiting: _Waiting, *, keeping: bool) -> dict[str, Any]:
         "identity": waiting.identity,
         "revision": max((one.number for one in waiting.revisions), default=0),
         "updated_at": now(),
+        "next_try_at": schedule.next_try(letter.direction, letter.error, 0, now()),
     }
