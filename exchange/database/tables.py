@@ -889,9 +889,6 @@ silence = Table(
 )
 """Alarms of which nobody is told for a while, by whose word; an empty ``subject`` is whichever."""
 
-is_unsent = Predicate("{state} = 'waiting'")
-"""Whether a message waits to be sent."""
-
 message = Table(
     "exchange_message",
     metadata,
@@ -907,7 +904,6 @@ message = Table(
     Column("next_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     Index("uq_exchange_message_once", "target", "once", unique=True),
-    Index("ix_exchange_message_unsent", "next_at", **is_unsent.of_index()),
 )
 """What people are told, one row for each target by its name: its URL is in no database. ``body`` is JSON, ``once`` what
 is told once however many watch, ``number`` what its receiver knows it by. The newest are kept, so many of a target."""

@@ -18,7 +18,6 @@ from sqlalchemy import Connection, Engine
 from exchange.database import clock
 from exchange.database.dialects import insert_new
 from exchange.database.locks import writing
-from exchange.database.tables import is_unsent
 from exchange.database.tables import message as table
 from exchange.format.moments import from_rfc3339, to_rfc3339
 from exchange.settings import NotifyTarget
@@ -26,6 +25,7 @@ from exchange.watching.delivery import Answer, Parcel
 from exchange.watching.messages import Message
 
 WAITING, SENT, FAILED = "waiting", "sent", "failed"
+_UNSENT = table.c.state == WAITING
 
 FIRST_PAUSE_SECONDS = 30
 LONGEST_PAUSE_SECONDS = 3600
@@ -128,11 +128,11 @@ def claim_due(connection: Connection, targets: Mapping[str, NotifyTarget], momen
 
     Runs in the caller's transaction, which writes and holds the watchers' lock.
     """
-    rows = connection.execute(sa.select(table).where(is_unsent(table)).order_by(table.c.id).limit(_MOST_LOOKED_AT))
+    rows = connection.execute(sa.select(table).where(_UNSENT).order_by(table.c.id).limit(_MOST_LOOKED_AT))
     waiting = [_of_row(row) for row in rows]
     for name in {one.target for one in waiting} - targets.keys():
         gone = {"state": FAILED, "last_error": "nobody of this name is told any more", "ended_at": moment}
-        connection.execute(sa.update(table).where(is_unsent(table), table.c.target == name).values(gone))
+        connection.execute(sa.update(table).where(_UNSENT, table.c.target == name).values(gone))
     due = _in_turn([one for one in waiting if one.target in targets], moment)
     if due:
         numbers = [one.number for one in due]
@@ -166,7 +166,7 @@ def conclude(engine: Engine, tried: Sequence[Kept], after: Sequence[Kept]) -> No
     with writing(engine, "messages") as connection:
         for one in tried:
             row = _row(done.get(one.number, one))
-            connection.execute(sa.update(table).where(table.c.number == one.number, is_unsent(table)).values(row))
+            connection.execute(sa.update(table).where(table.c.number == one.number, _UNSENT).values(row))
 
 
 def messages(connection: Connection, *, limit: int = 20) -> list[Kept]:
@@ -176,7 +176,7 @@ def messages(connection: Connection, *, limit: int = 20) -> list[Kept]:
 
 def undelivered(connection: Connection) -> list[Kept]:
     """Give what waits though it was tried, and the newest if it failed for good. Reads in the caller's transaction."""
-    tried = sa.select(table).where(is_unsent(table), table.c.attempts > 0).order_by(table.c.id).limit(MOST_AT_ONCE)
+    tried = sa.select(table).where(_UNSENT, table.c.attempts > 0).order_by(table.c.id).limit(MOST_AT_ONCE)
     return [_of_row(row) for row in connection.execute(tried)]
 
 
@@ -184,10 +184,10 @@ _MOST_LOOKED_AT = 1000
 
 
 def _bound(connection: Connection) -> None:
-    of_target = sa.select(table.c.target, sa.func.count()).where(is_unsent(table)).group_by(table.c.target)
+    of_target = sa.select(table.c.target, sa.func.count()).where(_UNSENT).group_by(table.c.target)
     for target, number in connection.execute(of_target).all():
         if number > MOST_WAITING:
-            mine = (is_unsent(table), table.c.target == target)
+            mine = (_UNSENT, table.c.target == target)
             oldest = sa.select(table.c.id).where(*mine).order_by(table.c.id).limit(number - MOST_WAITING)
             words = f"given up: more than {MOST_WAITING} messages wait for it"
             given_up = {"state": FAILED, "last_error": words, "ended_at": clock.now()}

@@ -62,8 +62,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=f"pk_{MESSAGE}"),
     )
     op.create_index(f"uq_{MESSAGE}_once", MESSAGE, ["target", "once"], unique=True)
-    unsent = sa.text("state = 'waiting'")
-    op.create_index(f"ix_{MESSAGE}_unsent", MESSAGE, ["next_at"], sqlite_where=unsent, postgresql_where=unsent)
     op.create_table(
         SAMPLE,
         sa.Column("place", sa.String(255), nullable=False),

@@ -209,8 +209,9 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
 }
 """Each index and the work that needs it."""
 
-KEEPING = {"uq_exchange_audit_previous"}
-"""And those in which nobody looks anything up: this one keeps two acts from following on the same one."""
+KEEPING = {"uq_exchange_audit_previous", "uq_exchange_message_once"}
+"""And those in which nobody looks anything up: they keep two acts from following on the same one, and a report from
+being sent twice."""
 
 
 def parked_again(side: Side) -> None:

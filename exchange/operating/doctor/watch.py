@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from exchange.database import clock
 from exchange.database.locks import reading
-from exchange.database.tables import is_unsent, message
+from exchange.database.tables import message
 from exchange.format.errors import printable
 from exchange.format.moments import lasting
 from exchange.operating.doctor.finding import Findings, fault, ok, warning
@@ -51,7 +51,7 @@ def check_watch(settings: Settings) -> Findings:
 
 def check_told(_settings: Settings, site: Site) -> Findings:
     """Look for messages that were not taken yet."""
-    tried = (is_unsent(message), message.c.attempts > 0)
+    tried = (message.c.state == "waiting", message.c.attempts > 0)
     columns = (message.c.target, message.c.last_error, message.c.created_at)
     with reading(site.engine) as connection:
         rows = connection.execute(sa.select(*columns).where(*tried).order_by(message.c.id).limit(100)).all()
