@@ -1,7 +1,11 @@
-"""How far long work has come: told by whoever does it, read by whoever watches this process, or the database."""
+"""How far long work has come: told by whoever does it, read by whoever watches this process, or the database.
+
+A signal asks for it, too: SIGUSR1, and where there is one SIGINFO, which Ctrl-T sends.
+"""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -16,6 +20,10 @@ TELL_SECONDS = 0.2
 
 LEAST_SECONDS = 0.1
 """So long work must have gone on before its rate is told."""
+
+
+ASKING = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name))
+"""The signals by which a person asks how far it is."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,12 @@ class Pace:
 
 
 class Progress:
-    """The rows of the work at hand in this process; nothing is counted unless somebody watches."""
+    """The rows of the work at hand in this process; nothing is counted unless somebody watches, or may ask."""
 
     def __init__(self) -> None:
         self._watch: Callable[[Pace], None] | None = None
         self._say: Callable[[str], None] | None = None
+        self._counts = False
         self._rows = 0
         self._expected: dict[Hashable, int] = {}
         self._begun: float | None = None
@@ -74,11 +83,26 @@ class Progress:
     def watched(self, watch: Callable[[Pace], None], say: Callable[[str], None] | None = None) -> Iterator[None]:
         """Count from now on, and call ``watch`` as rows are done, a few times a second at most; ``say`` what begins."""
         self._watch, self._say = watch, say
+        try:
+            with self.counted():
+                yield
+        finally:
+            self._watch = self._say = None
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count from now on, for whoever may ask; what is expected is noted where it is known anyhow."""
         self._rows, self._expected, self._begun, self._told = 0, {}, None, 0.0
+        self._counts = True
         try:
             yield
         finally:
-            self._watch = self._say = None
+            self._counts = False
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether work is at hand."""
+        return self._counts
 
     def say(self, sentence: str) -> None:
         """Say what begins, to whoever watches."""
@@ -92,18 +116,18 @@ class Progress:
 
     def expect(self, what: Hashable, rows: int | None) -> None:
         """Note that so many rows are to be done about; each ``what`` counts once."""
-        if self._watch is not None and rows is not None:
+        if self._counts and rows is not None:
             self._expected.setdefault(what, rows)
 
     def add(self, rows: int) -> None:
         """Note that so many rows are done."""
-        if self._watch is None:
+        if not self._counts:
             return
         self._rows += rows
         moment = time.monotonic()
         if self._begun is None:  # what came before the first rows is no measure of how fast they are
             self._begun = moment
-        if moment - self._told >= TELL_SECONDS:
+        if self._watch is not None and moment - self._told >= TELL_SECONDS:
             self._told = moment
             self._watch(self.pace())
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from exchange.celery import work
 from exchange.cli import output
 from exchange.progress import Pace, Progress
 
@@ -45,3 +47,21 @@ def test_a_line_says_now_and_then_how_far_it_is_and_one_more_at_a_signal(
         progress.add(1)
         assert capsys.readouterr().err.startswith("exporting: 2 of 4 rows (50%)")
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_process_that_does_tasks_logs_how_far_it_is_when_it_is_asked_and_nothing_where_nothing_is_at_hand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    progress, said = Progress(), []
+    asked = SimpleNamespace(progress=progress, cache_info=lambda: SimpleNamespace(currsize=1))
+    monkeypatch.setattr(work, "_exchange_of", lambda _process: asked)
+    monkeypatch.setattr(work._exchange_of, "cache_info", asked.cache_info, raising=False)
+    monkeypatch.setattr(work.log, "info", lambda event, **fields: said.append((event, fields["message"])))
+    work.say_how_far()
+    with progress.counted():
+        progress.expect("arrived", 4)
+        progress.add(1)
+        work.say_how_far()
+        assert not progress.is_watched  # nothing is counted for it that is not known anyhow
+    work.say_how_far()
+    assert said == [("progress", "1 of 4 rows (25%)")]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from exchange.operating.crossed import Crossed
     from exchange.operating.doctor import Finding
     from exchange.operating.status import Status
+    from exchange.progress import Progress
     from exchange.results import ExportRun, ImportRun, Resynced
     from exchange.settings import Settings
     from exchange.site import Site
@@ -128,6 +129,11 @@ class Exchange:
             refuse_unready(site)
             self._ready = True
         return site
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the work at hand is; None before any was begun."""
+        return None if self._made is None else self._made[1].progress
 
     def _assembled(self) -> Site:
         from exchange.operating.assemble import assemble

@@ -30,6 +30,8 @@ if "celery.bin.celery" in sys.modules:
 
 import json
 import logging
+import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
@@ -56,6 +58,7 @@ from exchange.format.errors import printable
 from exchange.operating import broker, last_runs, logs, readiness
 from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
+from exchange.progress import ASKING
 from exchange.settings import Settings, SettingsFaults, load_settings
 
 ANSWER_SECONDS = 5
@@ -303,6 +306,7 @@ def _check_settings(settings: Settings) -> None:
 @signals.worker_init.connect
 def _is_worker(**_: Any) -> None:
     app.runs = "worker"
+    signal.signal(ASKED_OF_A_TASK, signal.SIG_IGN)  # as it is in a process of it that does not answer yet
     manager()  # before a pool is forked
     from exchange.celery.work import hold_settings  # noqa: PLC0415 - `celery call` starts sooner without it
 
@@ -367,3 +371,31 @@ def _tell_stopping(**_: Any) -> None:
 def _say_worries(**_: Any) -> None:
     for worry in broker.durability_problems(app.conf.exchange_secret_broker_url):
         structlog.get_logger("exchange").warning(str(worry))
+
+
+ASKED_OF_A_TASK = signal.SIGUSR2
+"""What a worker asks its processes by: their SIGUSR1 ends a task that takes too long, and is Celery's."""
+
+
+@signals.worker_process_init.connect
+def _answer_how_far(**_: Any) -> None:
+    """Have a process that does tasks log how far it is, whenever the worker asks."""
+    from exchange.celery.work import say_how_far  # noqa: PLC0415 - a worker has it already
+
+    signal.signal(ASKED_OF_A_TASK, say_how_far)
+
+
+@signals.worker_ready.connect
+def _ask_how_far(sender: Any, **_: Any) -> None:
+    """Pass such a signal on to the processes that do the tasks, or answer it where this one does them."""
+    from exchange.celery.work import say_how_far  # noqa: PLC0415 - a worker has it already
+
+    def ask(*_: Any) -> None:
+        """Ask each of them."""
+        say_how_far()
+        for process in getattr(getattr(sender.pool, "_pool", None), "_pool", []):
+            with suppress(OSError, TypeError):
+                os.kill(process.pid, ASKED_OF_A_TASK)
+
+    for asking in ASKING:
+        signal.signal(asking, ask)

@@ -157,6 +157,7 @@ def _task(name: str) -> Callable[[Work], Work]:
                         interrupted_by(SoftTimeLimitExceeded),
                         transient_errors(),
                         _audited(name, arguments, who, reason) as act,
+                        _counted_rows(),
                     ):
                         result = work(**arguments)
                         if act is not None:
@@ -175,6 +176,23 @@ def _task(name: str) -> Callable[[Work], Work]:
         return run  # type: ignore[return-value]
 
     return decorate
+
+
+@contextmanager
+def _counted_rows() -> Iterator[None]:
+    """Count the rows of a task's work, for whoever asks this process how far it is."""
+    with _exchange().site.progress.counted():
+        yield
+
+
+def say_how_far(*_: Any) -> None:
+    """Log how far the task at hand is; nothing where there is none. Called by a signal."""
+    if not _exchange_of.cache_info().currsize:
+        return
+    progress = _exchange().progress
+    if progress is not None and progress.is_counted:
+        with suppress(RuntimeError):  # the signal came in the midst of another line
+            log.info("progress", message=str(progress.pace()), **_task_id())
 
 
 def _task_id() -> dict[str, str]:
@@ -312,8 +330,11 @@ def retry_dead_letter(  # noqa: PLR0917 - as a call by hand names them
         check_count(name, value)
     check_rate("rate", rate)
     shown: list[Result] = []
+    progress = _exchange().site.progress
+    progress.expect("all", _exchange().dead_letters.count_left(str(selection)))
 
     def collect(retried: Sequence[Retried]) -> None:
+        progress.add(len(retried))
         shown.extend(one.without_values().as_dict() for one in retried[: max(MOST_TOLD - len(shown), 0)])
 
     pace = Pace(rate, canary, stop_after)

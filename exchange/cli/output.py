@@ -21,7 +21,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from exchange.format.errors import printable
-from exchange.progress import Pace, Progress
+from exchange.progress import ASKING, Pace, Progress
 
 LONGEST_CELL = 500
 LONGEST_SENTENCE = 2000
@@ -278,7 +278,7 @@ def between_batches(doing: str, progress: Progress) -> Iterator[Callable[[], boo
     The first Ctrl-C lets the batch at hand end, the second one stops at once, which rolls it back. SIGUSR1 has it said
     how far it is.
     """
-    with _interruptible("the batch") as interrupted, _shown_progress(doing, progress):
+    with _interruptible("the batch") as interrupted, shown_progress(doing, progress):
         yield interrupted
 
 
@@ -295,7 +295,7 @@ def between_groups(doing: str, total: int) -> Iterator[tuple[Callable[[], bool],
         progress.add(done - before)
         before = done
 
-    with _interruptible("the group") as interrupted, _shown_progress(doing, progress):
+    with _interruptible("the group") as interrupted, shown_progress(doing, progress):
         progress.expect("all", total)
         yield interrupted, show
 
@@ -320,14 +320,19 @@ def _interruptible(work: str) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _shown_progress(doing: str, progress: Progress) -> Iterator[None]:
-    """Show how far work is: by a bar at a terminal, else by a line now and then, and by one at each SIGUSR1."""
-    before = signal.signal(signal.SIGUSR1, lambda *_: say(f"{doing}: {progress.pace()}"))
+def shown_progress(doing: str, progress: Progress) -> Iterator[None]:
+    """Show how far work is: by a bar at a terminal, else by a line now and then; and by one at a signal that asks."""
+
+    def answer(_number: int, _frame: FrameType | None) -> None:
+        say(f"{doing}: {progress.pace()}")
+
+    before = {number: signal.signal(number, answer) for number in ASKING}
     try:
         with _bar(doing) if sys.stderr.isatty() else _lines(doing) as watch, progress.watched(watch, say):
             yield
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -138,7 +138,11 @@ def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Remove files and settled dead letters beyond their retention. The ledger stays."""
     from exchange.operating.prune import prune_expired
 
-    with open_site() as site, by_hand(site, "prune", {}, who=who, why=reason) as act:
+    with (
+        open_site() as site,
+        by_hand(site, "prune", {}, who=who, why=reason) as act,
+        output.shown_progress("pruning", site.progress),
+    ):
         counts = prune_expired(site).as_dict()
         act.came_to(counts)
     if as_json:

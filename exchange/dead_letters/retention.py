@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from exchange.database import ledger
-from exchange.database.locks import writing
+from exchange.database.locks import reading, writing
 from exchange.database.tables import DeadLetterState, UtcDateTime, dead_letter, revision, selected, selection
 from exchange.dead_letters.order import Cursor
 
@@ -20,12 +21,26 @@ _FIRST = Cursor(datetime.min.replace(tzinfo=UTC), 0)
 SETTLED = frozenset({DeadLetterState.APPLIED, DeadLetterState.SUPERSEDED, DeadLetterState.DISCARDED})
 
 
-def retire(engine: Engine, state: DeadLetterState, before: datetime, cause: str, most: int) -> int:
+def count_due(engine: Engine, state: DeadLetterState, before: datetime) -> int:
+    """Count the letters that came to ``state`` before a moment."""
+    due = (dead_letter.c.state == state, dead_letter.c.created_at < before, dead_letter.c.updated_at < before)
+    with reading(engine) as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(dead_letter).where(*due)) or 0
+
+
+def retire(
+    engine: Engine,
+    state: DeadLetterState,
+    before: datetime,
+    cause: str,
+    most: int,
+    note: Callable[[int], None] = lambda _removed: None,
+) -> int:
     """Remove letters that came to ``state`` before a moment, oldest first, at most ``most``; give how many went.
 
     Their revisions go with them; their events stay, one more saying ``cause``. The newest letter of all stays:
     SQLite would give its id to the next one. Commits every ``CHUNK`` letters looked at. Raises ValueError for a state
-    that is not settled.
+    that is not settled. ``note`` is told how many went with each commit.
     """
     if state not in SETTLED:
         msg = f"dead letters that are {state} are never removed"
@@ -35,7 +50,9 @@ def retire(engine: Engine, state: DeadLetterState, before: datetime, cause: str,
     while cursor is not None and removed < most:
         with writing(engine) as connection:
             ids, cursor = _due(connection, state, before, cursor)
-            removed += _remove(connection, ids[: most - removed], state, before, cause)
+            gone = _remove(connection, ids[: most - removed], state, before, cause)
+        removed += gone
+        note(gone)
     return removed
 
 

@@ -86,8 +86,14 @@ def _prune_letters(site: Site, clock: RetentionClock) -> int:
     """Let go of dead letters by the state that they came to."""
     removed = 0
     for state, days in site.limits.letter_days.items():
-        cause = f"removed, as it has been {state} for {days:g} days"
-        removed += retention.retire(site.engine, state, clock.before(days), cause, site.limits.pruned_letters)
+        cause, before, most = (
+            f"removed, as it has been {state} for {days:g} days",
+            clock.before(days),
+            site.limits.pruned_letters,
+        )
+        if site.progress.is_watched:
+            site.progress.expect(state, min(retention.count_due(site.engine, state, before), most))
+        removed += retention.retire(site.engine, state, before, cause, most, note=site.progress.add)
     retention.forget_selections(site.engine)
     with writing(site.engine) as connection:
         auto_retry.bring_near(connection)
@@ -107,6 +113,7 @@ def _prune_sealed(site: Site, clock: RetentionClock) -> int:
     pruned = 0
     while some := _prune_some(site, kept, told):
         pruned += some
+        site.progress.add(some)
     return pruned
 
 
