@@ -40,6 +40,7 @@ COMMANDS = {
     "resync": "resync.resync",
     "reconcile": "reconcile.reconcile",
     "resend": "gaps.resend",
+    "carry": "carry.carry",
     "verify": "verify.verify",
     "inspect": "verify.inspect",
     "forget": "forget.forget",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.crossing.conftest import link
+from tests.crossing.conftest import link, small
 
-__all__ = ["link"]
+__all__ = ["link", "small"]
