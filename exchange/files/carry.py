@@ -130,7 +130,8 @@ def carry(source: Path, target: Path, *, move: bool = False, mark: bool = False,
                     continue
                 try:
                     _carry_batch(_Way(source, of, target, to, done), name, batches[name], move=move)
-                    _remember(to, {str(name)} - known)
+                    if not move:
+                        _remember(to, {str(name)} - known)
                 except _Left as answer:
                     done.left.append(answer.left)
         except _Gone as error:

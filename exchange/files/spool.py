@@ -44,6 +44,7 @@ from exchange.files.batch_files import (
     plain_entry,
     take_all,
 )
+from exchange.files.carry import MEMORY
 from exchange.files.folder import COPY_BYTES, HOME_MODE, OUR_MODE, Folder, NotPlain, held, hold, make_private
 from exchange.files.layout import Folders
 from exchange.files.left_alone import (
@@ -258,7 +259,7 @@ class Spool:
         for path in (self.folders.work, self.folders.incoming):
             with self._listed(path) as (folder, entries):
                 for entry in entries:
-                    if entry.name == MARKER:
+                    if entry.name in {MARKER, MEMORY}:
                         continue
                     parsed = parse_file_name(entry.name)
                     try:

@@ -16,6 +16,7 @@ import pytest
 from exchange.channels import check
 from exchange.channels.codecs import ROWS
 from exchange.database.tables import metadata
+from exchange.operating.doctor.finding import Alarm
 from exchange.settings import Variable, variables
 from exchange.testing import servers
 from tests.deploy.commands import write_programs
@@ -37,6 +38,9 @@ PAGES = {
         "deploy/EMBED.md",
         "deploy/ALARMS.md",
         "deploy/README.md",
+        "deploy/RUNBOOK.md",
+        "deploy/GROWTH.md",
+        "deploy/carrier/README.md",
         "exchange/reference/README.md",
         "ARCHITECTURE.md",
         "SECURITY.md",
@@ -117,12 +121,24 @@ def test_each_change_of_a_declaration_is_made_on_one_side_first_as_it_stands(
     _play(SESSIONS["growing"], tmp_path, forked_python)
 
 
+@pytest.mark.processes
+@pytest.mark.thorough
+def test_every_procedure_of_the_runbook_runs_as_it_stands(tmp_path: Path, forked_python: Path) -> None:
+    _play(SESSIONS["runbook"], tmp_path, forked_python)
+
+
+def test_the_runbook_has_a_command_for_every_alarm() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .*`exchange .* \|$", PAGES["deploy/RUNBOOK.md"], re.MULTILINE)
+    assert rows == [alarm.value for alarm in Alarm]
+
+
 def test_every_console_block_belongs_to_a_session_that_is_run() -> None:
     assert {name for name, session in SESSIONS.items() if session.steps} == {
         "existing",
         "factory",
         "growing",
         "reference",
+        "runbook",
         "security",
     }
 
