@@ -31,8 +31,8 @@ from exchange.format.names import BatchName, data_name, manifest_name, parse_fil
 MARKER = ".exchange-folder"
 PART = ".part"
 MEMORY = ".exchange-carried"
-"""In the folder of ``--to``: which of the batches that still lie in the other one were carried, one a line. Who takes
-them in takes them away, and they would be carried at each run."""
+"""In the folder of ``--to``, with a number for each folder of ``--from``: which of the batches that still lie there
+were carried, one a line. Who takes them in takes them away, and they would be carried at each run."""
 
 CHUNK = 1024 * 1024
 MOST_MANIFEST = 64 * 1024
@@ -121,9 +121,10 @@ def carry(source: Path, target: Path, *, move: bool = False, mark: bool = False,
         try:
             with _blaming(source):
                 batches = _listed(of, done)
-            memory = set() if again else _remembered(to)
-            known = memory & {str(name) for name in batches}
-            _remember(to, known, anew=known != memory)
+            notes = _memory_of(of)
+            memory = _remembered(to, notes)
+            known = set() if again else memory & {str(name) for name in batches}
+            _remember(to, notes, known, anew=known != memory)
             for name in sorted(batches):
                 if str(name) in known and not move and not _exists(to, manifest_name(name)):
                     done.before += 1
@@ -131,7 +132,7 @@ def carry(source: Path, target: Path, *, move: bool = False, mark: bool = False,
                 try:
                     _carry_batch(_Way(source, of, target, to, done), name, batches[name], move=move)
                     if not move:
-                        _remember(to, {str(name)} - known)
+                        _remember(to, notes, {str(name)} - known)
                 except _Left as answer:
                     done.left.append(answer.left)
         except _Gone as error:
@@ -241,17 +242,24 @@ def _listed(folder: int, done: Carried) -> dict[BatchName, set[str]]:
     return found
 
 
-def _remembered(folder: int) -> set[str]:
-    with suppress(OSError), _open(folder, MEMORY) as file:
+def _memory_of(source: int) -> str:
+    """Name the file that remembers what was carried from a folder, by its marker: a stick may serve both ways."""
+    with suppress(OSError), _open(source, MARKER) as file:
+        return f"{MEMORY}-{hashlib.sha256(file.read(MOST_MANIFEST)).hexdigest()[:12]}"
+    return MEMORY
+
+
+def _remembered(folder: int, notes: str) -> set[str]:
+    with suppress(OSError), _open(folder, notes) as file:
         return set(file.read().decode(errors="replace").splitlines())
     return set()
 
 
-def _remember(folder: int, names: set[str], *, anew: bool = False) -> None:
+def _remember(folder: int, notes: str, names: set[str], *, anew: bool = False) -> None:
     """Add to what was carried, or write it anew; where that can't be kept batches are carried once more, no worse."""
     with suppress(OSError):
         if names or anew:
-            with _create(folder, MEMORY) as file:
+            with _create(folder, notes) as file:
                 file.seek(0, os.SEEK_SET if anew else os.SEEK_END)
                 file.write("".join(f"{one}\n" for one in sorted(names)).encode())
                 file.truncate()

@@ -259,7 +259,7 @@ class Spool:
         for path in (self.folders.work, self.folders.incoming):
             with self._listed(path) as (folder, entries):
                 for entry in entries:
-                    if entry.name in {MARKER, MEMORY}:
+                    if entry.name == MARKER or entry.name.startswith(MEMORY):
                         continue
                     parsed = parse_file_name(entry.name)
                     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -28,10 +30,12 @@ from sqlalchemy.orm import Session
 from exchange.cli.app import app
 from exchange.database.engine import make_engine
 from exchange.database.locks import reading
+from exchange.files.carry import carry
 from exchange.reference.models import Response, User
 from exchange.reference.seeds import ADMINISTRATOR, seed
 from exchange.reference.submit import submit
 from exchange.testing.servers import free_port
+from tests.databases import Databases
 from tests.deploy import confine
 from tests.deploy.commands import (
     DEPLOY,
@@ -259,6 +263,117 @@ def test_one_side_migrates_works_and_stops(
         assert {stat.S_IMODE(path.stat().st_mode) for path in published} == {0o640}
         said = log.read_text() + (tmp_path / "beat.log").read_text() + (folder / "broker.log").read_text()
         assert not [password for password in passwords.values() if password in said]
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::([?-])([^}]*))?\}")
+
+
+def _resolved(text: str, variables: dict[str, str]) -> str:
+    """Put in what a compose file takes from its .env, as compose does."""
+
+    def put(found: re.Match[str]) -> str:
+        name, kind, otherwise = found.groups()
+        assert name in variables or kind == "-", f"{name}: {otherwise}"
+        return variables.get(name, otherwise or "")
+
+    return _VARIABLE.sub(put, text)
+
+
+def _in_order(services: dict[str, Any]) -> list[str]:
+    """Give the services so that each comes behind those that it waits for."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        for other in services[name].get("depends_on", {}):
+            add(other)
+        if name not in order:
+            order.append(name)
+
+    for name in services:
+        add(name)
+    return order
+
+
+class Project:
+    """One side's compose file, run without containers: in its order, with its environment, paths mapped."""
+
+    def __init__(self, folder: Path, python: Path, database_url: str, variables: dict[str, str]) -> None:
+        self.folder, self.variables, self._database_url = folder, variables, database_url
+        self.services: dict[str, Any] = compose(DEPLOY / "compose.yaml")["services"]
+        _write_secrets(folder)
+        self.programs = write_programs(folder / "bin", python)
+        self.env: dict[str, str] = {}
+        self.done: list[str] = []
+
+    def up(self, opened: contextlib.ExitStack) -> None:
+        """Start each service once those are there that it waits for; see it healthy where others wait for that."""
+        for name in _in_order(self.services):
+            service = self.services[name]
+            waits = service.get("depends_on", {})
+            assert set(waits) <= set(self.done)
+            match name:
+                case "database":
+                    pass  # a real one runs already: its image is no command of ours
+                case "broker":
+                    self.env["EXCHANGE_BROKER_URL"] = opened.enter_context(_broker(self.folder, self.programs))
+                case _:
+                    self._start(name, service, opened)
+            self.done.append(name)
+
+    def _start(self, name: str, service: dict[str, Any], opened: contextlib.ExitStack) -> None:
+        env = self._environment(service)
+        command, *check = service_commands(service)
+        if service["restart"] == "no":
+            _run(command, env)
+            return
+        log = self.folder / f"{name}.log"
+        opened.enter_context(_running((command, env, log)))
+        for words in check:
+            here = [word.replace("$(hostname)", socket.gethostname()) for word in words]
+            _wait_until_healthy([word.replace("--timeout 10", "--timeout 1") for word in here], env, log)
+
+    def run(self, *words: str) -> str:
+        """Run a command as `docker compose run --rm worker` does."""
+        return _run(list(words), self._environment(self.services["worker"]))
+
+    def _environment(self, service: dict[str, Any]) -> dict[str, str]:
+        said = {one: _resolved(value, self.variables) for one, value in service["environment"].items()}
+        places = {"EXCHANGE_DATABASE_URL": self._database_url, **self.env}
+        more = {"EXCHANGE_CARRIER_GROUP": str(os.getegid()), "EXCHANGE_NUDGE": "true", **HURRY}
+        return _side(self.folder, {**service, "environment": said}, self.programs, **places, **more)
+
+
+@pytest.mark.thorough
+@pytest.mark.processes
+@pytest.mark.postgres
+@pytest.mark.valkey
+def test_both_sides_come_up_in_the_order_of_compose_and_a_batch_crosses(
+    tmp_path: Path, forked_python: Path, databases: Databases
+) -> None:
+    sides = {}
+    for name, peer in (("request", "response"), ("response", "request")):
+        variables = {"EXCHANGE_NETWORK": name, "EXCHANGE_PEER": peer}
+        (tmp_path / name).mkdir()
+        sides[name] = Project(tmp_path / name, forked_python, databases.fresh("postgresql"), variables)
+    request, response = sides["request"], sides["response"]
+    for name, side in sides.items():
+        side.run("exchange", "init")
+        side.run("exchange", "keys", "new", f"{name}-2026")
+    for side, other in ((request, response), (response, request)):
+        [line] = [json.loads(one) for one in other.run("exchange", "keys", "list", "--json").splitlines()]
+        pem = next((other.folder / "home" / "keys").glob("*.pem"))
+        side.run("exchange", "keys", "trust", str(pem), "--fingerprint", line["fingerprint"])
+    with contextlib.ExitStack() as opened:
+        for side in sides.values():
+            side.up(opened)
+        assert request.done.index("migrate") < request.done.index("worker")
+        response.run("exchange", "seed")
+        deadline = time.monotonic() + START_SECONDS
+        while "directory" not in request.run("exchange", "batches", "--state", "applied", "--json"):
+            assert time.monotonic() < deadline, (response.folder / "beat.log").read_text()
+            for one, other in ((request, response), (response, request)):
+                carry(one.folder / "outgoing", other.folder / "incoming")
+            time.sleep(0.2)
 
 
 def _seen_by_others(pid: int, secrets: Iterable[str]) -> list[str]:

@@ -40,7 +40,7 @@ def made(folder: Path, sequence: int, data: bytes = b"one\n") -> tuple[Path, Pat
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {MARKER, MEMORY}
+    return {path.name for path in folder.iterdir() if path.name != MARKER and not path.name.startswith(MEMORY)}
 
 
 @pytest.fixture
@@ -102,7 +102,12 @@ def test_what_was_taken_in_over_there_is_not_carried_at_each_run(folders: tuple[
     for path in outgoing.glob("*0000000001*"):
         path.unlink()
     assert carry(outgoing, stick).before == 0
-    assert (stick / MEMORY).read_text() == f"forth-{EPOCH}-0000000002\n"
+    [notes] = stick.glob(f"{MEMORY}-*")
+    assert notes.read_text() == f"forth-{EPOCH}-0000000002\n"
+    (back := outgoing.parent / "back").mkdir()
+    (back / MARKER).write_text(f"outgoing {'2' * 32}\n")
+    carry(back, stick)  # a stick goes both ways
+    assert carry(outgoing, stick).files == 0
 
 
 def test_what_is_not_whole_or_not_what_its_manifest_says_stays_and_is_named(folders: tuple[Path, Path]) -> None:
