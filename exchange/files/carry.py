@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -212,7 +212,7 @@ def _blaming(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(folder: int, name: str) -> BinaryIO:
+def _open(folder: int, name: str) -> BufferedReader:
     """Open a plain file for reading, and nothing else. Raises OSError."""
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

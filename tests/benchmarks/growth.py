@@ -105,7 +105,7 @@ def sample() -> Iterator[Sample]:
             for name, peer in (("one", "two"), ("two", "one"))
         ]
         os.environ[clock.AHEAD] = "0"
-        yield Sample(Link(*sides))
+        yield Sample(Link(sides[0], sides[1]))
         for side in sides:
             side.engine.dispose()
 

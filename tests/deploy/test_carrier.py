@@ -177,8 +177,8 @@ def test_sftp_puts_under_a_temporary_name_and_renames(small: Link, tmp_path: Pat
     try:
         write(small, 1, 2)
         outgoing = small.one.site.spool.folders.outgoing
-        words = (CARRIER / "carry-sftp", outgoing, "127.0.0.1", root / "incoming", tmp_path / "carried")
-        words = (*words, "-P", server.port, *server.options)
+        where = (outgoing, "127.0.0.1", root / "incoming", tmp_path / "carried")
+        words = (CARRIER / "carry-sftp", *where, "-P", server.port, *server.options)
         done = run(*words)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.count("carried forth-") == 2

@@ -356,13 +356,13 @@ def test_both_sides_come_up_in_the_order_of_compose_and_a_batch_crosses(
         (tmp_path / name).mkdir()
         sides[name] = Project(tmp_path / name, forked_python, databases.fresh("postgresql"), variables)
     request, response = sides["request"], sides["response"]
-    for name, side in sides.items():
-        side.run("exchange", "init")
-        side.run("exchange", "keys", "new", f"{name}-2026")
+    for side in sides.values():
+        side.run("exchange", "init")  # as the image does it: folders and a key
     for side, other in ((request, response), (response, request)):
-        [line] = [json.loads(one) for one in other.run("exchange", "keys", "list", "--json").splitlines()]
-        pem = next((other.folder / "home" / "keys").glob("*.pem"))
-        side.run("exchange", "keys", "trust", str(pem), "--fingerprint", line["fingerprint"])
+        [own] = (other.folder / "home" / "keys").glob("*.pem")
+        keys = [json.loads(one) for one in other.run("exchange", "keys", "list", "--json").splitlines()]
+        [fingerprint] = [one["fingerprint"] for one in keys if one["name"] == own.stem]
+        side.run("exchange", "keys", "trust", str(own), "--fingerprint", fingerprint)
     with contextlib.ExitStack() as opened:
         for side in sides.values():
             side.up(opened)
