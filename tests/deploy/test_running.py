@@ -323,13 +323,17 @@ class Project:
     def _start(self, name: str, service: dict[str, Any], opened: contextlib.ExitStack) -> None:
         env = self._environment(service)
         command, *check = service_commands(service)
+        port = str(free_port())
+        if name == "serve":  # both sides are on one machine here, and nobody else is to reach them
+            command = ["127.0.0.1" if word == "0.0.0.0" else word for word in command]  # noqa: S104
+            command += ["--port", port]
         if service["restart"] == "no":
             _run(command, env)
             return
         log = self.folder / f"{name}.log"
         opened.enter_context(_running((command, env, log)))
         for words in check:
-            here = [word.replace("$(hostname)", socket.gethostname()) for word in words]
+            here = [word.replace("$(hostname)", socket.gethostname()).replace("8470", port) for word in words]
             _wait_until_healthy([word.replace("--timeout 10", "--timeout 1") for word in here], env, log)
 
     def run(self, *words: str) -> str:

@@ -71,6 +71,7 @@ def _play(session: Session, folder: Path, python: Path, replaced: dict[str, str]
     programs = write_programs(folder / "bin", python)
     (programs / "python").symlink_to(python)
     place = folder / "here"
+    place.mkdir()
     for name, content in session.files.items():
         path = place / name
         path.parent.mkdir(parents=True, exist_ok=True)
