@@ -53,6 +53,7 @@ _LIBRARIES = {
     "celery.worker.strategy": logging.WARNING,
     "celery.app.trace": logging.WARNING,
     "celery.beat": logging.WARNING,
+    "celery.worker.request": logging.WARNING,
     "uvicorn.access": logging.WARNING,
 }
 """The lowest level at which others speak, whatever is set."""
