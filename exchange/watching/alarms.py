@@ -26,7 +26,16 @@ MOST_KNOWN = 1000
 """So many alarms are told apart: of more the first ones are."""
 
 OF_THIS_MACHINE = frozenset(
-    {Alarm.DATABASE, Alarm.BROKER, Alarm.DISK, Alarm.FOLDER, Alarm.KEY, Alarm.SETTINGS, Alarm.MIGRATIONS}
+    {
+        Alarm.DATABASE,
+        Alarm.BROKER,
+        Alarm.DISK,
+        Alarm.FOLDER,
+        Alarm.KEY,
+        Alarm.SETTINGS,
+        Alarm.MIGRATIONS,
+        Alarm.BACKUP,
+    }
 )
 """What is looked at without the database: while that is away, nothing is known of the others."""
 

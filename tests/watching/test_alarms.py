@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from exchange.operating.doctor.finding import Alarm, Finding, Level
 from exchange.watching.alarms import MOST_AN_HOUR, Rules, Silence, Standing, compare
@@ -98,3 +100,8 @@ def test_what_is_found_at_one_look_is_one_message_that_fits_72_columns_and_says_
     assert "  $ exchange gaps" in message.text
     assert "and 11 more:" in message.text
     assert len(message.alarms) == 31
+
+
+def test_the_page_has_a_row_for_each_alarm() -> None:
+    page = (Path(__file__).parents[2] / "deploy/ALARMS.md").read_text()
+    assert re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE) == list(Alarm)
