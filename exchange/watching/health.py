@@ -37,6 +37,8 @@ SECONDS = 2.0
 """So long a part may take."""
 FRESH_SECONDS = 1.0
 """What was found so short a time ago is not looked for anew, however many ask."""
+KEPT_SECONDS = 10.0
+"""The same of what is tried by writing: to the broker, and a file in each folder."""
 ABANDONED_SECONDS = 30.0
 """After so long a look that hangs is left to itself, and another one begun."""
 MOST_ABANDONED = 4
@@ -114,9 +116,16 @@ class Looker:
                 Alarm.DISK,
                 "see what does not answer of the folders, and what is mounted there",
                 partial(check_room, places, settings.limits.batch_bytes),
+                fresh_seconds=KEPT_SECONDS,
             ),
             _Part("backup", Alarm.BACKUP, "see that its disk answers", partial(check_backups, settings)),
-            _Part("broker", Alarm.BROKER, "see that it runs, and what is between here and there", self._broker),
+            _Part(
+                "broker",
+                Alarm.BROKER,
+                "see that it runs, and what is between here and there",
+                self._broker,
+                fresh_seconds=KEPT_SECONDS,
+            ),
             _Part("database", Alarm.DATABASE, database, self._database),
         )
 
@@ -172,8 +181,18 @@ class _Look:
 class _Part:
     """One part of a side, looked at by one thread at a time."""
 
-    def __init__(self, name: str, alarm: Alarm, remedy: str, look: Callable[[], Findings], subject: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        alarm: Alarm,
+        remedy: str,
+        look: Callable[[], Findings],
+        subject: str = "",
+        *,
+        fresh_seconds: float | None = None,
+    ) -> None:
         self._name, self._alarm, self._remedy, self._look, self._subject = name, alarm, remedy, look, subject
+        self._fresh_seconds = FRESH_SECONDS if fresh_seconds is None else fresh_seconds
         self._lock = threading.Lock()
         self._present: _Look | None = None
         self._hung: list[_Look] = []
@@ -187,7 +206,7 @@ class _Part:
             if present is not None:
                 age = time.monotonic() - present.begun
                 if present.done.is_set():
-                    if age < FRESH_SECONDS:
+                    if age < self._fresh_seconds:
                         return
                 elif age < ABANDONED_SECONDS or len(self._hung) >= MOST_ABANDONED:
                     return
