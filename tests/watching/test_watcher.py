@@ -139,6 +139,15 @@ def test_a_database_that_somebody_writes_to_for_long_keeps_nobody_from_being_tol
         engine.dispose()
 
 
+def test_a_sign_of_life_is_given_at_each_look_that_left_nothing_untold(make_settings: Make) -> None:
+    with receiving(500) as ops, receiving() as alive:
+        settings = make_settings(notify=f"ops={ops.url}", notify_alive=alive.url.partition("+")[2])
+        assert look(settings, WORKER).unsent
+        assert not alive.requests
+        look(settings, WORKER)
+        assert [one.path for one in alive.requests] == ["/hook-s3cr3t"]
+
+
 def test_a_target_that_hangs_keeps_nobody_else_from_being_told(make_settings: Make) -> None:
     with receiving(0) as hangs, receiving() as well:
         settings = make_settings(notify=f"a={hangs.url} b={well.url}")
