@@ -23,6 +23,7 @@ Subject = Annotated[str, typer.Option("--subject", help="Of this channel, folder
 
 
 @app.callback()
+@output.listing
 def alarms(ctx: typer.Context, as_json: Json = False) -> None:
     """List what stands: since when, who was told and when, until when it is silenced; and what was not delivered."""
     if ctx.invoked_subcommand is None:
@@ -165,6 +166,7 @@ def trial(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
 
 
 @app.command()
+@output.listing
 def messages(
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many.")] = 20, as_json: Json = False
 ) -> None:

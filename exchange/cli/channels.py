@@ -30,6 +30,7 @@ Why = Annotated[str, typer.Option("--reason", help="Why, for whoever finds it so
 
 
 @app.callback()
+@output.listing
 def channels(ctx: typer.Context, as_json: Json = False) -> None:
     """List the channels: what each carries, whether it runs, what waits, and when it was last done."""
     if ctx.invoked_subcommand is not None:

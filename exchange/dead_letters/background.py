@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -25,14 +25,16 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.tables import DeadLetterState, RetryState, background_retry, is_retry_open
 from exchange.database.whoami import acting_for, person, whoami
-from exchange.dead_letters import bulk_retry, selections
-from exchange.dead_letters.bulk_retry import BulkRetry, BulkRun, LetterKind, Pace
+from exchange.dead_letters import selections
 from exchange.files.pid_lock import holding_name
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Problem, TransientError, printable
 from exchange.format.moments import in_words
 from exchange.results import Retried
 from exchange.site import Site
+
+if TYPE_CHECKING:
+    from exchange.dead_letters.bulk_retry import LetterKind, Pace
 
 SLICE_SECONDS = 20.0
 """So long one call works: exports and imports have their turn, too."""
@@ -75,6 +77,8 @@ class BackgroundRetry(AsDict):
     @property
     def pace(self) -> Pace:
         """How fast and how far it goes."""
+        from exchange.dead_letters.bulk_retry import Pace  # noqa: PLC0415 - who only lists retries loads no loader
+
         return Pace(self.rate, self.canary, self.stop_after)
 
     @property
@@ -253,9 +257,11 @@ class _Slice:
 
     def _work(self) -> bool:
         one = self._take()
-        bulk = BulkRetry(one.selection, one.letters, rehearsal=False, tried=one.tried, states=_states(one))
+        from exchange.dead_letters import bulk_retry  # noqa: PLC0415 - who only lists retries loads no loader
+
+        bulk = bulk_retry.BulkRetry(one.selection, one.letters, rehearsal=False, tried=one.tried, states=_states(one))
         with acting_for(one.who):
-            run = BulkRun(self._site, bulk, one.pace, self._is_over, self._tell, self._count)
+            run = bulk_retry.BulkRun(self._site, bulk, one.pace, self._is_over, self._tell, self._count)
             with reading(self._site.engine) as connection:
                 kinds = bulk_retry.kinds_of(self._site, connection, one.selection)
                 still = pauses.paused(connection, self._site.off)

@@ -17,7 +17,6 @@ from exchange.database.engine import among, in_parts, now
 from exchange.database.tables import DeadLetterState, dead_letter, selected, selection
 from exchange.database.whoami import whoami
 from exchange.dead_letters.filters import Filters
-from exchange.dead_letters.transitions import standing
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import TransientError
 from exchange.format.moments import in_words
@@ -108,6 +107,8 @@ def check_unchanged(connection: Connection, name: str) -> None:
         .where(mine.selection == name, _open(), changed)
     ).one()
     if number:
+        from exchange.dead_letters.transitions import standing  # noqa: PLC0415 - who only lists loads no loader
+
         how = standing(connection, first).message
         msg = (
             f"{number} of the letters of selection {name} changed since it was made: {how}; nothing was changed;"
