@@ -64,14 +64,16 @@ class Reloader:
         *,
         check: Callable[[Settings], object] | None = None,
         fixed: Iterable[str] = (),
+        given: Iterable[str] = (),
     ) -> None:
         """Take what holds now and who logs what came of it.
 
-        ``check`` raises SettingsFaults for what does not fit; ``fixed`` are more settings that this one can't change.
+        ``check`` raises SettingsFaults for what does not fit; ``fixed`` are more settings that this one can't change,
+        and ``given`` those that may not be the file's.
         """
         self.settings = settings
         self._tell, self._check = tell, check
-        self._fixed = NEEDS_RESTART | {*fixed}
+        self._fixed, self._given = NEEDS_RESTART | {*fixed}, {*given}
         self._asked = False
         self._looked_at = 0.0
         self._request = self._read_request()
@@ -104,7 +106,7 @@ class Reloader:
 
     def _reload(self) -> Outcome:
         try:
-            self.settings, outcome = read_anew(self.settings, self._fixed, self._check)
+            self.settings, outcome = read_anew(self.settings, self._fixed, self._check, self._given)
         except SettingsFaults as refused:
             return Outcome(REFUSED, faults=tuple(refused.faults))
         set_up = self.settings
@@ -119,7 +121,10 @@ class Reloader:
 
 
 def read_anew(
-    settings: Settings, fixed: Iterable[str] = NEEDS_RESTART, check: Callable[[Settings], object] | None = None
+    settings: Settings,
+    fixed: Iterable[str] = NEEDS_RESTART,
+    check: Callable[[Settings], object] | None = None,
+    given: Iterable[str] = (),
 ) -> tuple[Settings, Outcome]:
     """Give the settings as they are now, but for those that are ``fixed``, and what changed. Raises SettingsFaults."""
     found = load_settings()
@@ -129,7 +134,7 @@ def read_anew(
     if check is not None:
         check(merged)
     changed = tuple(variable_name(one) for one in differing if one not in kept)
-    return merged, Outcome(TAKEN, changed, tuple(map(variable_name, kept)))
+    return merged, Outcome(TAKEN, changed, tuple(variable_name(one) for one in kept if one not in given))
 
 
 def _request_file(settings: Settings) -> Path:

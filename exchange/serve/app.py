@@ -83,10 +83,7 @@ def make_app(settings: Settings, *, token: str | None = None) -> Starlette:
     async def living(_app: Starlette) -> AsyncIterator[None]:
         side.watch()
         report_ready()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_say_that_it_works)
-            yield
-            tasks.cancel_scope.cancel()
+        yield
         manager().stops()
         await run_sync(side.close)
 
@@ -102,12 +99,6 @@ def make_app(settings: Settings, *, token: str | None = None) -> Starlette:
     app.state.side = side
     app.add_middleware(Guard, token=token, open_paths=frozenset({"/health/live"}), host=settings.serve_host)
     return app
-
-
-async def _say_that_it_works() -> None:
-    while True:
-        manager().works()
-        await anyio.sleep(min(manager().every_seconds or 3600.0, 3600.0))
 
 
 async def _front(_request: Request) -> Response:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
+from contextlib import suppress
 from typing import Any
 
 import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from exchange.operating import logs
+from exchange.operating import last_runs, logs
+from exchange.operating.reloading import Reloader, say_reloaded
+from exchange.operating.service_manager import manager
 from exchange.serve.app import STOP_SECONDS, make_app
 from exchange.serve.guard import MOST_HEADER_BYTES, is_loopback
 from exchange.settings import Settings, SettingsFaults, variable_name
@@ -19,6 +23,11 @@ REQUEST_SECONDS = 10.0
 """So long a connection may take for what it asks."""
 MOST_AT_ONCE = 100
 """So many connections are served at once; those beyond are told to come again."""
+
+
+_RELOADED = {"log_level", "log_format"}
+_GIVEN = {"serve_host", "serve_port"}
+"""What the command line may have said."""
 
 
 class _Bounded(H11Protocol):
@@ -57,6 +66,7 @@ def run_server(settings: Settings) -> None:
             f" {host}; write one (`openssl rand -hex 32`), or leave {variable_name('serve_host')} at 127.0.0.1"
         )
         raise SettingsFaults([msg])
+    manager()
     logs.configure("serve", settings.log_level, settings.log_format, secrets=(*settings.passwords, token))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, settings.serve_port), family=family, backlog=MOST_AT_ONCE)
@@ -81,4 +91,47 @@ def run_server(settings: Settings) -> None:
         timeout_graceful_shutdown=int(STOP_SECONDS),
         h11_max_incomplete_event_size=MOST_HEADER_BYTES,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(OSError):
+        for sentence in last_runs.begin(settings, "serve"):
+            structlog.get_logger("exchange").warning("restarted", message=sentence)
+    _Server(config, settings, (host, listening.getsockname()[1])).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """A server that tells whoever started it that it is ready and answers, and reads the log's settings anew."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, address: tuple[str, int]) -> None:
+        super().__init__(config)
+        self._address = ("127.0.0.1" if address[0] in {"0.0.0.0", "::"} else address[0], address[1])  # noqa: S104
+        self._asking: asyncio.Task[None] | None = None
+        self._reloader = Reloader(settings, say_reloaded, fixed=Settings.model_fields.keys() - _RELOADED, given=_GIVEN)
+        if not sys.stdin.isatty():  # whose end is to end us
+            self._reloader.listen()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin, and ask itself from then on."""
+        await super().startup(sockets)
+        if manager().patience_seconds:
+            self._asking = asyncio.create_task(self._ask_itself())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; uvicorn then dies of the signal that it was asked by, and nothing runs any more."""
+        await super().shutdown(sockets)
+        last_runs.end()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Take new settings where somebody asked for that."""
+        self._reloader.reload_if_asked()
+        return await super().on_tick(counter)
+
+    async def _ask_itself(self) -> None:
+        """Say that it works each time that it has answered as it answers others."""
+        while True:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(manager().patience_seconds / 2):
+                    reader, writer = await asyncio.open_connection(*self._address)
+                    writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    if (await reader.read(5)) == b"HTTP/":
+                        manager().works()
+                    writer.close()
+            await asyncio.sleep(manager().every_seconds)
