@@ -29,6 +29,8 @@ from exchange.watching.watcher import Watcher
 
 METRICS_SECONDS = 8.0
 """So long a scrape may take: Prometheus waits for ten."""
+SCRAPE_WAIT_SECONDS = 2.0
+"""So long a scrape waits for another one: two Prometheuses may ask at one moment."""
 STOP_SECONDS = 5.0
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -52,8 +54,8 @@ class _Side:
         self._watch.start()
 
     def metrics(self) -> bytes | None:
-        """Render the metrics; None while an earlier scrape hangs. Raises SettingsFaults."""
-        if not self._scraping.acquire(blocking=False):
+        """Render the metrics after whoever scrapes now; None while an earlier scrape hangs. Raises SettingsFaults."""
+        if not self._scraping.acquire(timeout=SCRAPE_WAIT_SECONDS):
             return None
         try:
             if self._site is None:
