@@ -17,6 +17,8 @@ import pyrage  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from exchange.celery import service, work
 from exchange.database import clock, make_engine
@@ -26,6 +28,7 @@ from exchange.format.errors import TransientError
 from exchange.format.signing import TrustedKeys
 from exchange.operating.backup import databases as servers
 from exchange.operating.backup import folder, postgresql, restore, sqlite
+from exchange.reference.models import ProfileType, Request
 from exchange.settings import Settings
 from tests.cli.conftest import Done, Pair, Side, paired
 from tests.databases import Databases
@@ -125,6 +128,74 @@ def test_a_lost_database_is_back_by_one_command_and_both_sides_agree(backed: Pai
     assert backed.request.do("dead-letters", "list", "--json").lines == []
     (act,) = here.do("audit", "--action", "restore", "--json").lines
     assert (act["why"], act["result"]["epoch"]) == ("the disk burned", done["epoch"])
+
+
+class Writer(threading.Thread):
+    """An application that writes rows of its own side, one a transaction, until it is stopped."""
+
+    def __init__(self, side: Side) -> None:
+        super().__init__()
+        self._side = side
+        self._ended, self.wrote = threading.Event(), 0
+
+    def run(self) -> None:
+        """Write; a database that another one writes to, or that is gone, is tried again."""
+        engine = make_engine(self._side.database_url)
+        while not self._ended.is_set():
+            self.wrote += 1
+            with suppress(SQLAlchemyError, TransientError), Session(engine) as session, session.begin():
+                if self._side.network == "response":
+                    session.add(ProfileType(name=f"{self.ident}-{self.wrote}", daily_limit=1, priority=1))
+                else:
+                    session.add(Request(user_id=1, kind="question", query=f"{self.wrote}?"))
+            self._ended.wait(0.01)
+        engine.dispose()
+
+    def written(self, more: int) -> None:
+        """Wait until it wrote so many more rows."""
+        wanted = self.wrote + more
+        while self.wrote < wanted and self.is_alive():
+            self._ended.wait(0.01)
+
+    def stop(self) -> None:
+        """Have it end."""
+        self._ended.set()
+        self.join()
+
+
+@pytest.mark.thorough
+def test_an_old_copy_is_restored_while_the_other_side_goes_on_writing(backed: Pair) -> None:
+    cross(backed)
+    cross(backed)
+    here, there = Writer(backed.response), Writer(backed.request)
+    here.start()
+    there.start()
+    try:
+        here.written(20)
+        backup = back_up(backed.response)  # while both write
+        assert backed.response.do("backup", "verify", str(backup), "--json").line["differences"] == []
+        for _ in range(3):  # so many batches old is the copy, in both directions
+            here.written(10)
+            cross(backed)
+        here.stop()
+        lose_database(backed.response)
+        done = backed.response.do("restore", "--from", str(backup), "--json").line
+        there.written(20)
+        here = Writer(backed.response)
+        here.start()
+        here.written(10)
+        for _ in range(2):
+            cross(backed)
+    finally:
+        here.stop()
+        there.stop()
+    assert {one["state"] for one in agree(backed)} == {"equal"}
+    requests = backed.response.do("reconcile", "--report", "--json").lines
+    assert [(one["state"], one["missing"]) for one in requests if one["channel"] == "requests"] == [("equal", 0)]
+    assert backed.request.do("dead-letters", "list", "--json").lines == []
+    checked = [one for side in (backed.request, backed.response) for one in side.run("check", "--json").lines]
+    assert [one for one in checked if one["level"] == "fault"] == []
+    assert done["seconds"] > 0
 
 
 def test_a_backup_is_for_our_eyes_only_and_says_what_was_there(backed: Pair) -> None:

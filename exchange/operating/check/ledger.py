@@ -90,6 +90,8 @@ def _flows(connection: Connection) -> _Said:
         if at.digest is not None:
             there = sa.select(batch.c.digest).where(*counting, batch.c.sequence == at.sequence)
             if at.digest not in set(connection.scalars(there)):
+                if out and not at.current:
+                    continue  # an older copy was restored: of what it forgot the other side told (``remember_sealed``)
                 found.append((OTHER_DIGEST, f"{flow}-{at.sequence:010d}"))
         if at.channel == CONTROL and not out:
             continue  # of those the newest says it all
