@@ -61,12 +61,16 @@ class Terminal:
 
 @contextmanager
 def terminal(
-    words: list[str], environment: Mapping[str, str], columns: int = 80, lines: int = 24
+    words: list[str], environment: Mapping[str, str], columns: int = 80, lines: int = 24, *, alone: bool = False
 ) -> Iterator[Terminal]:
-    """Run a command at a terminal of this size; one that still runs at the end is killed."""
+    """Run a command at a terminal of this size; one that still runs at the end is killed.
+
+    ``alone`` closes what this process has open: by that its servers know that somebody needs them. SQLite of a fork
+    needs its own.
+    """
     pid, number = pty.fork()
     if pid == 0:
-        _become(words, environment)
+        _become(words, environment, alone=alone)
     fcntl.ioctl(number, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     os.write(number, b"\n")  # it is as large as it is to be
     running = Terminal(pid, number)
@@ -88,12 +92,13 @@ def on_terminal(
         return running.end().removeprefix("\n")
 
 
-def _become(words: list[str], environment: Mapping[str, str]) -> None:
+def _become(words: list[str], environment: Mapping[str, str], *, alone: bool) -> None:
     """Be the command, and end as it does."""
     code = 1
     try:
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "r" if number == 0 else "w") for number in range(3))
-        os.closerange(3, MOST_OPEN)  # by which servers of this process know that somebody needs them
+        if alone:
+            os.closerange(3, MOST_OPEN)
         os.read(0, 1)
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             os.environ.pop(name, None)

@@ -24,6 +24,7 @@ LISTS = {
         "gaps",
         "versions",
         "keys list",
+        "channels",
         "dead-letters --wide",
         "dead-letters list",
         "dead-letters list --columns id,state,key",
@@ -37,7 +38,7 @@ LISTS = {
     ],
     "sender": ["batches", "pending", "resync", "audit", "epoch list", "keys list", "reconcile --report"],
 }
-PEOPLES = ["status", "doctor", "dead-letters", "dead-letters show 1", "check"]
+PEOPLES = ["status", "status --since 24h", "doctor", "health", "dead-letters", "dead-letters show 1", "check"]
 MOVING = {"age"}
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -209,7 +209,7 @@ def test_a_live_status_outlives_its_database(pair: Pair) -> None:
     with ExitStack() as server:
         side.environment["EXCHANGE_DATABASE_URL"] = server.enter_context(servers.postgres())
         side.do("migrate")
-        with terminal(["status", "--watch", "0.1"], side.environment) as live:
+        with terminal(["status", "--watch", "0.1"], side.environment, alone=True) as live:
             live.until("q ends", 2)
             server.close()
             live.until("the database can't go on")
