@@ -16,6 +16,9 @@ LEAST_WORDS = 28
 FEW_COLUMNS = 3
 """A table of no more columns keeps those that are alike in every row."""
 
+FEW_ROWS = 4
+"""A table of no more rows that has room keeps them, too."""
+
 GAP = "  "
 _FIELD = ("name", "value")
 
@@ -73,9 +76,11 @@ def fitted(
 ) -> list[str]:
     """Lay rows out in lines of at most ``width`` cells: as a table, or where that has no room as paragraphs.
 
-    What is alike in all of several rows is said once, before them; not of a ``steady`` table that has room for it.
+    What is alike in all of several rows is said once, before them; not of a ``steady`` table, or one of a few rows,
+    that has room for it.
     """
-    if steady and sum(_widths(headings, rows)) + len(GAP) * (len(headings) - 1) <= width:
+    stays = steady or len(rows) <= FEW_ROWS
+    if stays and sum(_widths(headings, rows)) + len(GAP) * (len(headings) - 1) <= width:
         return whole(headings, rows, paint)
     kept = [at for at in range(len(headings)) if at == 0 or not _alike(rows, at) or len(headings) <= FEW_COLUMNS]
     same = [(headings[at], rows[0][at]) for at in range(len(headings)) if at not in kept]
