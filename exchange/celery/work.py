@@ -702,6 +702,18 @@ def hold_settings(settings: Settings) -> None:
     _Held.settings, _Held.number = settings, changes()
 
 
+def forget_settings() -> None:
+    """Have this process read its settings, and open its side, anew when they are needed next."""
+    _close()
+    _Held.settings = None
+
+
+def _close() -> None:
+    if _exchange_of.cache_info().currsize:
+        _exchange().close()
+    _exchange_of.cache_clear()
+
+
 def _present_settings() -> Settings:
     if _Held.settings is None:
         hold_settings(load_settings())
@@ -717,8 +729,7 @@ def _follow_changes() -> None:
     with suppress(SettingsFaults):
         _Held.settings, _ = read_anew(_Held.settings)
         logs.change(_Held.settings.log_level, _Held.settings.log_format, secrets=_Held.settings.passwords)
-        _exchange().close()
-        _exchange_of.cache_clear()
+        _close()
 
 
 def _tell(site: Site, outcomes: Sequence[Imported]) -> None:

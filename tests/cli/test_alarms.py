@@ -33,7 +33,7 @@ def told(side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) 
     for name, value in {"EXCHANGE_BROKER_URL": "redis://localhost:1/0", **side.environment}.items():
         monkeypatch.setenv(name, value)
     work.hold_settings(load_settings())
-    work._exchange_of.cache_clear()
+    work.forget_settings()
 
 
 def test_an_alarm_is_listed_with_who_was_told_and_silenced_for_a_time_by_command_and_by_task(

@@ -43,7 +43,7 @@ def test_what_is_done_by_hand_is_in_the_audit_with_who_when_where_what_why_and_t
     assert str(exported["at"]).endswith("+00:00")
     assert (imported["who"], imported["action"], imported["why"]) == (ME, "import", None)
     nothing = {"batches": [], "ignored": 0, "unpaired": 0, "trouble": None, "handed": [], "reunited": 0}
-    nothing |= {"strangers": {"put_aside": 0, "left": 0, "why": None}, "left_alone": [], "untold": None}
+    nothing |= {"strangers": {"put_aside": 0, "left": 0, "why": None}, "left_alone": [], "untold": None, "paused": []}
     assert imported["result"] == nothing
 
 

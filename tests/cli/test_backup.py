@@ -387,6 +387,7 @@ def test_beat_makes_them_where_a_folder_is_set_and_doctor_tells_of_those_that_fa
     where = tmp_path / "backups"
     for name, value in {**pair.response.environment, "EXCHANGE_BACKUP_TO": str(where)}.items():
         monkeypatch.setenv(name, value)
+    work.forget_settings()
 
     def told() -> dict[str, Any]:
         found = pair.response.run("doctor", "--json").lines

@@ -114,4 +114,4 @@ def test_the_tasks_decide_as_the_commands_do(anew: tuple[Pair, str, str], monkey
         tasks.new_epoch(reason="a slip", continues="yesterday")
     assert tasks.new_epoch(reason="read out", continues="a" * 12)["before"] != "a" * 12
     work._site().engine.dispose()
-    work._exchange_of.cache_clear()
+    work.forget_settings()

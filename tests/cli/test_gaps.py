@@ -107,7 +107,7 @@ def test_a_gap_may_be_accepted_without_a_snapshot(gapped: Pair) -> None:
 
 def become(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tasks of this process be those of a side."""
-    work._exchange_of.cache_clear()
+    work.forget_settings()
     for name, value in {"EXCHANGE_BROKER_URL": "redis://localhost:1/0", **side.environment}.items():
         monkeypatch.setenv(name, value)
 
@@ -136,4 +136,4 @@ def test_the_tasks_do_the_same(gapped: Pair, stem: str, monkeypatch: pytest.Monk
             tasks.accept_gap(**({"channel": "directory", "reason": "lost"} | wrong))
     done = tasks.accept_gap(channel="directory", sequence=1, reason="lost")
     assert (done["sequences"], bool(done["request"])) == ([1], True)
-    work._exchange_of.cache_clear()
+    work.forget_settings()

@@ -40,7 +40,7 @@ def test_changes_of_a_stream_that_nobody_sends_are_counted_moved_and_discarded(
     assert (entry["action"], entry["why"]) in {("move_pending", "it was renamed"), ("export", None)}
     for name, value in {"EXCHANGE_BROKER_URL": "redis://localhost:1/0", **side.environment}.items():
         monkeypatch.setenv(name, value)
-    work._exchange_of.cache_clear()
+    work.forget_settings()
     with pytest.raises(RefusedCall, match="no change waits under the name users"):
         tasks.move_pending(stream="users", to="user", reason="again")
     assert tasks.discard_pending(stream="gone", reason="nobody reads it")["changes"] == 1

@@ -162,7 +162,15 @@ def test_a_lost_marker_stops_an_import_and_shows_in_the_status(pair: Pair) -> No
 
 def test_prune_says_how_many_files_went(pair: Pair) -> None:
     counts = pair.request.do("prune", "--json").line
-    assert counts == {"sealed": 0, "archived": 0, "quarantined": 0, "strangers": 0, "stray": 0, "letters": 0}
+    assert counts == {
+        "sealed": 0,
+        "archived": 0,
+        "quarantined": 0,
+        "strangers": 0,
+        "stray": 0,
+        "letters": 0,
+        "folded": 0,
+    }
 
 
 def test_a_dead_letter_is_listed_shown_retried_and_discarded(seeded: Pair, parked: Callable[[], int]) -> None:

@@ -84,7 +84,7 @@ def test_a_frozen_row_is_freed_and_audited(seeded: Pair) -> None:
 
 def test_the_tasks_do_the_same(flooded: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     flooded.do("import")
-    work._exchange_of.cache_clear()
+    work.forget_settings()
     for name, value in {"EXCHANGE_BROKER_URL": "redis://localhost:1/0", **flooded.environment}.items():
         monkeypatch.setenv(name, value)
     assert tasks.clear_strangers()["removed"] == 12
@@ -96,4 +96,4 @@ def test_the_tasks_do_the_same(flooded: Side, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RefusedCall, match="key: expected a name"):
         tasks.free_row(stream="user", key=7)
     assert not list(Path(flooded.home / "strangers").iterdir())
-    work._exchange_of.cache_clear()
+    work.forget_settings()

@@ -23,7 +23,7 @@ from exchange.format.control import SNAPSHOT
 from exchange.format.errors import Reason, Verdict
 from exchange.incoming import importer
 from exchange.link import send_requests
-from exchange.operating.doctor import batches
+from exchange.operating.doctor import doubts
 from exchange.outgoing import compose, exporter, snapshot
 from exchange.results import ExportRun
 from exchange.tables import capture
@@ -384,7 +384,7 @@ def test_what_cannot_be_sent_is_left_by_name_and_all_else_is_pruned(
     assert not alike.other.rows(shop.place)
     said = alike.other.all(sa.select(batch.c.message).where(batch.c.message.is_not(None)))
     assert [one.message for one in said] == ['account: rows that could not be sent were left as they are: {"id":2}']
-    found = [one for one in batches.check_agreement(alike.other.site, alike.other.site) if "in doubt" in one.message]  # type: ignore[arg-type]
+    found = [one for one in doubts.check_doubts(alike.other.site, alike.other.site) if "in doubt" in one.message]  # type: ignore[arg-type]
     assert [(one.message, one.command) for one in found] == [
         ('rows of stream account are in doubt, as one could not send them: {"id": 2}', found[0].command)
     ]

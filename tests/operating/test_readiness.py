@@ -1,9 +1,9 @@
 import os
+import threading
 
 import pytest
-from celery.signals import beat_init
 
-from exchange import celery
+from exchange.celery import service
 from exchange.operating.readiness import VARIABLE, ReadyPipe, report_ready
 
 
@@ -11,8 +11,8 @@ def test_beat_tells_who_started_it_that_it_is_ready(monkeypatch: pytest.MonkeyPa
     ready_pipe = ReadyPipe()
     for name, value in ready_pipe.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(celery.app, "runs", None)
-    beat_init.send(sender=None)
+    monkeypatch.setattr(service, "_ticked", threading.Event())
+    service.say_that_it_ticks()
     assert ready_pipe.was_ready()
     assert VARIABLE not in os.environ
 
