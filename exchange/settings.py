@@ -685,8 +685,15 @@ class Settings(BaseModel):
 
     @property
     def passwords(self) -> tuple[str | None, ...]:
-        """What no log may show, beside whole URLs."""
-        return (make_url(self.database_url).password, *_broker_passwords(self.broker_url or ""))
+        """What no log may show, beside whole URLs. What can't be read now is not among them."""
+        found = [make_url(self.database_url).password, *_broker_passwords(self.broker_url or "")]
+        with suppress(SettingsFaults):
+            found.append(self.serve_token)
+        with suppress(SettingsFaults):
+            found.append(self.notify_secret.decode())
+        with suppress(SettingsFaults):
+            found += [word for target in self.notify_targets for word in _secrets_of(target.url)]
+        return (*found, *_secrets_of(self.notify_alive or ""))
 
     @property
     def shown_database_url(self) -> str:
@@ -892,6 +899,22 @@ def _broker_passwords(url: str) -> Iterator[str | None]:
         with suppress(ValueError):
             written = urlsplit(node).password
             yield from (written, unquote(written)) if written else ()
+
+
+def _secrets_of(url: str) -> Iterator[str]:
+    """Give what a URL of somebody who is told has to hide: passwords, and all else that is no word, nor a server."""
+    scheme, _, rest = url.partition("://")
+    server, _, path = rest.partition("/")
+    user, _, host = server.rpartition("@")
+    password = user.partition(":")[2]
+    places = () if scheme in {"http", "https", *WEBHOOKS} or "." in host else (host,)  # else it may be a token
+    words = re.split(r"[/?&=:@,;#]+", "/".join([user, *places, path]))
+    found = {password, *(one for one in (path, path.partition("?")[0], *words) if _LIKE_A_TOKEN.search(one))}
+    yield from sorted({form for one in found for form in (one, unquote(one), quote(one, safe=""))} - {""})
+
+
+_LIKE_A_TOKEN = re.compile(r"(?=.{8})([0-9A-Z%_]|.{16})", re.DOTALL)
+"""Words such as those of our own lines are none: what has figures or capitals is, and what is long."""
 
 
 def _with_broker_password(url: str, file: Path) -> str:

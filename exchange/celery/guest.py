@@ -56,8 +56,8 @@ def _speak_as_set(**_: Any) -> None:
         settings = load_settings()
         if "log_level" in settings.model_fields_set:
             log.setLevel(settings.log_level)
-        if "log_format" in settings.model_fields_set:
-            logs.speak(settings.log_format)
+        form = settings.log_format if "log_format" in settings.model_fields_set else None
+        logs.speak(form, secrets=settings.passwords)
 
 
 def _register(app: Celery) -> None:

@@ -82,9 +82,9 @@ def configure(
 
     ``process`` is what it calls itself. ``secrets`` are shown nowhere. Handlers that others have set up stay.
     """
-    global _process, _form, _file, _secrets, _handler  # noqa: PLW0603 - a process has one log
+    global _process, _form, _file, _handler  # noqa: PLW0603 - a process has one log
     _process, _form, _file = process, form, file
-    _secrets = tuple(sorted({one for one in secrets if one and len(one) >= SHORTEST_SECRET}, key=len, reverse=True))
+    _hide(secrets)
     root = logging.getLogger()
     if _handler is not None:
         root.removeHandler(_handler)
@@ -107,7 +107,7 @@ def configure(
 def change(level: str, form: str, *, secrets: Iterable[str | None] = ()) -> None:
     """Have this process log so from now on; one that does not log in our way yet does not begin to."""
     if _handler is not None:
-        configure(_process, level, form, file=_file, secrets=secrets)
+        configure(_process, level, form, file=_file, secrets=(*_secrets, *secrets))  # what was one stays one
 
 
 def join() -> None:
@@ -124,10 +124,16 @@ def join() -> None:
     )
 
 
-def speak(form: str) -> None:
-    """Take the form of those texts."""
+def speak(form: str | None, *, secrets: Iterable[str | None] = ()) -> None:
+    """Take the form of those texts, if one is given, and what they may not show."""
     global _form  # noqa: PLW0603 - a process has one log
-    _form = form
+    _form = form or _form
+    _hide(secrets)
+
+
+def _hide(secrets: Iterable[str | None]) -> None:
+    global _secrets  # noqa: PLW0603 - a process has one log
+    _secrets = tuple(sorted({one for one in secrets if one and len(one) >= SHORTEST_SECRET}, key=len, reverse=True))
 
 
 def formatter(form: str, *, coloured: bool = False, folded: bool = False) -> logging.Formatter:

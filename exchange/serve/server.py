@@ -67,7 +67,7 @@ def run_server(settings: Settings) -> None:
         )
         raise SettingsFaults([msg])
     manager()
-    logs.configure("serve", settings.log_level, settings.log_format, secrets=(*settings.passwords, token))
+    logs.configure("serve", settings.log_level, settings.log_format, secrets=settings.passwords)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, settings.serve_port), family=family, backlog=MOST_AT_ONCE)
     shown = f"[{host}]" if family is socket.AF_INET6 else host

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -179,7 +180,7 @@ def _ask(request: urllib.request.Request, url: str) -> None:
             raise _refused(error.code, error.headers.get("Retry-After")) from None
     except urllib.error.URLError as error:
         raise Undelivered(without_secrets(url, _why(error.reason))) from None
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:  # of a URL that can't be asked for, or no HTTP
         raise Undelivered(without_secrets(url, _why(error))) from None
 
 
