@@ -17,6 +17,7 @@ from exchange.format.moments import in_table, lasting
 from exchange.format.names import MAX_SEQUENCE
 
 if TYPE_CHECKING:
+    from exchange.database.tables import GapState
     from exchange.link.gap_report import Gaps
     from exchange.results import Resent
     from exchange.site import Site
@@ -49,12 +50,16 @@ def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
         look = gap_report.list_gaps(site, channel=channel, state=wanted, limit=limit)
         if not look.found:
             refuse_unknown(channel, site)
+        _show(site, look, wanted, channel, as_json)
+
+
+def _show(site: Site, look: Gaps, wanted: GapState, channel: str | None, as_json: bool) -> None:
     if as_json:
         for one in look.found:
             output.emit({**one.as_dict(), "code": look.codes.get((one.channel, one.epoch))})
         return
     if not look.found:
-        output.say("nothing is missing" if wanted is GapState.MISSING else f"no batch is {wanted}")
+        output.say("nothing is missing" if wanted == "missing" else f"no batch is {wanted}")
         return
     output.table(
         ["channel", "epoch", "first", "last", "state", "since", "age", "refused", "cause"],
@@ -75,7 +80,7 @@ def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
     )
     if len(look.found) < look.total:
         output.warn(f"these are the first {len(look.found)} of {look.total}; --limit shows more")
-    if wanted is GapState.MISSING:
+    if wanted == "missing":
         _tell_what_next(site, look)
         say_pauses(site, channel)
 
