@@ -50,10 +50,10 @@ def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
         look = gap_report.list_gaps(site, channel=channel, state=wanted, limit=limit)
         if not look.found:
             refuse_unknown(channel, site)
-        _show(site, look, wanted, channel, as_json)
+        _show_gaps(site, look, wanted, channel, as_json)
 
 
-def _show(site: Site, look: Gaps, wanted: GapState, channel: str | None, as_json: bool) -> None:
+def _show_gaps(site: Site, look: Gaps, wanted: GapState, channel: str | None, as_json: bool) -> None:
     if as_json:
         for one in look.found:
             output.emit({**one.as_dict(), "code": look.codes.get((one.channel, one.epoch))})
