@@ -53,7 +53,7 @@ def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what of an application can cross, and write its channels and its migration.
+    """Write channels and a migration for an application.
 
     Reads the models and this side's database, and changes neither. It may be run again after models changed: it then
     adds what is missing. Exit code 1 if there is nothing that can cross.

@@ -13,51 +13,69 @@ from typer.main import get_group
 from exchange import __version__
 from exchange.cli.runtime import Commands
 
-COMMANDS = {
-    "adopt": "adopt.adopt",
-    "init": "setup.init",
-    "migrate": "setup.migrate",
-    "up": "setup.up",
-    "nudge": "setup.nudge",
-    "reload": "reload.reload",
-    "demo": "setup.demo",
-    "doctor": "setup.doctor",
-    "health": "health.health",
-    "serve": "serve.serve",
-    "check": "check.check",
-    "status": "status.status",
-    "channels": "channels.app",
-    "metrics": "metrics.metrics",
-    "alarms": "alarms.app",
-    "watch": "watch.watch",
-    "report": "watch.report",
-    "export": "transfer.export",
-    "import": "transfer.import_",
-    "replay": "transfer.replay",
-    "prune": "transfer.prune",
-    "backup": "backup.app",
-    "restore": "backup.restore",
-    "resync": "resync.resync",
-    "reconcile": "reconcile.reconcile",
-    "resend": "gaps.resend",
-    "carry": "carry.carry",
-    "verify": "verify.verify",
-    "inspect": "verify.inspect",
-    "forget": "forget.forget",
-    "schema": "schema.schema",
-    "submit": "reference.submit",
-    "seed": "reference.seed",
-    "epoch": "resync.app",
-    "batches": "batches.app",
-    "quarantine": "quarantine.app",
-    "gaps": "gaps.app",
-    "versions": "versions.app",
-    "pending": "pending.app",
-    "keys": "keys.app",
-    "dead-letters": "dead_letters_all.app",
-    "audit": "audit.app",
+GROUPS = {
+    "Set up": {
+        "init": "setup.init",
+        "migrate": "setup.migrate",
+        "adopt": "adopt.adopt",
+        "keys": "keys.app",
+        "schema": "schema.schema",
+        "up": "setup.up",
+        "nudge": "setup.nudge",
+        "reload": "reload.reload",
+        "demo": "setup.demo",
+    },
+    "Watch": {
+        "status": "status.status",
+        "health": "health.health",
+        "doctor": "setup.doctor",
+        "check": "check.check",
+        "report": "watch.report",
+        "alarms": "alarms.app",
+        "watch": "watch.watch",
+        "metrics": "metrics.metrics",
+        "serve": "serve.serve",
+    },
+    "The link": {
+        "export": "transfer.export",
+        "import": "transfer.import_",
+        "carry": "carry.carry",
+        "channels": "channels.app",
+        "batches": "batches.app",
+        "inspect": "verify.inspect",
+        "verify": "verify.verify",
+        "gaps": "gaps.app",
+        "resend": "gaps.resend",
+        "resync": "resync.resync",
+        "reconcile": "reconcile.reconcile",
+        "epoch": "resync.app",
+    },
+    "What did not take effect": {
+        "dead-letters": "dead_letters_all.app",
+        "quarantine": "quarantine.app",
+        "replay": "transfer.replay",
+        "pending": "pending.app",
+        "versions": "versions.app",
+    },
+    "Keep and get back": {
+        "backup": "backup.app",
+        "restore": "backup.restore",
+        "prune": "transfer.prune",
+        "forget": "forget.forget",
+        "audit": "audit.app",
+    },
+    "Reference application": {
+        "submit": "reference.submit",
+        "seed": "reference.seed",
+    },
 }
-"""Where each command or group of commands is, in the order in which ``exchange --help`` lists them."""
+"""Where each command or group of commands is: under the headings of ``exchange --help``, in its order."""
+
+COMMANDS = {name: place for commands in GROUPS.values() for name, place in commands.items()}
+_HEADINGS = {name: heading for heading, commands in GROUPS.items() for name in commands}
+
+MOST_SAID = 62
+"""So many characters of what a command does have room beside its name, in a box 80 columns wide."""
 
 # In a pipe a fault is one plain sentence, not a box.
 _MARKUP: Any = "rich" if sys.stderr.isatty() else None
@@ -76,15 +94,21 @@ def _make(name: str, module: str, attribute: str) -> Any:
     found = getattr(import_module(f"exchange.cli.{module}"), attribute)
     alone = typer.Typer(rich_markup_mode=_MARKUP)
     if isinstance(found, typer.Typer):
-        alone.add_typer(found, name=name)
+        alone.add_typer(found, name=name, rich_help_panel=_HEADINGS[name])
     else:
-        alone.command(name)(found)
+        alone.command(name, rich_help_panel=_HEADINGS[name])(found)
     return get_group(alone).commands[name]
 
 
 class _Exchange(Commands):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options | {"commands": _MadeWhenCalled(COMMANDS)})
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as Typer calls it
+        """Write the commands under their headings, as at a terminal."""
+        for heading, names in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(MOST_SAID)) for name in names])
 
 
 app = typer.Typer(

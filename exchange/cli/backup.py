@@ -171,9 +171,10 @@ def restore(
     who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Get back: make a backup this side's database again, in a new epoch, and have both sides agree again.
+    """Get back from a backup: this side's database, as it was.
 
-    Nothing of this side may run meanwhile. Whatever ends it, the same command goes on.
+    A new epoch begins, and both sides send what it takes to agree again. Nothing of this side may
+    run meanwhile. Whatever ends it, the same command goes on.
     """
     from contextlib import AbstractContextManager
     from typing import Any

@@ -21,7 +21,7 @@ def carry(
     again: Annotated[bool, typer.Option("--again", help="Carry anew what was carried before.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Carry batches from one folder to another, such as a stick, and say what was done.
+    """Carry batches from one folder to another, such as a stick.
 
     Data files first, manifests last, each checked against its manifest; run it again after a cut. Exit codes: 0 all is
     there, 1 something needs a person, 3 something was left out that may come with the next run.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from exchange.operating.channels import ListedChannel, PausedOrResumed
     from exchange.site import Site
 
-app = typer.Typer(help="The channels of this side; pausing one.", invoke_without_command=True)
+app = typer.Typer(help="Channels of this side: listed, paused, resumed.", invoke_without_command=True)
 
 Name = Annotated[str, typer.Argument(metavar="CHANNEL", help="A channel as it is declared.")]
 Way = Annotated[

@@ -17,7 +17,7 @@ def check(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Prove what can be proven here: ledger, files, versions and rows agree.
+    """Prove that ledger, files, versions and rows agree here.
 
     It only reads, beside whatever works. Exit code 0 if all is well, 1 if something needs a person, 3 if there are only
     warnings.

@@ -23,9 +23,10 @@ def forget(
     who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Find every place beside the application's tables where a row's record stands, and with --erase remove it.
+    """Find every record of a row, and erase it with --erase.
 
-    Each side does so for itself. The audit has who erased, when and why, but not the key.
+    It looks at every place beside the application's tables. Each side does so for itself. The audit has who erased,
+    when and why, but not the key.
     """
     from exchange.operating import erasure
 

@@ -144,7 +144,10 @@ def resend(
     who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Publish batches again, the same bytes under the next name: those of a channel, or those of a request code."""
+    """Publish batches again, the same bytes under the next name.
+
+    They are those of a channel, or those of a request code.
+    """
     from exchange.outgoing.resend import resend_by_code, resend_by_hand
 
     if (channel is None or not sequences) if code is None else (channel or sequences):

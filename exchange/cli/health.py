@@ -31,7 +31,9 @@ def health(
     ] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Say at a glance how this side is, by the quick checks of `exchange doctor`; whatever hangs, in bounded time.
+    """Say at a glance how this side is, for people and monitors.
+
+    It makes the quick checks of `exchange doctor`, in bounded time, whatever hangs.
 
     Exit codes are those of Nagios: 0 if all is well, 1 for a warning, 2 if something needs a person, 3 if the settings
     can't be read.

@@ -26,7 +26,7 @@ def metrics(
         ),
     ] = None,
 ) -> None:
-    """Print all metrics in Prometheus' text format, or write them to a file."""
+    """Print all metrics as Prometheus reads them, or write a file."""
     from exchange.files import durable
     from exchange.operating.assemble import assemble
     from exchange.watching.metrics import render_metrics

@@ -15,7 +15,7 @@ from exchange.cli.runtime import Refused, open_site
 if TYPE_CHECKING:
     from exchange.outgoing.leftover import Settled
 
-app = typer.Typer(help="Changes that no export takes, as of a stream that was renamed.", invoke_without_command=True)
+app = typer.Typer(help="Changes that no export takes: their stream was renamed.", invoke_without_command=True)
 
 Why = Annotated[str, typer.Option("--reason", help="Why, for the audit.")]
 Left = Annotated[str, typer.Argument(metavar="STREAM", help="The name, as `exchange pending` shows it.")]

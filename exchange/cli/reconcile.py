@@ -35,7 +35,10 @@ def reconcile(
     who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Have both sides compare their rows, at one point of each channel, without a pause in writing."""
+    """Have both sides compare their rows.
+
+    They do at one point of each channel, without a pause in writing.
+    """
     from exchange.link.reconcile import report_agreement
 
     with open_site() as site:

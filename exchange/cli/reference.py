@@ -28,7 +28,7 @@ def submit(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Submit a request (reference application)."""
+    """Submit a request."""
     from sqlalchemy.orm import Session
 
     from exchange.database.errors import transient_errors
@@ -49,7 +49,7 @@ def submit(
 
 
 def seed(as_json: Json = False) -> None:
-    """Add the first users (reference application).
+    """Add the first users.
 
     The administrator's password is that of EXCHANGE_ADMINISTRATOR_PASSWORD, else one is made and shown once.
     """

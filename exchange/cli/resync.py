@@ -12,7 +12,7 @@ from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.moments import in_table
 
-app = typer.Typer(help="The lives of this database.", invoke_without_command=True)
+app = typer.Typer(help="Epochs: the lives of this database.", invoke_without_command=True)
 
 _WISH = ("channel", "want", "streams", "prune", "state", "parts", "records", "who", "reason")
 
@@ -35,9 +35,9 @@ def resync(
     who: As = None,
     as_json: Json = False,
 ) -> None:
-    """Send whole tables of a channel as they are now, beside the changes; a newer row over there stays as it is.
+    """Send whole tables of a channel as they are now.
 
-    What is interrupted goes on with the next export.
+    They go beside the changes; a newer row over there stays as it is. What is interrupted goes on with the next export.
     """
     if channel is None:
         if stream or prune_missing:

@@ -20,7 +20,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve health and metrics over HTTP, and tell people of alarms, until it is stopped.
+    """Serve health and metrics over HTTP, and tell of alarms.
 
     Beyond this machine it asks for the token of EXCHANGE_SERVE_TOKEN_FILE. With EXCHANGE_SERVE=true `exchange up`
     starts it.

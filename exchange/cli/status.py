@@ -45,7 +45,7 @@ def status(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show how far each channel has come, and what waits for somebody."""
+    """Show how far each channel is, and what waits for somebody."""
     if every is not None and not watch:
         raise Refused(f"expected --watch beside {every:g} seconds, found none")
     moment("since", since)

@@ -135,7 +135,10 @@ def replay(
 
 
 def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
-    """Remove files and settled dead letters beyond their retention. The ledger stays."""
+    """Remove files and settled dead letters beyond their retention.
+
+    The ledger stays.
+    """
     from exchange.operating.prune import prune_expired
 
     with (

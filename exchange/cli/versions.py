@@ -12,7 +12,7 @@ from exchange.cli.output import Json
 from exchange.cli.runtime import known_channel, open_site
 from exchange.format.moments import in_table
 
-app = typer.Typer(help="Versions of records that are ahead of this side's clock.", invoke_without_command=True)
+app = typer.Typer(help="Versions that are ahead of this side's clock.", invoke_without_command=True)
 
 MAX_VERSION = 2**63 - 1
 Why = Annotated[str, typer.Option("--reason", help="Why, for the audit.")]

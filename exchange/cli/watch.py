@@ -21,7 +21,9 @@ def watch(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at this side each EXCHANGE_WATCH_EVERY seconds and tell those of EXCHANGE_NOTIFY what is not well.
+    """Look every minute, and tell those of EXCHANGE_NOTIFY.
+
+    EXCHANGE_WATCH_EVERY says how often, EXCHANGE_NOTIFY who is told what is not well.
 
     It needs neither broker, worker nor beat, and runs until it is stopped. `exchange serve` watches, too, and `exchange
     up` starts it where EXCHANGE_NOTIFY is set. With --once the exit code is 1 if somebody was not reached.
@@ -68,7 +70,10 @@ def report(
     send: Annotated[bool, typer.Option("--send", help="Send it to those of EXCHANGE_NOTIFY.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what crossed and how fast, what is parked and why, how both sides agree, and when disks will be full."""
+    """Say what crossed, what is parked, and when disks are full.
+
+    Also how fast, why, and how both sides agree.
+    """
     from exchange.database import clock
     from exchange.watching.health import read_health
     from exchange.watching.report import read_report

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from exchange.cli.app import app
+from exchange.cli.app import COMMANDS, app
 from tests.cli.conftest import Pair
 from tests.wheels import ROOT
 
@@ -62,3 +63,11 @@ def test_status_loads_a_database_and_nothing_that_migrates_runs_tasks_or_words_f
     commands = {name for name in modules if name.startswith("exchange.cli.")}
     assert commands == {f"exchange.cli.{name}" for name in ("app", "runtime", "output", "audited", "status")}
     assert not modules & NOT_FOR_STATUS
+
+
+def test_the_list_of_commands_fits_a_terminal_of_80_columns_with_a_whole_sentence_each() -> None:
+    shown = CliRunner().invoke(app, ["--help"], terminal_width=80).stdout
+    names = re.findall(r"^  ([a-z][a-z-]*)  ", shown, re.MULTILINE)
+    assert sorted(names) == sorted(COMMANDS)
+    assert "..." not in shown.partition("Set up:")[2]
+    assert max(map(len, shown.splitlines())) <= 80
