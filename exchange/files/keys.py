@@ -225,6 +225,9 @@ def load_signing_key(folder: Path, name: str | None = None) -> SigningKey | None
 def read_signing_key(folder: Path, name: str) -> SigningKey:
     """Read one of our own keys. Raises KeyFault if it is missing or no Ed25519 private key."""
     path = folder / f"{name}.key"
+    if not path.exists():
+        msg = f"{path}: there is no such key; make one (`exchange keys new`), and have EXCHANGE_SIGNING_KEY name it"
+        raise KeyFault(msg)
     try:
         return SigningKey.from_pem(name, _read(path))
     except ValueError as error:

@@ -2,8 +2,8 @@
 
 - "`name`:" before a fenced block names the file that the block is.
 - A ``console`` block holds commands after ``$`` or ``folder$`` and what they print; ``...`` stands for lines left out.
-- What is new each time (epochs, digests, ids, times, sizes) is matched by its form. An epoch, an id, a key's year or
-  its fingerprint that the README shows stands for the real one in every later command.
+- What is new each time (epochs, digests, ids, times, sizes, revisions of the database) is matched by its form. An
+  epoch, an id, a key's year or its fingerprint that the README shows stands for the real one in every later command.
 - A command may fail only where ``echo $?`` follows. At ``^C`` somebody interrupts it.
 - ``<!-- session: NAME -->`` begins a session in an empty folder, ``<!-- session: none -->`` ends it.
 """
@@ -38,11 +38,13 @@ _VARIES = re.compile(
     r"|(?P<fingerprint>SHA256:[A-Za-z0-9+/]{43})"
     r"|(?P<uuid>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b)"
     r"|(?P<digest>\b(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{16})\b)"
-    r"|(?P<lasting>\b\d+ (?:d|h|min|s)(?: \d+ (?:h|min|s))?(?= ago))"
+    r"|(?P<lasting>\b\d+ (?:d|h|min|s)\b(?: \d+ (?:h|min|s)\b)?)"
+    r"|(?P<backup>\b\d{8}T\d{6}Z-[0-9a-f]{4}\b)"
     r"|(?P<epoch>\b[0-9a-f]{12}\b)"
     r"|(?P<moment>\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)?)"
     r"|(?P<clock>\b\d\d:\d\d:\d\d(?:\.\d+)?)"
     r"|(?P<year>\b20\d\d\b)"
+    r"|(?P<revision>\bcore_\d{4}\b)"
     r"|(?P<version>\b\d{16}\b)"
     r"|(?P<number>\b\d{2,}\b)"
     r"|(?P<folder>(?:/[\w.-]+)+/(?=plant|office|request|response))"
