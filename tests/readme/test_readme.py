@@ -19,7 +19,7 @@ from exchange.database.tables import metadata
 from exchange.operating.doctor.finding import Alarm
 from exchange.settings import Variable, variables
 from exchange.testing import servers
-from tests.deploy.commands import write_programs
+from tests.deploy.commands import UNITS, write_programs
 from tests.readme.session import Play, Session, Shell, read_sessions
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +131,11 @@ def test_every_procedure_of_the_runbook_runs_as_it_stands(tmp_path: Path, forked
 def test_the_runbook_has_a_command_for_every_alarm() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .*`exchange .* \|$", PAGES["deploy/RUNBOOK.md"], re.MULTILINE)
     assert rows == [alarm.value for alarm in Alarm]
+
+
+def test_the_runbook_names_every_unit() -> None:
+    rows = re.findall(r"^\| `(exchange-\w+\.service)` \|", PAGES["deploy/RUNBOOK.md"], re.MULTILINE)
+    assert sorted(rows) == [unit.name for unit in UNITS]
 
 
 def test_every_console_block_belongs_to_a_session_that_is_run() -> None:
