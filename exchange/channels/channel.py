@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from exchange.channels.stream import Stream
+from exchange.channels.stream import ALL, Stream
 from exchange.files.ownership import why_not_imported
-from exchange.format.errors import printable
+from exchange.format.errors import Problem, printable
 from exchange.format.names import CONTROL, NAME, NAME_RULE
 
 _CHOICES = {"on_invalid": ("park", "reject"), "on_refused": ("snapshot", "wait")}
@@ -224,6 +224,19 @@ def check(channels: Iterable[Channel]) -> None:
         faults.append("no channel is declared")
     if faults:
         raise ChannelFaults(list(dict.fromkeys(faults)))
+
+
+def rollout_cautions(channels: Sequence[Channel], network: str) -> Iterator[Problem]:
+    """Say which streams of a network may go before what they refer to, as only a share of that is sent."""
+    streams = [stream for channel in channels if channel.source == network for stream in channel.streams]
+    for parent in streams:
+        children = [one.name for one in streams if parent.table.key in one.parents()]
+        if parent.rollout is not None and parent.rollout < ALL and children:
+            yield Problem(
+                f"stream {parent.name} is declared with rollout={parent.rollout}, and {', '.join(children)} refers to"
+                " it: rows that refer to one beyond the share are parked over there until that comes",
+                f"roll out {', '.join(children)} after {parent.name}",
+            )
 
 
 def _table_faults(channels: Sequence[Channel], network: str) -> Iterator[str]:

@@ -41,6 +41,9 @@ Column = list[Any]
 """One column's values of many records."""
 
 
+ALL = 100
+"""All keys of a stream, in per cent."""
+
 HIDDEN = "(hidden)"
 """What a person sees in place of a sensitive column's value."""
 
@@ -58,6 +61,7 @@ class Stream:
     is called where that is not as in the model: everywhere, or by network. ``upgrades[n]`` lifts the data of a record
     of schema version n to version n + 1. Values of ``sensitive`` columns are hidden wherever a person looks.
     ``before_apply``, ``on_applied`` and ``after_commit`` are called where rows come (see ``channels/hooks.py``).
+    ``rollout`` is how many per cent of its keys its source sends; all unless given.
 
     A wrong declaration raises nothing here, but TypeError for what is no table; ``faults`` says what is wrong, and
     ``check`` gathers it.
@@ -77,6 +81,7 @@ class Stream:
         before_apply: Hook | None = None,
         on_applied: Hook | None = None,
         after_commit: Hook | None = None,
+        rollout: int | None = None,
     ) -> None:
         mapper = naming.mapper_of(model_or_table)
         declared = model_or_table if mapper is None else mapper.local_table
@@ -90,6 +95,7 @@ class Stream:
         self.schema_version = schema_version
         self.upgrades: Mapping[int, Upgrade] = dict(upgrades or {})
         self.hooks = Hooks(before_apply, on_applied, after_commit)
+        self.rollout = rollout
         self.continues: str | None = naming.table_above(mapper)
         """The key of the table that has the other half of each row, where models inherit by joining."""
         names = naming.Names(declared, mapper, columns if isinstance(columns, Mapping) else {})
@@ -275,6 +281,9 @@ class Stream:
         faults.extend(f"column {name} has the name that stands for JSON's null in files; rename it" for name in taken)
         faults.extend(self._version_faults())
         faults.extend(self.hooks.faults())
+        share: object = self.rollout
+        if share is not None and (type(share) is not int or not 1 <= share <= ALL):
+            faults.append(f"rollout must be a whole number of per cent from 1 to {ALL}, found {share!r}")
         return [f'stream "{printable(self.name)}": {fault}' for fault in faults]
 
     def _place_faults(self) -> list[str]:

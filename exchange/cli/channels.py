@@ -63,7 +63,8 @@ def channels(ctx: typer.Context, as_json: Json = False) -> None:
 
 def _streams(one: ListedChannel) -> str:
     shards = f" ({one.shards} shards)" if one.shards > 1 else ""
-    return f"{', '.join(one.streams)}{shards}"
+    shares = {name: f" ({share} % of its keys)" for name, share in one.rollouts.items()}
+    return f"{', '.join(name + shares.get(name, '') for name in one.streams)}{shards}"
 
 
 def say_paused(found: Sequence[ListedChannel]) -> None:

@@ -139,6 +139,8 @@ def _show_link(found: Status) -> None:
         if one.unacknowledged_since:
             age = lasting(found.at - one.unacknowledged_since)
             output.tell(f"{one.channel}: the oldest unacknowledged batch was sealed {age} ago")
+    for said in dict.fromkeys(said for one in found.channels for said in one.rollouts):
+        output.tell(said)
 
 
 def _moment(written: str | None) -> str:

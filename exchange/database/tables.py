@@ -451,11 +451,13 @@ first_load = Table(
     Column("after", BigInteger, nullable=False),
     Column("shards", Integer),
     Column("done_at", UtcDateTime),
+    Column("rollout", Text),
 )
 """Whether the rows that a stream's table had when its changes began to be captured were sent once: then it is
 ``done_at``. Snapshots of it count that were asked for behind number ``after`` of ``exchange_resync``, of as many
 ``shards`` as its channel had then; NULL before any was asked for. A stream without a row was captured by an earlier
-version, and never sent."""
+version, and never sent. ``rollout`` is a JSON object, as ``database.rollouts`` reads it, for as long as not all keys of
+the stream were sent; else NULL."""
 
 loading = Table(
     "exchange_loading",

@@ -37,6 +37,11 @@ def bucket_of_text(text: bytes, of: int) -> int:
     return crc32(text) % of
 
 
+def share_of_buckets(percent: int, of: int) -> int:
+    """Say below which bucket of ``of`` a key falls to so many per cent of the keys: more per cent keep all of those."""
+    return -(-of * percent // 100)
+
+
 def shard_of(text: bytes, of: int) -> int:
     """Give the shard of a key from its ``key_text``: that in which the sender's database sends it.
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database import pauses
+from exchange.database import pauses, rollouts
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, export_lock, import_lock, locked, reading, writing
 from exchange.database.pauses import Pause, Place
@@ -43,7 +43,7 @@ class ListedChannel(AsDict):
     """A declared channel: ``pending`` counts changes that no batch carries yet, or batches that lie in ``incoming/``.
 
     That is None where the folder can't be read. ``last_success_at`` is when it was last done, of its shards the one
-    that was first.
+    that was first. ``rollouts`` are streams that are sent to a share of their keys, each with that in per cent.
     """
 
     channel: str
@@ -56,6 +56,7 @@ class ListedChannel(AsDict):
     last_success_at: datetime | None
     paused: Pause | None
     paused_there: PausedThere | None
+    rollouts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def list_channels(site: Site) -> list[ListedChannel]:
         still = pauses.paused(connection, site.off)
         there = {one.channel: one for one in peer_state.read_peer_state(site, connection).paused}
         done = {(row.direction, row.channel): row.at for row in connection.execute(sa.select(success))}
+        shares = rollouts.read(connection)
         ways = [(_way(site, one), one) for one in site.channels]
         return [
             ListedChannel(
@@ -97,6 +99,11 @@ def list_channels(site: Site) -> list[ListedChannel]:
                 ),
                 paused=still.get((way, one.name)),
                 paused_there=there.get(one.name),
+                rollouts={
+                    stream.name: shares[stream.name].share
+                    for stream in one.streams
+                    if way is Direction.OUT and stream.name in shares
+                },
             )
             for way, one in sorted(ways, key=lambda pair: (pair[0] is Direction.IN, pair[1].name))
         ]

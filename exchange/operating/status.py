@@ -45,6 +45,7 @@ from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
 from exchange.link.peer_state import PausedThere, PeerChannel, PeerState
 from exchange.link.reconcile import LeftRows, left_rows
+from exchange.outgoing import rollout
 from exchange.outgoing.leftover import Leftover, list_leftovers
 from exchange.progress import Pace
 from exchange.results import LeftAloneFiles
@@ -107,6 +108,8 @@ class ChannelStatus(AsDict):
     paused: Pause | None = None
     paused_there: PausedThere | None = None
     """By its peer's last word."""
+    rollouts: tuple[str, ...] = ()
+    """Of streams that are sent to a share of their keys, how far that is."""
 
 
 @dataclass(frozen=True)
@@ -345,6 +348,7 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
     }
     successes = {(row.direction, row.channel): row.at for row in connection.execute(sa.select(success))}
     loads = _loads(connection)
+    shares = [(stream, said) for _, stream, _, said in rollout.told(site, connection)]
     still = pauses.paused(connection, site.off)
     still_there = {one.channel: one for one in there.paused}
     declared = [(Direction.OUT, one) for one in site.outgoing()] + [(Direction.IN, one) for one in site.incoming()]
@@ -357,6 +361,7 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
         fields |= {"load": loads.get((direction, name))}
         if direction is Direction.OUT:
             pending = _pending(connection, channel)
+            fields |= {"rollouts": tuple(said for stream, said in shares if channel and stream in channel.streams)}
             fields |= {"pending": pending, "pending_since": success_at if pending else None}
             if site.one_way:
                 fields |= {"published": 0, "unconfirmable": fields["published"]}

@@ -8,13 +8,14 @@ before the checkpoint is in its digests, and what comes after is not.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
+from exchange.channels.stream import Stream
 from exchange.database import pauses
 from exchange.database.engine import now
 from exchange.database.locks import export_lock, locked, reading, writing
@@ -24,7 +25,7 @@ from exchange.format.batch import BatchWriter
 from exchange.format.control import DIGEST, VERSION, Digest
 from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record
-from exchange.outgoing import compose
+from exchange.outgoing import compose, rollout
 from exchange.outgoing.seal import ENCODING, Sealed, check_room, exported, seal_batch
 from exchange.results import Exported
 from exchange.site import Site
@@ -35,7 +36,7 @@ MOST_BATCHES = 20
 
 
 def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | None:
-    """Answer an open row of ``resync`` that wants a checkpoint; None if it was answered meanwhile.
+    """Answer an open row of ``resync`` that wants a checkpoint; None if it was answered, or waits for a rollout.
 
     ``more`` says that there were too many changes before it: call again. Raises Busy, and TransientError if the disk,
     the database or the signing key fails. Commits under the channel's lock; on SQLite the changes before it in a
@@ -45,12 +46,15 @@ def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | 
     lock = export_lock(channel.name)
     names = None if row.streams is None else frozenset(json.loads(row.streams))
     running = pauses.refusing(site.engine, site.off, Direction.OUT, channel.declared)
+    with reading(site.engine) as connection:
+        if not _compared(connection, channel, names):
+            return None
     if site.many_writers:
         with locked(site.engine, lock, prepare=running, isolation_level="REPEATABLE READ") as connection:
             before = _Before(site, connection, channel)
             if before.more:
                 return before.only()
-            return _seal(site, connection, channel, row, bucket_digests.digests(connection, channel, names), before)
+            return _seal(site, connection, channel, row, _digests(connection, channel, names), before)
     prepared: list[tuple[_Before, list[Digest]]] = []
 
     def prepare() -> None:
@@ -59,11 +63,26 @@ def seal_checkpoint(site: Site, channel: Channel, row: sa.Row[Any]) -> Sealed | 
             with writing(site.engine, lock) as connection:
                 before = _Before(site, connection, channel)
                 reader.execute(sa.select(position.c.channel).limit(1))  # from here on it sees this moment
-            prepared.append((before, [] if before.more else bucket_digests.digests(reader, channel, names)))
+            prepared.append((before, [] if before.more else _digests(reader, channel, names)))
 
     with locked(site.engine, lock, prepare=prepare) as connection:
         ((before, digests),) = prepared
         return before.only() if before.more else _seal(site, connection, channel, row, digests, before)
+
+
+def _compared(
+    connection: Connection, channel: Channel, names: Collection[str] | None
+) -> list[tuple[Stream, int | None]]:
+    """Give the streams that the digests are of: none of which the other side can't have the rows yet."""
+    return [one for one in rollout.compared(connection, channel) if names is None or one[0].name in names]
+
+
+def _digests(connection: Connection, channel: Channel, names: Collection[str] | None) -> list[Digest]:
+    """Digest streams of a channel of the files, of each what is sent of it. Reads in the caller's transaction."""
+    return [
+        bucket_digests.digest(connection, stream, channel.shard, below)
+        for stream, below in _compared(connection, channel, names)
+    ]
 
 
 class _Before:
@@ -93,6 +112,8 @@ def _seal(
     digests: Sequence[Digest],
     before: _Before,
 ) -> Sealed | None:
+    if not digests:
+        return before.only() if before.batches else None
     moment = now()
     done = connection.execute(
         sa.update(resync)

@@ -3,6 +3,9 @@
 Upserts come parents first, then deletes children first, so that foreign keys hold at every line. Runs inside
 the exporter's transaction and leaves it to the exporter to commit or undo all of it.
 
+Of a stream of which only a share of the keys is sent, the others are passed over, changes and rows of a snapshot alike:
+what they are then comes with the snapshot that makes the share larger.
+
 Rows are taken some at a time and encoded, checked and written together: a call for each value would cost most
 of an export. Where anything about some rows is not as usual, they go the slow way, one by one, and only that
 one refuses records and fills a batch to its last byte.
@@ -20,12 +23,15 @@ from sqlalchemy import Connection
 from exchange.channels.channel import Channel
 from exchange.channels.codecs import LOOK_AT_EACH
 from exchange.channels.stream import Stream
+from exchange.database import rollouts
+from exchange.database.rollouts import Rollout
 from exchange.database.tables import Direction
 from exchange.dead_letters import store, supersede
 from exchange.dead_letters.store import Letter
 from exchange.format import record as records
 from exchange.format import strict_json
 from exchange.format.batch import BatchWriter, too_long
+from exchange.format.buckets import key_text
 from exchange.format.errors import RecordError, printable
 from exchange.format.manifest import BatchKind
 from exchange.format.record import Op, Record
@@ -127,9 +133,15 @@ def _write(
     letters: list[Letter] = []
     unsent: list[Unsent] = []
     reached: capture.Reached | None = None
+    shares = {name: one for name, one in rollouts.read(connection).items() if one.is_partial}
     with gc_paused(), closing(_rows_to_encode(site, connection, channel, keys)) as pieces:
-        for kind, rows in pieces:
+        for kind, taken in pieces:
+            rows = taken
             site.progress.add(len(rows))
+            if (share := shares.get(kind.stream.name)) is not None:
+                rows = [row for row in rows if _is_sent(kind, share, row[2:])]
+                if not rows:
+                    continue
             if _write_all(site, writer, kind, rows, version):
                 reached = capture.Reached(kind.stream.name, rows[-1][1], kind.op)
                 continue
@@ -145,6 +157,14 @@ def _write(
                     writer.write(line, kind.stream.name, kind.op)
                 reached = capture.Reached(kind.stream.name, row[1], kind.op)
     return letters, unsent, reached, False
+
+
+def _is_sent(kind: _LineEncoder, share: Rollout, values: Sequence[Any]) -> bool:
+    """Say whether a key is one of those that are sent; of one that can't be, a letter tells."""
+    try:
+        return share.has(key_text(kind.key(values)))
+    except RecordError:
+        return True
 
 
 def _unsent(kind: _LineEncoder, values: Sequence[Any]) -> Unsent:

@@ -25,10 +25,10 @@ from exchange.database.tables import BatchState, Direction
 from exchange.database.tally import BUSY
 from exchange.files.spool import FolderTrouble
 from exchange.format.control import SNAPSHOT
-from exchange.format.errors import RecordError, TransientError
+from exchange.format.errors import Problem, RecordError, TransientError
 from exchange.link import known_schemas, peer_state, send_requests
 from exchange.link.home import check_home
-from exchange.outgoing import answers, checkpoint, compose, first_load, resend, snapshot
+from exchange.outgoing import answers, checkpoint, compose, first_load, resend, rollout, snapshot
 from exchange.outgoing.seal import Sealed, check_room, publish_sealed
 from exchange.results import Exported, ExportRun, Resent
 from exchange.site import Site
@@ -72,6 +72,7 @@ def export(
         still = {name for _, name in stopped}
         channels = [one for one in called if one.name not in left.stuck and one.declared not in still]
         tables.look(channels)
+        tables.stop(rollout.settle_rollouts(site, channels), channels)
         first_loads = first_load.ask_for_first_loads(site, channels, tables.faulty_streams)
         tables.cautions += first_loads.waiting
         for one in first_loads.begun:
@@ -204,6 +205,14 @@ class _Tables:
                 if not minor:
                     self.faulty_streams.add(stream.name)
                     self.faulty |= {one.name for one in channels if stream in one.streams}
+
+    def stop(self, streams: Mapping[str, Problem], channels: Sequence[Channel]) -> None:
+        """Have streams stand still, each for its reason."""
+        for name, problem in streams.items():
+            self.faults.append(str(problem))
+            self.standing.add(name)
+            self.faulty_streams.add(name)
+            self.faulty |= {one.name for one in channels if any(stream.name == name for stream in one.streams)}
 
     def _take_in_partitions(self, stream: Stream) -> bool:
         """Note the rows that partitions had when they were attached; say whether that could be done."""

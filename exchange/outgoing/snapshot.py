@@ -22,18 +22,18 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database import clock, network, pauses, positions
+from exchange.database import clock, network, pauses, positions, rollouts
 from exchange.database.engine import now
 from exchange.database.locks import export_lock, locked, reading
 from exchange.database.tables import Direction, ResyncState, batch, holds_place, resync
 from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of, key_text
-from exchange.format.control import DIGEST, MAX_DOUBT_BYTES, MAX_DOUBTS, Doubt, Part
+from exchange.format.control import BUCKETS, DIGEST, MAX_DOUBT_BYTES, MAX_DOUBTS, Doubt, Part
 from exchange.format.errors import RecordError
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.limits import Limits
 from exchange.link import send_requests
-from exchange.outgoing import compose
+from exchange.outgoing import compose, rollout
 from exchange.outgoing.compose import Unsent, compose_page
 from exchange.outgoing.seal import ENCODING, Sealed, check_room, exported, seal_batch
 from exchange.results import Exported
@@ -94,9 +94,11 @@ def _count_rows(site: Site, channel: Channel, request: sa.Row[Any]) -> int | Non
         return None
     rows, shard = 0, channel.shard
     with reading(site.engine) as connection:
+        shares = rollouts.read(connection)
         for name in send_requests.streams_of(request, channel):
             parts = shard.of if shard is not None and name in shard.split else 1
-            rows += capture.estimate_rows(connection, channel.stream(name)) // parts
+            sent = shares[name].buckets if name in shares else BUCKETS
+            rows += capture.estimate_rows(connection, channel.stream(name)) * sent // (BUCKETS * parts)
     return rows
 
 
@@ -113,9 +115,14 @@ def _begin(site: Site, connection: Connection, channel: Channel, request: sa.Row
         "epoch": network.open_network(connection, site.network),
     }
     values["contains_through"] = _sealed(connection, channel.name, values["epoch"])
-    if request.prune and send_requests.wants_whole_snapshot(request):
+    if request.prune and send_requests.wants_whole_snapshot(request) and not _leaves_rows(connection, channel):
         values["contains_from"] = _contained_from(connection, channel, values["epoch"], values["contains_through"])
     send_requests.update_request(connection, request.id, ResyncState.RUNNING, **values)
+
+
+def _leaves_rows(connection: Connection, channel: Channel) -> bool:
+    """Say whether a snapshot of all rows leaves some over there that it does not have: it stands for no batch then."""
+    return bool(rollout.keeping_rest(connection, channel.streams))
 
 
 def _sealed(connection: Connection, channel: str, epoch: str) -> int:
@@ -167,7 +174,7 @@ def promised_from(site: Site, connection: Connection, channel: str, epoch: str, 
         .limit(1)
     ).one_or_none()
     declared = next((one for one in site.outgoing() if one.name == channel), None)
-    if row is None or declared is None:
+    if row is None or declared is None or _leaves_rows(connection, declared):
         return None
     if row.state != ResyncState.ASKED:
         reaches = row.epoch == epoch and row.contains_from is not None and row.contains_through >= lost
@@ -312,8 +319,9 @@ class _Step:
 
     def _seal(self, writer: BatchWriter, draft: tuple[BinaryIO, Path], *, last: bool) -> Manifest:
         row = self._row
-        doubts = self._doubts.of(self._names) if last and row.prune else ()
-        doubtful = {one.stream for one in doubts}
+        left = self._left() if last and row.prune else set[str]()
+        doubts = self._doubts.of(name for name in self._names if name not in left) if last and row.prune else ()
+        doubtful = {one.stream for one in doubts} | left
         part = Part(
             name=f"{network.open_network(self._connection, self._site.network)}-{row.id}",
             version=row.version,
@@ -341,6 +349,15 @@ class _Step:
             shards=self._channel.shards,
             extra={"snapshot": part.as_data()},
         )
+
+    def _left(self) -> set[str]:
+        """Name the streams of which nothing may be removed: the other side has rows of them that are not sent now."""
+        streams = [self._channel.stream(name) for name in self._names]
+        return {
+            name
+            for name, one in rollout.keeping_rest(self._connection, streams).items()
+            if self._buckets is None or self._of != BUCKETS or max(self._buckets) >= one.buckets
+        }
 
     def _go_on(self, cursor: _Cursor, manifest: Manifest | None) -> None:
         self._note(ResyncState.RUNNING, manifest, cursor=cursor.write(), unsent=self._doubts.as_text())

@@ -41,8 +41,12 @@ def streams_of(channel: Channel) -> list[Stream]:
     return list(capture.carried(channel.streams, channel.shard))
 
 
-def digest(connection: Connection, stream: Stream, shard: Shard | None = None, of: int = BUCKETS) -> Digest:
+def digest(
+    connection: Connection, stream: Stream, shard: Shard | None = None, below: int | None = None, of: int = BUCKETS
+) -> Digest:
     """Digest the rows of a stream, or those that fall to a shard of its channel, as this transaction sees them.
+
+    ``below`` a bucket alone, where it is given: those from it on are empty.
 
     A row that can't be sent as it is counts, but has no hash, so that the two sides never seem to agree about it.
     Raises SQLAlchemy's DBAPIError. Reads in the caller's transaction, with one query.
@@ -56,6 +60,8 @@ def digest(connection: Connection, stream: Stream, shard: Shard | None = None, o
                 if parts is not None and shard_of(key, parts.of) != parts.number:
                     continue
                 bucket = crc32(key) % of
+                if below is not None and bucket >= below:
+                    continue
                 counts[bucket] += 1
                 if data is not None:
                     sums[bucket] += from_bytes(hash_of(data))

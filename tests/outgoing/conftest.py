@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.crossing.conftest import alike, link, small
+from tests.crossing.conftest import alike, link, postgresql_link, small
 
-__all__ = ["alike", "link", "small"]
+__all__ = ["alike", "link", "postgresql_link", "small"]

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
-from exchange.database import ledger, tables
+from exchange.database import ledger, rollouts, tables
 from exchange.database.locks import reading
 from exchange.database.tables import (
     VERSION_COLUMN,
@@ -212,9 +212,12 @@ def _named(stream: Stream, key: bytes) -> str:
 def _compared(source: Site, target: Site, sent: Stream, received: Stream) -> Iterator[tuple[Kind, bytes, int]]:
     """Give the keys that differ, each with the newest version that the receiving side knows of it."""
     with reading(source.engine) as connection:
-        theirs = _hashes(connection, sent)
+        theirs, share = _hashes(connection, sent), rollouts.read(connection).get(sent.name)
     with reading(target.engine) as connection:
         here, versions = _hashes(connection, received), _versions(connection, received)
+    if share is not None:  # the rest is not there yet, or is there as it was before
+        here = {key: one for key, one in here.items() if not share.keeps_rest or share.has(key)}
+        theirs = {key: one for key, one in theirs.items() if share.has(key)}
     for key in sorted(theirs.keys() | here.keys()):
         if key not in here:
             yield MISSING, key, versions.of(key)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.channels.stream import Stream
+from exchange.database import rollouts
 from exchange.database.engine import among
 from exchange.database.locks import reading
 from exchange.database.tables import VERSION_COLUMN, DeadLetterState, Direction, change, dead_letter, tombstone
@@ -104,7 +105,9 @@ def _named(stream: Stream, key: bytes | str) -> str:
 def _sent(site: Site, _channel: Channel, stream: Stream, pace: Pace) -> Found:
     """Find rows of ours that can't be sent and of which nothing says so."""
     for page in _pages(site, stream, pace, received=False):
-        bad = [page.texts[place] for place in sorted(_unsound(site, stream, page.rows))]
+        share = rollouts.read(page.connection).get(stream.name)
+        sent = {place for place, row in enumerate(page.rows) if share is None or share.has(row.key)}
+        bad = [page.texts[place] for place in sorted(sent & _unsound(site, stream, page.rows))]
         told = _told(page.connection, stream, bad) if bad else set()
         for text in bad:
             if text not in told:

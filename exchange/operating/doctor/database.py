@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from exchange.channels.channel import Channel
-from exchange.database import encodings, ledger, locks, positions, sessions
+from exchange.channels.channel import Channel, rollout_cautions
+from exchange.database import encodings, ledger, locks, positions, rollouts, sessions
 from exchange.database.tables import Direction, ResyncState, batch, folded, resync
 from exchange.format.control import SNAPSHOT
 from exchange.format.names import CONTROL
@@ -32,6 +32,7 @@ from exchange.operating.doctor.leavings import (
 )
 from exchange.operating.doctor.watch import check_told
 from exchange.operating.doctor.writes import check_sequences, check_writes
+from exchange.outgoing import rollout
 from exchange.outgoing.first_load import never_sent
 from exchange.settings import Settings
 from exchange.site import Site
@@ -85,6 +86,20 @@ def _schemas(_settings: Settings, site: Site) -> Findings:
         yield ok("schemas", "each stream's model is that of its schema version")
 
 
+def _rollouts(_settings: Settings, site: Site) -> Findings:
+    """Say how far rollouts are, what can't go on as it is declared, and whose rows may come without their parents."""
+    with locks.reading(site.engine) as connection:
+        refused = rollout.refusals(site, connection)
+        told = [(stream, said) for _, stream, _, said in rollout.told(site, connection)]
+    for name, problem in refused.items():
+        yield of_problem("rollout", problem, subject=name)
+    for stream, said in told:
+        if stream.name not in refused:
+            yield ok("rollout", said, subject=stream.name)
+    for problem in rollout_cautions(site.channels, site.network):
+        yield of_problem("rollout", problem)
+
+
 def _first_start(_settings: Settings, site: Site) -> Findings:
     """Find channels whose tables have more rows than were ever sent or wait to be: those were there before capture."""
     with locks.reading(site.engine) as connection:
@@ -116,7 +131,9 @@ def _never_sent(site: Site, connection: sa.Connection, channel: Channel) -> int:
     names = site.names_in_files(channel.name)  # by whichever shards it was sent before
     whole = (resync.c.want == SNAPSHOT, resync.c.streams.is_(None), resync.c.buckets.is_(None))
     asked = sa.exists().where(resync.c.channel.in_(names), resync.c.state != ResyncState.CANCELLED, *whole)
-    if connection.scalar(sa.select(asked)):
+    if connection.scalar(sa.select(asked)) or not rollouts.read(connection).keys().isdisjoint(
+        one.name for one in channel.streams
+    ):
         return 0
     mine = (batch.c.direction == Direction.OUT, batch.c.channel.in_(names))
     sent = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(batch.c.records), 0)).where(*mine)) or 0
@@ -191,6 +208,7 @@ _TABLES: tuple[tuple[str, DatabaseCheck], ...] = (
 
 _WORK: tuple[tuple[str, DatabaseCheck], ...] = (
     *quick.WORK,
+    ("rollout", _rollouts),
     ("first start", _first_start),
     ("agreement", check_doubts),
     ("arrivals", check_arrivals),
