@@ -1,4 +1,6 @@
-"""Spans of OpenTelemetry, where its SDK is installed (``pip install 'exchange[tracing]'``) and set up.
+"""What the batch at hand is, for every line of the log and for spans.
+
+Spans are OpenTelemetry's, where its SDK is installed (``pip install 'exchange[tracing]'``) and set up.
 
 The standard ``OTEL_`` variables set it up. Both sides' spans of a batch are one trace, that of its manifest: what seals
 it is the span which the manifest names, and all else that is done with the batch hangs below that. Without the SDK a
@@ -9,14 +11,32 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 _OF_ITS_OWN = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
+_on_lines: ContextVar[Mapping[str, Any]] = ContextVar("exchange_on_lines", default=MappingProxyType({}))
 _tracers: list[Any] = []
 _providers: list[Any] = []
+
+
+@contextmanager
+def on_lines(**fields: Any) -> Iterator[None]:
+    """Have every line of the log carry fields while the block works, whoever says it: a hook, a codec, a library."""
+    before = _on_lines.set({**_on_lines.get(), **fields})
+    try:
+        yield
+    finally:
+        _on_lines.reset(before)
+
+
+def fields_of_lines() -> Mapping[str, Any]:
+    """Give them."""
+    return _on_lines.get()
 
 
 def begin(provider: Any = None, *, process: str = "exchange") -> None:

@@ -35,11 +35,13 @@ def open_exchange() -> Iterator[Exchange]:
     Raises SettingsFaults.
     """
     from exchange.api import Exchange
+    from exchange.cli.at_work import at_work
 
     def acting(site: Site, asked: Asked) -> AbstractContextManager[Act]:
         return by_hand(site, asked.action, asked.arguments, who=asked.who, why=asked.why)
 
-    with Exchange(settings(), acting=acting) as exchange:
+    current = settings()
+    with at_work(current), Exchange(current, acting=acting) as exchange:
         yield exchange
 
 

@@ -184,7 +184,10 @@ def retry_group(site: Site, group: RetryGroup, options: RetryOptions) -> list[Re
     """
     try:
         with nullcontext(Applied()) if options.rehearse else calling_hooks() as applied:
-            with tracing.span("retry", channel=group.channel.name, records=len(group.ids)) as retrying:
+            with (
+                tracing.on_lines(channel=group.channel.name),
+                tracing.span("retry", channel=group.channel.name, records=len(group.ids)) as retrying,
+            ):
                 done = _try_group(site, group, options)
                 retrying.note(parked=sum(one.failed for one in done))
             failed = applied.call_after_commit()

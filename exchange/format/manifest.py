@@ -157,6 +157,17 @@ class Manifest:
             "bytes": self.bytes,
         }
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """Give what a line of the log says of which batch it is about."""
+        return {
+            "channel": self.channel,
+            "epoch": self.epoch,
+            "sequence": self.sequence,
+            "batch": str(self.name),
+            "trace": self.trace_id,
+        }
+
     def encode(self) -> builtins.bytes:
         """Write line 1, without its newline; ``ValueError`` if ``parse`` would not give it back."""
         claim: dict[str, Any] = {

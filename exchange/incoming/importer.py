@@ -311,7 +311,7 @@ def import_one(site: Site, seen: Arrival | Stranger, *, release: bool = False) -
     """
     if isinstance(seen, Stranger):
         return _import_one(site, seen, release=release)
-    with tracing.span("import", **seen.manifest.measures) as importing:
+    with tracing.on_lines(**seen.manifest.named), tracing.span("import", **seen.manifest.measures) as importing:
         done = _import_one(site, seen, release=release)
         importing.note(outcome=done.verdict.value)
     return done

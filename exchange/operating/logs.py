@@ -28,6 +28,7 @@ from exchange.database import clock
 from exchange.database.redact import withhold
 from exchange.format.errors import RecordError
 from exchange.format.moments import to_rfc3339
+from exchange.tracing import fields_of_lines
 
 CONSOLE, JSON = "console", "json"
 
@@ -97,7 +98,12 @@ def configure(
         logging.getLogger(name).setLevel(max(lowest, logging.getLevelNamesMapping()[level]))
     logging.captureWarnings(capture=True)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, merge_contextvars, ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            merge_contextvars,
+            _of_what,
+            ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=LoggerFactory(),
         wrapper_class=BoundLogger,
         cache_logger_on_first_use=True,
@@ -116,6 +122,7 @@ def join() -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             merge_contextvars,
+            _of_what,
             lambda _logger, level, event: render({"level": level, **event}, _form, short=True),
         ],
         logger_factory=LoggerFactory(),
@@ -139,9 +146,14 @@ def _hide(secrets: Iterable[str | None]) -> None:
 def formatter(form: str, *, coloured: bool = False, folded: bool = False) -> logging.Formatter:
     """Give what makes a line of any record, for a handler of an application that wants its lines as ours are."""
     return _Formatter(
-        foreign_pre_chain=[merge_contextvars],
+        foreign_pre_chain=[merge_contextvars, _of_what],
         processors=[_complete, lambda _logger, _name, event: render(event, form, coloured=coloured, folded=folded)],
     )
+
+
+def _of_what(_logger: Any, _name: str, event: Any) -> Any:
+    """Add which batch is at hand, if one is; what the line itself says of that goes before."""
+    return {**fields_of_lines(), **event}
 
 
 def _may_colour() -> bool:

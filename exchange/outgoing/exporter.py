@@ -142,6 +142,7 @@ class _Work:
             try:
                 with (
                     site.tally.timing("export", Direction.OUT, channel.name),
+                    tracing.on_lines(channel=channel.name),
                     tracing.span("export", channel=channel.name) as exporting,
                 ):
                     for sealed in _export_channel(site, channel, standing, self._stopping):

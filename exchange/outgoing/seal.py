@@ -133,6 +133,12 @@ def _seal(
         shards=shards,
         extra={**(extra or {}), **lineage.members(network.left_behind(connection, channel, epoch))},
     )
+    with tracing.on_lines(**manifest.named):
+        _keep(site, connection, manifest, path)
+    return manifest
+
+
+def _keep(site: Site, connection: Connection, manifest: Manifest, path: Path) -> None:
     line = manifest.encode()
     place = (manifest.channel, manifest.epoch, manifest.sequence)
     # First: it is what tells a transaction that began before another one's end that its place is taken.
@@ -149,8 +155,7 @@ def _seal(
         digest=digest(line),
     )
     content = join_manifest(line, site.signing_key.sign(line) if site.signing_key else None)
-    site.spool.seal(manifest.name, ENCODING, path, data.bytes, content)
-    return manifest
+    site.spool.seal(manifest.name, ENCODING, path, manifest.bytes, content)
 
 
 def exported(manifest: Manifest) -> Exported:
@@ -193,7 +198,7 @@ def publish_sealed(site: Site, channel: str) -> Published:
         for entry in ledger.in_state(connection, Direction.OUT, [BatchState.SEALED], channel):
             manifest = Manifest.parse((entry.manifest or "").encode())
             try:
-                with tracing.span("publish", **manifest.measures):
+                with tracing.on_lines(**manifest.named), tracing.span("publish", **manifest.measures):
                     site.spool.publish(manifest.name, manifest.encoding)
             except SealedGone as gone:
                 lose(connection, entry, gone.sentence)

@@ -14,7 +14,7 @@ from exchange.cli.app import COMMANDS, app
 from tests.cli.conftest import Pair
 from tests.wheels import ROOT
 
-ELSEWHERE = {"alembic", "celery", "kombu", "redis", "jsonschema", "rich", "psycopg"}
+ELSEWHERE = {"alembic", "celery", "kombu", "redis", "jsonschema", "rich", "psycopg", "opentelemetry"}
 NOT_FOR_STATUS = {
     *ELSEWHERE,
     "zstandard",
@@ -61,7 +61,7 @@ def test_status_loads_a_database_and_nothing_that_migrates_runs_tasks_or_words_f
     modules = loaded(["status"], seeded.response.environment)
     assert "sqlalchemy" in modules
     commands = {name for name in modules if name.startswith("exchange.cli.")}
-    assert commands == {f"exchange.cli.{name}" for name in ("app", "runtime", "output", "audited", "status")}
+    assert commands == {f"exchange.cli.{name}" for name in ("app", "runtime", "output", "audited", "at_work", "status")}
     assert not modules & NOT_FOR_STATUS
 
 
