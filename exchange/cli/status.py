@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,7 +69,7 @@ def _show(exchange: Exchange, since: datetime | None, as_json: bool, *, live: bo
     crossed = None if since is None else exchange.crossed(since)
     if as_json:
         counted = {} if crossed is None else {"crossed": crossed.as_dict()}
-        output.emit(found.as_dict() | {"work": absent} | counted)
+        output.emit(found.as_dict() | {"work": absent} | _of_the_home(exchange) | counted)
     else:
         _show_channels(found)
         if live:
@@ -77,6 +77,7 @@ def _show(exchange: Exchange, since: datetime | None, as_json: bool, *, live: bo
         if crossed is not None:
             _show_crossed(found.peer, crossed)
         _show_link(found)
+        _show_home(exchange)
         if not live:
             _say_what_waits(found, absent)
     if found.trouble:
@@ -141,6 +142,35 @@ def _show_link(found: Status) -> None:
             output.tell(f"{one.channel}: the oldest unacknowledged batch was sealed {age} ago")
     for said in dict.fromkeys(said for one in found.channels for said in one.rollouts):
         output.tell(said)
+
+
+def _of_the_home(exchange: Exchange) -> dict[str, Any]:
+    """Give when the last backup was made, where some are to be, and how often fallen processes were started again."""
+    from exchange.format.moments import to_rfc3339
+    from exchange.operating.last_runs import restarts
+
+    made_at = None
+    if exchange.settings.backup_to is not None:
+        from exchange.operating.backup.state import read_last
+
+        made_at = read_last(exchange.settings.home).at
+    counts = {name: one.count for name, one in restarts(exchange.settings).items()}
+    return {"last_backup_at": to_rfc3339(made_at) if made_at else None, "restarts": counts}
+
+
+def _show_home(exchange: Exchange) -> None:
+    from exchange.database import clock
+    from exchange.format.moments import from_rfc3339, lasting
+
+    home = _of_the_home(exchange)
+    made_at = home["last_backup_at"]
+    if made_at:
+        output.tell(f"the last backup was made {lasting(clock.now() - from_rfc3339(made_at))} ago")
+    elif exchange.settings.backup_to is not None:
+        output.tell("no backup was made yet")
+    if home["restarts"]:
+        counted = ", ".join(f"{name} {count}" for name, count in home["restarts"].items())
+        output.tell(f"started again after a kill or a fall, since this home was made: {counted}")
 
 
 def _moment(written: str | None) -> str:

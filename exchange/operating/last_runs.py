@@ -11,16 +11,18 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 from exchange.database import clock
 from exchange.database.locks import try_lock
 from exchange.database.processes import this_host
+from exchange.files import durable
 from exchange.files.folder import make_private
 from exchange.files.pid_lock import held
 from exchange.format.errors import printable
-from exchange.format.moments import in_words
+from exchange.format.moments import from_rfc3339, in_words, to_rfc3339
 from exchange.settings import Settings
 
 _begun_bytes = 0
@@ -40,6 +42,7 @@ def begin(settings: Settings, process: str) -> list[str]:
             if try_lock(file):
                 since = printable(file.readline().strip(), 80)
                 path.unlink()
+                note_restart(settings, process)
                 who = f"the {process} that began {since}" if since else f"an earlier {process}"
                 sentences.append(
                     f"{who} (process {path.name.rpartition('-')[2]}) was killed, or its machine fell; nothing is lost"
@@ -52,6 +55,38 @@ def begin(settings: Settings, process: str) -> list[str]:
     file.flush()
     _held.append((os.getpid(), file, path))
     return sentences
+
+
+MOST_KEPT = 20
+"""The times of so many restarts of a kind are kept, the newest; of all there is the count."""
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How often processes of a kind did not end in order before the next one began, and when that was lately."""
+
+    count: int = 0
+    at: tuple[datetime, ...] = ()
+
+
+def note_restart(settings: Settings, process: str) -> None:
+    """Count a process that did not end in order. Raises OSError."""
+    before = restarts(settings).get(process, Restarts())
+    at = [to_rfc3339(one) for one in (*before.at, clock.now())][-MOST_KEPT:]
+    said = {"count": before.count + 1, "at": at}
+    folder = settings.run_folder / "restarts"
+    make_private(folder)
+    durable.write(folder / process, json.dumps(said).encode(), mode=0o600)
+
+
+def restarts(settings: Settings) -> dict[str, Restarts]:
+    """Give the restarts of this home by kind of process; what can't be understood is none. Raises OSError."""
+    found, folder = {}, settings.run_folder / "restarts"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        with suppress(ValueError, KeyError, TypeError):
+            said = json.loads(path.read_bytes())
+            found[path.name] = Restarts(int(said["count"]), tuple(from_rfc3339(one) for one in said["at"]))
+    return found
 
 
 def answer(said: dict[str, Any]) -> None:

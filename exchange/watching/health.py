@@ -30,6 +30,7 @@ from exchange.operating.doctor.clock import check_clock
 from exchange.operating.doctor.file_system import check_private_folders, check_room, check_shared_folder
 from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, fault, looked
 from exchange.operating.doctor.keys import check_keys
+from exchange.operating.doctor.processes import check_restarts
 from exchange.settings import Settings, SettingsFaults
 from exchange.site import Site
 
@@ -118,6 +119,7 @@ class Looker:
                 partial(check_room, places, settings.limits.batch_bytes),
                 fresh_seconds=KEPT_SECONDS,
             ),
+            _Part("restarts", Alarm.WORKER, "see that the home's disk answers", partial(check_restarts, settings)),
             _Part("backup", Alarm.BACKUP, "see that its disk answers", partial(check_backups, settings)),
             _Part(
                 "broker",

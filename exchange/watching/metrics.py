@@ -54,6 +54,8 @@ from exchange.format.errors import TransientError
 from exchange.format.names import CONTROL
 from exchange.incoming.stranger_counts import recent_strangers
 from exchange.link import peer_state, peer_statements
+from exchange.operating import last_runs
+from exchange.operating.backup.state import read_last
 from exchange.operating.presence import LATE_PERIODS, LEAST
 from exchange.settings import Settings
 from exchange.site import Site
@@ -194,6 +196,14 @@ def _about(settings: Settings, page: _Page) -> Iterator[Metric]:
     late = {way: max(LATE_PERIODS * every, LEAST.total_seconds()) for way, every in periods.items()}
     said = "For how long exports and imports may not be done until they are late."
     yield page.gauge("late_after_seconds", said, ("direction",), late)
+    with suppress(OSError):
+        counted = {(name,): one.count for name, one in last_runs.restarts(settings).items()}
+        said = "Processes of this home that were killed, or fell, and were started again."
+        yield page.counter("process_restarts", said, ("process",), counted)
+    with suppress(OSError):
+        made_at = read_last(settings.home).at
+        made = {} if made_at is None else {(): made_at.timestamp()}
+        yield page.gauge("last_backup_timestamp_seconds", "When the last backup was made here.", (), made)
 
 
 def _room(page: _Page) -> Iterator[Metric]:

@@ -17,7 +17,7 @@ from exchange.operating.doctor.database import check_database
 from exchange.operating.doctor.file_system import check_folders, check_password_files
 from exchange.operating.doctor.finding import Alarm, Findings, fault, looked, ok
 from exchange.operating.doctor.keys import check_keys
-from exchange.operating.doctor.processes import check_calls, check_handler, check_nudge, check_parts
+from exchange.operating.doctor.processes import check_calls, check_handler, check_nudge, check_parts, check_restarts
 from exchange.operating.doctor.watch import check_watch
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
@@ -56,6 +56,7 @@ def examine_side(settings: Settings, make_site: Callable[[], Site], *, work: boo
         ("broker", partial(check_parts, settings)),
         ("broker", partial(check_broker, settings)),
         ("nudge", partial(check_nudge, settings)),
+        ("restarts", partial(check_restarts, settings)),
         ("backup", partial(check_backups, settings)),
         ("watch", partial(check_watch, settings)),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from exchange.database import clock
 from exchange.files import call_secret
 from exchange.files.pid_lock import held
-from exchange.operating import broker, probes
+from exchange.operating import broker, last_runs, probes
 from exchange.operating.assemble import load_request_handler
 from exchange.operating.doctor.broker import broker_url
 from exchange.operating.doctor.finding import Alarm, Findings, fault, ok, warning
@@ -58,6 +61,27 @@ def check_nudge(settings: Settings) -> Findings:
             "run `exchange up`, or `exchange nudge` beside worker and beat",
             command="exchange up",
         )
+
+
+MOST_RESTARTS = 3
+"""A process that did not end in order more often within ``RESTARTS_WITHIN`` falls again and again."""
+RESTARTS_WITHIN = timedelta(hours=1)
+
+
+def check_restarts(settings: Settings) -> Findings:
+    """Look which processes were killed, or fell, again and again within the last hour."""
+    alarms = {"worker": Alarm.WORKER, "beat": Alarm.BEAT}
+    for process, restarts in last_runs.restarts(settings).items():
+        lately = [one for one in restarts.at if timedelta() <= clock.now() - one < RESTARTS_WITHIN]
+        if len(lately) > MOST_RESTARTS:
+            yield warning(
+                "restarts",
+                f"the {process} was killed, or fell, and was started again {len(lately)} times within an hour",
+                "see its log, and whether the machine ran out of memory (`journalctl -k`); nothing is lost",
+                since=lately[0],
+                alarm=alarms.get(process),
+                subject="restarts",
+            )
 
 
 def check_handler(settings: Settings) -> Findings:
