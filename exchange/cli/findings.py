@@ -24,20 +24,23 @@ def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
 
     levels = list(Level)
     for one in sorted(findings, key=lambda one: levels.index(one.level)):
-        show_finding(one)
+        show_finding(one, known="exchange doctor")
     count = Counter(one.level for one in findings)
     output.tell(f"faults: {count[Level.FAULT]}, warnings: {count[Level.WARNING]}, well: {count[Level.OK]}")
 
 
-def show_finding(one: Finding) -> None:
-    """Print one: how it is, what was found, for what is not well since when, what to do and what to type next."""
+def show_finding(one: Finding, *, known: str = "") -> None:
+    """Print one: how it is, what was found, for what is not well since when, what to do and what to type next.
+
+    A command that is ``known`` is left out: whoever typed it reads this.
+    """
     from exchange.database.engine import now
     from exchange.format.moments import lasting
     from exchange.operating.doctor import Level
 
     since = f"since {in_table(one.since)}, {lasting(now() - one.since)} ago" if one.since else ""
     output.paragraph(one.level, f"{one.check}: {one.message}", since if one.level is not Level.OK else "", one.remedy)
-    if one.command:
+    if one.command and one.command != known:
         output.command(one.command)
 
 

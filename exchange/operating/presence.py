@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database import clock, pauses
+from exchange.database.dialects import dialect_of
 from exchange.database.engine import among
 from exchange.database.processes import Kind, Sign, read_signs, silent, this_host
 from exchange.database.tables import BatchState, Direction, batch, success
@@ -41,6 +42,8 @@ class Process:
     sign: Sign | None
     every_seconds: float
     """How often one leaves word that has not done so yet."""
+    heard_since: datetime | None = None
+    """Since when the database's server runs, if that is known: nobody could leave word before."""
 
     @property
     def here(self) -> bool:
@@ -56,8 +59,10 @@ class Process:
     @property
     def is_quiet(self) -> bool:
         """Whether word of it should have come long ago."""
+        if self.quiet_since is None:
+            return False
         every = self.sign.every_seconds if self.sign else self.every_seconds
-        return self.quiet_since is not None and silent(self.quiet_since, every)
+        return silent(self.quiet_since, every) and (self.heard_since is None or silent(self.heard_since, every))
 
     @property
     def works(self) -> bool:
@@ -77,13 +82,16 @@ class Presence:
 
 def look_for_processes(settings: Settings, site: Site, connection: Connection) -> Presence:
     """Say who is there and what was done. Reads in the caller's transaction, a few rows."""
-    signs = read_signs(connection)
+    signs, server_began = read_signs(connection), None
+    if dialect_of(connection).is_postgresql:
+        server_began = connection.scalar(sa.select(sa.func.pg_postmaster_start_time()))
     return Presence(
-        Process(_begun(settings.beat_lock), signs.get(Kind.BEAT), 0),
+        Process(_begun(settings.beat_lock), signs.get(Kind.BEAT), 0, server_began),
         Process(
             _begun(settings.worker_lock, by_others=True),
             signs.get(Kind.WORKER),
             min(settings.export_every, settings.import_every),
+            server_began,
         ),
         {
             Direction.OUT: _last_runs(site, connection, Direction.OUT, site.outgoing()),

@@ -56,7 +56,10 @@ def test_who_is_missing_or_hangs_is_said_and_since_when_nothing_was_done(
     worker = pid_lock.hold_with_others(settings.worker_lock)
     another = pid_lock.hold_with_others(settings.worker_lock)
     alone = "a worker runs here, but no beat: nothing is called but by hand, unless another machine's beat does"
+    assert said() == {}  # both were started just now
+    ahead(minutes=1)
     assert said() == {("beat", ""): ("warning", alone)}
+    ahead(minutes=0)
     worker.close()
     beat = pid_lock.hold(settings.beat_lock, lambda who: who)
     assert said() == {}

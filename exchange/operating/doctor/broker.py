@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from exchange.files.pid_lock import held
 from exchange.operating import broker
-from exchange.operating.doctor.finding import Alarm, Findings, Level, fault, of_problem, ok, warning
+from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, fault, of_problem, ok
 from exchange.settings import Settings
 
 
@@ -19,12 +20,14 @@ def check_broker(settings: Settings) -> Findings:
     """Ask the broker what it takes and keeps."""
     url = broker_url(settings)
     if url is None:
-        # A side that is not up yet is in order; what runs by hand needs no broker.
-        yield warning(
+        # A side that is not up yet is in order; what runs by hand needs no broker, beat and worker do.
+        needed = held(settings.beat_lock) or held(settings.worker_lock, by_others=True)
+        yield Finding(
             "broker",
+            Level.FAULT if needed else Level.WARNING,
             "the embedded broker does not run",
             "run `exchange up`, which starts it",
-            command="exchange up",
+            "exchange up",
             alarm=Alarm.BROKER if settings.beat_lock.exists() else None,
         )
         return

@@ -54,6 +54,18 @@ class Alarm(StrEnum):
     BACKUP = "backup"
 
 
+_NEXT = {
+    Alarm.LINK_SILENT: "exchange status",
+    Alarm.DEAD_LETTERS: "exchange dead-letters",
+    Alarm.DISK: "exchange prune",
+    Alarm.KEY: "exchange keys list",
+    Alarm.HALTED: "exchange epoch list",
+    Alarm.BACKUP: "exchange backup",
+    Alarm.FOLDER: "exchange init",
+}
+"""What is typed next where a check knows nothing better: whoever is told of an alarm is told a command."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check: what was looked at, how it is, and for what is not well what to do.
@@ -72,6 +84,11 @@ class Finding:
     since: datetime | None = None
     alarm: Alarm | None = None
     subject: str = ""
+
+    def __post_init__(self) -> None:
+        """Have each alarm name a command."""
+        if self.alarm is not None and not self.command:
+            object.__setattr__(self, "command", _NEXT.get(self.alarm, "exchange doctor"))
 
     @property
     def advice(self) -> str:

@@ -18,6 +18,9 @@ from exchange.site import Site
 FORGOTTEN = timedelta(days=1)
 """So long after beat or a worker was last there, work that is done all the same is done without it: by cron, say."""
 
+STARTING = timedelta(seconds=20)
+"""So long beat or a worker that has begun may be alone: they are started together, and one is there sooner."""
+
 _START = {
     Alarm.BEAT: "start beat (`exchange up`, or `celery -A exchange beat`)",
     Alarm.WORKER: "start the worker (`exchange up`, or `celery -A exchange worker`)",
@@ -60,6 +63,8 @@ def _beat(settings: Settings, there: Presence, *, late: bool) -> Findings:
     elif beat.here:
         said = f"beat runs here, but has not ticked since {in_words(_since(beat))}: it hangs"
         yield _absent(Alarm.BEAT, said, "end it, and start it again", since=beat.quiet_since)
+    elif _has_just_begun(there.worker):
+        yield ok("work", "a worker has just begun here, and beat is given time to", subject="beat")
     elif beat.sign is not None and not _is_forgotten(beat, late=late):
         said = f"no beat ticks any more; the last tick was at {in_words(beat.sign.at)}{_where(beat)}"
         yield _absent(Alarm.BEAT, said, since=beat.sign.at)
@@ -80,6 +85,8 @@ def _worker(_settings: Settings, there: Presence, *, late: bool) -> Findings:
         )
         remedy = "see what it logs (`celery -A exchange inspect active`); end it, and start it again"
         yield _absent(Alarm.WORKER, said, remedy, since=worker.quiet_since)
+    elif _has_just_begun(there.beat):
+        yield ok("work", "beat has just begun here, and a worker is given time to", subject="worker")
     elif worker.sign is not None and not _is_forgotten(worker, late=late):
         said = (
             f"no worker works any more; the last one got something done at {in_words(worker.sign.at)}{_where(worker)}"
@@ -94,6 +101,10 @@ def _absent(
     alarm: Alarm, said: str, remedy: str = "", *, since: datetime | None = None, level: Level = Level.FAULT
 ) -> Finding:
     return Finding("work", level, said, remedy or _START[alarm], "exchange up", since, alarm)
+
+
+def _has_just_begun(other: Process) -> bool:
+    return other.begun is not None and clock.since(other.begun) < STARTING
 
 
 def _is_forgotten(one: Process, *, late: bool) -> bool:
