@@ -2,8 +2,9 @@
 
 A server imports what our programs need, once in a test process, and forks itself for each program that is asked for.
 ``python`` in its folder takes ``-m``, ``-c`` and a file as the real one does, and runs with the arguments, environment,
-folder and open files that it was given. It passes on the signals that it gets, and dies with its program, and the
-program with it. ``exchange.celery``, which reads the settings as it is imported, is imported by each program anew.
+folder, open files and largest size of a file that it was given. It passes on the signals that it gets, and dies with
+its program, and the program with it. ``exchange.celery``, which reads the settings as it is imported, is imported by
+each program anew.
 Where the very start of a process is what a test is about, it starts ``sys.executable``.
 """
 
@@ -16,6 +17,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import runpy
 import selectors
 import shlex
@@ -226,6 +228,7 @@ def _become(order: dict[str, Any], files: list[int]) -> NoReturn:
             os.dup2(file, target)
             os.close(file)
         os.closerange(3, 256)
+        resource.setrlimit(resource.RLIMIT_FSIZE, tuple(order["largest_file"]))
         os.chdir(order["folder"])
         os.environ.clear()
         os.environ.update(order["environment"])

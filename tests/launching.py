@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -17,7 +18,10 @@ LENGTH_BYTES = 4
 
 def launch(address: str, *words: str) -> int:
     """Run a program to its end; give its exit code, or die of the signal that it died of."""
-    order = json.dumps({"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()  # noqa: PTH109 - pathlib would cost more than all else here
+    folder = os.getcwd()  # noqa: PTH109 - pathlib would cost more than all else here
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    said = {"words": words, "folder": folder, "environment": dict(os.environ), "largest_file": largest}
+    order = json.dumps(said).encode()
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         socket.send_fds(server, [len(order).to_bytes(LENGTH_BYTES, "big")], [0, 1, 2])
