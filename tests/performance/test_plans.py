@@ -22,6 +22,7 @@ from exchange.format.errors import Verdict
 from exchange.incoming import importer
 from exchange.link import asked_requests, gaps, send_requests
 from exchange.operating import prune, status
+from exchange.operating.retention_clock import RetentionClock
 from exchange.outgoing import resend
 from exchange.settings import Settings
 from exchange.watching.health import Health
@@ -201,6 +202,8 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
     "ix_exchange_dead_letter_orphan": lambda side, _: auto_retry.retry_orphans(
         side.site, side.site.incoming(), importer.never, everything=False
     ),
+    # Which of them are to be tried by themselves now? Asked each minute.
+    "ix_exchange_dead_letter_due": lambda side, _: auto_retry.retry_due(side.site, importer.never),
     # `exchange dead-letters show`
     "ix_exchange_event_subject_subject_id": asked(lambda c: store.history(c, 77)),
     # Was this call made before, and did it come to its end? Asked at every call by hand.
@@ -209,9 +212,9 @@ QUERIES: dict[str, Callable[[Side, Forger], object]] = {
 }
 """Each index and the work that needs it."""
 
-KEEPING = {"uq_exchange_audit_previous", "uq_exchange_message_once"}
-"""And those in which nobody looks anything up: they keep two acts from following on the same one, and a report from
-being sent twice."""
+KEEPING = {"uq_exchange_audit_previous", "uq_exchange_message_once", "uq_exchange_retry_open"}
+"""And those in which nobody looks anything up: they keep two acts from following on the same one, a report from being
+sent twice, and a selection from being tried twice at once."""
 
 
 def parked_again(side: Side) -> None:
@@ -248,9 +251,8 @@ def close_requests(side: Side) -> None:
 
 
 def prune_files(side: Side) -> None:
-    """Let go of files alone: of dead letters there would be more to remove than to keep."""
-    side.limit(letter_days={})
-    prune.prune_expired(side.site)
+    """Let go of files alone: of dead letters and rows of the ledger there would be more to remove than to keep."""
+    prune._prune_sealed(side.site, RetentionClock(side.site.spool.folders))
 
 
 def test_every_index_is_there_for_a_query() -> None:
@@ -437,9 +439,10 @@ def test_letting_some_dead_letters_go_reads_no_large_table(receiver: Side, *, an
     receiver.execute(applied_long_ago.values(state=DeadLetterState.APPLIED))
     if analysed:
         analyse(receiver)
-    receiver.limit(letter_days={DeadLetterState.APPLIED: 1.0, DeadLetterState.DISCARDED: 100_000.0})
+    letter_days = {DeadLetterState.APPLIED: 1.0, DeadLetterState.DISCARDED: 100_000.0}
+    receiver.limit(letter_days=letter_days)
     with watched(receiver.engine) as seen:
-        assert prune.prune_expired(receiver.site).letters == CHANGED
+        assert prune._prune_letters(receiver.site, RetentionClock(receiver.site.spool.folders)) == CHANGED
         with reading(receiver.engine) as connection:
             counts.backlog(connection)
 
@@ -457,5 +460,5 @@ def test_a_scrape_of_metrics_reads_no_large_table_and_asks_as_much_however_long_
         text = render_metrics(settings, receiver.site, Health("two", LONG_AGO, ())).decode()
 
     assert seen.read_whole(*GROWING) == []
-    assert seen.statements <= 30
+    assert seen.statements <= 31
     assert f'state="applied"}} {BATCHES}.0' in text
