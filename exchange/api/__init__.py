@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from exchange.results import ExportRun, ImportRun, Resynced
     from exchange.settings import Settings
     from exchange.site import Site
+    from exchange.watching.health import Health
+    from exchange.watching.silencing import Alarms
 
 __all__ = ["Exchange", "RefusedArgument"]
 
@@ -317,13 +319,37 @@ class Exchange:
 
     def findings(self, *, work: bool = True) -> list[Finding]:
         """Look at everything, as ``exchange doctor`` does; without ``work`` only at the installation."""
-        from exchange.operating.assemble import assemble
         from exchange.operating.doctor.examine import examine_side
 
-        def keyless() -> Site:
-            return assemble(self.settings, keyless=True, engine=self._borrowed(), channels=self._channels)
+        return list(examine_side(self.settings, self._keyless, work=work))
 
-        return list(examine_side(self.settings, keyless, work=work))
+    def health(self, seconds: float = 2.0) -> Health:
+        """Say at a glance how this side is, as ``exchange health`` does; of a part that hangs so long it says that.
+
+        A program that asks all the time asks ``exchange serve`` for ``/health/ready``, which keeps its connections.
+        """
+        from exchange.watching.health import Looker
+
+        looker = Looker(self.settings, self._keyless)
+        try:
+            return looker.read(seconds)
+        finally:
+            looker.close()
+
+    def alarms(self) -> Alarms:
+        """Give what stands since when, who was told, what is silenced and what was not delivered.
+
+        That is what ``exchange serve`` or ``exchange watch`` found when it looked last; if the database was away then,
+        it comes from its file.
+        """
+        from exchange.watching.silencing import from_file, read_alarms
+
+        return from_file(self.settings) or read_alarms(self.site)
+
+    def _keyless(self) -> Site:
+        from exchange.operating.assemble import assemble
+
+        return assemble(self.settings, keyless=True, engine=self._borrowed(), channels=self._channels)
 
     # Channels
 

@@ -112,6 +112,8 @@ def test_a_program_exports_imports_and_mends_dead_letters_as_the_command_line_do
         assert next(one for one in office.status().channels if one.channel == "items").applied == 1
         assert plant.resync("items").asked
         assert {one.check for one in office.findings()} >= {"settings", "database", "agreement"}
+        assert {one.check for one in office.health().parts} >= {"space", "tables", "agreement"}
+        assert (office.alarms().standing, office.alarms().alone) == ((), False)
         with office.site.engine.connect() as connection:
             done = connection.execute(
                 sa.select(audit.c.action, audit.c.who, audit.c.origin).where(audit.c.concludes.is_(None))
