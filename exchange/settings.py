@@ -625,6 +625,11 @@ class Settings(BaseModel):
         return self.run_folder / "nudge.lock"
 
     @property
+    def serve_lock(self) -> Path:
+        """Held by every process that serves, as long as it lives."""
+        return self.run_folder / "serve.lock"
+
+    @property
     def calls_lock(self) -> Path:
         """Where a worker holds the id of the call that it works on."""
         return self.run_folder / "calls.lock"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from exchange.files import pid_lock
 from exchange.operating import last_runs, logs
 from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
@@ -76,6 +77,7 @@ def run_server(settings: Settings) -> None:
         at=f"http://{shown}:{listening.getsockname()[1]}",
         token="needed" if token else "none, as no other machine reaches it",
     )
+    there = _take_place(settings)
     config = uvicorn.Config(
         make_app(settings, token=token),
         http=_Bounded,
@@ -94,7 +96,27 @@ def run_server(settings: Settings) -> None:
     with suppress(OSError):
         for sentence in last_runs.begin(settings, "serve"):
             structlog.get_logger("exchange").warning("restarted", message=sentence)
-    _Server(config, settings, (host, listening.getsockname()[1])).run(sockets=[listening])
+    with there:
+        _Server(config, settings, (host, listening.getsockname()[1])).run(sockets=[listening])
+
+
+def _take_place(settings: Settings) -> AbstractContextManager[object]:
+    """Hold this home's place of those who serve until what is given ends, and say it if there are more of them.
+
+    While somebody has it alone, as `exchange restore` does, it waits. A folder that can't be written keeps nobody from
+    being told so.
+    """
+    log = structlog.get_logger("exchange")
+    try:
+        if pid_lock.held(settings.serve_lock):
+            log.warning("waiting", message=f"somebody restores this side: served once {settings.serve_lock} is free")
+        elif pid_lock.held(settings.serve_lock, by_others=True):
+            log.warning("not alone", message="another one serves this home, too: both answer, and one tells people")
+        return pid_lock.hold_with_others(settings.serve_lock)
+    except OSError as error:
+        said = f"{settings.serve_lock}: {error.strerror}; a restore would not notice that this runs"
+        log.warning("unnoticed", message=said)
+        return nullcontext()
 
 
 class _Server(uvicorn.Server):

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from exchange.files import pid_lock
 from exchange.operating.prepare import prepare
 from exchange.settings import Settings
 
@@ -104,6 +105,24 @@ def test_it_answers_health_and_metrics_on_this_machine_and_ends_in_order(home: P
         assert server.ask("/health/ready", Content_Length="99999999")[0] == 413
         assert server.ask("/health/live", More="x" * 100_000)[0] == 431
     assert server.process.returncode in (0, -signal.SIGTERM)
+
+
+def test_a_second_one_says_that_it_is_not_alone_and_a_restore_begins_beside_none(home: Path) -> None:
+    lock = home / "run" / "serve.lock"
+    with serving(home) as first:
+        with serving(home) as second:
+            assert second.process.stderr is not None
+            assert "another one serves this home" in second.process.stderr.readline()
+            assert first.ask("/health/live")[0] == second.ask("/health/live")[0] == 200
+        assert pid_lock.held(lock, by_others=True)
+        with pytest.raises(BlockingIOError), closing(pid_lock.hold(lock, refuse)):
+            pass
+    assert not pid_lock.held(lock, by_others=True)
+
+
+def refuse(_who: str) -> None:
+    """Do not wait."""
+    raise BlockingIOError
 
 
 def test_beyond_this_machine_it_needs_a_token_and_asks_for_it(home: Path, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ class _Done:
 def _nobody_at_work(settings: Settings) -> Iterator[None]:
     """Hold the places of beat, workers and others: what starts meanwhile waits. Raises TransientError."""
     names = {"beat": settings.beat_lock, "a worker": settings.worker_lock, "nudge": settings.nudge_lock}
-    names |= {"serve": settings.run_folder / "serve.lock"}
+    names |= {"serve": settings.serve_lock}
     with ExitStack() as held:
         for what, path in names.items():
 
