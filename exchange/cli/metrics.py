@@ -11,6 +11,8 @@ import typer
 from exchange.cli import output
 from exchange.cli.runtime import fail, settings
 
+SECONDS = 8.0
+"""What is not read by then is left out."""
 READABLE = 0o644
 """A textfile is read by node_exporter, which is another user."""
 
@@ -28,15 +30,15 @@ def metrics(
 ) -> None:
     """Print all metrics as Prometheus reads them, or write a file."""
     from exchange.files import durable
-    from exchange.operating.assemble import assemble
-    from exchange.watching.metrics import render_metrics
+    from exchange.watching.health import Looker, make_watching_site
+    from exchange.watching.metrics import Scraper
 
     known = settings()
-    site = assemble(known, keyless=True)  # a database that is away is a metric, too
-    try:
-        content = render_metrics(known, site)
-    finally:
-        site.engine.dispose()
+    looker = Looker(known)
+    scraper = Scraper(known, looker, lambda: make_watching_site(known))  # a database that is away is a metric, too
+    content = scraper.render(SECONDS)
+    scraper.close()
+    looker.close()
     if textfile is None:
         sys.stdout.buffer.write(content)
         return

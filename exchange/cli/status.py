@@ -151,7 +151,7 @@ def _of_the_home(exchange: Exchange) -> dict[str, Any]:
 
     made_at = None
     if exchange.settings.backup_to is not None:
-        from exchange.operating.backup.state import read_last
+        from exchange.operating.backup_state import read_last
 
         made_at = read_last(exchange.settings.home).at
     counts = {name: one.count for name, one in restarts(exchange.settings).items()}

@@ -6,7 +6,7 @@ with locks; the database tells of all that is done, by whoever.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -82,7 +82,7 @@ class Presence:
 
 def look_for_processes(settings: Settings, site: Site, connection: Connection) -> Presence:
     """Say who is there and what was done. Reads in the caller's transaction, a few rows."""
-    signs, server_began = read_signs(connection), None
+    signs, still, server_began = read_signs(connection), pauses.paused(connection, site.off), None
     if dialect_of(connection).is_postgresql:
         server_began = connection.scalar(sa.select(sa.func.pg_postmaster_start_time()))
     return Presence(
@@ -94,17 +94,17 @@ def look_for_processes(settings: Settings, site: Site, connection: Connection) -
             server_began,
         ),
         {
-            Direction.OUT: _last_runs(site, connection, Direction.OUT, site.outgoing()),
-            Direction.IN: _last_runs(site, connection, Direction.IN, site.incoming()),
+            Direction.OUT: _last_runs(connection, still, Direction.OUT, site.outgoing()),
+            Direction.IN: _last_runs(connection, still, Direction.IN, site.incoming()),
         },
     )
 
 
 def _last_runs(
-    site: Site, connection: Connection, direction: Direction, channels: Iterable[Channel]
+    connection: Connection, still: Container[pauses.Place], direction: Direction, channels: Iterable[Channel]
 ) -> dict[str, datetime | None]:
     """Say when each channel was last done; of what is paused nothing, and one that goes on begins to count then."""
-    still, resumed = pauses.paused(connection, site.off), pauses.resumed(connection, direction)
+    resumed = pauses.resumed(connection, direction)
     running = [one for one in channels if (direction, one.declared) not in still]
     return {
         name: max(filter(None, (at, resumed.get(name))), default=None)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from html import escape
 
-import anyio
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,15 +22,12 @@ from exchange.operating.readiness import report_ready
 from exchange.operating.service_manager import manager
 from exchange.serve.guard import Guard
 from exchange.settings import Settings, SettingsFaults
-from exchange.site import Site
 from exchange.watching.health import Health, Looker, make_watching_site
-from exchange.watching.metrics import render_metrics
+from exchange.watching.metrics import Scraper
 from exchange.watching.watcher import Watcher
 
 METRICS_SECONDS = 8.0
 """So long a scrape may take: Prometheus waits for ten."""
-SCRAPE_WAIT_SECONDS = 2.0
-"""So long a scrape waits for another one: two Prometheuses may ask at one moment."""
 STOP_SECONDS = 5.0
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -42,8 +39,7 @@ class _Side:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.looker = Looker(settings)
-        self._site: Site | None = None
-        self._scraping = threading.Lock()
+        self.scraper = Scraper(settings, self.looker, partial(make_watching_site, settings))
         self._stopping = threading.Event()
         self._watch: threading.Thread | None = None
 
@@ -53,25 +49,13 @@ class _Side:
         self._watch = threading.Thread(target=watcher.run, args=(self._stopping,), name="watch", daemon=True)
         self._watch.start()
 
-    def metrics(self) -> bytes | None:
-        """Render the metrics after whoever scrapes now; None while an earlier scrape hangs. Raises SettingsFaults."""
-        if not self._scraping.acquire(timeout=SCRAPE_WAIT_SECONDS):
-            return None
-        try:
-            if self._site is None:
-                self._site = make_watching_site(self.settings)
-            return render_metrics(self.settings, self._site, self.looker.read())
-        finally:
-            self._scraping.release()
-
     def close(self) -> None:
         """Let go of all of it."""
         self._stopping.set()
         if self._watch is not None:
             self._watch.join(STOP_SECONDS)
         self.looker.close()
-        if self._site is not None:
-            self._site.engine.dispose()
+        self.scraper.close()
 
 
 def make_app(settings: Settings, *, token: str | None = None) -> Starlette:
@@ -126,14 +110,10 @@ async def _ready(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     side: _Side = request.app.state.side
-    content: bytes | None = None
     try:
-        with anyio.move_on_after(METRICS_SECONDS):
-            content = await run_sync(side.metrics, abandon_on_cancel=True)
+        content = await run_sync(side.scraper.render, METRICS_SECONDS)
     except SettingsFaults as faults:
         return PlainTextResponse(f"{faults}\n", 503)
-    if content is None:
-        return PlainTextResponse("the database does not answer: see /health/ready\n", 503)
     return Response(content, media_type=_METRICS_TYPE)
 
 

@@ -28,7 +28,7 @@ from exchange.operating.doctor.backups import check_backups
 from exchange.operating.doctor.broker import check_broker
 from exchange.operating.doctor.clock import check_clock
 from exchange.operating.doctor.file_system import check_private_folders, check_room, check_shared_folder
-from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, fault, looked
+from exchange.operating.doctor.finding import Alarm, DatabaseCheck, Finding, Findings, Level, fault, looked
 from exchange.operating.doctor.keys import check_keys
 from exchange.operating.doctor.processes import check_restarts
 from exchange.settings import Settings, SettingsFaults
@@ -39,7 +39,8 @@ SECONDS = 2.0
 FRESH_SECONDS = 1.0
 """What was found so short a time ago is not looked for anew, however many ask."""
 KEPT_SECONDS = 10.0
-"""The same of what is tried by writing: to the broker, and a file in each folder."""
+"""The same of what is tried by writing (to the broker, and a file in each folder), and of tables, triggers and
+migrations, if they are well: only a person changes those."""
 ABANDONED_SECONDS = 30.0
 """After so long a look that hangs is left to itself, and another one begun."""
 MOST_ABANDONED = 4
@@ -57,6 +58,8 @@ class Health:
     network: str
     at: datetime
     parts: tuple[Finding, ...]
+    looked_at: datetime | None = None
+    """When the oldest look began that said any of it."""
 
     @property
     def level(self) -> Level:
@@ -101,6 +104,10 @@ class Looker:
         self._settings = settings
         self._make_site = make_site or partial(make_watching_site, settings)
         self._site: Site | None = None
+        self._first, self._checks = (
+            [(name, _Kept(check) if check in quick.SELDOM else check) for name, check in checks]
+            for checks in (quick.FIRST, (*quick.TABLES, *quick.WORK))
+        )
         places = folders(settings)
         database = f"see that {settings.shown_database_url} is right and runs"
         self._parts = (
@@ -133,11 +140,22 @@ class Looker:
 
     def read(self, seconds: float = SECONDS) -> Health:
         """Say how the side is; takes at most ``seconds``, and less than a twentieth of one where nothing hangs."""
+        return self._read(seconds, 0.0)
+
+    def read_lately(self, seconds: float) -> Health:
+        """Say the same; of a part that gives no answer in ``seconds`` what a look at it said before, if that is recent.
+
+        That is, not older than ``ABANDONED_SECONDS``.
+        """
+        return self._read(seconds, ABANDONED_SECONDS)
+
+    def _read(self, seconds: float, most_age: float) -> Health:
         deadline = time.monotonic() + seconds
         for part in self._parts:
             part.begin()
-        found = [finding for part in self._parts for finding in part.found(deadline)]
-        return Health(self._settings.network, clock.now(), tuple(found))
+        looks = [part.found(deadline, most_age) for part in self._parts]
+        found = [finding for findings, _ in looks for finding in findings]
+        return Health(self._settings.network, clock.now(), tuple(found), min(at for _, at in looks))
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -155,7 +173,7 @@ class Looker:
                 for sentence in faults.faults:
                     yield fault("settings", sentence, "correct it, and start again what watches", alarm=Alarm.SETTINGS)
                 return
-        yield from quick.look(self._settings, self._site, quick.TABLES + quick.WORK)
+        yield from quick.look(self._settings, self._site, self._checks, self._first)
 
 
 def make_watching_site(settings: Settings) -> Site:
@@ -168,6 +186,25 @@ def make_watching_site(settings: Settings) -> Site:
         url = url.update_query_dict({name: at for name, at in _DATABASE_SECONDS.items() if name not in url.query})
     engine = make_engine(url.render_as_string(hide_password=False), lock_seconds=settings.lock_seconds)
     return assemble(settings, keyless=True, engine=engine)
+
+
+class _Kept:
+    """A check whose findings count for ``KEPT_SECONDS``, if none is a fault: what is mended is seen at once."""
+
+    def __init__(self, check: DatabaseCheck) -> None:
+        self._check = check
+        self._until = 0.0
+        self._found: list[Finding] = []
+
+    def __call__(self, settings: Settings, site: Site) -> Findings:
+        if time.monotonic() < self._until:
+            yield from self._found
+            return
+        begun = time.monotonic()
+        found = list(self._check(settings, site))
+        if not any(one.level is Level.FAULT for one in found):
+            self._found, self._until = found, begun + KEPT_SECONDS
+        yield from found
 
 
 @dataclass
@@ -197,6 +234,7 @@ class _Part:
         self._fresh_seconds = FRESH_SECONDS if fresh_seconds is None else fresh_seconds
         self._lock = threading.Lock()
         self._present: _Look | None = None
+        self._answered: _Look | None = None
         self._hung: list[_Look] = []
         self._silent_since: datetime | None = None
 
@@ -232,17 +270,23 @@ class _Part:
             look.findings.append(finding)
         yield from ()
 
-    def found(self, deadline: float) -> list[Finding]:
-        """Give what was found until ``deadline``; that more was to come is the last of it."""
+    def found(self, deadline: float, most_age: float) -> tuple[list[Finding], datetime]:
+        """Give what was found until ``deadline``, and when that look began; that more was to come is the last of it.
+
+        Instead of a look that goes on the last one counts that was done, if it began ``most_age`` seconds ago or later.
+        """
         look = self._present
         assert look is not None
         if look.done.wait(max(deadline - time.monotonic(), 0)):
-            self._silent_since = None
-            return look.findings
+            self._silent_since, self._answered = None, look
+            return look.findings, look.begun_at
+        last = self._answered
+        if last is not None and time.monotonic() - last.begun < most_age:
+            return last.findings, last.begun_at
         since = self._silent_since = self._silent_since or look.begun_at
         took = lasting(max(clock.now() - since, timedelta()))
         said = f"no answer from {self._subject or self._name} for {took}; nothing more is known of it"
-        return [*look.findings, self._fault(said, since)]
+        return [*look.findings, self._fault(said, since)], look.begun_at
 
     def _fault(self, said: str, since: datetime | None = None) -> Finding:
         return fault(self._name, said, self._remedy, since=since, alarm=self._alarm, subject=self._subject)

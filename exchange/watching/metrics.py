@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -55,7 +57,7 @@ from exchange.format.names import CONTROL
 from exchange.incoming.stranger_counts import recent_strangers
 from exchange.link import peer_state, peer_statements
 from exchange.operating import last_runs
-from exchange.operating.backup.state import read_last
+from exchange.operating.backup_state import read_last
 from exchange.operating.presence import LATE_PERIODS, LEAST
 from exchange.settings import Settings
 from exchange.site import Site
@@ -78,54 +80,137 @@ Samples = Mapping[Any, float]
 """Values by their labels, a tuple of texts each."""
 
 
-def render_metrics(settings: Settings, site: Site, health: Health | None = None) -> bytes:
-    """Give all metrics of a side as text; ``health`` is what was found of it just now (None: it is looked at first).
+def render_metrics(settings: Settings, site: Site, health: Health) -> bytes:
+    """Give all metrics of a side as text; ``health`` is what was found of it just now.
 
     Reads in one transaction, and the file systems' room; changes nothing. A database that fails leaves out what it
     would have said.
     """
-    if health is None:
-        looker = Looker(settings)
-        health = looker.read()
-        looker.close()
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(settings, site, health))
-    return generate_latest(registry)
+    page = _Page(site)
+    return _rendered(settings, page, health, _read_files(settings, page), _read_database(page))
 
 
-class _Collector:
-    """One scrape."""
+class Scraper:
+    """Renders the metrics of a side, again and again, from any thread, and within a time, whatever hangs.
 
-    def __init__(self, settings: Settings, site: Site, health: Health) -> None:
-        self._settings = settings
-        self._site = site
-        self._health = health
+    All that ask at once get what one reading of database and folders found. What is not read in time is left out, and
+    of the looks at the side those before count.
+    """
 
-    def collect(self) -> Iterator[Metric]:
-        """Give each metric with its samples."""
-        page = _Page(self._site)
-        yield from _about(self._settings, page)
-        yield from _room(page)
-        yield from _keys(self._settings, page)
-        yield from _alarms(self._health, page)
-        up, found = 0.0, list[Metric]()
-        with suppress(TransientError, SQLAlchemyError):  # away, or not migrated
-            if engine.missing_file(self._site.engine) is None:
-                found, up = _read(page), 1.0
-        yield page.gauge("database_up", "Whether the database could be read.", (), {(): up})
-        yield from found
-        yield page.gauge(
+    def __init__(self, settings: Settings, looker: Looker, make_site: Callable[[], Site]) -> None:
+        """Take the side, who looks at it, and what makes its site: it is made when the first one asks."""
+        self._settings, self._looker, self._make_site = settings, looker, make_site
+        self._lock = threading.Lock()
+        self._page: _Page | None = None
+        self._files = _Shared(lambda: _read_files(settings, self._known_page()))
+        self._database = _Shared(lambda: _read_database(self._known_page()))
+
+    def render(self, seconds: float) -> bytes:
+        """Give all metrics as text; takes at most ``seconds``. Raises SettingsFaults."""
+        deadline = time.monotonic() + seconds
+        page = self._known_page()
+        readings = [one.begin() for one in (self._files, self._database)]
+        health = self._looker.read_lately(seconds / 2)
+        found = [one.found(deadline) for one in readings]
+        return _rendered(self._settings, page, health, found[0] or [], found[1])
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if self._page is not None:
+            self._page.site.engine.dispose()
+
+    def _known_page(self) -> _Page:
+        with self._lock:
+            if self._page is None:
+                self._page = _Page(self._make_site())
+            return self._page
+
+
+class _Reading:
+    """One reading, which goes on or is done; None of one that failed, too."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._metrics: list[Metric] | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        return not self._done.is_set()
+
+    def run(self, read: Callable[[], list[Metric] | None]) -> None:
+        try:
+            self._metrics = read()
+        finally:
+            self._done.set()
+
+    def found(self, deadline: float) -> list[Metric] | None:
+        """Wait for what it finds until ``deadline``; None if that is not known by then."""
+        return self._metrics if self._done.wait(max(deadline - time.monotonic(), 0)) else None
+
+
+class _Shared:
+    """What one thread at a time reads: all that ask meanwhile wait for what that one finds."""
+
+    def __init__(self, read: Callable[[], list[Metric] | None]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._present: _Reading | None = None
+
+    def begin(self) -> _Reading:
+        """Begin to read, unless that goes on."""
+        with self._lock:
+            if self._present is None or not self._present.goes_on:
+                self._present = _Reading()
+                threading.Thread(target=self._present.run, args=(self._read,), name="scrape", daemon=True).start()
+            return self._present
+
+
+def _rendered(
+    settings: Settings, page: _Page, health: Health, files: Iterable[Metric], database: list[Metric] | None
+) -> bytes:
+    """Write all metrics; ``database`` is None where it could not be read."""
+    up = {(): 0.0 if database is None else 1.0}
+    metrics = [
+        *_about(settings, page),
+        *files,
+        *_alarms(health, page),
+        page.gauge("database_up", "Whether the database could be read.", (), up),
+        *(database or ()),
+        page.gauge(
             "rendered_timestamp_seconds",
             "When these metrics were read: a textfile that nobody writes any more is old.",
             (),
             {(): clock.seconds()},
-        )
+        ),
+    ]
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(metrics))
+    return generate_latest(registry)
 
 
-def _read(page: _Page) -> list[Metric]:
-    """Read what the database has. Raises TransientError, and what a database says that is not migrated."""
-    with transient_errors(), reading(page.site.engine, one_moment=True) as connection:
-        return [one for section in _SECTIONS for one in section(page, connection)]
+class _Collector:
+    """The metrics of one scrape, as the library takes them."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """Give each metric with its samples."""
+        yield from self._metrics
+
+
+def _read_files(settings: Settings, page: _Page) -> list[Metric]:
+    """Read what the file systems have."""
+    return [*_home(settings, page), *_room(page), *_keys(settings, page)]
+
+
+def _read_database(page: _Page) -> list[Metric] | None:
+    """Read what the database has, in one transaction; None if it is away, or not migrated."""
+    with suppress(TransientError, SQLAlchemyError):
+        if engine.missing_file(page.site.engine) is None:
+            with transient_errors(), reading(page.site.engine, one_moment=True) as connection:
+                return [one for section in _SECTIONS for one in section(page, connection)]
+    return None
 
 
 class _Page:
@@ -196,6 +281,10 @@ def _about(settings: Settings, page: _Page) -> Iterator[Metric]:
     late = {way: max(LATE_PERIODS * every, LEAST.total_seconds()) for way, every in periods.items()}
     said = "For how long exports and imports may not be done until they are late."
     yield page.gauge("late_after_seconds", said, ("direction",), late)
+
+
+def _home(settings: Settings, page: _Page) -> Iterator[Metric]:
+    """Tell what files of the home have."""
     with suppress(OSError):
         counted = {(name,): one.count for name, one in last_runs.restarts(settings).items()}
         said = "Processes of this home that were killed, or fell, and were started again."
@@ -250,6 +339,8 @@ def _alarms(health: Health, page: _Page) -> Iterator[Metric]:
     )
     ready = {(): 1.0 if health.is_ready else 0.0}
     yield page.gauge("ready", "Whether nothing needs a person.", (), ready)
+    said = "Since when the oldest part of what alarms and ready say was looked at: more, where a look hangs."
+    yield page.gauge("look_age_seconds", said, (), {(): _age(health.looked_at)})
 
 
 # What the database has

@@ -71,3 +71,10 @@ def test_the_list_of_commands_fits_a_terminal_of_80_columns_with_a_whole_sentenc
     assert sorted(names) == sorted(COMMANDS)
     assert "..." not in shown.partition("Set up:")[2]
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_health_and_metrics_load_nothing_that_migrates_runs_tasks_or_backs_up(seeded: Pair) -> None:
+    for words in (["health", "--only", "triggers"], ["metrics"]):
+        modules = loaded(words, seeded.response.environment)
+        assert "exchange.watching.health" in modules
+        assert not modules & {"alembic", "celery", "exchange.operating.backup", "exchange.tables.loader"}, words

@@ -8,26 +8,19 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from ruamel.yaml import YAML
 
-from exchange.settings import Settings, load_settings
-from exchange.site import Site
 from exchange.testing.servers import free_port
-from exchange.watching.health import read_health
-from exchange.watching.metrics import render_metrics
 from tests.networks import Network, two_networks, until
 from tests.watching.scraping import Scrape
 
@@ -69,38 +62,26 @@ def test_every_panel_says_what_it_is_and_the_command_that_comes_next_and_fits_th
 
 
 @contextmanager
-def serving(network: Network) -> Iterator[int]:
-    """Answer to scrapes of a side; give the port."""
-    with patch.dict(os.environ, network.environment, clear=True):
-        settings = load_settings()
-    site = network.site()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = scraped(settings, site)
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        site.engine.dispose()
+def serving(network: Network, log: Path) -> Iterator[int]:
+    """Have `exchange serve` serve a side, whatever else of it runs; give the port."""
+    port = free_port()
+    command = [sys.executable, "-m", "exchange", "serve", "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env=network.environment, cwd=network.home.parent, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+        try:
+            until(lambda: "listening" in log.read_text(), log.read_text)
+            yield port
+        finally:
+            process.terminate()
+            process.wait()
 
 
-def scraped(settings: Settings, site: Site) -> bytes:
-    """Scrape a side."""
-    return render_metrics(settings, site, read_health(settings))
+def scraped(port: int) -> Scrape:
+    """Scrape a side. Raises urllib.error.HTTPError for any answer but 200."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return Scrape.of(answer.read().decode())
 
 
 class Prometheus:
@@ -199,14 +180,13 @@ def test_every_query_finds_something_of_two_sides_that_work_and_what_it_finds_is
     settings |= {"EXCHANGE_SETTLE_SECONDS": "0", "EXCHANGE_WORKER_CONCURRENCY": "2"}
     with two_networks(tmp_path, None, Path(sys.executable), **settings) as networks, ExitStack() as stack:
         request, response = networks["request"], networks["response"]
-        ports = [stack.enter_context(serving(one)) for one in networks.values()]
+        ports = [stack.enter_context(serving(one, tmp_path / f"serve-{name}")) for name, one in networks.items()]
         server = stack.enter_context(prometheus(tmp_path, ports))
         pages: dict[int, list[Scrape]] = {port: [] for port in ports}
 
         def scrape() -> None:
             for port in ports:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                    pages[port].append(Scrape.of(answer.read().decode()))
+                pages[port].append(scraped(port))
 
         take_a_name(request)
         response.exchange("seed")
@@ -241,5 +221,7 @@ def test_every_query_finds_something_of_two_sides_that_work_and_what_it_finds_is
         assert firing <= {"ExchangeDiskLow", "ExchangeDiskFullSoon"}  # as this machine has it
         for network, port in zip(networks.values(), ports, strict=True):
             network.stop()
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                compare(network, Scrape.of(answer.read().decode()))
+            scraped(port)  # it may have been read before the end, for Prometheus
+            compare(network, scraped(port))
+        ups = server.ask("min_over_time(up[10m])")
+        assert [one["value"][1] for one in ups] == ["1", "1"]  # no scrape failed

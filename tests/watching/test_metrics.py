@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client.core import Metric
 
 from exchange.database import clock, ledger, tables
 from exchange.database.locks import export_lock, locked, writing
 from exchange.database.tables import BatchState, Direction
+from exchange.operating.doctor.finding import Alarm, Finding, ok
 from exchange.settings import Settings
-from exchange.watching.health import Health
-from exchange.watching.metrics import OTHER, render_metrics
+from exchange.watching import health
+from exchange.watching.health import Health, Looker, make_watching_site
+from exchange.watching.metrics import OTHER, Scraper, _Shared, render_metrics
 from tests.cli.conftest import Pair
 from tests.cli.conftest import Side as Commands
 from tests.crossing import shop
@@ -39,6 +44,58 @@ def scraped(side: Side) -> Scrape:
 def told(side: Commands) -> Scrape:
     """Have a side's command print its metrics."""
     return Scrape.of(side.do("metrics").out)
+
+
+def test_a_database_that_never_answers_leaves_its_figures_out_and_what_was_seen_before_counts(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing"
+        settings = Settings(network="request", peer="response", home=tmp_path, database_url=url)
+        (tmp_path / "tmp").mkdir()
+        looker = Looker(settings)
+        scraper = Scraper(settings, looker, lambda: make_watching_site(settings))
+        seen = Scrape.of(scraper.render(0.6).decode())
+        assert (seen.one("database_up"), seen.one("ready")) == (0, 0)
+        assert seen.one("disk_free_bytes", folder="tmp") > 0
+        assert seen.one("alarm", alarm="database", subject="", level="fault") == 1
+        assert seen.one("look_age_seconds") < 60
+        assert "exchange_batches_total" not in seen.names
+
+
+def test_all_that_scrape_at_once_share_one_reading_and_a_look_that_is_slow_keeps_its_last_answer(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(network="one", peer="two", home=tmp_path)
+    os.mkfifo(tmp_path / "slow")
+    looks, reads = [], []
+
+    def look() -> Iterator[Finding]:
+        looks.append(1)
+        if len(looks) > 1:
+            (tmp_path / "slow").read_bytes()  # until somebody writes
+        yield ok("folders", "they are there")
+
+    def read() -> list[Metric]:
+        reads.append(1)
+        (tmp_path / "slow").read_bytes()
+        return []
+
+    looker = Looker(settings)
+    looker._parts = (health._Part("folders", Alarm.FOLDER, "mount it", look, fresh_seconds=0),)
+    assert looker.read().is_ready
+    late = looker.read_lately(0.01)
+    assert (late.is_ready, [one.message for one in late.parts]) == (True, ["they are there"])
+    assert not looker.read(0.01).is_ready  # who is to be told is told
+    shared = _Shared(read)
+    both = [shared.begin() for _ in range(2)]
+    assert (both[0] is both[1], both[0].found(0)) == (True, None)
+    while both[0].goes_on:
+        with suppress(OSError):
+            os.close(os.open(tmp_path / "slow", os.O_WRONLY | os.O_NONBLOCK))
+    assert (both[1].found(0), len(reads)) == ([], 1)
+    assert shared.begin() is not both[0]
+    looker.close()
 
 
 # The commands' own figures

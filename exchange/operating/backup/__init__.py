@@ -35,7 +35,8 @@ from exchange.format.backup_file import BackupFile, BackupManifest, Contents
 from exchange.format.errors import TransientError, Untrusted, printable
 from exchange.format.signed_file import FileFault
 from exchange.format.signing import TrustedKeys
-from exchange.operating.backup import databases, folder, kept_files, postgresql, sqlite, state
+from exchange.operating import backup_state
+from exchange.operating.backup import databases, folder, kept_files, postgresql, sqlite
 from exchange.operating.backup.contents import differences, read_contents
 from exchange.operating.retention_clock import RetentionClock
 from exchange.settings import Settings
@@ -93,11 +94,11 @@ def back_up(site: Site, settings: Settings, to: Path | None = None, recipient: s
     try:
         with transient_errors(), _alone(settings):
             done = _back_up(site, settings, where, recipient or settings.backup_recipient)
-            state.note_made(settings.home, done.folder)
+            backup_state.note_made(settings.home, done.folder)
             before = RetentionClock(site.spool.folders).before(settings.backup_days)
             return replace(done, removed=folder.remove_old(where, site.own, site.network, before))
     except (TransientError, KeyFault, sqlite3.Error) as error:
-        state.note_failed(settings.home, str(error))
+        backup_state.note_failed(settings.home, str(error))
         if isinstance(error, sqlite3.Error):
             raise TransientError(f"SQLite can't be copied: {printable(str(error))}; nothing was done") from error
         raise

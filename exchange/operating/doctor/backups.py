@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exchange.database import clock
 from exchange.format.moments import lasting
-from exchange.operating.backup.state import read_last
+from exchange.operating.backup_state import read_last
 from exchange.operating.doctor.finding import Alarm, Findings, fault, ok, warning
 from exchange.settings import Settings
 

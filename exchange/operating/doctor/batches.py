@@ -98,11 +98,12 @@ def check_agreement(_settings: Settings, site: Site) -> Findings:
     findings = [_differing(one, moment) for one in reconcile.report_agreement(site) if one.state == reconcile.DIFFERENT]
     asked = sa.select(repair).where(repair.c.state == RepairState.OPEN, repair.c.asked_at < moment - LONG)
     with locks.reading(site.engine) as connection:
-        there = peer_state.read_peer_state(site, connection)
-        still = pauses.paused(connection, site.off)
-        for row in connection.execute(asked.order_by(repair.c.asked_at).limit(10)):
+        rows = connection.execute(asked.order_by(repair.c.asked_at).limit(10)).all()
+        there = peer_state.read_peer_state(site, connection) if rows else None
+        still = pauses.paused(connection, site.off) if rows else {}
+        for row in rows:
             declared = _declared(site, row.channel)
-            if there.sends_nothing(declared) or (Direction.IN, declared) in still:
+            if (there and there.sends_nothing(declared)) or (Direction.IN, declared) in still:
                 continue  # said of the pause
             said = f"a {row.want} of channel {row.channel} was asked for and has not come"
             remedy = f"see that {site.peer} runs and that files go both ways"
@@ -226,9 +227,12 @@ def _missing(settings: Settings, site: Site, connection: Connection) -> Iterator
         .group_by(gap.c.channel, gap.c.epoch)
         .order_by(gap.c.channel)
     )
+    rows = connection.execute(query).all()
+    if not rows:
+        return
     still = pauses.paused(connection, site.off)
     there = peer_state.read_peer_state(site, connection)
-    for row in connection.execute(query):
+    for row in rows:
         declared = _declared(site, row.channel)
         paused = (Direction.IN, declared) in still or there.sends_nothing(declared)
         by_itself = paused or (not site.one_way and engine.now() - row.since <= LONG)

@@ -40,10 +40,14 @@ MAX_DRIFT = timedelta(seconds=60)
 """How far this machine's clock and the database's may be apart, and how far the ledger may be ahead of ours."""
 
 
-def look(settings: Settings, site: Site, checks: Sequence[tuple[str, DatabaseCheck]]) -> Findings:
+Checks = Sequence[tuple[str, DatabaseCheck]]
+
+
+def look(settings: Settings, site: Site, checks: Checks, first: Checks | None = None) -> Findings:
     """Look at the database, then at all that ``checks`` look at in it, one finding after the other.
 
     One that can't be reached ends it, one that is not migrated ends it before its tables; any other fault ends nothing.
+    ``first`` is ``FIRST``, or what asks the same less often.
     """
     missing = engine.missing_file(site.engine)
     if missing is not None:
@@ -51,7 +55,7 @@ def look(settings: Settings, site: Site, checks: Sequence[tuple[str, DatabaseChe
         yield fault("database", said, remedy, command="exchange migrate", alarm=Alarm.DATABASE)
         return
     where = f"see that {settings.shown_database_url} is right and runs"
-    for check, step in _FIRST:
+    for check, step in FIRST if first is None else first:
         findings = looked(check, partial(step, settings, site), where, Alarm.DATABASE)
         yield from findings
         if any(finding.level is Level.FAULT for finding in findings):
@@ -114,16 +118,22 @@ def check_audit(_settings: Settings, site: Site) -> Findings:
 
 def check_tables(_settings: Settings, site: Site) -> Findings:
     """Look whether the table of each stream is there, and as it should be."""
+    sent = {stream: channel.source == site.network for channel in site.channels for stream in channel.streams}
     well = True
     with locks.reading(site.engine) as connection:
-        shared = capture.shared_tables(connection, [one for channel in site.channels for one in channel.streams])
-        for channel in site.channels:
-            for stream in channel.streams:
-                also = [shared[stream.name]] if stream.name in shared else []
-                for problem in [*capture.check(connection, stream, captured=channel.source == site.network), *also]:
-                    well = well and problem.minor
-                    level, alarm = (Level.WARNING, None) if problem.minor else (Level.FAULT, Alarm.TRIGGERS)
-                    yield of_problem("tables", problem, level, alarm=alarm, subject=stream.name)
+        shared = capture.shared_tables(connection, sent)
+        found = {
+            name: problems
+            for captured in (True, False)
+            for name, problems in capture.check_all(
+                connection, [stream for stream, here in sent.items() if here is captured], captured=captured
+            ).items()
+        }
+    for stream in sent:
+        for problem in [*found[stream.name], *([shared[stream.name]] if stream.name in shared else ())]:
+            well = well and problem.minor
+            level, alarm = (Level.WARNING, None) if problem.minor else (Level.FAULT, Alarm.TRIGGERS)
+            yield of_problem("tables", problem, level, alarm=alarm, subject=stream.name)
     if well:
         yield ok("tables", "every stream has its table, and there its triggers or, if it is received, exchange_version")
 
@@ -152,10 +162,10 @@ def check_database_clock(_settings: Settings, site: Site) -> Findings:
         )
 
 
-_FIRST: tuple[tuple[str, DatabaseCheck], ...] = (("database", check_reached), ("database", check_migrations))
+FIRST: Checks = (("database", check_reached), ("database", check_migrations))
 """What everything behind it depends on."""
 
-TABLES: tuple[tuple[str, DatabaseCheck], ...] = (
+TABLES: Checks = (
     ("database", check_home),
     ("audit", check_audit),
     ("tables", check_tables),
@@ -163,7 +173,10 @@ TABLES: tuple[tuple[str, DatabaseCheck], ...] = (
 )
 """What is looked at in tables that are as this version needs them, one independent of the other."""
 
-WORK: tuple[tuple[str, DatabaseCheck], ...] = (
+SELDOM: tuple[DatabaseCheck, ...] = (check_migrations, check_home, check_audit, check_tables)
+"""What looks at what only a person changes."""
+
+WORK: Checks = (
     ("work", check_presence),
     ("letters", check_letters),
     ("batches", check_batches),
