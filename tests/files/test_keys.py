@@ -97,7 +97,7 @@ def test_the_newest_key_signs_whatever_the_clock_said_when_the_others_were_made(
 
 def test_no_key_at_all_is_no_fault_and_a_missing_named_one_is(tmp_path: Path) -> None:
     assert load_signing_key(tmp_path) is None
-    with pytest.raises(KeyFault, match="No such file"):
+    with pytest.raises(KeyFault, match="there is no such key; make one"):
         load_signing_key(tmp_path, "gone")
 
 

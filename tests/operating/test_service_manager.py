@@ -65,6 +65,7 @@ def falls_silent(ours: socket.socket) -> bool:
     return False
 
 
+@pytest.mark.thorough
 def test_nudge_says_when_it_is_ready_that_it_works_and_that_it_stops(side: Side, valkey_url: str) -> None:
     side.environment["EXCHANGE_BROKER_URL"] = valkey_url
     side.run("migrate")

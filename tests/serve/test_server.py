@@ -107,6 +107,7 @@ def test_it_answers_health_and_metrics_on_this_machine_and_ends_in_order(home: P
     assert server.process.returncode in (0, -signal.SIGTERM)
 
 
+@pytest.mark.thorough
 def test_a_second_one_says_that_it_is_not_alone_and_a_restore_begins_beside_none(home: Path) -> None:
     lock = home / "run" / "serve.lock"
     with serving(home) as first:
@@ -153,6 +154,7 @@ def test_beyond_this_machine_it_needs_a_token_and_asks_for_it(home: Path, tmp_pa
         assert server.ask("/", Authorization=f"Bearer {TOKEN}")[0] == 303
 
 
+@pytest.mark.thorough
 def test_it_answers_while_database_and_broker_hang(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -148,6 +148,7 @@ def test_a_sign_of_life_is_given_at_each_look_that_left_nothing_untold(make_sett
         assert [one.path for one in alive.requests] == ["/hook-s3cr3t"]
 
 
+@pytest.mark.thorough
 def test_a_target_that_hangs_keeps_nobody_else_from_being_told(make_settings: Make) -> None:
     with receiving(0) as hangs, receiving() as well:
         settings = make_settings(notify=f"a={hangs.url} b={well.url}")
