@@ -27,7 +27,7 @@ from tests.watching.breaking import EVERY, KEPT_SECONDS, Break, World, world
 from tests.watching.scraping import Scrape
 
 pytestmark = [
-    pytest.mark.thorough,
+    pytest.mark.torture,
     pytest.mark.processes,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk"),
     pytest.mark.skipif(
