@@ -133,6 +133,15 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
+@pytest.fixture(autouse=True)
+def _tasks_read_their_settings_anew() -> Iterator[None]:
+    """Let no test's tasks work for the side of the one before."""
+    yield
+    work = sys.modules.get("exchange.celery.work")
+    if work is not None:
+        work.forget_settings()
+
+
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """Give a seed that is another one in each run, and the same for the same ``--hypothesis-seed``."""

@@ -92,8 +92,16 @@ class Health:
 
 
 def read_health(settings: Settings, make_site: Callable[[], Site] | None = None, *, seconds: float = SECONDS) -> Health:
-    """Look once. Whoever looks again and again keeps a ``Looker``, which keeps its connections."""
-    return Looker(settings, make_site).read(seconds)
+    """Look once. Whoever looks again and again keeps a ``Looker``, which keeps its connections.
+
+    Those of a site that is given stay with whoever gave it.
+    """
+    looker = Looker(settings, make_site)
+    try:
+        return looker.read(seconds)
+    finally:
+        if make_site is None:
+            looker.close()
 
 
 class Looker:

@@ -166,7 +166,10 @@ def test_what_a_postgresql_has_is_said_beforehand(place: Path, databases: Databa
 
 @pytest.mark.thorough
 @pytest.mark.processes
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.mark.parametrize(
+    "database",
+    [pytest.param("sqlite", marks=pytest.mark.torture), pytest.param("postgresql", marks=pytest.mark.postgres)],
+)
 def test_the_walk_through_takes_ten_commands_and_two_files(tmp_path: Path, database: str) -> None:
     with walking(database, 5_000, tmp_path) as walk:
         walked = walk.go()

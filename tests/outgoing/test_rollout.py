@@ -186,7 +186,7 @@ def test_a_new_schema_version_leaves_the_rest_as_it_was_until_all_goes(sides: Li
     assert two.rows(shop.account) == one.rows(shop.account)
 
 
-@pytest.mark.thorough
+@pytest.mark.torture
 def test_a_rollout_that_is_killed_at_any_step_goes_on(sides: Link) -> None:
     one = sides.one
     one.limit(batch_records=20)
