@@ -7,10 +7,10 @@ from contextlib import suppress
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from exchange.database import folded, ledger
+from exchange.database import ledger
 from exchange.database.engine import now
 from exchange.database.ledger import Entry
-from exchange.database.tables import BatchState, Direction, batch, receipt
+from exchange.database.tables import BatchState, Direction, batch, folded, receipt
 from exchange.format.control import SNAPSHOT, Range, ranges
 from exchange.format.errors import Reason, RecordError
 from exchange.format.names import CONTROL
@@ -44,10 +44,15 @@ def missed_and_folded(connection: Connection, epoch: str) -> dict[str, tuple[Ran
     Its database was restored from a copy older than that. Only reads, in the caller's transaction.
     """
     found: dict[str, tuple[Range, ...]] = {}
-    receipts = sa.select(receipt.c.channel, receipt.c.through, receipt.c.said).where(receipt.c.epoch == epoch)
+    # One question, however many channels there are: of most nothing was folded yet.
+    of_flow = sa.and_(folded.c.channel == receipt.c.channel, folded.c.epoch == receipt.c.epoch)
+    receipts = (
+        sa.select(receipt.c.channel, receipt.c.through, receipt.c.said, folded.c.through.label("folded"))
+        .join_from(receipt, folded, of_flow)
+        .where(receipt.c.epoch == epoch, folded.c.direction == Direction.OUT, folded.c.through > 0)
+    )
     for row in connection.execute(receipts).all():
-        through = folded.of_flow(connection, Direction.OUT, row.channel, epoch).through
-        said = peer_statements.receipt(row.said) if through else None
+        through, said = row.folded, peer_statements.receipt(row.said)
         if said is None:
             continue
         missed = [(first, min(last, through)) for first, last in said.missing if first <= through]
