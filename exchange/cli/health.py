@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -57,11 +57,7 @@ def health(
         output.emit(found.as_dict())
     else:
         _tell(found, counted, code, quiet=quiet)
-    _end(code)
-
-
-def _end(code: int) -> NoReturn:
-    raise typer.Exit(code)
+    fail(code)
 
 
 def _known(names: list[str]) -> list[Alarm]:

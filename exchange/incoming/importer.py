@@ -62,9 +62,8 @@ def import_batches(
     is asked between batches. Where batches of more than one channel have come, ``hand_over`` is given their names to
     have each imported beside the others; SQLite has one writer, so there they go one after the other, here. What nobody
     vouches for comes behind all of them. Of a channel that somebody else works on the rest is left to them, and of one
-    that is paused all stays where it lies. Bad batches
-    are outcomes; raises TransientError only if the folders can't be listed. Commits batch by batch, each under its
-    channel's lock.
+    that is paused all stays where it lies. Bad batches are outcomes; raises TransientError only if the folders can't be
+    listed. Commits batch by batch, each under its channel's lock.
     """
     wanted = [one for one in site.incoming() if one.called(channel)]
     stopped: Mapping[str, Pause] = {}

@@ -48,8 +48,8 @@ def export(
     pending, ``hand_over`` is given their names to have each exported beside the others; SQLite has one writer, so there
     they go one after the other, here. Commits batch by batch, each under its channel's lock: sealed, and published.
     What the world does to it is ``trouble`` of the result, who works on a channel is among its ``busy``, and of a
-    channel that is ``paused`` nothing goes out, from its next batch on. Raises
-    TransientError only if the folders can't be made ready.
+    channel that is ``paused`` nothing goes out, from its next batch on. Raises TransientError only if the folders can't
+    be made ready.
     """
     called = [one for one in site.outgoing() if one.called(channel)]
     unfinished = {one.name for one in called}
