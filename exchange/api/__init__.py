@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -110,6 +111,13 @@ class Exchange:
     ) -> None:
         """Close."""
         self.close()
+
+    def on_behalf(self, acting: Acting) -> Self:
+        """Give the same side, with the same connections, whose acts somebody else asks for; only this one is closed."""
+        self._assembled()
+        other = copy(self)
+        other._acting = acting  # noqa: SLF001 - our own
+        return other
 
     def close(self) -> None:
         """Let go of the database; an engine that was given stays as it is. It may be used again after that."""

@@ -5,65 +5,42 @@ It needs neither worker, beat nor broker, and outlives the database: what hangs 
 
 from __future__ import annotations
 
-import threading
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
-from html import escape
 
+import structlog
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
-from exchange.operating.doctor.finding import Finding
 from exchange.operating.readiness import report_ready
 from exchange.operating.service_manager import manager
+from exchange.serve.console.frame import STATIC, rendered
+from exchange.serve.console.routes import PAGES
 from exchange.serve.guard import Guard
+from exchange.serve.identity import Identify, nobody
+from exchange.serve.side import Side
 from exchange.settings import Settings, SettingsFaults
-from exchange.watching.health import Health, Looker, make_watching_site
-from exchange.watching.metrics import Scraper
-from exchange.watching.watcher import Watcher
+from exchange.watching.health import Health
 
 METRICS_SECONDS = 8.0
 """So long a scrape may take: Prometheus waits for ten."""
-STOP_SECONDS = 5.0
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BY_TOKEN = frozenset({"/health/ready", "/metrics"})
+"""What monitors ask for, who have no session: with the token, where there is one."""
 
 
-class _Side:
-    """The side that is served, as long as the process lives: its connections, and who watches it."""
+def make_app(settings: Settings, *, token: str | None = None, identify: Identify | None = None) -> Starlette:
+    """Make the application of a side; monitors beyond this machine show the ``token``, and people sign in.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.looker = Looker(settings)
-        self.scraper = Scraper(settings, self.looker, partial(make_watching_site, settings))
-        self._stopping = threading.Event()
-        self._watch: threading.Thread | None = None
-
-    def watch(self) -> None:
-        """Begin to tell people of alarms, in a thread."""
-        watcher = Watcher(self.settings, lambda: self.looker.read().parts)
-        self._watch = threading.Thread(target=watcher.run, args=(self._stopping,), name="watch", daemon=True)
-        self._watch.start()
-
-    def close(self) -> None:
-        """Let go of all of it."""
-        self._stopping.set()
-        if self._watch is not None:
-            self._watch.join(STOP_SECONDS)
-        self.looker.close()
-        self.scraper.close()
-
-
-def make_app(settings: Settings, *, token: str | None = None) -> Starlette:
-    """Make the application of a side; whoever asks for more than a sign of life shows the ``token``, if there is one.
-
-    While it runs it watches the side, and tells those of EXCHANGE_NOTIFY.
+    While it runs it watches the side, and tells those of EXCHANGE_NOTIFY. ``identify`` says who a request comes from.
     """
-    side = _Side(settings)
+    side = Side(settings)
 
     @asynccontextmanager
     async def living(_app: Starlette) -> AsyncIterator[None]:
@@ -75,20 +52,28 @@ def make_app(settings: Settings, *, token: str | None = None) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/", _front),
             Route("/health/live", _live),
             Route("/health/ready", _ready),
             Route("/metrics", _metrics),
+            Mount("/static", StaticFiles(directory=STATIC)),
+            *PAGES,
         ],
+        exception_handlers={Exception: _failed},
         lifespan=living,
     )
     app.state.side = side
-    app.add_middleware(Guard, token=token, open_paths=frozenset({"/health/live"}), host=settings.serve_host)
+    app.state.identify = identify or nobody
+    app.state.pages = frozenset(one.path for one in PAGES if "GET" in (one.methods or ()))
+    app.add_middleware(Guard, token=token, by_token=_BY_TOKEN, host=settings.serve_host)
     return app
 
 
-async def _front(_request: Request) -> Response:
-    return Response(status_code=303, headers={"Location": "/health/ready"})
+async def _failed(request: Request, error: Exception) -> Response:
+    """Say that a fault of ours kept something from being answered, and under which number the log has it."""
+    number = secrets.token_hex(4)
+    structlog.get_logger("exchange").error("failed", path=request.url.path, number=number, error=type(error).__name__)
+    said = f"a fault of the exchange itself kept this from being answered; its log has it under {number}"
+    return HTMLResponse(rendered("away.html", {"message": said}), 500)
 
 
 async def _live(_request: Request) -> Response:
@@ -97,19 +82,19 @@ async def _live(_request: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     """Answer 200 if nothing needs a person, else 503, as JSON, or as text or a page for whoever asks for that."""
-    side: _Side = request.app.state.side
+    side: Side = request.app.state.side
     found = await run_sync(side.looker.read)
     status = 200 if found.is_ready else 503
     match _wanted(request.headers.get("accept", "")):
         case "html":
-            return HTMLResponse(_page(found), status)
+            return HTMLResponse(rendered("ready.html", {"found": found}), status)
         case "text":
             return PlainTextResponse(_text(found), status)
     return JSONResponse(found.as_dict(), status)
 
 
 async def _metrics(request: Request) -> Response:
-    side: _Side = request.app.state.side
+    side: Side = request.app.state.side
     try:
         content = await run_sync(side.scraper.render, METRICS_SECONDS)
     except SettingsFaults as faults:
@@ -132,28 +117,3 @@ def _text(found: Health) -> str:
         lines.append(f"{one.level:8} {one.check}: {one.message}")
         lines += [f"{'':8} {said}" for said in (one.remedy, f"$ {one.command}" if one.command else "") if said]
     return "\n".join(lines) + "\n"
-
-
-_STYLE = """
-body{font:16px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}
-li{list-style:none;margin:.6rem 0;padding-left:.8rem;border-left:.35rem solid #2a7}
-li.warning{border-color:#c80}li.fault{border-color:#c22}ul{padding:0}code{user-select:all}
-small{color:#666}@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}small{color:#999}}
-"""
-
-
-def _page(found: Health) -> str:
-    said = f"{found.network}: {found.level}"
-    rows = "\n".join(_row(one) for one in found.worst_first())
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(said)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
-        f"<h1>{escape(said)}</h1><ul>{rows}</ul><p><small>{found.at:%Y-%m-%d %H:%M:%S} UTC</small></html>\n"
-    )
-
-
-def _row(one: Finding) -> str:
-    more = f"<br>{escape(one.remedy)}" if one.remedy else ""
-    more += f"<br><code>{escape(one.command)}</code>" if one.command else ""
-    more += f"<br><small>since {one.since:%Y-%m-%d %H:%M:%S} UTC</small>" if one.since else ""
-    return f'<li class="{one.level}"><b>{one.level}</b> {escape(one.check)}: {escape(one.message)}{more}</li>'

@@ -22,10 +22,12 @@ MOST_WAITING = 32
 
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
+    " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -40,15 +42,15 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Lets through who shows the token, and what names this machine as it is known.
+    """Lets through what names this machine as it is known, and asks of monitors that they show the token.
 
-    Without a token anybody on this machine may ask. A page in its browser whose name leads here would ask as that: so
-    only requests for an address, ``localhost`` or the name that is listened on are answered then.
+    Without a token anybody on this machine may read health and metrics. A page in its browser whose name leads here
+    would ask as that: so only requests for an address, ``localhost`` or a name that is known are answered.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, open_paths: frozenset[str], host: str) -> None:
-        """Take what answers, the token if there is one, and the paths that need none."""
-        self._app, self._open, self._host = app, open_paths, host.lower()
+    def __init__(self, app: ASGIApp, *, token: str | None, by_token: frozenset[str], host: str) -> None:
+        """Take what answers, the token if there is one, and the paths that need it: all others know people."""
+        self._app, self._by_token, self._host = app, by_token, host.lower()
         self._token = token.encode() if token else None
         self._failures = self._waiting = 0
 
@@ -68,13 +70,12 @@ class Guard:
 
     async def _refused(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if not self._is_known(headers.get("host", "")):
+        asks_by_token = self._token is not None and scope["path"] in self._by_token  # no page in a browser has it
+        if not asks_by_token and not self._is_known(headers.get("host", "")):
             return PlainTextResponse("this is not the host that was asked for\n", 421)
-        if scope["method"] not in {"GET", "HEAD"}:
-            return PlainTextResponse("only GET and HEAD are answered\n", 405, {"Allow": "GET, HEAD"})
         if (code := _too_large(scope, headers)) is not None:
             return PlainTextResponse("the request is too large\n", code, {"Connection": "close"})
-        if self._token is None or scope["path"] in self._open:
+        if self._token is None or not asks_by_token:
             return None
         if hmac.compare_digest(_shown_token(headers.get("authorization", "")), self._token):
             self._failures = 0
@@ -94,8 +95,6 @@ class Guard:
                 self._waiting -= 1
 
     def _is_known(self, said: str) -> bool:
-        if self._token is not None:
-            return True  # no page in a browser has it
         name = said.rpartition(":")[0] if ":" in said and not said.endswith("]") else said
         name = name.strip("[]").lower()
         try:

@@ -16,8 +16,9 @@ from exchange.files import pid_lock
 from exchange.operating import last_runs, logs
 from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
-from exchange.serve.app import STOP_SECONDS, make_app
+from exchange.serve.app import make_app
 from exchange.serve.guard import MOST_HEADER_BYTES, is_loopback
+from exchange.serve.side import STOP_SECONDS
 from exchange.settings import Settings, SettingsFaults, variable_name
 
 REQUEST_SECONDS = 10.0

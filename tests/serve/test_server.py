@@ -102,6 +102,10 @@ def test_it_answers_health_and_metrics_on_this_machine_and_ends_in_order(home: P
         # A page of another name that was made to lead here, other methods, and what is too large.
         assert server.ask("/health/ready", Host="evil.example")[0] == 421
         assert server.ask("/health/ready", "POST")[0] == 405
+        # Nobody sees a page who has not signed in.
+        status, headers, _ = server.ask("/health")
+        assert (status, headers["location"]) == (303, "/sign-in?next=/health")
+        assert server.ask("/channels/requests/pause", "POST")[1]["location"] == "/sign-in"
         assert server.ask("/health/ready", Content_Length="99999999")[0] == 413
         assert server.ask("/health/live", More="x" * 100_000)[0] == 431
     assert server.process.returncode in (0, -signal.SIGTERM)
@@ -141,7 +145,7 @@ def test_beyond_this_machine_it_needs_a_token_and_asks_for_it(home: Path, tmp_pa
     file.chmod(0o600)
     with serving(home, SERVE_TOKEN_FILE=str(file)) as server:
         assert server.ask("/health/live")[0] == 200
-        for path in ("/health/ready", "/metrics", "/"):
+        for path in ("/health/ready", "/metrics"):
             status, headers, _ = server.ask(path)
             assert (status, headers["www-authenticate"].partition(" ")[0]) == (401, "Bearer")
         basic = base64.b64encode(f"anybody:{TOKEN}".encode()).decode()
@@ -149,9 +153,9 @@ def test_beyond_this_machine_it_needs_a_token_and_asks_for_it(home: Path, tmp_pa
         assert server.ask("/health/ready", Authorization=f"Bearer {TOKEN}", Host="any.example")[0] == 503
         assert server.ask("/health/ready", Authorization=f"Basic {basic}")[0] == 503
         begun = time.monotonic()
-        assert [server.ask("/", Authorization=f"Basic {wrong}")[0] for _ in range(3)] == [401] * 3
+        assert [server.ask("/metrics", Authorization=f"Basic {wrong}")[0] for _ in range(3)] == [401] * 3
         assert time.monotonic() - begun > 0.7  # each one later than the one before
-        assert server.ask("/", Authorization=f"Bearer {TOKEN}")[0] == 303
+        assert server.ask("/metrics", Authorization=f"Bearer {TOKEN}")[0] == 200
 
 
 @pytest.mark.thorough

@@ -1,0 +1,1 @@
+"""Who may do what: users, their sessions and tokens, roles, and what needs a second person."""

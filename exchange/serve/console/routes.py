@@ -1,0 +1,13 @@
+"""All pages and acts of the console, each with who may see or do it."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from exchange.serve.console import channels, health, theme
+
+PAGES: tuple[Route, ...] = (
+    *theme.ROUTES,
+    *health.ROUTES,
+    *channels.ROUTES,
+)

@@ -1,0 +1,114 @@
+"""The side that is served, as long as the process lives: its connections, who watches it, how it is at a glance."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from exchange.api import Exchange
+from exchange.operating.doctor.finding import Alarm, Finding, Level
+from exchange.settings import Settings
+from exchange.watching.health import Health, Looker, make_watching_site
+from exchange.watching.metrics import Scraper
+from exchange.watching.watcher import Watcher
+
+STOP_SECONDS = 5.0
+GLANCE_SECONDS = 0.3
+"""A page waits so long for how the side is; of what hangs it says what is known."""
+KEPT_SECONDS = 2.0
+"""So long what was seen counts for all pages."""
+
+
+_PAGES = {
+    Alarm.DEAD_LETTERS: "/dead-letters",
+    Alarm.QUARANTINED: "/quarantine",
+    Alarm.HELD: "/batches",
+    Alarm.UNACKNOWLEDGED: "/batches",
+    Alarm.GAP: "/gaps",
+    Alarm.DISAGREEMENT: "/agreement",
+    Alarm.HALTED: "/epochs",
+    Alarm.KEY: "/keys",
+    Alarm.BEAT: "/schedule",
+    Alarm.WORKER: "/schedule",
+    Alarm.SETTINGS: "/settings",
+    Alarm.LINK_SILENT: "/",
+}
+"""Where an alarm's page is; all are on that of health."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the side is, in one sentence."""
+
+    level: Level
+    words: str
+
+
+class Side:
+    """One side, for any number of threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take its settings; nothing is opened until somebody asks."""
+        self.settings = settings
+        self.exchange = Exchange(settings)
+        self.looker = Looker(settings)
+        self.scraper = Scraper(settings, self.looker, partial(make_watching_site, settings))
+        self._stopping = threading.Event()
+        self._watch: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._seen: tuple[float, Health] | None = None
+
+    def watch(self) -> None:
+        """Begin to tell people of alarms, in a thread."""
+        watcher = Watcher(self.settings, lambda: self.looker.read().parts)
+        self._watch = threading.Thread(target=watcher.run, args=(self._stopping,), name="watch", daemon=True)
+        self._watch.start()
+
+    def close(self) -> None:
+        """Let go of all of it."""
+        self._stopping.set()
+        if self._watch is not None:
+            self._watch.join(STOP_SECONDS)
+        self.looker.close()
+        self.scraper.close()
+        self.exchange.close()
+
+    @property
+    def health(self) -> Health:
+        """Say how the side is, as somebody saw it at most two seconds ago."""
+        with self._lock:
+            if self._seen is None or time.monotonic() - self._seen[0] > KEPT_SECONDS:
+                self._seen = time.monotonic(), self.looker.read_lately(GLANCE_SECONDS)
+            return self._seen[1]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Say whether a person is needed, and for what."""
+        return judged(self.health)
+
+    @property
+    def marked(self) -> dict[str, Finding]:
+        """Give for each page that has something worth a look the worst of it."""
+        found: dict[str, Finding] = {}
+        for one in self.health.worst_first():
+            if one.alarm is not None and one.level is not Level.OK:
+                found.setdefault(_PAGES.get(one.alarm, "/health"), one)
+        return found
+
+
+def judged(health: Health) -> Verdict:
+    """Say in one sentence whether a person is needed, and for what."""
+    faults = [one for one in health.worst_first() if one.level is Level.FAULT]
+    warnings = [one for one in health.worst_first() if one.level is Level.WARNING]
+    if faults:
+        return Verdict(Level.FAULT, f"A person is needed: {_first(faults)}")
+    if warnings:
+        return Verdict(Level.WARNING, f"Rows cross; worth a look: {_first(warnings)}")
+    return Verdict(Level.OK, "All is well: nothing needs a person.")
+
+
+def _first(found: list[Finding]) -> str:
+    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{found[0].message}{more}"
