@@ -483,6 +483,10 @@ def give_up(connection: Connection, entry: Entry, state: BatchState, reason: str
     move(connection, entry, state, cause, reason=Reason(entry.reason) if entry.reason else None)
 
 
+speaks_for_its_place = sa.or_(batch.c.manifest.is_not(None), batch.c.reason.in_([Reason.MALFORMED, Reason.UNSUPPORTED]))
+"""Whether its sender signed a batch, though its manifest can't be read: of that one its file's name says the place."""
+
+
 def signed_by(key: str) -> sa.ColumnElement[bool]:
     """Say that a batch was signed with the key of this name: as we write line 2 it begins with it."""
     opening = Signature(ALGORITHM, key, b"").encode().decode().partition(',"signature"')[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -21,13 +23,14 @@ from exchange.format.errors import (
     Corrupt,
     Fault,
     Incomplete,
+    Malformed,
     Misdirected,
     RecordError,
     Unsupported,
     Untrusted,
     printable,
 )
-from exchange.format.manifest import BatchKind, Manifest, digest, split_manifest
+from exchange.format.manifest import BatchKind, Manifest, Signature, digest, split_manifest
 from exchange.format.names import CONTROL
 from exchange.link import known_schemas
 from exchange.site import Site
@@ -148,6 +151,8 @@ def verify_manifest(site: Site, sighting: BatchFiles, content: bytes) -> Arrival
     seen = _verified(site, sighting, content)
     if isinstance(seen, Arrival) or not isinstance(seen.fault, Corrupt | Incomplete | Untrusted):
         return seen
+    if isinstance(seen.fault, Malformed):
+        return seen  # these very bytes were signed
     if only_nul(content):
         words = "the manifest file holds nothing but NUL bytes: a machine went down before it was on its disk"
         return replace(seen, fault=Incomplete(words))
@@ -170,11 +175,13 @@ def _verified(site: Site, sighting: BatchFiles, content: bytes) -> Arrival | Str
         if signature is not None or site.require_signature:
             site.trusted.check(line, signature)
             signed = True
-        claim = Manifest.parse(line)
+        with _as_signed(site, signature):
+            claim = Manifest.parse(line)
         if signature is not None:
             _check_terms(site, signature.key, claim, digest(line))
         manifest = claim
-        channel = _channel(site, manifest)
+        with _as_signed(site, signature, manifest):
+            channel = _channel(site, manifest)
     except BatchError as fault:
         return Stranger(sighting, fault, digest(line) if line else None, line, manifest, signed)
     except Exception as error:
@@ -183,6 +190,23 @@ def _verified(site: Site, sighting: BatchFiles, content: bytes) -> Arrival | Str
         return Stranger(sighting, Crashed.of(error), signed=signed)
     proof = signature.encode().decode() if signature else None
     return Arrival(sighting, manifest, line, digest(line), channel, proof)
+
+
+@contextmanager
+def _as_signed(site: Site, signature: Signature | None, claim: Manifest | None = None) -> Iterator[None]:
+    """Let what is corrupt in a claim that was signed as it is be its sender's own fault: nobody else made it so.
+
+    Of one that can't be read nobody knows its channel: a key that is for some alone does not vouch for it.
+    """
+    try:
+        yield
+    except Corrupt as fault:
+        if signature is None:
+            raise
+        with suppress(Untrusted):
+            site.trusted.check_terms(signature.key, claim, now())
+            raise Malformed(fault.sentence, fault.fault) from fault
+        raise
 
 
 def _check_terms(site: Site, key: str, claim: Manifest, claim_digest: str) -> None:

@@ -79,7 +79,7 @@ def _will_not_come(site: Site, connection: Connection, flow: Flow, sequence: int
         return True
     refused = (
         sa.select(batch.c.state, batch.c.reason)
-        .where(*_at(flow, (sequence, sequence)), batch.c.state.in_(REFUSED), batch.c.manifest.is_not(None))
+        .where(*_at(flow, (sequence, sequence)), batch.c.state.in_(REFUSED), ledger.speaks_for_its_place)
         .order_by(batch.c.id.desc())
         .limit(1)
     )
@@ -150,7 +150,7 @@ def _supersede(site: Site, connection: Connection, arrival: Arrival, places: Ran
     cause = f"superseded: snapshot {arrival.sighting.stem} contains it"
     gaps.supersede(connection, flow, missing, cause)
     for before in (BatchState.WAITING, BatchState.QUARANTINED):
-        here = (*_at(flow, places), batch.c.state == before, batch.c.manifest.is_not(None))
+        here = (*_at(flow, places), batch.c.state == before, ledger.speaks_for_its_place)
         ids = list(connection.scalars(sa.select(batch.c.id).where(*here, among(connection, batch.c.sequence, missing))))
         ledger.move_all(connection, Direction.IN, ids, (before, BatchState.DISCARDED), cause, reason=Reason.SUPERSEDED)
     part = part_of(arrival.manifest)

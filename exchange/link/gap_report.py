@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from exchange.database import ledger
 from exchange.database.engine import among, now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
@@ -114,7 +115,7 @@ def _refused(
             batch.c.state.in_([BatchState.QUARANTINED, BatchState.REJECTED]),
             batch.c.direction == Direction.IN,
             batch.c.channel.in_(channels),
-            batch.c.manifest.is_not(None),
+            ledger.speaks_for_its_place,
             among(connection, batch.c.sequence, sequences),
         )
         .order_by(batch.c.id)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database import pauses
+from exchange.database import ledger, pauses
 from exchange.database.engine import among
 from exchange.database.tables import (
     BatchState,
@@ -132,7 +132,7 @@ def _arrived(connection: Connection, channels: Collection[str]) -> set[_ChannelE
             batch.c.state.in_([BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED, BatchState.REJECTED]),
             batch.c.direction == Direction.IN,
             among(connection, batch.c.channel, channels),
-            batch.c.manifest.is_not(None),
+            ledger.speaks_for_its_place,
         )
         .distinct()
     )
@@ -210,7 +210,7 @@ def _refused(
     here = (batch.c.direction == Direction.IN, batch.c.channel == lane.channel, batch.c.epoch == lane.epoch)
     rows = connection.execute(
         sa.select(batch.c.sequence, batch.c.state, batch.c.reason, batch.c.message)
-        .where(*here, batch.c.state.in_(REFUSED), batch.c.manifest.is_not(None))
+        .where(*here, batch.c.state.in_(REFUSED), ledger.speaks_for_its_place)
         .where(sa.true() if among is not None else batch.c.sequence > through)
         .order_by(batch.c.sequence, batch.c.id)
     )

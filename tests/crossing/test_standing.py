@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from exchange.database import tables
 from exchange.database.engine import now
 from exchange.database.locks import reading
+from exchange.format import manifest, strict_json
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import Problem, Verdict
 from exchange.link import epochs, gaps, send_requests
@@ -388,10 +389,66 @@ def test_what_is_more_than_the_other_side_takes_is_not_sent_again_for_ever_but_i
     small.one.execute(sa.insert(shop.visit), family(small)[1])
 
     assert settled(small, 12) < 12
-    sent = sa.select(tables.batch.c.attempt).where(tables.batch.c.direction == "out", tables.batch.c.channel == "forth")
-    assert max(row.attempt for row in small.one.all(sent)) == 1
+    assert attempts(small) == 1
     refused = small.other.all(sa.select(tables.event.c.cause).where(tables.event.c.cause.contains("more than the 8")))
     assert "EXCHANGE_MAX_RECORDS" in refused[0].cause
+
+
+def sign_anew(link: Link, **claims: Any) -> None:
+    """Have the newest batch be one of whose manifest its sender signed what breaks the format."""
+    folders = link.one.site.spool.folders
+    path = max(folders.outgoing.glob("forth-*.manifest.jsonl"))
+    line = strict_json.dumps(json.loads(path.read_bytes().split(b"\n")[0]) | claims)
+    for folder in (folders.outgoing, folders.sealed):
+        draft = folder / "draft"
+        draft.write_bytes(line + b"\n" + link.one.key.sign(line).encode() + b"\n")
+        draft.rename(folder / path.name)
+    mine = sa.update(tables.batch).where(tables.batch.c.stem == path.name.partition(".")[0])
+    link.one.execute(mine.values(digest=manifest.digest(line)))
+
+
+def attempts(link: Link) -> int:
+    """Say how often the batch of the channel that was sent most often was sent."""
+    sent = sa.select(tables.batch.c.attempt).where(tables.batch.c.direction == "out", tables.batch.c.channel == "forth")
+    return max(int(row.attempt) for row in link.one.all(sent))
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"created_at": "soon"}, pytest.param({"sequence": "two"}, marks=pytest.mark.thorough)],
+    ids=["a member", "no place"],
+)
+def test_a_signed_manifest_that_is_itself_malformed_is_told_and_answered_by_a_snapshot(
+    claims: dict[str, Any], small: Link
+) -> None:
+    hurry(small)
+    a_first_batch(small)
+    small.one.execute(sa.insert(shop.place), family(small)[0])
+    small.one.export()
+    sign_anew(small, **claims)
+    small.one.execute(sa.insert(shop.visit), family(small)[1])
+
+    assert settled(small, 10) < 10
+    assert attempts(small) == 1
+    assert [row for row in states(small.other, "in") if row[1] != "discarded"] == []
+    assert list(small.other.site.spool.folders.quarantine.glob("*.jsonl*")) == []
+
+
+@pytest.mark.thorough
+def test_a_batch_in_a_format_that_is_not_known_here_is_not_asked_for_again_and_again(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    small.one.execute(sa.insert(shop.place), family(small)[0])
+    small.one.export()
+    sign_anew(small, format="exchange-batch/2")
+    small.one.execute(sa.insert(shop.visit), family(small)[1])
+
+    for _ in range(8):
+        go_round(small)
+
+    assert attempts(small) == 1
+    assert ("rejected", "unsupported") in {row[1:] for row in states(small.one, "out")}
+    assert len(list(small.other.site.spool.folders.incoming.glob("forth-*-0000000002*.manifest.jsonl"))) == 1
 
 
 @pytest.mark.thorough

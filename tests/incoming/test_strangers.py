@@ -283,7 +283,7 @@ def test_what_our_peer_signed_and_nobody_can_read_has_a_row_of_its_own(
     batch = quick_forger.make([account(1, FIRST)], claims={"bytes": -1})
     stem = quick_forger.deliver(batch)
     (outcome,) = quick_receiver.take_in().batches
-    assert (outcome.batch, outcome.reason) == (stem, Reason.CORRUPT)
+    assert (outcome.batch, outcome.reason) == (stem, Reason.MALFORMED)
     rows = quick_receiver.all(sa.select(tables.batch.c.state, tables.batch.c.reason))
-    assert [tuple(row) for row in rows] == [("quarantined", "corrupt")]
+    assert [tuple(row) for row in rows] == [("quarantined", "malformed")]
     assert counted(quick_receiver) == {}

@@ -401,11 +401,6 @@ CORRUPT: dict[str, dict[str, Any]] = {
 OF_THE_FILES = {
     "another data digest",
     "longer than claimed",
-    "a count that is a word",
-    "no channel",
-    "an epoch in capitals",
-    "an unknown encoding",
-    "an unknown kind",
 }
 
 
