@@ -7,9 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from exchange.database.tables import DeadLetterState
 from exchange.format.batch import ReadLimits
+
+
+class Held(StrEnum):
+    """What a second person may be needed for."""
+
+    RELEASE = "release"
+    REJECT = "reject"
+    DISCARD = "discard"
+    ACCEPT_GAP = "accept_gap"
+    LET_IN_VERSIONS = "let_in_versions"
+    NEW_EPOCH = "new_epoch"
+    ADOPT_EPOCH = "adopt_epoch"
+    TRUST_KEY = "trust_key"
 
 
 @dataclass(frozen=True)
@@ -61,3 +75,12 @@ class Limits:
     snapshot_days: float = 7.0
     period_seconds: float = 300.0
     """How often this side gives a sign of life."""
+    four_eyes: frozenset[Held] = frozenset()
+    """What one person proposes and another one confirms."""
+    four_eyes_discard_above: int = 0
+    """So many dead letters one person discards alone."""
+    four_eyes_hours: float = 72.0
+    """So long a proposal waits for somebody."""
+    session_idle_minutes: float = 30.0
+    session_hours: float = 12.0
+    """How long somebody stays signed in who does nothing, and at all."""

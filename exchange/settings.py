@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import importlib.util
 import io
+import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ from exchange.files.ownership import WrongOwner, read_ours
 from exchange.format.batch import ReadLimits
 from exchange.format.errors import printable
 from exchange.format.names import KEY_NAME, NAME
-from exchange.limits import Limits
+from exchange.limits import Held, Limits
 
 PREFIX = "EXCHANGE_"
 ENV_FILE = "EXCHANGE_ENV_FILE"
@@ -151,6 +152,7 @@ PasswordFile = Annotated[
 ]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of seconds above 0")]
 Patience = Annotated[float, Field(ge=0, allow_inf_nan=False), Expected("a number of seconds, 0 or more")]
+Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of minutes above 0")]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of hours above 0")]
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number of days above 0")]
 Share = Annotated[float, Field(ge=0, le=1), Expected("a share from 0 to 1")]
@@ -181,6 +183,20 @@ NotifyUrls = Annotated[
 ]
 NotifyLevel = Annotated[Literal["warning", "fault"], Expected("warning or fault")]
 WebUrl = Annotated[str | None, Expected("an https:// or http:// URL")]
+OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a file in PEM")]
+HeaderName = Annotated[
+    str | None,
+    Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,62}$"),
+    Expected("the name of a header, such as X-Forwarded-User"),
+]
+Networks = Annotated[str, Expected("addresses or networks with commas between, such as 10.1.2.3,10.2.0.0/16")]
+RoleName = Annotated[
+    Literal["viewer", "operator", "administrator"] | None, Expected("viewer, operator or administrator")
+]
+HeldActs = Annotated[
+    str,
+    Expected(f"names with commas between, each one of {', '.join(Held)}"),
+]
 ReportRhythm = Annotated[
     Literal["daily", "weekly", "daily,weekly"] | None,
     BeforeValidator(
@@ -418,6 +434,39 @@ class Settings(BaseModel):
         default=None,
         description="A file whose one line is the token that `exchange serve` asks for; needed beyond this machine.",
     )
+    serve_url: WebUrl = Field(
+        default=None, description="The address by which browsers know it, if that is another one; https behind a proxy."
+    )
+    serve_certificate_file: OptionalFile = Field(
+        default=None, description="The certificate, with those above it, by which it answers https itself."
+    )
+    serve_key_file: OptionalFile = Field(default=None, description="The private key of that certificate.")
+    serve_proxy_from: Networks = Field(
+        default="", description="Where the proxy asks from that terminates https or says who somebody is."
+    )
+    serve_proxy_header: HeaderName = Field(
+        default=None,
+        description="The header by which that proxy says who somebody is; what others send of it is not believed.",
+    )
+    serve_proxy_role: RoleName = Field(
+        default=None, description="The role of whom the proxy names and `exchange users` does not know; else none."
+    )
+    session_idle_minutes: Minutes = Field(
+        default=_LIMITS.session_idle_minutes, description="After so many minutes without a request one signs in anew."
+    )
+    session_hours: Hours = Field(
+        default=_LIMITS.session_hours, description="After so many hours one signs in anew in any case."
+    )
+    four_eyes: HeldActs = Field(
+        default="", description="What one person proposes and another one confirms, such as release,accept_gap."
+    )
+    four_eyes_discard_above: Number = Field(
+        default=_LIMITS.four_eyes_discard_above,
+        description="With discard among them: so many dead letters one person discards alone.",
+    )
+    four_eyes_hours: Hours = Field(
+        default=_LIMITS.four_eyes_hours, description="How long a proposal waits for another person."
+    )
     watch_every: Seconds = Field(default=60.0, description="Seconds between two looks at how this side is.")
     reports: ReportRhythm = Field(default=None, description="How often a report is sent to those who are told.")
     report_at: TimeOfDay = Field(default="07:00", description="When, by this machine's local time.")
@@ -450,7 +499,7 @@ class Settings(BaseModel):
             )
         return file
 
-    @field_validator("notify_alive")
+    @field_validator("serve_url", "notify_alive")
     @classmethod
     def _web(cls, url: str | None) -> str | None:
         if url is not None and not (url.startswith(("https://", "http://")) and urlsplit(url).hostname):
@@ -458,6 +507,35 @@ class Settings(BaseModel):
                 "expected an https:// or http:// URL, found something else (not shown: it may hold a secret)"
             )
         return url
+
+    @field_validator("serve_key_file")
+    @classmethod
+    def _certified(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if (file is None) != (info.data.get("serve_certificate_file") is None):
+            one, other = ("SERVE_KEY_FILE", "SERVE_CERTIFICATE_FILE")[:: 1 if file is None else -1]
+            raise ValueError(f"expected {PREFIX}{one} beside {PREFIX}{other}, found none")
+        return file
+
+    @field_validator("serve_proxy_from")
+    @classmethod
+    def _known_networks(cls, text: str) -> str:
+        _networks(text)
+        return text
+
+    @field_validator("serve_proxy_header")
+    @classmethod
+    def _believed(cls, header: str | None, info: ValidationInfo) -> str | None:
+        if header is not None and not info.data.get("serve_proxy_from"):
+            raise ValueError(f"expected {PREFIX}SERVE_PROXY_FROM beside it, or anybody could say who they are")
+        return header
+
+    @field_validator("four_eyes")
+    @classmethod
+    def _known_acts(cls, text: str) -> str:
+        for name in _words(text):
+            if name not in set(Held):
+                raise ValueError(f"expected {_expected('four_eyes')}, found {printable(repr(name), 80)}")
+        return text
 
     @field_validator("peer")
     @classmethod
@@ -642,7 +720,8 @@ class Settings(BaseModel):
     @property
     def limits(self) -> Limits:
         """What this side writes, accepts and waits for at most."""
-        same = {one.name: getattr(self, one.name) for one in fields(Limits) if one.name in type(self).model_fields}
+        own = type(self).model_fields.keys() - {"four_eyes"}
+        same = {one.name: getattr(self, one.name) for one in fields(Limits) if one.name in own}
         return Limits(
             **same,
             read=ReadLimits(**{one.name: getattr(self, one.name) for one in fields(ReadLimits)}),
@@ -651,6 +730,7 @@ class Settings(BaseModel):
                 DeadLetterState.SUPERSEDED: self.retention_superseded_days,
                 DeadLetterState.DISCARDED: self.retention_discarded_days,
             },
+            four_eyes=frozenset(map(Held, _words(self.four_eyes))),
             copy_seconds=self.copy_every,
             snapshot_days=self.snapshot_every,
             period_seconds=self.export_every,
@@ -660,6 +740,11 @@ class Settings(BaseModel):
     def named_off(self) -> tuple[tuple[str, str], ...]:
         """The channels that are to stand still: the name of each, and ``in``, ``out`` or nothing."""
         return _named(self.channels_off)
+
+    @property
+    def proxies(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """Where a proxy asks from that is believed."""
+        return _networks(self.serve_proxy_from)
 
     @property
     def carrier_group_number(self) -> int | None:
@@ -817,6 +902,22 @@ def _written(default: object, field: str) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:04o}" if field.endswith("_mode") else str(default)
+
+
+def _words(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Read addresses and networks. Raises ValueError."""
+    found = []
+    for one in _words(text):
+        try:
+            found.append(ipaddress.ip_network(one))
+        except ValueError:
+            shown = printable(repr(one), 80)
+            raise ValueError(f"expected {_expected('serve_proxy_from')}, found {shown}") from None
+    return tuple(found)
 
 
 def _named(value: str) -> tuple[tuple[str, str], ...]:

@@ -41,7 +41,7 @@ ROOMS = (
     Room(5, "site", "one side as the workflows see it: database, spool, keys, channels and limits in one value"),
     Room(6, "tables", "the application's tables: changes read from them, rows written into them"),
     Room(6, "reference", "an application as users write theirs: it may use what is below, and only doors know of it"),
-    Room(6, "people", "who may do what: users, sessions, roles; it knows no batch and no row"),
+    Room(6, "people", "who may do what: users, sessions, tokens, proposals; it knows no batch and no record"),
     Room(7, "dead_letters", "rows that did not take effect: retrying one loads it into its table"),
     Room(7, "alembic", "capture and tables for an application's own migrations"),
     Room(8, "link", "gaps, receipts, requests, epochs: what both ways share, so it lies below both"),

@@ -135,10 +135,20 @@ class Exchange:
 
         fresh = self._made is None or self._made[0] != os.getpid()
         site = self._assembled() if fresh else with_present_keys(self._assembled(), self.settings)
+        self._refuse_unready(site)
+        return site
+
+    @property
+    def engine(self) -> Engine:
+        """This side's database. Raises SettingsFaults, and TransientError as ``site`` does; no key is looked at."""
+        site = self._assembled()
+        self._refuse_unready(site)
+        return site.engine
+
+    def _refuse_unready(self, site: Site) -> None:
         if not self._ready:
             refuse_unready(site)
             self._ready = True
-        return site
 
     @property
     def progress(self) -> Progress | None:

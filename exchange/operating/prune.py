@@ -24,6 +24,7 @@ from exchange.format.names import CONTROL
 from exchange.incoming import strangers
 from exchange.operating import folding, strays
 from exchange.operating.retention_clock import RetentionClock
+from exchange.people import sweep
 from exchange.site import Site
 
 MAX_BATCHES = 1_000
@@ -35,7 +36,10 @@ CONTROL_DAYS = 1.0
 
 @dataclass(frozen=True)
 class Pruned(AsDict):
-    """How many files of each kind were removed, how many settled dead letters, and how many rows were folded."""
+    """How many files of each kind were removed, how many settled dead letters, how many rows were folded.
+
+    ``people`` are sessions, tokens, attempts to sign in and proposals whose time is over.
+    """
 
     sealed: int
     archived: int
@@ -44,6 +48,7 @@ class Pruned(AsDict):
     letters: int
     strangers: int
     folded: int
+    people: int
 
 
 def prune_expired(site: Site) -> Pruned:
@@ -65,6 +70,7 @@ def prune_expired(site: Site) -> Pruned:
         "stray": lambda: strays.remove_strays(site, before),
         "letters": lambda: _prune_letters(site, clock),
         "strangers": lambda: strangers.prune_strangers(site, before),
+        "people": lambda: sweep.sweep(site.engine, site.limits, before),
         "folded": lambda: folding.fold_settled(site, clock, CONTROL_DAYS),
     }
     done: dict[str, int] = {}

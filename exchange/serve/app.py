@@ -22,7 +22,7 @@ from exchange.operating.service_manager import manager
 from exchange.serve.console.frame import STATIC, rendered
 from exchange.serve.console.routes import PAGES
 from exchange.serve.guard import Guard
-from exchange.serve.identity import Identify, nobody
+from exchange.serve.identity import Identify, Recogniser
 from exchange.serve.side import Side
 from exchange.settings import Settings, SettingsFaults
 from exchange.watching.health import Health
@@ -62,7 +62,8 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
         lifespan=living,
     )
     app.state.side = side
-    app.state.identify = identify or nobody
+    app.state.recogniser = Recogniser(settings, lambda: side.exchange.engine)
+    app.state.identify = identify or app.state.recogniser
     app.state.pages = frozenset(one.path for one in PAGES if "GET" in (one.methods or ()))
     app.add_middleware(Guard, token=token, by_token=_BY_TOKEN, host=settings.serve_host)
     return app

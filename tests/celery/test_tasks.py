@@ -432,7 +432,9 @@ def test_a_call_counts_once_as_it_was_signed_and_for_a_day(desk: Desk) -> None:
         (
             user(),
             {
-                **dict.fromkeys(("sealed", "archived", "quarantined", "strangers", "stray", "letters", "folded"), 0),
+                **dict.fromkeys(
+                    ("sealed", "archived", "quarantined", "strangers", "stray", "letters", "folded", "people"), 0
+                ),
                 "message": "nothing to prune",
             },
         ),

@@ -170,6 +170,7 @@ def test_prune_says_how_many_files_went(pair: Pair) -> None:
         "stray": 0,
         "letters": 0,
         "folded": 0,
+        "people": 0,
     }
 
 

@@ -318,6 +318,7 @@ def test_prune_keeps_what_is_young_and_the_last_batch_of_a_flow_for_ever(alike: 
         "strangers": 0,
         "stray": 0,
         "folded": 0,
+        "people": 0,
         "letters": 0,
     }
     alike.one.limit(retention_days=-1.0)
@@ -332,6 +333,7 @@ def test_prune_keeps_what_is_young_and_the_last_batch_of_a_flow_for_ever(alike: 
         "strangers": 0,
         "stray": 0,
         "folded": 2,
+        "people": 0,
         "letters": 0,
     }
     assert prune.prune_expired(alike.other.site).archived == 6
