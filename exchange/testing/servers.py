@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from pathlib import Path
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 PORT_ATTEMPTS = 3
+PORTS = 20_000, 32_768
 MOST_PATH_BYTES = 70
 """With a folder and a socket's name behind it a path of this length can still be a socket's."""
 
@@ -68,11 +70,16 @@ def valkey(**config: str) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """Find a loopback port that is free now; somebody else may take it before you do."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Find a loopback port that is free now, below those that systems give to whoever asks for any and to clients.
+
+    Who looks for a port in this way at the same moment may still take it before you do.
+    """
+    draw = random.SystemRandom()
+    while True:
+        port = draw.randrange(*PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(frozen=True)

@@ -127,11 +127,12 @@ class Scraper:
 
 
 class _Reading:
-    """One reading, which goes on or is done; None of one that failed, too."""
+    """One reading, which goes on or is done."""
 
     def __init__(self) -> None:
         self._done = threading.Event()
         self._metrics: list[Metric] | None = None
+        self._error: Exception | None = None
 
     @property
     def goes_on(self) -> bool:
@@ -140,12 +141,18 @@ class _Reading:
     def run(self, read: Callable[[], list[Metric] | None]) -> None:
         try:
             self._metrics = read()
+        except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
+            self._error = error
         finally:
             self._done.set()
 
     def found(self, deadline: float) -> list[Metric] | None:
-        """Wait for what it finds until ``deadline``; None if that is not known by then."""
-        return self._metrics if self._done.wait(max(deadline - time.monotonic(), 0)) else None
+        """Wait for what it finds until ``deadline``; None if that is not known by then. Raises what it raised."""
+        if not self._done.wait(max(deadline - time.monotonic(), 0)):
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._metrics
 
 
 class _Shared:
@@ -206,9 +213,9 @@ def _read_files(settings: Settings, page: _Page) -> list[Metric]:
 
 def _read_database(page: _Page) -> list[Metric] | None:
     """Read what the database has, in one transaction; None if it is away, or not migrated."""
-    with suppress(TransientError, SQLAlchemyError):
+    with suppress(TransientError, SQLAlchemyError), transient_errors():
         if engine.missing_file(page.site.engine) is None:
-            with transient_errors(), reading(page.site.engine, one_moment=True) as connection:
+            with reading(page.site.engine, one_moment=True) as connection:
                 return [one for section in _SECTIONS for one in section(page, connection)]
     return None
 

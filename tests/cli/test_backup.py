@@ -9,6 +9,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -425,20 +426,22 @@ def test_a_busy_sqlite_is_copied_as_it_was_at_one_moment(pair: Pair, monkeypatch
             written.set()
         engine.dispose()
 
-    writer = threading.Thread(target=write)
-    writer.start()
     engine = make_engine(pair.response.database_url)
-    try:
-        written.wait()
-        with reading(engine) as connection:
-            seen = connection.exec_driver_sql("SELECT count(*) FROM profile_type").scalar()
-            written.clear()
-            written.wait()
-            sqlite.dump(connection, copy)
-    finally:
-        ended.set()
-        writer.join()
-        engine.dispose()
+    with ThreadPoolExecutor() as threads:
+        writer = threads.submit(write)
+        try:
+            while not written.wait(1):
+                assert writer.running()
+            with reading(engine) as connection:
+                seen = connection.exec_driver_sql("SELECT count(*) FROM profile_type").scalar()
+                written.clear()
+                while not written.wait(1):
+                    assert writer.running()
+                sqlite.dump(connection, copy)
+        finally:
+            ended.set()
+            engine.dispose()
+        writer.result()
     engine = make_engine(f"sqlite:///{copy}")
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM profile_type").scalar() == seen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -125,23 +125,18 @@ def test_two_importers_park_a_row_once(receiver: Side) -> None:
     letter = Letter(
         Direction.IN, "forth.1", b"{}", "value", "bad", stream="account", op="upsert", key='{"id":1}', version=1
     )
-    begun, other = threading.Event(), threading.Event()
 
     def second() -> None:
         with receiver.engine.begin() as connection:
-            begun.wait()
-            other.set()
             store.park(connection, [replace(letter, channel="forth.2", version=2), replace(letter, key="{}")], "test")
 
-    thread = threading.Thread(target=second)
-    thread.start()
-    with receiver.engine.begin() as connection:
+    with ThreadPoolExecutor() as threads, receiver.engine.begin() as connection:
         store.park(connection, [letter], "test")
-        begun.set()
-        other.wait()
-        while not receiver.all(sa.select(sa.literal(1)).select_from(sa.text("pg_locks")).where(sa.text("NOT granted"))):
-            pass
-    thread.join()
+        done = threads.submit(second)
+        waiting = sa.select(sa.literal(1)).select_from(sa.text("pg_locks")).where(sa.text("NOT granted"))
+        while not receiver.all(waiting):
+            assert not done.done(), done.result()
+    done.result()
 
     assert [(one.key, one.seen, one.version) for one in letters(receiver)][:1] == [('{"id":1}', 2, 2)]
     assert len(letters(receiver)) == 2

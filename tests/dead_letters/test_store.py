@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -134,18 +134,13 @@ def test_two_people_settle_one_letter_once(receiver: Side, forger: Forger) -> No
     forger.send([account(1, FIRST, age=300)])
     receiver.take_in()
     [letter] = letters(receiver)
-    told: list[str | None] = []
 
-    def discard() -> None:
+    def discard(who: str) -> str | None:
         with receiver.engine.begin() as connection:
-            told.append(transitions.discard(connection, letter.id, "one of two"))
+            return transitions.discard(connection, letter.id, who)
 
-    people = [threading.Thread(target=discard) for _ in range(2)]
-    for person in people:
-        person.start()
-    for person in people:
-        person.join()
-    [sentence] = filter(None, told)
+    with ThreadPoolExecutor() as people:
+        [sentence] = filter(None, people.map(discard, ["one", "another"]))
     assert sentence.startswith(f"dead letter {letter.id} is discarded already, by {whoami()} at ")
     with receiver.engine.connect() as connection:
         assert len(store.history(connection, letter.id)) == 2

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -96,6 +97,15 @@ def test_all_that_scrape_at_once_share_one_reading_and_a_look_that_is_slow_keeps
     assert (both[1].found(0), len(reads)) == ([], 1)
     assert shared.begin() is not both[0]
     looker.close()
+
+
+def test_what_a_reading_raises_is_raised_where_its_answer_is_waited_for() -> None:
+    def read() -> list[Metric]:
+        raise ZeroDivisionError
+
+    for one in [_Shared(read).begin()] * 2:
+        with pytest.raises(ZeroDivisionError):
+            one.found(time.monotonic() + 60)
 
 
 # The commands' own figures
