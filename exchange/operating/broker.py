@@ -14,22 +14,24 @@ import os
 import secrets
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Never, Self
+from typing import IO, TYPE_CHECKING, Any, Never, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from exchange.database import clock
 from exchange.files import durable, home_id, pid_lock
 from exchange.format.errors import Problem, printable
 from exchange.format.moments import in_words
+from exchange.operating.broker_wire import Ask, NotAllowed, NotLetIn, Refused, asking
+
+if TYPE_CHECKING:
+    import redis
 
 HOST = "127.0.0.1"
 START_SECONDS = 10.0
@@ -65,13 +67,17 @@ class Address:
     def answers(self, seconds: float = 1.0) -> bool:
         """Tell whether our broker is there: somebody else's on the same port doesn't know the password."""
         try:
-            with self.client(seconds) as client:
-                return bool(client.ping())
-        except (redis.RedisError, OSError):
+            with asking(self.url, partial(self.client, seconds), seconds) as ask:
+                return bool(ask("PING"))
+        except (Refused, OSError):
             return False
 
     def client(self, seconds: float) -> redis.Redis:
         """Give a client that asks once: redis-py's own would go on for seconds, also where nobody is any more."""
+        import redis  # noqa: PLC0415 - a tenth of a second's work
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.retry import Retry  # noqa: PLC0415
+
         once = Retry(NoBackoff(), 0)
         return redis.Redis(host=HOST, port=self.port, password=self.password, socket_timeout=seconds, retry=once)
 
@@ -221,17 +227,25 @@ def for_celery(url: str) -> tuple[str, dict[str, str]]:
 
 def connect(url: str) -> redis.Redis:
     """Give a client of the Redis at a URL as we take it; it connects when it is first asked something."""
+    import redis  # noqa: PLC0415 - a tenth of a second's work
+    from redis.sentinel import Sentinel  # noqa: PLC0415
+
     address, options = for_celery(url)
-    asking = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
+    patience = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
     if options:
         nodes = [urlsplit(node) for node in address.split(";")]
         login = {"username": nodes[0].username, "password": nodes[0].password, "db": int(nodes[0].path[1:] or 0)}
         places = [(node.hostname, node.port or SENTINEL_PORT) for node in nodes]
-        sentinel = Sentinel(places, **asking)  # type: ignore[no-untyped-call]
-        found: redis.Redis = sentinel.master_for(options["master_name"], **login, **asking)  # type: ignore[no-untyped-call]
+        sentinel = Sentinel(places, **patience)  # type: ignore[no-untyped-call]
+        found: redis.Redis = sentinel.master_for(options["master_name"], **login, **patience)  # type: ignore[no-untyped-call]
         return found
     address = address.replace("redis+socket://", "unix://", 1)  # kombu's name for a socket is not redis-py's
-    return redis.Redis.from_url(address, **asking)
+    return redis.Redis.from_url(address, **patience)
+
+
+def ask_at(url: str) -> AbstractContextManager[Ask]:
+    """Connect to the Redis at a URL as we take it, to ask it a few things. Raises as ``asking`` does."""
+    return asking(url, partial(connect, url), ANSWER_SECONDS)
 
 
 CLAIM_SECONDS = 120
@@ -256,9 +270,9 @@ def claim(client: redis.Redis, network: str, home: Path) -> Problem | None:
 def other_home(url: str, network: str, home: Path) -> Problem | None:
     """Say which other home a broker serves; None if there is none, or it does not say."""
     try:
-        with connect(url) as client:
-            return _other(client.get(f"exchange-{network}:home"), [home_id.read(home), ""])
-    except (redis.RedisError, OSError):
+        with ask_at(url) as ask:
+            return _other(ask("GET", f"exchange-{network}:home"), [home_id.read(home), ""])
+    except (Refused, OSError):
         return None
 
 
@@ -285,7 +299,9 @@ def refusal(error: BaseException) -> str:
 
 def not_let_in(error: BaseException | None) -> Problem | None:
     """Say that a broker refuses the name or the password that we give; None if an error says anything else."""
-    while error is not None and not isinstance(error, redis.AuthenticationError):
+    library = sys.modules.get("redis")  # where it was not imported, the error is none of its own
+    kinds = (NotLetIn, *([library.AuthenticationError] if library else []))
+    while error is not None and not isinstance(error, kinds):
         error = error.__cause__
     if error is None:
         return None
@@ -296,9 +312,9 @@ def not_let_in(error: BaseException | None) -> Problem | None:
 def login_refused(url: str) -> Problem | None:
     """Ask a broker whether it lets us in; None if it does, or is away."""
     try:
-        with connect(url) as client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as error:
+        with ask_at(url) as ask:
+            ask("PING")
+    except (Refused, OSError, ValueError) as error:
         return not_let_in(error)
     return None
 
@@ -309,7 +325,7 @@ def writes_refused(url: str, network: str) -> Problem | None:
     A user of few rights, a server that is a replica, full or short of replicas: each takes connections all the same.
     """
     ours, other = f"exchange-{network}", "exchange-probe"
-    words: tuple[tuple[Any, ...], ...] = (
+    words: tuple[tuple[str, ...], ...] = (
         ("TIME",),
         ("EVAL", "return redis.call('time')", "0"),
         ("LPUSH", f"{ours}:probe", "1"),
@@ -331,16 +347,16 @@ def writes_refused(url: str, network: str) -> Problem | None:
     )
     word = words[0]
     try:
-        with connect(url) as client:
+        with ask_at(url) as ask:
             for word in words:
-                client.execute_command(*word)
-    except redis.exceptions.NoPermissionError as error:
+                ask(*word)
+    except NotAllowed as error:
         message = f"the broker's user may not {' '.join(word[:2])}: {refusal(error)}"
         return Problem(message, 'give it the rights that deploy/README.md lists under "Brokers"')
-    except redis.ResponseError as error:
+    except Refused as error:
         message = f"the broker takes nothing: {refusal(error)}"
         return Problem(message, "have it take writes again; beat and worker go on by themselves then")
-    except (redis.RedisError, OSError):
+    except OSError:
         return None  # it is away, which is said elsewhere
     return None
 
@@ -354,9 +370,9 @@ def problems(url: str, network: str, home: Path) -> list[Problem]:
 def durability_problems(url: str) -> list[Problem]:
     """Say what a Redis is set up to lose. Raises BrokerFault if it can't be reached."""
     try:
-        with connect(url) as client:
-            policy, append_only = _kept(client)
-    except (redis.RedisError, OSError, ValueError) as error:
+        with ask_at(url) as ask:
+            policy, append_only = _kept(ask)
+    except (Refused, OSError, ValueError) as error:
         if refused := not_let_in(error):
             raise BrokerFault(refused.message, refused.remedy) from None
         raise BrokerFault(f"the broker does not answer: {printable(str(error))}; see that it runs") from None
@@ -374,32 +390,38 @@ def durability_problems(url: str) -> list[Problem]:
 def answers(url: str) -> bool:
     """Tell whether a Redis is there that takes us."""
     try:
-        with connect(url) as client:
-            return bool(client.ping())
-    except (redis.RedisError, OSError, ValueError):
+        with ask_at(url) as ask:
+            return bool(ask("PING"))
+    except (Refused, OSError, ValueError):
         return False
 
 
 def says_what_it_keeps(url: str) -> bool:
     """Tell whether a Redis lets us see what it evicts and keeps: some let nobody."""
     try:
-        with connect(url) as client:
-            return None not in _kept(client)
-    except (redis.RedisError, OSError, ValueError):
+        with ask_at(url) as ask:
+            return None not in _kept(ask)
+    except (Refused, OSError, ValueError):
         return False
 
 
-def _kept(client: redis.Redis) -> tuple[str | None, str | None]:
+def _kept(ask: Ask) -> tuple[str | None, str | None]:
     """Read ``maxmemory-policy`` and ``appendonly``; each is None where the server lets us see neither of its places."""
     found: list[str | None] = []
     for name, section, line in _KEPT:
-        value: Any = None
-        with contextlib.suppress(redis.ResponseError):
-            value = client.info(section).get(line)
-        with contextlib.suppress(redis.ResponseError):
-            value = client.config_get(name).get(name, value)
-        found.append({0: "no", 1: "yes"}.get(value, value))
+        value: str | None = None
+        for words in (("INFO", section), ("CONFIG", "GET", name)):
+            with contextlib.suppress(Refused):
+                value = _said(ask(*words)).get(line if words[0] == "INFO" else name, value)
+        found.append({"0": "no", "1": "yes"}.get(value or "", value))
     return found[0], found[1]
+
+
+def _said(reply: Any) -> dict[str, str]:
+    """Read what a server says of itself: lines of INFO, or names and values one after the other."""
+    if isinstance(reply, str):
+        return dict(line.split(":", 1) for line in reply.splitlines() if ":" in line)
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 _KEPT = (("maxmemory-policy", "memory", "maxmemory_policy"), ("appendonly", "persistence", "aof_enabled"))
@@ -435,8 +457,9 @@ def find_server() -> Path:
 
 
 def _shut_down(address: Address) -> None:
-    with contextlib.suppress(redis.RedisError, OSError), address.client(STOP_SECONDS) as client:
-        client.shutdown(nosave=True)
+    once = partial(address.client, STOP_SECONDS)
+    with contextlib.suppress(Refused, OSError), asking(address.url, once, STOP_SECONDS) as ask:
+        ask("SHUTDOWN", "NOSAVE")
 
 
 def _read(folder: Path) -> Address | None:

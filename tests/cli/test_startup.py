@@ -73,8 +73,20 @@ def test_the_list_of_commands_fits_a_terminal_of_80_columns_with_a_whole_sentenc
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_health_and_metrics_load_nothing_that_migrates_runs_tasks_or_backs_up(seeded: Pair) -> None:
+@pytest.mark.valkey
+def test_health_and_metrics_load_nothing_that_migrates_runs_tasks_or_backs_up_and_no_client_of_a_broker(
+    seeded: Pair, valkey_url: str
+) -> None:
+    unused = {
+        "alembic",
+        "celery",
+        "kombu",
+        "redis",
+        "opentelemetry",
+        "exchange.operating.backup",
+        "exchange.tables.loader",
+    }
     for words in (["health", "--only", "triggers"], ["metrics"]):
-        modules = loaded(words, seeded.response.environment)
+        modules = loaded(words, {**seeded.response.environment, "EXCHANGE_BROKER_URL": valkey_url})
         assert "exchange.watching.health" in modules
-        assert not modules & {"alembic", "celery", "exchange.operating.backup", "exchange.tables.loader"}, words
+        assert not modules & unused, words

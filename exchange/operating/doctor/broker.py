@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exchange.files.pid_lock import held
+from exchange.operating import broker
 from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, fault, of_problem, ok
 from exchange.settings import Settings
 
@@ -13,8 +14,6 @@ def broker_url(settings: Settings) -> str | None:
         return settings.broker_url
     if not settings.broker_folder.is_dir():
         return None
-    from exchange.operating import broker  # noqa: PLC0415 - its client is a tenth of a second's work
-
     address = broker.running(settings.broker_folder)
     return address.url if address else None
 
@@ -34,8 +33,6 @@ def check_broker(settings: Settings) -> Findings:
             alarm=Alarm.BROKER if settings.beat_lock.exists() else None,
         )
         return
-    from exchange.operating import broker  # noqa: PLC0415 - where there is one to ask
-
     try:
         problems = broker.problems(url, settings.network, settings.home)
     except broker.BrokerFault as error:
