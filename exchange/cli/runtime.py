@@ -7,10 +7,9 @@ fault of our own shows a traceback.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -19,6 +18,7 @@ from typer.core import TyperGroup
 
 from exchange.cli.output import print_error
 from exchange.format.errors import TransientError, printable
+from exchange.format.moments import as_typed
 from exchange.format.names import BatchName
 
 if TYPE_CHECKING:
@@ -188,20 +188,12 @@ def moment(what: str, text: str | None) -> datetime | None:
     """Read a moment: a date, a date and time (UTC unless it says otherwise), or so long ago. Raises Refused."""
     if text is None:
         return None
-    if ago := _AGO.fullmatch(text):
-        from exchange.database import clock
+    from exchange.database import clock
 
-        return clock.now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
-        read = datetime.fromisoformat(text)
-    except ValueError:
-        shown = _quoted(text)
-        raise Refused(f"{what}: expected a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago, found {shown}") from None
-    return read if read.tzinfo else read.replace(tzinfo=UTC)
-
-
-_AGO = re.compile(r"([0-9]{1,5})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+        return as_typed(text, clock.now())
+    except ValueError as error:
+        raise Refused(f"{what}: expected {error}, found {_quoted(text)}") from None
 
 
 def _quoted(text: str) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
+
+_AGO = re.compile(r"([0-9]{1,5})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def to_rfc3339(moment: datetime) -> str:
@@ -19,6 +23,20 @@ def from_rfc3339(text: object) -> datetime:
     except (ValueError, OverflowError):
         pass
     raise ValueError("an RFC 3339 date-time")
+
+
+def as_typed(text: str, now: datetime) -> datetime:
+    """Read a moment as people type it: a date, a date and time (UTC unless it says otherwise), or so long ago.
+
+    Raises ValueError.
+    """
+    if ago := _AGO.fullmatch(text):
+        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        read = datetime.fromisoformat(text)
+        return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago") from None
 
 
 def in_words(moment: datetime) -> str:

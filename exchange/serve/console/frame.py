@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from exchange import __version__
 from exchange.database import clock
@@ -132,6 +132,16 @@ def text(value: object) -> str:
     return f"{shown}\n... and {number(left)} characters more" if left > 0 else shown
 
 
+def sentence(said: str) -> Markup:
+    """Give a sentence with the commands in it, which stand between backticks, as such."""
+    parts = text(said).split("`")
+    if len(parts) % 2 == 0:
+        return escape("`".join(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(one) if n % 2 else escape(one) for n, one in enumerate(parts)
+    )
+
+
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2, default=str)
 
@@ -173,6 +183,7 @@ def templates() -> Environment:
         "size": size,
         "text": text,
         "compact": compact,
+        "sentence": sentence,
     }
     found.globals |= {"badge": badge, "address": address, "charts": charts, "MENU": MENU, "version": __version__}
     return found

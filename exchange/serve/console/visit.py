@@ -8,7 +8,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from anyio.to_thread import run_sync
@@ -19,12 +21,14 @@ from starlette.routing import Route
 
 from exchange.api import Exchange, RefusedArgument
 from exchange.api.acts import Act
+from exchange.database import clock
 from exchange.database.audit_log import Act as Written
 from exchange.database.audit_log import audited
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.whoami import acting_for
-from exchange.format.errors import BatchError, RecordError, TransientError
+from exchange.format.errors import BatchError, RecordError, TransientError, printable
+from exchange.format.moments import as_typed
 from exchange.people.roles import Forbidden, Person, Role, least_role, refuse
 from exchange.serve.console.frame import rendered
 from exchange.serve.identity import Identity
@@ -37,6 +41,8 @@ SAID = "exchange_said"
 MOST_SAID = 2_000
 MOST_FIELDS = 5_000
 MOST_DIGITS = 18
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 REFUSALS = (RefusedArgument, Busy, TransientError, RecordError, BatchError, SettingsFaults, Forbidden)
 """What keeps an act from being done, each a sentence for whoever asked."""
@@ -80,7 +86,9 @@ class Visit:
 
     @property
     def here(self) -> str:
-        """Give the address of this page, for what leads back to it."""
+        """Give the address of this page, or of the one that an act was asked from, for what leads back to it."""
+        if self.request.method == "POST":
+            return local(self.form.get("back") or "/")
         url = self.request.url
         return f"{url.path}?{url.query}" if url.query else url.path
 
@@ -101,6 +109,23 @@ class Visit:
         if not (said.isascii() and said.isdecimal() and len(said) <= MOST_DIGITS):
             raise RefusedArgument(f"{name}: expected a number, found {said[:80]!r}")
         return int(said)
+
+    def moment(self, name: str) -> datetime | None:
+        """Give a moment of the address, as the command line takes it. Raises RefusedArgument for what is none."""
+        said = self.asked(name)
+        try:
+            return as_typed(said, clock.now()) if said else None
+        except ValueError as error:
+            raise RefusedArgument(f"{name}: expected {error}, found {printable(repr(said), 80)}") from None
+
+    def one_of(self, name: str, choices: type[Choice]) -> Choice | None:
+        """Give a choice of the address. Raises RefusedArgument for what is none."""
+        said = self.asked(name)
+        try:
+            return choices(said) if said else None
+        except ValueError:
+            listed = ", ".join(choices)
+            raise RefusedArgument(f"{name}: expected one of {listed}, found {printable(repr(said), 80)}") from None
 
     def may(self, action: str) -> bool:
         """Say whether this person may do what an act of the audit is named as."""
