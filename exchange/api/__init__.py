@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from exchange.operating.channels import ListedChannel, PausedOrResumed
     from exchange.operating.crossed import Crossed
     from exchange.operating.doctor import Finding
+    from exchange.operating.schedule import Schedule
+    from exchange.operating.shown_settings import ShownSetting
     from exchange.operating.status import Status
     from exchange.progress import Progress
     from exchange.results import ExportRun, ImportRun, Resynced
@@ -334,6 +336,18 @@ class Exchange:
 
         found = (one for one in check_presence(self.settings, self.site) if one.level is not Level.OK)
         return [Problem(one.message, one.remedy, one.command, one.since) for one in found]
+
+    def schedule(self) -> Schedule:
+        """Say what beat does when, when each channel was last done and is due, and which processes are there."""
+        from exchange.operating.schedule import read_schedule
+
+        return read_schedule(self.settings, self.site)
+
+    def shown_settings(self) -> list[ShownSetting]:
+        """Give all settings as people may see them: no secret is in it."""
+        from exchange.operating.shown_settings import shown_settings
+
+        return shown_settings(self.settings)
 
     def findings(self, *, work: bool = True) -> list[Finding]:
         """Look at everything, as ``exchange doctor`` does; without ``work`` only at the installation."""

@@ -11,14 +11,12 @@ from celery import signals
 
 from exchange.celery.calls import TICK
 from exchange.operating import readiness
+from exchange.operating.schedule import Entry, entries
 from exchange.operating.service_manager import manager
 from exchange.settings import Settings
 
 VISIBILITY_MARGIN_SECONDS = 600
 RESULT_SECONDS = 24 * 3600
-DAY_SECONDS = 24 * 3600
-RETRIES_SECONDS = 30.0
-"""So often it is looked whether letters are to be tried in the background, if not with each import."""
 EXPIRY_SHARE = 0.9
 """Of its period a scheduled task may wait: a tick that nobody took is gone before the next one comes."""
 SOFT_SHARE = 0.9
@@ -90,20 +88,9 @@ def valid_seconds(settings: Settings) -> float:
 
 def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Give beat's entries, every one gone before its next tick."""
-    entries = {
-        "export": _every(settings.export_every, "exchange.export", spread=True),
-        "import": _every(settings.import_every, "exchange.import", spread=True),
-        "retries": _every(min(settings.import_every, RETRIES_SECONDS), "exchange.work_retries"),
-        "prune": _every(DAY_SECONDS, "exchange.prune"),
-        "reconcile": _every(settings.reconcile_every, "exchange.reconcile", incoming=False),
-    }
-    if settings.backup_to is not None:
-        entries["backup"] = _every(settings.backup_every, "exchange.backup")
-    if settings.answers_requests:
-        entries["answer_requests"] = _every(settings.answer_every, "exchange.answer_requests")
-    return entries
+    return {one.name: _entry(one) for one in entries(settings)}
 
 
-def _every(seconds: float, task: str, **arguments: Any) -> dict[str, Any]:
-    options = {"expires": seconds * EXPIRY_SHARE, "headers": TICK}
-    return {"task": task, "schedule": seconds, "kwargs": arguments, "options": options}
+def _entry(one: Entry) -> dict[str, Any]:
+    options = {"expires": one.every_seconds * EXPIRY_SHARE, "headers": TICK}
+    return {"task": one.task, "schedule": one.every_seconds, "kwargs": dict(one.arguments), "options": options}

@@ -45,7 +45,7 @@ from exchange.celery.arguments import (
     shown,
 )
 from exchange.celery.calls import REFUSED, TICK, caller_by_hand
-from exchange.celery.service import EXPIRY_SHARE, RETRIES_SECONDS, changes
+from exchange.celery.service import EXPIRY_SHARE, changes
 from exchange.celery.signs import WorkerSigns
 from exchange.database.audit_log import (
     MAX_NAME_CHARACTERS,
@@ -79,6 +79,7 @@ from exchange.operating import logs
 from exchange.operating.assemble import load_request_handler
 from exchange.operating.prune import prune_expired
 from exchange.operating.reloading import read_anew
+from exchange.operating.schedule import RETRIES_SECONDS
 from exchange.outgoing import control_batch, leftover
 from exchange.outgoing.resend import resend_by_code, resend_by_hand
 from exchange.reference.answering import answer_requests as answer

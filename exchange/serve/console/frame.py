@@ -58,7 +58,7 @@ MENU = (
         (
             Link("/health", "Health", "h"),
             Link("/channels", "Channels", "c"),
-            Link("/schedule", "Schedule and workers", "s"),
+            Link("/schedule", "Schedule", "s"),
             Link("/epochs", "Epochs", "e"),
             Link("/keys", "Keys", "k"),
             Link("/settings", "Settings", "t"),
@@ -104,7 +104,8 @@ def age(time: timedelta | float | None) -> str:
     """Give a length of time, of seconds or as such."""
     if time is None:
         return ""
-    return lasting(time if isinstance(time, timedelta) else timedelta(seconds=time))
+    seconds = time.total_seconds() if isinstance(time, timedelta) else time
+    return f"{seconds:.2g} s" if 0 < seconds < 1 else lasting(timedelta(seconds=seconds))
 
 
 def number(value: float | None) -> str:

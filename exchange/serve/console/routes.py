@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from exchange.serve.console import channels, health, theme
+from exchange.serve.console import channels, health, schedule, settings, theme
 
 PAGES: tuple[Route, ...] = (
     *theme.ROUTES,
     *health.ROUTES,
     *channels.ROUTES,
+    *schedule.ROUTES,
+    *settings.ROUTES,
 )
