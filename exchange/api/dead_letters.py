@@ -9,30 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
+from exchange.api import letter_filters
 from exchange.api.acts import RefusedArgument
 from exchange.database.errors import transient_errors
-from exchange.database.locks import reading
+from exchange.database.locks import reading, writing
 from exchange.database.tables import DeadLetterState
 from exchange.dead_letters import background, bulk_retry, discard, groups, pages, retry, selections, show
 from exchange.dead_letters import edit as editing
 from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.bulk_retry import BulkRetry, Pace, Report
-from exchange.dead_letters.edit import Draft, Edited
+from exchange.dead_letters.edit import Checked, Draft, Edited
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.groups import Group
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.search import LetterPage
+from exchange.dead_letters.selections import NamedSelection, Selection
 from exchange.dead_letters.show import View
 from exchange.format import strict_json
 from exchange.results import Retried
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from exchange.api import Exchange
     from exchange.api.acts import Done
+    from exchange.dead_letters.file import ExportedLetters, ImportedLetters
     from exchange.site import Site
 
 __all__ = ["DeadLetters", "Filters", "Pace"]
 
+_ALL = Filters()
 _PARKED = Filters(state=DeadLetterState.PARKED)
 
 
@@ -66,10 +72,49 @@ class DeadLetters:
         mask = Mask(site.channels)
         return replace(page, letters=tuple(mask.brief(letter) for letter in page.letters))
 
+    def read_filters(self, asked: Mapping[str, str | None]) -> Filters:
+        """Read which are meant, by ``letter_filters.NAMES``. Raises RefusedArgument for what makes no sense."""
+        return letter_filters.read_filters(self._exchange.site, asked)
+
+    def refuse_unknown_names(self, asked: Mapping[str, str | None]) -> None:
+        """Refuse names that there are not, where nothing was found. Raises RefusedArgument."""
+        with self._reading() as (site, connection):
+            letter_filters.refuse_unknown_names(site, connection, asked)
+
     def show(self, letter_id: int) -> View | None:
         """Give all there is to know about one; None if there is none."""
         with self._reading() as (site, connection):
             return show.view(site, connection, letter_id)
+
+    def reveal(self, letter_id: int, *, who: str | None = None, reason: str | None = None) -> View | None:
+        """Give the same with what is sensitive, to whom the caller knows may see it; that is in the audit."""
+        site = self._exchange.site
+        with self._act(site, "reveal", {"dead_letter": letter_id}, who, reason) as act:
+            with self._reading() as (_, connection):
+                found = show.view(site, connection, letter_id, revealed=True)
+            if act:
+                act.came_to({"found": found is not None})
+        return found
+
+    def selections(self) -> Sequence[Selection]:
+        """Give the sets that people froze, newest first, each with how many are left to be tried."""
+        with self._reading() as (_, connection):
+            return selections.list_selections(connection)
+
+    def newest_selections(self, limit: int = 50) -> Sequence[NamedSelection]:
+        """Give the newest of them as they were made, without a look at their letters."""
+        with self._reading() as (_, connection):
+            return selections.newest_selections(connection, limit)
+
+    def find_selection(self, name: str) -> Selection:
+        """Give one. Raises TransientError if there is none."""
+        with self._reading() as (_, connection):
+            return selections.find_selection(connection, name)
+
+    def count_outcomes(self, selection: str) -> Mapping[DeadLetterState | None, int]:
+        """Count what became of a selection's letters when they were tried or given up; None: not tried yet."""
+        with self._reading() as (_, connection):
+            return selections.count_outcomes(connection, selection)
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[Site, Connection]]:
@@ -78,6 +123,60 @@ class DeadLetters:
             yield site, connection
 
     # To do something about
+
+    def select(
+        self, name: str, filters: Filters = _PARKED, *, who: str | None = None, reason: str | None = None
+    ) -> Selection:
+        """Freeze those that are meant now under a name. Raises TransientError if it is taken, or there is none."""
+        site, wanted = self._exchange.site, letter_filters.check_selection_name(name)
+        with self._act(site, "select_dead_letters", {"name": wanted, "filters": filters.as_dict()}, who, reason) as act:
+            with transient_errors(), writing(site.engine) as connection:
+                made = selections.create_selection(connection, wanted, filters)
+            if act:
+                act.came_to({"letters": made.letters})
+        return made
+
+    def unselect(self, name: str, *, who: str | None = None, reason: str | None = None) -> None:
+        """Forget a selection; its letters stay as they are. Raises TransientError if it is being tried."""
+        site, wanted = self._exchange.site, letter_filters.check_selection_name(name)
+        with (
+            self._act(site, "unselect_dead_letters", {"name": wanted}, who, reason),
+            transient_errors(),
+            writing(site.engine) as connection,
+        ):
+            background.refuse_open(connection, wanted)
+            selections.delete_selection(connection, wanted)
+
+    def export(
+        self,
+        file: Path,
+        filters: Filters = _ALL,
+        *,
+        sensitive: bool = True,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> ExportedLetters:
+        """Write those that are meant to a new file, as ``file.export_letters`` says. Raises FileFault."""
+        from exchange.dead_letters.file import export_letters
+
+        site = self._exchange.site
+        asked = {"file": str(file.absolute()), "filters": filters.as_dict()}
+        with self._act(site, "export_dead_letters", asked, who, reason) as act:
+            done = export_letters(site, file, filters, sensitive=sensitive)
+            if act:
+                act.came_to(done.as_dict())
+        return done
+
+    def import_file(self, file: Path, *, who: str | None = None, reason: str | None = None) -> ImportedLetters:
+        """Bring those back that ``export`` wrote here or at the peer. Raises FileFault, and nothing was changed."""
+        from exchange.dead_letters.file import import_letters
+
+        site = self._exchange.site
+        with self._act(site, "import_dead_letters", {"file": str(file.absolute())}, who, reason) as act:
+            done = import_letters(site, file)
+            if act:  # what was wrong with each is for the person here: it may quote a value
+                act.came_to({name: value for name, value in done.as_dict().items() if name != "sentences"})
+        return done
 
     def retry(
         self, ids: Sequence[int], *, rehearse: bool = False, who: str | None = None, reason: str | None = None
@@ -150,10 +249,10 @@ class DeadLetters:
                 act.came_to(begun.as_dict())
         return begun
 
-    def retries(self) -> Sequence[BackgroundRetry]:
-        """Give the retries in the background that are kept, newest first."""
+    def retries(self, selection: str | None = None, limit: int | None = None) -> Sequence[BackgroundRetry]:
+        """Give the retries in the background that are kept, of all selections or of one, newest first."""
         with self._reading() as (_, connection):
-            return background.list_retries(connection)
+            return background.list_retries(connection, selection=selection, limit=limit)
 
     def find_retry(self, number: int) -> BackgroundRetry:
         """Give a retry in the background by its number. Raises TransientError if there is none."""
@@ -243,6 +342,10 @@ class DeadLetters:
     def begin_edit(self, letter_id: int) -> Draft:
         """Give a parked one as it is to be mended. Raises TransientError if it is none that can be."""
         return editing.begin_edit(self._exchange.site, letter_id)
+
+    def check_edit(self, draft: Draft, record: bytes) -> Checked:
+        """Check a mended record as ``save_edit`` does, and keep nothing. Raises EditRefused."""
+        return editing.check_edit(self._exchange.site, draft, record)
 
     def save_edit(
         self, draft: Draft, record: bytes, reason: str, *, pointers: Sequence[str] = (), who: str | None = None

@@ -161,9 +161,14 @@ class Stream:
         here.codecs = {name: replace(codec, column=crossing[name]) for name, codec in self.codecs.items()}
         return here
 
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The members of a record's data or key whose values nobody sees."""
+        return self.sensitive | {json_null_member(name) for name in self.sensitive}
+
     def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Give a record's data or key as a person may see it."""
-        hidden = self.sensitive | {json_null_member(name) for name in self.sensitive}
+        hidden = self.hidden
         return {name: HIDDEN if name in hidden else value for name, value in values.items()}
 
     def upgrade(self, data: dict[str, Any], from_version: int) -> dict[str, Any]:

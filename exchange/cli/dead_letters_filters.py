@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from exchange.cli.batches import ChannelOption
-from exchange.cli.runtime import Refused, moment, not_among, one_of, refuse_unknown, stem
 
 if TYPE_CHECKING:
     from exchange.dead_letters.filters import Filters
@@ -45,59 +44,20 @@ class FilterOptions:
     def read(self, site: Site, selection: str | None = None) -> Filters:
         """Check the options, and the name of a ``selection`` if only its letters are meant.
 
-        Raises Refused for one that makes no sense.
+        Raises RefusedArgument for one that makes no sense.
         """
-        from exchange.database.tables import DeadLetterState, Direction
-        from exchange.dead_letters.filters import Filters, key_texts
+        from exchange.api.letter_filters import read_filters
 
-        for name, value in (
-            ("key", self.key),
-            ("text", self.text),
-            ("error", self.error),
-            ("fingerprint", self.fingerprint),
-            ("selection", selection),
-        ):
-            if value is not None and not value.strip("\0 "):
-                raise Refused(f"{name}: expected something to look for, found nothing")
-            if value is not None and "\0" in value:
-                raise Refused(f"{name}: expected text, found the character U+0000 in it")
-        streams = [self.stream] if self.stream else ()
-        return Filters(
-            state=one_of("state", self.state, DeadLetterState),
-            channels=tuple(sorted(site.names_in_files(self.channel))) if self.channel is not None else (),
-            stream=self.stream,
-            direction=one_of("direction", self.direction, Direction),
-            error=self.error,
-            fingerprint=self.fingerprint,
-            batch=stem(self.batch) if self.batch is not None else None,
-            keys=key_texts(self.key, site.channels, streams) if self.key is not None else (),
-            since=moment("since", self.since),
-            until=moment("until", self.until),
-            text=self.text,
-            selection=selection,
-        )
+        return read_filters(site, {**vars(self), "selection": selection})
 
     def refuse_unknown_names(self, site: Site) -> None:
         """Refuse a channel, stream or class of error that there is not, where nothing was found: it is mistyped."""
-        refuse_unknown(self.channel, site)
-        known = sorted({stream.name for channel in site.channels for stream in channel.streams})
-        if self.stream is not None and self.stream not in known:
-            raise not_among("stream", self.stream, known)
-        if self.error is not None:
-            self._refuse_unknown_error(site, self.error)
-
-    def _refuse_unknown_error(self, site: Site, error: str) -> None:
+        from exchange.api.letter_filters import refuse_unknown_names
         from exchange.database.errors import transient_errors
         from exchange.database.locks import reading
-        from exchange.dead_letters.advice import CLASSES
-        from exchange.dead_letters.counts import errors_there
 
-        if error in CLASSES:
-            return
         with transient_errors(), reading(site.engine) as connection:
-            there = errors_there(connection)
-        if error not in there:
-            raise not_among("error", error, there or CLASSES)
+            refuse_unknown_names(site, connection, vars(self))
 
 
 def takes_filters(*names: str, state: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:

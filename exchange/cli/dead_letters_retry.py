@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand, open_exchange
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.dead_letters import LARGEST_ID, many
 from exchange.cli.dead_letters_filters import FilterOptions, takes_filters
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, open_site
-from exchange.format.errors import printable
+from exchange.cli.runtime import Refused, fail
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
@@ -44,8 +42,6 @@ SkipChanged = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", help="Ask nobody; without a terminal, and with --json, nobody is asked.")]
 Why = Annotated[str, typer.Option("--reason", help="Why; it is kept in the history and the audit.")]
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-
 
 @takes_filters(state="parked")
 def select(
@@ -56,19 +52,10 @@ def select(
     as_json: Json = False,
 ) -> None:
     """Freeze the letters that filters mean now under a name, to retry or discard just these."""
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import writing
-    from exchange.dead_letters.selections import create_selection
-
-    wanted = _selection_name(name)
-    with open_site() as site:
-        chosen = filters.read(site)
-        filters.refuse_unknown_names(site)
-        arguments = {"name": wanted, "filters": chosen.as_dict()}
-        with by_hand(site, "select_dead_letters", arguments, who=as_name) as act:
-            with transient_errors(), writing(site.engine) as connection:
-                made = create_selection(connection, wanted, chosen)
-            act.came_to({"letters": made.letters})
+    with open_exchange() as exchange:
+        chosen = filters.read(exchange.site)
+        filters.refuse_unknown_names(exchange.site)
+        made = exchange.dead_letters.select(name, chosen, who=as_name)
     if as_json:
         output.emit(made.as_dict())
     else:
@@ -78,12 +65,8 @@ def select(
 @output.listing
 def selections(as_json: Json = False) -> None:
     """List selections, newest first."""
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.dead_letters.selections import list_selections
-
-    with open_site() as site, transient_errors(), reading(site.engine) as connection:
-        found = list_selections(connection)
+    with open_exchange() as exchange:
+        found = exchange.dead_letters.selections()
     if as_json:
         for one in found:
             output.emit(one.as_dict())
@@ -110,24 +93,12 @@ def selections(as_json: Json = False) -> None:
 
 def unselect(name: Annotated[str, typer.Argument(metavar="NAME")], as_name: As = None, as_json: Json = False) -> None:
     """Forget a selection. Its letters stay as they are."""
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import writing
-    from exchange.dead_letters.background import refuse_open
-    from exchange.dead_letters.selections import delete_selection
-
-    wanted = _selection_name(name)
-    with (
-        open_site() as site,
-        by_hand(site, "unselect_dead_letters", {"name": wanted}, who=as_name),
-        transient_errors(),
-        writing(site.engine) as connection,
-    ):
-        refuse_open(connection, wanted)
-        delete_selection(connection, wanted)
+    with open_exchange() as exchange:
+        exchange.dead_letters.unselect(name, who=as_name)
     if as_json:
-        output.emit({"name": wanted})
+        output.emit({"name": name})
     else:
-        output.tell(f"selection {wanted} is forgotten")
+        output.tell(f"selection {name} is forgotten")
 
 
 def retry(
@@ -378,14 +349,9 @@ def _tell_number(ids: Sequence[int] | None, selection: str | None, number: int, 
 
 
 def _ids_or_selection(ids: Sequence[int] | None, selection: str | None) -> str | None:
+    from exchange.api.letter_filters import check_selection_name
+
     if bool(ids) is (selection is not None):
         found = "both" if ids else "neither"
         raise Refused(f"expected the ids of dead letters or --selection NAME, found {found}")
-    return None if selection is None else _selection_name(selection)
-
-
-def _selection_name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        shown = printable(repr(text), 80)
-        raise Refused(f"name: expected at most 63 lower-case letters, digits, - and _, found {shown}")
-    return text
+    return None if selection is None else check_selection_name(selection)

@@ -7,9 +7,8 @@ fault of our own shows a traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -17,11 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from exchange.cli.output import print_error
-from exchange.format.errors import TransientError, printable
-from exchange.format.moments import as_typed
+from exchange.format.errors import TransientError
 from exchange.format.names import BatchName
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from exchange.channels.channel import Channel
     from exchange.settings import Settings
     from exchange.site import Site
@@ -128,8 +128,10 @@ def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> st
 
     known = known_names(channels)
     if name is not None and name not in known:
+        from exchange.api.asked import named, near, quoted
+
         raise Refused(
-            f"channel: expected one that is {way} here ({_named(known)}), found {_quoted(name)}{_near(name, known)}"
+            f"channel: expected one that is {way} here ({named(known)}), found {quoted(name)}{near(name, known)}"
         )
     return name
 
@@ -154,54 +156,22 @@ def label(text: str) -> str:
 
 
 def one_of(what: str, text: str | None, kind: type[Choice]) -> Choice | None:
-    """Check a word; None means any. Raises Refused naming the words there are."""
-    if text is None:
-        return None
-    try:
-        return kind(text)
-    except ValueError:
-        raise not_among(what, text, list(kind)) from None
+    """Check a word; None means any. Raises RefusedArgument naming the words there are."""
+    from exchange.api import asked
 
-
-def not_among(what: str, found: str, known: Sequence[str]) -> Refused:
-    """Say that a name is none of those there are, which of them there are, and which one was probably meant."""
-    return Refused(f"{what}: expected one of {_named(known)}, found {_quoted(found)}{_near(found, known)}")
-
-
-MOST_NAMED = 20
-"""So many names are listed at most."""
-
-
-def _named(known: Sequence[str]) -> str:
-    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
-    return (", ".join(known[:MOST_NAMED]) or "none") + more
-
-
-def _near(found: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(found, known, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return asked.one_of(what, text, kind)
 
 
 def moment(what: str, text: str | None) -> datetime | None:
-    """Read a moment: a date, a date and time (UTC unless it says otherwise), or so long ago. Raises Refused."""
-    if text is None:
-        return None
-    from exchange.database import clock
+    """Read a moment: a date, a date and time (UTC unless it says otherwise), or so long ago. Raises RefusedArgument."""
+    from exchange.api import asked
 
-    try:
-        return as_typed(text, clock.now())
-    except ValueError as error:
-        raise Refused(f"{what}: expected {error}, found {_quoted(text)}") from None
-
-
-def _quoted(text: str) -> str:
-    return printable(repr(text), 80)
+    return asked.moment(what, text)
 
 
 def refuse_unknown(channel: str | None, site: Site) -> None:
     """Refuse a channel that is not declared, where nothing was found under its name: it is mistyped."""
+    from exchange.api.asked import not_among
     from exchange.channels.channel import known_names
     from exchange.format.names import CONTROL
 

@@ -172,9 +172,13 @@ def find(connection: Connection, number: int) -> BackgroundRetry:
     return _retry(row)
 
 
-def list_retries(connection: Connection, *, only_open: bool = False) -> list[BackgroundRetry]:
-    """Give all retries that are kept, newest first. Only reads, in the caller's transaction."""
-    asking = sa.select(background_retry).order_by(background_retry.c.id.desc())
+def list_retries(
+    connection: Connection, *, only_open: bool = False, selection: str | None = None, limit: int | None = None
+) -> list[BackgroundRetry]:
+    """Give the retries that are kept, newest first, all or those of a selection. Reads in the caller's transaction."""
+    asking = sa.select(background_retry).order_by(background_retry.c.id.desc()).limit(limit)
+    if selection is not None:
+        asking = asking.where(background_retry.c.selection == selection)
     if only_open:
         asking = asking.where(is_retry_open(background_retry))
     return [_retry(row) for row in connection.execute(asking)]

@@ -125,42 +125,66 @@ def with_changes(begun: Draft, values: Sequence[str], removed: Sequence[str]) ->
     return strict_json.dumps(value)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A mended record that would be kept, and how it differs from what is kept now, a line for each place."""
+
+    content: bytes
+    record: Record
+    key: str
+    schema_version: int
+    difference: str
+
+
+class EditRefused(TransientError):  # noqa: N818 - an answer to a person
+    """A mended record that is not kept; ``pointer`` names the place at fault, empty if that is the whole record."""
+
+    def __init__(self, message: str, pointer: str = "") -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+def check_edit(site: Site, begun: Draft, text: bytes) -> Checked:
+    """Check a mended record as ``save_edit`` does, and keep nothing. Touches no database. Raises EditRefused."""
+    value = _with_shown(_read(site, text), begun.value or {}, begun.sensitive)
+    try:
+        content = strict_json.dumps(value)
+        if begun.value is not None and content == strict_json.dumps(begun.value):
+            raise EditRefused(f"the record of dead letter {begun.letter.id} is as it was; {_NOTHING}")
+        record = records.decode(content)
+        key, schema_version = _check(site, begun, record)
+    except RecordError as error:
+        raise EditRefused(f"{error.pointer or 'the record'}: {error.sentence}; {_NOTHING}", error.pointer) from error
+    told = "the record could not be read before"
+    if begun.value is not None:
+        told = revisions.difference(begun.value, value, begun.sensitive)
+    return Checked(content, record, key, schema_version, told)
+
+
 def save_edit(site: Site, begun: Draft, text: bytes, why: str) -> Edited:
     """Check a mended record and keep it as the letter's newest revision.
 
     Raises TransientError, with nothing changed, if it is no record, breaks its stream's schema, has another key or
     version, is the same as before, or if somebody else was faster.
     """
-    letter = begun.letter
-    value = _with_shown(_read(site, text), begun.value or {}, begun.sensitive)
-    try:
-        content = strict_json.dumps(value)
-        if begun.value is not None and content == strict_json.dumps(begun.value):
-            raise TransientError(f"the record of dead letter {letter.id} is as it was; {_NOTHING}")
-        record = records.decode(content)
-        key, schema_version = _check(site, begun, record)
-    except RecordError as error:
-        raise TransientError(f"{error.pointer or 'the record'}: {error.sentence}; {_NOTHING}") from error
-    told = "the record could not be read before"
-    if begun.value is not None:
-        told = revisions.difference(begun.value, value, begun.sensitive)
+    letter, mended = begun.letter, check_edit(site, begun, text)
     with transient_errors(), writing(site.engine) as connection:
-        number = revisions.add(connection, letter, content, told, why)
+        number = revisions.add(connection, letter, mended.content, mended.difference, why)
         if letter.key is None or letter.schema_version is None:
-            revisions.identify(connection, letter.id, record, key, schema_version)
-    return Edited(letter.id, number, told)
+            revisions.identify(connection, letter.id, mended.record, mended.key, mended.schema_version)
+    return Edited(letter.id, number, mended.difference)
 
 
 def _read(site: Site, text: bytes) -> dict[str, Any]:
     most = min(site.limits.read.max_record_bytes, MAX_STORED_RECORD_BYTES)
     if len(text) > most:
-        raise TransientError(f"the record is {len(text)} bytes long, at most {most} are kept; {_NOTHING}")
+        raise EditRefused(f"the record is {len(text)} bytes long, at most {most} are kept; {_NOTHING}")
     try:
         value = strict_json.loads(text.strip())
     except strict_json.StrictJsonError as fault:
-        raise TransientError(f"the record is not strict JSON: {fault.why}; {_NOTHING}") from fault
+        raise EditRefused(f"the record is not strict JSON: {fault.why}; {_NOTHING}") from fault
     if not isinstance(value, dict):
-        raise TransientError(f"the record: expected an object, found something else; {_NOTHING}")
+        raise EditRefused(f"the record: expected an object, found something else; {_NOTHING}")
     return value
 
 

@@ -51,6 +51,10 @@ class Mask:
         except (ValueError, RecursionError):
             return None
 
+    def hides(self, letter: Brief) -> bool:
+        """Say whether anything of a letter may have to be hidden."""
+        return bool(self.sensitive(letter)) or self._is_forgotten(letter)
+
     def _is_forgotten(self, letter: Brief) -> bool:
         """Whether a letter is of a stream that is declared no more: nobody knows which of its columns are sensitive."""
         ours = (letter.stream or "_").startswith("_")  # what the two sides tell each other has no rows
@@ -60,6 +64,22 @@ class Mask:
         """Name the columns to hide in a letter; those of every stream if it is of no known one."""
         stream = self._streams.get(letter.stream or "")
         return self._any if stream is None else stream.sensitive
+
+
+class Unmasked(Mask):
+    """What hides nothing, for who may see what is sensitive and asked for it."""
+
+    def brief(self, letter: Some) -> Some:
+        """Give a letter as it is."""
+        return letter
+
+    def record(self, _letter: Parked, record: bytes) -> str | None:
+        """Give a record as text, whatever it is."""
+        return record.decode("utf-8", "backslashreplace")
+
+    def sensitive(self, _letter: Brief) -> frozenset[str]:
+        """Hide no column."""
+        return frozenset()
 
 
 def _undeclared(record: Any, stream: Stream | None) -> set[str]:

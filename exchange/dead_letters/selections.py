@@ -82,6 +82,30 @@ def find_selection(connection: Connection, name: str) -> Selection:
     return _selection(connection, row)
 
 
+@dataclass(frozen=True)
+class NamedSelection:
+    """A selection as it was made: what became of its letters is not looked at."""
+
+    name: str
+    filters: dict[str, Any]
+    letters: int
+    at: datetime
+    who: str
+
+
+def newest_selections(connection: Connection, limit: int) -> list[NamedSelection]:
+    """Give the newest selections, at most so many, without a look at their letters."""
+    rows = connection.execute(sa.select(selection).order_by(selection.c.at.desc(), selection.c.name).limit(limit))
+    return [NamedSelection(row.name, json.loads(row.filters), row.letters, row.at, row.who) for row in rows]
+
+
+def count_outcomes(connection: Connection, name: str) -> dict[DeadLetterState | None, int]:
+    """Count what became of a selection's letters when they were tried or given up; None: not tried yet."""
+    counting = sa.select(selected.c.state, sa.func.count()).where(selected.c.selection == name)
+    found = connection.execute(counting.group_by(selected.c.state)).all()
+    return {DeadLetterState(state) if state else None: number for state, number in found}
+
+
 def list_selections(connection: Connection) -> list[Selection]:
     """Give all selections, newest first."""
     rows = connection.execute(sa.select(selection).order_by(selection.c.at.desc(), selection.c.name))
@@ -165,8 +189,7 @@ def _row(connection: Connection, name: str) -> Any:
 
 
 def _selection(connection: Connection, row: Any) -> Selection:
-    counting = sa.select(selected.c.state, sa.func.count()).where(selected.c.selection == row.name)
-    by_state = {row[0]: row[1] for row in connection.execute(counting.group_by(selected.c.state))}
+    by_state = count_outcomes(connection, row.name)
     return Selection(
         row.name,
         json.loads(row.filters),
@@ -174,5 +197,5 @@ def _selection(connection: Connection, row: Any) -> Selection:
         row.at,
         row.who,
         left=by_state.get(None, 0),
-        parked=by_state.get(DeadLetterState.PARKED.value, 0),
+        parked=by_state.get(DeadLetterState.PARKED, 0),
     )

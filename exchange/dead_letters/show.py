@@ -18,7 +18,7 @@ from exchange.dead_letters import schedule
 from exchange.dead_letters.advice import Advice, advice
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.joining import at_version
-from exchange.dead_letters.masking import Mask
+from exchange.dead_letters.masking import Mask, Unmasked
 from exchange.dead_letters.pages import page
 from exchange.dead_letters.store import Brief, Parked, find, history
 from exchange.format import json_pointer
@@ -117,25 +117,29 @@ class View:
         }
 
 
-def view(site: Site, connection: Connection, letter_id: int) -> View | None:
-    """Look at one letter from all sides; None if there is none. What is sensitive is hidden. Changes nothing."""
+def view(site: Site, connection: Connection, letter_id: int, *, revealed: bool = False) -> View | None:
+    """Look at one letter from all sides; None if there is none. Changes nothing.
+
+    What is sensitive is hidden unless it is ``revealed``.
+    """
     letter = find(connection, letter_id)
     if letter is None:
         return None
-    mask = Mask(site.channels)
+    mask = Unmasked(site.channels) if revealed else Mask(site.channels)
     stream = _stream(site, letter)
     mended, revisions = _revisions(connection, letter)
     text = mask.record(letter, mended or letter.record)
     value = _value(text)
     row = row_of(connection, stream, letter) if stream else None
+    hidden = stream.hidden if stream and not revealed else frozenset()
     return View(
         letter=mask.brief(letter),
         advice=advice(letter.direction, letter.error, letter.id),
         record=text,
         pretty=laid_out(value, letter.pointer or "") if value is not None else (),
         rule=rule_of(connection, stream, letter) if stream else None,
-        row=ShownRow(stream.shown(row.data), row.version) if stream and row and row.data is not None else row,
-        differences=_differences(stream, mended or letter.record, row) if stream else (),
+        row=ShownRow(_shown(row.data, hidden), row.version) if stream and row and row.data is not None else row,
+        differences=_differences(mended or letter.record, row, hidden) if stream else (),
         history=history(connection, letter_id)[::-1],
         revisions=revisions,
         others=[mask.brief(one) for one in _others(connection, letter)],
@@ -164,16 +168,17 @@ def _value(text: str | None) -> Any:
         return None
 
 
-def _differences(stream: Stream, record: bytes, row: ShownRow | None) -> list[tuple[str, Any, Any]]:
+def _shown(data: Mapping[str, Any], hidden: frozenset[str]) -> dict[str, Any]:
+    return {name: HIDDEN if name in hidden else value for name, value in data.items()}
+
+
+def _differences(record: bytes, row: ShownRow | None, hidden: frozenset[str]) -> list[tuple[str, Any, Any]]:
     value = _value(record.decode("utf-8", "replace"))
     data = value.get("data") if isinstance(value, dict) else None
     if row is None or row.data is None or not isinstance(data, dict):
         return []
     names = [name for name in (*row.data, *(data.keys() - row.data.keys())) if data.get(name) != row.data.get(name)]
-    return [
-        (name, HIDDEN, HIDDEN) if name in stream.sensitive else (name, data.get(name), row.data.get(name))
-        for name in names
-    ]
+    return [(name, HIDDEN, HIDDEN) if name in hidden else (name, data.get(name), row.data.get(name)) for name in names]
 
 
 def _others(connection: Connection, letter: Brief) -> list[Brief]:

@@ -18,11 +18,13 @@ from exchange.database.locks import reading
 from exchange.database.tables import dead_letter, revision
 from exchange.dead_letters.file.csv import write_table
 from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.store import Parked, brief_columns, parked
 from exchange.files.durable import new_file
 from exchange.format.as_dict import AsDict
 from exchange.format.dead_letter_file import Entry, LetterWriter, SavedLetter, SavedRevision
 from exchange.format.errors import TransientError
+from exchange.format.signed_file import FileFault
 from exchange.site import Site
 
 FETCH_LETTERS = 8
@@ -42,10 +44,13 @@ class ExportedLetters(AsDict):
         return super().as_dict() | {"file": str(self.file)}
 
 
-def export_letters(site: Site, file: Path, filters: Filters | None = None) -> ExportedLetters:
+def export_letters(
+    site: Site, file: Path, filters: Filters | None = None, *, sensitive: bool = True
+) -> ExportedLetters:
     """Write the letters that ``filters`` mean (None: all): a table if the name ends in .csv, else JSON lines.
 
-    The file appears whole or not at all, for our eyes only. Raises FileFault if there is one already, TransientError.
+    The file appears whole or not at all, for our eyes only. Without ``sensitive`` a letter of which anything may have
+    to be hidden refuses all of it. Raises FileFault for that and if there is one already, TransientError.
     """
     where = (filters or Filters()).where()
     with transient_errors(), reading(site.engine) as connection, new_file(file) as out:
@@ -55,7 +60,7 @@ def export_letters(site: Site, file: Path, filters: Filters | None = None) -> Ex
         if epoch is None:
             raise TransientError("the database has no epoch yet; `exchange migrate` gives it one")
         writer = LetterWriter(out)
-        for entry in _entries(connection, where):
+        for entry in _entries(connection, where, None if sensitive else Mask(site.channels)):
             writer.write(entry)
         ending = writer.close(site.network, epoch, f"exchange {__version__}", now(), site.signing_key)
     return ExportedLetters(file, ending.letters, site.signing_key is not None)
@@ -64,8 +69,10 @@ def export_letters(site: Site, file: Path, filters: Filters | None = None) -> Ex
 Where = Sequence[sa.ColumnElement[bool]]
 
 
-def _entries(connection: Connection, where: Where) -> Iterator[Entry]:
+def _entries(connection: Connection, where: Where, mask: Mask | None) -> Iterator[Entry]:
     for letter in _letters(connection, where):
+        if mask is not None and mask.hides(letter):
+            raise FileFault(f"dead letter {letter.id} may hold what is sensitive, and its file would have all of it")
         yield SavedLetter(**{one.name: getattr(letter, one.name) for one in fields(SavedLetter)})
         if not letter.revision:
             continue
