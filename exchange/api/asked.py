@@ -55,7 +55,7 @@ def moment(what: str, text: str | None) -> datetime | None:
     """Read a moment: a date, a date and time (UTC unless it says otherwise), or so long ago. Raises RefusedArgument."""
     if text is None:
         return None
-    from exchange.database import clock  # noqa: PLC0415 - who names no moment needs no clock
+    from exchange.database import clock
 
     try:
         return as_typed(text, clock.now())
