@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from exchange.api.acts import Done
+    from exchange.api.agreement import Agreement
+    from exchange.api.audit import Audit
     from exchange.api.dead_letters import DeadLetters
+    from exchange.api.epochs import Epochs
+    from exchange.api.keys import Keys
     from exchange.channels.channel import Channel
     from exchange.database.tables import Direction
     from exchange.incoming.replay import Replayed
@@ -151,6 +155,18 @@ class Exchange:
         if not self._ready:
             refuse_unready(site)
             self._ready = True
+
+    def without_key(self, name: str) -> Site:
+        """Give this side as if it did not trust the key of one name: nobody looks at its file. Raises as ``site``."""
+        from exchange.operating.assemble import assemble
+
+        known = self._made is not None and self._made[0] == os.getpid()
+        engine = self._made[1].engine if self._made is not None and known else self._borrowed()
+        site = assemble(self.settings, distrusting=name, engine=engine, channels=self._channels)
+        if not known:
+            self._made = os.getpid(), site
+        refuse_unready(site)
+        return site
 
     @property
     def progress(self) -> Progress | None:
@@ -314,6 +330,34 @@ class Exchange:
         from exchange.api.dead_letters import DeadLetters
 
         return DeadLetters(self)
+
+    @property
+    def agreement(self) -> Agreement:
+        """How the rows of both sides compare, and having them compared again."""
+        from exchange.api.agreement import Agreement
+
+        return Agreement(self)
+
+    @property
+    def epochs(self) -> Epochs:
+        """The lives of both databases, and a person's word on them."""
+        from exchange.api.epochs import Epochs
+
+        return Epochs(self)
+
+    @property
+    def keys(self) -> Keys:
+        """Who signs here, and who is trusted."""
+        from exchange.api.keys import Keys
+
+        return Keys(self)
+
+    @property
+    def audit(self) -> Audit:
+        """What was done by hand."""
+        from exchange.api.audit import Audit
+
+        return Audit(self)
 
     # How this side is
 

@@ -72,9 +72,7 @@ from exchange.format.errors import RecordError, TransientError, Verdict
 from exchange.format.names import CONTROL, MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.incoming import quarantine, release, strangers
-from exchange.link import epoch_adoption, epochs
 from exchange.link.gaps import accept_by_hand
-from exchange.link.reconcile import request_checkpoints
 from exchange.operating import logs
 from exchange.operating.assemble import load_request_handler
 from exchange.operating.prune import prune_expired
@@ -521,7 +519,7 @@ def resync(channel: str, streams: list[str] | None = None, prune: bool = False) 
 def new_epoch(reason: str, continues: str | None = None) -> Result:
     """Begin a new epoch after an earlier copy was restored, or the database made anew: everything is sent anew."""
     check_text("continues", continues)
-    done = epochs.begin_epoch(_site(), reason, continues).as_dict()
+    done = _exchange().epochs.new(reason, continues).as_dict()
     log.info("epoch", **done)
     return done | {"message": f"epoch {done['epoch']} has begun"}
 
@@ -530,7 +528,7 @@ def new_epoch(reason: str, continues: str | None = None) -> Result:
 def adopt_epoch(reason: str, epoch: str) -> Result:
     """Take an epoch of the other side that waits for a decision for its newest."""
     check_text("epoch", epoch or 0)
-    done = epoch_adoption.adopt_epoch(_site(), epoch, reason).as_dict()
+    done = _exchange().epochs.adopt(epoch, reason).as_dict()
     log.info("epoch", **done)
     return done | {"message": f"epoch {epoch} is adopted; the next import takes its batches"}
 
@@ -539,7 +537,7 @@ def adopt_epoch(reason: str, epoch: str) -> Result:
 def refuse_epoch(reason: str, epoch: str) -> Result:
     """Take an epoch of the other side that waits for a decision for one that it left."""
     check_text("epoch", epoch or 0)
-    done = epoch_adoption.refuse_epoch(_site(), epoch, reason).as_dict()
+    done = _exchange().epochs.refuse(epoch, reason).as_dict()
     log.info("epoch", **done)
     return done | {"message": f"epoch {epoch} was left; the next import quarantines its batches"}
 
@@ -652,10 +650,10 @@ def reconcile(channel: str | None = None, incoming: bool = True, reason: str | N
 
     Without ``incoming``, as beat calls it, only those that this side sends: the other side's beat begins the others.
     """
-    site = _site()
-    check_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
+    exchange = _exchange()
+    check_channel(channel, [*exchange.site.outgoing(), *exchange.site.incoming()], "sent or received")
     check_truth("incoming", incoming)
-    asked = request_checkpoints(site, channel, incoming=incoming, reason=reason)
+    asked = exchange.agreement.reconcile(channel, incoming=incoming, reason=reason)
     return _told(asked, {}, "nothing to compare", what="channels")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from exchange.cli import output
+from exchange.cli.audited import open_exchange
 from exchange.cli.batches import Limit
 from exchange.cli.output import Json
 from exchange.cli.runtime import fail, moment, open_site
@@ -42,13 +43,9 @@ def listed(
     """List what was done by hand: who, when, from where, what, why, and what came of it."""
     if context.invoked_subcommand is not None:
         return
-    from exchange.database.audit_log import entries
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-
     begin, end = moment("since", since), moment("until", until)
-    with open_site() as site, transient_errors(), reading(site.engine) as connection:
-        found = entries(connection, action=action, who=who, since=begin, until=end, limit=limit)
+    with open_exchange() as exchange:
+        found = exchange.audit.list(action=action, who=who, since=begin, until=end, limit=limit).entries
     if as_json:
         for entry in found:
             output.emit(entry.as_dict())
@@ -83,11 +80,10 @@ def export(
     Kept elsewhere, it tells when somebody who owns the database wrote its audit anew, or cut it off.
     """
     from exchange.format.signed_file import FileFault
-    from exchange.operating import audit_export
 
-    with open_site() as site:
+    with open_exchange() as exchange:
         try:
-            done = audit_export.export(site, file)
+            done = exchange.audit.export(file)
         except FileFault as fault:
             output.print_error(f"{fault}; nothing was written")
             fail()

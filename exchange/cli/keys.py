@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.batches import Limit
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, moment, open_site, settings
+from exchange.cli.runtime import Refused, moment, settings
 from exchange.format.errors import printable
 from exchange.format.moments import in_table
 
@@ -97,35 +95,30 @@ def trust(
         _check_channels(current, channel, wanted)
     terms = _terms(not_before, not_after, channel, unlimited=unlimited)
     _compare(wanted, fingerprint, current)
-    arguments = {"name": wanted.name, "fingerprint": wanted.fingerprint, "limits": str(terms) if terms else None}
-    with _written_down(current, "trust_key", arguments, who=who, why=reason):
+    if _audit_is_kept(current):
+        with open_exchange() as exchange:
+            kept = exchange.keys.trust(wanted, wanted.fingerprint, terms, who=who, reason=reason)
+    else:  # keys are exchanged before `exchange migrate`, too
         copy = keys.trust(current.keys_folder, wanted, terms)
-    kept = next(one for one in keys.listed(current.keys_folder) if one.path == copy)
+        kept = next(one for one in keys.listed(current.keys_folder) if one.path == copy)
     if as_json:
-        output.emit({"name": copy.stem, "path": str(copy), "fingerprint": wanted.fingerprint, **kept.terms.as_dict()})
+        output.emit(
+            {"name": kept.name, "path": str(kept.path), "fingerprint": wanted.fingerprint, **kept.terms.as_dict()}
+        )
         return
-    output.tell(f"{copy.stem} is trusted{f' {kept.terms}' if kept.terms != NO_LIMITS else ''}")
+    output.tell(f"{kept.name} is trusted{f' {kept.terms}' if kept.terms != NO_LIMITS else ''}")
     output.tell(f"fingerprint {wanted.fingerprint}")
 
 
-@contextmanager
-def _written_down(
-    current: Settings, action: str, arguments: dict[str, Any], *, who: str | None, why: str | None
-) -> Iterator[None]:
-    """Do it with a row in the audit; keys are exchanged before `exchange migrate`, too, and then there is none yet."""
+def _audit_is_kept(current: Settings) -> bool:
     from exchange.database import audit_log
     from exchange.database.engine import make_engine
 
     engine = make_engine(current.database_url)
     try:
-        kept = audit_log.is_kept(engine)
+        return audit_log.is_kept(engine)
     finally:
         engine.dispose()
-    if not kept:
-        yield
-        return
-    with open_site(distrusting=arguments["name"]) as site, by_hand(site, action, arguments, who=who, why=why):
-        yield
 
 
 def _terms(
@@ -165,16 +158,11 @@ def _check_channels(current: Settings, channels: list[str], wanted: Candidate) -
 
 def _compare(wanted: Candidate, fingerprint: str | None, current: Settings) -> None:
     """See that the key is the one that the other side means. Raises Refused, KeyFault; nothing was done then."""
+    from exchange.api.keys import check_fingerprint
     from exchange.files.keys import LAST_GROUP
-    from exchange.format.signing import FINGERPRINT
 
     if fingerprint is not None:
-        if not FINGERPRINT.fullmatch(fingerprint.strip()):
-            raise Refused(
-                "--fingerprint: expected SHA256: and 43 characters, as `exchange keys list` shows it on the other side,"
-                f" found {printable(repr(fingerprint), 80)}; nothing was done"
-            )
-        wanted.check(fingerprint.strip())
+        check_fingerprint(wanted, fingerprint)
         return
     if not sys.stdin.isatty():
         raise Refused(
@@ -196,15 +184,8 @@ def untrust(
     as_json: Json = False,
 ) -> None:
     """Trust a key no longer, from the next batch on, and list what it had signed that is applied, waiting or held."""
-    from exchange.files import keys
-    from exchange.operating.untrust import untrust_key
-
-    current = settings()
-    known = next((one for one in keys.listed(current.keys_folder) if one.trusted and one.name == name), None)
-    arguments = {"name": name, "fingerprint": known.fingerprint if known else None}
-    with open_site(distrusting=name) as site, by_hand(site, "untrust_key", arguments, who=who, why=reason) as act:
-        done = untrust_key(site, current.keys_folder, name, limit)
-        act.came_to({state.value: number for state, number in done.counts.items()})
+    with open_exchange() as exchange:
+        done = exchange.keys.untrust(name, reason, limit=limit, who=who)
     if as_json:
         output.emit(done.as_dict())
         return
@@ -234,6 +215,7 @@ def _tell_signed(done: UntrustedKey) -> None:
 @output.listing
 def list_(as_json: Json = False) -> None:
     """List own keys and trusted ones."""
+    from exchange.api.keys import in_use
     from exchange.files import keys
 
     current = settings()
@@ -250,7 +232,7 @@ def list_(as_json: Json = False) -> None:
         return
     output.table(
         ["name", "use", "fingerprint", "limits"],
-        [(key.name, _use(key), key.fingerprint, key.terms) for key in found],
+        [(key.name, in_use(key), key.fingerprint, key.terms) for key in found],
     )
 
 
@@ -263,11 +245,3 @@ def _fields(key: KeyFile) -> dict[str, object]:
         "fingerprint": key.fingerprint,
         **(key.terms.as_dict() if key.trusted else {}),
     }
-
-
-def _use(key: KeyFile) -> str:
-    from exchange.database.engine import now
-
-    if key.trusted:
-        return "trusted" if key.terms.in_force(now()) else "out of its time"
-    return "signs" if key.signs else "retired"

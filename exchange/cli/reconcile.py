@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.channels import say_pauses
 from exchange.cli.output import Json
-from exchange.cli.runtime import known_channel, open_site
+from exchange.cli.runtime import known_channel
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from exchange.link.reconcile import StreamAgreement
-    from exchange.site import Site
+    from exchange.link.reconcile import Asked, StreamAgreement
 
 FEW_KEYS = 10
 """So many rows that differ are named of each stream; ``--json`` has all that are known."""
@@ -39,24 +38,19 @@ def reconcile(
 
     They do at one point of each channel, without a pause in writing.
     """
-    from exchange.link.reconcile import report_agreement
-
-    with open_site() as site:
+    with open_exchange() as exchange:
+        site = exchange.site
         known_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
         if report:
-            _show(report_agreement(site, channel), as_json)
+            _show(exchange.agreement.list(channel), as_json)
             if not as_json:
                 say_pauses(site, channel)
             return
-        _ask(site, channel, reason, who, as_json)
+        _show_asked(exchange.agreement.reconcile(channel, who=who, reason=reason), as_json)
 
 
-def _ask(site: Site, channel: str | None, reason: str | None, who: str | None, as_json: bool) -> None:
-    from exchange.link.reconcile import request_checkpoints
-
-    with by_hand(site, "reconcile", {"channel": channel}, who=who, why=reason) as act:
-        asked = [one.as_dict() for one in request_checkpoints(site, channel, reason=reason)]
-        act.came_to({"channels": asked})
+def _show_asked(found: Iterable[Asked], as_json: bool) -> None:
+    asked = [one.as_dict() for one in found]
     if as_json:
         for one in asked:
             output.emit(one)

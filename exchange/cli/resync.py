@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from exchange.cli import output, transfer
-from exchange.cli.audited import As, Reason, by_hand, open_exchange
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, open_site
 from exchange.format.moments import in_table
@@ -90,15 +90,11 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the epochs that this database knows of itself, the newest first."""
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.link import epochs
-
     if received:
         _list_received(as_json)
         return
-    with open_site() as site, transient_errors(), reading(site.engine) as connection:
-        lives = epochs.list_epochs(connection)
+    with open_exchange() as exchange:
+        lives = exchange.epochs.list()
     if as_json:
         for one in lives:
             output.emit(one.as_dict())
@@ -113,12 +109,8 @@ def list_(
 
 
 def _list_received(as_json: bool) -> None:
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.link import epoch_adoption
-
-    with open_site() as site, transient_errors(), reading(site.engine) as connection:
-        rows = epoch_adoption.list_received(connection)
+    with open_exchange() as exchange:
+        rows = exchange.epochs.received()
     if as_json:
         for one in rows:
             output.emit(one.as_dict())
@@ -148,11 +140,8 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Begin a new life after an earlier copy of the database was restored, or it was made anew: everything is sent."""
-    from exchange.link import epochs
-
-    with open_site() as site, by_hand(site, "new_epoch", {"continues": continues}, who=who, why=reason) as act:
-        done = epochs.begin_epoch(site, reason, continues)
-        act.came_to(done.as_dict())
+    with open_exchange() as exchange:
+        done = exchange.epochs.new(reason, continues, who=who)
     if as_json:
         output.emit(done.as_dict())
         return
@@ -170,11 +159,8 @@ _Why = Annotated[str, typer.Option("--reason", help="How that is known; for the 
 @app.command()
 def adopt(epoch: _Undecided, reason: _Why, who: As = None, as_json: Json = False) -> None:
     """Take an epoch of the other side for its newest: what nothing proves to come after the present one is held."""
-    from exchange.link import epoch_adoption
-
-    with open_site() as site, by_hand(site, "adopt_epoch", {"epoch": epoch}, who=who, why=reason) as act:
-        done = epoch_adoption.adopt_epoch(site, epoch, reason)
-        act.came_to(done.as_dict())
+    with open_exchange() as exchange:
+        done = exchange.epochs.adopt(epoch, reason, who=who)
     if as_json:
         output.emit(done.as_dict())
         return
@@ -185,11 +171,8 @@ def adopt(epoch: _Undecided, reason: _Why, who: As = None, as_json: Json = False
 @app.command()
 def refuse(epoch: _Undecided, reason: _Why, who: As = None, as_json: Json = False) -> None:
     """Take an epoch of the other side for one that it left: its batches are stale, and the present one goes on."""
-    from exchange.link import epoch_adoption
-
-    with open_site() as site, by_hand(site, "refuse_epoch", {"epoch": epoch}, who=who, why=reason) as act:
-        done = epoch_adoption.refuse_epoch(site, epoch, reason)
-        act.came_to(done.as_dict())
+    with open_exchange() as exchange:
+        done = exchange.epochs.refuse(epoch, reason, who=who)
     if as_json:
         output.emit(done.as_dict())
         return

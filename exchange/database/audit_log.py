@@ -209,9 +209,10 @@ def entries(
     who: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    after: int | None = None,
     limit: int = 50,
 ) -> list[AuditEntry]:
-    """Give what was done by hand, newest first. Reads in the caller's transaction."""
+    """Give what was done by hand, newest first, or what comes ``after`` a row. Reads in the caller's transaction."""
     ended = audit.alias("ended")
     query = (
         sa.select(audit, sa.func.coalesce(audit.c.result, ended.c.result).label("came_to"))
@@ -223,6 +224,8 @@ def entries(
     for column, wanted in ((audit.c.action, action), (audit.c.who, who)):
         if wanted is not None:
             query = query.where(column == wanted)
+    if after is not None:
+        query = query.where(audit.c.id < after)
     if since is not None:
         query = query.where(audit.c.at >= since)
     if until is not None:

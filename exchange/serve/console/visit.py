@@ -27,6 +27,7 @@ from exchange.database.audit_log import audited
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.whoami import acting_for
+from exchange.files.keys import KeyFault
 from exchange.format.errors import BatchError, RecordError, TransientError, printable
 from exchange.format.moments import as_typed
 from exchange.people.roles import Forbidden, Person, Role, least_role, refuse
@@ -44,7 +45,7 @@ MOST_DIGITS = 18
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
-REFUSALS = (RefusedArgument, Busy, TransientError, RecordError, BatchError, SettingsFaults, Forbidden)
+REFUSALS = (RefusedArgument, Busy, TransientError, RecordError, BatchError, SettingsFaults, Forbidden, KeyFault)
 """What keeps an act from being done, each a sentence for whoever asked."""
 
 
