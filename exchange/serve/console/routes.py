@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from exchange.serve.console import channels, health, schedule, settings, theme
+from exchange.serve.console import agreement, audit, channels, epochs, health, keys, schedule, settings, theme
 
 PAGES: tuple[Route, ...] = (
     *theme.ROUTES,
     *health.ROUTES,
     *channels.ROUTES,
+    *agreement.ROUTES,
     *schedule.ROUTES,
+    *epochs.ROUTES,
+    *keys.ROUTES,
     *settings.ROUTES,
+    *audit.ROUTES,
 )

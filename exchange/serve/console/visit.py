@@ -113,11 +113,7 @@ class Visit:
 
     def moment(self, name: str) -> datetime | None:
         """Give a moment of the address, as the command line takes it. Raises RefusedArgument for what is none."""
-        said = self.asked(name)
-        try:
-            return as_typed(said, clock.now()) if said else None
-        except ValueError as error:
-            raise RefusedArgument(f"{name}: expected {error}, found {printable(repr(said), 80)}") from None
+        return moment_of(self.asked(name), name)
 
     def one_of(self, name: str, choices: type[Choice]) -> Choice | None:
         """Give a choice of the address. Raises RefusedArgument for what is none."""
@@ -155,6 +151,14 @@ class Visit:
             secure=self.request.url.scheme == "https",
         )
         return answer
+
+
+def moment_of(said: str, name: str) -> datetime | None:
+    """Read a moment that somebody typed; None for nothing. Raises RefusedArgument for what is none."""
+    try:
+        return as_typed(said.strip(), clock.now()) if said.strip() else None
+    except ValueError as error:
+        raise RefusedArgument(f"{name}: expected {error}, found {printable(repr(said), 80)}") from None
 
 
 View = Callable[[Visit], Response]
