@@ -17,7 +17,8 @@ from sqlalchemy import Connection
 from exchange.database.dialects import dialect_of
 from exchange.database.engine import now
 from exchange.database.locks import reading
-from exchange.database.tables import DeadLetterState, dead_letter, dead_letter_count, is_seen_again
+from exchange.database.tables import DeadLetterState, Direction, dead_letter, dead_letter_count, is_seen_again
+from exchange.dead_letters.advice import advice
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Problem
 from exchange.limits import Limits
@@ -27,6 +28,9 @@ SECONDS_AN_HOUR = 3600
 
 TREND_HOURS = 24
 """How many hours a trend tells of, the last one not over yet."""
+
+MOST_CAUSES = 50
+"""Of so many causes it is looked at whose faults they are."""
 
 _KEPT_HOURS = 2 * TREND_HOURS
 _NUMBER = sa.func.sum(dead_letter_count.c.letters)
@@ -64,6 +68,19 @@ def errors_there(connection: Connection) -> list[str]:
     alike = (dead_letter.c.fingerprint == groups.c.fingerprint, dead_letter.c.state == groups.c.state)
     error = sa.select(dead_letter.c.error).where(*alike).limit(1).correlate(groups).scalar_subquery()
     return sorted({found for found in connection.scalars(sa.select(error).select_from(groups)) if found})
+
+
+def faults_there(connection: Connection) -> set[str]:
+    """Say whose faults parked letters are, in the words of ``advice``: one letter of each cause is looked at.
+
+    Of very many causes only some are.
+    """
+    groups = groups_in(DeadLetterState.PARKED)
+    alike = (dead_letter.c.fingerprint == groups.c.fingerprint, dead_letter.c.state == groups.c.state)
+    one = sa.select(dead_letter.c.id).where(*alike).limit(1).correlate(groups).scalar_subquery()
+    some = sa.select(one).select_from(groups).limit(MOST_CAUSES)
+    kinds = sa.select(dead_letter.c.direction, dead_letter.c.error).where(dead_letter.c.id.in_(some)).distinct()
+    return {advice(Direction(way), error, 0).fault for way, error in connection.execute(kinds)}
 
 
 def trends(connection: Connection, state: DeadLetterState, moment: datetime) -> dict[str, list[int]]:

@@ -1,6 +1,6 @@
 """Status: how far each channel has come, and what waits for somebody.
 
-Everything is counted from indexes alone: years of history in the ledger cost a glance.
+Everything is counted as it happens or from indexes alone: years of history in the ledger cost a glance.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
 from exchange.database import ledger, pauses
+from exchange.database.batch_counts import Standing, count_standing
 from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.failed_runs import FailedRuns, list_failed_runs
@@ -27,7 +28,6 @@ from exchange.database.tables import (
     Direction,
     ResyncState,
     batch,
-    folded,
     loading,
     position,
     resync,
@@ -402,17 +402,8 @@ def _pending(connection: Connection, channel: Channel | None) -> int:
     return 0 if channel is None else capture.pending(connection, channel.streams, shard=channel.shard)
 
 
-def _count_states(connection: Connection) -> Counter[tuple[Direction, str, BatchState]]:
-    counts: Counter[tuple[Direction, str, BatchState]] = Counter()
-    columns = (batch.c.state, batch.c.direction, batch.c.channel)  # as an index has them: no row is read
-    for state, direction, channel, number in connection.execute(
-        sa.select(*columns, sa.func.count()).group_by(*columns)
-    ):
-        counts[Direction(direction), channel, BatchState(state)] = number
-    old = sa.select(folded.c.direction, folded.c.channel, sa.func.sum(folded.c.batches))
-    for direction, channel, number in connection.execute(old.group_by(folded.c.direction, folded.c.channel)):
-        state = BatchState.APPLIED if direction == Direction.IN else BatchState.ACKNOWLEDGED
-        counts[Direction(direction), channel, state] += int(number)
+def _count_states(connection: Connection) -> Counter[Standing]:
+    counts = count_standing(connection)
     for direction, channel, number in connection.execute(_MENDED):
         counts[Direction(direction), channel, BatchState.QUARANTINED] -= number
     return counts
@@ -427,7 +418,7 @@ _MENDED = (
 
 
 def _undeclared(
-    counts: Mapping[tuple[Direction, str, BatchState], int], declared: list[tuple[Direction, Channel]]
+    counts: Mapping[Standing, int], declared: list[tuple[Direction, Channel]]
 ) -> list[tuple[Direction, str, None]]:
     """Name channels that the ledger knows and no declaration: batches from strangers, or of a channel now gone."""
     known = {(direction, channel.name) for direction, channel in declared}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from functools import partial
 
 from exchange.api import Exchange
 from exchange.operating.doctor.finding import Alarm, Finding, Level
+from exchange.operating.doctor.verdict import Verdict, judge
 from exchange.settings import Settings
 from exchange.watching.health import Health, Looker, make_watching_site
 from exchange.watching.metrics import Scraper
@@ -33,17 +33,11 @@ _PAGES = {
     Alarm.BEAT: "/schedule",
     Alarm.WORKER: "/schedule",
     Alarm.SETTINGS: "/settings",
-    Alarm.LINK_SILENT: "/",
+    Alarm.LINK_SILENT: "/peer",
 }
 """Where an alarm's page is; all are on that of health."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How the side is, in one sentence."""
-
-    level: Level
-    words: str
+_PAGES_OF_CHECKS = {"paused": "/channels", "letters": "/dead-letters", "link": "/peer", "agreement": "/agreement"}
+"""The same of what is worth knowing and no alarm, by its check."""
 
 
 class Side:
@@ -86,7 +80,7 @@ class Side:
     @property
     def verdict(self) -> Verdict:
         """Say whether a person is needed, and for what."""
-        return judged(self.health)
+        return judge(self.health.parts)
 
     @property
     def marked(self) -> dict[str, Finding]:
@@ -94,21 +88,12 @@ class Side:
         found: dict[str, Finding] = {}
         for one in self.health.worst_first():
             if one.alarm is not None and one.level is not Level.OK:
-                found.setdefault(_PAGES.get(one.alarm, "/health"), one)
+                found.setdefault(page_of(one), one)
         return found
 
 
-def judged(health: Health) -> Verdict:
-    """Say in one sentence whether a person is needed, and for what."""
-    faults = [one for one in health.worst_first() if one.level is Level.FAULT]
-    warnings = [one for one in health.worst_first() if one.level is Level.WARNING]
-    if faults:
-        return Verdict(Level.FAULT, f"A person is needed: {_first(faults)}")
-    if warnings:
-        return Verdict(Level.WARNING, f"Rows cross; worth a look: {_first(warnings)}")
-    return Verdict(Level.OK, "All is well: nothing needs a person.")
-
-
-def _first(found: list[Finding]) -> str:
-    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{found[0].message}{more}"
+def page_of(one: Finding) -> str:
+    """Say where a finding is told of with what can be done about it."""
+    if one.alarm is not None:
+        return _PAGES.get(one.alarm, "/health")
+    return _PAGES_OF_CHECKS.get(one.check, "/health")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from exchange.format.names import CONTROL
 from exchange.incoming.failure_list import list_tried
 from exchange.link import peer_state, reconcile
 from exchange.link.reconcile import StreamAgreement
-from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok, warning
+from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, Whose, of_problem, ok, warning
 from exchange.operating.status import names_that_run
 from exchange.outgoing import answers
 from exchange.settings import Settings
@@ -118,6 +119,13 @@ def check_agreement(_settings: Settings, site: Site) -> Findings:
         yield ok("agreement", "no stream was found different that was not repaired")
 
 
+_BY_REASON: Mapping[str, Whose] = {
+    **dict.fromkeys((Reason.CORRUPT, Reason.INCOMPLETE), Whose.CARRIER),
+    **dict.fromkeys((Reason.UNTRUSTED, Reason.LIMITS, Reason.LOOK_AHEAD), Whose.EITHER),
+    **dict.fromkeys((Reason.CRASHED, Reason.TABLE), Whose.OURS),
+}
+"""Whose fault it is that a batch was quarantined; its sender's, for any other reason."""
+
 _MAY_WAIT = frozenset({BatchState.SEALED, BatchState.WAITING})
 """Where a batch of a channel that is paused may well be."""
 
@@ -200,7 +208,8 @@ def _told(settings: Settings, site: Site, connection: Connection, stuck: _Stuck)
                 level = Level.WARNING
                 remedy = f"{settings.peer} is told, and sends a snapshot in its place"
             command = f"exchange quarantine show {stuck.stem}"
-            return [found(level, f"quarantined{why}{more}", remedy, command, Alarm.QUARANTINED)]
+            one = found(level, f"quarantined{why}{more}", remedy, command, Alarm.QUARANTINED)
+            return [replace(one, whose=_BY_REASON.get(stuck.reason or "", one.whose))]
         case BatchState.HELD if stuck.reason != Reason.UNPROVEN_EPOCH:  # of that the link tells
             command = f"exchange batches show {stuck.stem}"
             return [found(Level.FAULT, f"held for a person{why}{more}", "", command, Alarm.HELD)]

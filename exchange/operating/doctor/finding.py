@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -54,6 +54,31 @@ class Alarm(StrEnum):
     BACKUP = "backup"
 
 
+class Whose(StrEnum):
+    """Whose fault something is, as far as this side can tell, as a sentence says it."""
+
+    OURS = "ours"
+    THEIRS = "theirs"
+    CARRIER = "the carrier's"
+    FAR = "theirs or the carrier's"
+    EITHER = "ours or theirs"
+    NOBODY = "nobody's"
+
+
+_WHOSE: Mapping[Alarm | str, Whose] = {
+    Alarm.LINK_SILENT: Whose.FAR,
+    Alarm.UNACKNOWLEDGED: Whose.FAR,
+    Alarm.GAP: Whose.CARRIER,
+    Alarm.QUARANTINED: Whose.THEIRS,
+    Alarm.HELD: Whose.NOBODY,
+    Alarm.DEAD_LETTERS: Whose.EITHER,
+    "letters": Whose.EITHER,
+    "paused": Whose.NOBODY,
+    "link": Whose.FAR,
+}
+"""Whose fault something is by its alarm, or the check of what is none: all else is ours. A check that knows says it."""
+
+
 _NEXT = {
     Alarm.LINK_SILENT: "exchange status",
     Alarm.DEAD_LETTERS: "exchange dead-letters",
@@ -84,9 +109,13 @@ class Finding:
     since: datetime | None = None
     alarm: Alarm | None = None
     subject: str = ""
+    whose: Whose | None = None
+    """Of what is well nobody's: None."""
 
     def __post_init__(self) -> None:
-        """Have each alarm name a command."""
+        """Have each alarm name a command, and what is not well whose fault it is."""
+        if self.whose is None and self.level is not Level.OK:
+            object.__setattr__(self, "whose", _WHOSE.get(self.alarm or self.check, Whose.OURS))
         if self.alarm is not None and not self.command:
             object.__setattr__(self, "command", _NEXT.get(self.alarm, "exchange doctor"))
 

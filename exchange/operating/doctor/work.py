@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from exchange.database import engine, locks, pauses
@@ -11,7 +12,7 @@ from exchange.format.moments import lasting
 from exchange.link import peer_state
 from exchange.link.peer_state import PeerState
 from exchange.operating import status
-from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, of_problem, ok, warning
+from exchange.operating.doctor.finding import Alarm, Finding, Findings, Level, Whose, of_problem, ok, warning
 from exchange.settings import Settings
 from exchange.site import Site
 
@@ -26,19 +27,26 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
         backlog = counts.backlog(connection)
         lately = sum(map(sum, counts.trends(connection, DeadLetterState.PARKED, moment).values()))
         stalled = background.stalled(connection)
+        whose = _WHOSE.get(frozenset(counts.faults_there(connection))) if backlog.parked else None
     alarms = counts.backlog_alarms(backlog, site.limits, moment)
     if backlog.parked:
         before = f"{counts.TREND_HOURS} hours ago there were {backlog.parked - lately}"
         seen = f" (their records came {backlog.seen} times)" if backlog.seen > backlog.parked else ""
         said = f"{backlog.parked} dead letters are parked{seen}; {before}"
         remedy = "`exchange dead-letters` shows them by cause"
-        yield warning("letters", said, remedy, command="exchange dead-letters", since=backlog.oldest_at)
+        found = warning("letters", said, remedy, command="exchange dead-letters", since=backlog.oldest_at)
+        yield replace(found, whose=whose or found.whose)
     else:
         yield ok("letters", "no dead letter is parked")
     for problem in stalled:
         yield of_problem("letters", problem)
     for alarm in alarms:
-        yield of_problem("letters", alarm, Level.FAULT, alarm=Alarm.DEAD_LETTERS)
+        found = of_problem("letters", alarm, Level.FAULT, alarm=Alarm.DEAD_LETTERS)
+        yield replace(found, whose=whose or found.whose)
+
+
+_WHOSE = {frozenset({"sender"}): Whose.THEIRS, frozenset({"here"}): Whose.OURS}
+"""Whose fault dead letters are that have one in common; of others each cause says it."""
 
 
 def check_paused(_settings: Settings, site: Site) -> Findings:

@@ -30,10 +30,11 @@ from exchange.database.whoami import acting_for
 from exchange.files.keys import KeyFault
 from exchange.format.errors import BatchError, RecordError, TransientError, printable
 from exchange.format.moments import as_typed
+from exchange.operating.doctor.finding import Finding
 from exchange.people.roles import Forbidden, Person, Role, least_role, refuse
 from exchange.serve.console.frame import rendered
 from exchange.serve.identity import Identity
-from exchange.serve.side import Side
+from exchange.serve.side import Side, page_of
 from exchange.settings import SettingsFaults
 from exchange.site import Site
 
@@ -84,6 +85,11 @@ class Visit:
     def side(self) -> Side:
         """Give the side that is served."""
         return self.request.app.state.side  # type: ignore[no-any-return]
+
+    def page_of(self, finding: Finding) -> str:
+        """Say which page tells of a finding, with what can be done about it."""
+        page = page_of(finding)
+        return page if page in self.request.app.state.pages else "/health"
 
     @property
     def here(self) -> str:
