@@ -53,6 +53,9 @@ Ranges beyond the first ``MAX_RANGES`` of ``missing`` and ``lost`` are members o
 MAX_DOUBT_BYTES: Final = 16_384
 """So long are the keys of all rows in doubt together: a manifest has other members, too."""
 
+MAX_CONTAINED: Final = 1_000_000
+"""So many batches a snapshot stands for at most: a reader keeps a row of each that it did not get."""
+
 MAX_WORDS: Final = 500
 """Characters of a sentence."""
 

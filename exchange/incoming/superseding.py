@@ -22,12 +22,11 @@ from exchange.database.engine import among
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction, batch, gap, is_missing
 from exchange.files.spool import FolderTrouble
-from exchange.format.control import DIGEST, Part, Range, shown, within
+from exchange.format.control import DIGEST, MAX_CONTAINED, Part, Range, shown, within
 from exchange.format.errors import BatchError, Reason, RecordError
 from exchange.format.manifest import BatchKind, digest, split_manifest
 from exchange.format.placement import Position
 from exchange.incoming.manifests import Arrival, part_of
-from exchange.limits import Limits
 from exchange.link import asked_requests, gaps
 from exchange.link.gaps import Flow
 from exchange.link.receipts import REFUSED, is_final_refusal
@@ -59,7 +58,7 @@ def may_take_instead(site: Site, connection: Connection, arrival: Arrival, at: P
     channel, epoch, _ = arrival.place
     following = (at.sequence if at is not None and at.epoch == epoch else 0) + 1
     # What a sender says that it contains, and no more than that: each place gets a row.
-    if not contains[0] <= following <= contains[1] < following + max(site.limits.look_ahead, Limits.look_ahead):
+    if not contains[0] <= following <= contains[1] < following + MAX_CONTAINED:
         return False
     flow = Flow(channel, epoch)
     return _will_not_come(site, connection, flow, following) and _holds_all_known(
@@ -150,8 +149,10 @@ def _supersede(site: Site, connection: Connection, arrival: Arrival, places: Ran
     cause = f"superseded: snapshot {arrival.sighting.stem} contains it"
     gaps.supersede(connection, flow, missing, cause)
     for before in (BatchState.WAITING, BatchState.QUARANTINED):
-        here = (*_at(flow, places), batch.c.state == before, ledger.speaks_for_its_place)
-        ids = list(connection.scalars(sa.select(batch.c.id).where(*here, among(connection, batch.c.sequence, missing))))
+        here = [*_at(flow, places), batch.c.state == before, ledger.speaks_for_its_place]
+        if not isinstance(missing, range):
+            here.append(among(connection, batch.c.sequence, missing))
+        ids = list(connection.scalars(sa.select(batch.c.id).where(*here)))
         ledger.move_all(connection, Direction.IN, ids, (before, BatchState.DISCARDED), cause, reason=Reason.SUPERSEDED)
     part = part_of(arrival.manifest)
     asked_requests.ask_again(site, connection, flow.channel, part.answers if part is not None else None)

@@ -8,7 +8,7 @@ position over it; whatever comes there later changes nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from exchange.database import clock, ledger, pauses, positions
 from exchange.database.dialects import dialect_of
-from exchange.database.engine import among, now
+from exchange.database.engine import among, in_parts, now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, import_lock, locked, reading
 from exchange.database.tables import (
@@ -457,13 +457,14 @@ def _go_on_without(connection: Connection, flow: Flow, lost: set[int]) -> None:
         _pass_over(connection, flow)
 
 
-def supersede(connection: Connection, flow: Flow, sequences: Collection[int], cause: str) -> None:
+def supersede(connection: Connection, flow: Flow, sequences: Sequence[int], cause: str) -> None:
     """Go on without some places, as a snapshot that is being applied contains what they held.
 
     Runs in the transaction that applies it, under the channel's lock; who calls it moves the position.
     """
-    _open(connection, flow, sequences)
-    _close(connection, flow, sequences, GapState.SUPERSEDED, cause)
+    for some in in_parts(sequences):
+        _open(connection, flow, some)
+        _close(connection, flow, some, GapState.SUPERSEDED, cause)
 
 
 def missing_among(connection: Connection, flow: Flow, first: int, last: int) -> list[int]:

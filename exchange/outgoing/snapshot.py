@@ -25,10 +25,10 @@ from exchange.channels.stream import Stream
 from exchange.database import clock, network, pauses, positions, rollouts
 from exchange.database.engine import now
 from exchange.database.locks import export_lock, locked, reading
-from exchange.database.tables import Direction, ResyncState, batch, holds_place, resync
+from exchange.database.tables import Direction, ResyncState, batch, holds_place, receipt, resync
 from exchange.format.batch import BatchWriter
 from exchange.format.buckets import bucket_of, key_text
-from exchange.format.control import BUCKETS, DIGEST, MAX_DOUBT_BYTES, MAX_DOUBTS, Doubt, Part
+from exchange.format.control import BUCKETS, DIGEST, MAX_CONTAINED, MAX_DOUBT_BYTES, MAX_DOUBTS, Doubt, Part
 from exchange.format.errors import RecordError
 from exchange.format.manifest import BatchKind, Manifest
 from exchange.limits import Limits
@@ -138,19 +138,22 @@ def _overtaken(site: Site, connection: Connection, row: sa.Row[Any]) -> bool:
     )
 
 
-MOST_CONTAINED = Limits.look_ahead
-"""So far back batches are looked at: a receiver waits no further behind what it has."""
+LOOK_BACK = Limits.look_ahead
+"""So far back batches are looked at, and as far as the other side says that it has come: it may stand still there."""
 
 
 def _contained_from(connection: Connection, channel: Channel, epoch: str, through: int) -> int:
     """Give the first of the batches through a sequence that all are of this channel as it is, shard and streams."""
     there = {stream.name for stream in channel.streams}
-    first = max(through - MOST_CONTAINED, 0) + 1
+    has = sa.select(receipt.c.through).where(receipt.c.channel == channel.name, receipt.c.epoch == epoch)
+    reached = connection.scalar(has)
+    back = through - LOOK_BACK if reached is None else min(through - LOOK_BACK, reached)
+    first = max(back, through - MAX_CONTAINED, 0) + 1
     here = (batch.c.direction == Direction.OUT, batch.c.channel == channel.name, batch.c.epoch == epoch)
     sealed = sa.select(batch.c.sequence, batch.c.manifest).where(
         *here, batch.c.sequence.between(first, through), holds_place(batch)
     )
-    for row in connection.execute(sealed.order_by(batch.c.sequence.desc())):
+    for row in connection.execute(sealed.order_by(batch.c.sequence.desc()).execution_options(yield_per=LOOK_BACK)):
         said = json.loads(row.manifest)
         if said.get("shards", 1) != channel.shards or not there.issuperset(said["records"].keys() - {DIGEST}):
             return int(row.sequence) + 1

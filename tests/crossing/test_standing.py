@@ -275,6 +275,23 @@ def test_a_snapshot_takes_the_place_of_a_refused_batch_however_little_ahead_othe
 
 
 @pytest.mark.thorough
+def test_a_snapshot_takes_the_place_of_a_refused_batch_however_many_were_sent_behind_it(small: Link) -> None:
+    hurry(small)
+    a_first_batch(small)
+    spoil(small, 100)
+    small.one.export()
+    behind = (tables.position.c.direction == "out", tables.position.c.channel == "forth")
+    small.one.execute(sa.update(tables.position).where(*behind).values(sequence=12_000))
+    small.one.execute(sa.insert(shop.place), family(small)[0])
+
+    for _ in range(8):
+        go_round(small)
+
+    assert different(small) == ["account"]
+    assert [state for _, state in gaps_of(small.other)] == ["superseded"] * 12_000
+
+
+@pytest.mark.thorough
 def test_what_was_sent_of_a_refused_batch_changes_nothing_if_it_comes_again(small: Link) -> None:
     hurry(small)
     a_first_batch(small)
