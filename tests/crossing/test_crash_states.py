@@ -26,7 +26,15 @@ from exchange.format.manifest import Manifest
 from exchange.format.names import BatchName, data_name, manifest_name
 from tests.crossing.crash_states import State, crash_states, files_of, may_trace, put_back, put_database_back, trace
 from tests.crossing.sides import Side
-from tests.crossing.test_nth_fault import Bench, export, take_in, two_sides
+from tests.crossing.test_nth_fault import (
+    Bench,
+    ask_for_a_lost_batch,
+    export,
+    let_go,
+    let_settled_ones_be_old,
+    take_in,
+    two_sides,
+)
 from tests.databases import Databases
 
 
@@ -114,16 +122,18 @@ def unsafe(side: Side) -> Iterator[str]:
         if data.exists() and hashlib.sha256(data.read_bytes()).hexdigest() != manifest.sha256:
             yield f"{data.name} has its name and is half"
     ledger = tables.batch.c
-    kept = sa.select(ledger.manifest, ledger.state).where(ledger.direction == "out", ledger.pruned_at.is_(None))
-    for row in side.all(kept):
+    columns = (ledger.manifest, ledger.state, ledger.attempt)
+    for row in side.all(sa.select(*columns).where(ledger.direction == "out", ledger.pruned_at.is_(None))):
         manifest = Manifest.parse(row.manifest.encode())
-        public = [folders.outgoing] if row.state == "published" else []
-        for folder in (folders.sealed, *public):
-            data = folder / data_name(manifest.name, manifest.encoding)
+        places = [(folders.sealed, manifest.name)]
+        if row.state == "published":
+            places.append((folders.outgoing, manifest.name.again(row.attempt)))
+        for folder, name in places:
+            data = folder / data_name(name, manifest.encoding)
             there = data.exists() and hashlib.sha256(data.read_bytes()).hexdigest() == manifest.sha256
-            line = folder / manifest_name(manifest.name)
+            line = folder / manifest_name(name)
             if not there or not line.exists() or not line.read_bytes().startswith(row.manifest.encode()):
-                yield f"{manifest.name} is {row.state}, and is not whole in {folder.name}"
+                yield f"{name} is {row.state}, and is not whole in {folder.name}"
 
 
 @pytest.fixture
@@ -176,6 +186,36 @@ def test_the_same_holds_where_what_comes_lies_on_another_file_system(power: Powe
         power.lose(power.bench.other, lambda: take_in(power.bench.other))
         assert len(power.states) > 20
         assert [*power.faults(most)] == []
+
+
+@pytest.mark.thorough
+@how_many
+def test_no_batch_is_lost_or_half_whenever_the_power_goes_while_one_is_sent_again(
+    power: Power, most: int | None
+) -> None:
+    power.bench.write()
+    ask_for_a_lost_batch(power.bench)
+    power.lose(power.bench.one, lambda: take_in(power.bench.one))
+    sent_again = ("outgoing/forth", ".r2.manifest")
+    assert any(all(word in one for word in sent_again) for state in power.states for one in state.files)
+    assert len(power.states) > 20
+    assert [*power.faults(most)] == []
+
+
+@pytest.mark.thorough
+@how_many
+@pytest.mark.parametrize("side", ["one", "other"])
+def test_no_batch_that_is_still_wanted_is_lost_whenever_the_power_goes_while_old_ones_are_pruned(
+    power: Power, most: int | None, side: str
+) -> None:
+    power.bench.write()
+    let_settled_ones_be_old(power.bench)
+    bring(power)
+    pruned = getattr(power.bench, side)
+    power.lose(pruned, lambda: let_go(pruned))
+    assert any(state.files.keys() < power.before.keys() for state in power.states)
+    assert len(power.states) > 5
+    assert [*power.faults(most)] == []
 
 
 @contextmanager

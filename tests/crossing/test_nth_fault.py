@@ -248,7 +248,7 @@ def _told(bench: Bench) -> None:
     bench.carry()
 
 
-def _old(bench: Bench) -> None:
+def let_settled_ones_be_old(bench: Bench) -> None:
     """Let what is settled be past its retention."""
     bench.settle()
     for side in (bench.one, bench.other):
@@ -265,7 +265,7 @@ def _strange(bench: Bench) -> None:
     (folders.incoming / f"{stem}.jsonl.zst").write_bytes(b"of nobody")
 
 
-def _missing(bench: Bench) -> None:
+def ask_for_a_lost_batch(bench: Bench) -> None:
     """Have the other side ask for a batch that was lost."""
     assert not export(bench.one).anything
     bench.link.there.carry()
@@ -285,9 +285,9 @@ WORKS = {
     "put aside": Work(_strange, take_in, is_other=True),
     "receipt out": Work(_applied, tell, is_other=True),
     "receipt in": Work(_told, take_in),
-    "resend": Work(_missing, take_in),
-    "prune what was sent": Work(_old, let_go),
-    "prune what came": Work(_old, let_go, is_other=True),
+    "resend": Work(ask_for_a_lost_batch, take_in),
+    "prune what was sent": Work(let_settled_ones_be_old, let_go),
+    "prune what came": Work(let_settled_ones_be_old, let_go, is_other=True),
 }
 
 
@@ -312,7 +312,7 @@ class Instrument:
 
     def _done_since(self, before: Counter[str]) -> Counter[str]:
         found = shape(self.side)
-        if self.work.prepare is _old:  # what is left counts, whatever there was
+        if self.work.prepare is let_settled_ones_be_old:  # what is left counts, whatever there was
             return Counter({name: found[name] for name in ("sealed", "archive", "quarantine")})
         found.subtract(before)
         return found
@@ -322,7 +322,7 @@ class Instrument:
         self.work.prepare(self.bench)
 
     def _recover(self) -> None:
-        if self.work.prepare is _old:
+        if self.work.prepare is let_settled_ones_be_old:
             for side in (self.bench.one, self.bench.other):
                 assert said_by(let_go, side) == Said(())
         if self.work.prepare is _strange:
