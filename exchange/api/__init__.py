@@ -11,13 +11,13 @@ SettingsFaults, RefusedArgument, TransientError, Busy (somebody else is at work;
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from exchange.api.acts import Act, Acting, RefusedArgument, by_program
+from exchange.api.acts import Act, Acting, Door, NeedsSecondPerson, RefusedArgument, by_program
 from exchange.format.errors import Problem, RecordError, TransientError, printable
 
 if TYPE_CHECKING:
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from exchange.api.acts import Done
+    from exchange.api.acts import Asker, Done
     from exchange.api.agreement import Agreement
     from exchange.api.audit import Audit
     from exchange.api.dead_letters import DeadLetters
     from exchange.api.epochs import Epochs
     from exchange.api.keys import Keys
+    from exchange.api.people import People
+    from exchange.api.second_person import Proposals
     from exchange.channels.channel import Channel
     from exchange.database.tables import Direction
     from exchange.incoming.replay import Replayed
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from exchange.watching.health import Health
     from exchange.watching.silencing import Alarms
 
-__all__ = ["Exchange", "RefusedArgument"]
+__all__ = ["Exchange", "NeedsSecondPerson", "RefusedArgument"]
 
 
 def never() -> bool:
@@ -188,10 +190,26 @@ class Exchange:
         return borrow_engine(self._given, lock_seconds=self.settings.lock_seconds)
 
     def act(
-        self, site: Site, action: str, arguments: dict[str, Any], who: str | None, why: str | None
+        self,
+        site: Site,
+        action: str,
+        arguments: dict[str, Any],
+        who: str | None,
+        why: str | None,
+        frozen: Mapping[str, Any] | None = None,
     ) -> AbstractContextManager[Done]:
-        """Do a piece of work, the block, in somebody's name."""
-        return self._acting(site, Act(action, arguments, who, why))
+        """Do a piece of work, the block, in somebody's name, unless it needs a second person.
+
+        ``frozen`` is as an Act has it. Raises NeedsSecondPerson: then it was proposed, and nothing else was done.
+        """
+        return self._acting(site, Act(action, arguments, who, why, frozen or {}))
+
+    def asker(self, who: str | None) -> Asker:
+        """Say who asks. Raises RefusedArgument where nobody knows."""
+        door: object = self._acting
+        if isinstance(door, Door):
+            return door.asker(who)
+        raise RefusedArgument("nobody is known here to ask for it; ask on the command line or in the console")
 
     # What beat does, too
 
@@ -358,6 +376,20 @@ class Exchange:
         from exchange.api.audit import Audit
 
         return Audit(self)
+
+    @property
+    def proposals(self) -> Proposals:
+        """What one person proposed and another one is to confirm."""
+        from exchange.api.second_person import Proposals
+
+        return Proposals(self)
+
+    @property
+    def people(self) -> People:
+        """Who may sign in to the console, who is, and the tokens of programs."""
+        from exchange.api.people import People
+
+        return People(self)
 
     # How this side is
 

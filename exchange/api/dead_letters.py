@@ -321,7 +321,8 @@ class DeadLetters:
         """Give parked ones up, all that are named or none; give how many. Raises TransientError if one can't be."""
         site = self._exchange.site
         asked = {"ids": list(ids) or None, "selection": selection}
-        with self._act(site, "discard_dead_letter", asked, who, reason) as act:
+        frozen = {"skip_changed": skip_changed}
+        with self._act(site, "discard_dead_letter", asked, who, reason, frozen=frozen) as act:
             number = discard.discard_letters(site, reason, ids=ids, selection=selection, skip_changed=skip_changed)
             if act:
                 act.came_to({"discarded": number})
@@ -387,5 +388,6 @@ class DeadLetters:
         why: str | None,
         *,
         rehearsal: bool = False,
+        frozen: Mapping[str, Any] | None = None,
     ) -> AbstractContextManager[Done | None]:
-        return nullcontext() if rehearsal else self._exchange.act(site, action, arguments, who, why)
+        return nullcontext() if rehearsal else self._exchange.act(site, action, arguments, who, why, frozen)

@@ -9,7 +9,7 @@ from exchange.channels.channel import known_names
 from exchange.files import keys
 from exchange.format.errors import printable
 from exchange.format.names import CONTROL
-from exchange.format.signing import FINGERPRINT
+from exchange.format.signing import FINGERPRINT, to_pem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,8 @@ class Keys:
                     f"channel: expected one that is received here ({', '.join(known)}), found {shown}; nothing was done"
                 )
         asked = {"name": wanted.name, "fingerprint": wanted.fingerprint, "limits": str(terms) if terms else None}
-        with self._exchange.act(site, "trust_key", asked, who, reason):
+        frozen = {"pem": to_pem(wanted.key).decode(), "terms": terms.encode().decode() if terms else None}
+        with self._exchange.act(site, "trust_key", asked, who, reason, frozen):
             copy = keys.trust(self._folder, wanted, terms)
         return next(one for one in keys.listed(self._folder) if one.path == copy)
 

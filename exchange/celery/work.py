@@ -26,7 +26,8 @@ from sqlalchemy import Engine
 from structlog.contextvars import bound_contextvars
 
 from exchange.api import Exchange, RefusedArgument
-from exchange.api.acts import left_to_the_caller
+from exchange.api.acts import Act as Asked
+from exchange.api.acts import Asker, NeedsSecondPerson, carried_out, left_to_the_caller
 from exchange.celery import service
 from exchange.celery.arguments import (
     RefusedCall,
@@ -53,7 +54,6 @@ from exchange.database.audit_log import (
     UNKNOWN,
     Act,
     Repeated,
-    audited,
     write_refusal,
 )
 from exchange.database.batch_fault import interrupted_by
@@ -62,7 +62,7 @@ from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.pauses import Pause, Paused
 from exchange.database.tables import BatchState
-from exchange.database.whoami import acting_for, acting_person, user
+from exchange.database.whoami import acting_person, user
 from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.bulk_retry import Pace
 from exchange.dead_letters.counts import alarms
@@ -165,6 +165,9 @@ def _task(name: str) -> Callable[[Work], Work]:
                 except Busy as busy:
                     log.info("busy", message=str(busy))
                     return busy.as_dict()
+                except NeedsSecondPerson as held:
+                    log.info("proposed", message=str(held))
+                    return held.as_dict()
                 except _SAID as fault:
                     log.error("failed", message=str(fault))  # noqa: TRY400 - the sentence says it all
                     raise
@@ -217,12 +220,13 @@ def _audited(task: str, arguments: Mapping[str, Any], who: str | None, reason: s
     number, action = str(request.id), task.removeprefix("exchange.")
     what = {name: value for name, value in arguments.items() if name != "reason"}
     person, origin = who or caller.who, f"celery call, {caller.origin}, task {number}"
-    with holding_name(_exchange().settings.calls_lock, number) as alone, acting_for(person):
+    asked, asker = Asked(action, what, person, reason), Asker(person, origin, (caller.who,))
+    with holding_name(_exchange().settings.calls_lock, number) as alone:
         if not alone:
             raise _repeated(task, number, "is being done")
         act = None
         try:
-            with audited(_site().engine, action, what, who=person, origin=origin, why=reason, call=number) as act:
+            with carried_out(_site(), asked, asker, call=number) as act:
                 yield act
         except Repeated:
             raise _repeated(task, number, "was done") from None

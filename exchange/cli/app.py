@@ -64,6 +64,11 @@ GROUPS = {
         "forget": "forget.forget",
         "audit": "audit.app",
     },
+    "People": {
+        "users": "users.app",
+        "tokens": "tokens.app",
+        "proposals": "proposals.app",
+    },
     "Reference application": {
         "submit": "reference.submit",
         "seed": "reference.seed",

@@ -1,14 +1,15 @@
 """How a command begins and how it ends: settings and site opened, what went wrong said in one sentence.
 
 Exit codes: 0 done, 1 failed, 2 a wrong argument or setting; of `exchange doctor` and
-`exchange check` 3, if there are only warnings; `exchange health` has those of Nagios. Only a
-fault of our own shows a traceback.
+`exchange check` 3, if there are only warnings; 4 if it was proposed, and waits for a second
+person; `exchange health` has those of Nagios. Only a fault of our own shows a traceback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -16,7 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from exchange.cli.output import print_error
-from exchange.format.errors import TransientError
+from exchange.format.errors import TransientError, printable
+from exchange.format.moments import length_typed
 from exchange.format.names import BatchName
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 FAILED = 1
 USAGE = 2
 WARNED = 3
+PROPOSED = 4
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -65,7 +68,7 @@ def explained(error: Exception) -> tuple[list[str], int]:
         case OSError():
             return [f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED
     # Only now: of these no command's start may wait for the modules.
-    from exchange.api.acts import RefusedArgument
+    from exchange.api.acts import NeedsSecondPerson, RefusedArgument
     from exchange.channels.channel import ChannelFaults
     from exchange.database.locks import Busy
     from exchange.files.keys import KeyFault
@@ -75,8 +78,8 @@ def explained(error: Exception) -> tuple[list[str], int]:
     match error:
         case SettingsFaults() | ChannelFaults() | RefusedArgument():
             return list(getattr(error, "faults", [str(error)])), USAGE
-        case KeyFault() | Busy() | BrokerFault():
-            return [str(error)], FAILED
+        case KeyFault() | Busy() | BrokerFault() | NeedsSecondPerson():
+            return [str(error)], PROPOSED if isinstance(error, NeedsSecondPerson) else FAILED
     return _of_a_database(error), FAILED
 
 
@@ -167,6 +170,14 @@ def moment(what: str, text: str | None) -> datetime | None:
     from exchange.api import asked
 
     return asked.moment(what, text)
+
+
+def length(what: str, text: str) -> timedelta:
+    """Read a length of time. Raises Refused."""
+    try:
+        return length_typed(text)
+    except ValueError as error:
+        raise Refused(f"{what}: expected {error}, found {printable(repr(text), 80)}") from None
 
 
 def refuse_unknown(channel: str | None, site: Site) -> None:

@@ -48,3 +48,20 @@ def user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
+
+
+def login_user() -> str:
+    """Name whoever logged in to the session that this process is of, else the operating system's user.
+
+    Linux keeps it from there on, through sudo and su, and nobody but root can change it: of several who work as the
+    service's user it tells one from the other. A container or a service without a login has none.
+    """
+    try:
+        with open("/proc/self/loginuid", encoding="ascii") as file:  # noqa: PTH123 - no Path at a command's start
+            number = int(file.read())
+        return user() if number == _NO_LOGIN else pwd.getpwuid(number).pw_name
+    except (OSError, ValueError, KeyError):
+        return user()
+
+
+_NO_LOGIN = 2**32 - 1

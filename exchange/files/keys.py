@@ -119,6 +119,13 @@ def candidate(file: Path, name: str | None = None) -> Candidate:
     return Candidate(name, file, _public_key(file, name, pem))
 
 
+def candidate_of(pem: bytes, name: str) -> Candidate:
+    """Read a public key that was kept since somebody proposed to trust it. Raises KeyFault."""
+    _check_name(name)
+    file = Path(f"{name}.pem")
+    return Candidate(name, file, _public_key(file, name, pem))
+
+
 def trust(folder: Path, wanted: Candidate, terms: Terms | None = None) -> Path:
     """Accept a key whose fingerprint was compared, within ``terms``, and give the path of our copy.
 

@@ -39,6 +39,13 @@ def as_typed(text: str, now: datetime) -> datetime:
         raise ValueError("a moment as 2026-11-22T06:15 or 90m, 3h, 2d ago") from None
 
 
+def length_typed(text: str) -> timedelta:
+    """Read a length of time as people type it. Raises ValueError."""
+    if found := _AGO.fullmatch(text):
+        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    raise ValueError("a length of time as 90m, 12h or 90d")
+
+
 def in_words(moment: datetime) -> str:
     """Give a moment as sentences have it: ``2026-01-31 12:00:00 UTC``."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

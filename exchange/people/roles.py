@@ -52,7 +52,7 @@ class Forbidden(Exception):  # noqa: N818 - an answer to a person
 
 _VIEWER, _OPERATOR, _ADMINISTRATOR = Role
 LEAST_ROLE: Final[Mapping[str, Role]] = {
-    **dict.fromkeys(("sign_in", "sign_out", "reveal"), _VIEWER),
+    **dict.fromkeys(("sign_in", "sign_out", "reveal", "reveal_batch"), _VIEWER),
     **dict.fromkeys(
         (
             *("export", "import", "replay_batch", "verify_batch", "resend", "resync", "reconcile"),
@@ -61,7 +61,8 @@ LEAST_ROLE: Final[Mapping[str, Role]] = {
             *("select_dead_letters", "unselect_dead_letters", "export_dead_letters", "import_dead_letters"),
             *("pause_channel", "resume_channel", "silence_alarm", "unsilence_alarm", "test_alarms"),
             *("discard_pending", "move_pending", "discard_quarantined", "clear_strangers", "free_row"),
-            *("prune", "backup", "answer_requests", "withdraw_proposal"),
+            *("prune", "backup", "answer_requests"),
+            *("propose", "confirm_proposal", "withdraw_proposal"),
         ),
         _OPERATOR,
     ),
@@ -78,8 +79,8 @@ LEAST_ROLE: Final[Mapping[str, Role]] = {
 }
 """The least role for each act, under the name that the audit has for it; any other one needs an administrator.
 
-To propose needs what the act itself needs, and so does to confirm. What a person merely looks at needs a viewer, and
-to ``reveal`` what is sensitive needs ``sees_sensitive`` beside any role.
+To propose, to confirm and to withdraw needs what the act itself needs, too. What a person merely looks at needs a
+viewer; to reveal what is sensitive needs ``sees_sensitive`` beside any role.
 """
 
 
@@ -101,6 +102,8 @@ def refuse(person: Person, action: str, arguments: Mapping[str, Any] | None = No
         raise Forbidden(
             f"{action} needs the role {said}, and {person.name} is {_article(person.role)}; nothing was done"
         )
+    if action.startswith("reveal"):
+        refuse_sensitive(person)
 
 
 def refuse_role(person: Person, needed: Role) -> None:

@@ -114,7 +114,7 @@ def list_users(engine: Engine) -> list[User]:
     """Give all users by their names, each with how many sessions it has. Raises TransientError."""
     with transient_errors(), reading(engine) as connection:
         counted = connection.execute(sa.select(session.c.name, sa.func.count()).group_by(session.c.name))
-        counts: dict[str, int] = dict(counted.tuples().all())
+        counts = {row[0]: row[1] for row in counted}
         rows = connection.execute(sa.select(user).order_by(user.c.name)).all()
     return [_user(row, counts.get(row.name, 0)) for row in rows]
 

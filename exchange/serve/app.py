@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import structlog
 from anyio.to_thread import run_sync
@@ -65,7 +66,8 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
     app.state.recogniser = Recogniser(settings, lambda: side.exchange.engine)
     app.state.identify = identify or app.state.recogniser
     app.state.pages = frozenset(one.path for one in PAGES if "GET" in (one.methods or ()))
-    app.add_middleware(Guard, token=token, by_token=_BY_TOKEN, host=settings.serve_host)
+    named = {settings.serve_host, urlsplit(settings.serve_url or "").hostname or ""}
+    app.add_middleware(Guard, token=token, by_token=_BY_TOKEN, hosts=frozenset(named - {""}))
     return app
 
 

@@ -48,9 +48,10 @@ class Guard:
     would ask as that: so only requests for an address, ``localhost`` or a name that is known are answered.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, by_token: frozenset[str], host: str) -> None:
-        """Take what answers, the token if there is one, and the paths that need it: all others know people."""
-        self._app, self._by_token, self._host = app, by_token, host.lower()
+    def __init__(self, app: ASGIApp, *, token: str | None, by_token: frozenset[str], hosts: frozenset[str]) -> None:
+        """Take what answers, the token if there is one, the paths that need it, and the names of this machine."""
+        self._app, self._by_token = app, by_token
+        self._hosts = frozenset({"localhost", *(one.lower() for one in hosts)})
         self._token = token.encode() if token else None
         self._failures = self._waiting = 0
 
@@ -100,7 +101,7 @@ class Guard:
         try:
             ipaddress.ip_address(name)
         except ValueError:
-            return name in {"localhost", self._host}
+            return name in self._hosts
         return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
@@ -68,6 +69,7 @@ def run_server(settings: Settings) -> None:
             f" {host}; write one (`openssl rand -hex 32`), or leave {variable_name('serve_host')} at 127.0.0.1"
         )
         raise SettingsFaults([msg])
+    _check_certificate(settings)
     manager()
     logs.configure("serve", settings.log_level, settings.log_format, secrets=settings.passwords)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -75,7 +77,7 @@ def run_server(settings: Settings) -> None:
     shown = f"[{host}]" if family is socket.AF_INET6 else host
     structlog.get_logger("exchange").info(
         "listening",
-        at=f"http://{shown}:{listening.getsockname()[1]}",
+        at=f"{'https' if settings.serve_certificate_file else 'http'}://{shown}:{listening.getsockname()[1]}",
         token="needed" if token else "none, as no other machine reaches it",
     )
     there = _take_place(settings)
@@ -93,12 +95,32 @@ def run_server(settings: Settings) -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(STOP_SECONDS),
         h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+        ssl_certfile=settings.serve_certificate_file,
+        ssl_keyfile=settings.serve_key_file,
     )
     with suppress(OSError):
         for sentence in last_runs.begin(settings, "serve"):
             structlog.get_logger("exchange").warning("restarted", message=sentence)
     with there:
         _Server(config, settings, (host, listening.getsockname()[1])).run(sockets=[listening])
+
+
+def _check_certificate(settings: Settings) -> None:
+    """See that https can be spoken, where a certificate is set. Raises SettingsFaults."""
+    if settings.serve_certificate_file is None:
+        return
+    names = f"{variable_name('serve_certificate_file')}, {variable_name('serve_key_file')}"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.serve_certificate_file, settings.serve_key_file, password=_no_password
+        )
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        said = getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error)
+        raise SettingsFaults([f"{names}: expected a certificate and its private key in PEM, but {said}"]) from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and nobody is asked for its password")
 
 
 def _take_place(settings: Settings) -> AbstractContextManager[object]:
@@ -120,12 +142,20 @@ def _take_place(settings: Settings) -> AbstractContextManager[object]:
         return nullcontext()
 
 
+def _blind() -> ssl.SSLContext:
+    """Give what we ask ourselves by: the certificate has the name that others know."""
+    made = ssl.create_default_context()
+    made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+    return made
+
+
 class _Server(uvicorn.Server):
     """A server that tells whoever started it that it is ready and answers, and reads the log's settings anew."""
 
     def __init__(self, config: uvicorn.Config, settings: Settings, address: tuple[str, int]) -> None:
         super().__init__(config)
         self._address = ("127.0.0.1" if address[0] in {"0.0.0.0", "::"} else address[0], address[1])  # noqa: S104
+        self._tls = _blind() if settings.serve_certificate_file else None
         self._asking: asyncio.Task[None] | None = None
         self._reloader = Reloader(settings, say_reloaded, fixed=Settings.model_fields.keys() - _RELOADED, given=_GIVEN)
         if not sys.stdin.isatty():  # whose end is to end us
@@ -152,7 +182,7 @@ class _Server(uvicorn.Server):
         while True:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(manager().patience_seconds / 2):
-                    reader, writer = await asyncio.open_connection(*self._address)
+                    reader, writer = await asyncio.open_connection(*self._address, ssl=self._tls)
                     writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                     if (await reader.read(5)) == b"HTTP/":
                         manager().works()

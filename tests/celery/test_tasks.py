@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from exchange.api import Exchange, RefusedArgument
 from exchange.celery.calls import TICK, Caller, sign
 from exchange.database import audit_log, tables
 from exchange.database.audit_log import AuditEntry
@@ -144,6 +145,7 @@ def own_desk(side: Side, valkey_url: str, postgres_url: str) -> Iterator[Desk]:
 
 def _at_work(side: Side, settings: dict[str, Any]) -> Iterator[Desk]:
     side.environment |= {f"EXCHANGE_{name.upper()}": str(value) for name, value in settings.items()}
+    side.environment["EXCHANGE_FOUR_EYES"] = "let_in_versions"
     new(side.home / "keys", "response-test")
     site = prepare.prepare(Settings(**settings))
     side.start("worker", "-m", "celery", "-A", "exchange", "worker", "--loglevel", "INFO", forked=True)
@@ -346,6 +348,18 @@ def test_a_refused_batch_is_released_and_rejected_by_hand(desk: Desk, peer: Site
     assert desk.audited()[0].result == {
         "failed": f"no batch {stem}~2 is in quarantine; nothing was done; `exchange quarantine` lists those there are"
     }
+
+
+def test_a_call_that_needs_a_second_person_is_proposed_and_nobody_confirms_it_by_a_call(desk: Desk) -> None:
+    held = desk.call("let_in_versions", channel="requests", version=2**60, reason="their clock is right", who="ada")
+    assert (held["verdict"], held["proposal"]) == ("proposed", 1)
+    assert desk.call("let_in_versions", channel="requests", version=2**60, reason="again")["proposal"] == 1
+    assert [(one.who, one.action) for one in desk.audited()] == [(user(), "propose"), ("ada", "propose")]
+    with Exchange(Settings(**_settings(desk.side.home, *desk.urls), four_eyes="let_in_versions")) as exchange:
+        for name in ("ada", user()):
+            with pytest.raises(RefusedArgument, match="is no second person"):
+                exchange.proposals.confirm(1, who=name)
+        assert exchange.proposals.confirm(1, who="bea").result["version"] == 2**60  # type: ignore[index]
 
 
 def test_tables_are_sent_anew_and_a_new_epoch_begins_by_hand(desk: Desk) -> None:

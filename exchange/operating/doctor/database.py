@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import timedelta
 
 import sqlalchemy as sa
 
 from exchange.channels.channel import Channel, rollout_cautions
-from exchange.database import encodings, ledger, locks, positions, rollouts, sessions
+from exchange.database import clock, encodings, ledger, locks, positions, rollouts, sessions
 from exchange.database.tables import Direction, ResyncState, batch, folded, resync
 from exchange.format.control import SNAPSHOT
 from exchange.format.names import CONTROL
@@ -34,9 +35,13 @@ from exchange.operating.doctor.watch import check_told
 from exchange.operating.doctor.writes import check_sequences, check_writes
 from exchange.outgoing import rollout
 from exchange.outgoing.first_load import never_sent
+from exchange.people.proposals import read_proposals
 from exchange.settings import Settings
 from exchange.site import Site
 from exchange.tables import capture
+
+UNCONFIRMED = timedelta(hours=1)
+"""What has waited so long for a second person is worth a warning."""
 
 MANY_ROWS = 1_000_000
 """Where more than so many records were sent, rows are not counted to find out whether some were not."""
@@ -167,6 +172,26 @@ def _came_by_another(site: Site, connection: sa.Connection, names: Collection[st
     )
 
 
+def _proposals(_settings: Settings, site: Site) -> Findings:
+    """Find what has waited for a second person for a while."""
+    with locks.reading(site.engine) as connection:
+        waiting = read_proposals(connection, limit=1000)
+    if not waiting:
+        return
+    oldest = waiting[-1]
+    said = f"{len(waiting)} wait for a second person, the oldest is number {oldest.id}: {oldest}"
+    if clock.since(oldest.at) < UNCONFIRMED:
+        yield ok("proposals", said)
+        return
+    yield warning(
+        "proposals",
+        said,
+        "have another person look at it and confirm or withdraw it",
+        command=f"exchange proposals show {oldest.id}",
+        since=oldest.at,
+    )
+
+
 def _shards(_settings: Settings, site: Site) -> Findings:
     """Compare how many shards the peer's latest batch of each channel says with what this side declares."""
     with locks.reading(site.engine) as connection:
@@ -216,5 +241,6 @@ _WORK: tuple[tuple[str, DatabaseCheck], ...] = (
     ("paused", check_paused_files),
     ("strays", check_strays),
     ("strangers", check_strangers),
+    ("proposals", _proposals),
     ("watch", check_told),
 )

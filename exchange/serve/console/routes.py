@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from exchange.serve.console import agreement, audit, channels, epochs, health, keys, schedule, settings, theme
+from exchange.serve.console import (
+    agreement,
+    audit,
+    channels,
+    epochs,
+    health,
+    keys,
+    people,
+    proposals,
+    schedule,
+    settings,
+    sign_in,
+    theme,
+)
 
 PAGES: tuple[Route, ...] = (
     *theme.ROUTES,
+    *sign_in.ROUTES,
     *health.ROUTES,
     *channels.ROUTES,
     *agreement.ROUTES,
@@ -15,5 +29,7 @@ PAGES: tuple[Route, ...] = (
     *epochs.ROUTES,
     *keys.ROUTES,
     *settings.ROUTES,
+    *proposals.ROUTES,
     *audit.ROUTES,
+    *people.ROUTES,
 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -20,13 +19,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from exchange.api import Exchange, RefusedArgument
-from exchange.api.acts import Act
+from exchange.api.acts import ByPerson, NeedsSecondPerson
 from exchange.database import clock
-from exchange.database.audit_log import Act as Written
-from exchange.database.audit_log import audited
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
-from exchange.database.whoami import acting_for
 from exchange.files.keys import KeyFault
 from exchange.format.errors import BatchError, RecordError, TransientError, printable
 from exchange.format.moments import as_typed
@@ -36,7 +32,6 @@ from exchange.serve.console.frame import rendered
 from exchange.serve.identity import Identity
 from exchange.serve.side import Side, page_of
 from exchange.settings import SettingsFaults
-from exchange.site import Site
 
 SAID = "exchange_said"
 """The cookie in which the outcome of an act waits for the next page."""
@@ -195,11 +190,14 @@ def act(path: str, work: View, action: str) -> Route:
     """
 
     def done(visit: Visit) -> Response:
+        """Do it, or say what keeps it from being done."""
         try:
             _refuse_foreign(visit)
             refuse(visit.person, action)
             with transient_errors():
                 return work(visit)
+        except NeedsSecondPerson as held:
+            return visit.back(str(held), "warning", to=f"/proposals/{held.proposal.id}")
         except REFUSALS as error:
             return visit.back(str(error), "warning" if isinstance(error, Busy) else "fault")
 
@@ -253,28 +251,27 @@ def posted(body: bytes) -> dict[str, list[str]]:
 
 def in_the_name_of(exchange: Exchange, person: Person) -> Exchange:
     """Give this side as a person acts on it: each act is in the audit under their name, with where they are."""
-
-    @contextmanager
-    def acting(site: Site, asked: Act) -> Iterator[Written]:
-        origin = f"console, {person.via}, {person.address}"
-        who = person.name
-        with (
-            acting_for(who),
-            audited(site.engine, asked.action, asked.arguments, who=who, origin=origin, why=asked.why) as written,
-        ):
-            yield written
-
-    return exchange.on_behalf(acting)
+    return exchange.on_behalf(ByPerson(person, "console"))
 
 
 def _refuse_foreign(visit: Visit) -> None:
     """See that a form of ours was posted by a page of ours. Raises Forbidden."""
-    request, wanted = visit.request, visit.identity.csrf
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    ours = urlsplit(origin).netloc == request.headers.get("host") if origin else site in {None, "same-origin"}
-    token = visit.form.get("csrf", "")
-    if not ours or site not in {None, "same-origin"} or (wanted and not hmac.compare_digest(token, wanted)):
+    if not is_form_of(visit.request, visit.identity, visit.chosen):
         raise Forbidden("this was not asked from a page of this console, or you signed in anew; load the page again")
+
+
+def is_form_of(request: Request, identity: Identity, fields: Mapping[str, list[str]]) -> bool:
+    """Tell whether a page of ours posted it that was made for whoever asks."""
+    token, wanted = fields.get("csrf", [""])[-1], identity.csrf
+    return is_ours(request) and (wanted is None or hmac.compare_digest(token.encode(), wanted.encode()))
+
+
+def is_ours(request: Request) -> bool:
+    """Tell whether a page of this console posted it, as far as the browser says; behind a proxy by its name there."""
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    known = {request.headers.get("host"), urlsplit(request.app.state.side.settings.serve_url or "").netloc} - {"", None}
+    ours = urlsplit(origin).netloc in known if origin else site in {None, "same-origin"}
+    return ours and site in {None, "same-origin"}
 
 
 def local(target: str) -> str:
