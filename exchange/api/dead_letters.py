@@ -25,6 +25,7 @@ from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.search import LetterPage
 from exchange.dead_letters.selections import NamedSelection, Selection
 from exchange.dead_letters.show import View
+from exchange.dead_letters.store import Brief
 from exchange.format import strict_json
 from exchange.results import Retried
 
@@ -85,6 +86,10 @@ class DeadLetters:
         """Give all there is to know about one; None if there is none."""
         with self._reading() as (site, connection):
             return show.view(site, connection, letter_id)
+
+    def hides(self, letter: Brief) -> bool:
+        """Say whether anything of a letter is hidden from who may not see what is sensitive."""
+        return Mask(self._exchange.site.channels).hides(letter)
 
     def reveal(self, letter_id: int, *, who: str | None = None, reason: str | None = None) -> View | None:
         """Give the same with what is sensitive, to whom the caller knows may see it; that is in the audit."""

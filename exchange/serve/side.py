@@ -9,6 +9,7 @@ from functools import partial
 from exchange.api import Exchange
 from exchange.operating.doctor.finding import Alarm, Finding, Level
 from exchange.operating.doctor.verdict import Verdict, judge
+from exchange.serve.console.dead_letters_rehearsals import Rehearsals
 from exchange.settings import Settings
 from exchange.watching.health import Health, Looker, make_watching_site
 from exchange.watching.metrics import Scraper
@@ -49,6 +50,7 @@ class Side:
         self.exchange = Exchange(settings)
         self.looker = Looker(settings)
         self.scraper = Scraper(settings, self.looker, partial(make_watching_site, settings))
+        self.rehearsals = Rehearsals()
         self._stopping = threading.Event()
         self._watch: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -63,6 +65,7 @@ class Side:
     def close(self) -> None:
         """Let go of all of it."""
         self._stopping.set()
+        self.rehearsals.close()
         if self._watch is not None:
             self._watch.join(STOP_SECONDS)
         self.looker.close()

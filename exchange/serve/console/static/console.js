@@ -73,11 +73,33 @@
     }
   });
 
+  // What was sent is not sent again by a second click; what gives a file leaves the page, so that it may be asked again.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.method !== "post") return;
+    if (form.dataset.sent) {
+      event.preventDefault();
+      return;
+    }
+    form.dataset.sent = "1";
+    setTimeout(() => delete form.dataset.sent, 3000);
+  });
+  window.addEventListener("pageshow", () => {
+    for (const form of document.forms) delete form.dataset.sent;
+  });
+
   // A box that stands for all boxes of its table.
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-all]"))
       for (const box of event.target.closest("table").querySelectorAll("tbody input[type=checkbox]"))
         box.checked = event.target.checked;
+  });
+
+  // Who types into a column means what is typed.
+  document.addEventListener("input", (event) => {
+    const column = event.target.closest("fieldset.column");
+    const how = column && column.querySelector('select[name^="how:"]');
+    if (how && how !== event.target) how.value = "value";
   });
 
   // A form marked data-check is posted to that address as somebody types, and the answer shown beside it.
