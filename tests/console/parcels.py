@@ -5,7 +5,7 @@ Both sides are SQLite files. The office has a rule on weights, one on labels, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,7 +23,6 @@ from exchange.tables import capture
 from exchange.testing.sides import Sides, two_sides
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>\u202eevil\x1b[31m'
-KIND = "plant"
 
 
 class Base(DeclarativeBase):
@@ -117,17 +116,14 @@ class Post:
 
 
 @contextmanager
-def post(folder: Path) -> Iterator[Post]:
-    """Make both sides; the office has eleven parcels that did not take effect, and one that waits for its depot."""
-    with two_sides(folder, channels, make_tables=make_tables) as sides:
+def post(folder: Path, urls: Mapping[str, str] | None = None) -> Iterator[Post]:
+    """Make both sides, in SQLite files unless there are ``urls``; at the office eleven parcels did not take effect."""
+    with two_sides(folder, channels, urls, make_tables=make_tables) as sides:
         settings = sides["office"].exchange.settings.model_copy(update={"app": "tests.console.parcels:channels"})
         made = Post(sides, settings)
         made.send(Depot(id=1, town="Ulm"), *(parcel(number) for number in range(1, 4)))
-        made.do(
-            "INSERT INTO parcel (id, depot_id, label, weight, fragile, exchange_version)"
-            " SELECT id + 1000, 1, 'label ' || id, 1, 0, NULL FROM (WITH RECURSIVE n(id) AS"
-            " (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 10) SELECT id FROM n)"
-        )
+        with Session(made.office) as session, session.begin():  # visitors have some labels of the plant's
+            session.add_all(parcel(1000 + number, label=f"label {number}", sender=None) for number in range(1, 11))
         made.send(*(parcel(10 + number, label=f"label {number}") for number in range(1, 11)))
         made.send(parcel(30, label=HOSTILE, weight=Decimal(2500), kind=None))
         yield made

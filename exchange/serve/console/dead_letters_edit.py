@@ -227,7 +227,7 @@ def _typed(visit: Visit, draft: Draft) -> bytes:
     if stream is None or body is None:
         raise RefusedArgument("the record has no columns that could be mended one by one; nothing was changed")
     columns = stream_schema(stream)["properties"]
-    mended = {}
+    mended: dict[str, Any] = {}
     for name in dict.fromkeys((*body, *columns)):
         how = form.get(f"how:{name}")
         if how == NULL:
