@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from urllib.parse import urlencode
 
 import pytest
@@ -122,7 +123,7 @@ def test_hostile_values_are_shown_and_do_nothing(browser: Browser) -> None:
 
 
 def test_the_record_stands_beside_the_row_and_what_differs_is_marked(browser: Browser, post: Post) -> None:
-    post.send(parcels.parcel(2, weight=parcels.Decimal(999)))  # it is there, and may not change so
+    post.send(parcels.parcel(2, weight=Decimal(999)))  # it is there, and may not change so
     [_, letter] = post.ids("constraint")
     page = browser.get(f"/dead-letters/{letter}")
     [row] = re.findall(r'<tr class="differs">.*?</tr>', page.body)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from exchange.database.tables import DeadLetterState, audit, dead_letter
 from exchange.people.roles import Role
@@ -16,7 +17,6 @@ from tests.console.parcels import Post
 from tests.console.served import console
 from tests.databases import Databases
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright drives the browser")
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]
 
@@ -29,12 +29,12 @@ def post(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) -
 
 
 @pytest.fixture
-def page(post: Post) -> Iterator[playwright.Page]:
+def page(post: Post) -> Iterator[Page]:
     """Give a browser's page, signed in at the office."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium to click with; apt-get install chromium")
-    with console(post.settings, Role.OPERATOR) as served, playwright.sync_playwright() as driver:
+    with console(post.settings, Role.OPERATOR) as served, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(base_url=f"http://127.0.0.1:{served.port}", viewport={"width": 1280, "height": 900})
         said: list[str] = []
@@ -46,15 +46,14 @@ def page(post: Post) -> Iterator[playwright.Page]:
         browser.close()
 
 
-def opened(page: playwright.Page, words: str) -> playwright.Locator:
+def opened(page: Page, words: str) -> Locator:
     """Open an act, and give its form."""
     act = page.locator("details.act", has=page.locator("summary", has_text=words))
     act.locator("summary").click()
     return act
 
 
-def test_ten_are_mended_at_once_and_one_is_given_up_by_clicks_alone(page: playwright.Page, post: Post) -> None:
-    expect = playwright.expect
+def test_ten_are_mended_at_once_and_one_is_given_up_by_clicks_alone(page: Page, post: Post) -> None:
     page.goto("/health")
     page.get_by_role("link", name="Dead letters").click()
 

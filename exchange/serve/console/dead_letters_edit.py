@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -17,6 +18,7 @@ from exchange.format import json_pointer, strict_json
 from exchange.format.errors import RecordError, TransientError
 from exchange.people.roles import Role
 from exchange.serve.console.visit import Visit, act, look
+from exchange.serve.guard import MOST_BODY_BYTES
 
 LONG = 80
 """A longer text gets a field of several lines."""
@@ -26,6 +28,8 @@ GIVEN, NULL, ABSENT, KEPT = "value", "null", "absent", "kept"
 The last is for what a form can't carry or can't show as it is: control characters, and what turns or hides text.
 """
 MOST_REVISION_DIGITS = 9
+MOST_TYPED_BYTES = MOST_BODY_BYTES - 8 * 1024
+"""So long a record may be as a form sends it: a reason goes with it."""
 
 _NOTHING = object()
 _WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
@@ -57,6 +61,9 @@ def edit(visit: Visit) -> Response:
         text, fault = _escaped(draft.text), None
     except TransientError as error:  # it may hold what nobody is to see: the whole record is given anew
         text, fault = "", str(error)
+    if len(urlencode({"record": text})) > MOST_TYPED_BYTES:
+        number = draft.letter.id
+        raise TransientError(f"the record is too long for a page; `exchange dead-letters edit {number}` mends it")
     return visit.render(
         "dead_letters_edit.html",
         letter=draft.letter,
