@@ -280,6 +280,7 @@ def _is_beat(**_: Any) -> None:
     if not HELD:
         HELD.append(pid_lock.hold(settings_or_exit().beat_lock, _say_waiting))
     _begin("beat")
+    atexit.register(_leave_word, "beat", os.getpid())
     structlog.get_logger("exchange").info("ticking")
 
 
@@ -289,6 +290,13 @@ def _begin(process: str) -> None:
         for sentence in last_runs.begin(settings_or_exit(), process):
             structlog.get_logger("exchange").warning("restarted", message=sentence)
     atexit.register(manager().stops)
+
+
+def _leave_word(process: str, pid: int) -> None:
+    """Leave word that this process was told to stop, as it ends: not by a fault, nor as a child."""
+    if os.getpid() == pid and not hasattr(sys, "last_type"):
+        with suppress(OSError, SettingsFaults):
+            last_runs.note_stopped(load_settings(), process)
 
 
 def _say_waiting(who: str) -> None:
@@ -365,6 +373,7 @@ def _end_spans(**_: Any) -> None:
 @signals.worker_shutting_down.connect
 def _tell_stopping(**_: Any) -> None:
     manager().stops()
+    _leave_word("worker", os.getpid())
 
 
 @signals.worker_ready.connect

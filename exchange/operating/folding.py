@@ -31,6 +31,7 @@ from exchange.database.tables import (
     dead_letter,
     event,
     gap,
+    holds_place,
     is_missing,
     loading,
     position,
@@ -40,7 +41,7 @@ from exchange.database.tables import (
     tombstone,
     tombstone_mark,
 )
-from exchange.format.control import SNAPSHOT
+from exchange.format.control import CHECKPOINT, SNAPSHOT
 from exchange.format.errors import Reason
 from exchange.format.manifest import Manifest
 from exchange.format.names import CONTROL, BatchName, data_name, manifest_name
@@ -58,6 +59,9 @@ _GONE = (Reason.GIVEN_UP, Reason.LOST)
 """Why an outgoing batch was refused that nobody waits for any more, once the other side is beyond it."""
 
 _Where = tuple[sa.ColumnElement[bool], ...]
+_Order = tuple[sa.ColumnElement[Any], ...]
+_BY_PLACE: _Order = (batch.c.sequence,)
+_BY_STATE: _Order = (batch.c.channel, batch.c.id)
 
 
 def fold_settled(site: Site, clock: RetentionClock, control_days: float) -> int:
@@ -71,9 +75,10 @@ def fold_settled(site: Site, clock: RetentionClock, control_days: float) -> int:
         flows = connection.execute(sa.select(position)).all()
     for at in flows:
         removed += _fold_flow(site, at, told if at.channel == CONTROL else old)
-    removed += _in_chunks(site, lambda connection: _fold_refused(connection, old))
-    removed += _in_chunks(site, lambda connection: _fold_gaps(site, connection, old))
-    removed += _in_chunks(site, lambda connection: _forget_requests(connection, old))
+        removed += _fold_gaps(site, at, old)
+    for given_up in (BatchState.REJECTED, BatchState.DISCARDED):
+        removed += _in_chunks(site, partial(_fold_refused, given_up=given_up, before=old))
+    removed += _in_chunks(site, lambda connection: _forget_requests(connection, old, told))
     removed += _forget_events(site, old)
     return removed + _forget_tombstones(site, old, timedelta(days=2 * site.limits.retention_days / MARKS))
 
@@ -93,21 +98,36 @@ def _in_chunks(site: Site, step: Callable[[Connection], int]) -> int:
 
 
 def _fold_flow(site: Site, at: Any, before: datetime) -> int:
-    """Fold the settled batches behind the last one of a flow; ``at`` is its row of ``exchange_position``."""
-    if at.direction == Direction.IN:
-        return _in_chunks(site, lambda connection: _fold_applied(site, connection, at, before))
-    return _in_chunks(site, lambda connection: _fold_sent(site, connection, at, before))
+    """Fold the settled batches behind the last one of a flow; ``at`` is its row of ``exchange_position``.
+
+    They are looked at in their order, up to a thousand of which none is old: however long the ledger is.
+    """
+    fold = _fold_applied if at.direction == Direction.IN else _fold_sent
+    removed, after = _in_chunks(site, lambda connection: _fold_left(site, connection, at, before)), -1
+    while True:
+        with writing(site.engine) as connection:
+            places = (*_of(at), holds_place(batch), batch.c.sequence > after)
+            window = sa.select(batch.c.sequence, batch.c.updated_at).where(*places)
+            rows = connection.execute(window.order_by(batch.c.sequence).limit(CHUNK)).all()
+            if not any(row.updated_at < before for row in rows):
+                return removed
+            old = (holds_place(batch), batch.c.sequence.between(rows[0].sequence, rows[-1].sequence))
+            removed += fold(site, connection, at, (*_of(at), *old, batch.c.updated_at < before))
+        after = rows[-1].sequence
 
 
 def _of(at: Any) -> _Where:
     return (batch.c.direction == at.direction, batch.c.channel == at.channel, batch.c.epoch == at.epoch)
 
 
-def _remove(connection: Connection, which: _Where) -> Sequence[Any]:
-    """Remove some rows of the ledger and their events; give what is counted of each."""
+def _remove(connection: Connection, which: _Where, order: _Order = ()) -> Sequence[Any]:
+    """Remove some rows of the ledger and their events; give what is counted of each.
+
+    ``order`` is that of the index by which they are found: SQLite goes by it.
+    """
     newest = batch.alias("newest")
-    not_last = batch.c.id < sa.select(sa.func.max(newest.c.id)).scalar_subquery()
-    ids = list(connection.scalars(sa.select(batch.c.id).where(*which, not_last).order_by(batch.c.id).limit(CHUNK)))
+    not_last = batch.c.id < sa.select(newest.c.id).order_by(newest.c.id.desc()).limit(1).scalar_subquery()
+    ids = list(connection.scalars(sa.select(batch.c.id).where(*which, not_last).order_by(*order).limit(CHUNK)))
     if not ids:
         return ()
     columns = (batch.c[one] for one in ("id", "sequence", "stem", "manifest", "updated_at", "records", "bytes"))
@@ -129,7 +149,7 @@ def _sum(gone: Iterable[Any], places: int) -> Folded:
 _SUMMED = ("records", "bytes", "applied", "duplicate", "stale", "parked")
 
 
-def _fold_sent(site: Site, connection: Connection, at: Any, before: datetime) -> int:
+def _fold_sent(site: Site, connection: Connection, at: Any, old: _Where, order: _Order = _BY_PLACE) -> int:
     """Fold what was pruned and is acknowledged, or never will be, behind the last batch that either side speaks of."""
     last = at.sequence
     if at.channel != CONTROL and not site.one_way:
@@ -142,26 +162,36 @@ def _fold_sent(site: Site, connection: Connection, at: Any, before: datetime) ->
     if site.one_way or at.channel == CONTROL:
         settled = sa.or_(settled, batch.c.state == BatchState.PUBLISHED)
     kept = (batch.c.pruned_at.is_not(None), batch.c.again_at.is_(None))
-    gone = _remove(connection, (*_of(at), settled, *kept, batch.c.sequence < last, batch.c.updated_at < before))
+    gone = _remove(connection, (*old, settled, *kept, batch.c.sequence < last), order)
     if gone:
         folded.add(connection, Direction.OUT, (at.channel, at.epoch), _sum(gone, len(gone)))
     return len(gone)
 
 
-def _fold_applied(site: Site, connection: Connection, at: Any, before: datetime) -> int:
+def _fold_left(site: Site, connection: Connection, at: Any, before: datetime) -> int:
+    """Fold what was left of an epoch that was left: it holds no place."""
+    if at.direction == Direction.IN:
+        return 0
+    left = (batch.c.state == BatchState.DISCARDED, batch.c.updated_at < before)
+    return _fold_sent(site, connection, at, (*_of(at), *left), _BY_STATE)
+
+
+def _fold_applied(site: Site, connection: Connection, at: Any, old: _Where) -> int:
     """Fold what was applied before the last batch of a flow, with what was refused and missed at its places first."""
     if connection.scalar(sa.select(sa.exists().where(loading.c.channel == at.channel))):
         return 0  # the parts of a snapshot are counted when its last one comes
-    newest = batch.alias("newest_in_doubt")
+    newest, doubts = batch.alias("newest_in_doubt"), '"doubts":[{'
     doubted = (
         sa.select(newest.c.id)
         .where(newest.c.direction == Direction.IN, newest.c.state == BatchState.APPLIED)
-        .where(newest.c.manifest.contains('"doubts":[{'))
+        .where(newest.c.manifest.contains(doubts))
         .order_by(newest.c.id.desc())
         .limit(MOST_SNAPSHOTS)
     )
-    applied = (batch.c.state == BatchState.APPLIED, batch.c.sequence < at.sequence, batch.c.updated_at < before)
-    gone = _remove(connection, (*_of(at), *applied, batch.c.id.not_in(doubted)))
+    # Of most batches the first half says all: no others are looked for.
+    let_go = sa.or_(sa.func.coalesce(batch.c.manifest, "").not_like(f"%{doubts}%"), batch.c.id.not_in(doubted))
+    applied = (batch.c.state == BatchState.APPLIED, batch.c.sequence < at.sequence)
+    gone = _remove(connection, (*old, *applied, let_go), _BY_PLACE)
     if not gone:
         return 0
     applied_at = {row.sequence: row.updated_at for row in gone}
@@ -191,7 +221,7 @@ def _files_of(row: Any) -> tuple[str, ...]:
     return manifest_name(name), data_name(name, Manifest.parse(row.manifest.encode()).encoding)
 
 
-def _fold_refused(connection: Connection, before: datetime) -> int:
+def _fold_refused(connection: Connection, given_up: BatchState, before: datetime) -> int:
     """Fold what came and was given up, by a person or for a snapshot, where the channel is beyond it."""
     beyond = sa.exists().where(
         position.c.direction == batch.c.direction,
@@ -199,46 +229,61 @@ def _fold_refused(connection: Connection, before: datetime) -> int:
         position.c.epoch == batch.c.epoch,
         sa.or_(position.c.current == 0, position.c.sequence >= batch.c.sequence),
     )
-    given_up = batch.c.state.in_([BatchState.REJECTED, BatchState.DISCARDED])
-    settled = (batch.c.direction == Direction.IN, given_up, batch.c.updated_at < before)
-    return len(_remove(connection, (*settled, sa.or_(beyond, batch.c.manifest.is_(None)))))
+    settled = (batch.c.direction == Direction.IN, batch.c.state == given_up, batch.c.updated_at < before)
+    which = (*settled, sa.or_(beyond, batch.c.manifest.is_(None)))
+    return len(_remove(connection, which, _BY_STATE))
 
 
 # Places that were missing
 
 
-def _fold_gaps(site: Site, connection: Connection, before: datetime) -> int:
-    """Fold closed gaps behind their flow's position, but for those of which receipts still tell.
+def _fold_gaps(site: Site, at: Any, before: datetime) -> int:
+    """Fold closed gaps behind a flow's position, but for those of which receipts still tell.
 
     A place at which something else than an applied batch lies keeps its gap.
     """
-    at, there = position.alias("at"), batch.alias("there")
-    flow = (at.c.direction == Direction.IN, at.c.channel == gap.c.channel, at.c.epoch == gap.c.epoch)
-    told = sa.case((at.c.current == 1, at.c.sequence - site.limits.look_ahead), else_=at.c.sequence)
-    passed = sa.or_(gap.c.sequence <= told, sa.and_(gap.c.state == GapState.ARRIVED, gap.c.sequence < at.c.sequence))
-    here = (there.c.direction == Direction.IN, there.c.channel == gap.c.channel, there.c.epoch == gap.c.epoch)
-    rows = connection.execute(
-        sa.select(gap.c.channel, gap.c.epoch, gap.c.sequence)
-        .join(at, sa.and_(*flow))
-        .where(gap.c.closed_at < before, passed)
-        .where(~sa.exists().where(*here, there.c.sequence == gap.c.sequence))
-        .limit(CHUNK)
-    ).all()
-    for channel, epoch in sorted({(row.channel, row.epoch) for row in rows}):
-        sequences = [row.sequence for row in rows if (row.channel, row.epoch) == (channel, epoch)]
-        mine = (gap.c.channel == channel, gap.c.epoch == epoch, among(connection, gap.c.sequence, sequences))
-        gone = connection.execute(sa.delete(gap).where(*mine).returning(gap.c.sequence)).all()
-        if gone:
-            more = Folded(through=max(row.sequence for row in gone), places=len(gone))
-            folded.add(connection, Direction.IN, (channel, epoch), more)
-    return len(rows)
+    if at.direction != Direction.IN:
+        return 0
+    told = at.sequence - site.limits.look_ahead if at.current else at.sequence
+    passed = sa.or_(gap.c.sequence <= told, sa.and_(gap.c.state == GapState.ARRIVED, gap.c.sequence < at.sequence))
+    flow = (gap.c.channel == at.channel, gap.c.epoch == at.epoch)
+    removed, after = 0, -1
+    while True:
+        with writing(site.engine) as connection:
+            some = sa.select(gap.c.sequence).where(*flow, gap.c.sequence > after, gap.c.closed_at < before, passed)
+            sequences = list(connection.scalars(some.order_by(gap.c.sequence).limit(CHUNK)))
+            if not sequences:
+                return removed
+            empty = set(sequences) - _taken(connection, at, sequences)
+            gone = connection.scalars(
+                sa.delete(gap).where(*flow, among(connection, gap.c.sequence, empty)).returning(gap.c.sequence)
+            ).all()
+            if gone:
+                more = Folded(through=max(gone), places=len(gone))
+                folded.add(connection, Direction.IN, (at.channel, at.epoch), more)
+        removed += len(gone)
+        after = sequences[-1]
+
+
+def _taken(connection: Connection, at: Any, sequences: Sequence[int]) -> set[int]:
+    """Say at which of these places of a flow a batch lies, whether it holds its place or not."""
+    here = (*_of(at), among(connection, batch.c.sequence, sequences))
+    without = (BatchState.QUARANTINED, BatchState.REJECTED, BatchState.DISCARDED, BatchState.WAITING, BatchState.HELD)
+    return {
+        sequence
+        for which in (holds_place(batch), batch.c.state.in_(without))
+        for sequence in connection.scalars(sa.select(batch.c.sequence).where(*here, which))
+    }
 
 
 # What was asked for
 
 
-def _forget_requests(connection: Connection, before: datetime) -> int:
-    """Forget what was asked for and answered, but for the newest request, and the newest snapshots of each channel."""
+def _forget_requests(connection: Connection, before: datetime, told: datetime) -> int:
+    """Forget what was asked for and answered, but for the newest request, and the newest snapshots of each channel.
+
+    The comparisons that this side begins by itself, each day, go with the control batches.
+    """
     other = resync.alias("other")
     later = sa.exists().where(
         other.c.id > resync.c.id,
@@ -250,6 +295,8 @@ def _forget_requests(connection: Connection, before: datetime) -> int:
     )
     ended = resync.c.state.in_([ResyncState.DONE, ResyncState.CANCELLED])
     sent = _forget(connection, resync, (ended, later, resync.c.updated_at < before))
+    own = (resync.c.want == CHECKPOINT, resync.c.answers.is_(None), resync.c.state == ResyncState.DONE)
+    sent += _forget(connection, resync, (*own, later, resync.c.updated_at < told))
     answered = repair.c.state.in_([RepairState.ANSWERED, RepairState.WITHDRAWN])
     return sent + _forget(connection, repair, (answered, repair.c.closed_at < before))
 

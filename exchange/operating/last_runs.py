@@ -1,6 +1,7 @@
 """Whether a process of this home that ran before ended in order: each leaves a file while it lives, and holds it.
 
-One that was killed, or was hung and started again, leaves its file behind: the next one on this machine says so.
+One that was killed, or was hung and started again, leaves its file behind: the next one on this machine says so. One
+that is told to stop leaves word of that.
 """
 
 from __future__ import annotations
@@ -87,6 +88,25 @@ def restarts(settings: Settings) -> dict[str, Restarts]:
             said = json.loads(path.read_bytes())
             found[path.name] = Restarts(int(said["count"]), tuple(from_rfc3339(one) for one in said["at"]))
     return found
+
+
+def note_stopped(settings: Settings, process: str) -> None:
+    """Leave word that a process was told to stop. Raises OSError."""
+    folder = settings.run_folder / "stopped"
+    make_private(folder)
+    durable.write(folder / process, to_rfc3339(clock.now()).encode(), mode=0o600)
+
+
+def stopped(settings: Settings, process: str, begun: datetime) -> datetime | None:
+    """Say when the last process of a kind was told to stop, which began then; None if it was not, or another one fell.
+
+    Ask of a kind of which none lives. Raises OSError.
+    """
+    with suppress(FileNotFoundError, ValueError):
+        at = from_rfc3339((settings.run_folder / "stopped" / process).read_text())
+        fell = any((settings.run_folder / "alive").glob(f"{process}-*"))
+        return at if at >= begun and not fell else None
+    return None
 
 
 def answer(said: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from exchange.database.engine import among
 from exchange.database.processes import Kind, Sign, read_signs, silent, this_host
 from exchange.database.tables import BatchState, Direction, batch, success
 from exchange.files.pid_lock import held
+from exchange.operating.last_runs import stopped
 from exchange.settings import Settings
 from exchange.site import Site
 
@@ -44,6 +45,8 @@ class Process:
     """How often one leaves word that has not done so yet."""
     heard_since: datetime | None = None
     """Since when the database's server runs, if that is known: nobody could leave word before."""
+    stopped_at: datetime | None = None
+    """When the last one of this machine was told to stop, if none lives since."""
 
     @property
     def here(self) -> bool:
@@ -86,18 +89,24 @@ def look_for_processes(settings: Settings, site: Site, connection: Connection) -
     if dialect_of(connection).is_postgresql:
         server_began = connection.scalar(sa.select(sa.func.pg_postmaster_start_time()))
     return Presence(
-        Process(_begun(settings.beat_lock), signs.get(Kind.BEAT), 0, server_began),
-        Process(
-            _begun(settings.worker_lock, by_others=True),
-            signs.get(Kind.WORKER),
-            min(settings.export_every, settings.import_every),
-            server_began,
-        ),
+        _process(settings, Kind.BEAT, signs, 0, server_began),
+        _process(settings, Kind.WORKER, signs, min(settings.export_every, settings.import_every), server_began),
         {
             Direction.OUT: _last_runs(connection, still, Direction.OUT, site.outgoing()),
             Direction.IN: _last_runs(connection, still, Direction.IN, site.incoming()),
         },
     )
+
+
+def _process(
+    settings: Settings, kind: Kind, signs: Mapping[Kind, Sign], every_seconds: float, heard_since: datetime | None
+) -> Process:
+    lock = settings.beat_lock if kind is Kind.BEAT else settings.worker_lock
+    begun, stopped_at = _begun(lock, by_others=kind is Kind.WORKER), None
+    if begun is None:
+        with suppress(OSError):
+            stopped_at = stopped(settings, kind, datetime.fromtimestamp(lock.stat().st_mtime, UTC))
+    return Process(begun, signs.get(kind), every_seconds, heard_since, stopped_at)
 
 
 def _last_runs(

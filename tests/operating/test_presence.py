@@ -15,6 +15,7 @@ from exchange.database.positions import note_success
 from exchange.database.processes import Kind, note_sign, this_host
 from exchange.database.tables import Direction, process
 from exchange.files import pid_lock
+from exchange.operating import last_runs
 from exchange.operating.doctor import Level
 from exchange.operating.doctor.presence import check_presence
 from exchange.operating.prepare import prepare
@@ -109,4 +110,29 @@ def test_of_several_machines_the_last_sign_counts_and_what_is_gone_is_forgotten(
     note_sign(site.engine, Kind.WORKER, 60)
     assert signs() == [this_host()]
     held.close()
+    site.engine.dispose()
+
+
+def test_what_was_told_to_stop_is_no_fault_and_what_fell_after_it_is(settings: Settings) -> None:
+    site = prepare(settings)
+    worker, beat = settings.worker_lock, settings.beat_lock
+
+    def said() -> set[tuple[str, str]]:
+        found = [one for one in check_presence(settings, site) if one.alarm in {"worker", "beat"}]
+        return {(one.level, one.message.partition(" since ")[0]) for one in found}
+
+    note_sign(site.engine, Kind.BEAT, 10)
+    note_sign(site.engine, Kind.WORKER, 60)
+    for kind, held in (
+        (Kind.BEAT, pid_lock.hold(beat, lambda who: who)),
+        (Kind.WORKER, pid_lock.hold_with_others(worker)),
+    ):
+        last_runs.note_stopped(settings, kind)
+        held.close()
+    assert said() == {("warning", "beat is stopped on purpose"), ("warning", "the worker is stopped on purpose")}
+    (settings.run_folder / "alive").mkdir()
+    (settings.run_folder / "alive" / "worker-elsewhere-1").touch()  # what one that was killed leaves
+    pid_lock.hold(beat, lambda who: who).close()  # one that began later, and fell
+    assert {level for level, _ in said()} == {"fault"}
+    assert len(said()) == 2
     site.engine.dispose()

@@ -21,7 +21,7 @@ from exchange.dead_letters.store import Letter
 from exchange.format.errors import Verdict
 from exchange.incoming import importer
 from exchange.link import asked_requests, gaps, send_requests
-from exchange.operating import prune, status
+from exchange.operating import folding, prune, status
 from exchange.operating.retention_clock import RetentionClock
 from exchange.outgoing import resend
 from exchange.settings import Settings
@@ -32,7 +32,7 @@ from tests.crossing.conftest import needs_postgres, trusted_forger
 from tests.crossing.forging import EPOCH, Forger, account, delete, upsert
 from tests.crossing.sides import Side, quick_engine
 from tests.databases import Filled
-from tests.performance.history import KINDS, LONG_AGO, act, analyse, fill, keep_files, park, remember, text_of
+from tests.performance.history import KINDS, LONG_AGO, MANIFEST, act, analyse, fill, keep_files, park, remember, text_of
 from tests.performance.watching import watched
 
 BATCHES = 5_000
@@ -462,3 +462,24 @@ def test_a_scrape_of_metrics_reads_no_large_table_and_asks_as_much_however_long_
     assert seen.read_whole(*GROWING) == []
     assert seen.statements <= 31
     assert f'state="applied"}} {BATCHES}.0' in text
+
+
+def test_folding_looks_at_no_more_of_the_ledger_and_its_events_however_long_they_are(receiver: Side) -> None:
+    clock = RetentionClock(receiver.site.spool.folders)
+    receiver.limit(retention_days=36_500)
+    analyse(receiver)
+    with watched(receiver.engine) as seen:
+        assert folding.fold_settled(receiver.site, clock, 36_500) == 0
+    assert seen.read_whole(*GROWING) == []
+    with receiver.engine.begin() as connection:
+        more = {"direction": "in", "channel": "forth", "state": "applied", "epoch": EPOCH, "digest": "d" * 64}
+        moments = {"created_at": LONG_AGO, "updated_at": LONG_AGO, "manifest": MANIFEST}
+        place = {"sequence": lambda n: n + BATCHES, "stem": lambda n: text_of("more-", n)}
+        fill(connection, tables.batch, BATCHES, more | moments | place)
+        happened = {"at": LONG_AGO, "to_state": "applied", "cause": "applied", "who": "me", "subject": "batch"}
+        fill(connection, tables.event, BATCHES, happened | {"subject_id": lambda n: n + BATCHES})
+    analyse(receiver)
+    with watched(receiver.engine) as later:
+        assert folding.fold_settled(receiver.site, clock, 36_500) == 0
+    assert later.read_whole(*GROWING) == []
+    assert later.steps < seen.steps + BATCHES, (later.steps, seen.steps)

@@ -65,6 +65,8 @@ def _beat(settings: Settings, there: Presence, *, late: bool) -> Findings:
         yield _absent(Alarm.BEAT, said, "end it, and start it again", since=beat.quiet_since)
     elif _has_just_begun(there.worker):
         yield ok("work", "a worker has just begun here, and beat is given time to", subject="beat")
+    elif beat.stopped_at is not None and not _is_forgotten(beat, late=late):
+        yield _stopped(Alarm.BEAT, "beat", "nothing is called", beat.stopped_at)
     elif beat.sign is not None and not _is_forgotten(beat, late=late):
         said = f"no beat ticks any more; the last tick was at {in_words(beat.sign.at)}{_where(beat)}"
         yield _absent(Alarm.BEAT, said, since=beat.sign.at)
@@ -87,6 +89,8 @@ def _worker(_settings: Settings, there: Presence, *, late: bool) -> Findings:
         yield _absent(Alarm.WORKER, said, remedy, since=worker.quiet_since)
     elif _has_just_begun(there.beat):
         yield ok("work", "beat has just begun here, and a worker is given time to", subject="worker")
+    elif worker.stopped_at is not None and not _is_forgotten(worker, late=late):
+        yield _stopped(Alarm.WORKER, "the worker", "what beat calls waits", worker.stopped_at)
     elif worker.sign is not None and not _is_forgotten(worker, late=late):
         said = (
             f"no worker works any more; the last one got something done at {in_words(worker.sign.at)}{_where(worker)}"
@@ -95,6 +99,11 @@ def _worker(_settings: Settings, there: Presence, *, late: bool) -> Findings:
     elif there.beat.here:
         said = "beat runs here, but no worker: what it calls waits, unless another machine's worker takes it"
         yield _absent(Alarm.WORKER, said)
+
+
+def _stopped(alarm: Alarm, who: str, until: str, since: datetime) -> Finding:
+    said = f"{who} is stopped on purpose since {in_words(since)}: {until} until it is started again"
+    return _absent(alarm, said, since=since, level=Level.WARNING)
 
 
 def _absent(
