@@ -322,7 +322,7 @@ def load_channels(spec: str) -> tuple[Channel, ...]:
         raise ChannelFaults([f'"{shown}" does not name channels: expected package.module:attribute'])
     module = imported(module_name, f'channels "{shown}"')
     if not hasattr(module, attribute):
-        raise ChannelFaults([f'channels "{shown}": module {module_name} has no {attribute}'])
+        raise ChannelFaults([f'channels "{shown}": module {module_name} has no {attribute}; name what lists them'])
     declared = getattr(module, attribute)
     if not isinstance(declared, (list, tuple)) or not all(isinstance(item, Channel) for item in declared):
         found = printable(repr(declared), 80)
@@ -346,6 +346,8 @@ def imported(module_name: str, what: str) -> ModuleType:
         reason = printable(f"{type(error).__name__}: {error}")
         if stranger:
             reason += f"; it was not looked for in the working folder, {stranger.removeprefix('the working folder ')}"
+        if isinstance(error, ModuleNotFoundError):
+            reason += "; install it here, or run where it lies, or correct the name"
         raise ChannelFaults([f"{what}: importing {printable(module_name)} failed: {reason}"]) from error
 
 

@@ -88,7 +88,9 @@ def trust(
     from exchange.format.key_terms import NO_LIMITS
 
     if not file.is_file():
-        raise Refused(f"{file}: expected the file of a public key, found none")
+        raise Refused(
+            f"{file}: expected the file of a public key, found none; bring <home>/keys/NAME.pem of the other side"
+        )
     current = settings()
     wanted = keys.candidate(file, name)
     if channel:

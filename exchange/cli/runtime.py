@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from exchange.cli.output import print_error
-from exchange.format.errors import TransientError, printable
+from exchange.format.errors import TransientError, of_system, printable
 from exchange.format.moments import length_typed
 from exchange.format.names import BatchName
 
@@ -66,7 +66,7 @@ def explained(error: Exception) -> tuple[list[str], int]:
         case TransientError():
             return [str(error)], FAILED
         case OSError():
-            return [f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED
+            return [of_system(error)], FAILED
     # Only now: of these no command's start may wait for the modules.
     from exchange.api.acts import NeedsSecondPerson, RefusedArgument
     from exchange.channels.channel import ChannelFaults

@@ -22,7 +22,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from exchange.database.redact import withhold
-from exchange.format.errors import TransientError, printable
+from exchange.format.errors import TransientError, of_system, printable
 
 
 class Blame(Enum):
@@ -207,8 +207,7 @@ def transient_errors() -> Iterator[None]:
             raise
         raise _of_the_database(error) from error
     except OSError as error:
-        msg = f"{error.filename or 'the disk'}: {error.strerror or error}; the next run goes on where this one ended"
-        raise TransientError(msg) from error
+        raise TransientError(f"{of_system(error)}; the next run goes on where this one ended") from error
 
 
 def _of_the_database(error: SQLAlchemyError) -> TransientError:
@@ -221,9 +220,10 @@ def _of_the_database(error: SQLAlchemyError) -> TransientError:
         return TransientError(f"the database can't be read: {first_line(error)}; see that it is the right file")
     if _NO_SAVEPOINT in first_line(error):
         error = _database_error_before(error) or error
-    return TransientError(
-        f"the database can't go on: {first_line(error)}; what was not committed is undone, the next run tries again"
-    )
+    what_next = "what was not committed is undone, the next run tries again"
+    if isinstance(error, OperationalError) and error.statement is None:
+        what_next = "see that it runs, and that EXCHANGE_DATABASE_URL is right; the next run tries again"
+    return TransientError(f"the database can't go on: {first_line(error)}; {what_next}")
 
 
 def _to_mend(error: DBAPIError, driver: Any) -> str | None:

@@ -6,6 +6,7 @@ that is raised is a fault of ours.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -202,6 +203,24 @@ def printable(text: str, limit: int = 200) -> str:
             for character in shown
         )
     return shown if len(shown) <= limit else shown[: max(limit - 1, 0)] + "…"
+
+
+def of_system(error: OSError) -> str:
+    """Word what the system refused: where, why and, for what people meet most, what to do."""
+    where = printable(str(error.filename)) if error.filename else "the system"
+    said = f"{where}: {error.strerror or error}"
+    return f"{said}; {_MENDED_BY[error.errno]}" if error.errno in _MENDED_BY else said
+
+
+_MENDED_BY = {
+    errno.EACCES: "let this user read and write there, or name another place",
+    errno.EPERM: "let this user read and write there, or name another place",
+    errno.EROFS: "it is mounted read-only: mount it for writing, or name another place",
+    errno.ENOENT: "make the folder, mount its disk, or name another place",
+    errno.EEXIST: "a file lies where a folder is expected: move it, or name another place",
+    errno.ENOTDIR: "a file lies where a folder is expected: move it, or name another place",
+    errno.ENOSPC: "make room on its disk (`exchange prune` removes what is beyond its retention)",
+}
 
 
 def described(value: object) -> str:

@@ -58,7 +58,7 @@ MARKS = 5
 _GONE = (Reason.GIVEN_UP, Reason.LOST)
 """Why an outgoing batch was refused that nobody waits for any more, once the other side is beyond it."""
 
-_Where = tuple[sa.ColumnElement[bool], ...]
+_Where = tuple[sa.ColumnElement[bool] | sa.TextClause, ...]
 _Order = tuple[sa.ColumnElement[Any], ...]
 _BY_PLACE: _Order = (batch.c.sequence,)
 _BY_STATE: _Order = (batch.c.channel, batch.c.id)

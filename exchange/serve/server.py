@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 import sys
@@ -57,6 +58,17 @@ class _Bounded(H11Protocol):
         self._checks = self.loop.call_later(REQUEST_SECONDS, self._watch)
 
 
+def _listen(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
+    """Listen there. Raises OSError, which says what to do about a port that is taken."""
+    try:
+        return socket.create_server((host, port), family=family, backlog=MOST_AT_ONCE)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        said = "another process listens there; end it, or name another port (`--port`, EXCHANGE_SERVE_PORT)"
+        raise OSError(error.errno, said, f"{host}:{port}") from None
+
+
 def run_server(settings: Settings) -> None:
     """Serve a side until SIGTERM or Ctrl-C, with logs on stderr. Call it in the main thread.
 
@@ -73,7 +85,7 @@ def run_server(settings: Settings) -> None:
     manager()
     logs.configure("serve", settings.log_level, settings.log_format, secrets=settings.passwords)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, settings.serve_port), family=family, backlog=MOST_AT_ONCE)
+    listening = _listen(host, settings.serve_port, family)
     shown = f"[{host}]" if family is socket.AF_INET6 else host
     structlog.get_logger("exchange").info(
         "listening",

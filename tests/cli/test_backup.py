@@ -29,7 +29,7 @@ from exchange.format.errors import TransientError
 from exchange.format.signing import TrustedKeys
 from exchange.operating.backup import databases as servers
 from exchange.operating.backup import folder, postgresql, restore, sqlite
-from exchange.reference.models import ProfileType, Request
+from exchange.reference.models import ProfileType, Request, Response, ResponseStatus
 from exchange.settings import Settings
 from tests.cli.conftest import Done, Pair, Side, paired
 from tests.databases import Databases
@@ -129,6 +129,53 @@ def test_a_lost_database_is_back_by_one_command_and_both_sides_agree(backed: Pai
     assert backed.request.do("dead-letters", "list", "--json").lines == []
     (act,) = here.do("audit", "--action", "restore", "--json").lines
     assert (act["why"], act["result"]["epoch"]) == ("the disk burned", done["epoch"])
+
+
+@pytest.mark.thorough
+def test_a_row_that_the_other_side_answered_since_the_backup_is_parked_on_both_until_people_decide(
+    backed: Pair,
+) -> None:
+    here, there = backed.request, backed.response
+    cross(backed)
+    backup = back_up(here)
+    for query in ("given up", "written anew"):
+        here.do("submit", "administrator", query)
+    cross(backed)
+    engine = make_engine(there.database_url)
+    with Session(engine) as session, session.begin():
+        asked = {one.query: {"id": one.id, "user_id": one.user_id, "kind": one.kind} for one in session.query(Request)}
+        for one in asked.values():
+            said = {"status": ResponseStatus.ANSWERED, "started_at": clock.now(), "finished_at": clock.now()}
+            session.add(Response(request_id=one["id"], processed_by="ada", result={}, **said))
+    cross(backed)
+    cross(backed)
+    lose_database(here)
+    here.do("restore", "--from", str(backup), "--reason", "the disk burned")
+    for _ in range(3):
+        cross(backed)
+
+    def letters(side: Side) -> list[tuple[str, str]]:
+        found = side.do("dead-letters", "list", "--json").lines
+        return [(one["stream"], one["error"]) for one in found if one["state"] == "parked"]
+
+    assert letters(here) == [("response", "foreign_key")] * 2
+    assert letters(there) == [("request", "foreign_key")] * 2
+    assert agree(backed)
+    assert "explain all of it" in " ".join(here.run("check").out.split())
+    with Session(engine) as session, session.begin():
+        session.execute(sa.delete(Response).where(Response.request_id == asked["given up"]["id"]))
+    engine.dispose()
+    engine = make_engine(here.database_url)
+    with Session(engine) as session, session.begin():
+        session.add(Request(query="written anew", **asked["written anew"]))
+    engine.dispose()
+    for _ in range(3):
+        cross(backed)
+    assert (letters(here), letters(there)) == ([], [])
+    assert {one["state"] for one in agree(backed)} == {"equal"}
+    for side in (here, there):
+        found = side.do("reconcile", "--report", "--json").lines
+        assert {one["state"] for one in found} == {"equal"}, found
 
 
 class Writer(threading.Thread):
