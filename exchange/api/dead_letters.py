@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
@@ -43,6 +43,15 @@ _ALL = Filters()
 _PARKED = Filters(state=DeadLetterState.PARKED)
 
 
+@dataclass(frozen=True)
+class SelectionView:
+    """A selection: ``outcomes`` count what became of its letters (None: not tried yet), ``letters`` are some."""
+
+    selection: NamedSelection
+    outcomes: Mapping[DeadLetterState | None, int]
+    letters: Sequence[Brief]
+
+
 class DeadLetters:
     """The records of one side that did not take effect. What is sensitive is hidden in all that is given."""
 
@@ -65,7 +74,7 @@ class DeadLetters:
         """
         with self._reading() as (site, connection):
             if filters.selection is not None:
-                selections.find_selection(connection, filters.selection)
+                selections.named_selection(connection, filters.selection)
             cursor = pages.cursor(connection, after) if after is not None else None
             if after is not None and cursor is None:
                 raise RefusedArgument(f"after: there is no dead letter {after} to go on after; begin anew")
@@ -116,10 +125,14 @@ class DeadLetters:
         with self._reading() as (_, connection):
             return selections.find_selection(connection, name)
 
-    def count_outcomes(self, selection: str) -> Mapping[DeadLetterState | None, int]:
-        """Count what became of a selection's letters when they were tried or given up; None: not tried yet."""
-        with self._reading() as (_, connection):
-            return selections.count_outcomes(connection, selection)
+    def look_at_selection(self, name: str, some: int = 5) -> SelectionView:
+        """Give one with what became of its letters, and some of them. Raises TransientError if there is none."""
+        with self._reading() as (site, connection):
+            found = selections.named_selection(connection, name)
+            outcomes = selections.count_outcomes(connection, name)
+            mask = Mask(site.channels)
+            letters = [mask.brief(one) for one in pages.some_selected(connection, name, some)]
+        return SelectionView(found, outcomes, letters)
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[Site, Connection]]:

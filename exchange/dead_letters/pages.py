@@ -104,6 +104,11 @@ def _of_few(
 # Letters of a selection
 
 
+def some_selected(connection: Connection, name: str, limit: int) -> list[Brief]:
+    """Give some letters of a selection, the newest, and count none."""
+    return [brief(row) for row in connection.execute(_those_selected(Filters(selection=name), Order(), None, limit))]
+
+
 def _those_selected(filters: Filters, order: Order, after: Cursor | None, limit: int) -> sa.Select[Any]:
     letter = selected.c.letter
     behind = [] if after is None else [letter > after.id if order.oldest_first else letter < after.id]

@@ -38,6 +38,17 @@ class Selection(AsDict):
     parked: int
 
 
+@dataclass(frozen=True)
+class NamedSelection:
+    """A selection as it was made: what became of its letters is not looked at."""
+
+    name: str
+    filters: dict[str, Any]
+    letters: int
+    at: datetime
+    who: str
+
+
 def create_selection(connection: Connection, name: str, filters: Filters) -> Selection:
     """Freeze the letters that ``filters`` mean now, in the caller's writing transaction.
 
@@ -65,13 +76,22 @@ def create_selection(connection: Connection, name: str, filters: Filters) -> Sel
 
 def delete_selection(connection: Connection, name: str) -> None:
     """Remove a selection, in the caller's transaction; its letters stay as they are. Raises TransientError."""
-    find_selection(connection, name)
+    _found(connection, name)
     connection.execute(sa.delete(selected).where(selected.c.selection == name))
     connection.execute(sa.delete(selection).where(selection.c.name == name))
 
 
 def find_selection(connection: Connection, name: str) -> Selection:
     """Give a selection by its name. Raises TransientError if there is none."""
+    return _selection(connection, _found(connection, name))
+
+
+def named_selection(connection: Connection, name: str) -> NamedSelection:
+    """Give a selection as it was made, without a look at its letters. Raises TransientError if there is none."""
+    return _named(_found(connection, name))
+
+
+def _found(connection: Connection, name: str) -> Any:
     row = _row(connection, name)
     if row is None:
         names = list(connection.scalars(sa.select(selection.c.name).order_by(selection.c.at.desc())))
@@ -79,24 +99,17 @@ def find_selection(connection: Connection, name: str) -> Selection:
         known = ", ".join(names[:MOST_NAMED]) or "none"
         said = f"there is no selection {name} (there are: {known}); nothing was changed"
         raise TransientError("; ".join([said, *near]))
-    return _selection(connection, row)
-
-
-@dataclass(frozen=True)
-class NamedSelection:
-    """A selection as it was made: what became of its letters is not looked at."""
-
-    name: str
-    filters: dict[str, Any]
-    letters: int
-    at: datetime
-    who: str
+    return row
 
 
 def newest_selections(connection: Connection, limit: int) -> list[NamedSelection]:
     """Give the newest selections, at most so many, without a look at their letters."""
     rows = connection.execute(sa.select(selection).order_by(selection.c.at.desc(), selection.c.name).limit(limit))
-    return [NamedSelection(row.name, json.loads(row.filters), row.letters, row.at, row.who) for row in rows]
+    return [_named(row) for row in rows]
+
+
+def _named(row: Any) -> NamedSelection:
+    return NamedSelection(row.name, json.loads(row.filters), row.letters, row.at, row.who)
 
 
 def count_outcomes(connection: Connection, name: str) -> dict[DeadLetterState | None, int]:

@@ -74,10 +74,13 @@ class Browser:
 
 
 @contextmanager
-def console(settings: Settings, role: Role = Role.ADMINISTRATOR, name: str = "nora") -> Iterator[Browser]:
-    """Serve a side to one person until the block ends."""
-    person = Person(name, role, sees_sensitive=role is Role.ADMINISTRATOR, address="127.0.0.1")
-    app = make_app(settings, identify=lambda _request: Identity(person, CSRF))
+def console(settings: Settings, role: Role | None = Role.ADMINISTRATOR, name: str = "nora") -> Iterator[Browser]:
+    """Serve a side to one person until the block ends; without a role to whoever signs in."""
+    identity = None
+    if role is not None:
+        person = Person(name, role, sees_sensitive=role is Role.ADMINISTRATOR, address="127.0.0.1")
+        identity = Identity(person, CSRF)
+    app = make_app(settings, identify=None if identity is None else lambda _request: identity)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="on"))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.run, name="console")

@@ -204,7 +204,7 @@ def test_a_selection_is_tried_a_few_first_then_in_the_background_and_stopped_by_
     post.do("UPDATE parcel SET label = 'visitor ' || id WHERE id IN (1001, 1003, 1004, 1005, 1006, 1007, 1008)")
     assert "7 would be applied" in browser.post(f"{here}/rehearse", here).words
     page = browser.post(f"{here}/canary", here, canary="2", reason="two first")
-    assert "2 of 10 dead letters tried first, 8 left 1 applied: applied 1 parked:" in page.words
+    assert "2 of 10 dead letters tried first, 8 left 1 applied: applied 1 stay parked:" in page.words
     assert "8 not tried yet" in page.words
 
     assert "retry 1 is to try 8 dead letters" in browser.post(f"{here}/run", here, reason="their labels are free").words

@@ -11,12 +11,14 @@ import sqlalchemy as sa
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from exchange.database.tables import DeadLetterState, audit, dead_letter
+from exchange.people import users
 from exchange.people.roles import Role
 from tests.console import parcels
 from tests.console.parcels import Post
 from tests.console.served import console
 from tests.databases import Databases
 
+PASSWORD = "correct horse battery"
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]
 
@@ -30,17 +32,22 @@ def post(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) -
 
 @pytest.fixture
 def page(post: Post) -> Iterator[Page]:
-    """Give a browser's page, signed in at the office."""
+    """Give a browser's page at the office, where nora signed in as an operator."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium to click with; apt-get install chromium")
-    with console(post.settings, Role.OPERATOR) as served, sync_playwright() as driver:
+    users.add_user(post.office, "nora", Role.OPERATOR, PASSWORD)
+    with console(post.settings, None) as served, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(base_url=f"http://127.0.0.1:{served.port}", viewport={"width": 1280, "height": 900})
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.goto("/health")
+        page.get_by_label("Name").fill("nora")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
         yield page
         assert said == [], "no script failed, and none that came with a record ran"
         browser.close()
@@ -54,7 +61,6 @@ def opened(page: Page, words: str) -> Locator:
 
 
 def test_ten_are_mended_at_once_and_one_is_given_up_by_clicks_alone(page: Page, post: Post) -> None:
-    page.goto("/health")
     page.get_by_role("link", name="Dead letters").click()
 
     # Why did eleven rows not cross?
@@ -109,7 +115,8 @@ def test_ten_are_mended_at_once_and_one_is_given_up_by_clicks_alone(page: Page, 
         states = connection.execute(sa.select(dead_letter.c.state, sa.func.count()).group_by(dead_letter.c.state)).all()
         assert dict(map(tuple, states)) == {DeadLetterState.APPLIED: 10, DeadLetterState.DISCARDED: 1}
         begun = sa.select(audit.c.action, audit.c.why, audit.c.who, audit.c.origin).where(audit.c.concludes.is_(None))
-        acts = connection.execute(begun.order_by(audit.c.id)).all()
+        signed_in, *acts = connection.execute(begun.order_by(audit.c.id)).all()
+    assert signed_in.action == "sign_in"
     assert [tuple(one[:2]) for one in acts] == [
         ("discard_dead_letter", "a test at the plant"),
         ("select_dead_letters", None),

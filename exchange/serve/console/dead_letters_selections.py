@@ -19,7 +19,7 @@ from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.file import FileFault
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.schedule import MOST_TRIES
-from exchange.operating.doctor.finding import Alarm, Finding, Level
+from exchange.operating.doctor.finding import Finding, Level
 from exchange.people.roles import Forbidden
 from exchange.serve.console.dead_letters import ANY
 from exchange.serve.console.dead_letters_rehearsals import Outcomes
@@ -48,15 +48,15 @@ def listed(visit: Visit) -> Response:
 def selection(visit: Visit) -> Response:
     """Show one: what is in it, what became of it, and the next step."""
     letters, name = visit.exchange.dead_letters, _name(visit)
-    found = letters.find_selection(name)
+    found = letters.look_at_selection(name, SAMPLES)
     retries = letters.retries(name, limit=10)
     open_one = next((one for one in retries if one.state in _OPEN), None)
     rehearsal = visit.side.rehearsals.find(name)
     return visit.render(
         "dead_letters_selection.html",
-        found=found,
-        outcomes=letters.count_outcomes(name),
-        samples=letters.list(Filters(selection=name), limit=SAMPLES).letters,
+        found=found.selection,
+        outcomes=found.outcomes,
+        samples=found.letters,
         open=open_one,
         past=[one for one in retries if one is not open_one],
         absent=_absent(visit) if open_one else [],
@@ -73,7 +73,7 @@ def _absent(visit: Visit) -> list[Finding]:
     return [
         one
         for one in visit.side.health.worst_first()
-        if one.alarm in {Alarm.BEAT, Alarm.WORKER, Alarm.BROKER} and one.level is not Level.OK
+        if one.check in {"beat", "worker", "broker"} and one.level is not Level.OK
     ]
 
 
@@ -161,7 +161,9 @@ def canary(visit: Visit) -> Response:
     )
     visit.side.rehearsals.forget(name)
     left = done.letters - done.tried
-    said = [f"{one.number:,} {one.state}: {one.samples[0].message}" for one in outcomes.kinds]
+    said = [
+        f"{one.number:,} {'stay ' if one.failed else ''}{one.state}: {one.samples[0].message}" for one in outcomes.kinds
+    ]
     first = f"{done.tried:,} of {_many(done.letters)} tried first, {left:,} left"
     return visit.back("\n".join([first, *said]), "warning" if done.failed else "ok", to=_page(name))
 
@@ -262,12 +264,10 @@ def export(visit: Visit) -> Response:
         if isinstance(error, FileFault):
             raise Forbidden(f"{error}; nothing was written") from error
         raise
-    headers = {"X-Letters": str(done.letters)}
     return FileResponse(
         done.file,
         filename=name,
         media_type="application/jsonl",
-        headers=headers,
         background=BackgroundTask(shutil.rmtree, folder),
     )
 
