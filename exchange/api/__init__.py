@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from exchange.api.acts import Act, Acting, Door, NeedsSecondPerson, RefusedArgument, by_program
+from exchange.api.acts import Act, Acting, Door, NeedsSecondPerson, RefusedArgument, by_program, never
 from exchange.format.errors import Problem, RecordError, TransientError, printable
 
 if TYPE_CHECKING:
@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from exchange.api.acts import Asker, Done
     from exchange.api.agreement import Agreement
     from exchange.api.audit import Audit
+    from exchange.api.batches import Batches
     from exchange.api.dead_letters import DeadLetters
     from exchange.api.epochs import Epochs
+    from exchange.api.gaps import Gaps
     from exchange.api.keys import Keys
     from exchange.api.people import People
+    from exchange.api.quarantine import Quarantine
     from exchange.api.second_person import Proposals
     from exchange.channels.channel import Channel
     from exchange.database.tables import Direction
@@ -53,11 +56,6 @@ if TYPE_CHECKING:
     from exchange.watching.silencing import Alarms
 
 __all__ = ["Exchange", "NeedsSecondPerson", "RefusedArgument"]
-
-
-def never() -> bool:
-    """Go on: nobody asked to stop."""
-    return False
 
 
 class Exchange:
@@ -343,6 +341,27 @@ class Exchange:
         return done
 
     @property
+    def batches(self) -> Batches:
+        """What became of every batch, and what can be done about one."""
+        from exchange.api.batches import Batches
+
+        return Batches(self)
+
+    @property
+    def gaps(self) -> Gaps:
+        """Batches that others came before."""
+        from exchange.api.gaps import Gaps
+
+        return Gaps(self)
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Batches whose files were refused."""
+        from exchange.api.quarantine import Quarantine
+
+        return Quarantine(self)
+
+    @property
     def dead_letters(self) -> DeadLetters:
         """Records that did not take effect, and what can be done with them."""
         from exchange.api.dead_letters import DeadLetters
@@ -527,14 +546,9 @@ class Exchange:
 
 def _check_channel(site: Site, channel: str | None, *, sent: bool) -> None:
     """Check the name of a channel that is sent or received here; None means all. Raises RefusedArgument."""
-    from exchange.channels.channel import known_names
+    from exchange.api.arguments import check_channel
 
-    known = known_names(site.outgoing() if sent else site.incoming())
-    if channel is not None and channel not in known:
-        names, way = ", ".join(known) or "none", "sent" if sent else "received"
-        raise RefusedArgument(
-            f"channel: expected one that is {way} here ({names}), found {printable(repr(channel), 80)}"
-        )
+    check_channel(channel, site.outgoing() if sent else site.incoming(), "sent" if sent else "received")
 
 
 def refuse_unready(site: Site) -> None:

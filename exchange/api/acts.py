@@ -23,6 +23,11 @@ ON_ITS_OWN = frozenset({"export", "import"})
 """What a program does as beat does: it is in the audit if somebody is named or gives a reason."""
 
 
+def never() -> bool:
+    """Go on: nobody asked to stop."""
+    return False
+
+
 class RefusedArgument(ValueError):  # noqa: N818 - an answer to whoever calls
     """An argument makes no sense here; the text is one sentence, and nothing was done."""
 

@@ -11,13 +11,15 @@ from sqlalchemy import Connection
 
 from exchange.api import letter_filters
 from exchange.api.acts import RefusedArgument
+from exchange.database.engine import now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
 from exchange.database.tables import DeadLetterState
-from exchange.dead_letters import background, bulk_retry, discard, groups, pages, retry, selections, show
+from exchange.dead_letters import background, bulk_retry, counts, discard, groups, pages, retry, selections, show
 from exchange.dead_letters import edit as editing
 from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.bulk_retry import BulkRetry, Pace, Report
+from exchange.dead_letters.counts import Trend
 from exchange.dead_letters.edit import Checked, Draft, Edited
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.groups import Group
@@ -64,6 +66,11 @@ class DeadLetters:
         """Give what is wrong, by cause: how many, since when, whose fault, and what to do."""
         with self._reading() as (_, connection):
             return groups.grouped(connection, filters)
+
+    def trend(self, state: DeadLetterState = DeadLetterState.PARKED) -> Trend:
+        """Give how many came in each of the last hours and are in a state, of all and of each cause."""
+        with self._reading() as (_, connection):
+            return counts.trend(connection, state, now())
 
     def list(
         self, filters: Filters = _PARKED, *, limit: int = 50, after: int | None = None, oldest_first: bool = False

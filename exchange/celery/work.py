@@ -28,6 +28,7 @@ from structlog.contextvars import bound_contextvars
 from exchange.api import Exchange, RefusedArgument
 from exchange.api.acts import Act as Asked
 from exchange.api.acts import Asker, NeedsSecondPerson, carried_out, left_to_the_caller
+from exchange.api.batches import Released
 from exchange.celery import service
 from exchange.celery.arguments import (
     RefusedCall,
@@ -61,7 +62,6 @@ from exchange.database.borrowed import EngineRefused
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.pauses import Pause, Paused
-from exchange.database.tables import BatchState
 from exchange.database.whoami import acting_person, user
 from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.bulk_retry import Pace
@@ -71,15 +71,12 @@ from exchange.files.pid_lock import holding_name
 from exchange.format.errors import RecordError, TransientError, Verdict
 from exchange.format.names import CONTROL, MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
-from exchange.incoming import quarantine, release, strangers
-from exchange.link.gaps import accept_by_hand
 from exchange.operating import logs
 from exchange.operating.assemble import load_request_handler
 from exchange.operating.prune import prune_expired
 from exchange.operating.reloading import read_anew
 from exchange.operating.schedule import RETRIES_SECONDS
-from exchange.outgoing import control_batch, leftover
-from exchange.outgoing.resend import resend_by_code, resend_by_hand
+from exchange.outgoing import leftover
 from exchange.reference.answering import answer_requests as answer
 from exchange.results import Imported, Retried
 from exchange.settings import Settings, SettingsFaults, load_settings
@@ -430,44 +427,43 @@ def release_batch(batch: str, park: bool = False) -> Result:
     """Let in a batch that is held for its deletes, or with ``park`` one refused for its bad records."""
     check_batch(batch, BatchName.parse)
     check_truth("park", park)
-    site = _site()
-    done = _unless_busy(release.release_batch(site, batch, park=park))
-    _tell(site, [done])
-    return _told([done], {}, "nothing to release")
+    return _released(_exchange().batches.release(batch, park=park, stopping=stopping))
+
+
+def _released(done: Released) -> Result:
+    outcome = _unless_busy(done.outcome)
+    _warn(done.untold)
+    return _told([outcome], {}, "nothing to release")
 
 
 @_task("exchange.reject_batch")
 def reject_batch(batch: str, reason: str) -> Result:
     """Give up a quarantined or held batch, so that its sender is told."""
     check_batch(batch, BatchName.parse)
-    site = _site()
-    release.reject_batch(site, batch, reason)
-    _warn(control_batch.try_to_publish(site))
-    return {"batch": batch, "state": BatchState.REJECTED.value, "message": "its files are in the archive"}
+    done = _exchange().batches.reject(batch, reason)
+    _warn(done.untold)
+    return {"batch": done.batch, "state": done.state.value, "message": "its files are in the archive"}
 
 
 @_task("exchange.release_quarantined")
 def release_quarantined(batch: str) -> Result:
     """Judge a quarantined batch anew, with every check."""
     check_batch(batch, parse_label)
-    site = _site()
-    done = _unless_busy(quarantine.release_files(site, batch))
-    _tell(site, [done])
-    return _told([done], {}, "nothing to release")
+    return _released(_exchange().quarantine.release(batch, stopping=stopping))
 
 
 @_task("exchange.discard_quarantined")
 def discard_quarantined(batch: str, reason: str) -> Result:
     """Give up a quarantined batch; nobody is told."""
     check_batch(batch, parse_label)
-    quarantine.discard_files(_site(), batch, reason)
-    return {"batch": batch, "state": BatchState.DISCARDED.value, "message": "its files are in the archive"}
+    done = _exchange().quarantine.discard(batch, reason)
+    return done.as_dict() | {"message": "its files are in the archive"}
 
 
 @_task("exchange.clear_strangers")
 def clear_strangers() -> Result:
     """Remove all files that nobody vouches for from quarantine."""
-    return _counted({"removed": strangers.clear_strangers(_site())}, "nothing to remove")
+    return _counted(_exchange().quarantine.clear().as_dict(), "nothing to remove")
 
 
 @_task("exchange.let_in_versions")
@@ -551,27 +547,23 @@ def accept_gap(
     reason: str, channel: str, sequence: int, through: int | None = None, no_snapshot: bool = False
 ) -> Result:
     """Go on without what a channel misses, one sequence or ``through`` another, and ask for a snapshot of it."""
-    site = _site()
-    check_channel(channel or "", site.incoming(), "received")
+    check_text("channel", channel or 0)
     for name, value in (("sequence", sequence), ("through", through)):
         check_count(name, value, MAX_SEQUENCE)
     check_truth("no_snapshot", no_snapshot)
     if type(sequence) is not int or (through is not None and through < sequence):
         raise RefusedCall(f"expected a sequence, and through one behind it, found {shown([sequence, through])}")
-    return accept_by_hand(site, channel, sequence, through or sequence, reason, snapshot=not no_snapshot).as_dict()
+    done = _exchange().gaps.accept(channel, sequence, reason, through=through, snapshot=not no_snapshot)
+    return done.as_dict()
 
 
 @_task("exchange.resend")
 def resend(channel: str | None = None, sequences: int | list[int] | None = None, code: str | None = None) -> Result:
     """Publish batches again, the same bytes under the next name: those of a channel, or those of a request code."""
-    site = _site()
-    check_channel(channel, site.outgoing(), "sent")
-    check_text("code", code)
-    if (channel is None or sequences is None) if code is None else (channel or sequences):
-        raise RefusedCall("expected channel and sequences, or a code; nothing was done")
-    if code is not None:
-        return _told(resend_by_code(site, code), {}, "nothing to resend")
-    return _told(resend_by_hand(site, channel or "", sequences_of(sequences)), {}, "nothing to resend")
+    for name, value in (("channel", channel), ("code", code)):
+        check_text(name, value)
+    wanted = [] if sequences is None else sequences_of(sequences)
+    return _told(_exchange().batches.resend(channel, wanted, code=code), {}, "nothing to resend")
 
 
 @_task("exchange.discard_pending")
@@ -733,11 +725,6 @@ def _follow_changes() -> None:
         _Held.settings, _ = read_anew(_Held.settings)
         logs.change(_Held.settings.log_level, _Held.settings.log_format, secrets=_Held.settings.passwords)
         _close()
-
-
-def _tell(site: Site, outcomes: Sequence[Imported]) -> None:
-    """Tell the other side what became of its batches, and send again what it misses."""
-    _warn(control_batch.after_import(site, outcomes, stopping))
 
 
 def _warn(trouble: str | None) -> None:

@@ -184,27 +184,7 @@ def read_claim(content: bytes) -> tuple[dict[str, Any], str | None]:
         claim = Manifest.parse(line)
     except BatchError:
         return {}, None
-    return {
-        "channel": claim.channel,
-        "source": claim.source,
-        "target": claim.target,
-        "epoch": claim.epoch,
-        "sequence": claim.sequence,
-        "kind": claim.kind.value,
-        "created_at": claim.created_at.isoformat(),
-        "producer": claim.producer,
-        "schemas": dict(claim.schemas),
-        "records": {name: counts._asdict() for name, counts in claim.records.items()},
-        "encoding": list(claim.encoding),
-        "sha256": claim.sha256,
-        "bytes": claim.bytes,
-        "content_sha256": claim.content_sha256,
-        "content_bytes": claim.content_bytes,
-        "previous": claim.previous,
-        "trace": claim.trace,
-        **({"shards": claim.shards} if claim.shards != 1 else {}),
-        **({"extra": dict(claim.extra)} if claim.extra else {}),
-    }, signature.key if signature else None
+    return claim.as_dict(), signature.key if signature else None
 
 
 def first_lines(files: Files, content: bytes, number: int) -> Iterator[str]:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exchange.cli import output, transfer
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import fail, one_of, open_site, refuse_unknown, stem
+from exchange.cli.runtime import moment, one_of, refuse_unknown
 from exchange.format.moments import in_table
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
+    from exchange.api import Exchange
+    from exchange.api.batches import BatchFilters
     from exchange.database.ledger import Event
-    from exchange.incoming.release import BatchDetail, ReleaseTrial
-    from exchange.operating.status import BatchRow
-    from exchange.site import Site
+    from exchange.incoming.release import ReleaseTrial
+    from exchange.operating.batch_pages import BatchRow
 
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show so many at most.")]
 ChannelOption = Annotated[
@@ -36,38 +34,59 @@ app = typer.Typer(help="What became of every batch.", invoke_without_command=Tru
 @output.listing
 def batches(
     ctx: typer.Context,
+    *,
     channel: ChannelOption = None,
     state: Annotated[str | None, typer.Option(help="Only in this state.", show_default=False)] = None,
     direction: Annotated[str | None, typer.Option(help="Only in or out.", show_default=False)] = None,
     key: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only those that came signed with this key.", show_default=False)
     ] = None,
+    reason: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only those refused or held for this.", show_default=False)
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Only those known since then: 2026-11-22T06:15 (UTC), or 90m, 3h, 2d ago.", show_default=False
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only those known before then.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="START", help="Only those whose name begins so.", show_default=False)
+    ] = None,
+    trace: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only those of this trace, as the log has it.", show_default=False)
+    ] = None,
     limit: Limit = 50,
     as_json: Json = False,
 ) -> None:
     """List what became of every batch, newest first."""
     if ctx.invoked_subcommand is None:
-        _list(channel, state, direction, key, limit, as_json)
+        from exchange.api.batches import BatchFilters
+        from exchange.database.tables import BatchState, Direction
 
-
-def _list(
-    channel: str | None, state: str | None, direction: str | None, key: str | None, limit: int, as_json: bool
-) -> None:
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.database.tables import BatchState, Direction
-    from exchange.operating import status
-
-    wanted_state = one_of("state", state, BatchState)
-    wanted_direction = one_of("direction", direction, Direction)
-    with open_site() as site, transient_errors(), reading(site.engine) as connection:
-        channels = None if channel is None else site.names_in_files(channel)
-        found = status.batches(
-            site, connection, channels=channels, state=wanted_state, direction=wanted_direction, key=key, limit=limit
+        wanted = BatchFilters(
+            channel=channel,
+            direction=one_of("direction", direction, Direction),
+            state=one_of("state", state, BatchState),
+            since=moment("since", since),
+            until=moment("until", until),
+            stem=name,
+            trace=trace,
+            reason=reason,
+            key=key,
         )
+        _list(wanted, limit, as_json)
+
+
+def _list(wanted: BatchFilters, limit: int, as_json: bool) -> None:
+    from exchange.operating.status import batch_troubles
+
+    with open_exchange() as exchange:
+        found = _found(exchange, wanted, limit)
         if not found:
-            refuse_unknown(channel, site)
-        troubles = [*_troubles(site, connection, found), *_left_alone(site)]
+            refuse_unknown(wanted.channel, exchange.site)
+        troubles = batch_troubles(exchange.site, found)
     if as_json:
         for row in found:
             output.emit(row.as_dict())
@@ -97,27 +116,14 @@ def _list(
         output.warn(sentence)
 
 
-def _troubles(site: Site, connection: Connection, rows: Sequence[BatchRow]) -> list[str]:
-    """Say what the far side could not take of the channels whose batches are listed, and why."""
-    from exchange.database.tables import Direction
-    from exchange.link import peer_state
-
-    sent = {row.channel for row in rows if row.direction is Direction.OUT}
-    there = peer_state.read_peer_state(site, connection)
-    told = {channel: one for channel, one in there.channels.items() if channel in sent}
-    return list(replace(there, channels=told).troubles())
-
-
-def _left_alone(site: Site) -> list[str]:
-    """Say what lies in incoming that a carrier made of batches' files: the ledger knows nothing of it."""
-    from exchange.format.errors import TransientError
-    from exchange.incoming.arrivals import left_alone
-
-    try:
-        listing = site.spool.list_arrivals()
-    except TransientError as error:
-        return [error.sentence]
-    return [str(one.problem) for one in left_alone(listing, site.limits)]
+def _found(exchange: Exchange, wanted: BatchFilters, limit: int) -> list[BatchRow]:
+    """Give so many, however many pages are to be looked through for them."""
+    page = exchange.batches.list(wanted, limit=limit)
+    found = list(page.batches)
+    while page.cut and len(found) < limit:
+        page = exchange.batches.list(wanted, limit=limit - len(found), after=page.after)
+        found += page.batches
+    return found
 
 
 @app.command()
@@ -130,13 +136,10 @@ def show(
 
     For that it is applied with the bad ones parked, and rolled back.
     """
-    from exchange.incoming.release import batch_detail
-
-    wanted = stem(batch)
-    with open_site() as site:
-        found = batch_detail(site, wanted, limit)
+    with open_exchange() as exchange:
+        found = exchange.batches.trial(batch, limit=limit)
     if as_json:
-        output.emit(_fields(found))
+        output.emit(found.as_dict())
         return
     output.table(
         ["direction", "state", "reason", "attempt", "updated"],
@@ -150,25 +153,7 @@ def show(
     if found.untried:
         output.warn(f"its records can't be tried: {found.untried}")
     if found.trial:
-        _show_trial(wanted, found.trial)
-
-
-def _fields(found: BatchDetail) -> dict[str, Any]:
-    newest = found.rows[0]
-    return {
-        "batch": newest.stem,
-        "direction": newest.direction.value,
-        "channel": newest.channel,
-        "epoch": newest.epoch,
-        "sequence": newest.sequence,
-        "state": newest.state.value,
-        "reason": newest.reason,
-        "message": newest.message,
-        "history": [event.as_dict() for event in found.history],
-        "dead_letters": found.letters,
-        "trial": found.trial.as_dict() if found.trial else None,
-        "untried": found.untried,
-    }
+        _show_trial(found.rows[0].stem, found.trial)
 
 
 def _show_trial(batch: str, trial: ReleaseTrial) -> None:
@@ -198,18 +183,9 @@ def release(
 
     Every other check is made anew.
     """
-    from exchange.incoming.release import release_batch
-
-    wanted = stem(batch)
-    with open_site() as site:
-        arguments = {"batch": wanted, "park": park or None}
-        with by_hand(site, "release_batch", arguments, who=who, why=reason) as act:
-            done = release_batch(site, wanted, park=park)
-            act.came_to(done.as_dict())
-            transfer.tell(site)
-    transfer.show_imported([done], as_json)
-    if done.busy:
-        fail()
+    with open_exchange() as exchange:
+        done = exchange.batches.release(batch, park=park, who=who, reason=reason)
+    transfer.show_released(done, as_json)
 
 
 @app.command()
@@ -220,18 +196,14 @@ def reject(
     as_json: Json = False,
 ) -> None:
     """Give up a quarantined or held batch, so that its sender is told."""
-    from exchange.incoming.release import reject_batch
-
-    wanted = stem(batch)
-    with open_site() as site, by_hand(site, "reject_batch", {"batch": wanted}, who=who, why=reason) as act:
-        reject_batch(site, wanted, reason)
-        done = {"batch": wanted, "state": "rejected"}
-        act.came_to(done)
-        transfer.tell(site)
+    with open_exchange() as exchange:
+        done = exchange.batches.reject(batch, reason, who=who)
+    if done.untold:
+        output.warn(done.untold)
     if as_json:
-        output.emit(done)
+        output.emit({"batch": done.batch, "state": done.state.value})
     else:
-        output.tell(f"batch {wanted} is rejected; its files are in the archive until their retention ends")
+        output.tell(f"batch {done.batch} is rejected; its files are in the archive until their retention ends")
 
 
 def show_history(events: Sequence[Event]) -> None:

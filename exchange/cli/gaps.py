@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.batches import ChannelOption, Limit
 from exchange.cli.channels import say_pauses
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, known_channel, one_of, open_site, refuse_unknown
+from exchange.cli.runtime import Refused, fail, one_of, refuse_unknown
 from exchange.format.moments import in_table, lasting
 from exchange.format.names import MAX_SEQUENCE
 
@@ -43,14 +43,13 @@ def gaps(
 
 def _list(channel: str | None, state: str, limit: int, as_json: bool) -> None:
     from exchange.database.tables import GapState
-    from exchange.link import gap_report
 
     wanted = one_of("state", state, GapState) or GapState.MISSING
-    with open_site() as site:
-        look = gap_report.list_gaps(site, channel=channel, state=wanted, limit=limit)
+    with open_exchange() as exchange:
+        look = exchange.gaps.list(channel, wanted, limit=limit)
         if not look.found:
-            refuse_unknown(channel, site)
-        _show_gaps(site, look, wanted, channel, as_json)
+            refuse_unknown(channel, exchange.site)
+        _show_gaps(exchange.site, look, wanted, channel, as_json)
 
 
 def _show_gaps(site: Site, look: Gaps, wanted: GapState, channel: str | None, as_json: bool) -> None:
@@ -78,8 +77,9 @@ def _show_gaps(site: Site, look: Gaps, wanted: GapState, channel: str | None, as
             for one in look.found
         ],
     )
-    if len(look.found) < look.total:
-        output.warn(f"these are the first {len(look.found)} of {look.total}; --limit shows more")
+    if look.after:
+        number = f"{look.count.number}{'' if look.count.exact else ' or more'}"
+        output.warn(f"these are the first {len(look.found)} of {number} batches; --limit shows more")
     if wanted == "missing":
         _tell_what_next(site, look)
         say_pauses(site, channel)
@@ -115,16 +115,8 @@ def accept(
     as_json: Json = False,
 ) -> None:
     """Go on without a missing batch. If it comes after all, it changes nothing."""
-    from exchange.link.gaps import accept_by_hand
-
-    with open_site() as site:
-        known_channel(channel, site.incoming(), "received")
-        if through is not None and through < sequence:
-            raise Refused(f"--through: expected {sequence} or more, found {through}; nothing was done")
-        arguments = {"channel": channel, "sequence": sequence, "through": through, "no_snapshot": not snapshot}
-        with by_hand(site, "accept_gap", arguments, who=who, why=reason) as act:
-            done = accept_by_hand(site, channel, sequence, through or sequence, reason, snapshot=snapshot)
-            act.came_to(done.as_dict())
+    with open_exchange() as exchange:
+        done = exchange.gaps.accept(channel, sequence, reason, through=through, snapshot=snapshot, who=who)
     if as_json:
         output.emit(done.as_dict())
     else:
@@ -148,19 +140,10 @@ def resend(
 
     They are those of a channel, or those of a request code.
     """
-    from exchange.outgoing.resend import resend_by_code, resend_by_hand
-
     if (channel is None or not sequences) if code is None else (channel or sequences):
         raise Refused("expected CHANNEL and SEQUENCE, or --code; `exchange resend --help` shows both")
-    arguments = {"channel": channel, "sequences": sequences, "code": code}
-    with open_site() as site:
-        known_channel(channel, site.outgoing(), "sent")
-        with by_hand(site, "resend", arguments, who=who, why=reason) as act:
-            if code is not None:
-                done = resend_by_code(site, code)
-            else:
-                done = resend_by_hand(site, channel or "", sequences or [])
-            act.came_to({"batches": [one.as_dict() for one in done]})
+    with open_exchange() as exchange:
+        done = exchange.batches.resend(channel, sequences or (), code=code, who=who, reason=reason)
     _show(done, as_json)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from exchange.cli import output, transfer
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.batches import ChannelOption, Limit, show_history
 from exchange.cli.output import Json
-from exchange.cli.runtime import fail, label, open_site, refuse_unknown
+from exchange.cli.runtime import refuse_unknown
 from exchange.format.moments import in_table
-
-if TYPE_CHECKING:
-    from exchange.incoming.quarantine import QuarantinedDetail
 
 app = typer.Typer(help="Batches whose files were refused.", invoke_without_command=True)
 Batch = Annotated[str, typer.Argument(metavar="BATCH", help="Its name, as the list shows it.")]
@@ -32,12 +29,11 @@ def quarantine(ctx: typer.Context) -> None:
 @output.listing
 def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = False) -> None:
     """List what lies in quarantine, in the order of names."""
-    from exchange.incoming.quarantine import list_quarantined
-
-    with open_site() as site:
-        found, total = list_quarantined(site, channel=channel, limit=limit)
-        if not found:
-            refuse_unknown(channel, site)
+    with open_exchange() as exchange:
+        page = exchange.quarantine.list(channel, limit=limit)
+        if not page.batches:
+            refuse_unknown(channel, exchange.site)
+    found = page.batches
     if as_json:
         for one in found:
             output.emit(one.as_dict())
@@ -60,20 +56,17 @@ def list_(channel: ChannelOption = None, limit: Limit = 50, as_json: Json = Fals
             for one in found
         ],
     )
-    if len(found) < total:
-        output.warn(f"these are the first {len(found)} of {total}; --limit shows more")
+    if len(found) < page.total:
+        output.warn(f"these are the first {len(found)} of {page.total}; --limit shows more")
 
 
 @app.command()
 def show(batch: Batch, as_json: Json = False) -> None:
     """Show one closely: why it was refused, and what every check says of its files now."""
-    from exchange.incoming.quarantine import quarantined_detail
-
-    wanted = label(batch)
-    with open_site() as site:
-        found = quarantined_detail(site, wanted)
+    with open_exchange() as exchange:
+        found = exchange.quarantine.show(batch)
     if as_json:
-        output.emit(_fields(found))
+        output.emit(found.as_dict())
         return
     output.table(["field", "value"], found.found.as_dict().items())
     output.tell("checks now:")
@@ -85,28 +78,12 @@ def show(batch: Batch, as_json: Json = False) -> None:
     show_history(found.history)
 
 
-def _fields(found: QuarantinedDetail) -> dict[str, Any]:
-    return {
-        **found.found.as_dict(),
-        "reason_now": found.report.reason.value if found.report.reason else None,
-        "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail} for one in found.report.checks],
-        "history": [event.as_dict() for event in found.history],
-    }
-
-
 @app.command()
 def release(batch: Batch, reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Judge one anew, as if it had just arrived: every check is made, the signature's too."""
-    from exchange.incoming.quarantine import release_files
-
-    wanted = label(batch)
-    with open_site() as site, by_hand(site, "release_quarantined", {"batch": wanted}, who=who, why=reason) as act:
-        done = release_files(site, wanted)
-        act.came_to(done.as_dict())
-        transfer.tell(site)
-    transfer.show_imported([done], as_json)
-    if done.busy:
-        fail()
+    with open_exchange() as exchange:
+        done = exchange.quarantine.release(batch, who=who, reason=reason)
+    transfer.show_released(done, as_json)
 
 
 @app.command()
@@ -117,29 +94,20 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Give one up. Nobody is told; its files stay in the archive until their retention ends."""
-    from exchange.incoming.quarantine import discard_files
-
-    wanted = label(batch)
-    with open_site() as site, by_hand(site, "discard_quarantined", {"batch": wanted}, who=who, why=reason) as act:
-        discard_files(site, wanted, reason)
-        done = {"batch": wanted, "state": "discarded"}
-        act.came_to(done)
+    with open_exchange() as exchange:
+        done = exchange.quarantine.discard(batch, reason, who=who)
     if as_json:
-        output.emit(done)
+        output.emit(done.as_dict())
     else:
-        output.tell(f"batch {wanted} is discarded; its files are in the archive until their retention ends")
+        output.tell(f"batch {done.batch} is discarded; its files are in the archive until their retention ends")
 
 
 @app.command()
 @output.listing
 def strangers(limit: Limit = 50, as_json: Json = False) -> None:
     """Show what came that nobody vouches for, by day and cause, the newest first."""
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.incoming.stranger_counts import strangers_by_day
-
-    with open_site() as site, transient_errors(), reading(site.engine) as connection:
-        found = strangers_by_day(connection, limit=limit)
+    with open_exchange() as exchange:
+        found = exchange.quarantine.strangers(limit=limit)
     if as_json:
         for group in found:
             output.emit(group.as_dict())
@@ -162,12 +130,9 @@ def clear(
     as_json: Json = False,
 ) -> None:
     """Remove all files that nobody vouches for from quarantine. What was counted of them stays."""
-    from exchange.incoming.strangers import clear_strangers
-
-    with open_site() as site, by_hand(site, "clear_strangers", {}, who=who, why=reason) as act:
-        done = {"removed": clear_strangers(site)}
-        act.came_to(done)
+    with open_exchange() as exchange:
+        done = exchange.quarantine.clear(reason, who=who)
     if as_json:
-        output.emit(done)
+        output.emit(done.as_dict())
     else:
-        output.tell(f"{done['removed']} files that nobody vouches for are removed")
+        output.tell(f"{done.removed} files that nobody vouches for are removed")

@@ -16,8 +16,8 @@ from exchange.format.names import CONTROL, MAX_SEQUENCE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exchange.api.batches import Released
     from exchange.results import ExportRun, Imported, ImportRun
-    from exchange.site import Site
 
 _AS_USUAL = {Verdict.APPLIED, Verdict.DUPLICATE}
 
@@ -154,13 +154,13 @@ def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
         output.table(["removed", "count"], counts.items())
 
 
-def tell(site: Site) -> None:
-    """Tell the other side what a person did to its batch; if that fails, it is told with the next export."""
-    from exchange.outgoing import control_batch
-
-    trouble = control_batch.try_to_publish(site)
-    if trouble:
-        output.warn(trouble)
+def show_released(done: Released, as_json: bool) -> None:
+    """Print what became of a batch that a person let in; if somebody else is at work, that ends the command."""
+    if done.untold:
+        output.warn(done.untold)
+    show_imported([done.outcome], as_json)
+    if done.outcome.busy:
+        fail()
 
 
 def show_exported(run: ExportRun, as_json: bool) -> None:

@@ -67,6 +67,22 @@ def _upserting(dialect: Dialect, table: sa.Table, key: tuple[str, ...], values: 
     return statement
 
 
+def by_bytes(database: Connection | Engine, column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """Give a column of text compared by its bytes, whatever order the database has for texts."""
+    return sa.collate(column, "C") if dialect_of(database).is_postgresql else column
+
+
+def begins_with(
+    database: Connection | Engine, column: sa.ColumnElement[str], text: str
+) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    """Say that a column of text begins with this one, in a way that an index on its bytes leads to it.
+
+    ``text`` is printable and not empty.
+    """
+    compared = by_bytes(database, column)
+    return compared >= text, compared < text[:-1] + chr(ord(text[-1]) + 1)
+
+
 def insert_new(connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
     """Insert a row, or leave the one that is there as it is; tell which.
 

@@ -487,10 +487,10 @@ speaks_for_its_place = sa.or_(batch.c.manifest.is_not(None), batch.c.reason.in_(
 """Whether its sender signed a batch, though its manifest can't be read: of that one its file's name says the place."""
 
 
-def signed_by(key: str) -> sa.ColumnElement[bool]:
+def signed_by(key: str, rows: sa.FromClause = batch) -> sa.ColumnElement[bool]:
     """Say that a batch was signed with the key of this name: as we write line 2 it begins with it."""
     opening = Signature(ALGORITHM, key, b"").encode().decode().partition(',"signature"')[0]
-    return sa.func.substr(batch.c.signature, 1, len(opening)) == opening
+    return sa.func.substr(rows.c.signature, 1, len(opening)) == opening
 
 
 def history(connection: Connection, batch_ids: Sequence[int]) -> list[Event]:

@@ -30,6 +30,7 @@ from sqlalchemy import (
     Table,
     Text,
     TextClause,
+    collate,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -255,6 +256,12 @@ is_kept = Predicate("{pruned_at} IS NULL")
 
 _is_due_again = Predicate("{again_at} IS NOT NULL")
 
+has_reason = Predicate("{reason} IS NOT NULL")
+"""Whether it is known why a batch waits, is held or was refused."""
+
+has_trace = Predicate("{trace} IS NOT NULL")
+"""Whether a batch's manifest named a trace."""
+
 batch = Table(
     "exchange_batch",
     metadata,
@@ -306,7 +313,13 @@ batch = Table(
         "again_at",
         **_is_due_again.of_index(),
     ),
+    Index("ix_exchange_batch_time", "state", "direction", "channel", "created_at", "id"),
+    Index("ix_exchange_batch_reason", "reason", "created_at", "id", **has_reason.of_index()),
 )
+# By the bytes of a name, whatever order the database has for texts; on SQLite that is the order.
+Index("ix_exchange_batch_name", collate(batch.c.stem, "C"), batch.c.id).ddl_if(dialect="postgresql")
+Index("ix_exchange_batch_trace", collate(batch.c.trace, "C"), **has_trace.of_index()).ddl_if(dialect="postgresql")
+Index("ix_exchange_batch_trace", batch.c.trace, **has_trace.of_index()).ddl_if(dialect="sqlite")
 """The ledger. A place (channel, epoch, sequence) is taken once per direction, by a manifest that we believe; what
 was quarantined, or given up by a person, takes none. ``manifest`` is line 1 of the manifest, ``digest`` its SHA-256,
 ``bytes`` the data file's size on disk. ``published_at`` is when it was last put out, ``again_at`` when its next copy
@@ -375,6 +388,7 @@ gap = Table(
     Column("closed_at", UtcDateTime),
     Column("cause", Text),
     Column("who", String(255)),
+    Index("ix_exchange_gap_state", "state", "channel", "epoch", "sequence"),
     Index(
         "ix_exchange_gap_missing",
         "channel",

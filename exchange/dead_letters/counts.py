@@ -8,8 +8,9 @@ Too many that wait for somebody, or for too long, are an alarm.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -95,6 +96,27 @@ def trends(connection: Connection, state: DeadLetterState, moment: datetime) -> 
     for row in rows:
         found.setdefault(row.fingerprint, [0] * TREND_HOURS)[row.hour - first] = int(row.letters)
     return found
+
+
+@dataclass(frozen=True)
+class Trend(AsDict):
+    """How many letters came in each hour and are in a state: ``hours`` say when each began, oldest first.
+
+    ``causes`` has the same by fingerprint, of those that had any.
+    """
+
+    hours: tuple[datetime, ...]
+    letters: tuple[int, ...]
+    causes: Mapping[str, tuple[int, ...]]
+
+
+def trend(connection: Connection, state: DeadLetterState, moment: datetime) -> Trend:
+    """Give the trend of the last hours, of all letters in a state and by cause. Reads in the caller's transaction."""
+    causes = trends(connection, state, moment)
+    first = hour_of(moment) - TREND_HOURS + 1
+    hours = [datetime.fromtimestamp((first + one) * SECONDS_AN_HOUR, UTC) for one in range(TREND_HOURS)]
+    letters = [sum(each) for each in zip(*causes.values(), strict=True)] or [0] * TREND_HOURS
+    return Trend(tuple(hours), tuple(letters), {name: tuple(each) for name, each in causes.items()})
 
 
 def fold(connection: Connection, moment: datetime) -> None:

@@ -33,7 +33,7 @@ class Mask:
 
     def brief(self, letter: Some) -> Some:
         """Hide what is sensitive in a letter's key."""
-        if letter.key is not None and self._is_forgotten(letter):
+        if letter.key is not None and self._is_forgotten(letter.stream):
             return replace(letter, key=HIDDEN)
         sensitive = self.sensitive(letter)
         if letter.key is None or not sensitive:
@@ -42,28 +42,35 @@ class Mask:
 
     def record(self, letter: Parked, record: bytes) -> str | None:
         """Give a letter's record as text, its own or a revision of it; None if it can't be shown."""
-        sensitive = self.sensitive(letter)
-        if not sensitive and not self._is_forgotten(letter):
+        return self.line(letter.stream, record)
+
+    def line(self, stream: str | None, record: bytes) -> str | None:
+        """Give a record of a stream as text, None if it can't be shown; ``stream`` is None if it is of no known one."""
+        sensitive = self._of(stream)
+        if not sensitive and not self._is_forgotten(stream):
             return record.decode("utf-8", "backslashreplace")
         try:
             text = record.decode()
-            return masked(text, sensitive | _undeclared(json.loads(text), self._streams.get(letter.stream or "")))
+            return masked(text, sensitive | _undeclared(json.loads(text), self._streams.get(stream or "")))
         except (ValueError, RecursionError):
             return None
 
     def hides(self, letter: Brief) -> bool:
         """Say whether anything of a letter may have to be hidden."""
-        return bool(self.sensitive(letter)) or self._is_forgotten(letter)
+        return bool(self.sensitive(letter)) or self._is_forgotten(letter.stream)
 
-    def _is_forgotten(self, letter: Brief) -> bool:
-        """Whether a letter is of a stream that is declared no more: nobody knows which of its columns are sensitive."""
-        ours = (letter.stream or "_").startswith("_")  # what the two sides tell each other has no rows
-        return not ours and letter.stream not in self._streams
+    def _is_forgotten(self, stream: str | None) -> bool:
+        """Whether a stream is declared no more: nobody knows which of its columns are sensitive."""
+        ours = (stream or "_").startswith("_")  # what the two sides tell each other has no rows
+        return not ours and stream not in self._streams
 
     def sensitive(self, letter: Brief) -> frozenset[str]:
         """Name the columns to hide in a letter; those of every stream if it is of no known one."""
-        stream = self._streams.get(letter.stream or "")
-        return self._any if stream is None else stream.sensitive
+        return self._of(letter.stream)
+
+    def _of(self, stream: str | None) -> frozenset[str]:
+        declared = self._streams.get(stream or "")
+        return self._any if declared is None else declared.sensitive
 
 
 class Unmasked(Mask):

@@ -135,6 +135,30 @@ class Manifest:
         _agree(manifest)
         return manifest
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give what it says, for people and scripts."""
+        return {
+            "channel": self.channel,
+            "source": self.source,
+            "target": self.target,
+            "epoch": self.epoch,
+            "sequence": self.sequence,
+            "kind": self.kind.value,
+            "created_at": self.created_at.isoformat(),
+            "producer": self.producer,
+            "schemas": dict(self.schemas),
+            "records": {name: counts._asdict() for name, counts in self.records.items()},
+            "encoding": list(self.encoding),
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "content_sha256": self.content_sha256,
+            "content_bytes": self.content_bytes,
+            "previous": self.previous,
+            "trace": self.trace,
+            **({"shards": self.shards} if self.shards != 1 else {}),
+            **({"extra": dict(self.extra)} if self.extra else {}),
+        }
+
     @property
     def trace_id(self) -> str:
         """Give the trace of the batch, by which both sides' logs and spans speak of it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
 
@@ -18,9 +18,10 @@ from exchange.database.errors import transient_errors
 from exchange.database.ledger import Entry, Event
 from exchange.database.locks import locked, reading
 from exchange.database.tables import BatchState
-from exchange.files.batch_files import BatchFiles
+from exchange.files.batch_files import BatchFiles, parse_label
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Incomplete, TransientError, printable
+from exchange.format.names import BatchName
 from exchange.format.verify import Report, judge
 from exchange.incoming import replay
 from exchange.incoming.judge import verdict_on
@@ -49,6 +50,15 @@ class Quarantined(AsDict):
 
 
 @dataclass(frozen=True)
+class QuarantinePage(AsDict):
+    """Some of what lies in quarantine, and of how many; ``after`` is where the next page begins, None if at the end."""
+
+    batches: tuple[Quarantined, ...]
+    after: str | None
+    total: int
+
+
+@dataclass(frozen=True)
 class QuarantinedDetail:
     """All about one: what every check says of its files now, and what was written down of it, oldest first."""
 
@@ -56,17 +66,42 @@ class QuarantinedDetail:
     report: Report
     history: tuple[Event, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        return {
+            **self.found.as_dict(),
+            "reason_now": self.report.reason.value if self.report.reason else None,
+            "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail} for one in self.report.checks],
+            "history": [event.as_dict() for event in self.history],
+        }
 
-def list_quarantined(site: Site, *, channel: str | None = None, limit: int = 50) -> tuple[list[Quarantined], int]:
+
+def list_quarantined(
+    site: Site, *, channel: str | None = None, limit: int = 50, after: str | None = None
+) -> QuarantinePage:
     """Give what lies in quarantine, in the order of names, what nobody vouches for last, and how many there are.
 
-    Raises TransientError. Only reads.
+    ``after`` is where the page before ended. Raises TransientError, and ValueError for what is no end of a page. Only
+    reads.
     """
     wanted = None if channel is None else site.names_in_files(channel)
     lying = [one for one in site.spool.list_quarantined() if wanted is None or one.name.channel in wanted]
+    place = None if after is None else _place_of(site, after)
+    left = [one for one in lying if place is None or _place(site, one) > place]
     with transient_errors(), reading(site.engine) as connection:
-        shown = [_described(site, seen, _entry(site, connection, seen)) for seen in _seen(site, lying[:limit])]
-    return shown, len(lying)
+        shown = [_described(site, seen, _entry(site, connection, seen)) for seen in _seen(site, left[:limit])]
+    end = None if len(left) <= limit else f"{left[limit - 1].folder.name}/{left[limit - 1].label}"
+    return QuarantinePage(tuple(shown), end, len(lying))
+
+
+def _place(site: Site, one: BatchFiles) -> tuple[bool, BatchName, int]:
+    return one.folder == site.spool.folders.strangers, one.name, one.copy
+
+
+def _place_of(site: Site, after: str) -> tuple[bool, BatchName, int]:
+    folder, _, label = after.partition("/")
+    name, copy = parse_label(label)
+    return folder == site.spool.folders.strangers.name, name, copy
 
 
 def quarantined_detail(site: Site, label: str) -> QuarantinedDetail:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -72,6 +72,24 @@ class BatchDetail:
     trial: ReleaseTrial | None = None
     untried: str | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        newest = self.rows[0]
+        return {
+            "batch": newest.stem,
+            "direction": newest.direction.value,
+            "channel": newest.channel,
+            "epoch": newest.epoch,
+            "sequence": newest.sequence,
+            "state": newest.state.value,
+            "reason": newest.reason,
+            "message": newest.message,
+            "history": [event.as_dict() for event in self.history],
+            "dead_letters": self.letters,
+            "trial": self.trial.as_dict() if self.trial else None,
+            "untried": self.untried,
+        }
+
 
 def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
     """Look at a batch closely; of one refused for its records at most ``limit`` bad ones are listed.
@@ -82,7 +100,7 @@ def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
     with transient_errors(), reading(site.engine) as connection:
         rows = ledger.of_stem(connection, stem)
         history = ledger.history(connection, [row.id for row in rows])
-        letters = _count_letters(connection, stem)
+        letters = count_letters(connection, stem)
         old = not rows and _was_folded(connection, stem)
     if not rows:
         raise _unknown(stem, old=old)
@@ -97,6 +115,11 @@ def batch_detail(site: Site, stem: str, limit: int) -> BatchDetail:
         if not is_batch_fault(error):
             raise
         return replace(found, untried=f"that fails with {Crashed.of(error)}")
+
+
+def refuse_unknown(connection: Connection, stem: str) -> NoReturn:
+    """Say why the ledger has no batch of this name. Raises TransientError."""
+    raise _unknown(stem, old=_was_folded(connection, stem))
 
 
 def release_batch(site: Site, stem: str, *, park: bool) -> Imported:
@@ -237,7 +260,8 @@ def _parked(
     return tuple(BadRecord(one.line, one.stream, one.key, one.error, one.pointer, one.message) for one in shown)
 
 
-def _count_letters(connection: Connection, stem: str) -> dict[str, int]:
+def count_letters(connection: Connection, stem: str) -> dict[str, int]:
+    """Count the dead letters of a batch by their state."""
     rows = connection.execute(
         sa.select(dead_letter.c.state, sa.func.count()).where(dead_letter.c.batch == stem).group_by(dead_letter.c.state)
     )

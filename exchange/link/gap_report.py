@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -14,6 +14,7 @@ from exchange.database import ledger
 from exchange.database.engine import among, now
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading
+from exchange.database.page_count import Count, counted
 from exchange.database.tables import BatchState, Direction, GapState, batch, gap, is_missing
 from exchange.format import resend_codes
 from exchange.format.as_dict import AsDict
@@ -22,8 +23,8 @@ from exchange.format.errors import Reason
 from exchange.link.gaps import Flow, lost_places
 from exchange.site import Site
 
-MOST_ROWS = 100_000
-"""So many sequences are looked at, at most."""
+AT_A_TIME, MOST_ROWS = 1_000, 5_000
+"""So many sequences are read at a time, and for one look at most."""
 
 COMES_BY_ITSELF = frozenset({Reason.CORRUPT, Reason.INCOMPLETE})
 """Why a batch was refused that may come again whole, and so is asked for like one that never came."""
@@ -58,35 +59,94 @@ class Gap(AsDict):
 
 
 @dataclass(frozen=True)
-class Gaps:
-    """The gaps of one look; ``codes`` by channel and epoch, where nothing else can go back."""
+class Gaps(AsDict):
+    """The gaps of one look; ``codes`` by channel and epoch, where nothing else can go back.
+
+    ``after`` is where the next look goes on, None if this is the last; ``count`` is of missing sequences, not of gaps.
+    """
 
     found: tuple[Gap, ...]
-    total: int
+    after: str | None
+    count: Count
     codes: dict[tuple[str, str], str]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields that scripts rely on."""
+        codes = [{"channel": channel, "epoch": epoch, "code": code} for (channel, epoch), code in self.codes.items()]
+        gaps = [one.as_dict() | {"code": self.codes.get((one.channel, one.epoch))} for one in self.found]
+        return {"gaps": gaps, "after": self.after, "count": self.count.as_dict(), "codes": codes}
 
-def list_gaps(site: Site, *, channel: str | None, state: GapState, limit: int) -> Gaps:
-    """Give the gaps in a state, of one channel or of all, by channel and sequence. Raises TransientError.
 
-    Only reads, in a transaction of its own.
+class _Place(NamedTuple):
+    channel: str
+    epoch: str
+    sequence: int
+
+    def __str__(self) -> str:
+        """Give it as a page's end is named."""
+        return f"{self.channel}-{self.epoch}-{self.sequence}"
+
+    @classmethod
+    def parse(cls, text: str) -> _Place:
+        """Read it. Raises ValueError."""
+        channel, epoch, sequence = text.split("-")
+        return cls(channel, epoch, int(sequence))
+
+
+def list_gaps(site: Site, *, channel: str | None, state: GapState, limit: int, after: str | None = None) -> Gaps:
+    """Give the gaps in a state, of one channel or of all, by channel and sequence, those behind ``after``.
+
+    Only reads, in a transaction of its own. Raises TransientError, and ValueError for what is no end of a page.
     """
     channels = None if channel is None else site.names_in_files(channel)
+    place = None if after is None else _Place.parse(after)
+    query = _in_state(state, channels)
     with transient_errors(), reading(site.engine) as connection:
-        found = list(_grouped(_rows(connection, state, channels)))
-    asked: dict[tuple[str, str], str] = {}
-    if site.one_way and state is GapState.MISSING:
-        asked = {flow: resend_codes.encode(*flow, ranges) for flow, ranges in _to_ask_for(found)}
-    return Gaps(tuple(found[:limit]), len(found), asked)
+        found, last = _first(connection, state, query, place, limit)
+        count = counted(connection, query)
+        asked: dict[tuple[str, str], str] = {}
+        if site.one_way and state is GapState.MISSING:  # a code is of all that is missing, not of a page
+            every, _ = _first(connection, state, query, None, MOST_ROWS)
+            asked = {flow: resend_codes.encode(*flow, ranges) for flow, ranges in _to_ask_for(every)}
+    return Gaps(tuple(found), str(last) if last else None, count, asked)
 
 
-def _rows(connection: Connection, state: GapState, channels: Collection[str] | None) -> Iterator[Gap]:
+_ORDER = (gap.c.channel, gap.c.epoch, gap.c.sequence)
+
+
+def _in_state(state: GapState, channels: Collection[str] | None) -> sa.Select[Any]:
     query = sa.select(gap).where(is_missing(gap) if state is GapState.MISSING else gap.c.state == state)
-    if channels is not None:
-        query = query.where(gap.c.channel.in_(channels))
-    rows = connection.execute(query.order_by(gap.c.channel, gap.c.epoch, gap.c.sequence).limit(MOST_ROWS)).all()
-    refused = _refused(connection, {row.channel for row in rows}, {row.sequence for row in rows}) if rows else {}
+    return (query if channels is None else query.where(gap.c.channel.in_(channels))).order_by(*_ORDER)
+
+
+def _first(
+    connection: Connection, state: GapState, query: sa.Select[Any], place: _Place | None, limit: int
+) -> tuple[list[Gap], _Place | None]:
+    """Give the first gaps behind a place, and where the last of them ends if there may be more."""
     lost = lost_places(connection) if state is GapState.MISSING else {}
+    found: list[Gap] = []
+    looked = 0
+    while True:
+        behind = [] if place is None else [sa.tuple_(*_ORDER) > sa.tuple_(*place)]
+        rows = connection.execute(query.where(*behind).limit(AT_A_TIME)).all()
+        found = list(_grouped([*found, *_described(connection, state, rows, lost)]))
+        looked += len(rows)
+        if len(found) > limit:
+            last = found[limit - 1]
+            return found[:limit], _Place(last.channel, last.epoch, last.last)
+        if len(rows) < AT_A_TIME:
+            return found, None
+        place = _Place(rows[-1].channel, rows[-1].epoch, rows[-1].sequence)
+        if looked >= MOST_ROWS:
+            return found, place
+
+
+def _described(
+    connection: Connection, state: GapState, rows: Sequence[Any], lost: Mapping[Flow, tuple[Range, ...]]
+) -> Iterator[Gap]:
+    refused = {}
+    if rows and state is GapState.MISSING:
+        refused = _refused(connection, {row.channel for row in rows}, {row.sequence for row in rows})
     for row in rows:
         is_lost = within(row.sequence, lost.get(Flow(row.channel, row.epoch), ()))
         why = Reason.LOST if is_lost else refused.get((row.channel, row.epoch, row.sequence))
@@ -100,7 +160,7 @@ def _rows(connection: Connection, state: GapState, channels: Collection[str] | N
             row.closed_at,
             row.cause,
             row.who,
-            why if state is GapState.MISSING else None,
+            why,
         )
 
 
@@ -127,11 +187,8 @@ def _grouped(rows: Iterable[Gap]) -> Iterator[Gap]:
     """Join neighbours of which the same is known."""
     group: Gap | None = None
     for row in rows:
-        if (
-            group is not None
-            and replace(row, first=group.first, last=group.last) == group
-            and row.first == group.last + 1
-        ):
+        same = group is not None and replace(row, first=group.first, last=group.last) == group
+        if group is not None and same and row.first == group.last + 1:
             group = replace(group, last=row.last)
             continue
         if group is not None:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from exchange.database import clock, ledger, network, positions, tables
 from exchange.database.tables import Direction, peer, receipt
 from exchange.format.as_dict import AsDict
-from exchange.format.control import Heartbeat, Range, RefusedBatch, Sample
+from exchange.format.control import Heartbeat, Range, RefusedBatch, Sample, within
 from exchange.format.errors import Problem, printable
 from exchange.format.moments import in_words, lasting
 from exchange.link import epoch_adoption, known_schemas, peer_statements
@@ -271,6 +271,38 @@ def _there(site: Site, connection: Connection) -> dict[str, PeerChannel]:
         same = {one.name: getattr(said, one.name) for one in fields(PeerChannel) if one.name != "heard_at"}
         found[row.channel] = PeerChannel(**same, heard_at=row.heard_at)
     return found
+
+
+@dataclass(frozen=True)
+class SaidOfBatch(AsDict):
+    """What the peer said last of a batch that this side sent, and when that was heard.
+
+    ``said`` is ``applied``, ``missing``, ``refused`` or ``given up``, and ``nothing`` as long as it does not reach that
+    far; ``reason`` and ``message`` are of what it refused.
+    """
+
+    said: str
+    heard_at: datetime | None
+    reason: str | None = None
+    message: str | None = None
+
+
+def said_of(connection: Connection, channel: str, epoch: str, sequence: int) -> SaidOfBatch:
+    """Give what the peer's last receipt of a channel says of one batch. Reads in the caller's transaction."""
+    row = connection.execute(
+        sa.select(receipt.c.said, receipt.c.heard_at).where(receipt.c.channel == channel, receipt.c.epoch == epoch)
+    ).one_or_none()
+    said = peer_statements.receipt(row.said) if row else None
+    if row is None or said is None:
+        return SaidOfBatch("nothing", None)
+    for one in said.refused:
+        if one.sequence == sequence:
+            return SaidOfBatch("refused", row.heard_at, printable(one.reason, 40), printable(one.message, 500))
+    if within(sequence, said.given_up):
+        return SaidOfBatch("given up", row.heard_at)
+    if within(sequence, said.missing):
+        return SaidOfBatch("missing", row.heard_at)
+    return SaidOfBatch("applied" if sequence <= said.through else "nothing", row.heard_at)
 
 
 def _troubles(name: str, channel: str, there: PeerChannel) -> Iterator[str]:

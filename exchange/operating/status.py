@@ -6,8 +6,8 @@ Everything is counted as it happens or from indexes alone: years of history in t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -45,6 +45,7 @@ from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
 from exchange.link.peer_state import PausedThere, PeerChannel, PeerState
 from exchange.link.reconcile import LeftRows, left_rows
+from exchange.operating.batch_pages import WORRYING, BatchRow
 from exchange.outgoing import rollout
 from exchange.outgoing.leftover import Leftover, list_leftovers
 from exchange.progress import Pace
@@ -56,13 +57,6 @@ _SHOWN = {
     Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED),
     Direction.IN: (BatchState.APPLIED, BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED),
 }
-
-
-FEW_CHANNELS = 10
-"""Of so many channels the newest batches are looked for in every state; SQLite joins 500 selections at most."""
-
-_WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
-"""Where a control batch is somebody's worry: else newer ones say it all."""
 
 
 @dataclass(frozen=True)
@@ -179,35 +173,6 @@ class Status:
         }
 
 
-@dataclass(frozen=True)
-class BatchRow(AsDict):
-    """A batch of the ledger as people list it."""
-
-    batch: str
-    direction: Direction
-    channel: str
-    epoch: str
-    sequence: int
-    state: BatchState
-    reason: str | None
-    message: str | None
-    records: ledger.Counts
-    total: int
-    bytes: int
-    created_at: datetime
-    updated_at: datetime
-    published_at: datetime | None
-    erased_at: datetime | None
-    shown_state: str
-    """The state as people see it: what is published on a one-way link is ``unconfirmable``."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give the fields that scripts rely on."""
-        shown = super().as_dict()
-        state = shown.pop("shown_state")
-        return shown | {"state": state}
-
-
 def read_status(site: Site) -> Status:
     """Count where everything stands; changes nothing. Raises TransientError if the database fails."""
     with transient_errors(), reading(site.engine) as connection:
@@ -251,6 +216,23 @@ def read_status(site: Site) -> Status:
     )
 
 
+def batch_troubles(site: Site, rows: Sequence[BatchRow]) -> list[str]:
+    """Say what the far side could not take of the channels whose batches are listed, and what carriers left of others.
+
+    Of that the ledger knows nothing. Raises TransientError if the database fails.
+    """
+    sent = {row.channel for row in rows if row.direction is Direction.OUT}
+    with transient_errors(), reading(site.engine) as connection:
+        there = peer_state.read_peer_state(site, connection)
+    told = {channel: one for channel, one in there.channels.items() if channel in sent}
+    troubles = list(replace(there, channels=told).troubles())
+    try:
+        listing = site.spool.list_arrivals()
+    except TransientError as error:
+        return [*troubles, error.sentence]
+    return [*troubles, *(str(one.problem) for one in left_alone(listing, site.limits))]
+
+
 def names_that_run(site: Site, connection: Connection) -> list[str]:
     """Give the channels, as their files call them, but those that are paused. Reads in the caller's transaction."""
     still = pauses.paused(connection, site.off)
@@ -260,82 +242,6 @@ def names_that_run(site: Site, connection: Connection) -> list[str]:
 
 def _lost_marker(site: Site) -> str | None:
     return next((fault for shared in site.spool.shared if (fault := shared.fault())), None)
-
-
-def batches(
-    site: Site,
-    connection: Connection,
-    *,
-    channels: Collection[str] | None = None,
-    state: BatchState | None = None,
-    direction: Direction | None = None,
-    key: str | None = None,
-    limit: int = 50,
-) -> list[BatchRow]:
-    """Give the ledger's batches, newest first; of some channels, by their names in the files, or of all.
-
-    ``key`` names who signed them, of those that came.
-
-    Control batches, of which there is one every few minutes, are given only if they are asked for or somebody's worry.
-    """
-    query = sa.select(batch).order_by(batch.c.id.desc()).limit(limit)
-    if channels is not None and key is None and (state is not None or len(channels) <= FEW_CHANNELS):
-        query = query.where(batch.c.id.in_(_newest(channels, state, direction, limit)))
-    elif channels is not None:
-        query = query.where(batch.c.channel.in_(channels))
-    else:
-        query = query.where(sa.or_(batch.c.channel != CONTROL, batch.c.state.in_(_WORRYING)))
-    for column, wanted in ((batch.c.state, state), (batch.c.direction, direction)):
-        if wanted is not None:
-            query = query.where(column == wanted)
-    if key is not None:
-        query = query.where(ledger.signed_by(key))
-    return [
-        BatchRow(
-            batch=row.stem,
-            direction=Direction(row.direction),
-            channel=row.channel,
-            epoch=row.epoch,
-            sequence=row.sequence,
-            state=BatchState(row.state),
-            reason=row.reason,
-            message=row.message,
-            records=ledger.Counts(row.applied, row.duplicate, row.stale, row.parked),
-            total=row.records,
-            bytes=row.bytes,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            published_at=row.published_at,
-            erased_at=row.erased_at,
-            shown_state=_UNCONFIRMABLE if _never_acknowledged(site, row) else row.state,
-        )
-        for row in connection.execute(query)
-    ]
-
-
-def _newest(
-    channels: Collection[str], state: BatchState | None, direction: Direction | None, limit: int
-) -> sa.CompoundSelect[int]:
-    """Select the newest batches of each channel, state and direction: for each of them an index has them in order."""
-    each = (
-        sa.select(batch.c.id)
-        .where(batch.c.state == one, batch.c.direction == way, batch.c.channel == channel)
-        .order_by(batch.c.id.desc())
-        .limit(limit)
-        .subquery()
-        for channel in channels
-        for one in ([state] if state else BatchState)
-        for way in ([direction] if direction else Direction)
-    )
-    return sa.union_all(*(sa.select(some.c.id) for some in each))
-
-
-_UNCONFIRMABLE = "unconfirmable"
-
-
-def _never_acknowledged(site: Site, row: Any) -> bool:
-    """Whether nobody will ever say that a batch came: it is done with, and yet never known to be."""
-    return site.one_way and (row.direction, row.state) == (Direction.OUT, BatchState.PUBLISHED)
 
 
 def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[ChannelStatus, ...]:
@@ -430,4 +336,4 @@ def _undeclared(
 
 def _is_wrong(state: BatchState, number: int) -> bool:
     """Whether control batches that came to a state are somebody's worry."""
-    return number > 0 and state in _WORRYING
+    return number > 0 and state in WORRYING

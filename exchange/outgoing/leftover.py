@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from exchange.channels.stream import Stream
+from exchange.database import pauses
 from exchange.database.errors import transient_errors
 from exchange.database.locks import reading, writing
+from exchange.database.tables import Direction
 from exchange.format.as_dict import AsDict
 from exchange.format.errors import Problem, RecordError, printable
 from exchange.site import Site
@@ -43,6 +45,40 @@ class Settled(AsDict):
     stream: str
     changes: int
     to: str | None = None
+
+
+MOST_WAITING = 10_000
+"""So far the changes of a stream are counted that its next export takes."""
+
+
+@dataclass(frozen=True)
+class Waiting(AsDict):
+    """How many changes of a stream wait for its next export; if not ``exact``, at least so many.
+
+    ``paused`` says that a person has its channel stand still.
+    """
+
+    channel: str
+    stream: str
+    changes: int
+    exact: bool
+    paused: bool
+
+
+def read_waiting(site: Site) -> list[Waiting]:
+    """Say of each stream that is sent from here how much waits. Reads in a transaction of its own.
+
+    Raises TransientError.
+    """
+    with transient_errors(), reading(site.engine) as connection:
+        stopped = {name for way, name in pauses.paused(connection, site.off) if way is Direction.OUT}
+        return [
+            Waiting(channel.name, stream, min(found, MOST_WAITING), found <= MOST_WAITING, channel.name in stopped)
+            for channel in site.channels
+            if channel.source == site.network
+            for stream in (one.name for one in channel.streams)
+            for found in [capture.count_of(connection, stream, MOST_WAITING + 1)]
+        ]
 
 
 def list_leftovers(site: Site, connection: Connection) -> list[Leftover]:

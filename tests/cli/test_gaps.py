@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from exchange.api import RefusedArgument
 from exchange.celery import tasks, work
-from exchange.celery.arguments import RefusedCall
 from tests.cli.conftest import Pair, Side
 
 
@@ -123,7 +123,7 @@ def test_the_tasks_do_the_same(gapped: Pair, stem: str, monkeypatch: pytest.Monk
         ({"channel": "requests", "sequences": [1]}, "expected one that is sent here"),
         ({"code": 5}, "code: expected a name or null"),
     ):
-        with pytest.raises(RefusedCall, match=said):
+        with pytest.raises(RefusedArgument, match=said):
             tasks.resend(**wrong)
     become(gapped.request, monkeypatch)
     for wrong, said in (
@@ -132,7 +132,7 @@ def test_the_tasks_do_the_same(gapped: Pair, stem: str, monkeypatch: pytest.Monk
         ({"sequence": 1, "no_snapshot": 1}, "no_snapshot: expected true or false"),
         ({"sequence": 1, "channel": "requests"}, "expected one that is received here"),
     ):
-        with pytest.raises(RefusedCall, match=said):
+        with pytest.raises(RefusedArgument, match=said):
             tasks.accept_gap(**({"channel": "directory", "reason": "lost"} | wrong))
     done = tasks.accept_gap(channel="directory", sequence=1, reason="lost")
     assert (done["sequences"], bool(done["request"])) == ([1], True)

@@ -22,7 +22,8 @@ from exchange.format.errors import Reason, TransientError, Verdict
 from exchange.format.key_terms import Terms
 from exchange.format.signing import SigningKey, TrustedKeys
 from exchange.incoming import importer, quarantine, replay
-from exchange.operating import status, untrust
+from exchange.operating import batch_pages, untrust
+from exchange.operating.batch_pages import BatchFilters
 from exchange.results import Imported
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account
@@ -337,7 +338,7 @@ def test_what_a_key_had_signed_that_counts_here_is_listed_as_it_is_trusted_no_lo
     assert all(one.digest for one in done.batches)
     json.dumps(done.as_dict())
     with reading(side.engine) as connection:
-        rows = status.batches(side.site, connection, key="by_hand")
+        rows = batch_pages.newest(side.site, connection, BatchFilters(key="by_hand"))
     assert [row.batch for row in rows] == [stem(5), stem(3), stem(1)]
     side.site = side.site.with_present_trust()
     assert [reason for _, reason in verdicts(side)][:2] == [Reason.UNTRUSTED] * 2

@@ -49,7 +49,7 @@ def lying(side: Side, folder: str) -> list[str]:
 
 
 def labels(side: Side) -> list[str]:
-    return [one.label for one in quarantine.list_quarantined(side.site)[0]]
+    return [one.label for one in quarantine.list_quarantined(side.site).batches]
 
 
 @contextmanager
@@ -87,14 +87,13 @@ def test_what_lies_in_quarantine_is_listed_with_reason_sentence_size_and_time(
     quick_receiver: Side, quick_forger: Forger
 ) -> None:
     stem = damaged(quick_forger)
-    [found], total = quarantine.list_quarantined(quick_receiver.site)
-    assert total == 1
+    [found] = quarantine.list_quarantined(quick_receiver.site).batches
     assert (found.label, found.batch, found.channel, found.sequence) == (stem, stem, "forth", 1)
     assert found.reason == "corrupt"
     assert "it is quarantined and changed nothing" in found.message
     assert found.bytes > 0
     assert found.since is not None
-    assert quarantine.list_quarantined(quick_receiver.site, channel="back") == ([], 0)
+    assert quarantine.list_quarantined(quick_receiver.site, channel="back").total == 0
 
 
 def test_one_is_looked_at_closely_with_every_check_made_again(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -114,8 +113,10 @@ def test_further_copies_of_a_batch_are_listed_and_handled_one_by_one(
     damaged(quick_forger)
     damaged(quick_forger)
     assert labels(quick_receiver) == [stem, f"{stem}~2", f"{stem}~3"]
-    [first], total = quarantine.list_quarantined(quick_receiver.site, limit=1)
-    assert (first.label, total) == (stem, 3)
+    page = quarantine.list_quarantined(quick_receiver.site, limit=1)
+    assert ([one.label for one in page.batches], page.total) == ([stem], 3)
+    rest = quarantine.list_quarantined(quick_receiver.site, limit=9, after=page.after)
+    assert ([one.label for one in rest.batches], rest.after) == ([f"{stem}~2", f"{stem}~3"], None)
     quarantine.discard_files(quick_receiver.site, f"{stem}~2", "a copy")
     assert labels(quick_receiver) == [stem, f"{stem}~3"]
     outcome = quarantine.release_files(quick_receiver.site, f"{stem}~3")
@@ -126,7 +127,7 @@ def test_a_stranger_in_quarantine_can_be_looked_at(quick_receiver: Side, quick_f
     path = quick_forger.put("forth-0123456789ab-0000000001.manifest.jsonl", b"\xff\n")
     quick_receiver.take_in()
     assert not path.exists()
-    [found], _ = quarantine.list_quarantined(quick_receiver.site)
+    [found] = quarantine.list_quarantined(quick_receiver.site).batches
     assert found.reason in {"corrupt", "untrusted"}
     assert quarantine.quarantined_detail(quick_receiver.site, found.label).report.reason is not None
     quarantine.discard_files(quick_receiver.site, found.label, "nobody's")
@@ -196,7 +197,7 @@ def test_what_can_not_be_released_as_somebody_is_at_work_stays_in_quarantine(rec
     assert outcome.busy is not None
     assert outcome.busy.who
     assert lying(receiver, "quarantine") == before
-    assert "changed nothing" in quarantine.list_quarantined(receiver.site)[0][0].message
+    assert "changed nothing" in quarantine.list_quarantined(receiver.site).batches[0].message
 
 
 # Give up
@@ -427,7 +428,7 @@ def test_a_refused_batch_of_a_shard_is_shown_and_let_in_under_its_channels_name(
     quick_forger.channel = "forth_1"
     stem = quick_forger.send([account(1, 1), account(2, 2, age=500)], claims={"shards": 2})
     assert [one.verdict for one in quick_receiver.take_in().batches] == [Verdict.QUARANTINED]
-    assert [one.label for one in quarantine.list_quarantined(quick_receiver.site, channel="forth")[0]] == [stem]
+    assert [one.label for one in quarantine.list_quarantined(quick_receiver.site, channel="forth").batches] == [stem]
     trial = release.batch_detail(quick_receiver.site, stem, 10).trial
     assert trial is not None
     assert (trial.counts.applied, [one.line for one in trial.bad]) == (1, [2])

@@ -241,15 +241,17 @@ def test_one_is_looked_at_released_and_given_up_by_its_name(quick_receiver: Side
     quick_receiver.site = replace(
         quick_receiver.site, trusted=TrustedKeys.from_pems({stranger.name: stranger.public_pem()})
     )
-    assert "a key that is trusted by now signed it" in quarantine.list_quarantined(quick_receiver.site)[0][0].message
+    assert (
+        "a key that is trusted by now signed it" in quarantine.list_quarantined(quick_receiver.site).batches[0].message
+    )
     assert replay.replay_batches(quick_receiver.site, stem).batches[0].verdict is Verdict.APPLIED
     assert aside(quick_receiver) == []
     quick_receiver.site = replace(quick_receiver.site, trusted=trusted)
     quick_forger.send([account(2, FIRST + 1)])
     quick_receiver.take_in()
-    (left,) = quarantine.list_quarantined(quick_receiver.site)[0]
+    (left,) = quarantine.list_quarantined(quick_receiver.site).batches
     quarantine.discard_files(quick_receiver.site, left.label, "nobody's")
-    assert (aside(quick_receiver), quarantine.list_quarantined(quick_receiver.site)) == ([], ([], 0))
+    assert (aside(quick_receiver), quarantine.list_quarantined(quick_receiver.site).total) == ([], 0)
 
 
 def test_what_a_person_brings_back_goes_back_though_there_is_no_room(
@@ -272,9 +274,12 @@ def test_genuine_ones_are_listed_before_them_and_no_two_have_one_name(
     quick_receiver.take_in()
     quick_forger.deliver(batch, data=last_byte_changed(batch.data))
     quick_receiver.take_in()
-    found, total = quarantine.list_quarantined(quick_receiver.site)
-    assert total == 2
-    assert [(one.label, one.reason) for one in found] == [(f"{batch.stem}~2", "corrupt"), (batch.stem, "untrusted")]
+    page = quarantine.list_quarantined(quick_receiver.site)
+    assert page.total == 2
+    assert [(one.label, one.reason) for one in page.batches] == [
+        (f"{batch.stem}~2", "corrupt"),
+        (batch.stem, "untrusted"),
+    ]
 
 
 def test_what_our_peer_signed_and_nobody_can_read_has_a_row_of_its_own(

@@ -99,7 +99,7 @@ def put_aside(side: Side, stem: str, reason: Reason) -> str:
     assert batches_of(side, reason) == counted + 1
     assert outcome.message.isprintable()
     assert side.take_in().batches == ()
-    said = [one.message for one in quarantine.list_quarantined(side.site)[0]]
+    said = [one.message for one in quarantine.list_quarantined(side.site).batches]
     assert outcome.message in said or "have it sent again" in said[0]
     return outcome.message
 

@@ -412,7 +412,7 @@ def test_neighbours_of_which_the_same_is_known_are_one_range(receiver: Side, for
     look = gap_report.list_gaps(receiver.site, channel="forth", state=GapState.MISSING, limit=3)
     shown = [(one.first, one.last, one.refused) for one in look.found]
     assert shown == [(1, 1, "corrupt"), (2, 3, None), (5, 7, None)]
-    assert (look.total, look.codes) == (3, {})
+    assert (look.count, look.after, look.codes) == ((6, True), None, {})
     assert gap_report.list_gaps(receiver.site, channel="back", state=GapState.MISSING, limit=3).found == ()
     receiver.execute(sa.update(gap).values(noticed_at=now() - timedelta(hours=3)))
     (rest,) = gap_report.list_gaps(receiver.site, channel=None, state=GapState.MISSING, limit=9).found[2:]

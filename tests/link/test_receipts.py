@@ -30,7 +30,8 @@ from exchange.dead_letters.store import Letter
 from exchange.format.errors import Problem, Reason, Verdict
 from exchange.incoming import release
 from exchange.link import peer_state
-from exchange.operating import prune, status
+from exchange.operating import batch_pages, prune, status
+from exchange.operating.batch_pages import BatchFilters
 from exchange.outgoing import control_batch
 from tests.crossing import shop
 from tests.crossing.forging import EPOCH, Forger, account
@@ -94,7 +95,7 @@ def test_a_batch_in_the_way_is_rejected_at_its_sender_with_the_reason(small: Lin
     assert row.message.startswith("two refused it: ")
     with reading(small.one.engine) as connection:
         said = list(peer_state.read_peer_state(small.one.site, connection).troubles())
-        [listed] = status.batches(small.one.site, connection, state=BatchState.REJECTED)
+        [listed] = batch_pages.newest(small.one.site, connection, BatchFilters(state=BatchState.REJECTED))
     assert said[0].startswith("forth: two refused batch 2 (rejected): ")
     assert listed.message == row.message
 
@@ -302,7 +303,7 @@ def test_a_receiver_on_a_one_way_link_says_nothing_and_a_sender_only_that_it_liv
     found = {one.channel: one for one in status.read_status(small.one.site).channels if one.direction is Direction.OUT}
     assert (found["forth"].published, found["forth"].unconfirmable) == (0, 1)
     with reading(small.one.engine) as connection:
-        [row] = status.batches(small.one.site, connection, channels=["forth"])
+        [row] = batch_pages.newest(small.one.site, connection, BatchFilters(channel="forth"))
     assert row.as_dict()["state"] == "unconfirmable"
 
 

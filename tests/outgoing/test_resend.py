@@ -109,7 +109,7 @@ def test_a_lost_batch_comes_again_with_the_same_bytes_and_lets_in_what_waited(al
     alike.there.carry()
     assert {seen.verdict for seen in alike.other.take_in().batches} == {Verdict.APPLIED}
     assert alike.other.rows(account)[0]["id"] == 1
-    assert gap_report.list_gaps(alike.other.site, channel=None, state=GapState.MISSING, limit=9).total == 0
+    assert gap_report.list_gaps(alike.other.site, channel=None, state=GapState.MISSING, limit=9).count.number == 0
 
 
 def test_what_was_sent_again_may_still_be_on_its_way_and_waits(small: Link) -> None:

@@ -21,7 +21,8 @@ from exchange.dead_letters.store import Letter
 from exchange.format.errors import Verdict
 from exchange.incoming import importer
 from exchange.link import asked_requests, gaps, send_requests
-from exchange.operating import folding, prune, status
+from exchange.operating import batch_pages, folding, prune, status
+from exchange.operating.batch_pages import BatchFilters
 from exchange.operating.retention_clock import RetentionClock
 from exchange.outgoing import resend
 from exchange.settings import Settings
@@ -380,7 +381,7 @@ def test_what_people_ask_for_reads_no_row_of_a_large_table_in_vain(receiver: Sid
     with watched(receiver.engine) as seen:
         with reading(receiver.engine) as connection:
             for state in set(BatchState) - {BatchState.APPLIED, BatchState.ACKNOWLEDGED}:  # of those any fifty do
-                status.batches(receiver.site, connection, state=state)
+                batch_pages.page(receiver.site, connection, BatchFilters(state=state))
             for filters in (
                 Filters(),
                 Filters(state=DeadLetterState.PARKED, channels=("forth",)),

@@ -494,7 +494,7 @@ def _resend(network: Network, draw: random.Random) -> object:
 
 
 def _release(network: Network, draw: random.Random) -> object:
-    lying, _ = quarantine.list_quarantined(network.side.site)
+    lying = quarantine.list_quarantined(network.side.site).batches
     return quarantine.release_files(network.side.site, draw.choice(lying).label).verdict if lying else None
 
 

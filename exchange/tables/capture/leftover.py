@@ -26,9 +26,9 @@ def pending_streams(connection: Connection) -> list[str]:
     return [str(row.stream) for row in found]
 
 
-def count_of(connection: Connection, name: str) -> int:
-    """Count the changes noted under a name, up to ``MOST_COUNTED``. Reads in the caller's transaction."""
-    some = f"SELECT 1 FROM exchange_change WHERE {_named(connection, name)} LIMIT {MOST_COUNTED}"
+def count_of(connection: Connection, name: str, most: int = MOST_COUNTED) -> int:
+    """Count the changes noted under a name, up to ``most``. Reads in the caller's transaction."""
+    some = f"SELECT 1 FROM exchange_change WHERE {_named(connection, name)} LIMIT {most:d}"
     return int(run(connection, f"SELECT count(*) FROM ({some}) s").scalar_one())
 
 
