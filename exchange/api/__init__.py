@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from exchange.api.epochs import Epochs
     from exchange.api.gaps import Gaps
     from exchange.api.keys import Keys
+    from exchange.api.pending import Pending
     from exchange.api.people import People
     from exchange.api.quarantine import Quarantine
+    from exchange.api.schemas import Schemas
     from exchange.api.second_person import Proposals
+    from exchange.api.versions import Versions
     from exchange.channels.channel import Channel
     from exchange.database.tables import Direction
     from exchange.incoming.replay import Replayed
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
     from exchange.operating.channels import ListedChannel, PausedOrResumed
     from exchange.operating.crossed import Crossed
     from exchange.operating.doctor import Finding
+    from exchange.operating.prune import Pruned
+    from exchange.operating.reloading import Answer
     from exchange.operating.schedule import Schedule
     from exchange.operating.shown_settings import ShownSetting
     from exchange.operating.status import Status
@@ -52,8 +57,10 @@ if TYPE_CHECKING:
     from exchange.results import ExportRun, ImportRun, Resynced
     from exchange.settings import Settings
     from exchange.site import Site
+    from exchange.watching.alarms import Silence
     from exchange.watching.health import Health
     from exchange.watching.silencing import Alarms
+    from exchange.watching.watcher import Trial
 
 __all__ = ["Exchange", "NeedsSecondPerson", "RefusedArgument"]
 
@@ -362,6 +369,20 @@ class Exchange:
         return Quarantine(self)
 
     @property
+    def pending(self) -> Pending:
+        """Changes that were captured and no batch carries yet."""
+        from exchange.api.pending import Pending
+
+        return Pending(self)
+
+    @property
+    def versions(self) -> Versions:
+        """Versions that are ahead of this side's clock."""
+        from exchange.api.versions import Versions
+
+        return Versions(self)
+
+    @property
     def dead_letters(self) -> DeadLetters:
         """Records that did not take effect, and what can be done with them."""
         from exchange.api.dead_letters import DeadLetters
@@ -409,6 +430,37 @@ class Exchange:
         from exchange.api.people import People
 
         return People(self)
+
+    @property
+    def schemas(self) -> Schemas:
+        """What the records of each stream are."""
+        from exchange.api.schemas import Schemas
+
+        return Schemas(self)
+
+    def prune(self, *, who: str | None = None, reason: str | None = None) -> Pruned:
+        """Remove files and settled dead letters beyond their retention; give how many of each kind."""
+        from exchange.operating.prune import prune_expired
+
+        site = self.site
+        with self.act(site, "prune", {}, who, reason) as act:
+            done = prune_expired(site)
+            act.came_to(done.as_dict())
+        return done
+
+    def reload(self, *, who: str | None = None, reason: str | None = None) -> list[Answer]:
+        """Have the running processes of this home read the settings anew; give what each answered.
+
+        They are read and checked first: raises SettingsFaults, and nobody is asked.
+        """
+        from exchange.operating.reloading import ask_all
+        from exchange.settings import load_settings
+
+        fresh, site = load_settings(), self.site
+        with self.act(site, "reload", {}, who, reason) as act:
+            answers = ask_all(fresh)
+            act.came_to({"processes": [f"{one.process} {one.state}" for one in answers]})
+        return answers
 
     # How this side is
 
@@ -472,6 +524,48 @@ class Exchange:
         from exchange.watching.silencing import from_file, read_alarms
 
         return from_file(self.settings) or read_alarms(self.site)
+
+    def silence_alarm(
+        self, alarm: str, length: str, reason: str, *, subject: str | None = None, who: str | None = None
+    ) -> Silence:
+        """Have nobody told of an alarm for a length of time such as 2h; of one subject, or of all. It still stands."""
+        from exchange.database.whoami import acting_person, user
+        from exchange.watching import silencing
+
+        try:
+            for_so_long, name = silencing.length_of(length), silencing.check_alarm(alarm)
+        except ValueError as error:
+            raise RefusedArgument(f"{error}; nothing was done") from error
+        site, asked = self.site, {"alarm": alarm, "subject": subject or None, "length": length}
+        with self.act(site, "silence_alarm", asked, who, reason) as act:
+            person = who or acting_person.get() or user()
+            made = silencing.silence(site, name, subject or "", for_so_long, reason, person)
+            act.came_to(made.as_dict())
+        return made
+
+    def unsilence_alarm(
+        self, alarm: str, *, subject: str | None = None, who: str | None = None, reason: str | None = None
+    ) -> None:
+        """Have people told of an alarm again. Raises RefusedArgument if it is not silenced."""
+        from exchange.watching import silencing
+
+        site, asked = self.site, {"alarm": alarm, "subject": subject or None}
+        with self.act(site, "unsilence_alarm", asked, who, reason) as act:
+            try:
+                silencing.unsilence(site, silencing.check_alarm(alarm), subject or "")
+            except ValueError as error:
+                raise RefusedArgument(f"{error}; nothing was done") from error
+            act.came_to(asked)
+
+    def test_alarms(self, *, who: str | None = None, reason: str | None = None) -> list[Trial]:
+        """Send a trial message to everybody who is told; give what each answered."""
+        from exchange.database.whoami import acting_person, user
+        from exchange.watching.watcher import try_targets
+
+        with self.act(self.site, "test_alarms", {}, who, reason) as act:
+            answers = try_targets(self.settings, who or acting_person.get() or user())
+            act.came_to({one.target: one.said for one in answers})
+        return answers
 
     def _keyless(self) -> Site:
         from exchange.operating.assemble import assemble

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from exchange.dead_letters.edit import Checked, Draft, Edited
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.groups import Group
 from exchange.dead_letters.masking import Mask
+from exchange.dead_letters.outcomes import Outcome, Outcomes
 from exchange.dead_letters.search import LetterPage
 from exchange.dead_letters.selections import NamedSelection, Selection
 from exchange.dead_letters.show import View
@@ -364,6 +366,43 @@ class DeadLetters:
             if act:
                 act.came_to({"restored": number})
         return number
+
+    def rehearse(
+        self,
+        selection: str,
+        *,
+        again: bool = False,
+        skip_changed: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Sequence[Outcome]:
+        """Say what would become of what is left of a selection, by outcome, the largest group first.
+
+        Changes nothing. Raises Busy, TransientError.
+        """
+        outcomes = Outcomes()
+        self.retry_selection(
+            selection,
+            rehearse=True,
+            again=again,
+            skip_changed=skip_changed,
+            stopping=stopping,
+            report=lambda retried: outcomes.add([one.without_values() for one in retried]),
+        )
+        return outcomes.groups()
+
+    def lines(self, filters: Filters = _PARKED, *, at_a_time: int = 200) -> Iterator[str]:
+        """Give the letters that are meant as lines of JSON, newest first, so many in memory at a time.
+
+        They are what lists have of them, without records and without what is sensitive.
+        """
+        after: int | None = None
+        while True:
+            page = self.list(filters, limit=at_a_time, after=after)
+            for one in page.letters:
+                yield json.dumps(one.as_dict(), ensure_ascii=False)
+            after = page.after
+            if after is None:
+                return
 
     def begin_edit(self, letter_id: int) -> Draft:
         """Give a parked one as it is to be mended. Raises TransientError if it is none that can be."""

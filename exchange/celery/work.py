@@ -62,28 +62,24 @@ from exchange.database.borrowed import EngineRefused
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.database.pauses import Pause, Paused
-from exchange.database.whoami import acting_person, user
 from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.bulk_retry import Pace
 from exchange.dead_letters.counts import alarms
 from exchange.files.batch_files import parse_label
 from exchange.files.pid_lock import holding_name
-from exchange.format.errors import RecordError, TransientError, Verdict
+from exchange.format.errors import TransientError, Verdict
 from exchange.format.names import CONTROL, MAX_SEQUENCE, BatchName
 from exchange.format.strict_json import MAX_INTEGER
 from exchange.operating import logs
 from exchange.operating.assemble import load_request_handler
-from exchange.operating.prune import prune_expired
 from exchange.operating.reloading import read_anew
 from exchange.operating.schedule import RETRIES_SECONDS
-from exchange.outgoing import leftover
+from exchange.outgoing.leftover import Settled
 from exchange.reference.answering import answer_requests as answer
 from exchange.results import Imported, Retried
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
 from exchange.tables import version_limit
-from exchange.watching import silencing
-from exchange.watching.watcher import try_targets
 
 Result = dict[str, Any]
 Work = TypeVar("Work", bound=Callable[..., Result])
@@ -469,11 +465,10 @@ def clear_strangers() -> Result:
 @_task("exchange.let_in_versions")
 def let_in_versions(reason: str, channel: str, version: int) -> Result:
     """Believe a version of a channel that this side receives, and what is as far ahead from now on."""
-    site = _site()
-    check_channel(channel or "", site.incoming(), "received")
+    check_text("channel", channel or 0)
     if type(version) is not int or not 0 < version <= MAX_INTEGER:
         raise RefusedCall(f"version: expected a whole number from 1 to {MAX_INTEGER}, found {shown(version)}")
-    return version_limit.allow_ahead_by_hand(site, channel, version, reason).as_dict()
+    return _exchange().versions.let_in(channel, version, reason).as_dict()
 
 
 @_task("exchange.free_row")
@@ -567,25 +562,22 @@ def resend(channel: str | None = None, sequences: int | list[int] | None = None,
 
 
 @_task("exchange.discard_pending")
-def discard_pending(reason: str, stream: str) -> Result:  # noqa: ARG001 - the audit has it
+def discard_pending(reason: str, stream: str) -> Result:
     """Remove changes that wait under the name of a stream that is not sent from here."""
     check_text("stream", stream or 0)
-    return _settled(lambda: leftover.discard_leftovers(_site(), stream))
+    return _settled(_exchange().pending.discard(stream, reason))
 
 
 @_task("exchange.move_pending")
-def move_pending(reason: str, stream: str, to: str) -> Result:  # noqa: ARG001 - the audit has it
+def move_pending(reason: str, stream: str, to: str) -> Result:
     """Give changes that wait under the name of a stream that is not sent from here to stream ``to``."""
     for name, value in (("stream", stream), ("to", to)):
         check_text(name, value or 0)
-    return _settled(lambda: leftover.move_leftovers(_site(), stream, to))
+    return _settled(_exchange().pending.move(stream, to, reason))
 
 
-def _settled(work: Callable[[], leftover.Settled]) -> Result:
-    try:
-        done = work().as_dict()
-    except RecordError as error:
-        raise RefusedCall(f"{error.sentence}; nothing was done") from error
+def _settled(settled: Settled) -> Result:
+    done = settled.as_dict()
     log.info("pending", **done)
     return done
 
@@ -594,28 +586,21 @@ def _settled(work: Callable[[], leftover.Settled]) -> Result:
 def silence_alarm(reason: str, alarm: str, length: str, subject: str | None = None) -> Result:
     """Have nobody told of an alarm for a length of time such as 2h; of one subject, or of all."""
     check_text("subject", subject)
-    try:
-        for_so_long, name = silencing.length_of(str(length)), silencing.check_alarm(str(alarm))
-    except ValueError as error:
-        raise RefusedCall(f"{error}; nothing was done") from error
-    return silencing.silence(_site(), name, subject or "", for_so_long, reason, acting_person.get() or user()).as_dict()
+    return _exchange().silence_alarm(str(alarm), str(length), reason, subject=subject).as_dict()
 
 
 @_task("exchange.unsilence_alarm")
 def unsilence_alarm(alarm: str, subject: str | None = None) -> Result:
     """Have people told of an alarm again."""
     check_text("subject", subject)
-    try:
-        silencing.unsilence(_site(), silencing.check_alarm(str(alarm)), subject or "")
-    except ValueError as error:
-        raise RefusedCall(f"{error}; nothing was done") from error
+    _exchange().unsilence_alarm(str(alarm), subject=subject)
     return {"message": f"people are told of {alarm} again"}
 
 
 @_task("exchange.test_alarms")
 def test_alarms() -> Result:
     """Send a trial message to everybody who is told: ``targets``, what each answered."""
-    answers = try_targets(_exchange().settings, acting_person.get() or user())
+    answers = _exchange().test_alarms()
     reached = sum(one.taken for one in answers)
     return {
         "targets": [one.as_dict() for one in answers],
@@ -626,10 +611,9 @@ def test_alarms() -> Result:
 @_task("exchange.prune")
 def prune() -> Result:
     """Remove what retention no longer keeps: counts by what it was."""
-    site = _site()
-    for alarm in alarms(site):
+    for alarm in alarms(_site()):
         log.warning("alarm", message=str(alarm))
-    return _counted(prune_expired(site).as_dict(), "nothing to prune")
+    return _counted(_exchange().prune().as_dict(), "nothing to prune")
 
 
 @_task("exchange.backup")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, open_site, settings
+from exchange.cli.runtime import fail, open_site, settings
 
 if TYPE_CHECKING:
     from exchange.watching.alarms import Silence, Standing
@@ -110,16 +110,8 @@ def silence(
 
     It still stands, in `exchange alarms` and everywhere else. What became of it is told when the time is over.
     """
-    from exchange.watching import silencing
-
-    try:
-        for_so_long, name = silencing.length_of(length), silencing.check_alarm(alarm)
-    except ValueError as error:
-        raise Refused(f"{error}; nothing was done") from error
-    arguments = {"alarm": alarm, "subject": subject or None, "length": length}
-    with open_site() as site, by_hand(site, "silence_alarm", arguments, who=who, why=reason) as act:
-        made = silencing.silence(site, name, subject, for_so_long, reason, act.begun["who"])
-        act.came_to(made.as_dict())
+    with open_exchange() as exchange:
+        made = exchange.silence_alarm(alarm, length, reason, subject=subject, who=who)
     if as_json:
         output.emit(made.as_dict())
     else:
@@ -129,15 +121,8 @@ def silence(
 @app.command()
 def unsilence(alarm: Name, subject: Subject = "", reason: Reason = None, who: As = None, as_json: Json = False) -> None:
     """Have people told of an alarm again."""
-    from exchange.watching import silencing
-
-    arguments = {"alarm": alarm, "subject": subject or None}
-    with open_site() as site, by_hand(site, "unsilence_alarm", arguments, who=who, why=reason) as act:
-        try:
-            silencing.unsilence(site, alarm, subject)
-        except ValueError as error:
-            raise Refused(f"{error}; nothing was done") from error
-        act.came_to({"alarm": alarm, "subject": subject or None})
+    with open_exchange() as exchange:
+        exchange.unsilence_alarm(alarm, subject=subject, who=who, reason=reason)
     if as_json:
         output.emit({"alarm": alarm, "subject": subject or None})
     else:
@@ -150,12 +135,8 @@ def trial(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
 
     Exit code 1 if somebody was not reached.
     """
-    from exchange.database.whoami import whoami
-    from exchange.watching.watcher import try_targets
-
-    with open_site() as site, by_hand(site, "test_alarms", {}, who=who, why=reason) as act:
-        answers = try_targets(settings(), whoami())
-        act.came_to({one.target: one.said for one in answers})
+    with open_exchange() as exchange:
+        answers = exchange.test_alarms(who=who, reason=reason)
     for one in answers:
         if as_json:
             output.emit(one.as_dict())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +19,7 @@ from exchange.format.moments import in_table
 if TYPE_CHECKING:
     from exchange.api.dead_letters import DeadLetters
     from exchange.dead_letters.bulk_retry import BulkRetry, Pace
+    from exchange.dead_letters.outcomes import Outcomes
     from exchange.results import Retried
 
 SHOWN_FAILURES = 20
@@ -164,9 +163,11 @@ def retry(
             fail()
         return
     if dry_run and not as_json:
-        outcomes = _Outcomes()
+        from exchange.dead_letters.outcomes import Outcomes
+
+        outcomes = Outcomes()
         outcomes.add(done)
-        outcomes.tell()
+        _tell_outcomes(outcomes)
     else:
         _tell_retried(done, as_json, dry_run)
     if not dry_run and not all(one.changed and not one.failed for one in done):
@@ -194,9 +195,11 @@ def _retry_selection(
     letters: DeadLetters, name: str, pace: Pace, *, as_json: bool, rehearse: bool, **how: Any
 ) -> BulkRetry:
     """Retry a selection, with a bar and what failed; ``how`` goes to ``DeadLetters.retry_selection``."""
+    from exchange.dead_letters.outcomes import Outcomes
+
     total = letters.count_left(name)
     shown = done = 0
-    outcomes = _Outcomes()
+    outcomes = Outcomes()
     with output.between_groups("retrying", total) as (stopping, show):
 
         def show_group(retried: Sequence[Retried]) -> None:
@@ -213,35 +216,18 @@ def _retry_selection(
                 _tell_retried(few, as_json, rehearse)
 
         bulk = letters.retry_selection(name, pace, rehearse=rehearse, stopping=stopping, report=show_group, **how)
-    outcomes.tell()
+    _tell_outcomes(outcomes)
     return bulk
 
 
-@dataclass
-class _Outcomes:
-    """What would become of letters: how many of each outcome, and the first few of them."""
-
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    samples: dict[tuple[str, str], list[Retried]] = field(default_factory=dict)
-
-    def add(self, retried: Sequence[Retried]) -> None:
-        """Count some more."""
-        for one in retried:
-            state = one.state or "unknown"
-            kind = (f"would be {state}" if one.changed else f"would stay {state}", one.rule)
-            self.counts[kind] += 1
-            if len(few := self.samples.setdefault(kind, [])) < SAMPLES:
-                few.append(one)
-
-    def tell(self) -> None:
-        """Say it, the largest group first."""
-        for kind, number in self.counts.most_common():
-            outcome, rule = kind
-            output.head(f"{many(number)} {outcome}", rule)
-            for one in self.samples[kind]:
-                output.under(f"{one.id}: {one.message}")
-            if number > SAMPLES:
-                output.under(f"and {number - SAMPLES:,} more like them")
+def _tell_outcomes(outcomes: Outcomes) -> None:
+    """Say what would become of letters, the largest group first."""
+    for one in outcomes.groups():
+        output.head(f"{many(one.letters)} {one.outcome}", one.rule)
+        for sample in one.samples:
+            output.under(f"{sample.id}: {sample.message}")
+        if one.letters > len(one.samples):
+            output.under(f"and {one.letters - len(one.samples):,} more like them")
 
 
 def _tell_retried(done: Sequence[Retried], as_json: bool, rehearsal: bool) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, by_hand
+from exchange.cli.audited import As, open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, open_site
 
 if TYPE_CHECKING:
     from exchange.outgoing.leftover import Settled
@@ -30,10 +28,8 @@ def pending(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from exchange.outgoing.leftover import read_leftovers
-
-    with open_site() as site:
-        found = read_leftovers(site)
+    with open_exchange() as exchange:
+        found = exchange.pending.leftovers()
     if as_json:
         for one in found:
             output.emit(one.as_dict())
@@ -47,9 +43,8 @@ def _list(as_json: bool) -> None:
 @app.command()
 def discard(stream: Left, reason: Why, who: As = None, as_json: Json = False) -> None:
     """Remove them: what they said is not sent. `exchange resync` sends whole tables."""
-    from exchange.outgoing.leftover import discard_leftovers
-
-    done = _settle("discard_pending", {"stream": stream}, discard_leftovers, who, reason)
+    with open_exchange() as exchange:
+        done = exchange.pending.discard(stream, reason, who=who)
     _show(done, f"{done.changes} changes of {stream} are discarded", as_json)
 
 
@@ -62,25 +57,9 @@ def move(
     as_json: Json = False,
 ) -> None:
     """Give them to the name that the stream has now: the next export sends what they say."""
-    from exchange.outgoing.leftover import move_leftovers
-
-    done = _settle("move_pending", {"stream": stream, "to": to}, move_leftovers, who, reason)
+    with open_exchange() as exchange:
+        done = exchange.pending.move(stream, to, reason, who=who)
     _show(done, f"{done.changes} changes of {stream} are of {to} now; the next export takes them", as_json)
-
-
-def _settle(
-    action: str, arguments: dict[str, str], work: Callable[..., Settled], who: str | None, reason: str
-) -> Settled:
-    """Do it with a row in the audit; ``work`` takes the site and the arguments. Raises Refused if it can't be."""
-    from exchange.format.errors import RecordError
-
-    with open_site() as site, by_hand(site, action, arguments, who=who, why=reason) as act:
-        try:
-            done = work(site, *arguments.values())
-        except RecordError as error:
-            raise Refused(f"{error.sentence}; nothing was done") from error
-        act.came_to(done.as_dict())
-        return done
 
 
 def _show(done: Settled, sentence: str, as_json: bool) -> None:

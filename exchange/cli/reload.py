@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import fail, open_site, settings
+from exchange.cli.runtime import fail
 
 
 def reload(who: As = None, reason: Reason = None, as_json: Json = False) -> None:
@@ -14,11 +14,10 @@ def reload(who: As = None, reason: Reason = None, as_json: Json = False) -> None
     They are checked first: what is wrong is said, and nothing is asked. Each process of this home answers what it took
     and what needs a restart. Exit code 1 if one refuses them or does not answer.
     """
-    from exchange.operating.reloading import TAKEN, ask_all
+    from exchange.operating.reloading import TAKEN
 
-    with open_site() as site, by_hand(site, "reload", {}, who=who, why=reason) as act:
-        answers = ask_all(settings())
-        act.came_to({"processes": [f"{one.process} {one.state}" for one in answers]})
+    with open_exchange() as exchange:
+        answers = exchange.reload(who=who, reason=reason)
     for one in answers:
         if as_json:
             output.emit(one.as_dict())

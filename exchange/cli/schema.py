@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.output import Json
 from exchange.cli.runtime import Refused, fail, open_site, settings
 from exchange.format.errors import printable
@@ -176,18 +176,11 @@ def _remembered(stream: str) -> Mapping[int, Mapping[str, Any]]:
 
 
 def _accept(chosen: Sequence[Stream], *, named: bool, who: str | None, why: str | None, as_json: bool) -> None:
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import writing
-    from exchange.link import known_schemas
-
     if not named:
         raise Refused("--accept: name the streams whose models are to be taken as they are")
-    with open_site() as site:
+    with open_exchange() as exchange:
         for one in chosen:
-            with by_hand(site, "accept_schema", {"stream": one.name}, who=who, why=why) as act:
-                with transient_errors(), writing(site.engine) as connection:
-                    changes = known_schemas.accept_schema(site, connection, one.name)
-                act.came_to({"stream": one.name, "changes": changes})
+            changes = list(exchange.schemas.accept(one.name, who=who, reason=why).changes)
             if as_json:
                 output.emit({"stream": one.name, "version": one.schema_version, "changes": changes})
             else:

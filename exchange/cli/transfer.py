@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, Reason, by_hand, open_exchange
+from exchange.cli.audited import As, Reason, open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import Refused, fail, open_site, stem
+from exchange.cli.runtime import Refused, fail, stem
 from exchange.format.errors import Verdict
 from exchange.format.names import CONTROL, MAX_SEQUENCE
 
@@ -139,15 +139,8 @@ def prune(reason: Reason = None, who: As = None, as_json: Json = False) -> None:
 
     The ledger stays.
     """
-    from exchange.operating.prune import prune_expired
-
-    with (
-        open_site() as site,
-        by_hand(site, "prune", {}, who=who, why=reason) as act,
-        output.shown_progress("pruning", site.progress),
-    ):
-        counts = prune_expired(site).as_dict()
-        act.came_to(counts)
+    with open_exchange() as exchange, output.shown_progress("pruning", exchange.site.progress):
+        counts = exchange.prune(who=who, reason=reason).as_dict()
     if as_json:
         output.emit(counts)
     else:

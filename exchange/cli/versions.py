@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from exchange.cli import output
-from exchange.cli.audited import As, by_hand
+from exchange.cli.audited import As, open_exchange
 from exchange.cli.output import Json
-from exchange.cli.runtime import known_channel, open_site
 from exchange.format.moments import in_table
 
 app = typer.Typer(help="Versions that are ahead of this side's clock.", invoke_without_command=True)
@@ -27,12 +26,8 @@ def versions(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from exchange.database.errors import transient_errors
-    from exchange.database.locks import reading
-    from exchange.tables import version_limit
-
-    with open_site() as site, transient_errors(), reading(site.engine) as connection:
-        found = version_limit.listed(connection)
+    with open_exchange() as exchange:
+        found = exchange.versions.list()
     if as_json:
         for one in found:
             output.emit(one.as_dict())
@@ -58,14 +53,8 @@ def let_in(
 
     What is held for it is applied by the next import; parked records are retried by hand.
     """
-    from exchange.tables import version_limit
-
-    with open_site() as site:
-        known_channel(channel, site.incoming(), "received")
-        arguments = {"channel": channel, "version": version}
-        with by_hand(site, "let_in_versions", arguments, who=who, why=reason) as act:
-            done = version_limit.allow_ahead_by_hand(site, channel, version, reason).as_dict()
-            act.came_to(done)
+    with open_exchange() as exchange:
+        done = exchange.versions.let_in(channel, version, reason, who=who).as_dict()
     if as_json:
         output.emit(done)
     else:
@@ -87,14 +76,8 @@ def free(
 
     The same of a key that was deleted.
     """
-    from exchange.tables import version_limit
-
-    with (
-        open_site() as site,
-        by_hand(site, "free_row", {"stream": stream, "key": key}, who=who, why=reason) as act,
-    ):
-        done = version_limit.free(site, stream, key).as_dict()
-        act.came_to(done)
+    with open_exchange() as exchange:
+        done = exchange.versions.free(stream, key, reason, who=who).as_dict()
     if as_json:
         output.emit(done)
     else:

@@ -48,6 +48,10 @@ own. What was acknowledged is published again for a receiver that was restored, 
 after all, and what is left of an epoch that was left is discarded; so is what waited, and comes to say nothing new."""
 
 
+WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
+"""Where a control batch is somebody's worry: else newer ones say it all."""
+
+
 DEAD_LETTER_TRANSITIONS: Mapping[DeadLetterState, frozenset[DeadLetterState]] = {
     DeadLetterState.PARKED: frozenset(
         {

@@ -125,16 +125,17 @@ def _first(
     """Give the first gaps behind a place, and where the last of them ends if there may be more."""
     lost = lost_places(connection) if state is GapState.MISSING else {}
     found: list[Gap] = []
-    looked = 0
+    looked, number = 0, 2 * limit
     while True:
         behind = [] if place is None else [sa.tuple_(*_ORDER) > sa.tuple_(*place)]
-        rows = connection.execute(query.where(*behind).limit(AT_A_TIME)).all()
+        number = min(number * 2, AT_A_TIME)  # of ranges many lie in one gap, of others each is one
+        rows = connection.execute(query.where(*behind).limit(number)).all()
         found = list(_grouped([*found, *_described(connection, state, rows, lost)]))
         looked += len(rows)
         if len(found) > limit:
             last = found[limit - 1]
             return found[:limit], _Place(last.channel, last.epoch, last.last)
-        if len(rows) < AT_A_TIME:
+        if len(rows) < number:
             return found, None
         place = _Place(rows[-1].channel, rows[-1].epoch, rows[-1].sequence)
         if looked >= MOST_ROWS:

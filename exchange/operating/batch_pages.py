@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from exchange.database import ledger
 from exchange.database.dialects import begins_with, by_bytes
 from exchange.database.page_count import COUNTED, Count, counted
+from exchange.database.states import WORRYING
 from exchange.database.tables import BatchState, Direction, batch, batch_count
 from exchange.dead_letters.order import Cursor, Order
 from exchange.format.as_dict import AsDict
@@ -26,9 +27,6 @@ from exchange.site import Site
 
 LOOKED_AT = 5_000
 """Among how many batches a page looks for what no index leads to."""
-
-WORRYING = (BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED)
-"""Where a control batch is somebody's worry: else newer ones say it all."""
 
 _UNCONFIRMABLE = "unconfirmable"
 _NEWEST = Order()

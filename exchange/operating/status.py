@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -23,6 +23,7 @@ from exchange.database.failed_runs import FailedRuns, list_failed_runs
 from exchange.database.locks import reading
 from exchange.database.network import known_epoch
 from exchange.database.pauses import Pause
+from exchange.database.states import WORRYING
 from exchange.database.tables import (
     BatchState,
     Direction,
@@ -45,13 +46,15 @@ from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
 from exchange.link import peer_state
 from exchange.link.peer_state import PausedThere, PeerChannel, PeerState
 from exchange.link.reconcile import LeftRows, left_rows
-from exchange.operating.batch_pages import WORRYING, BatchRow
 from exchange.outgoing import rollout
 from exchange.outgoing.leftover import Leftover, list_leftovers
 from exchange.progress import Pace
 from exchange.results import LeftAloneFiles
 from exchange.site import Site
 from exchange.tables import capture
+
+if TYPE_CHECKING:
+    from exchange.operating.batch_pages import BatchRow
 
 _SHOWN = {
     Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED),

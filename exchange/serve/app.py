@@ -24,6 +24,7 @@ from exchange.serve.console.frame import STATIC, rendered
 from exchange.serve.console.routes import PAGES
 from exchange.serve.guard import Guard
 from exchange.serve.identity import Identify, Recogniser
+from exchange.serve.json_api.frame import mounted
 from exchange.serve.side import Side
 from exchange.settings import Settings, SettingsFaults
 from exchange.watching.health import Health
@@ -57,6 +58,7 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
             Route("/health/ready", _ready),
             Route("/metrics", _metrics),
             Mount("/static", StaticFiles(directory=STATIC)),
+            mounted(),
             *PAGES,
         ],
         exception_handlers={Exception: _failed},

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from exchange.api import RefusedArgument
 from exchange.celery import tasks, work
-from exchange.celery.arguments import RefusedCall
 from exchange.operating.doctor.finding import Alarm, Finding, Level
 from exchange.settings import load_settings
 from tests.cli.conftest import Pair, Side
@@ -67,7 +67,7 @@ def test_an_alarm_is_listed_with_who_was_told_and_silenced_for_a_time_by_command
         assert "silenced until" in side.do("alarms").out
         assert "is not silenced" in side.refused("alarms", "unsilence", "held", code=2)
         assert tasks.unsilence_alarm(alarm="held", subject="requests")["message"] == "people are told of held again"
-        with pytest.raises(RefusedCall, match="expected a length of time"):
+        with pytest.raises(RefusedArgument, match="expected a length of time"):
             tasks.silence_alarm(alarm="held", length="soon", reason="why")
         assert tasks.silence_alarm(alarm="held", length="1d", reason="why")["subject"] == ""
         look(load_settings())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from exchange.api import RefusedArgument
 from exchange.celery import tasks, work
-from exchange.celery.arguments import RefusedCall
 from tests.cli.conftest import Pair
 
 
@@ -41,7 +41,7 @@ def test_changes_of_a_stream_that_nobody_sends_are_counted_moved_and_discarded(
     for name, value in {"EXCHANGE_BROKER_URL": "redis://localhost:1/0", **side.environment}.items():
         monkeypatch.setenv(name, value)
     work.forget_settings()
-    with pytest.raises(RefusedCall, match="no change waits under the name users"):
+    with pytest.raises(RefusedArgument, match="no change waits under the name users"):
         tasks.move_pending(stream="users", to="user", reason="again")
     assert tasks.discard_pending(stream="gone", reason="nobody reads it")["changes"] == 1
     assert "every change that waits" in side.do("pending").err

@@ -21,7 +21,7 @@ from exchange.dead_letters.store import Letter
 from exchange.format.errors import Verdict
 from exchange.incoming import importer
 from exchange.link import asked_requests, gaps, send_requests
-from exchange.operating import batch_pages, folding, prune, status
+from exchange.operating import batch_pages, folding, prune
 from exchange.operating.batch_pages import BatchFilters
 from exchange.operating.retention_clock import RetentionClock
 from exchange.outgoing import resend
