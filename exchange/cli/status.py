@@ -206,6 +206,10 @@ def _say_what_was_not_sent(found: Status) -> None:
 
 
 def _say_what_is_paused(found: Status) -> None:
+    for proposal in found.proposals:
+        output.say(
+            f"proposal {proposal.id} waits for a second person: {proposal}; `exchange proposals show {proposal.id}`"
+        )
     for retry in found.retries:
         output.say(str(retry))
     for pause in dict.fromkeys(one.paused for one in found.channels if one.paused):

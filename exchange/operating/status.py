@@ -48,6 +48,7 @@ from exchange.link.peer_state import PausedThere, PeerChannel, PeerState
 from exchange.link.reconcile import LeftRows, left_rows
 from exchange.outgoing import rollout
 from exchange.outgoing.leftover import Leftover, list_leftovers
+from exchange.people.proposals import Proposal, read_proposals
 from exchange.progress import Pace
 from exchange.results import LeftAloneFiles
 from exchange.site import Site
@@ -149,6 +150,8 @@ class Status:
     """Rows that were repaired in vain."""
     retries: tuple[BackgroundRetry, ...] = ()
     """What is tried in the background, or paused."""
+    proposals: tuple[Proposal, ...] = ()
+    """What waits for a second person."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -164,6 +167,7 @@ class Status:
             "failed_runs": [one.as_dict() for one in self.failed_runs],
             "left_rows": [one.as_dict() for one in self.left_rows],
             "retries": [one.as_dict() for one in self.retries],
+            "proposals": [one.brief() for one in self.proposals],
             "strangers": [group.as_dict() for group in self.strangers],
             "link": {
                 "kind": "one-way" if self.of_peer.one_way else "two-way",
@@ -188,6 +192,7 @@ def read_status(site: Site) -> Status:
         leftovers = tuple(list_leftovers(site, connection))
         left = tuple(left_rows(connection))
         retries = tuple(list_retries(connection, only_open=True))
+        waiting = tuple(read_proposals(connection))
         failed = tuple(list_failed_runs(connection, names_that_run(site, connection)))
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
@@ -216,6 +221,7 @@ def read_status(site: Site) -> Status:
         failed_runs=failed,
         left_rows=left,
         retries=retries,
+        proposals=waiting,
     )
 
 

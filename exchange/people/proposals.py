@@ -84,6 +84,11 @@ class Proposal(AsDict):
             f"{self.action}{f' ({asked})' if asked else ''} by {printable(self.who, 100)}: {printable(self.why, 300)}"
         )
 
+    def brief(self) -> dict[str, Any]:
+        """Give what a list of other things has of it."""
+        shown = self.as_dict()
+        return {name: shown[name] for name in ("id", "action", "who", "why", "at", "expires_at")}
+
     def refuse_same(self, names: tuple[str, ...]) -> None:
         """See that whoever has these names did not propose it. Raises NotSecond."""
         proposers = {one.lower() for one in (self.who, *self.also)}

@@ -29,6 +29,7 @@ from exchange.format.errors import TransientError
 from exchange.format.signing import TrustedKeys
 from exchange.operating.backup import databases as servers
 from exchange.operating.backup import folder, postgresql, restore, sqlite
+from exchange.people.sessions import begin_session
 from exchange.reference.models import ProfileType, Request, Response, ResponseStatus
 from exchange.settings import Settings
 from tests.cli.conftest import Done, Pair, Side, paired
@@ -220,6 +221,10 @@ def test_an_old_copy_is_restored_while_the_other_side_goes_on_writing(backed: Pa
     there.start()
     try:
         here.written(20)
+        engine = make_engine(backed.response.database_url)
+        with engine.begin() as connection:
+            begin_session(connection, "anna", "127.0.0.1")
+        engine.dispose()
         backup = back_up(backed.response)  # while both write
         assert backed.response.do("backup", "verify", str(backup), "--json").line["differences"] == []
         for _ in range(3):  # so many batches old is the copy, in both directions
@@ -228,6 +233,7 @@ def test_an_old_copy_is_restored_while_the_other_side_goes_on_writing(backed: Pa
         here.stop()
         lose_database(backed.response)
         done = backed.response.do("restore", "--from", str(backup), "--json").line
+        assert backed.response.do("users", "sessions", "--json").lines == [], "who was signed in then is not any more"
         there.written(20)
         here = Writer(backed.response)
         here.start()

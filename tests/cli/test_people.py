@@ -100,6 +100,8 @@ def test_what_needs_a_second_person_is_proposed_and_no_name_that_one_gives_onese
     listed = side.do("proposals")
     assert "number 1: new_epoch by" in listed.out
     assert "1 wait for a second person" in side.run("doctor").out
+    assert "proposal 1 waits for a second person: new_epoch by" in side.do("status").err
+    assert [one["id"] for one in side.do("status", "--json").line["proposals"]] == [1]
     monkeypatch.setenv(clock.AHEAD, "7200")
     assert any(one["check"] == "proposals" and one["level"] == "warning" for one in side.run("doctor", "--json").lines)
     monkeypatch.delenv(clock.AHEAD)

@@ -9,14 +9,22 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from exchange.files import pid_lock
 from exchange.operating.prepare import prepare
@@ -56,7 +64,7 @@ def serving(home: Path, *words: str, **more: str) -> Iterator[Served]:
         assert process.stderr is not None
         try:
             line = process.stderr.readline()
-            found = re.search(r"listening.* at=http://127\.0\.0\.1:([0-9]+)", line)
+            found = re.search(r"listening.* at=https?://127\.0\.0\.1:([0-9]+)", line)
             assert found is not None, line + process.stderr.read()
             yield Served(process, int(found[1]))
         finally:
@@ -172,3 +180,35 @@ def test_it_answers_while_database_and_broker_hang(tmp_path: Path) -> None:
             assert status == 503
             assert found["database"].startswith("no answer from database")
             assert found["broker"].startswith("no answer from broker")
+
+
+@pytest.mark.thorough
+def test_it_speaks_https_itself_with_a_certificate_and_says_what_is_wrong_with_one(home: Path, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "exchange.example")])
+    begun = datetime.now(UTC) - timedelta(days=1)
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), begun, begun.replace(2999)
+    )
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+    certificate, private = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    files = {"SERVE_CERTIFICATE_FILE": str(certificate), "SERVE_KEY_FILE": str(private)}
+    with serving(home, **files) as server:
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", server.port, timeout=30, context=ssl.create_default_context(cafile=certificate)
+        )
+        connection.request("GET", "/health/live")
+        assert connection.getresponse().read() == b"alive\n"
+        connection.close()
+    private.write_text("no key\n")
+    command = [sys.executable, "-m", "exchange", "serve"]
+    done = subprocess.run(
+        command, cwd=home, env=environment(home, **files), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "EXCHANGE_SERVE_KEY_FILE: expected a certificate and its private key in PEM" in done.stderr
+    alone = environment(home, SERVE_CERTIFICATE_FILE=str(certificate))
+    done = subprocess.run(command, cwd=home, env=alone, capture_output=True, text=True, check=False)
+    assert "expected EXCHANGE_SERVE_KEY_FILE beside EXCHANGE_SERVE_CERTIFICATE_FILE" in done.stderr

@@ -41,6 +41,7 @@ from exchange.operating.assemble import assemble
 from exchange.operating.backup import contents_of, databases, folder, postgresql, shown_settings, sqlite
 from exchange.operating.backup.contents import differences
 from exchange.operating.prepare import make_ready
+from exchange.people.sessions import end_sessions
 from exchange.settings import Settings, variable_name
 from exchange.site import Site
 
@@ -282,6 +283,7 @@ def _finish(wanted: _Wanted, url: str) -> str:
         make_ready(site, wanted.settings, take_over=True)
         asked = {"from": wanted.backup.name, "manifest": wanted.digest}
         with wanted.acting(site, asked) as act:
+            end_sessions(site.engine, None)  # who was signed in at that moment is not any more
             begun = begin_epoch(site, wanted.reason)
             with writing(site.engine) as connection:
                 for channel in site.incoming():

@@ -66,9 +66,9 @@ def _begun(request: Request, body: bytes) -> Response:
         before = recogniser.secret_of(request.headers)
         done = sign_in(_side(request).exchange.engine, name, password, way.address, before=before)
     except NotSignedIn as error:
-        return _page(request, f"{error}", 401)
+        return _page(request, f"{error}", 401, fields.get("next"))
     except TooOften as error:
-        answer = _page(request, f"{error}", 429)
+        answer = _page(request, f"{error}", 429, fields.get("next"))
         answer.headers["Retry-After"] = str(error.seconds)
         return answer
     except _AWAY as error:
@@ -101,9 +101,9 @@ def _ended(request: Request, body: bytes) -> Response:
     return answer
 
 
-def _page(request: Request, message: str, status: int = 200) -> HTMLResponse:
-    wanted = local(request.query_params.get("next", "/"))
-    shown = {"message": message, "next": wanted, "network": _side(request).settings.network}
+def _page(request: Request, message: str, status: int = 200, wanted: str | None = None) -> HTMLResponse:
+    wanted = wanted or request.query_params.get("next", "/")
+    shown = {"message": message, "next": local(wanted), "network": _side(request).settings.network}
     return HTMLResponse(rendered("sign_in.html", shown), status)
 
 
