@@ -36,8 +36,9 @@ from tests.postgresql import Cluster
 # A machine may be slow: no clock says that a property does not hold. Each run looks at other examples than the last.
 set_hypothesis_home_dir(Path(__file__).parents[1] / ".cache" / "hypothesis")
 hypothesis.settings.register_profile(
-    "exchange", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "exchange", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
+hypothesis.settings.register_profile("thorough", hypothesis.settings.get_profile("exchange"), max_examples=50)
 
 # What a test process has at its end is no garbage, and looking through all of it takes ten seconds.
 atexit.register(gc.freeze)
@@ -60,7 +61,8 @@ _run_key = pytest.StashKey[sweeping.Run]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Begin a run, or a test process of one: with a folder of its own, and so that it can be interrupted."""
-    hypothesis.settings.load_profile("exchange")
+    hypothesis.settings.load_profile("exchange" if "not thorough" in config.option.markexpr else "thorough")
+    gc.disable()  # what is imported and collected stays
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     if hasattr(config, "workerinput"):
@@ -131,6 +133,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ PROGRAM = "import sys; from exchange.cli import main; sys.argv[0] = 'exchange'; 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

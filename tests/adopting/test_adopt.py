@@ -170,8 +170,9 @@ def test_what_a_postgresql_has_is_said_beforehand(place: Path, databases: Databa
     "database",
     [pytest.param("sqlite", marks=pytest.mark.torture), pytest.param("postgresql", marks=pytest.mark.postgres)],
 )
-def test_the_walk_through_takes_ten_commands_and_two_files(tmp_path: Path, database: str) -> None:
-    with walking(database, 5_000, tmp_path) as walk:
+def test_the_walk_through_takes_ten_commands_and_two_files(tmp_path: Path, database: str, forked_python: Path) -> None:
+    hurry = {f"EXCHANGE_{what}": "1" for what in ("EXPORT_EVERY", "IMPORT_EVERY", "SETTLE_SECONDS")}
+    with walking(database, 5_000, tmp_path, forked_python, **hurry) as walk:
         walked = walk.go()
     assert len(walked.commands) <= 10
     assert len(walked.files) == 2

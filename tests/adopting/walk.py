@@ -81,8 +81,8 @@ class Walked:
 class Walk:
     """Two sides of the laboratory application, and somebody who types."""
 
-    def __init__(self, folder: Path, urls: dict[str, str], rows: int) -> None:
-        self.folder, self.urls, self.rows = folder, urls, rows
+    def __init__(self, folder: Path, urls: dict[str, str], rows: int, python: Path, settings: dict[str, str]) -> None:
+        self.folder, self.urls, self.rows, self.python, self.settings = folder, urls, rows, python, settings
         self.walked = Walked()
         self._begun = time.monotonic()
         self._ups: list[subprocess.Popen[bytes]] = []
@@ -172,7 +172,7 @@ class Walk:
     def _quietly(self, side: str, command: str) -> str:
         words = shlex.split(command)
         done = subprocess.run(
-            [sys.executable, "-m", *words],
+            [str(self.python), "-m", *words],
             cwd=self.folder / side,
             env=self._environment(),
             capture_output=True,
@@ -185,7 +185,7 @@ class Walk:
     def _start(self, side: str, command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{side}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", *shlex.split(command)],
+                [str(self.python), "-m", *shlex.split(command)],
                 cwd=self.folder / side,
                 env=self._environment(),
                 stdout=log,
@@ -195,7 +195,8 @@ class Walk:
             )
 
     def _environment(self) -> dict[str, str]:
-        return {name: value for name, value in os.environ.items() if not name.startswith(("EXCHANGE_", "CELERY_"))}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("EXCHANGE_", "CELERY_"))}
+        return clean | self.settings
 
     def stop(self) -> None:
         """Have both sides end."""
@@ -238,8 +239,13 @@ class Walk:
 
 
 @contextmanager
-def walking(database: str, rows: int, folder: Path) -> Iterator[Walk]:
-    """Give two sides in a folder, their databases made; all that was started ends with it."""
+def walking(
+    database: str, rows: int, folder: Path, python: Path = Path(sys.executable), **settings: str
+) -> Iterator[Walk]:
+    """Give two sides in a folder, their databases made; all that was started ends with it.
+
+    ``python`` runs the commands; ``settings`` go to both sides, by the names of their variables.
+    """
     (folder / "plant").mkdir(mode=0o700)
     with ExitStack() as stack:
         if database == "sqlite":
@@ -250,7 +256,7 @@ def walking(database: str, rows: int, folder: Path) -> Iterator[Walk]:
                 for side in SIDES:
                     connection.execute(f"CREATE DATABASE {side}")
             urls = {side: re.sub(r"/[^/]*$", f"/{side}", admin) for side in SIDES}
-        walk = Walk(folder, urls, rows)
+        walk = Walk(folder, urls, rows, python, settings)
         stack.callback(walk.stop)
         yield walk
 

@@ -117,14 +117,16 @@ def test_a_stop_is_seen_in_a_process_forked_before_it() -> None:
 
 
 @pytest.mark.processes
-def test_bad_settings_are_sentences_and_code_2_for_every_celery_command(side: Side) -> None:
+@pytest.mark.parametrize(
+    "words", [["worker"], pytest.param(["call", "exchange.export"], marks=pytest.mark.thorough)], ids=" ".join
+)
+def test_bad_settings_are_sentences_and_code_2_for_every_celery_command(side: Side, words: list[str]) -> None:
     side.environment |= {"EXCHANGE_PEER": "response", "EXCHANGE_IMPORT_EVERY": "never"}
-    for words in (["worker"], ["call", "exchange.export"]):
-        done = side.celery(*words)
-        assert done.returncode == 2
-        assert "EXCHANGE_PEER: expected another name" in done.stderr
-        assert "EXCHANGE_IMPORT_EVERY: expected a number of seconds above 0, found 'never'" in done.stderr
-        assert "Traceback" not in done.stderr + done.stdout
+    done = side.celery(*words)
+    assert done.returncode == 2
+    assert "EXCHANGE_PEER: expected another name" in done.stderr
+    assert "EXCHANGE_IMPORT_EVERY: expected a number of seconds above 0, found 'never'" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 @pytest.mark.processes

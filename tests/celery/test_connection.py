@@ -49,6 +49,7 @@ def told(client: Celery) -> str:
     return str(called.get(timeout=START_SECONDS)["message"])
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_a_worker_goes_on_after_its_broker_died_was_read_only_or_full(side: Side, broker: EmbeddedBroker) -> None:
     assert broker.address is not None

@@ -62,6 +62,7 @@ def user(name: str) -> sa.Select[str]:
 # Whole networks
 
 
+@pytest.mark.thorough
 @pytest.mark.postgres
 def test_nudges_alone_bring_a_row_across_both_ways_and_go_on_after_the_broker_died(
     tmp_path: Path, postgres_url: str, forked_python: Path

@@ -410,7 +410,7 @@ STORED_BY_SQLITE: list[tuple[Any, list[Any]]] = [
 def test_what_sqlite_kept_against_the_type_is_refused_one_row_at_a_time(
     sqlite_engine: Engine, kind: Any, stored: list[str]
 ) -> None:
-    refusals_of_stored_values(sqlite_engine, kind, stored)
+    assert_stored_values_are_refused(sqlite_engine, kind, stored)
 
 
 STORED_BY_POSTGRESQL: list[tuple[Any, list[Any]]] = [
@@ -451,10 +451,10 @@ STORED_BY_POSTGRESQL: list[tuple[Any, list[Any]]] = [
 def test_what_only_postgresql_can_keep_is_refused_one_row_at_a_time(
     postgres_engine: Engine, kind: Any, stored: list[str]
 ) -> None:
-    refusals_of_stored_values(postgres_engine, kind, stored)
+    assert_stored_values_are_refused(postgres_engine, kind, stored)
 
 
-def refusals_of_stored_values(engine: Engine, kind: Any, stored: list[str]) -> None:
+def assert_stored_values_are_refused(engine: Engine, kind: Any, stored: list[str]) -> None:
     table = sa.Table("every", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("c", kind))
     stream = Stream(table)
     assert not stream.faults

@@ -107,6 +107,7 @@ def test_the_last_error_of_a_channel_is_kept_until_it_is_done(any_pair: Pair) ->
     assert side.do("status", "--json").line["failed_runs"] == findings(side, "runs") == []
 
 
+@pytest.mark.thorough
 @pytest.mark.postgres
 def test_doctor_tries_to_write_and_finds_a_sequence_behind_its_rows(tmp_path: Path, databases: Databases) -> None:
     side = paired(tmp_path, databases, "postgresql").response

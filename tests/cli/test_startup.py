@@ -74,10 +74,15 @@ def test_the_list_of_commands_fits_a_terminal_of_80_columns_with_a_whole_sentenc
 
 
 @pytest.mark.valkey
+@pytest.mark.parametrize(
+    "words", [["health", "--only", "triggers"], pytest.param(["metrics"], marks=pytest.mark.thorough)], ids=" ".join
+)
 def test_health_and_metrics_load_nothing_that_migrates_runs_tasks_or_backs_up_and_no_client_of_a_broker(
-    seeded: Pair, valkey_url: str
+    seeded: Pair, valkey_url: str, words: list[str]
 ) -> None:
-    unused = {
+    modules = loaded(words, {**seeded.response.environment, "EXCHANGE_BROKER_URL": valkey_url})
+    assert "exchange.watching.health" in modules
+    assert not modules & {
         "alembic",
         "celery",
         "kombu",
@@ -86,7 +91,3 @@ def test_health_and_metrics_load_nothing_that_migrates_runs_tasks_or_backs_up_an
         "exchange.operating.backup",
         "exchange.tables.loader",
     }
-    for words in (["health", "--only", "triggers"], ["metrics"]):
-        modules = loaded(words, {**seeded.response.environment, "EXCHANGE_BROKER_URL": valkey_url})
-        assert "exchange.watching.health" in modules
-        assert not modules & unused, words

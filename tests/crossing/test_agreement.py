@@ -86,6 +86,7 @@ def some_of_everything(side: Side) -> None:
     side.execute(sa.insert(accounts), [{"id": n, "name": f"account {n}", "password": "secret"} for n in range(1, 1001)])
 
 
+@pytest.mark.same_on("sqlite-postgresql")
 def test_rows_of_every_type_agree_between_databases_of_each_kind(link: Link) -> None:
     some_of_everything(link.one)
     link.one.execute("UPDATE everything SET document = 'null' WHERE id = 3")  # JSON's, where row 2 has SQL's
@@ -207,6 +208,7 @@ MEDDLING = {
 }
 
 
+@pytest.mark.thorough
 def test_a_row_that_is_changed_after_each_repair_is_left_after_two_and_the_others_of_its_bucket_are_repaired(
     small: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from exchange.format.errors import Verdict
 from exchange.testing.carrier import Faults
 from tests.crossing.shop import account, note, place, seat, visit
 from tests.crossing.sides import Link, Side
-from tests.crossing.test_crossings import equal
+from tests.crossing.test_crossings import assert_equal
 
 ROUNDS = 16
 FAULTS = Faults(delay=0.2, repeat=0.5, truncate=0.03, damage=0.05, drop=0.04, reorder=True)
@@ -156,4 +156,4 @@ def equal_but_for_parked(link: Link) -> None:
     for _ in range(3):
         for run in link.round():
             assert {one.verdict for one in run.batches} <= {Verdict.APPLIED}
-    equal(link)
+    assert_equal(link)

@@ -25,15 +25,15 @@ def applied(run: ImportRun) -> ImportRun:
     return run
 
 
-def crossed(link: Link) -> None:
-    """Make a round both ways and compare every table."""
+def assert_crosses(link: Link) -> None:
+    """Make a round both ways, in which every batch is applied, and see that every table is the same then."""
     for run in link.round():
         applied(run)
-    equal(link)
+    assert_equal(link)
 
 
-def equal(link: Link) -> None:
-    """Say that both sides have the same rows, but for what does not cross."""
+def assert_equal(link: Link) -> None:
+    """See that both sides have the same rows, but for what does not cross."""
     for table in (*shop.FORTH, *shop.BACK):
         mine, theirs = link.one.rows(table), link.other.rows(table)
         for row in (*mine, *theirs):
@@ -50,36 +50,36 @@ def pending(side: Side) -> int:
 @pytest.mark.quick
 def test_every_type_crosses_and_is_what_it_was(link: Link) -> None:
     link.one.execute(sa.insert(everything), [one_of_everything(1), one_of_everything(2, empty=True)])
-    crossed(link)
+    assert_crosses(link)
     assert link.other.rows(everything)[0]["money"] == shop.TYPES["money"][1]
     assert link.other.rows(everything)[1]["document"] is None
 
 
 def test_a_null_takes_the_place_of_a_value_and_gives_it_back(link: Link) -> None:
     link.one.execute(sa.insert(everything), [one_of_everything(1)])
-    crossed(link)
+    assert_crosses(link)
     for empty in (True, False):
         link.one.execute(sa.update(everything).values(one_of_everything(1, empty=empty)))
-        crossed(link)
+        assert_crosses(link)
 
 
 def test_both_ways_in_one_round_and_nothing_comes_back(link: Link) -> None:
     link.one.execute(sa.insert(account), [{"id": n, "name": f"n{n}", "password": "x"} for n in range(3)])
-    crossed(link)
+    assert_crosses(link)
     link.other.execute(sa.insert(note), [{"id": n, "account": n, "text": "hello"} for n in range(3)])
     link.one.execute(sa.update(account).values(name="other"))
-    crossed(link)
+    assert_crosses(link)
     assert (pending(link.one), pending(link.other)) == (0, 0)
     assert link.one.export().batches == link.other.export().batches == ()
 
 
 def test_excluded_columns_keep_the_receivers_own_values(small: Link) -> None:
     small.one.execute(sa.insert(account), [{"id": 1, "name": "a", "password": "theirs"}])
-    crossed(small)
+    assert_crosses(small)
     assert small.other.rows(account)[0]["password"] is None
     small.other.execute(sa.update(account).values(password="mine"))
     small.one.execute(sa.update(account).values(name="b", password="changed"))
-    crossed(small)
+    assert_crosses(small)
     assert small.other.rows(account) == [{"id": 1, "name": "b", "age": None, "password": "mine"}]
 
 
@@ -87,48 +87,48 @@ def test_composite_keys_cross_with_their_references(link: Link) -> None:
     link.one.execute(sa.insert(place), [{"country": c, "number": n, "name": "p"} for c in ("at", "ch") for n in (1, 2)])
     visits = [{"id": 1, "country": "at", "number": 2}, {"id": 2, "country": "ch", "number": 1}]
     link.one.execute(sa.insert(visit), visits)
-    crossed(link)
+    assert_crosses(link)
     link.one.execute(sa.update(visit).where(visit.c.id == 1).values(country="ch", number=1))
     link.one.execute(sa.delete(place).where(place.c.country == "at"))
-    crossed(link)
+    assert_crosses(link)
 
 
 def test_a_changed_key_is_a_delete_and_an_insert(link: Link) -> None:
     link.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": f"p{n}"} for n in (1, 2, 3)])
-    crossed(link)
+    assert_crosses(link)
     link.one.execute(sa.update(place).where(place.c.number < 3).values(country="de"))
-    crossed(link)
+    assert_crosses(link)
     link.one.execute(sa.update(place).where(place.c.number == 1).values(country="at"))
-    crossed(link)
+    assert_crosses(link)
 
 
 def test_trees_cross_root_first_and_go_leaves_first(link: Link) -> None:
     ids = [uuid.uuid5(uuid.NAMESPACE_OID, str(n)) for n in range(20)]
     rows = [{"id": one, "parent": ids[(n - 1) // 2] if n else None, "name": str(n)} for n, one in enumerate(ids)]
     link.one.execute(sa.insert(node), rows)
-    crossed(link)
+    assert_crosses(link)
     link.one.execute(sa.update(node).where(node.c.id == ids[0]).values(parent=ids[0]))
     link.one.execute(sa.update(node).where(node.c.id == ids[7]).values(parent=ids[19]))
-    crossed(link)
+    assert_crosses(link)
     with link.one.engine.begin() as connection:
         for one in reversed(ids[3:]):
             connection.execute(sa.update(node).where(node.c.parent == one).values(parent=None))
             connection.execute(sa.delete(node).where(node.c.id == one))
-    crossed(link)
+    assert_crosses(link)
     link.one.execute(sa.update(node).values(parent=None))
     link.one.execute(sa.delete(node))
-    crossed(link)
+    assert_crosses(link)
 
 
 def test_a_cycle_of_deferred_references_crosses(link: Link) -> None:
     with link.one.engine.begin() as connection:
         connection.execute(sa.insert(team), [{"id": n, "name": "t", "leader": n * 10} for n in (1, 2)])
         connection.execute(sa.insert(person), [{"id": n * 10, "name": "p", "team": n} for n in (1, 2)])
-    crossed(link)
+    assert_crosses(link)
     with link.one.engine.begin() as connection:
         connection.execute(sa.delete(team).where(team.c.id == 2))
         connection.execute(sa.delete(person).where(person.c.id == 20))
-    crossed(link)
+    assert_crosses(link)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_cycle_of_deferred_references_crosses(link: Link) -> None:
 )
 def test_unique_values_pass_between_rows(alike: Link, second: str) -> None:
     alike.one.execute(sa.insert(seat), [{"id": n, "code": c, "row": 1, "rank": n} for n, c in enumerate("abcd", 1)])
-    crossed(alike)
+    assert_crosses(alike)
     after: dict[str, dict[int, str]] = {
         "swap": {1: "b", 2: "a"},
         "chain": {1: "b", 2: "c", 3: "d", 4: "e"},
@@ -163,16 +163,16 @@ def test_unique_values_pass_between_rows(alike: Link, second: str) -> None:
                 connection.execute(sa.update(seat).where(seat.c.id == key).values(code=code))
         for key, rank in ranks.items():
             connection.execute(sa.update(seat).where(seat.c.id == key).values(rank=rank))
-    crossed(alike)
+    assert_crosses(alike)
 
 
 def test_a_deleted_key_that_comes_back_is_there(small: Link) -> None:
     for turn in range(3):
         small.one.execute(sa.insert(account).values(id=1, name=f"turn {turn}"))
-        crossed(small)
+        assert_crosses(small)
         small.one.execute(sa.delete(account))
         if turn != 1:
-            crossed(small)
+            assert_crosses(small)
 
 
 def test_many_changes_of_one_row_are_one_record(small: Link) -> None:
@@ -183,32 +183,32 @@ def test_many_changes_of_one_row_are_one_record(small: Link) -> None:
     small.one.execute(sa.delete(account).where(account.c.id == 2))
     exported = small.one.export()
     assert [one.records for one in exported.batches] == [2]  # the row, and the delete of the other
-    crossed(small)
+    assert_crosses(small)
 
 
 def test_truncate_and_bulk_statements_cross(link: Link) -> None:
     link.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": "p"} for n in range(30)])
-    crossed(link)
+    assert_crosses(link)
     link.one.execute("UPDATE place SET name = 'q' WHERE number % 2 = 0")
-    crossed(link)
+    assert_crosses(link)
     if link.one.engine.dialect.name == "postgresql":
         link.one.execute("TRUNCATE place CASCADE")
     else:
         link.one.execute("DELETE FROM place")
-    crossed(link)
+    assert_crosses(link)
     assert link.other.rows(place) == []
 
 
 def test_a_cascade_from_a_received_table_onto_an_owned_one_is_captured(link: Link) -> None:
     link.one.execute(sa.insert(account), [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}])
-    crossed(link)
+    assert_crosses(link)
     link.other.execute(sa.insert(note), [{"id": n, "account": 1 + n % 2, "text": "t"} for n in range(4)])
-    crossed(link)
+    assert_crosses(link)
     link.one.execute(sa.delete(account).where(account.c.id == 1))
     link.round()
     assert {row["account"] for row in link.other.rows(note)} == {2}
     link.round()  # the cascaded deletes, back
-    equal(link)
+    assert_equal(link)
     assert (pending(link.one), pending(link.other)) == (0, 0)
 
 
@@ -224,28 +224,28 @@ def test_bounded_batches_apply_by_themselves_with_parents_in_later_ones(alike: L
         alike.one.execute(sa.update(node).where(node.c.id == one).values(parent=ids[(n + 13) % 20] if n < 19 else None))
     exported = alike.one.export()
     assert len(exported.batches) > 4
-    crossed(alike)
+    assert_crosses(alike)
 
 
 @pytest.mark.same_on("postgresql")
 def test_bounded_batches_carry_deletes_of_what_later_ones_still_held(alike: Link) -> None:
     alike.one.execute(sa.insert(place), [{"country": "at", "number": n, "name": "p"} for n in range(12)])
     alike.one.execute(sa.insert(visit), [{"id": n, "country": "at", "number": n} for n in range(12)])
-    crossed(alike)
+    assert_crosses(alike)
     alike.one.limit(batch_records=7, batch_bytes=700)
     alike.one.execute(sa.update(place).values(name="q"))
     alike.one.execute(sa.update(visit).values(number=11 - visit.c.number))
     alike.one.execute(sa.delete(visit).where(visit.c.id < 9))
     alike.one.execute(sa.delete(place).where(place.c.number > 2))
-    crossed(alike)
+    assert_crosses(alike)
     alike.one.execute(sa.delete(visit))
     alike.one.execute(sa.delete(place))
-    crossed(alike)
+    assert_crosses(alike)
 
 
 def test_unique_values_pass_between_rows_of_different_batches(alike: Link) -> None:
     alike.one.execute(sa.insert(seat), [{"id": n, "code": f"c{n}", "row": 1, "rank": n} for n in range(8)])
-    crossed(alike)
+    assert_crosses(alike)
     alike.one.limit(batch_records=3)
     with alike.one.engine.begin() as connection:
         connection.execute(sa.update(seat).values(code="x" + seat.c.code, rank=None))
@@ -260,10 +260,10 @@ def test_unique_values_pass_between_rows_of_different_batches(alike: Link) -> No
     assert all(error == "unique" and "is taken by the row id = " in message for error, message in letters)
     alike.one.limit(batch_records=100)
     alike.one.execute(sa.update(seat).values(row=seat.c.row))
-    crossed(alike)
+    assert_crosses(alike)
     parked = [row[0] for row in alike.other.all(sa.select(tables.dead_letter.c.id))]
     assert {one.state for one in retry.retry_letters(alike.other.site, parked)} == {tables.DeadLetterState.SUPERSEDED}
-    equal(alike)
+    assert_equal(alike)
 
 
 def versions(side: Side, table: sa.Table) -> list[Any]:
@@ -273,10 +273,10 @@ def versions(side: Side, table: sa.Table) -> list[Any]:
 
 def test_received_rows_have_the_version_of_their_change_and_the_owners_none(small: Link) -> None:
     small.one.execute(sa.insert(account).values(id=1, name="a"))
-    crossed(small)
+    assert_crosses(small)
     [first] = versions(small.other, account)
     small.one.execute(sa.update(account).values(name="b"))
-    crossed(small)
+    assert_crosses(small)
     [second] = versions(small.other, account)
     assert second > first > 1_600_000_000_000_000
     assert versions(small.one, account) == [None]
@@ -285,7 +285,7 @@ def test_received_rows_have_the_version_of_their_change_and_the_owners_none(smal
 def test_a_value_handed_on_by_a_delete_that_must_stay_leaves_both_rows_as_they_were(alike: Link) -> None:
     """The row that is to go is held by a row of the receiver's own: nothing may be left of its giving up."""
     alike.one.execute(sa.insert(seat), [{"id": 1, "code": "a"}, {"id": 2, "code": "b"}])
-    crossed(alike)
+    assert_crosses(alike)
     alike.other.execute("CREATE TABLE guest (id integer PRIMARY KEY, seat integer NOT NULL REFERENCES seat (id))")
     alike.other.execute("INSERT INTO guest VALUES (1, 1)")
     with alike.one.engine.begin() as connection:
@@ -300,7 +300,7 @@ def test_a_value_handed_on_by_a_delete_that_must_stay_leaves_both_rows_as_they_w
 
 def test_a_value_handed_on_by_a_row_that_the_database_refuses_leaves_both_rows_as_they_were(alike: Link) -> None:
     alike.one.execute(sa.insert(seat), [{"id": 1, "code": "a", "rank": 1}, {"id": 2, "code": "b", "rank": 2}])
-    crossed(alike)
+    assert_crosses(alike)
     if alike.other.engine.dialect.name == "postgresql":
         alike.other.execute("ALTER TABLE seat ADD CHECK (rank < 100)")
     else:

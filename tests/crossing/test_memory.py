@@ -23,6 +23,7 @@ SHARE_CHANGED = 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.same_on("postgresql")
 @pytest.mark.parametrize("few", [3_000, pytest.param(40_000, marks=pytest.mark.torture)])
 def test_ten_times_the_records_need_no_more_memory(alike: Link, tmp_path: Path, few: int) -> None:
     many = 10 * few

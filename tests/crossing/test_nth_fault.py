@@ -369,7 +369,9 @@ class Instrument:
             assert words in str(said), f"said to be something else: {said}"
 
 
-def try_faults(every: Instrument, draw: random.Random, most: int | None, *, of_the_database: bool = False) -> None:
+def assert_each_fault_is_said(
+    every: Instrument, draw: random.Random, most: int | None, *, of_the_database: bool = False
+) -> None:
     """Try a fault at each call, drawn from those that it can have, and each at commits; or at ``most`` drawn calls."""
     calls = [*enumerate(every.calls(), 1)]
     if of_the_database:
@@ -402,7 +404,7 @@ def test_whatever_call_fails_or_is_the_last_one_is_said_and_nothing_is_lost_twic
 ) -> None:
     draw = random.Random(seed)
     with bench_on("sqlite", tmp_path, databases) as bench:
-        try_faults(Instrument(bench, draw.choice([*WORKS]), tmp_path), draw, 3)
+        assert_each_fault_is_said(Instrument(bench, draw.choice([*WORKS]), tmp_path), draw, 3)
 
 
 class Found(NamedTuple):
@@ -464,7 +466,7 @@ def test_whatever_of_all_calls_fails_or_is_the_last_one_is_said(
     name: str, databases: Databases, tmp_path: Path, seed: int
 ) -> None:
     with bench_on("sqlite", tmp_path, databases) as bench:
-        try_faults(Instrument(bench, name, tmp_path), random.Random(seed), None)
+        assert_each_fault_is_said(Instrument(bench, name, tmp_path), random.Random(seed), None)
 
 
 @pytest.mark.torture
@@ -474,7 +476,7 @@ def test_whatever_of_all_statements_fails_or_is_the_last_one_is_said(
     name: str, databases: Databases, tmp_path: Path, seed: int
 ) -> None:
     with bench_on("postgresql", tmp_path, databases) as bench:
-        try_faults(Instrument(bench, name, tmp_path), random.Random(seed), None, of_the_database=True)
+        assert_each_fault_is_said(Instrument(bench, name, tmp_path), random.Random(seed), None, of_the_database=True)
 
 
 # Broken on purpose

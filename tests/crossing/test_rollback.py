@@ -158,7 +158,7 @@ class World:
 Act = Callable[[Life], None]
 
 
-def live(link: Link, seed: int, folder: Path, drawn: int) -> None:
+def assert_any_life_heals(link: Link, seed: int, folder: Path, drawn: int) -> None:
     """Let two sides live through anything, and see that they agree.
 
     In each story there is a life of which the other side never heard, a later one that knows nothing of it, and the
@@ -182,4 +182,4 @@ def live(link: Link, seed: int, folder: Path, drawn: int) -> None:
 def test_no_replay_leads_anybody_back_and_every_restore_heals_with_nobodys_help(
     small: Link, seed: int, tmp_path: Path, number: int
 ) -> None:
-    live(small, seed, tmp_path, drawn=4 if number == 1 else 6)
+    assert_any_life_heals(small, seed, tmp_path, drawn=4 if number == 1 else 6)

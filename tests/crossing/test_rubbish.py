@@ -72,7 +72,7 @@ def restore(stage: Stage) -> None:
     shutil.copytree(stage.home.parent / "as it was", stage.home)
 
 
-def is_harmless(stage: Stage, rubbish: Rubbish, sent: list[Spoilt], number: int) -> None:
+def assert_harmless(stage: Stage, rubbish: Rubbish, sent: list[Spoilt], number: int) -> None:
     """Send it, and see that everything goes on: the import, each command that shows what was said, what is honest."""
     for one in sent:
         rubbish.send(one)
@@ -109,7 +109,7 @@ def test_rubbish_costs_its_own_batch_and_nothing_else(stage: Stage, examples: in
     @given(st.lists(spoilt, min_size=30, max_size=40, unique=True))
     def check(sent: list[Spoilt]) -> None:
         restore(stage)
-        is_harmless(stage, Rubbish(stage), sent, 2)
+        assert_harmless(stage, Rubbish(stage), sent, 2)
 
     check()
 
@@ -123,7 +123,7 @@ def test_rubbish_costs_no_more_on_postgresql(postgresql_stage: Stage, examples: 
     @bounded(examples)
     @given(st.lists(spoilt, min_size=30, max_size=40, unique=True))
     def check(sent: list[Spoilt]) -> None:
-        is_harmless(postgresql_stage, rubbish, sent, next(numbers))
+        assert_harmless(postgresql_stage, rubbish, sent, next(numbers))
 
     check()
 
@@ -132,7 +132,7 @@ def test_a_key_that_is_nested_as_deep_as_a_line_may_be_silences_no_receipt(stage
     restore(stage)
     deep = Spoilt("record", ("data", "country"), '{"a":' * 60 + "0" + "}" * 60)
 
-    is_harmless(stage, Rubbish(stage), [deep], 2)
+    assert_harmless(stage, Rubbish(stage), [deep], 2)
 
 
 @pytest.mark.torture
@@ -141,7 +141,7 @@ def test_every_odd_value_of_every_member_costs_its_own_batch(stage: Stage) -> No
         sent = [Spoilt(*place, value) for place in PLACES if place[0] == kind for value in (None, *ODD)]
         for start in range(0, len(sent), 200):
             restore(stage)
-            is_harmless(stage, Rubbish(stage), sent[start : start + 200], 2)
+            assert_harmless(stage, Rubbish(stage), sent[start : start + 200], 2)
 
 
 @given(WEIRD)

@@ -172,17 +172,20 @@ def test_what_the_driver_raises_past_sqlalchemy_quotes_no_value(engine: Engine) 
     assert CANARY not in shown(caught.value).replace(statement, "")
 
 
-def test_every_engine_of_the_product_hides_parameters_and_is_made_in_one_place(engine: Engine) -> None:
-    assert engine.hide_parameters
+def test_every_engine_of_the_product_is_made_in_one_place_and_hides_parameters(sqlite_url: str) -> None:
+    making = {"create_engine", "engine_from_config", "create_async_engine"}
     made = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for text in [path.read_text()]
+        if any(name in text for name in making)
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Name | ast.Attribute)
-        and (node.id if isinstance(node, ast.Name) else node.attr)
-        in {"create_engine", "engine_from_config", "create_async_engine"}
+        and (node.id if isinstance(node, ast.Name) else node.attr) in making
     }
     assert made == {"database/engine.py"}
+    for url in (sqlite_url, "postgresql+psycopg://nobody@127.0.0.1:1/none"):
+        assert make_engine(url).hide_parameters
 
 
 def test_a_plain_sqlite_error_is_left_as_it_is() -> None:

@@ -222,6 +222,7 @@ def test_the_units_run_what_the_containers_run() -> None:
         assert services[name]["command"][: len(words) + 1] == [Path(program).name, *words]
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey

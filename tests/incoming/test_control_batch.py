@@ -173,17 +173,17 @@ ABSURD_RECEIPTS: list[tuple[dict[str, Any], str, str]] = [
 def test_an_absurd_receipt_is_refused_and_shown_and_acknowledges_nothing(
     quick_mouth: Mouth, other: dict[str, Any], error: str, words: str
 ) -> None:
-    a_receipt_is_refused(quick_mouth, other, error, words)
+    assert_receipt_is_refused(quick_mouth, other, error, words)
 
 
 @needs_postgres
 @pytest.mark.parametrize("receiver", ["postgresql"], indirect=True)
 def test_no_absurd_receipt_is_too_much_for_postgresql(mouth: Mouth) -> None:
     for other, error, words in ABSURD_RECEIPTS:
-        a_receipt_is_refused(mouth, other, error, words)
+        assert_receipt_is_refused(mouth, other, error, words)
 
 
-def a_receipt_is_refused(mouth: Mouth, other: dict[str, Any], error: str, words: str) -> None:
+def assert_receipt_is_refused(mouth: Mouth, other: dict[str, Any], error: str, words: str) -> None:
     """Say a receipt, and that nothing came of it but a letter, which stands for those before it."""
     outcome = mouth.say(said_receipt(mouth, **other), said_heartbeat())
     assert (outcome.verdict, outcome.records.applied, outcome.records.parked) == (Verdict.APPLIED, 1, 1)
@@ -219,17 +219,17 @@ ABSURD_WORDS: list[tuple[dict[str, Any] | bytes, str, str]] = [
 def test_absurd_words_are_refused_and_shown_and_change_nothing(
     quick_mouth: Mouth, record: dict[str, Any] | bytes, error: str, words: str
 ) -> None:
-    words_are_refused(quick_mouth, record, error, words)
+    assert_words_are_refused(quick_mouth, record, error, words)
 
 
 @needs_postgres
 @pytest.mark.parametrize("receiver", ["postgresql"], indirect=True)
 def test_no_absurd_words_are_too_much_for_postgresql(mouth: Mouth) -> None:
     for record, error, words in ABSURD_WORDS:
-        words_are_refused(mouth, record, error, words)
+        assert_words_are_refused(mouth, record, error, words)
 
 
-def words_are_refused(mouth: Mouth, record: dict[str, Any] | bytes, error: str, words: str) -> None:
+def assert_words_are_refused(mouth: Mouth, record: dict[str, Any] | bytes, error: str, words: str) -> None:
     """Say something, and that nothing came of it but a letter, which stands for those before it."""
     outcome = mouth.say(record)
     assert (outcome.verdict, outcome.records.applied, outcome.records.parked) == (Verdict.APPLIED, 0, 1)

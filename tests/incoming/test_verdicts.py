@@ -230,7 +230,7 @@ def test_patience_begins_when_a_batch_is_found_incomplete_not_when_it_waited_for
 
 
 def test_an_unsigned_batch_is_untrusted(quick_receiver: Side, quick_forger: Forger) -> None:
-    put_aside(quick_receiver, quick_forger.send([account(1, FIRST)], signed=False), Reason.UNTRUSTED)
+    assert put_aside(quick_receiver, quick_forger.send([account(1, FIRST)], signed=False), Reason.UNTRUSTED)
 
 
 def test_an_unsigned_batch_applies_only_where_no_signature_is_required(
@@ -241,7 +241,7 @@ def test_an_unsigned_batch_applies_only_where_no_signature_is_required(
     assert only(quick_receiver).verdict is Verdict.APPLIED
     quick_forger.key = SigningKey.generate("stranger")
     stem = quick_forger.send([account(2, FIRST + 1)])
-    put_aside(quick_receiver, stem, Reason.UNTRUSTED)  # a signature that is there has to be right
+    assert put_aside(quick_receiver, stem, Reason.UNTRUSTED)  # a signature that is there has to be right
 
 
 def test_an_unknown_key_is_untrusted(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -251,7 +251,7 @@ def test_an_unknown_key_is_untrusted(quick_receiver: Side, quick_forger: Forger)
 
 def test_a_known_name_with_another_key_is_untrusted(quick_receiver: Side, quick_forger: Forger) -> None:
     quick_forger.key = SigningKey.generate(quick_forger.key.name)
-    put_aside(quick_receiver, quick_forger.send([account(1, FIRST)]), Reason.UNTRUSTED)
+    assert put_aside(quick_receiver, quick_forger.send([account(1, FIRST)]), Reason.UNTRUSTED)
 
 
 @pytest.mark.parametrize("place", [0, 20, 150, -30, -5])
@@ -260,13 +260,13 @@ def test_an_altered_byte_of_the_manifest_is_untrusted(quick_receiver: Side, quic
     altered = bytearray(batch.manifest)
     altered[place] ^= 1
     stem = quick_forger.deliver(batch, manifest=bytes(altered))
-    put_aside(quick_receiver, stem, Reason.UNTRUSTED)
+    assert put_aside(quick_receiver, stem, Reason.UNTRUSTED)
 
 
 def test_an_untrusted_file_takes_no_batchs_place(quick_receiver: Side, quick_forger: Forger) -> None:
     batch = quick_forger.make([account(1, FIRST)])
     stem = quick_forger.deliver(batch, manifest=batch.line.replace(b"by hand", b"by Hand") + b"\n")
-    put_aside(quick_receiver, stem, Reason.UNTRUSTED)
+    assert put_aside(quick_receiver, stem, Reason.UNTRUSTED)
     quick_forger.deliver(batch)
     assert only(quick_receiver).verdict is Verdict.APPLIED
 
@@ -275,7 +275,7 @@ def test_an_applied_batch_without_its_signature_is_untrusted(quick_receiver: Sid
     batch = quick_forger.make([account(1, FIRST)])
     quick_forger.deliver(batch)
     only(quick_receiver)
-    put_aside(quick_receiver, quick_forger.deliver(batch, manifest=batch.line + b"\n"), Reason.UNTRUSTED)
+    assert put_aside(quick_receiver, quick_forger.deliver(batch, manifest=batch.line + b"\n"), Reason.UNTRUSTED)
 
 
 def test_an_unsigned_copy_leaves_the_row_of_a_waiting_batch_alone(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -415,7 +415,7 @@ def test_a_batch_that_breaks_the_format_is_corrupt(quick_receiver: Side, quick_f
         for path in incoming.glob("*0123456789AB*"):
             path.rename(incoming / path.name.replace("0123456789AB", EPOCH))
     reason = Reason.CORRUPT if kind in OF_THE_FILES else Reason.LIMITS if "than we take" in kind else Reason.MALFORMED
-    quarantined(quick_receiver, stem, reason)
+    assert quarantined(quick_receiver, stem, reason)
     with reading(quick_receiver.engine) as connection:
         (told,) = receipts.build_receipts(quick_receiver.site, connection, now())
     # The same bytes would be refused again: so they are not asked for.
@@ -429,7 +429,7 @@ def test_a_batch_that_breaks_the_format_is_corrupt(quick_receiver: Side, quick_f
 def test_bytes_after_the_compressed_content_are_corrupt(quick_receiver: Side, quick_forger: Forger) -> None:
     batch = quick_forger.make([account(1, FIRST)], follow=False)
     quick_forger.deliver(quick_forger.make([account(1, FIRST)], data=batch.data + b"more", follow=False))
-    quarantined(quick_receiver, batch.stem, Reason.MALFORMED)
+    assert quarantined(quick_receiver, batch.stem, Reason.MALFORMED)
 
 
 def test_a_truncated_batch_that_claims_to_be_so_is_corrupt_and_changes_nothing(
@@ -438,7 +438,7 @@ def test_a_truncated_batch_that_claims_to_be_so_is_corrupt_and_changes_nothing(
     records = [account(n, FIRST + n) for n in range(5_000)]
     whole = quick_forger.make(records, follow=False)
     quick_forger.deliver(quick_forger.make(records, data=whole.data[:-20], follow=False))
-    quarantined(quick_receiver, whole.stem, Reason.MALFORMED)
+    assert quarantined(quick_receiver, whole.stem, Reason.MALFORMED)
 
 
 # Unsupported
@@ -476,7 +476,7 @@ def test_a_newer_format_is_applied_after_the_upgrade(
     quick_receiver: Side, quick_forger: Forger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stem = quick_forger.send([account(1, FIRST)], claims={"format": "exchange-batch/2"})
-    held(quick_receiver)
+    assert held(quick_receiver)
     monkeypatch.setattr("exchange.format.manifest.FORMAT", "exchange-batch/2")
     assert only(quick_receiver).verdict is Verdict.APPLIED
     columns = tables.batch.c
@@ -516,12 +516,12 @@ def test_kinds_that_are_not_known_here_are_held(quick_receiver: Side, quick_forg
     if kind == "snapshot":
         assert only(quick_receiver).verdict is Verdict.APPLIED
     else:
-        held(quick_receiver)
+        assert held(quick_receiver)
 
 
 def test_an_encrypted_batch_is_held(quick_receiver: Side, quick_forger: Forger) -> None:
     quick_forger.send([account(1, FIRST)], claims={"encoding": ["zstd", "age"]})
-    held(quick_receiver)
+    assert held(quick_receiver)
 
 
 def test_records_of_an_older_schema_version_are_lifted(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -601,7 +601,7 @@ def test_another_batch_at_an_applied_place_is_a_conflict(quick_receiver: Side, q
     other = quick_forger.make([account(2, FIRST)], follow=False)
     quick_forger.send([account(1, FIRST)])
     assert only(quick_receiver).verdict is Verdict.APPLIED
-    quarantined(quick_receiver, quick_forger.deliver(other), Reason.CONFLICT)
+    assert quarantined(quick_receiver, quick_forger.deliver(other), Reason.CONFLICT)
     assert ledger_of(quick_receiver) == [("applied", None), ("quarantined", "conflict")]
 
 
@@ -625,7 +625,7 @@ def test_an_unsupported_batch_at_an_applied_place_is_a_conflict(quick_receiver: 
     quick_forger.versions = {}
     quick_forger.send([account(1, FIRST)])
     assert only(quick_receiver).verdict is Verdict.APPLIED
-    quarantined(quick_receiver, quick_forger.deliver(other), Reason.CONFLICT)
+    assert quarantined(quick_receiver, quick_forger.deliver(other), Reason.CONFLICT)
 
 
 def test_an_applied_batch_seen_again_after_its_stream_left_is_a_duplicate(
@@ -644,7 +644,7 @@ def test_two_unsupported_batches_at_one_place_are_a_conflict(quick_receiver: Sid
     one = quick_forger.make([account(1, FIRST)], follow=False)
     other = quick_forger.make([account(2, FIRST)], follow=False)
     quick_forger.deliver(one)
-    held(quick_receiver)
+    assert held(quick_receiver)
     stem = quick_forger.deliver(replace(other, stem=f"{other.stem}.r2"))
     outcomes = {seen.batch: seen.reason for seen in quick_receiver.take_in().batches}
     assert outcomes == {one.stem: Reason.UNSUPPORTED, stem: Reason.CONFLICT}
@@ -654,9 +654,9 @@ def test_a_batch_that_follows_another_history_is_a_fork(quick_receiver: Side, qu
     quick_forger.send([account(1, FIRST)])
     assert only(quick_receiver).verdict is Verdict.APPLIED
     stem = quick_forger.send([account(2, FIRST + 1)], claims={"previous": "0" * 64}, follow=False)
-    quarantined(quick_receiver, stem, Reason.FORK)
+    assert quarantined(quick_receiver, stem, Reason.FORK)
     stem = quick_forger.send([account(2, FIRST + 1)], claims={"previous": None}, follow=False, attempt=".r2")
-    quarantined(quick_receiver, stem, Reason.FORK)
+    assert quarantined(quick_receiver, stem, Reason.FORK)
     quick_forger.send([account(2, FIRST + 1)])
     assert only(quick_receiver).verdict is Verdict.APPLIED
 
@@ -668,7 +668,7 @@ def test_an_epoch_that_was_left_is_stale(quick_receiver: Side, quick_forger: For
     newer = Forger(quick_receiver, quick_forger.key, epoch="ffffffffffff", left=(quick_forger.epoch,))
     newer.send([account(1, FIRST + 5, name="restored")])
     assert only(quick_receiver).verdict is Verdict.APPLIED
-    quarantined(quick_receiver, quick_forger.deliver(late), Reason.STALE_EPOCH)
+    assert quarantined(quick_receiver, quick_forger.deliver(late), Reason.STALE_EPOCH)
     assert quick_receiver.rows(shop.account)[0]["name"] == "restored"
 
 
@@ -729,7 +729,7 @@ def test_a_sequence_beyond_the_look_ahead_leaves_nothing(quick_receiver: Side, q
 def test_a_batch_for_somebody_else_is_misdirected(quick_receiver: Side, quick_forger: Forger) -> None:
     for claims in ({"target": "three"}, {"source": "three"}, {"source": "two", "target": "one"}):
         stem = quick_forger.send([account(1, FIRST)], claims=claims)
-        put_aside(quick_receiver, stem, Reason.MISDIRECTED)
+        assert put_aside(quick_receiver, stem, Reason.MISDIRECTED)
 
 
 def test_names_prove_nothing_and_the_manifest_everything(quick_receiver: Side, quick_forger: Forger) -> None:
@@ -845,7 +845,7 @@ def test_a_channel_that_rejects_takes_no_batch_with_a_bad_line(receiver: Side, f
     receiver.site = replace(receiver.site, channels=(channel, shop.channels[1]))
     for bad in (b"{}", GOOD.replace(b"null", b"200")):
         stem = forger.send([account(7, FIRST), bad], follow=False)
-        quarantined(receiver, stem, Reason.REJECTED)
+        assert quarantined(receiver, stem, Reason.REJECTED)
         for path in receiver.site.spool.folders.quarantine.iterdir():
             path.unlink()
     assert receiver.all(sa.select(tables.dead_letter)) == []
@@ -857,7 +857,7 @@ def test_more_bad_lines_than_the_number_allows_refuse_the_batch(quick_receiver: 
     quick_forger.send([*good, *[b"{}"] * 3])
     assert only(quick_receiver).records.parked == 3
     stem = quick_forger.send([*good, *[b"{}"] * 4])
-    quarantined(quick_receiver, stem, Reason.REJECTED)
+    assert quarantined(quick_receiver, stem, Reason.REJECTED)
     assert len(quick_receiver.all(sa.select(tables.dead_letter))) == 3
 
 
@@ -865,7 +865,7 @@ def test_more_bad_lines_than_the_share_allows_refuse_the_batch(quick_receiver: S
     quick_receiver.limit(invalid_share=0.1)
     good = [account(n, FIRST + n) for n in range(180)]
     stem = quick_forger.send([*good, *[b"{}"] * 21], follow=False)
-    quarantined(quick_receiver, stem, Reason.REJECTED)
+    assert quarantined(quick_receiver, stem, Reason.REJECTED)
     quick_forger.send([*good, *[b"{}"] * 20])
     assert only(quick_receiver).records.parked == 20
 
@@ -874,7 +874,7 @@ def test_more_bad_lines_than_the_share_allows_refuse_the_batch(quick_receiver: S
 def test_more_rows_than_the_database_takes_refuse_the_batch(receiver: Side, forger: Forger) -> None:
     receiver.limit(invalid_records=5, invalid_share=1.0)
     records = [account(n, FIRST + n, age=500) for n in range(2, 8)]
-    quarantined(receiver, forger.send([account(1, FIRST), *records]), Reason.REJECTED)
+    assert quarantined(receiver, forger.send([account(1, FIRST), *records]), Reason.REJECTED)
 
 
 def test_what_only_misses_a_parent_refuses_no_batch_unless_its_channel_parks_nothing(
@@ -895,7 +895,9 @@ def test_what_only_misses_a_parent_refuses_no_batch_unless_its_channel_parks_not
         assert connection.scalars(sa.select(tables.dead_letter.c.state).distinct()).all() == ["applied"]
     assert receiver.rows(shop.place) == []
     receiver.site = replace(receiver.site, channels=tuple(map(rejecting, receiver.site.channels)))
-    quarantined(receiver, forger.send([upsert("visit", FIRST + 300, id=1, country="at", number=1)]), Reason.REJECTED)
+    assert quarantined(
+        receiver, forger.send([upsert("visit", FIRST + 300, id=1, country="at", number=1)]), Reason.REJECTED
+    )
 
 
 def rejecting(channel: Channel) -> Channel:

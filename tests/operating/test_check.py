@@ -74,6 +74,7 @@ _BROKEN: tuple[tuple[Kind, str, str | Callable[[Side], None]], ...] = (
 )
 
 
+@pytest.mark.thorough
 def test_nothing_is_found_on_sides_at_rest_and_each_thing_that_is_broken_is_with_what_comes_next(small: Link) -> None:
     at_rest(small)
     sides = {"one": small.one, "two": small.other}

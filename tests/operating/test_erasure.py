@@ -106,6 +106,7 @@ def misses(side: Side, sequence: int) -> None:
 # Both sides, to the end
 
 
+@pytest.mark.same_on("postgresql")
 def test_nothing_of_a_forgotten_row_is_left_on_either_side(alike: Link) -> None:
     one, other = alike.one, alike.other
     # It is parked, so that letters, events and receipts speak of it; then applied; then another one names its row.

@@ -46,8 +46,8 @@ def test_what_is_there_at_the_end_is_not_looked_through() -> None:
     "program, ours",
     [
         ("from exchange.cli import main; main()", True),
-        ("import celery.bin.celery, exchange.celery.own_app", True),
-        ("import exchange.celery.own_app, exchange.cli", False),
+        pytest.param("import celery.bin.celery, exchange.celery.own_app", True, marks=pytest.mark.thorough),
+        pytest.param("import exchange.celery.own_app, exchange.cli", False, marks=pytest.mark.thorough),
     ],
 )
 def test_garbage_is_looked_for_seldom_in_a_process_of_ours_and_as_usual_in_an_applications(

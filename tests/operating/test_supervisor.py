@@ -72,6 +72,7 @@ def test_up_runs_a_side_that_answers_from_any_folder_and_ctrl_c_leaves_nothing(s
     assert stat.S_IMODE(side.home.stat().st_mode) == 0o711
 
 
+@pytest.mark.thorough
 def test_what_dies_is_started_again_and_nothing_outlives_a_killed_supervisor(side: Side) -> None:
     up, log = side.up()
     until(lambda: ready(log))

@@ -39,6 +39,7 @@ def capture_again(side: Side, *tables: sa.Table, fill: bool = True) -> None:
             capture.install(connection, table.name)
 
 
+@pytest.mark.same_on("postgresql")
 def test_rows_from_before_capture_cross_unasked_parents_first_and_once(alike: Link) -> None:
     one, two = alike.one, alike.other
     one.limit(batch_records=10)

@@ -77,7 +77,7 @@ def filled(
     side.engine.dispose()
 
 
-each_kind = ["sqlite", pytest.param("postgresql", marks=needs_postgres)]
+each_kind = ["sqlite", pytest.param("postgresql", marks=[needs_postgres, pytest.mark.thorough])]
 
 
 @pytest.fixture(params=each_kind)

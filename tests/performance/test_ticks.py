@@ -51,6 +51,7 @@ def declared(channels: int, streams: int) -> tuple[tuple[Channel, ...], sa.MetaD
     return tuple(made), metadata
 
 
+@pytest.mark.same_on("postgresql")
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])
 def test_an_idle_tick_asks_the_database_as_little_however_much_is_declared(
     kind: str, tmp_path: Path, databases: Databases
@@ -86,6 +87,7 @@ def test_an_idle_tick_asks_the_database_as_little_however_much_is_declared(
     assert sum(asked[0]) < 66
 
 
+@pytest.mark.same_on("postgresql")
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])
 def test_an_idle_tick_costs_the_same_after_ten_times_the_history(
     kind: str, tmp_path: Path, databases: Databases

@@ -96,6 +96,7 @@ def test_the_worked_example_runs_as_it_stands(tmp_path: Path, forked_python: Pat
         assert "failed" not in worker, worker
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 @pytest.mark.postgres
 @pytest.mark.valkey
@@ -109,6 +110,7 @@ def test_the_reference_application_runs_on_postgresql_and_redis_as_it_stands(
         _play(SESSIONS["reference"], tmp_path, forked_python, dict(zip(shown, (postgres_url, broker_url), strict=True)))
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_an_existing_database_is_connected_as_it_stands(tmp_path: Path, forked_python: Path) -> None:
     _play(SESSIONS["existing"], tmp_path, forked_python)
@@ -157,20 +159,18 @@ def test_the_first_page_leads_to_every_other_and_no_page_is_left_out() -> None:
     assert set(re.findall(r"\]\(([\w./-]+\.md)\)", README)) == set(PAGES) - {"README.md"}
 
 
-@pytest.mark.thorough
 def test_the_commands_that_try_a_promise_are_targets_and_select_tests() -> None:
     table = README.partition("## What is promised")[2].partition("\n## ")[0]
     commands = re.findall(r"`(make [^`]+)`", table)
     assert len(commands) > 4
+    files = {str(file.relative_to(ROOT)): file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
     for command in commands:
-        run = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True, check=True)
-        if "ARGS=" in command:
-            given = re.search(r"pytest .*", run.stdout)
-            assert given, run.stdout
-            line = given[0].partition("; fi")[0].removeprefix("pytest ").rstrip("; ")
-            look = [sys.executable, "-m", "pytest", *shlex.split(line), "-n0", "-q", "--collect-only"]
-            found = subprocess.run(look, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert found.returncode == 0, f"{command}: {found.stdout}"
+        subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, check=True)
+        selecting = re.search(r"ARGS=\W*(?:-k )?(.*)", command)
+        for word in re.findall(r"[\w/]+", selecting[1].replace(" or ", " ")) if selecting else ():
+            found = "".join(text for name, text in files.items() if word in name)
+            runs = {"make test": "def test_", "make torture": r"mark\.(?:torture|thorough)"}
+            assert re.search(runs[command.partition(" ARGS")[0]], found), f"{command}: {word}"
 
 
 def test_the_first_commands_are_targets_of_the_makefile() -> None:

@@ -29,6 +29,7 @@ from cryptography.x509.oid import NameOID
 from exchange.files import pid_lock
 from exchange.operating.prepare import prepare
 from exchange.settings import Settings
+from tests.cli.conftest import Side
 
 TOKEN = "a-token-of-some-length"
 
@@ -93,17 +94,9 @@ def test_it_answers_health_and_metrics_on_this_machine_and_ends_in_order(home: P
         assert (status, found["ready"], found["network"]) == (503, False, "response")
         told = {(one["check"], one["alarm"], one["subject"]) for one in found["parts"]}
         assert ("keys", "key", "response") in told
-        done = subprocess.run(
-            [sys.executable, "-m", "exchange", "health", "--json"],
-            cwd=home,
-            env=environment(home),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        alone = json.loads(done.stdout)
-        assert done.returncode == 2
-        assert {(one["check"], one["alarm"], one["subject"]) for one in alone["parts"]} == told
+        done = Side("response", home).run("health", "--json")
+        assert done.code == 2
+        assert {(one["check"], one["alarm"], one["subject"]) for one in done.line["parts"]} == told
         assert server.ask("/health/ready", Accept="text/plain")[2].startswith("response: fault\n")
         assert "<h1>response: fault</h1>" in server.ask("/health/ready", Accept="text/html,*/*")[2]
         assert "exchange_database_up" in server.ask("/metrics")[2]
@@ -139,15 +132,8 @@ def refuse(_who: str) -> None:
 
 
 def test_beyond_this_machine_it_needs_a_token_and_asks_for_it(home: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "exchange", "serve", "--host", "0.0.0.0"],  # noqa: S104 - that is what is refused
-        cwd=home,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr.partition(":")[0]) == (2, "EXCHANGE_SERVE_TOKEN_FILE is not set")
+    refused = Side("response", home).refused("serve", "--host", "0.0.0.0", code=2)  # noqa: S104 - that is refused
+    assert refused.startswith("EXCHANGE_SERVE_TOKEN_FILE is not set:")
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     file.chmod(0o600)

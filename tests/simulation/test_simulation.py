@@ -49,7 +49,7 @@ def test_whatever_happens_both_sides_agree_in_the_end_or_a_letter_says_why_not(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     with made("mixed", tmp_path, request) as world:
-        see(world, 7, "mixed", rounds=20)
+        see(world, 7, "mixed", rounds=12)
 
 
 @pytest.mark.torture

@@ -78,6 +78,7 @@ def out_of_the_blue(process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "interrupt",
     [

@@ -208,6 +208,7 @@ def test_what_is_missing_waits_or_is_quarantined_is_told_with_its_age_and_its_me
 # Counters
 
 
+@pytest.mark.same_on("postgresql")
 def test_counters_never_go_back_and_what_is_sent_again_is_resent(alike: Link) -> None:
     one = alike.one
     add(one, 1)
