@@ -75,12 +75,12 @@ def test_a_snapshots_last_part_is_no_number_to_count_up_to(quick_receiver: Side,
     assert [one.verdict for one in run.batches] == [Verdict.APPLIED, Verdict.APPLIED]
 
 
-def test_a_part_beyond_every_sequence_is_corrupt(quick_receiver: Side) -> None:
+def test_a_part_beyond_every_sequence_is_malformed(quick_receiver: Side) -> None:
     forger = trusted_forger(quick_receiver)
     wrong = {**PART, "part": MAX_INTEGER}
     forger.send([], claims={"kind": "snapshot", "schemas": {"account": 1}, "snapshot": wrong})
     [outcome] = quick_receiver.take_in().batches
-    assert (outcome.verdict, outcome.reason) == (Verdict.QUARANTINED, Reason.CORRUPT)
+    assert (outcome.verdict, outcome.reason) == (Verdict.QUARANTINED, Reason.MALFORMED)
     assert str(MAX_SEQUENCE) in outcome.message
 
 
