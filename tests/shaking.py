@@ -21,6 +21,7 @@ from exchange.operating import broker
 from exchange.operating.check.oracle import LEFT, Oracle
 from exchange.operating.check.wrong import Wrong
 from exchange.reference.models import Base, RequestStatus
+from exchange.testing import servers
 from tests.networks import Network, until
 
 BUSY = {
@@ -96,9 +97,17 @@ class Load:
 class Shaker:
     """Does one thing after the other to processes, brokers, databases and files, drawn from a seed."""
 
-    def __init__(self, networks: dict[str, Network], seed: int, *, files: bool = False) -> None:
-        """``files``: lose and cut files on their way, too."""
+    def __init__(
+        self,
+        networks: dict[str, Network],
+        seed: int,
+        *,
+        files: bool = False,
+        server: servers.Postgres | None = None,
+    ) -> None:
+        """``files``: lose and cut files on their way, too; ``server`` is of both databases, to be killed whole."""
         self._networks = networks
+        self._server = server
         self._draw = random.Random(seed)
         self.done: Counter[str] = Counter()
         self._ways: list[Callable[[Network], str | None]] = [
@@ -109,6 +118,7 @@ class Shaker:
             self._kill_broker,
             self._flush_broker,
             *([self._crash_postgresql] if networks["request"].engine.dialect.name == "postgresql" else []),
+            *([self._kill_postmaster] if server is not None else []),
             *([self._lose_file, self._cut_file] if files else []),
         ]
 
@@ -160,8 +170,15 @@ class Shaker:
         with network.engine.connect() as connection:
             victim = connection.scalar(sa.text("SELECT pg_backend_pid()"))
             psutil.Process(victim).kill()
-        network.engine.dispose()
         return "databases crashed"
+
+    def _kill_postmaster(self, _network: Network) -> str:
+        """Kill the whole server, and start it again on its data a moment later."""
+        assert self._server is not None
+        self._server.kill()
+        time.sleep(self._draw.uniform(0, 4))
+        self._server.start()
+        return "postmasters killed"
 
     def _lose_file(self, network: Network) -> str | None:
         files = self._on_their_way(network)

@@ -227,7 +227,8 @@ def _patience(connection: Connection, seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        driver.execute(f"PRAGMA busy_timeout = {round(SQLITE_WAIT_SECONDS * 1000)}")
+        if not connection.invalidated:  # whoever is interrupted in a statement or a commit has lost it
+            driver.execute(f"PRAGMA busy_timeout = {round(SQLITE_WAIT_SECONDS * 1000)}")
 
 
 @contextmanager

@@ -42,6 +42,37 @@ def postgres(**options: str) -> Iterator[str]:
 
     Raises ServerFailed with the server's log if it doesn't come up.
     """
+    with postgres_to_kill(**options) as cluster:
+        yield cluster.url
+
+
+class Postgres:
+    """A cluster that can be killed, and started again with its data and on its port."""
+
+    def __init__(self, server: _Server, data: Path) -> None:
+        """Take a server that runs."""
+        self._server = server
+        self._data = data
+        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{server.port}/postgres"
+
+    def kill(self) -> None:
+        """Kill the postmaster: those who serve for it end, and nothing answers until it is started again."""
+        os.kill(int((self._data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        self._server.guard.wait()  # it ends with it, and leaves the folder
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start it again: it recovers from its log. Raises ServerFailed."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._server.start():  # as long as one of those before is still about to end
+            if time.monotonic() > deadline:
+                raise ServerFailed((self._data.parent / "server.log").read_text(errors="replace"))
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def postgres_to_kill(**options: str) -> Iterator[Postgres]:
+    """Run a cluster as ``postgres`` does, and give what kills it and starts it again."""
     options = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"} | options
     user = _unprivileged()
     with _folder("pg-", user) as folder:
@@ -49,8 +80,8 @@ def postgres(**options: str) -> Iterator[str]:
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         command = [*user.prefix, str(_postgres_binary("postgres")), "-D", f"{folder}/data"]
         command += ["-h", "127.0.0.1", "-k", str(folder), *settings, "-p"]
-        with _server(folder, command, signal.SIGINT, user, _postgres_answers) as port:
-            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        with _server(folder, command, signal.SIGINT, user, _postgres_answers) as server:
+            yield Postgres(server, folder / "data")
 
 
 @contextlib.contextmanager
@@ -65,8 +96,8 @@ def valkey(**config: str) -> Iterator[str]:
         config = {"save": "", "bind": "127.0.0.1", "dir": str(folder)} | config
         settings = [word for name, value in config.items() for word in (f"--{name}", value)]
         command = [str(binary), *settings, "--port"]
-        with _server(folder, command, signal.SIGTERM, user, _valkey_answers) as port:
-            yield f"redis://127.0.0.1:{port}/0"
+        with _server(folder, command, signal.SIGTERM, user, _valkey_answers) as server:
+            yield f"redis://127.0.0.1:{server.port}/0"
 
 
 def free_port() -> int:
@@ -156,25 +187,48 @@ def _make_cluster(folder: Path, user: _User) -> None:
         raise ServerFailed(made.stderr)
 
 
+class _Server:
+    """A command with a port behind it, under a guard."""
+
+    guard: subprocess.Popen[bytes]
+
+    def __init__(
+        self, folder: Path, command: list[str], stop: signal.Signals, user: _User, answers: Callable[[int], bool]
+    ) -> None:
+        self.port = free_port()
+        self._order = (folder, [*command, str(self.port)], stop, user)
+        self._answers = answers
+
+    def start(self) -> bool:
+        """Start it; say whether it answers."""
+        self.guard = _start_guard(*self._order)
+        if _until_ready(self.port, self.guard, self._answers):
+            return True
+        self.stop()
+        return False
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        assert self.guard.stdin is not None
+        self.guard.stdin.close()
+        self.guard.wait()
+
+
 @contextlib.contextmanager
 def _server(
     folder: Path, command: list[str], stop: signal.Signals, user: _User, answers: Callable[[int], bool]
-) -> Iterator[int]:
-    """Run ``command`` plus a free port under a guard; give the port once it answers there."""
-    for attempt in range(1, PORT_ATTEMPTS + 1):
-        port = free_port()
-        guard = _start_guard(folder, [*command, str(port)], stop, user)
-        try:
-            if not _until_ready(port, guard, answers):
-                if attempt < PORT_ATTEMPTS:
-                    continue
-                raise ServerFailed((folder / "server.log").read_text(errors="replace"))
-            yield port
-            return
-        finally:
-            assert guard.stdin is not None
-            guard.stdin.close()
-            guard.wait()
+) -> Iterator[_Server]:
+    """Run ``command`` plus a free port under a guard, and give it once it answers there."""
+    for _ in range(PORT_ATTEMPTS):
+        server = _Server(folder, command, stop, user, answers)
+        if server.start():
+            break
+    else:
+        raise ServerFailed((folder / "server.log").read_text(errors="replace"))
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def _start_guard(folder: Path, command: list[str], stop: signal.Signals, user: _User) -> subprocess.Popen[bytes]:

@@ -39,18 +39,18 @@ def second_beat(network: Network) -> Iterator[None]:
 
 
 @contextmanager
-def own_databases(kind: str) -> Iterator[dict[str, str] | None]:
+def own_databases(kind: str) -> Iterator[tuple[dict[str, str] | None, servers.Postgres | None]]:
     """Give a database for each network on a server of their own, as it crashes; None for files of SQLite."""
     if kind == "sqlite":
-        yield None
+        yield None, None
         return
-    with servers.postgres() as url:
-        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with servers.postgres_to_kill(synchronous_commit="on") as server:  # what it committed is there after a crash
+        engine = sa.create_engine(server.url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             for name in NAMES:
                 connection.execute(sa.text(f"CREATE DATABASE {name}"))
         engine.dispose()
-        yield {name: f"{url.rpartition('/')[0]}/{name}" for name in NAMES}
+        yield {name: f"{server.url.rpartition('/')[0]}/{name}" for name in NAMES}, server
 
 
 @pytest.mark.torture
@@ -61,8 +61,11 @@ def test_whatever_is_killed_at_random_both_sides_come_to_agree(kind: str, seed: 
     print(f"seed {seed}")  # noqa: T201 - shown where the test fails
     draw = Random(seed)
     settings = BUSY | {"EXCHANGE_WORKER_CONCURRENCY": "4"}
-    with own_databases(kind) as urls, two_networks(tmp_path, urls, Path(sys.executable), **settings) as networks:
-        shaker, load = Shaker(networks, seed), Load(networks, seed)
+    with (
+        own_databases(kind) as (urls, server),
+        two_networks(tmp_path, urls, Path(sys.executable), **settings) as networks,
+    ):
+        shaker, load = Shaker(networks, seed, server=server), Load(networks, seed)
         with second_beat(networks["request"]), second_beat(networks["response"]), load.going():
             until = time.monotonic() + SECONDS
             while time.monotonic() < until:

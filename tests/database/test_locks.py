@@ -120,6 +120,23 @@ def test_whoever_is_interrupted_in_a_statement_stops_at_once(postgres_url: str) 
     engine.dispose()
 
 
+def test_whoever_is_interrupted_in_a_commit_is_told_so_and_nothing_else(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(sqlite_url)
+
+    def interrupted(_connection: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as now_it_is:
+        now_it_is.setattr(engine.dialect, "do_commit", interrupted)
+        with pytest.raises(KeyboardInterrupt), writing(engine, patience_seconds=0.2) as connection:
+            connection.execute(sa.text("SELECT 1"))
+    with writing(engine, patience_seconds=0.2) as connection:
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+    engine.dispose()
+
+
 def test_another_program_that_holds_a_sqlite_file_is_named(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("exchange.database.engine.SQLITE_WAIT_SECONDS", 0.1)
     engine = make_engine(sqlite_url)

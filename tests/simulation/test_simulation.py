@@ -78,6 +78,7 @@ FOUND: dict[str, tuple[int, str]] = {
     "check took a batch of which a record was erased for one that was applied twice": (65000013, "sqlite"),
     "what was missing of a shard that is no more stayed missing in an epoch that its sender left": (700058, "sqlite"),
     "check called a control batch another one that its sender, made anew, had forgotten": (600086, "sqlite"),
+    "who was interrupted in a commit of SQLite was told of a closed database": (1000209, "sqlite"),
 }
 """The same of the world as it is."""
 
