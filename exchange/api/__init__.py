@@ -280,17 +280,21 @@ class Exchange:
         batch: str,
         through: int | None = None,
         *,
+        release: bool = True,
         stopping: Callable[[], bool] = never,
         who: str | None = None,
         reason: str | None = None,
     ) -> Replayed:
-        """Apply a kept batch again, or a range of them; one that was applied stays as it is."""
+        """Apply a kept batch again, or a range of them; one that was applied stays as it is.
+
+        With ``release`` too many deletes are let in, which is whoever asks's word.
+        """
         from exchange.incoming import replay
         from exchange.outgoing import control_batch
 
         site = self.site
         with self.act(site, "replay_batch", {"batch": batch, "through": through}, who, reason) as act:
-            done = replay.replay_batches(site, batch, through, stopping)
+            done = replay.replay_batches(site, batch, through, stopping, release=release)
             done = replace(done, untold=control_batch.after_import(site, done.batches, stopping))
             act.came_to(done.as_dict())
         return done

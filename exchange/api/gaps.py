@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from exchange.api.acts import RefusedArgument
 from exchange.api.arguments import check_channel, check_limit, no_end
+from exchange.database.errors import transient_errors
+from exchange.database.locks import reading
 from exchange.database.tables import GapState
-from exchange.link import gap_report
+from exchange.link import gap_answers, gap_report
 from exchange.link import gaps as link_gaps
+from exchange.link.peer_state import read_peer_state
 
 if TYPE_CHECKING:
     from exchange.api import Exchange
+    from exchange.format.control import Range
+    from exchange.link.gap_answers import GapAnswer
+    from exchange.link.gap_report import Gap
     from exchange.link.gap_report import Gaps as GapPage
     from exchange.link.gaps import AcceptedGap
 
@@ -41,6 +48,17 @@ class Gaps:
             return gap_report.list_gaps(self._exchange.site, channel=channel, state=state, limit=limit, after=after)
         except ValueError as error:
             raise no_end(after, "gap") from error
+
+    def answers(self, found: Sequence[Gap]) -> tuple[GapAnswer, ...]:
+        """Say of some that are missing what is being done about each."""
+        return gap_answers.answers(self._exchange.site, found)
+
+    def theirs(self) -> Mapping[str, tuple[Range, ...]]:
+        """Give what the peer says by its last receipts that it misses of the channels that go out."""
+        site = self._exchange.site
+        with transient_errors(), reading(site.engine) as connection:
+            there = read_peer_state(site, connection).channels
+        return {name: one.missing for name, one in there.items() if one.missing}
 
     def accept(
         self,

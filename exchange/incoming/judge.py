@@ -13,7 +13,7 @@ from exchange.database import folded, ledger, positions
 from exchange.database.ledger import Entry
 from exchange.database.locks import reading
 from exchange.database.tables import BatchState, Direction
-from exchange.format.errors import Ahead, BatchError, Incomplete, Reason, Unsupported, Verdict
+from exchange.format.errors import Ahead, BatchError, Incomplete, Problem, Reason, Unsupported, Verdict
 from exchange.format.manifest import BatchKind
 from exchange.format.names import data_name
 from exchange.format.placement import NEXT, Decision, decide
@@ -191,9 +191,12 @@ def verdict_on(fault: BatchError) -> Decision:
             return Decision(
                 Verdict.QUARANTINED,
                 fault.reason,
-                f"{fault}; it is quarantined and changed nothing: {_NEXT_STEPS[fault.reason]}",
+                f"{fault}{_CHANGED_NOTHING}{_NEXT_STEPS[fault.reason]}",
             )
 
+
+_CHANGED_NOTHING = "; it is quarantined and changed nothing: "
+_HELD = "; it is held"
 
 _NEXT_STEPS = {
     Reason.UNTRUSTED: "if its sender is yours, trust the key (`exchange keys trust`) and `exchange replay` the batch",
@@ -206,3 +209,34 @@ _NEXT_STEPS = {
     " parked, or `exchange batches reject` it back to its sender",
 }
 """What a person does about a batch that is bad in itself."""
+
+
+def in_two(sentence: str) -> Problem:
+    """Give a verdict's sentence as why it is so, and what comes next."""
+    why, found, then = sentence.partition(_CHANGED_NOTHING)
+    if found:
+        return Problem(why, then)
+    why, found, then = sentence.partition(_HELD)
+    return Problem(why, f"it is held{then}") if found else Problem.stored(sentence)
+
+
+_FAULT = {
+    Reason.UNTRUSTED: "whoever brought it, unless its key is only not trusted yet",
+    Reason.CORRUPT: "the carrier, or who else can write into the folder",
+    Reason.INCOMPLETE: "the carrier",
+    Reason.MISDIRECTED: "the carrier",
+    Reason.LIMITS: "its sender, or a setting of this side",
+    Reason.MALFORMED: "its sender",
+    Reason.UNSUPPORTED: "this side, until it is upgraded",
+    Reason.CONFLICT: "its sender, which used one place twice",
+    Reason.FORK: "its sender, whose database was restored",
+    Reason.STALE_EPOCH: "its sender, or a copy that was carried late",
+    Reason.REJECTED: "its sender, or a rule of this side's tables",
+    Reason.TABLE: "this side's tables",
+    Reason.CRASHED: "what is in it, or this side",
+}
+
+
+def whose_fault(reason: str | None) -> str | None:
+    """Say where to look first for the cause of a batch that was refused; None if nobody is to blame."""
+    return _FAULT.get(Reason(reason)) if reason in set(Reason) else None

@@ -54,18 +54,23 @@ class Replayed:
 
 
 def replay_batches(
-    site: Site, stem: str, through: int | None = None, stopping: Callable[[], bool] = importer.never
+    site: Site,
+    stem: str,
+    through: int | None = None,
+    stopping: Callable[[], bool] = importer.never,
+    *,
+    release: bool = True,
 ) -> Replayed:
     """Apply an archived, held or quarantined batch again: a no-op if it is applied, every check if it is not.
 
     With ``through`` also those behind it in its channel and epoch up to that sequence, in order, ending behind the
     first that is neither applied nor a duplicate: those after it would only wait. A person asks for this, so a batch
-    held for its deletes is let through. ``stopping`` is asked between batches. Raises TransientError if none is kept.
-    Commits batch by batch, as an import does.
+    held for its deletes is let through, unless they may not do that: then ``release`` is false. ``stopping`` is asked
+    between batches. Raises TransientError if none is kept. Commits batch by batch, as an import does.
     """
     site.spool.prepare()
     if through is not None:
-        return _run_through(site, BatchName.parse(stem), through, stopping)
+        return _run_through(site, BatchName.parse(stem), through, stopping, release=release)
     kept = site.spool.find(stem)
     if kept is None:
         msg = (
@@ -73,10 +78,10 @@ def replay_batches(
             " `exchange batches` lists those there are"
         )
         raise TransientError(msg)
-    return Replayed((import_again(site, kept, release=True),))
+    return Replayed((import_again(site, kept, release=release),))
 
 
-def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[], bool]) -> Replayed:
+def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[], bool], *, release: bool) -> Replayed:
     if last < first.sequence:
         msg = f"the range from {first.sequence} through {last} is empty; nothing was done"
         raise TransientError(msg)
@@ -91,7 +96,7 @@ def _run_through(site: Site, first: BatchName, last: int, stopping: Callable[[],
     for sequence in sorted(kept):
         if stopping():
             break
-        done.append(import_again(site, kept[sequence], release=True))
+        done.append(import_again(site, kept[sequence], release=release))
         if done[-1].verdict not in {Verdict.APPLIED, Verdict.DUPLICATE}:
             break
     return Replayed(tuple(done), missing=last - first.sequence + 1 - len(kept), left=len(kept) - len(done))

@@ -293,12 +293,17 @@ def due(
     if not missing:
         return []
     last = timedelta(seconds=limits.gap_seconds)
-    soon = min(_soon(connection, flow, limits), last)
+    soon = patience(connection, flow, limits)
     return [
         sequence
         for number, (sequence, noticed) in enumerate(missing.items())
         if clock.since(noticed, moment) >= (soon if number < MOST_SOON else last)
     ]
+
+
+def patience(connection: Connection, flow: Flow, limits: Limits) -> timedelta:
+    """Say for how long the first missing batches of a flow are waited for. Only reads, in the caller's transaction."""
+    return min(_soon(connection, flow, limits), timedelta(seconds=limits.gap_seconds))
 
 
 def _soon(connection: Connection, flow: Flow, limits: Limits) -> timedelta:

@@ -57,7 +57,8 @@ class RecordLine(AsDict):
 class BatchView(AsDict):
     """One batch. ``rows`` are all that the ledger has of its name, newest first; the first is ``batch``.
 
-    ``manifest`` is what it says of itself, None if nobody believes or has it; ``history`` goes from the oldest event;
+    ``manifest`` is what it says of itself, None if nobody believes or has it, and ``raw`` that to the byte, with the
+    line that signs it of one that came; ``history`` goes from the oldest event;
     ``there`` is what the peer said of it, None of one that came from there. ``letters`` counts its dead letters by
     state, ``bad`` are the first of them. ``lies_in`` names the folder with its files; ``unread`` says why none of its
     ``records`` can be shown.
@@ -74,6 +75,7 @@ class BatchView(AsDict):
     lies_in: str | None
     records: tuple[RecordLine, ...]
     unread: str | None = None
+    raw: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def batch_view(site: Site, stem: str, *, records: int, bad: int, reveal: bool = 
             refuse_unknown(connection, stem)
         newest = rows[0]
         history = ledger.history(connection, [one.id for one in rows])
-        claim, signer = _claim(connection, newest.id)
+        claim, signer, raw = _claim(connection, newest.id)
         sent = newest.direction is Direction.OUT
         there = said_of(connection, newest.channel, newest.epoch, newest.sequence) if sent else None
         letters = count_letters(connection, stem)
@@ -120,6 +122,7 @@ def batch_view(site: Site, stem: str, *, records: int, bad: int, reveal: bool = 
         lies_in=files.folder.name if files else None,
         records=shown,
         unread=unread,
+        raw=raw,
     )
 
 
@@ -145,8 +148,8 @@ def verify_batch(site: Site, stem: str) -> VerifiedBatch:
     return VerifiedBatch(stem, files.folder.name, report.reason, report.records, report.invalid, tuple(report.checks))
 
 
-def _claim(connection: Connection, batch_id: int) -> tuple[Manifest | None, str | None]:
-    """Read the manifest that the ledger has of a batch, and who signed it, of one that came."""
+def _claim(connection: Connection, batch_id: int) -> tuple[Manifest | None, str | None, str | None]:
+    """Read the manifest that the ledger has of a batch, who signed it, of one that came, and both lines as they are."""
     line, signature = connection.execute(
         sa.select(batch.c.manifest, batch.c.signature).where(batch.c.id == batch_id)
     ).one()
@@ -154,7 +157,7 @@ def _claim(connection: Connection, batch_id: int) -> tuple[Manifest | None, str 
     with suppress(BatchError):
         claim = Manifest.parse(line.encode()) if line else None
         signer = Signature.parse(signature.encode()).key if signature else None
-    return claim, signer
+    return claim, signer, "\n".join(filter(None, (line, signature))) or None
 
 
 def _files(site: Site, stem: str, direction: Direction) -> BatchFiles | None:

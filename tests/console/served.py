@@ -46,10 +46,14 @@ class Browser:
         """Look at a page."""
         return self.ask("GET", path, None, headers)
 
+    def answer(self, path: str, back: str = "/", **fields: str) -> Answer:
+        """Do what a form of ours does that is answered by a page at once."""
+        sent = urlencode({"csrf": CSRF, "back": back, **fields})
+        return self.ask("POST", path, sent, {"Origin": f"http://127.0.0.1:{self.port}"})
+
     def post(self, path: str, back: str = "/", **fields: str) -> Answer:
         """Do what a form of ours does, and give the page that comes after it."""
-        sent = urlencode({"csrf": CSRF, "back": back, **fields})
-        answer = self.ask("POST", path, sent, {"Origin": f"http://127.0.0.1:{self.port}"})
+        answer = self.answer(path, back, **fields)
         assert answer.status == 303, answer.body
         return self.get(answer.headers["location"])
 

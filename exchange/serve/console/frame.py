@@ -50,6 +50,8 @@ MENU = (
             Link("/dead-letters", "Dead letters", "d"),
             Link("/quarantine", "Quarantine", "q"),
             Link("/gaps", "Gaps", "g"),
+            Link("/pending", "Pending", "n"),
+            Link("/versions", "Versions", "v"),
             Link("/agreement", "Agreement", "a"),
         ),
     ),

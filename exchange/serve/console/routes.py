@@ -7,20 +7,25 @@ from starlette.routing import Route
 from exchange.serve.console import (
     agreement,
     audit,
+    batches,
     channels,
     dead_letters,
     dead_letters_edit,
     dead_letters_one,
     dead_letters_selections,
     epochs,
+    gaps,
     health,
     keys,
+    pending,
     people,
     proposals,
+    quarantine,
     schedule,
     settings,
     sign_in,
     theme,
+    versions,
 )
 
 PAGES: tuple[Route, ...] = (
@@ -40,4 +45,9 @@ PAGES: tuple[Route, ...] = (
     *proposals.ROUTES,
     *audit.ROUTES,
     *people.ROUTES,
+    *batches.ROUTES,
+    *quarantine.ROUTES,
+    *gaps.ROUTES,
+    *pending.ROUTES,
+    *versions.ROUTES,
 )

@@ -18,14 +18,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from exchange.api import Exchange, RefusedArgument
+from exchange.api import Exchange, RefusedArgument, asked
 from exchange.api.acts import ByPerson, NeedsSecondPerson
-from exchange.database import clock
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy
 from exchange.files.keys import KeyFault
-from exchange.format.errors import BatchError, RecordError, TransientError, printable
-from exchange.format.moments import as_typed
+from exchange.format.errors import BatchError, RecordError, TransientError
 from exchange.operating.doctor.finding import Finding
 from exchange.people.roles import Forbidden, Person, Role, least_role, refuse
 from exchange.serve.console.frame import rendered
@@ -118,12 +116,7 @@ class Visit:
 
     def one_of(self, name: str, choices: type[Choice]) -> Choice | None:
         """Give a choice of the address. Raises RefusedArgument for what is none."""
-        said = self.asked(name)
-        try:
-            return choices(said) if said else None
-        except ValueError:
-            listed = ", ".join(choices)
-            raise RefusedArgument(f"{name}: expected one of {listed}, found {printable(repr(said), 80)}") from None
+        return asked.one_of(name, self.asked(name) or None, choices)
 
     def may(self, action: str) -> bool:
         """Say whether this person may do what an act of the audit is named as."""
@@ -156,10 +149,7 @@ class Visit:
 
 def moment_of(said: str, name: str) -> datetime | None:
     """Read a moment that somebody typed; None for nothing. Raises RefusedArgument for what is none."""
-    try:
-        return as_typed(said.strip(), clock.now()) if said.strip() else None
-    except ValueError as error:
-        raise RefusedArgument(f"{name}: expected {error}, found {printable(repr(said), 80)}") from None
+    return asked.moment(name, said.strip() or None)
 
 
 View = Callable[[Visit], Response]
