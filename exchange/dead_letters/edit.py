@@ -95,7 +95,7 @@ def begin_edit(site: Site, letter_id: int) -> Draft:
         value = strict_json.loads(content)
     except RecordError:
         value = None
-    sensitive = Mask(site.channels).sensitive(letter)
+    sensitive = Mask(site.channels).hidden_in(letter, value)
     return Draft(letter, channel, content, value if isinstance(value, dict) else None, sensitive)
 
 

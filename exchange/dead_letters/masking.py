@@ -55,6 +55,13 @@ class Mask:
         except (ValueError, RecursionError):
             return None
 
+    def hidden_in(self, letter: Brief, record: Any) -> frozenset[str]:
+        """Name the columns to hide in a letter's record, those among them of which nobody can tell what they are."""
+        sensitive, stream = self.sensitive(letter), self._streams.get(letter.stream or "")
+        if not sensitive or stream is None or not isinstance(record, dict):
+            return sensitive
+        return sensitive | _undeclared(record, stream)
+
     def hides(self, letter: Brief) -> bool:
         """Say whether anything of a letter may have to be hidden."""
         return bool(self.sensitive(letter)) or self._is_forgotten(letter.stream)

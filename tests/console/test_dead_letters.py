@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 import sqlalchemy as sa
 
-from exchange.database.tables import audit
+from exchange.database.tables import audit, dead_letter
 from exchange.people.roles import Role
 from exchange.serve.console import dead_letters
 from tests.console import parcels
@@ -141,8 +141,20 @@ def test_what_is_sensitive_is_shown_to_who_may_see_it_and_asks_and_that_is_in_th
     page = browser.get("/dead-letters/1")
     assert "(hidden)" in page.words
     assert "sender 11" not in page.body
+    with post.office.begin() as connection:  # of what nobody declared nobody can tell what it is
+        record = connection.execute(sa.select(dead_letter.c.record).where(dead_letter.c.id == 1)).scalar_one()
+        more = record.replace(b'"label"', b'"pin":"4711","label"')
+        changing = sa.update(dead_letter).where(dead_letter.c.id == 1)
+        connection.execute(changing.values(record=more, record_bytes=len(more)))
+    for path in ("/dead-letters/1", "/dead-letters/1/edit", "/dead-letters/1/edit?as=json"):
+        page = browser.get(path)
+        assert "pin" in page.words
+        assert not any(one in page.body for one in ("4711", "sender 11")), path
     shown = sent(browser, "/dead-letters/1/reveal", reason="who sent it")
     assert "sender 11" in shown.words
+    changing = sa.update(dead_letter).where(dead_letter.c.id == 1)
+    with post.office.begin() as connection:
+        connection.execute(changing.values(record=record, record_bytes=len(record)))
     assert acts(post, "reveal")[0] == ("nora", "console, password, 127.0.0.1", "who sent it")
     with console(post.settings, Role.OPERATOR) as other:
         assert "Show what is hidden" not in other.get("/dead-letters/1").words

@@ -19,7 +19,7 @@ from exchange.dead_letters.schedule import MOST_TRIES
 from exchange.serve.console.visit import Visit, look
 
 PAGE_LETTERS = 50
-MOST_CAUSES = 100
+MOST_CAUSES = 40
 """So many causes are shown, those with the most letters."""
 OF_CAUSES = ("state", "channel", "stream", "direction", "error", "fingerprint")
 """What letters of one cause have in common."""

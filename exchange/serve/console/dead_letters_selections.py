@@ -19,7 +19,7 @@ from exchange.dead_letters.background import BackgroundRetry
 from exchange.dead_letters.file import FileFault
 from exchange.dead_letters.filters import Filters
 from exchange.dead_letters.schedule import MOST_TRIES
-from exchange.operating.doctor.finding import Finding, Level
+from exchange.operating.doctor.finding import Alarm, Finding, Level
 from exchange.people.roles import Forbidden
 from exchange.serve.console.dead_letters import ANY
 from exchange.serve.console.dead_letters_rehearsals import Outcomes
@@ -31,6 +31,8 @@ MOST_CANARY = 500
 """So many letters at most are tried while a page waits."""
 MOST_PACE = 1_000_000
 LEAST_RATE = 0.01
+_GOES_ON = {Alarm.BEAT, Alarm.WORKER, Alarm.BROKER}
+"""What is not well when nobody goes on with a retry; a broker that never ran is no alarm, but nobody does either."""
 _OPEN = {RetryState.RUNNING, RetryState.PAUSED}
 
 
@@ -73,7 +75,7 @@ def _absent(visit: Visit) -> list[Finding]:
     return [
         one
         for one in visit.side.health.worst_first()
-        if one.check in {"beat", "worker", "broker"} and one.level is not Level.OK
+        if (one.alarm in _GOES_ON or one.check == Alarm.BROKER) and one.level is not Level.OK
     ]
 
 
