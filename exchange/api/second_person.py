@@ -20,7 +20,7 @@ from exchange.database.audit_log import audited
 from exchange.database.engine import among, in_parts
 from exchange.database.errors import transient_errors
 from exchange.database.locks import Busy, reading
-from exchange.database.tables import BatchState, Direction, dead_letter, gap, is_missing, selected
+from exchange.database.tables import Direction, dead_letter, gap, is_missing, selected
 from exchange.database.whoami import acting_for
 from exchange.files.batch_files import parse_label
 from exchange.format.as_dict import as_json
@@ -32,7 +32,6 @@ from exchange.people.roles import Via
 
 if TYPE_CHECKING:
     from exchange.api import Exchange
-    from exchange.results import Imported
     from exchange.site import Site
 
 Frozen = Mapping[str, Any]
@@ -74,6 +73,8 @@ def hold(site: Site, act: Act, asker: Asker) -> None:
     asked = {name: value for name, value in act.arguments.items() if value not in (None, False)}
     frozen = {**asked, **act.frozen}
     facts = concerned(site, act.action, frozen)
+    if any(name in facts and not facts[name] for name in _THERE):
+        raise RefusedArgument("there is nothing here that it is about; nothing was proposed")
     values = {
         "action": act.action,
         "arguments": asked,
@@ -284,6 +285,10 @@ _FACTS: dict[str, Callable[[Site, sa.Connection, Frozen], dict[str, Any]]] = {
 }
 
 
+_THERE = ("ledger", "dead_letters", "missing", "channels", "changes")
+"""What has to be there for an act to be about anything."""
+
+
 def _difference(before: Frozen, now: Frozen) -> Iterator[str]:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
@@ -310,73 +315,14 @@ def _discard(exchange: Exchange, taken: Proposal) -> Any:
     return {"discarded": number}
 
 
-def _by_workflow(work: Callable[[Site, Frozen, str], Any]) -> Callable[[Exchange, Proposal], Any]:
-    """Do what a program calls by no method of its own."""
-
-    def done(exchange: Exchange, taken: Proposal) -> Any:
-        site = exchange.site
-        with exchange.act(site, taken.action, dict(taken.arguments), None, taken.why) as act:
-            result = as_json(work(site, taken.frozen, taken.why))
-            act.came_to(result)
-        return result
-
-    return done
+def _release(exchange: Exchange, taken: Proposal) -> Any:
+    return exchange.batches.release(taken.frozen["batch"], park=bool(taken.frozen.get("park")), reason=taken.why)
 
 
-def _release(site: Site, asked: Frozen, _why: str) -> Any:
-    from exchange.incoming import release
-
-    return _told(site, release.release_batch(site, asked["batch"], park=bool(asked.get("park"))))
-
-
-def _reject(site: Site, asked: Frozen, why: str) -> Any:
-    from exchange.incoming import release
-    from exchange.outgoing import control_batch
-
-    done = release.reject_batch(site, asked["batch"], why)
-    control_batch.try_to_publish(site)
-    return {"batch": done.stem, "state": BatchState.REJECTED.value}
-
-
-def _release_quarantined(site: Site, asked: Frozen, _why: str) -> Any:
-    from exchange.incoming import quarantine
-
-    return _told(site, quarantine.release_files(site, asked["batch"]))
-
-
-def _discard_quarantined(site: Site, asked: Frozen, why: str) -> Any:
-    from exchange.incoming import quarantine
-
-    quarantine.discard_files(site, asked["batch"], why)
-    return {"batch": asked["batch"], "state": BatchState.DISCARDED.value}
-
-
-def _told(site: Site, done: Imported) -> Imported:
-    """Tell the other side what became of its batch."""
-    from exchange.outgoing import control_batch
-
-    control_batch.after_import(site, [done], lambda: False)
-    return done
-
-
-def _accept(site: Site, asked: Frozen, why: str) -> Any:
-    from exchange.link.gaps import accept_by_hand
-
-    first = asked["sequence"]
-    last, snapshot = asked.get("through") or first, not asked.get("no_snapshot")
-    return accept_by_hand(site, asked["channel"], first, last, why, snapshot=snapshot)
-
-
-def _let_in(site: Site, asked: Frozen, why: str) -> Any:
-    from exchange.tables import version_limit
-
-    return version_limit.allow_ahead_by_hand(site, asked["channel"], asked["version"], why)
-
-
-def _leftovers(site: Site, asked: Frozen, _why: str) -> Any:
-    from exchange.outgoing import leftover
-
-    return leftover.discard_leftovers(site, asked["stream"])
+def _accept(exchange: Exchange, taken: Proposal) -> Any:
+    asked = taken.frozen
+    through, snapshot = asked.get("through"), not asked.get("no_snapshot")
+    return exchange.gaps.accept(asked["channel"], asked["sequence"], taken.why, through=through, snapshot=snapshot)
 
 
 def _trust(exchange: Exchange, taken: Proposal) -> Any:
@@ -392,14 +338,16 @@ def _trust(exchange: Exchange, taken: Proposal) -> Any:
 
 _DO: dict[str, Callable[[Exchange, Proposal], Any]] = {
     "import": _import,
-    "release_batch": _by_workflow(_release),
-    "release_quarantined": _by_workflow(_release_quarantined),
-    "reject_batch": _by_workflow(_reject),
+    "release_batch": _release,
+    "release_quarantined": lambda exchange, taken: exchange.quarantine.release(taken.frozen["batch"], reason=taken.why),
+    "reject_batch": lambda exchange, taken: exchange.batches.reject(taken.frozen["batch"], taken.why),
     "discard_dead_letter": _discard,
-    "discard_quarantined": _by_workflow(_discard_quarantined),
-    "discard_pending": _by_workflow(_leftovers),
-    "accept_gap": _by_workflow(_accept),
-    "let_in_versions": _by_workflow(_let_in),
+    "discard_quarantined": lambda exchange, taken: exchange.quarantine.discard(taken.frozen["batch"], taken.why),
+    "discard_pending": lambda exchange, taken: exchange.pending.discard(taken.frozen["stream"], taken.why),
+    "accept_gap": _accept,
+    "let_in_versions": lambda exchange, taken: exchange.versions.let_in(
+        taken.frozen["channel"], taken.frozen["version"], taken.why
+    ),
     "new_epoch": lambda exchange, taken: exchange.epochs.new(taken.why, taken.frozen.get("continues")),
     "adopt_epoch": lambda exchange, taken: exchange.epochs.adopt(taken.frozen["epoch"], taken.why),
     "refuse_epoch": lambda exchange, taken: exchange.epochs.refuse(taken.frozen["epoch"], taken.why),

@@ -39,6 +39,7 @@ def audited(side: Side) -> list[tuple[Any, ...]]:
     return [(one["who"], one["action"], one["why"]) for one in reversed(lines)]
 
 
+@pytest.mark.same_on("postgresql")
 def test_users_are_added_changed_kept_out_and_removed_and_no_password_is_an_argument(
     any_pair: Pair, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_users_are_added_changed_kept_out_and_removed_and_no_password_is_an_argu
     ]
 
 
+@pytest.mark.same_on("postgresql")
 def test_what_needs_a_second_person_is_proposed_and_no_name_that_one_gives_oneself_confirms_it(
     any_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +149,7 @@ def test_what_a_program_proposed_another_person_confirms_by_command_and_just_tha
     exchange.close()
 
 
+@pytest.mark.thorough
 def test_a_few_letters_one_person_discards_alone_and_more_are_refused_once_they_changed(
     parked: Callable[[], int], seeded: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,9 +175,8 @@ def test_a_few_letters_one_person_discards_alone_and_more_are_refused_once_they_
     assert ("alice", "discard_dead_letter", "hopeless") in audited(side)
 
 
-def test_a_gap_is_accepted_and_a_batch_rejected_by_two(
-    seeded: Pair, stem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.thorough
+def test_a_gap_is_accepted_by_two(seeded: Pair, stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (seeded.response.home / "outgoing").glob(f"{stem}.*"):
         path.unlink()
     seeded.response.execute("UPDATE profile_type SET daily_limit = daily_limit + 1")
@@ -183,6 +185,8 @@ def test_a_gap_is_accepted_and_a_batch_rejected_by_two(
     side = seeded.request
     side.do("import")
     side.environment["EXCHANGE_FOUR_EYES"] = "accept_gap,release,reject"
+    nothing = side.refused("gaps", "accept", "directory", "7", *WHY, code=2)
+    assert "there is nothing here that it is about; nothing was proposed" in nothing
     assert "number 1" in side.refused("gaps", "accept", "directory", "1", *WHY, code=4)
     assert "1 of" in side.do("proposals", "show", "1").out
     exchange = opened(side, monkeypatch)
@@ -191,3 +195,37 @@ def test_a_gap_is_accepted_and_a_batch_rejected_by_two(
     assert done["sequences"] == [1]
     exchange.close()
     assert side.do("gaps").err.splitlines() == ["nothing is missing"]
+
+
+@pytest.mark.thorough
+def test_held_batches_are_let_in_and_rejected_by_two_whatever_command_asks(
+    seeded: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, side = seeded.response, seeded.request
+    for number in (77, 78, 79):
+        there.execute(
+            f"INSERT INTO profile_type (id, name, daily_limit, priority) VALUES ({number}, 'p{number}', 1, 1)"
+        )
+    there.do("export")
+    seeded.carry()
+    side.do("import")
+    side.environment |= {"EXCHANGE_DELETED_ROWS": "0", "EXCHANGE_DELETED_SHARE": "0"}
+    side.environment["EXCHANGE_FOUR_EYES"] = "release,reject"
+    exchange = opened(side, monkeypatch)
+    for number, proposal in ((77, 1), (78, 2), (79, 3)):
+        there.execute(f"DELETE FROM profile_type WHERE id = {number}")
+        there.do("export")
+        seeded.carry()
+        side.do("import")
+        held = side.do("batches", "--state", "held", "--json").line["batch"]
+        words = {
+            77: ("batches", "release", held),
+            78: ("import", "--release", held),
+            79: ("batches", "reject", held),
+        }[number]
+        assert f"proposed as number {proposal};" in side.refused(*words, *WHY, code=4)
+        assert exchange.proposals.confirm(proposal, who="alice").state == "confirmed"
+        assert side.do("batches", "--state", "held", "--json").lines == []
+    exchange.close()
+    acts = [one[1] for one in audited(side) if one[0] == "alice" and one[1] != "confirm_proposal"]
+    assert acts == ["release_batch", "import", "reject_batch"]

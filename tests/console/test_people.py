@@ -137,6 +137,7 @@ def test_nobody_sees_a_page_before_signing_in_and_nobody_after_signing_out(setti
     ]
 
 
+@pytest.mark.thorough
 def test_a_session_that_somebody_planted_is_nobodys_and_one_ends_by_the_clock_and_with_its_user(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_session_that_somebody_planted_is_nobodys_and_one_ends_by_the_clock_an
         assert sign_in(browser, "vera").status == 401
 
 
+@pytest.mark.thorough
 def test_whoever_guesses_is_told_how_long_to_wait_and_a_foreign_page_signs_nobody_in(settings: Settings) -> None:
     with served(settings) as port:
         browser = Browser(port)
@@ -196,6 +198,7 @@ def test_each_role_does_what_it_may_and_is_refused_all_else(settings: Settings, 
         assert audited(settings, *{one.action for one in acts() if not role.may(least_role(one.action))}) == []  # type: ignore[attr-defined]
 
 
+@pytest.mark.thorough
 def test_an_administrator_makes_users_and_tokens_by_form(settings: Settings) -> None:
     with served(settings) as port:
         browser = as_(port, Role.ADMINISTRATOR)
@@ -229,6 +232,7 @@ def test_an_administrator_makes_users_and_tokens_by_form(settings: Settings) -> 
     ]
 
 
+@pytest.mark.thorough
 def test_only_a_trusted_proxy_says_who_somebody_is_and_whether_others_can_read_along(settings: Settings) -> None:
     said = {"X-Forwarded-User": "anna", "X-Forwarded-For": "6.6.6.6, 10.1.2.3", "X-Forwarded-Proto": "https"}
     with served(settings) as port:
@@ -284,6 +288,7 @@ def test_what_needs_a_second_person_is_proposed_on_one_page_and_done_by_another_
     engine.dispose()
 
 
+@pytest.mark.thorough
 def test_the_same_holds_for_programs_that_act_for_a_person(settings: Settings) -> None:
     with Exchange(settings) as exchange:
         viewer = Person("vera", Role.VIEWER, via=Via.TOKEN)

@@ -18,6 +18,8 @@ from exchange.people.roles import Role, Via
 from exchange.people.sessions import Lifetime
 from tests.databases import Databases
 
+pytestmark = pytest.mark.same_on("postgresql")
+
 GOOD = "correct horse battery"
 LIFETIME = Lifetime(timedelta(minutes=30), timedelta(hours=12))
 
