@@ -287,12 +287,14 @@ class Exchange:
     ) -> Replayed:
         """Apply a kept batch again, or a range of them; one that was applied stays as it is.
 
-        With ``release`` too many deletes are let in, which is whoever asks's word.
+        With ``release`` too many deletes are let in, which is whoever asks's word, but where a release takes two.
         """
         from exchange.incoming import replay
+        from exchange.limits import Held
         from exchange.outgoing import control_batch
 
         site = self.site
+        release = release and Held.RELEASE not in site.limits.four_eyes
         with self.act(site, "replay_batch", {"batch": batch, "through": through}, who, reason) as act:
             done = replay.replay_batches(site, batch, through, stopping, release=release)
             done = replace(done, untold=control_batch.after_import(site, done.batches, stopping))
