@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from exchange.operating.doctor.finding import Level
 from exchange.serve.console.visit import Visit, look
 
 
@@ -15,7 +16,12 @@ def health(visit: Visit) -> Response:
 def doctor(visit: Visit) -> Response:
     """Look at everything, which takes longer."""
     found = visit.exchange.findings()
-    return visit.render("health.html", found=visit.side.health, whole=found, every=0)
+    return visit.render(
+        "health.html",
+        found=visit.side.health,
+        whole=sorted(found, key=lambda one: list(Level).index(one.level), reverse=True),
+        every=0,
+    )
 
 
 ROUTES = (look("/health", health), look("/health/doctor", doctor))
