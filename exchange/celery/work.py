@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
@@ -712,8 +713,18 @@ def _follow_changes() -> None:
 
 
 def _warn(trouble: str | None) -> None:
-    if trouble:
-        log.warning("trouble", message=trouble)
+    """Log what troubles a run: each sentence once an hour, however many runs end with it."""
+    if not trouble:
+        return
+    moment = time.monotonic()
+    for sentence in [one for one, at in _warned.items() if moment - at >= WARNED_SECONDS]:
+        del _warned[sentence]
+    (log.debug if trouble in _warned else log.warning)("trouble", message=trouble)
+    _warned.setdefault(trouble, moment)
+
+
+WARNED_SECONDS = 3600.0
+_warned: dict[str, float] = {}
 
 
 def _handing(task: str, spread: bool) -> Callable[[str], None] | None:
@@ -739,8 +750,7 @@ def _told(outcomes: Iterable[HasFields], notes: dict[str, Any], nothing: str, wh
         told.append(fields)
         _say_outcome(outcome)
     trouble = notes.get("trouble")
-    if trouble:
-        log.warning("trouble", message=trouble)
+    _warn(trouble)
     for sentence in notes.get("cautions", ()):
         log.warning("caution", message=sentence)
     for sentence in notes.get("faults", ()):
