@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from exchange.operating.channels import ListedChannel, PausedOrResumed
     from exchange.operating.crossed import Crossed
     from exchange.operating.doctor import Finding
+    from exchange.operating.happenings import Happening
+    from exchange.operating.overview import Overview
     from exchange.operating.prune import Pruned
     from exchange.operating.reloading import Answer
     from exchange.operating.schedule import Schedule
@@ -475,6 +477,18 @@ class Exchange:
         from exchange.operating.status import read_status
 
         return read_status(self.site)
+
+    def overview(self) -> Overview:
+        """Say where rows are between both sides' databases, and what shows that each stretch of the link works."""
+        from exchange.operating.overview import read_overview
+
+        return read_overview(self.site)
+
+    def happenings(self) -> list[Happening]:
+        """Give what happened last, newest first: changes of state, acts of people, and alarms."""
+        from exchange.operating.happenings import read_happenings
+
+        return read_happenings(self.site)
 
     def crossed(self, since: datetime) -> Crossed:
         """Count what crossed since a moment, by channel, direction and hour."""

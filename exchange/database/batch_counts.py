@@ -23,9 +23,19 @@ _STANDING = (
     .group_by(batch_count.c.direction, batch_count.c.channel, batch_count.c.outcome)
     .having(sa.func.sum(batch_count.c.standing) > 0)
 )
+_RESENT = (
+    sa.select(batch_count.c.channel, sa.func.sum(batch_count.c.batches))
+    .where(batch_count.c.outcome == RESENT, batch_count.c.direction == Direction.OUT)
+    .group_by(batch_count.c.channel)
+)
 _FOLDED = sa.select(folded.c.direction, folded.c.channel, sa.func.sum(folded.c.batches)).group_by(
     folded.c.direction, folded.c.channel
 )
+
+
+def count_resent(connection: Connection) -> dict[str, int]:
+    """Count by channel how often batches were published once more. Reads in the caller's transaction."""
+    return {channel: int(number) for channel, number in connection.execute(_RESENT)}
 
 
 def count_standing(connection: Connection) -> Counter[Standing]:

@@ -234,6 +234,17 @@ class Spool:
         except FileNotFoundError:
             return False
 
+    def look_outgoing(self, names: Iterable[BatchName], most: int) -> tuple[int, bool, frozenset[BatchName]]:
+        """Count the batches in ``outgoing/``, and say which of some lie there, by the names of their publications.
+
+        At most so many files are listed: the second is whether there are more. Raises TransientError.
+        """
+        with self._listed(self.folders.outgoing) as (folder, entries):
+            listed = [entry.name for entry in islice(entries, most + 1)]
+            parsed = (parse_file_name(name) for name in listed[:most])
+            number = sum(1 for one in parsed if one is not None and one[1] is FileKind.MANIFEST)
+            return number, len(listed) > most, frozenset(one for one in names if folder.has(manifest_name(one)))
+
     def sealed_epochs(self) -> frozenset[str]:
         """Name the epochs of which our copy of a batch is kept: a database that was restored may know fewer."""
         with self._listed(self.folders.sealed) as (_, entries):

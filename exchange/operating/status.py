@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -119,6 +119,9 @@ class IncomingFiles(AsDict):
     ignored: int
     left_alone: tuple[LeftAloneFiles, ...] = ()
     """What carriers made of batches' files that can't be taken so."""
+    oldest_at: datetime | None = None
+    newest_at: datetime | None = None
+    """When the oldest and the newest of the batches came, by the folder's clock."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +183,15 @@ class Status:
         }
 
 
-def read_status(site: Site) -> Status:
-    """Count where everything stands; changes nothing. Raises TransientError if the database fails."""
+def read_status(site: Site, *, most_pending: int | None = None) -> Status:
+    """Count where everything stands; changes nothing. Raises TransientError if the database fails.
+
+    With ``most_pending`` no more than so many pending changes of a channel are counted.
+    """
     with transient_errors(), reading(site.engine) as connection:
         epoch = known_epoch(connection, site.network)
         there = peer_state.read_peer_state(site, connection)
-        channels = _channels(site, connection, there)
+        channels = _channels(site, connection, there, most_pending)
         backlog = letter_counts.backlog(connection)
         failures = tuple(map(str, list_failures(site, connection)))
         recent = recent_strangers(connection)
@@ -198,8 +204,13 @@ def read_status(site: Site) -> Status:
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
     try:
         sightings = site.spool.list_arrivals()
+        came = sorted(one.identity.changed_ns for one in sightings.batches if one.identity is not None)
         arrivals = IncomingFiles(
-            len(sightings.batches), sightings.unpaired, sightings.ignored, left_alone(sightings, site.limits)
+            len(sightings.batches),
+            sightings.unpaired,
+            sightings.ignored,
+            left_alone(sightings, site.limits),
+            *(datetime.fromtimestamp(at / 1e9, UTC) for at in (*came[:1], *came[-1:])),
         )
         trouble = _lost_marker(site)
     except TransientError as error:
@@ -253,7 +264,9 @@ def _lost_marker(site: Site) -> str | None:
     return next((fault for shared in site.spool.shared if (fault := shared.fault())), None)
 
 
-def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[ChannelStatus, ...]:
+def _channels(
+    site: Site, connection: Connection, there: PeerState, most_pending: int | None
+) -> tuple[ChannelStatus, ...]:
     counts = _count_states(connection)
     positions = {
         (row.direction, row.channel): row
@@ -275,7 +288,7 @@ def _channels(site: Site, connection: Connection, there: PeerState) -> tuple[Cha
         fields |= {"sequence": at.sequence if at else 0, "last_success_at": success_at}
         fields |= {"load": loads.get((direction, name))}
         if direction is Direction.OUT:
-            pending = _pending(connection, channel)
+            pending = _pending(connection, channel, most_pending)
             fields |= {"rollouts": tuple(said for stream, said in shares if channel and stream in channel.streams)}
             fields |= {"pending": pending, "pending_since": success_at if pending else None}
             if site.one_way:
@@ -313,8 +326,8 @@ def unacknowledged_since(connection: Connection, channel: str) -> datetime | Non
     return connection.scalar(oldest)
 
 
-def _pending(connection: Connection, channel: Channel | None) -> int:
-    return 0 if channel is None else capture.pending(connection, channel.streams, shard=channel.shard)
+def _pending(connection: Connection, channel: Channel | None, most: int | None) -> int:
+    return 0 if channel is None else capture.pending(connection, channel.streams, most, channel.shard)
 
 
 def _count_states(connection: Connection) -> Counter[Standing]:

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from exchange.operating.readiness import report_ready
 from exchange.operating.service_manager import manager
+from exchange.serve.console import live
 from exchange.serve.console.frame import STATIC, rendered
 from exchange.serve.console.routes import PAGES
 from exchange.serve.guard import Guard
@@ -60,6 +61,7 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
             Mount("/static", StaticFiles(directory=STATIC)),
             mounted(),
             *PAGES,
+            Route("/live/events", live.events),
         ],
         exception_handlers={Exception: _failed},
         lifespan=living,

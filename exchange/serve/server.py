@@ -19,6 +19,7 @@ from exchange.operating import last_runs, logs
 from exchange.operating.reloading import Reloader, say_reloaded
 from exchange.operating.service_manager import manager
 from exchange.serve.app import make_app
+from exchange.serve.feed import Feed
 from exchange.serve.guard import MOST_HEADER_BYTES, is_loopback
 from exchange.serve.side import STOP_SECONDS
 from exchange.settings import Settings, SettingsFaults, variable_name
@@ -93,8 +94,9 @@ def run_server(settings: Settings) -> None:
         token="needed" if token else "none, as no other machine reaches it",
     )
     there = _take_place(settings)
+    app = make_app(settings, token=token)
     config = uvicorn.Config(
-        make_app(settings, token=token),
+        app,
         http=_Bounded,
         ws="none",
         loop="asyncio",
@@ -114,7 +116,7 @@ def run_server(settings: Settings) -> None:
         for sentence in last_runs.begin(settings, "serve"):
             structlog.get_logger("exchange").warning("restarted", message=sentence)
     with there:
-        _Server(config, settings, (host, listening.getsockname()[1])).run(sockets=[listening])
+        _Server(config, settings, (host, listening.getsockname()[1]), app.state.side.feed).run(sockets=[listening])
 
 
 def _check_certificate(settings: Settings) -> None:
@@ -164,8 +166,9 @@ def _blind() -> ssl.SSLContext:
 class _Server(uvicorn.Server):
     """A server that tells whoever started it that it is ready and answers, and reads the log's settings anew."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, address: tuple[str, int]) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, address: tuple[str, int], feed: Feed) -> None:
         super().__init__(config)
+        self._feed = feed
         self._address = ("127.0.0.1" if address[0] in {"0.0.0.0", "::"} else address[0], address[1])  # noqa: S104
         self._tls = _blind() if settings.serve_certificate_file else None
         self._asking: asyncio.Task[None] | None = None
@@ -181,6 +184,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End; uvicorn then dies of the signal that it was asked by, and nothing runs any more."""
+        await self._feed.stop()
         await super().shutdown(sockets)
         last_runs.end()
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 from functools import partial
 
 from exchange.api import Exchange
+from exchange.database import clock
+from exchange.operating.crossed import Crossed
 from exchange.operating.doctor.finding import Alarm, Finding, Level
 from exchange.operating.doctor.verdict import Verdict, judge
 from exchange.serve.console.dead_letters_rehearsals import Rehearsals
+from exchange.serve.feed import Feed
+from exchange.serve.kept import Kept
 from exchange.settings import Settings
 from exchange.watching.health import Health, Looker, make_watching_site
 from exchange.watching.metrics import Scraper
@@ -20,6 +25,9 @@ GLANCE_SECONDS = 0.3
 """A page waits so long for how the side is; of what hangs it says what is known."""
 KEPT_SECONDS = 2.0
 """So long what was seen counts for all pages."""
+CROSSED_SECONDS = 10.0
+"""So long at least what crossed of late does."""
+DAY = timedelta(days=1)
 
 
 _PAGES = {
@@ -55,6 +63,9 @@ class Side:
         self._watch: threading.Thread | None = None
         self._lock = threading.Lock()
         self._seen: tuple[float, Health] | None = None
+        self.crossed = Kept(self._read_crossed, CROSSED_SECONDS)
+        """What crossed within the last day, by the hour."""
+        self.feed = Feed(self.exchange.happenings)
 
     def watch(self) -> None:
         """Begin to tell people of alarms, in a thread."""
@@ -77,8 +88,12 @@ class Side:
         """Say how the side is, as somebody saw it at most two seconds ago."""
         with self._lock:
             if self._seen is None or time.monotonic() - self._seen[0] > KEPT_SECONDS:
-                self._seen = time.monotonic(), self.looker.read_lately(GLANCE_SECONDS)
+                seen = self.looker.read_lately(GLANCE_SECONDS) if self._seen else self.looker.read()
+                self._seen = time.monotonic(), seen
             return self._seen[1]
+
+    def _read_crossed(self) -> Crossed:
+        return self.exchange.crossed(clock.now() - DAY)
 
     @property
     def verdict(self) -> Verdict:

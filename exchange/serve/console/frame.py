@@ -19,7 +19,7 @@ from exchange.database import clock
 from exchange.format.errors import printable
 from exchange.format.moments import in_words, lasting
 from exchange.people.roles import Role
-from exchange.serve.console import charts
+from exchange.serve.console import charts, picture
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -46,6 +46,7 @@ MENU = (
         (
             Link("/", "Overview", "o"),
             Link("/live", "Live", "l"),
+            Link("/peer", "Far side", "f"),
             Link("/batches", "Batches", "b"),
             Link("/dead-letters", "Dead letters", "d"),
             Link("/quarantine", "Quarantine", "q"),
@@ -188,7 +189,14 @@ def templates() -> Environment:
         "compact": compact,
         "sentence": sentence,
     }
-    found.globals |= {"badge": badge, "address": address, "charts": charts, "MENU": MENU, "version": __version__}
+    found.globals |= {
+        "badge": badge,
+        "address": address,
+        "charts": charts,
+        "picture": picture,
+        "MENU": MENU,
+        "version": __version__,
+    }
     return found
 
 

@@ -17,6 +17,8 @@ from exchange.serve.console import (
     gaps,
     health,
     keys,
+    live,
+    overview,
     pending,
     people,
     proposals,
@@ -29,6 +31,8 @@ from exchange.serve.console import (
 )
 
 PAGES: tuple[Route, ...] = (
+    *overview.ROUTES,
+    *live.ROUTES,
     *theme.ROUTES,
     *sign_in.ROUTES,
     *health.ROUTES,

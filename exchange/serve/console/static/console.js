@@ -17,7 +17,10 @@
         const other = fresh.getElementById(part.id);
         const busy = part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select");
         const open = part.querySelector("details[open]");
-        if (other && !busy && !open && other.innerHTML !== part.innerHTML) part.innerHTML = other.innerHTML;
+        if (!other || busy || open || other.innerHTML === part.innerHTML) continue;
+        const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");
+        part.innerHTML = other.innerHTML;
+        if (focused) part.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
       }
       root.classList.remove("stale");
       say("");
@@ -128,6 +131,10 @@
       const empty = document.getElementById("no-events");
       if (empty) empty.remove();
     };
+    source.addEventListener("trouble", (message) => {
+      const words = JSON.parse(message.data);
+      say(words && `Nothing can be read now: ${words}`);
+    });
     source.onerror = () => say("The stream of events is broken off; it is asked for again by itself.");
     source.onopen = () => say("");
   }
