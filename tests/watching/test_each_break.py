@@ -12,10 +12,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from exchange.cli.runtime import FAILED
 from exchange.database import make_engine
 from exchange.database.engine import now
 from exchange.files.shared_folders import MARKER
@@ -23,7 +27,7 @@ from exchange.operating import broker
 from exchange.operating.doctor.finding import Alarm
 from exchange.tables import capture
 from tests.networks import until
-from tests.watching.breaking import EVERY, KEPT_SECONDS, Break, World, world
+from tests.watching.breaking import EVERY, KEPT_SECONDS, Break, Served, World, world
 from tests.watching.scraping import Scrape
 
 pytestmark = [
@@ -38,6 +42,7 @@ pytestmark = [
 
 SILENT = 30.0
 """Who promised word each two seconds is silent after so long."""
+LATE = 120.0
 SETTLED = 10.0
 """A damaged file may be one that is still written, until nobody has written to it for so long."""
 QUIET_SECONDS = 45.0
@@ -47,6 +52,13 @@ QUIET_SECONDS = 45.0
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Give two sides that are well; each test leaves them so."""
     with world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[World]:
+    """Give two sides of its own to a test that leaves something for people to decide on."""
+    with world(tmp_path) as made:
         yield made
 
 
@@ -132,6 +144,51 @@ def test_a_carrier_that_brings_nothing_more(here: World) -> None:
         here.carriers.resting.add("response")
     here.carriers.resting.clear()
     here.mended(silent)
+
+
+def test_exports_and_imports_that_are_late_and_a_paused_channel_that_is_not(here: World) -> None:
+    worker = Break(Alarm.WORKER, "ExchangeWorkerDead", heard_of("worker"), finds=SILENT)
+    late = [
+        Break(
+            Alarm.EXPORT_LATE,
+            "ExchangeExportLate",
+            above("last_success_age_seconds", LATE, channel="requests"),
+            "requests",
+            finds=LATE,
+        ),
+        Break(
+            Alarm.IMPORT_LATE,
+            "ExchangeImportLate",
+            above("last_success_age_seconds", LATE, channel="directory"),
+            "directory",
+            finds=LATE,
+        ),
+    ]
+    side = here.request.side
+    here.until_green()
+    side.do("channels", "pause", "responses", "--reason", "the office moves")
+    until(lambda: any(one["labels"]["alertname"] == "ExchangeChannelPaused" for one in here.prometheus.alerts()))
+    status, health = here.request.health()
+    (told,) = (one for one in health["parts"] if one["level"] != "ok")
+    assert (status, told["check"], told["level"], told["alarm"]) == (200, "paused", "warning", None)
+    assert told["command"] == "exchange channels resume responses --reason TEXT"
+    assert Scrape.of(here.request.ask("/metrics")[1]).one("paused", channel="responses", direction="in") == 1
+    here.receiver.requests.clear()
+    pid = here.request.child("worker").pid
+    began = time.monotonic()
+    with here.request.unattended():
+        os.killpg(pid, signal.SIGSTOP)
+        here._see((worker, *late), began)
+        assert {one["alarm"] for one in here.messages()} <= {"worker", "export_late", "import_late", "link_silent"}
+        assert not any(one["subject"] == "responses" for one in here.messages())
+        assert not any(one["labels"].get("channel") == "responses" for one in _late_alerts(here))
+        os.killpg(pid, signal.SIGCONT)
+    side.do("channels", "resume", "responses", "--reason", "they have moved")
+    here.mended(*late)
+
+
+def _late_alerts(here: World) -> list[dict[str, dict[str, str]]]:
+    return [one for one in here.prometheus.alerts() if one["labels"].get("alarm") in ("export_late", "import_late")]
 
 
 def _change(here: World, number: int) -> None:
@@ -316,3 +373,93 @@ def test_a_database_that_is_away(here: World) -> None:
     here.database.start()
     here.mended(away)
     assert {one["alarm"] for one in here.messages()} <= {"database", "run_failed", "link_silent"}
+
+
+def test_a_database_that_is_an_earlier_copy(apart: World) -> None:
+    halted = Break(Alarm.HALTED, "ExchangeHalted", above("halted"), finds=8 + 2 * EVERY)
+    apart.until_green()
+    apart.database.stop()
+    apart.database.copy("earlier")
+    apart.database.start()
+    apart.until_green()
+    apart.request.side.do("submit", "administrator", "what becomes of this?")
+    until(lambda: _newest_request(apart) == ["acknowledged"])
+    apart.until_green()
+    # It stands still for so long, and exports nothing then.
+    along = {"link_silent", "database", "run_failed"}
+    with apart.broken(halted, along=along):
+        apart.database.stop()
+        apart.database.take("earlier")
+        apart.database.start()
+    apart.request.side.do("epoch", "new", "--reason", "restored")
+    until(lambda: not _halted(apart))
+
+
+def _halted(here: World) -> list[object]:
+    alerts = [one for one in here.prometheus.alerts() if one["labels"].get("alarm") == "halted"]
+    return alerts + [one for one in here.request.alarms() if one["alarm"] == "halted"]
+
+
+def _newest_request(here: World) -> list[str]:
+    sent = here.request.side.do("batches", "--channel", "requests", "--json").lines
+    return [one["state"] for one in sent[:1]]
+
+
+def test_a_lost_database_comes_back_by_two_commands(apart: World, tmp_path: Path) -> None:
+    side = apart.request.side
+    apart.until_green()
+    side.do("submit", "administrator", "before the backup")
+    backups = tmp_path / "backups"
+    backups.mkdir(mode=0o700)
+    made = side.do("backup", "--to", str(backups), "--reason", "the hour", "--json").line["folder"]
+    side.do("submit", "administrator", "after the backup")
+    until(lambda: _rows(apart.request) == _rows(apart.response), apart.request.log)
+    _change(apart, 1004)
+    until(lambda: _in_request(apart, "SELECT daily_limit FROM profile_type WHERE name = 'basic'") == 1004)
+    apart.until_green()
+    apart.request.stop()
+    began = time.monotonic()
+    admin = make_engine(side.database_url.rpartition("/")[0] + "/template1")
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("DROP DATABASE postgres WITH (FORCE)"))
+    admin.dispose()
+    side.do("restore", "--from", made, "--reason", "the disk is gone")
+    print(f"restored after {time.monotonic() - began:.1f} s")  # noqa: T201 - shown with -rP, for the page
+    apart.request.up()
+    # The other side answered what is lost: each parks one record, which its people have to decide on.
+    until(lambda: [_parked(one) for one in (apart.request, apart.response)] == [["response"], ["request"]])
+    apart.response.side.execute(f"DELETE FROM response WHERE request_id IN ({_LOST})")
+    until(lambda: _rows(apart.request) == _rows(apart.response), apart.request.log)
+    apart.measured.append(f"a lost database: both sides have the same rows after {time.monotonic() - began:.1f} s")
+    until(
+        lambda: not apart.prometheus.alerts() and {one.health()[0] for one in (apart.request, apart.response)} == {200}
+    )
+    for one in (apart.request, apart.response):
+        until(partial(_is_sound, one), one.log)
+    apart.measured.append(f"a lost database: `exchange check` agrees after {time.monotonic() - began:.1f} s")
+
+
+_LOST = "SELECT id FROM request WHERE query = 'after the backup'"
+
+
+def _parked(one: Served) -> list[str]:
+    return [letter["stream"] for letter in one.side.do("dead-letters", "list", "--state", "parked", "--json").lines]
+
+
+def _is_sound(one: Served) -> bool:
+    return one.side.run("check", "--deep").code != FAILED
+
+
+def _rows(one: Served) -> list[list[tuple[Any, ...]]]:
+    engine = make_engine(one.side.database_url)
+    with engine.connect() as connection:
+        found: list[list[tuple[Any, ...]]] = [
+            [tuple(row) for row in connection.execute(sa.text(f"SELECT {columns} ORDER BY 1"))]
+            for columns in (
+                "name, daily_limit FROM profile_type",
+                "query FROM request",
+                "query FROM request JOIN response ON request_id = request.id",
+            )
+        ]
+    engine.dispose()
+    return found
