@@ -197,9 +197,13 @@ def _odd(side: Side) -> Iterator[str]:
 
 
 def shape(side: Side) -> Counter[str]:
-    """Count what a side has: rows of the ledger, changes that wait, files of each folder."""
+    """Count what a side has: rows of the ledger, changes that wait, files of each folder.
+
+    How many control batches the other side has heard since depends on how the run before ended.
+    """
     ledger = tables.batch.c
-    rows = side.all(sa.select(ledger.direction, ledger.state, ledger.pruned_at.is_(None)))
+    heard = sa.and_(ledger.channel == CONTROL, ledger.state == "acknowledged")
+    rows = side.all(sa.select(ledger.direction, ledger.state, ledger.pruned_at.is_(None)).where(~heard))
     found: Counter[str] = Counter(" ".join(map(str, row)) for row in rows)
     found["changes"] = len(side.all(sa.select(tables.change)))
     for folder in side.site.spool.folders.home.iterdir():
