@@ -80,7 +80,6 @@ from exchange.reference.answering import answer_requests as answer
 from exchange.results import Imported, Retried
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
-from exchange.tables import version_limit
 
 Result = dict[str, Any]
 Work = TypeVar("Work", bound=Callable[..., Result])
@@ -477,7 +476,7 @@ def free_row(stream: str, key: str) -> Result:
     """Let a row that an absurd version has frozen, or a deleted key, take the next record again."""
     for name, value in (("stream", stream), ("key", key)):
         check_text(name, value or None)
-    return version_limit.free(_site(), stream or "", key or "").as_dict()
+    return _exchange().versions.free(stream or "", key or "", "").as_dict()
 
 
 @_task("exchange.pause_channel")

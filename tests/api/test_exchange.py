@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,11 @@ def test_a_program_exports_imports_and_mends_dead_letters_as_the_command_line_do
         assert (letter.id, group.letters, letter.error) == (1, 1, "unique")
         assert "unique" in str(office.dead_letters.show(1))
         assert [one.failed for one in office.dead_letters.retry([1], rehearse=True)] == [True]
+        assert office.dead_letters.select("once").letters == 1
+        (outcome,) = office.dead_letters.rehearse("once")
+        assert (outcome.outcome, outcome.letters) == ("would be parked", 1)
+        assert [json.loads(line)["id"] for line in office.dead_letters.lines()] == [1]
+        assert [(one.stream, one.changed) for one in office.schemas.list()] == [("item", None)]
         office.dead_letters.edit(1, "it is the same one", values={"/data/name": "c"}, who="ada")
         assert [one.state for one in office.dead_letters.retry([1])] == ["applied"]
         assert next(one for one in office.status().channels if one.channel == "items").applied == 1
@@ -118,8 +124,9 @@ def test_a_program_exports_imports_and_mends_dead_letters_as_the_command_line_do
             done = connection.execute(
                 sa.select(audit.c.action, audit.c.who, audit.c.origin).where(audit.c.concludes.is_(None))
             ).all()
-        assert [row.action for row in done] == ["import", "edit_dead_letter", "retry_dead_letter"]
-        assert done[1].who == "ada"
+        names = ["import", "select_dead_letters", "edit_dead_letter", "retry_dead_letter"]
+        assert [row.action for row in done] == names
+        assert done[2].who == "ada"
         assert done[0].origin.startswith("program, ")
 
 
