@@ -237,6 +237,18 @@ class _Query:
 
     # What is said of a batch
 
+    def _from_here(self, last: Cursor | None = None) -> list[sa.ColumnElement[bool]]:
+        """Write the time that is meant, behind the page before and not behind ``last``.
+
+        Of two bounds a database takes either to begin and end at in an index: only the nearer one is said.
+        """
+        since, until = self.filters.since if last is None else last.created_at, self.filters.until
+        nearer = self.place is not None and (until is None or self.place.created_at < until)
+        time = replace(self.filters, since=since, until=None if nearer else until).of_time(batch)
+        behind, before = self._behind_in_time(batch), _NEWEST.before(last, batch)
+        here = [batch.c.created_at <= self.place.created_at] if self.place is not None and nearer else []
+        return [*time, *here, *behind, *before]
+
     def _behind_in_time(self, rows: sa.FromClause) -> list[sa.ColumnElement[bool]]:
         return _NEWEST.behind(self.place.in_time if self.place else None, rows)
 
@@ -302,8 +314,7 @@ class _Query:
                 break
             rows = (
                 sa.select(*_SHOWN)
-                .where(*_in_group(group), *self.filters.of_time(batch), *self._behind_in_time(batch))
-                .where(*_NEWEST.before(last, batch))
+                .where(*_in_group(group), *self._from_here(last))
                 .order_by(*_NEWEST.columns(batch))
                 .limit(self.limit)
             )
@@ -318,7 +329,7 @@ class _Query:
         same = [batch.c[mine] == there.c[counts] for mine, counts in names]
         first = (
             sa.select(batch.c.id)
-            .where(*same, *self.filters.of_time(batch), *self._behind_in_time(batch))
+            .where(*same, *self._from_here())
             .order_by(*_NEWEST.columns(batch))
             .limit(1)
             .correlate(there)
