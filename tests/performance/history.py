@@ -144,6 +144,40 @@ def act(connection: Connection, count: int) -> None:
         connection.execute(sa.insert(tables.audit), [acted | row for row in rows])
 
 
+def sign_in(connection: Connection, count: int) -> None:
+    """Let so many people be signed in, fail to, show tokens, and have proposed what others confirmed."""
+    moment = now()
+    named: dict[str, Any] = {"name": lambda n: text_of("user ", n)}
+    begun: dict[str, Any] = {
+        "digest": lambda n: text_of("d", n),
+        "begun_at": moment,
+        "seen_at": moment,
+        "address": "::1",
+    }
+    fill(connection, tables.session, count, named | begun)
+    fill(connection, tables.sign_in, count, named | {"address": lambda n: text_of("10.", n), "at": moment})
+    shown: dict[str, Any] = {
+        "digest": lambda n: text_of("d", n),
+        "role": "viewer",
+        "sees_sensitive": False,
+        "made_by": "somebody",
+    }
+    fill(connection, tables.token, count, named | shown | {"created_at": moment, "expires_at": moment})
+    what: dict[str, Any] = dict.fromkeys(("arguments", "frozen", "facts"), "{}") | {
+        "action": "epoch new",
+        "why": "years ago",
+    }
+    closed: dict[str, Any] = {
+        "state": "confirmed",
+        "who": "one",
+        "also": "[]",
+        "origin": "here",
+        "at": moment,
+        "expires_at": moment,
+    }
+    fill(connection, tables.proposal, count, what | closed)
+
+
 def analyse(side: Side) -> None:
     """Let the database count, as it does by itself from time to time."""
     with side.engine.connect() as connection:
