@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +14,7 @@ from exchange.database import make_engine
 from exchange.database.clock import now
 from exchange.database.tables import event
 from exchange.operating.prepare import prepare
-from exchange.serve.feed import MOST_STREAMS
+from exchange.serve.feed import MOST_STREAMS, Feed
 from exchange.settings import Settings
 from tests.console.served import Browser, console
 
@@ -115,3 +116,17 @@ def test_a_database_that_can_not_be_read_is_said_in_the_stream_and_that_it_can_a
             connection.exec_driver_sql("ALTER TABLE exchange_event_away RENAME TO exchange_event")
         stream.until('data: ""')
     engine.dispose()
+
+
+def test_streams_end_at_once_when_the_server_stops() -> None:
+    async def listened() -> list[object]:
+        feed = Feed(list)
+        stream = feed.listen({})
+        first = await anext(stream)
+        waiting = asyncio.create_task(anext(stream, None))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await feed.stop()
+        return [first, await waiting, await anext(stream, None)]
+
+    assert asyncio.run(listened()) == [([], ""), ([], ""), None]
