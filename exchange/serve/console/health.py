@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from exchange.operating.doctor.finding import Level
+from exchange.database.clock import now
+from exchange.operating.doctor.verdict import judge
 from exchange.serve.console.visit import Visit, look
+from exchange.watching.health import Health
 
 
 def health(visit: Visit) -> Response:
     """Show how each part is, the worst first."""
-    return visit.render("health.html", found=visit.side.health, whole=None, every=5)
+    return _shown(visit, visit.side.health, every=5)
 
 
 def doctor(visit: Visit) -> Response:
     """Look at everything, which takes longer."""
-    found = visit.exchange.findings()
-    return visit.render(
-        "health.html",
-        found=visit.side.health,
-        whole=sorted(found, key=lambda one: list(Level).index(one.level), reverse=True),
-        every=0,
-    )
+    found = Health(visit.side.settings.network, now(), tuple(visit.exchange.findings()))
+    return _shown(visit, found)
+
+
+def _shown(visit: Visit, found: Health, every: int = 0) -> Response:
+    return visit.render("health.html", found=found, verdict=judge(found.parts), whole=not every, every=every)
 
 
 ROUTES = (look("/health", health), look("/health/doctor", doctor))
