@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from exchange.testing.servers import postgres
-from tests.benchmarks import agreeing, loading, nudging, report, sending, spoiling
+from tests.benchmarks import agreeing, loading, looking, nudging, report, sending, spoiling
 from tests.benchmarks.bars import Outcome, not_measured
 from tests.benchmarks.data import Sizes
 from tests.benchmarks.environments import FOLDER, Environments
@@ -45,6 +45,7 @@ CONTESTS: dict[str, Callable[[Workshop], Outcome]] = {
     "one-batch": sending.one_batch,
     "shards": loading.sharded,
     "nudge": nudging.nudge,
+    "pages": looking.pages,
 }
 
 WHOLE = Sizes()

@@ -63,6 +63,16 @@ class Sizes:
         return self.records // 10, 10 * self.records
 
     @property
+    def ledger(self) -> int:
+        """How many batches a side has whose pages are looked at: 1,000,000."""
+        return 2 * self.records
+
+    @property
+    def looks(self) -> int:
+        """How often each page is: 41 times, the first not counted."""
+        return 8 * self.rounds + 1
+
+    @property
     def nudges(self) -> int:
         """How many rows are timed on their way: 200."""
         return max(3, self.records // 2500)

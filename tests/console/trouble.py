@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,12 @@ def make_tables(connection: Connection, network: str) -> None:
 
 
 @contextmanager
-def troubled(folder: Path) -> Iterator[tuple[Sides, Settings]]:
-    """Give both sides and the settings of the office, which has letters, gaps, quarantine, an audit and more."""
-    with two_sides(folder, channels, make_tables=make_tables) as sides:
+def troubled(folder: Path, urls: Mapping[str, str] | None = None) -> Iterator[tuple[Sides, Settings]]:
+    """Give both sides and the settings of the office, which has letters, gaps, quarantine, an audit and more.
+
+    ``urls`` are those of an empty database for each, SQLite files in the folder unless they are given.
+    """
+    with two_sides(folder, channels, urls, make_tables=make_tables) as sides:
         plant, office = sides["plant"], sides["office"]
         _send(sides, *(note(f"{HOSTILE} {number}", "refuse") for number in range(10)), note("good", "well"))
         _send(sides, note("second", HOSTILE))
