@@ -219,6 +219,9 @@ def nudge() -> None:
 
 def demo(
     home: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to show it; it is made anew.")] = Path("var/demo"),
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave both sides at work at the end, each with its console, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Show two networks at work on this machine, in under a minute."""
     from exchange.operating.demo import DemoFailed, run_demo
@@ -227,7 +230,7 @@ def demo(
     if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= _DEMO_FOLDERS):
         raise Refused(f"{folder}: expected nothing there or an earlier demo, found something else; it is left alone")
     try:
-        agreed = run_demo(folder)
+        agreed = run_demo(folder, keep=keep)
     except DemoFailed as failure:
         output.print_error(str(failure))
         fail()

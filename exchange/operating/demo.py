@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -40,11 +41,16 @@ from exchange.reference import channels
 from exchange.reference.models import ProfileType, Response, User
 from exchange.reference.submit import submit
 from exchange.testing.carrier import Carrier
+from exchange.testing.servers import free_port
 
 EVERY_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 USERS = (("alice", "standard"), ("bob", "basic"), ("carol", "urgent"))
 REQUESTS = 12
+VISITOR = "demo"
+"""Who may sign in to the consoles that are kept, with a password that is made then."""
+LOSES_EACH = 5
+ASKS_EVERY_SECONDS = 3.0
 
 
 class DemoFailed(Exception):  # noqa: N818 - what the last line says
@@ -58,6 +64,8 @@ class Network:
     name: str
     peer: str
     home: Path
+    port: int | None = None
+    """Where its console is served, if it is."""
 
     @property
     def env_file(self) -> Path:
@@ -78,11 +86,12 @@ class Network:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("EXCHANGE_")}
         return clean | {"EXCHANGE_ENV_FILE": str(self.env_file)}
 
-    def command(self, *words: str) -> str:
+    def command(self, *words: str, typed: str = "") -> str:
         """Run an ``exchange`` command as a person would, and give what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", "exchange", *words],
             env=self.environment(),
+            input=typed,
             capture_output=True,
             text=True,
             check=False,
@@ -100,6 +109,7 @@ class Network:
             f"EXCHANGE_NETWORK={self.name}\nEXCHANGE_PEER={self.peer}\nEXCHANGE_HOME=.\n"
             f"EXCHANGE_EXPORT_EVERY={EVERY_SECONDS}\nEXCHANGE_IMPORT_EVERY={EVERY_SECONDS}\n"
             f"EXCHANGE_ANSWER_EVERY={EVERY_SECONDS}\nEXCHANGE_SETTLE_SECONDS=0.5\nEXCHANGE_GAP_SECONDS=0.5\n"
+            + (f"EXCHANGE_SERVE=true\nEXCHANGE_SERVE_PORT={self.port}\n" if self.port else "")
         )
         self.command("init")
         self.command("migrate")
@@ -134,6 +144,9 @@ class DemoCarrier(threading.Thread):
         self.back = Carrier(response.home / "outgoing", request.home / "incoming")
         self.spoil_next = threading.Event()
         self.lose_next = threading.Event()
+        self.loses_each = 0
+        """Of so many data files of requests one is lost, if not 0."""
+        self._requests = 0
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -151,7 +164,10 @@ class DemoCarrier(threading.Thread):
         return _is_request_data(name) and _taken(self.spoil_next)
 
     def _loses(self, name: str) -> bool:
-        return _is_request_data(name) and _taken(self.lose_next)
+        if not _is_request_data(name):
+            return False
+        self._requests += 1
+        return _taken(self.lose_next) or (self.loses_each > 0 and self._requests % self.loses_each == 0)
 
 
 def _is_request_data(name: str) -> bool:
@@ -166,16 +182,17 @@ def _taken(asked: threading.Event) -> bool:
     return True
 
 
-def run_demo(home: Path, console: Console | None = None) -> bool:
+def run_demo(home: Path, console: Console | None = None, *, keep: bool = False) -> bool:
     """Show it all below ``home``, which is made anew; say whether both databases agree at the end.
 
-    Raises DemoFailed if something does not come about in time. Leaves nothing running.
+    To ``keep`` it leaves both sides at work, each with its console, until Ctrl-C or SIGTERM. Raises DemoFailed if
+    something does not come about in time. Leaves nothing running.
     """
     show = console or Console()
     shutil.rmtree(home, ignore_errors=True)
     request, response = (
-        Network("request", "response", home / "request"),
-        Network("response", "request", home / "response"),
+        Network("request", "response", home / "request", free_port() if keep else None),
+        Network("response", "request", home / "response", free_port() if keep else None),
     )
     show.rule("[bold]two networks that share nothing but files")
     with _step(show, "each gets a database, folders and a signing key of its own, and trusts the other's public key"):
@@ -204,15 +221,38 @@ def run_demo(home: Path, console: Console | None = None) -> bool:
         ):
             refusal = story.be_refused()
         show.print(f"    [yellow]{printable(refusal, 300)}", soft_wrap=True, highlight=False)
-        with _step(show, "everything is answered; workers, beats, brokers and the carrier stop in order"):
+        with _step(show, "everything is answered"):
             story.settle()
+        agreed = _report(show, request, response)
+        if keep:
+            _keep(show, story, (request, response))
+        with _step(show, "workers, beats, brokers and the carrier stop in order"):
             courier.stop()
             for side in sides:  # both at once: each stops its own in order
                 side.terminate()
             stack.close()
-    agreed = _report(show, request, response)
     _next_commands(show, response)
     return agreed
+
+
+def _keep(show: Console, story: Scenario, networks: Sequence[Network]) -> None:
+    """Leave both sides at work, with somebody who asks and a carrier that loses files, until Ctrl-C or SIGTERM."""
+    password = secrets.token_urlsafe(12)
+    for network in networks:
+        network.command(
+            "users", "add", VISITOR, "--role", "administrator", "--password-file", "-", typed=f"{password}\n"
+        )
+    show.print(f"\nBoth sides go on, and the carrier loses each {LOSES_EACH}th file of requests. Their consoles:")
+    for network in networks:
+        show.print(f"  {network.name:10} http://127.0.0.1:{network.port}/", soft_wrap=True)
+    show.print(f"Sign in as {VISITOR} with {password}; Ctrl-C ends it.", soft_wrap=True, highlight=False)
+    ended = threading.Event()
+    before = {one: signal.signal(one, lambda *_: ended.set()) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        story.go_on(ended)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _prepare(request: Network, response: Network) -> None:
@@ -305,6 +345,12 @@ class Scenario:
         self._until("the last answers", self._all_answered)
         for engine in (self._request, self._response):
             self._until("an empty list of changes", partial(_nothing_pending, engine))
+
+    def go_on(self, ended: threading.Event) -> None:
+        """Ask again and again, while the carrier loses files, until it has ended."""
+        self._courier.loses_each = LOSES_EACH
+        while not ended.wait(ASKS_EVERY_SECONDS):
+            self._ask(1, "lookup")
 
     def _ask(self, count: int, kind: str) -> None:
         with Session(self._request) as session, session.begin():
