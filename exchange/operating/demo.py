@@ -103,7 +103,8 @@ class Network:
 
     def prepare(self) -> None:
         """Write the settings, make folders and a signing key, create the tables."""
-        self.home.mkdir(parents=True)
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o711)
         self.env_file.touch(mode=0o600)
         self.env_file.write_text(
             f"EXCHANGE_NETWORK={self.name}\nEXCHANGE_PEER={self.peer}\nEXCHANGE_HOME=.\n"
