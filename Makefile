@@ -19,7 +19,7 @@ QUICK := tests/format tests/channels tests/tables tests/incoming/test_verdicts.p
 .DEFAULT_GOAL := test
 
 demo: $(READY)
-	@$(BIN)/exchange demo
+	@$(BIN)/exchange demo $(ARGS)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -49,7 +49,7 @@ class Watched:
         if not url.startswith(("http://127.0.0.1:", "data:")):
             self.wrong.append(f"{self.page.url}: asked for {url}")
 
-    def picture(self, file: Path) -> None:
-        """Keep how the whole page looks."""
+    def picture(self, file: Path, *, whole: bool = True) -> None:
+        """Keep how the page looks, all of it or what a window shows."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=str(file), full_page=True)
+        self.page.screenshot(path=str(file), full_page=whole)

@@ -21,7 +21,6 @@ from tests.console.trouble import troubled
 pytestmark = pytest.mark.thorough
 
 PICTURES = Path(__file__).parents[2] / ".cache" / "pictures"
-KEPT_KIB = 300
 LOOKS = [("light", 1280, 900), ("dark", 1280, 900), ("light", 390, 844)]
 
 AUDIT = """() => {

@@ -9,7 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.console.chromium import PROGRAM, Watched, chromium
 from tests.console.served import Browser
+
+ROOT = Path(__file__).parents[2]
+PICTURE = ROOT / ".cache" / "pictures" / "console.png"
+MOST_BYTES = 300 * 1024
 
 pytestmark = pytest.mark.processes
 
@@ -48,6 +53,7 @@ def test_the_demo_shows_both_sides_agreeing_keeps_their_consoles_when_asked_and_
                 browser = Browser(int(port))
                 browser.post("/sign-in", name=signed_in[1], password=signed_in[2])
                 assert f"{signed_in[1]}, administrator" in browser.get("/schedule").words
+                _take_picture(int(port), *signed_in.groups())
         finally:
             demo.terminate()
             told += demo.communicate(timeout=60)[0]
@@ -73,6 +79,23 @@ def test_the_demo_shows_both_sides_agreeing_keeps_their_consoles_when_asked_and_
         EXCHANGE_ENV_FILE=str(home / "response/settings.env"),
     )
     assert [json.loads(line)["reason"] for line in kept.stdout.splitlines()] == ["corrupt"]
+
+
+def _take_picture(port: int, name: str, password: str) -> None:
+    """Make the picture that README shows, beside others; ours stays as it is until somebody puts this one there."""
+    if PROGRAM is None:
+        return
+    with chromium() as browser:
+        looked = Watched(browser, 1280, 860)
+        looked.page.goto(f"http://127.0.0.1:{port}/")
+        looked.page.fill("input[name=name]", name)
+        looked.page.fill("input[name=password]", password)
+        looked.page.click("main button, form button")
+        looked.page.wait_for_selector("#main")
+        looked.picture(PICTURE, whole=False)
+        assert looked.wrong == []
+    for file in (PICTURE, ROOT / "deploy" / "console.png"):
+        assert file.stat().st_size < MOST_BYTES
 
 
 def _of(process: psutil.Process, home: Path) -> bool:
