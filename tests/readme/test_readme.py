@@ -37,6 +37,7 @@ PAGES = {
         "deploy/SETTINGS.md",
         "deploy/EMBED.md",
         "deploy/ALARMS.md",
+        "deploy/CONSOLE.md",
         "deploy/README.md",
         "deploy/RUNBOOK.md",
         "deploy/GROWTH.md",
