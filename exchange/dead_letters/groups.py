@@ -14,6 +14,7 @@ from exchange.database.tables import DeadLetterState, Direction, dead_letter, is
 from exchange.dead_letters.advice import Advice, advice
 from exchange.dead_letters.counts import SECONDS_AN_HOUR, TREND_HOURS, groups_in, trends
 from exchange.dead_letters.filters import Filters
+from exchange.dead_letters.order import Group as Alike
 from exchange.dead_letters.order import Order
 from exchange.dead_letters.store import brief_columns
 from exchange.format.as_dict import AsDict
@@ -68,7 +69,7 @@ def grouped(connection: Connection, filters: Filters, moment: datetime | None = 
     if filters.state is None or filters.of_letter(dead_letter) or filters.of_time(dead_letter):
         raise ValueError("groups are told apart by state and by what all their letters have in common")
     there = groups_in(filters.state)
-    groups = sa.select(there, _at_end(there, Order()), _at_end(there, Order(oldest_first=True)))
+    groups = sa.select(there, _at_end(connection, there, Order()), _at_end(connection, there, Order(oldest_first=True)))
     ends = groups.cte("groups_with_ends").prefix_with("MATERIALIZED")
     oldest = dead_letter.alias("oldest")
     rows = connection.execute(
@@ -129,14 +130,7 @@ def _seen_again(connection: Connection, state: DeadLetterState) -> dict[str, _Ag
     return {fingerprint: _Again(int(more), first, last) for fingerprint, more, first, last in rows}
 
 
-def _at_end(there: sa.CTE, order: Order) -> sa.Label[int]:
+def _at_end(connection: Connection, there: sa.CTE, order: Order) -> sa.Label[int]:
     """Find the first letter of each group in an order."""
-    first = (
-        sa.select(dead_letter.c.id)
-        .where(dead_letter.c.fingerprint == there.c.fingerprint, dead_letter.c.state == there.c.state)
-        .order_by(*order.columns(dead_letter))
-        .limit(1)
-        .correlate(there)
-        .scalar_subquery()
-    )
+    first = order.first_of(connection, Alike(there.c.fingerprint, there.c.state)).correlate(there).scalar_subquery()
     return first.label("oldest" if order.oldest_first else "newest")

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from exchange.database.tables import dead_letter, selected
 from exchange.dead_letters.counts import groups_in
 from exchange.dead_letters.filters import Filters
-from exchange.dead_letters.order import Cursor, Order, cursor_of
+from exchange.dead_letters.order import Cursor, Group, Order, cursor_of
 from exchange.dead_letters.search import Count, LetterPage, searched
 from exchange.dead_letters.store import Brief, brief, brief_columns
 
@@ -173,16 +173,9 @@ def _groups(
 ) -> list[_Group]:
     """Give the groups that have letters which are meant, by their first letter in order."""
     there = groups_in(*filters.states)
+    above, below = order.between(after, filters.since, filters.until)
     first = (
-        sa.select(dead_letter.c.id)
-        .where(
-            dead_letter.c.fingerprint == there.c.fingerprint,
-            dead_letter.c.state == there.c.state,
-            *filters.of_time(dead_letter),
-            *order.behind(after, dead_letter),
-        )
-        .order_by(*order.columns(dead_letter))
-        .limit(1)
+        order.first_of(connection, Group(there.c.fingerprint, there.c.state), above=above, below=below)
         .correlate(there)
         .scalar_subquery()
     )
