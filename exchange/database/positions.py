@@ -108,6 +108,15 @@ def adopt(connection: Connection, channel: str, epoch: str) -> None:
     connection.execute(sa.insert(position).values(**row, adopted_at=now()))
 
 
+def end(connection: Connection, channel: str, epoch: str) -> None:
+    """Let an incoming channel have left an epoch, and be in none: the other side goes on without that channel.
+
+    Runs in the caller's transaction, under the channel's import lock.
+    """
+    here = (position.c.direction == Direction.IN) & (position.c.channel == channel) & (position.c.epoch == epoch)
+    connection.execute(sa.update(position).where(here).values(current=0))
+
+
 def advance(
     connection: Connection, direction: Direction, channel: str, epoch: str, sequence: int, digest: str | None
 ) -> None:

@@ -75,6 +75,8 @@ class GapChanges(NamedTuple):
     arrived: set[int]
     left: set[int]
     lost: set[int]
+    over: bool = False
+    """The channel is in this epoch, and what waits in it waits for what nobody sends any more."""
 
 
 def record_gaps(site: Site, channel: str | None = None) -> None:
@@ -113,7 +115,8 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, GapChang
         at, said = current.get(flow.channel), sent.get(flow.channel)
         unsaid = heard is not None and said is None and len(sent) < MOST_SENT and not came[flow]
         if unsaid or not _goes_on(flow, at, said, left):
-            news = GapChanges(set(), set(), rows[flow], set())
+            stuck = at is not None and at.epoch == flow.epoch and at.sequence + 1 not in came[flow]
+            news = GapChanges(set(), set(), rows[flow], set(), stuck and channel.ordered and bool(came[flow]))
         else:
             reached = at.sequence if at is not None and at.epoch == flow.epoch else 0
             told = said.through if said is not None and said.epoch == flow.epoch else 0
@@ -137,7 +140,8 @@ def _survey(site: Site, connection: Connection) -> Iterator[tuple[Flow, GapChang
 def _goes_on(flow: Flow, at: Position | None, said: Sent | None, left: Collection[Flow]) -> bool:
     """Tell whether batches of this epoch are still taken: those of the one adopted, or of the one being sent.
 
-    A channel of which the other side says nothing, such as a shard that is no more, goes on with its control batches.
+    A channel of which the other side says nothing, such as a shard that is no more, goes on with its control batches;
+    what is next is taken beyond that, as long as nothing waits for what is missing.
     """
     if said is None:
         return flow not in left and Flow(CONTROL, flow.epoch) not in left
@@ -204,6 +208,8 @@ def _write(connection: Connection, flow: Flow, news: GapChanges) -> None:
     _note_arrived(connection, flow, news.arrived)
     _close(connection, flow, news.left, GapState.LEFT, "its sender has left it")
     _go_on_without(connection, flow, news.lost)
+    if news.over:
+        positions.end(connection, *flow)
 
 
 def _open(connection: Connection, flow: Flow, sequences: Collection[int]) -> None:

@@ -209,7 +209,8 @@ def _sent(site: Site, connection: Connection, epoch: str) -> Iterable[Sent]:
     present = {one.name for one in site.outgoing()}
     for row in rows.all():
         places = resend.lost_places(connection, row.channel, epoch) if row.channel in lost else ()
-        if places and row.channel not in present and not resend.is_on_its_way(connection, row.channel, epoch):
+        gone = places and row.channel not in present
+        if gone and not resend.comes_behind(connection, row.channel, epoch, places[0][0]):
             continue  # nothing comes behind the lost end of a shard that is no more: it is not spoken of any longer
         promised = snapshot.promised_from(site, connection, row.channel, epoch, places[-1][1]) if places else None
         yield Sent(row.channel, epoch, row.sequence, places, promised)

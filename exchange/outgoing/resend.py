@@ -211,14 +211,20 @@ def with_lost_places(connection: Connection, epoch: str) -> set[str]:
     return set(connection.scalars(known)) | missed_and_folded(connection, epoch).keys()
 
 
-def is_on_its_way(connection: Connection, channel: str, epoch: str) -> bool:
-    """Tell whether a batch of a channel is sealed or published and not acknowledged.
+def comes_behind(connection: Connection, channel: str, epoch: str, lost: int) -> bool:
+    """Tell whether anything of a channel may come behind a ``lost`` place, or the other side shows that it has.
 
+    It may if a batch is sealed or published and not acknowledged; of what can't be sent again a copy may come late.
     Only reads, in the caller's transaction.
     """
     here = (batch.c.direction == Direction.OUT, batch.c.channel == channel, batch.c.epoch == epoch)
     states = [BatchState.SEALED, BatchState.PUBLISHED]
-    return bool(connection.scalar(sa.select(sa.exists().where(batch.c.state.in_(states), *here))))
+    if connection.scalar(sa.select(sa.exists().where(batch.c.state.in_(states), *here))):
+        return True
+    told = sa.select(receipt.c.said).where(receipt.c.channel == channel, receipt.c.epoch == epoch)
+    said = peer_statements.receipt(connection.scalar(told))
+    shown = peer_statements.manifest(said.proof.manifest) if said is not None and said.proof is not None else None
+    return shown is not None and shown.sequence > lost
 
 
 def lost_places(connection: Connection, channel: str, epoch: str) -> tuple[Range, ...]:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from exchange.channels import Channel, check
 from exchange.database import tables as database_tables
 from exchange.database.locks import join, locked, reading
-from exchange.database.tables import GapState, RepairState, gap
+from exchange.database.tables import BatchState, GapState, RepairState, gap
 from exchange.dead_letters import retry
 from exchange.files.shared_folders import MARKER
 from exchange.format.errors import Verdict
@@ -236,6 +236,32 @@ def test_nothing_is_missing_of_a_shard_that_is_no_more_whose_last_batch_is_gone_
     for _ in range(4):
         go_round(link)
     assert alike(link)
+
+
+def test_a_batch_of_a_shard_that_is_no_more_does_not_wait_for_ever_behind_one_that_is_gone_for_good(
+    shards: Callable[..., Link],
+) -> None:
+    link = shards(2)
+    for side in (link.one, link.other):
+        side.limit(gap_seconds=0, period_seconds=1e-6)
+    folders = link.one.site.spool.folders
+    for name in ("a", "b"):
+        link.one.execute(sa.insert(account), [{"id": 100 * ord(name) + n, "name": name} for n in range(9)])
+        link.one.export()
+    late = [(path.name, path.read_bytes()) for path in folders.outgoing.glob("forth_1-*-0000000002.*")]
+    for path in (*folders.outgoing.glob("forth_1-*"), *folders.sealed.glob("forth_1-*")):
+        path.unlink()
+    reshard(link.one, 1)
+    for _ in range(4):  # it is no longer spoken of
+        go_round(link)
+    for name, content in late:
+        (link.other.site.spool.folders.incoming / name).write_bytes(content)
+    for _ in range(4):
+        go_round(link)
+    waits = database_tables.batch.c.state == BatchState.WAITING
+    assert not link.other.all(sa.select(database_tables.batch.c.stem).where(waits))
+    places = link.other.all(sa.select(gap.c.sequence, gap.c.state))
+    assert {tuple(row) for row in places} == {(1, GapState.LOST), (2, GapState.LEFT)}  # and then the late one came
 
 
 def test_a_delete_of_most_rows_is_held_though_each_shard_has_but_a_part_of_it(shards: Callable[..., Link]) -> None:

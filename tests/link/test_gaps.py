@@ -254,6 +254,29 @@ def test_the_gaps_of_a_shard_that_is_no_more_are_closed_when_the_other_side_has_
     assert quick_receiver.all(missing) == []
 
 
+def test_what_waits_of_a_shard_that_is_no_more_is_stale_once_the_other_side_has_left_its_epoch(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    shard = replace(quick_forger, channel="forth_0")
+    batches = [shard.make([account(n, FIRST + n)], claims={"shards": 2}) for n in range(1, 6)]
+    for number in (1, 3, 5):
+        shard.deliver(batches[number - 1])
+    say(quick_receiver, 0)
+    assert verdicts(quick_receiver) == [Verdict.APPLIED, Verdict.WAITING, Verdict.WAITING]
+    say(quick_receiver, 0, epoch=OTHER)
+    with quick_receiver.engine.begin() as connection:  # as the control batches of the new epoch do
+        positions.leave(connection, CONTROL, [EPOCH], OTHER)
+    shard.deliver(batches[1])
+    assert verdicts(quick_receiver) == [Verdict.APPLIED, Verdict.APPLIED, Verdict.WAITING]  # what still comes is taken
+    assert [one.reason for one in quick_receiver.take_in().batches] == [Reason.STALE_EPOCH]
+    shard.deliver(batches[3])
+    assert [one.reason for one in quick_receiver.take_in().batches] == [Reason.STALE_EPOCH]
+    assert (verdicts(quick_receiver), rows(quick_receiver), ids(quick_receiver)) == ([], [], [1, 2, 3])
+    again = replace(shard, epoch=OTHER, sequence=0, previous=None, left=(EPOCH,))
+    again.send([account(4, FIRST + 9)], claims={"shards": 2})  # shards may come to be so many again
+    assert (verdicts(quick_receiver), ids(quick_receiver)) == ([Verdict.APPLIED], [1, 2, 3, 4])
+
+
 # Given up
 
 

@@ -79,6 +79,7 @@ FOUND: dict[str, tuple[int, str]] = {
     "what was missing of a shard that is no more stayed missing in an epoch that its sender left": (700058, "sqlite"),
     "check called a control batch another one that its sender, made anew, had forgotten": (600086, "sqlite"),
     "who was interrupted in a commit of SQLite was told of a closed database": (1000209, "sqlite"),
+    "a batch of a shard that is no more waited for one of an epoch that its sender left": (1000258, "sqlite"),
 }
 """The same of the world as it is."""
 
