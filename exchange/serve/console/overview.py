@@ -187,7 +187,7 @@ def _outgoing(found: Overview) -> tuple[str, ...]:
     if found.status.of_peer.one_way:
         return lies, "none is ever acknowledged", waits
     if not one.untaken:
-        return lies, "none waits for the carrier", waits
+        return lies, "all were carried", waits
     return lies, f"{number(one.untaken)} not acknowledged", f"the oldest {_short(one.untaken_since)}"
 
 
