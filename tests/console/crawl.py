@@ -12,14 +12,14 @@ MOST_OF_A_KIND = 3
 _LINK = re.compile(r'<a\b[^>]*\bhref="([^"]+)"')
 
 
-def crawl(look: Callable[[str], str], *begin: str) -> Iterator[tuple[str, str]]:
+def crawl(look: Callable[[str], str], *begin: str, most_of_a_kind: int = MOST_OF_A_KIND) -> Iterator[tuple[str, str]]:
     """Give addresses and bodies; ``look`` gives the body of a page. Leaves out what is a download or leads out."""
     waiting, seen, kinds = list(begin), set(begin), Counter[str]()
     while waiting:
         address = waiting.pop(0)
         kind = re.sub(r"[0-9a-f]*\d[^/]*", "N", urlsplit(address).path) + str(sorted(_names(address)))
         kinds[kind] += 1
-        if kinds[kind] > MOST_OF_A_KIND:
+        if kinds[kind] > most_of_a_kind:
             continue
         body = look(address)
         yield address, body

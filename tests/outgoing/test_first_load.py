@@ -206,7 +206,7 @@ def test_a_stream_that_is_not_captured_waits_with_those_that_refer_to_it(small: 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("rows, at_once", [(60, 10), (100_000, 20_000)])
+@pytest.mark.parametrize("rows, at_once", [(60, 10), pytest.param(100_000, 20_000, marks=pytest.mark.torture)])
 def test_a_load_that_is_killed_goes_on_at_the_part_it_had_reached_and_nothing_comes_twice(
     alike: Link, rows: int, at_once: int
 ) -> None:
