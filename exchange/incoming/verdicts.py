@@ -116,8 +116,13 @@ def _discard(site: Site, seen: Arrival | Stranger, verdict: Decision) -> None:
 
 
 def _note_late(site: Site, seen: Arrival | Stranger) -> None:
-    """Remember of a first publication that it was late, not lost, if it was asked for and sent again meanwhile."""
+    """Remember of a first publication that it was late, not lost, if it was asked for and sent again meanwhile.
+
+    One whose data never came was lost.
+    """
     if seen.manifest is None or seen.sighting.name.attempt > 1:
+        return
+    if site.spool.data_arrived(seen.sighting, seen.manifest.encoding) is None:
         return
     with reading(site.engine) as connection:
         was_asked_for = gaps.was_sent_again(connection, seen.place)

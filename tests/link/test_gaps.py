@@ -179,6 +179,8 @@ def test_a_batch_whose_data_never_came_is_missing_and_comes_under_its_next_name(
     assert Verdict.APPLIED in verdicts(quick_receiver)
     assert verdicts(quick_receiver) in ([], [Verdict.DUPLICATE])
     assert rows(quick_receiver) == []
+    (found,) = gap_report.list_gaps(quick_receiver.site, channel=None, state=GapState.ARRIVED, limit=10).found
+    assert found.cause is None, "what never came whole was not late"
 
 
 def test_a_held_batch_that_a_person_rejected_is_missing(quick_receiver: Side, quick_forger: Forger) -> None:
