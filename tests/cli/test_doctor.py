@@ -61,14 +61,14 @@ def test_doctor_ends_with_1_while_a_batch_blocks_its_channel_and_says_since_when
     assert blocked["message"].startswith(f"batch {stem}2 of channel directory: quarantined: ")
     assert 0 <= blocked["age_seconds"] < 600
     assert (missing["level"], missing["command"]) == ("warning", "exchange gaps --channel directory")
-    assert missing["message"] == "of channel directory 1 batches are missing, sequence 2"
+    assert missing["message"] == "of channel directory 1 batch is missing, sequence 2"
 
     receiver.execute(f"UPDATE exchange_batch SET updated_at = '{LONG_AGO}'")
     receiver.execute(f"UPDATE exchange_gap SET noticed_at = '{LONG_AGO}'")
     assert said(findings(receiver, "batches")) == [
         ("fault", f"batch {stem}2 of channel directory"),
         ("fault", f"batch {stem}3 of channel directory"),
-        ("fault", "of channel directory 1 batches are missing, sequence 2"),
+        ("fault", "of channel directory 1 batch is missing, sequence 2"),
     ]
     receiver.execute(f"UPDATE exchange_batch SET state = 'held', reason = 'deletes' WHERE stem = '{stem}3'")
     (held,) = (one for one in findings(receiver, "batches") if "held for a person" in one["message"])

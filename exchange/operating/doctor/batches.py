@@ -248,15 +248,17 @@ def _missing(settings: Settings, site: Site, connection: Connection) -> Iterator
         remedy = (
             "the channel is paused, and what is missing is seen to when it goes on"
             if paused
-            else f"{settings.peer} is asked for them by itself"
+            else f"{settings.peer} is asked for what is missing by itself"
             if by_itself
             else f"`exchange gaps` says why and what to ask {settings.peer} for; `exchange gaps accept` goes on without"
         )
-        which = f"{row.first} to {row.last}" if row.batches > 1 else row.first
+        some, which = "1 batch is", row.first
+        if row.batches > 1:
+            some, which = f"{row.batches} batches are", f"{row.first} to {row.last}"
         yield Finding(
             "batches",
             Level.WARNING if by_itself else Level.FAULT,
-            f"of channel {row.channel} {row.batches} batches are missing, sequence {which}",
+            f"of channel {row.channel} {some} missing, sequence {which}",
             remedy,
             f"exchange gaps --channel {row.channel}",
             row.since,

@@ -32,7 +32,8 @@ def check_letters(_settings: Settings, site: Site) -> Findings:
     if backlog.parked:
         before = f"{counts.TREND_HOURS} hours ago there were {backlog.parked - lately}"
         seen = f" (their records came {backlog.seen} times)" if backlog.seen > backlog.parked else ""
-        said = f"{backlog.parked} dead letters are parked{seen}; {before}"
+        some = "1 dead letter is" if backlog.parked == 1 else f"{backlog.parked} dead letters are"
+        said = f"{some} parked{seen}; {before}"
         remedy = "`exchange dead-letters` shows them by cause"
         found = warning("letters", said, remedy, command="exchange dead-letters", since=backlog.oldest_at)
         yield replace(found, whose=whose or found.whose)
