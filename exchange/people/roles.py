@@ -52,7 +52,7 @@ class Forbidden(Exception):  # noqa: N818 - an answer to a person
 
 _VIEWER, _OPERATOR, _ADMINISTRATOR = Role
 LEAST_ROLE: Final[Mapping[str, Role]] = {
-    **dict.fromkeys(("sign_in", "sign_out", "reveal", "reveal_batch"), _VIEWER),
+    **dict.fromkeys(("sign_in", "sign_out", "reveal"), _VIEWER),
     **dict.fromkeys(
         (
             *("export", "import", "replay_batch", "verify_batch", "resend", "resync", "reconcile"),

@@ -123,6 +123,10 @@ def test_pages_work_by_keys_alone_and_without_any_script(settings: Settings, bro
         looked.page.keyboard.type("nobody")
         looked.page.keyboard.press("Enter")
         looked.page.wait_for_url("**who=nobody**")
+        for theme, ground in (("dark", "rgb(16, 21, 28)"), ("light", "rgb(246, 247, 249)")):
+            looked.page.click(f"button[name=theme][value={theme}]")
+            looked.page.wait_for_load_state("load")
+            assert looked.page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
         assert looked.wrong == []
         still = browser.new_context(java_script_enabled=False).new_page()
         still.goto(f"http://127.0.0.1:{served.port}/channels")

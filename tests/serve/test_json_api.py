@@ -25,7 +25,7 @@ BY_COMMAND_ALONE = {
     *("forget", "restore", "migrate", "answer_requests", "export_dead_letters", "import_dead_letters", "work_retries"),
 }
 """What needs a terminal, files of this machine, or nobody."""
-OF_PAGES = {"sign_in", "sign_out", "reveal", "reveal_batch", "propose"}
+OF_PAGES = {"sign_in", "sign_out", "reveal", "propose"}
 """What is no act of its own here: a token signs nobody in, to reveal is to look, to propose is to ask."""
 
 
