@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from exchange.api.acts import RefusedArgument
-from exchange.channels.channel import known_names
-from exchange.format.errors import printable
+from exchange.api.arguments import check_channel
 from exchange.link import reconcile
 
 if TYPE_CHECKING:
     from exchange.api import Exchange
     from exchange.link.reconcile import Asked, StreamAgreement
-    from exchange.site import Site
 
 __all__ = ["Agreement"]
 
@@ -27,7 +24,7 @@ class Agreement:
     def list(self, channel: str | None = None) -> Sequence[StreamAgreement]:
         """Say how each stream agreed the last time, of one channel or of all. Raises RefusedArgument."""
         site = self._exchange.site
-        _check(site, channel)
+        check_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
         return reconcile.report_agreement(site, channel)
 
     def reconcile(
@@ -44,15 +41,8 @@ class Agreement:
         Raises RefusedArgument, Busy, TransientError.
         """
         site = self._exchange.site
-        _check(site, channel)
+        check_channel(channel, [*site.outgoing(), *site.incoming()], "sent or received")
         with self._exchange.act(site, "reconcile", {"channel": channel}, who, reason) as act:
             asked = reconcile.request_checkpoints(site, channel, incoming=incoming, reason=reason)
             act.came_to({"channels": [one.as_dict() for one in asked]})
         return asked
-
-
-def _check(site: Site, channel: str | None) -> None:
-    known = known_names([*site.outgoing(), *site.incoming()])
-    if channel is not None and channel not in known:
-        names, found = ", ".join(known) or "none", printable(repr(channel), 80)
-        raise RefusedArgument(f"channel: expected one that is sent or received here ({names}), found {found}")

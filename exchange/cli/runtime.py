@@ -127,16 +127,13 @@ def open_site(*, distrusting: str | None = None) -> Iterator[Site]:
 
 def known_channel(name: str | None, channels: Iterable[Channel], way: str) -> str | None:
     """Check the name of a channel; None means all. Raises Refused naming those there are."""
-    from exchange.channels.channel import known_names
+    from exchange.api.acts import RefusedArgument
+    from exchange.api.arguments import check_channel
 
-    known = known_names(channels)
-    if name is not None and name not in known:
-        from exchange.api.asked import named, near, quoted
-
-        raise Refused(
-            f"channel: expected one that is {way} here ({named(known)}), found {quoted(name)}{near(name, known)}"
-        )
-    return name
+    try:
+        return check_channel(name, channels, way)
+    except RefusedArgument as error:
+        raise Refused(str(error)) from error
 
 
 def stem(text: str) -> str:
