@@ -172,6 +172,11 @@ def take_a_name(request: Network) -> None:
         )
 
 
+def letters(network: Network) -> list[dict[str, Any]]:
+    """Ask the command for the dead letters of a side."""
+    return [json.loads(line) for line in network.exchange("dead-letters", "list", "--json").splitlines()]
+
+
 @pytest.mark.skipif(PROMETHEUS is None and "CI" not in os.environ, reason="prometheus isn't installed")
 def test_every_query_finds_something_of_two_sides_that_work_and_what_it_finds_is_what_commands_say(
     tmp_path: Path,
@@ -193,10 +198,11 @@ def test_every_query_finds_something_of_two_sides_that_work_and_what_it_finds_is
 
         def crossed() -> bool:
             scrape()
-            return all(page[-1].total("batches_total", outcome="applied") for page in pages.values())
+            crossing = all(page[-1].total("batches_total", outcome="applied") for page in pages.values())
+            return crossing and bool(letters(request))
 
         until(crossed)
-        (letter,) = [json.loads(line) for line in request.exchange("dead-letters", "list", "--json").splitlines()]
+        (letter,) = letters(request)
         with request.engine.begin() as connection:
             connection.exec_driver_sql('DELETE FROM "user" WHERE id = 99')
         request.exchange("dead-letters", "retry", str(letter["id"]))
