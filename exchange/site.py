@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from exchange.channels.channel import MAX_SHARDS, Channel, at_network
+from exchange.channels.intake import Intake
 from exchange.channels.schemas import Checker
 from exchange.database.dialects import dialect_of
 from exchange.database.pauses import Place
@@ -48,6 +49,8 @@ class Site:
     """Whether rows that differ from their source's are to be sent again, or only reported."""
     first_load: bool = True
     """Whether rows that were there before capture are sent unasked."""
+    intakes: tuple[Intake, ...] = ()
+    """The files of people that are taken in here, as they are declared."""
     off: frozenset[Place] = frozenset()
     """Channels, by their declared names, that a setting has stand still."""
     progress: Progress = field(default_factory=Progress, compare=False)

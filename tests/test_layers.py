@@ -39,6 +39,7 @@ ROOMS = (
     Room(4, "channels", "what an application declares, and how its values are written; it opens no database"),
     Room(4, "results", "what a run did, as values: every workflow gives them, every door shows them"),
     Room(5, "site", "one side as the workflows see it: database, spool, keys, channels and limits in one value"),
+    Room(5, "reading", "people's files as a stream's values: it is given an open file and knows no database"),
     Room(6, "tables", "the application's tables: changes read from them, rows written into them"),
     Room(6, "reference", "an application as users write theirs: it may use what is below, and only doors know of it"),
     Room(6, "people", "who may do what: users, sessions, tokens, proposals; it knows no batch and no record"),
@@ -46,6 +47,7 @@ ROOMS = (
     Room(7, "alembic", "capture and tables for an application's own migrations"),
     Room(8, "link", "gaps, receipts, requests, epochs: what both ways share, so it lies below both"),
     Room(9, "outgoing", "changes become batches; it never reads a batch that came"),
+    Room(9, "intake", "people's files become rows: dropped, claimed, loaded; it knows no batch"),
     Room(9, "incoming", "batches become rows; it never writes one that goes"),
     Room(
         10,

@@ -115,6 +115,17 @@ class RetryState(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+class IntakeState(enum.StrEnum):
+    """How far a file that people dropped has come."""
+
+    WAITING = "waiting"
+    LOADING = "loading"
+    LOADED = "loaded"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
 class DeadLetterState(enum.StrEnum):
     """Where a refused record is in its life."""
 
@@ -691,6 +702,9 @@ is_scheduled = Predicate("{next_try_at} IS NOT NULL")
 is_seen_again = Predicate("{seen} > 1")
 """Whether a record of a dead letter's row came more than once."""
 
+is_of_intake = Predicate("{intake} IS NOT NULL")
+"""Whether a dead letter is a row of a file that people dropped."""
+
 _SEEN = ("state", "fingerprint", "seen", "first_seen", "last_seen")
 
 dead_letter = Table(
@@ -725,6 +739,8 @@ dead_letter = Table(
     Column("last_seen", UtcDateTime),
     Column("next_try_at", UtcDateTime),
     Column("tries", Integer, nullable=False, server_default="0"),
+    Column("intake", BigInteger),
+    Index("ix_exchange_dead_letter_intake", "intake", "line", **is_of_intake.of_index()),
     Index("uq_exchange_dead_letter_identity", "identity", unique=True, **is_open.of_index()),
     Index("ix_exchange_dead_letter_seen", *_SEEN, **is_seen_again.of_index()),
     Index("ix_exchange_dead_letter_due", "state", "next_try_at", "id", **is_scheduled.of_index()),
@@ -1019,3 +1035,45 @@ proposal = Table(
 """What one person proposed and another one is to confirm: the act by its name, with its ``arguments`` as the audit has
 them, what of it is ``frozen`` beside those, and ``facts``, how what it concerns was then (JSON each). ``also`` are
 other names of whoever proposed it. It is kept as long as the batches' retention says after its end."""
+
+intake = Table(
+    "exchange_intake",
+    metadata,
+    _id(),
+    Column("intake", String(63), nullable=False),
+    Column("stream", String(63), nullable=False),
+    Column("file", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("rows_read", BigInteger, nullable=False, server_default="0"),
+    Column("rows_loaded", BigInteger, nullable=False, server_default="0"),
+    Column("rows_parked", BigInteger, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_try_at", UtcDateTime),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("who", String(255), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("ix_exchange_intake_sha256", "sha256", "id"),
+    Index("ix_exchange_intake_state", "state", "priority", "id"),
+)
+"""The files of rows that were taken in, each once: ``place`` is where it lies now, ``format`` how its bytes are rows,
+as JSON, ``who`` dropped it. A second one of the same bytes is a row of its own, a duplicate."""
+
+intake_part = Table(
+    "exchange_intake_part",
+    metadata,
+    Column("intake", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    Column("line", BigInteger, nullable=False),
+    Column("stop", BigInteger),
+    Column("done_at", UtcDateTime),
+)
+"""The parts of a file that are loaded beside each other: each goes from the byte ``position``, where ``line`` begins,
+to ``stop``, or to the file's end. The position moves on with each segment, in the transaction that has its rows."""

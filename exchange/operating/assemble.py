@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from exchange.channels.channel import Channel, ChannelFaults, check, load_channels
+from exchange.channels.intake import Intake, check_intakes, load_intakes
 from exchange.channels.schemas import Checker
 from exchange.database.dialects import SQLITE
 from exchange.database.engine import make_engine
@@ -37,15 +38,17 @@ def assemble(
     keyless: bool = False,
     engine: Engine | None = None,
     channels: Sequence[Channel] | None = None,
+    intakes: Sequence[Intake] | None = None,
 ) -> Site:
     """Build the site, as if it did not trust the key of one name if one is given: nobody looks at its file then.
 
-    One that is ``keyless`` is for looking at the database alone: no key's file is read. ``engine`` and ``channels`` are
-    taken in the place of those that the settings name. Raises SettingsFaults with every fault of the channels and keys
-    that are named.
+    One that is ``keyless`` is for looking at the database alone: no key's file is read. ``engine``, ``channels`` and
+    ``intakes`` are taken in the place of those that the settings name. Raises SettingsFaults with every fault of the
+    channels and keys that are named.
     """
     faults: list[str] = []
-    channels = _channels(settings, channels, faults)
+    given, channels = channels, _channels(settings, channels, faults)
+    intakes = _intakes(settings, intakes if given is None else intakes or (), channels, faults)
     if (engine.url if engine else make_url(settings.database_url)).get_backend_name() == SQLITE.name:
         streams = (stream for channel in channels for stream in channel.streams)
         faults += [f"{variable_name('app')}: {fault}" for stream in streams for fault in stream.sqlite_faults()]
@@ -78,6 +81,7 @@ def assemble(
         one_way=settings.link == "one-way",
         repair=settings.repair,
         first_load=settings.first_load == "auto",
+        intakes=intakes,
         off=off,
         read_trusted=lambda: _present_trust(settings),
     )
@@ -174,6 +178,22 @@ def shipped(name: str) -> Path:
     package = Path(__file__).parents[1]
     inside = package / "_data" / name
     return inside if inside.is_dir() else package.parent / name
+
+
+def _intakes(
+    settings: Settings, given: Sequence[Intake] | None, channels: tuple[Channel, ...], faults: list[str]
+) -> tuple[Intake, ...]:
+    """Take the intakes beside the declared channels, or those that are given; none if their channels are faulty."""
+    if not channels:
+        return ()
+    try:
+        intakes = load_intakes(settings.app, channels) if given is None else tuple(given)
+    except ChannelFaults as error:
+        faults += [f"{variable_name('app')}: {fault}" for fault in error.faults]
+        return ()
+    if given is not None:
+        faults += check_intakes(intakes, channels)
+    return intakes
 
 
 def _channels(settings: Settings, given: Sequence[Channel] | None, faults: list[str]) -> tuple[Channel, ...]:
