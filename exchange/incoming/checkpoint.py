@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from exchange.channels.channel import Channel
-from exchange.database import folded
+from exchange.database import positions
 from exchange.database.engine import now
 from exchange.database.ledger import Counts
 from exchange.database.locks import reading
-from exchange.database.tables import BatchState, Direction, agreement, batch
+from exchange.database.tables import Direction, agreement
 from exchange.dead_letters import store
 from exchange.dead_letters.store import Letter, letter_of
 from exchange.format import record as records
@@ -31,7 +31,7 @@ from exchange.format.manifest import OpCounts
 from exchange.format.record import Op, Record
 from exchange.incoming.apply import LETTER_BYTES
 from exchange.incoming.manifests import Arrival
-from exchange.link import asked_requests, peer_statements
+from exchange.link import asked_requests, gaps, peer_statements
 from exchange.link.vain_repairs import VainRepairs
 from exchange.site import Site
 from exchange.tables import bucket_digests
@@ -183,18 +183,14 @@ def _write_down(connection: Connection, arrival: Arrival, mine: Digest, their: D
 
 
 def _is_alone(connection: Connection, arrival: Arrival) -> bool:
-    """Say whether all batches before this one, and none behind it, were applied."""
+    """Say whether all batches before this one were applied or given up, and none behind it was applied.
+
+    What is missing is noted as soon as a later batch is applied (``gaps.record_skipped``).
+    """
     channel, epoch, sequence = arrival.place
-    applied = sa.and_(
-        batch.c.direction == Direction.IN,
-        batch.c.channel == channel,
-        batch.c.epoch == epoch,
-        batch.c.state == BatchState.APPLIED,
-    )
-    others = sa.select(sa.func.count(), sa.func.max(batch.c.sequence)).where(applied, batch.c.sequence != sequence)
-    number, last = connection.execute(others).one()
-    before = folded.of_flow(connection, Direction.IN, channel, epoch)
-    return (number + before.batches, max(last or 0, before.through)) == (sequence - 1, sequence - 1)
+    at = positions.current_position(connection, Direction.IN, channel)
+    reached = at.sequence if at is not None and at.epoch == epoch else 0
+    return reached == sequence - 1 and not gaps.missing_among(connection, gaps.Flow(channel, epoch), 1, reached)
 
 
 def _ask(site: Site, connection: Connection, channel: str, differing: dict[str, list[int]]) -> None:

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from exchange.channels.stream import HIDDEN
 from exchange.database import tables
 from exchange.database.engine import now
-from exchange.database.locks import Busy, reading
+from exchange.database.locks import Busy, import_lock, locked, reading
 from exchange.database.tables import Direction, RepairState, ResyncState, agreement, dead_letter, repair, resync
 from exchange.dead_letters import retry
 from exchange.format.buckets import bucket_of
 from exchange.format.control import BUCKETS, CHECKPOINT, DIGEST, SNAPSHOT, Part
 from exchange.format.errors import Verdict
-from exchange.link import asked_requests, reconcile
+from exchange.link import asked_requests, gaps, reconcile
 from exchange.operating.doctor import batches
 from exchange.operating.doctor.finding import Level
 from exchange.operating.status import read_status
@@ -33,7 +33,7 @@ from exchange.outgoing.seal import Sealed
 from exchange.results import Imported
 from exchange.tables import bucket_digests
 from tests.crossing import shop
-from tests.crossing.forging import Forger, account
+from tests.crossing.forging import EPOCH, Forger, account
 from tests.crossing.shop import account as accounts
 from tests.crossing.shop import everything, node, one_of_everything, place
 from tests.crossing.sides import Link, Side
@@ -478,6 +478,29 @@ def test_in_a_channel_without_order_a_checkpoint_counts_only_where_all_before_it
     for batch in (first, third):
         quick_forger.deliver(batch)
         quick_receiver.take_in()
+    assert differing(quick_receiver)["account"] == (1, 0, 1)
+
+
+def test_in_a_channel_without_order_what_was_given_up_is_waited_for_by_no_checkpoint(
+    quick_receiver: Side, quick_forger: Forger
+) -> None:
+    forth = type(FORTH)("forth", "one", "two", FORTH.streams, ordered=False)
+    quick_receiver.site = replace(quick_receiver.site, channels=(forth, shop.channels[1]))
+    with reading(quick_receiver.engine) as connection:
+        empty = bucket_digests.digest(connection, FORTH.stream("account"))
+    quick_forger.make([account(1, 1)])  # nobody will ever see it
+    second = quick_forger.make([account(2, 2)])
+    checkpoints = [quick_forger.make([digested(empty.as_data())], claims={"kind": "checkpoint"}) for _ in range(2)]
+
+    for batch in (second, checkpoints[0]):
+        quick_forger.deliver(batch)
+        quick_receiver.take_in()
+    assert differing(quick_receiver) == {}
+    with locked(quick_receiver.engine, import_lock("forth")) as connection:
+        gaps.accept_missing(connection, gaps.Flow("forth", EPOCH), 1, 1, "it is gone")
+    quick_forger.deliver(checkpoints[1])
+    quick_receiver.take_in()
+
     assert differing(quick_receiver)["account"] == (1, 0, 1)
 
 
