@@ -73,6 +73,9 @@ class Limits:
     copies: int = 3
     copy_seconds: float = 3600.0
     snapshot_days: float = 7.0
+    intake_at_once: int = 2
+    intake_part_bytes: int = 64 * 1024 * 1024
+    """By so many tasks files of people are loaded at once, and by parts of so many bytes."""
     period_seconds: float = 300.0
     """How often this side gives a sign of life."""
     four_eyes: frozenset[Held] = frozenset()

@@ -258,9 +258,22 @@ class Settings(BaseModel):
     handler_seconds: Seconds = Field(default=30.0, description="How long the handler may take for one request.")
     export_every: Seconds = Field(default=_LIMITS.period_seconds, description="Seconds between two exports.")
     import_every: Seconds = Field(default=60.0, description="Seconds between two imports.")
+    intake_every: Seconds = Field(
+        default=30.0, description="Seconds between two looks at the folders that people drop files into."
+    )
+    intake_at_once: Positive = Field(
+        default=_LIMITS.intake_at_once, description="So many of a worker's tasks load such files at once, at most."
+    )
+    intake_part_bytes: Positive = Field(
+        default=_LIMITS.intake_part_bytes,
+        description="A larger file is loaded by parts of about so many bytes, which several tasks work on.",
+    )
+    intake_group: Group = Field(
+        default=None, description="The group whose members may drop files; without one only this user and root may."
+    )
     nudge: Switch = Field(
         default=False,
-        description="Export shortly after a commit and import when files arrive, not at beat's ticks alone.",
+        description="Export shortly after a commit, and import and load when files arrive, not at beat's ticks alone.",
     )
     link: LinkKind = Field(
         default="two-way", description="one-way if nothing ever comes back from the peer, as behind a data diode."
@@ -617,7 +630,7 @@ class Settings(BaseModel):
                 raise ValueError(f"expected {_expected('channels_off')}, found {found}")
         return value
 
-    @field_validator("carrier_group")
+    @field_validator("carrier_group", "intake_group")
     @classmethod
     def _known_group(cls, group: str | None) -> str | None:
         if group is not None:
@@ -753,6 +766,14 @@ class Settings(BaseModel):
             return None if self.carrier_group is None else carrier_group.number_of(self.carrier_group)
         except ValueError as error:
             raise SettingsFaults([f"{PREFIX}CARRIER_GROUP: {error}"]) from error
+
+    @property
+    def intake_group_number(self) -> int | None:
+        """The number of the group that drops files, if one is set. Raises SettingsFaults if it is gone since."""
+        try:
+            return None if self.intake_group is None else carrier_group.number_of(self.intake_group)
+        except ValueError as error:
+            raise SettingsFaults([f"{PREFIX}INTAKE_GROUP: {error}"]) from error
 
     @property
     def answers_requests(self) -> bool:

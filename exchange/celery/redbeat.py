@@ -23,7 +23,7 @@ AGAIN_SECONDS = 5.0
 """How soon the broker is asked again after it refused something."""
 
 
-PERIODS = ("export_every", "import_every", "reconcile_every", "answer_every")
+PERIODS = ("export_every", "import_every", "reconcile_every", "answer_every", "intake_every")
 """These it has written to the broker as it started."""
 
 

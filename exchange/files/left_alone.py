@@ -23,7 +23,7 @@ MOST_DEPTH = 4
 """How deep."""
 
 _EVERYBODY_READS = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
-_KINDS = {
+KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -31,6 +31,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
 }
+"""What an entry is that is no file, by its type."""
 
 
 def may_read(folder: Folder, name: str, found: os.stat_result) -> bool:
@@ -45,7 +46,7 @@ def may_read(folder: Folder, name: str, found: os.stat_result) -> bool:
 
 def not_readable(found: os.stat_result) -> str:
     """Say that this user may not read a file."""
-    return f"can't be read by this user: it is {stat.S_IMODE(found.st_mode):04o} and belongs to {_owner(found)}"
+    return f"can't be read by this user: it is {stat.S_IMODE(found.st_mode):04o} and belongs to {owner(found)}"
 
 
 READ_REMEDY = "give this user the right to read it (chmod a+r), and let its carrier bring files with umask 022"
@@ -108,7 +109,7 @@ def _no_plain_file(name: str, found: os.stat_result) -> LeftAlone:
         said = f"has {found.st_nlink} names (hard links), so that others may change it"
         remedy = "let its carrier copy files; remove the other names, or put a copy in its place"
         return LeftAlone(name, said, remedy, found.st_ctime)
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+    kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
     remedy = "let its carrier bring the file itself; put that in its place"
     return LeftAlone(name, f"is {kind} and no file", remedy, found.st_ctime)
 
@@ -144,7 +145,8 @@ def _batches_in(folder: Folder, name: str, left: list[int], depth: int = MOST_DE
     return batches
 
 
-def _owner(found: os.stat_result) -> str:
+def owner(found: os.stat_result) -> str:
+    """Name the user whom a file belongs to."""
     with contextlib.suppress(KeyError):
         return printable(pwd.getpwuid(found.st_uid).pw_name, 40)
     return f"user {found.st_uid}"

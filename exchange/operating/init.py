@@ -22,6 +22,7 @@ from exchange.files.read_access import Readers
 from exchange.files.spool import Spool
 from exchange.format.errors import printable
 from exchange.format.signing import SigningKey
+from exchange.intake import folders as drop_folders
 from exchange.operating.assemble import assemble, folders
 from exchange.settings import Settings, SettingsFaults, load_settings, settings_file, variable_name
 
@@ -78,12 +79,16 @@ def initialise(wanted: Mapping[str, str | Path]) -> Initialised:
 
 
 def _application_faults(settings: Settings) -> tuple[str, ...]:
-    """Import the application's channels, as every later command does, and say what can't work; no database is asked."""
+    """Import the application's channels, as every later command does, and say what can't work; no database is asked.
+
+    The folders that it declares for files of people are made.
+    """
     try:
-        assemble(settings, keyless=True).engine.dispose()
+        site = assemble(settings, keyless=True)
+        site.engine.dispose()
+        return tuple(drop_folders.make_all(site, settings.intake_group_number, beyond=True))
     except SettingsFaults as error:
         return tuple(error.faults)
-    return ()
 
 
 def _check_group(group: str) -> None:

@@ -15,6 +15,7 @@ from exchange.database.locks import Busy, reading
 from exchange.database.network import known_epoch, open_network, refuse_hidden_tables
 from exchange.files import call_secret
 from exchange.format.errors import TransientError, printable
+from exchange.intake import folders as drop_folders
 from exchange.link import home
 from exchange.operating import migrate
 from exchange.operating.assemble import assemble, branches
@@ -42,6 +43,7 @@ def make_ready(site: Site, settings: Settings, *, take_over: bool = False) -> No
     """
     with transient_errors():
         site.spool.prepare(make=True)
+        drop_folders.make_all(site, settings.intake_group_number, beyond=False)  # doctor says what was in the way
         call_secret.make(settings.home)
         _make_database_private(site)
         known = migrate.applied_revisions(site.engine)
