@@ -73,6 +73,11 @@ def times(what: str, goal: Goal | None, ours: Series, beside: Series) -> Bar:
     return Bar(what, goal, _ratios(ours, beside, lambda one: one.seconds), show_time(ours), show_time(beside))
 
 
+def work(what: str, goal: Goal | None, ours: Series, beside: Series) -> Bar:
+    """Compare the processor's time a record, ours and the server's together, round by round."""
+    return Bar(what, goal, _ratios(ours, beside, lambda one: one.work), show_work(ours), show_work(beside))
+
+
 def peaks(what: str, goal: Goal | None, ours: Series, beside: Series) -> Bar:
     """Compare peak memory, round by round."""
     return Bar(what, goal, _ratios(ours, beside, lambda one: one.peak_bytes), show_peak(ours), show_peak(beside))
@@ -91,6 +96,15 @@ def show_rate(series: Series) -> str:
 def show_time(series: Series) -> str:
     """Write a median time."""
     return f"{median(one.seconds for one in series) * 1000:,.1f} ms"
+
+
+def show_work(series: Series) -> str:
+    """Write the median processor's time a record, that of the process and that of the server."""
+    own, server = (
+        1e6 * median(seconds / one.records for seconds, one in zip(column, series, strict=True))
+        for column in zip(*((one.cpu_seconds, one.server_seconds) for one in series), strict=True)
+    )
+    return f"{own + server:.1f} us a row ({own:.1f} and the server {server:.1f})"
 
 
 def show_peak(series: Series) -> str:

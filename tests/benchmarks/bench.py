@@ -5,19 +5,21 @@
     make bench ARGS='--only import-new export'    some of the contests
     make bench ARGS='--records 50000 --rounds 3'  a tenth of everything
 
-All but the first write to .cache/bench/last, unless --output says where. The whole run takes about half an hour on
+All but the first write to .cache/bench/last, unless --output says where. The whole run takes about an hour on
 two cores, 15 GB below the folder for temporary files, and a package index for the peers.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from exchange.testing.servers import postgres
@@ -39,6 +41,7 @@ CONTESTS: dict[str, Callable[[Workshop], Outcome]] = {
     "export": sending.export,
     "export-sqlite": sending.export_from_sqlite,
     "export-few": sending.export_few,
+    "small-batches": sending.small_batches,
     "capture": sending.capture,
     "memory": sending.memory,
     "digest": agreeing.digest,
@@ -47,6 +50,9 @@ CONTESTS: dict[str, Callable[[Workshop], Outcome]] = {
     "nudge": nudging.nudge,
     "pages": looking.pages,
 }
+
+ON_ONE_CORE = ("import-new", "import-changed", "import-sqlite", "import-bad", "export", "export-sqlite", "nudge")
+"""What is measured once more with all processes, the server's too, on one core: nothing overlaps there."""
 
 WHOLE = Sizes()
 QUICK = Sizes(records=1_000, rounds=1)
@@ -69,7 +75,8 @@ def main() -> None:
     """Run the contests that are asked for and report."""
     chosen = _arguments()
     environments = Environments(wanted=not chosen.quick)
-    findings = _run(chosen.only or list(CONTESTS), Sizes(chosen.records, chosen.rounds), environments)
+    names = chosen.only or list(CONTESTS)
+    findings = _run(names, Sizes(chosen.records, chosen.rounds), environments, one_core=chosen.cores == 1)
     report.show(findings)
     report.write(findings, chosen.output)
     report.draw(chosen.output, environments)
@@ -77,28 +84,46 @@ def main() -> None:
     sys.exit(1 if any(outcome.failed for outcome in findings.outcomes.values()) else 0)
 
 
-def _run(names: list[str], sizes: Sizes, environments: Environments) -> Findings:
+def _run(names: list[str], sizes: Sizes, environments: Environments, *, one_core: bool) -> Findings:
     began = time.monotonic()
     where = machine()
     outcomes: dict[str, Outcome] = {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
-        shop = Workshop(folder, stack.enter_context(postgres(**SERVER)), sizes, environments)
+    with _workshop(sizes, environments, cores=2) as shop:
         for name in names:
             note(name)
             outcomes[name] = _measured(name, shop)
-        return Findings(
-            command=_command(),
-            machine=where,
-            versions=versions(shop.sql("SHOW server_version")[0][0]) | environments.versions(),
-            method=report.METHOD.format(
-                server=", ".join(f"`{name}={value}`" for name, value in SERVER.items()),
-                spoilers="; ".join(spoiling.SPOILERS),
-            ),
-            row_bytes=shop.row_bytes(),
-            outcomes=outcomes,
-            minutes=(time.monotonic() - began) / 60,
-        )
+        server, row_bytes = shop.sql("SHOW server_version")[0][0], shop.row_bytes()
+    with _workshop(sizes, Environments(wanted=False), cores=1) as shop:
+        for name in (one for one in names if one_core and one in ON_ONE_CORE):
+            note(f"{name}, on one core")
+            done = _measured(name, shop)
+            bars = [replace(bar, what=f"on one core: {bar.what}") for bar in done.bars if not bar.absent]
+            outcomes[f"{name}, on one core"] = replace(done, bars=tuple(bars))
+    return Findings(
+        command=_command(),
+        machine=where,
+        versions=versions(server) | environments.versions(),
+        method=report.METHOD.format(
+            server=", ".join(f"`{name}={value}`" for name, value in SERVER.items()),
+            spoilers="; ".join(spoiling.SPOILERS),
+        ),
+        row_bytes=row_bytes,
+        outcomes=outcomes,
+        minutes=(time.monotonic() - began) / 60,
+    )
+
+
+@contextmanager
+def _workshop(sizes: Sizes, environments: Environments, *, cores: int) -> Iterator[Workshop]:
+    """Make a workshop whose server and steps have so many cores, or as many as there are."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:cores])
+    try:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
+            yield Workshop(folder, stack.enter_context(postgres(**SERVER)), sizes, environments, cores)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _command() -> str:
@@ -127,6 +152,7 @@ def _arguments() -> argparse.Namespace:
         help="rows; all sizes follow (%(default)s)",
     )
     parser.add_argument("--rounds", type=int, default=WHOLE.rounds, metavar="N", help="repeats (%(default)s)")
+    parser.add_argument("--cores", type=int, default=1, choices=(1, 2), help="the fewest to measure on (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where RESULTS.md and the plot go")
     chosen = parser.parse_args()
     if chosen.quick:

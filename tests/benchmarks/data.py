@@ -58,6 +58,11 @@ class Sizes:
         return min(100, self.few_of[0])
 
     @property
+    def small_batches(self) -> tuple[int, int]:
+        """How many batches of how few rows: 1,000 of 100."""
+        return max(2, self.records // 500), 100 if self.records >= 50_000 else 5
+
+    @property
     def memory(self) -> tuple[int, int]:
         """Few and many records: 50,000 and 5,000,000."""
         return self.records // 10, 10 * self.records

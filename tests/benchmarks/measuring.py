@@ -24,11 +24,21 @@ OUR_PYTHON = Path(os.environ.get("BENCH_PYTHON") or sys.executable)
 
 @dataclass(frozen=True)
 class Measured:
-    """What one step took. ``peak_bytes`` is the most memory that its process had at once."""
+    """What one step took. ``peak_bytes`` is the most memory that its process had at once.
+
+    ``cpu_seconds`` is the processor's time of its process, ``server_seconds`` that of the database's server meanwhile.
+    """
 
     seconds: float
     records: int
     peak_bytes: int
+    cpu_seconds: float = 0.0
+    server_seconds: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """Microseconds of the processor a record, ours and the server's."""
+        return 1e6 * (self.cpu_seconds + self.server_seconds) / self.records
 
     @property
     def rate(self) -> float:
@@ -41,30 +51,53 @@ class StepFailed(Exception):  # noqa: N818 - reads as what happened
 
 
 class Clock:
-    """Times the block that it is entered for. ``waits``: begin only when our parent says so."""
+    """Times the block that it is entered for. ``waits``: begin only when our parent says so.
 
-    def __init__(self, *, waits: bool = False) -> None:
-        self.seconds = 0.0
+    ``server`` is the process id of the database's server, if there is one: then its time is taken, too.
+    """
+
+    def __init__(self, *, waits: bool = False, server: int | None = None) -> None:
+        self.seconds = self.cpu_seconds = self.server_seconds = 0.0
         self._waits = waits
-        self._began = 0.0
+        self._server = server
+        self._began = self._cpu_before = self._server_before = 0.0
 
     def __enter__(self) -> Self:
         if self._waits:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             sys.stdin.readline()
+        self._server_before = _processor_seconds(self._server)
+        self._cpu_before = time.process_time()
         self._began = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._began
+        self.cpu_seconds = time.process_time() - self._cpu_before
+        self.server_seconds = _processor_seconds(self._server) - self._server_before
+
+
+def _processor_seconds(server: int | None) -> float:
+    """Give the processor's seconds that a server and its children took so far, to a hundredth of a second."""
+    if server is None:
+        return 0.0
+    ticks = 0
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    for process in (str(server), *children):
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:  # it ended just now, and counts as one of the server's own
+            continue
+        # Its own, and for the server those of children that ended.
+        ticks += sum(map(int, fields[11:15] if process == str(server) else fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def answer(clock: Clock, records: int) -> None:
     """Tell our parent what this process measured; the last thing that a step says."""
-    sys.stdout.write(
-        "\n" + json.dumps({"seconds": clock.seconds, "records": records, "peak_bytes": peak_bytes()}) + "\n"
-    )
+    took = {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds, "server_seconds": clock.server_seconds}
+    sys.stdout.write("\n" + json.dumps({**took, "records": records, "peak_bytes": peak_bytes()}) + "\n")
 
 
 def peak_bytes() -> int:
@@ -124,6 +157,8 @@ def run_together(steps: Sequence[Step]) -> Measured:
         max(one.seconds for one in results),
         sum(one.records for one in results),
         max(one.peak_bytes for one in results),
+        sum(one.cpu_seconds for one in results),
+        max(one.server_seconds for one in results),
     )
 
 

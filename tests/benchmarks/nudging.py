@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 180.0
 
 def nudge(shop: Workshop) -> Outcome:
     """Commit single rows, a few a second, and see when each is committed on the other side."""
-    goal = at_most(1, "s")
+    goal = at_most(0.5, "s")
     if "nudge" not in Settings.model_fields:
         return Outcome((not_measured(WHAT, goal, "this version has no nudge"),))
     urls = {network: shop.duplicate(shop.empty(network)) for network in PEERS}

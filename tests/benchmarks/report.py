@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.bars import Bar, Goal, Outcome
+from tests.benchmarks.bars import Bar, Goal, Outcome, show_work
 from tests.benchmarks.environments import Environments
 from tests.benchmarks.measuring import ROOT, Series, note
 
@@ -29,6 +29,8 @@ METHOD = """\
 - Each bar is a ratio within one run. Ours and what it is compared with take turns, round by round; the table has the
   median of the rounds' ratios, the least and the greatest. Absolute rates are this machine's, on that day. Peak
   memory is measured once: it does not vary.
+- "Processor" is the processor's time of our process and of all of the server's, as the system counts it, a row: what
+  counts where the two can't overlap. "On one core" all processes, the server's too, share one core.
 - Each step is a process of its own with a fresh copy of its database, made from a template that was vacuumed and
   analysed. Its time begins when it is connected; its memory is the peak of its process. The steps, ours and the
   databases' own, stand in `tests/benchmarks/steps.py`.
@@ -104,7 +106,7 @@ def _page(findings: Findings) -> str:
         _markdown(HEADINGS, [_cells(bar) for bar in _bars(findings)]),
         "## Everything that was measured\n",
         _markdown(
-            ("contest", "contender", "rounds", "records", "seconds", "rows/s", "peak memory"),
+            ("contest", "contender", "rounds", "records", "seconds", "rows/s", "processor a row", "peak memory"),
             [
                 (contest, name, str(len(series)), *_summary(series))
                 for contest, outcome in findings.outcomes.items()
@@ -147,6 +149,7 @@ def _summary(series: Series) -> tuple[str, ...]:
         f"{records:,}",
         f"{seconds:.3f}",
         f"{records / seconds:,.0f}",
+        show_work(series) if any(one.cpu_seconds for one in series) else "",
         f"{peak / 1e6:.0f} MB" if peak else "",
     )
 

@@ -29,7 +29,6 @@ from tests.benchmarks.data import ALL_COLUMNS, COLUMNS, identity
 from tests.benchmarks.measuring import Clock, answer
 from tests.benchmarks.networks import site
 
-_SQLITE_OWN_CACHE = -2000
 _PIECE_BYTES = 1 << 20
 
 # Ours
@@ -158,6 +157,32 @@ def copy_out(clock: Clock, *, url: str, file: str, columns: str = COLUMNS) -> in
         return cursor.rowcount
 
 
+def take_join_and_write(clock: Clock, *, url: str) -> int:
+    """Do what an export asks of PostgreSQL, and no more: take all changes, join the rows, write them as JSON.
+
+    The text is read and thrown away.
+    """
+    row = ", ".join(f"'{name}', r.{name}" for name in COLUMNS.split(", "))
+    with psycopg.connect(url) as connection, connection.cursor() as cursor, clock:
+        cursor.execute(
+            "CREATE TEMPORARY TABLE taken ON COMMIT DROP AS SELECT max(id) AS id, CAST(key::json->>'id' AS uuid) AS key"
+            " FROM exchange_change WHERE false GROUP BY key"
+        )
+        cursor.execute(
+            "WITH gone AS (DELETE FROM exchange_change WHERE stream = 'request' RETURNING id, key) INSERT INTO taken"
+            " SELECT max(id), CAST(key::json->>'id' AS uuid) FROM gone GROUP BY key"
+        )
+        records = cursor.rowcount
+        with cursor.copy(
+            f"COPY (SELECT json_build_object({row}) FROM taken t JOIN request r ON r.id = t.key ORDER BY t.id)"
+            " TO STDOUT"
+        ) as copy:
+            for _ in copy:
+                pass
+        connection.commit()
+    return records
+
+
 def insert_in_bulk(clock: Clock, *, url: str, file: str) -> int:
     """Insert rows that are in the database already, as one statement."""
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
@@ -170,37 +195,35 @@ def insert_in_bulk(clock: Clock, *, url: str, file: str) -> int:
     return records
 
 
-def executemany(clock: Clock, *, loaded: str, url: str, cached: bool) -> int:
+def executemany(clock: Clock, *, loaded: str, url: str) -> int:
     """Insert ready tuples into the table that ours go to, with its indexes and constraints, on SQLite.
 
-    Write-ahead log, foreign keys and waiting for the disk as ours; page cache as SQLite has it, unless ``cached``.
+    Write-ahead log, foreign keys, page cache and waiting for the disk as ours.
     """
-    rows = _tuples(loaded, ALL_COLUMNS)
+    with make_engine(loaded).connect() as connection:
+        rows = connection.exec_driver_sql(f"SELECT {ALL_COLUMNS} FROM request").cursor.fetchall()
     marks = ", ".join("?" * len(rows[0]))
-    with make_engine(url).connect() as connection:
-        if not cached:
-            connection.exec_driver_sql(f"PRAGMA cache_size = {_SQLITE_OWN_CACHE}")
-        with clock:
-            connection.exec_driver_sql(f"INSERT INTO request ({ALL_COLUMNS}) VALUES ({marks})", rows)
-            connection.commit()
+    with make_engine(url).connect() as connection, clock:
+        connection.exec_driver_sql(f"INSERT INTO request ({ALL_COLUMNS}) VALUES ({marks})", rows)
+        connection.commit()
     return len(rows)
 
 
-def fetch_all(clock: Clock, *, url: str) -> int:
-    """Read all rows as tuples, on SQLite."""
-    with clock:
-        return len(_tuples(url, COLUMNS))
+def select_json(clock: Clock, *, url: str) -> int:
+    """Read all rows as JSON that SQLite makes of them, and throw it away."""
+    row = ", ".join(f"'{name}', {name}" for name in COLUMNS.split(", "))
+    done = 0
+    with make_engine(url).connect() as connection, clock:
+        found = connection.exec_driver_sql(f"SELECT json_object({row}) FROM request").cursor
+        while some := len(found.fetchmany(1_000)):
+            done += some
+    return done
 
 
 def _copy_from(cursor: psycopg.Cursor[Any], statement: str, file: str) -> None:
     with cursor.copy(statement) as copy, Path(file).open("rb") as rows:
         while piece := rows.read(_PIECE_BYTES):
             copy.write(piece)
-
-
-def _tuples(url: str, columns: str) -> list[tuple[Any, ...]]:
-    with make_engine(url).connect() as connection:
-        return list(connection.exec_driver_sql(f"SELECT {columns} FROM request").cursor.fetchall())
 
 
 STEPS: dict[str, Callable[..., int]] = {
@@ -217,7 +240,8 @@ STEPS: dict[str, Callable[..., int]] = {
         copy_out,
         insert_in_bulk,
         executemany,
-        fetch_all,
+        take_join_and_write,
+        select_json,
     )
 }
 
@@ -225,8 +249,19 @@ STEPS: dict[str, Callable[..., int]] = {
 def main() -> None:
     """Run the step that is named and say what it took."""
     *flags, name, arguments = sys.argv[1:]
-    clock = Clock(waits="--wait" in flags)
-    answer(clock, STEPS[name](clock, **json.loads(arguments)))
+    given = json.loads(arguments)
+    clock = Clock(waits="--wait" in flags, server=_server_of(given.get("url", "")))
+    answer(clock, STEPS[name](clock, **given))
+
+
+def _server_of(url: str) -> int | None:
+    """Find the process id of a database's server, on this machine; None of SQLite."""
+    if not url.startswith("postgresql"):
+        return None
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SHOW data_directory").fetchone()
+    assert row is not None
+    return int((Path(row[0]) / "postmaster.pid").read_text().split()[0])
 
 
 if __name__ == "__main__":

@@ -18,26 +18,27 @@ from tests.benchmarks.measuring import ROOT, Measured
 @pytest.mark.postgres
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    "which",
+    "which, cores",
     [
-        pytest.param(slice(1), marks=pytest.mark.thorough),
-        pytest.param(slice(1, -1), marks=pytest.mark.torture),
+        pytest.param(slice(1), 2, marks=pytest.mark.thorough),
+        pytest.param(slice(1, -1), 1, marks=pytest.mark.torture),
         # A nudge's way is timed between two whole networks, the others beside one PostgreSQL.
-        pytest.param(slice(-1, None), marks=[pytest.mark.torture, pytest.mark.valkey]),
+        pytest.param(slice(-1, None), 2, marks=[pytest.mark.torture, pytest.mark.valkey]),
     ],
     ids=["first", "others", "nudge"],
 )
 def test_every_contest_runs_at_small_sizes_and_the_report_has_its_bars(
-    tmp_path: Path, forked_python: Path, which: slice
+    tmp_path: Path, forked_python: Path, which: slice, cores: int
 ) -> None:
-    from tests.benchmarks.bench import CONTESTS  # noqa: PLC0415 - half a second that one process of a run needs
+    from tests.benchmarks.bench import CONTESTS, ON_ONE_CORE  # noqa: PLC0415 - half a second that one process of a run needs
 
     contests = list(CONTESTS)[which]
     page = tmp_path / "RESULTS.md"
     page.write_text("an older run\n<!-- What follows is written by hand; a new run keeps it. -->\nwhy it is so\n")
 
+    command = (sys.executable, "-m", "tests.benchmarks.bench")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.bench", "--quick", "--output", str(tmp_path), "--only", *contests],
+        [*command, "--quick", "--output", str(tmp_path), "--cores", str(cores), "--only", *contests],
         cwd=ROOT,
         env=os.environ | {"BENCH_PYTHON": str(forked_python)},
         capture_output=True,
@@ -48,7 +49,8 @@ def test_every_contest_runs_at_small_sizes_and_the_report_has_its_bars(
 
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
-    assert list(found["outcomes"]) == contests
+    on_one_core = [f"{name}, on one core" for name in contests if cores == 1 and name in ON_ONE_CORE]
+    assert list(found["outcomes"]) == [*contests, *on_one_core]
     written = page.read_text()
     assert "an older run" not in written
     assert written.endswith("\nwhy it is so\n")

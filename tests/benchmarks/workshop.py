@@ -18,6 +18,7 @@ from exchange.database import make_engine
 from exchange.format.manifest import Manifest
 from exchange.tables import capture
 from tests.benchmarks import spoiling
+from tests.benchmarks.bars import Goal
 from tests.benchmarks.data import ALL_COLUMNS, CHANGE, COLUMNS, Sizes
 from tests.benchmarks.environments import Environments
 from tests.benchmarks.measuring import Measured, note, our_step, run_together
@@ -43,14 +44,19 @@ class Carriage:
 class Workshop:
     """Makes what is measured, below one folder and on one PostgreSQL server."""
 
-    def __init__(self, folder: Path, server: str, sizes: Sizes, environments: Environments) -> None:
+    def __init__(self, folder: Path, server: str, sizes: Sizes, environments: Environments, cores: int = 2) -> None:
         self.folder = folder
         self.sizes = sizes
+        self.cores = cores
         self.environments = environments
         self.keys = folder / "keys"
         make_keys(self.keys)
         self._server = server.replace("+psycopg", "")
         self._numbers = itertools.count(1)
+
+    def on_two(self, goal: Goal) -> Goal | None:
+        """Give a goal that is set for two cores."""
+        return goal if self.cores > 1 else None
 
     # Databases
 
