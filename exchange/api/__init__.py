@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from exchange.api.batches import Batches
     from exchange.api.dead_letters import DeadLetters
     from exchange.api.epochs import Epochs
+    from exchange.api.files import Files
     from exchange.api.gaps import Gaps
     from exchange.api.keys import Keys
     from exchange.api.pending import Pending
@@ -389,6 +390,13 @@ class Exchange:
         from exchange.api.versions import Versions
 
         return Versions(self)
+
+    @property
+    def files(self) -> Files:
+        """Files of rows that people dropped, and their folders."""
+        from exchange.api.files import Files
+
+        return Files(self)
 
     @property
     def dead_letters(self) -> DeadLetters:

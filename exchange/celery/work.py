@@ -383,10 +383,16 @@ def cancel_retry(reason: str, retry: int) -> Result:
     return _exchange().dead_letters.cancel_retry(_number(retry), reason).as_dict()
 
 
-def _number(retry: int) -> int:
-    if type(retry) is not int or not 0 < retry <= MAX_INTEGER:
-        raise RefusedCall(f"retry: expected a whole number from 1 to {MAX_INTEGER}, found {shown(retry)}")
-    return retry
+@_task("exchange.cancel_file")
+def cancel_file(reason: str, file: int) -> Result:
+    """Give up a file that people dropped and that is not loaded yet."""
+    return _exchange().files.cancel(_number(file, "file"), reason).as_dict()
+
+
+def _number(number: int, name: str = "retry") -> int:
+    if type(number) is not int or not 0 < number <= MAX_INTEGER:
+        raise RefusedCall(f"{name}: expected a whole number from 1 to {MAX_INTEGER}, found {shown(number)}")
+    return number
 
 
 @_task("exchange.discard_dead_letter")

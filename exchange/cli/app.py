@@ -50,6 +50,9 @@ GROUPS = {
         "reconcile": "reconcile.reconcile",
         "epoch": "resync.app",
     },
+    "Files of people": {
+        "files": "files.app",
+    },
     "What did not take effect": {
         "dead-letters": "dead_letters_all.app",
         "quarantine": "quarantine.app",

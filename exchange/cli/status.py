@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from exchange.operating.status import Status
 
 WATCH_SECONDS = 2.0
+MOST_FILES = 5
+"""So many files that people dropped are told of one by one."""
 
 _ONE_WAY = ("channel", "pending", "unconfirmable", "sequence")
 _COLUMNS = {
@@ -210,6 +212,12 @@ def _say_what_is_paused(found: Status) -> None:
         output.say(
             f"proposal {proposal.id} waits for a second person: {proposal}; `exchange proposals show {proposal.id}`"
         )
+    for file in found.files[:MOST_FILES]:
+        output.say(f"file {file.id}: {file}")
+    if len(found.files) > MOST_FILES:
+        output.say("and more files wait; `exchange files --state waiting` lists them")
+    for file in found.files_refused[:MOST_FILES]:
+        output.warn(f"file {file.id}: {file.file} ({file.intake}) was refused: {file.message}")
     for retry in found.retries:
         output.say(str(retry))
     for pause in dict.fromkeys(one.paused for one in found.channels if one.paused):

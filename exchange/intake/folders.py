@@ -16,7 +16,9 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -27,7 +29,8 @@ from exchange.files.batch_files import LeftAlone
 from exchange.files.folder import OUR_MODE, PRIVATE_MODE, Folder, NotPlain, held, named
 from exchange.files.left_alone import KINDS, may_read, not_readable, owner, unseen
 from exchange.files.pid_lock import holding_name
-from exchange.format.errors import TransientError, printable
+from exchange.format.as_dict import AsDict
+from exchange.format.errors import Problem, TransientError, printable
 from exchange.site import Site
 
 TAKEN, DONE, REFUSED = "taken", "done", "refused"
@@ -38,6 +41,11 @@ MOST_CLAIMED = 100
 """So many files of a folder are claimed and not dealt with, at most: the others wait where they are."""
 MOST_ENTRIES = 100_000
 """So many entries of a folder one look takes."""
+
+MOST_SEEN = 2_000
+"""So many where it is only said how the folder is."""
+MOST_TOLD = 20
+"""So many that are left alone are told one by one."""
 
 _SHARED_MODE = 0o3770
 """The group's members may drop files, not take away each other's; what they drop is the group's."""
@@ -200,17 +208,17 @@ class Watcher:
     def __init__(self) -> None:
         self._seen: dict[tuple[Path, str], tuple[Seen, float]] = {}
 
-    def look(self, drop: Drop, settle_seconds: float) -> Looked:
-        """List a folder once; nothing is opened or moved. Raises TransientError if it can't be read.
+    def look(self, drop: Drop, settle_seconds: float, *, touching: bool = True, most: int = MOST_ENTRIES) -> Looked:
+        """List a folder once, ``most`` entries of it; no file is opened or moved. Raises TransientError.
 
         A file is complete once its marker is there, or it has not changed for ``settle_seconds``: by the clock of the
-        disk that it lies on, or by how long we have seen it so.
+        disk that it lies on, which is asked by ``touching`` it, or by how long we have seen it so.
         """
         ready, left_alone, arriving = [], [], 0
         kept: dict[tuple[Path, str], tuple[Seen, float]] = {}
         with _open(drop) as folder:
-            present = _disk_seconds(folder)
-            found = dict(_entries(folder))
+            present = _disk_seconds(folder) if touching else clock.seconds()
+            found = dict(_entries(folder, most))
             markers = {name + one.marker: name for name in found for one in drop.intakes if one.marker}
             for name, entry in found.items():
                 if name in OURS or (name in markers and markers[name] in found):
@@ -239,12 +247,73 @@ class Watcher:
         return Looked(tuple(ready), arriving, tuple(left_alone))
 
 
-def _entries(folder: Folder) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _entries(folder: Folder, most: int = MOST_ENTRIES) -> Iterator[tuple[str, os.DirEntry[str]]]:
     with folder.entries() as entries:
-        for number, entry in enumerate(entries):
-            if number >= MOST_ENTRIES:
-                return
+        for entry in islice(entries, most):
             yield entry.name, entry
+
+
+@dataclass(frozen=True)
+class LeftOut(AsDict):
+    """What lies in a folder and is left alone: why, and what to do about it."""
+
+    name: str
+    found: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class SeenFolder(AsDict):
+    """A declared folder as it is: files that are ``ready``, the oldest since when, and that still arrive.
+
+    ``taken`` are claimed and not put away. ``trouble`` says why it can't be read.
+    """
+
+    folder: str
+    intakes: tuple[str, ...]
+    ready: int = 0
+    oldest_at: datetime | None = None
+    arriving: int = 0
+    taken: int = 0
+    left_alone: tuple[LeftOut, ...] = ()
+    trouble: str | None = None
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is left alone in it, with what to do about each."""
+        return tuple(
+            Problem(f"{one.name} in {self.folder} {one.found}; it is left alone", one.remedy) for one in self.left_alone
+        )
+
+
+def see(site: Site) -> list[SeenFolder]:
+    """Look at each declared folder, at the first entries of one with many; changes nothing."""
+    found = []
+    for drop in drops(site):
+        said = SeenFolder(str(drop.path), tuple(one.name for one in drop.intakes))
+        try:
+            looked = Watcher().look(drop, site.limits.settle_seconds, touching=False, most=MOST_SEEN)
+            with _open(drop) as folder, folder.inner(TAKEN) as taken:
+                claimed = sum(name != _TOUCHED for name, _ in _entries(taken, MOST_SEEN))
+        except TransientError as error:
+            found.append(replace(said, trouble=error.sentence))
+            continue
+        oldest = min((one.since for one in looked.ready), default=None)
+        found.append(
+            replace(
+                said,
+                ready=len(looked.ready),
+                oldest_at=None if oldest is None else datetime.fromtimestamp(oldest, UTC),
+                arriving=looked.arriving,
+                taken=claimed,
+                left_alone=tuple(
+                    LeftOut(printable(one.file, 120), one.found, one.remedy)
+                    for one in looked.left_alone[:MOST_TOLD]
+                    if not one.passing
+                ),
+            )
+        )
+    return found
 
 
 def _judged(drop: Drop, folder: Folder, name: str, entry: os.DirEntry[str]) -> Dropped | LeftAlone | None:

@@ -43,6 +43,7 @@ from exchange.format.names import CONTROL
 from exchange.incoming.arrivals import left_alone
 from exchange.incoming.failure_list import list_failures
 from exchange.incoming.stranger_counts import StrangersOfDay, recent_strangers
+from exchange.intake.standing import DroppedFile, open_files, refused_files
 from exchange.link import peer_state
 from exchange.link.peer_state import PausedThere, PeerChannel, PeerState
 from exchange.link.reconcile import LeftRows, left_rows
@@ -61,6 +62,9 @@ _SHOWN = {
     Direction.OUT: (BatchState.SEALED, BatchState.PUBLISHED, BatchState.ACKNOWLEDGED, BatchState.REJECTED),
     Direction.IN: (BatchState.APPLIED, BatchState.WAITING, BatchState.HELD, BatchState.QUARANTINED),
 }
+
+MOST_FILES = 100
+"""So many files that people dropped and that are not loaded yet are told of."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,10 @@ class Status:
     """What is tried in the background, or paused."""
     proposals: tuple[Proposal, ...] = ()
     """What waits for a second person."""
+    files: tuple[DroppedFile, ...] = ()
+    """Files that people dropped and that are still to be loaded, in the order of their turn."""
+    files_refused: tuple[DroppedFile, ...] = ()
+    """Those that were refused and not mended since, the newest."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the fields that scripts rely on."""
@@ -170,6 +178,8 @@ class Status:
             "failed_runs": [one.as_dict() for one in self.failed_runs],
             "left_rows": [one.as_dict() for one in self.left_rows],
             "retries": [one.as_dict() for one in self.retries],
+            "files": [one.as_dict() for one in self.files],
+            "files_refused": [one.as_dict() for one in self.files_refused],
             "proposals": [one.brief() for one in self.proposals],
             "strangers": [group.as_dict() for group in self.strangers],
             "link": {
@@ -199,6 +209,7 @@ def read_status(site: Site, *, most_pending: int | None = None) -> Status:
         left = tuple(left_rows(connection))
         retries = tuple(list_retries(connection, only_open=True))
         waiting = tuple(read_proposals(connection))
+        files, refused = tuple(open_files(connection, MOST_FILES)), tuple(refused_files(connection))
         failed = tuple(list_failed_runs(connection, names_that_run(site, connection)))
     moment = now()
     alarms = tuple(map(str, backlog_alarms(backlog, site.limits, moment)))
@@ -233,6 +244,8 @@ def read_status(site: Site, *, most_pending: int | None = None) -> Status:
         left_rows=left,
         retries=retries,
         proposals=waiting,
+        files=files,
+        files_refused=refused,
     )
 
 

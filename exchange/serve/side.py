@@ -43,9 +43,18 @@ _PAGES = {
     Alarm.WORKER: "/schedule",
     Alarm.SETTINGS: "/settings",
     Alarm.LINK_SILENT: "/peer",
+    Alarm.FILE_REFUSED: "/files",
+    Alarm.FILE_LATE: "/files",
+    Alarm.DROP_FOLDER: "/files",
 }
 """Where an alarm's page is; all are on that of health."""
-_PAGES_OF_CHECKS = {"paused": "/channels", "letters": "/dead-letters", "link": "/peer", "agreement": "/agreement"}
+_PAGES_OF_CHECKS = {
+    "files": "/files",
+    "paused": "/channels",
+    "letters": "/dead-letters",
+    "link": "/peer",
+    "agreement": "/agreement",
+}
 """The same of what is worth knowing and no alarm, by its check."""
 
 

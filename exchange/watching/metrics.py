@@ -35,6 +35,7 @@ from exchange.database.tables import (
     BatchState,
     DeadLetterState,
     Direction,
+    IntakeState,
     agreement,
     batch,
     batch_count,
@@ -55,6 +56,7 @@ from exchange.files import keys
 from exchange.format.errors import TransientError
 from exchange.format.names import CONTROL
 from exchange.incoming.stranger_counts import recent_strangers
+from exchange.intake import standing
 from exchange.link import peer_state, peer_statements
 from exchange.operating import last_runs
 from exchange.operating.backup_state import read_last
@@ -539,6 +541,39 @@ def _letters(page: _Page, connection: Connection) -> Iterator[Metric]:
     yield page.gauge("dead_letters_alarm_age_seconds", said, (), {(): limits.alarm_days * 86_400})
 
 
+def _files(page: _Page, connection: Connection) -> Iterator[Metric]:
+    """Tell of files that people dropped: of those that are kept, and of those that are still to be loaded."""
+    declared = {one.name: one for one in page.site.intakes}
+    files: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    rows: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    for one in declared:
+        files |= {(one, state.value): 0.0 for state in IntakeState}
+    for count in standing.count_files(connection):
+        name = count.intake if count.intake in declared else OTHER
+        files[name, count.state] += count.files
+        rows[name, "loaded"] += count.rows_loaded
+        rows[name, "parked"] += count.rows_parked
+    waiting = standing.open_files(connection)
+    left: defaultdict[tuple[str, ...], float] = defaultdict(float, {(one,): 0.0 for one in declared})
+    oldest: defaultdict[tuple[str, ...], float] = defaultdict(float, {(one,): 0.0 for one in declared})
+    pace: defaultdict[tuple[str, ...], float] = defaultdict(float, {(one,): 0.0 for one in declared})
+    for file in waiting:
+        key = (file.intake if file.intake in declared else OTHER,)
+        left[key] += file.bytes * (1.0 - (file.pace.share or 0.0))
+        oldest[key] = max(oldest[key], _age(file.created_at))
+        if file.state is IntakeState.LOADING:
+            pace[key] += file.pace.rows_per_second or 0.0
+    yield page.gauge(
+        "intake_files", "Files that people dropped and that are kept, by state.", ("intake", "state"), files
+    )
+    said = "Rows of the files that are kept, by what became of them; what is pruned counts no more."
+    yield page.gauge("intake_rows", said, ("intake", "outcome"), rows)
+    yield page.gauge("intake_left_bytes", "Bytes of such files that are still to be loaded.", ("intake",), left)
+    said = "Since when the oldest of them was dropped; 0 if none is left."
+    yield page.gauge("intake_oldest_age_seconds", said, ("intake",), oldest)
+    yield page.gauge("intake_rows_per_second", "How fast those at hand are loaded.", ("intake",), pace)
+
+
 def _work(page: _Page, connection: Connection) -> Iterator[Metric]:
     """Tell how long steps took, how often somebody else was at work, and what came of retries."""
     took: defaultdict[tuple[str, ...], _Durations] = defaultdict(_Durations)
@@ -651,6 +686,7 @@ _SECTIONS: tuple[Callable[[_Page, Connection], Iterator[Metric]], ...] = (
     _runs,
     _gaps,
     _letters,
+    _files,
     _work,
     _link,
     _processes,

@@ -165,11 +165,21 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "ExchangeChannelPaused": ({f"exchange_paused{{{OUT}}}": "1"}, {f"exchange_paused{{{OUT}}}": "0"}),
     **{
-        f"Exchange{name.capitalize()}": (
+        f"Exchange{name.title().replace('_', '')}": (
             {f'exchange_alarm{{{PLANT},alarm="{name}",subject="x",level="fault"}}': "1"},
             {f'exchange_alarm{{{PLANT},alarm="{name}",subject="x",level="fault"}}': "0"},
         )
-        for name in ("backup", "folder", "broker", "migrations", "triggers", "settings")
+        for name in (
+            "backup",
+            "folder",
+            "broker",
+            "migrations",
+            "triggers",
+            "settings",
+            "file_refused",
+            "file_late",
+            "drop_folder",
+        )
     },
 }
 """By alert the series that let it fire, and those that keep the same from it."""

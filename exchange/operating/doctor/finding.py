@@ -52,6 +52,9 @@ class Alarm(StrEnum):
     RUN_FAILED = "run_failed"
     SETTINGS = "settings"
     BACKUP = "backup"
+    FILE_REFUSED = "file_refused"
+    FILE_LATE = "file_late"
+    DROP_FOLDER = "drop_folder"
 
 
 class Whose(StrEnum):
@@ -62,6 +65,7 @@ class Whose(StrEnum):
     CARRIER = "the carrier's"
     FAR = "theirs or the carrier's"
     EITHER = "ours or theirs"
+    DROPPER = "whoever dropped it's"
     NOBODY = "nobody's"
 
 
@@ -72,6 +76,7 @@ _WHOSE: Mapping[Alarm | str, Whose] = {
     Alarm.QUARANTINED: Whose.THEIRS,
     Alarm.HELD: Whose.NOBODY,
     Alarm.DEAD_LETTERS: Whose.EITHER,
+    Alarm.FILE_REFUSED: Whose.DROPPER,
     "letters": Whose.EITHER,
     "paused": Whose.NOBODY,
     "link": Whose.FAR,
@@ -87,6 +92,9 @@ _NEXT = {
     Alarm.HALTED: "exchange epoch list",
     Alarm.BACKUP: "exchange backup",
     Alarm.FOLDER: "exchange init",
+    Alarm.DROP_FOLDER: "exchange init",
+    Alarm.FILE_REFUSED: "exchange files",
+    Alarm.FILE_LATE: "exchange files",
 }
 """What is typed next where a check knows nothing better: whoever is told of an alarm is told a command."""
 

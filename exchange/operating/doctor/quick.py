@@ -30,6 +30,7 @@ from exchange.operating.doctor.finding import (
     ok,
     warning,
 )
+from exchange.operating.doctor.intake import check_intake, check_misplaced
 from exchange.operating.doctor.presence import check_presence
 from exchange.operating.doctor.work import check_letters, check_link, check_paused
 from exchange.settings import Settings
@@ -179,6 +180,8 @@ SELDOM: tuple[DatabaseCheck, ...] = (check_migrations, check_home, check_audit, 
 WORK: Checks = (
     ("work", check_presence),
     ("letters", check_letters),
+    ("files", check_misplaced),
+    ("files", check_intake),
     ("batches", check_batches),
     ("runs", check_runs),
     ("agreement", check_agreement),

@@ -61,6 +61,7 @@ MENU = (
         (
             Link("/health", "Health", "h"),
             Link("/channels", "Channels", "c"),
+            Link("/files", "Files", "i"),
             Link("/schedule", "Schedule", "s"),
             Link("/epochs", "Epochs", "e"),
             Link("/keys", "Keys", "k"),
@@ -79,10 +80,13 @@ MENU = (
 """What leads where; a page that is not made yet is not in it."""
 
 BADGES = {
-    **dict.fromkeys(("applied", "acknowledged", "runs", "ok", "arrived", "resolved", "agrees", "equal"), "ok"),
+    **dict.fromkeys(("loading",), "accent"),
+    **dict.fromkeys(
+        ("applied", "loaded", "acknowledged", "runs", "ok", "arrived", "resolved", "agrees", "equal"), "ok"
+    ),
     **dict.fromkeys(("waiting", "held", "parked", "warning", "paused", "off", "paused there", "missing"), "warning"),
-    **dict.fromkeys(("quarantined", "rejected", "fault", "disagrees", "differs", "lost"), "fault"),
-    **dict.fromkeys(("sealed", "published", "pending", "running"), "accent"),
+    **dict.fromkeys(("quarantined", "rejected", "refused", "fault", "disagrees", "differs", "lost"), "fault"),
+    **dict.fromkeys(("sealed", "published", "pending", "running", "loading"), "accent"),
 }
 """The colour of a state; the word itself always stands there, too."""
 

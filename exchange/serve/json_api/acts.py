@@ -15,7 +15,7 @@ from exchange.database.tables import Direction
 from exchange.files import keys
 from exchange.format.as_dict import as_json
 from exchange.format.key_terms import Terms
-from exchange.serve.json_api.looks import BATCH, LETTER, LETTER_FILTERS, RETRY, SELECTION, some_letters
+from exchange.serve.json_api.looks import BATCH, FILE, LETTER, LETTER_FILTERS, RETRY, SELECTION, some_letters
 from exchange.serve.json_api.table import REASON, WHY, Endpoint, Field, Kind
 
 CHANNEL = Field("channel", "a channel's name", needed=True)
@@ -349,6 +349,14 @@ ACTS: tuple[Endpoint, ...] = (
             ("resume", "Let a retry in the background go on."),
             ("cancel", "End a retry in the background where it is."),
         )
+    ),
+    Endpoint(
+        "POST",
+        "/files/{file}/cancel",
+        "Give up a file that is not loaded yet; what was loaded of it stays.",
+        lambda x, file, reason: x.files.cancel(file, reason),
+        (FILE, WHY),
+        "cancel_file",
     ),
     Endpoint(
         "POST",

@@ -9,7 +9,7 @@ from typing import Any
 from exchange.api import Exchange
 from exchange.api.batches import BatchFilters
 from exchange.api.keys import in_use
-from exchange.database.tables import BatchState, DeadLetterState, Direction, GapState
+from exchange.database.tables import BatchState, DeadLetterState, Direction, GapState, IntakeState
 from exchange.format.as_dict import as_json
 from exchange.format.errors import TransientError
 from exchange.serve.json_api.table import AFTER, AFTER_ID, LIMIT, Endpoint, Field, Kind, moments
@@ -18,6 +18,7 @@ CHANNEL = Field("channel", "only of this channel")
 BATCH = Field("batch", "a batch's name", needed=True)
 LETTER = Field("letter", "a dead letter's id", Kind.NUMBER, needed=True)
 SELECTION = Field("selection", "a selection's name", needed=True)
+FILE = Field("file", "the number of a file that was dropped", Kind.NUMBER, needed=True)
 RETRY = Field("retry", "the number of a retry in the background", Kind.NUMBER, needed=True)
 REVEAL = Field("reveal", "show what is sensitive, too: for who may see it, and in the audit", Kind.TRUTH)
 STATE_OF_LETTERS = Field("state", "only in this state (default: parked)", among=DeadLetterState)
@@ -144,6 +145,24 @@ LOOKS: tuple[Endpoint, ...] = (
             LIMIT,
             AFTER_ID,
         ),
+    ),
+    Endpoint(
+        "GET",
+        "/files",
+        "Files of rows that people dropped, newest first.",
+        lambda x, **asked: x.files.list(**asked),
+        (
+            Field("state", "only in this state", among=IntakeState),
+            Field("intake", "only of this intake"),
+            LIMIT,
+            AFTER_ID,
+        ),
+    ),
+    Endpoint(
+        "GET", "/files/{file}", "One: how it is read and how far it is.", lambda x, file: x.files.show(file), (FILE,)
+    ),
+    Endpoint(
+        "GET", "/folders", "What lies in the folders for such files.", lambda x: _all("folders", x.files.folders())
     ),
     Endpoint(
         "GET",

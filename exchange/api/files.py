@@ -1,0 +1,73 @@
+"""Files that people dropped, for a Python program: how far each is, why one was refused, giving one up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exchange.api.arguments import check_limit
+from exchange.database.errors import transient_errors
+from exchange.database.locks import reading
+from exchange.database.tables import IntakeState
+from exchange.format.as_dict import AsDict
+from exchange.intake import cancelling, folders, standing
+from exchange.intake.folders import SeenFolder
+from exchange.intake.standing import DroppedFile, FileDetail
+
+if TYPE_CHECKING:
+    from exchange.api import Exchange
+
+__all__ = ["DroppedFile", "FileDetail", "FilePage", "Files", "SeenFolder"]
+
+
+@dataclass(frozen=True)
+class FilePage(AsDict):
+    """Files, newest first; ``after`` is where the next page goes on, None on the last one."""
+
+    files: tuple[DroppedFile, ...]
+    after: int | None
+
+
+class Files:
+    """Files of rows that people dropped into this side's folders, or took in by command."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def list(
+        self,
+        *,
+        state: IntakeState | None = None,
+        intake: str | None = None,
+        limit: int = 50,
+        after: int | None = None,
+    ) -> FilePage:
+        """Give a page of the files that are kept, newest first; ``after`` is what the page before names."""
+        check_limit(limit)
+        states = () if state is None else (state,)
+        with transient_errors(), reading(self._exchange.site.engine) as connection:
+            found = standing.list_files(connection, states=states, name=intake, after=after, limit=limit + 1)
+        return FilePage(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
+
+    def at_hand(self) -> Sequence[DroppedFile]:
+        """Give the files that are still to be loaded, in the order of their turn."""
+        with transient_errors(), reading(self._exchange.site.engine) as connection:
+            return standing.open_files(connection)
+
+    def show(self, number: int) -> FileDetail:
+        """Give one with how it is read, its parts and why rows of it are parked. Raises TransientError for none."""
+        with transient_errors(), reading(self._exchange.site.engine) as connection:
+            return standing.find_file(connection, number)
+
+    def folders(self) -> Sequence[SeenFolder]:
+        """Look at each declared folder: what is ready there, still arrives, or is left alone and why."""
+        return folders.see(self._exchange.site)
+
+    def cancel(self, number: int, reason: str, *, who: str | None = None) -> DroppedFile:
+        """Give a file up that is not loaded yet; what was loaded of it stays. Raises TransientError for any other."""
+        site = self._exchange.site
+        with self._exchange.act(site, "cancel_file", {"file": number}, who, reason) as act:
+            done = cancelling.cancel(site, number, reason)
+            act.came_to({"state": done.state, "rows_loaded": done.rows_loaded})
+        return done

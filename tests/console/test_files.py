@@ -1,0 +1,87 @@
+"""Files that people dropped: the page of all and of one, in JSON, and giving one up; whatever they are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from exchange.database.engine import now
+from exchange.database.tables import IntakeState, audit, intake, intake_part
+from exchange.operating.prepare import prepare
+from exchange.people.roles import Role
+from exchange.serve.json_api.frame import PREFIX
+from exchange.settings import Settings
+from tests.console.served import CSRF, console
+
+HOSTILE = '<script>alert(1)</script>\u202e"><img onerror=x>.csv'
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Iterator[Settings]:
+    settings = Settings(network="response", peer="request", home=tmp_path / "home")
+    site = prepare(settings)
+    at = now()
+    common = {"intake": "people", "stream": "user", "sha256": "0" * 64, "bytes": 1000, "who": "ada", "updated_at": at}
+    written = json.dumps({"kind": "csv", "start": 0, "delimiter": ";", "header": ["Id", "x"], "columns": ["id", None]})
+    rows: list[dict[str, Any]] = [
+        {"file": HOSTILE, "state": IntakeState.LOADING, "rows_read": 500, "rows_loaded": 490, "rows_parked": 10},
+        {"file": "bad.csv", "state": IntakeState.REFUSED, "message": "the header has no column id"},
+        *({"file": f"{n}.csv", "state": IntakeState.LOADED, "rows_read": 1, "rows_loaded": 1} for n in range(60)),
+    ]
+    with site.engine.begin() as connection:
+        for row in rows:
+            more = {"created_at": at, "started_at": at - timedelta(seconds=10), "format": written}
+            connection.execute(sa.insert(intake).values({**common, **more, "place": f"/drop/{row['file']}", **row}))
+        for number, position, stop in ((0, 500, 500), (1, 500, None)):
+            done = at if position == stop else None
+            row = {"intake": 1, "number": number, "position": position, "line": 1, "stop": stop, "done_at": done}
+            connection.execute(sa.insert(intake_part).values(row))
+    yield settings
+    site.engine.dispose()
+
+
+def test_the_pages_show_how_far_each_file_is_and_a_reason_gives_one_up(side: Settings) -> None:
+    with console(side) as browser:
+        page = browser.get("/files")
+        assert (
+            "500 of about 1 000 rows read, 50 a second, 10 s left; 490 loaded, 10 bad ; 1 of 2 parts done" in page.words
+        )
+        assert "<script>alert(1)" not in page.body
+        assert "\u202e" not in page.body
+        assert "59.csv" in page.words
+        assert "the header has no column id" not in page.words
+        older = browser.get(f"/files?after={62 - 49}")
+        assert "the header has no column id" in older.words
+        assert "the header has no column id" in browser.get("/files?state=refused").words
+        one = browser.get("/files/1")
+        assert "Delimiter ;" in one.words
+        assert "x left out" in one.words
+        assert browser.get("/files/99").status == 503
+        assert "a reason is needed" in browser.post("/files/1/cancel", "/files/1").words
+        assert (
+            "490 rows of it were loaded and stay" in browser.post("/files/1/cancel", "/files/1", reason="a test").words
+        )
+        assert "cancelled by" in browser.get("/files/1").words
+        assert "file 1 is cancelled; nothing was changed" in browser.post("/files/1/cancel", reason="again").words
+        answer = browser.ask("GET", f"{PREFIX}/files?state=cancelled", None, {})
+        (said,) = json.loads(answer.body)["files"]
+        assert (said["id"], said["pace"]["rows"], said["parts_done"]) == (1, 500, 1)
+        refused = browser.ask("POST", f"{PREFIX}/files/2/cancel", '{"reason": "x"}', {"X-CSRF-Token": CSRF})
+        assert "file 2 is refused; nothing was changed" in refused.body
+    site = prepare(side)
+    with site.engine.begin() as connection:
+        acts = connection.execute(sa.select(audit.c.action, audit.c.why).where(audit.c.action == "cancel_file")).all()
+    site.engine.dispose()
+    assert ("cancel_file", "a test") in acts
+
+
+def test_a_viewer_sees_no_button_and_may_not_press_it(side: Settings) -> None:
+    with console(side, Role.VIEWER) as browser:
+        assert "/cancel" not in browser.get("/files/1").body
+        assert "cancel_file needs the role operator" in browser.post("/files/1/cancel", reason="a test").words
