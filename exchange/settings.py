@@ -52,6 +52,7 @@ REFERENCE_APP = "exchange.reference:channels"
 
 _LIMITS = Limits()
 _ANSWERING_NETWORK = "response"
+_ASKING_NETWORK = "request"
 _TYPO_LIKENESS = 0.75
 _DATABASES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _BROKERS = ("redis", "rediss", "redis+socket")
@@ -774,6 +775,11 @@ class Settings(BaseModel):
             return None if self.intake_group is None else carrier_group.number_of(self.intake_group)
         except ValueError as error:
             raise SettingsFaults([f"{PREFIX}INTAKE_GROUP: {error}"]) from error
+
+    @property
+    def asks_requests(self) -> bool:
+        """Whether this side is the one of the reference application where requests are made."""
+        return self.app == REFERENCE_APP and self.network == _ASKING_NETWORK
 
     @property
     def answers_requests(self) -> bool:

@@ -45,6 +45,7 @@ ROOMS = (
     Room(6, "people", "who may do what: users, sessions, tokens, proposals; it knows no batch and no record"),
     Room(7, "dead_letters", "rows that did not take effect: retrying one loads it into its table"),
     Room(7, "alembic", "capture and tables for an application's own migrations"),
+    Room(7, "requesters", "who asks over HTTP: it joins the directory of the reference application and our passwords"),
     Room(8, "link", "gaps, receipts, requests, epochs: what both ways share, so it lies below both"),
     Room(9, "outgoing", "changes become batches; it never reads a batch that came"),
     Room(9, "intake", "people's files become rows: dropped, claimed, loaded; it knows no batch"),
@@ -76,7 +77,8 @@ NOT_IN_A_WORKFLOW = {"celery", "kombu", "billiard", "redis", "typer", "rich"}
 DOORS = {"settings", "operating", "celery", "tasks", "cli", "__main__"}
 # Imported when somebody asks for it by name, never by what is below.
 HANDED_ON = {("__init__", "api")}
-KNOW_THE_REFERENCE = {"reference", "operating", "celery", "cli"}
+# `requesters` lets users of its directory in over HTTP, and is what `serve` asks.
+KNOW_THE_REFERENCE = {"reference", "operating", "celery", "cli", "requesters"}
 # What users' tests import from one place stands above what it uses; the others of that room lie at the bottom.
 ROOMS_IN_A_ROOM = {"testing.sides", "testing.fixtures"}
 AT_A_GLANCE = 8

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from exchange.api.pending import Pending
     from exchange.api.people import People
     from exchange.api.quarantine import Quarantine
+    from exchange.api.requesters import Requesters
     from exchange.api.schemas import Schemas
     from exchange.api.second_person import Proposals
     from exchange.api.versions import Versions
@@ -446,6 +447,13 @@ class Exchange:
         from exchange.api.people import People
 
         return People(self)
+
+    @property
+    def requesters(self) -> Requesters:
+        """Who may ask over HTTP: passwords and sessions of the directory's users, and keys of programs."""
+        from exchange.api.requesters import Requesters
+
+        return Requesters(self)
 
     @property
     def schemas(self) -> Schemas:

@@ -70,11 +70,13 @@ GROUPS = {
     "People": {
         "users": "users.app",
         "tokens": "tokens.app",
+        "api-keys": "api_keys.app",
         "proposals": "proposals.app",
     },
     "Reference application": {
         "submit": "reference.submit",
         "seed": "reference.seed",
+        "requesters": "requesters.app",
     },
 }
 """Where each command or group of commands is: under the headings of ``exchange --help``, in its order."""

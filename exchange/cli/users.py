@@ -52,7 +52,7 @@ def add(
     wanted = read_role(role)
     if no_password and password_file is not None:
         raise Refused("--no-password: expected no --password-file beside it; nothing was done")
-    password = None if no_password else _read_password(password_file, name)
+    password = None if no_password else read_password(password_file, name)
     with open_exchange() as exchange:
         made = exchange.people.add_user(name, wanted, password, sees_sensitive=sees_sensitive, who=who, reason=reason)
     _tell(made, as_json, f"{made.name} may sign in as {made.role}")
@@ -109,7 +109,7 @@ def change(
     wanted = None if role is None else read_role(role)
     if wanted is None and sees_sensitive is None and not password and password_file is None:
         raise Refused("expected --role, --sees-sensitive, --password or --password-file; nothing was done")
-    new = _read_password(password_file, name) if password or password_file is not None else None
+    new = read_password(password_file, name) if password or password_file is not None else None
     with open_exchange() as exchange:
         changed = exchange.people.change_user(
             name, role=wanted, password=new, sees_sensitive=sees_sensitive, who=who, reason=reason
@@ -188,7 +188,7 @@ def read_role(text: str) -> Role:
         raise Refused(f"--{error}; nothing was done") from error
 
 
-def _read_password(file: Path | None, name: str) -> str:
+def read_password(file: Path | None, name: str) -> str:
     """Read a password from a file, or ask for it twice at a terminal. Raises Refused."""
     if file is not None:
         try:

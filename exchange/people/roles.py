@@ -73,6 +73,8 @@ LEAST_ROLE: Final[Mapping[str, Role]] = {
             *("forget", "restore", "reload", "migrate"),
             *("add_user", "change_user", "disable_user", "enable_user", "remove_user", "end_sessions"),
             *("add_token", "revoke_token"),
+            *("set_requester_password", "revoke_requester", "rotate_token_key"),
+            *("add_api_key", "rotate_api_key", "revoke_api_key"),
         ),
         _ADMINISTRATOR,
     ),

@@ -23,6 +23,7 @@ from exchange.operating.service_manager import manager
 from exchange.serve.console import live
 from exchange.serve.console.frame import STATIC, rendered
 from exchange.serve.console.routes import PAGES
+from exchange.serve.door.door import Door
 from exchange.serve.guard import Guard
 from exchange.serve.identity import Identify, Recogniser
 from exchange.serve.json_api.frame import mounted
@@ -59,7 +60,7 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
             Route("/health/ready", _ready),
             Route("/metrics", _metrics),
             Mount("/static", StaticFiles(directory=STATIC)),
-            mounted(),
+            mounted(settings),
             *PAGES,
             Route("/live/events", live.events),
         ],
@@ -69,6 +70,7 @@ def make_app(settings: Settings, *, token: str | None = None, identify: Identify
     app.state.side = side
     app.state.recogniser = Recogniser(settings, lambda: side.exchange.engine)
     app.state.identify = identify or app.state.recogniser
+    app.state.door = Door(settings, app.state.recogniser, lambda: side.exchange.engine)
     app.state.pages = frozenset(one.path for one in PAGES if "GET" in (one.methods or ()))
     named = {settings.serve_host, urlsplit(settings.serve_url or "").hostname or ""}
     app.add_middleware(Guard, token=token, by_token=_BY_TOKEN, hosts=frozenset(named - {""}))

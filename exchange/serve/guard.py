@@ -6,14 +6,18 @@ import base64
 import binascii
 import hmac
 import ipaddress
+from collections.abc import Mapping
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exchange.serve.json_api.problems import problem
+from exchange.serve.json_api.table import MOST_BODY_BYTES
+
+API = "/api/"
 MOST_HEADER_BYTES = 16 * 1024
-MOST_BODY_BYTES = 64 * 1024
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 """A wrong token is answered after a while, which doubles with each up to this; a right one at once."""
@@ -48,9 +52,20 @@ class Guard:
     would ask as that: so only requests for an address, ``localhost`` or a name that is known are answered.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, by_token: frozenset[str], hosts: frozenset[str]) -> None:
-        """Take what answers, the token if there is one, the paths that need it, and the names of this machine."""
-        self._app, self._by_token = app, by_token
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        by_token: frozenset[str],
+        hosts: frozenset[str],
+        larger: Mapping[str, int] = {},
+    ) -> None:
+        """Take what answers, the token if there is one, the paths that need it, and the names of this machine.
+
+        ``larger`` has paths whose bodies may have more bytes than those of others.
+        """
+        self._app, self._by_token, self._larger = app, by_token, larger
         self._hosts = frozenset({"localhost", *(one.lower() for one in hosts)})
         self._token = token.encode() if token else None
         self._failures = self._waiting = 0
@@ -73,9 +88,9 @@ class Guard:
         headers = Headers(scope=scope)
         asks_by_token = self._token is not None and scope["path"] in self._by_token  # no page in a browser has it
         if not asks_by_token and not self._is_known(headers.get("host", "")):
-            return PlainTextResponse("this is not the host that was asked for\n", 421)
-        if (code := _too_large(scope, headers)) is not None:
-            return PlainTextResponse("the request is too large\n", code, {"Connection": "close"})
+            return _said(scope, 421, "this is not the host that was asked for")
+        if (code := self._too_large(scope, headers)) is not None:
+            return _said(scope, code, "the request is too large", {"Connection": "close"})
         if self._token is None or not asks_by_token:
             return None
         if hmac.compare_digest(_shown_token(headers.get("authorization", "")), self._token):
@@ -95,6 +110,19 @@ class Guard:
             finally:
                 self._waiting -= 1
 
+    def _too_large(self, scope: Scope, headers: Headers) -> int | None:
+        """Give the code for a request that says too much; None for one of a fit size.
+
+        What is streamed without saying how long it is goes to whoever bounds that while it is read.
+        """
+        said = sum(len(name) + len(value) for name, value in scope["headers"])
+        if said + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
+            return 431
+        length, most = headers.get("content-length", "0"), self._larger.get(scope["path"])
+        if not length.isdecimal() or int(length) > (most or MOST_BODY_BYTES):
+            return 413
+        return 413 if most is None and "transfer-encoding" in headers else None
+
     def _is_known(self, said: str) -> bool:
         name = said.rpartition(":")[0] if ":" in said and not said.endswith("]") else said
         name = name.strip("[]").lower()
@@ -105,15 +133,11 @@ class Guard:
         return True
 
 
-def _too_large(scope: Scope, headers: Headers) -> int | None:
-    """Give the code for a request that says too much; None for one of a fit size."""
-    said = sum(len(name) + len(value) for name, value in scope["headers"])
-    if said + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
-        return 431
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MOST_BODY_BYTES or "transfer-encoding" in headers:
-        return 413
-    return None
+def _said(scope: Scope, code: int, sentence: str, more: dict[str, str] | None = None) -> Response:
+    """Answer programs with a problem, and others with a line."""
+    if scope["path"].startswith(API):
+        return problem(code, sentence, more)
+    return PlainTextResponse(f"{sentence}\n", code, more)
 
 
 def _shown_token(authorization: str) -> bytes:

@@ -18,7 +18,7 @@ from exchange.format import json_pointer, strict_json
 from exchange.format.errors import RecordError, TransientError
 from exchange.people.roles import Role
 from exchange.serve.console.visit import Visit, act, look
-from exchange.serve.guard import MOST_BODY_BYTES
+from exchange.serve.json_api.table import MOST_BODY_BYTES
 
 LONG = 80
 """A longer text gets a field of several lines."""

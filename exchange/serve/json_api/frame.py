@@ -13,36 +13,47 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
 
-from exchange.api import RefusedArgument
 from exchange.database.errors import transient_errors
-from exchange.format import strict_json
 from exchange.format.as_dict import as_json
-from exchange.format.errors import RecordError, TransientError
+from exchange.format.errors import TransientError
 from exchange.people.roles import Forbidden, Role, refuse, refuse_role, refuse_sensitive
 from exchange.serve.console.visit import in_the_name_of
+from exchange.serve.door import frame as door
+from exchange.serve.door.sign_in import SIGN_IN
 from exchange.serve.identity import Identity
 from exchange.serve.json_api.acts import ACTS
 from exchange.serve.json_api.looks import LOOKS
 from exchange.serve.json_api.openapi import document
 from exchange.serve.json_api.people import PEOPLE
 from exchange.serve.json_api.problems import problem, problem_of
+from exchange.serve.json_api.reading import BodyRefused, body_of, body_problem, read_said
 from exchange.serve.json_api.table import Endpoint
-from exchange.settings import SettingsFaults
+from exchange.settings import Settings, SettingsFaults
 
 PREFIX = "/api/v1"
 ENDPOINTS: tuple[Endpoint, ...] = (*LOOKS, *ACTS, *PEOPLE)
 
 
-def mounted() -> Mount:
+def mounted(settings: Settings) -> Mount:
     """Give the API as a part of the application."""
+    known = endpoints(settings)
     by_path: dict[str, dict[str, Endpoint]] = {}
-    for one in ENDPOINTS:
+    for one in known:
         by_path.setdefault(one.path, {})[one.method] = one
-    routes = [Route("/openapi.json", _openapi, methods=["GET"])]
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(document(known, PREFIX))
+
+    routes = [Route("/openapi.json", openapi, methods=["GET"])]
     # A word that stands in a path goes before what any word fits.
     in_order = sorted(by_path, key=lambda path: [part.startswith("{") for part in path.split("/")])
     routes += [Route(path, _answering(by_path[path]), methods=_METHODS) for path in in_order]
     return Mount(PREFIX, Router(routes, default=_nothing))
+
+
+def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+    """Give what may be asked of a side: of requesters where requests are written."""
+    return (*ENDPOINTS, *(SIGN_IN if settings.asks_requests else ()))
 
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -54,7 +65,12 @@ def _answering(endpoints: dict[str, Endpoint]) -> Any:
         if wanted is None:
             allowed = ", ".join(sorted(endpoints))
             return problem(405, f"{request.url.path}: expected {allowed}, found {request.method}", {"Allow": allowed})
-        body = await request.body()
+        try:
+            body = await body_of(request, wanted.most_bytes)
+        except BodyRefused as error:
+            return body_problem(error)
+        if wanted.is_of_the_door:
+            return await door.answer(request, body, wanted)
         return await run_sync(_answered, request, body, wanted)
 
     return endpoint
@@ -62,10 +78,6 @@ def _answering(endpoints: dict[str, Endpoint]) -> Any:
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
     await problem(404, f"{PREFIX}/openapi.json has all that may be asked")(scope, receive, send)
-
-
-async def _openapi(_request: Request) -> Response:
-    return JSONResponse(document(ENDPOINTS, PREFIX))
 
 
 def _answered(request: Request, body: bytes, wanted: Endpoint) -> Response:
@@ -92,7 +104,7 @@ def _done(request: Request, body: bytes, wanted: Endpoint, identity: Identity) -
         refuse(person, wanted.action)
     if wanted.method != "GET":
         _refuse_foreign(request, identity)
-    said = wanted.read(request.path_params, _query(request), _object(body) if wanted.method != "GET" else {})
+    said = read_said(request, body, wanted)
     if said.get("reveal"):
         refuse_sensitive(person)
     exchange = in_the_name_of(request.app.state.side.exchange, person)
@@ -115,24 +127,3 @@ def _refuse_foreign(request: Request, identity: Identity) -> None:
     shown = request.headers.get("x-csrf-token", "")
     if not hmac.compare_digest(shown.encode(), identity.csrf.encode()):
         raise Forbidden("a session has to show what its forms carry, as X-CSRF-Token; a program shows a token instead")
-
-
-def _query(request: Request) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name in found:
-            raise RefusedArgument(f"{name[:80]!r}: expected it once, found it again; nothing was done")
-        found[name] = value
-    return found
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    if not body.strip():
-        return {}
-    try:
-        said = strict_json.loads(body)
-    except RecordError as error:
-        raise RefusedArgument(f"the body is no JSON: {error.sentence}; nothing was done") from error
-    if not isinstance(said, dict):
-        raise RefusedArgument("the body: expected an object; nothing was done")
-    return said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exchange import __version__
@@ -13,7 +13,11 @@ from exchange.serve.json_api.table import LARGEST, Endpoint, Field, Kind
 _PROBLEMS = {"400": "Refused", "401": "Unknown", "403": "Forbidden", "409": "Conflict", "503": "Away"}
 
 
-_REFUSED = {code: {"$ref": f"#/components/responses/{name}"} for code, name in _PROBLEMS.items()}
+_PROBLEMS_OF_THE_DOOR = {"408": "Slow", "413": "Large", "422": "Untaken", "429": "Often"}
+
+
+def _refused(problems: Mapping[str, str]) -> dict[str, Any]:
+    return {code: {"$ref": f"#/components/responses/{name}"} for code, name in problems.items()}
 
 
 _PROPOSED = {
@@ -48,6 +52,13 @@ def document(endpoints: Iterable[Endpoint], prefix: str) -> dict[str, Any]:
                     "name": "exchange_session",
                     "description": "What changes something shows X-CSRF-Token, too.",
                 },
+                "access": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "What /sign-in and /refresh give.",
+                },
+                "key": {"type": "http", "scheme": "bearer", "description": "What `exchange api-keys add` shows once."},
             },
             "schemas": {"Problem": _PROBLEM},
             "responses": {
@@ -61,6 +72,10 @@ def document(endpoints: Iterable[Endpoint], prefix: str) -> dict[str, Any]:
                     ("Forbidden", "Whoever asks may not do it; nothing was done."),
                     ("Conflict", "Not as things stand, or somebody else is at work; nothing was done."),
                     ("Away", "What it needs is not to be had now: ask again."),
+                    ("Slow", "The body took too long; nothing was done."),
+                    ("Large", "The body is too large; nothing was done."),
+                    ("Untaken", "What was said can't be taken; nothing was done."),
+                    ("Often", "Too much was asked; Retry-After says when to ask again. Nothing was done."),
                 )
             },
         },
@@ -81,19 +96,19 @@ _PROBLEM = {
 
 
 def _operation(one: Endpoint) -> dict[str, Any]:
-    needed = Role.VIEWER if one.action is None else least_role(one.action)
     said: dict[str, Any] = {
         "operationId": one.name,
         "summary": one.says,
-        "description": f"For the role {needed} or one that may do more."
-        + (f" In the audit as {one.action}." if one.action and one.method != "GET" else ""),
+        "description": _for_whom(one),
         "parameters": [_parameter(one, field) for field in one.fields if _in_address(one, field)],
         "responses": {
-            "200": _answer(one),
+            str(one.status): _answer(one),
             **({} if one.action is None or one.method == "GET" else _PROPOSED),
-            **{code: {"$ref": f"#/components/responses/{name}"} for code, name in _PROBLEMS.items()},
+            **_refused(_PROBLEMS | (_PROBLEMS_OF_THE_DOOR if one.is_of_the_door else {})),
         },
     }
+    if one.is_of_the_door:
+        said["security"] = [] if one.by_anybody else [{"access": []}, {"key": []}]
     body = [field for field in one.fields if not _in_address(one, field)]
     if body:
         schema = {
@@ -105,6 +120,16 @@ def _operation(one: Endpoint) -> dict[str, Any]:
         required = any(field.needed for field in body)
         said["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
     return said
+
+
+def _for_whom(one: Endpoint) -> str:
+    if one.by_anybody:
+        return "For anybody, over https or on this machine itself."
+    if one.scope:
+        return f"For users of the directory and programs, with the scope {one.scope}."
+    needed = Role.VIEWER if one.action is None else least_role(one.action)
+    written = f" In the audit as {one.action}." if one.action and one.method != "GET" else ""
+    return f"For the role {needed} or one that may do more.{written}"
 
 
 def _in_address(one: Endpoint, field: Field) -> bool:

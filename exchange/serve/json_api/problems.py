@@ -25,8 +25,13 @@ _TITLES = {
     403: "whoever asks may not do it",
     404: "there is no such thing",
     405: "that is not asked so",
+    408: "it took too long",
     409: "not as things stand",
+    413: "it is too large",
+    421: "it was asked of another host",
     422: "it can't be taken",
+    429: "too much was asked",
+    431: "its headers are too large",
     500: "a fault of the exchange itself",
     503: "not to be had now",
 }

@@ -17,6 +17,8 @@ Call = Callable[..., Any]
 MOST = 500
 """So many are given of a list at a time."""
 LARGEST = 2**63 - 1
+MOST_BODY_BYTES = 64 * 1024
+"""So much is said in a body, unless a row of the table says otherwise."""
 
 
 class Kind(StrEnum):
@@ -104,7 +106,9 @@ class Field:
 class Endpoint:
     """One thing that may be asked. ``action`` is its name in the audit, by which roles are told; None to look.
 
-    A path has its fields in braces. ``lines`` says that the answer is JSON lines, as long as it takes.
+    A path has its fields in braces. ``lines`` says that the answer is JSON lines, as long as it takes. With a ``scope``
+    users of the directory and programs with a key ask it, not who looks after the side: then, and of what is asked
+    ``by_anybody``, ``call`` takes an ``Asked``. ``status`` is that of what was done, ``most_bytes`` bound a body.
     """
 
     method: str
@@ -114,6 +118,15 @@ class Endpoint:
     fields: tuple[Field, ...] = ()
     action: str | None = None
     lines: bool = False
+    scope: str = ""
+    by_anybody: bool = False
+    status: int = 200
+    most_bytes: int = MOST_BODY_BYTES
+
+    @property
+    def is_of_the_door(self) -> bool:
+        """Whether requesters ask it."""
+        return bool(self.scope) or self.by_anybody
 
     @property
     def name(self) -> str:

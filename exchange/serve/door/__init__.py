@@ -1,0 +1,1 @@
+"""Users of the directory and programs with a key ask over HTTP, where requests are written."""
