@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
+    from typing import BinaryIO
 
     from sqlalchemy import Engine
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from exchange.channels.channel import Channel
     from exchange.database.tables import Direction
     from exchange.incoming.replay import Replayed
+    from exchange.intake.extract import Extracted
     from exchange.operating.backup import BackedUp
     from exchange.operating.channels import ListedChannel, PausedOrResumed
     from exchange.operating.crossed import Crossed
@@ -334,6 +336,38 @@ class Exchange:
             run = exporter.export(site, channel=channel, stopping=stopping)
             done = Resynced(run, asked, send_requests.count_open_requests(site, channel))
             act.came_to(done.as_dict())
+        return done
+
+    def extract(
+        self,
+        stream: str,
+        to: Path | None,
+        *,
+        where: Sequence[str] = (),
+        columns: Sequence[str] = (),
+        format: str | None = None,  # noqa: A002 - what the command calls it
+        raw: bool = False,
+        sensitive: bool = False,
+        replace: bool = False,
+        out: BinaryIO | None = None,
+        stopping: Callable[[], bool] = never,
+        who: str | None = None,
+        reason: str | None = None,
+    ) -> Extracted:
+        """Write rows of a stream to a new file, as ``exchange extract`` does; ``to`` None writes them to ``out``.
+
+        ``where`` are conditions such as ``"celsius>=80"``. Raises RefusedArgument, OSError: then there is no file.
+        """
+        from exchange.intake.extract import Asked, ExtractRefused, extract
+
+        site = self.site
+        asked = Asked(stream, to and to.absolute(), format, columns, where, sensitive, raw, replace)
+        try:
+            with self.act(site, "extract", asked.as_dict(), who, reason) as act:
+                done = extract(site, asked, out=out, stopping=stopping)
+                act.came_to(done.without_values())
+        except ExtractRefused as error:
+            raise RefusedArgument(f"{error}; nothing was written") from error
         return done
 
     def backup(

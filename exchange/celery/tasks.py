@@ -8,6 +8,7 @@ from exchange.celery.work import make_task
 
 export = make_task(app, "exchange.export")
 import_ = make_task(app, "exchange.import")
+extract = make_task(app, "exchange.extract")
 retry_dead_letter = make_task(app, "exchange.retry_dead_letter")
 work_retries = make_task(app, "exchange.work_retries")
 pause_retry = make_task(app, "exchange.pause_retry")

@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -301,6 +302,39 @@ def import_(channel: str | None = None, batch: str | None = None, spread: bool =
     for group in run.left_alone:
         log.warning("left_alone", **group.as_dict())
     return _told(run.batches, run.as_dict(), "nothing to import")
+
+
+@_task("exchange.extract")
+def extract(
+    stream: str,
+    to: str,
+    where: list[str] | None = None,
+    columns: list[str] | None = None,
+    format: str | None = None,  # noqa: A002 - what the command calls it
+    raw: bool = False,
+    sensitive: bool = False,
+) -> Result:
+    """Write rows of a stream to a new file of the worker's machine."""
+    for name, value in (("stream", stream or 0), ("to", to or 0), ("format", format)):
+        check_text(name, value)
+    for name, listed in (("where", where), ("columns", columns)):
+        check_names(name, listed)
+    for name, switch in (("raw", raw), ("sensitive", sensitive)):
+        check_truth(name, switch)
+    if not Path(to).is_absolute():
+        raise RefusedCall(f"to: expected a file's whole path, found {shown(to)}")
+    done = _exchange().extract(
+        stream,
+        Path(to),
+        where=where or (),
+        columns=columns or (),
+        format=format,
+        raw=raw,
+        sensitive=sensitive,
+        stopping=stopping,
+    )
+    log.info("extract", **done.without_values())
+    return done.without_values() | {"message": f"{done.rows} rows of {done.stream} lie in {done.file}"}
 
 
 @_task("exchange.retry_dead_letter")

@@ -61,6 +61,7 @@ GROUPS = {
         "versions": "versions.app",
     },
     "Keep and get back": {
+        "extract": "extract.extract",
         "backup": "backup.app",
         "restore": "backup.restore",
         "prune": "transfer.prune",

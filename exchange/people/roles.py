@@ -61,7 +61,7 @@ LEAST_ROLE: Final[Mapping[str, Role]] = {
             *("select_dead_letters", "unselect_dead_letters", "export_dead_letters", "import_dead_letters"),
             *("pause_channel", "resume_channel", "silence_alarm", "unsilence_alarm", "test_alarms"),
             *("discard_pending", "move_pending", "discard_quarantined", "clear_strangers", "free_row"),
-            *("prune", "backup", "answer_requests", "cancel_file"),
+            *("prune", "backup", "answer_requests", "extract", "cancel_file"),
             *("propose", "confirm_proposal", "withdraw_proposal"),
         ),
         _OPERATOR,
@@ -82,7 +82,7 @@ LEAST_ROLE: Final[Mapping[str, Role]] = {
 """The least role for each act, under the name that the audit has for it; any other one needs an administrator.
 
 To propose, to confirm and to withdraw needs what the act itself needs, too. What a person merely looks at needs a
-viewer; to reveal what is sensitive needs ``sees_sensitive`` beside any role.
+viewer; to reveal or extract what is sensitive needs ``sees_sensitive`` beside any role.
 """
 
 
@@ -104,7 +104,7 @@ def refuse(person: Person, action: str, arguments: Mapping[str, Any] | None = No
         raise Forbidden(
             f"{action} needs the role {said}, and {person.name} is {_article(person.role)}; nothing was done"
         )
-    if action.startswith("reveal"):
+    if action.startswith("reveal") or (action == "extract" and (arguments or {}).get("sensitive")):
         refuse_sensitive(person)
 
 

@@ -31,6 +31,7 @@ PAGES = {
         "deploy/EXISTING.md",
         "deploy/GROWING.md",
         "deploy/OPERATE.md",
+        "deploy/EXTRACT.md",
         "deploy/prometheus/README.md",
         "deploy/BY-HAND.md",
         "deploy/RECOVER.md",

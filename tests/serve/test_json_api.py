@@ -25,6 +25,7 @@ BY_COMMAND_ALONE = {
     *("forget", "restore", "migrate", "answer_requests", "export_dead_letters", "import_dead_letters", "work_retries"),
     *("set_requester_password", "revoke_requester", "rotate_token_key"),
     *("add_api_key", "rotate_api_key", "revoke_api_key"),
+    "extract",
 }
 """What needs a terminal, files of this machine, or nobody."""
 OF_PAGES = {"sign_in", "sign_out", "reveal", "propose"}

@@ -11,6 +11,7 @@ from exchange.channels.stream import HIDDEN
 from exchange.dead_letters.masking import Mask
 from exchange.dead_letters.store import Parked
 from exchange.format.errors import printable
+from exchange.format.formulas import defused
 from exchange.site import Site
 
 COLUMNS = (
@@ -39,9 +40,6 @@ COLUMNS = (
 LONGEST_CELL = 32_000
 """Spreadsheets cut longer ones, or refuse them."""
 
-_FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
-"""With what a cell begins that a spreadsheet may compute; the last four are their full-width twins."""
-
 
 def write_table(site: Site, out: BinaryIO, letters: Iterable[Parked]) -> int:
     """Write a line of headings and one for each letter; give how many those are. All cells are quoted."""
@@ -59,8 +57,7 @@ def write_table(site: Site, out: BinaryIO, letters: Iterable[Parked]) -> int:
 
 def cell(value: object) -> str:
     """Write a value so that a spreadsheet shows it and does nothing else with it."""
-    shown = "" if value is None else printable(str(value), LONGEST_CELL)
-    return "'" + shown if shown.lstrip().startswith(_FORMULAS) else shown
+    return defused("" if value is None else printable(str(value), LONGEST_CELL))
 
 
 def _values(mask: Mask, letter: Parked) -> list[object]:
