@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -306,14 +306,16 @@ def see(site: Site) -> list[SeenFolder]:
                 oldest_at=None if oldest is None else datetime.fromtimestamp(oldest, UTC),
                 arriving=looked.arriving,
                 taken=claimed,
-                left_alone=tuple(
-                    LeftOut(printable(one.file, 120), one.found, one.remedy)
-                    for one in looked.left_alone[:MOST_TOLD]
-                    if not one.passing
-                ),
+                left_alone=told(looked.left_alone),
             )
         )
     return found
+
+
+def told(left_alone: Sequence[LeftAlone]) -> tuple[LeftOut, ...]:
+    """Give the first of what is left alone, as people are told of it; a copy under way is no news."""
+    some = [one for one in left_alone if not one.passing][:MOST_TOLD]
+    return tuple(LeftOut(printable(one.file, 120), one.found, one.remedy) for one in some)
 
 
 def _judged(drop: Drop, folder: Folder, name: str, entry: os.DirEntry[str]) -> Dropped | LeftAlone | None:
@@ -383,20 +385,22 @@ def claim(site: Site, drop: Drop, one: Dropped) -> Claimed | None:
             found = folder.look(one.name)
             if found is None or Seen.of(found) != one.seen:
                 return None
-            name = _free(taken, one.name)
+            if taken.has(one.name):
+                return None  # one of its name is being loaded: it waits for that
             try:
-                folder.take(one.name, taken, name, mode=OUR_MODE)
+                folder.take(one.name, taken, one.name, mode=OUR_MODE)
             except (FileNotFoundError, NotPlain):
                 return None
-            moved = taken.look(name)
+            moved = taken.look(one.name)
             if moved is None or Seen.of(moved) != one.seen:  # another one was put in its place at this moment
-                _give_back(taken, name, folder, one.name)
+                _give_back(taken, one.name, folder, one.name)
                 return None
             taken.sync()
             if one.intake.marker is not None:
                 folder.remove(one.name + one.intake.marker)
             folder.sync()
-            return Claimed(one.intake, drop.path / TAKEN / name, one.name, one.who, moved.st_size, moved.st_ctime)
+            place = drop.path / TAKEN / one.name
+            return Claimed(one.intake, place, one.name, one.who, moved.st_size, moved.st_ctime)
 
 
 def claimed(drop: Drop) -> list[Claimed]:

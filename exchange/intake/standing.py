@@ -19,6 +19,8 @@ from exchange.progress import Pace
 
 OPEN = (IntakeState.WAITING, IntakeState.LOADING)
 """Where a file is still to be loaded."""
+OVER = (IntakeState.LOADED, IntakeState.DUPLICATE, IntakeState.REFUSED, IntakeState.CANCELLED)
+"""Where nothing is to be done any more."""
 MOST_LETTERS, MOST_CAUSES = 10_000, 20
 """So many letters of a file are looked at, the first ones, and so many of their causes told."""
 MOST_REFUSED = 100
@@ -85,6 +87,11 @@ class DroppedFile(AsDict):
     parts_done: int
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing is to be done any more, nor to be taken back."""
+        return self.state in OVER
+
+    @property
     def is_open(self) -> bool:
         """Whether it is still to be loaded."""
         return self.state in OPEN
@@ -132,6 +139,21 @@ def list_files(
     if after is not None:
         asking = asking.where(intake.c.id < after)
     return _files(connection, asking)
+
+
+def some_files(connection: Connection, numbers: Sequence[int]) -> list[DroppedFile]:
+    """Give these files, by their ids. In the caller's transaction."""
+    return _files(connection, sa.select(intake).where(intake.c.id.in_(numbers)).order_by(intake.c.id))
+
+
+def at_places(connection: Connection, places: Sequence[str]) -> list[DroppedFile]:
+    """Give the files that the ledger knows to lie at some places, or to have lain. In the caller's transaction."""
+    return _files(connection, sa.select(intake).where(intake.c.place.in_(places)).order_by(intake.c.id))
+
+
+def moved(connection: Connection, number: int, place: str) -> None:
+    """Write down where a file lies now, in the caller's transaction."""
+    connection.execute(sa.update(intake).where(intake.c.id == number).values(place=place))
 
 
 def open_files(connection: Connection, limit: int = MOST_OPEN) -> list[DroppedFile]:
@@ -200,7 +222,7 @@ def count_files(connection: Connection) -> list[Count]:
 def forget(connection: Connection, before: datetime, most: int = 10_000) -> int:
     """Remove files that were dealt with before a moment and have no parked letters, in the caller's transaction."""
     parked = sa.exists().where(dead_letter.c.intake == intake.c.id, dead_letter.c.state == DeadLetterState.PARKED)
-    over = sa.select(intake.c.id).where(intake.c.state.not_in(OPEN), intake.c.updated_at < before, ~parked).limit(most)
+    over = sa.select(intake.c.id).where(intake.c.state.in_(OVER), intake.c.updated_at < before, ~parked).limit(most)
     numbers = list(connection.scalars(over))
     for first in range(0, len(numbers), _AT_ONCE):
         some = numbers[first : first + _AT_ONCE]

@@ -22,6 +22,8 @@ from exchange.format.errors import Reason, TransientError
 from exchange.format.manifest import Manifest
 from exchange.format.names import CONTROL
 from exchange.incoming import strangers
+from exchange.intake import folders as drop_folders
+from exchange.intake import standing
 from exchange.operating import folding, strays
 from exchange.operating.retention_clock import RetentionClock
 from exchange.people import sweep
@@ -38,7 +40,8 @@ CONTROL_DAYS = 1.0
 class Pruned(AsDict):
     """How many files of each kind were removed, how many settled dead letters, how many rows were folded.
 
-    ``people`` are sessions, tokens, attempts to sign in and proposals whose time is over.
+    ``people`` are sessions, tokens, attempts to sign in and proposals whose time is over, ``files``
+    those that people dropped and that were dealt with.
     """
 
     sealed: int
@@ -49,6 +52,7 @@ class Pruned(AsDict):
     strangers: int
     folded: int
     people: int
+    files: int
 
 
 def prune_expired(site: Site) -> Pruned:
@@ -70,6 +74,7 @@ def prune_expired(site: Site) -> Pruned:
         "stray": lambda: strays.remove_strays(site, before),
         "letters": lambda: _prune_letters(site, clock),
         "strangers": lambda: strangers.prune_strangers(site, before),
+        "files": lambda: _prune_files(site, before),
         "people": lambda: sweep.sweep(site.engine, site.limits, before),
         "folded": lambda: folding.fold_settled(site, clock, CONTROL_DAYS),
     }
@@ -86,6 +91,21 @@ def prune_expired(site: Site) -> Pruned:
     with transient_errors():
         clock.note()
     return Pruned(**done)
+
+
+def _prune_files(site: Site, before: datetime) -> int:
+    """Let go of files that people dropped: those put away, then the ledger's rows that no parked letter speaks of."""
+    removed, troubles = 0, []
+    for drop in drop_folders.drops(site):
+        try:
+            removed += drop_folders.prune(drop, before.timestamp())
+        except TransientError as error:
+            troubles.append(error.sentence)
+    with writing(site.engine) as connection:
+        standing.forget(connection, before)
+    if troubles:
+        raise TransientError("; ".join(troubles))
+    return removed
 
 
 def _prune_letters(site: Site, clock: RetentionClock) -> int:

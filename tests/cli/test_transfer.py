@@ -171,6 +171,7 @@ def test_prune_says_how_many_files_went(pair: Pair) -> None:
         "letters": 0,
         "folded": 0,
         "people": 0,
+        "files": 0,
     }
 
 

@@ -12,12 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from exchange.database.engine import now
-from exchange.database.tables import IntakeState, audit, intake, intake_part
+from exchange.database.tables import IntakeState, audit
 from exchange.operating.prepare import prepare
 from exchange.people.roles import Role
 from exchange.serve.json_api.frame import PREFIX
 from exchange.settings import Settings
 from tests.console.served import CSRF, console
+from tests.intake.ledger_rows import add_file, add_part
 
 HOSTILE = '<script>alert(1)</script>\u202e"><img onerror=x>.csv'
 
@@ -26,22 +27,17 @@ HOSTILE = '<script>alert(1)</script>\u202e"><img onerror=x>.csv'
 def side(tmp_path: Path) -> Iterator[Settings]:
     settings = Settings(network="response", peer="request", home=tmp_path / "home")
     site = prepare(settings)
-    at = now()
-    common = {"intake": "people", "stream": "user", "sha256": "0" * 64, "bytes": 1000, "who": "ada", "updated_at": at}
+    begun = now() - timedelta(seconds=10)
     written = json.dumps({"kind": "csv", "start": 0, "delimiter": ";", "header": ["Id", "x"], "columns": ["id", None]})
-    rows: list[dict[str, Any]] = [
-        {"file": HOSTILE, "state": IntakeState.LOADING, "rows_read": 500, "rows_loaded": 490, "rows_parked": 10},
-        {"file": "bad.csv", "state": IntakeState.REFUSED, "message": "the header has no column id"},
-        *({"file": f"{n}.csv", "state": IntakeState.LOADED, "rows_read": 1, "rows_loaded": 1} for n in range(60)),
-    ]
+    common: dict[str, Any] = {"sha256": "0" * 64, "bytes": 1000, "started_at": begun, "format": written}
     with site.engine.begin() as connection:
-        for row in rows:
-            more = {"created_at": at, "started_at": at - timedelta(seconds=10), "format": written}
-            connection.execute(sa.insert(intake).values({**common, **more, "place": f"/drop/{row['file']}", **row}))
-        for number, position, stop in ((0, 500, 500), (1, 500, None)):
-            done = at if position == stop else None
-            row = {"intake": 1, "number": number, "position": position, "line": 1, "stop": stop, "done_at": done}
-            connection.execute(sa.insert(intake_part).values(row))
+        counts = {"rows_read": 500, "rows_loaded": 490, "rows_parked": 10}
+        add_file(connection, IntakeState.LOADING, file=HOSTILE, place=f"/drop/{HOSTILE}", **common, **counts)
+        add_file(connection, IntakeState.REFUSED, file="bad.csv", message="the header has no column id", **common)
+        for number in range(60):
+            add_file(connection, IntakeState.LOADED, file=f"{number}.csv", rows_read=1, rows_loaded=1, **common)
+        add_part(connection, 1, 0, 0, 500, 500)
+        add_part(connection, 1, 1, 500, 500, None)
     yield settings
     site.engine.dispose()
 

@@ -129,24 +129,26 @@ def test_what_is_put_in_the_place_of_a_file_that_was_seen_is_not_claimed(site: S
 
 def test_nothing_is_overwritten_and_a_refused_file_has_its_reason_beside_it(site: Site) -> None:
     site, drop = with_folder(site)
-    (drop.path / "a.csv").write_text("1")
-    (first,) = take(site, drop)  # it lies there while others of its name come
-    for text in ("2", "3"):
-        (drop.path / "a.csv").write_text(text)
+    file = drop.path / "a.csv"
+    for text in ("1", "2"):
+        file.write_text(text)
         (claimed,) = take(site, drop)
-        assert claimed.place.name == "a-1.csv"
+        file.write_text("another one of its name")
+        assert take(site, drop) == []  # it waits until the first one is put away
+        assert [one.place for one in folders.claimed(drop)] == [claimed.place]  # as a process that was killed left it
         at = folders.put_away(site, claimed.place, folders.REFUSED, claimed.file, f"it is bad {text}")
         assert at is not None
         assert at.with_name(at.name + ".txt").read_text() == f"it is bad {text}\n"
         assert folders.put_away(site, claimed.place, folders.REFUSED, claimed.file, "again") is None
-    assert {one.name: one.read_text()[:1] for one in (drop.path / "refused").iterdir()} == {
-        "a.csv": "2", "a.csv.txt": "i", "a-1.csv": "3", "a-1.csv.txt": "i",
-    }  # fmt: skip
-    assert [one.place for one in folders.claimed(drop)] == [first.place]  # as a process that was killed left it
-    assert folders.give_back(site, first.place, "a.csv")
-    assert names(drop.path) == {"a.csv"}
+    refused = {one.name: one.read_text()[:1] for one in (drop.path / "refused").iterdir()}
+    assert refused == {"a.csv": "1", "a.csv.txt": "i", "a-1.csv": "2", "a-1.csv.txt": "i"}
+    (claimed,) = take(site, drop)
+    file.write_text("a third one")
+    assert folders.give_back(site, claimed.place, "a.csv")
+    assert names(drop.path) == {"a.csv", "a-1.csv"}
+    (drop.path / "a-1.csv").unlink()
     long = "x" * 251 + ".csv"
-    (drop.path / "a.csv").rename(drop.path / long)
+    file.rename(drop.path / long)
     (claimed,) = take(site, drop)
     at = folders.put_away(site, claimed.place, folders.REFUSED, claimed.file, "too long")
     assert at is not None
