@@ -59,6 +59,7 @@ _BROKERS = ("redis", "rediss", "redis+socket")
 _LONGEST_PASSWORD = 4096
 _SHORTEST_TOKEN = 16
 _SHORTEST_SECRET = 16
+_ONE_HANDLER = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\s*=\s*)?(sql|http|echo|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
 _TARGET = re.compile(r"((?P<name>[a-z][a-z0-9_-]{0,30})=)?(?P<url>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31})://\S+)")
 
 WEBHOOKS = ("exchange+https", "exchange+http")
@@ -146,6 +147,18 @@ KeyName = Annotated[
     Expected("the name of a key, as `exchange keys list` shows it"),
 ]
 Attribute = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"), Expected("package.module:attribute")]
+HandlerNames = Annotated[
+    str,
+    Field(pattern=rf"^{_ONE_HANDLER}(\s*,\s*{_ONE_HANDLER}){{0,31}}$"),
+    Expected("sql, http, echo or package.module:function; or several with commas, each with KIND= before it or not"),
+]
+TomlFile = Annotated[Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a file in TOML")]
+OptionalDatabaseUrl = Annotated[str | None, Expected("a SQLAlchemy URL of SQLite or PostgreSQL")]
+CredentialsFile = Annotated[
+    Path | None,
+    AfterValidator(lambda path: path and _absolute(path)),
+    Expected("a file of one line, such as ApiKey and the key"),
+]
 Folder = Annotated[Path, AfterValidator(_absolute), Expected("a folder")]
 OptionalFolder = Annotated[Path | None, AfterValidator(lambda path: path and _absolute(path)), Expected("a folder")]
 PasswordFile = Annotated[
@@ -252,11 +265,30 @@ class Settings(BaseModel):
         default=None,
         description="Folder of the streams' schemas (default: the shipped one, for the reference app).",
     )
-    handler: Attribute = Field(
+    handler: HandlerNames = Field(
         default="exchange.reference.handlers:echo",
-        description="What answers a request of the reference application.",
+        description="What answers a request of the reference application; of several the request's kind takes one.",
     )
-    handler_seconds: Seconds = Field(default=30.0, description="How long the handler may take for one request.")
+    handler_seconds: Seconds = Field(default=30.0, description="How long a handler may take for one request.")
+    handler_queries: TomlFile = Field(default=None, description="The file of the queries that the handler sql knows.")
+    handler_database_password_file: PasswordFile = Field(
+        default=None, description="A file whose one line is the password that EXCHANGE_HANDLER_DATABASE_URL leaves out."
+    )
+    handler_database_url: OptionalDatabaseUrl = Field(
+        default=None, repr=False, description="The database that the handler sql asks (default: this side's own)."
+    )
+    handler_http_url: WebUrl = Field(
+        default=None, repr=False, description="The service that the handler http asks, and nothing else."
+    )
+    handler_http_paths: TomlFile = Field(
+        default=None, description="The file of the methods and paths that it may ask for."
+    )
+    handler_http_credentials_file: CredentialsFile = Field(
+        default=None, description="A file whose one line is the Authorization header that the service is shown."
+    )
+    handler_http_ca_file: OptionalFile = Field(
+        default=None, description="The authorities that vouch for the service's certificate (default: the system's)."
+    )
     export_every: Seconds = Field(default=_LIMITS.period_seconds, description="Seconds between two exports.")
     import_every: Seconds = Field(default=60.0, description="Seconds between two imports.")
     intake_every: Seconds = Field(
@@ -574,7 +606,12 @@ class Settings(BaseModel):
             raise ValueError(f"expected another folder than {PREFIX}OUTGOING, found {printable(str(incoming))} in both")
         return incoming
 
-    @field_validator("database_password_file", "broker_password_file")
+    @field_validator(
+        "database_password_file",
+        "broker_password_file",
+        "handler_database_password_file",
+        "handler_http_credentials_file",
+    )
     @classmethod
     def _password_in(cls, file: Path | None) -> Path | None:
         if file is not None:
@@ -589,19 +626,31 @@ class Settings(BaseModel):
             if file is not None:
                 raise ValueError(f"expected the URL of a PostgreSQL beside {PREFIX}DATABASE_PASSWORD_FILE, found none")
             return sqlite_url(info.data.get("home", Path()) / "exchange.db")
-        try:
-            url = make_url(value)
-        except (ArgumentError, ValueError):
-            raise ValueError(f"expected a URL such as postgresql://user:password@host/name, found {_SECRET}") from None
-        if url.get_backend_name() == "sqlite" and "?" in value:
-            raise ValueError("expected a SQLite file alone, found a ? and more; a ? of its path is written %3F")
-        if file is not None:
-            if url.password or "password" in url.query or url.get_backend_name() == "sqlite":
+        return _checked_database(value, file, "DATABASE_PASSWORD_FILE")
+
+    @field_validator("handler_database_url")
+    @classmethod
+    def _handler_database(cls, value: str | None, info: ValidationInfo) -> str | None:
+        file = info.data.get("handler_database_password_file")
+        if value is None:
+            if file is not None:
                 raise ValueError(
-                    f"expected a PostgreSQL URL without password beside {PREFIX}DATABASE_PASSWORD_FILE, found another"
+                    f"expected the URL of a PostgreSQL beside {PREFIX}HANDLER_DATABASE_PASSWORD_FILE, found none"
                 )
-            url = url.set(password=_password(file))
-        return _checked_sqlite(url) if url.get_backend_name() == "sqlite" else _checked_postgresql(url)
+            return None
+        return _checked_database(value, file, "HANDLER_DATABASE_PASSWORD_FILE")
+
+    @field_validator("handler_http_url")
+    @classmethod
+    def _service(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if not _is_plain(url):
+            raise ValueError(
+                "expected an address such as https://search.example:9200, without a user, a ? or a #, found something"
+                " else (not shown: it may hold a secret)"
+            )
+        return url
 
     @field_validator("broker_url")
     @classmethod
@@ -787,6 +836,14 @@ class Settings(BaseModel):
         return self.app == REFERENCE_APP and self.network == _ANSWERING_NETWORK
 
     @property
+    def handler_http_credentials(self) -> str | None:
+        """What the service is shown. Raises SettingsFaults if its file can't be read."""
+        try:
+            return _password(self.handler_http_credentials_file) if self.handler_http_credentials_file else None
+        except ValueError as error:
+            raise SettingsFaults([f"{PREFIX}HANDLER_HTTP_CREDENTIALS_FILE: {error}"]) from error
+
+    @property
     def serve_token(self) -> str | None:
         """The token that ``exchange serve`` asks for, if one is set. Raises SettingsFaults if it can't be read."""
         if self.serve_token_file is None:
@@ -804,6 +861,10 @@ class Settings(BaseModel):
     def passwords(self) -> tuple[str | None, ...]:
         """What no log may show, beside whole URLs. What can't be read now is not among them."""
         found = [make_url(self.database_url).password, *_broker_passwords(self.broker_url or "")]
+        if self.handler_database_url:
+            found.append(make_url(self.handler_database_url).password)
+        with suppress(SettingsFaults):
+            found += [self.handler_http_credentials, (self.handler_http_credentials or "").partition(" ")[2]]
         with suppress(SettingsFaults):
             found.append(self.serve_token)
         with suppress(SettingsFaults):
@@ -1058,6 +1119,34 @@ def _with_broker_password(url: str, file: Path) -> str:
         )
     user, _, place = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user}:{quote(_password(file), safe='')}@{place}"))
+
+
+def _is_plain(url: str) -> bool:
+    """Say whether a web address names a server and perhaps a path, and nothing else."""
+    try:
+        found = urlsplit(url)
+        whole = bool(found.hostname) and found.port != 0 and "@" not in found.netloc
+    except ValueError:
+        return False
+    plain = re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?", found.path) is not None
+    return whole and plain and found.scheme in {"http", "https"} and "?" not in url and "#" not in url
+
+
+def _checked_database(value: str, file: Path | None, password_file: str) -> str:
+    """Read a database's URL, with the password of a file where there is one. Raises ValueError."""
+    try:
+        url = make_url(value)
+    except (ArgumentError, ValueError):
+        raise ValueError(f"expected a URL such as postgresql://user:password@host/name, found {_SECRET}") from None
+    if url.get_backend_name() == "sqlite" and "?" in value:
+        raise ValueError("expected a SQLite file alone, found a ? and more; a ? of its path is written %3F")
+    if file is not None:
+        if url.password or "password" in url.query or url.get_backend_name() == "sqlite":
+            raise ValueError(
+                f"expected a PostgreSQL URL without password beside {PREFIX}{password_file}, found another"
+            )
+        url = url.set(password=_password(file))
+    return _checked_sqlite(url) if url.get_backend_name() == "sqlite" else _checked_postgresql(url)
 
 
 def _checked_sqlite(url: URL) -> str:

@@ -79,7 +79,7 @@ def _is_about(one: Finding, wanted: set[Alarm]) -> bool:
     """
     from exchange.operating.doctor import Alarm
 
-    outside = {Alarm.BACKUP, Alarm.BROKER, Alarm.CLOCK, Alarm.DISK, Alarm.FOLDER, Alarm.KEY}
+    outside = {Alarm.BACKUP, Alarm.BROKER, Alarm.CLOCK, Alarm.DISK, Alarm.FOLDER, Alarm.HANDLER, Alarm.KEY}
     blind = one.alarm in {Alarm.DATABASE, Alarm.MIGRATIONS} and not wanted <= outside
     return blind or one.alarm in wanted or one.check in wanted
 

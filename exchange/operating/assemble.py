@@ -28,7 +28,7 @@ from exchange.settings import REFERENCE_APP, Settings, SettingsFaults, variable_
 from exchange.site import Site
 
 if TYPE_CHECKING:
-    from exchange.reference.handlers import Handler
+    from exchange.reference.handlers import Handlers, Sources
 
 
 def assemble(
@@ -110,14 +110,29 @@ def with_present_keys(site: Site, settings: Settings) -> Site:
         raise SettingsFaults([str(fault)]) from fault
 
 
-def load_request_handler(settings: Settings) -> Handler:
-    """Import what answers the reference application's requests. Raises SettingsFaults."""
-    from exchange.reference.handlers import load_handler  # noqa: PLC0415 - loads the models that come along
+def load_request_handler(settings: Settings) -> Handlers:
+    """Make what answers the reference application's requests. Raises SettingsFaults."""
+    from exchange.reference.handlers import load_handlers  # noqa: PLC0415 - loads the models that come along
 
     try:
-        return load_handler(settings.handler)
+        return load_handlers(settings.handler, handler_sources(settings))
     except ValueError as error:
-        raise SettingsFaults([f"{variable_name('handler')}: {printable(str(error))}"]) from error
+        raise SettingsFaults([f"{variable_name('handler')}: {printable(str(error), 400)}"]) from error
+
+
+def handler_sources(settings: Settings) -> Sources:
+    """Say what the handlers that come along are made of. Raises SettingsFaults."""
+    from exchange.reference.handlers import Sources  # noqa: PLC0415 - likewise
+
+    return Sources(
+        seconds=settings.handler_seconds,
+        queries=settings.handler_queries,
+        database_url=settings.handler_database_url or settings.database_url,
+        paths=settings.handler_http_paths,
+        service_url=settings.handler_http_url,
+        credentials=settings.handler_http_credentials,
+        ca_file=settings.handler_http_ca_file,
+    )
 
 
 def folders(settings: Settings) -> Folders:

@@ -2,7 +2,8 @@
 
 A request is claimed before its handler runs and answered only by the holder of the claim, in the transaction
 that removes it. So two answerers never answer twice, and whatever a handler does (hang, raise, return what
-JSON can't hold, kill the process) the request gets a response in the end.
+JSON can't hold, kill the process) the request gets a response in the end. Where a handler says that there is no answer
+yet, as what it asks is away, the request stays pending and is tried again, after pauses that grow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import FrameType
 from typing import Any
@@ -23,13 +24,23 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from exchange.database import clock
-from exchange.database.dialects import dialect_of
+from exchange.database.dialects import dialect_of, upsert
 from exchange.database.engine import now
 from exchange.database.locks import Busy, reading, writing
 from exchange.database.whoami import whoami
 from exchange.format.errors import printable
-from exchange.reference.handlers import Handler, Question
-from exchange.reference.models import AnswerAttempt, Request, RequestStatus, Response, ResponseStatus, User
+from exchange.reference.handlers import Handler, Handlers, Later, Named, Question, Refused, TimeIsUp
+from exchange.reference.models import (
+    AnswerAttempt,
+    AnswerLater,
+    Base,
+    HandlerOutcome,
+    Request,
+    RequestStatus,
+    Response,
+    ResponseStatus,
+    User,
+)
 from exchange.reference.plain import check_plain
 
 STARTS = 3
@@ -38,6 +49,10 @@ STARTS = 3
 GRACE_SECONDS = 60.0
 """How long after a handler's time limit its claim still holds: time to end the work and to record it."""
 
+FIRST_PAUSE_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 600.0
+"""What has no answer yet is tried again after a while, which doubles with each try up to this."""
+
 LONGEST_ERROR = 2000
 
 _RECORD_AGAIN_SECONDS = 0.2
@@ -45,10 +60,11 @@ _RECORD_AGAIN_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Answers:
-    """What a run did: requests answered, failed (an error is the response), lost to another answerer."""
+    """What a run did: requests answered, failed (an error is the response), left for later, lost to another one."""
 
     answered: int = 0
     failed: int = 0
+    later: int = 0
     overtaken: int = 0
 
 
@@ -59,7 +75,7 @@ def never() -> bool:
 
 def answer_requests(
     engine: Engine,
-    handler: Handler,
+    handler: Handler | Handlers,
     network: str,
     *,
     seconds: float = 30.0,
@@ -76,8 +92,9 @@ def answer_requests(
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("answering limits a handler's time by a signal: run it in the process's main thread")
-    run = _AnsweringRun(engine, handler, network, seconds, stopping, interrupts)
-    counts = dict.fromkeys(("answered", "failed", "overtaken"), 0)
+    handlers = handler if isinstance(handler, Handlers) else Handlers({}, Named.of(handler))
+    run = _AnsweringRun(engine, handlers, network, seconds, stopping, interrupts)
+    counts = dict.fromkeys(("answered", "failed", "later", "overtaken"), 0)
     for request_id in _waiting(engine, run.claims_since(), limit):
         if stopping():
             break
@@ -88,7 +105,7 @@ def answer_requests(
 @dataclass(frozen=True)
 class _AnsweringRun:
     engine: Engine
-    handler: Handler
+    handlers: Handlers
     network: str
     seconds: float
     stopping: Callable[[], bool]
@@ -98,9 +115,8 @@ class _AnsweringRun:
         """Since when a claim counts: an older one has lapsed, its holder has crashed."""
         return now() - timedelta(seconds=self.seconds + GRACE_SECONDS)
 
-    def processed_by(self) -> str:
-        name = f"{getattr(self.handler, '__module__', '')}:{getattr(self.handler, '__qualname__', '')}"
-        return f"{self.network} {name}"[:255]
+    def processed_by(self, ending: _Ending) -> str:
+        return f"{self.network} {ending.handler}".rstrip()[:255]
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ class _Ending:
     status: ResponseStatus
     result: Any = None
     error: str | None = None
+    handler: str = ""
 
 
 def _answer(run: _AnsweringRun, request_id: uuid.UUID) -> str:
@@ -122,11 +139,13 @@ def _answer(run: _AnsweringRun, request_id: uuid.UUID) -> str:
     if claim is None:
         return "overtaken"
     try:
-        ending = _crashed() if claim.attempts > STARTS else _handle(run, claim.question)
+        ending = _ending(run, claim)
     except run.interrupts:
         _give_back(run.engine, claim)
         raise
-    return ending.status.value if _record(run, claim, ending) else "overtaken"
+    except _NotYet as later:
+        return _record(run, claim, later)
+    return _record(run, claim, ending)
 
 
 def _waiting(engine: Engine, claims_since: datetime, limit: int) -> list[uuid.UUID]:
@@ -137,6 +156,7 @@ def _waiting(engine: Engine, claims_since: datetime, limit: int) -> list[uuid.UU
             Request.status == RequestStatus.PENDING,
             ~sa.exists().where(Response.request_id == Request.id),
             ~sa.exists().where(AnswerAttempt.request_id == Request.id, ~_lapsed(claims_since)),
+            ~sa.exists().where(AnswerLater.request_id == Request.id, _waits()),
         )
         .order_by(Request.priority.desc(), Request.created_at, Request.id)
         .limit(limit)
@@ -148,6 +168,11 @@ def _waiting(engine: Engine, claims_since: datetime, limit: int) -> list[uuid.UU
 def _lapsed(claims_since: datetime) -> sa.ColumnElement[bool]:
     """Say that a claim is old, or of a clock that was ahead: nobody knows how old."""
     return sa.or_(AnswerAttempt.started_at < claims_since, AnswerAttempt.started_at > now() + clock.SKEW)
+
+
+def _waits() -> sa.ColumnElement[bool]:
+    """Say that a request's time has not come; a moment further off than any pause is of a clock that was ahead."""
+    return AnswerLater.not_before.between(now() + timedelta(microseconds=1), now() + clock.SKEW)
 
 
 def _claim(run: _AnsweringRun, request_id: uuid.UUID) -> _Claim | None:
@@ -219,16 +244,38 @@ def _question(connection: Connection, request_id: uuid.UUID) -> Question | None:
     return None if row is None else Question(*row)
 
 
-def _handle(run: _AnsweringRun, question: Question) -> _Ending:
-    """Let the handler work for as long as it may; whatever comes of that is an ending."""
+class _NotYet(Exception):  # noqa: N818 - no answer yet
+    """What a handler said is to be tried again."""
+
+    def __init__(self, handler: str, later: Later) -> None:
+        super().__init__(str(later))
+        self.handler, self.tries = handler, later.tries
+
+
+def _ending(run: _AnsweringRun, claim: _Claim) -> _Ending:
+    """Have the handler of its kind answer a request. Raises _NotYet."""
     try:
-        result = _within(run.seconds, lambda: run.handler(question))
+        named = run.handlers.pick(claim.question.kind)
+    except Refused as refused:
+        return _failed(str(refused))
+    ending = _crashed() if claim.attempts > STARTS else _handle(run, named, claim.question)
+    return replace(ending, handler=named.name)
+
+
+def _handle(run: _AnsweringRun, named: Named, question: Question) -> _Ending:
+    """Let the handler work for as long as it may; whatever comes of that is an ending. Raises _NotYet."""
+    try:
+        result = _within(run.seconds, lambda: named.handle(question))
     except run.interrupts:
         raise
-    except _TimeIsUp:
+    except TimeIsUp:
         return _failed(f"the handler took longer than {run.seconds:g} seconds and was stopped")
     except SystemExit as error:
         return _failed(f"the handler tried to end the process with status {error.code}")
+    except Refused as refused:
+        return _failed(str(refused))
+    except Later as later:
+        raise _NotYet(named.name, later) from later
     except Exception as error:  # noqa: BLE001 - somebody else's code fails as it likes
         return _failed(_describe(error))
     try:
@@ -257,14 +304,18 @@ def _describe(error: Exception) -> str:
 def _give_back(engine: Engine, claim: _Claim) -> None:
     """Undo the claim: this start was no fault of the handler's."""
     with _writing(engine) as connection:
-        mine = _held(claim)
-        if claim.attempts > 1:
-            lapsed = claim.started_at - timedelta(days=1)
-            connection.execute(
-                sa.update(AnswerAttempt).where(mine).values(attempts=claim.attempts - 1, started_at=lapsed)
-            )
-        else:
-            connection.execute(sa.delete(AnswerAttempt).where(mine))
+        _undo(connection, claim)
+
+
+def _undo(connection: Connection, claim: _Claim) -> bool:
+    mine = _held(claim)
+    lapsed = claim.started_at - timedelta(days=1)
+    undoing = (
+        sa.update(AnswerAttempt).where(mine).values(attempts=claim.attempts - 1, started_at=lapsed)
+        if claim.attempts > 1
+        else sa.delete(AnswerAttempt).where(mine)
+    )
+    return connection.execute(undoing).rowcount == 1
 
 
 def _held(claim: _Claim) -> sa.ColumnElement[bool]:
@@ -275,8 +326,8 @@ def _held(claim: _Claim) -> sa.ColumnElement[bool]:
     )
 
 
-def _record(run: _AnsweringRun, claim: _Claim, ending: _Ending) -> bool:
-    """Write the response and remove the claim together; False if the claim was no longer ours.
+def _record(run: _AnsweringRun, claim: _Claim, ending: _Ending | _NotYet) -> str:
+    """Write what came of it and remove the claim together, and say what it was if the claim was ours still.
 
     A database that can't be written now (an import holds SQLite's one writer, a server restarts) is tried
     again for as long as the claim holds: the answer may have been dear.
@@ -285,17 +336,65 @@ def _record(run: _AnsweringRun, claim: _Claim, ending: _Ending) -> bool:
     while True:
         try:
             with _writing(run.engine) as connection:
-                return _write(connection, run, claim, ending)
+                if isinstance(ending, _NotYet):
+                    return _postpone(connection, run, claim, ending)
+                return ending.status.value if _write(connection, run, claim, ending) else "overtaken"
         except (OperationalError, Busy):
             if run.stopping() or time.monotonic() > last_moment:
                 raise
             time.sleep(_RECORD_AGAIN_SECONDS)
 
 
+def _postpone(connection: Connection, run: _AnsweringRun, claim: _Claim, later: _NotYet) -> str:
+    """Have a request tried again after a while, or answer it with why not if that was its last try."""
+    waiting = connection.execute(
+        sa.select(AnswerLater.tries, AnswerLater.since).where(AnswerLater.request_id == claim.question.id)
+    ).one_or_none()
+    tries, since = (waiting.tries + 1, waiting.since) if waiting else (1, claim.started_at)
+    sentence = printable(f"the handler {later.handler}: {later}", LONGEST_ERROR - 100)
+    if later.tries is not None and tries >= later.tries:
+        ended = _failed(f"{sentence}; it was tried {tries} times since {since:%Y-%m-%d %H:%M} UTC")
+        ended = replace(ended, handler=later.handler)
+        return ended.status.value if _write(connection, run, claim, ended) else "overtaken"
+    if not _undo(connection, claim):
+        return "overtaken"
+    pause = min(FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 16), LONGEST_PAUSE_SECONDS)
+    values = {
+        "handler": later.handler,
+        "tries": tries,
+        "since": since,
+        "not_before": now() + timedelta(seconds=pause),
+        "message": sentence,
+    }
+    upsert(connection, _table(AnswerLater), {"request_id": claim.question.id}, values)
+    _note(connection, later.handler, failed_at=now(), message=sentence)
+    # Somebody may have cancelled one that waited.
+    cancelled = sa.exists().where(Request.id == AnswerLater.request_id, Request.status != RequestStatus.PENDING)
+    connection.execute(sa.delete(AnswerLater).where(cancelled))
+    return "later"
+
+
+def _note(connection: Connection, handler: str, **values: Any) -> None:
+    """Write down how a handler fared."""
+    if handler:
+        upsert(connection, _table(HandlerOutcome), {"handler": handler}, values)
+
+
+def _table(model: type[Base]) -> sa.Table:
+    table = model.__table__
+    assert isinstance(table, sa.Table)
+    return table
+
+
 def _write(connection: Connection, run: _AnsweringRun, claim: _Claim, ending: _Ending) -> bool:
     removed = connection.execute(sa.delete(AnswerAttempt).where(_held(claim)))
     if removed.rowcount != 1:
         return False
+    connection.execute(sa.delete(AnswerLater).where(AnswerLater.request_id == claim.question.id))
+    if ending.status is ResponseStatus.ANSWERED:
+        _note(connection, ending.handler, answered_at=now())
+    else:
+        _note(connection, ending.handler, failed_at=now(), message=ending.error)
     written = connection.scalar(
         dialect_of(connection)
         .insert(Response)
@@ -305,7 +404,7 @@ def _write(connection: Connection, run: _AnsweringRun, claim: _Claim, ending: _E
             status=ending.status,
             result=ending.result,
             error=ending.error,
-            processed_by=run.processed_by(),
+            processed_by=run.processed_by(ending),
             started_at=claim.started_at,
             finished_at=now(),
         )
@@ -316,15 +415,11 @@ def _write(connection: Connection, run: _AnsweringRun, claim: _Claim, ending: _E
     return written is not None
 
 
-class _TimeIsUp(BaseException):
-    """No Exception: a handler that catches those all the same ends."""
-
-
 def _within(seconds: float, work: Callable[[], Any]) -> Any:
-    """Call ``work`` and raise _TimeIsUp in it when its time is up, again each second should it go on."""
+    """Call ``work`` and raise TimeIsUp in it when its time is up, again each second should it go on."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
-        raise _TimeIsUp
+        raise TimeIsUp
 
     previous = signal.signal(signal.SIGALRM, ring)
     try:

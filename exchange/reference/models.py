@@ -164,3 +164,27 @@ class AnswerAttempt(Base):
     attempts: Mapped[int]
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     who: Mapped[str] = mapped_column(String(255))
+
+
+class AnswerLater(Base):
+    """A request that its handler had no answer to yet, local to the answering network: removed with its response."""
+
+    __tablename__ = "answer_later"
+
+    request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("request.id", ondelete="CASCADE"), primary_key=True)
+    handler: Mapped[str] = mapped_column(String(255))
+    tries: Mapped[int]
+    since: Mapped[datetime] = mapped_column(UtcDateTime)
+    not_before: Mapped[datetime] = mapped_column(UtcDateTime)
+    message: Mapped[str] = mapped_column(Text)
+
+
+class HandlerOutcome(Base):
+    """When a handler last answered, and when and why it last did not, local to the answering network: one row each."""
+
+    __tablename__ = "handler_outcome"
+
+    handler: Mapped[str] = mapped_column(String(255), primary_key=True)
+    answered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    failed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    message: Mapped[str | None] = mapped_column(Text)

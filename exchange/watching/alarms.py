@@ -35,6 +35,7 @@ OF_THIS_MACHINE = frozenset(
         Alarm.SETTINGS,
         Alarm.MIGRATIONS,
         Alarm.BACKUP,
+        Alarm.HANDLER,
     }
 )
 """What is looked at without the database: while that is away, nothing is known of the others."""

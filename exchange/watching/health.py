@@ -29,6 +29,7 @@ from exchange.operating.doctor.broker import check_broker
 from exchange.operating.doctor.clock import check_clock
 from exchange.operating.doctor.file_system import check_private_folders, check_room, check_shared_folder
 from exchange.operating.doctor.finding import Alarm, DatabaseCheck, Finding, Findings, Level, fault, looked
+from exchange.operating.doctor.handlers import check_handler, handler_names
 from exchange.operating.doctor.keys import check_keys
 from exchange.operating.doctor.processes import check_restarts
 from exchange.settings import Settings, SettingsFaults
@@ -136,6 +137,17 @@ class Looker:
             ),
             _Part("restarts", Alarm.WORKER, "see that the home's disk answers", partial(check_restarts, settings)),
             _Part("backup", Alarm.BACKUP, "see that its disk answers", partial(check_backups, settings)),
+            *(
+                _Part(
+                    "handler",
+                    Alarm.HANDLER,
+                    "see that what it asks runs and answers",
+                    partial(check_handler, settings, name),
+                    name,
+                    fresh_seconds=KEPT_SECONDS,
+                )
+                for name in handler_names(settings)
+            ),
             _Part(
                 "broker",
                 Alarm.BROKER,

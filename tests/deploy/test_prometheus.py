@@ -179,6 +179,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
             "file_refused",
             "file_late",
             "drop_folder",
+            "handler",
         )
     },
 }

@@ -42,6 +42,7 @@ PAGES = {
         "deploy/README.md",
         "deploy/RUNBOOK.md",
         "deploy/GROWTH.md",
+        "deploy/HANDLERS.md",
         "deploy/carrier/README.md",
         "exchange/reference/README.md",
         "ARCHITECTURE.md",

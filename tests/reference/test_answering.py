@@ -22,8 +22,18 @@ from exchange.database.engine import make_engine, now
 from exchange.database.locks import Busy
 from exchange.reference import answering
 from exchange.reference.answering import Answers, answer_requests
-from exchange.reference.handlers import Question, echo, load_handler
-from exchange.reference.models import AnswerAttempt, Base, Request, RequestStatus, Response, ResponseStatus, User
+from exchange.reference.handlers import Handlers, Later, Named, Question, Refused, echo, load_handler
+from exchange.reference.models import (
+    AnswerAttempt,
+    AnswerLater,
+    Base,
+    HandlerOutcome,
+    Request,
+    RequestStatus,
+    Response,
+    ResponseStatus,
+    User,
+)
 from tests.crossing.processes import fork, join
 
 # What these show the databases have no say in, but where it says so.
@@ -377,3 +387,67 @@ def test_a_handler_is_loaded_by_its_name() -> None:
 def test_a_handler_that_cannot_be_is_refused_with_a_sentence(spec: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         load_handler(spec)
+
+
+def _is_due(database: Engine) -> None:
+    """Turn the time of what waits back."""
+    with database.begin() as connection:
+        connection.execute(sa.update(AnswerLater).values(not_before=now() - timedelta(seconds=1)))
+
+
+def test_a_request_without_an_answer_yet_stays_pending_and_is_tried_again(
+    database: Engine, asked: uuid.UUID, count: Callable[[type[Base]], int]
+) -> None:
+    away = _raise(Later("its database can't be asked: it is away"))
+    pauses = []
+    for _ in range(answering.STARTS + 1):  # no crash is counted
+        assert answer_requests(database, away, "response") == Answers(later=1)
+        assert answer_requests(database, away, "response") == Answers()  # its time has not come
+        with Session(database) as session:
+            waiting = session.get_one(AnswerLater, asked)
+            pauses.append(round((waiting.not_before - now()).total_seconds()))
+        _is_due(database)
+    assert pauses == [5, 10, 20, 40]
+    assert (count(Response), count(AnswerAttempt)) == (0, 0)
+    assert waiting.message.endswith("its database can't be asked: it is away")
+    assert answer_requests(database, echo, "response") == Answers(answered=1)
+    assert count(AnswerLater) == 0
+    with Session(database) as session:
+        outcome = session.get_one(HandlerOutcome, "exchange.reference.handlers:echo")
+        assert (outcome.answered_at is not None, outcome.failed_at) == (True, None)
+
+
+@on_sqlite
+def test_where_tries_are_bounded_the_last_one_is_the_answer(database: Engine, asked: uuid.UUID) -> None:
+    away = Handlers({"k": Named("http", _raise(Later("its service answered 503", 2)))})
+    assert answer_requests(database, away, "response") == Answers(later=1)
+    _is_due(database)
+    assert answer_requests(database, away, "response") == Answers(failed=1)
+    response = _response(database, asked)
+    assert str(response.error).startswith("the handler http: its service answered 503; it was tried 2 times since 2")
+    assert response.processed_by == "response http"
+
+
+@on_sqlite
+def test_what_is_refused_is_the_answer_word_for_word(database: Engine, asked: uuid.UUID) -> None:
+    assert answer_requests(database, _raise(Refused("there is no query 'up'")), "response") == Answers(failed=1)
+    assert _response(database, asked).error == "there is no query 'up'"
+
+
+@on_sqlite
+def test_a_kind_that_nothing_answers_fails_with_a_sentence(database: Engine, asked: uuid.UUID) -> None:
+    assert answer_requests(database, Handlers({"sql": Named("sql", echo)}), "response") == Answers(failed=1)
+    assert _response(database, asked).error == "nothing here answers requests of the kind 'k', only sql"
+
+
+@on_sqlite
+def test_a_request_that_waits_and_is_cancelled_is_forgotten(
+    database: Engine, asked: uuid.UUID, count: Callable[[type[Base]], int]
+) -> None:
+    away = _raise(Later("away"))
+    answer_requests(database, away, "response")
+    with database.begin() as connection:
+        connection.execute(sa.update(Request).values(status=RequestStatus.CANCELLED))
+    _ask(database)
+    assert answer_requests(database, away, "response") == Answers(later=1)
+    assert count(AnswerLater) == 1

@@ -16,8 +16,9 @@ from exchange.operating.doctor.clock import check_clock
 from exchange.operating.doctor.database import check_database
 from exchange.operating.doctor.file_system import check_folders, check_password_files
 from exchange.operating.doctor.finding import Alarm, Findings, fault, looked, ok
+from exchange.operating.doctor.handlers import check_handlers
 from exchange.operating.doctor.keys import check_keys
-from exchange.operating.doctor.processes import check_calls, check_handler, check_nudge, check_parts, check_restarts
+from exchange.operating.doctor.processes import check_calls, check_nudge, check_parts, check_restarts
 from exchange.operating.doctor.watch import check_watch
 from exchange.settings import Settings, SettingsFaults, load_settings
 from exchange.site import Site
@@ -68,7 +69,7 @@ def examine_side(settings: Settings, make_site: Callable[[], Site], *, work: boo
         for sentence in faults.faults:
             yield fault("settings", sentence, "correct it; the database is looked at after that", alarm=Alarm.SETTINGS)
         return
-    yield from check_handler(settings)
+    yield from check_handlers(settings)
     yield ok("channels", ", ".join(_declared(one) for one in site.channels))
     try:
         yield from check_database(settings, site, work=work)

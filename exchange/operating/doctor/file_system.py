@@ -32,6 +32,8 @@ def check_password_files(settings: Settings) -> Findings:
         settings_file(),
         settings.database_password_file,
         settings.broker_password_file,
+        settings.handler_database_password_file,
+        settings.handler_http_credentials_file,
         settings.notify_file,
         settings.notify_secret_file,
     )

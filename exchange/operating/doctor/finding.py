@@ -55,6 +55,7 @@ class Alarm(StrEnum):
     FILE_REFUSED = "file_refused"
     FILE_LATE = "file_late"
     DROP_FOLDER = "drop_folder"
+    HANDLER = "handler"
 
 
 class Whose(StrEnum):

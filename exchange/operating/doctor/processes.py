@@ -8,10 +8,9 @@ from exchange.database import clock
 from exchange.files import call_secret
 from exchange.files.pid_lock import held
 from exchange.operating import broker, last_runs
-from exchange.operating.assemble import load_request_handler
 from exchange.operating.doctor.broker import broker_url
 from exchange.operating.doctor.finding import Alarm, Findings, fault, ok, warning
-from exchange.settings import Settings, SettingsFaults
+from exchange.settings import Settings
 
 
 def check_calls(settings: Settings) -> Findings:
@@ -84,15 +83,3 @@ def check_restarts(settings: Settings) -> Findings:
                 alarm=alarms.get(process),
                 subject="restarts",
             )
-
-
-def check_handler(settings: Settings) -> Findings:
-    """Load what answers the reference application's requests."""
-    if not settings.answers_requests:
-        return
-    try:
-        load_request_handler(settings)
-    except SettingsFaults as faults:
-        yield fault("handler", str(faults), "correct it; until then the worker does not start")
-    else:
-        yield ok("handler", f"{settings.handler} answers requests")

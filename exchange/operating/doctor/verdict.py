@@ -14,7 +14,8 @@ _CROSSING = (
     *(Alarm.DATABASE, Alarm.MIGRATIONS, Alarm.SETTINGS, Alarm.HALTED, Alarm.KEY, Alarm.RUN_FAILED, Alarm.FOLDER),
     *(Alarm.DISK, Alarm.BROKER, Alarm.WORKER, Alarm.BEAT, Alarm.EXPORT_LATE, Alarm.IMPORT_LATE, Alarm.TRIGGERS),
     *(Alarm.LINK_SILENT, Alarm.HELD, Alarm.QUARANTINED, "paused", Alarm.GAP, Alarm.UNACKNOWLEDGED, "link"),
-    *(Alarm.DEAD_LETTERS, "letters", Alarm.DISAGREEMENT, Alarm.CLOCK, Alarm.BACKUP),
+    *(Alarm.DEAD_LETTERS, "letters", Alarm.DISAGREEMENT, Alarm.HANDLER, Alarm.CLOCK),
+    Alarm.BACKUP,
 )
 """In which order a person sees to things, by their alarm, else by their check: first what keeps all rows from crossing,
 then what keeps some, then what crossed and did not take effect."""
