@@ -161,6 +161,20 @@ class Stream:
         here.codecs = {name: replace(codec, column=crossing[name]) for name, codec in self.codecs.items()}
         return here
 
+    def only(self, names: Collection[str], key: Sequence[str] = ()) -> Stream:
+        """Give the stream of those of its columns that are called so in files, told apart by ``key`` if that is given.
+
+        It has no key where not all of that is among them.
+        """
+        here = copy.copy(self)
+        here.columns = tuple(c for c in self.columns if self.in_files[c.name] in names)
+        here.names = tuple(self.in_files[c.name] for c in here.columns)
+        wanted = key or self.key_names
+        by_name = dict(zip(here.names, here.columns, strict=True))
+        here.key = tuple(by_name[name] for name in wanted) if by_name.keys() >= set(wanted) else ()
+        here.key_names = tuple(self.in_files[c.name] for c in here.key)
+        return here
+
     @property
     def hidden(self) -> frozenset[str]:
         """The members of a record's data or key whose values nobody sees."""

@@ -37,7 +37,7 @@ from exchange.tables.loader.background import BackgroundWorker
 from exchange.tables.loader.bulk_path import BulkPath, Note
 from exchange.tables.loader.checks import Orphan, Refusal
 from exchange.tables.loader.chunk import Chunk
-from exchange.tables.loader.constraints import Constraints, Unique, reflect
+from exchange.tables.loader.constraints import Constraints, reflect
 from exchange.tables.loader.hooks import HookFailed, call_hook, hooks_before, written_keys
 from exchange.tables.loader.staging import (
     DUPLICATE,
@@ -55,8 +55,9 @@ from exchange.tables.loader.staging import (
     target_of,
 )
 from exchange.tables.loader.traits import TableFault
+from exchange.tables.loader.writing import Writing
 
-__all__ = ["HookFailed", "Loaded", "Loader", "Orphan", "Refusal", "Rows", "TableFault", "TooManyRefusals"]
+__all__ = ["HookFailed", "Loaded", "Loader", "Orphan", "Refusal", "Rows", "TableFault", "TooManyRefusals", "Writing"]
 
 
 class TooManyRefusals(Exception):  # noqa: N818 - it ends the batch, nothing is broken
@@ -83,16 +84,26 @@ class Loader:
     Where the database is another process it works on some rows while the caller makes the next.
     """
 
-    def __init__(self, connection: Connection, channel: Channel, limit: int, *, orphans: bool = True) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        channel: Channel,
+        limit: int,
+        *,
+        orphans: bool = True,
+        writing: Writing = Writing.RECEIVED,
+    ) -> None:
         """Prepare for ``channel``; more than ``limit`` refusals raise TooManyRefusals.
 
-        Records that only wait for another row are not counted; without ``orphans`` one of them raises it.
+        Records that only wait for another row are not counted; without ``orphans`` one of them raises it. ``writing``
+        own rows calls no hooks, which are for what comes from the peer, and hides nothing from capture.
         """
         self._connection = connection
         self._streams = {stream.name: stream for stream in channel.streams}
         self._order = [stream.name for stream in channel.streams]
         self._paths: dict[str, BulkPath] = {}
-        self._row_makers = {stream.name: row_maker(stream, connection.dialect) for stream in channel.streams}
+        self._writing = writing
+        self._row_makers = {stream.name: row_maker(stream, connection.dialect, writing) for stream in channel.streams}
         self._limit = limit
         self._takes_orphans = orphans
         self._refusals: list[Refusal] = []
@@ -103,8 +114,9 @@ class Loader:
         self._constraints: Constraints | None = None
         self._hidden = False
         self._chunk = Chunk()
-        self._before = hooks_before(channel.streams)
-        self._written = written_keys(channel.streams)
+        hooked = () if writing.is_own else channel.streams
+        self._before = hooks_before(hooked)
+        self._written = written_keys(hooked)
         self._worker = BackgroundWorker(threaded=dialect_of(connection).is_postgresql)
 
     def __enter__(self) -> Self:
@@ -167,6 +179,9 @@ class Loader:
         with _table_faults():
             if staged:
                 self._apply(staged)
+            if self._writing is Writing.REPLACE:
+                for path in paths:
+                    path.delete_others()
             if self._hidden:
                 self._show_to_capture()
             behind = [self._advance_counter(path) for path in paths]
@@ -252,15 +267,17 @@ class Loader:
         path = self._paths.get(chunk.stream)
         with _table_faults():
             if path is None:
-                if not self._hidden:
+                if not self._hidden and not self._writing.is_own:
                     self._hide_from_capture()
                 stream, number = self._streams[chunk.stream], len(self._paths)
                 note = self._noting(stream.name)
-                path = BulkPath(self._connection, stream, number, self._reflected, self._refuse, note)
+                path = BulkPath(self._connection, stream, number, self._reflected, self._refuse, note, self._writing)
                 self._paths[chunk.stream] = path
             rows = chunk.joined()
             path.note_newest_key(rows)
             path.write(rows)
+            if self._writing is Writing.REPLACE:
+                path.keep(rows)
 
     def _noting(self, stream: str) -> Note | None:
         written = self._written
@@ -270,7 +287,8 @@ class Loader:
 
     def _reflected(self) -> Constraints:
         if self._constraints is None:
-            self._constraints = reflect(self._connection, map(target_of, self._streams.values()))
+            targets = (target_of(stream, self._writing) for stream in self._streams.values())
+            self._constraints = reflect(self._connection, targets)
         return self._constraints
 
     def _apply(self, stages: Sequence[Stage]) -> None:
@@ -279,8 +297,11 @@ class Loader:
         constraints = self._reflected()
         for stage in stages:
             stage.complete()
-            self._refuse(checks.park_repeated_keys(stage))
-            checks.settle_old_versions(stage)
+            if not self._writing.is_own:
+                self._refuse(checks.park_repeated_keys(stage))
+                checks.settle_old_versions(stage)
+            elif self._writing.takes_last:
+                checks.settle_earlier_lines(stage)
             for check in constraints.checks[stage.target.key]:
                 self._refuse(checks.park_check_violations(stage, check, self._limit + 1))
         while not self._write(stages, constraints):
@@ -303,8 +324,8 @@ class Loader:
             for stage in stages:
                 if stage.deletes == stage.rows:
                     continue
-                for key in _alike_keys(stage) if stage.deletes else ():
-                    upsert.respell_keys(stage, key)
+                if stage.alike and stage.deletes:
+                    upsert.respell_keys(stage)
                 for unique in constraints.uniques[stage.target.key]:
                     lines, refusals = upsert.free_unique_values(stage, unique)
                     gave_up |= lines
@@ -384,7 +405,7 @@ class Loader:
             for stage in stages:
                 for key in constraints.of(stage.target.key):
                     more |= self._park(checks.park_orphans(stage, key, by_table))
-                for unique in (*constraints.uniques[stage.target.key], *_alike_keys(stage)):
+                for unique in stage.uniques(constraints):
                     more |= self._refuse(checks.park_unique_conflicts(stage, unique, self._limit + 1))
 
     def _park(self, orphans: int) -> bool:
@@ -422,7 +443,10 @@ class Loader:
             self._connection.execute(sa.delete(importing))
 
     def _count(self, paths: Sequence[BulkPath]) -> Counts:
-        totals: dict[str | None, int] = {None: sum(path.written for path in paths)}
+        totals: dict[str | None, int] = {
+            None: sum(path.written for path in paths),
+            STALE: sum(path.superseded for path in paths),
+        }
         for stage in (path.stage for path in paths):
             if not stage.rows:
                 continue
@@ -435,12 +459,6 @@ class Loader:
             stale=totals.get(STALE, 0),
             parked=totals.get(PARKED, 0) + totals.get(ORPHAN, 0),
         )
-
-
-def _alike_keys(stage: Stage) -> Iterator[Unique]:
-    """Give the key as a constraint of its own, where two keys of the other side may be one here."""
-    if stage.alike:
-        yield Unique(f"the key of {stage.target.name}", tuple(str(column.name) for column in stage.stream.key))
 
 
 @contextmanager

@@ -26,8 +26,9 @@ from exchange.tables.loader.checks import Refusal
 from exchange.tables.loader.constraints import Constraints
 from exchange.tables.loader.copy import goes_on, put
 from exchange.tables.loader.precheck import Precheck
-from exchange.tables.loader.staging import Rows, Stage, column_names
-from exchange.tables.loader.traits import traits_of
+from exchange.tables.loader.staging import LINE, Key, Rows, Stage, TemporaryTable
+from exchange.tables.loader.traits import TableFault, traits_of
+from exchange.tables.loader.writing import Writing
 
 MOST_RECORD_BYTES = 4 * 1024 * 1024
 """So much of the lines of staged rows is kept in memory."""
@@ -63,6 +64,14 @@ class Strategy(Enum):
     """None: all rows are staged until the end of the load."""
 
 
+_NEXT_OF_INSERTS = {
+    Strategy.INSERT: Strategy.CHECKED_INSERT,
+    Strategy.CHECKED_INSERT: Strategy.UNIQUE_CHECKED_INSERT,
+    Strategy.UNIQUE_CHECKED_INSERT: Strategy.STAGE,
+}
+"""Where a row whose key is there changes nothing, that key is a unique value like others."""
+
+
 class BulkPath:
     """The upserts and deletes of one stream, each written to its table or kept in ``stage``.
 
@@ -77,6 +86,7 @@ class BulkPath:
         reflect: Callable[[], Constraints],
         refuse: Refuse,
         note: Note | None = None,
+        writing: Writing = Writing.RECEIVED,
     ) -> None:
         """Prepare; ``reflect`` is asked for the table's constraints when they begin to matter.
 
@@ -85,31 +95,72 @@ class BulkPath:
         """
         self.stream = stream
         self.traits = traits_of(connection, stream)
-        self.stage = Stage(connection, stream, f"exchange_stage_{number}", self.traits)
+        self.stage = Stage(connection, stream, f"exchange_stage_{number}", self.traits, writing)
         self.written = 0
         """Rows that are in the table already."""
         self.newest_key: int | None = None
         """The greatest key that came, where the table's counter is to be kept ahead of it."""
+        self.superseded = 0
+        """Own rows behind which another one of their key came."""
         self.records: dict[int, bytes] = {}
         """Lines of staged rows, as they came, as far as memory allows."""
+        self._writing = writing
+        self._staged_keys: set[Key] = set()
+        """Of own rows of which the last counts: what comes after them is staged behind them."""
         self._connection = connection
         self._reflect = reflect
         self._refuse = refuse
         self._note = note
         self._number = number
-        self._key_place = [column.name for column in stream.columns].index(stream.key[0].name)
-        self._upserts = Stage(connection, stream, f"exchange_replacing_{number}", self.traits)
+        self._upserts = Stage(connection, stream, f"exchange_replacing_{number}", self.traits, writing)
         # A constraint that is checked late would let rows pass and refuse the whole batch at its end.
         late = any(key.deferrable or key.initially for key in stream.table.foreign_key_constraints)
-        staged = late or self.traits.staged
+        staged = late or (self._stages_own() if writing.is_own else self.traits.staged)
         self._strategy = Strategy.STAGE if staged else Strategy.INSERT
-        self._newest_tombstone = 0 if staged else self._find_newest_tombstone()
+        self._newest_tombstone = 0 if staged or writing.is_own else self._find_newest_tombstone()
         self._record_bytes = 0
+
+    def keep(self, rows: Rows) -> None:
+        """Note the keys of rows, before ``delete_others``."""
+        names = self.stage.names
+        keys = zip(*([row[names.index(column.name)] for row in rows.rows] for column in self.stream.key), strict=True)
+        self._kept.put((line, *key) for line, key in zip(rows.lines, keys, strict=True))
+
+    def delete_others(self) -> None:
+        """Delete the rows whose keys were not noted, once all are written. Raises DBAPIError if something holds one."""
+        kept, target = self._kept.table, self.stage.target
+        sa.Index(f"ix_{kept.name}", *self._kept.key(kept)).create(self._connection)
+        others = sa.delete(target).where(~sa.exists().where(self._kept.same_key(kept, target)))
+        self.stage.deleted += self._connection.execute(others, execution_options={"preserve_rowcount": True}).rowcount
+
+    @cached_property
+    def _kept(self) -> TemporaryTable:
+        names = [str(column.name) for column in self.stream.key]
+        return TemporaryTable(
+            self._connection,
+            self.stream,
+            f"exchange_kept_{self._number}",
+            {LINE: "bigint"},
+            names,
+            writing=self._writing,
+        )
+
+    def _stages_own(self) -> bool:
+        """Say whether own rows must not go straight into the table: what its triggers make of them is meant."""
+        if self.traits.narrower and not self.stream.key:
+            columns = ", ".join(self.traits.narrower)
+            said = f"table {self.stream.table.fullname} keeps less of column {columns} than its model says, and rows"
+            raise TableFault(
+                f"{said} without their key can't be compared with what it kept; mend the table or the model"
+            )
+        unlike = self._writing.takes_last and (self.traits.alike or not self.traits.has_arbiter)
+        return bool(self.traits.narrower or self.traits.deferred or unlike)
 
     def note_newest_key(self, rows: Rows) -> None:
         """Remember the greatest key, if anybody wants to know it."""
-        if self.traits.counter is not None:
-            newest = max(row[self._key_place] for row in rows.rows)
+        if self.traits.counter is not None and not self._writing.is_own:
+            place = [column.name for column in self.stream.columns].index(self.stream.key[0].name)
+            newest = max(row[place] for row in rows.rows)
             self.newest_key = newest if self.newest_key is None else max(newest, self.newest_key)
 
     def write(self, rows: Rows) -> None:
@@ -117,10 +168,11 @@ class BulkPath:
         if rows.op is Op.DELETE or self._strategy is Strategy.STAGE:
             self._add_to_stage(rows)
             return
-        may_be_deleted = min(rows.versions) <= self._newest_tombstone
+        may_be_deleted = not self._writing.is_own and min(rows.versions) <= self._newest_tombstone
         if self._strategy is Strategy.INSERT and not may_be_deleted and self._try(rows):
             return
-        if len(set(rows.keys)) != len(rows.keys):  # one statement can't write a row twice
+        rows = self._last_of_each(rows)
+        if self._repeats_a_key(rows):
             self._add_to_stage(rows)
             return
         if self._strategy is Strategy.UPSERT and not may_be_deleted and self._try(rows):
@@ -139,13 +191,29 @@ class BulkPath:
                 return
         self._add_to_stage(rows)
 
+    def _repeats_a_key(self, rows: Rows) -> bool:
+        """Say whether a statement that may change rows would write one twice, which none can."""
+        return self._writing is not Writing.INSERT and len(set(rows.keys)) != len(rows.keys)
+
+    def _last_of_each(self, rows: Rows) -> Rows:
+        """Give the last row of each key where that is the one that counts."""
+        last = dict(zip(rows.keys, rows.lines, strict=True)) if self._writing.takes_last else {}
+        if len(last) in {0, len(rows.keys)}:
+            return rows
+        self.superseded += len(rows.keys) - len(last)
+        return rows.parted({*last.values()})[1]
+
     def _suspects(self, rows: Rows, *, tombstones: bool) -> set[int] | None:
-        """Give the lines of those that may be bad; None if one of them has a value that its column does not take."""
+        """Give the lines of those that may be bad, or follow one of their key that may be.
+
+        None if one of them has a value that its column does not take.
+        """
+        followers = {line for line, key in zip(rows.lines, rows.keys, strict=True) if key in self._staged_keys}
         try:
-            return self._precheck.suspects(
+            return followers | self._precheck.suspects(
                 rows,
                 unique_values=self._strategy in {Strategy.UNIQUE_CHECKED_INSERT, Strategy.CHECKED_UPSERT},
-                versions=self._strategy is Strategy.CHECKED_UPSERT,
+                versions=self._strategy is Strategy.CHECKED_UPSERT and not self._writing.is_own,
                 tombstones=tombstones,
             )
         except DBAPIError as error:
@@ -166,9 +234,7 @@ class BulkPath:
                     self._upserts.add(rows)
                     done = upsert.upsert_newer(self._upserts) == len(rows.rows)
                 else:
-                    done = put(self._connection, self.stage.target, column_names(self.stream), rows.rows) == len(
-                        rows.rows
-                    )
+                    done = put(self._connection, self.stage.target, self.stage.names, rows.rows) == len(rows.rows)
                 if not done:
                     savepoint.rollback()
         except DBAPIError as refusal:
@@ -189,6 +255,8 @@ class BulkPath:
 
     def _next_strategy(self, error: BaseException | None) -> Strategy:
         """Choose the cheapest strategy that may succeed after the database's ``error``."""
+        if self._writing is Writing.INSERT:
+            return _NEXT_OF_INSERTS[self._strategy]
         if self._strategy is Strategy.INSERT:
             return Strategy.UPSERT if self._is_key_taken(error) else Strategy.CHECKED_INSERT
         if self._strategy is Strategy.CHECKED_INSERT and not self._is_key_taken(error):
@@ -204,6 +272,8 @@ class BulkPath:
 
     def _add_to_stage(self, rows: Rows) -> None:
         self.stage.make()
+        if self._writing.takes_last:
+            self._staged_keys.update(rows.keys)
         parts = [rows]
         while parts:
             some = parts.pop()
@@ -224,7 +294,8 @@ class BulkPath:
 
     @cached_property
     def _precheck(self) -> Precheck:
-        return Precheck(self._connection, self.stream, f"exchange_arriving_{self._number}", self._reflect())
+        name = f"exchange_arriving_{self._number}"
+        return Precheck(self._connection, self.stream, name, self._reflect(), self._writing)
 
     def _find_newest_tombstone(self) -> int:
         """Find the version that a record must exceed so that no tombstone can forbid it."""

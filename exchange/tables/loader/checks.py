@@ -32,6 +32,7 @@ from exchange.tables.loader.staging import (
     applying,
     equal,
 )
+from exchange.tables.loader.writing import Writing
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,13 @@ def settle_old_versions(stage: Stage) -> None:
             .where(condition, applying(staged), version >= staged.c[VERSION_COLUMN])
             .values({OUTCOME: sa.case((version == staged.c[VERSION_COLUMN], DUPLICATE), else_=STALE)})
         )
+
+
+def settle_earlier_lines(stage: Stage) -> None:
+    """Of own rows of one key the last line counts: those before it are stale. Runs in the load's transaction."""
+    staged, later = stage.table, stage.table.alias("later")
+    repeated = sa.exists().where(stage.same_key(later, staged), applying(later), later.c[LINE] > staged.c[LINE])
+    stage.connection.execute(sa.update(staged).where(applying(staged), repeated).values({OUTCOME: STALE}))
 
 
 def park_orphans(stage: Stage, key: ForeignKey, stages: Mapping[str, Stage]) -> int:
@@ -230,23 +238,15 @@ def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refu
     """
     if not stage.carries(unique.columns):
         return []
-    staged, target, moving = stage.table, stage.target, stage.table.alias("moving")
-    gives_up = sa.exists().where(
-        stage.same_key(moving, target),
-        applying(moving),
-        sa.or_(
-            moving.c.exchange_op == Op.DELETE[0],
-            *(moving.c[name].is_distinct_from(target.c[name]) for name in unique.columns),
-        ),
-    )
+    staged, target = stage.table, stage.target
     found = [
         *stage.connection.execute(
             sa.select(staged.c[LINE], *_named(stage.key(target)), *(staged.c[name] for name in unique.columns))
             .where(
                 applying(staged, Op.UPSERT),
                 *equal(target, unique.columns, [staged.c[name] for name in unique.columns]),
-                ~stage.same_key(target, staged),
-                ~gives_up,
+                ~stage.changes(staged, target),
+                ~_gives_up(stage, unique),
             )
             .limit(limit)
         ),
@@ -258,14 +258,30 @@ def park_unique_conflicts(stage: Stage, unique: Unique, limit: int) -> list[Refu
             row[0],
             "unique",
             pointer_to(stage.stream, unique.columns[0]),
-            f"{_shown(stage.stream, unique.columns, row[1 + width :])} is taken by the row"
-            f" {_shown(stage.stream, [c.name for c in stage.stream.key], row[1 : 1 + width])}"
-            f" of {stage.target.name} (constraint {unique.name}); it is parked",
+            f"{_shown(stage.stream, unique.columns, row[1 + width :])} is taken by"
+            f" {_shown_row(stage, row[1 : 1 + width])} (constraint {unique.name}); it is parked",
             unique.name,
         )
         for row in found
     }
     return park(stage, list(refusals.values()))
+
+
+def _gives_up(stage: Stage, unique: Unique) -> sa.ColumnElement[bool]:
+    """Say that a row of the target loses its unique value in this load."""
+    if stage.writing is Writing.INSERT:
+        return sa.false()
+    target, moving = stage.target, stage.table.alias("moving")
+    other_value = (moving.c[name].is_distinct_from(target.c[name]) for name in unique.columns)
+    return sa.exists().where(
+        stage.changes(moving, target), applying(moving), sa.or_(moving.c[OP] == Op.DELETE[0], *other_value)
+    )
+
+
+def _shown_row(stage: Stage, key: Sequence[Any]) -> str:
+    if not key:
+        return f"another row of {stage.target.name}"
+    return f"the row {_shown(stage.stream, [c.name for c in stage.stream.key], key)} of {stage.target.name}"
 
 
 def park_check_violations(stage: Stage, check: ConstraintCheck, limit: int) -> list[Refusal]:
@@ -306,14 +322,14 @@ def _both_staged(stage: Stage, unique: Unique) -> sa.Select[Any]:
 
 def passing_values(stage: Stage, unique: Unique) -> sa.Select[Any]:
     """Rows of the target whose unique value another applying record takes: their keys, and both lines."""
-    if not stage.carries(unique.columns):
+    if stage.writing is Writing.INSERT or not stage.carries(unique.columns):
         return sa.select(sa.null()).where(sa.false())
     staged, target, moving = stage.table, stage.target, stage.table.alias("moving")
     return sa.select(staged.c[LINE], moving.c[LINE].label("moving_line"), *_named(stage.key(target))).where(
         applying(staged, Op.UPSERT),
         *equal(target, unique.columns, [staged.c[name] for name in unique.columns]),
-        ~stage.same_key(target, staged),
-        stage.same_key(moving, target),
+        ~stage.changes(staged, target),
+        stage.changes(moving, target),
         applying(moving),
     )
 

@@ -6,7 +6,7 @@ staged for the end of the load.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from operator import add, itemgetter
 
@@ -19,7 +19,9 @@ from exchange.database.dialects import dialect_of
 from exchange.database.errors import refuses_a_record
 from exchange.database.tables import VERSION_COLUMN, tombstone
 from exchange.tables.loader.constraints import Constraints, broken
+from exchange.tables.loader.copy import BoundRow
 from exchange.tables.loader.staging import KEY, LINE, Rows, TemporaryTable, column_names, equal, key_texts
+from exchange.tables.loader.writing import Writing
 
 Condition = sa.ColumnElement[bool]
 
@@ -31,13 +33,16 @@ than look for each of them; where there are fewer it is told."""
 class Precheck(TemporaryTable):
     """Finds suspects among arriving rows. Of those only the columns that conditions name go to the database for it."""
 
-    def __init__(self, connection: Connection, stream: Stream, name: str, constraints: Constraints) -> None:
+    def __init__(
+        self, connection: Connection, stream: Stream, name: str, constraints: Constraints, writing: Writing
+    ) -> None:
         """Prepare; the table is made when the first rows come."""
         self._constraints = constraints
-        every, wanted = column_names(stream), _looked_at(stream, constraints)
+        every, wanted = column_names(stream, writing), _looked_at(stream, constraints)
         names = [one for one in every if one in wanted]
-        super().__init__(connection, stream, name, {LINE: "bigint", KEY: "text"}, names)
-        self._values = itemgetter(*map(every.index, names))
+        super().__init__(connection, stream, name, {LINE: "bigint", KEY: "text"}, names, writing=writing)
+        self._values = _picker([every.index(one) for one in names])
+        self._uniques = self.uniques(constraints)
 
     def suspects(self, rows: Rows, *, unique_values: bool, versions: bool, tombstones: bool) -> set[int]:
         """Give the lines of rows that break a constraint on single rows, refer to nothing or share a unique value.
@@ -85,7 +90,7 @@ class Precheck(TemporaryTable):
                     others = [arriving.alias("beside").c[name] for name in key.referred_columns]
                     missing &= sa.tuple_(*mine).not_in(sa.select(*others).where(*_not_null(others)))
                 yield sa.and_(*_not_null(mine), missing)
-        for unique in self._constraints.uniques[target]:
+        for unique in self._uniques:
             if self.carries(unique.columns):
                 beside = arriving.alias("beside")
                 first = sa.select(sa.func.min(beside.c[LINE])).group_by(*(beside.c[name] for name in unique.columns))
@@ -94,11 +99,11 @@ class Precheck(TemporaryTable):
             yield broken(check)
 
     def _take_a_unique_value(self) -> Iterator[Condition]:
-        for unique in self._constraints.uniques[self.target.key]:
+        for unique in self._uniques:
             if self.carries(unique.columns):
                 mine = [self.table.c[name] for name in unique.columns]
                 same_value = equal(self.target, unique.columns, mine)
-                yield sa.exists().where(*same_value, ~self.same_key(self.target, self.table))
+                yield sa.exists().where(*same_value, ~self.changes(self.table, self.target))
 
     def _no_newer_than_tombstone(self) -> Condition:
         return sa.exists().where(
@@ -110,6 +115,13 @@ class Precheck(TemporaryTable):
     def _no_newer_than_row(self) -> Condition:
         as_new = self.target.c[VERSION_COLUMN] >= self.table.c[VERSION_COLUMN]
         return sa.exists().where(self.same_key(self.target, self.table), as_new)
+
+
+def _picker(places: Sequence[int]) -> Callable[[BoundRow], BoundRow]:
+    """Make the function that takes some values out of a row."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda row: tuple(row[place] for place in places)
 
 
 def _looked_at(stream: Stream, constraints: Constraints) -> set[str]:

@@ -20,8 +20,10 @@ from exchange.database.errors import first_line, refuses_a_record
 from exchange.database.tables import VERSION_COLUMN
 from exchange.format.record import Op, RecordRun
 from exchange.tables.capture.sql import TableName, identifier, run
+from exchange.tables.loader.constraints import Constraints, Unique
 from exchange.tables.loader.copy import BoundRow, put
 from exchange.tables.loader.traits import TableFault, Traits
+from exchange.tables.loader.writing import Writing
 
 LINE, OP, KEY, OUTCOME = "exchange_line", "exchange_op", "exchange_key", "exchange_outcome"
 """A stage's own columns, named so that they can't meet a column of the application's."""
@@ -41,9 +43,10 @@ class Rows(NamedTuple):
     op: Op
     lines: Sequence[int]
     versions: Sequence[int]
+    """None of own rows."""
     keys: Sequence[Key]
     rows: Sequence[BoundRow]
-    """The stream's columns in order, then the version."""
+    """The stream's columns in order, then the version if it has one."""
     records: Sequence[bytes] = ()
     """The lines as they came; a loader has them of all rows."""
 
@@ -68,7 +71,9 @@ def key_texts(stream: Stream, keys: Sequence[Key]) -> list[str]:
     return [orjson.dumps(dict(zip(names, key, strict=True))).decode() for key in keys]
 
 
-def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], RecordRun], Rows]:
+def row_maker(
+    stream: Stream, dialect: Dialect, writing: Writing = Writing.RECEIVED
+) -> Callable[[Sequence[int], RecordRun], Rows]:
     """Make the function from line numbers and checked records of the current schema version to their rows.
 
     The function raises RecordError for a value that its column's type can't keep, whichever record's it is. It
@@ -87,7 +92,9 @@ def row_maker(stream: Stream, dialect: Dialect) -> Callable[[Sequence[int], Reco
             for place, values in zip(places, decode_key(run.bodies), strict=True):
                 columns[place] = values
         keys = list(zip(*([body[name] for body in run.bodies] for name in stream.key_names), strict=True))
-        return Rows(run.op, lines, run.versions, keys, list(zip(*columns, run.versions, strict=False)))
+        versions = () if writing.is_own else (run.versions,)
+        rows = list(zip(*columns, *versions, strict=False))
+        return Rows(run.op, lines, run.versions, keys or [()] * len(rows), rows)
 
     return make
 
@@ -107,6 +114,7 @@ class TemporaryTable:
         own: Mapping[str, str],
         names: Sequence[str],
         wide: Mapping[str, str] | None = None,
+        writing: Writing = Writing.RECEIVED,
     ) -> None:
         """Prepare: of a row its columns ``names`` are kept, behind ``own`` ones of these kinds.
 
@@ -114,7 +122,8 @@ class TemporaryTable:
         """
         self.stream = stream
         self.connection = connection
-        self.target = target_of(stream)
+        self.writing = writing
+        self.target = target_of(stream, writing)
         self.table = _table(self.target, name, tuple(own.items()), tuple(names))
         self._own = own
         self._wide = wide or {}
@@ -161,6 +170,17 @@ class TemporaryTable:
         exact = [self._spelled(a) == self._spelled(b) for a, b in pairs if a.name in self.alike]
         return sa.and_(*(a == b for a, b in pairs), *exact)
 
+    def changes(self, one: sa.FromClause, target: sa.FromClause) -> sa.ColumnElement[bool]:
+        """Say that a row is to change a row of the target: the one of its key, or none if it is only inserted."""
+        return sa.false() if self.writing is Writing.INSERT else self.same_key(one, target)
+
+    def uniques(self, constraints: Constraints) -> list[Unique]:
+        """Give which values no two rows share: the key, too, where two may be one here or none is changed."""
+        uniques = list(constraints.uniques[self.target.key])
+        if self.alike or (self.writing is Writing.INSERT and self.stream.key):
+            uniques.append(Unique(f"the key of {self.target.name}", tuple(str(one.name) for one in self.stream.key)))
+        return uniques
+
     def as_in_target(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """Give a staged column so that texts are compared as the target does: SQLite keeps no collation of a copy."""
         name = self.alike.get(column.name)
@@ -173,12 +193,21 @@ class TemporaryTable:
 class Stage(TemporaryTable):
     """One stream's records, whole. Those whose outcome is NULL are still to be applied."""
 
-    def __init__(self, connection: Connection, stream: Stream, name: str, traits: Traits | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        stream: Stream,
+        name: str,
+        traits: Traits | None = None,
+        writing: Writing = Writing.RECEIVED,
+    ) -> None:
         """Prepare; the table is made when the first rows come."""
         self.traits = traits or Traits()
         model = {column.name: _plain(column).type for column in stream.columns if column.name in self.traits.narrower}
         wide = {**self.traits.domains, **{one: kind.compile(connection.dialect) for one, kind in model.items()}}
-        super().__init__(connection, stream, name, STAGE_COLUMNS, column_names(stream), wide)
+        self.names = column_names(stream, writing)
+        """The columns of rows."""
+        super().__init__(connection, stream, name, STAGE_COLUMNS, self.names, wide, writing)
         self.alike = self.traits.alike
         self.rows = 0
         """How many rows are in it, and how many of them are deletes."""
@@ -195,7 +224,7 @@ class Stage(TemporaryTable):
 
     def add_refused(self, rows: Rows) -> None:
         """Keep of rows that can't be staged what they are: their line and key, and that they are parked."""
-        width = len(self.stream.columns) + 1
+        width = len(self.names)
         texts = key_texts(self.stream, rows.keys)
         self.put(
             (line, rows.op[0], text, PARKED, *[None] * width) for line, text in zip(rows.lines, texts, strict=True)
@@ -214,7 +243,8 @@ class Stage(TemporaryTable):
 
     def complete(self) -> None:
         """Make what is staged ready for comparing: index the key, and let PostgreSQL count."""
-        sa.Index(f"ix_{self.table.name}", *self.key(self.table)).create(self.connection)
+        if self.stream.key:
+            sa.Index(f"ix_{self.table.name}", *self.key(self.table)).create(self.connection)
         if dialect_of(self.connection).is_postgresql:
             self.connection.exec_driver_sql(f"ANALYZE {self.table.name}")
 
@@ -245,20 +275,17 @@ def _plain(column: sa.Column[Any]) -> sa.Column[Any]:
 
 
 @functools.lru_cache(KEPT_TABLES)
-def target_of(stream: Stream) -> sa.Table:
-    """The receiving table, with the column that the model does not have."""
+def target_of(stream: Stream, writing: Writing = Writing.RECEIVED) -> sa.Table:
+    """The receiving table, with the column that the model does not have where that is written."""
     columns = [_plain(column) for column in stream.columns]
-    return sa.Table(
-        stream.table.name,
-        sa.MetaData(schema=stream.table.schema),
-        *columns,
-        sa.Column(VERSION_COLUMN, sa.BigInteger),
-    )
+    version = [] if writing.is_own else [sa.Column(VERSION_COLUMN, sa.BigInteger)]
+    return sa.Table(stream.table.name, sa.MetaData(schema=stream.table.schema), *columns, *version)
 
 
-def column_names(stream: Stream) -> list[str]:
+def column_names(stream: Stream, writing: Writing = Writing.RECEIVED) -> list[str]:
     """Name the columns of a stream's rows, in the order in which ``Rows`` has them."""
-    return [*(column.name for column in stream.columns), VERSION_COLUMN]
+    names = [str(column.name) for column in stream.columns]
+    return names if writing.is_own else [*names, VERSION_COLUMN]
 
 
 @functools.lru_cache(KEPT_TABLES)

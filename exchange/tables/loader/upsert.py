@@ -27,7 +27,8 @@ from exchange.tables.capture.sql import run
 from exchange.tables.loader.checks import Refusal, park, passing_values, pointer_to
 from exchange.tables.loader.constraints import Unique
 from exchange.tables.loader.copy import goes_on
-from exchange.tables.loader.staging import KEY, LINE, Stage, applying, column_names, equal
+from exchange.tables.loader.staging import KEY, LINE, Stage, applying, equal
+from exchange.tables.loader.writing import Writing
 
 Statements = Callable[[sa.ColumnElement[bool]], Sequence[sa.Executable]]
 
@@ -48,7 +49,7 @@ def upsert(stage: Stage, most: int, late: Collection[str] = ()) -> list[Refusal]
     Runs in the load's transaction, each try within a savepoint; beyond ``most`` refusals it looks no further.
     Constraints of the names ``late`` are not left to its end. Raises DBAPIError for what is not a row's fault.
     """
-    if stage.traits.has_arbiter:
+    if stage.traits.has_arbiter or stage.writing is Writing.INSERT:
         return _write(stage, Op.UPSERT, lambda lines: [_upsert_statement(stage, lines)], most, late)
     return _write(stage, Op.UPSERT, lambda lines: _update_and_insert(stage, lines), most, late)
 
@@ -60,7 +61,12 @@ def delete(stage: Stage, most: int, late: Collection[str] = ()) -> list[Refusal]
 
 
 def keep_tombstones(stage: Stage) -> None:
-    """Remember what was deleted, and forget the tombstones of what came back. Runs in the load's transaction."""
+    """Remember what was deleted, and forget the tombstones of what came back. Runs in the load's transaction.
+
+    Not of own rows, of which no older record can come.
+    """
+    if stage.writing.is_own:
+        return
     staged = stage.table
     name = stage.stream.name
     if stage.deletes:
@@ -139,37 +145,43 @@ def _temporary_value(column: sa.Column[Any]) -> Any:
 
 
 def _upsert_statement(stage: Stage, lines: sa.ColumnElement[bool], *, only_newer: bool = False) -> sa.Executable:
-    staged, names = stage.table, column_names(stage.stream)
+    staged, names = stage.table, stage.names
     rows = sa.select(*(staged.c[name] for name in names)).where(applying(staged, Op.UPSERT), lines)
     insert = dialect_of(stage.connection).insert(stage.target).from_select(names, rows)
+    if stage.writing is Writing.INSERT:
+        return insert  # type: ignore[no-any-return]
     keys = [column.name for column in stage.stream.key]
-    version = stage.target.c[VERSION_COLUMN]
+    newer = None
+    if only_newer and not stage.writing.is_own:
+        version = stage.target.c[VERSION_COLUMN]
+        newer = sa.or_(version.is_(None), version < insert.excluded[VERSION_COLUMN])
     statement: sa.Executable = insert.on_conflict_do_update(
         index_elements=keys,
-        set_={name: insert.excluded[name] for name in names if name not in keys},
-        where=sa.or_(version.is_(None), version < insert.excluded[VERSION_COLUMN]) if only_newer else None,
+        set_={name: insert.excluded[name] for name in names if name not in keys or len(names) == len(keys)},
+        where=newer,
     )
     return statement
 
 
-def respell_keys(stage: Stage, key: Unique) -> None:
+def respell_keys(stage: Stage) -> None:
     """Rename rows whose key only gets another spelling in this batch: to the database both are one key.
 
     Runs in the load's transaction, before the upsert, which then finds the row.
     """
     staged, target, leaving = stage.table, stage.target, stage.table.alias("leaving")
     leaves = sa.exists().where(stage.same_key(leaving, target), applying(leaving, Op.DELETE))
-    new = [staged.c[name] for name in key.columns]
+    names = tuple(str(column.name) for column in stage.stream.key)
+    new = [staged.c[name] for name in names]
     stage.connection.execute(
         sa.update(target)
-        .where(*equal(target, key.columns, new), ~stage.same_key(target, staged), applying(staged, Op.UPSERT), leaves)
-        .values({name: staged.c[name] for name in key.columns})
+        .where(*equal(target, names, new), ~stage.same_key(target, staged), applying(staged, Op.UPSERT), leaves)
+        .values({name: staged.c[name] for name in names})
     )
 
 
 def _update_and_insert(stage: Stage, lines: sa.ColumnElement[bool]) -> list[sa.Executable]:
     """Write where ON CONFLICT can't name the key: its index is checked late or is none, or rules stand in the way."""
-    staged, target, names = stage.table, stage.target, column_names(stage.stream)
+    staged, target, names = stage.table, stage.target, stage.names
     keys = {column.name for column in stage.stream.key}
     mine = (applying(staged, Op.UPSERT), lines)
     update = sa.update(target).where(stage.same_key(target, staged), *mine)
@@ -209,20 +221,35 @@ def _write(stage: Stage, op: Op, statements: Statements, most: int, late: Collec
                 written = sum(_rowcount(stage, one) for one in statements(number.between(first, last)))
                 if late:
                     check_now(stage.connection, late)
-        except DBAPIError as error:
-            if not refuses_a_record(error) or not goes_on(stage.connection):
+                if stage.writing.is_own and op is Op.UPSERT:
+                    _expect(written, stage, (first, last))
+        except (DBAPIError, _SomeDropped) as error:
+            if isinstance(error, DBAPIError) and not (refuses_a_record(error) and goes_on(stage.connection)):
                 raise
-            if first == last:
-                refusals += park(stage, [refusal(stage, first, error, op)])
-            else:
+            if first < last:
                 middle = (first + last) // 2
                 ranges += [(middle + 1, last), (first, middle)]
+            elif isinstance(error, DBAPIError):
+                refusals += park(stage, [refusal(stage, first, error, op)])
+            else:
+                refusals += park(stage, [_drop(stage, first, op)])
         else:
             done += written
     stage.deleted += done if op is Op.DELETE else 0
     if done < there - len(refusals):
         refusals += park(stage, _dropped(stage, op))
     return refusals
+
+
+class _SomeDropped(Exception):  # noqa: N818 - never leaves this module
+    """Fewer own rows are there than were written, and nothing of theirs tells which: halving finds them."""
+
+
+def _expect(written: int, stage: Stage, lines: tuple[int, int]) -> None:
+    here = stage.table.c[LINE].between(*lines)
+    counting = sa.select(sa.func.count()).where(applying(stage.table, Op.UPSERT), here)
+    if written < (stage.connection.scalar(counting) or 0):
+        raise _SomeDropped
 
 
 def _rowcount(stage: Stage, statement: sa.Executable) -> int:
@@ -241,21 +268,23 @@ def _dropped(stage: Stage, op: Op) -> list[Refusal]:
     """Find what was written and did not take effect: the database said nothing, and the row is as it was."""
     staged, target = stage.table, stage.target
     here = sa.exists().where(stage.same_key(target, staged))
-    written = here.where(target.c[VERSION_COLUMN] >= staged.c[VERSION_COLUMN])
-    dropped: sa.ColumnElement[bool] = here if op is Op.DELETE else ~written
+    dropped: sa.ColumnElement[bool] = here
+    if op is Op.UPSERT:
+        dropped = ~here.where(target.c[VERSION_COLUMN] >= staged.c[VERSION_COLUMN])
     lines = stage.connection.scalars(sa.select(staged.c[LINE]).where(applying(staged, op), dropped)).all()
+    return [_drop(stage, line, op) for line in lines]
+
+
+def _drop(stage: Stage, line: int, op: Op) -> Refusal:
     who = f"its {triggers_of(stage)}" if stage.traits.triggers else "something in the database (a trigger, a rule)"
-    return [
-        Refusal(
-            line,
-            "dropped",
-            "/data" if op is Op.UPSERT else "/key",
-            f"{who} dropped this {op} of {target.name} without a word; it is parked: let what the exchange writes pass"
-            " (see CHANNELS.md), then retry it",
-            ", ".join(stage.traits.triggers),
-        )
-        for line in lines
-    ]
+    return Refusal(
+        line,
+        "dropped",
+        "/data" if op is Op.UPSERT else "/key",
+        f"{who} dropped this {op} of {stage.target.name} without a word; it is parked: let what the exchange writes"
+        " pass (see CHANNELS.md), then retry it",
+        ", ".join(stage.traits.triggers),
+    )
 
 
 def triggers_of(stage: Stage) -> str:
@@ -293,7 +322,7 @@ def count_changed(stage: Stage) -> int:
     staged, target = stage.table, stage.target
     keys = {column.name for column in stage.stream.key}
     columns = [column.name for column in stage.stream.columns if column.name not in keys]
-    if not stage.traits.triggers or not columns:
+    if not stage.traits.triggers or not columns or stage.writing.is_own:
         return 0
     pairs = ((_comparable(stage, staged.c[one]), _comparable(stage, target.c[one])) for one in columns)
     differs = sa.or_(*(ours.is_distinct_from(theirs) for ours, theirs in pairs))
